@@ -1,0 +1,114 @@
+"""Keep text from data apart from the template's own control tokens.
+
+Rule: a control token in the ids was written by the template, never by data. A literal `</s>` in a question stays five
+characters of text.
+
+How: before rendering, text that holds a control string, or could complete one together with its neighbour, is put
+between two fence characters. Fences sit inside the text's outer white space, so a template's `trim` works as always.
+After rendering they show where data lies; `cuts` are the places where the tokenizer must start afresh so that no control
+string is seen whole.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+from dst.errors import ControlTextError
+
+# Unicode noncharacters (U+FDD0..U+FDEF) are set aside for a program's internal use.
+_NONCHARACTERS = tuple(chr(code) for code in range(0xFDD0, 0xFDF0))
+
+
+@dataclass(frozen=True, slots=True)
+class Fences:
+    """Two characters that occur in none of a conversation's texts."""
+
+    opening: str
+    closing: str
+
+    def around(self, text: str) -> str:
+        core = text.strip()
+        if not core:
+            return text
+        start = text.index(core)
+        return text[:start] + self.opening + core + self.closing + text[start + len(core) :]
+
+
+@dataclass(frozen=True, slots=True)
+class Fenced:
+    """Rendered text without its fences, and the character ranges that came from data."""
+
+    text: str
+    data: tuple[tuple[int, int], ...]
+
+
+def choose_fences(texts: Iterable[str]) -> Fences:
+    """Raises ValueError if the texts use up all 32 noncharacters."""
+    used = set().union(*(set(text) for text in texts))
+    free = [character for character in _NONCHARACTERS if character not in used]
+    if len(free) < 2:
+        raise ValueError("the text holds all of Unicode's noncharacters; none is left to mark it with")
+    return Fences(free[0], free[1])
+
+
+def remove_fences(rendered: str, fences: Fences) -> Fenced | None:
+    """None if a template tore a fenced text apart, so that nobody can tell what is data."""
+    pieces: list[str] = []
+    data: list[tuple[int, int]] = []
+    position = 0
+    for chunk in rendered.split(fences.opening):
+        inside, closing, after = chunk.partition(fences.closing)
+        if bool(closing) != bool(pieces) or fences.closing in after:
+            return None
+        if closing:
+            data.append((position, position + len(inside)))
+        pieces += [inside, after]
+        position += len(inside) + len(after)
+    return Fenced("".join(pieces), tuple(data))
+
+
+class ControlStrings:
+    """The strings that a tokenizer turns into control tokens, and the search for them."""
+
+    def __init__(self, strings: Iterable[str]) -> None:
+        self.strings = frozenset(strings)
+        longest_first = sorted(self.strings, key=lambda string: (-len(string), string))
+        alternatives = "|".join(map(re.escape, longest_first)) or "(?!)"
+        self._any = re.compile(alternatives)
+        self._overlapping = re.compile(f"(?=({alternatives}))")
+        self._reach = max(map(len, self.strings), default=1) - 1
+        self._heads = frozenset(string[:end] for string in self.strings for end in range(1, len(string)))
+        self._tails = frozenset(string[start:] for string in self.strings for start in range(1, len(string)))
+        self._first = frozenset(string[0] for string in self.strings)
+        self._last = frozenset(string[-1] for string in self.strings)
+
+    def find(self, text: str) -> list[tuple[int, int]]:
+        """Where control strings stand, as a tokenizer sees them: leftmost, longest, without overlap."""
+        return [match.span() for match in self._any.finditer(text)]
+
+    def touches(self, text: str) -> bool:
+        """Whether the text holds a control string, or could complete one with what stands beside it."""
+        if self._any.search(text):
+            return True
+        head, tail = text[: self._reach], text[-self._reach :] if self._reach else ""
+        return any(
+            character in self._last and head[: index + 1] in self._tails for index, character in enumerate(head)
+        ) or any(character in self._first and tail[index:] in self._heads for index, character in enumerate(tail))
+
+    def cuts(self, fenced: Fenced) -> tuple[int, ...]:
+        """Where to cut the text so that every control string with a character from data falls apart.
+
+        Raises ControlTextError for a control string of one character, which cannot be cut.
+        """
+        found: set[int] = set()
+        for match in self._overlapping.finditer(fenced.text):
+            start, end = match.start(1), match.end(1)
+            touched = next(((low, high) for low, high in fenced.data if low < end and start < high), None)
+            if touched is None:
+                continue
+            if end - start == 1:
+                raise ControlTextError(f"{fenced.text[start:end]!r} is a control token of one character and stands in the data")
+            found.add(start + 1 if touched[0] <= start else touched[0])
+        return tuple(sorted(found))

@@ -1,0 +1,16 @@
+"""What can go wrong between a conversation and its tokens; every error is one a user can act on."""
+
+
+class TemplateError(ValueError):
+    """A template that cannot be used, or a conversation it refuses.
+
+    The text names the template and, where one is to blame, its line.
+    """
+
+
+class TokenizerError(ValueError):
+    """A tokenizer folder that cannot be read, or does not fit the template."""
+
+
+class ControlTextError(ValueError):
+    """Text from data would become a control token and no cut can stop it."""

@@ -1,0 +1,194 @@
+"""A Hugging Face fast tokenizer, read from its folder with the `tokenizers` library alone.
+
+Rule: text is encoded piece by piece, and the pieces' ids joined are the ids of the whole. The first piece of a text goes
+through the tokenizer as it is; a later piece goes through a copy that adds no space in front, which SentencePiece-style
+tokenizers otherwise do at the start of every text they are given.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import re
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import Any
+
+import tokenizers
+
+from dst.errors import TokenizerError
+from dst.template import IMAGE_TOKEN
+
+_FILES = ("tokenizer.json", "tokenizer_config.json", "special_tokens_map.json")
+_MARKUP = re.compile(r"<.+>|\[.+\]", re.DOTALL)
+
+
+class TextTokenizer:
+    """The tokenizer of a build: `<image>` and `add_tokens` are part of it.
+
+    control: control string -> id. Special tokens, and other added tokens that look like markup (`<think>`); ordinary
+    words or white space that a vocabulary happens to list as added tokens are not control.
+    """
+
+    def __init__(self, definition: dict[str, Any], *, bos_token: str, eos_token: str) -> None:
+        self._definition = definition
+        self.bos_token = bos_token
+        self.eos_token = eos_token
+        self._head = _build(definition)
+        self._later = _build(_without_prefix_space(definition))
+        added = self._head.get_added_tokens_decoder()
+        unknown = _unknown_token(definition)
+        self.control = {
+            token.content: index
+            for index, token in sorted(added.items())
+            if token.content != unknown and (token.special or _MARKUP.fullmatch(token.content))
+        }
+        self.image_id = self.control[IMAGE_TOKEN]
+        self.unknown_id = self._head.token_to_id(unknown) if unknown is not None else None
+
+    @property
+    def vocabulary_size(self) -> int:
+        return int(self._head.get_vocab_size())
+
+    @property
+    def fingerprint(self) -> str:
+        """sha256 over everything that decides ids: the definition, bos and eos."""
+        canonical = json.dumps([self._definition, self.bos_token, self.eos_token], sort_keys=True, ensure_ascii=True)
+        return hashlib.sha256(canonical.encode()).hexdigest()
+
+    def encode(self, pieces: Sequence[str]) -> list[tokenizers.Encoding]:
+        """One encoding a piece; offsets count from the piece's own start."""
+        encodings = [self._head.encode(pieces[0], add_special_tokens=False)]
+        if len(pieces) > 1:
+            encodings += self._later.encode_batch(list(pieces[1:]), add_special_tokens=False)
+        return encodings
+
+    def decode(self, ids: Iterable[int]) -> str:
+        return str(self._head.decode(list(ids), skip_special_tokens=False))
+
+    def save(self, folder: Path, chat_template: str) -> None:
+        """Write a folder that `AutoTokenizer.from_pretrained` opens with these exact ids and this template."""
+        folder.mkdir(parents=True, exist_ok=True)
+        config = {
+            "add_bos_token": False,
+            "add_eos_token": False,
+            "bos_token": self.bos_token or None,
+            "clean_up_tokenization_spaces": False,
+            "eos_token": self.eos_token,
+            "image_token": IMAGE_TOKEN,
+            "model_max_length": 10**9,
+            "pad_token": self.eos_token,
+            "tokenizer_class": "PreTrainedTokenizerFast",
+        }
+        write = {
+            "tokenizer.json": json.dumps(self._definition, ensure_ascii=False, indent=1),
+            "tokenizer_config.json": json.dumps(config, ensure_ascii=False, indent=1, sort_keys=True),
+            "chat_template.jinja": chat_template,
+        }
+        for name, text in write.items():
+            (folder / name).write_text(text, encoding="utf-8")
+
+
+def load_tokenizer(path: str | Path, add_tokens: Sequence[str] = ()) -> TextTokenizer:
+    """Read a local tokenizer folder, or a model id of the Hugging Face hub (its cache first).
+
+    Raises TokenizerError if it has no tokenizer.json or no end token.
+    """
+    folder = _locate(str(path))
+    definition = _read_json(folder / "tokenizer.json")
+    names = _read_json(folder / "tokenizer_config.json", missing_ok=True)
+    names = {**_read_json(folder / "special_tokens_map.json", missing_ok=True), **{k: v for k, v in names.items() if v}}
+    bos, eos = (_token_text(names.get(key)) for key in ("bos_token", "eos_token"))
+    if not eos:
+        raise TokenizerError(
+            f"tokenizer {path}: names no eos_token, which every answer must end with; add one to tokenizer_config.json"
+        )
+    try:
+        tokenizer = _build(definition)
+    except Exception as error:  # the Rust library raises bare Exception
+        raise TokenizerError(f"tokenizer {path}: tokenizer.json cannot be used ({error})") from None
+    tokenizer.add_special_tokens(
+        [
+            tokenizers.AddedToken(token, special=True, normalized=False)
+            for token in dict.fromkeys([*add_tokens, IMAGE_TOKEN])
+        ]
+    )
+    absent = [token for token in (bos, eos) if token and tokenizer.token_to_id(token) is None]
+    if absent:
+        raise TokenizerError(f"tokenizer {path}: {absent[0]!r} is named as a bos or eos token but not in tokenizer.json")
+    definition = json.loads(tokenizer.to_str())
+    return TextTokenizer(definition, bos_token=bos, eos_token=eos)
+
+
+def _locate(name: str) -> Path:
+    if (Path(name) / "tokenizer.json").is_file():
+        return Path(name)
+    if Path(name).exists():
+        hint = (
+            "it has a tokenizer.model only: load it with transformers and save_pretrained it as a fast tokenizer"
+            if (Path(name) / "tokenizer.model").is_file()
+            else "wanted a folder with tokenizer.json and tokenizer_config.json"
+        )
+        raise TokenizerError(f"tokenizer {name}: no tokenizer.json there; {hint}")
+    if not re.fullmatch(r"[\w.-]+(/[\w.-]+)?", name):
+        raise TokenizerError(f"tokenizer {name}: no such folder; wanted one with tokenizer.json, or a hub id")
+    import huggingface_hub
+
+    try:
+        return Path(huggingface_hub.snapshot_download(name, allow_patterns=list(_FILES)))
+    except Exception as error:  # offline, unknown id, gated: the library has a dozen classes
+        raise TokenizerError(
+            f"tokenizer {name}: no such folder, and the hub did not give it ({type(error).__name__}); "
+            "give the path of a folder with tokenizer.json"
+        ) from None
+
+
+def _read_json(path: Path, *, missing_ok: bool = False) -> dict[str, Any]:
+    if missing_ok and not path.is_file():
+        return {}
+    try:
+        value = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise TokenizerError(f"{path}: cannot be read ({error})") from None
+    if not isinstance(value, dict):
+        raise TokenizerError(f"{path}: holds {type(value).__name__}; wanted an object")
+    return value
+
+
+def _token_text(value: object) -> str:
+    if isinstance(value, dict):
+        value = value.get("content")
+    return value if isinstance(value, str) else ""
+
+
+def _build(definition: dict[str, Any]) -> tokenizers.Tokenizer:
+    tokenizer = tokenizers.Tokenizer.from_str(json.dumps({**definition, "padding": None, "truncation": None}))
+    return tokenizer
+
+
+def _unknown_token(definition: dict[str, Any]) -> str | None:
+    model = definition["model"]
+    if model.get("type") == "Unigram":
+        return str(model["vocab"][model["unk_id"]][0]) if model.get("unk_id") is not None else None
+    return model.get("unk_token")
+
+
+def _without_prefix_space(definition: dict[str, Any]) -> dict[str, Any]:
+    """The same tokenizer for text that continues other text."""
+
+    def clean(step: Any) -> Any:
+        if not isinstance(step, dict):
+            return step
+        for children in ("normalizers", "pretokenizers"):
+            if children in step:
+                return {**step, children: [kept for child in step[children] if (kept := clean(child)) is not None]}
+        match step.get("type"):
+            case "Prepend":
+                return None
+            case "Metaspace":
+                return {**step, "prepend_scheme": "never"}
+            case "ByteLevel" if "add_prefix_space" in step:
+                return {**step, "add_prefix_space": False}
+        return step
+
+    return {key: clean(value) if key in ("normalizer", "pre_tokenizer") else value for key, value in definition.items()}

@@ -1,0 +1,164 @@
+"""What an adapter makes of a record: a conversation, or a reject with its reason.
+
+Rule: every annotation record an adapter reads appears in exactly one of the two, by its source. A conversation knows no
+dataset any more: turns, images by name, and what must stay on one side of the train/eval split.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import orjson
+
+Role = Literal["system", "user", "assistant"]
+Split = Literal["", "train", "val", "test"]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Source:
+    """Where a record stands: the annotation file, relative to the dataset's root, and the record's id or number in it."""
+
+    file: str
+    record: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Image:
+    """A reference to a picture: its name in one of the dataset's image stores.
+
+    store: the store's place in the dataset's `images`, or None to look through all of them in order.
+    """
+
+    name: str
+    store: int | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Turn:
+    """One message; text and images in the order they are to be read."""
+
+    role: Role
+    parts: tuple[str | Image, ...]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Conversation:
+    """Ordered turns, ready to be rendered.
+
+    id: unique within its dataset. groups: ids of the images or videos it shows; conversations that share one are kept
+    on the same side of the split (none: it stands alone). official_split: what the dataset's authors say, or "".
+    sources: the records it was made from. references: further right answers, kept for evaluation.
+    notes: what was changed on the way, as short names that the build counts (`dangling_question`, ...).
+    """
+
+    id: str
+    turns: tuple[Turn, ...]
+    sources: tuple[Source, ...]
+    groups: tuple[str, ...] = ()
+    official_split: Split = ""
+    references: tuple[str, ...] = ()
+    notes: tuple[str, ...] = ()
+
+    @property
+    def images(self) -> tuple[Image, ...]:
+        return tuple(part for turn in self.turns for part in turn.parts if isinstance(part, Image))
+
+    @property
+    def texts(self) -> tuple[str, ...]:
+        return tuple(part for turn in self.turns for part in turn.parts if isinstance(part, str))
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Reject:
+    """A record that cannot become a sample. `reason` is a name of REASONS, `detail` says got and wanted."""
+
+    reason: str
+    source: Source
+    detail: str
+
+
+REASONS: dict[str, str] = {
+    "broken_json": "the line is not JSON",
+    "wrong_type": "a value has another JSON type than the format says",
+    "missing_key": "a key that the format needs is absent",
+    "bad_value": "a value is out of the range that the format allows",
+    "bad_text": "text holds a lone surrogate or another character that is not Unicode text",
+    "empty_answer": "there is nothing to learn: an answer is empty",
+    "empty_question": "a user turn has neither text nor image",
+    "no_answer": "the record has no answer",
+    "no_match": "a join found no partner for the record",
+    "role_order": "turns do not alternate user, assistant",
+    "duplicate_id": "an earlier record of the same file has the same id",
+    "image_count": "the text marks another number of images than the record names",
+    "image_mention": "the text cites an image that the record does not have",
+    "too_many_images": "more images than limits.max_images",
+    "too_long": "the first round alone is longer than limits.max_length",
+    "image_path": "an image path is absolute, leaves its folder, or is no path",
+    "image_missing": "the image store does not have the image",
+    "image_unreadable": "the image is empty, truncated or no image, or its file cannot be read",
+    "image_format": "the picture's format or bit depth is not supported",
+    "image_animated": "the image has several frames",
+    "image_too_small": "a side is shorter than limits.min_image_side",
+    "image_too_large": "more pixels than limits.max_image_pixels",
+    "template": "the template refuses the conversation",
+    "control_text": "text cannot be kept apart from control tokens",
+    "split_conflict": "it shows images of both sides of the train/eval split",
+    "internal_error": "an unexpected error; please report it",
+}
+
+
+def to_messages(conversation: Conversation) -> list[dict[str, Any]]:
+    """The conversation as a Hugging Face chat template wants it."""
+    return [{"role": turn.role, "content": _content(turn.parts)} for turn in conversation.turns]
+
+
+def encode(conversation: Conversation) -> bytes:
+    """One line of JSON. Raises ValueError for text that is not Unicode (lone surrogates)."""
+    try:
+        return orjson.dumps(
+            [
+                conversation.id,
+                [
+                    [turn.role, [part if isinstance(part, str) else [part.name, part.store] for part in turn.parts]]
+                    for turn in conversation.turns
+                ],
+                [[source.file, source.record] for source in conversation.sources],
+                conversation.groups,
+                conversation.official_split,
+                conversation.references,
+                conversation.notes,
+            ]
+        )
+    except orjson.JSONEncodeError as error:
+        raise ValueError(str(error)) from None
+
+
+def decode(line: bytes | memoryview) -> Conversation:
+    """The inverse of `encode`."""
+    identity, turns, sources, groups, official_split, references, notes = orjson.loads(line)
+    return Conversation(
+        id=identity,
+        turns=tuple(
+            Turn(
+                role=role,
+                parts=tuple(part if isinstance(part, str) else Image(name=part[0], store=part[1]) for part in parts),
+            )
+            for role, parts in turns
+        ),
+        sources=tuple(Source(file=file, record=record) for file, record in sources),
+        groups=tuple(groups),
+        official_split=official_split,
+        references=tuple(references),
+        notes=tuple(notes),
+    )
+
+
+def _content(parts: tuple[str | Image, ...]) -> str | list[dict[str, str]]:
+    if len(parts) == 1 and isinstance(parts[0], str):
+        return parts[0]
+    return [{"type": "text", "text": part} if isinstance(part, str) else {"type": "image"} for part in parts]
+
+
+Records = Iterator[Conversation | Reject]
