@@ -1,7 +1,9 @@
 """The template engine: a conversation as text, and which characters are trained on.
 
+Usage:
+
     chat = dst.ChatTokenizer(dst.load_template("visualchat"), dst.load_tokenizer("path/of/tokenizer"))
-    sample = chat.encode(messages)                            # text, ids, labels, offsets
+    sample = chat.encode(messages)                            # text, ids, labels
     prompt = chat.encode(messages[:1], add_generation_prompt=True)  # its ids begin the sample's ids
 """
 

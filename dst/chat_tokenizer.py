@@ -10,17 +10,16 @@ Rules, for every conversation:
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
-from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
-from dst.control import ControlStrings, choose_fences, remove_fences
+from dst.control import ControlStrings, Cut, choose_fences, remove_fences
 from dst.errors import ControlTextError, TemplateError, TokenizerError
-from dst.template import IMAGE_TOKEN, Message, Rendered, Template
+from dst.template import Message, Rendered, Template
 from dst.tokenizer import TextTokenizer
 
 IGNORE = -100
@@ -33,8 +32,9 @@ Array = npt.NDArray[np.int32]
 class Encoded:
     """A tokenized conversation.
 
-    ids, labels: int32 [T]; labels are IGNORE where not trained. trained: token ranges [start, end) that are trained.
-    control_texts: how many control strings or template words the data contains.
+    ids, labels: int32 [T]; labels are IGNORE where not trained.
+    trained: the token range [start, end) of each trained span.
+    control_texts: how many control strings or template words the data contains, or completes with its neighbours.
     """
 
     text: str
@@ -46,7 +46,7 @@ class Encoded:
 
     @property
     def trained_tokens(self) -> int:
-        return int(np.count_nonzero(self.labels != IGNORE))
+        return sum(end - start for start, end in self.trained)
 
 
 class ChatTokenizer:
@@ -56,9 +56,7 @@ class ChatTokenizer:
         """Raises TemplateError or TokenizerError if the two do not fit each other (see `check`)."""
         self.template = template
         self.tokenizer = tokenizer
-        self._control = ControlStrings(tokenizer.control)
         self._marked = ControlStrings({*tokenizer.control, *template.markers})
-        self._control_ids = np.array(sorted(tokenizer.control.values()), dtype=np.int32)
         check(self)
 
     def render(self, messages: Sequence[Message], *, add_generation_prompt: bool = False) -> Rendered:
@@ -72,64 +70,87 @@ class ChatTokenizer:
     def encode(self, messages: Sequence[Message], *, add_generation_prompt: bool = False) -> Encoded:
         """Raises TemplateError if the template refuses the messages, ControlTextError if data cannot be kept apart."""
         rendered = self.render(messages, add_generation_prompt=add_generation_prompt)
+        try:
+            rendered.text.encode()
+        except UnicodeEncodeError:
+            raise ControlTextError("text holds half of a surrogate pair, which is no character") from None
         texts = [text for message in messages for text in _texts(message)]
         control_texts = sum(len(self._marked.find(text)) for text in texts)
-        cuts: tuple[int, ...] = ()
-        if any(self._control.touches(text) for text in texts):
-            cuts = self._cuts(messages, rendered, texts, add_generation_prompt)
-        return self._encode(rendered, cuts, control_texts)
+        borders = {0, len(rendered.text)}.union(*rendered.spans)
+        harmless = not any(map(self.tokenizer.control_strings.touches, texts)) and (
+            _stand_in_order(texts, rendered.text)
+            or self._has_own_control_only(messages, rendered, add_generation_prompt)
+        )
+        if not harmless:
+            cuts = self._cuts(messages, rendered, sorted(borders), texts, add_generation_prompt)
+            control_texts += sum(not cut.within_one_text for cut in cuts)
+            borders |= {cut.position for cut in cuts}
+        return self._encode(rendered, sorted(borders), control_texts)
+
+    def _has_own_control_only(
+        self, messages: Sequence[Message], rendered: Rendered, add_generation_prompt: bool
+    ) -> bool:
+        """Whether the template writes the same control strings when all data is blotted out."""
+        blotted_messages = [_map_texts(message, lambda text: "x" * len(text)) for message in messages]
+        blotted = self.render(blotted_messages, add_generation_prompt=add_generation_prompt)
+        with_data, without = (
+            [text[start:end] for start, end in self.tokenizer.control_strings.find(text)]
+            for text in (rendered.text, blotted.text)
+        )
+        return with_data == without
 
     def _cuts(
-        self, messages: Sequence[Message], rendered: Rendered, texts: list[str], add_generation_prompt: bool
-    ) -> tuple[int, ...]:
+        self,
+        messages: Sequence[Message],
+        rendered: Rendered,
+        borders: Sequence[int],
+        texts: Sequence[str],
+        add_generation_prompt: bool,
+    ) -> list[Cut]:
         try:
-            fences = choose_fences(texts)
+            fences = choose_fences([*texts, rendered.text])
         except ValueError as error:
             raise ControlTextError(str(error)) from None
         fenced_messages = [_map_texts(message, fences.around) for message in messages]
         fenced = remove_fences(self.render(fenced_messages, add_generation_prompt=add_generation_prompt).text, fences)
         if fenced is None or fenced.text != rendered.text:
             raise ControlTextError(
-                f"template {self.template.name} rewrites text that contains control strings, so it cannot be told which "
-                "of them come from data"
+                f"template {self.template.name} rewrites text that contains control strings, so it cannot be told "
+                "which of them come from data"
             )
-        return self._control.cuts(fenced)
+        return list(self.tokenizer.control_strings.cuts(fenced, list(pairwise(borders))))
 
-    def _encode(self, rendered: Rendered, cuts: tuple[int, ...], control_texts: int) -> Encoded:
-        text = rendered.text
-        ranges = _ranges(rendered, cuts)
-        encodings = self.tokenizer.encode([text[start:end] for start, end in ranges])
-        ids = np.array([index for encoding in encodings for index in encoding.ids], dtype=np.int32)
+    def _encode(self, rendered: Rendered, borders: Sequence[int], control_texts: int) -> Encoded:
+        pieces = [rendered.text[start:end] for start, end in pairwise(borders)]
+        encoded = self.tokenizer.encode(pieces)
+        self._check_control(pieces, encoded, rendered.images)
+        ids: list[int] = []
+        tokens_before = {0: 0}
+        for border, piece_ids in zip(borders[1:], encoded, strict=True):
+            ids += piece_ids
+            tokens_before[border] = len(ids)
+        trained = tuple((tokens_before[start], tokens_before[end]) for start, end in rendered.spans)
+        all_ids = np.array(ids, dtype=np.int32)
         labels = np.full(len(ids), IGNORE, dtype=np.int32)
-        trained: list[tuple[int, int]] = []
-        spans, start = iter(rendered.spans), 0
-        low, high = next(spans, (len(text) + 1, 0))
-        for (first, last), encoding in zip(ranges, encodings, strict=True):
-            end = start + len(encoding)
-            if low <= first < high:
-                labels[start:end] = ids[start:end]
-                trained = [*trained[:-1], (trained[-1][0], end)] if first > low else [*trained, (start, end)]
-            if last >= high:
-                low, high = next(spans, (len(text) + 1, 0))
-            start = end
-        self._check_control(text, cuts, ids, rendered.images)
-        return Encoded(text, ids, labels, tuple(trained), rendered.images, control_texts)
+        for start, end in trained:
+            labels[start:end] = all_ids[start:end]
+            if self.tokenizer.image_id in ids[start:end]:
+                raise TemplateError(f"template {self.template.name}: an image stands inside text that is to be learnt")
+        return Encoded(rendered.text, all_ids, labels, trained, rendered.images, control_texts)
 
-    def _check_control(self, text: str, cuts: tuple[int, ...], ids: Array, images: int) -> None:
-        """Count control tokens in the ids against the control strings that the template wrote."""
-        borders = (0, *cuts, len(text))
-        written = [
-            text[start:end][low:high]
-            for start, end in pairwise(borders)
-            for low, high in self._control.find(text[start:end])
+    def _check_control(self, pieces: Sequence[str], encoded: Sequence[Sequence[int]], images: int) -> None:
+        """The control tokens in the ids must be the control strings that the template wrote, one by one."""
+        control, control_ids = self.tokenizer.control, self.tokenizer.control_ids
+        wanted = [
+            control[piece[start:end]] for piece in pieces for start, end in self.tokenizer.control_strings.find(piece)
         ]
-        if written.count(IMAGE_TOKEN) != images:
+        if wanted.count(self.tokenizer.image_id) != images:
             raise TemplateError(
-                f"template {self.template.name} wrote {written.count(IMAGE_TOKEN)} image placeholders for {images} images"
+                f"template {self.template.name} wrote {wanted.count(self.tokenizer.image_id)} image placeholders for "
+                f"{images} images"
             )
-        if int(np.isin(ids, self._control_ids).sum()) != len(written) or int(
-            np.count_nonzero(ids == self.tokenizer.image_id)
-        ) != images:
+        got = [index for piece_ids in encoded for index in piece_ids if index in control_ids]
+        if got != [index for index in wanted if index in control_ids]:
             raise ControlTextError("text from data would become a control token once the tokenizer normalises it")
 
 
@@ -152,21 +173,23 @@ def check(chat: ChatTokenizer) -> None:
             f"template, or list them under add_tokens"
         )
     whole = chat.encode(messages)
-    spans = chat.render(messages).spans
-    if len(spans) != 2:
-        raise TemplateError(f"template {name} marks {len(spans)} parts to be learnt in a conversation of two rounds")
-    for number, end in enumerate((1, 3)):
-        prompt = chat.encode(messages[:end], add_generation_prompt=True)
-        if whole.text[: spans[number][0]] != prompt.text:
+    if len(whole.trained) != 2:
+        raise TemplateError(
+            f"template {name} marks {len(whole.trained)} parts to be learnt in a conversation of two rounds"
+        )
+    end_ids = chat.tokenizer.control_ids - {chat.tokenizer.image_id}
+    for number, (start, end) in enumerate(whole.trained, start=1):
+        prompt = chat.encode(messages[: 2 * number - 1], add_generation_prompt=True)
+        if not (whole.text.startswith(prompt.text) and np.array_equal(whole.ids[:start], prompt.ids)):
             raise TemplateError(
-                f"template {name}: the prompt for answer {number + 1} is not the beginning of the finished conversation; "
-                f"chat would send {prompt.text[-40:]!r}, training has {whole.text[: spans[number][0]][-40:]!r}"
+                f"template {name}: the prompt for answer {number} is not the beginning of the finished conversation; "
+                f"chat would send ...{prompt.text[-40:]!r}, training has "
+                f"...{chat.tokenizer.decode(whole.ids[:start])[-40:]!r}"
             )
-        last = whole.ids[whole.offsets[:, 1] <= spans[number][1]][-1]
-        if int(last) not in chat.tokenizer.control.values():
+        if int(whole.ids[end - 1]) not in end_ids:
             raise TemplateError(
-                f"template {name}: a trained span ends in {whole.text[: spans[number][1]][-12:]!r}, not in an end token; "
-                "put {{ eos_token }} inside the generation block"
+                f"template {name}: a trained span ends in {chat.tokenizer.decode(whole.ids[start:end])[-12:]!r}, not in "
+                "an end token; put {{ eos_token }} inside the generation block"
             )
 
 
@@ -175,7 +198,21 @@ def _texts(message: Message) -> list[str]:
     return [content] if isinstance(content, str) else [part["text"] for part in content if part["type"] == "text"]
 
 
-def _map_texts(message: Message, change: Any) -> Message:
+def _stand_in_order(texts: Sequence[str], rendered: str) -> bool:
+    """Whether the template wrote every text as it is, but for white space around it.
+
+    One that rewrites text (`lower`, `replace`) could make a control string of what was none.
+    """
+    position = 0
+    for text in map(str.strip, texts):
+        found = rendered.find(text, position)
+        if found < 0:
+            return False
+        position = found + len(text)
+    return True
+
+
+def _map_texts(message: Message, change: Callable[[str], str]) -> Message:
     content = message["content"]
     if isinstance(content, str):
         return {**message, "content": change(content)}

@@ -5,14 +5,14 @@ characters of text.
 
 How: before rendering, text that holds a control string, or could complete one together with its neighbour, is put
 between two fence characters. Fences sit inside the text's outer white space, so a template's `trim` works as always.
-After rendering they show where data lies; `cuts` are the places where the tokenizer must start afresh so that no control
-string is seen whole.
+After rendering they show where data lies; `cuts` are the places where the tokenizer must start afresh so that no
+control string is seen whole.
 """
 
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
 from dst.errors import ControlTextError
@@ -42,6 +42,14 @@ class Fenced:
 
     text: str
     data: tuple[tuple[int, int], ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Cut:
+    """A place to cut, and whether the control string that it breaks lies within one text of the data."""
+
+    position: int
+    within_one_text: bool
 
 
 def choose_fences(texts: Iterable[str]) -> Fences:
@@ -81,8 +89,9 @@ class ControlStrings:
         self._reach = max(map(len, self.strings), default=1) - 1
         self._heads = frozenset(string[:end] for string in self.strings for end in range(1, len(string)))
         self._tails = frozenset(string[start:] for string in self.strings for start in range(1, len(string)))
-        self._first = frozenset(string[0] for string in self.strings)
-        self._last = frozenset(string[-1] for string in self.strings)
+        self._first = _any_of({string[0] for string in self.strings})
+        self._last = _any_of({string[-1] for string in self.strings})
+        self._joined = "\n".join(longest_first)
 
     def find(self, text: str) -> list[tuple[int, int]]:
         """Where control strings stand, as a tokenizer sees them: leftmost, longest, without overlap."""
@@ -92,23 +101,30 @@ class ControlStrings:
         """Whether the text holds a control string, or could complete one with what stands beside it."""
         if self._any.search(text):
             return True
-        head, tail = text[: self._reach], text[-self._reach :] if self._reach else ""
-        return any(
-            character in self._last and head[: index + 1] in self._tails for index, character in enumerate(head)
-        ) or any(character in self._first and tail[index:] in self._heads for index, character in enumerate(tail))
+        head, tail = text[: self._reach], text[max(0, len(text) - self._reach) :]
+        return (
+            any(head[: match.end()] in self._tails for match in self._last.finditer(head))
+            or any(tail[match.start() :] in self._heads for match in self._first.finditer(tail))
+            or (0 < len(text) < self._reach and text in self._joined)
+        )
 
-    def cuts(self, fenced: Fenced) -> tuple[int, ...]:
+    def cuts(self, fenced: Fenced, segments: Sequence[tuple[int, int]]) -> Iterator[Cut]:
         """Where to cut the text so that every control string with a character from data falls apart.
 
+        segments: the ranges that are encoded on their own anyway, so no control string reaches from one into the next.
         Raises ControlTextError for a control string of one character, which cannot be cut.
         """
-        found: set[int] = set()
-        for match in self._overlapping.finditer(fenced.text):
-            start, end = match.start(1), match.end(1)
-            touched = next(((low, high) for low, high in fenced.data if low < end and start < high), None)
-            if touched is None:
-                continue
-            if end - start == 1:
-                raise ControlTextError(f"{fenced.text[start:end]!r} is a control token of one character and stands in the data")
-            found.add(start + 1 if touched[0] <= start else touched[0])
-        return tuple(sorted(found))
+        for segment in segments:
+            for match in self._overlapping.finditer(fenced.text, *segment):
+                start, end = match.span(1)
+                touched = next(((low, high) for low, high in fenced.data if low < end and start < high), None)
+                if touched is None:
+                    continue
+                if end - start == 1:
+                    raise ControlTextError(f"{match[1]!r} is a control token of one character and stands in the data")
+                low, high = touched
+                yield Cut(start + 1 if low <= start else low, within_one_text=low <= start and end <= high)
+
+
+def _any_of(characters: Iterable[str]) -> re.Pattern[str]:
+    return re.compile("|".join(map(re.escape, sorted(characters))) or "(?!)")

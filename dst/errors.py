@@ -13,4 +13,4 @@ class TokenizerError(ValueError):
 
 
 class ControlTextError(ValueError):
-    """Text from data would become a control token and no cut can stop it."""
+    """Text from data that no tokens can stand for: it would become a control token, or is no Unicode."""

@@ -1,8 +1,8 @@
 """A Hugging Face fast tokenizer, read from its folder with the `tokenizers` library alone.
 
-Rule: text is encoded piece by piece, and the pieces' ids joined are the ids of the whole. The first piece of a text goes
-through the tokenizer as it is; a later piece goes through a copy that adds no space in front, which SentencePiece-style
-tokenizers otherwise do at the start of every text they are given.
+Rule: text is encoded piece by piece, and the pieces' ids joined are the ids of the whole, except where the tokenizer
+would merge across the border of two pieces. SentencePiece-style tokenizers put a space in front of the text they are
+given, or of what follows a control token; a piece that continues a text gets none.
 """
 
 from __future__ import annotations
@@ -16,6 +16,7 @@ from typing import Any
 
 import tokenizers
 
+from dst.control import ControlStrings
 from dst.errors import TokenizerError
 from dst.template import IMAGE_TOKEN
 
@@ -28,27 +29,34 @@ class TextTokenizer:
 
     control: control string -> id. Special tokens, and other added tokens that look like markup (`<think>`); ordinary
     words or white space that a vocabulary happens to list as added tokens are not control.
+    control_ids: their ids, without the unknown token, which strange characters become without anybody's intent.
     """
 
     def __init__(self, definition: dict[str, Any], *, bos_token: str, eos_token: str) -> None:
         self._definition = definition
         self.bos_token = bos_token
         self.eos_token = eos_token
-        self._head = _build(definition)
-        self._later = _build(_without_prefix_space(definition))
-        added = self._head.get_added_tokens_decoder()
-        unknown = _unknown_token(definition)
+        self._start = _build(definition)
+        # After a control token, and amid text; None where they would be no different from the start.
+        self._after_control = self._amid = None
+        if (amid := _without_prefix_space(definition, schemes=("always", "first"))) != definition:
+            self._after_control = _build(_without_prefix_space(definition, schemes=("first",)))
+            self._amid = _build(amid)
         self.control = {
             token.content: index
-            for index, token in sorted(added.items())
-            if token.content != unknown and (token.special or _MARKUP.fullmatch(token.content))
+            for index, token in sorted(self._start.get_added_tokens_decoder().items())
+            if token.content.strip() and (token.special or _MARKUP.fullmatch(token.content))
         }
+        self.control_strings = ControlStrings(self.control)
         self.image_id = self.control[IMAGE_TOKEN]
-        self.unknown_id = self._head.token_to_id(unknown) if unknown is not None else None
+        unknown = _unknown_token(definition)
+        self.control_ids = frozenset(
+            index for token, index in self.control.items() if token != unknown or token in (bos_token, eos_token)
+        )
 
     @property
     def vocabulary_size(self) -> int:
-        return int(self._head.get_vocab_size())
+        return int(self._start.get_vocab_size())
 
     @property
     def fingerprint(self) -> str:
@@ -56,15 +64,23 @@ class TextTokenizer:
         canonical = json.dumps([self._definition, self.bos_token, self.eos_token], sort_keys=True, ensure_ascii=True)
         return hashlib.sha256(canonical.encode()).hexdigest()
 
-    def encode(self, pieces: Sequence[str]) -> list[tokenizers.Encoding]:
-        """One encoding a piece; offsets count from the piece's own start."""
-        encodings = [self._head.encode(pieces[0], add_special_tokens=False)]
-        if len(pieces) > 1:
-            encodings += self._later.encode_batch(list(pieces[1:]), add_special_tokens=False)
-        return encodings
+    def encode(self, pieces: Sequence[str]) -> list[list[int]]:
+        """The ids of each piece; no token lies across the border of two pieces."""
+        if self._after_control is None or self._amid is None:
+            return [encoding.ids for encoding in self._start.encode_batch_fast(pieces, add_special_tokens=False)]
+        ids: list[list[int]] = []
+        tokenizer = self._start
+        for piece in pieces:
+            controls = self.control_strings.find(piece)
+            text_end = len(piece)
+            if tokenizer is self._amid and controls:
+                text_end = controls[0][0]
+            ids.append(_ids(tokenizer, piece[:text_end]) + _ids(self._after_control, piece[text_end:]))
+            tokenizer = self._after_control if controls and controls[-1][1] == len(piece) else self._amid
+        return ids
 
     def decode(self, ids: Iterable[int]) -> str:
-        return str(self._head.decode(list(ids), skip_special_tokens=False))
+        return str(self._start.decode(list(ids), skip_special_tokens=False))
 
     def save(self, folder: Path, chat_template: str) -> None:
         """Write a folder that `AutoTokenizer.from_pretrained` opens with these exact ids and this template."""
@@ -115,7 +131,7 @@ def load_tokenizer(path: str | Path, add_tokens: Sequence[str] = ()) -> TextToke
     )
     absent = [token for token in (bos, eos) if token and tokenizer.token_to_id(token) is None]
     if absent:
-        raise TokenizerError(f"tokenizer {path}: {absent[0]!r} is named as a bos or eos token but not in tokenizer.json")
+        raise TokenizerError(f"tokenizer {path}: {absent[0]!r} is named as bos or eos token but not in tokenizer.json")
     definition = json.loads(tokenizer.to_str())
     return TextTokenizer(definition, bos_token=bos, eos_token=eos)
 
@@ -162,19 +178,27 @@ def _token_text(value: object) -> str:
 
 
 def _build(definition: dict[str, Any]) -> tokenizers.Tokenizer:
-    tokenizer = tokenizers.Tokenizer.from_str(json.dumps({**definition, "padding": None, "truncation": None}))
-    return tokenizer
+    return tokenizers.Tokenizer.from_str(json.dumps({**definition, "padding": None, "truncation": None}))
+
+
+def _ids(tokenizer: tokenizers.Tokenizer, text: str) -> list[int]:
+    # The batch call is the one that does not work out offsets.
+    return tokenizer.encode_batch_fast([text], add_special_tokens=False)[0].ids if text else []
 
 
 def _unknown_token(definition: dict[str, Any]) -> str | None:
     model = definition["model"]
-    if model.get("type") == "Unigram":
-        return str(model["vocab"][model["unk_id"]][0]) if model.get("unk_id") is not None else None
-    return model.get("unk_token")
+    unknown = model.get("unk_token")
+    if model.get("unk_id") is not None:
+        unknown = model["vocab"][model["unk_id"]][0]
+    return unknown if isinstance(unknown, str) else None
 
 
-def _without_prefix_space(definition: dict[str, Any]) -> dict[str, Any]:
-    """The same tokenizer for text that continues other text."""
+def _without_prefix_space(definition: dict[str, Any], *, schemes: Sequence[str]) -> dict[str, Any]:
+    """The same tokenizer without the space in front, as far as it follows one of the schemes.
+
+    always: in front of the text and after each control token. first: in front of the text only.
+    """
 
     def clean(step: Any) -> Any:
         if not isinstance(step, dict):
@@ -182,12 +206,12 @@ def _without_prefix_space(definition: dict[str, Any]) -> dict[str, Any]:
         for children in ("normalizers", "pretokenizers"):
             if children in step:
                 return {**step, children: [kept for child in step[children] if (kept := clean(child)) is not None]}
-        match step.get("type"):
-            case "Prepend":
+        match step:
+            case {"type": "Prepend"} if "always" in schemes:
                 return None
-            case "Metaspace":
+            case {"type": "Metaspace", "prepend_scheme": scheme} if scheme in schemes:
                 return {**step, "prepend_scheme": "never"}
-            case "ByteLevel" if "add_prefix_space" in step:
+            case {"type": "ByteLevel", "add_prefix_space": True} if "always" in schemes:
                 return {**step, "add_prefix_space": False}
         return step
 

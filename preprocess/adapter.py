@@ -19,7 +19,8 @@ class Request:
     """What a dataset of the blend asks of its adapter.
 
     root: the dataset's folder. annotations: files, found and sorted. images: the image stores' paths (folders or
-    archives); `Image.store` counts in them. options: the adapter's own options, checked and complete. max_images: limits.max_images.
+    archives); `Image.store` counts in them. options: the adapter's own options, checked and complete. max_images:
+    limits.max_images.
     """
 
     root: Path

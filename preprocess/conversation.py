@@ -18,7 +18,7 @@ Split = Literal["", "train", "val", "test"]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Source:
-    """Where a record stands: the annotation file, relative to the dataset's root, and the record's id or number in it."""
+    """Where a record stands: the annotation file, relative to the dataset's root, and its id or number there."""
 
     file: str
     record: str

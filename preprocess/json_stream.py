@@ -40,6 +40,18 @@ def object_items(path: Path, *keys: str) -> Iterator[tuple[str, Any]]:
         reader.finish(len(keys))
 
 
+def outline(path: Path) -> Iterator[tuple[str, str, Any]]:
+    """The members of the top-level object as (key, first character of the value, value); for an array or an object the
+    value is None and is read past, element by element, when the next member is asked for. So a file's form can be told
+    from its keys without keeping it. Nothing if the top level is no object. Raises DataError as `array_items`.
+    """
+    reader = _Reader(path)
+    with reader.file:
+        if reader.peek() == "{":
+            yield from reader.outline()
+            reader.finish(0)
+
+
 def first_character(path: Path) -> str:
     """The first character that is not white space ("" in an empty file): tells `[...]` from `{...}` and JSON lines."""
     reader = _Reader(path)
@@ -48,7 +60,7 @@ def first_character(path: Path) -> str:
 
 
 class _Reader:
-    """A window of text over a file: `buffer` from `place` on is unread; `lines` and `column` say where the buffer starts."""
+    """A window of text over a file: `buffer` from `place` on is unread; `line` and `column` say where it starts."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
@@ -60,14 +72,14 @@ class _Reader:
         self.line, self.column = 1, 1
         self.ended = False
 
-    def more(self, size: int = _WINDOW) -> bool:
-        """Drop what has been read and append the next part of the file. False at its end."""
+    def more(self, size: int = 0) -> bool:
+        """Drop what has been read and append the next part of the file (size 0: one window). False at its end."""
         done = self.buffer[: self.place]
         newlines = done.count("\n")
         self.line += newlines
         self.column = self.place - done.rfind("\n") if newlines else self.column + self.place
         try:
-            part = self.file.read(size)
+            part = self.file.read(size or _WINDOW)
         except UnicodeDecodeError as error:
             raise DataError(f"{self.path}: not UTF-8 after line {self.line} ({error.reason})") from None
         self.buffer, self.place = self.buffer[self.place :] + part, 0
@@ -116,8 +128,9 @@ class _Reader:
                 raise self.fail("nested too deeply") from None
             except ValueError as error:  # an integer of more than 4300 digits
                 raise self.fail(str(error)) from None
-            # A number could go on in the next part of the file.
-            if end == len(self.buffer) and self.more():
+            # A number could go on in the next part of the file; "1.", "1e" and "1e+" are parsed as 1 until it is there.
+            if len(self.buffer) - end <= 2 and isinstance(value, (int, float)) and self.more(size):
+                size *= 2
                 continue
             self.place = end
             return value
@@ -155,6 +168,15 @@ class _Reader:
         for key in self.keys():
             yield key, self.value()
 
+    def outline(self) -> Iterator[tuple[str, str, Any]]:
+        for key in self.keys():
+            opening = self.peek()
+            if opening in ("[", "{"):
+                yield key, opening, None
+                self.skip()
+            else:
+                yield key, opening, self.value()
+
     def descend(self, path: tuple[str, ...]) -> None:
         for depth, wanted in enumerate(path):
             for key in self.keys():
@@ -162,7 +184,7 @@ class _Reader:
                     break
                 self.skip()
             else:
-                raise DataError(f"{self.path}: has no key {'.'.join(path[: depth + 1])}; wanted it at the top of the file")
+                raise DataError(f"{self.path}: has no key {'.'.join(path[: depth + 1])}; wanted it at the top level")
 
     def skip(self) -> None:
         """Read a value without keeping it, element by element where it is a container."""

@@ -1,0 +1,46 @@
+# `make demo` and `make test` do all the set-up: each makes .venv and installs what it needs.
+.PHONY: demo test test-fast lint types bench clean
+
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+# Without an NVIDIA GPU a CPU build of torch is pinned before anything can ask for the CUDA one.
+CONSTRAINTS := $(shell command -v nvidia-smi >/dev/null 2>&1 && nvidia-smi -L >/dev/null 2>&1 || echo '-c constraints-cpu.txt')
+PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check $(CONSTRAINTS)
+
+demo: $(VENV)/.data
+	rm -rf build/demo
+	$(BIN)/dsvl-prep build --blend examples/blend.yaml --out build/demo
+	$(BIN)/dsvl-prep verify build/demo
+	$(BIN)/dsvl-prep stats build/demo
+	$(BIN)/dsvl-prep inspect build/demo --limit 3
+
+test: lint types
+	$(BIN)/python -m pytest -n 2
+
+test-fast: $(VENV)/.dev
+	$(BIN)/python -m pytest -n 2 -m "not slow"
+
+lint: $(VENV)/.dev
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+
+types: $(VENV)/.dev
+	$(BIN)/mypy
+
+bench: $(VENV)/.dev
+	$(BIN)/python tools/bench_compile.py
+
+$(VENV)/bin/python:
+	$(PYTHON) -m venv $(VENV)
+
+$(VENV)/.data: $(VENV)/bin/python pyproject.toml
+	$(PIP) -e .
+	touch $@
+
+$(VENV)/.dev: $(VENV)/bin/python pyproject.toml constraints-cpu.txt
+	$(PIP) -e '.[dev,ray]'
+	touch $@ $(VENV)/.data
+
+clean:
+	rm -rf $(VENV) build *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis

@@ -1,0 +1,158 @@
+"""Adapters, a literal table: each reads a dataset's original layout and yields conversations or rejects.
+
+A new dataset is one function `read(request)` and one row here.
+"""
+
+from __future__ import annotations
+
+from functools import partial
+
+from preprocess.adapter import Adapter, Option
+from preprocess.adapters import aokvqa, blend, captions, chat, llava, mimicit, ocr_vqa, sparkles, vqa
+from preprocess.adapters.identities import DUPLICATE_IDS
+
+__all__ = ["ADAPTERS"]
+
+_IDS = {"duplicate_ids": DUPLICATE_IDS}
+_PROMPTS_HELP = (
+    "What a user asks for a caption; the seed and the record choose one. Change it to another language or length."
+)
+_FRAMES = Option(
+    default="reject",
+    choices=("reject", "even"),
+    help="What to do with more frames than limits.max_images: set even to show evenly spaced ones, the first and the "
+    "last among them.",
+)
+_COCO_2014 = ("coco/2014", "coco/train2014", "coco/val2014", "train2014", "val2014")
+_COCO_TERMS = "Annotations CC BY 4.0; the photos are under their Flickr licences (https://cocodataset.org/#termsofuse)."
+_LLAVA_WHERE = "https://huggingface.co/datasets/liuhaotian/LLaVA-Instruct-150K; pictures: https://cocodataset.org"
+_LLAVA_TERMS = "CC BY-NC 4.0, and OpenAI's terms of use; COCO's photos are under their Flickr licences."
+_MIMICIT_WHERE = "https://huggingface.co/datasets/pufanyi/MIMICIT"
+_MIMICIT_TERMS = "Stated on its Hugging Face page; the pictures keep the terms of the datasets they come from."
+
+
+def _otter(part: str) -> Adapter:
+    """A part of MIMIC-IT: the rows differ in its name, and CGD in that its pictures are COCO's."""
+    coco = part == "CGD"
+    images = (f"MIMIC-IT/{part}.json", f"MIMIC-IT/{part}.parquet", f"MIMIC-IT/{part}_*.parquet")
+    return Adapter(
+        read=partial(mimicit.read, coco_images=coco),
+        annotations=(f"MIMIC-IT/{part}_instructions.json",),
+        images=(*images, "coco/train2017") if coco else images,
+        layout=f"MIMIC-IT/{part}_instructions.json, pictures in MIMIC-IT/{part}.json or {part}.parquet (base64 by key)"
+        + (", or coco/train2017/." if coco else "."),
+        where=f"{_MIMICIT_WHERE}; pictures: https://cocodataset.org" if coco else _MIMICIT_WHERE,
+        licence=_MIMICIT_TERMS,
+        options={**_IDS, "frames": _FRAMES},
+    )
+
+
+ADAPTERS: dict[str, Adapter] = {
+    "aokvqa": Adapter(
+        read=aokvqa.read,
+        annotations=("aokvqa/annotations/aokvqa_v1p0_train.json",),
+        images=("coco/train2017", "coco/val2017"),
+        layout="aokvqa/annotations/aokvqa_v1p0_train.json, pictures in coco/train2017/ (validation: coco/val2017/).",
+        where="https://github.com/allenai/aokvqa; pictures: https://cocodataset.org",
+        licence="Apache 2.0 (the authors' repository); COCO's photos are under their Flickr licences.",
+        options=_IDS,
+    ),
+    "chat": Adapter(
+        read=chat.read,
+        annotations=("*.jsonl", "*.json", "*.parquet"),
+        images=(".", "images"),
+        layout="JSON lines, a JSON array or Parquet of records with `messages` or ShareGPT `conversations`; image "
+        "paths start at the root or at images/. List a Parquet file in `images` too if it holds the pictures.",
+        where="Your own files.",
+        licence="Yours to state.",
+        options=_IDS,
+    ),
+    "coco_caption": Adapter(
+        read=captions.read_coco,
+        annotations=("coco_caption/dataset.json",),
+        images=(*_COCO_2014, "coco/train2017", "coco/val2017"),
+        layout="coco_caption/dataset.json (Karpathy's split) or the official captions_*.json, pictures in coco/2014/.",
+        where="https://cs.stanford.edu/people/karpathy/deepimagesent/caption_datasets.zip (Karpathy's split); "
+        "official captions and pictures: https://cocodataset.org/#download",
+        licence=_COCO_TERMS,
+        options={**_IDS, "prompts": Option(default=list(captions.COCO_PROMPTS), help=_PROMPTS_HELP)},
+    ),
+    "llava": Adapter(
+        read=llava.read,
+        annotations=("llava/detail_23k.json", "llava/complex_reasoning_77k.json"),
+        images=("coco/train2017",),
+        layout="llava/detail_23k.json and llava/complex_reasoning_77k.json, pictures in coco/train2017/.",
+        where=_LLAVA_WHERE,
+        licence=_LLAVA_TERMS,
+        options=_IDS,
+    ),
+    "llava_dial": Adapter(
+        read=llava.read,
+        annotations=("llava/conversation_58k.json",),
+        images=("coco/train2017",),
+        layout="llava/conversation_58k.json, pictures in coco/train2017/.",
+        where=_LLAVA_WHERE,
+        licence=_LLAVA_TERMS,
+        options=_IDS,
+    ),
+    "llava_otter_blend": Adapter(
+        read=blend.read,
+        annotations=(
+            "llava/detail_23k.json",
+            "llava/complex_reasoning_77k.json",
+            "llava/conversation_58k.json",
+            "MIMIC-IT/CGD_instructions.json",
+        ),
+        images=("coco/train2017",),
+        layout="LLaVA's three files in llava/, MIMIC-IT/CGD_instructions.json, pictures in coco/train2017/.",
+        where=f"{_LLAVA_WHERE}; CGD: {_MIMICIT_WHERE}",
+        licence=f"{_LLAVA_TERMS} MIMIC-IT: stated on its Hugging Face page.",
+        options=_IDS,
+    ),
+    "minigpt4": Adapter(
+        read=captions.read_minigpt4,
+        annotations=("cc_sbu_align/filter_cap.json",),
+        images=("cc_sbu_align/image",),
+        layout="cc_sbu_align/filter_cap.json, pictures in cc_sbu_align/image/<image_id>.jpg.",
+        where="https://github.com/Vision-CAIR/MiniGPT-4 (second-stage data)",
+        licence="Stated in the authors' repository; the pictures are web photos of CC and SBU under their own terms.",
+        options={**_IDS, "prompts": Option(default=list(captions.MINIGPT4_PROMPTS), help=_PROMPTS_HELP)},
+    ),
+    "ocr_vqa": Adapter(
+        read=ocr_vqa.read,
+        annotations=("OCR_VQA/dataset.json",),
+        images=("OCR_VQA/images",),
+        layout="OCR_VQA/dataset.json, pictures in OCR_VQA/images/<id><extension of imageURL>.",
+        where="https://ocr-vqa.github.io",
+        licence="Stated on the authors' page; the book covers belong to their publishers.",
+        options=_IDS,
+    ),
+    "otter_mimicit_cgd": _otter("CGD"),
+    "otter_mimicit_sd": _otter("SD"),
+    "otter_mimicit_sn": _otter("SN"),
+    "otter_mimicit_tvc": _otter("TVC"),
+    "otter_mimicit_vst": _otter("VST"),
+    "sparkles_dialogue": Adapter(
+        read=sparkles.read,
+        annotations=("SparklesDialogueCC/annotations/*.json", "SparklesDialogueVG/annotations/*.json"),
+        images=("SparklesDialogueCC/images", "SparklesDialogueVG/images"),
+        layout="SparklesDialogueCC/ and SparklesDialogueVG/, each with annotations/*.json and images/<image_id>.jpg.",
+        where="https://github.com/HYPJUDY/Sparkles",
+        licence="BSD 3-Clause (the authors' repository); the pictures keep the terms of CC3M and Visual Genome.",
+    ),
+    "vqa_v2": Adapter(
+        read=vqa.read,
+        annotations=(
+            "vqa_v2/v2_OpenEnded_mscoco_*_questions.json",
+            "vqa_v2/v2_mscoco_*_annotations.json",
+            "v2_OpenEnded_mscoco_*_questions.json",
+            "v2_mscoco_*_annotations.json",
+        ),
+        images=_COCO_2014,
+        layout="v2_OpenEnded_mscoco_*_questions.json and v2_mscoco_*_annotations.json in vqa_v2/ or at the root, "
+        "pictures in coco/2014/ or coco/train2014/ and coco/val2014/. VizWiz's and TextVQA's files are read too.",
+        where="https://visualqa.org; pictures: https://cocodataset.org",
+        licence="CC BY 4.0; COCO's photos are under their Flickr licences.",
+        options=_IDS,
+    ),
+}

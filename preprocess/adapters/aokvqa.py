@@ -1,0 +1,101 @@
+"""A-OKVQA: a question with four choices, the right one, and three rationales.
+
+Rule, as DeepSpeed-VisualChat has it: the question is asked with a "why" (chosen by seed and record id), the answer is
+"The answer is <choice>. Because <rationales>"; the ten direct answers are references.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from preprocess.adapter import Request
+from preprocess.adapters.choices import choose
+from preprocess.adapters.fields import (
+    BadRecordError,
+    answer,
+    answers,
+    coco_name,
+    fence,
+    image_groups,
+    list_of,
+    need,
+    object_of,
+    own_id,
+    question,
+    show,
+)
+from preprocess.adapters.identities import Identities
+from preprocess.adapters.splits import stated_split
+from preprocess.conversation import Conversation, Image, Records, Source, Turn
+from preprocess.errors import DataError
+from preprocess.json_stream import array_items
+
+WHY = (
+    "Why?",
+    "Explain why.",
+    "And what makes you think so?",
+    "Give your reasons.",
+    "How can you tell?",
+    "Please give a reason for your answer.",
+)
+
+
+def read(request: Request) -> Records:
+    identities = Identities(request)
+    for path in request.annotations:
+        _refuse_test_split(path)
+        file, label = request.source_file(path), identities.label(path)
+        for number, record in enumerate(array_items(path)):
+            own = own_id(record, "question_id")
+            source = Source(file=file, record=str(number) if own is None else own)
+            yield fence(source, _conversation, request, identities, label, own, number, source, record)
+
+
+def _conversation(
+    request: Request, identities: Identities, label: str, own: str | None, number: int, source: Source, record: Any
+) -> Conversation:
+    record = object_of(record)
+    if _lacks_answer(record):
+        raise BadRecordError("no_answer", "there is neither correct_choice_idx nor rationales")
+    image = Image(name=coco_name(need(record, "image_id")))
+    words = question(need(record, "question"))
+    reasons = answers(list_of(record, "rationales"), "rationales")
+    if not reasons:
+        raise BadRecordError("empty_answer", "rationales holds no words")
+    direct = record.get("direct_answers")
+    split = stated_split(record.get("split"))
+    reply = f"The answer is {_choice(record)}. Because {' '.join(reasons)}"
+    references = () if direct is None else answers(direct, "direct_answers")
+    return Conversation(
+        id=identities.claim(label, own, number),
+        turns=(
+            Turn(role="user", parts=(image, f"{words} {choose(WHY, request.seed, source.record)}")),
+            Turn(role="assistant", parts=(reply,)),
+        ),
+        sources=(source,),
+        groups=image_groups(request, [image]),
+        official_split=split,
+        references=references,
+    )
+
+
+def _choice(record: dict[str, Any]) -> str:
+    choices, index = list_of(record, "choices"), need(record, "correct_choice_idx")
+    if type(index) is not int or not 0 <= index < len(choices):
+        raise BadRecordError(
+            "bad_value", f"correct_choice_idx is {show(index)}; wanted a whole number from 0 to {len(choices) - 1}"
+        )
+    return answer(choices[index], "the right choice")
+
+
+def _lacks_answer(record: dict[str, Any]) -> bool:
+    return record.get("correct_choice_idx") is None and record.get("rationales") is None
+
+
+def _refuse_test_split(path: Path) -> None:
+    for record in array_items(path):
+        if type(record) is dict:
+            if record.get("split") == "test" and _lacks_answer(record):
+                raise DataError(f"{path}: this is the test split, which has no answers to learn; leave it out")
+            return

@@ -1,0 +1,125 @@
+"""llava_otter_blend: LLaVA's rounds about each image of a CGD pair, then CGD's rounds about both.
+
+Rule, as DeepSpeed-VisualChat has it: the records are CGD's instructions; LLaVA's files are only looked up, joined on
+COCO's image number. Of the LLaVA records about an image one is chosen by (seed, conversation id). Every image but the
+last must have one, so that images are shown in CGD's order; the last is shown in CGD's first round if it has none.
+A malformed LLaVA record is a reject of its own, since it might have been a partner; a sound one is no record here.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from preprocess.adapter import Request
+from preprocess.adapters.choices import choose
+from preprocess.adapters.fields import BadRecordError, fence, image_groups, own_id
+from preprocess.adapters.identities import Identities
+from preprocess.adapters.llava import rounds
+from preprocess.adapters.mimicit import InstructionSet, image_group_of, instruction_sets, naming, turns_of
+from preprocess.conversation import Conversation, Image, Records, Reject, Source, Turn, decode, encode
+from preprocess.errors import DataError
+from preprocess.json_stream import array_items, first_character
+
+if TYPE_CHECKING:
+    import polars
+
+
+def read(request: Request) -> Records:
+    arrays = [path for path in request.annotations if first_character(path) == "["]
+    others = [path for path in request.annotations if path not in arrays]
+    if not arrays or not others:
+        raise DataError(
+            f"{request.root}: got {len(arrays)} LLaVA files (arrays) and {len(others)} CGD files (objects); "
+            "wanted at least one of each in `annotations`"
+        )
+    sets: list[InstructionSet] = []
+    for path in others:
+        for item in instruction_sets(request, path):
+            if isinstance(item, Reject):
+                yield item
+            else:
+                sets.append(item)
+    wanted = {image_group_of(image_id) for item in sets for image_id in item.image_ids}
+    partners: list[tuple[str, bytes]] = []
+    for path in arrays:
+        yield from _partners(request, path, wanted, partners)
+    identities = Identities(request)
+    for instructions, found in zip(sets, _join(sets, partners), strict=True):
+        made = fence(instructions.sources[0], _conversation, request, identities, instructions, found)
+        if isinstance(made, Reject):
+            for source in instructions.sources:
+                yield Reject(reason=made.reason, source=source, detail=made.detail)
+        else:
+            yield made
+
+
+def _partners(request: Request, path: Path, wanted: set[str], partners: list[tuple[str, bytes]]) -> Iterator[Reject]:
+    """Add the file's records about one wanted image to `partners`: its group and the encoded rounds."""
+    file = request.source_file(path)
+    for number, record in enumerate(array_items(path)):
+        source = Source(file=file, record=own_id(record, "id") or str(number))
+        made = fence(source, rounds, request, record)
+        if isinstance(made, Reject):
+            yield made
+            continue
+        turns, notes = made
+        found = Conversation(id="", turns=turns, sources=(), notes=notes)
+        groups = image_groups(request, found.images)
+        if len(found.images) == 1 and groups[0] in wanted:
+            partners.append((groups[0], encode(found)))
+
+
+def _join(sets: list[InstructionSet], partners: list[tuple[str, bytes]]) -> Iterator[list[list[bytes]]]:
+    """For each set, for each of its images, the LLaVA rounds about it in file order."""
+    import polars
+
+    slots = [image_group_of(image_id) for item in sets for image_id in item.image_ids]
+    left = polars.DataFrame({"image": slots}, schema={"image": polars.String})
+    right = polars.DataFrame(partners, orient="row", schema={"image": polars.String, "rounds": polars.Binary})
+    rows = _rows(left, right.group_by("image", maintain_order=True).agg("rounds"))
+    for item in sets:
+        yield [next(rows) for _ in item.image_ids]
+
+
+def _rows(left: polars.DataFrame, right: polars.DataFrame) -> Iterator[list[bytes]]:
+    for (found,) in left.join(right, on="image", how="left", maintain_order="left").select("rounds").iter_rows():
+        yield found or []
+
+
+def _conversation(
+    request: Request, identities: Identities, instructions: InstructionSet, found: list[list[bytes]]
+) -> Conversation:
+    if not instructions.image_ids:
+        raise BadRecordError("no_match", "the instruction names no image; wanted images to find LLaVA's rounds by")
+    name_of = naming(request)
+    images = [Image(name=name_of(image_id)) for image_id in instructions.image_ids]
+    key = f"{identities.label(instructions.path)}/{instructions.own or instructions.number}"
+    turns: list[Turn] = []
+    notes: dict[str, None] = {}
+    last = len(images) - 1
+    leading: tuple[Image, ...] = ()
+    for slot, (image, candidates) in enumerate(zip(images, found, strict=True)):
+        if candidates:
+            chosen = decode(choose(candidates, request.seed, f"{key}/{slot}"))
+            notes.update(dict.fromkeys(chosen.notes))
+            turns += [_shows(turn, image) for turn in chosen.turns if turn.role != "system"]
+        elif slot == last:
+            leading = (image,)
+        else:
+            raise BadRecordError(
+                "no_match", f"LLaVA has no rounds about image {slot + 1} of {len(images)}, {image.name}"
+            )
+    return Conversation(
+        id=identities.claim(identities.label(instructions.path), instructions.own, instructions.number),
+        turns=(*turns, *turns_of(instructions.rounds, leading)),
+        sources=instructions.sources,
+        groups=tuple(dict.fromkeys(image_group_of(image_id) for image_id in instructions.image_ids)),
+        notes=tuple(notes),
+    )
+
+
+def _shows(turn: Turn, image: Image) -> Turn:
+    """The turn with the image under the name that CGD's images have."""
+    return Turn(role=turn.role, parts=tuple(image if isinstance(part, Image) else part for part in turn.parts))

@@ -1,0 +1,236 @@
+"""Captions: COCO (Karpathy's dataset.json and the official captions_*.json) and MiniGPT-4's cc_sbu_align.
+
+Rule: one caption is one conversation, asked for by a prompt chosen by (seed, record id); all captions of the image are
+its references. A record is a caption; an image entry that is malformed or has no caption is one reject.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from preprocess.adapter import Request
+from preprocess.adapters.choices import choose, prompts_of
+from preprocess.adapters.fields import (
+    BadRecordError,
+    answer,
+    as_id,
+    fence,
+    image_groups,
+    image_name,
+    is_text,
+    list_of,
+    need,
+    need_id,
+    object_of,
+    own_id,
+    show,
+)
+from preprocess.adapters.identities import Identities
+from preprocess.adapters.splits import split_in_name, stated_split
+from preprocess.conversation import Conversation, Image, Records, Reject, Source, Split, Turn
+from preprocess.errors import DataError
+from preprocess.json_stream import array_items
+
+COCO_PROMPTS = (
+    "Describe this image in one sentence.",
+    "What does the picture show? Keep it short.",
+    "Write a short caption for this photo.",
+    "Give a brief description of the image.",
+    "In a few words, what can be seen here?",
+    "Sum up the scene in one sentence.",
+    "What is happening in this image? Answer briefly.",
+    "Caption this picture.",
+)
+
+MINIGPT4_PROMPTS = (
+    "Describe this image in detail.",
+    "What can be seen in this picture? Tell me all of it.",
+    "Give a full description of the photo.",
+    "Take a close look at the image and describe what you notice.",
+    "Explain what this picture shows, with its details.",
+    "Could you describe the contents of this image for me?",
+    "Write a detailed account of the scene in the photo.",
+    "Please walk me through everything in this image.",
+)
+
+
+def read_coco(request: Request) -> Records:
+    captioner = _Captioner(request)
+    for path in request.annotations:
+        yield from (_karpathy if _is_karpathy(path) else _official)(captioner, path)
+
+
+def read_minigpt4(request: Request) -> Records:
+    """`{"annotations": [{"image_id", "caption"}]}`; the picture is `<image_id>.jpg`."""
+    captioner = _Captioner(request)
+    for path in request.annotations:
+        file = request.source_file(path)
+        for number, record in enumerate(array_items(path, "annotations")):
+            own = own_id(record, "image_id")
+            source = Source(file=file, record=str(number) if own is None else own)
+            yield fence(source, _aligned, captioner, path, own, number, source, record)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Picture:
+    """What the captions of an image share."""
+
+    image: Image
+    groups: tuple[str, ...]
+    split: Split
+    captions: tuple[str, ...]
+
+
+class _Captioner:
+    """The request, its prompts, and the ids given so far."""
+
+    def __init__(self, request: Request) -> None:
+        self.request = request
+        self.prompts = prompts_of(request)
+        self.identities = Identities(request)
+
+    def picture(self, name: str, split: Split = "", captions: tuple[str, ...] = ()) -> _Picture:
+        image = Image(name=name)
+        return _Picture(image=image, groups=image_groups(self.request, [image]), split=split, captions=captions)
+
+    def conversation(
+        self, path: Path, own: str | None, number: int, source: Source, caption: str, picture: _Picture
+    ) -> Conversation:
+        prompt = choose(self.prompts, self.request.seed, source.record)
+        return Conversation(
+            id=self.identities.claim(self.identities.label(path), own, number),
+            turns=(Turn(role="user", parts=(picture.image, prompt)), Turn(role="assistant", parts=(caption,))),
+            sources=(source,),
+            groups=picture.groups,
+            official_split=picture.split,
+            references=picture.captions,
+        )
+
+
+def _aligned(
+    captioner: _Captioner, path: Path, own: str | None, number: int, source: Source, record: Any
+) -> Conversation:
+    record = object_of(record)
+    name = image_name(need_id(record, "image_id") + ".jpg", "image_id")
+    caption = answer(need(record, "caption"), "caption")
+    return captioner.conversation(path, own, number, source, caption, captioner.picture(name))
+
+
+def _is_karpathy(path: Path) -> bool:
+    """Told apart by content, since users rename files: Karpathy keeps the sentences inside the images."""
+    for entry in array_items(path, "images"):
+        if type(entry) is dict and ("sentences" in entry or "filename" in entry):
+            return True
+        if type(entry) is dict and "file_name" in entry:
+            return False
+    try:
+        next(array_items(path, "annotations"), None)
+    except DataError:
+        return True
+    return False
+
+
+def _karpathy(captioner: _Captioner, path: Path) -> Records:
+    file = captioner.request.source_file(path)
+    number = 0
+    for place, entry in enumerate(array_items(path, "images")):
+        source = Source(file=file, record=own_id(entry, "cocoid") or own_id(entry, "imgid") or str(place))
+        made = fence(source, _karpathy_entry, captioner, entry)
+        if isinstance(made, Reject):
+            yield Reject(reason=made.reason, source=source, detail=f"image entry {place}: {made.detail}")
+            continue
+        sentences, picture = made
+        for sentence in sentences:
+            own = own_id(sentence, "sentid")
+            source = Source(file=file, record=str(number) if own is None else own)
+            yield fence(source, _sentence, captioner, path, own, number, source, sentence, "raw", picture)
+            number += 1
+
+
+def _karpathy_entry(captioner: _Captioner, entry: Any) -> tuple[list[Any], _Picture]:
+    entry = object_of(entry, "the entry")
+    name = image_name(need(entry, "filename"), "filename")
+    split = stated_split(entry.get("split"))
+    sentences = list_of(entry, "sentences")
+    if not sentences:
+        raise BadRecordError("no_answer", "the image has no captions")
+    captions = _captions(item.get("raw") if type(item) is dict else None for item in sentences)
+    return sentences, captioner.picture(name, split, captions)
+
+
+def _official(captioner: _Captioner, path: Path) -> Records:
+    """Images may come after annotations, so the file is read three times: images, captions of each, conversations."""
+    file = captioner.request.source_file(path)
+    names: dict[str, str] = {}
+    places: dict[str, int] = {}
+    for place, entry in enumerate(array_items(path, "images")):
+        source = Source(file=file, record=own_id(entry, "id") or str(place))
+        made = fence(source, _official_entry, entry, names)
+        if isinstance(made, Reject):
+            yield Reject(reason=made.reason, source=source, detail=f"image entry {place}: {made.detail}")
+        else:
+            identity, name = made
+            names[identity] = name
+            places[identity] = place
+    captions: dict[str, list[str]] = {}
+    for record in array_items(path, "annotations"):
+        if type(record) is dict and (key := as_id(record.get("image_id"))) is not None:
+            captions.setdefault(key, []).extend(_captions([record.get("caption")]))
+    for identity, place in places.items():
+        if identity not in captions:
+            source = Source(file=file, record=identity)
+            yield Reject(reason="no_answer", source=source, detail=f"image entry {place}: the image has no captions")
+    for number, record in enumerate(array_items(path, "annotations")):
+        own = own_id(record, "id")
+        source = Source(file=file, record=str(number) if own is None else own)
+        yield fence(source, _annotation, captioner, path, own, number, source, record, names, captions)
+
+
+def _official_entry(entry: Any, names: dict[str, str]) -> tuple[str, str]:
+    entry = object_of(entry, "the entry")
+    identity, name = need_id(entry, "id"), image_name(need(entry, "file_name"), "file_name")
+    if identity in names:
+        raise BadRecordError("duplicate_id", f"an earlier image has the id {identity}")
+    return identity, name
+
+
+def _annotation(
+    captioner: _Captioner,
+    path: Path,
+    own: str | None,
+    number: int,
+    source: Source,
+    record: Any,
+    names: dict[str, str],
+    captions: dict[str, list[str]],
+) -> Conversation:
+    record = object_of(record)
+    image_id = need_id(record, "image_id")
+    if image_id not in names:
+        raise BadRecordError("no_match", f"image_id is {show(image_id)}; wanted the id of one of the file's images")
+    name = names[image_id]
+    picture = captioner.picture(name, split_in_name(path.stem, name), tuple(captions[image_id]))
+    return _sentence(captioner, path, own, number, source, record, "caption", picture)
+
+
+def _sentence(
+    captioner: _Captioner,
+    path: Path,
+    own: str | None,
+    number: int,
+    source: Source,
+    record: Any,
+    key: str,
+    picture: _Picture,
+) -> Conversation:
+    caption = answer(need(object_of(record), key), key)
+    return captioner.conversation(path, own, number, source, caption, picture)
+
+
+def _captions(values: Any) -> tuple[str, ...]:
+    """The captions that can serve as references; the others are rejected when their own record is read."""
+    texts: Sequence[str] = [value.strip() for value in values if type(value) is str and is_text(value)]
+    return tuple(value for value in texts if value)

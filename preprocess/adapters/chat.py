@@ -1,0 +1,171 @@
+"""Your own conversations: JSON lines, a JSON array or Parquet, in `messages` or ShareGPT form.
+
+    {"id"?, "messages": [{"role", "content": text or parts}], "images"?: [...], "group"?, "split"?}
+    {"id"?, "conversations": [{"from", "value"}], "image"? or "images"?: path or [paths], "group"?, "split"?}
+
+Rule: each `<image>` in a question, and each part `{"type": "image"}` without a path, takes the next of the record's
+images; images without any mark lead the first question. Parquet may hold the pictures themselves: they are called
+`<row number>/<index>`, and their store is that Parquet file.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+from preprocess.adapter import Request
+from preprocess.adapters.fields import (
+    BadRecordError,
+    as_id,
+    fence,
+    image_groups,
+    image_name,
+    is_text,
+    list_of,
+    need,
+    object_of,
+    own_id,
+    show,
+)
+from preprocess.adapters.identities import Identities
+from preprocess.adapters.rows import Unreadable, rows
+from preprocess.adapters.splits import stated_split
+from preprocess.adapters.turns import Message, Slot, assemble, role_of, sharegpt, slots
+from preprocess.conversation import Conversation, Image, Records, Reject, Role, Source
+from preprocess.groups import image_group
+
+_PATH_KEYS = ("image", "path", "url")
+
+
+def read(request: Request) -> Records:
+    identities = Identities(request)
+    for path in request.annotations:
+        file, label = request.source_file(path), identities.label(path)
+        embedded = _embedded(request, path)
+        for number, record in enumerate(rows(path)):
+            own = own_id(record, "id")
+            source = Source(file=file, record=str(number) if own is None else own)
+            if isinstance(record, Unreadable):
+                yield Reject(reason=record.reason, source=source, detail=record.detail)
+            else:
+                yield fence(source, _conversation, request, identities, label, own, number, source, record, embedded)
+
+
+Embedded = Callable[[int, int, Any], tuple[Image, str]]
+"""(row number, index, what the file's path column says) -> a picture that lies in the file itself, and its group."""
+
+
+def _embedded(request: Request, path: Path) -> Embedded:
+    store = request.images.index(path) if path in request.images else None
+
+    def image(number: int, index: int, given: Any) -> tuple[Image, str]:
+        name = f"{number}/{index}"
+        # The path of an embedded picture is often the same for all rows, so it only counts if it is COCO's number.
+        named = image_group(path, given) if type(given) is str and is_text(given) else ""
+        return Image(name=name, store=store), named if named.startswith("coco:") else f"{path.name}/{name}"
+
+    return image
+
+
+def _conversation(
+    request: Request,
+    identities: Identities,
+    label: str,
+    own: str | None,
+    number: int,
+    source: Source,
+    record: Any,
+    embedded: Embedded,
+) -> Conversation:
+    record = object_of(record)
+    images, groups_within = _images(record, number, embedded)
+    turns, notes = assemble(_messages(record, bool(images)), images, request)
+    shown = [part for turn in turns for part in turn.parts if isinstance(part, Image)]
+    groups: list[str] = []
+    for image in shown:
+        within = groups_within.get(image)
+        groups += image_groups(request, [image]) if within is None else [within]
+    if record.get("group") is not None:
+        groups.append(f"group:{_group(record['group'])}")
+    split = stated_split(record.get("split"))
+    return Conversation(
+        id=identities.claim(label, own, number),
+        turns=turns,
+        sources=(source,),
+        groups=tuple(dict.fromkeys(groups)),
+        official_split=split,
+        notes=notes,
+    )
+
+
+def _messages(record: dict[str, Any], has_images: bool) -> list[Message]:
+    if record.get("messages") is None:
+        if record.get("conversations") is None:
+            raise BadRecordError("missing_key", "there is neither messages nor conversations")
+        return sharegpt(record, has_images)
+    messages: list[Message] = []
+    for item in list_of(record, "messages"):
+        message = object_of(item, "a turn")
+        role = role_of(need(message, "role"))
+        content = need(message, "content")
+        if type(content) is list:
+            messages.append((role, [_part(part, role) for part in content]))
+        else:
+            messages.append((role, slots(content, role, has_images)))
+    return messages
+
+
+def _part(value: Any, role: Role) -> Slot:
+    part = object_of(value, "a part of content")
+    kind = need(part, "type")
+    match kind:
+        case "text":
+            words = need(part, "text")
+            if type(words) is not str:
+                raise BadRecordError("wrong_type", f"text is {show(words)}; wanted text")
+            if not is_text(words):
+                raise BadRecordError("bad_text", f"a turn of the {role} holds a lone surrogate; wanted Unicode text")
+            return words
+        case "image" | "image_url" if role != "user":
+            raise BadRecordError("bad_value", f"the {role} shows an image; wanted images only in what the user says")
+        case "image":
+            name = next((part[key] for key in _PATH_KEYS if part.get(key) is not None), None)
+            return None if name is None else Image(name=image_name(name))
+        case "image_url":
+            return Image(name=image_name(need(object_of(need(part, "image_url"), "image_url"), "url"), "image_url.url"))
+        case _:
+            raise BadRecordError("bad_value", f"type is {show(kind)}; wanted text, image or image_url")
+
+
+def _images(record: dict[str, Any], number: int, embedded: Embedded) -> tuple[list[Image], dict[Image, str]]:
+    """The record's list of images, and the groups of those that lie in the file itself."""
+    given = [key for key in ("images", "image") if record.get(key) is not None]
+    if len(given) == 2:
+        raise BadRecordError("bad_value", "there are both image and images; wanted one of them")
+    values = record[given[0]] if given else []
+    images: list[Image] = []
+    groups: dict[Image, str] = {}
+    for index, value in enumerate(values if type(values) is list else [values]):
+        path = next(_paths(value), None)
+        if type(value) is bytes or (type(value) is dict and value.get("bytes") is not None):
+            image, group = embedded(number, index, path)
+            groups[image] = group
+        else:
+            image = Image(name=image_name(value if type(value) is not dict else path))
+        images.append(image)
+    return images, groups
+
+
+def _paths(value: Any) -> Iterator[Any]:
+    if type(value) is dict:
+        for key in ("path", "url"):
+            if value.get(key) is not None:
+                yield value[key]
+
+
+def _group(value: Any) -> str:
+    group = as_id(value)
+    if group is None:
+        raise BadRecordError("wrong_type", f"group is {show(value)}; wanted the id of a video or document")
+    return group

@@ -1,0 +1,193 @@
+"""Check the fields of a record, and make a reject of everything that is wrong with it.
+
+Rule: whatever JSON holds, `fence` returns what was built or a reject; only a whole file that cannot be used raises
+DataError. All text that leaves this module is Unicode text: it can be encoded.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from pathlib import Path
+from typing import Any, TypeVar
+
+from preprocess.adapter import Request
+from preprocess.conversation import Image, Reject, Source
+from preprocess.groups import image_group
+
+_UNFORESEEN = (TypeError, ValueError, LookupError, AttributeError, OverflowError, RecursionError)
+
+T = TypeVar("T")
+
+
+class BadRecordError(Exception):
+    """The record cannot become a sample; `reason` is a name of REASONS."""
+
+    def __init__(self, reason: str, detail: str) -> None:
+        super().__init__(detail)
+        self.reason, self.detail = reason, detail
+
+
+def fence(source: Source, build: Callable[..., T], *arguments: Any) -> T | Reject:
+    """What `build(*arguments)` makes of a record, or why it cannot."""
+    try:
+        return build(*arguments)
+    except BadRecordError as bad:
+        return Reject(reason=bad.reason, source=source, detail=bad.detail)
+    except _UNFORESEEN as error:
+        return Reject(reason=_reason(error), source=source, detail=f"{type(error).__name__}: {printable(str(error))}")
+
+
+def object_of(value: Any, what: str = "the record") -> dict[str, Any]:
+    if type(value) is not dict:
+        raise BadRecordError("wrong_type", f"{what} is {show(value)}; wanted an object")
+    return value
+
+
+def list_of(record: dict[str, Any], key: str) -> list[Any]:
+    value = need(record, key)
+    if type(value) is not list:
+        raise BadRecordError("wrong_type", f"{key} is {show(value)}; wanted an array")
+    return value
+
+
+def need(record: dict[str, Any], key: str) -> Any:
+    if key not in record:
+        raise BadRecordError("missing_key", f"there is no key {key}")
+    return record[key]
+
+
+def text(value: Any, what: str) -> str:
+    """The value as text, without the white space around it; it may be empty."""
+    if type(value) is not str:
+        raise BadRecordError("wrong_type", f"{what} is {show(value)}; wanted text")
+    if not is_text(value):
+        raise BadRecordError("bad_text", f"{what} is {show(value)}, which holds a lone surrogate; wanted Unicode text")
+    return value.strip()
+
+
+def question(value: Any, what: str = "question") -> str:
+    words = text(value, what)
+    if not words:
+        raise BadRecordError("empty_question", f"{what} is empty")
+    return words
+
+
+def answer(value: Any, what: str = "answer") -> str:
+    words = text(value, what)
+    if not words:
+        raise BadRecordError("empty_answer", f"{what} is empty")
+    return words
+
+
+def answers(value: Any, what: str) -> tuple[str, ...]:
+    """A list of further right answers; empty ones say nothing and are left out."""
+    if type(value) is not list:
+        raise BadRecordError("wrong_type", f"{what} is {show(value)}; wanted an array of texts")
+    return tuple(words for words in (text(item, f"an item of {what}") for item in value) if words)
+
+
+def own_id(record: Any, key: str) -> str | None:
+    """The record's id as text, or None where it has none that can serve."""
+    return as_id(record.get(key)) if type(record) is dict else None
+
+
+def as_id(value: Any) -> str | None:
+    if type(value) is int:
+        return str(value)
+    return value if type(value) is str and value and is_text(value) else None
+
+
+def need_id(record: dict[str, Any], key: str) -> str:
+    """An id that the record cannot do without, as text: 17 and "17" are the same."""
+    value = need(record, key)
+    identity = as_id(value)
+    if identity is not None:
+        return identity
+    if type(value) is str:
+        raise BadRecordError("bad_text" if value else "bad_value", f"{key} is {show(value)}; wanted an id")
+    raise BadRecordError("wrong_type", f"{key} is {show(value)}; wanted an integer or a text")
+
+
+def coco_name(image_id: Any, prefix: str = "") -> str:
+    """The file name of the COCO picture with this number."""
+    if type(image_id) is not int:
+        raise BadRecordError("wrong_type", f"image_id is {show(image_id)}; wanted an integer")
+    if image_id < 0:
+        raise BadRecordError("bad_value", f"image_id is {image_id}; wanted a number from 0 on")
+    return f"{prefix}{image_id:012}.jpg"
+
+
+def image_name(value: Any, what: str = "image") -> str:
+    """The name as it stands: whether it may be opened is for the image store to say."""
+    if type(value) is not str:
+        raise BadRecordError("wrong_type", f"{what} is {show(value)}; wanted the path of an image")
+    if not is_text(value):
+        raise BadRecordError("bad_text", f"{what} is {show(value)}, which holds a lone surrogate; wanted Unicode text")
+    if not value:
+        raise BadRecordError("image_path", f"{what} is empty; wanted the path of an image")
+    if "://" in value or value.startswith("data:"):
+        raise BadRecordError(
+            "image_path", f"{what} is {show(value)}; download it first, and give its path below the image folder"
+        )
+    return value
+
+
+def check_image_count(count: int, request: Request) -> None:
+    if count > request.max_images:
+        raise BadRecordError(
+            "too_many_images",
+            f"got {count} images, wanted at most {request.max_images}; raise limits.max_images to keep the record",
+        )
+
+
+def image_groups(request: Request, images: Iterable[Image]) -> tuple[str, ...]:
+    return tuple(dict.fromkeys(image_group(_store_path(request, image.store), image.name) for image in images))
+
+
+def is_text(value: str) -> bool:
+    if value.isascii():
+        return True
+    try:
+        value.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
+
+
+def printable(words: str) -> str:
+    return words.encode("utf-8", "backslashreplace").decode()
+
+
+def show(value: Any) -> str:
+    """A value in a few words; containers are only named, since they may be large or deeply nested."""
+    match value:
+        case None:
+            return "null"
+        case bool():
+            return "true" if value else "false"
+        case str():
+            return '"' + printable(value[:60]) + ('..."' if len(value) > 60 else '"')
+        case dict():
+            return "an object"
+        case list():
+            return f"an array of {len(value)}"
+        case bytes():
+            return f"{len(value)} bytes"
+        case _:
+            return str(value)[:60]
+
+
+def _reason(error: Exception) -> str:
+    match error:
+        case TypeError() | AttributeError():
+            return "wrong_type"
+        case KeyError():
+            return "missing_key"
+        case _:
+            return "bad_value"
+
+
+def _store_path(request: Request, store: int | None) -> Path:
+    if store is not None:
+        return request.images[store]
+    return request.images[0] if request.images else request.root

@@ -1,0 +1,85 @@
+"""OCR-VQA: questions about book covers, `{id: {"imageURL", "questions", "answers", "split"}}`.
+
+Rule: one book is one conversation; its questions are the rounds, and the cover is shown in the first. The picture's
+file is `<id><extension of imageURL>`, as the authors' download script names it.
+"""
+
+from __future__ import annotations
+
+from pathlib import PurePosixPath
+from typing import Any
+from urllib.parse import urlsplit
+
+from preprocess.adapter import Request
+from preprocess.adapters.fields import (
+    BadRecordError,
+    answer,
+    as_id,
+    fence,
+    image_groups,
+    image_name,
+    list_of,
+    need,
+    object_of,
+    question,
+    show,
+    text,
+)
+from preprocess.adapters.identities import Identities
+from preprocess.conversation import Conversation, Image, Records, Source, Split, Turn
+from preprocess.json_stream import object_items
+
+_SPLITS: dict[int, Split] = {1: "train", 2: "val", 3: "test"}
+
+
+def read(request: Request) -> Records:
+    identities = Identities(request)
+    for path in request.annotations:
+        file, label = request.source_file(path), identities.label(path)
+        for number, (key, record) in enumerate(object_items(path)):
+            own = as_id(key)
+            source = Source(file=file, record=str(number) if own is None else own)
+            yield fence(source, _conversation, request, identities, label, own, number, source, key, record)
+
+
+def _conversation(
+    request: Request,
+    identities: Identities,
+    label: str,
+    own: str | None,
+    number: int,
+    source: Source,
+    key: str,
+    record: Any,
+) -> Conversation:
+    record = object_of(record)
+    url = text(need(record, "imageURL"), "imageURL")
+    image = Image(name=image_name(key, "the id") + PurePosixPath(urlsplit(url).path).suffix)
+    split = _split(record.get("split"))
+    asked, answered = list_of(record, "questions"), list_of(record, "answers")
+    if len(asked) != len(answered):
+        raise BadRecordError(
+            "bad_value", f"got {len(asked)} questions and {len(answered)} answers; wanted equally many"
+        )
+    if not asked:
+        raise BadRecordError("no_answer", "there are no questions")
+    turns: list[Turn] = []
+    for words, reply in zip(asked, answered, strict=True):
+        ask = question(words, "a question")
+        turns.append(Turn(role="user", parts=(ask,) if turns else (image, ask)))
+        turns.append(Turn(role="assistant", parts=(answer(reply, "an answer"),)))
+    return Conversation(
+        id=identities.claim(label, own, number),
+        turns=tuple(turns),
+        sources=(source,),
+        groups=image_groups(request, [image]),
+        official_split=split,
+    )
+
+
+def _split(value: Any) -> Split:
+    if value is None:
+        return ""
+    if type(value) is not int or value not in _SPLITS:
+        raise BadRecordError("bad_value", f"split is {show(value)}; wanted 1 (train), 2 (val) or 3 (test)")
+    return _SPLITS[value]

@@ -1,0 +1,94 @@
+"""The records of a chat file, whatever holds them: JSON lines, a JSON array, or Parquet.
+
+Rule: memory holds a few records, never the file. A line or row that cannot be read is an Unreadable in its place; a
+file that cannot be read raises DataError.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from preprocess.errors import DataError
+from preprocess.json_stream import array_items, first_character
+
+_BATCH_ROWS = 16  # rows may hold pictures
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Unreadable:
+    """A record that could not be parsed; `reason` is a name of REASONS."""
+
+    reason: str
+    detail: str
+
+
+def rows(path: Path) -> Iterator[Any]:
+    """Parsed records in file order. Raises DataError."""
+    if path.suffix == ".parquet":
+        return _parquet(path)
+    if path.suffix in (".jsonl", ".ndjson"):
+        return _lines(path)
+    match first_character(path):
+        case "[":
+            return array_items(path)
+        case "{" if _first_line_is_whole(path):
+            return _lines(path)
+        case _:
+            raise DataError(f"{path}: is neither a JSON array nor JSON lines; wanted an array of records")
+
+
+def _lines(path: Path) -> Iterator[Any]:
+    try:
+        with path.open("rb") as file:
+            for number, line in enumerate(file, 1):
+                if number == 1:
+                    line = line.removeprefix(b"\xef\xbb\xbf")
+                if line.strip():
+                    yield _line(line, number)
+    except OSError as error:
+        raise DataError(f"{path}: cannot be read ({error.strerror})") from None
+
+
+def _line(line: bytes, number: int) -> Any:
+    try:
+        return json.loads(line.decode())
+    except json.JSONDecodeError as error:
+        return Unreadable(reason="broken_json", detail=f"line {number}, column {error.pos + 1}: {error.msg}")
+    except UnicodeDecodeError as error:
+        return Unreadable(reason="broken_json", detail=f"line {number}, byte {error.start + 1}: not UTF-8")
+    except RecursionError:
+        return Unreadable(reason="broken_json", detail=f"line {number}, column 1: nested too deeply")
+    except ValueError as error:  # an integer of more than 4300 digits
+        return Unreadable(reason="broken_json", detail=f"line {number}, column 1: {error}")
+
+
+def _first_line_is_whole(path: Path) -> bool:
+    first = next(_lines(path), None)
+    return type(first) is dict
+
+
+def _parquet(path: Path) -> Iterator[Any]:
+    import pyarrow
+    import pyarrow.parquet
+
+    try:
+        with pyarrow.parquet.ParquetFile(path) as file:
+            for batch in file.iter_batches(batch_size=_BATCH_ROWS):
+                try:
+                    yield from batch.to_pylist()
+                except UnicodeDecodeError:
+                    for index in range(batch.num_rows):
+                        yield _row(batch.slice(index, 1))
+    except (pyarrow.ArrowException, OSError) as error:
+        raise DataError(f"{path}: cannot be read as Parquet ({error})") from None
+
+
+def _row(batch: Any) -> Any:
+    try:
+        return batch.to_pylist()[0]
+    except UnicodeDecodeError as error:
+        return Unreadable(reason="bad_text", detail=f"a column holds text that is not UTF-8 ({error.reason})")

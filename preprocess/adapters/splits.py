@@ -1,0 +1,43 @@
+"""The split that a dataset's authors state, in our words: train, val, test, or "" for none.
+
+Rule: a value that is no known split is a reject, never a silent "train": test data must not leak into training.
+"""
+
+from __future__ import annotations
+
+import re
+from typing import Any
+
+from preprocess.adapters.fields import BadRecordError, show
+from preprocess.conversation import Split
+
+_SPLITS: dict[str, Split] = {
+    "": "",
+    "train": "train",
+    "restval": "train",  # Karpathy: what is left of COCO's val2014 after his val and test
+    "val": "val",
+    "valid": "val",
+    "validation": "val",
+    "test": "test",
+}
+_IN_NAME = re.compile(r"(?<![a-z])(train|val|test)(?:id|idation)?(?![a-z])", re.IGNORECASE)
+
+
+def stated_split(value: Any) -> Split:
+    """The split a record states (None: it states none)."""
+    if value is None:
+        return ""
+    if type(value) is not str:
+        raise BadRecordError("wrong_type", f"split is {show(value)}; wanted train, val or test")
+    if value not in _SPLITS:
+        raise BadRecordError("bad_value", f"split is {show(value)}; wanted train, val or test")
+    return _SPLITS[value]
+
+
+def split_in_name(*names: str) -> Split:
+    """The split in the first name that holds exactly one, such as captions_val2014 or COCO's data_subtype."""
+    for name in names:
+        found = {word.lower() for word in _IN_NAME.findall(name)}
+        if len(found) == 1:
+            return _SPLITS[found.pop()]
+    return ""

@@ -1,0 +1,136 @@
+"""Turn marked messages into turns: order of roles, images at their marks, no question without an answer.
+
+Rule: the words stay as they are. Only white space around a message goes, and with an `<image>` marker the line break
+that sets it apart.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from preprocess.adapter import Request
+from preprocess.adapters.fields import BadRecordError, check_image_count, is_text, list_of, need, object_of, show
+from preprocess.conversation import Image, Role, Turn
+
+MARKER = "<image>"
+
+Slot = str | Image | None
+"""A part of a message; None stands for the next of the record's images."""
+
+Message = tuple[Role, list[Slot]]
+
+_ROLES: dict[str, Role] = {
+    "human": "user",
+    "user": "user",
+    "gpt": "assistant",
+    "assistant": "assistant",
+    "system": "system",
+}
+
+
+def sharegpt(record: dict[str, Any], has_images: bool) -> list[Message]:
+    """The messages of `conversations: [{"from", "value"}]`. Without images a marker is only a word."""
+    messages: list[Message] = []
+    for item in list_of(record, "conversations"):
+        message = object_of(item, "a turn")
+        role = role_of(need(message, "from"))
+        messages.append((role, slots(need(message, "value"), role, has_images)))
+    return messages
+
+
+def role_of(value: Any) -> Role:
+    if type(value) is not str:
+        raise BadRecordError("wrong_type", f"a role is {show(value)}; wanted user, assistant or system")
+    if value not in _ROLES:
+        raise BadRecordError("role_order", f"a turn is by {show(value)}; wanted user, assistant or system")
+    return _ROLES[value]
+
+
+def slots(value: Any, role: Role, has_images: bool) -> list[Slot]:
+    """Text cut at its markers; only what a user says can show images."""
+    if type(value) is not str:
+        raise BadRecordError("wrong_type", f"a turn of the {role} is {show(value)}; wanted text")
+    if not is_text(value):
+        raise BadRecordError("bad_text", f"a turn of the {role} holds a lone surrogate; wanted Unicode text")
+    if not has_images or role != "user" or MARKER not in value:
+        return [value]
+    first, *rest = value.split(MARKER)
+    parts: list[Slot] = [first]
+    for piece in rest:
+        parts[-1] = _without_last_break(str(parts[-1]))
+        parts += [None, _without_first_break(piece)]
+    return parts
+
+
+def assemble(
+    messages: Sequence[Message], images: Sequence[Image], request: Request
+) -> tuple[tuple[Turn, ...], tuple[str, ...]]:
+    """Turns and notes. Raises BadRecordError for a wrong order, a wrong number of images, or an empty turn."""
+    check_order([role for role, _ in messages])
+    notes: list[str] = []
+    num_marks = sum(part is None for _, parts in messages for part in parts)
+    placed_first: list[Slot] = []
+    if images and not num_marks and not any(isinstance(part, Image) for _, parts in messages for part in parts):
+        placed_first = list(images)
+        notes.append("image_placed_first")
+    elif num_marks != len(images):
+        raise BadRecordError(
+            "image_count", f"the text marks {num_marks} images; wanted {len(images)}, as the record names"
+        )
+    rest = iter(images)
+    turns: list[Turn] = []
+    last = len(messages) - 1
+    for index, (role, parts) in enumerate(messages):
+        if role == "user" and placed_first:
+            parts, placed_first = placed_first + parts, []
+        tidy = _tidy([next(rest) if part is None else part for part in parts])
+        if index == last and role == "user":
+            notes.append("dangling_question")
+            break
+        if not tidy:
+            if role == "system":
+                continue
+            raise BadRecordError(
+                "empty_answer" if role == "assistant" else "empty_question", f"turn {index + 1} is empty"
+            )
+        turns.append(Turn(role=role, parts=tidy))
+    if not turns or turns[-1].role != "assistant":
+        raise BadRecordError("no_answer", f"got {len(messages)} turns and no answer; wanted a question and an answer")
+    check_image_count(sum(isinstance(part, Image) for turn in turns for part in turn.parts), request)
+    return tuple(turns), tuple(notes)
+
+
+def check_order(roles: Sequence[Role]) -> None:
+    """User and assistant take turns, the user first; one system turn may lead."""
+    start = 1 if roles and roles[0] == "system" else 0
+    for index, role in enumerate(roles[start:]):
+        wanted = "assistant" if index % 2 else "user"
+        if role != wanted:
+            raise BadRecordError("role_order", f"turn {start + index + 1} is by the {role}; wanted the {wanted}")
+
+
+def _tidy(parts: list[str | Image]) -> tuple[str | Image, ...]:
+    if len(parts) == 1 and isinstance(parts[0], str):
+        words = parts[0].strip()
+        return (words,) if words else ()
+    joined: list[str | Image] = []
+    for part in parts:
+        if isinstance(part, str) and joined and isinstance(joined[-1], str):
+            joined[-1] += part
+        else:
+            joined.append(part)
+    filled = [part for part in joined if isinstance(part, Image) or part.strip()]
+    places = [index for index, part in enumerate(filled) if isinstance(part, str)]
+    if places:
+        filled[places[0]] = str(filled[places[0]]).lstrip()
+        filled[places[-1]] = str(filled[places[-1]]).rstrip()
+    return tuple(filled)
+
+
+def _without_first_break(piece: str) -> str:
+    return piece[2:] if piece.startswith("\r\n") else piece.removeprefix("\n")
+
+
+def _without_last_break(piece: str) -> str:
+    return piece[:-2] if piece.endswith("\r\n") else piece.removesuffix("\n")

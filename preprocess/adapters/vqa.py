@@ -1,0 +1,86 @@
+"""VQA v2 and what is published in its forms: VizWiz and TextVQA.
+
+Rule: one question is one conversation. Question files and annotation files are told apart by their keys and joined
+(vqa_pairs); VizWiz's array and TextVQA's `{"data": [...]}` hold both in one file.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from preprocess.adapter import Request
+from preprocess.adapters.fields import BadRecordError, fence, image_name, need, object_of, own_id, question
+from preprocess.adapters.identities import Identities
+from preprocess.adapters.splits import split_in_name, stated_split
+from preprocess.adapters.vqa_pairs import Pairs
+from preprocess.adapters.vqa_records import answer_of, conversation, image_of
+from preprocess.conversation import Conversation, Records, Source, Split
+from preprocess.errors import DataError
+from preprocess.json_stream import array_items, first_character, outline
+
+
+def read(request: Request) -> Records:
+    identities = Identities(request)
+    pairs = Pairs(request=request)
+    whole: list[Path] = []
+    for path in request.annotations:
+        match _kind(path):
+            case "questions":
+                yield from pairs.read_questions(path)
+            case "annotations":
+                yield from pairs.read_annotations(path)
+            case _:
+                whole.append(path)
+    if pairs.question_files or pairs.annotation_files:
+        yield from pairs.join(identities)
+    for path in whole:
+        yield from _published_whole(request, identities, path)
+
+
+def _kind(path: Path) -> str:
+    if first_character(path) == "[":
+        return "array"
+    for key, _, _ in outline(path):
+        if key in ("questions", "annotations", "data"):
+            return key
+    raise DataError(f"{path}: has none of the keys questions, annotations and data; wanted a file of VQA v2's form")
+
+
+def _published_whole(request: Request, identities: Identities, path: Path) -> Records:
+    """One file with questions and answers: VizWiz's array, or TextVQA's `{"data": [...]}`."""
+    keys = () if first_character(path) == "[" else ("data",)
+    file, label = request.source_file(path), identities.label(path)
+    empty = True
+    for record in array_items(path, *keys):
+        empty = False
+        if type(record) is not dict or "answers" in record or "multiple_choice_answer" in record:
+            break
+    else:
+        if not empty:
+            raise DataError(f"{path}: no question has answers; a test split has nothing to learn: leave it out")
+    in_name = split_in_name(path.stem)
+    for number, record in enumerate(array_items(path, *keys)):
+        own = own_id(record, "question_id")
+        source = Source(file=file, record=str(number) if own is None else own)
+        yield fence(source, _whole, request, identities, label, own, number, source, record, in_name)
+
+
+def _whole(
+    request: Request,
+    identities: Identities,
+    label: str,
+    own: str | None,
+    number: int,
+    source: Source,
+    record: Any,
+    in_name: Split,
+) -> Conversation:
+    record = object_of(record)
+    name = image_name(record["image"]) if "image" in record else image_of(need(record, "image_id"), "")
+    words = question(need(record, "question"))
+    if "answers" not in record and "multiple_choice_answer" not in record:
+        raise BadRecordError("no_answer", "there is no key answers")
+    best, others = answer_of(record)
+    split = stated_split(record.get("set_name")) or in_name
+    return conversation(request, identities, label, own, number, source, words, name, best, others, split)

@@ -1,0 +1,171 @@
+"""The command line `dsvl-prep`.
+
+Exit codes: 0 fine, 1 bad data or a failed run, 2 bad usage or configuration. Results go to stdout, progress to stderr.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+from pathlib import Path
+
+import click
+
+FOLDER = click.Path(path_type=Path)
+
+
+@click.group(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 120})
+@click.version_option(package_name="dsvl")
+def cli() -> None:
+    """Compile visual-instruction datasets into verified, pretokenized shards."""
+
+
+@cli.command()
+@click.option("--blend", required=True, type=FOLDER, help="The blend file: datasets, amounts, template, tokenizer.")
+@click.option("--out", type=FOLDER, help="The build folder. [default: `out:` of the blend, else ./build]")
+@click.option("--workers", type=click.IntRange(min=1), default=os.cpu_count() or 1, show_default="all cores")
+@click.option("--set", "settings", multiple=True, metavar="a.b=value", help="Change a setting; may be given often.")
+@click.option("--json", "as_json", is_flag=True, help="Print the counts as JSON.")
+def build(blend: Path, out: Path | None, workers: int, settings: tuple[str, ...], as_json: bool) -> None:
+    """Compile a blend into a build folder; what an earlier run finished is used again."""
+    from preprocess.build import run_build
+    from preprocess.progress import Bar
+    from preprocess.report import print_report
+
+    report = run_build(blend, out=out, workers=workers, settings=settings, progress=Bar())
+    if as_json:
+        click.echo(json.dumps(report.to_json()))
+    else:
+        print_report(report)
+
+
+@cli.command()
+@click.argument("build", type=FOLDER)
+def verify(build: Path) -> None:
+    """Check every byte of a build: digests, indexes, samples, tokenizer, manifest."""
+    from preprocess.progress import Bar
+    from shards import read_manifest
+    from shards import verify as verify_build
+
+    shards = [info for splits in read_manifest(build).shards.values() for found in splits.values() for info in found]
+    with Bar().step("verifying", sum(info.size + info.index_size for info in shards)) as advance:
+        found = verify_build(build, progress=advance)
+    for problem in found.problems:
+        click.echo(problem, err=True)
+    if found.problems:
+        click.echo(f"{build}: {len(found.problems)} problems; rebuild to mend it (sound shards are kept)", err=True)
+        sys.exit(1)
+    click.echo(
+        f"{build}: sound; {found.shards} shards, {found.samples:,} samples, {found.images:,} images, "
+        f"{found.size_bytes:,} bytes"
+    )
+
+
+@cli.command()
+@click.argument("build", type=FOLDER)
+@click.option("--json", "as_json", is_flag=True, help="Print the statistics as JSON.")
+def stats(build: Path, as_json: bool) -> None:
+    """Lengths, images and trained shares of a build, per dataset and split."""
+    from preprocess.stats import build_stats, print_stats
+
+    found = build_stats(build)
+    if as_json:
+        click.echo(json.dumps(found))
+    else:
+        print_stats(found)
+
+
+@cli.command()
+@click.argument("build", type=FOLDER)
+@click.option("--dataset", help="Only samples of this dataset.")
+@click.option("--key", help="Only the sample with this key.")
+@click.option("--limit", type=click.IntRange(min=1), default=3, show_default=True, help="How many samples.")
+@click.option("--json", "as_json", is_flag=True, help="One JSON object a line, with ids and labels.")
+def inspect(build: Path, dataset: str | None, key: str | None, limit: int, as_json: bool) -> None:
+    """Show samples as the model will see them: what is trained in colour, each image with its name and size."""
+    from preprocess.inspector import inspect_samples, print_sample
+
+    for sample in inspect_samples(build, dataset=dataset, key=key, limit=limit):
+        if as_json:
+            click.echo(json.dumps(sample.to_json(), ensure_ascii=False))
+        else:
+            print_sample(sample)
+
+
+@cli.command()
+@click.option("--json", "as_json", is_flag=True, help="One JSON object a line.")
+def adapters(as_json: bool) -> None:
+    """List the datasets that can be read, their layouts, options, sources and licences."""
+    from preprocess.catalogue import adapter_rows, print_adapters
+
+    if as_json:
+        for row in adapter_rows():
+            click.echo(json.dumps(row, ensure_ascii=False))
+    else:
+        print_adapters()
+
+
+@cli.command()
+@click.option("--root", required=True, type=FOLDER, help="The folder to look through.")
+@click.option("--out", type=FOLDER, default=Path("blend.yaml"), show_default=True, help="The file to write.")
+def init(root: Path, out: Path) -> None:
+    """Find known datasets below a folder and write a commented blend file for them."""
+    from preprocess.catalogue import write_blend
+
+    found = write_blend(root, out)
+    for name, folder in found:
+        click.echo(f"found {name} in {folder}")
+    click.echo(f"wrote {out}; set `tokenizer:`, then run: dsvl-prep build --blend {out}")
+
+
+@cli.command()
+@click.option("--adapter", required=True, help="See `dsvl-prep adapters`.")
+@click.option("--root", required=True, type=FOLDER, help="The dataset's folder.")
+@click.option("--limit", type=click.IntRange(min=1), default=3, show_default=True, help="How many conversations.")
+@click.option("--template", default="visualchat", show_default=True, help="A built-in name or a .jinja file.")
+@click.option(
+    "--set", "settings", multiple=True, metavar="a=value", help="A dataset setting, such as annotations=FILE."
+)
+def render(adapter: str, root: Path, limit: int, template: str, settings: tuple[str, ...]) -> None:
+    """Show conversations as text before anything is built."""
+    from preprocess.inspector import print_rendered
+
+    print_rendered(adapter, root, limit=limit, template=template, settings=settings)
+
+
+def main() -> None:
+    """Errors that a user can mend end in one line each and the right exit code; a traceback is a bug of ours."""
+    from dst import TemplateError, TokenizerError
+    from preprocess.errors import ConfigError, DataError
+    from shards import ShardError
+
+    try:
+        cli(standalone_mode=False)
+    except click.exceptions.Abort:
+        click.echo("stopped; the same command goes on from here", err=True)
+        sys.exit(1)
+    except click.ClickException as error:
+        error.show()
+        sys.exit(error.exit_code)
+    except ConfigError as error:
+        for problem in error.problems:
+            click.echo(f"error: {problem}", err=True)
+        sys.exit(2)
+    except (TemplateError, TokenizerError) as error:
+        click.echo(f"error: {error}", err=True)
+        sys.exit(2)
+    except (DataError, ShardError) as error:
+        for line in str(error).splitlines():
+            click.echo(f"error: {line}", err=True)
+        sys.exit(1)
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        sys.exit(1)
+    except OSError as error:
+        click.echo(f"error: {error.filename or 'the disk'}: {error.strerror}", err=True)
+        sys.exit(1)
+
+
+if __name__ == "__main__":
+    main()

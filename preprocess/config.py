@@ -1,0 +1,261 @@
+"""blend.yaml: which datasets, how much of each, with which template, tokenizer and image policy.
+
+Everything that can be checked without reading data is checked here, all problems at once.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+from preprocess.adapter import Adapter
+from preprocess.adapters import ADAPTERS
+from preprocess.errors import ConfigError
+from preprocess.images import ImagePolicy
+from preprocess.strict import build, nearest, override, read_yaml
+
+_NAME = re.compile(r"[a-z0-9][a-z0-9_-]{0,39}")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Limits:
+    max_length: int = 4096
+    """Longest sample, counted as text tokens + images x image_tokens. Set it to the context you train with."""
+    max_images: int = 8
+    """Most images in one sample."""
+    max_reject_share: float = 0.2
+    """The build fails if a dataset loses a larger share of its records. Raise it only after reading rejects.jsonl."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Split:
+    eval: float = 0.0
+    """Share of image groups held out for evaluation, from 0 to below 1. No image is ever on both sides."""
+    official: Literal["honour", "ignore"] = "honour"
+    """honour: what a dataset's authors call val or test goes to eval, and so does all that shares its images."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ShardSize:
+    max_samples: int = 8192
+    """Most conversations in one shard; also the unit of work and of reuse."""
+    max_images: int = 1024
+    """Most images in one shard. Raise it for remote storage, where bigger files travel better."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Dataset:
+    name: str
+    """Yours to choose: a-z, 0-9, _ and -. It names the shards."""
+    adapter: str
+    """How to read it; `dsvl-prep adapters` lists them."""
+    root: str = "."
+    """The dataset's folder, relative to this file."""
+    annotations: str | tuple[str, ...] = ()
+    """Annotation files or patterns below root, where they differ from the adapter's own."""
+    images: str | tuple[str, ...] = ()
+    """Image folders or archives (.json, .zip, .tar, .parquet) below root, where they differ from the adapter's own."""
+    template: str | None = None
+    """Another template for this dataset alone."""
+    variables: dict[str, Any] | None = None
+    """Values for the names that this dataset's template leaves open."""
+    concat: int = 1
+    """Join up to this many conversations into one multi-image, multi-round sample."""
+    samples: int | Literal["all"] | None = None
+    """How many samples an epoch of the blend draws: a number, or all. Exactly one of samples, epochs and weight."""
+    epochs: float | None = None
+    """How often an epoch of the blend draws each sample: 0.5 every other, 2 all twice."""
+    weight: float | None = None
+    """The dataset's share of `total`, against the other weights."""
+    first: int | None = None
+    """Read only this many records: for a quick look at a big dataset."""
+    options: dict[str, Any] = field(default_factory=dict)
+    """Settings of the adapter; `dsvl-prep adapters` lists them."""
+
+    @property
+    def spec(self) -> Adapter:
+        return ADAPTERS[self.adapter]
+
+    @property
+    def all_options(self) -> dict[str, Any]:
+        return {name: self.options.get(name, option.default) for name, option in self.spec.options.items()}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Blend:
+    tokenizer: str
+    """A folder with tokenizer.json and tokenizer_config.json, relative to this file, or a hub id."""
+    datasets: tuple[Dataset, ...]
+    """What goes in, and how much of each."""
+    template: str = "visualchat"
+    """visualchat, vicuna, llama2, llama3, chatml, plain, or the path of a .jinja file."""
+    variables: dict[str, Any] = field(default_factory=dict)
+    """Values for the names that the template leaves open, such as system_prompt."""
+    add_tokens: tuple[str, ...] = ()
+    """Control tokens to add to the tokenizer, if the template writes some that it lacks."""
+    image_tokens: int = 576
+    """Positions one image takes in the model; 576 is ViT-L/14 at 336 px without a resampler."""
+    image: ImagePolicy = field(default_factory=ImagePolicy)
+    """What is stored of each picture, and how it is checked."""
+    limits: Limits = field(default_factory=Limits)
+    """What a sample may be at most."""
+    split: Split = field(default_factory=Split)
+    """What is held out for evaluation."""
+    shard: ShardSize = field(default_factory=ShardSize)
+    """How big the files are."""
+    total: int | None = None
+    """Samples in an epoch of the blend, over all datasets that have a weight."""
+    seed: int = 0
+    """Decides every choice: prompts, splits, frames."""
+    out: str | None = None
+    """The build folder, relative to this file; --out goes before it."""
+    engine: Literal["process", "ray"] = "process"
+    """process: workers on this machine. ray: a Ray cluster that sees the same files. The shards are the same."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Inputs:
+    """A dataset's files, found on disk."""
+
+    root: Path
+    annotations: tuple[Path, ...]
+    images: tuple[Path, ...]
+
+
+def load_blend(path: Path, settings: Sequence[str] = ()) -> Blend:
+    """Read and check a blend file with `a.b=value` settings applied. Raises ConfigError with all problems."""
+    tree = read_yaml(path)
+    override(tree, settings)
+    blend, problems = build(Blend, tree)
+    if blend is not None:
+        problems = check_blend(blend)
+    if problems or blend is None:
+        raise ConfigError([f"{path.name}: {problem}" for problem in problems])
+    return blend
+
+
+def find_inputs(blend: Blend, base: Path) -> dict[str, Inputs]:
+    """The files of every dataset; relative paths start at `base`. Raises ConfigError with all that is missing."""
+    found: dict[str, Inputs] = {}
+    problems: list[str] = []
+    for index, dataset in enumerate(blend.datasets):
+        where = f"datasets.{index} ({dataset.name})"
+        root = base / dataset.root
+        if not root.is_dir():
+            problems.append(f"{where}.root: no folder {root}; wanted the folder that holds {dataset.spec.layout}")
+            continue
+        annotations = _match(root, _patterns(dataset.annotations) or dataset.spec.annotations)
+        images = _match(root, _patterns(dataset.images) or dataset.spec.images)
+        if not annotations:
+            wanted = ", ".join(_patterns(dataset.annotations) or dataset.spec.annotations)
+            problems.append(f"{where}.annotations: nothing below {root} matches {wanted}; wanted {dataset.spec.layout}")
+        problems += [
+            f"{where}.images: nothing below {root} matches {pattern}"
+            for pattern in _patterns(dataset.images)
+            if not _match(root, (pattern,))
+        ]
+        found[dataset.name] = Inputs(root=root, annotations=annotations, images=images)
+    if problems:
+        raise ConfigError(problems)
+    return found
+
+
+def resolved(blend: Blend) -> dict[str, Any]:
+    """The whole configuration as plain data, without what cannot change the result (`out`, `engine`)."""
+    tree = dataclasses.asdict(blend)
+    del tree["out"], tree["engine"]
+    return tree
+
+
+def check_blend(blend: Blend) -> list[str]:
+    """What is wrong with the values, one line each."""
+    problems: list[str] = []
+
+    def want(holds: bool, where: str, got: object, wanted: str) -> None:
+        if not holds:
+            problems.append(f"{where}: got {got}; wanted {wanted}")
+
+    want(blend.image_tokens > 0, "image_tokens", blend.image_tokens, "at least 1")
+    want(blend.limits.max_length > 0, "limits.max_length", blend.limits.max_length, "at least 1")
+    want(blend.limits.max_images > 0, "limits.max_images", blend.limits.max_images, "at least 1")
+    share = blend.limits.max_reject_share
+    want(0 <= share <= 1, "limits.max_reject_share", share, "0 to 1")
+    want(0 <= blend.split.eval < 1, "split.eval", blend.split.eval, "0 up to, not including, 1")
+    want(blend.shard.max_samples > 0, "shard.max_samples", blend.shard.max_samples, "at least 1")
+    want(blend.shard.max_images > 0, "shard.max_images", blend.shard.max_images, "at least 1")
+    want(8 <= blend.image.size <= 8192, "image.size", blend.image.size, "8 to 8192")
+    want(1 <= blend.image.quality <= 100, "image.quality", blend.image.quality, "1 to 100")
+    want(blend.image.min_side > 0, "image.min_side", blend.image.min_side, "at least 1")
+    want(blend.image.max_pixels > 0, "image.max_pixels", blend.image.max_pixels, "at least 1")
+    want(bool(blend.datasets), "datasets", "none", "at least one")
+    names = [dataset.name for dataset in blend.datasets]
+    weighted = [dataset for dataset in blend.datasets if dataset.weight is not None]
+    for index, dataset in enumerate(blend.datasets):
+        where = f"datasets.{index} ({dataset.name})"
+        want(bool(_NAME.fullmatch(dataset.name)), f"{where}.name", dataset.name, "1 to 40 of a-z, 0-9, _ and -")
+        want(names.count(dataset.name) == 1, f"{where}.name", f"{dataset.name} twice", "a name of its own")
+        want(dataset.concat > 0, f"{where}.concat", dataset.concat, "at least 1")
+        want(dataset.first is None or dataset.first > 0, f"{where}.first", dataset.first, "at least 1")
+        amounts = {key: getattr(dataset, key) for key in ("samples", "epochs", "weight")}
+        given = {key: amount for key, amount in amounts.items() if amount is not None}
+        want(len(given) == 1, where, " and ".join(given) or "no amount", "exactly one of samples, epochs and weight")
+        for key, amount in given.items():
+            want(amount == "all" or amount > 0, f"{where}.{key}", amount, "more than 0")
+        if dataset.adapter not in ADAPTERS:
+            hint = nearest(dataset.adapter, ADAPTERS)
+            problems.append(f"{where}.adapter: unknown adapter {dataset.adapter!r}{hint or '; see dsvl-prep adapters'}")
+        else:
+            problems += _check_options(dataset, where)
+    if weighted and blend.total is None:
+        problems.append(f"total: missing; datasets with a weight ({weighted[0].name}) share out a total")
+    if blend.total is not None:
+        want(blend.total > 0, "total", blend.total, "at least 1")
+        want(bool(weighted), "total", blend.total, "no total, since no dataset has a weight")
+    return problems
+
+
+def _check_options(dataset: Dataset, where: str) -> list[str]:
+    problems = []
+    for name, value in dataset.options.items():
+        option = dataset.spec.options.get(name)
+        if option is None:
+            known = ", ".join(dataset.spec.options) or "none"
+            hint = nearest(name, dataset.spec.options) or f"; {dataset.adapter} has: {known}"
+            problems.append(f"{where}.options.{name}: unknown option{hint}")
+        elif option.choices and value not in option.choices:
+            wanted = ", ".join(map(str, option.choices))
+            problems.append(
+                f"{where}.options.{name}: got {value!r}; wanted one of {wanted}{nearest(str(value), option.choices)}"
+            )
+        elif not option.choices and not _same_type(value, option.default):
+            problems.append(f"{where}.options.{name}: got {value!r}; wanted the kind of {option.default!r}")
+    return problems
+
+
+def _same_type(value: object, default: object) -> bool:
+    if isinstance(default, Sequence) and not isinstance(default, str):
+        return isinstance(value, list) and bool(value) and all(isinstance(item, str) for item in value)
+    return type(value) is type(default)
+
+
+def _patterns(value: str | tuple[str, ...]) -> tuple[str, ...]:
+    return (value,) if isinstance(value, str) else value
+
+
+def _match(root: Path, patterns: Sequence[str]) -> tuple[Path, ...]:
+    """Existing paths, in the order of the patterns, sorted within each; absolute patterns are allowed in a config."""
+    found: dict[Path, None] = {}
+    for pattern in patterns:
+        plain = root / pattern
+        if plain.exists():
+            found[plain] = None
+        elif not Path(pattern).is_absolute():
+            found.update(dict.fromkeys(sorted(root.glob(pattern))))
+        else:
+            anchor = Path(pattern).anchor
+            found.update(dict.fromkeys(sorted(Path(anchor).glob(pattern[len(anchor) :]))))
+    return tuple(found)

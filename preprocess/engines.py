@@ -1,0 +1,151 @@
+"""Where tasks run: worker processes on this machine, or a Ray cluster. Results are the same, only their order differs.
+
+Rule: a run never hangs. A worker that dies is noticed at once and ends the run with its task's name; workers die with
+their parent, so a killed build leaves nobody behind who still writes.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import ctypes
+import importlib
+import multiprocessing
+import os
+import signal
+import sys
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from multiprocessing.connection import Connection, wait
+from typing import Any, Protocol, TypeVar
+
+from preprocess.errors import DataError
+
+T = TypeVar("T")
+R = TypeVar("R")
+
+PerTask = Callable[[T], R]
+
+
+class Engine(Protocol):
+    """Yields (index of the task, result) as tasks finish. Raises DataError if a task or its worker fails."""
+
+    def __call__(self, function: PerTask[T, R], tasks: Iterable[T], workers: int) -> Iterator[tuple[int, R]]: ...
+
+
+def process_engine(function: PerTask[T, R], tasks: Iterable[T], workers: int) -> Iterator[tuple[int, R]]:
+    """Spawned processes, one task each at a time."""
+    queue = deque(enumerate(tasks))
+    context = multiprocessing.get_context("spawn")
+    crew = [_Worker(context, function) for _ in range(min(workers, len(queue)))]
+    try:
+        busy = {worker.pipe: worker for worker in crew}
+        for worker in crew:
+            worker.give(queue.popleft())
+        while busy:
+            for pipe in wait(list(busy)):
+                assert isinstance(pipe, Connection)
+                worker = busy[pipe]
+                yield worker.take()
+                if queue:
+                    worker.give(queue.popleft())
+                else:
+                    worker.retire()
+                    del busy[pipe]
+    finally:
+        for worker in crew:
+            worker.kill()
+
+
+def ray_engine(function: PerTask[T, R], tasks: Iterable[T], workers: int) -> Iterator[tuple[int, R]]:
+    """Ray Core tasks, at most four waiting for each worker. Needs `pip install 'dsvl[ray]'`."""
+    try:
+        ray = importlib.import_module("ray")
+    except ImportError:
+        raise DataError("engine: ray is not installed; pip install 'dsvl[ray]', or set engine: process") from None
+    if not ray.is_initialized():
+        ray.init(num_cpus=workers, include_dashboard=False, log_to_driver=False, logging_level="error")
+    remote = ray.remote(function)
+    queue = deque(enumerate(tasks))
+    running: dict[Any, int] = {}
+    while queue or running:
+        while queue and len(running) < 4 * workers:
+            index, task = queue.popleft()
+            running[remote.remote(task)] = index
+        done, _ = ray.wait(list(running))
+        for reference in done:
+            try:
+                yield running.pop(reference), ray.get(reference)
+            except ray.exceptions.RayError as error:
+                raise DataError(f"a Ray task failed: {error}") from None
+
+
+ENGINES: Mapping[str, Engine] = {"process": process_engine, "ray": ray_engine}
+
+
+class _Worker:
+    """A child process and the pipe to it."""
+
+    def __init__(self, context: Any, function: Callable[[Any], Any]) -> None:
+        self.pipe, far_end = context.Pipe()
+        self._process = context.Process(target=_work, args=(far_end, function, os.getpid()), daemon=True)
+        self._process.start()
+        far_end.close()
+        self._index = -1
+
+    def give(self, task: tuple[int, Any]) -> None:
+        self._index, payload = task
+        try:
+            self.pipe.send(payload)
+        except OSError:
+            self._report_death()
+
+    def take(self) -> tuple[int, Any]:
+        try:
+            result, failure = self.pipe.recv()
+        except (EOFError, OSError):
+            self._report_death()
+        if failure is not None:
+            raise DataError(failure)
+        return self._index, result
+
+    def retire(self) -> None:
+        self.pipe.close()
+        self._process.join()
+
+    def kill(self) -> None:
+        self._process.kill()
+        self._process.join()
+
+    def _report_death(self) -> Any:
+        self._process.join()
+        code = self._process.exitcode
+        cause = "the system killed it, most often because memory ran out" if code == -signal.SIGKILL else f"exit {code}"
+        raise DataError(
+            f"a worker process died in task {self._index} ({cause}); use fewer --workers or smaller shards "
+            "(shard.max_images); the same command goes on where this run stopped"
+        )
+
+
+def _work(pipe: Connection, function: Callable[[Any], Any], parent: int) -> None:
+    """The child: run what comes through the pipe until it closes."""
+    _die_with_parent(parent)
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the parent's to handle
+    os.environ["TOKENIZERS_PARALLELISM"] = "false"
+    with contextlib.suppress(EOFError, OSError):
+        while True:
+            task = pipe.recv()
+            try:
+                answer: tuple[Any, str | None] = (function(task), None)
+            except DataError as error:
+                answer = (None, str(error))
+            except OSError as error:
+                answer = (None, f"{error.filename or 'writing'}: {error.strerror}; free some space or mend the folder")
+            pipe.send(answer)
+
+
+def _die_with_parent(parent: int) -> None:
+    """Linux kills us with our parent; elsewhere the closed pipe ends us after the current task."""
+    if sys.platform == "linux":
+        ctypes.CDLL(None).prctl(1, signal.SIGKILL)  # PR_SET_PDEATHSIG
+        if os.getppid() != parent:
+            os._exit(1)

@@ -1,0 +1,117 @@
+"""First stage of a build: run one dataset's adapter and keep what it says, so that it is read once.
+
+Rule: the result is named by a key over everything it depends on. A finished folder is never written again.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import shutil
+from collections.abc import Mapping
+from dataclasses import dataclass
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+from preprocess.adapter import Request
+from preprocess.adapters import ADAPTERS
+from preprocess.conversation import Records
+from preprocess.errors import DataError
+from preprocess.spool import write_spool
+from preprocess.stores import prepare_store
+from preprocess.version import COMPILER
+from shards.writer import replace_file, sync_folder
+
+_DONE = "done.json"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class IngestTask:
+    """One dataset to be read. cache: the build's cache folder; first: read only so many records."""
+
+    dataset: str
+    adapter: str
+    request: Request
+    cache: Path
+    first: int | None
+
+    @property
+    def folder(self) -> Path:
+        return self.cache / "ingest" / f"{self.dataset}-{self.key[:16]}"
+
+    @property
+    def key(self) -> str:
+        """Covers the adapter, its options and the state of the annotation files (size and time of change)."""
+        request = self.request
+        parts = {
+            "compiler": COMPILER,
+            "adapter": self.adapter,
+            "options": dict(request.options),
+            "seed": request.seed,
+            "max_images": request.max_images,
+            "first": self.first,
+            "annotations": [[request.source_file(path), *stamp(path)] for path in request.annotations],
+            "images": [[path.name, path.is_dir()] for path in request.images],
+        }
+        return content_key(parts)
+
+
+def content_key(parts: Mapping[str, Any]) -> str:
+    return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
+
+
+def stamp(path: Path) -> tuple[int, int]:
+    """Size in bytes and time of change in ns: what tells that a file is still the one read before."""
+    try:
+        status = path.stat()
+    except OSError as error:
+        raise DataError(f"{path}: cannot be read ({error.strerror})") from None
+    return status.st_size, status.st_mtime_ns
+
+
+def finished(task: IngestTask) -> dict[str, Any] | None:
+    """The summary of an earlier run of the same task, if there is one."""
+    try:
+        summary: dict[str, Any] = json.loads((task.folder / _DONE).read_bytes())
+    except (FileNotFoundError, ValueError):
+        return None
+    return summary
+
+
+def run_ingest(task: IngestTask) -> dict[str, Any]:
+    """Read the dataset into `task.folder`. Returns its summary, or {"error": text} if a whole file is unusable.
+
+    The summary: {"records", "conversations", "rejects": {reason: n}, "inputs": [{"file", "size", "sha256"}]}.
+    """
+    try:
+        for path in task.request.images:
+            prepare_store(path, task.cache)
+        inputs = [_describe(task.request, path) for path in task.request.annotations]
+        partial = task.folder.with_name(f".{task.folder.name}.{os.getpid()}.partial")
+        shutil.rmtree(partial, ignore_errors=True)
+        partial.mkdir(parents=True)
+        summary = {**write_spool(partial, task.dataset, _limited(task)), "inputs": inputs}
+        replace_file(partial / _DONE, json.dumps(summary).encode())
+        shutil.rmtree(task.folder, ignore_errors=True)
+        os.replace(partial, task.folder)
+        sync_folder(task.folder.parent)
+    except DataError as error:
+        return {"error": f"dataset {task.dataset}: {error}"}
+    return summary
+
+
+def _limited(task: IngestTask) -> Records:
+    return islice(ADAPTERS[task.adapter].read(task.request), task.first)
+
+
+def _describe(request: Request, path: Path) -> dict[str, Any]:
+    sha256 = hashlib.sha256()
+    try:
+        with path.open("rb") as file:
+            while part := file.read(1 << 20):
+                sha256.update(part)
+    except OSError as error:
+        raise DataError(f"{path}: cannot be read ({error.strerror})") from None
+    return {"file": request.source_file(path), "size": stamp(path)[0], "sha256": sha256.hexdigest()}

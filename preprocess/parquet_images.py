@@ -1,0 +1,109 @@
+"""Unpack the images of a Parquet file into one flat file, because Parquet has no cheap way to read a single cell.
+
+Two layouts. MIMIC-IT: a text column `base64` and the keys in the pandas index or a text column. Hugging Face: a column
+`image` or `images` of {bytes, path} or of plain bytes, or of lists of either; the keys are "<row>/<place in the list>",
+both counted from 0, and also the path, where there is one.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from pathlib import Path
+from typing import Any, BinaryIO
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from preprocess.base64_json import decode_base64
+from preprocess.errors import DataError
+from preprocess.store_index import IndexBuilder, Packing
+
+_ROWS_AT_ONCE = 32
+_PREFERRED = ("image", "images")
+_ROW_KEY = re.compile(r"\d+/\d+")
+_WANTED = "wanted a text column base64 with keys, or a column image or images of {bytes, path} or bytes"
+
+
+def unpack_parquet(path: Path, index: IndexBuilder, blob: BinaryIO) -> None:
+    """Write every image to `blob` and add its keys. Raises DataError if it is damaged or has no image column."""
+    try:
+        # Row groups can be gigabytes: no read-ahead of whole column chunks.
+        with pq.ParquetFile(path, pre_buffer=False, buffer_size=1 << 20) as file:
+            if "base64" in file.schema_arrow.names and _is_text(file.schema_arrow.field("base64").type):
+                _unpack_base64(path, file, index, blob)
+            else:
+                _unpack_images(path, file, index, blob)
+    except pa.ArrowException as error:
+        raise DataError(f"{path}: damaged Parquet: {error}") from None
+
+
+def _unpack_base64(path: Path, file: pq.ParquetFile, index: IndexBuilder, blob: BinaryIO) -> None:
+    key_column = _key_column(path, file.schema_arrow)
+    for batch in file.iter_batches(_ROWS_AT_ONCE, columns=[key_column, "base64"]):
+        keys, texts = (batch.column(name).to_pylist() for name in (key_column, "base64"))
+        for key, text in zip(keys, texts, strict=True):
+            if key is None:
+                continue
+            try:
+                _add(index, blob, [str(key)], decode_base64((text or "").encode()))
+            except ValueError:
+                _add(index, blob, [str(key)], b"", Packing.NOT_TEXT)
+
+
+def _unpack_images(path: Path, file: pq.ParquetFile, index: IndexBuilder, blob: BinaryIO) -> None:
+    column = _image_column(path, file.schema_arrow)
+    row = 0
+    for batch in file.iter_batches(_ROWS_AT_ONCE, columns=[column]):
+        for cell in batch.column(0).to_pylist():
+            for place, image in enumerate(cell if isinstance(cell, list) else [cell]):
+                if image is not None:
+                    data, name = (image.get("bytes"), image.get("path")) if isinstance(image, dict) else (image, None)
+                    # A path that looks like a row's key would hide that row.
+                    names = [name] if name and not _ROW_KEY.fullmatch(name) else []
+                    _add(index, blob, [f"{row}/{place}", *names], data or b"")  # no bytes: reading says so
+            row += 1
+
+
+def _add(index: IndexBuilder, blob: BinaryIO, keys: list[str], image: bytes, packing: Packing = Packing.RAW) -> None:
+    offset = blob.tell()
+    blob.write(image)
+    for key in keys:
+        index.add(key, offset, len(image), packing)
+
+
+def _key_column(path: Path, schema: pa.Schema) -> str:
+    pandas = json.loads((schema.metadata or {}).get(b"pandas", b"{}"))
+    candidates: list[Any] = [*pandas.get("index_columns", []), "__index_level_0__"]
+    candidates += [field.name for field in schema if _is_text(field.type) and field.name != "base64"]
+    for name in candidates:
+        if isinstance(name, str) and name in schema.names:  # a pandas range index is a dict and no column
+            return name
+    raise DataError(f"{path}: column base64 has no keys beside it; wanted them as the pandas index or in a text column")
+
+
+def _image_column(path: Path, schema: pa.Schema) -> str:
+    found = [field.name for field in schema if _is_image(field.type)]
+    preferred = [name for name in _PREFERRED if name in found]
+    if preferred or len(found) == 1:
+        return (preferred or found)[0]
+    got = f"several image columns, {', '.join(found)}" if found else f"the columns {', '.join(schema.names)}"
+    raise DataError(f"{path}: got {got}; {_WANTED}")
+
+
+def _is_text(kind: pa.DataType) -> bool:
+    if pa.types.is_dictionary(kind):
+        kind = kind.value_type
+    return bool(pa.types.is_string(kind) or pa.types.is_large_string(kind) or pa.types.is_string_view(kind))
+
+
+def _is_image(kind: pa.DataType) -> bool:
+    if pa.types.is_list(kind) or pa.types.is_large_list(kind):
+        kind = kind.value_type
+    if pa.types.is_struct(kind):
+        return any(_is_bytes(field.type) for field in kind if field.name == "bytes")
+    return _is_bytes(kind)
+
+
+def _is_bytes(kind: pa.DataType) -> bool:
+    return bool(pa.types.is_binary(kind) or pa.types.is_large_binary(kind) or pa.types.is_binary_view(kind))

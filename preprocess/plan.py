@@ -1,0 +1,180 @@
+"""From what the adapters found to a list of pure tasks, and from counts to each dataset's share of the blend."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import xxhash
+
+from preprocess import split
+from preprocess.compile import CompileTask, TaskContext
+from preprocess.config import Blend, Dataset
+from preprocess.conversation import Image
+from preprocess.errors import DataError
+from preprocess.images import ImageError
+from preprocess.ingest import content_key
+from preprocess.spool import Spool
+from preprocess.stores import StoreList, open_stores
+from preprocess.version import COMPILER
+
+_GROUPLESS_SALT = "conversation"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Share:
+    """A dataset's part in one epoch of the blend: `samples` draws, `share` of all draws."""
+
+    samples: int
+    share: float
+
+
+def assign_splits(blend: Blend, spools: Mapping[str, Spool]) -> dict[str, npt.NDArray[np.uint8]]:
+    """The side of every conversation, decided over the whole blend at once."""
+    groups, starts, own, official = [], [np.zeros(1, np.int64)], [], []
+    total = 0
+    for name, spool in spools.items():
+        values, begin = spool.lists("groups")
+        groups.append(values.astype(np.uint64))
+        starts.append(begin[1:] + total)
+        total += len(values)
+        salt = np.uint64(xxhash.xxh3_64_intdigest(f"{_GROUPLESS_SALT}/{name}".encode()))
+        own.append(spool.column("hash") ^ salt)
+        marked = spool.column("official_eval").astype(bool)
+        official.append(marked if blend.split.official == "honour" else np.zeros_like(marked))
+    side = split.assign(
+        np.concatenate(groups),
+        np.concatenate(starts),
+        np.concatenate(own),
+        np.concatenate(official),
+        share=blend.split.eval,
+        seed=blend.seed,
+    )
+    borders = np.cumsum([len(spool) for spool in spools.values()])[:-1]
+    return dict(zip(spools, np.split(side, borders), strict=True))
+
+
+def plan_tasks(
+    blend: Blend, dataset: Dataset, context: TaskContext, spool: Spool, side: npt.NDArray[np.uint8]
+) -> Iterator[CompileTask]:
+    """Train and eval conversations, each in the adapter's order, cut into tasks of bounded size."""
+    image_names, image_starts = spool.lists("images")
+    image_stores, _ = spool.lists("stores")
+    hashes = spool.column("hash")
+    stores = open_stores(context.stores, context.cache)
+    base = {
+        "compiler": COMPILER,
+        "dataset": dataset.name,
+        "template": context.template,
+        "tokenizer": context.tokenizer.name,
+        "image": dataclasses.asdict(context.image),
+        "image_tokens": context.image_tokens,
+        "limits": [context.max_length, context.max_images],
+        "concat": context.concat,
+    }
+    for code, name in enumerate(split.NAMES):
+        rows = np.flatnonzero(side == code)
+        for number, part in enumerate(_cut(rows, np.diff(image_starts)[rows], blend)):
+            content = xxhash.xxh3_128()
+            content.update(part.astype("<i8").tobytes())
+            content.update(hashes[part].astype("<u8").tobytes())
+            for row in part.tolist():
+                for place in range(image_starts[row], image_starts[row + 1]):
+                    content.update(_image_stamp(stores, image_names[place], int(image_stores[place])))
+            key = content_key({**base, "split": name, "number": number, "content": content.hexdigest()})
+            yield CompileTask(context=context, split=name, number=number, rows=part, key=key)
+
+
+def shares(blend: Blend, samples: Mapping[str, int]) -> dict[str, Share]:
+    """How often an epoch of the blend draws from each dataset, given its number of train samples.
+
+    Weights share out `total` exactly, by largest remainder. Raises DataError if samples are to come from a dataset that
+    has none.
+    """
+    draws: dict[str, int] = {}
+    weighted = {dataset.name: dataset.weight for dataset in blend.datasets if dataset.weight is not None}
+    for dataset in blend.datasets:
+        have = samples[dataset.name]
+        if dataset.samples == "all":
+            draws[dataset.name] = have
+        elif isinstance(dataset.samples, int):
+            draws[dataset.name] = dataset.samples
+        elif dataset.epochs is not None:
+            draws[dataset.name] = round(dataset.epochs * have)
+    if weighted and blend.total is not None:
+        draws.update(_largest_remainder(blend.total, weighted))
+    empty = [name for name, count in draws.items() if count and not samples[name]]
+    if empty:
+        raise DataError(
+            f"dataset {empty[0]}: the blend draws {draws[empty[0]]} samples of it, but it has no train sample; "
+            "see its rejects, and its eval split (split.official, split.eval)"
+        )
+    total = sum(draws.values())
+    return {
+        dataset.name: Share(samples=draws[dataset.name], share=draws[dataset.name] / total if total else 0.0)
+        for dataset in blend.datasets
+    }
+
+
+def make_context(
+    blend: Blend,
+    dataset: Dataset,
+    *,
+    build: Path,
+    cache: Path,
+    spool: Path,
+    images: Sequence[Path],
+    tokenizer: Path,
+    template: tuple[str, str],
+) -> TaskContext:
+    """tokenizer: its folder in the cache, named by fingerprint. template: name and text."""
+    return TaskContext(
+        dataset=dataset.name,
+        build=build,
+        cache=cache,
+        spool=spool,
+        stores=tuple(images),
+        tokenizer=tokenizer,
+        template_name=template[0],
+        template=template[1],
+        image=blend.image,
+        image_tokens=blend.image_tokens,
+        max_length=blend.limits.max_length,
+        max_images=blend.limits.max_images,
+        concat=dataset.concat,
+    )
+
+
+def _cut(rows: npt.NDArray[np.int64], images: npt.NDArray[np.int64], blend: Blend) -> Iterator[npt.NDArray[np.int64]]:
+    """Runs of rows with at most max_samples rows and, unless one row alone has more, max_images images."""
+    before = np.concatenate([[0], np.cumsum(images)])
+    start = 0
+    while start < len(rows):
+        end = int(np.searchsorted(before, before[start] + blend.shard.max_images, side="right")) - 1
+        end = min(max(end, start + 1), start + blend.shard.max_samples, len(rows))
+        yield rows[start:end]
+        start = end
+
+
+def _image_stamp(stores: StoreList, name: str, store: int) -> bytes:
+    """What tells that an image is still the one a task has read; a missing one may turn up later."""
+    try:
+        size, changed = stores.stamp(Image(name=name, store=None if store < 0 else store))
+    except ImageError as error:
+        return f"{name}\0{error.reason}\0".encode("utf-8", "surrogatepass")
+    return f"{name}\0{size}\0{changed}\0".encode("utf-8", "surrogatepass")
+
+
+def _largest_remainder(total: int, weights: Mapping[str, Any]) -> dict[str, int]:
+    whole = sum(weights.values())
+    exact = {name: total * weight / whole for name, weight in weights.items()}
+    draws = {name: int(value) for name, value in exact.items()}
+    left = sorted(exact, key=lambda name: (draws[name] - exact[name], name))
+    for name in left[: total - sum(draws.values())]:
+        draws[name] += 1
+    return draws

@@ -1,0 +1,86 @@
+"""Which side of the train/eval split a conversation is on.
+
+Rule: no group (an image or a video) is ever on both sides. Groups that appear in one conversation hang together, so
+whole connected components move, over all datasets at once. A component's side depends on its smallest group id and the
+seed alone, so adding data elsewhere does not reshuffle it.
+
+Two cases need care. Where an official val or test record is part of a component, the component goes to eval with it.
+Multi-image datasets can tie almost everything into one giant component, though; a giant stays in train, only the groups
+that official eval records show are held out of it, and a record that shows groups of both sides is a conflict, which
+the compiler reports as a reject.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+import numpy.typing as npt
+
+TRAIN, EVAL, CONFLICT = 0, 1, 2
+NAMES = ("train", "eval")
+
+Hashes = npt.NDArray[np.uint64]
+
+
+def assign(
+    groups: Hashes,
+    starts: npt.NDArray[np.int64],
+    own: Hashes,
+    official_eval: npt.NDArray[np.bool_],
+    *,
+    share: float,
+    seed: int,
+) -> npt.NDArray[np.uint8]:
+    """The side of each of R conversations, uint8 [R].
+
+    groups: uint64 [N], group ids of all conversations one after the other. starts: int64 [R + 1], where each
+    conversation's groups begin. own: uint64 [R], a hash of each conversation's identity, for those without groups.
+    official_eval: bool [R]. share: wanted share of groups in eval.
+    """
+    counts = np.diff(starts)
+    side = np.where((_chance(own, seed) < share) | official_eval, EVAL, TRAIN).astype(np.uint8)
+    if not len(groups):
+        return side
+    names, index = np.unique(groups, return_inverse=True)
+    row = np.repeat(np.arange(len(counts)), counts)
+    component = _components(len(names), index, row)
+    sizes = np.bincount(component, minlength=len(names))
+    small = sizes[component] <= max(8, int(share * len(names)))
+    chosen = small & (_chance(names[component], seed) < share)
+    named = np.zeros(len(names), dtype=bool)
+    named[index[official_eval[row]]] = True
+    touched = np.zeros(len(names), dtype=bool)
+    touched[component[named]] = True
+    held_out = chosen | named | (small & touched[component])
+    in_eval = np.add.reduceat(np.append(held_out[index], False), starts[:-1])
+    in_eval = np.where(counts > 0, in_eval, 0)
+    with_groups = np.select([in_eval == 0, in_eval == counts], [TRAIN, EVAL], CONFLICT)
+    return np.where(counts > 0, with_groups, side).astype(np.uint8)
+
+
+def _components(size: int, index: npt.NDArray[np.int64], row: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
+    """For each group the smallest member of its connected component; groups of one row are connected.
+
+    Labels only ever fall, by the smallest label across an edge and by jumping to the label's own label, until nothing
+    changes: a logarithmic number of vector passes.
+    """
+    label = np.arange(size, dtype=np.int64)
+    same_row = row[1:] == row[:-1]
+    left, right = index[:-1][same_row], index[1:][same_row]
+    while True:
+        lowest = np.minimum(label[left], label[right])
+        before = label.copy()
+        np.minimum.at(label, before[left], lowest)
+        np.minimum.at(label, before[right], lowest)
+        label = label[label]
+        if np.array_equal(label, before):
+            return label
+
+
+def _chance(values: Hashes, seed: int) -> npt.NDArray[np.float64]:
+    """A number in [0, 1) for each hash and seed (splitmix64's finaliser)."""
+    with np.errstate(over="ignore"):
+        mixed = values ^ np.uint64(seed * 0x9E3779B97F4A7C15 % 2**64)
+        for shift, factor in ((30, 0xBF58476D1CE4E5B9), (27, 0x94D049BB133111EB)):
+            mixed = (mixed ^ (mixed >> np.uint64(shift))) * np.uint64(factor)
+        mixed ^= mixed >> np.uint64(31)
+    return (mixed >> np.uint64(11)).astype(np.float64) / 2.0**53

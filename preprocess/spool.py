@@ -1,0 +1,133 @@
+"""A dataset's conversations between the adapter and the compiler: JSON lines and a mapped table of where they stand.
+
+Rule: any conversation can be read alone, by number, so a task takes any subset and holds one at a time.
+
+    records.jsonl   one conversation a line
+    table.arrow     offset, size, hash of the line; members (records it was made from); image names and stores;
+                    group hashes; whether its authors call it val or test
+    rejects.jsonl   what the adapter refused
+"""
+
+from __future__ import annotations
+
+import os
+from collections import Counter
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import orjson
+import pyarrow as pa
+import xxhash
+
+from preprocess.conversation import Conversation, Reject, decode, encode
+
+_BATCH = 16384
+_SCHEMA = pa.schema(
+    {
+        "offset": pa.uint64(),
+        "size": pa.uint32(),
+        "hash": pa.uint64(),
+        "members": pa.uint32(),
+        "images": pa.list_(pa.string()),
+        "stores": pa.list_(pa.int16()),
+        "groups": pa.list_(pa.uint64()),
+        "official_eval": pa.bool_(),
+    }
+)
+
+
+def write_spool(folder: Path, dataset: str, stream: Iterable[Conversation | Reject]) -> dict[str, Any]:
+    """Consume an adapter's stream. Returns {"records", "conversations", "rejects": {reason: n}}."""
+    rejects: Counter[str] = Counter()
+    records = conversations = offset = 0
+    rows: list[dict[str, Any]] = []
+    with (
+        (folder / "records.jsonl").open("wb", buffering=1 << 20) as lines,
+        (folder / "rejects.jsonl").open("wb", buffering=1 << 16) as refused,
+        pa.OSFile(str(folder / "table.arrow"), "wb") as sink,
+        pa.ipc.new_file(sink, _SCHEMA) as table,
+    ):
+        for item in stream:
+            if isinstance(item, Conversation):
+                try:
+                    line = encode(item) + b"\n"
+                except ValueError as error:
+                    for reject in reject_all(item, "bad_text", str(error)):
+                        refused.write(reject_line(dataset, reject))
+                        rejects[reject.reason] += 1
+                        records += 1
+                    continue
+                lines.write(line)
+                rows.append(_row(item, line, offset))
+                offset += len(line)
+                conversations += 1
+                records += len(item.sources)
+                if len(rows) == _BATCH:
+                    table.write_batch(pa.RecordBatch.from_pylist(rows, _SCHEMA))
+                    rows.clear()
+            else:
+                refused.write(reject_line(dataset, item))
+                rejects[item.reason] += 1
+                records += 1
+        table.write_batch(pa.RecordBatch.from_pylist(rows, _SCHEMA))
+    return {"records": records, "conversations": conversations, "rejects": dict(sorted(rejects.items()))}
+
+
+class Spool:
+    """An open spool; cheap to open in every worker."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        with pa.memory_map(str(folder / "table.arrow")) as source:
+            self.table: pa.Table = pa.ipc.open_file(source).read_all()
+        self._file = os.open(folder / "records.jsonl", os.O_RDONLY)
+        self._offsets = self.column("offset")
+        self._sizes = self.column("size")
+
+    def __len__(self) -> int:
+        return int(self.table.num_rows)
+
+    def __getitem__(self, row: int) -> Conversation:
+        return decode(os.pread(self._file, int(self._sizes[row]), int(self._offsets[row])))
+
+    def column(self, name: str) -> npt.NDArray[Any]:
+        return np.asarray(self.table.column(name).to_numpy())
+
+    def lists(self, name: str) -> tuple[npt.NDArray[Any], npt.NDArray[np.int64]]:
+        """A list column as its values one after the other, and where each row's begin (one entry more than rows)."""
+        column = self.table.column(name)
+        values = [np.asarray(chunk.flatten().to_numpy(zero_copy_only=False)) for chunk in column.chunks]
+        counts = [np.diff(chunk.offsets.to_numpy()) for chunk in column.chunks]
+        starts = np.concatenate([[0], np.cumsum(np.concatenate(counts or [np.zeros(0, np.int64)]))]).astype(np.int64)
+        return (np.concatenate(values) if values else np.zeros(0)), starts
+
+
+def reject_all(conversation: Conversation, reason: str, detail: str) -> Iterator[Reject]:
+    """A conversation that fails takes every record it was made from with it."""
+    for source in conversation.sources:
+        yield Reject(reason=reason, source=source, detail=detail)
+
+
+def reject_line(dataset: str, reject: Reject) -> bytes:
+    """One line of rejects.jsonl. Text that is not Unicode is shown escaped."""
+    fields = {"reason": reject.reason, "file": reject.source.file, "record": reject.source.record}
+    safe = {key: value.encode("utf-8", "backslashreplace").decode() for key, value in fields.items()}
+    detail = reject.detail[:500].encode("utf-8", "backslashreplace").decode()
+    return orjson.dumps({"dataset": dataset, **safe, "detail": detail}) + b"\n"
+
+
+def _row(conversation: Conversation, line: bytes, offset: int) -> dict[str, Any]:
+    images = conversation.images
+    return {
+        "offset": offset,
+        "size": len(line),
+        "hash": xxhash.xxh3_64_intdigest(line),
+        "members": len(conversation.sources),
+        "images": [image.name for image in images],
+        "stores": [-1 if image.store is None else image.store for image in images],
+        "groups": [xxhash.xxh3_64_intdigest(group.encode("utf-8", "surrogatepass")) for group in conversation.groups],
+        "official_eval": conversation.official_split in ("val", "test"),
+    }

@@ -1,0 +1,85 @@
+"""What is in a build, read from its indexes with polars: no shard is opened."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import polars as pl
+
+from shards import open_build
+
+_QUANTILES = (0.5, 0.9, 0.99)
+
+
+def build_stats(path: Path) -> list[dict[str, Any]]:
+    """One row a dataset and split. Lengths count text tokens + images x image_tokens.
+
+    Raises ShardError if the build or an index cannot be read.
+    """
+    build = open_build(path)
+    image_tokens = build.manifest.content["config"]["image_tokens"]
+    frames = [
+        pl.DataFrame(shard.index.select(["text_tokens", "trained_tokens", "images"])).with_columns(
+            dataset=pl.lit(name), split=pl.lit(split)
+        )
+        for name, split, shard in build.shards()
+    ]
+    if not frames:
+        return []
+    length = pl.col("text_tokens").cast(pl.Int64) + pl.col("images").cast(pl.Int64) * image_tokens
+    table = (
+        pl.concat(frames)
+        .with_columns(length=length)
+        .group_by("dataset", "split", maintain_order=True)
+        .agg(
+            samples=pl.len(),
+            images=pl.col("images").sum().cast(pl.Int64),
+            images_max=pl.col("images").max(),
+            text_tokens=pl.col("text_tokens").sum().cast(pl.Int64),
+            trained_tokens=pl.col("trained_tokens").sum().cast(pl.Int64),
+            length_mean=pl.col("length").mean(),
+            **{f"length_p{int(q * 100)}": pl.col("length").quantile(q, "higher").cast(pl.Int64) for q in _QUANTILES},
+            length_max=pl.col("length").max(),
+        )
+        .with_columns(trained_share=pl.col("trained_tokens") / pl.col("text_tokens"))
+    )
+    draws = {name: dataset["share"] for name, dataset in build.manifest.content["datasets"].items()}
+    return [{**row, "share": draws[row["dataset"]] if row["split"] == "train" else 0.0} for row in table.to_dicts()]
+
+
+def print_stats(rows: list[dict[str, Any]]) -> None:
+    from rich.table import Table
+
+    from preprocess.terminal import results
+
+    table = Table()
+    titles = (
+        "dataset",
+        "split",
+        "samples",
+        "images",
+        "text tokens",
+        "trained",
+        "length mean",
+        "p50",
+        "p90",
+        "p99",
+        "max",
+        "share",
+    )
+    for title in titles:
+        table.add_column(title, justify="left" if title in ("dataset", "split") else "right", no_wrap=True)
+    for row in rows:
+        table.add_row(
+            row["dataset"],
+            row["split"],
+            f"{row['samples']:,}",
+            f"{row['images']:,}",
+            f"{row['text_tokens']:,}",
+            f"{row['trained_share']:.0%}",
+            f"{row['length_mean']:,.0f}",
+            *(f"{row[key]:,}" for key in ("length_p50", "length_p90", "length_p99", "length_max")),
+            f"{row['share']:.1%}",
+        )
+    results().print(table)

@@ -1,0 +1,140 @@
+"""The cache of archive indexes: what kind of archive a file is, and where its index lies.
+
+Rule: an index's name holds the archive's path, size, mtime and the index version, so a changed archive never meets an
+old index. Files appear complete or not at all; building twice at the same time is only wasted work.
+"""
+
+from __future__ import annotations
+
+import os
+import secrets
+import stat
+from collections.abc import Callable
+from pathlib import Path
+from typing import BinaryIO, NamedTuple
+
+import xxhash
+
+from preprocess.archives import index_tar, index_zip
+from preprocess.base64_json import index_base64_json
+from preprocess.errors import DataError
+from preprocess.parquet_images import unpack_parquet
+from preprocess.store_index import VERSION, IndexBuilder
+
+
+class CachedIndex(NamedTuple):
+    """data_file: what the offsets count in. state: size and mtime_ns of the archive."""
+
+    index_file: Path
+    data_file: Path
+    state: tuple[int, int]
+
+
+class ArchiveKind(NamedTuple):
+    """marks: (offset, bytes) of which one must be in the file. last_wins: what a repeated key means."""
+
+    name: str
+    marks: tuple[tuple[int, bytes], ...]
+    add_all: Callable[[Path, IndexBuilder], None] | None = None
+    unpack: Callable[[Path, IndexBuilder, BinaryIO], None] | None = None
+    last_wins: bool = False
+
+
+ARCHIVES = (
+    ArchiveKind("zip", ((0, b"PK\3\4"), (0, b"PK\5\6")), add_all=index_zip),
+    ArchiveKind("parquet", ((0, b"PAR1"),), unpack=unpack_parquet),
+    # tar -r and -u append a newer copy, and unpacking leaves the last. The magic is all zeros in an empty tar.
+    ArchiveKind("tar", ((257, b"ustar"), (0, bytes(512))), add_all=index_tar, last_wins=True),
+    ArchiveKind("json", ((0, b"{"),), add_all=index_base64_json),
+)
+
+_COMPRESSED = {b"\x1f\x8b": "gzip", b"BZh": "bzip2", b"\xfd7zXZ": "xz", b"\x28\xb5\x2f\xfd": "zstd"}
+
+
+def build_index(path: Path, cache: Path) -> None:
+    """Index an archive, unless its index is there. Raises DataError for a file that is no usable archive."""
+    cached, kind = _place(path, cache)
+    if cached.index_file.exists():
+        return
+    cache.mkdir(parents=True, exist_ok=True)
+    mark = f".{os.getpid()}-{secrets.token_hex(4)}.tmp"
+    new_index, new_data = (cache / (cached.index_file.stem + suffix + mark) for suffix in (".index", ".blob"))
+    index = IndexBuilder()
+    try:
+        if kind.unpack:
+            with new_data.open("wb") as blob:
+                kind.unpack(path, index, blob)
+                blob.flush()
+                os.fsync(blob.fileno())
+        elif kind.add_all:
+            kind.add_all(path, index)
+        index.write(new_index, last_wins=kind.last_wins)
+        if _place(path, cache)[0] != cached:
+            raise DataError(f"{path}: was changed while it was being indexed; run again when it is complete")
+        if kind.unpack:
+            new_data.replace(cached.data_file)
+        new_index.replace(cached.index_file)  # last: an index stands for everything it needs
+        _sync_folder(cache)
+    except OSError as error:
+        raise DataError(f"{error.filename or path}: {error.strerror or error}") from None
+    finally:
+        new_index.unlink(missing_ok=True)
+        new_data.unlink(missing_ok=True)
+    _remove_old(cached)
+
+
+def find_index(path: Path, cache: Path) -> CachedIndex:
+    """Raises DataError if there is none for the archive as it is now."""
+    cached, _ = _place(path, cache)
+    if not cached.index_file.exists():
+        raise DataError(f"{path}: has no index in {cache}, or was changed since it was made; run again to make it")
+    return cached
+
+
+def _place(path: Path, cache: Path) -> tuple[CachedIndex, ArchiveKind]:
+    try:
+        status = path.stat()
+        if not stat.S_ISREG(status.st_mode):
+            raise DataError(f"{path}: neither a folder nor a file")
+        with path.open("rb") as file:
+            kind = _kind(path, file.read(1 << 16))
+    except OSError as error:
+        raise DataError(f"{path}: the image store cannot be read ({error.strerror})") from None
+    state = status.st_size, status.st_mtime_ns
+    where = xxhash.xxh3_64_hexdigest(os.fsencode(path.resolve()))
+    when = xxhash.xxh3_64_hexdigest(f"{VERSION} {state[0]} {state[1]}".encode())
+    name = f"{path.name[:80]}-{where}-{when}"
+    data = cache / f"{name}.blob" if kind.unpack else path
+    return CachedIndex(cache / f"{name}.arrow", data, state), kind
+
+
+def _kind(path: Path, head: bytes) -> ArchiveKind:
+    text = head.removeprefix(b"\xef\xbb\xbf").lstrip(b" \t\r\n")
+    for kind in ARCHIVES:
+        if any((text if kind.name == "json" else head).startswith(mark, offset) for offset, mark in kind.marks):
+            return kind
+    if path.suffix == ".tar":
+        return next(kind for kind in ARCHIVES if kind.name == "tar")  # older than the ustar mark
+    for mark, name in _COMPRESSED.items():
+        if head.startswith(mark):
+            raise DataError(f"{path}: is compressed with {name}; unpack it first, single images cannot be read from it")
+    raise DataError(
+        f"{path}: no image store; got a file that starts with {head[:12]!r}, "
+        'wanted a folder, a zip, a tar, a Parquet file or a JSON object {"KEY": "<base64>", ...}'
+    )
+
+
+def _remove_old(cached: CachedIndex) -> None:
+    """Indexes of the same archive as it was before; those who have one open keep it."""
+    own = cached.index_file.stem
+    for old in cached.index_file.parent.iterdir():
+        if old.suffix in (".arrow", ".blob") and old.stem != own and old.stem[:-16] == own[:-16]:
+            old.unlink(missing_ok=True)
+
+
+def _sync_folder(folder: Path) -> None:
+    handle = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)

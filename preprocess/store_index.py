@@ -1,0 +1,169 @@
+"""The index of an image archive: for every key, where in a data file its bytes lie and how they are packed.
+
+Rule: an Arrow IPC file sorted by the 64-bit xxh3 of the key. It is memory-mapped, so a lookup is a binary search and
+memory does not grow with the number of keys. A key that stands twice is kept, as unreadable.
+"""
+
+from __future__ import annotations
+
+import os
+from array import array
+from enum import IntEnum
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+import pyarrow as pa
+import xxhash
+
+VERSION = 1
+
+
+class Packing(IntEnum):
+    """How an image's bytes lie in the data file; from DUPLICATE on, why they cannot be had."""
+
+    RAW = 0
+    BASE64 = 1
+    BASE64_ESCAPED = 2
+    ZIP_STORED = 3
+    ZIP_DEFLATED = 4
+    DUPLICATE = 64
+    NOT_TEXT = 65
+    ENCRYPTED = 66
+    METHOD = 67
+    LINK = 68
+    SPARSE = 69
+
+
+PROBLEMS: dict[int, str] = {
+    Packing.DUPLICATE: "the key appears twice",
+    Packing.NOT_TEXT: "the value is no base64 text",
+    Packing.ENCRYPTED: "it is encrypted",
+    Packing.METHOD: "its compression method is not supported; pack it again with stored or deflate",
+    Packing.LINK: "it is a link; pack the tar again with --dereference --hard-dereference",
+    Packing.SPARSE: "it is a sparse file; pack the tar again without --sparse",
+}
+
+
+class Entry(NamedTuple):
+    """offset, size: the packed bytes. crc, unpacked_size: of the image itself; 0 where the archive has none."""
+
+    offset: int
+    size: int
+    packing: int
+    crc: int
+    unpacked_size: int
+
+
+def key_bytes(key: str) -> bytes:
+    """Keys as the index holds them; broken names in archives come with lone surrogates."""
+    return key.encode("utf-8", "surrogatepass")
+
+
+class IndexBuilder:
+    """Collects keys, about 60 bytes each plus the key, and writes them sorted."""
+
+    def __init__(self) -> None:
+        self.keys = bytearray()
+        self.ends = array("q", [0])
+        self.hashes = array("Q")
+        self.offsets = array("Q")
+        self.sizes = array("Q")
+        self.packings = array("B")
+        self.crcs = array("Q")
+        self.unpacked_sizes = array("Q")
+
+    def __len__(self) -> int:
+        return len(self.hashes)
+
+    def add(
+        self, key: str, offset: int, size: int, packing: Packing = Packing.RAW, crc: int = 0, unpacked_size: int = 0
+    ) -> None:
+        name = key_bytes(key)
+        self.keys += name
+        self.ends.append(len(self.keys))
+        self.hashes.append(xxhash.xxh3_64_intdigest(name))
+        self.offsets.append(offset)
+        self.sizes.append(size)
+        self.packings.append(packing)
+        self.crcs.append(crc)
+        self.unpacked_sizes.append(unpacked_size)
+
+    def write(self, path: Path, *, last_wins: bool = False) -> None:
+        """Write the index to a new file and fsync it. last_wins: a repeated key means its last value, as in a tar."""
+        hashes = np.frombuffer(self.hashes, dtype=np.uint64)
+        order = np.argsort(hashes, kind="stable")
+        ends, names = pa.py_buffer(self.ends), pa.py_buffer(self.keys)
+        keys = pa.LargeBinaryArray.from_buffers(pa.large_binary(), len(self), [None, ends, names]).take(pa.array(order))
+        hashes = hashes[order]
+        packings = np.frombuffer(self.packings, dtype=np.uint8)[order]
+        kept = np.ones(len(self), dtype=np.bool_)
+        _mark_repeats(hashes, keys, packings, kept, last_wins)
+        columns = {
+            "hash": pa.array(hashes),
+            "key": keys,
+            "offset": pa.array(np.frombuffer(self.offsets, dtype=np.uint64)[order]),
+            "size": pa.array(np.frombuffer(self.sizes, dtype=np.uint64)[order]),
+            "packing": pa.array(packings),
+            "crc": pa.array(np.frombuffer(self.crcs, dtype=np.uint64)[order].astype(np.uint32)),
+            "unpacked_size": pa.array(np.frombuffer(self.unpacked_sizes, dtype=np.uint64)[order]),
+        }
+        batch = pa.RecordBatch.from_pydict(columns)
+        if not kept.all():
+            batch = batch.filter(pa.array(kept))
+        with path.open("wb") as file:
+            with pa.ipc.new_file(file, batch.schema) as writer:
+                writer.write_batch(batch)
+            file.flush()
+            os.fsync(file.fileno())
+
+
+class Index:
+    """A written index, memory-mapped. Raises OSError or pa.ArrowInvalid when the file is damaged."""
+
+    def __init__(self, path: Path) -> None:
+        with pa.memory_map(str(path)) as file:
+            batch = pa.ipc.open_file(file).get_batch(0)
+        self.keys = batch.column("key")
+        self.hashes, self.offsets, self.sizes, self.packings, self.crcs, self.unpacked_sizes = (
+            batch.column(name).to_numpy() for name in ("hash", "offset", "size", "packing", "crc", "unpacked_size")
+        )
+
+    def find(self, key: str) -> Entry | None:
+        name = key_bytes(key)
+        wanted = np.uint64(xxhash.xxh3_64_intdigest(name))
+        row = int(self.hashes.searchsorted(wanted))
+        while row < len(self.hashes) and self.hashes[row] == wanted:
+            if self.keys[row].as_py() == name:
+                return Entry(
+                    int(self.offsets[row]),
+                    int(self.sizes[row]),
+                    int(self.packings[row]),
+                    int(self.crcs[row]),
+                    int(self.unpacked_sizes[row]),
+                )
+            row += 1  # another key with the same hash
+        return None
+
+    def example(self) -> str | None:
+        """Some key, to show what keys look like here."""
+        return bytes(self.keys[0].as_py()).decode("utf-8", "replace") if len(self.keys) else None
+
+
+def _mark_repeats(
+    hashes: np.ndarray[tuple[int], np.dtype[np.uint64]],
+    keys: pa.LargeBinaryArray,
+    packings: np.ndarray[tuple[int], np.dtype[np.uint8]],
+    kept: np.ndarray[tuple[int], np.dtype[np.bool_]],
+    last_wins: bool,
+) -> None:
+    """Keep one row of each repeated key: its last value, or a mark. Rows of equal keys still stand in archive order."""
+    second = np.flatnonzero(hashes[1:] == hashes[:-1]) + 1
+    latest: dict[bytes, int] = {}
+    for row in np.union1d(second - 1, second).tolist():
+        key = keys[row].as_py()
+        if key in latest:
+            kept[latest[key]] = False
+            if not last_wins:
+                packings[row] = Packing.DUPLICATE
+        latest[key] = row

@@ -1,0 +1,219 @@
+"""Where a dataset's pictures lie: a folder, a base64 JSON, a zip, a tar or a Parquet file.
+
+Rule: a name from an annotation never leads out of its store, and whatever is wrong with one picture is an ImageError
+that says so. `prepare_store` makes an archive's index once; each worker process then calls `open_stores` and reads:
+
+    for path in paths: prepare_store(path, cache)
+    stores = open_stores(paths, cache)
+    data = stores.read(Image(name="000000000101.jpg"))
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import re
+import stat
+import weakref
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Protocol, TypeVar
+
+import pyarrow as pa
+
+from preprocess.archives import LOCAL_HEADER_BYTES, zip_data_offset, zip_member
+from preprocess.base64_json import decode_base64
+from preprocess.conversation import Image
+from preprocess.errors import DataError
+from preprocess.image_error import ImageError
+from preprocess.store_cache import CachedIndex, build_index, find_index
+from preprocess.store_index import PROBLEMS, Entry, Index, Packing
+
+__all__ = ["ArchiveStore", "FolderStore", "ImageError", "ImageStore", "StoreList"]
+__all__ += ["open_store", "open_stores", "prepare_store"]
+
+MAX_IMAGE_BYTES = 512 << 20
+MAX_NAME_CHARACTERS = 4096
+
+_UNSAFE = re.compile(r"/|[A-Za-z]:|(?:.*/)?\.\.?(?:/|\Z)", re.DOTALL)
+_UNSAFE_IN_FOLDER = re.compile(r"[\\\0]")
+_READ_FLAGS = os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK  # O_NONBLOCK: opening a pipe must not wait for a writer
+
+T = TypeVar("T")
+
+
+class ImageStore(Protocol):
+    def read(self, name: str) -> bytes:
+        """The image's bytes, at least one. Raises ImageError."""
+
+    def stamp(self, name: str) -> tuple[int, int]:
+        """Size in bytes and mtime in ns of the file that holds the image, an archive's for all of its images.
+
+        Raises ImageError if there is no such image.
+        """
+
+
+def prepare_store(path: Path, cache: Path) -> None:
+    """Build the index of an archive below `cache`, unless it is there; nothing to do for a folder.
+
+    Raises DataError for an archive that cannot be used.
+    """
+    if not path.is_dir():
+        build_index(path, cache)
+
+
+def open_store(path: Path, cache: Path) -> ImageStore:
+    """Cheap. Raises DataError when an archive was changed since `prepare_store`."""
+    return FolderStore(path) if path.is_dir() else ArchiveStore(path, find_index(path, cache))
+
+
+def open_stores(paths: Sequence[Path], cache: Path) -> StoreList:
+    return StoreList([open_store(path, cache) for path in paths])
+
+
+class StoreList:
+    """A dataset's stores. An image that names one is looked for there, any other in all, in order."""
+
+    def __init__(self, stores: Sequence[ImageStore]) -> None:
+        self.stores = tuple(stores)
+
+    def read(self, image: Image) -> bytes:
+        return self._first(image, lambda store: store.read(image.name))
+
+    def stamp(self, image: Image) -> tuple[int, int]:
+        return self._first(image, lambda store: store.stamp(image.name))
+
+    def _first(self, image: Image, ask: Callable[[ImageStore], T]) -> T:
+        if image.store is not None:
+            return ask(self.stores[image.store])
+        missing = []
+        for store in self.stores:
+            try:
+                return ask(store)
+            except ImageError as error:
+                if error.reason != "image_missing":
+                    raise
+                missing.append(error.detail)
+        raise ImageError("image_missing", "; ".join(missing) or f"no image store to look for {image.name!r} in")
+
+
+class FolderStore:
+    """Image files below a folder. Links inside it are its owner's and are followed."""
+
+    def __init__(self, root: Path) -> None:
+        self.root = str(root)
+        self.prefix = os.path.join(self.root, "")
+
+    def read(self, name: str) -> bytes:
+        _check_name(name, in_folder=True)
+        try:
+            file = os.open(self.prefix + name, _READ_FLAGS)
+        except (OSError, ValueError) as error:
+            raise self._failed(name, error) from None
+        try:
+            status = os.fstat(file)
+            _check_regular(name, status)
+            return _read_exactly(file, name, status.st_size, 0)
+        except OSError as error:
+            raise self._failed(name, error) from None
+        finally:
+            os.close(file)
+
+    def stamp(self, name: str) -> tuple[int, int]:
+        _check_name(name, in_folder=True)
+        try:
+            status = os.stat(self.prefix + name)
+        except (OSError, ValueError) as error:
+            raise self._failed(name, error) from None
+        _check_regular(name, status)
+        return status.st_size, status.st_mtime_ns
+
+    def _failed(self, name: str, error: OSError | ValueError) -> ImageError:
+        if not isinstance(error, OSError) or error.errno == errno.ENAMETOOLONG:  # ValueError: a lone surrogate
+            return ImageError("image_path", f"{name[:200]!r} is no file name ({error})")
+        if error.errno in (errno.ENOENT, errno.ENOTDIR):
+            return ImageError("image_missing", f"{self.root} has no {name!r}")
+        return ImageError("image_unreadable", f"{name!r} cannot be read: {error.strerror}")
+
+
+class ArchiveStore:
+    """Images in one file, found through its index. Names are its keys, nothing else."""
+
+    def __init__(self, path: Path, cached: CachedIndex) -> None:
+        self.path = path
+        try:
+            self.index = Index(cached.index_file)
+            self.file = os.open(cached.data_file, os.O_RDONLY | os.O_CLOEXEC)
+        except (OSError, pa.ArrowException) as error:
+            raise DataError(f"{cached.index_file}: cannot be read ({error}); delete it and run again") from None
+        self.state = cached.state
+        weakref.finalize(self, os.close, self.file)
+
+    def read(self, name: str) -> bytes:
+        entry = self._find(name)
+        if problem := PROBLEMS.get(entry.packing):
+            raise ImageError("image_unreadable", f"{name!r} in {self.path}: {problem}")
+        try:
+            return self._unpack(name, entry)
+        except (OSError, ValueError) as error:
+            raise ImageError("image_unreadable", f"{name!r} in {self.path}: {error}") from None
+
+    def stamp(self, name: str) -> tuple[int, int]:
+        self._find(name)
+        return self.state
+
+    def _find(self, name: str) -> Entry:
+        _check_name(name)
+        entry = self.index.find(name)
+        if entry is None:
+            example = self.index.example()
+            keys = "it is empty" if example is None else f"its keys look like {example!r}"
+            raise ImageError("image_missing", f"{self.path} has no {name!r}; {keys}")
+        return entry
+
+    def _unpack(self, name: str, entry: Entry) -> bytes:
+        offset = entry.offset
+        if entry.packing in (Packing.ZIP_STORED, Packing.ZIP_DEFLATED):
+            offset = zip_data_offset(os.pread(self.file, LOCAL_HEADER_BYTES, offset), offset)
+            _check_size(name, entry.unpacked_size)
+        packed = _read_exactly(self.file, name, entry.size, offset)
+        if entry.packing == Packing.RAW:
+            return packed
+        if entry.packing in (Packing.BASE64, Packing.BASE64_ESCAPED):
+            data = decode_base64(packed, escaped=entry.packing == Packing.BASE64_ESCAPED)
+        else:
+            data = zip_member(packed, entry.packing, entry.crc, entry.unpacked_size)
+        _check_size(name, len(data))
+        return data
+
+
+def _check_name(name: str, *, in_folder: bool = False) -> None:
+    """Also for archives, where a key could be anything: the same annotation must be right or wrong in either."""
+    if not name or len(name) > MAX_NAME_CHARACTERS or _UNSAFE.match(name):
+        raise ImageError("image_path", f"{name[:200]!r}; wanted a relative path without . or .. in it")
+    if in_folder and _UNSAFE_IN_FOLDER.search(name):
+        raise ImageError("image_path", f"{name[:200]!r}; wanted a path with / between folders")
+
+
+def _check_regular(name: str, status: os.stat_result) -> None:
+    if not stat.S_ISREG(status.st_mode):
+        kind = "a folder" if stat.S_ISDIR(status.st_mode) else "a pipe or a device"
+        raise ImageError("image_unreadable", f"{name!r} is {kind}, not a file")
+
+
+def _check_size(name: str, size: int) -> None:
+    if not size:
+        raise ImageError("image_unreadable", f"{name!r} is empty")
+    if size > MAX_IMAGE_BYTES:
+        raise ImageError("image_too_large", f"{name!r} has {size} bytes; at most {MAX_IMAGE_BYTES} are read")
+
+
+def _read_exactly(file: int, name: str, size: int, offset: int) -> bytes:
+    _check_size(name, size)
+    data = os.pread(file, size, offset)
+    while len(data) < size:  # network file systems may give less at a time
+        more = os.pread(file, size - len(data), offset + len(data))
+        if not more:
+            raise ImageError("image_unreadable", f"{name!r} ends after {len(data)} of {size} bytes")
+        data += more
+    return data

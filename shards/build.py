@@ -1,0 +1,110 @@
+"""Open a build folder and read its samples.
+
+Rule: a sample's bytes are compared with the index's checksum before anybody sees them; damage raises ShardError naming
+the shard and the sample's key.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import orjson
+import pyarrow as pa
+import xxhash
+
+from shards.container import decode_tokens
+from shards.errors import ShardError
+from shards.index import open_index
+from shards.manifest import Manifest, read_manifest
+from shards.writer import ShardInfo
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Sample:
+    """One tokenized conversation: ids and labels int32 [T], images as stored bytes in placeholder order."""
+
+    key: str
+    metadata: dict[str, Any]
+    ids: npt.NDArray[np.int32]
+    labels: npt.NDArray[np.int32]
+    images: tuple[bytes, ...]
+
+
+class Shard:
+    """An open shard: its mapped tar and index."""
+
+    def __init__(self, build: Path, info: ShardInfo) -> None:
+        self.path = build / info.path
+        self.info = info
+        self.index: pa.Table = open_index(build / info.index)
+        if self.index.num_rows != info.samples:
+            raise ShardError(
+                f"{build / info.index}: has {self.index.num_rows} rows, the manifest says {info.samples}; "
+                "it is the index of another shard"
+            )
+        try:
+            self._bytes = pa.memory_map(str(self.path)).read_buffer()
+        except OSError as error:
+            raise ShardError(f"{self.path}: the shard cannot be read ({error})") from None
+        if self._bytes.size != info.size:
+            raise ShardError(
+                f"{self.path}: {self._bytes.size} bytes, the manifest says {info.size}; it was cut or swapped"
+            )
+
+    def __len__(self) -> int:
+        return self.info.samples
+
+    def region(self, row: int) -> tuple[str, memoryview, list[memoryview]]:
+        """Key, all bytes of the sample, and the contents of its members, checked against the index."""
+        at = {name: self.index.column(name)[row].as_py() for name in self.index.column_names}
+        region = memoryview(self._bytes)[at["offset"] : at["offset"] + at["size"]]
+        if len(region) != at["size"] or xxhash.xxh3_64_intdigest(region) != at["checksum"]:
+            raise ShardError(f"{self.path}: sample {at['key']} is damaged: its bytes do not match the index's checksum")
+        members = [
+            region[start : start + size] for start, size in zip(at["member_offsets"], at["member_sizes"], strict=True)
+        ]
+        return at["key"], region, members
+
+    def __getitem__(self, row: int) -> Sample:
+        key, _, members = self.region(row)
+        try:
+            tokens = decode_tokens(members[1])
+            metadata = orjson.loads(members[0])
+        except (IndexError, ValueError) as error:
+            raise ShardError(f"{self.path}: sample {key} cannot be decoded: {error}") from None
+        return Sample(
+            key=key,
+            metadata=metadata,
+            ids=tokens[0],
+            labels=tokens[1],
+            images=tuple(bytes(member) for member in members[2:]),
+        )
+
+
+class Build:
+    """A finished build: its manifest, and the shards of each dataset and split."""
+
+    def __init__(self, path: Path, manifest: Manifest) -> None:
+        self.path = path
+        self.manifest = manifest
+
+    def shards(self, *, dataset: str | None = None, split: str | None = None) -> Iterator[tuple[str, str, Shard]]:
+        """(dataset, split, shard), in the manifest's order. Raises ShardError for an unknown dataset."""
+        if dataset is not None and dataset not in self.manifest.shards:
+            raise ShardError(f"{self.path}: no dataset {dataset!r}; it has {', '.join(self.manifest.shards)}")
+        for name, splits in self.manifest.shards.items():
+            if dataset in (None, name):
+                for split_name, shards in splits.items():
+                    if split in (None, split_name):
+                        for info in shards:
+                            yield name, split_name, Shard(self.path, info)
+
+
+def open_build(path: str | Path) -> Build:
+    """Raises ShardError if there is no finished build of a version this program reads."""
+    return Build(Path(path), read_manifest(Path(path)))

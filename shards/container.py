@@ -1,0 +1,77 @@
+"""The bytes of a sample: tar members and the token array, byte for byte as FORMAT.md says.
+
+Rule: the same sample always gives the same bytes. Headers hold no time, no owner and no random part.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+import numpy.typing as npt
+
+BLOCK = 512
+END_OF_ARCHIVE = bytes(2 * BLOCK)
+MAX_MEMBER_BYTES = 8**11 - 1  # eleven octal digits in a ustar header
+
+_MAGIC = b"\x93NUMPY\x01\x00"
+
+
+def tar_header(name: str, size_bytes: int) -> bytes:
+    """A ustar header (POSIX.1-1988): 512 bytes for a regular file of mode 0644, owner 0, time 0.
+
+    Raises ValueError for a name over 100 bytes or a file over 8 GiB, which plain ustar cannot hold.
+    """
+    encoded = name.encode("ascii")
+    if len(encoded) > 100 or size_bytes > MAX_MEMBER_BYTES:
+        raise ValueError(
+            f"tar member {name}: {len(encoded)} name bytes, {size_bytes} bytes; wanted up to 100 and 8 GiB"
+        )
+    header = b"".join(
+        (
+            encoded.ljust(100, b"\0"),
+            b"0000644\0" + b"0000000\0" * 2,
+            b"%011o\0" % size_bytes,
+            b"00000000000\0",
+            b"        ",
+            b"0",
+            bytes(100),
+            b"ustar\x0000",
+            bytes(64),
+            b"0000000\0" * 2,
+            bytes(167),
+        )
+    )
+    return header[:148] + b"%06o\0 " % sum(header) + header[156:]
+
+
+def padding(size_bytes: int) -> bytes:
+    """Zeros up to the next block border."""
+    return bytes(-size_bytes % BLOCK)
+
+
+def encode_tokens(tokens: npt.NDArray[np.int32]) -> bytes:
+    """An .npy file, format 1.0, of an int32 array [2, T]. Source: numpy.lib.format's page."""
+    fields = f"{{'descr': '<i4', 'fortran_order': False, 'shape': ({tokens.shape[0]}, {tokens.shape[1]}), }}".encode()
+    fields = fields + b" " * (-(len(_MAGIC) + 2 + len(fields) + 1) % 64) + b"\n"
+    return _MAGIC + len(fields).to_bytes(2, "little") + fields + np.ascontiguousarray(tokens, dtype="<i4").tobytes()
+
+
+def decode_tokens(data: bytes | memoryview) -> npt.NDArray[np.int32]:
+    """The array inside, without a copy. Raises ValueError for anything but what `encode_tokens` writes."""
+    view = memoryview(data)
+    if bytes(view[:8]) != _MAGIC or len(view) < 10:
+        raise ValueError("no .npy file of format 1.0")
+    start = 10 + int.from_bytes(view[8:10], "little")
+    if (len(view) - start) % 8 or start > len(view):
+        raise ValueError(f"an .npy file of {len(view)} bytes cannot hold int32 [2, T]")
+    tokens = np.frombuffer(view[start:], dtype="<i4").reshape(2, -1)
+    if encode_tokens(tokens)[:start] != bytes(view[:start]):
+        raise ValueError("the .npy header does not say int32 [2, T] in C order")
+    return tokens
+
+
+def member_names(key: str, extensions: Sequence[str]) -> list[str]:
+    """A sample's files in their order: metadata, tokens, then images by number."""
+    images = [f"{key}.{number}.{extension}" for number, extension in enumerate(extensions)]
+    return [f"{key}.json", f"{key}.tokens.npy", *images]

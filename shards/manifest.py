@@ -1,0 +1,84 @@
+"""manifest.json: the pinned result of a build.
+
+Rule: it names every file of the build with its digest, and its own `hash` covers all of it, so one line compares two
+builds. It holds no times and no machine's paths: the same inputs give the same manifest.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from shards.errors import ShardError
+from shards.writer import ShardInfo, replace_file
+
+FORMAT = "dsvl-build"
+VERSION = 1
+"""Rises when a reader of the old version would misread a new build."""
+
+NAME = "manifest.json"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Manifest:
+    """A parsed manifest. `content` is the whole document; the fields below are what readers need."""
+
+    content: Mapping[str, Any]
+    hash: str
+    shards: Mapping[str, Mapping[str, tuple[ShardInfo, ...]]]
+    """dataset -> split -> shards, in order."""
+
+
+def manifest_hash(content: Mapping[str, Any]) -> str:
+    """sha256 over the document without its `hash`, as JSON with sorted keys and no white space."""
+    rest = {key: value for key, value in content.items() if key != "hash"}
+    return hashlib.sha256(json.dumps(rest, sort_keys=True, separators=(",", ":")).encode()).hexdigest()
+
+
+def write_manifest(build: Path, content: Mapping[str, Any]) -> str:
+    """Add format, version and hash, and put the file in place, unless it is there already. Returns the hash."""
+    whole = {"format": FORMAT, "version": VERSION, **content}
+    whole["hash"] = manifest_hash(whole)
+    text = (json.dumps(whole, indent=1, ensure_ascii=False, sort_keys=True) + "\n").encode()
+    if not (build / NAME).is_file() or (build / NAME).read_bytes() != text:
+        replace_file(build / NAME, text)
+    return str(whole["hash"])
+
+
+def read_manifest(build: Path) -> Manifest:
+    """Raises ShardError: no build there, damaged, edited, or written by a newer version."""
+    path = build / NAME
+    try:
+        content = json.loads(path.read_bytes())
+    except FileNotFoundError:
+        raise ShardError(
+            f"{build}: no {NAME} there; it is no finished build (run dsvl-prep build, or mend the path)"
+        ) from None
+    except (OSError, ValueError) as error:
+        raise ShardError(f"{path}: cannot be read ({error}); rebuild to write it anew") from None
+    if not isinstance(content, dict) or content.get("format") != FORMAT:
+        raise ShardError(f"{path}: no manifest of a dsvl build; wanted an object with format {FORMAT!r}")
+    version = content.get("version")
+    if version != VERSION:
+        age = "newer" if isinstance(version, int) and version > VERSION else "older"
+        step = "update dsvl" if age == "newer" else "rebuild it"
+        raise ShardError(f"{path}: the build is {age}: format version {version}, this program reads {VERSION}; {step}")
+    if content.get("hash") != manifest_hash(content):
+        raise ShardError(
+            f"{path}: was edited or damaged: its hash is {str(content.get('hash'))[:12]}, its content hashes to "
+            f"{manifest_hash(content)[:12]}; rebuild to write it anew"
+        )
+    try:
+        shards = {
+            name: {split: tuple(ShardInfo(**shard) for shard in found) for split, found in dataset["shards"].items()}
+            for name, dataset in content["datasets"].items()
+        }
+    except (AttributeError, KeyError, TypeError) as error:
+        raise ShardError(
+            f"{path}: a part is missing or has another shape ({error}); rebuild to write it anew"
+        ) from None
+    return Manifest(content=content, hash=content["hash"], shards=shards)

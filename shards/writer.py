@@ -1,0 +1,164 @@
+"""Write one shard: a WebDataset tar and its index, named by content.
+
+Rule: a file appears under its final name only when it is whole and on disk. The name ends in the first eight digits of
+the tar's sha256, so a newer build never overwrites the shards of an older one.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import orjson
+import xxhash
+
+from shards.container import END_OF_ARCHIVE, encode_tokens, member_names, padding, tar_header
+from shards.index import IndexRows
+
+_KEY = re.compile(r"[a-z0-9_-]{1,80}")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ShardInfo:
+    """A finished shard as the manifest pins it. Paths are relative to the build folder; sizes in bytes."""
+
+    path: str
+    size: int
+    sha256: str
+    index: str
+    index_size: int
+    index_sha256: str
+    samples: int
+    images: int
+    text_tokens: int
+    trained_tokens: int
+
+    def to_json(self) -> dict[str, Any]:
+        return asdict(self)
+
+
+class ShardWriter:
+    """Samples go in one by one; `finish` names the shard. Memory: one sample, and one index row per sample."""
+
+    def __init__(self, build: Path, folder: str, stem: str) -> None:
+        """The shard becomes `build/folder/<stem>-<digest>.tar`."""
+        self._build, self._folder, self._stem = build, folder, stem
+        (build / folder).mkdir(parents=True, exist_ok=True)
+        self._partial = build / folder / f".{stem}.{os.getpid()}.partial"
+        self._file = self._partial.open("wb", buffering=1 << 20)
+        self._sha256 = hashlib.sha256()
+        self._offset = 0
+        self._rows = IndexRows()
+
+    def add(
+        self,
+        key: str,
+        *,
+        metadata: Mapping[str, Any],
+        tokens: npt.NDArray[np.int32],
+        images: Sequence[tuple[str, bytes]],
+        trained_tokens: int,
+        groups: Sequence[str],
+    ) -> None:
+        """tokens: int32 [2, T], ids over labels. images: (extension, bytes) in placeholder order.
+
+        Raises ValueError for a key that a WebDataset reader would split, OSError if the disk is full.
+        """
+        if not _KEY.fullmatch(key):
+            raise ValueError(f"sample key {key!r}: wanted 1 to 80 of a-z, 0-9, _ and -")
+        contents = [orjson.dumps(metadata), encode_tokens(tokens), *(data for _, data in images)]
+        names = member_names(key, [extension for extension, _ in images])
+        region = xxhash.xxh3_64()
+        size, starts = 0, []
+        for name, content in zip(names, contents, strict=True):
+            header = tar_header(name, len(content))
+            starts.append(size + len(header))
+            for part in (header, content, padding(len(content))):
+                region.update(part)
+                self._sha256.update(part)
+                self._file.write(part)
+                size += len(part)
+        self._rows.add(
+            key=key,
+            offset=self._offset,
+            size=size,
+            checksum=region.intdigest(),
+            text_tokens=tokens.shape[1] - len(images),
+            trained_tokens=trained_tokens,
+            images=len(images),
+            groups=list(groups),
+            member_offsets=starts,
+            member_sizes=[len(content) for content in contents],
+            member_checksums=[xxhash.xxh3_64_intdigest(content) for content in contents],
+        )
+        self._offset += size
+
+    def finish(self) -> ShardInfo | None:
+        """Put the shard in place and say what it is; None, and no file, if nothing was added."""
+        if not len(self._rows):
+            self.discard()
+            return None
+        self._file.write(END_OF_ARCHIVE)
+        self._sha256.update(END_OF_ARCHIVE)
+        flush_and_close(self._file)
+        digest = self._sha256.hexdigest()
+        stem = f"{self._folder}/{self._stem}-{digest[:8]}"
+        partial_index = self._partial.with_suffix(".partial-index")
+        self._rows.write(partial_index)
+        index = partial_index.read_bytes()
+        with partial_index.open("rb+") as file:
+            os.fsync(file.fileno())
+        os.replace(partial_index, self._build / f"{stem}.arrow")
+        os.replace(self._partial, self._build / f"{stem}.tar")
+        sync_folder(self._build / self._folder)
+        columns = self._rows.columns
+        return ShardInfo(
+            path=f"{stem}.tar",
+            size=self._offset + len(END_OF_ARCHIVE),
+            sha256=digest,
+            index=f"{stem}.arrow",
+            index_size=len(index),
+            index_sha256=hashlib.sha256(index).hexdigest(),
+            samples=len(self._rows),
+            images=sum(columns["images"]),
+            text_tokens=sum(columns["text_tokens"]),
+            trained_tokens=sum(columns["trained_tokens"]),
+        )
+
+    def discard(self) -> None:
+        self._file.close()
+        self._partial.unlink(missing_ok=True)
+
+
+def flush_and_close(file: Any) -> None:
+    """Everything on disk before the name says so."""
+    with file:
+        file.flush()
+        os.fsync(file.fileno())
+
+
+def sync_folder(folder: Path) -> None:
+    """Make renames in a folder survive a power cut."""
+    handle = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
+
+
+def replace_file(path: Path, content: bytes) -> None:
+    """Write a small file so that a reader sees the old or the new one, never a part."""
+    partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
+    with partial.open("wb") as file:
+        file.write(content)
+        file.flush()
+        os.fsync(file.fileno())
+    os.replace(partial, path)
+    sync_folder(path.parent)

@@ -1,0 +1,48 @@
+"""What every test shares: tokenizers of each kind and Hypothesis' settings.
+
+Nothing heavy is imported here, so that one small test starts at once.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+from pathlib import Path
+
+import pytest
+from hypothesis import HealthCheck, settings
+
+# Worker processes are forked in some tests, and the tokenizers library warns if its threads were started before.
+os.environ["TOKENIZERS_PARALLELISM"] = "false"
+sys.path.insert(0, str(Path(__file__).resolve().parent))
+
+import text_tokenizers
+
+import dst
+
+settings.register_profile(
+    "ci",
+    derandomize=True,
+    deadline=None,
+    max_examples=60,
+    suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large],
+)
+settings.register_profile("dev", deadline=None)
+settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "ci"))
+
+
+@pytest.fixture(scope="session")
+def tokenizer_folders(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("tokenizers")
+
+
+@pytest.fixture(scope="session", params=sorted(text_tokenizers.KINDS))
+def tokenizer(request: pytest.FixtureRequest, tokenizer_folders: Path) -> dst.TextTokenizer:
+    """One tokenizer of every kind in turn."""
+    return dst.load_tokenizer(text_tokenizers.make(request.param, tokenizer_folders))
+
+
+@pytest.fixture(scope="session")
+def byte_tokenizer() -> dst.TextTokenizer:
+    """The repository's own example tokenizer: byte-level BPE, about 2000 tokens."""
+    return dst.load_tokenizer(text_tokenizers.BYTE_FOLDER)

@@ -1,0 +1,268 @@
+"""The rules of dst.ChatTokenizer, on every template, every kind of tokenizer and hostile text."""
+
+from __future__ import annotations
+
+import functools
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import text_tokenizers
+from conversations import ANSWERS, conversations
+from hypothesis import given
+from hypothesis import strategies as st
+from oracles_dst import Aligner, template_controls
+
+import dst
+
+TEMPLATES = sorted(ANSWERS)
+
+
+@functools.cache
+def chat_of(template: str, tokenizer: dst.TextTokenizer) -> dst.ChatTokenizer:
+    return dst.ChatTokenizer(dst.load_template(template), tokenizer)
+
+
+@pytest.fixture(scope="session")
+def aligner(tokenizer: dst.TextTokenizer, tmp_path_factory: pytest.TempPathFactory) -> Aligner:
+    folder = tmp_path_factory.mktemp("aligner")
+    tokenizer.save(folder, "")
+    return Aligner(tokenizer, (folder / "tokenizer.json").read_text(encoding="utf-8"))
+
+
+def text_of(message: dst.Message) -> str:
+    content = message["content"]
+    return content if isinstance(content, str) else "".join(part.get("text", "") for part in content)
+
+
+def user(*parts: Any) -> dst.Message:
+    return {
+        "role": "user",
+        "content": [{"type": "image"} if part is None else {"type": "text", "text": part} for part in parts],
+    }
+
+
+def assistant(text: str) -> dst.Message:
+    return {"role": "assistant", "content": text}
+
+
+@pytest.mark.parametrize("template", TEMPLATES)
+@given(data=st.data())
+def test_labels_are_the_answers_and_prompts_are_their_prefix(
+    template: str, tokenizer: dst.TextTokenizer, aligner: Aligner, data: st.DataObject
+) -> None:
+    chat = chat_of(template, tokenizer)
+    messages = data.draw(conversations(template))
+    whole = chat.encode(messages)
+    spans = chat.render(messages).spans
+    answers = [text_of(message) for message in messages if message["role"] == "assistant"]
+    assert [whole.text[start:end] for start, end in spans] == [ANSWERS[template].format(text) for text in answers]
+
+    controls = template_controls(chat, messages, prompt=False)
+    ranges = aligner.align(whole.ids.tolist(), whole.text, controls)
+    wanted = [aligner.byte_range(whole.text, span) for span in spans]
+    assert len(whole.trained) == len(wanted)
+    for (first, last), (start, end) in zip(whole.trained, wanted, strict=True):
+        assert all(start <= low and high <= end for low, high in ranges[first:last])  # no more than the span
+        assert (ranges[first][0], ranges[last - 1][1]) == (start, end)  # and all of it
+        assert int(whole.ids[last - 1]) in tokenizer.control_ids
+    is_trained = np.zeros(len(whole.ids), dtype=bool)
+    for first, last in whole.trained:
+        is_trained[first:last] = True
+    assert np.array_equal(whole.labels, np.where(is_trained, whole.ids, dst.IGNORE))
+    assert whole.trained_tokens == is_trained.sum() > 0
+
+    contents = [message["content"] for message in messages if not isinstance(message["content"], str)]
+    images = sum(part["type"] == "image" for content in contents for part in content)
+    assert np.count_nonzero(whole.ids == tokenizer.image_id) == images == whole.images
+
+    rounds = [index for index, message in enumerate(messages) if message["role"] == "assistant"]
+    for index, (first, _) in zip(rounds, whole.trained, strict=True):
+        prompt = chat.encode(messages[:index], add_generation_prompt=True)
+        assert prompt.text == whole.text[: len(prompt.text)]
+        assert np.array_equal(prompt.ids, whole.ids[:first])
+        assert np.array_equal(prompt.labels != dst.IGNORE, is_trained[:first])
+
+
+@pytest.mark.parametrize("template", TEMPLATES)
+@pytest.mark.parametrize(
+    "hostile",
+    ["<image>", "</s>", "<|im_end|>", "<|eot_id|>", "### Image 1:", "<<image>>", "<s></s>", "<|im_<image>end|>"],
+)
+def test_control_strings_in_data_stay_text_and_are_counted(
+    template: str, hostile: str, tokenizer: dst.TextTokenizer
+) -> None:
+    chat = chat_of(template, tokenizer)
+    plain = chat.encode([user(None, "Why?"), assistant("So.")])
+    encoded = chat.encode([user(None, f"Why {hostile}?"), assistant(f"So {hostile}.")])
+    count = [int(np.isin(e.ids, list(tokenizer.control_ids)).sum()) for e in (plain, encoded)]
+    assert count[0] == count[1]
+    assert f"So {hostile}." in tokenizer.decode(encoded.ids)
+    if hostile.startswith("#"):
+        assert encoded.control_texts == (2 if template == "visualchat" else 0)
+    else:
+        assert encoded.control_texts == 2 * (2 if hostile == "<s></s>" else 1)
+    assert plain.control_texts == 0
+
+
+@pytest.mark.parametrize("parts", [("a <im", "age> b"), ("a <", "image", "> b"), ("</", "", "s>"), ("<im", "age", ">")])
+def test_halves_of_control_strings_do_not_join(parts: tuple[str, ...], tokenizer: dst.TextTokenizer) -> None:
+    encoded = chat_of("visualchat", tokenizer).encode([user(*parts), assistant("So.")])
+    assert encoded.control_texts == 1
+    assert not np.any(encoded.ids == tokenizer.image_id)
+    assert "".join(parts) in tokenizer.decode(encoded.ids)
+
+
+def jinja(folder: Path, source: str) -> dst.Template:
+    path = folder / "own.jinja"
+    path.write_text(source, encoding="utf-8")
+    return dst.load_template(path)
+
+
+LOOP = (
+    "{{ bos_token }}{% for m in messages %}{% if m.role == 'assistant' %}"
+    "{% generation %}{{ m.content }}{{ eos_token }}{% endgeneration %}"
+    "{% else %}{% for p in m.content %}{% if p.type == 'image' %}<image>{% else %}BODY{% endif %}{% endfor %}A:"
+    "{% endif %}{% endfor %}"
+)
+
+
+@pytest.mark.parametrize(
+    ("body", "text"), [("{{ p.text }}image>", "b <"), ("<{{ p.text }}>", "image"), ("<im{{ p.text }}", "age> b")]
+)
+def test_data_does_not_complete_the_templates_own_text(
+    body: str, text: str, tokenizer: dst.TextTokenizer, tmp_path: Path
+) -> None:
+    chat = dst.ChatTokenizer(jinja(tmp_path, LOOP.replace("BODY", body)), tokenizer)
+    encoded = chat.encode([user(None, text), assistant("So.")])
+    assert np.count_nonzero(encoded.ids == tokenizer.image_id) == 1
+    assert encoded.control_texts == 1
+    assert encoded.text.count("<image>") == 2
+
+
+@pytest.mark.parametrize(
+    "change",
+    ["{{ p.text[:4] }} {{ p.text[4:] }}", "{{ p.text[::-1] }}", "{{ p.text.split('<')[0] }}", "{{ p.text | length }}"],
+)
+def test_a_template_that_rewrites_control_strings_is_an_error(
+    change: str, byte_tokenizer: dst.TextTokenizer, tmp_path: Path
+) -> None:
+    chat = dst.ChatTokenizer(jinja(tmp_path, LOOP.replace("BODY", change)), byte_tokenizer)
+    chat.encode([user("harmless text"), assistant("So.")])
+    with pytest.raises(dst.ControlTextError, match="rewrites"):
+        chat.encode([user("some <image> text"), assistant("So.")])
+
+
+def test_text_that_a_template_turns_into_control_strings_stays_text(
+    byte_tokenizer: dst.TextTokenizer, tmp_path: Path
+) -> None:
+    chat = dst.ChatTokenizer(jinja(tmp_path, LOOP.replace("BODY", "{{ p.text | lower }}")), byte_tokenizer)
+    encoded = chat.encode([user(None, "So </S> and <IMAGE>"), assistant("So.")])
+    assert encoded.text == "<s><image>so </s> and <image>A:So.</s>"
+    assert byte_tokenizer.decode(encoded.ids) == encoded.text
+    assert np.isin(encoded.ids, list(byte_tokenizer.control_ids)).sum() == 3
+
+
+def test_a_trimming_template_may_hold_control_strings(byte_tokenizer: dst.TextTokenizer, tmp_path: Path) -> None:
+    chat = dst.ChatTokenizer(jinja(tmp_path, LOOP.replace("BODY", "{{ p.text | trim }}")), byte_tokenizer)
+    encoded = chat.encode([user("  </s> text\n"), assistant("So.")])
+    assert "</s> textA:" in byte_tokenizer.decode(encoded.ids)
+
+
+def test_a_text_with_every_noncharacter_is_an_error_only_beside_control_strings(
+    byte_tokenizer: dst.TextTokenizer,
+) -> None:
+    chat = chat_of("visualchat", byte_tokenizer)
+    noncharacters = "".join(map(chr, range(0xFDD0, 0xFDF0)))
+    assert noncharacters in byte_tokenizer.decode(chat.encode([user(noncharacters), assistant("So.")]).ids)
+    assert "</s>" in chat.encode([user(noncharacters[:-2], "</s>"), assistant("So.")]).text
+    with pytest.raises(dst.ControlTextError, match="noncharacters"):
+        chat.encode([user(noncharacters, "</s>"), assistant("So.")])
+
+
+@pytest.mark.parametrize("text", ["\ud800", "a\udfff</s>", "</s>\ud83d"])
+def test_half_a_surrogate_pair_is_an_error(text: str, tokenizer: dst.TextTokenizer) -> None:
+    with pytest.raises(dst.ControlTextError, match="surrogate"):
+        chat_of("visualchat", tokenizer).encode([user(text), assistant("So.")])
+
+
+@pytest.mark.parametrize(("end", "answer"), [("A: ", "cat"), ("Wh", "at"), ("A:", "\n\nIt is"), ("A:\n", "\n\nIt is")])
+def test_a_merge_across_the_prompts_end_is_broken(end: str, answer: str, tmp_path: Path) -> None:
+    """' cat', 'What', ':\\n\\n' and '\\n\\n\\n' are one token each in vocabularies such as Llama 3's."""
+    source = LOOP.replace("BODY", "{{ p.text }}").replace("A:", end)
+    merging = dst.load_tokenizer(text_tokenizers.make_merging([end + answer], tmp_path / "merging"))
+    chat = dst.ChatTokenizer(jinja(tmp_path, source), merging)
+    messages = [user("What?"), assistant(answer)]
+    whole, prompt = chat.encode(messages), chat.encode(messages[:1], add_generation_prompt=True)
+    assert merging.encode([whole.text])[0] != whole.ids.tolist()
+    assert np.array_equal(prompt.ids, whole.ids[: len(prompt.ids)])
+    assert merging.decode(whole.ids) == whole.text
+
+
+@pytest.mark.parametrize("answer", ["\nIt is red.", " It is red.", "\n\nIt", " ", "\n", ""])
+@pytest.mark.parametrize("template", TEMPLATES)
+def test_answers_that_begin_with_white_space_keep_the_prompts_ids(
+    answer: str, template: str, tokenizer: dst.TextTokenizer
+) -> None:
+    chat = chat_of(template, tokenizer)
+    messages = [user(None, "What?"), assistant(answer), user(None, "And?"), assistant(answer)]
+    whole = chat.encode(messages)
+    for length, (first, _) in zip((1, 3), whole.trained, strict=True):
+        assert np.array_equal(chat.encode(messages[:length], add_generation_prompt=True).ids, whole.ids[:first])
+
+
+def test_trained_ranges_survive_cuts_and_touching_spans(byte_tokenizer: dst.TextTokenizer, tmp_path: Path) -> None:
+    source = LOOP.replace("BODY", "").replace("A:", "")
+    chat = dst.ChatTokenizer(jinja(tmp_path, source), byte_tokenizer)
+    one, two = "a </s> b <image> c", "</s></s>"
+    encoded = chat.encode([user(""), assistant(one), user(""), assistant(two)])
+    (first, middle), (same, last) = encoded.trained
+    assert middle == same
+    assert last == len(encoded.ids)
+    assert byte_tokenizer.decode(encoded.ids[first:middle]) == one + "</s>"
+    assert byte_tokenizer.decode(encoded.ids[middle:last]) == two + "</s>"
+
+
+@pytest.mark.parametrize("template", TEMPLATES)
+def test_a_prompt_alone_has_nothing_trained(template: str, byte_tokenizer: dst.TextTokenizer) -> None:
+    prompt = chat_of(template, byte_tokenizer).encode([user(None, "What? </s>")], add_generation_prompt=True)
+    assert prompt.trained == ()
+    assert prompt.trained_tokens == 0
+    assert np.all(prompt.labels == dst.IGNORE)
+    assert prompt.ids.dtype == prompt.labels.dtype == np.int32
+
+
+def test_no_messages_are_no_tokens(byte_tokenizer: dst.TextTokenizer) -> None:
+    assert len(chat_of("chatml", byte_tokenizer).encode([]).ids) == 0
+
+
+@pytest.mark.parametrize(
+    ("source", "message"),
+    [
+        (LOOP.replace("<image>", "").replace("BODY", ""), "0 image placeholders for 3 images"),
+        (LOOP.replace("<image>", "<image><image>").replace("BODY", ""), "6 image placeholders for 3 images"),
+        (LOOP.replace("BODY", "").replace("A:", "{% if add_generation_prompt %}A:{% endif %}"), "not the beginning"),
+        (LOOP.replace("BODY", "").replace("{{ eos_token }}{% endg", "{% endg"), "not in an end token"),
+        (LOOP.replace("BODY", "").replace("{{ eos_token }}{% endg", "<image>{% endg"), "image placeholders"),
+        (LOOP.replace("BODY", "") + "{% generation %}more{{ eos_token }}{% endgeneration %}", "3 parts to be learnt"),
+        (
+            LOOP.replace("{{ m.content }}", "{% if not loop.last %}{{ m.content }}{% endif %}")
+            .replace("BODY", "")
+            .replace("{{ eos_token }}{% endg", "{% endg"),
+            "1 parts to be learnt",
+        ),
+    ],
+)
+def test_a_template_that_cannot_serve_is_refused_before_any_data(
+    source: str, message: str, byte_tokenizer: dst.TextTokenizer, tmp_path: Path
+) -> None:
+    with pytest.raises(dst.TemplateError, match=message):
+        dst.ChatTokenizer(jinja(tmp_path, source), byte_tokenizer)
+
+
+def test_an_image_in_an_answer_is_refused(byte_tokenizer: dst.TextTokenizer) -> None:
+    messages = [user("Draw."), {"role": "assistant", "content": [{"type": "image"}]}]
+    for template in ("chatml", "llama2", "visualchat", "vicuna"):
+        with pytest.raises(dst.TemplateError, match="image"):
+            chat_of(template, byte_tokenizer).encode(messages)
