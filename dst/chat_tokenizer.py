@@ -188,8 +188,8 @@ def check(chat: ChatTokenizer) -> None:
             )
         if int(whole.ids[end - 1]) not in end_ids:
             raise TemplateError(
-                f"template {name}: a trained span ends in {chat.tokenizer.decode(whole.ids[start:end])[-12:]!r}, not in "
-                "an end token; put {{ eos_token }} inside the generation block"
+                f"template {name}: a trained span ends in {chat.tokenizer.decode(whole.ids[start:end])[-12:]!r}, not "
+                "in an end token; put {{ eos_token }} inside the generation block"
             )
 
 

@@ -92,8 +92,8 @@ class Template:
         if buffered:
             raise TemplateError(
                 f"template {name}, line {buffered[0] - baked_lines}: a {{% generation %}} block stands inside a macro, "
-                "a set, filter or call block, a recursive loop or another generation block, so its place in the text is "
-                "unknown; move it to the top level"
+                "a set, filter or call block, a recursive loop or another generation block, so its place in the text "
+                "is unknown; move it to the top level"
             )
         self.variables = frozenset(jinja2.meta.find_undeclared_variables(tree) - _GIVEN - environment.globals.keys())
         self.markers = _markers(tree)

@@ -231,7 +231,10 @@ def _images(messages: list[dict[str, Any]]) -> int:
 
 
 def _joined(members: Iterator[Member], tools: _Tools, context: TaskContext) -> Iterator[tuple[list[Member], Encoded]]:
-    """Up to `concat` neighbours as one sample, never past max_images or max_length. Every member comes out once."""
+    """Up to `concat` neighbours as one sample, never past max_images or max_length, never twice the same image.
+
+    Every member comes out once.
+    """
     waiting: list[Member] = []
     for member in members:
         if waiting and not _may_join(waiting, member, context):
@@ -250,6 +253,7 @@ def _may_join(waiting: list[Member], member: Member, context: TaskContext) -> bo
         sum(len(one.images) for one in together) <= context.max_images
         and sum(one.length for one in together) <= context.max_length
         and _system(waiting[0]) == _system(member)
+        and not any(set(one.conversation.groups) & set(member.conversation.groups) for one in waiting)
     )
 
 

@@ -41,7 +41,7 @@ class ImagePolicy:
     size: int = 336
     """Side of a resized picture in pixels: the encoder's input size."""
     fit: Literal["crop", "squash", "pad"] = "crop"
-    """crop: short side to size, then the centre (CLIP); squash: both sides (SigLIP); pad: long side, borders (LLaVA)."""
+    """crop: short side to size, then its centre (CLIP); squash: both sides (SigLIP); pad: long side (LLaVA)."""
     pad_colour: Literal["clip", "siglip", "imagenet", "black"] = "clip"
     """Colour of pad's borders: the mean that the encoder subtracts, so that a border reads as nothing."""
     interpolation: Literal["bicubic", "bilinear", "lanczos"] = "bicubic"

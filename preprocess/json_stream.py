@@ -129,10 +129,11 @@ class _Reader:
             except ValueError as error:  # an integer of more than 4300 digits
                 raise self.fail(str(error)) from None
             # A number could go on in the next part of the file; "1.", "1e" and "1e+" are parsed as 1 until it is there.
+            length = end - self.place
             if len(self.buffer) - end <= 2 and isinstance(value, (int, float)) and self.more(size):
                 size *= 2
                 continue
-            self.place = end
+            self.place += length
             return value
 
     def elements(self) -> Iterator[Any]:

@@ -62,7 +62,10 @@ def assign_splits(blend: Blend, spools: Mapping[str, Spool]) -> dict[str, npt.ND
 def plan_tasks(
     blend: Blend, dataset: Dataset, context: TaskContext, spool: Spool, side: npt.NDArray[np.uint8]
 ) -> Iterator[CompileTask]:
-    """Train and eval conversations, each in the adapter's order, cut into tasks of bounded size."""
+    """Train and eval conversations, cut into tasks of bounded size.
+
+    They keep the adapter's order; for `concat` they are shuffled, since neighbours are often about the same picture.
+    """
     image_names, image_starts = spool.lists("images")
     image_stores, _ = spool.lists("stores")
     hashes = spool.column("hash")
@@ -79,6 +82,8 @@ def plan_tasks(
     }
     for code, name in enumerate(split.NAMES):
         rows = np.flatnonzero(side == code)
+        if dataset.concat > 1:
+            rows = rows[np.argsort(split.mix(hashes[rows], blend.seed), kind="stable")]
         for number, part in enumerate(_cut(rows, np.diff(image_starts)[rows], blend)):
             content = xxhash.xxh3_128()
             content.update(part.astype("<i8").tobytes())

@@ -76,11 +76,15 @@ def _components(size: int, index: npt.NDArray[np.int64], row: npt.NDArray[np.int
             return label
 
 
-def _chance(values: Hashes, seed: int) -> npt.NDArray[np.float64]:
-    """A number in [0, 1) for each hash and seed (splitmix64's finaliser)."""
+def mix(values: Hashes, seed: int) -> Hashes:
+    """A hash for each hash and seed (splitmix64's finaliser)."""
     with np.errstate(over="ignore"):
         mixed = values ^ np.uint64(seed * 0x9E3779B97F4A7C15 % 2**64)
         for shift, factor in ((30, 0xBF58476D1CE4E5B9), (27, 0x94D049BB133111EB)):
             mixed = (mixed ^ (mixed >> np.uint64(shift))) * np.uint64(factor)
-        mixed ^= mixed >> np.uint64(31)
-    return (mixed >> np.uint64(11)).astype(np.float64) / 2.0**53
+    return mixed ^ (mixed >> np.uint64(31))
+
+
+def _chance(values: Hashes, seed: int) -> npt.NDArray[np.float64]:
+    """A number in [0, 1) for each hash and seed."""
+    return (mix(values, seed) >> np.uint64(11)).astype(np.float64) / 2.0**53

@@ -6,7 +6,7 @@ the shard and the sample's key.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -17,9 +17,9 @@ import orjson
 import pyarrow as pa
 import xxhash
 
-from shards.container import decode_tokens
+from shards.container import decode_tokens, members
 from shards.errors import ShardError
-from shards.index import open_index
+from shards.index import index_row, open_index
 from shards.manifest import Manifest, read_manifest
 from shards.writer import ShardInfo
 
@@ -41,6 +41,8 @@ class Shard:
     def __init__(self, build: Path, info: ShardInfo) -> None:
         self.path = build / info.path
         self.info = info
+        self._check_size(self.path, info.size)
+        self._check_size(build / info.index, info.index_size)
         self.index: pa.Table = open_index(build / info.index)
         if self.index.num_rows != info.samples:
             raise ShardError(
@@ -51,39 +53,60 @@ class Shard:
             self._bytes = pa.memory_map(str(self.path)).read_buffer()
         except OSError as error:
             raise ShardError(f"{self.path}: the shard cannot be read ({error})") from None
-        if self._bytes.size != info.size:
-            raise ShardError(
-                f"{self.path}: {self._bytes.size} bytes, the manifest says {info.size}; it was cut or swapped"
-            )
 
     def __len__(self) -> int:
         return self.info.samples
 
     def region(self, row: int) -> tuple[str, memoryview, list[memoryview]]:
-        """Key, all bytes of the sample, and the contents of its members, checked against the index."""
-        at = {name: self.index.column(name)[row].as_py() for name in self.index.column_names}
+        """Key, all bytes of the sample, and the contents of its members, checked against the index.
+
+        Raises ShardError for damage in the sample or in its row of the index, IndexError for a row that is not there.
+        """
+        at = self._row(row)
+        return at["key"], *self._located(at)
+
+    def __getitem__(self, row: int) -> Sample:
+        at = self._row(row)
+        _, contents = self._located(at)
+        try:
+            tokens = decode_tokens(contents[1])
+            metadata = orjson.loads(contents[0])
+        except (IndexError, ValueError) as error:
+            raise ShardError(f"{self.path}: sample {at['key']} cannot be decoded: {error}") from None
+        images = tuple(bytes(content) for content in contents[2:])
+        got = (tokens.shape[1] - len(images), len(images))
+        if got != (at["text_tokens"], at["images"]):
+            raise ShardError(
+                f"{self.path}: sample {at['key']} has {got[0]} text tokens and {got[1]} images, its index says "
+                f"{at['text_tokens']} and {at['images']}"
+            )
+        return Sample(key=at["key"], metadata=metadata, ids=tokens[0], labels=tokens[1], images=images)
+
+    @staticmethod
+    def _check_size(path: Path, wanted: int) -> None:
+        try:
+            size = path.stat().st_size
+        except OSError as error:
+            raise ShardError(f"{path}: cannot be read ({error.strerror}); rebuild to write it anew") from None
+        if size != wanted:
+            raise ShardError(f"{path}: has {size} bytes, the manifest says {wanted}; it was cut or swapped")
+
+    def _row(self, row: int) -> dict[str, Any]:
+        if not -len(self) <= row < len(self):
+            raise IndexError(f"{self.path}: no sample {row}; it has {len(self)}")
+        try:
+            return index_row(self.index, row % len(self))
+        except (ValueError, pa.ArrowException) as error:
+            raise ShardError(f"{self.path}: its index {self.info.index} is damaged in row {row}: {error}") from None
+
+    def _located(self, at: Mapping[str, Any]) -> tuple[memoryview, list[memoryview]]:
         region = memoryview(self._bytes)[at["offset"] : at["offset"] + at["size"]]
         if len(region) != at["size"] or xxhash.xxh3_64_intdigest(region) != at["checksum"]:
             raise ShardError(f"{self.path}: sample {at['key']} is damaged: its bytes do not match the index's checksum")
-        members = [
-            region[start : start + size] for start, size in zip(at["member_offsets"], at["member_sizes"], strict=True)
-        ]
-        return at["key"], region, members
-
-    def __getitem__(self, row: int) -> Sample:
-        key, _, members = self.region(row)
         try:
-            tokens = decode_tokens(members[1])
-            metadata = orjson.loads(members[0])
-        except (IndexError, ValueError) as error:
-            raise ShardError(f"{self.path}: sample {key} cannot be decoded: {error}") from None
-        return Sample(
-            key=key,
-            metadata=metadata,
-            ids=tokens[0],
-            labels=tokens[1],
-            images=tuple(bytes(member) for member in members[2:]),
-        )
+            return region, members(at["key"], region, at["member_offsets"], at["member_sizes"])
+        except ValueError as error:
+            raise ShardError(f"{self.path}: sample {at['key']} is damaged: {error}") from None
 
 
 class Build:

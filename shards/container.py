@@ -51,10 +51,17 @@ def padding(size_bytes: int) -> bytes:
 
 
 def encode_tokens(tokens: npt.NDArray[np.int32]) -> bytes:
-    """An .npy file, format 1.0, of an int32 array [2, T]. Source: numpy.lib.format's page."""
-    fields = f"{{'descr': '<i4', 'fortran_order': False, 'shape': ({tokens.shape[0]}, {tokens.shape[1]}), }}".encode()
+    """An .npy file, format 1.0, of an int32 array [2, T]. Raises ValueError for another type or shape."""
+    if tokens.dtype != np.int32 or tokens.ndim != 2 or tokens.shape[0] != 2:
+        raise ValueError(f"tokens are {tokens.dtype} {list(tokens.shape)}; wanted int32 [2, T]")
+    return npy_header(tokens.shape[1]) + tokens.astype("<i4", copy=False).tobytes()
+
+
+def npy_header(num_tokens: int) -> bytes:
+    """What stands before the data of an int32 array [2, T], filled up to 64 bytes. Source: numpy.lib.format's page."""
+    fields = f"{{'descr': '<i4', 'fortran_order': False, 'shape': (2, {num_tokens}), }}".encode()
     fields = fields + b" " * (-(len(_MAGIC) + 2 + len(fields) + 1) % 64) + b"\n"
-    return _MAGIC + len(fields).to_bytes(2, "little") + fields + np.ascontiguousarray(tokens, dtype="<i4").tobytes()
+    return _MAGIC + len(fields).to_bytes(2, "little") + fields
 
 
 def decode_tokens(data: bytes | memoryview) -> npt.NDArray[np.int32]:
@@ -66,7 +73,7 @@ def decode_tokens(data: bytes | memoryview) -> npt.NDArray[np.int32]:
     if (len(view) - start) % 8 or start > len(view):
         raise ValueError(f"an .npy file of {len(view)} bytes cannot hold int32 [2, T]")
     tokens = np.frombuffer(view[start:], dtype="<i4").reshape(2, -1)
-    if encode_tokens(tokens)[:start] != bytes(view[:start]):
+    if npy_header(tokens.shape[1]) != bytes(view[:start]):
         raise ValueError("the .npy header does not say int32 [2, T] in C order")
     return tokens
 
@@ -75,3 +82,27 @@ def member_names(key: str, extensions: Sequence[str]) -> list[str]:
     """A sample's files in their order: metadata, tokens, then images by number."""
     images = [f"{key}.{number}.{extension}" for number, extension in enumerate(extensions)]
     return [f"{key}.json", f"{key}.tokens.npy", *images]
+
+
+def members(key: str, region: memoryview, starts: Sequence[int], sizes: Sequence[int]) -> list[memoryview]:
+    """The contents of a sample's members. Raises ValueError unless they and their headers make up the whole region."""
+    end, found = 0, []
+    if len(starts) != len(sizes):
+        raise ValueError(f"the index has {len(starts)} member offsets and {len(sizes)} member sizes")
+    for number, (start, size) in enumerate(zip(starts, sizes, strict=True)):
+        name = bytes(region[end : end + 100]).rstrip(b"\0").decode("ascii")
+        named = name.startswith(f"{key}.{number - 2}.") if number > 1 else name == member_names(key, ())[number]
+        content = region[start : start + size]
+        after = padding(size)
+        if (
+            not named
+            or start != end + BLOCK
+            or bytes(region[end:start]) != tar_header(name, size)
+            or bytes(region[start + size : start + size + len(after)]) != after
+        ):
+            raise ValueError(f"its member {number} is not where the index says, or not written as the format says")
+        found.append(content)
+        end = start + size + len(after)
+    if end != len(region):
+        raise ValueError(f"its members fill {end} bytes of {len(region)}")
+    return found

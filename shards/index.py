@@ -38,6 +38,9 @@ SCHEMA: Mapping[str, pa.DataType] = {
     "member_checksums": pa.large_list(pa.uint64()),
 }
 
+# All but the groups: to check one row of a list of text, pyarrow checks the whole column.
+_LOCATION = [name for name in SCHEMA if name != "groups"]
+
 
 @dataclass(slots=True)
 class IndexRows:
@@ -56,12 +59,8 @@ class IndexRows:
         """One record batch, uncompressed, so that a reader can map it."""
         import polars as pl
 
-        unsigned = {"uint32": pl.UInt32, "uint64": pl.UInt64, "large_string": pl.String}
-        schema = {
-            name: pl.List(unsigned[str(kind.value_type)]) if pa.types.is_large_list(kind) else unsigned[str(kind)]
-            for name, kind in SCHEMA.items()
-        }
-        frame = pl.DataFrame(self.columns, schema=schema)
+        table = pa.table({name: pa.array(self.columns[name], kind) for name, kind in SCHEMA.items()})
+        frame = pl.DataFrame(table)
         frame.write_ipc(path, compression="uncompressed", compat_level=pl.CompatLevel.oldest())
 
 
@@ -70,9 +69,22 @@ def open_index(path: Path) -> pa.Table:
     try:
         with pa.memory_map(str(path)) as source:
             table = pa.ipc.open_file(source).read_all()
+        table.validate()
     except (OSError, pa.ArrowException) as error:
         raise ShardError(f"{path}: the index cannot be read ({error})") from None
-    got = {name: table.schema.field(name).type for name in table.schema.names}
-    if got != dict(SCHEMA):
-        raise ShardError(f"{path}: the index has columns {list(got)}; wanted {list(SCHEMA)}")
+    got = list(zip(table.schema.names, table.schema.types, strict=True))
+    if got != list(SCHEMA.items()):
+        found = ", ".join(f"{name} {kind}" for name, kind in got)
+        wanted = ", ".join(f"{name} {kind}" for name, kind in SCHEMA.items())
+        raise ShardError(f"{path}: the index has columns {found}; wanted {wanted}")
     return table
+
+
+def index_row(table: pa.Table, row: int) -> dict[str, Any]:
+    """What the index says of a sample, without its groups. Raises ValueError where damaged bytes point nowhere."""
+    one = table.select(_LOCATION).slice(row, 1)
+    one.validate(full=True)  # pyarrow itself follows offsets wherever they lead
+    found: dict[str, Any] = one.to_pylist()[0]
+    if None in found.values():
+        raise ValueError(f"row {row} has an empty field")
+    return found

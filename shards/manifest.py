@@ -39,11 +39,16 @@ def manifest_hash(content: Mapping[str, Any]) -> str:
     return hashlib.sha256(json.dumps(rest, sort_keys=True, separators=(",", ":")).encode()).hexdigest()
 
 
+def manifest_text(content: Mapping[str, Any]) -> bytes:
+    """The file's bytes, the only ones that `verify` takes. Raises ValueError for text that is not Unicode."""
+    return (json.dumps(content, indent=1, ensure_ascii=False, sort_keys=True) + "\n").encode()
+
+
 def write_manifest(build: Path, content: Mapping[str, Any]) -> str:
     """Add format, version and hash, and put the file in place, unless it is there already. Returns the hash."""
     whole = {"format": FORMAT, "version": VERSION, **content}
     whole["hash"] = manifest_hash(whole)
-    text = (json.dumps(whole, indent=1, ensure_ascii=False, sort_keys=True) + "\n").encode()
+    text = manifest_text(whole)
     if not (build / NAME).is_file() or (build / NAME).read_bytes() != text:
         replace_file(build / NAME, text)
     return str(whole["hash"])
@@ -58,7 +63,7 @@ def read_manifest(build: Path) -> Manifest:
         raise ShardError(
             f"{build}: no {NAME} there; it is no finished build (run dsvl-prep build, or mend the path)"
         ) from None
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise ShardError(f"{path}: cannot be read ({error}); rebuild to write it anew") from None
     if not isinstance(content, dict) or content.get("format") != FORMAT:
         raise ShardError(f"{path}: no manifest of a dsvl build; wanted an object with format {FORMAT!r}")

@@ -39,7 +39,8 @@ STYLES = st.sampled_from(
 )
 BROKEN = [
     '[1, 2,, 3]', "[1, 2", "[1 2]", "[1, 2]]", "[1, 2] x", "[1,\n 2,\n tru]", '["a\nb"]', '["a', '["\\x"]', '["\\u12"]',
-    "[1.]", "[1e]", "[-]", "[01]", '[{"a" 1}]', '[{"a": 1,}]', "[,]", "[1,]", "{}", "", " ", "[[[", "[nul", "[1}", '[{"a"}]',
+    "[1.]", "[1e]", "[-]", "[01]", '[{"a" 1}]', '[{"a": 1,}]', "[,]", "[1,]", "", " ",
+    "[[[", "[nul", "[1}", '[{"a"}]',
 ]  # fmt: skip
 QUIET = settings(suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None)
 
@@ -112,11 +113,10 @@ def test_a_broken_document_is_refused_at_the_place_where_json_refuses_it(
     with pytest.raises(DataError) as failed:
         list(array_items(path))
     assert str(failed.value).startswith(f"{path}, line ")
-    try:
+    with pytest.raises(json.JSONDecodeError) as expected:
         json.loads(text)
-    except json.JSONDecodeError as error:
-        if error.msg.startswith(("Expecting value", "Unterminated", "Invalid", "Expecting ':'")) and text.strip():
-            assert f"line {error.lineno}, column {error.colno}: " in str(failed.value)
+    if expected.value.msg.startswith(("Expecting value", "Unterminated", "Invalid", "Expecting ':'")) and text.strip():
+        assert f"line {expected.value.lineno}, column {expected.value.colno}: " in str(failed.value)
 
 
 def test_line_and_column_count_from_one_across_windows(tmp_path: Path, window: int) -> None:
@@ -156,7 +156,7 @@ def test_the_outline_of_what_is_no_object_is_empty(tmp_path: Path) -> None:
 def test_the_outline_can_be_left_before_the_file_is_read(tmp_path: Path) -> None:
     path = written(tmp_path, '{"kind": "x", "questions": [1, 2, oops]}')
     assert list(itertools.islice(outline(path), 2)) == [("kind", '"', "x"), ("questions", "[", None)]
-    with pytest.raises(DataError, match="column 36"):
+    with pytest.raises(DataError, match="column 35"):
         list(outline(path))
 
 
@@ -179,5 +179,5 @@ def test_what_cannot_be_read_at_all_names_the_file(tmp_path: Path, content: byte
 
 
 def test_a_missing_file_is_named(tmp_path: Path) -> None:
-    with pytest.raises(DataError, match="absent.json: cannot be read"):
+    with pytest.raises(DataError, match=r"absent\.json: cannot be read"):
         list(array_items(tmp_path / "absent.json"))

@@ -67,7 +67,7 @@ def instruction_sets(request: Request, path: Path) -> Iterator[InstructionSet | 
     """The merged sets of one file, after its rejects."""
     graph = _Graph()
     file = request.source_file(path)
-    keys = ("data",) if any(key == "data" and opening == "{" for key, opening, _ in outline(path)) else ()
+    keys = ("data",) if any(key == "data" for key, _, _ in outline(path)) else ()
     keep = request.options.get("duplicate_ids") == "keep"
     for number, (key, record) in enumerate(object_items(path, *keys)):
         own = as_id(key)
