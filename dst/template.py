@@ -198,12 +198,8 @@ def count_images(messages: Sequence[Message]) -> int:
 
 
 def _literal(value: str | float) -> str:
-    """A Jinja literal. What opens and closes tags is escaped, so that no text can do either.
-
-    Beyond ASCII text stays as it is: Jinja does not join JSON's surrogate pairs.
-    """
-    literal = json.dumps(value, ensure_ascii=False)
-    return re.sub(r"[{}%#]", lambda match: f"\\u{ord(match[0]):04x}", literal)
+    """A Jinja literal. Beyond ASCII text stays as it is: Jinja does not join JSON's surrogate pairs."""
+    return json.dumps(value, ensure_ascii=False)
 
 
 def _markers(tree: jinja2.nodes.Template) -> frozenset[str]:

@@ -96,7 +96,7 @@ def prepare(path: Path, settings: Sequence[str] = ()) -> Plan:
     wanted: list[tuple[str, str, str, Mapping[str, Any]]] = [("", "template", blend.template, blend.variables)]
     for index, dataset in enumerate(blend.datasets):
         if dataset.template is not None or dataset.variables is not None:
-            variables = dataset.variables if dataset.variables is not None else blend.variables
+            variables = dataset.variables if dataset.variables is not None else {}
             where = f"datasets.{index} ({dataset.name}).template"
             wanted.append((dataset.name, where, dataset.template or blend.template, variables))
     for name, where, template, template_variables in wanted:

@@ -60,7 +60,7 @@ class Dataset:
     images: str | tuple[str, ...] = ()
     """Image folders or archives (.json, .zip, .tar, .parquet) below root, where they differ from the adapter's own."""
     template: str | None = None
-    """Another template for this dataset alone."""
+    """Another template for this dataset alone; the blend's `variables` do not go to it."""
     variables: dict[str, Any] | None = None
     """Values for the names that this dataset's template leaves open."""
     concat: int = 1

@@ -36,8 +36,10 @@ def process_engine(function: PerTask[T, R], tasks: Iterable[T], workers: int) ->
     """Spawned processes, one task each at a time."""
     queue = deque(enumerate(tasks))
     context = multiprocessing.get_context("spawn")
-    crew = [_Worker(context, function) for _ in range(min(workers, len(queue)))]
+    crew: list[_Worker] = []
     try:
+        for _ in range(min(workers, len(queue))):
+            crew.append(_Worker(context, function))
         busy = {worker.pipe: worker for worker in crew}
         for worker in crew:
             worker.give(queue.popleft())
@@ -63,20 +65,31 @@ def ray_engine(function: PerTask[T, R], tasks: Iterable[T], workers: int) -> Ite
     except ImportError:
         raise DataError("engine: ray is not installed; pip install 'dsvl[ray]', or set engine: process") from None
     if not ray.is_initialized():
-        ray.init(num_cpus=workers, include_dashboard=False, log_to_driver=False, logging_level="error")
+        # A cluster has its own number of CPUs; Ray refuses to be told another.
+        place = {} if os.environ.get("RAY_ADDRESS") else {"address": "local", "num_cpus": workers}
+        ray.init(include_dashboard=False, log_to_driver=False, logging_level="error", **place)
     remote = ray.remote(function)
     queue = deque(enumerate(tasks))
     running: dict[Any, int] = {}
-    while queue or running:
-        while queue and len(running) < 4 * workers:
-            index, task = queue.popleft()
-            running[remote.remote(task)] = index
-        done, _ = ray.wait(list(running))
-        for reference in done:
-            try:
-                yield running.pop(reference), ray.get(reference)
-            except ray.exceptions.RayError as error:
-                raise DataError(f"a Ray task failed: {error}") from None
+    try:
+        while queue or running:
+            while queue and len(running) < 4 * workers:
+                index, task = queue.popleft()
+                running[remote.remote(task)] = index
+            done, _ = ray.wait(list(running))
+            for reference in done:
+                index = running.pop(reference)
+                try:
+                    result = ray.get(reference)
+                except ray.exceptions.RayError as error:
+                    cause = getattr(error, "cause", None)
+                    if isinstance(cause, DataError | OSError):
+                        raise DataError(_failure(cause)) from None
+                    raise DataError(f"task {index} failed in Ray: {error}") from None
+                yield index, result
+    finally:
+        for reference in running:
+            ray.cancel(reference, force=True)
 
 
 ENGINES: Mapping[str, Engine] = {"process": process_engine, "ray": ray_engine}
@@ -119,10 +132,15 @@ class _Worker:
     def _report_death(self) -> Any:
         self._process.join()
         code = self._process.exitcode
-        cause = "the system killed it, most often because memory ran out" if code == -signal.SIGKILL else f"exit {code}"
+        if code == -signal.SIGKILL:
+            cause = "the system killed it, most often because memory ran out"
+            step = "use fewer --workers or smaller shards (shard.max_images)"
+        else:
+            cause = f"exit code {code}"
+            step = "what it printed last says why; if that is a traceback, please report it"
         raise DataError(
-            f"a worker process died in task {self._index} ({cause}); use fewer --workers or smaller shards "
-            "(shard.max_images); the same command goes on where this run stopped"
+            f"a worker process died in task {self._index} ({cause}); {step}; "
+            "the same command goes on where this run stopped"
         )
 
 
@@ -131,16 +149,25 @@ def _work(pipe: Connection, function: Callable[[Any], Any], parent: int) -> None
     _die_with_parent(parent)
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the parent's to handle
     os.environ["TOKENIZERS_PARALLELISM"] = "false"
-    with contextlib.suppress(EOFError, OSError):
-        while True:
+    while True:
+        try:
             task = pipe.recv()
-            try:
-                answer: tuple[Any, str | None] = (function(task), None)
-            except DataError as error:
-                answer = (None, str(error))
-            except OSError as error:
-                answer = (None, f"{error.filename or 'writing'}: {error.strerror}; free some space or mend the folder")
+        except (EOFError, OSError):
+            return
+        try:
+            answer: tuple[Any, str | None] = (function(task), None)
+        except (DataError, OSError) as error:
+            answer = (None, _failure(error))
+        with contextlib.suppress(OSError):
             pipe.send(answer)
+
+
+def _failure(error: DataError | OSError) -> str:
+    if isinstance(error, DataError):
+        return str(error)
+    if error.errno is None:
+        return f"reading or writing: {error}"
+    return f"{error.filename or 'writing'}: {error.strerror}; free some space or mend the folder"
 
 
 def _die_with_parent(parent: int) -> None:

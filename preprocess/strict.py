@@ -11,6 +11,7 @@ import dataclasses
 import difflib
 import inspect
 import math
+import re
 import textwrap
 import types
 import typing
@@ -60,7 +61,9 @@ def override(tree: dict[str, Any], settings: Iterable[str]) -> None:
             for key in keys[:-1]:
                 node = _child(node, key)
             _assign(node, keys[-1], yaml.load(text, Loader=_UniqueKeys))
-        except (ValueError, yaml.YAMLError) as error:
+        except yaml.MarkedYAMLError as error:
+            problems.append(f"--set {setting}: broken YAML: {error.problem}")
+        except (ValueError, RecursionError, yaml.YAMLError) as error:
             problems.append(f"--set {setting}: {error}")
     if problems:
         raise ConfigError(problems)
@@ -101,6 +104,8 @@ class _UniqueKeys(yaml.SafeLoader):
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
         seen: set[Any] = set()
         for key_node, _ in node.value:
+            if key_node.tag == "tag:yaml.org,2002:merge":
+                continue
             key = self.construct_object(key_node, deep=True)
             if not isinstance(key, str):
                 raise yaml.MarkedYAMLError(problem=f"the key {key!r} is not text", problem_mark=key_node.start_mark)
@@ -108,6 +113,12 @@ class _UniqueKeys(yaml.SafeLoader):
                 raise yaml.MarkedYAMLError(problem=f"the key {key!r} stands twice", problem_mark=key_node.start_mark)
             seen.add(key)
         return super().construct_mapping(node, deep)
+
+
+# YAML 1.1 wants a dot and a sign there, so it reads 1e-3 as text.
+_UniqueKeys.add_implicit_resolver(
+    "tag:yaml.org,2002:float", re.compile(r"[-+]?[0-9][0-9_]*(?:\.[0-9_]*)?[eE][-+]?[0-9]+$"), list("-+0123456789")
+)
 
 
 def _dataclass(cls: type, value: object, where: str, problems: list[str]) -> Any:
@@ -133,7 +144,7 @@ def _value(kind: Any, value: object, where: str, problems: list[str]) -> Any:
     if origin in (types.UnionType, typing.Union):
         return _union(arguments, value, where, problems)
     if origin is Literal:
-        if value not in arguments or isinstance(value, bool) != any(value is choice for choice in (True, False)):
+        if not any(type(value) is type(choice) and value == choice for choice in arguments):  # True is no 1
             hint = nearest(value, map(str, arguments)) if isinstance(value, str) else ""
             problems.append(f"{where}: got {value!r}; wanted one of {', '.join(map(str, arguments))}{hint}")
         return value
@@ -170,7 +181,7 @@ def _union(kinds: Sequence[Any], value: object, where: str, problems: list[str])
 
 def _scalar(kind: Any, value: object, where: str, problems: list[str]) -> Any:
     if kind is float and isinstance(value, int) and not isinstance(value, bool):
-        value = float(value)
+        value = float(value) if abs(value) < 2**1023 else math.inf
     if kind is float and isinstance(value, float) and not math.isfinite(value):
         problems.append(f"{where}: got {value}; wanted a finite number")
     elif kind is not Any and (not isinstance(value, kind) or (isinstance(value, bool) and kind is not bool)):

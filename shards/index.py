@@ -56,7 +56,7 @@ class IndexRows:
         return len(self.columns["key"])
 
     def write(self, path: Path) -> None:
-        """One record batch, uncompressed, so that a reader can map it."""
+        """Uncompressed, so that a reader can map it."""
         import polars as pl
 
         table = pa.table({name: pa.array(self.columns[name], kind) for name, kind in SCHEMA.items()})
@@ -70,9 +70,9 @@ def open_index(path: Path) -> pa.Table:
         with pa.memory_map(str(path)) as source:
             table = pa.ipc.open_file(source).read_all()
         table.validate()
-    except (OSError, pa.ArrowException) as error:
+        got = list(zip(table.schema.names, table.schema.types, strict=True))
+    except (OSError, ValueError, pa.ArrowException) as error:
         raise ShardError(f"{path}: the index cannot be read ({error})") from None
-    got = list(zip(table.schema.names, table.schema.types, strict=True))
     if got != list(SCHEMA.items()):
         found = ", ".join(f"{name} {kind}" for name, kind in got)
         wanted = ", ".join(f"{name} {kind}" for name, kind in SCHEMA.items())

@@ -68,8 +68,12 @@ def read_manifest(build: Path) -> Manifest:
     if not isinstance(content, dict) or content.get("format") != FORMAT:
         raise ShardError(f"{path}: no manifest of a dsvl build; wanted an object with format {FORMAT!r}")
     version = content.get("version")
+    if not isinstance(version, int) or isinstance(version, bool):
+        raise ShardError(
+            f"{path}: the build has no format version, only {version}; this program reads {VERSION}; rebuild it"
+        )
     if version != VERSION:
-        age = "newer" if isinstance(version, int) and version > VERSION else "older"
+        age = "newer" if version > VERSION else "older"
         step = "update dsvl" if age == "newer" else "rebuild it"
         raise ShardError(f"{path}: the build is {age}: format version {version}, this program reads {VERSION}; {step}")
     if content.get("hash") != manifest_hash(content):

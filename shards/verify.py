@@ -4,20 +4,22 @@ from __future__ import annotations
 
 import hashlib
 import tarfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
+import xxhash
 
-from shards.build import Shard
+from shards.build import Sample, Shard
 from shards.container import END_OF_ARCHIVE
 from shards.errors import ShardError
-from shards.manifest import NAME, read_manifest
-from shards.writer import ShardInfo
+from shards.manifest import NAME, manifest_text, read_manifest
 
 IGNORE = -100
+_OURS = ("shards", "tokenizer")  # folders where a file that the manifest does not name can do harm
 
 
 @dataclass(slots=True)
@@ -34,12 +36,20 @@ class Verified:
 def verify(build: Path, *, progress: Callable[[int], None] = lambda size_bytes: None) -> Verified:
     """Read all files once. Raises ShardError only if the manifest itself cannot be used."""
     manifest = read_manifest(build)
+    try:
+        files, rules = dict(manifest.content["files"]), _Rules.of(manifest.content)
+    except (KeyError, TypeError, ValueError) as error:
+        raise ShardError(
+            f"{build / NAME}: a part is missing or has another shape ({error}); rebuild to write it anew"
+        ) from None
     found = Verified(shards=0, samples=0, images=0, size_bytes=0, problems=[])
+    if (build / NAME).read_bytes() != manifest_text(manifest.content):
+        found.problems.append(f"{build / NAME}: says the right things in other bytes; it was edited or damaged")
     pinned = {NAME}
-    for path, digest in manifest.content["files"].items():
+    for path, digest in files.items():
         pinned.add(path)
         _check_digest(build / path, None, digest, found, progress)
-    rules = _Rules(manifest.content)
+    sound_shards: list[tuple[str, Shard]] = []
     for dataset, splits in manifest.shards.items():
         for split, shards in splits.items():
             for info in shards:
@@ -47,11 +57,18 @@ def verify(build: Path, *, progress: Callable[[int], None] = lambda size_bytes: 
                 sound = _check_digest(build / info.path, info.size, info.sha256, found, progress)
                 sound &= _check_digest(build / info.index, info.index_size, info.index_sha256, found, progress)
                 if sound:
-                    found.problems += _check_shard(build, info, rules, dataset, split)
+                    try:
+                        shard = Shard(build, info)
+                        found.problems += _check_shard(shard, rules, dataset, split)
+                        sound_shards.append((split, shard))
+                    except ShardError as error:
+                        found.problems.append(str(error))
                 found.shards += 1
                 found.samples += info.samples
                 found.images += info.images
-    for path in sorted((build / "shards").rglob("*")):
+    found.problems += _check_unique(sound_shards)
+    found.problems += _check_split(sound_shards)
+    for path in sorted(path for folder in _OURS for path in (build / folder).rglob("*")):
         if path.is_file() and path.relative_to(build).as_posix() not in pinned:
             found.problems.append(f"{path}: lies in the build but the manifest does not name it; remove it")
     return found
@@ -61,29 +78,40 @@ def verify(build: Path, *, progress: Callable[[int], None] = lambda size_bytes: 
 class _Rules:
     """What the manifest promises of every sample."""
 
-    content: Any
+    image_id: int
+    image_tokens: int
+    vocabulary_size: int
+    max_length: int
+    max_images: int
 
-    def problems(self, sample: Any, row: dict[str, Any], dataset: str, split: str) -> Iterator[str]:
-        image_id = self.content["tokenizer"]["image_id"]
-        length = len(sample.ids) - len(sample.images) + len(sample.images) * self.content["config"]["image_tokens"]
+    @classmethod
+    def of(cls, content: Mapping[str, Any]) -> _Rules:
+        """Raises KeyError or TypeError if the manifest lacks one of them."""
+        tokenizer, config = content["tokenizer"], content["config"]
+        return cls(
+            image_id=int(tokenizer["image_id"]),
+            image_tokens=int(config["image_tokens"]),
+            vocabulary_size=int(tokenizer["vocabulary_size"]),
+            max_length=int(config["limits"]["max_length"]),
+            max_images=int(config["limits"]["max_images"]),
+        )
+
+    def problems(self, sample: Sample, row: Mapping[str, Any], dataset: str, split: str) -> Iterator[str]:
+        num_images = len(sample.images)
+        length = len(sample.ids) - num_images + num_images * self.image_tokens
         trained = sample.labels != IGNORE
         metadata = sample.metadata
-        limits = self.content["config"]["limits"]
         checks = {
-            "its number of <image> placeholders and images differ": int((sample.ids == image_id).sum())
-            == len(sample.images)
-            == len(metadata["images"])
-            == row["images"],
+            "its number of <image> placeholders and images differ": int((sample.ids == self.image_id).sum())
+            == num_images
+            == len(metadata["images"]),
             "a label is neither the token's id nor -100": bool(np.all(sample.labels[trained] == sample.ids[trained])),
             "nothing in it is trained": bool(trained.any()),
-            "an image placeholder is trained": image_id not in sample.labels,
-            "its counts differ from the index's": row["trained_tokens"] == int(trained.sum())
-            and row["text_tokens"] == len(sample.ids) - len(sample.images),
-            "an id lies outside the vocabulary": bool(
-                np.all((sample.ids >= 0) & (sample.ids < self.content["tokenizer"]["vocabulary_size"]))
-            ),
-            f"its length {length} is over limits.max_length": length <= limits["max_length"],
-            "it has more images than limits.max_images": len(sample.images) <= limits["max_images"],
+            "an image placeholder is trained": self.image_id not in sample.labels,
+            "its trained tokens are not as many as the index says": row["trained_tokens"] == int(trained.sum()),
+            "an id lies outside the vocabulary": bool(np.all((sample.ids >= 0) & (sample.ids < self.vocabulary_size))),
+            f"its length {length} is over limits.max_length": length <= self.max_length,
+            "it has more images than limits.max_images": num_images <= self.max_images,
             "its metadata names another dataset or split": metadata["dataset"] == dataset
             and metadata["split"] == split,
         }
@@ -112,13 +140,13 @@ def _check_digest(path: Path, size: int | None, digest: str, found: Verified, pr
     return True
 
 
-def _check_shard(build: Path, info: ShardInfo, rules: _Rules, dataset: str, split: str) -> list[str]:
+def _check_shard(shard: Shard, rules: _Rules, dataset: str, split: str) -> list[str]:
     """Samples against the index and the rules; the tar against a second reader, the standard library's."""
     problems: list[str] = []
-    names: list[tuple[str, int]] = []
+    members: list[tuple[str, int]] = []
+    end = 0
     try:
-        shard = Shard(build, info)
-        end = 0
+        shard.index.validate(full=True)
         for row, at in enumerate(shard.index.to_pylist()):
             sample = shard[row]
             if at["offset"] != end:
@@ -127,14 +155,49 @@ def _check_shard(build: Path, info: ShardInfo, rules: _Rules, dataset: str, spli
             problems += [
                 f"{shard.path}: sample {sample.key}: {text}" for text in rules.problems(sample, at, dataset, split)
             ]
-            for start in at["member_offsets"]:
-                names.append((sample.key, at["offset"] + start))
-        if end + len(END_OF_ARCHIVE) != info.size:
-            problems.append(f"{shard.path}: {info.size} bytes, its samples end at {end}")
-        with tarfile.open(build / info.path, "r:") as tar:
+            _, _, contents = shard.region(row)
+            if [xxhash.xxh3_64_intdigest(content) for content in contents] != at["member_checksums"]:
+                problems.append(f"{shard.path}: sample {sample.key}: its members do not match the index's checksums")
+            members += [(sample.key, at["offset"] + start) for start in at["member_offsets"]]
+        if end + len(END_OF_ARCHIVE) != shard.info.size:
+            problems.append(f"{shard.path}: {shard.info.size} bytes, its samples end at {end}")
+        with tarfile.open(shard.path, "r:") as tar:
             seen = [(member.name.partition(".")[0], member.offset_data) for member in tar]
-        if seen != names:
+        if seen != members:
             problems.append(f"{shard.path}: its tar members are not those of the index")
-    except (ShardError, tarfile.TarError, KeyError, TypeError) as error:
-        problems.append(str(error) if isinstance(error, ShardError) else f"{build / info.path}: {error!r}")
+        for name in ("images", "text_tokens", "trained_tokens"):
+            total = int(shard.index.column(name).to_numpy().sum(dtype=np.uint64))
+            if total != getattr(shard.info, name):
+                wanted = getattr(shard.info, name)
+                problems.append(f"{shard.path}: its index counts {total} {name}, the manifest {wanted}")
+    except ShardError as error:
+        problems.append(str(error))
+    except (tarfile.TarError, pa.ArrowException, KeyError, TypeError) as error:
+        problems.append(f"{shard.path}: {error!r}")
     return problems
+
+
+def _check_unique(shards: Sequence[tuple[str, Shard]]) -> Iterator[str]:
+    """Keys by their 64-bit hashes, so that 10^7 of them take 80 MB."""
+    seen = np.zeros(0, dtype=np.uint64)
+    for _, shard in shards:
+        keys = shard.index.column("key").to_pylist()
+        hashes = np.array([xxhash.xxh3_64_intdigest(key) for key in keys], dtype=np.uint64)
+        values, first, counts = np.unique(hashes, return_index=True, return_counts=True)
+        again = (counts > 1) | np.isin(values, seen)
+        if again.any():
+            yield f"{shard.path}: {int(again.sum())} keys stand elsewhere too, such as {keys[first[again].min()]}"
+        seen = np.union1d(seen, values)
+
+
+def _check_split(shards: Sequence[tuple[str, Shard]]) -> Iterator[str]:
+    """No group is both trained on and held out. Memory: the groups of eval."""
+    groups = {
+        split: [(shard, shard.index.column("groups")) for side, shard in shards if side == split]
+        for split in ("train", "eval")
+    }
+    held_out = {name for _, column in groups["eval"] for names in column.to_pylist() for name in names}
+    for shard, column in groups["train"]:
+        shared = sorted(held_out.intersection(name for names in column.to_pylist() for name in names))
+        if shared:
+            yield f"{shard.path}: {len(shared)} groups are in eval too, such as {shared[0]}"

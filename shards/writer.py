@@ -52,10 +52,12 @@ class ShardWriter:
         self._build, self._folder, self._stem = build, folder, stem
         (build / folder).mkdir(parents=True, exist_ok=True)
         self._partial = build / folder / f".{stem}.{os.getpid()}.partial"
+        self._partial_index = self._partial.with_suffix(".partial-index")
         self._file = self._partial.open("wb", buffering=1 << 20)
         self._sha256 = hashlib.sha256()
         self._offset = 0
         self._rows = IndexRows()
+        self._keys: set[str] = set()
 
     def add(
         self,
@@ -69,10 +71,13 @@ class ShardWriter:
     ) -> None:
         """tokens: int32 [2, T], ids over labels. images: (extension, bytes) in placeholder order.
 
-        Raises ValueError for a key that a WebDataset reader would split, OSError if the disk is full.
+        Raises ValueError for a key that a WebDataset reader would split or join, OSError if the disk is full.
         """
         if not _KEY.fullmatch(key):
             raise ValueError(f"sample key {key!r}: wanted 1 to 80 of a-z, 0-9, _ and -")
+        if key in self._keys:
+            raise ValueError(f"sample key {key!r} was there before; a WebDataset reader would take both for one sample")
+        self._keys.add(key)
         contents = [orjson.dumps(metadata), encode_tokens(tokens), *(data for _, data in images)]
         names = member_names(key, [extension for extension, _ in images])
         region = xxhash.xxh3_64()
@@ -110,12 +115,11 @@ class ShardWriter:
         flush_and_close(self._file)
         digest = self._sha256.hexdigest()
         stem = f"{self._folder}/{self._stem}-{digest[:8]}"
-        partial_index = self._partial.with_suffix(".partial-index")
-        self._rows.write(partial_index)
-        index = partial_index.read_bytes()
-        with partial_index.open("rb+") as file:
+        self._rows.write(self._partial_index)
+        index = self._partial_index.read_bytes()
+        with self._partial_index.open("rb+") as file:
             os.fsync(file.fileno())
-        os.replace(partial_index, self._build / f"{stem}.arrow")
+        os.replace(self._partial_index, self._build / f"{stem}.arrow")
         os.replace(self._partial, self._build / f"{stem}.tar")
         sync_folder(self._build / self._folder)
         columns = self._rows.columns
@@ -135,6 +139,7 @@ class ShardWriter:
     def discard(self) -> None:
         self._file.close()
         self._partial.unlink(missing_ok=True)
+        self._partial_index.unlink(missing_ok=True)
 
 
 def flush_and_close(file: Any) -> None:

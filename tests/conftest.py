@@ -6,7 +6,6 @@ Nothing heavy is imported here, so that one small test starts at once.
 from __future__ import annotations
 
 import os
-import sys
 from pathlib import Path
 
 import pytest
@@ -14,7 +13,6 @@ from hypothesis import HealthCheck, settings
 
 # Worker processes are forked in some tests, and the tokenizers library warns if its threads were started before.
 os.environ["TOKENIZERS_PARALLELISM"] = "false"
-sys.path.insert(0, str(Path(__file__).resolve().parent))
 
 import text_tokenizers
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from dst.control import ControlStrings, Fenced, choose_fences, remove_fences
+from dst.control import ControlStrings, Cut, Fenced, choose_fences, remove_fences
 
 # Few letters and short strings, so that overlaps of every kind come up.
 strings = st.sets(st.text(alphabet="ab<>", min_size=2, max_size=5), min_size=1, max_size=5)
@@ -60,6 +60,13 @@ def test_cuts_break_all_that_holds_data_and_nothing_else(
     assert not of_data
     for cut in cuts:  # never inside the template's own text
         assert any(low <= cut <= high for low, high in ranges)
+
+
+def test_cuts_stand_at_the_datas_edge_and_spare_what_a_segment_border_breaks() -> None:
+    control, fenced = ControlStrings({"<image>"}), Fenced("a <image>", ((5, 9),))
+    assert list(control.cuts(fenced, [(0, 9)])) == [Cut(5, within_one_text=False)]
+    assert list(control.cuts(fenced, [(0, 4), (4, 9)])) == []
+    assert list(control.cuts(Fenced("a <image>", ((0, 9),)), [(0, 9)])) == [Cut(3, within_one_text=True)]
 
 
 @given(texts=st.lists(st.text() | st.sampled_from(["\ufdd0", "\ufdd1\ufdd0", "  x \n", " "]), max_size=5))

@@ -82,6 +82,13 @@ def test_later_rounds_have_the_ids_of_the_whole_text(template: str, tokenizer: d
     assert whole.ids.tolist() == theirs(whole.text, add_special_tokens=False)["input_ids"]
 
 
+@pytest.mark.parametrize("pieces", [["A red", " bus</s>The table."], ["The</s>", "table", " is", "</s> red</s>bus"]])
+def test_pieces_have_the_ids_of_the_whole_text(pieces: list[str], tokenizer: dst.TextTokenizer) -> None:
+    _, theirs = pair("visualchat", tokenizer)
+    ours = [index for ids in tokenizer.encode(pieces) for index in ids]
+    assert ours == theirs("".join(pieces), add_special_tokens=False)["input_ids"]
+
+
 def test_the_saved_folder_keeps_the_vocabulary(tokenizer: dst.TextTokenizer) -> None:
     _, theirs = pair("visualchat", tokenizer)
     assert len(theirs) == tokenizer.vocabulary_size

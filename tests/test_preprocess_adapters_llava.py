@@ -9,7 +9,7 @@ import pytest
 from test_preprocess_adapters import SAMPLES, Made, adapted, conversations, rejects, request_for
 
 from preprocess.adapters import ADAPTERS
-from preprocess.conversation import Conversation, Image, Source, Turn
+from preprocess.conversation import Conversation, Image, Reject, Source, Turn
 
 
 def talk(*values: str, image: Any = "1.jpg", **more: Any) -> dict[str, Any]:
@@ -180,6 +180,7 @@ def test_an_answer_of_another_type_is_refused(tmp_path: Path, value: Any) -> Non
 
 def test_too_many_images_are_refused_with_what_was_got_and_wanted(tmp_path: Path) -> None:
     (item,) = read(tmp_path, talk("What?", "That.", image=["1.jpg"] * 3), max_images=2)
+    assert isinstance(item, Reject)
     assert item.reason == "too_many_images"
     assert item.detail == "got 3 images, wanted at most 2; raise limits.max_images to keep the record"
 
@@ -199,7 +200,8 @@ def test_a_kept_id_never_takes_the_place_of_another(tmp_path: Path) -> None:
 
 
 def test_a_record_without_an_id_is_known_by_its_number(tmp_path: Path) -> None:
-    records = [talk("<image>", "One.", id=name) for name in ("1", None, 7, "", {}, "\ud800")]
+    names: tuple[Any, ...] = ("1", None, 7, "", {}, "\ud800")
+    records = [talk("<image>", "One.", id=name) for name in names]
     made = conversations(read(tmp_path, *records))
     assert [item.sources[0].record for item in made] == ["1", "1", "7", "3", "4", "5"]
     assert [item.id for item in made] == ["merged/1", "merged/#1", "merged/7", "merged/#3", "merged/#4", "merged/#5"]

@@ -37,6 +37,9 @@ from preprocess.groups import image_group
 
 _PATH_KEYS = ("image", "path", "url")
 
+Embedded = Callable[[int, int, Any], tuple[Image, str]]
+"""(row number, index, what the file's path column says) -> a picture that lies in the file itself, and its group."""
+
 
 def read(request: Request) -> Records:
     identities = Identities(request)
@@ -50,10 +53,6 @@ def read(request: Request) -> Records:
                 yield Reject(reason=record.reason, source=source, detail=record.detail)
             else:
                 yield fence(source, _conversation, request, identities, label, own, number, source, record, embedded)
-
-
-Embedded = Callable[[int, int, Any], tuple[Image, str]]
-"""(row number, index, what the file's path column says) -> a picture that lies in the file itself, and its group."""
 
 
 def _embedded(request: Request, path: Path) -> Embedded:

@@ -48,7 +48,7 @@ def _lines(path: Path) -> Iterator[Any]:
                 if number == 1:
                     line = line.removeprefix(b"\xef\xbb\xbf")
                 if line.strip():
-                    yield _line(line, number)
+                    yield _line(line.rstrip(b"\r\n"), number)
     except OSError as error:
         raise DataError(f"{path}: cannot be read ({error.strerror})") from None
 

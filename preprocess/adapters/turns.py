@@ -69,9 +69,15 @@ def assemble(
     """Turns and notes. Raises BadRecordError for a wrong order, a wrong number of images, or an empty turn."""
     check_order([role for role, _ in messages])
     notes: list[str] = []
-    num_marks = sum(part is None for _, parts in messages for part in parts)
+    num_marks = num_named = 0
+    for _, parts in messages:
+        for part in parts:
+            if part is None:
+                num_marks += 1
+            elif type(part) is Image:
+                num_named += 1
     placed_first: list[Slot] = []
-    if images and not num_marks and not any(isinstance(part, Image) for _, parts in messages for part in parts):
+    if images and not num_marks and not num_named:
         placed_first = list(images)
         notes.append("image_placed_first")
     elif num_marks != len(images):
@@ -79,12 +85,19 @@ def assemble(
             "image_count", f"the text marks {num_marks} images; wanted {len(images)}, as the record names"
         )
     rest = iter(images)
+    num_shown = 0
     turns: list[Turn] = []
     last = len(messages) - 1
     for index, (role, parts) in enumerate(messages):
         if role == "user" and placed_first:
             parts, placed_first = placed_first + parts, []
-        tidy = _tidy([next(rest) if part is None else part for part in parts])
+        if len(parts) == 1 and type(parts[0]) is str:  # most turns by far
+            words = parts[0].strip()
+            tidy: tuple[str | Image, ...] = (words,) if words else ()
+            num_images = 0
+        else:
+            tidy = _tidy([next(rest) if part is None else part for part in parts])
+            num_images = sum(type(part) is Image for part in tidy)
         if index == last and role == "user":
             notes.append("dangling_question")
             break
@@ -94,10 +107,11 @@ def assemble(
             raise BadRecordError(
                 "empty_answer" if role == "assistant" else "empty_question", f"turn {index + 1} is empty"
             )
+        num_shown += num_images
         turns.append(Turn(role=role, parts=tidy))
     if not turns or turns[-1].role != "assistant":
         raise BadRecordError("no_answer", f"got {len(messages)} turns and no answer; wanted a question and an answer")
-    check_image_count(sum(isinstance(part, Image) for turn in turns for part in turn.parts), request)
+    check_image_count(num_shown, request)
     return tuple(turns), tuple(notes)
 
 
@@ -111,9 +125,6 @@ def check_order(roles: Sequence[Role]) -> None:
 
 
 def _tidy(parts: list[str | Image]) -> tuple[str | Image, ...]:
-    if len(parts) == 1 and isinstance(parts[0], str):
-        words = parts[0].strip()
-        return (words,) if words else ()
     joined: list[str | Image] = []
     for part in parts:
         if isinstance(part, str) and joined and isinstance(joined[-1], str):

@@ -17,7 +17,7 @@ from preprocess.adapters.fields import BadRecordError, as_id, fence, need, need_
 from preprocess.adapters.identities import Identities
 from preprocess.adapters.splits import split_in_name
 from preprocess.adapters.vqa_records import answer_of, conversation, image_of
-from preprocess.conversation import Records, Reject, Source
+from preprocess.conversation import Records, Reject, Source, Split
 from preprocess.errors import DataError
 from preprocess.json_stream import array_items, outline
 
@@ -34,6 +34,7 @@ class Pairs:
 
     request: Request
     question_files: list[Path] = field(default_factory=list)
+    splits: list[Split] = field(default_factory=list)
     annotation_files: list[Path] = field(default_factory=list)
     questions: list[tuple[Any, ...]] = field(default_factory=list)
     annotations: list[tuple[Any, ...]] = field(default_factory=list)
@@ -42,6 +43,7 @@ class Pairs:
         file, place = self.request.source_file(path), len(self.question_files)
         self.question_files.append(path)
         subtype = _subtype(path)
+        self.splits.append(split_in_name(subtype, path.stem))
         for number, record in enumerate(array_items(path, "questions")):
             key = own_id(record, "question_id")
             if key is None:
@@ -68,7 +70,6 @@ class Pairs:
         first = annotations.filter(annotations["key"].is_first_distinct())
         joined = questions.join(first, on="key", how="left", maintain_order="left")
         self._refuse_unanswered(joined)
-        splits = [split_in_name(_subtype(path), path.stem) for path in self.question_files]
         labels = [identities.label(path) for path in self.question_files]
         files = [self.request.source_file(path) for path in self.question_files]
         for key, place, number, words, name, bad, why, partner, best, others, unanswered, reason in joined.iter_rows():
@@ -82,7 +83,7 @@ class Pairs:
             else:
                 yield fence(
                     source, conversation, self.request, identities, labels[place], key, number, source,
-                    words, name, best, others, splits[place],
+                    words, name, best, others, self.splits[place],
                 )  # fmt: skip
         files = [self.request.source_file(path) for path in self.annotation_files]
         leftover = first.join(questions, on="key", how="anti", maintain_order="left")

@@ -1,0 +1,261 @@
+"""VQA v2, VizWiz, TextVQA, A-OKVQA and OCR-VQA: joins, answers, names of pictures, and what is refused."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+from test_preprocess_adapters import SAMPLES, Made, adapted, conversations, rejects, request_for, sample
+
+from preprocess.adapters import ADAPTERS
+from preprocess.adapters.aokvqa import WHY
+from preprocess.conversation import Conversation, Image, Reject, Source
+from preprocess.errors import DataError
+
+
+def pair(root: Path, questions: list[Any], annotations: list[Any], **more: Any) -> Made:
+    documents = {
+        "q.json": {"data_subtype": "train2014", **more, "questions": questions},
+        "a.json": {"annotations": annotations},
+    }
+    return adapted("vqa_v2", root, documents)
+
+
+def ask(number: Any, **changed: Any) -> dict[str, Any]:
+    return {"question_id": number, "image_id": 5, "question": "What?", **changed}
+
+
+def reply(number: Any, *given: Any, **more: Any) -> dict[str, Any]:
+    return {"question_id": number, "answers": [{"answer": item} for item in given], **more}
+
+
+def test_questions_meet_their_annotations() -> None:
+    made = list(ADAPTERS["vqa_v2"].read(request_for("vqa_v2", SAMPLES)))
+    assert rejects(made) == []
+    assert len(made) == 5
+    item = conversations(made)[1]
+    assert item.id == "v2_OpenEnded_mscoco_train2014_questions/102000"
+    assert item.turns[0].parts == (Image(name="COCO_train2014_000000000102.jpg"), "What color is the flower?")
+    assert item.turns[1].parts == ("pink",)
+    assert item.references == ("pink",) * 7 + ("orange", "pink and orange", "red")
+    assert item.groups == ("coco:102",)
+    assert item.official_split == "train"
+    assert item.sources == (Source(file="vqa_v2/v2_OpenEnded_mscoco_train2014_questions.json", record="102000"),)
+
+
+def test_ids_meet_as_text_and_lonely_ones_are_refused(tmp_path: Path) -> None:
+    made = pair(tmp_path, [ask(1), ask("2"), ask(3)], [reply("2", "b"), reply(1, "a"), reply(4, "d"), reply(1, "c")])
+    assert [(item.sources[0].record, item.turns[1].parts[0]) for item in conversations(made)] == [
+        ("1", "a"),
+        ("2", "b"),
+    ]
+    assert rejects(made) == [("3", "no_answer"), ("4", "no_match"), ("1", "duplicate_id")]
+
+
+def test_the_answer_is_the_stated_one_or_else_the_first_of_the_most_frequent(tmp_path: Path) -> None:
+    annotations = [
+        reply(1, "b", "a", "a", "b", "c"),
+        reply(2, "b", "a", multiple_choice_answer=" z "),
+        reply(3, "", " x "),
+    ]
+    made = conversations(pair(tmp_path, [ask(1), ask(2), ask(3)], annotations))
+    assert [item.turns[1].parts[0] for item in made] == ["b", "z", "x"]
+    assert [item.references for item in made] == [("b", "a", "a", "b", "c"), ("b", "a"), ("x",)]
+
+
+@pytest.mark.parametrize(
+    ("image_id", "name"),
+    [
+        (5, "COCO_train2014_000000000005.jpg"),
+        ("VizWiz_train_0001.jpg", "VizWiz_train_0001.jpg"),
+        ("0054c91397f2fe05", "0054c91397f2fe05.jpg"),
+        ("a.b/c", "a.b/c.jpg"),
+    ],
+)
+def test_a_number_is_a_coco_picture_and_a_text_is_a_file_name(tmp_path: Path, image_id: Any, name: str) -> None:
+    (item,) = conversations(pair(tmp_path, [ask(1, image_id=image_id)], [reply(1, "a")]))
+    assert item.images == (Image(name=name),)
+
+
+def test_the_subtype_may_stand_after_the_questions_or_in_the_name_alone(tmp_path: Path) -> None:
+    late = {"questions": [ask(1)], "data_subtype": "val2014"}
+    named = {"questions": [ask(2)]}
+    documents = {"q.json": late, "q_test2015.json": named, "a.json": {"annotations": [reply(1, "a"), reply(2, "b")]}}
+    made = conversations(adapted("vqa_v2", tmp_path, documents))
+    assert [item.images[0].name for item in made] == ["COCO_val2014_000000000005.jpg", "COCO_test2015_000000000005.jpg"]
+    assert [item.official_split for item in made] == ["val", "test"]
+
+
+@pytest.mark.parametrize(
+    ("question", "reason"),
+    [
+        (3, "wrong_type"),
+        ({"image_id": 5, "question": "What?"}, "missing_key"),
+        (ask(True), "wrong_type"),
+        (ask(None), "wrong_type"),
+        (ask(1.0), "wrong_type"),
+        (ask("\ud800"), "bad_text"),
+        (ask(2, question=""), "empty_question"),
+        (ask(2, question=None), "wrong_type"),
+        (ask(2, question="\ud800"), "bad_text"),
+        (ask(2, image_id=None), "wrong_type"),
+        (ask(2, image_id=True), "wrong_type"),
+        (ask(2, image_id=-1), "bad_value"),
+        (ask(1), "duplicate_id"),
+    ],
+)
+def test_a_bad_question_is_refused_with_its_reason(tmp_path: Path, question: Any, reason: str) -> None:
+    made = pair(tmp_path, [ask(1), question], [reply(1, "a"), reply(2, "b")])
+    own = [item for item in made if isinstance(item, Reject) and item.source.file == "q.json"]
+    assert [item.reason for item in own] == [reason]
+    assert len(conversations(made)) == 1
+
+
+@pytest.mark.parametrize(
+    ("annotation", "reason"),
+    [
+        ({"question_id": 2}, "no_answer"),
+        (reply(2), "empty_answer"),
+        (reply(2, ""), "empty_answer"),
+        (reply(2, "a", None), "wrong_type"),
+        (reply(2, "\ud800"), "bad_text"),
+        ({"question_id": 2, "answers": {}}, "wrong_type"),
+        ({"question_id": 2, "answers": [{}]}, "wrong_type"),
+        (reply(2, "a", multiple_choice_answer=""), "empty_answer"),
+        (reply(2, "a", multiple_choice_answer=True), "wrong_type"),
+    ],
+)
+def test_a_bad_annotation_refuses_its_question(tmp_path: Path, annotation: Any, reason: str) -> None:
+    made = pair(tmp_path, [ask(1), ask(2)], [reply(1, "a"), annotation])
+    assert rejects(made) == [("2", reason)]
+    assert len(conversations(made)) == 1
+
+
+@pytest.mark.parametrize("documents", [
+    {"q.json": {"questions": [ask(1)]}},
+    {"q.json": {"questions": [ask(1)]}, "a.json": {"annotations": [reply(2, "a")]}},
+    {"q.json": [{"image": "1.jpg", "question": "What?"}]},
+    {"q.json": {"data": [{"question_id": 1, "image_id": "x", "question": "What?", "set_name": "test"}]}},
+])  # fmt: skip
+def test_a_test_split_without_answers_is_refused_by_name(tmp_path: Path, documents: dict[str, Any]) -> None:
+    with pytest.raises(DataError, match=r"q\.json: .*test split"):
+        adapted("vqa_v2", tmp_path, documents)
+
+
+def test_other_files_are_refused_by_name(tmp_path: Path) -> None:
+    with pytest.raises(DataError, match=r"x\.json: has none of the keys"):
+        adapted("vqa_v2", tmp_path, {"x.json": {"a": 1}})
+    with pytest.raises(DataError, match="no question file"):
+        adapted("vqa_v2", tmp_path, {"a.json": {"annotations": [reply(1, "a")]}})
+
+
+def test_vizwiz_and_textvqa_are_read_as_published(tmp_path: Path) -> None:
+    vizwiz = {
+        "image": "VizWiz_val_1.jpg",
+        "question": "What?",
+        "answers": [{"answer": "a"}, {"answer": "b"}],
+        "answerable": 1,
+    }
+    textvqa = {"question_id": 7, "image_id": "00f", "question": "Which?", "answers": ["b", "b"], "set_name": "train"}
+    made = adapted("vqa_v2", tmp_path, {"val.json": [vizwiz, {"image": "x.jpg"}], "t.json": {"data": [textvqa]}})
+    assert rejects(made) == [("1", "missing_key")]
+    one, two = conversations(made)
+    assert (one.id, one.images[0].name, one.turns[1].parts, one.official_split) == (
+        "val/#0",
+        "VizWiz_val_1.jpg",
+        ("a",),
+        "val",
+    )
+    assert (two.id, two.images[0].name, two.turns[1].parts, two.official_split) == ("t/7", "00f.jpg", ("b",), "train")
+
+
+def test_aokvqa_asks_why_and_answers_with_the_rationales() -> None:
+    made = conversations(list(ADAPTERS["aokvqa"].read(request_for("aokvqa", SAMPLES))))
+    assert [item.id for item in made] == [f"aokvqa_v1p0_train/sA{number}" for number in (1, 2, 3)]
+    image, words = made[2].turns[0].parts
+    assert image == Image(name="000000000106.jpg")
+    assert words in [f"Where will it go? {why}" for why in WHY]
+    assert made[2].turns[1].parts == (
+        "The answer is space. Because It is a rocket. It stands on a pad. Rockets fly to space.",
+    )
+    assert made[2].references == ("space",) * 10
+    assert (made[2].groups, made[2].official_split) == (("coco:106",), "train")
+
+
+@pytest.mark.parametrize(
+    ("changed", "reason"),
+    [
+        ({"correct_choice_idx": 4}, "bad_value"),
+        ({"correct_choice_idx": -1}, "bad_value"),
+        ({"correct_choice_idx": True}, "bad_value"),
+        ({"correct_choice_idx": 1.0}, "bad_value"),
+        ({"choices": None}, "wrong_type"),
+        ({"choices": [""] * 4}, "empty_answer"),
+        ({"rationales": []}, "empty_answer"),
+        ({"rationales": [None]}, "wrong_type"),
+        ({"rationales": ["\ud800"]}, "bad_text"),
+        ({"rationales": None, "correct_choice_idx": None}, "no_answer"),
+        ({"direct_answers": "a"}, "wrong_type"),
+        ({"question": " "}, "empty_question"),
+        ({"image_id": "103"}, "wrong_type"),
+        ({"split": "dev"}, "bad_value"),
+        ({"question_id": "sA1"}, "duplicate_id"),
+    ],
+)
+def test_a_bad_aokvqa_record_is_refused_with_its_reason(tmp_path: Path, changed: dict[str, Any], reason: str) -> None:
+    (records,) = sample("aokvqa").values()
+    made = adapted("aokvqa", tmp_path, {"a.json": [records[0], {**records[1], **changed}]})
+    assert [name for _, name in rejects(made)] == [reason]
+
+
+def test_the_test_split_of_aokvqa_is_refused_by_name(tmp_path: Path) -> None:
+    record = {"split": "test", "image_id": 1, "question_id": "a", "question": "What?", "choices": ["a", "b"]}
+    with pytest.raises(DataError, match=r"aokvqa_v1p0_test\.json: this is the test split"):
+        adapted("aokvqa", tmp_path, {"aokvqa_v1p0_test.json": [record]})
+
+
+def test_a_book_is_one_conversation_about_its_cover() -> None:
+    made = conversations(list(ADAPTERS["ocr_vqa"].read(request_for("ocr_vqa", SAMPLES))))
+    assert [(item.id, item.official_split) for item in made] == [
+        ("dataset/1565847392", "train"),
+        ("dataset/0934120565", "val"),
+        ("dataset/0712345678", "test"),
+    ]
+    assert made[0].turns[0].parts == (Image(name="1565847392.jpg"), "Who wrote this book?")
+    assert [turn.parts[-1] for turn in made[0].turns[1::2]] == [
+        "M. Sample",
+        "Clocks and How They Slow",
+        "Science & Math",
+        "Yes",
+    ]
+    assert made[0].groups == ("images/1565847392.jpg",)
+
+
+@pytest.mark.parametrize(
+    ("changed", "reason"),
+    [
+        ({"answers": ["a"]}, "bad_value"),
+        ({"questions": [], "answers": []}, "no_answer"),
+        ({"questions": ["a", ""]}, "empty_question"),
+        ({"answers": ["a", " "]}, "empty_answer"),
+        ({"answers": ["a", None]}, "wrong_type"),
+        ({"answers": "ab"}, "wrong_type"),
+        ({"imageURL": 3}, "wrong_type"),
+        ({"imageURL": "http://["}, "bad_value"),
+        ({"split": True}, "bad_value"),
+        ({"split": 4}, "bad_value"),
+    ],
+)
+def test_a_bad_book_is_refused_with_its_reason(tmp_path: Path, changed: dict[str, Any], reason: str) -> None:
+    book = {"imageURL": "http://x/y.png?z=1", "questions": ["a", "b"], "answers": ["c", "d"], "split": 1}
+    made = adapted("ocr_vqa", tmp_path, {"d.json": {"1": book, "2": {**book, **changed}}})
+    assert rejects(made) == [("2", reason)]
+    (item,) = conversations(made)
+    assert isinstance(item, Conversation)
+    assert item.images == (Image(name="1.png"),)
+
+
+def test_a_repeated_book_is_refused(tmp_path: Path) -> None:
+    book = '{"imageURL": "y.gif", "questions": ["a"], "answers": ["b"]}'
+    assert rejects(adapted("ocr_vqa", tmp_path, {"d.json": f'{{"1": {book}, "1": {book}}}'})) == [("1", "duplicate_id")]

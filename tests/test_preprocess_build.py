@@ -1,0 +1,310 @@
+"""A build from the outside: what comes out, what is reused, and that nothing is lost."""
+
+from __future__ import annotations
+
+import fcntl
+import json
+import os
+from pathlib import Path
+
+import pytest
+import webdataset
+
+from preprocess.build import run_build
+from preprocess.errors import ConfigError, DataError
+from preprocess.inspector import inspect_samples
+from preprocess.report import BuildReport
+from shards import open_build, verify
+from small_blends import (
+    ROOT,
+    build,
+    chat_blend,
+    chat_record,
+    files_of,
+    jpeg,
+    rejects_of,
+    write_blend,
+    write_chat,
+    write_images,
+)
+
+
+@pytest.fixture(scope="module")
+def demo(tmp_path_factory: pytest.TempPathFactory) -> BuildReport:
+    out = tmp_path_factory.mktemp("demo") / "build"
+    return run_build(ROOT / "examples/blend.yaml", out=out, workers=2)
+
+
+def picture_blend(folder: Path, count: int = 12, **settings: object) -> Path:
+    """One picture and two rounds a record; shards of four."""
+    names = write_images(folder / "mine", count)
+    records = [chat_record(number, images=[name], rounds=2) for number, name in enumerate(names)]
+    return chat_blend(folder, records, **{"shard": {"max_samples": 4}, **settings})
+
+
+def test_the_demo_blend_gives_a_sound_build_of_every_adapter(demo: BuildReport) -> None:
+    assert len(demo.datasets) == 14
+    assert all(dataset.samples for dataset in demo.datasets.values())
+    found = verify(demo.path)
+    assert found.problems == []
+    assert found.samples == sum(dataset.samples for dataset in demo.datasets.values())
+
+
+def test_records_read_are_members_written_plus_rejects(demo: BuildReport) -> None:
+    for dataset in demo.datasets.values():
+        assert dataset.records == dataset.members + sum(dataset.rejects.values())
+    assert len(rejects_of(demo.path)) == sum(sum(dataset.rejects.values()) for dataset in demo.datasets.values())
+
+
+def test_no_image_is_on_both_sides_of_the_split_over_the_whole_blend(demo: BuildReport) -> None:
+    groups: dict[str, set[str]] = {"train": set(), "eval": set()}
+    for _, split, shard in open_build(demo.path).shards():
+        groups[split].update(*shard.index.column("groups").to_pylist())
+    assert groups["eval"]
+    assert not groups["train"] & groups["eval"]
+
+
+def test_a_plain_webdataset_reader_yields_tokens_and_images_in_order(demo: BuildReport) -> None:
+    for _, _, shard in open_build(demo.path).shards():
+        plain = list(webdataset.WebDataset(str(shard.path), shardshuffle=False).decode())
+        assert [sample["__key__"] for sample in plain] == shard.index.column("key").to_pylist()
+        for row, sample in enumerate(plain):
+            ours = shard[row]
+            assert (sample["tokens.npy"] == [ours.ids, ours.labels]).all()
+            images = [sample[name] for name in sample if name[0].isdigit()]
+            assert images == list(ours.images)
+
+
+@pytest.mark.parametrize("workers", [2, 4])
+def test_the_number_of_workers_does_not_change_a_byte(tmp_path: Path, workers: int) -> None:
+    blend = picture_blend(tmp_path, split={"eval": 0.3}, seed=3)
+    build(blend, out=tmp_path / "one", workers=1)
+    build(blend, out=tmp_path / "many", workers=workers)
+    assert files_of(tmp_path / "one") == files_of(tmp_path / "many")
+
+
+def test_a_second_build_reuses_everything_and_touches_nothing(tmp_path: Path) -> None:
+    blend = picture_blend(tmp_path)
+    assert build(blend).built_tasks > 0
+    before = {path: path.stat().st_mtime_ns for path in (tmp_path / "build").rglob("*") if path.suffix != ""}
+    again = build(blend)
+    assert again.built_tasks == 0
+    assert {path: path.stat().st_mtime_ns for path in before} == before
+
+
+def test_a_change_of_weights_alone_builds_nothing(tmp_path: Path) -> None:
+    for name in ("a", "b"):
+        write_chat(tmp_path / name, [chat_record(number) for number in range(8)])
+
+    def blend(weight: float) -> Path:
+        entries = [{"name": name, "adapter": "chat", "root": name} for name in ("a", "b")]
+        return write_blend(
+            tmp_path / "blend.yaml", [{**entries[0], "weight": weight}, {**entries[1], "weight": 1.0}], total=100
+        )
+
+    build(blend(1.0))
+    again = build(blend(3.0))
+    assert again.built_tasks == 0
+    assert [again.datasets[name].draws for name in ("a", "b")] == [75, 25]
+    assert verify(tmp_path / "build").problems == []
+
+
+def test_a_changed_picture_rebuilds_only_its_shard(tmp_path: Path) -> None:
+    blend = picture_blend(tmp_path)
+    build(blend)
+    (tmp_path / "mine/5.jpg").write_bytes(jpeg(99, (40, 40)))
+    again = build(blend)
+    assert (again.built_tasks, again.reused_tasks) == (1, 3)  # one shard of three; the annotations are reused
+    assert verify(tmp_path / "build").problems == []
+    assert build(blend, out=tmp_path / "fresh").built_tasks == 4
+    assert files_of(tmp_path / "build") == files_of(tmp_path / "fresh")
+
+
+def test_a_changed_record_rebuilds_the_annotations_and_its_shard(tmp_path: Path) -> None:
+    names = write_images(tmp_path / "mine", 12)
+    records = [chat_record(number, images=[name]) for number, name in enumerate(names)]
+    blend = chat_blend(tmp_path, records, shard={"max_samples": 4})
+    build(blend)
+    records[11]["messages"][1]["content"] = "Another answer."
+    chat_blend(tmp_path, records, shard={"max_samples": 4})
+    again = build(blend)
+    assert (again.built_tasks, again.reused_tasks) == (2, 2)
+
+
+def test_files_of_an_older_build_are_removed_once_the_new_manifest_is_there(tmp_path: Path) -> None:
+    blend = picture_blend(tmp_path)
+    build(blend)
+    old = set(files_of(tmp_path / "build"))
+    build(blend, settings=["template=vicuna"])
+    new = set(files_of(tmp_path / "build"))
+    assert not {name for name in old & new if name.endswith(".tar")}
+    assert verify(tmp_path / "build").problems == []
+
+
+def test_too_many_rejects_fail_the_build_and_keep_the_finished_one(tmp_path: Path) -> None:
+    blend = picture_blend(tmp_path)
+    build(blend)
+    sound = files_of(tmp_path / "build")
+    for number in range(6):
+        (tmp_path / f"mine/{number}.jpg").unlink()
+    with pytest.raises(DataError, match=r"6 of 12 records are rejects \(image_missing 6\)") as caught:
+        build(blend)
+    assert "failed-rejects.jsonl" in str(caught.value)
+    after = files_of(tmp_path / "build")
+    assert {name: after[name] for name in sound if not name.startswith("shards")} == {
+        name: data for name, data in sound.items() if not name.startswith("shards")
+    }
+    assert verify(tmp_path / "build").problems == [] or all(
+        "does not name it" in p for p in verify(tmp_path / "build").problems
+    )
+
+
+def test_a_first_build_that_fails_writes_its_rejects_and_no_manifest(tmp_path: Path) -> None:
+    blend = chat_blend(tmp_path, [chat_record(0), "{broken", "[]"])
+    with pytest.raises(DataError, match="2 of 3 records are rejects"):
+        build(blend)
+    assert not (tmp_path / "build/manifest.json").exists()
+    assert [reject["reason"] for reject in rejects_of(tmp_path / "build")] == ["broken_json", "wrong_type"]
+    assert build(blend, settings=["limits.max_reject_share=1"]).datasets["mine"].samples == 1
+
+
+def test_two_builds_in_one_folder_do_not_mix(tmp_path: Path) -> None:
+    blend = picture_blend(tmp_path)
+    build(blend)
+    with (tmp_path / "build/.cache/lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        with pytest.raises(DataError, match="another build is running there"):
+            build(blend)
+
+
+def test_a_deleted_shard_is_built_again(tmp_path: Path) -> None:
+    blend = picture_blend(tmp_path)
+    build(blend)
+    whole = files_of(tmp_path / "build")
+    next((tmp_path / "build").glob("shards/*/*.tar")).unlink()
+    assert build(blend).built_tasks == 1
+    assert files_of(tmp_path / "build") == whole
+
+
+def test_a_deleted_cache_costs_time_but_no_byte(tmp_path: Path) -> None:
+    import shutil
+
+    blend = picture_blend(tmp_path)
+    build(blend)
+    whole = files_of(tmp_path / "build")
+    shutil.rmtree(tmp_path / "build/.cache")
+    assert build(blend).built_tasks == 4
+    assert files_of(tmp_path / "build") == whole
+
+
+def test_the_manifest_holds_no_time_and_no_path_of_this_machine(tmp_path: Path) -> None:
+    blend = picture_blend(tmp_path)
+    build(blend)
+    os.utime(tmp_path / "mine/0.jpg", (1, 1))
+    text = (tmp_path / "build/manifest.json").read_text(encoding="utf-8")
+    content = json.loads(text)
+    assert content["config"].pop("tokenizer").startswith("/")  # the blend itself says so
+    assert str(tmp_path) not in json.dumps(content)
+    build(blend)
+    assert (tmp_path / "build/manifest.json").read_text(encoding="utf-8") == text
+
+
+def test_every_kind_of_amount_gives_exact_draws(tmp_path: Path) -> None:
+    for name in "abcde":
+        write_chat(tmp_path / name, [chat_record(number) for number in range(10)])
+    amounts: list[dict[str, object]] = [
+        {"samples": "all"},
+        {"samples": 3},
+        {"epochs": 2.5},
+        {"weight": 1.0},
+        {"weight": 2.0},
+    ]
+    entries = [{"name": n, "adapter": "chat", "root": n, **a} for n, a in zip("abcde", amounts, strict=True)]
+    report = build(write_blend(tmp_path / "blend.yaml", entries, total=100))
+    assert [dataset.draws for dataset in report.datasets.values()] == [10, 3, 25, 33, 67]
+    assert sum(dataset.share for dataset in report.datasets.values()) == pytest.approx(1)
+
+
+def test_weights_on_a_dataset_without_train_samples_are_refused(tmp_path: Path) -> None:
+    records = [chat_record(number, split="val") for number in range(4)]
+    blend = chat_blend(tmp_path, records, dataset={"weight": 1.0}, total=10)
+    with pytest.raises(DataError, match="mine: the blend draws 10 samples of it, but it has no train sample"):
+        build(blend)
+
+
+def test_official_splits_are_honoured_unless_the_blend_says_otherwise(tmp_path: Path) -> None:
+    records = [chat_record(number, split="val" if number < 3 else "train") for number in range(8)]
+    blend = chat_blend(tmp_path, records)
+    assert build(blend).datasets["mine"].splits == {"train": 5, "eval": 3}
+    assert build(blend, settings=["split.official=ignore"]).datasets["mine"].splits == {"train": 8, "eval": 0}
+
+
+def test_a_dataset_may_have_a_template_of_its_own(tmp_path: Path) -> None:
+    for name in ("a", "b"):
+        write_chat(tmp_path / name, [chat_record(0)])
+    entries = [
+        {"name": "a", "adapter": "chat", "root": "a"},
+        {"name": "b", "adapter": "chat", "root": "b", "template": "chatml"},
+    ]
+    build(write_blend(tmp_path / "blend.yaml", entries, variables={"system_prompt": "Be brief."}), workers=2)
+    texts = {found.dataset: "".join(t for t, _ in found.runs) for found in inspect_samples(tmp_path / "build")}
+    assert texts["a"].startswith("<s>Be brief.")
+    assert texts["b"].startswith("<|im_start|>user")
+
+
+def test_all_problems_of_a_blend_are_reported_before_work_starts(tmp_path: Path) -> None:
+    entries = [
+        {"name": "Bad Name", "adapter": "lava", "root": "."},
+        {"name": "b", "adapter": "chat", "root": "nowhere", "epochs": 1.0, "weight": 2.0},
+        {"name": "b", "adapter": "llava", "root": ".", "options": {"duplicate_idz": "keep"}},
+    ]
+    blend = write_blend(tmp_path / "blend.yaml", entries)
+    with pytest.raises(ConfigError) as caught:
+        build(blend)
+    text = "\n".join(caught.value.problems)
+    for expected in (
+        "Bad Name",
+        "did you mean llava",
+        "exactly one of",
+        "b twice",
+        "did you mean duplicate_ids",
+        "total: missing",
+    ):
+        assert expected in text
+    assert not (tmp_path / "build").exists()
+
+
+@pytest.mark.parametrize(
+    ("settings", "expected"),
+    [
+        (["template=vicunja"], "did you mean vicuna?"),
+        (["variables.system_promt=x"], "did you mean system_prompt?"),
+        (["tokenizer=/nowhere/at/all"], "tokenizer /nowhere/at/all: no such folder"),
+        (["template=broken.jinja"], "template broken.jinja"),
+        (["datasets.mine.root=nowhere"], "no folder"),
+        (["datasets.mine.annotations=none.jsonl"], "matches none.jsonl"),
+        (["datasets.mine.images=[pictures]"], "matches pictures"),
+        (["datasets.our.root=x"], "no entry 'our'; there are mine"),
+        (["limit.max_length=5"], "did you mean limits?"),
+        (["image.check=heder"], "did you mean header?"),
+    ],
+)
+def test_a_mistake_in_the_settings_names_its_place_and_the_nearest_match(
+    tmp_path: Path, settings: list[str], expected: str
+) -> None:
+    blend = chat_blend(tmp_path, [chat_record(0)])
+    with pytest.raises(ConfigError) as caught:
+        build(blend, settings=settings)
+    assert expected in "\n".join(caught.value.problems)
+
+
+def test_first_reads_only_so_many_records(tmp_path: Path) -> None:
+    blend = chat_blend(tmp_path, [chat_record(number) for number in range(9)], dataset={"first": 4})
+    assert build(blend).datasets["mine"].records == 4
+
+
+def test_an_output_path_that_is_a_file_is_refused(tmp_path: Path) -> None:
+    blend = chat_blend(tmp_path, [chat_record(0)])
+    (tmp_path / "taken").write_text("x")
+    with pytest.raises(ConfigError, match="is a file; wanted a folder"):
+        build(blend, out=tmp_path / "taken")

@@ -1,0 +1,209 @@
+"""The command line in real processes: output, exit codes, and errors without tracebacks."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import yaml
+
+from preprocess.adapters import ADAPTERS
+from small_blends import ROOT, SAMPLES, TOKENIZER, chat_blend, chat_record, write_images
+
+
+def run(*arguments: str | Path, cwd: Path | None = None) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "-W", "error", "-m", "preprocess.cli", *map(str, arguments)]
+    done = subprocess.run(command, capture_output=True, text=True, cwd=cwd, check=False)
+    assert "Traceback" not in done.stderr, done.stderr
+    return done
+
+
+@pytest.fixture(scope="module")
+def built(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("cli")
+    names = write_images(folder / "mine", 4)
+    blend = chat_blend(folder, [chat_record(number, images=[name], rounds=2) for number, name in enumerate(names)])
+    done = run("build", "--blend", blend, "--out", folder / "build", "--workers", "1", "--json")
+    assert done.returncode == 0, done.stderr
+    report = json.loads(done.stdout)
+    assert set(report) == {"datasets", "reused_tasks", "built_tasks"}
+    wanted = {"records", "members", "samples", "rejects", "images", "tokens", "trained_tokens", "share"}
+    assert wanted <= set(report["datasets"]["mine"])
+    return folder / "build"
+
+
+def test_build_prints_a_table_with_what_became_of_every_dataset(built: Path) -> None:
+    done = run("build", "--blend", built.parent / "blend.yaml", "--out", built)
+    assert done.returncode == 0
+    for word in ("dataset", "records", "rejects", "images", "tokens", "trained", "share", "mine", "100.0%", "reused"):
+        assert word in done.stdout
+    assert "compiling" in done.stderr
+
+
+def test_verify_says_sound_or_what_is_wrong_with_exit_code_1(built: Path, tmp_path: Path) -> None:
+    import shutil
+
+    assert "sound; 1 shards, 4 samples, 4 images" in run("verify", built).stdout
+    shutil.copytree(built, tmp_path / "copy")
+    shard = next((tmp_path / "copy").glob("shards/*/*.tar"))
+    data = bytearray(shard.read_bytes())
+    data[1000] ^= 1
+    shard.write_bytes(data)
+    done = run("verify", tmp_path / "copy")
+    assert done.returncode == 1
+    assert shard.name in done.stderr
+    assert "sha256" in done.stderr
+
+
+def test_stats_counts_samples_per_dataset_and_split(built: Path) -> None:
+    (row,) = json.loads(run("stats", built, "--json").stdout)
+    assert (row["dataset"], row["split"], row["samples"], row["images"]) == ("mine", "train", 4, 4)
+    assert row["length_max"] >= row["length_p50"] > 16
+    assert "mine" in run("stats", built).stdout
+
+
+def test_inspect_json_gives_one_object_a_line(built: Path) -> None:
+    lines = run("inspect", built, "--json", "--limit", "2").stdout.splitlines()
+    assert len(lines) == 2
+    sample = json.loads(lines[0])
+    for key in ("key", "dataset", "source", "split", "text", "ids", "labels", "images"):
+        assert key in sample
+    assert set(sample["images"][0]) == {"name", "width", "height", "sha256"}
+    only = run("inspect", built, "--json", "--key", sample["key"]).stdout.splitlines()
+    assert [json.loads(line)["key"] for line in only] == [sample["key"]]
+
+
+def test_inspect_shows_images_and_colours_what_is_trained(built: Path) -> None:
+    from rich.console import Console
+
+    from preprocess import inspector
+
+    done = run("inspect", built, "--limit", "1")
+    assert "image 1: 0.jpg  32 x 24" in done.stdout
+    sample = next(iter(inspector.inspect_samples(built, limit=1)))
+    console = Console(force_terminal=True, color_system="standard", width=100)
+    with console.capture() as shown:
+        console.print(inspector._coloured(sample.runs))
+    assert "\x1b[1;32mAnswer 0 of record 0.</s>" in shown.get()
+
+
+def test_inspect_names_a_key_or_dataset_that_is_not_there(built: Path) -> None:
+    assert run("inspect", built, "--key", "nope").returncode == 1
+    done = run("inspect", built, "--dataset", "nope")
+    assert done.returncode == 1
+    assert "it has mine" in done.stderr
+
+
+@pytest.mark.parametrize("name", sorted(ADAPTERS))
+def test_render_shows_conversations_of_every_adapter(name: str, tmp_path: Path) -> None:
+    root = SAMPLES
+    if name == "chat":
+        root = tmp_path
+        (tmp_path / "a.jsonl").write_text(json.dumps(chat_record(0)))
+    done = run("render", "--adapter", name, "--root", root, "--limit", "2")
+    assert done.returncode == 0, done.stderr
+    assert "### Answer:" in done.stdout
+    assert "</s>" in done.stdout
+
+
+def test_adapters_lists_names_sources_licences_and_options() -> None:
+    rows = [json.loads(line) for line in run("adapters", "--json").stdout.splitlines()]
+    assert [row["name"] for row in rows] == list(ADAPTERS)
+    assert all(row["layout"] and row["where"] and row["licence"] for row in rows)
+    text = run("adapters").stdout
+    assert all(name in text for name in ADAPTERS)
+
+
+def test_init_finds_the_layouts_and_its_file_builds(tmp_path: Path) -> None:
+    blend = tmp_path / "blend.yaml"
+    done = run("init", "--root", SAMPLES.parent, "--out", blend)
+    assert done.returncode == 0, done.stderr
+    tree = yaml.safe_load(blend.read_text(encoding="utf-8"))
+    assert {entry["adapter"] for entry in tree["datasets"]} == set(ADAPTERS) - {"chat"}
+    assert blend.read_text(encoding="utf-8").count("#") > 30
+    done = run("build", "--blend", blend, "--out", tmp_path / "build", "--set", f"tokenizer={TOKENIZER}", "--json")
+    assert done.returncode == 0, done.stderr
+    again = run("init", "--root", SAMPLES, "--out", blend)
+    assert again.returncode == 2
+    assert "exists already" in again.stderr
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code", "expected"),
+    [
+        (["build"], 2, "Missing option '--blend'"),
+        (["build", "--blend", "nowhere.yaml"], 2, "nowhere.yaml: cannot be read"),
+        (["build", "--blend", "nowhere.yaml", "--workers", "0"], 2, "--workers"),
+        (["verify", "nowhere"], 1, "no manifest.json there"),
+        (["stats", "nowhere"], 1, "no manifest.json there"),
+        (["inspect", "nowhere"], 1, "no manifest.json there"),
+        (["init", "--root", "nowhere"], 2, "no such folder"),
+        (["render", "--adapter", "lava", "--root", "."], 2, "did you mean llava?"),
+        (["render", "--adapter", "llava", "--root", "nowhere"], 2, "no folder nowhere"),
+        (["render", "--adapter", "llava", "--root", "."], 2, "nothing below"),
+        (["render", "--adapter", "llava", "--root", ".", "--template", "vicuma"], 2, "did you mean vicuna?"),
+        (["bild"], 2, "No such command"),
+    ],
+)
+def test_wrong_usage_says_what_was_wanted(tmp_path: Path, arguments: list[str], code: int, expected: str) -> None:
+    done = run(*arguments, cwd=tmp_path)
+    assert done.returncode == code
+    assert expected in done.stderr
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("datasets: [", "line 1, column"),
+        ("a: 1\na: 2\n", "'a' stands twice"),
+        ("- 1\n", "wanted keys"),
+        ("tokenizer: 5\ndatasets: []\n", "wanted text"),
+        ("datasets: []\n", "tokenizer: missing"),
+    ],
+)
+def test_a_broken_blend_file_ends_with_code_2_and_its_place(tmp_path: Path, text: str, expected: str) -> None:
+    (tmp_path / "blend.yaml").write_text(text)
+    done = run("build", "--blend", "blend.yaml", cwd=tmp_path)
+    assert done.returncode == 2
+    assert expected in done.stderr
+
+
+@pytest.mark.parametrize(
+    ("data", "expected"),
+    [
+        ('[{"id": "1", "image": "a.jpg",', "line 1, column 31"),
+        ('[\n{"id": 1},\n{"id": 2,}\n]', "line 3, column 10"),
+        ('{"a": 1}', "detail_23k.json"),
+        ("", "detail_23k.json"),
+    ],
+)
+def test_a_broken_annotation_file_ends_with_code_1_naming_file_line_and_column(
+    tmp_path: Path, data: str, expected: str
+) -> None:
+    (tmp_path / "llava").mkdir()
+    (tmp_path / "llava/detail_23k.json").write_text(data)
+    blend = {
+        "tokenizer": str(TOKENIZER),
+        "datasets": [{"name": "l", "adapter": "llava", "root": ".", "samples": "all"}],
+    }
+    (tmp_path / "blend.yaml").write_text(yaml.safe_dump(blend))
+    done = run("build", "--blend", "blend.yaml", cwd=tmp_path)
+    assert done.returncode == 1
+    assert "detail_23k.json" in done.stderr
+    assert expected in done.stderr
+
+
+def test_help_loads_none_of_the_heavy_packages() -> None:
+    code = (
+        "import sys\n"
+        "from preprocess.cli import cli\n"
+        "try: cli(['--help'])\n"
+        "except SystemExit: pass\n"
+        "import dst, shards\n"
+        "heavy = {'torch', 'transformers', 'deepspeed', 'ray'} & set(sys.modules)\n"
+        "assert not heavy, heavy\n"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, cwd=ROOT)

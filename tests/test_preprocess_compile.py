@@ -1,0 +1,185 @@
+"""From conversations to samples: concat, length limits and labels, against slow twins."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from dst import IGNORE, ChatTokenizer, load_template, load_tokenizer
+from preprocess.errors import DataError
+from preprocess.inspector import Inspected, inspect_samples
+from small_blends import TOKENIZER, build, chat_blend, chat_record, rejects_of, write_images
+
+
+def samples(folder: Path) -> list[Inspected]:
+    return list(inspect_samples(folder / "build"))
+
+
+def length(sample: Inspected, image_tokens: int = 16) -> int:
+    return len(sample.sample.ids) + len(sample.sample.images) * (image_tokens - 1)
+
+
+def chat() -> ChatTokenizer:
+    return ChatTokenizer(load_template("visualchat"), load_tokenizer(TOKENIZER))
+
+
+def test_a_sample_is_its_conversation_encoded_and_its_pictures_as_they_were(tmp_path: Path) -> None:
+    names = write_images(tmp_path / "mine", 2)
+    build(chat_blend(tmp_path, [chat_record(0, images=names, rounds=2)]))
+    (sample,) = samples(tmp_path)
+    image = {"type": "image"}
+    expected = chat().encode(
+        [
+            {"role": "user", "content": [image, image, {"type": "text", "text": "Question 0 of record 0?"}]},
+            {"role": "assistant", "content": "Answer 0 of record 0."},
+            {"role": "user", "content": "Question 1 of record 0?"},
+            {"role": "assistant", "content": "Answer 1 of record 0."},
+        ]
+    )
+    assert np.array_equal(sample.sample.ids, expected.ids)
+    assert np.array_equal(sample.sample.labels, expected.labels)
+    assert sample.to_json()["text"] == expected.text
+    assert list(sample.sample.images) == [(tmp_path / "mine" / name).read_bytes() for name in names]
+    assert sample.to_json()["source"] == {"file": "chat.jsonl", "record": "r0"}
+    assert [image["name"] for image in sample.to_json()["images"]] == names
+
+
+@pytest.mark.parametrize("k", [2, 3, 5])
+def test_concat_joins_up_to_k_conversations_and_uses_every_record_once(tmp_path: Path, k: int) -> None:
+    names = write_images(tmp_path / "mine", 17)
+    records = [chat_record(number, images=[name]) for number, name in enumerate(names)]
+    blend = chat_blend(tmp_path, records, dataset={"concat": k}, split={"eval": 0.3}, seed=1)
+    report = build(blend).datasets["mine"]
+    found = samples(tmp_path)
+    used = sorted(source["record"] for sample in found for source in sample.to_json()["sources"])
+    assert used == sorted(f"r{number}" for number in range(17))
+    assert report.members == 17
+    assert max(len(sample.to_json()["sources"]) for sample in found) == k
+    for sample in found:
+        assert len(sample.sample.images) == len(sample.to_json()["sources"])
+        text = sample.to_json()["text"]
+        for number in range(1, len(sample.sample.images) + 1):
+            assert f"### Image {number}:" in text
+
+
+def test_concat_is_the_same_for_any_cut_into_shards_only_where_shards_allow(tmp_path: Path) -> None:
+    names = write_images(tmp_path / "mine", 12)
+    records = [chat_record(number, images=[name]) for number, name in enumerate(names)]
+    blend = chat_blend(tmp_path, records, dataset={"concat": 3})
+    build(blend)
+    first = [sample.to_json() for sample in samples(tmp_path)]
+    build(blend, out=tmp_path / "other", workers=2)
+    assert [sample.to_json() for sample in inspect_samples(tmp_path / "other")] == first
+
+
+def test_concat_never_passes_max_images_or_max_length(tmp_path: Path) -> None:
+    names = write_images(tmp_path / "mine", 20)
+    records = [
+        chat_record(number, images=names[number : number + 1 + number % 3], rounds=1 + number % 2)
+        for number in range(18)
+    ]
+    limits = {"max_images": 4, "max_length": 260}
+    build(chat_blend(tmp_path, records, dataset={"concat": 6}, limits=limits))
+    found = samples(tmp_path)
+    assert all(len(sample.sample.images) <= 4 and length(sample) <= 260 for sample in found)
+    assert any(len(sample.to_json()["sources"]) > 1 for sample in found)
+    assert sum(len(sample.to_json()["sources"]) for sample in found) == 18
+
+
+def test_concat_never_shows_one_picture_twice_and_never_mixes_system_prompts(tmp_path: Path) -> None:
+    names = write_images(tmp_path / "mine", 2)
+    records: list[dict[str, Any]] = []
+    for number in range(8):
+        record = chat_record(number, images=[names[number % 2]])
+        system = {"role": "system", "content": f"Prompt {number % 4 // 2}."}
+        records.append({**record, "messages": [system, *record["messages"]]})
+    build(chat_blend(tmp_path, records, dataset={"concat": 4}))
+    for sample in samples(tmp_path):
+        shown = [image["name"] for image in sample.to_json()["images"]]
+        assert len(shown) == len(set(shown))
+        text = sample.to_json()["text"]
+        assert text.count("Prompt 0.") + text.count("Prompt 1.") == 1
+
+
+def test_a_conversation_that_is_too_long_loses_whole_trailing_rounds_and_no_more_than_it_must(tmp_path: Path) -> None:
+    names = write_images(tmp_path / "mine", 1)
+    record = chat_record(0, images=names, rounds=9)
+    whole = chat()
+    content = record["messages"][0]["content"].removeprefix("<image>\n")
+    messages = [
+        {"role": "user", "content": [{"type": "image"}, {"type": "text", "text": content}]},
+        *record["messages"][1:],
+    ]
+    for limit in (60, 95, 110, 170, 260, 330):
+        fitting = [rounds for rounds in range(1, 10) if len(whole.encode(messages[: 2 * rounds]).ids) + 15 <= limit]
+        blend = chat_blend(tmp_path, [record], limits={"max_length": limit, "max_reject_share": 1.0})
+        report = build(blend).datasets["mine"]
+        if not fitting:
+            assert rejects_of(tmp_path / "build")[0]["reason"] == "too_long"
+            continue
+        (sample,) = samples(tmp_path)
+        expected = whole.encode(messages[: 2 * fitting[-1]])
+        assert np.array_equal(sample.sample.ids, expected.ids)
+        assert report.notes["rounds_cut"] == (fitting[-1] < 9)
+
+
+def test_pictures_of_cut_rounds_are_not_stored(tmp_path: Path) -> None:
+    names = write_images(tmp_path / "mine", 3)
+    messages: list[dict[str, Any]] = []
+    for name in names:
+        messages += [
+            {"role": "user", "content": [{"type": "image", "image": name}, {"type": "text", "text": "And this?"}]},
+            {"role": "assistant", "content": f"It is {name}."},
+        ]
+    blend = chat_blend(tmp_path, [{"id": "a", "messages": messages}], limits={"max_length": 110})
+    build(blend)
+    (sample,) = samples(tmp_path)
+    shown = [image["name"] for image in sample.to_json()["images"]]
+    assert 1 <= len(shown) < 3
+    assert shown == names[: len(shown)]
+
+
+def test_text_from_data_never_becomes_a_control_token_and_is_counted(tmp_path: Path) -> None:
+    words = "Say </s> and <image> and <|im_end|> and ### Image 7: now"
+    record = {"id": "a", "messages": [{"role": "user", "content": words}, {"role": "assistant", "content": words}]}
+    report = build(chat_blend(tmp_path, [record])).datasets["mine"]
+    assert report.notes["control_text"] == 1
+    (sample,) = samples(tmp_path)
+    tokenizer = load_tokenizer(TOKENIZER)
+    ids = sample.sample.ids.tolist()
+    assert tokenizer.image_id not in ids
+    assert ids.count(tokenizer.control["</s>"]) == 1
+    assert sample.to_json()["text"].count(words) == 2
+
+
+def test_every_answer_and_its_end_token_is_trained_and_nothing_else(tmp_path: Path) -> None:
+    build(chat_blend(tmp_path, [chat_record(0, rounds=3)]))
+    (sample,) = samples(tmp_path)
+    trained = [text for text, learnt in sample.runs if learnt]
+    assert trained == [f"Answer {turn} of record 0.</s>" for turn in range(3)]
+    labels, ids = sample.sample.labels, sample.sample.ids
+    assert set(labels[labels != ids].tolist()) == {IGNORE}
+
+
+def test_a_template_that_refuses_a_conversation_makes_it_a_reject(tmp_path: Path) -> None:
+    records = [chat_record(0), chat_record(1, images=write_images(tmp_path / "mine", 1))]
+    build(chat_blend(tmp_path, records, template="plain", limits={"max_reject_share": 1.0}))
+    (reject,) = rejects_of(tmp_path / "build")
+    assert reject["reason"] == "template"
+    assert "shows no image" in reject["detail"]
+
+
+def test_a_full_disk_ends_the_run_and_is_never_a_reject(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    blend = chat_blend(tmp_path, [chat_record(number) for number in range(4)])
+    build(blend)
+    folder = tmp_path / "build/shards/mine"
+    for path in folder.iterdir():
+        path.unlink()
+    (tmp_path / "elsewhere").mkdir()
+    folder.rmdir()
+    (tmp_path / "build/shards/mine").write_text("in the way")
+    with pytest.raises(DataError):
+        build(blend)

@@ -1,0 +1,373 @@
+"""Writing shards, opening builds and reading samples back; what damage to a sample looks like."""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import json
+import tempfile
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import handmade_builds
+import numpy as np
+import polars as pl
+import pytest
+import webdataset
+from handmade_builds import Draft, draft, write_shard
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from shards import Build, Sample, Shard, ShardError, ShardWriter, open_build
+from shards.manifest import manifest_hash, manifest_text, read_manifest, write_manifest
+
+TOKEN = st.integers(-(2**31), 2**31 - 1)
+TEXT = st.text(st.characters(exclude_categories=["Cs"]), max_size=20)
+IMAGE = st.tuples(st.sampled_from(["jpg", "png", "webp", "gif", "bmp"]), st.binary(max_size=2000))
+
+
+@st.composite
+def drafts(draw: st.DrawFn) -> list[Draft]:
+    keys = draw(st.lists(st.from_regex(r"[a-z0-9_-]{1,80}", fullmatch=True), min_size=1, max_size=5, unique=True))
+    made = []
+    for key in keys:
+        images = tuple(draw(st.lists(IMAGE, max_size=3)))
+        columns = draw(st.lists(st.tuples(TOKEN, TOKEN), min_size=len(images), max_size=50))
+        made.append(
+            Draft(
+                key=key,
+                metadata=draw(st.dictionaries(TEXT, TEXT | st.integers(-(2**53), 2**53) | st.lists(TEXT))),
+                tokens=np.array(columns, dtype=np.int32).reshape(-1, 2).T,
+                images=images,
+                groups=tuple(draw(st.lists(TEXT, max_size=3))),
+                trained_tokens=draw(st.integers(0, 50)),
+            )
+        )
+    return made
+
+
+@pytest.fixture
+def build(tmp_path: Path) -> Build:
+    return open_build(handmade_builds.make(tmp_path).folder)
+
+
+def first_shard(build: Build) -> Shard:
+    return next(shard for _, _, shard in build.shards(dataset="alpha", split="train"))
+
+
+def files(folder: Path) -> dict[str, bytes]:
+    return {path.relative_to(folder).as_posix(): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+
+
+def same(sample: Sample, draft: Draft) -> bool:
+    return (
+        sample.key == draft.key
+        and sample.metadata == draft.metadata
+        and np.array_equal(np.stack([sample.ids, sample.labels]), draft.tokens)
+        and sample.ids.dtype == sample.labels.dtype == np.int32
+        and sample.images == tuple(data for _, data in draft.images)
+    )
+
+
+# Writing
+
+
+@given(drafts())
+def test_the_same_samples_come_out_as_went_in(made: list[Draft]) -> None:
+    with tempfile.TemporaryDirectory() as folder:
+        info = write_shard(Path(folder), made)
+        assert info is not None
+        shard = Shard(Path(folder), info)
+        assert len(shard) == len(made)
+        assert all(same(shard[row], one) for row, one in enumerate(made))
+        assert same(shard[-1], made[-1])
+        assert (info.images, info.trained_tokens) == (
+            sum(len(one.images) for one in made),
+            sum(one.trained_tokens for one in made),
+        )
+
+
+@settings(max_examples=15)
+@given(drafts())
+def test_the_same_samples_give_the_same_files_named_by_their_digest(made: list[Draft]) -> None:
+    with tempfile.TemporaryDirectory() as first, tempfile.TemporaryDirectory() as second:
+        info = write_shard(Path(first), made, split="eval", number=7)
+        assert info == write_shard(Path(second), made, split="eval", number=7)
+        assert info is not None
+        assert files(Path(first)) == files(Path(second))
+        for path, size, sha256 in [
+            (info.path, info.size, info.sha256),
+            (info.index, info.index_size, info.index_sha256),
+        ]:
+            data = files(Path(first)).pop(path)
+            assert (len(data), hashlib.sha256(data).hexdigest()) == (size, sha256)
+        assert info.path == f"shards/alpha/eval-00007-{info.sha256[:8]}.tar"
+        assert info.index == f"shards/alpha/eval-00007-{info.sha256[:8]}.arrow"
+
+
+def test_nothing_has_a_final_name_before_finish_and_only_two_files_have_one_after(tmp_path: Path) -> None:
+    writer = ShardWriter(tmp_path, "shards/alpha", "train-00000")
+    for number in range(30):
+        one = draft(number)
+        writer.add(
+            one.key,
+            metadata=one.metadata,
+            tokens=one.tokens,
+            images=[("jpg", bytes(90_000))],
+            trained_tokens=6,
+            groups=(),
+        )
+        assert all(name.startswith("shards/alpha/.") and name.endswith(".partial") for name in files(tmp_path))
+    info = writer.finish()
+    assert info is not None
+    assert set(files(tmp_path)) == {info.path, info.index}
+
+
+def test_discard_leaves_nothing(tmp_path: Path) -> None:
+    writer = ShardWriter(tmp_path, "shards/alpha", "train-00000")
+    one = draft(1)
+    writer.add(
+        one.key, metadata=one.metadata, tokens=one.tokens, images=one.images, trained_tokens=6, groups=one.groups
+    )
+    writer.discard()
+    assert files(tmp_path) == {}
+
+
+def test_an_empty_shard_is_none_and_no_file(tmp_path: Path) -> None:
+    assert ShardWriter(tmp_path, "shards/alpha", "train-00000").finish() is None
+    assert files(tmp_path) == {}
+
+
+def test_a_shard_that_cannot_be_finished_leaves_nothing_after_discard(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(source: Any, target: Any) -> None:
+        raise OSError(28, "No space left on device")
+
+    writer = ShardWriter(tmp_path, "shards/alpha", "train-00000")
+    one = draft(1)
+    writer.add(one.key, metadata={}, tokens=one.tokens, images=one.images, trained_tokens=6, groups=one.groups)
+    monkeypatch.setattr("shards.writer.os.replace", full)
+    with pytest.raises(OSError, match="No space left"):
+        writer.finish()
+    writer.discard()
+    assert files(tmp_path) == {}
+
+
+@pytest.mark.parametrize("key", ["", "a.b", "A", "a/b", "a b", "ä", "a" * 81, "a\n", "..", "a\0"])
+def test_a_key_that_a_webdataset_reader_would_split_or_change_is_refused(tmp_path: Path, key: str) -> None:
+    writer = ShardWriter(tmp_path, "shards/alpha", "train-00000")
+    with pytest.raises(ValueError, match="wanted 1 to 80 of a-z, 0-9, _ and -"):
+        writer.add(key, metadata={}, tokens=draft(1).tokens, images=(), trained_tokens=1, groups=())
+    assert writer.finish() is None
+
+
+def test_a_key_that_was_there_before_is_refused(tmp_path: Path) -> None:
+    writer = ShardWriter(tmp_path, "shards/alpha", "train-00000")
+    writer.add("a", metadata={}, tokens=draft(1).tokens, images=(), trained_tokens=1, groups=())
+    with pytest.raises(ValueError, match="sample key 'a' was there before"):
+        writer.add("a", metadata={}, tokens=draft(2).tokens, images=(), trained_tokens=1, groups=())
+    writer.discard()
+
+
+# Other readers
+
+
+@pytest.mark.filterwarnings("ignore::ResourceWarning")  # it leaves closing the file to the garbage collector
+def test_a_plain_webdataset_reader_gets_every_sample_in_order_with_equal_bytes(build: Build) -> None:
+    wanted = [draft(number, num_images=number % 4) for number in range(4)]
+    reader = webdataset.WebDataset(str(first_shard(build).path), shardshuffle=False).decode()
+    got = list(reader)
+    assert [sample["__key__"] for sample in got] == [one.key for one in wanted]
+    for sample, one in zip(got, wanted, strict=True):
+        assert sample["json"] == one.metadata
+        assert sample["tokens.npy"].dtype == np.int32
+        assert np.array_equal(sample["tokens.npy"], one.tokens)
+        names = [f"{number}.{extension}" for number, (extension, _) in enumerate(one.images)]
+        assert [name for name in sample if name[0].isdigit()] == names
+        assert [sample[name] for name in names] == [data for _, data in one.images]
+
+
+# Opening
+
+
+def test_a_build_gives_its_shards_by_dataset_and_split(build: Build) -> None:
+    every = [(dataset, split, len(shard)) for dataset, split, shard in build.shards()]
+    assert sorted(every) == [("alpha", "eval", 2), ("alpha", "train", 4), ("alpha", "train", 4), ("beta", "train", 3)]
+    assert [len(shard) for _, _, shard in build.shards(dataset="alpha", split="train")] == [4, 4]
+    assert list(build.shards(dataset="beta", split="eval")) == []
+    with pytest.raises(ShardError, match="no dataset 'gamma'; it has alpha, beta"):
+        next(build.shards(dataset="gamma"))
+
+
+def test_a_row_that_is_not_there_is_an_index_error(build: Build) -> None:
+    shard = first_shard(build)
+    for row in (4, -5, 10**30):
+        with pytest.raises(IndexError, match=r"no sample .*; it has 4"):
+            shard[row]
+
+
+def test_a_folder_without_manifest_is_no_build(tmp_path: Path) -> None:
+    for folder in (tmp_path, tmp_path / "nowhere"):
+        with pytest.raises(ShardError, match=r"no manifest\.json there; it is no finished build"):
+            open_build(folder)
+
+
+@pytest.mark.parametrize(
+    "content",
+    [b"", b"{", b"\xff\xfe\0", b"[" * 200_000, b'{"a": 1}', b"[]", b"null", b'"text"', b'{"format": "other"}'],
+    ids=["empty", "cut", "bytes", "deep", "other", "list", "null", "text", "format"],
+)
+def test_a_manifest_that_is_none_is_refused(tmp_path: Path, content: bytes) -> None:
+    (tmp_path / "manifest.json").write_bytes(content)
+    with pytest.raises(ShardError, match=r"manifest\.json: (cannot be read|no manifest of a dsvl build)"):
+        read_manifest(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("version", "words"),
+    [
+        (2, "the build is newer: format version 2, this program reads 1; update dsvl"),
+        (0, "the build is older: format version 0, this program reads 1; rebuild it"),
+        (None, "the build has no format version, only None; this program reads 1; rebuild it"),
+        (True, "the build has no format version, only True; this program reads 1; rebuild it"),
+    ],
+)
+def test_a_manifest_of_another_version_is_refused_and_the_older_side_named(
+    build: Build, version: Any, words: str
+) -> None:
+    content = {**build.manifest.content, "version": version}
+    (build.path / "manifest.json").write_bytes(manifest_text({**content, "hash": manifest_hash(content)}))
+    with pytest.raises(ShardError, match=words):
+        open_build(build.path)
+
+
+def edits(value: Any) -> Iterator[Any]:
+    """The document with one leaf changed, leaf by leaf."""
+    if isinstance(value, dict):
+        for key, item in value.items():
+            for changed in edits(item):
+                yield {**value, key: changed}
+        yield {**value, "more": 1}
+    elif isinstance(value, list):
+        for index, item in enumerate(value):
+            for changed in edits(item):
+                yield [*value[:index], changed, *value[index + 1 :]]
+        yield [*value, 1]
+    else:
+        yield f"{value}!" if isinstance(value, str) else value + 1
+
+
+def test_a_manifest_edited_anywhere_is_refused(build: Build) -> None:
+    for content in edits(dict(build.manifest.content)):
+        (build.path / "manifest.json").write_bytes(manifest_text(content))
+        with pytest.raises(ShardError, match=r"manifest\.json: (was edited or damaged|no manifest|the build is newer)"):
+            open_build(build.path)
+
+
+@pytest.mark.parametrize(
+    "datasets", [None, [], {"a": None}, {"a": {}}, {"a": {"shards": []}}, {"a": {"shards": {"train": [{"path": "x"}]}}}]
+)
+def test_a_manifest_whose_shards_have_another_shape_is_refused(tmp_path: Path, datasets: Any) -> None:
+    write_manifest(tmp_path, {"datasets": datasets})
+    with pytest.raises(ShardError, match="a part is missing or has another shape"):
+        read_manifest(tmp_path)
+
+
+def test_the_manifest_is_written_once_and_left_alone_if_it_says_the_same(tmp_path: Path) -> None:
+    content = {"datasets": {}, "b": 1, "a": "größe"}
+    first = write_manifest(tmp_path, content)
+    before = (tmp_path / "manifest.json").stat()
+    assert write_manifest(tmp_path, dict(reversed(content.items()))) == first
+    assert (tmp_path / "manifest.json").stat().st_ino == before.st_ino
+    assert write_manifest(tmp_path, {**content, "b": 2}) != first
+    assert read_manifest(tmp_path).content["b"] == 2
+    assert set(files(tmp_path)) == {"manifest.json"}
+
+
+def test_the_manifest_hash_is_as_documented(build: Build) -> None:
+    content = json.loads((build.path / "manifest.json").read_bytes())
+    got = content.pop("hash")
+    text = json.dumps(content, sort_keys=True, separators=(",", ":"), ensure_ascii=True)
+    assert got == build.manifest.hash == hashlib.sha256(text.encode()).hexdigest()
+
+
+@pytest.mark.parametrize("part", ["path", "index"])
+def test_a_shard_or_index_of_another_size_is_refused_at_once(build: Build, part: str) -> None:
+    info = build.manifest.shards["alpha"]["train"][0]
+    path = build.path / getattr(info, part)
+    data = path.read_bytes()
+    for content in (data[:-1], data + b"\0", b"", None):
+        path.unlink()
+        if content is not None:
+            path.write_bytes(content)
+        with pytest.raises(ShardError, match=f"{path}: (has .* bytes, the manifest says|cannot be read)"):
+            Shard(build.path, info)
+
+
+def test_the_index_of_another_shard_is_refused(build: Build) -> None:
+    shards = build.manifest.shards
+    mine, other = shards["alpha"]["train"][0], shards["beta"]["train"][0]
+    swapped = replace(mine, index=other.index, index_size=other.index_size)
+    with pytest.raises(ShardError, match="has 3 rows, the manifest says 4; it is the index of another shard"):
+        Shard(build.path, swapped)
+    other = shards["alpha"]["train"][1]
+    shard = Shard(build.path, replace(mine, index=other.index, index_size=other.index_size))
+    for row in range(4):
+        with pytest.raises(ShardError, match="is damaged"):
+            shard[row]
+
+
+# Damage
+
+
+def test_any_changed_byte_of_a_sample_names_the_shard_and_the_key(build: Build) -> None:
+    shard = first_shard(build)
+    data = shard.path.read_bytes()
+    row = shard.index.to_pylist()[1]
+    end = row["offset"] + row["size"]
+    for place in {*range(row["offset"], end, 7), row["offset"], end - 1}:
+        damaged = bytearray(data)
+        damaged[place] ^= 1 << place % 8
+        shard.path.unlink()  # the open shard keeps its mapping of the old file
+        shard.path.write_bytes(damaged)
+        again = first_shard(build)
+        with pytest.raises(ShardError) as caught:
+            again[1]
+        assert str(shard.path) in str(caught.value)
+        assert row["key"] in str(caught.value)
+        assert again[0].key != again[2].key
+    assert same(shard[1], draft(1, num_images=1))
+
+
+def test_a_sample_reads_the_same_through_its_region(build: Build) -> None:
+    shard = first_shard(build)
+    for row in range(len(shard)):
+        key, region, contents = shard.region(row)
+        sample = shard[row]
+        assert (key, tuple(map(bytes, contents[2:]))) == (sample.key, sample.images)
+        assert len(region) == shard.index.column("size")[row].as_py()
+
+
+def test_a_sample_whose_index_counts_are_wrong_is_refused(tmp_path: Path) -> None:
+    one = draft(1, num_images=2)
+    info = write_shard(tmp_path, [one])
+    assert info is not None
+    frame = pl.read_ipc(io.BytesIO((tmp_path / info.index).read_bytes()))
+    for column in ("text_tokens", "images"):
+        changed = frame.with_columns(pl.col(column) + 1).cast({column: pl.UInt32})
+        changed.write_ipc(tmp_path / info.index, compression="uncompressed", compat_level=pl.CompatLevel.oldest())
+        with pytest.raises(ShardError, match=rf"sample {one.key} has 12 text tokens and 2 images, its index says"):
+            Shard(tmp_path, info)[0]
+
+
+def test_a_sample_that_is_no_token_array_or_no_json_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name, replacement in [("encode_tokens", lambda tokens: b"x" * 200), ("orjson.dumps", lambda value: b"{")]:
+        with monkeypatch.context() as patch:
+            patch.setattr(f"shards.writer.{name}", replacement)
+            info = write_shard(tmp_path, [draft(1)])
+        assert info is not None
+        with pytest.raises(ShardError, match=r"sample alpha-train-00001 cannot be decoded"):
+            Shard(tmp_path, info)[0]
