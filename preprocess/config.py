@@ -97,8 +97,8 @@ class Blend:
     """Values for the names that the template leaves open, such as system_prompt."""
     add_tokens: tuple[str, ...] = ()
     """Control tokens to add to the tokenizer, if the template writes some that it lacks."""
-    image_tokens: int = 576
-    """Positions one image takes in the model; 576 is ViT-L/14 at 336 px without a resampler."""
+    image_tokens: int = 256
+    """Positions one image takes in the model: 256 for QWen-VL's resampler, 576 for every patch of ViT-L/14 at 336 px."""
     image: ImagePolicy = field(default_factory=ImagePolicy)
     """What is stored of each picture, and how it is checked."""
     limits: Limits = field(default_factory=Limits)

@@ -6,7 +6,10 @@ pictures apart, ids coincide; that keeps more together than needed and leaks not
 
 from __future__ import annotations
 
+import os.path
+import posixpath
 import re
+from functools import lru_cache
 from pathlib import Path
 
 _COCO = re.compile(r"(?:COCO_(?:train|val|test)\d{4}_)?(\d{12})\.jpe?g", re.IGNORECASE)
@@ -22,6 +25,13 @@ def image_group(store: Path, name: str) -> str:
 
     Two parts, so that an id is the same wherever `root` and `images` cut the path, and on every machine.
     """
-    parts = [store.name, *name.split("/")]
-    match = _COCO.fullmatch(parts[-1])
-    return coco_group(match[1]) if match else "/".join(parts[-2:])
+    match = _COCO.fullmatch(name.rpartition("/")[2])
+    if match:
+        return coco_group(match[1])
+    path = posixpath.normpath(f"{_folder_name(store)}/{name}")
+    return "/".join(path.split("/")[-2:])
+
+
+@lru_cache(maxsize=1024)
+def _folder_name(store: Path) -> str:
+    return os.path.basename(os.path.abspath(store))

@@ -39,7 +39,7 @@ def read_yaml(path: Path) -> dict[str, Any]:
         place = f", line {mark.line + 1}, column {mark.column + 1}" if mark else ""
         raise ConfigError([f"{path}{place}: broken YAML: {error.problem}"]) from None
     except (yaml.YAMLError, ValueError, RecursionError) as error:
-        raise ConfigError([f"{path}: broken YAML: {error}"]) from None
+        raise ConfigError([f"{path}: broken YAML: {' '.join(str(error).split())}"]) from None
     if not isinstance(value, dict):
         raise ConfigError([f"{path}: holds {_kind(value)}; wanted keys such as `tokenizer:` and `datasets:`"])
     return value
@@ -64,7 +64,7 @@ def override(tree: dict[str, Any], settings: Iterable[str]) -> None:
         except yaml.MarkedYAMLError as error:
             problems.append(f"--set {setting}: broken YAML: {error.problem}")
         except (ValueError, RecursionError, yaml.YAMLError) as error:
-            problems.append(f"--set {setting}: {error}")
+            problems.append(f"--set {setting}: {' '.join(str(error).split())}")
     if problems:
         raise ConfigError(problems)
 

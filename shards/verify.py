@@ -182,7 +182,7 @@ def _check_unique(shards: Sequence[tuple[str, Shard]]) -> Iterator[str]:
     seen = np.zeros(0, dtype=np.uint64)
     for _, shard in shards:
         keys = shard.index.column("key").to_pylist()
-        hashes = np.array([xxhash.xxh3_64_intdigest(key) for key in keys], dtype=np.uint64)
+        hashes = np.array([xxhash.xxh3_64_intdigest(key.encode()) for key in keys], dtype=np.uint64)
         values, first, counts = np.unique(hashes, return_index=True, return_counts=True)
         again = (counts > 1) | np.isin(values, seen)
         if again.any():

@@ -19,7 +19,7 @@ import numpy.typing as npt
 import orjson
 import xxhash
 
-from shards.container import END_OF_ARCHIVE, encode_tokens, member_names, padding, tar_header
+from shards.container import BLOCK, END_OF_ARCHIVE, encode_tokens, member_names, padding, tar_header
 from shards.index import IndexRows
 
 _KEY = re.compile(r"[a-z0-9_-]{1,80}")
@@ -80,21 +80,20 @@ class ShardWriter:
         self._keys.add(key)
         contents = [orjson.dumps(metadata), encode_tokens(tokens), *(data for _, data in images)]
         names = member_names(key, [extension for extension, _ in images])
-        region = xxhash.xxh3_64()
+        parts: list[bytes] = []
         size, starts = 0, []
         for name, content in zip(names, contents, strict=True):
-            header = tar_header(name, len(content))
-            starts.append(size + len(header))
-            for part in (header, content, padding(len(content))):
-                region.update(part)
-                self._sha256.update(part)
-                self._file.write(part)
-                size += len(part)
+            parts += (tar_header(name, len(content)), content, padding(len(content)))
+            starts.append(size + BLOCK)
+            size += BLOCK + len(content) + len(parts[-1])
+        region = b"".join(parts)
+        self._sha256.update(region)
+        self._file.write(region)
         self._rows.add(
             key=key,
             offset=self._offset,
             size=size,
-            checksum=region.intdigest(),
+            checksum=xxhash.xxh3_64_intdigest(region),
             text_tokens=tokens.shape[1] - len(images),
             trained_tokens=trained_tokens,
             images=len(images),

@@ -31,7 +31,7 @@ import yaml
 from PIL import Image
 
 from dst import ChatTokenizer, load_template, load_tokenizer
-from preprocess.images import ImagePolicy, prepare_image
+from preprocess.images import ImagePolicy
 
 ROOT = Path(__file__).resolve().parent.parent
 WORDS = (ROOT / "shards/FORMAT.md").read_text(encoding="utf-8").split()
@@ -154,9 +154,14 @@ def bare_parts(folder: Path, count: int, policy: ImagePolicy) -> dict[str, float
 
 def _bare_check(data: bytes, policy: ImagePolicy) -> bytes:
     """What Pillow alone takes for the same check, or the same stored picture."""
-    if policy.store == "resized":
-        return prepare_image(data, policy).data
     with Image.open(io.BytesIO(data)) as image:
+        if policy.store == "resized":
+            width, height = (round(side * policy.size / min(image.size)) for side in image.size)
+            left, top = (width - policy.size) // 2, (height - policy.size) // 2
+            small = image.convert("RGB").resize((width, height), Image.Resampling.BICUBIC)
+            out = io.BytesIO()
+            small.crop((left, top, left + policy.size, top + policy.size)).save(out, "JPEG", quality=95, subsampling=0)
+            return out.getvalue()
         if policy.check == "decode":
             image.load()
     return data

@@ -34,7 +34,7 @@ def fence(source: Source, build: Callable[..., T], *arguments: Any) -> T | Rejec
     except BadRecordError as bad:
         return Reject(reason=bad.reason, source=source, detail=bad.detail)
     except _UNFORESEEN as error:
-        return Reject(reason=_reason(error), source=source, detail=f"{type(error).__name__}: {printable(str(error))}")
+        return Reject(reason="internal_error", source=source, detail=f"{type(error).__name__}: {printable(str(error))}")
 
 
 def object_of(value: Any, what: str = "the record") -> dict[str, Any]:
@@ -175,16 +175,6 @@ def show(value: Any) -> str:
             return f"{len(value)} bytes"
         case _:
             return str(value)[:60]
-
-
-def _reason(error: Exception) -> str:
-    match error:
-        case TypeError() | AttributeError():
-            return "wrong_type"
-        case KeyError():
-            return "missing_key"
-        case _:
-            return "bad_value"
 
 
 def _store_path(request: Request, store: int | None) -> Path:

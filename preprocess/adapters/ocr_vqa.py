@@ -53,8 +53,7 @@ def _conversation(
     record: Any,
 ) -> Conversation:
     record = object_of(record)
-    url = text(need(record, "imageURL"), "imageURL")
-    image = Image(name=image_name(key, "the id") + PurePosixPath(urlsplit(url).path).suffix)
+    image = Image(name=image_name(key, "the id") + _extension(text(need(record, "imageURL"), "imageURL")))
     split = _split(record.get("split"))
     asked, answered = list_of(record, "questions"), list_of(record, "answers")
     if len(asked) != len(answered):
@@ -75,6 +74,13 @@ def _conversation(
         groups=image_groups(request, [image]),
         official_split=split,
     )
+
+
+def _extension(url: str) -> str:
+    try:
+        return PurePosixPath(urlsplit(url).path).suffix
+    except ValueError as error:
+        raise BadRecordError("bad_value", f"imageURL is {show(url)}, which is no URL ({error})") from None
 
 
 def _split(value: Any) -> Split:

@@ -1,0 +1,62 @@
+"""The pages tell the truth: generated ones are up to date, and what README and docs name exists."""
+
+from __future__ import annotations
+
+import importlib.util
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parent.parent
+PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", ROOT / "shards/FORMAT.md", *sorted((ROOT / "docs").glob("*.md"))]
+
+
+def make_docs() -> dict[str, str]:
+    spec = importlib.util.spec_from_file_location("make_docs", ROOT / "tools/make_docs.py")
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    pages: dict[str, str] = module.pages()
+    return pages
+
+
+def test_generated_pages_are_up_to_date() -> None:
+    for name, text in make_docs().items():
+        assert (ROOT / "docs" / name).read_text(encoding="utf-8") == text, f"run tools/make_docs.py to renew {name}"
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_links_and_paths_of_a_page_exist(page: Path) -> None:
+    text = page.read_text(encoding="utf-8")
+    for target in re.findall(r"\]\(([^)#]+)\)", text):
+        if "://" not in target:
+            assert (page.parent / target).exists(), target
+    for path in re.findall(r"`((?:dst|preprocess|shards|trainer|tests|tools|docs|examples)/[\w./-]*)`", text):
+        assert (ROOT / path).exists(), path
+
+
+def test_every_command_of_the_readme_exists() -> None:
+    text = (ROOT / "README.md").read_text(encoding="utf-8")
+    commands = set(re.findall(r"dsvl-prep (\w+)", text))
+    assert {"build", "verify", "stats", "inspect", "render", "adapters", "init"} <= commands
+    listed = subprocess.run(
+        [sys.executable, "-m", "preprocess.cli", "--help"], check=True, capture_output=True, text=True
+    ).stdout
+    for command in commands:
+        assert re.search(rf"^  {command} ", listed, re.MULTILINE), command
+    targets = set(re.findall(r"^make ([\w-]+)|`make ([\w-]+)`|    make ([\w-]+)", text))
+    makefile = (ROOT / "Makefile").read_text(encoding="utf-8")
+    for target in {name for names in targets for name in names if name}:
+        assert re.search(rf"^{target}:", makefile, re.MULTILINE), target
+
+
+def test_the_template_of_the_docs_is_one_that_works(tmp_path: Path) -> None:
+    from dst import ChatTokenizer, load_template, load_tokenizer
+
+    text = (ROOT / "docs/templates.md").read_text(encoding="utf-8")
+    (tmp_path / "mine.jinja").write_text(re.findall(r"```jinja\n(.*?)\n```", text, re.DOTALL)[0])
+    ChatTokenizer(load_template(tmp_path / "mine.jinja"), load_tokenizer(ROOT / "examples/tokenizer"))

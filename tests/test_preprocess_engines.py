@@ -1,0 +1,277 @@
+"""Engines: the same results from any number of workers, never a hang, and nobody left behind.
+
+Tasks run in spawned processes, so every function they run stands at the top of this module.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import multiprocessing
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from types import FrameType
+
+import pytest
+
+from preprocess.engines import ENGINES, process_engine, ray_engine
+from preprocess.errors import DataError
+
+TIMEOUT_S = 60
+
+
+@pytest.fixture(autouse=True)
+def _no_hang() -> Iterator[None]:
+    """A run that hangs fails its test instead of the whole session."""
+
+    def give_up(number: int, frame: FrameType | None) -> None:
+        raise TimeoutError(f"no end after {TIMEOUT_S} s")
+
+    before = signal.signal(signal.SIGALRM, give_up)
+    signal.alarm(TIMEOUT_S)
+    yield
+    signal.alarm(0)
+    signal.signal(signal.SIGALRM, before)
+
+
+def workers_of(parent: int) -> set[int]:
+    """Spawned processes of a parent that are not dead, from /proc."""
+    found = set()
+    for folder in Path("/proc").glob("[0-9]*"):
+        with contextlib.suppress(OSError):
+            state, ppid = (folder / "stat").read_text().rpartition(")")[2].split()[:2]
+            if int(ppid) == parent and state != "Z" and b"spawn_main" in (folder / "cmdline").read_bytes():
+                found.add(int(folder.name))
+    return found
+
+
+def is_running(process: int) -> bool:
+    try:
+        return Path(f"/proc/{process}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
+    except OSError:
+        return False
+
+
+def wait_until(condition: Callable[[], bool], *, seconds: float = 20) -> None:
+    end = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < end, "waited in vain"
+        time.sleep(0.02)
+
+
+def assert_nobody_left() -> None:
+    assert multiprocessing.active_children() == []
+    if sys.platform == "linux":
+        assert workers_of(os.getpid()) == set()
+
+
+def square(task: int) -> tuple[int, int]:
+    return task, task * task
+
+
+def nap(task: float) -> int:
+    time.sleep(task)
+    return os.getpid()
+
+
+def kill_yourself_at_two(task: int) -> int:
+    if task == 2:
+        os.kill(os.getpid(), signal.SIGKILL)
+    return task
+
+
+def leave_at_two(task: int) -> int:
+    if task == 2:
+        os._exit(3)
+    return task
+
+
+def refuse(task: str) -> None:
+    raise DataError(f"{task}: is no good")
+
+
+def disk_full(task: str) -> None:
+    raise OSError(28, "No space left on device", task)
+
+
+def full_without_name(task: str) -> None:
+    raise OSError(28, "No space left on device")
+
+
+def bare_os_error(task: str) -> None:
+    raise OSError(f"{task} is truncated")
+
+
+def end_of_file(task: str) -> None:
+    raise EOFError(task)
+
+
+def mistake(task: str) -> None:
+    raise KeyError(task)
+
+
+def unpicklable(task: int) -> object:
+    return lambda: task
+
+
+def big(task: int) -> bytes:
+    return bytes(task)
+
+
+@pytest.mark.parametrize("workers", [1, 2, 4])
+def test_results_are_the_same_for_any_number_of_workers(workers: int) -> None:
+    got = list(process_engine(square, range(9), workers))
+    assert sorted(got) == [(index, (index, index * index)) for index in range(9)]
+    assert_nobody_left()
+
+
+def test_no_tasks_need_no_workers() -> None:
+    assert list(process_engine(square, [], 4)) == []
+
+
+def test_tasks_run_in_as_many_processes_as_workers_and_never_in_more_than_tasks() -> None:
+    processes = dict(process_engine(nap, [0.3, 0.3], 8))
+    assert len(set(processes.values())) == 2
+    assert os.getpid() not in processes.values()
+
+
+def test_large_tasks_and_results_pass() -> None:
+    assert dict(process_engine(big, [5_000_000, 0], 1)) == {0: bytes(5_000_000), 1: b""}
+    assert dict(process_engine(len, [bytes(5_000_000)], 1)) == {0: 5_000_000}
+
+
+def test_a_killed_worker_ends_the_run_within_seconds() -> None:
+    start = time.monotonic()
+    with pytest.raises(DataError, match=r"worker process died in task 2 \(the system killed it.*use fewer --workers"):
+        list(process_engine(kill_yourself_at_two, range(50), 2))
+    assert time.monotonic() - start < 20
+    assert_nobody_left()
+
+
+def test_a_worker_killed_from_outside_while_others_work_ends_the_run() -> None:
+    run = process_engine(nap, [0, 40, 40], 2)
+    process = next(run)[1]
+    os.kill(process, signal.SIGKILL)
+    with pytest.raises(DataError, match="the system killed it"):
+        next(run)
+    assert_nobody_left()
+
+
+def test_a_worker_that_leaves_ends_the_run_with_its_exit_code() -> None:
+    with pytest.raises(DataError, match=r"died in task 2 \(exit code 3\)"):
+        list(process_engine(leave_at_two, range(5), 1))
+    assert_nobody_left()
+
+
+@pytest.mark.parametrize(
+    ("function", "text"),
+    [
+        (refuse, "file.json: is no good"),
+        (disk_full, "file.json: No space left on device; free some space or mend the folder"),
+        (full_without_name, "writing: No space left on device; free some space or mend the folder"),
+        (bare_os_error, "reading or writing: file.json is truncated"),
+    ],
+)
+def test_an_error_that_a_user_can_mend_ends_the_run_with_its_text(function: Callable[[str], None], text: str) -> None:
+    with pytest.raises(DataError) as caught:
+        list(process_engine(function, ["file.json"] * 4, 2))
+    assert str(caught.value) == text
+    assert_nobody_left()
+
+
+@pytest.mark.parametrize("function", [mistake, end_of_file, unpicklable])
+def test_an_unexpected_error_ends_the_run_and_shows_its_traceback(
+    function: Callable[[str], None], capfd: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(DataError, match=r"died in task 0 \(exit code 1\).*if that is a traceback, please report it"):
+        list(process_engine(function, ["file.json"] * 4, 1))
+    assert "Traceback" in capfd.readouterr().err
+    assert_nobody_left()
+
+
+def test_closing_early_kills_the_workers() -> None:
+    run = process_engine(nap, [0, 60, 60, 60], 2)
+    next(run)
+    start = time.monotonic()
+    run.close()  # type: ignore[attr-defined]
+    assert time.monotonic() - start < 10
+    assert_nobody_left()
+
+
+def test_an_error_in_the_consumer_kills_the_workers() -> None:
+    def consume() -> None:
+        for _ in process_engine(nap, [0, 60, 60], 2):
+            raise ZeroDivisionError
+
+    with pytest.raises(ZeroDivisionError):
+        consume()
+    assert_nobody_left()
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="only Linux tells a child that its parent died")
+def test_workers_die_with_a_killed_parent() -> None:
+    program = (
+        "import time; from preprocess.engines import process_engine; list(process_engine(time.sleep, [99, 99], 2))"
+    )
+    root = Path(__file__).resolve().parents[1]
+    parent = subprocess.Popen([sys.executable, "-c", program], cwd=root)
+    try:
+        wait_until(lambda: len(workers_of(parent.pid)) == 2)
+        workers = workers_of(parent.pid)
+    finally:
+        parent.kill()
+        parent.wait()
+    wait_until(lambda: not any(map(is_running, workers)))
+
+
+def test_ctrl_c_is_left_to_the_parent() -> None:
+    run = process_engine(nap, [0, 1.5], 1)
+    process = next(run)[1]
+    os.kill(process, signal.SIGINT)
+    assert list(run) == [(1, process)]
+    assert_nobody_left()
+
+
+def test_ray_that_is_not_installed_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "ray", None)
+    with pytest.raises(DataError, match=r"pip install 'dsvl\[ray\]', or set engine: process"):
+        list(ray_engine(square, [1], 1))
+
+
+def test_engines_are_named_as_in_the_config() -> None:
+    assert dict(ENGINES) == {"process": process_engine, "ray": ray_engine}
+
+
+@pytest.fixture(scope="module")
+def _ray() -> Iterator[None]:
+    """Ray's own workers, on this machine only; they import this module by value."""
+    ray = pytest.importorskip("ray")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.delenv("RAY_ADDRESS", raising=False)
+        patch.setenv("RAY_USAGE_STATS_ENABLED", "0")
+        patch.setenv("PYTHONPATH", os.pathsep.join(map(str, [Path(__file__).resolve().parents[1], *sys.path[:1]])))
+        ray.cloudpickle.register_pickle_by_value(sys.modules[__name__])
+        yield
+        ray.shutdown()
+
+
+@pytest.mark.slow
+@pytest.mark.filterwarnings("ignore::FutureWarning", "ignore::DeprecationWarning", "ignore::ResourceWarning")
+@pytest.mark.usefixtures("_ray")
+def test_ray_gives_the_results_and_the_errors_of_the_process_engine() -> None:
+    assert sorted(ray_engine(square, range(20), 2)) == sorted(process_engine(square, range(20), 2))
+    for function in (refuse, disk_full):
+        texts = []
+        for engine in (ray_engine, process_engine):
+            with pytest.raises(DataError) as caught:
+                list(engine(function, ["file.json"] * 9, 1))
+            texts.append(str(caught.value))
+        assert texts[0] == texts[1]
+    with pytest.raises(DataError, match=r"(?s)task 0 failed in Ray.*KeyError"):
+        list(ray_engine(mistake, ["file.json"], 1))
+    with pytest.raises(DataError, match=r"task \d failed in Ray"):
+        list(ray_engine(leave_at_two, [2, 2, 2], 1))

@@ -1,0 +1,339 @@
+"""`verify` takes a sound build, and no other: every damaged byte, every broken promise is found and named."""
+
+from __future__ import annotations
+
+import random
+import shutil
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import handmade_builds
+import numpy as np
+import pytest
+from handmade_builds import IGNORE, IMAGE_ID, MAX_LENGTH, VOCABULARY_SIZE, Draft, Handmade, draft, retoken
+
+from shards import ShardError, verify
+from shards.index import IndexRows
+from shards.manifest import manifest_hash, manifest_text, read_manifest, write_manifest
+
+
+@pytest.fixture
+def build(tmp_path: Path) -> Path:
+    return handmade_builds.make(tmp_path / "build").folder
+
+
+def problems(build: Path) -> list[str]:
+    """What verify says; an unusable manifest is a problem too. Anything but ShardError fails the test."""
+    try:
+        return verify(build).problems
+    except ShardError as error:
+        return [str(error)]
+
+
+def files(build: Path) -> list[Path]:
+    return sorted(path for path in build.rglob("*") if path.is_file())
+
+
+def test_a_sound_build_passes_and_is_counted(build: Path) -> None:
+    seen: list[int] = []
+    found = verify(build, progress=seen.append)
+    assert found.problems == []
+    assert (found.shards, found.samples, found.images) == (4, 13, 14)
+    assert (
+        found.size_bytes
+        == sum(seen)
+        == sum(path.stat().st_size for path in files(build) if path.suffix != "")
+        - ((build / "manifest.json").stat().st_size)
+    )
+
+
+def test_every_single_flipped_bit_is_found(build: Path) -> None:
+    chosen = random.Random(1)
+    paths = files(build)
+    assert {path.suffix for path in paths} == {".tar", ".arrow", ".json", ".jsonl", ".jinja"}
+    for turn in range(240):
+        path = paths[turn % len(paths)]
+        data = path.read_bytes()
+        damaged = bytearray(data)
+        damaged[chosen.randrange(len(data))] ^= 1 << chosen.randrange(8)
+        path.write_bytes(damaged)
+        assert problems(build), (path, [at for at in range(len(data)) if data[at] != damaged[at]])
+        path.write_bytes(data)
+    assert problems(build) == []
+
+
+@pytest.mark.slow
+def test_every_flipped_bit_of_the_manifest_is_found(build: Path) -> None:
+    path = build / "manifest.json"
+    data = path.read_bytes()
+    for place in range(len(data)):
+        for bit in range(8):
+            damaged = bytearray(data)
+            damaged[place] ^= 1 << bit
+            path.write_bytes(damaged)
+            assert problems(build), (place, bit)
+
+
+@pytest.mark.parametrize(
+    ("old", "new"),
+    [(b"1e-05", b"1E-05"), (b"1e-05", b"10e-6"), (b" ", b"\t"), ("ö".encode(), b"\\u00f6"), (b"{", b"\xef\xbb\xbf{")],
+)
+def test_a_manifest_that_says_the_same_in_other_bytes_is_found(build: Path, old: bytes, new: bytes) -> None:
+    path = build / "manifest.json"
+    path.write_bytes(path.read_bytes().replace(old, new, 1))
+    (problem,) = problems(build)
+    assert "manifest.json: " in problem
+
+
+def test_random_bytes_anywhere_are_found(build: Path) -> None:
+    chosen = random.Random(2)
+    paths = files(build)
+    for turn in range(80):
+        path = paths[turn % len(paths)]
+        data = path.read_bytes()
+        start = chosen.randrange(len(data))
+        path.write_bytes(
+            data[:start] + chosen.randbytes(chosen.randrange(1, 900)) + data[start:][chosen.randrange(3) :]
+        )
+        assert problems(build), path
+        path.write_bytes(data)
+
+
+def test_every_missing_emptied_cut_or_lengthened_file_is_named(build: Path) -> None:
+    for path in files(build):
+        data = path.read_bytes()
+        for content in (None, b"", data[:-1], data + b"\0"):
+            path.unlink()
+            if content is not None:
+                path.write_bytes(content)
+            found = problems(build)
+            assert len(found) == 1, found
+            assert str(path) in found[0] or (path.name == "manifest.json" and str(build) in found[0])
+            path.write_bytes(data)
+
+
+def test_a_folder_where_a_file_should_be_is_a_problem(build: Path) -> None:
+    (build / "rejects.jsonl").unlink()
+    (build / "rejects.jsonl").mkdir()
+    (problem,) = problems(build)
+    assert "rejects.jsonl: cannot be read" in problem
+
+
+@pytest.mark.parametrize("suffix", [".tar", ".arrow"])
+def test_exchanged_shards_and_indexes_are_found(build: Path, suffix: str) -> None:
+    first, second = [path for path in files(build) if path.suffix == suffix and "alpha/train" in str(path)]
+    third = build / "third"
+    first.rename(third)
+    second.rename(first)
+    third.rename(second)
+    found = problems(build)
+    assert len(found) == 2
+    assert str(first) in found[0]
+    assert str(second) in found[1]
+
+
+@pytest.mark.parametrize("name", ["shards/alpha/train-00009-0123abcd.tar", "shards/x/y", "tokenizer/added_tokens.json"])
+def test_a_file_too_many_is_named(build: Path, name: str) -> None:
+    (build / name).parent.mkdir(exist_ok=True)
+    (build / name).write_bytes(b"{}")
+    assert problems(build) == [f"{build / name}: lies in the build but the manifest does not name it; remove it"]
+
+
+def test_what_is_not_of_the_build_is_left_alone(build: Path) -> None:
+    for name in ("notes.txt", ".cache/tasks/1.json"):
+        (build / name).parent.mkdir(parents=True, exist_ok=True)
+        (build / name).write_bytes(b"mine")
+    assert problems(build) == []
+
+
+def test_all_problems_are_reported_at_once(build: Path) -> None:
+    for path in files(build):
+        if path.name != "manifest.json":
+            path.write_bytes(b"?")
+    # A shard and its index are two files, so four shards are eight.
+    assert len(problems(build)) == 3 + 8
+
+
+def rewrite(build: Path, change: Callable[[dict[str, Any]], None]) -> None:
+    """Edit the manifest as somebody would who also mends its hash."""
+    content = {key: value for key, value in read_manifest(build).content.items() if key not in ("hash", "format")}
+    change(content)
+    write_manifest(build, content)
+
+
+def test_a_shard_pinned_with_the_index_of_another_is_found(build: Path) -> None:
+    def change(content: dict[str, Any]) -> None:
+        first, second = content["datasets"]["alpha"]["shards"]["train"]
+        for key in ("index", "index_size", "index_sha256"):
+            first[key], second[key] = second[key], first[key]
+
+    rewrite(build, change)
+    found = problems(build)
+    assert len(found) == 2
+    assert all("is damaged: its bytes do not match the index's checksum" in problem for problem in found)
+
+
+@pytest.mark.parametrize("name", ["samples", "images", "text_tokens", "trained_tokens"])
+def test_counts_that_are_not_those_of_the_index_are_found(build: Path, name: str) -> None:
+    def change(content: dict[str, Any]) -> None:
+        content["datasets"]["beta"]["shards"]["train"][0][name] += 1
+
+    rewrite(build, change)
+    (problem,) = problems(build)
+    assert "beta/train-00000" in problem
+    assert "the manifest" in problem
+
+
+@pytest.mark.parametrize("path", ["files", "tokenizer", "config", "tokenizer.image_id", "config.limits.max_length"])
+def test_a_manifest_without_what_verify_needs_is_a_shard_error(build: Path, path: str) -> None:
+    def change(content: dict[str, Any]) -> None:
+        *parents, last = path.split(".")
+        for parent in parents:
+            content = content[parent]
+        del content[last]
+
+    rewrite(build, change)
+    with pytest.raises(ShardError, match=rf"a part is missing or has another shape \('{path.split('.')[-1]}'\)"):
+        verify(build)
+
+
+@pytest.mark.parametrize(("version", "side"), [(2, "newer"), (0, "older")])
+def test_a_build_of_another_version_is_refused_and_the_older_side_named(build: Path, version: int, side: str) -> None:
+    content = {**read_manifest(build).content, "version": version}
+    (build / "manifest.json").write_bytes(manifest_text({**content, "hash": manifest_hash(content)}))
+    with pytest.raises(ShardError, match=f"the build is {side}"):
+        verify(build)
+
+
+# One broken promise at a time
+
+
+SOUND = draft(1, num_images=2)
+IDS, LABELS = SOUND.tokens
+
+
+def changed(values: np.ndarray, place: int, value: int) -> np.ndarray:
+    copy = values.copy()
+    copy[place] = value
+    return copy
+
+
+def longer(draft: Draft, extra: int) -> Draft:
+    return retoken(draft, np.append(IDS, np.full(extra, 11)), np.append(LABELS, np.full(extra, 11)))
+
+
+FITTING = MAX_LENGTH - (len(IDS) - 2 + 2 * handmade_builds.IMAGE_TOKENS)
+
+BROKEN: dict[str, tuple[Draft, str]] = {
+    "a placeholder without image": (
+        retoken(SOUND, changed(IDS, 3, IMAGE_ID), LABELS),
+        "its number of <image> placeholders and images differ",
+    ),
+    "an image without placeholder": (
+        retoken(SOUND, changed(IDS, 0, 7), LABELS),
+        "its number of <image> placeholders and images differ",
+    ),
+    "an image without metadata": (
+        replace(SOUND, metadata={**SOUND.metadata, "images": []}),
+        "its number of <image> placeholders and images differ",
+    ),
+    "another label": (
+        retoken(SOUND, IDS, changed(LABELS, -1, IDS[-1] + 1)),
+        "a label is neither the token's id nor -100",
+    ),
+    "nothing trained": (retoken(SOUND, IDS, np.full(len(IDS), IGNORE)), "nothing in it is trained"),
+    "a trained placeholder": (retoken(SOUND, IDS, changed(LABELS, 0, IMAGE_ID)), "an image placeholder is trained"),
+    "too many trained": (replace(SOUND, trained_tokens=7), "its trained tokens are not as many as the index says"),
+    "a negative id": (retoken(SOUND, changed(IDS, 3, -1), LABELS), "an id lies outside the vocabulary"),
+    "an id too high": (retoken(SOUND, changed(IDS, 3, VOCABULARY_SIZE), LABELS), "an id lies outside the vocabulary"),
+    "too long": (longer(SOUND, FITTING + 1), f"its length {MAX_LENGTH + 1} is over limits.max_length"),
+    "too many images": (draft(1, num_images=4), "it has more images than limits.max_images"),
+    "another dataset": (
+        replace(SOUND, metadata={**SOUND.metadata, "dataset": "beta"}),
+        "its metadata names another dataset or split",
+    ),
+    "another split": (
+        replace(SOUND, metadata={**SOUND.metadata, "split": "eval"}),
+        "its metadata names another dataset or split",
+    ),
+}
+
+
+def build_of(folder: Path, *drafts: Draft) -> Path:
+    build = Handmade(folder)
+    build.add(drafts)
+    return build.finish()
+
+
+@pytest.mark.parametrize(("broken", "text"), BROKEN.values(), ids=BROKEN)
+def test_a_broken_promise_is_named_with_its_sample_and_nothing_else(tmp_path: Path, broken: Draft, text: str) -> None:
+    build = build_of(tmp_path, draft(0), broken, draft(2))
+    shard = read_manifest(build).shards["alpha"]["train"][0]
+    assert problems(build) == [f"{build / shard.path}: sample {broken.key}: {text}"]
+
+
+def test_the_limits_themselves_are_allowed(tmp_path: Path) -> None:
+    vocabulary = retoken(
+        draft(5), changed(draft(5).tokens[0], 2, VOCABULARY_SIZE - 1), changed(draft(5).tokens[1], 2, IGNORE)
+    )
+    smallest = retoken(draft(6, num_images=0), [0], [0])
+    assert problems(build_of(tmp_path, longer(SOUND, FITTING), draft(3, num_images=3), vocabulary, smallest)) == []
+
+
+@pytest.mark.parametrize("metadata", [[], "text", None, {}, {"images": 3, "dataset": "alpha", "split": "train"}])
+def test_metadata_of_another_shape_is_a_problem(tmp_path: Path, metadata: Any) -> None:
+    (problem,) = problems(build_of(tmp_path, replace(SOUND, metadata=metadata)))
+    assert "alpha/train-00000" in problem
+
+
+def test_an_image_or_video_on_both_sides_of_the_split_is_found(tmp_path: Path) -> None:
+    build = Handmade(tmp_path)
+    build.add([replace(draft(1), groups=("coco:1", "coco:2"))])
+    build.add([replace(draft(2, dataset="beta"), groups=("coco:3",))], dataset="beta")
+    build.add([replace(draft(3, split="eval"), groups=("coco:4", "coco:2"))], split="eval")
+    (problem,) = problems(build.finish())
+    assert problem.endswith("1 groups are in eval too, such as coco:2")
+    assert "alpha/train-00000" in problem
+
+
+def test_a_key_that_stands_in_two_shards_is_found(tmp_path: Path) -> None:
+    build = Handmade(tmp_path)
+    build.add([draft(1), draft(2)])
+    build.add([draft(3), draft(2)])
+    (problem,) = problems(build.finish())
+    assert problem.endswith("1 keys stand elsewhere too, such as alpha-train-00002")
+    assert "alpha/train-00001" in problem
+
+
+def test_member_checksums_that_do_not_fit_are_found(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    add = IndexRows.add
+    monkeypatch.setattr(IndexRows, "add", lambda rows, **row: add(rows, **{**row, "member_checksums": [1, 2, 3, 4]}))
+    build = build_of(tmp_path, SOUND)
+    (problem,) = problems(build)
+    assert problem.endswith(f"sample {SOUND.key}: its members do not match the index's checksums")
+
+
+def test_a_tar_with_more_in_it_than_its_index_says_is_found(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    whole = handmade_builds.write_shard(tmp_path / "whole", [draft(0), draft(1)])
+    part = handmade_builds.write_shard(tmp_path / "part", [draft(0)])
+    assert whole is not None
+    assert part is not None
+    build = Handmade(tmp_path / "build")
+    mixed = replace(part, path=whole.path, size=whole.size, sha256=whole.sha256)
+    for source, name in [(tmp_path / "whole", whole.path), (tmp_path / "part", part.index)]:
+        (build.folder / name).parent.mkdir(parents=True, exist_ok=True)
+        shutil.copy(source / name, build.folder / name)
+    build.shards["alpha"] = {"train": [mixed], "eval": []}
+    found = problems(build.finish())
+    assert [text.partition(": ")[2].partition(",")[0] for text in found] == [
+        f"{whole.size} bytes",
+        "its tar members are not those of the index",
+    ]
+
+
+def test_verify_changes_nothing(build: Path) -> None:
+    before = {path: (path.read_bytes(), path.stat().st_mtime_ns) for path in files(build)}
+    verify(build)
+    assert {path: (path.read_bytes(), path.stat().st_mtime_ns) for path in files(build)} == before
