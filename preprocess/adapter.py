@@ -50,7 +50,8 @@ class Adapter:
     """A row of ADAPTERS.
 
     annotations, images: where they lie below the root unless the blend says otherwise: glob patterns, every match is
-    used, sorted within a pattern. layout, where, licence: sentences for `dsvl-prep adapters`.
+    used, sorted within a pattern. joins: every annotation pattern must match something, since the files are joined.
+    layout, where, licence: sentences for `dsvl-prep adapters`.
     """
 
     read: Callable[[Request], Records]
@@ -59,4 +60,5 @@ class Adapter:
     layout: str
     where: str
     licence: str
+    joins: bool = False
     options: Mapping[str, Option] = field(default_factory=dict)

@@ -65,22 +65,23 @@ def write_blend(root: Path, out: Path) -> list[tuple[str, Path]]:
     found = list(find_layouts(root))
     if not found:
         raise ConfigError(
-            [
-                f"--root {root}: no known dataset there or {_DEPTH} folders below; `dsvl-prep adapters` lists the layouts"
-            ]
+            [f"--root {root}: no known dataset there or {_DEPTH} folders below; `dsvl-prep adapters` lists the layouts"]
         )
     out.write_text(_blend_text(found, out.parent), encoding="utf-8")
     return found
 
 
 def find_layouts(root: Path) -> Iterator[tuple[str, Path]]:
-    """(adapter, folder) for every layout whose annotation files, all patterns of them, lie in place."""
+    """(adapter, folder) for every layout whose annotation files lie in place; the same files count once."""
+    seen: set[tuple[str, Path]] = set()
     for folder in _folders(root):
         for name, adapter in ADAPTERS.items():
-            if name not in _WITHOUT_LAYOUT and any(any(folder.glob(pattern)) for pattern in adapter.annotations):
-                complete = name != "llava_otter_blend" or all(any(folder.glob(p)) for p in adapter.annotations)
-                if complete:
-                    yield name, folder
+            matches = [list(folder.glob(pattern)) for pattern in adapter.annotations]
+            enough = all if adapter.joins else any
+            files = {(name, path.resolve()) for found in matches for path in found}
+            if name not in _WITHOUT_LAYOUT and enough(matches) and not files & seen:
+                seen |= files
+                yield name, folder
 
 
 def _folders(root: Path) -> Iterator[Path]:
@@ -125,7 +126,7 @@ def _blend_text(found: list[tuple[str, Path]], base: Path) -> str:
         for name, text in field_docs(cls).items():
             value = 0.01 if name == "eval" else cls.__dataclass_fields__[name].default
             lines += [f"  # {text}", f"  {name}: {value}"]
-    lines += ["", "datasets:"]
+    lines += ["", "# `dsvl-prep adapters` lists each adapter's options.", "datasets:"]
     used: set[str] = set()
     for adapter, folder in found:
         name, number = adapter, 2
@@ -134,14 +135,14 @@ def _blend_text(found: list[tuple[str, Path]], base: Path) -> str:
         used.add(name)
         spec = ADAPTERS[adapter]
         lines += [
-            f"  # {spec.layout} {spec.where} Licence: {spec.licence}",
+            "",
+            f"  # {spec.layout}",
+            f"  # Licence: {spec.licence}",
             f"  - name: {name}",
             f"    adapter: {adapter}",
             f"    root: {os.path.relpath(folder, base)}",
             f"    samples: all  # {dataset_docs['samples']}" if len(used) == 1 else "    samples: all",
         ]
-        for key, option in spec.options.items():
-            lines.append(f"    # options.{key}: {_short(option.default)}. {option.help}")
     return "\n".join(lines) + "\n"
 
 

@@ -148,17 +148,18 @@ def find_inputs(blend: Blend, base: Path) -> dict[str, Inputs]:
         if not root.is_dir():
             problems.append(f"{where}.root: no folder {root}; wanted the folder that holds {dataset.spec.layout}")
             continue
-        annotations = _match(root, _patterns(dataset.annotations) or dataset.spec.annotations)
         images = _match(root, _patterns(dataset.images) or dataset.spec.images)
-        if not annotations:
-            wanted = ", ".join(_patterns(dataset.annotations) or dataset.spec.annotations)
+        patterns = _patterns(dataset.annotations) or dataset.spec.annotations
+        missing = [pattern for pattern in patterns if not _match(root, (pattern,))]
+        if len(missing) == len(patterns) or (missing and (dataset.annotations or dataset.spec.joins)):
+            wanted = ", ".join(missing)
             problems.append(f"{where}.annotations: nothing below {root} matches {wanted}; wanted {dataset.spec.layout}")
         problems += [
             f"{where}.images: nothing below {root} matches {pattern}"
             for pattern in _patterns(dataset.images)
             if not _match(root, (pattern,))
         ]
-        found[dataset.name] = Inputs(root=root, annotations=annotations, images=images)
+        found[dataset.name] = Inputs(root=root, annotations=_match(root, patterns), images=images)
     if problems:
         raise ConfigError(problems)
     return found

@@ -65,8 +65,7 @@ def inspect_samples(
     tokenizer = load_tokenizer(build / "tokenizer")
     shown = 0
     for name, split, shard in opened.shards(dataset=dataset):
-        keys = shard.index.column("key").to_pylist()
-        rows = range(len(shard)) if key is None else [row for row, found in enumerate(keys) if found == key]
+        rows = range(len(shard)) if key is None else [row for row, found in enumerate(shard.keys()) if found == key]
         for row in rows:
             if shown == limit:
                 return

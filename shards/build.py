@@ -57,6 +57,16 @@ class Shard:
     def __len__(self) -> int:
         return self.info.samples
 
+    def keys(self) -> list[str]:
+        """All samples' keys, in order. Raises ShardError if the index is damaged."""
+        keys = self.index.select(["key"])
+        try:
+            keys.validate(full=True)
+        except (ValueError, pa.ArrowException) as error:
+            raise ShardError(f"{self.path}: its index {self.info.index} is damaged: {error}") from None
+        found: list[str] = keys.column("key").to_pylist()
+        return found
+
     def region(self, row: int) -> tuple[str, memoryview, list[memoryview]]:
         """Key, all bytes of the sample, and the contents of its members, checked against the index.
 

@@ -9,9 +9,9 @@ from pathlib import Path
 
 import pytest
 import yaml
+from small_blends import ROOT, SAMPLES, TOKENIZER, chat_blend, chat_record, write_images
 
 from preprocess.adapters import ADAPTERS
-from small_blends import ROOT, SAMPLES, TOKENIZER, chat_blend, chat_record, write_images
 
 
 def run(*arguments: str | Path, cwd: Path | None = None) -> subprocess.CompletedProcess[str]:

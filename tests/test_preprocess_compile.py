@@ -7,11 +7,11 @@ from typing import Any
 
 import numpy as np
 import pytest
+from small_blends import TOKENIZER, build, chat_blend, chat_record, rejects_of, write_images
 
 from dst import IGNORE, ChatTokenizer, load_template, load_tokenizer
 from preprocess.errors import DataError
 from preprocess.inspector import Inspected, inspect_samples
-from small_blends import TOKENIZER, build, chat_blend, chat_record, rejects_of, write_images
 
 
 def samples(folder: Path) -> list[Inspected]:

@@ -204,7 +204,9 @@ def bench_text(folder: Path, count: int) -> None:
     again, again_peak, second = run_build(root, blend, out, workers=2)
     other = _blend(root, "chat", {"total": 500}, None, amount={"weight": 3.0})
     weights, _, third = run_build(root, other, out, workers=2)
-    print(f"{count:,} text-only records, {(root / 'chat.jsonl').stat().st_size / 1e6:,.0f} MB of JSON lines, 2 workers\n")
+    print(
+        f"{count:,} text-only records, {(root / 'chat.jsonl').stat().st_size / 1e6:,.0f} MB of JSON lines, 2 workers\n"
+    )
     print("| | seconds | wanted | peak memory of one process | wanted |\n|---|---|---|---|---|")
     print(f"| first build ({report['built_tasks']} tasks) | {first:,.1f} | | {peak:,.0f} MB | under 1,000 MB |")
     print(
@@ -240,11 +242,15 @@ def bench_base64(folder: Path, size_bytes: int) -> None:
         }
         for index in range(images // 2)
     }
-    (root / "MIMIC-IT/SD_instructions.json").write_text(json.dumps({"meta": {}, "data": instructions}), encoding="utf-8")
+    (root / "MIMIC-IT/SD_instructions.json").write_text(
+        json.dumps({"meta": {}, "data": instructions}), encoding="utf-8"
+    )
     blend = _blend(root, "otter_mimicit_sd", {"image": {"check": "header"}}, None)
     seconds, peak, report = run_build(root, blend, folder / "mimic-build", workers=2)
     size = (root / "MIMIC-IT/SD.json").stat().st_size
-    print(f"base64 JSON of {size / 1e9:.2f} GB, {images:,} images: {seconds:.1f} s, peak memory of one process {peak:,.0f} MB")
+    print(
+        f"base64 JSON of {size / 1e9:.2f} GB, {images:,} images: {seconds:.1f} s, peak memory of one process {peak:,.0f} MB"
+    )
     print(f"(wanted: under 1,000 MB); {report['datasets']['bench']['samples']:,} samples\n", flush=True)
     shutil.rmtree(folder / "mimic-build")
     shutil.rmtree(root)
@@ -293,7 +299,9 @@ def _words(choose: random.Random, count: int) -> str:
 
 
 def _commit() -> str:
-    done = subprocess.run(["git", "rev-parse", "--short", "HEAD"], cwd=ROOT, capture_output=True, text=True, check=False)
+    done = subprocess.run(
+        ["git", "rev-parse", "--short", "HEAD"], cwd=ROOT, capture_output=True, text=True, check=False
+    )
     return done.stdout.strip() or "unknown"
 
 

@@ -60,16 +60,19 @@ def blend_page() -> str:
 
 def rejects_page() -> str:
     rows = ["| reason | |", "|---|---|", *(f"| `{name}` | {text} |" for name, text in REASONS.items())]
-    return "\n\n".join(
-        [
-            "# rejects.jsonl",
-            "Every record that is not part of a sample is one line: `dataset`, `reason`, `file`, `record` (the record's id, or "
-            "its number in the file) and `detail` (what was got and wanted). For every dataset, records read = records in "
-            "samples + rejects. Above `limits.max_reject_share` the build fails; what is finished is kept, so a second run "
-            "with another limit or mended data is quick.",
-            "\n".join(rows),
-        ]
-    ) + "\n"
+    return (
+        "\n\n".join(
+            [
+                "# rejects.jsonl",
+                "Every record that is not part of a sample is one line: `dataset`, `reason`, `file`, `record` (the record's id, or "
+                "its number in the file) and `detail` (what was got and wanted). For every dataset, records read = records in "
+                "samples + rejects. Above `limits.max_reject_share` the build fails; what is finished is kept, so a second run "
+                "with another limit or mended data is quick.",
+                "\n".join(rows),
+            ]
+        )
+        + "\n"
+    )
 
 
 def _adapter_options() -> dict[tuple[str, str, str], list[str]]:

@@ -106,6 +106,7 @@ ADAPTERS: dict[str, Adapter] = {
         images=("coco/train2017",),
         layout="LLaVA's three files in llava/, MIMIC-IT/CGD_instructions.json, pictures in coco/train2017/.",
         where=f"{_LLAVA_WHERE}; CGD: {_MIMICIT_WHERE}",
+        joins=True,
         licence=f"{_LLAVA_TERMS} MIMIC-IT: stated on its Hugging Face page.",
         options=_IDS,
     ),
