@@ -48,8 +48,11 @@ def verify(build: Path) -> None:
     from shards import read_manifest
     from shards import verify as verify_build
 
-    shards = [info for splits in read_manifest(build).shards.values() for found in splits.values() for info in found]
-    with Bar().step("verifying", sum(info.size + info.index_size for info in shards)) as advance:
+    manifest = read_manifest(build)
+    shards = [info for splits in manifest.shards.values() for found in splits.values() for info in found]
+    total = sum(info.size + info.index_size for info in shards)
+    total += sum((build / name).stat().st_size for name in manifest.content["files"] if (build / name).is_file())
+    with Bar().step("verifying", total) as advance:
         found = verify_build(build, progress=advance)
     for problem in found.problems:
         click.echo(problem, err=True)

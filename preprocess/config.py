@@ -98,7 +98,7 @@ class Blend:
     add_tokens: tuple[str, ...] = ()
     """Control tokens to add to the tokenizer, if the template writes some that it lacks."""
     image_tokens: int = 256
-    """Positions one image takes in the model: 256 for QWen-VL's resampler, 576 for every patch of ViT-L/14 at 336 px."""
+    """Positions one image takes in the model: 256 with QWen-VL's resampler, 576 for the patches of ViT-L/14 at 336."""
     image: ImagePolicy = field(default_factory=ImagePolicy)
     """What is stored of each picture, and how it is checked."""
     limits: Limits = field(default_factory=Limits)

@@ -101,7 +101,13 @@ class _Worker:
     def __init__(self, context: Any, function: Callable[[Any], Any]) -> None:
         self.pipe, far_end = context.Pipe()
         self._process = context.Process(target=_work, args=(far_end, function, os.getpid()), daemon=True)
-        self._process.start()
+        # Blocked while the child starts, which inherits it: Ctrl-C is the parent's to handle, and a child that is still
+        # importing would print a traceback.
+        before = signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGINT])
+        try:
+            self._process.start()
+        finally:
+            signal.pthread_sigmask(signal.SIG_SETMASK, before)
         far_end.close()
         self._index = -1
 
@@ -147,7 +153,6 @@ class _Worker:
 def _work(pipe: Connection, function: Callable[[Any], Any], parent: int) -> None:
     """The child: run what comes through the pipe until it closes."""
     _die_with_parent(parent)
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the parent's to handle
     os.environ["TOKENIZERS_PARALLELISM"] = "false"
     while True:
         try:

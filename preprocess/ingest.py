@@ -9,6 +9,7 @@ import hashlib
 import json
 import os
 import shutil
+import stat
 from collections.abc import Mapping
 from dataclasses import dataclass
 from itertools import islice
@@ -68,6 +69,8 @@ def stamp(path: Path) -> tuple[int, int]:
         status = path.stat()
     except OSError as error:
         raise DataError(f"{path}: cannot be read ({error.strerror})") from None
+    if not stat.S_ISREG(status.st_mode):  # opening a pipe would wait for a writer for ever
+        raise DataError(f"{path}: is a folder, a pipe or a device; wanted an annotation file")
     return status.st_size, status.st_mtime_ns
 
 
@@ -85,19 +88,22 @@ def run_ingest(task: IngestTask) -> dict[str, Any]:
 
     The summary: {"records", "conversations", "rejects": {reason: n}, "inputs": [{"file", "size", "sha256"}]}.
     """
+    partial = task.folder.with_name(f".{task.folder.name}.{os.getpid()}.partial")
     try:
         for path in task.request.images:
             prepare_store(path, task.cache)
         inputs = [_describe(task.request, path) for path in task.request.annotations]
-        partial = task.folder.with_name(f".{task.folder.name}.{os.getpid()}.partial")
         shutil.rmtree(partial, ignore_errors=True)
         partial.mkdir(parents=True)
         summary = {**write_spool(partial, task.dataset, _limited(task)), "inputs": inputs}
+        if not summary["records"]:
+            raise DataError(f"{', '.join(map(str, task.request.annotations))}: no record there; take the dataset out")
         replace_file(partial / _DONE, json.dumps(summary).encode())
         shutil.rmtree(task.folder, ignore_errors=True)
         os.replace(partial, task.folder)
         sync_folder(task.folder.parent)
     except DataError as error:
+        shutil.rmtree(partial, ignore_errors=True)
         return {"error": f"dataset {task.dataset}: {error}"}
     return summary
 

@@ -33,18 +33,18 @@ def pages() -> dict[str, str]:
 def blend_page() -> str:
     parts = [
         "# blend.yaml",
-        "Which datasets, how much of each, with which template, tokenizer and image policy. Unknown keys and wrong values "
-        "are reported before anything is read, all at once, with the nearest known name. `--set a.b=value` changes any of "
-        "them from the command line; a dataset goes by its name: `--set datasets.llava.concat=2`. Relative paths start at "
-        "the file's own folder.",
+        "Which datasets, how much of each, with which template, tokenizer and image policy. Unknown keys and wrong "
+        "values are reported before anything is read, all at once, with the nearest known name. `--set a.b=value` "
+        "changes any of them from the command line; a dataset goes by its name: `--set datasets.llava.concat=2`. "
+        "Relative paths start at the file's own folder.",
         _table(Blend, skip=("datasets", "image", "limits", "split", "shard")),
     ]
     for title, cls in (("image", ImagePolicy), ("limits", Limits), ("split", Split), ("shard", ShardSize)):
         parts += [f"## {title}:", _table(cls)]
     parts += [
         "## datasets:",
-        "A list, each with exactly one of `samples`, `epochs` and `weight`. Amounts decide how often an epoch of the blend "
-        "draws from a dataset; everything is compiled, so changing them later takes seconds.",
+        "A list, each with exactly one of `samples`, `epochs` and `weight`. Amounts decide how often an epoch of the "
+        "blend draws from a dataset; everything is compiled, so changing them later takes seconds.",
         _table(Dataset),
         "## Adapter options",
         "\n".join(
@@ -60,19 +60,15 @@ def blend_page() -> str:
 
 def rejects_page() -> str:
     rows = ["| reason | |", "|---|---|", *(f"| `{name}` | {text} |" for name, text in REASONS.items())]
-    return (
-        "\n\n".join(
-            [
-                "# rejects.jsonl",
-                "Every record that is not part of a sample is one line: `dataset`, `reason`, `file`, `record` (the record's id, or "
-                "its number in the file) and `detail` (what was got and wanted). For every dataset, records read = records in "
-                "samples + rejects. Above `limits.max_reject_share` the build fails; what is finished is kept, so a second run "
-                "with another limit or mended data is quick.",
-                "\n".join(rows),
-            ]
-        )
-        + "\n"
-    )
+    parts = [
+        "# rejects.jsonl",
+        "Every record that is not part of a sample is one line: `dataset`, `reason`, `file`, `record` (the record's "
+        "id, or its number in the file) and `detail` (what was got and wanted). For every dataset, records read = "
+        "records in samples + rejects. Above `limits.max_reject_share` the build fails; what is finished is kept, so a second "
+        "run with another limit or mended data is quick.",
+        "\n".join(rows),
+    ]
+    return "\n\n".join(parts) + "\n"
 
 
 def _adapter_options() -> dict[tuple[str, str, str], list[str]]:

@@ -35,6 +35,7 @@ from preprocess.adapters.turns import Message, Slot, assemble, role_of, sharegpt
 from preprocess.conversation import Conversation, Image, Records, Reject, Role, Source
 from preprocess.groups import image_group
 
+_KEYS = ("id", "messages", "conversations", "images", "image", "group", "split")
 _PATH_KEYS = ("image", "path", "url")
 
 Embedded = Callable[[int, int, Any], tuple[Image, str]]
@@ -46,7 +47,7 @@ def read(request: Request) -> Records:
     for path in request.annotations:
         file, label = request.source_file(path), identities.label(path)
         embedded = _embedded(request, path)
-        for number, record in enumerate(rows(path)):
+        for number, record in enumerate(rows(path, _KEYS)):
             own = own_id(record, "id")
             source = Source(file=file, record=str(number) if own is None else own)
             if isinstance(record, Unreadable):

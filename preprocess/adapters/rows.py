@@ -7,7 +7,7 @@ file that cannot be read raises DataError.
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -16,6 +16,7 @@ from preprocess.errors import DataError
 from preprocess.json_stream import array_items, first_character
 
 _BATCH_ROWS = 16  # rows may hold pictures
+_NO_PYTHON_VALUE = (ValueError, OverflowError)  # bytes that are no UTF-8, times before year 1 or in nanoseconds
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -26,10 +27,10 @@ class Unreadable:
     detail: str
 
 
-def rows(path: Path) -> Iterator[Any]:
-    """Parsed records in file order. Raises DataError."""
+def rows(path: Path, keys: Sequence[str]) -> Iterator[Any]:
+    """Parsed records in file order; of Parquet only the columns `keys`, as far as it has them. Raises DataError."""
     if path.suffix == ".parquet":
-        return _parquet(path)
+        return _parquet(path, keys)
     if path.suffix in (".jsonl", ".ndjson"):
         return _lines(path)
     match first_character(path):
@@ -71,18 +72,19 @@ def _first_line_is_whole(path: Path) -> bool:
     return type(first) is dict
 
 
-def _parquet(path: Path) -> Iterator[Any]:
+def _parquet(path: Path, keys: Sequence[str]) -> Iterator[Any]:
     import pyarrow
     import pyarrow.parquet
 
     try:
         with pyarrow.parquet.ParquetFile(path) as file:
-            for batch in file.iter_batches(batch_size=_BATCH_ROWS):
+            columns = [name for name in file.schema_arrow.names if name in keys] or None
+            for batch in file.iter_batches(batch_size=_BATCH_ROWS, columns=columns):
                 try:
-                    yield from batch.to_pylist()
-                except UnicodeDecodeError:
-                    for index in range(batch.num_rows):
-                        yield _row(batch.slice(index, 1))
+                    parsed = batch.to_pylist()
+                except _NO_PYTHON_VALUE:
+                    parsed = [_row(batch.slice(index, 1)) for index in range(batch.num_rows)]
+                yield from parsed
     except (pyarrow.ArrowException, OSError) as error:
         raise DataError(f"{path}: cannot be read as Parquet ({error})") from None
 
@@ -92,3 +94,5 @@ def _row(batch: Any) -> Any:
         return batch.to_pylist()[0]
     except UnicodeDecodeError as error:
         return Unreadable(reason="bad_text", detail=f"a column holds text that is not UTF-8 ({error.reason})")
+    except _NO_PYTHON_VALUE as error:
+        return Unreadable(reason="wrong_type", detail=f"a column holds a value that cannot be used ({error})")
