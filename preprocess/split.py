@@ -15,8 +15,10 @@ from __future__ import annotations
 import numpy as np
 import numpy.typing as npt
 
+from shards.manifest import SPLITS
+
 TRAIN, EVAL, CONFLICT = 0, 1, 2
-NAMES = ("train", "eval")
+NAMES = SPLITS  # TRAIN and EVAL count in it
 
 Hashes = npt.NDArray[np.uint64]
 

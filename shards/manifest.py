@@ -21,6 +21,7 @@ VERSION = 1
 """Rises when a reader of the old version would misread a new build."""
 
 NAME = "manifest.json"
+SPLITS = ("train", "eval")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -30,7 +31,7 @@ class Manifest:
     content: Mapping[str, Any]
     hash: str
     shards: Mapping[str, Mapping[str, tuple[ShardInfo, ...]]]
-    """dataset -> split -> shards, in order."""
+    """dataset -> split -> shards; datasets in the blend's order, train before eval."""
 
 
 def manifest_hash(content: Mapping[str, Any]) -> str:
@@ -83,8 +84,11 @@ def read_manifest(build: Path) -> Manifest:
         )
     try:
         shards = {
-            name: {split: tuple(ShardInfo(**shard) for shard in found) for split, found in dataset["shards"].items()}
-            for name, dataset in content["datasets"].items()
+            dataset["name"]: {
+                split: tuple(ShardInfo(**shard) for shard in content["datasets"][dataset["name"]]["shards"][split])
+                for split in SPLITS
+            }
+            for dataset in content["config"]["datasets"]
         }
     except (AttributeError, KeyError, TypeError) as error:
         raise ShardError(

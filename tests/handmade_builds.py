@@ -114,6 +114,7 @@ class Handmade:
     def content(self, files: Mapping[str, bytes]) -> dict[str, Any]:
         return {
             "config": {
+                "datasets": [{"name": dataset} for dataset in self.shards],
                 "image_tokens": IMAGE_TOKENS,
                 "learning_rate": 1e-05,
                 "limits": {"max_length": MAX_LENGTH, "max_images": MAX_IMAGES},

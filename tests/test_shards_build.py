@@ -277,7 +277,7 @@ def test_a_manifest_whose_shards_have_another_shape_is_refused(tmp_path: Path, d
 
 
 def test_the_manifest_is_written_once_and_left_alone_if_it_says_the_same(tmp_path: Path) -> None:
-    content = {"datasets": {}, "b": 1, "a": "größe"}
+    content = {"config": {"datasets": []}, "datasets": {}, "b": 1, "a": "größe"}
     first = write_manifest(tmp_path, content)
     before = (tmp_path / "manifest.json").stat()
     assert write_manifest(tmp_path, dict(reversed(content.items()))) == first

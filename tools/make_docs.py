@@ -64,8 +64,8 @@ def rejects_page() -> str:
         "# rejects.jsonl",
         "Every record that is not part of a sample is one line: `dataset`, `reason`, `file`, `record` (the record's "
         "id, or its number in the file) and `detail` (what was got and wanted). For every dataset, records read = "
-        "records in samples + rejects. Above `limits.max_reject_share` the build fails; what is finished is kept, so a second "
-        "run with another limit or mended data is quick.",
+        "records in samples + rejects. Above `limits.max_reject_share` the build fails; what is finished is kept, so a "
+        "second run with another limit or mended data is quick.",
         "\n".join(rows),
     ]
     return "\n\n".join(parts) + "\n"
