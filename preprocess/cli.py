@@ -139,15 +139,20 @@ def render(adapter: str, root: Path, limit: int, template: str, settings: tuple[
 
 def main() -> None:
     """Errors that a user can mend end in one line each and the right exit code; a traceback is a bug of ours."""
+    try:
+        _run()
+    except (click.exceptions.Abort, KeyboardInterrupt):
+        click.echo("stopped; the same command goes on from here", err=True)
+        sys.exit(1)
+
+
+def _run() -> None:
     from dst import TemplateError, TokenizerError
     from preprocess.errors import ConfigError, DataError
     from shards import ShardError
 
     try:
         cli(standalone_mode=False)
-    except click.exceptions.Abort:
-        click.echo("stopped; the same command goes on from here", err=True)
-        sys.exit(1)
     except click.ClickException as error:
         error.show()
         sys.exit(error.exit_code)

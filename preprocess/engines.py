@@ -15,6 +15,7 @@ import signal
 import sys
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping
+from multiprocessing import resource_tracker
 from multiprocessing.connection import Connection, wait
 from typing import Any, Protocol, TypeVar
 
@@ -102,7 +103,8 @@ class _Worker:
         self.pipe, far_end = context.Pipe()
         self._process = context.Process(target=_work, args=(far_end, function, os.getpid()), daemon=True)
         # Blocked while the child starts, which inherits it: Ctrl-C is the parent's to handle, and a child that is still
-        # importing would print a traceback.
+        # importing would print a traceback. Starting the tracker lifts the block, so it has to run before.
+        resource_tracker.ensure_running()
         before = signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGINT])
         try:
             self._process.start()

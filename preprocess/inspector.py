@@ -20,6 +20,7 @@ from preprocess.adapter import Request
 from preprocess.config import Blend, Dataset, check_blend, find_inputs
 from preprocess.conversation import Reject, to_messages
 from preprocess.errors import ConfigError, DataError
+from preprocess.ingest import stamp
 from preprocess.strict import build as build_config
 from preprocess.strict import override
 from preprocess.terminal import results
@@ -115,6 +116,8 @@ def print_rendered(adapter: str, root: Path, *, limit: int, template: str, setti
     request = Request(
         root=inputs.root, annotations=inputs.annotations, images=inputs.images, options=dataset.all_options
     )
+    for path in inputs.annotations:
+        stamp(path)  # a pipe or a device would be waited for
     console = results()
     for item in islice(dataset.spec.read(request), limit):
         if isinstance(item, Reject):

@@ -757,8 +757,10 @@ def test_ctrl_c_ends_with_code_1_and_no_traceback_and_the_same_command_goes_on(
     if stage == "compiling":
         until(lambda: list((folder / out).glob("shards/*/*.tar")), process)
     elif sys.platform == "linux":
-        until(lambda: workers_of(process), process)
-        time.sleep(0.15)  # they are importing now
+        for worker in until(lambda: workers_of(process), process):
+            status = Path(f"/proc/{worker}/status").read_text()
+            blocked = next(int(line.split()[1], 16) for line in status.splitlines() if line.startswith("SigBlk:"))
+            assert blocked & 1 << signal.SIGINT - 1  # from the start: one that is importing would print a traceback
     else:
         until(lambda: (folder / out / ".cache/lock").exists(), process)
     os.killpg(process.pid, signal.SIGINT)
