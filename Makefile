@@ -1,11 +1,11 @@
 # `make demo` and `make test` do all the set-up: each makes .venv and installs what it needs.
-.PHONY: demo test test-fast lint types bench clean
+.PHONY: demo test test-fast lint types bench train clean
 
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
-# Without an NVIDIA GPU a CPU build of torch is pinned before anything can ask for the CUDA one.
-CONSTRAINTS := $(shell command -v nvidia-smi >/dev/null 2>&1 && nvidia-smi -L >/dev/null 2>&1 || echo '-c constraints-cpu.txt')
+# On Linux without an NVIDIA GPU, torch is pinned to its CPU build before anything can ask for the CUDA one.
+CONSTRAINTS := $(shell [ "$$(uname)" != Linux ] || nvidia-smi -L >/dev/null 2>&1 || echo '-c constraints-cpu.txt')
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check $(CONSTRAINTS)
 
 demo: $(VENV)/.data
@@ -41,6 +41,9 @@ $(VENV)/.data: $(VENV)/bin/python pyproject.toml
 $(VENV)/.dev: $(VENV)/bin/python pyproject.toml constraints-cpu.txt
 	$(PIP) -e '.[dev,ray]'
 	touch $@ $(VENV)/.data
+
+train: $(VENV)/bin/python
+	$(PIP) -e '.[train]' || (echo "If no CPU build of torch was found: give pip an index that has one (PIP_EXTRA_INDEX_URL)."; exit 1)
 
 clean:
 	rm -rf $(VENV) build *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis
