@@ -6,7 +6,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 # On Linux without an NVIDIA GPU, torch is pinned to its CPU build before anything can ask for the CUDA one.
 CONSTRAINTS := $(shell [ "$$(uname)" != Linux ] || nvidia-smi -L >/dev/null 2>&1 || echo '-c constraints-cpu.txt')
-PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check $(CONSTRAINTS)
+PIP := $(BIN)/python -m pip install -qq --disable-pip-version-check $(CONSTRAINTS)
 
 demo: $(VENV)/.data
 	rm -rf build/demo

@@ -179,15 +179,18 @@ def _check_shard(shard: Shard, rules: _Rules, dataset: str, split: str) -> list[
 
 def _check_unique(shards: Sequence[tuple[str, Shard]]) -> Iterator[str]:
     """Keys by their 64-bit hashes, so that 10^7 of them take 80 MB."""
-    seen = np.zeros(0, dtype=np.uint64)
-    for _, shard in shards:
-        keys = shard.index.column("key").to_pylist()
-        hashes = np.array([xxhash.xxh3_64_intdigest(key.encode()) for key in keys], dtype=np.uint64)
-        values, first, counts = np.unique(hashes, return_index=True, return_counts=True)
-        again = (counts > 1) | np.isin(values, seen)
-        if again.any():
-            yield f"{shard.path}: {int(again.sum())} keys stand elsewhere too, such as {keys[first[again].min()]}"
-        seen = np.union1d(seen, values)
+    hashes = [
+        np.array([xxhash.xxh3_64_intdigest(key.encode()) for key in shard.keys()], dtype=np.uint64)
+        for _, shard in shards
+    ]
+    values, counts = np.unique(np.concatenate([np.zeros(0, np.uint64), *hashes]), return_counts=True)
+    repeated = values[counts > 1]
+    if not len(repeated):
+        return
+    for (_, shard), own in zip(shards, hashes, strict=True):
+        rows = np.flatnonzero(np.isin(own, repeated))
+        if len(rows):
+            yield f"{shard.path}: {len(rows)} keys stand elsewhere too, such as {shard.keys()[rows[0]]}"
 
 
 def _check_split(shards: Sequence[tuple[str, Shard]]) -> Iterator[str]:
