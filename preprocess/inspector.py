@@ -66,7 +66,9 @@ def inspect_samples(
     tokenizer = load_tokenizer(build / "tokenizer")
     shown = 0
     for name, split, shard in opened.shards(dataset=dataset):
-        rows = range(len(shard)) if key is None else [row for row, found in enumerate(shard.keys()) if found == key]
+        rows = (
+            range(len(shard)) if key is None else [row for row, found in enumerate(shard.sample_keys()) if found == key]
+        )
         for row in rows:
             if shown == limit:
                 return

@@ -57,7 +57,7 @@ class Shard:
     def __len__(self) -> int:
         return self.info.samples
 
-    def keys(self) -> list[str]:
+    def sample_keys(self) -> list[str]:
         """All samples' keys, in order. Raises ShardError if the index is damaged."""
         keys = self.index.select(["key"])
         try:

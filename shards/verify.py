@@ -180,7 +180,7 @@ def _check_shard(shard: Shard, rules: _Rules, dataset: str, split: str) -> list[
 def _check_unique(shards: Sequence[tuple[str, Shard]]) -> Iterator[str]:
     """Keys by their 64-bit hashes, so that 10^7 of them take 80 MB."""
     hashes = [
-        np.array([xxhash.xxh3_64_intdigest(key.encode()) for key in shard.keys()], dtype=np.uint64)
+        np.array([xxhash.xxh3_64_intdigest(key.encode()) for key in shard.sample_keys()], dtype=np.uint64)
         for _, shard in shards
     ]
     values, counts = np.unique(np.concatenate([np.zeros(0, np.uint64), *hashes]), return_counts=True)
@@ -190,7 +190,7 @@ def _check_unique(shards: Sequence[tuple[str, Shard]]) -> Iterator[str]:
     for (_, shard), own in zip(shards, hashes, strict=True):
         rows = np.flatnonzero(np.isin(own, repeated))
         if len(rows):
-            yield f"{shard.path}: {len(rows)} keys stand elsewhere too, such as {shard.keys()[rows[0]]}"
+            yield f"{shard.path}: {len(rows)} keys stand elsewhere too, such as {shard.sample_keys()[rows[0]]}"
 
 
 def _check_split(shards: Sequence[tuple[str, Shard]]) -> Iterator[str]:

@@ -68,7 +68,7 @@ def test_no_image_is_on_both_sides_of_the_split_over_the_whole_blend(demo: Build
 def test_a_plain_webdataset_reader_yields_tokens_and_images_in_order(demo: BuildReport) -> None:
     for _, _, shard in open_build(demo.path).shards():
         plain = list(webdataset.WebDataset(str(shard.path), shardshuffle=False).decode())
-        assert [sample["__key__"] for sample in plain] == shard.keys()
+        assert [sample["__key__"] for sample in plain] == shard.sample_keys()
         for row, sample in enumerate(plain):
             ours = shard[row]
             assert (sample["tokens.npy"] == [ours.ids, ours.labels]).all()
