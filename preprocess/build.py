@@ -20,7 +20,7 @@ import numpy.typing as npt
 
 from dst import ChatTokenizer, Template, TemplateError, TextTokenizer, TokenizerError, load_template, load_tokenizer
 from preprocess.adapter import Request
-from preprocess.compile import CompileTask, read_result, run_task
+from preprocess.compile import read_result, run_task
 from preprocess.config import Blend, Dataset, Inputs, find_inputs, load_blend
 from preprocess.engines import ENGINES
 from preprocess.errors import ConfigError, DataError
@@ -31,6 +31,7 @@ from preprocess.progress import Progress, Silent
 from preprocess.report import BuildReport, DatasetReport
 from preprocess.split import CONFLICT
 from preprocess.spool import Spool
+from preprocess.task import CompileTask
 
 T = TypeVar("T")
 R = TypeVar("R")

@@ -16,7 +16,6 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from preprocess.compile import CompileTask
 from preprocess.config import resolved
 from preprocess.conversation import Reject, Source
 from preprocess.errors import DataError
@@ -24,6 +23,7 @@ from preprocess.plan import shares
 from preprocess.report import BuildReport
 from preprocess.split import CONFLICT, NAMES
 from preprocess.spool import Spool, reject_all, reject_line
+from preprocess.task import CompileTask
 from preprocess.version import COMPILER
 from shards.manifest import NAME as MANIFEST
 from shards.manifest import write_manifest

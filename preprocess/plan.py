@@ -13,7 +13,6 @@ import numpy.typing as npt
 import xxhash
 
 from preprocess import split
-from preprocess.compile import CompileTask, TaskContext
 from preprocess.config import Blend, Dataset
 from preprocess.conversation import Image
 from preprocess.errors import DataError
@@ -21,6 +20,7 @@ from preprocess.images import ImageError
 from preprocess.ingest import content_key
 from preprocess.spool import Spool
 from preprocess.stores import StoreList, open_stores
+from preprocess.task import CompileTask, TaskContext
 from preprocess.version import COMPILER
 
 _GROUPLESS_SALT = "conversation"

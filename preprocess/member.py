@@ -1,0 +1,111 @@
+"""A conversation as part of a sample: tokenized, cut to fit, its pictures read and checked.
+
+Rule: a conversation that is too long loses whole trailing rounds, never part of an image or half an answer, and what is
+left is encoded as if it had been alone. What cannot be kept at all is refused with a reason.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+from dst import ChatTokenizer, ControlTextError, Encoded, TemplateError
+from preprocess.conversation import Conversation, to_messages
+from preprocess.images import ImageError, StoredImage, prepare_image
+from preprocess.task import TaskContext, Tools
+
+
+class RefusedError(Exception):
+    """A conversation that cannot become part of a sample; `reason` is a name of REASONS."""
+
+    def __init__(self, reason: str, detail: str) -> None:
+        super().__init__(f"{reason}: {detail}")
+        self.reason, self.detail = reason, detail
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Member:
+    """A conversation that fits on its own: its messages, length and pictures."""
+
+    row: int
+    conversation: Conversation
+    messages: list[dict[str, Any]]
+    encoded: Encoded
+    length: int
+    images: tuple[StoredImage, ...]
+    notes: tuple[str, ...]
+
+
+def make_member(row: int, conversation: Conversation, tools: Tools, context: TaskContext) -> Member:
+    """Raises RefusedError with the reason of the reject."""
+    if len(conversation.images) > context.max_images:
+        got = f"{len(conversation.images)} images; limits.max_images is {context.max_images}"
+        raise RefusedError("too_many_images", got)
+    whole = to_messages(conversation)
+    messages, encoded = _fit(whole, tools.chat, context)
+    notes = [*conversation.notes]
+    if len(messages) < len(whole):
+        notes.append("rounds_cut")
+    if encoded.control_texts:
+        notes.append("control_text")
+    images = []
+    for image in conversation.images[: encoded.images]:
+        try:
+            images.append(prepare_image(tools.stores.read(image), context.image))
+        except ImageError as error:
+            raise RefusedError(error.reason, f"{image.name}: {error.detail}") from None
+    return Member(
+        row=row,
+        conversation=conversation,
+        messages=messages,
+        encoded=encoded,
+        length=length_of(encoded, context),
+        images=tuple(images),
+        notes=tuple(notes),
+    )
+
+
+def _fit(
+    messages: list[dict[str, Any]], chat: ChatTokenizer, context: TaskContext
+) -> tuple[list[dict[str, Any]], Encoded]:
+    """Drop whole trailing rounds until the conversation fits; what is left is encoded anew, as if it had been alone."""
+    ends = [index + 1 for index, message in enumerate(messages) if message["role"] == "assistant"]
+    while True:
+        encoded = encode(messages, chat)
+        length = length_of(encoded, context)
+        if length <= context.max_length:
+            return messages, encoded
+        ends = [end for end in ends if end < len(messages)]
+        if not ends:
+            raise RefusedError(
+                "too_long", f"its first round has length {length}; limits.max_length is {context.max_length}"
+            )
+        # A first guess: rounds end where trained ranges end. Encoding again settles it.
+        fitting = [
+            end
+            for end, (_, last) in zip(ends, encoded.trained, strict=False)
+            if last + _images(messages[:end]) * (context.image_tokens - 1) <= context.max_length
+        ]
+        messages = messages[: fitting[-1] if fitting else ends[0]]
+
+
+def encode(messages: list[dict[str, Any]], chat: ChatTokenizer) -> Encoded:
+    try:
+        return chat.encode(messages)
+    except TemplateError as error:
+        raise RefusedError("template", str(error)) from None
+    except ControlTextError as error:
+        raise RefusedError("control_text", str(error)) from None
+
+
+def length_of(encoded: Encoded, context: TaskContext) -> int:
+    return len(encoded.ids) + encoded.images * (context.image_tokens - 1)
+
+
+def _images(messages: list[dict[str, Any]]) -> int:
+    return sum(
+        part["type"] == "image"
+        for message in messages
+        if not isinstance(message["content"], str)
+        for part in message["content"]
+    )
