@@ -19,7 +19,7 @@ import numpy.typing as npt
 
 from dst.control import ControlStrings, Cut, choose_fences, remove_fences
 from dst.errors import ControlTextError, TemplateError, TokenizerError
-from dst.template import Message, Rendered, Template
+from dst.template import IMAGE_TOKEN, Message, Rendered, Template
 from dst.tokenizer import TextTokenizer
 
 IGNORE = -100
@@ -145,12 +145,13 @@ class ChatTokenizer:
             control[piece[start:end]] for piece in pieces for start, end in self.tokenizer.control_strings.find(piece)
         ]
         if wanted.count(self.tokenizer.image_id) != images:
+            got, line = wanted.count(self.tokenizer.image_id), _first_line(self.template.source, IMAGE_TOKEN)
+            where, hint = (f", line {line}", "") if line else ("", f"; it has no {IMAGE_TOKEN} in it")
             raise TemplateError(
-                f"template {self.template.name} wrote {wanted.count(self.tokenizer.image_id)} image placeholders for "
-                f"{images} images"
+                f"template {self.template.name}{where}: wrote {got} image placeholders for {images} images{hint}"
             )
-        got = [index for piece_ids in encoded for index in piece_ids if index in control_ids]
-        if got != [index for index in wanted if index in control_ids]:
+        control_of_ids = [index for piece_ids in encoded for index in piece_ids if index in control_ids]
+        if control_of_ids != [index for index in wanted if index in control_ids]:
             raise ControlTextError("text from data would become a control token once the tokenizer normalises it")
 
 
@@ -191,6 +192,12 @@ def check(chat: ChatTokenizer) -> None:
                 f"template {name}: a trained span ends in {chat.tokenizer.decode(whole.ids[start:end])[-12:]!r}, not "
                 "in an end token; put {{ eos_token }} inside the generation block"
             )
+
+
+def _first_line(source: str, literal: str) -> int | None:
+    """The number of the first line that holds the literal; None if there is none."""
+    place = source.find(literal)
+    return source.count("\n", 0, place) + 1 if place >= 0 else None
 
 
 def _texts(message: Message) -> list[str]:

@@ -67,20 +67,16 @@ class Template:
     variables: the names it leaves open. markers: the literal words it structures its text with.
     """
 
-    def __init__(self, name: str, source: str, *, baked_lines: int = 0) -> None:
-        """baked_lines: how many lines at the top of `source` are not the author's; error lines leave them out.
-
-        Raises TemplateError for broken Jinja and for generation blocks that are absent or misplaced.
-        """
+    def __init__(self, name: str, source: str) -> None:
+        """Raises TemplateError for broken Jinja and for generation blocks that are absent or misplaced."""
         self.name = name
         self.source = source
-        self._baked_lines = baked_lines
         environment = Environment()
         try:
             tree = environment.parse(source)
             self._compiled = environment.from_string(source)
         except jinja2.TemplateSyntaxError as error:
-            raise TemplateError(f"template {name}, line {error.lineno - baked_lines}: {error.message}") from None
+            raise TemplateError(f"template {name}, line {error.lineno}: {error.message}") from None
         except RecursionError:
             raise TemplateError(f"template {name}: nested too deep") from None
         lines, buffered = generation_lines(tree)
@@ -91,7 +87,7 @@ class Template:
             )
         if buffered:
             raise TemplateError(
-                f"template {name}, line {buffered[0] - baked_lines}: a {{% generation %}} block stands inside a macro, "
+                f"template {name}, line {buffered[0]}: a {{% generation %}} block stands inside a macro, "
                 "a set, filter or call block, a recursive loop or another generation block, so its place in the text "
                 "is unknown; move it to the top level"
             )
@@ -126,7 +122,7 @@ class Template:
         frame = error.__traceback__
         while frame is not None:
             if frame.tb_frame.f_code.co_filename == "<template>":
-                line = frame.tb_lineno - self._baked_lines
+                line = frame.tb_lineno
             frame = frame.tb_next
         return line
 
@@ -164,9 +160,7 @@ def load_template(name_or_path: str | Path, variables: Mapping[str, Any] | None 
             raise TemplateError(
                 f"template {name}: variable {variable} is {type(value).__name__}; wanted text or a number"
             )
-    # No `-` in the tags: it would eat white space that the template itself begins with.
-    baked = "".join(f"{{% set {key} = {_literal(value)} %}}\n" for key, value in sorted(variables.items()))
-    return Template(name, baked + source, baked_lines=len(variables))
+    return Template(name, _bake(source, variables))
 
 
 def nearest(word: str, known: Iterable[str]) -> str:
@@ -195,6 +189,16 @@ def count_images(messages: Sequence[Message]) -> int:
                 case _:
                     raise TemplateError(f"message {number}: a part is {part!r:.80}; wanted an image or a text part")
     return images
+
+
+def _bake(source: str, variables: Mapping[str, Any]) -> str:
+    """Set the variables before the source's first character, in its first line, so that lines keep their numbers.
+
+    What Jinja strips at the start of a template must not change: `+%}` keeps a line break that the source begins with,
+    and blanks before a tag, which are stripped only where a line begins, are taken out here.
+    """
+    sets = "".join(f"{{% set {key} = {_literal(value)} +%}}" for key, value in sorted(variables.items()))
+    return sets + re.sub(r"\A[^\S\r\n]+(?=\{[%#](?!\+))", "", source)
 
 
 def _literal(value: str | float) -> str:

@@ -51,6 +51,7 @@ class Adapter:
 
     annotations, images: where they lie below the root unless the blend says otherwise: glob patterns, every match is
     used, sorted within a pattern. joins: every annotation pattern must match something, since the files are joined.
+    alternatives: the annotation patterns are places or kinds to choose from, so it is usual that some match nothing.
     layout, where, licence: sentences for `dsvl-prep adapters`.
     """
 
@@ -61,4 +62,5 @@ class Adapter:
     where: str
     licence: str
     joins: bool = False
+    alternatives: bool = False
     options: Mapping[str, Option] = field(default_factory=dict)

@@ -11,42 +11,29 @@ from __future__ import annotations
 import contextlib
 import fcntl
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import TypeVar
 
-import numpy as np
-import numpy.typing as npt
-
-from dst import ChatTokenizer, Template, TemplateError, TextTokenizer, TokenizerError, load_template, load_tokenizer
 from preprocess.adapter import Request
 from preprocess.compile import read_result, run_task
-from preprocess.config import Blend, Dataset, Inputs, find_inputs, load_blend
+from preprocess.config import Blend, Inputs
 from preprocess.engines import ENGINES
 from preprocess.errors import ConfigError, DataError
-from preprocess.finish import CACHE, finish, sweep_partials
-from preprocess.ingest import IngestTask, finished, run_ingest
+from preprocess.finish import CACHE, Work, finish, sweep_partials
+from preprocess.ingest import Ingested, finished, ingest_task, run_ingest
 from preprocess.plan import assign_splits, make_context, plan_tasks
+from preprocess.prepare import Prepared, prepare
 from preprocess.progress import Progress, Silent
 from preprocess.report import BuildReport, DatasetReport
-from preprocess.split import CONFLICT
+from preprocess.split import CONFLICT, Side
 from preprocess.spool import Spool
+from preprocess.stores import is_prepared, prepare_store
 from preprocess.task import CompileTask
+from shards.manifest import NAME as MANIFEST
+from shards.writer import partial_path
 
 T = TypeVar("T")
 R = TypeVar("R")
-Side = npt.NDArray[np.uint8]
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Plan:
-    """A checked configuration: what is known before any data is read."""
-
-    blend: Blend
-    inputs: Mapping[str, Inputs]
-    tokenizer: TextTokenizer
-    templates: Mapping[str, Template]
-    """dataset name -> template; "" -> the blend's own."""
 
 
 def run_build(
@@ -62,63 +49,26 @@ def run_build(
     out: the folder; default the file's `out:`, else ./build. settings: `a.b=value` overrides.
     Raises ConfigError (nothing was done) or DataError (what is finished stays for the next run).
     """
-    progress = progress or Silent()
-    plan = prepare(path, settings)
-    folder = out or (path.parent / plan.blend.out if plan.blend.out else Path("build"))
+    prepared = prepare(path, settings)
+    blend = prepared.blend
+    folder = (out or (path.parent / blend.out if blend.out else Path("build"))).absolute()
     with _locked(folder):
         sweep_partials(folder)
-        run = _Runner(plan.blend, workers, progress)
-        spools = _ingest(plan, folder, run)
-        sides = assign_splits(plan.blend, spools)
-        tasks = _tasks(plan, folder, spools, sides)
+        run = _Runner(blend, workers, progress or Silent())
+        _index_archives(prepared, folder, run)
+        ingested, spools = _ingest(prepared, folder, run)
+        sides = assign_splits(blend, spools)
+        tasks = _tasks(prepared, folder, spools, sides)
         results = run.all("compiling", run_task, tasks, known=read_result, weight=lambda task: len(task.rows))
         reports = {
-            dataset.name: _report(dataset, run.summaries[dataset.name], spools[dataset.name], sides[dataset.name])
-            for dataset in plan.blend.datasets
+            name: _report(name, ingested[name], prepared.inputs[name], spool, sides[name])
+            for name, spool in spools.items()
         }
         for task, result in zip(tasks, results, strict=True):
             reports[task.context.dataset].add(task.split, result)
         report = BuildReport(path=folder, datasets=reports, reused_tasks=run.reused, built_tasks=run.built)
-        finish(folder, plan, report, spools, sides, tasks, results)
+        finish(folder, prepared, report, Work(spools=spools, sides=sides, tasks=tasks, results=results))
     return report
-
-
-def prepare(path: Path, settings: Sequence[str] = ()) -> Plan:
-    """Check everything that can be checked without reading data. Raises ConfigError with all problems."""
-    blend = load_blend(path, settings)
-    base = path.parent
-    problems: list[str] = []
-    inputs: dict[str, Inputs] = {}
-    try:
-        inputs.update(find_inputs(blend, base))
-    except ConfigError as error:
-        problems += error.problems
-    templates: dict[str, Template] = {}
-    wanted: list[tuple[str, str, str, Mapping[str, Any]]] = [("", "template", blend.template, blend.variables)]
-    for index, dataset in enumerate(blend.datasets):
-        if dataset.template is not None or dataset.variables is not None:
-            variables = dataset.variables if dataset.variables is not None else {}
-            where = f"datasets.{index} ({dataset.name}).template"
-            wanted.append((dataset.name, where, dataset.template or blend.template, variables))
-    for name, where, template, template_variables in wanted:
-        try:
-            templates[name] = load_template(_beside(base, template), template_variables)
-        except TemplateError as error:
-            problems.append(f"{where}: {error}")
-    try:
-        tokenizer = load_tokenizer(_beside(base, blend.tokenizer), blend.add_tokens)
-    except TokenizerError as error:
-        problems.append(f"tokenizer: {error}")
-        raise ConfigError([f"{path.name}: {problem}" for problem in problems]) from None
-    for name, template_text in templates.items():
-        try:
-            ChatTokenizer(template_text, tokenizer)
-        except (TemplateError, TokenizerError) as error:
-            where = "template" if not name else f"dataset {name}: template"
-            problems.append(f"{where}: {error}")
-    if problems:
-        raise ConfigError([f"{path.name}: {problem}" for problem in problems])
-    return Plan(blend=blend, inputs=inputs, tokenizer=tokenizer, templates=templates)
 
 
 class _Runner:
@@ -129,7 +79,6 @@ class _Runner:
         self._workers = workers
         self._progress = progress
         self.reused = self.built = 0
-        self.summaries: dict[str, dict[str, Any]] = {}
 
     def all(
         self,
@@ -145,6 +94,8 @@ class _Runner:
         waiting = [index for index, result in enumerate(results) if result is None]
         self.reused += len(tasks) - len(waiting)
         self.built += len(waiting)
+        if not waiting:
+            return [result for result in results if result is not None]
         with self._progress.step(label, sum(weight(tasks[index]) for index in waiting)) as advance:
             for place, result in self._engine(function, [tasks[index] for index in waiting], self._workers):
                 results[waiting[place]] = result
@@ -152,66 +103,85 @@ class _Runner:
         return [result for result in results if result is not None]
 
 
-def _ingest(plan: Plan, folder: Path, run: _Runner) -> dict[str, Spool]:
+def _index_archives(prepared: Prepared, folder: Path, run: _Runner) -> None:
+    """Archives of pictures get their index first, on every build, since they may have changed alone."""
+    cache = folder / CACHE
+    paths = dict.fromkeys(path for inputs in prepared.inputs.values() for path in inputs.images)
+    tasks = [(path, cache) for path in paths if not is_prepared(path, cache)]
+    if tasks:
+        errors = run.all("indexing", _prepare_store, tasks, known=lambda task: None)
+        if any(errors):
+            raise DataError("\n".join(filter(None, errors)))
+
+
+def _prepare_store(task: tuple[Path, Path]) -> str:
+    """Why an archive cannot be used, or nothing."""
+    try:
+        prepare_store(*task)
+    except DataError as error:
+        return str(error)
+    return ""
+
+
+def _ingest(prepared: Prepared, folder: Path, run: _Runner) -> tuple[dict[str, Ingested], dict[str, Spool]]:
     tasks = [
-        IngestTask(
-            dataset=dataset.name,
-            adapter=dataset.adapter,
-            request=Request(
-                root=plan.inputs[dataset.name].root,
-                annotations=plan.inputs[dataset.name].annotations,
-                images=plan.inputs[dataset.name].images,
+        ingest_task(
+            dataset.name,
+            dataset.adapter,
+            Request(
+                root=prepared.inputs[dataset.name].root,
+                annotations=prepared.inputs[dataset.name].annotations,
+                images=prepared.inputs[dataset.name].images,
                 options=dataset.all_options,
-                seed=plan.blend.seed,
-                max_images=plan.blend.limits.max_images,
+                seed=prepared.blend.seed,
+                max_images=prepared.blend.limits.max_images,
             ),
-            cache=folder / CACHE,
-            first=dataset.first,
+            folder / CACHE,
+            dataset.first,
         )
-        for dataset in plan.blend.datasets
+        for dataset in prepared.blend.datasets
     ]
-    summaries = run.all("reading", run_ingest, tasks, known=finished)
-    errors = [summary["error"] for summary in summaries if "error" in summary]
+    found = run.all("reading", run_ingest, tasks, known=finished)
+    errors = [one.error for one in found if one.error]
     if errors:
         raise DataError("\n".join(errors))
-    run.summaries = {task.dataset: summary for task, summary in zip(tasks, summaries, strict=True)}
-    return {task.dataset: Spool(task.folder) for task in tasks}
+    names = [task.dataset for task in tasks]
+    return dict(zip(names, found, strict=True)), {task.dataset: Spool(task.folder) for task in tasks}
 
 
-def _tasks(plan: Plan, folder: Path, spools: Mapping[str, Spool], sides: Mapping[str, Side]) -> list[CompileTask]:
+def _tasks(
+    prepared: Prepared, folder: Path, spools: Mapping[str, Spool], sides: Mapping[str, Side]
+) -> list[CompileTask]:
     cache = folder / CACHE
-    tokenizer = cache / "tokenizer" / plan.tokenizer.fingerprint[:32]
-    if not (tokenizer / "chat_template.jinja").exists():
-        plan.tokenizer.save(tokenizer, plan.templates[""].source)
+    tokenizer = cache / "tokenizer" / prepared.tokenizer.fingerprint[:32]
+    if not tokenizer.is_dir():
+        partial = partial_path(tokenizer)
+        prepared.tokenizer.save(partial, prepared.template("").source)
+        partial.rename(tokenizer)
     tasks: list[CompileTask] = []
-    for dataset in plan.blend.datasets:
-        template = plan.templates.get(dataset.name, plan.templates[""])
+    for dataset in prepared.blend.datasets:
+        template = prepared.template(dataset.name)
         context = make_context(
-            plan.blend,
+            prepared.blend,
             dataset,
             build=folder,
             cache=cache,
             spool=spools[dataset.name].folder,
-            images=plan.inputs[dataset.name].images,
+            images=prepared.inputs[dataset.name].images,
             tokenizer=tokenizer,
             template=(template.name, template.source),
         )
-        tasks += plan_tasks(plan.blend, dataset, context, spools[dataset.name], sides[dataset.name])
+        tasks += plan_tasks(prepared.blend, dataset, context, spools[dataset.name], sides[dataset.name])
     return tasks
 
 
-def _report(dataset: Dataset, summary: Mapping[str, Any], spool: Spool, side: Side) -> DatasetReport:
-    report = DatasetReport(name=dataset.name, records=summary["records"], inputs=summary["inputs"])
-    report.rejects.update(summary["rejects"])
+def _report(name: str, ingested: Ingested, inputs: Inputs, spool: Spool, side: Side) -> DatasetReport:
+    report = DatasetReport(name=name, records=ingested.records, inputs=ingested.inputs, absent=inputs.absent)
+    report.rejects.update(ingested.rejects)
     conflicts = int(spool.column("members")[side == CONFLICT].sum())
     if conflicts:
         report.rejects["split_conflict"] += conflicts
     return report
-
-
-def _beside(base: Path, name: str) -> str:
-    """A relative path that exists beside the blend file; otherwise the name as it is."""
-    return str(base / name) if (base / name).exists() else name
 
 
 @contextlib.contextmanager
@@ -219,6 +189,9 @@ def _locked(folder: Path) -> Iterator[None]:
     """One build at a time in a folder. The lock goes with its process, however that ends."""
     if folder.exists() and not folder.is_dir():
         raise ConfigError([f"{folder}: is a file; wanted a folder for the build"])
+    ours = (folder / CACHE / "lock").exists() or (folder / MANIFEST).exists()
+    if folder.exists() and not ours and any(folder.iterdir()):
+        raise ConfigError([f"{folder}: holds other files, which a build would mix with its own; choose another --out"])
     try:
         (folder / CACHE).mkdir(parents=True, exist_ok=True)
         lock = (folder / CACHE / "lock").open("w")

@@ -5,14 +5,20 @@ Exit codes: 0 fine, 1 bad data or a failed run, 2 bad usage or configuration. Re
 
 from __future__ import annotations
 
-import json
 import os
 import sys
 from pathlib import Path
 
 import click
 
-FOLDER = click.Path(path_type=Path)
+from preprocess.terminal import json_line, visible
+
+PATH = click.Path(path_type=Path)
+
+
+def usable_cpus() -> int:
+    """The CPUs this process may use: fewer than the machine has inside a container or a batch job."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 120})
@@ -22,9 +28,9 @@ def cli() -> None:
 
 
 @cli.command()
-@click.option("--blend", required=True, type=FOLDER, help="The blend file: datasets, amounts, template, tokenizer.")
-@click.option("--out", type=FOLDER, help="The build folder. [default: `out:` of the blend, else ./build]")
-@click.option("--workers", type=click.IntRange(min=1), default=os.cpu_count() or 1, show_default="all cores")
+@click.option("--blend", required=True, type=PATH, help="The blend file: datasets, amounts, template, tokenizer.")
+@click.option("--out", type=PATH, help="The build folder. [default: `out:` of the blend, else ./build]")
+@click.option("--workers", type=click.IntRange(min=1), default=usable_cpus, show_default="the CPUs it may use")
 @click.option("--set", "settings", multiple=True, metavar="a.b=value", help="Change a setting; may be given often.")
 @click.option("--json", "as_json", is_flag=True, help="Print the counts as JSON.")
 def build(blend: Path, out: Path | None, workers: int, settings: tuple[str, ...], as_json: bool) -> None:
@@ -35,13 +41,13 @@ def build(blend: Path, out: Path | None, workers: int, settings: tuple[str, ...]
 
     report = run_build(blend, out=out, workers=workers, settings=settings, progress=Bar())
     if as_json:
-        click.echo(json.dumps(report.to_json()))
+        click.echo(json_line(report.to_json()))
     else:
         print_report(report)
 
 
 @cli.command()
-@click.argument("build", type=FOLDER)
+@click.argument("build", type=PATH)
 def verify(build: Path) -> None:
     """Check every byte of a build: digests, indexes, samples, tokenizer, manifest."""
     from preprocess.progress import Bar
@@ -55,18 +61,22 @@ def verify(build: Path) -> None:
     with Bar().step("verifying", total) as advance:
         found = verify_build(build, progress=advance)
     for problem in found.problems:
-        click.echo(problem, err=True)
+        click.echo(visible(problem), err=True)
     if found.problems:
-        click.echo(f"{build}: {len(found.problems)} problems; rebuild to mend it (sound shards are kept)", err=True)
+        click.echo(
+            f"{visible(build)}: {len(found.problems)} problems; remove the files named above and run the same "
+            "dsvl-prep build: it makes just them anew",
+            err=True,
+        )
         sys.exit(1)
     click.echo(
-        f"{build}: sound; {found.shards} shards, {found.samples:,} samples, {found.images:,} images, "
+        f"{visible(build)}: sound; {found.shards} shards, {found.samples:,} samples, {found.images:,} images, "
         f"{found.size_bytes:,} bytes"
     )
 
 
 @cli.command()
-@click.argument("build", type=FOLDER)
+@click.argument("build", type=PATH)
 @click.option("--json", "as_json", is_flag=True, help="Print the statistics as JSON.")
 def stats(build: Path, as_json: bool) -> None:
     """Lengths, images and trained shares of a build, per dataset and split."""
@@ -74,24 +84,25 @@ def stats(build: Path, as_json: bool) -> None:
 
     found = build_stats(build)
     if as_json:
-        click.echo(json.dumps(found))
+        click.echo(json_line(found))
     else:
         print_stats(found)
 
 
 @cli.command()
-@click.argument("build", type=FOLDER)
+@click.argument("build", type=PATH)
 @click.option("--dataset", help="Only samples of this dataset.")
+@click.option("--split", type=click.Choice(["train", "eval"]), help="Only samples of this side.")
 @click.option("--key", help="Only the sample with this key.")
 @click.option("--limit", type=click.IntRange(min=1), default=3, show_default=True, help="How many samples.")
 @click.option("--json", "as_json", is_flag=True, help="One JSON object a line, with ids and labels.")
-def inspect(build: Path, dataset: str | None, key: str | None, limit: int, as_json: bool) -> None:
+def inspect(build: Path, dataset: str | None, split: str | None, key: str | None, limit: int, as_json: bool) -> None:
     """Show samples as the model will see them: what is trained in colour, each image with its name and size."""
     from preprocess.inspector import inspect_samples, print_sample
 
-    for sample in inspect_samples(build, dataset=dataset, key=key, limit=limit):
+    for sample in inspect_samples(build, dataset=dataset, split=split, key=key, limit=limit):
         if as_json:
-            click.echo(json.dumps(sample.to_json(), ensure_ascii=False))
+            click.echo(json_line(sample.to_json()))
         else:
             print_sample(sample)
 
@@ -104,27 +115,27 @@ def adapters(as_json: bool) -> None:
 
     if as_json:
         for row in adapter_rows():
-            click.echo(json.dumps(row, ensure_ascii=False))
+            click.echo(json_line(row))
     else:
         print_adapters()
 
 
 @cli.command()
-@click.option("--root", required=True, type=FOLDER, help="The folder to look through.")
-@click.option("--out", type=FOLDER, default=Path("blend.yaml"), show_default=True, help="The file to write.")
+@click.option("--root", required=True, type=PATH, help="The folder to look through.")
+@click.option("--out", type=PATH, default=Path("blend.yaml"), show_default=True, help="The file to write.")
 def init(root: Path, out: Path) -> None:
     """Find known datasets below a folder and write a commented blend file for them."""
-    from preprocess.catalogue import write_blend
+    from preprocess.discover import write_blend
 
     found = write_blend(root, out)
     for name, folder in found:
-        click.echo(f"found {name} in {folder}")
-    click.echo(f"wrote {out}; set `tokenizer:`, then run: dsvl-prep build --blend {out}")
+        click.echo(visible(f"found {name} in {folder}"))
+    click.echo(visible(f"wrote {out}; set `tokenizer:`, then run: dsvl-prep build --blend {out}"))
 
 
 @cli.command()
 @click.option("--adapter", required=True, help="See `dsvl-prep adapters`.")
-@click.option("--root", required=True, type=FOLDER, help="The dataset's folder.")
+@click.option("--root", required=True, type=PATH, help="The dataset's folder.")
 @click.option("--limit", type=click.IntRange(min=1), default=3, show_default=True, help="How many conversations.")
 @click.option("--template", default="visualchat", show_default=True, help="A built-in name or a .jinja file.")
 @click.option(
@@ -132,7 +143,7 @@ def init(root: Path, out: Path) -> None:
 )
 def render(adapter: str, root: Path, limit: int, template: str, settings: tuple[str, ...]) -> None:
     """Show conversations as text before anything is built."""
-    from preprocess.inspector import print_rendered
+    from preprocess.preview import print_rendered
 
     print_rendered(adapter, root, limit=limit, template=template, settings=settings)
 
@@ -158,21 +169,25 @@ def _run() -> None:
         sys.exit(error.exit_code)
     except ConfigError as error:
         for problem in error.problems:
-            click.echo(f"error: {problem}", err=True)
+            _complain(problem)
         sys.exit(2)
     except (TemplateError, TokenizerError) as error:
-        click.echo(f"error: {error}", err=True)
+        _complain(str(error))
         sys.exit(2)
     except (DataError, ShardError) as error:
         for line in str(error).splitlines():
-            click.echo(f"error: {line}", err=True)
+            _complain(line)
         sys.exit(1)
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         sys.exit(1)
     except OSError as error:
-        click.echo(f"error: {error.filename or 'the disk'}: {error.strerror}", err=True)
+        _complain(f"{error.filename or 'the disk'}: {error.strerror}")
         sys.exit(1)
+
+
+def _complain(problem: str) -> None:
+    click.echo(f"error: {visible(problem)}", err=True)
 
 
 if __name__ == "__main__":

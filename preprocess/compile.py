@@ -6,10 +6,12 @@ its shard is whole, so an interrupted build goes on where it was. Memory is boun
 
 from __future__ import annotations
 
+import hashlib
 import json
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -17,18 +19,19 @@ import numpy as np
 from dst import Encoded
 from preprocess.concat import join
 from preprocess.conversation import Reject
+from preprocess.errors import DataError
 from preprocess.member import Member, RefusedError, make_member
-from preprocess.spool import reject_all
-from preprocess.task import CompileTask, Tools, open_tools
-from shards import ShardWriter
+from preprocess.spool import reject_all, reject_line
+from preprocess.task import CompileTask, TaskResult, Tools, open_tools
+from shards import ShardInfo, ShardWriter
 from shards.writer import replace_file
 
 
-def run_task(task: CompileTask) -> dict[str, Any]:
-    """Write the task's shard and its marker; returns the marker's content (see `read_result`)."""
+def run_task(task: CompileTask) -> TaskResult:
+    """Write the task's shard, its rejects and its marker. Raises DataError or OSError where another try may succeed."""
     context = task.context
     tools = open_tools(context)
-    writer = ShardWriter(context.build, f"shards/{context.dataset}", f"{task.split}-{task.number:05d}")
+    writer = ShardWriter(task.staging, f"shards/{context.dataset}", f"{task.split}-{task.number:05d}")
     outcome = _Outcome()
     try:
         for group in join(_members(task, tools, outcome), tools, context):
@@ -37,31 +40,55 @@ def run_task(task: CompileTask) -> dict[str, Any]:
     except BaseException:
         writer.discard()
         raise
-    result = {
-        "shard": shard.to_json() if shard else None,
-        "members": outcome.members,
-        "ids": outcome.ids,
-        "notes": dict(sorted(outcome.notes.items())),
-        "rejects": [
-            [reject.reason, reject.source.file, reject.source.record, reject.detail] for reject in outcome.rejects
-        ],
-    }
+    result = TaskResult(
+        shard=shard,
+        changed_ns=_changed_ns(task.staging, shard) if shard else (),
+        members=outcome.members,
+        ids=outcome.ids,
+        notes=dict(sorted(outcome.notes.items())),
+        rejects=dict(sorted(Counter(reject.reason for reject in outcome.rejects).items())),
+    )
     task.marker.parent.mkdir(parents=True, exist_ok=True)
-    replace_file(task.marker, json.dumps(result).encode())
+    if outcome.rejects:
+        replace_file(task.rejects, b"".join(reject_line(context.dataset, reject) for reject in outcome.rejects))
+    replace_file(task.marker, json.dumps(result.to_json()).encode())
     return result
 
 
-def read_result(task: CompileTask) -> dict[str, Any] | None:
-    """The result of an earlier run of the same task, if its shard is still there."""
+def read_result(task: CompileTask) -> TaskResult | None:
+    """The result of an earlier run of the same task, if its shard is still there and was not touched since."""
     try:
-        result: dict[str, Any] = json.loads(task.marker.read_bytes())
-        shard = result["shard"]
-        for path, size in [(shard["path"], shard["size"]), (shard["index"], shard["index_size"])] if shard else []:
-            if (task.context.build / path).stat().st_size != size:
-                return None
+        result = TaskResult.from_json(json.loads(task.marker.read_bytes()))
+        if result.rejects and not task.rejects.is_file():
+            return None
+        return result if result.shard is None or _untouched(task, result.shard, result.changed_ns) else None
     except (OSError, ValueError, KeyError, TypeError):
         return None
-    return result
+
+
+def shard_root(task: CompileTask, shard: ShardInfo) -> Path:
+    """The folder below which the shard lies: staging while it is new, the build once a manifest names it."""
+    return task.staging if (task.staging / shard.path).is_file() else task.context.build
+
+
+def _untouched(task: CompileTask, shard: ShardInfo, changed_ns: tuple[int, ...]) -> bool:
+    """Same sizes and times as when it was written; with other times, as in a copied folder, the bytes decide."""
+    root = shard_root(task, shard)
+    pinned = ((shard.path, shard.size, shard.sha256), (shard.index, shard.index_size, shard.index_sha256))
+    if any((root / path).stat().st_size != size for path, size, _ in pinned):
+        return False
+    if _changed_ns(root, shard) == changed_ns:
+        return True
+    return all(_sha256(root / path) == digest for path, _, digest in pinned)
+
+
+def _changed_ns(root: Path, shard: ShardInfo) -> tuple[int, ...]:
+    return tuple((root / path).stat().st_mtime_ns for path in (shard.path, shard.index))
+
+
+def _sha256(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 @dataclass(slots=True)
@@ -79,6 +106,13 @@ def _members(task: CompileTask, tools: Tools, outcome: _Outcome) -> Iterator[Mem
             yield make_member(row, conversation, tools, task.context)
         except RefusedError as refused:
             outcome.rejects += reject_all(conversation, refused.reason, refused.detail)
+        except OSError:
+            raise  # the disk's fault, not the record's: another run may succeed
+        except MemoryError:
+            sources = ", ".join(f"{source.file} {source.record}" for source in conversation.sources)
+            raise DataError(
+                f"dataset {task.context.dataset}: memory ran out at {sources}; use fewer --workers"
+            ) from None
         except Exception as error:  # the fence: one bad sample never ends a build, and never goes unnoticed
             outcome.rejects += reject_all(conversation, "internal_error", f"{type(error).__name__}: {error}")
 

@@ -12,11 +12,12 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
+from dst.template import nearest
 from preprocess.adapter import Adapter
 from preprocess.adapters import ADAPTERS
 from preprocess.errors import ConfigError
 from preprocess.images import ImagePolicy
-from preprocess.strict import build, nearest, override, read_yaml
+from preprocess.strict import build, override, read_yaml
 
 _NAME = re.compile(r"[a-z0-9][a-z0-9_-]{0,39}")
 
@@ -119,11 +120,12 @@ class Blend:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Inputs:
-    """A dataset's files, found on disk."""
+    """A dataset's files, found on disk. absent: the adapter's annotation patterns that matched nothing."""
 
     root: Path
     annotations: tuple[Path, ...]
     images: tuple[Path, ...]
+    absent: tuple[str, ...] = ()
 
 
 def load_blend(path: Path, settings: Sequence[str] = ()) -> Blend:
@@ -138,8 +140,11 @@ def load_blend(path: Path, settings: Sequence[str] = ()) -> Blend:
     return blend
 
 
-def find_inputs(blend: Blend, base: Path) -> dict[str, Inputs]:
-    """The files of every dataset; relative paths start at `base`. Raises ConfigError with all that is missing."""
+def find_inputs(blend: Blend, base: Path, *, need_images: bool = True) -> dict[str, Inputs]:
+    """The files of every dataset; relative paths start at `base`. Raises ConfigError with all that is missing.
+
+    need_images: False if no picture is opened, so that none of the adapter's own image locations has to exist.
+    """
     found: dict[str, Inputs] = {}
     problems: list[str] = []
     for index, dataset in enumerate(blend.datasets):
@@ -154,12 +159,22 @@ def find_inputs(blend: Blend, base: Path) -> dict[str, Inputs]:
         if len(missing) == len(patterns) or (missing and (dataset.annotations or dataset.spec.joins)):
             wanted = ", ".join(missing)
             problems.append(f"{where}.annotations: nothing below {root} matches {wanted}; wanted {dataset.spec.layout}")
+        if need_images and not dataset.images and not images:
+            problems.append(
+                f"{where}.images: none of {', '.join(dataset.spec.images)} is below {root}; wanted "
+                f"{dataset.spec.layout.rstrip('.')}; set images: to where the pictures lie"
+            )
         problems += [
             f"{where}.images: nothing below {root} matches {pattern}"
             for pattern in _patterns(dataset.images)
             if not _match(root, (pattern,))
         ]
-        found[dataset.name] = Inputs(root=root, annotations=_match(root, patterns), images=images)
+        found[dataset.name] = Inputs(
+            root=root,
+            annotations=_match(root, patterns),
+            images=images,
+            absent=() if dataset.spec.alternatives else tuple(missing),
+        )
     if problems:
         raise ConfigError(problems)
     return found
@@ -233,14 +248,21 @@ def _check_options(dataset: Dataset, where: str) -> list[str]:
                 f"{where}.options.{name}: got {value!r}; wanted one of {wanted}{nearest(str(value), option.choices)}"
             )
         elif not option.choices and not _same_type(value, option.default):
-            problems.append(f"{where}.options.{name}: got {value!r}; wanted the kind of {option.default!r}")
+            wanted = (
+                "a list of texts, none of them blank" if _is_list(option.default) else f"the kind of {option.default!r}"
+            )
+            problems.append(f"{where}.options.{name}: got {value!r}; wanted {wanted}")
     return problems
 
 
 def _same_type(value: object, default: object) -> bool:
-    if isinstance(default, Sequence) and not isinstance(default, str):
-        return isinstance(value, list) and bool(value) and all(isinstance(item, str) for item in value)
+    if _is_list(default):
+        return isinstance(value, list) and bool(value) and all(isinstance(item, str) and item.strip() for item in value)
     return type(value) is type(default)
+
+
+def _is_list(default: object) -> bool:
+    return isinstance(default, Sequence) and not isinstance(default, str)
 
 
 def _patterns(value: str | tuple[str, ...]) -> tuple[str, ...]:

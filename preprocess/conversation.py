@@ -97,7 +97,7 @@ REASONS: dict[str, str] = {
     "too_long": "the first round alone is longer than limits.max_length",
     "image_path": "an image path is absolute, leaves its folder, or is no path",
     "image_missing": "the image store does not have the image",
-    "image_unreadable": "the image is empty, truncated or no image, or its file cannot be read",
+    "image_unreadable": "the image is empty, truncated or no image; or its name leads to a folder or a pipe",
     "image_format": "the picture's format or bit depth is not supported",
     "image_animated": "the image has several frames",
     "image_too_small": "a side is shorter than image.min_side",

@@ -19,7 +19,9 @@ from multiprocessing import resource_tracker
 from multiprocessing.connection import Connection, wait
 from typing import Any, Protocol, TypeVar
 
-from preprocess.errors import DataError
+from dst import TemplateError, TokenizerError
+from preprocess.errors import ConfigError, DataError
+from shards import ShardError
 
 T = TypeVar("T")
 R = TypeVar("R")
@@ -69,7 +71,7 @@ def ray_engine(function: PerTask[T, R], tasks: Iterable[T], workers: int) -> Ite
         # A cluster has its own number of CPUs; Ray refuses to be told another.
         place = {} if os.environ.get("RAY_ADDRESS") else {"address": "local", "num_cpus": workers}
         ray.init(include_dashboard=False, log_to_driver=False, logging_level="error", **place)
-    remote = ray.remote(function)
+    remote = ray.remote(_quietly(function))
     queue = deque(enumerate(tasks))
     running: dict[Any, int] = {}
     try:
@@ -84,13 +86,27 @@ def ray_engine(function: PerTask[T, R], tasks: Iterable[T], workers: int) -> Ite
                     result = ray.get(reference)
                 except ray.exceptions.RayError as error:
                     cause = getattr(error, "cause", None)
-                    if isinstance(cause, DataError | OSError):
+                    if isinstance(cause, _USERS_TO_MEND):
                         raise DataError(_failure(cause)) from None
                     raise DataError(f"task {index} failed in Ray: {error}") from None
                 yield index, result
     finally:
         for reference in running:
             ray.cancel(reference, force=True)
+
+
+# What a task may end with that is no bug of ours; it reaches the user as one line.
+_USERS_TO_MEND = (ConfigError, DataError, MemoryError, OSError, ShardError, TemplateError, TokenizerError)
+
+
+def _quietly(function: PerTask[T, R]) -> PerTask[T, R]:
+    """One task is one thread: the parallelism is between tasks."""
+
+    def run(task: T) -> R:
+        os.environ["TOKENIZERS_PARALLELISM"] = "false"
+        return function(task)
+
+    return run
 
 
 ENGINES: Mapping[str, Engine] = {"process": process_engine, "ray": ray_engine}
@@ -163,14 +179,16 @@ def _work(pipe: Connection, function: Callable[[Any], Any], parent: int) -> None
             return
         try:
             answer: tuple[Any, str | None] = (function(task), None)
-        except (DataError, OSError) as error:
+        except _USERS_TO_MEND as error:
             answer = (None, _failure(error))
         with contextlib.suppress(OSError):
             pipe.send(answer)
 
 
-def _failure(error: DataError | OSError) -> str:
-    if isinstance(error, DataError):
+def _failure(error: Exception) -> str:
+    if isinstance(error, MemoryError):
+        return "memory ran out; use fewer --workers"
+    if not isinstance(error, OSError):
         return str(error)
     if error.errno is None:
         return f"reading or writing: {error}"

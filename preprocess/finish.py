@@ -1,104 +1,109 @@
-"""The last stage of a build: rejects, tokenizer, manifest; then what no longer belongs is removed.
+"""The last stage of a build: rejects, tokenizer, shards and manifest in place; then what no longer belongs is removed.
 
-Rule: manifest.json appears last and names every file by digest. If other files must change first, the old manifest goes
-before them, so a manifest never describes files it was not made for.
+Rule: manifest.json appears last and names every file by digest. Until then new shards stay in the cache; if other files
+must change first, the old manifest goes before them. So a manifest never describes files it was not made for.
 """
 
 from __future__ import annotations
 
 import hashlib
+import os
+import re
 import shutil
-import tempfile
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from importlib import metadata
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 
+from preprocess.compile import shard_root
 from preprocess.config import resolved
-from preprocess.conversation import Reject, Source
 from preprocess.errors import DataError
 from preprocess.plan import shares
+from preprocess.prepare import Prepared
 from preprocess.report import BuildReport
-from preprocess.split import CONFLICT, NAMES
+from preprocess.split import CONFLICT, NAMES, Side
 from preprocess.spool import Spool, reject_all, reject_line
-from preprocess.task import CompileTask
-from preprocess.version import COMPILER
+from preprocess.stores import current_files
+from preprocess.task import CompileTask, TaskResult
+from preprocess.version import COMPILER, libraries
+from shards import ShardInfo
 from shards.manifest import NAME as MANIFEST
 from shards.manifest import write_manifest
-from shards.writer import replace_file
-
-if TYPE_CHECKING:
-    from preprocess.build import Plan, Side
+from shards.writer import partial_path, sync_folder
 
 CACHE = ".cache"
 REJECTS = "rejects.jsonl"
+_OUR_SHARD = re.compile(rf"(?:{'|'.join(NAMES)})-\d{{5,}}-[0-9a-f]{{8}}\.(?:tar|arrow)")
 
 
-def finish(
-    folder: Path,
-    plan: Plan,
-    report: BuildReport,
-    spools: Mapping[str, Spool],
-    sides: Mapping[str, Side],
-    tasks: Sequence[CompileTask],
-    results: Sequence[Mapping[str, Any]],
-) -> None:
-    """Raises DataError, and writes no manifest, if a dataset lost too many records or gives no samples."""
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Work:
+    """What the earlier stages made: by dataset, and each task with its result."""
+
+    spools: Mapping[str, Spool]
+    sides: Mapping[str, Side]
+    tasks: Sequence[CompileTask]
+    results: Sequence[TaskResult]
+
+    def shards(self) -> Iterator[tuple[CompileTask, ShardInfo]]:
+        for task, result in zip(self.tasks, self.results, strict=True):
+            if result.shard is not None:
+                yield task, result.shard
+
+
+def finish(folder: Path, prepared: Prepared, report: BuildReport, work: Work) -> None:
+    """Raises DataError, and changes nothing in the build, if a dataset lost too many records or gives no samples."""
     for dataset in report.datasets.values():
         assert dataset.records == dataset.members + sum(dataset.rejects.values()), dataset
-    with tempfile.TemporaryDirectory(dir=folder / CACHE) as scratch:
-        staged = Path(scratch)
-        with (staged / REJECTS).open("wb") as file:
-            for line in _reject_lines(spools, sides, tasks, results):
+    scratch = partial_path(folder / CACHE / "finish")
+    scratch.mkdir()
+    try:
+        with (scratch / REJECTS).open("wb") as file:
+            for line in _reject_lines(work):
                 file.write(line)
-        _check_rejects(folder, plan, report, staged / REJECTS)
-        for name, share in shares(
-            plan.blend, {name: one.splits["train"] for name, one in report.datasets.items()}
-        ).items():
+        _check_rejects(folder, prepared, report, scratch / REJECTS)
+        have = {name: dataset.splits["train"] for name, dataset in report.datasets.items()}
+        for name, share in shares(prepared.blend, have).items():
             report.datasets[name].draws, report.datasets[name].share = share.samples, share.share
-        plan.tokenizer.save(staged / "tokenizer", plan.templates[""].source)
-        files = {path.relative_to(staged).as_posix(): path for path in sorted(staged.rglob("*")) if path.is_file()}
-        content = _manifest(plan, report, tasks, results, files)
-        _publish(folder, content, files)
-    _sweep(folder, tasks, results, spools)
+        prepared.tokenizer.save(scratch / "tokenizer", prepared.template("").source)
+        files = {path.relative_to(scratch).as_posix(): path for path in sorted(scratch.rglob("*")) if path.is_file()}
+        _publish(folder, _manifest(prepared, report, work, files), files, work)
+    finally:
+        shutil.rmtree(scratch)
+    _sweep(folder, prepared, work)
 
 
 def sweep_partials(folder: Path) -> None:
     """Remove what a killed run left half-written."""
     for path in (
-        *folder.glob("shards/*/.*.partial*"),
-        *folder.glob(f"{CACHE}/**/.*.partial*"),
+        *folder.glob(f"{CACHE}/**/.*.partial"),
         *folder.glob(".*.partial"),
+        *folder.glob("tokenizer/.*.partial"),
     ):
         shutil.rmtree(path) if path.is_dir() else path.unlink(missing_ok=True)
 
 
-def _reject_lines(
-    spools: Mapping[str, Spool],
-    sides: Mapping[str, Side],
-    tasks: Sequence[CompileTask],
-    results: Sequence[Mapping[str, Any]],
-) -> Iterator[bytes]:
+def _reject_lines(work: Work) -> Iterator[bytes]:
     """Dataset by dataset: what the adapter refused, what the split could not place, what the compiler refused."""
-    for name, spool in spools.items():
+    for name, spool in work.spools.items():
         with (spool.folder / REJECTS).open("rb") as file:
             yield from file
-        for row in np.flatnonzero(sides[name] == CONFLICT).tolist():
+        for row in np.flatnonzero(work.sides[name] == CONFLICT).tolist():
             conversation = spool[row]
             detail = f"shows {', '.join(conversation.groups)}; some are held out for eval, some are not"
             for reject in reject_all(conversation, "split_conflict", detail):
                 yield reject_line(name, reject)
-        for task, result in zip(tasks, results, strict=True):
-            if task.context.dataset == name:
-                for reason, source, record, detail in result["rejects"]:
-                    reject = Reject(reason=reason, source=Source(file=source, record=record), detail=detail)
-                    yield reject_line(name, reject)
+        for task, result in zip(work.tasks, work.results, strict=True):
+            if task.context.dataset == name and result.rejects:
+                with task.rejects.open("rb") as file:
+                    yield from file
 
 
-def _check_rejects(folder: Path, plan: Plan, report: BuildReport, rejects: Path) -> None:
-    limit = plan.blend.limits.max_reject_share
+def _check_rejects(folder: Path, prepared: Prepared, report: BuildReport, rejects: Path) -> None:
+    limit = prepared.blend.limits.max_reject_share
     problems = []
     for dataset in report.datasets.values():
         lost = sum(dataset.rejects.values())
@@ -111,76 +116,88 @@ def _check_rejects(folder: Path, plan: Plan, report: BuildReport, rejects: Path)
     if problems:
         # A manifest that is there pins its own rejects file, which must stay as it is.
         kept = folder / (f"failed-{REJECTS}" if (folder / MANIFEST).exists() else REJECTS)
-        replace_file(kept, rejects.read_bytes())
+        os.replace(rejects, kept)
         raise DataError("\n".join([*problems, f"read {kept}, mend the data or raise the limit; finished work is kept"]))
 
 
-def _manifest(
-    plan: Plan,
-    report: BuildReport,
-    tasks: Sequence[CompileTask],
-    results: Sequence[Mapping[str, Any]],
-    files: Mapping[str, Path],
-) -> dict[str, Any]:
+def _manifest(prepared: Prepared, report: BuildReport, work: Work, files: Mapping[str, Path]) -> dict[str, Any]:
     shards: dict[str, dict[str, list[Any]]] = {name: {split: [] for split in NAMES} for name in report.datasets}
-    for task, result in zip(tasks, results, strict=True):
-        if result["shard"] is not None:
-            shards[task.context.dataset][task.split].append(result["shard"])
+    for task, shard in work.shards():
+        shards[task.context.dataset][task.split].append(shard.to_json())
     return {
         "dsvl": metadata.version("dsvl"),
         "compiler": COMPILER,
-        "config": resolved(plan.blend),
-        "template": plan.templates[""].source,
+        "libraries": libraries(),
+        "config": resolved(prepared.blend),
+        "template": prepared.template("").source,
         "tokenizer": {
-            "fingerprint": plan.tokenizer.fingerprint,
-            "vocabulary_size": plan.tokenizer.vocabulary_size,
-            "image_id": plan.tokenizer.image_id,
-            "bos_token": plan.tokenizer.bos_token,
-            "eos_token": plan.tokenizer.eos_token,
+            "fingerprint": prepared.tokenizer.fingerprint,
+            "vocabulary_size": prepared.tokenizer.vocabulary_size,
+            "image_id": prepared.tokenizer.image_id,
+            "bos_token": prepared.tokenizer.bos_token,
+            "eos_token": prepared.tokenizer.eos_token,
         },
         "datasets": {
-            name: {
-                **dataset.to_json(),
-                "adapter": dataset_config.adapter,
-                "template": plan.templates.get(name, plan.templates[""]).source,
-                "inputs": dataset.inputs,
-                "draws": dataset.draws,
-                "shards": shards[name],
+            dataset.name: {
+                **report.datasets[dataset.name].to_json(),
+                "adapter": dataset.adapter,
+                "template": prepared.template(dataset.name).source,
+                "inputs": report.datasets[dataset.name].inputs,
+                "draws": report.datasets[dataset.name].draws,
+                "shards": shards[dataset.name],
             }
-            for dataset_config in plan.blend.datasets
-            for name, dataset in [(dataset_config.name, report.datasets[dataset_config.name])]
+            for dataset in prepared.blend.datasets
         },
-        "files": {name: hashlib.sha256(path.read_bytes()).hexdigest() for name, path in files.items()},
+        "files": {name: _sha256(path) for name, path in files.items()},
     }
 
 
-def _publish(folder: Path, content: Mapping[str, Any], files: Mapping[str, Path]) -> None:
+def _publish(folder: Path, content: Mapping[str, Any], files: Mapping[str, Path], work: Work) -> None:
     changed = [name for name, path in files.items() if not _same(folder / name, path)]
     if changed:
         (folder / MANIFEST).unlink(missing_ok=True)
-        for name in changed:
-            (folder / name).parent.mkdir(parents=True, exist_ok=True)
-            replace_file(folder / name, files[name].read_bytes())
+    moved = [(files[name], folder / name) for name in changed]
+    for task, shard in work.shards():
+        root = shard_root(task, shard)
+        if root != folder:
+            moved += [(root / path, folder / path) for path in (shard.index, shard.path)]
+    for source, target in moved:
+        target.parent.mkdir(parents=True, exist_ok=True)
+        with source.open("rb+") as file:
+            os.fsync(file.fileno())
+        os.replace(source, target)
+    for parent in {target.parent for _, target in moved}:
+        sync_folder(parent)
     write_manifest(folder, content)
 
 
 def _same(path: Path, other: Path) -> bool:
-    return path.is_file() and path.read_bytes() == other.read_bytes()
+    return path.is_file() and path.stat().st_size == other.stat().st_size and _sha256(path) == _sha256(other)
 
 
-def _sweep(
-    folder: Path, tasks: Sequence[CompileTask], results: Sequence[Mapping[str, Any]], spools: Mapping[str, Spool]
-) -> None:
-    """Remove shards, tokenizer files and cached results that belong to no task of this build."""
-    shards = [result["shard"] for result in results if result["shard"] is not None]
-    keep = {folder / shard[key] for shard in shards for key in ("path", "index")}
-    keep |= {task.marker for task in tasks}
-    keep |= {spool.folder for spool in spools.values()}
-    stale = [*folder.glob("shards/*/*"), *folder.glob(f"{CACHE}/tasks/*"), *folder.glob(f"{CACHE}/ingest/*")]
-    for path in stale:
+def _sha256(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _sweep(folder: Path, prepared: Prepared, work: Work) -> None:
+    """Remove our own files that belong to nothing of this build: shards, cached results, indexes of archives."""
+    cache = folder / CACHE
+    keep = {folder / path for _, shard in work.shards() for path in (shard.path, shard.index)}
+    keep |= {path for task in work.tasks for path in (task.marker, task.rejects)}
+    keep |= {spool.folder for spool in work.spools.values()}
+    keep |= {cache / "tokenizer" / prepared.tokenizer.fingerprint[:32]}
+    for inputs in prepared.inputs.values():
+        for path in inputs.images:
+            keep |= current_files(path, cache)
+    for path in folder.glob("shards/*/*"):
+        if path not in keep and _OUR_SHARD.fullmatch(path.name):
+            path.unlink()
+    for path in (path for part in ("tasks", "ingest", "stores", "tokenizer") for path in cache.glob(f"{part}/*")):
         if path not in keep:
             shutil.rmtree(path) if path.is_dir() else path.unlink()
+    shutil.rmtree(cache / "staged", ignore_errors=True)
     for empty in folder.glob("shards/*"):
-        if not any(empty.iterdir()):
+        if empty.is_dir() and not any(empty.iterdir()):
             empty.rmdir()
     (folder / f"failed-{REJECTS}").unlink(missing_ok=True)

@@ -1,7 +1,8 @@
 """Check a picture and, if asked to, shrink it to what the encoder sees.
 
 Rule: whatever the bytes are, the answer is a StoredImage or an ImageError, never another exception and never a warning;
-and the same bytes and policy give the same answer everywhere. The format is read from the bytes, not from the name.
+and the same bytes and policy give the same answer everywhere. Only memory that runs out is a MemoryError, since it says
+nothing of the picture. The format is read from the bytes, not from the name.
 """
 
 from __future__ import annotations
@@ -72,7 +73,7 @@ PAD_COLOURS = {"clip": (122, 116, 104), "siglip": (127, 127, 127), "imagenet": (
 
 
 def prepare_image(data: bytes, policy: ImagePolicy) -> StoredImage:
-    """Raises ImageError with the reason why the picture is rejected."""
+    """Raises ImageError with the reason why the picture is rejected; MemoryError if there is not enough of it."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # Pillow warns of odd metadata; the pixels decide here
         image, extension = _open(data)
@@ -141,6 +142,9 @@ _UPRIGHT = {
     7: Image.Transpose.TRANSVERSE,
     8: Image.Transpose.ROTATE_90,
 }
+
+
+_OUT_OF_MEMORY = "out of memory"  # how Pillow's decoders, whose errors are numbers, say it
 
 
 def _open(data: bytes) -> tuple[ImageFile.ImageFile, str]:
@@ -240,8 +244,12 @@ def _fenced(call: Callable[[], T]) -> T:
         return call()
     except Image.DecompressionBombError as error:
         raise ImageError("image_too_large", str(error)) from None
+    except MemoryError:
+        raise
     except Exception as error:
         text = str(error) or type(error).__name__
+        if _OUT_OF_MEMORY in text:
+            raise MemoryError(text) from None
         if "-bit layers" in text:  # a 12-bit JPEG
             raise ImageError("image_format", f"{text}; convert it to 8 bits first") from None
         raise ImageError("image_unreadable", text) from None

@@ -10,8 +10,8 @@ import json
 import os
 import shutil
 import stat
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -21,42 +21,49 @@ from preprocess.adapters import ADAPTERS
 from preprocess.conversation import Records
 from preprocess.errors import DataError
 from preprocess.spool import write_spool
-from preprocess.stores import prepare_store
 from preprocess.version import COMPILER
-from shards.writer import replace_file, sync_folder
+from shards.writer import partial_path, replace_file, sync_folder
 
 _DONE = "done.json"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class IngestTask:
-    """One dataset to be read. cache: the build's cache folder; first: read only so many records."""
+    """One dataset to be read. cache: the build's cache folder; first: read only so many records.
+
+    key: covers the adapter, its options and the state of the annotation files when the task was made.
+    """
 
     dataset: str
     adapter: str
     request: Request
     cache: Path
     first: int | None
+    key: str
 
     @property
     def folder(self) -> Path:
         return self.cache / "ingest" / f"{self.dataset}-{self.key[:16]}"
 
-    @property
-    def key(self) -> str:
-        """Covers the adapter, its options and the state of the annotation files (size and time of change)."""
-        request = self.request
-        parts = {
-            "compiler": COMPILER,
-            "adapter": self.adapter,
-            "options": dict(request.options),
-            "seed": request.seed,
-            "max_images": request.max_images,
-            "first": self.first,
-            "annotations": [[request.source_file(path), *stamp(path)] for path in request.annotations],
-            "images": [[path.name, path.is_dir()] for path in request.images],
-        }
-        return content_key(parts)
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Ingested:
+    """What an adapter made of a dataset. inputs: {"file", "size", "sha256"} of each annotation file.
+
+    error: why a whole file is unusable; the other fields say nothing then.
+    """
+
+    records: int = 0
+    conversations: int = 0
+    rejects: Mapping[str, int] = field(default_factory=dict)
+    inputs: Sequence[Mapping[str, Any]] = ()
+    error: str | None = None
+
+
+def ingest_task(dataset: str, adapter: str, request: Request, cache: Path, first: int | None) -> IngestTask:
+    """Raises DataError if an annotation file cannot be looked at."""
+    key = _key(adapter, request, first)
+    return IngestTask(dataset=dataset, adapter=adapter, request=request, cache=cache, first=first, key=key)
 
 
 def content_key(parts: Mapping[str, Any]) -> str:
@@ -74,38 +81,47 @@ def stamp(path: Path) -> tuple[int, int]:
     return status.st_size, status.st_mtime_ns
 
 
-def finished(task: IngestTask) -> dict[str, Any] | None:
-    """The summary of an earlier run of the same task, if there is one."""
+def finished(task: IngestTask) -> Ingested | None:
+    """The result of an earlier run of the same task, if there is one."""
     try:
-        summary: dict[str, Any] = json.loads((task.folder / _DONE).read_bytes())
-    except (FileNotFoundError, ValueError):
+        return Ingested(**json.loads((task.folder / _DONE).read_bytes()))
+    except (FileNotFoundError, ValueError, TypeError):
         return None
-    return summary
 
 
-def run_ingest(task: IngestTask) -> dict[str, Any]:
-    """Read the dataset into `task.folder`. Returns its summary, or {"error": text} if a whole file is unusable.
-
-    The summary: {"records", "conversations", "rejects": {reason: n}, "inputs": [{"file", "size", "sha256"}]}.
-    """
-    partial = task.folder.with_name(f".{task.folder.name}.{os.getpid()}.partial")
+def run_ingest(task: IngestTask) -> Ingested:
+    """Read the dataset into `task.folder`. A file that is unusable as a whole is named in the result's `error`."""
+    partial = partial_path(task.folder)
     try:
-        for path in task.request.images:
-            prepare_store(path, task.cache)
         inputs = [_describe(task.request, path) for path in task.request.annotations]
-        shutil.rmtree(partial, ignore_errors=True)
         partial.mkdir(parents=True)
-        summary = {**write_spool(partial, task.dataset, _limited(task)), "inputs": inputs}
-        if not summary["records"]:
+        found = Ingested(**write_spool(partial, task.dataset, _limited(task)), inputs=inputs)
+        if not found.records:
             raise DataError(f"{', '.join(map(str, task.request.annotations))}: no record there; take the dataset out")
-        replace_file(partial / _DONE, json.dumps(summary).encode())
+        if _key(task.adapter, task.request, task.first) != task.key:
+            raise DataError("an annotation file was changed while it was read; run the same command again")
+        replace_file(partial / _DONE, json.dumps(asdict(found)).encode())
         shutil.rmtree(task.folder, ignore_errors=True)
         os.replace(partial, task.folder)
         sync_folder(task.folder.parent)
     except DataError as error:
         shutil.rmtree(partial, ignore_errors=True)
-        return {"error": f"dataset {task.dataset}: {error}"}
-    return summary
+        return Ingested(error=f"dataset {task.dataset}: {error}")
+    return found
+
+
+def _key(adapter: str, request: Request, first: int | None) -> str:
+    parts = {
+        "compiler": COMPILER,
+        "adapter": adapter,
+        "options": dict(request.options),
+        "seed": request.seed,
+        "max_images": request.max_images,
+        "first": first,
+        "annotations": [[request.source_file(path), *stamp(path)] for path in request.annotations],
+        "images": [[path.name, path.is_dir()] for path in request.images],
+    }
+    return content_key(parts)
 
 
 def _limited(task: IngestTask) -> Records:

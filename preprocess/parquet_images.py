@@ -2,7 +2,8 @@
 
 Two layouts. MIMIC-IT: a text column `base64` and the keys in the pandas index or a text column. Hugging Face: a column
 `image` or `images` of {bytes, path} or of plain bytes, or of lists of either; the keys are "<row>/<place in the list>",
-both counted from 0, and also the path, where there is one.
+both counted from 0, and also the path, where there is one. A file without such a column holds no image: annotations
+may stand among the stores.
 """
 
 from __future__ import annotations
@@ -22,11 +23,11 @@ from preprocess.store_index import IndexBuilder, Packing
 _ROWS_AT_ONCE = 32
 _PREFERRED = ("image", "images")
 _ROW_KEY = re.compile(r"\d+/\d+")
-_WANTED = "wanted a text column base64 with keys, or a column image or images of {bytes, path} or bytes"
+_WANTED = "wanted one of them to be called image or images"
 
 
 def unpack_parquet(path: Path, index: IndexBuilder, blob: BinaryIO) -> None:
-    """Write every image to `blob` and add its keys. Raises DataError if it is damaged or has no image column."""
+    """Write every image to `blob` and add its keys. Raises DataError if it is damaged or has several image columns."""
     try:
         # Row groups can be gigabytes: no read-ahead of whole column chunks.
         with pq.ParquetFile(path, pre_buffer=False, buffer_size=1 << 20) as file:
@@ -53,6 +54,8 @@ def _unpack_base64(path: Path, file: pq.ParquetFile, index: IndexBuilder, blob: 
 
 def _unpack_images(path: Path, file: pq.ParquetFile, index: IndexBuilder, blob: BinaryIO) -> None:
     column = _image_column(path, file.schema_arrow)
+    if column is None:
+        return
     row = 0
     for batch in file.iter_batches(_ROWS_AT_ONCE, columns=[column]):
         for cell in batch.column(0).to_pylist():
@@ -82,13 +85,12 @@ def _key_column(path: Path, schema: pa.Schema) -> str:
     raise DataError(f"{path}: column base64 has no keys beside it; wanted them as the pandas index or in a text column")
 
 
-def _image_column(path: Path, schema: pa.Schema) -> str:
+def _image_column(path: Path, schema: pa.Schema) -> str | None:
     found = [field.name for field in schema if _is_image(field.type)]
     preferred = [name for name in _PREFERRED if name in found]
-    if preferred or len(found) == 1:
-        return (preferred or found)[0]
-    got = f"several image columns, {', '.join(found)}" if found else f"the columns {', '.join(schema.names)}"
-    raise DataError(f"{path}: got {got}; {_WANTED}")
+    if preferred or len(found) < 2:
+        return next(iter(preferred or found), None)
+    raise DataError(f"{path}: got several image columns, {', '.join(found)}; {_WANTED}")
 
 
 def _is_text(kind: pa.DataType) -> bool:

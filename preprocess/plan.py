@@ -21,7 +21,7 @@ from preprocess.ingest import content_key
 from preprocess.spool import Spool
 from preprocess.stores import StoreList, open_stores
 from preprocess.task import CompileTask, TaskContext
-from preprocess.version import COMPILER
+from preprocess.version import COMPILER, libraries
 
 _GROUPLESS_SALT = "conversation"
 
@@ -34,7 +34,7 @@ class Share:
     share: float
 
 
-def assign_splits(blend: Blend, spools: Mapping[str, Spool]) -> dict[str, npt.NDArray[np.uint8]]:
+def assign_splits(blend: Blend, spools: Mapping[str, Spool]) -> dict[str, split.Side]:
     """The side of every conversation, decided over the whole blend at once."""
     groups, starts, own, official = [], [np.zeros(1, np.int64)], [], []
     total = 0
@@ -60,18 +60,18 @@ def assign_splits(blend: Blend, spools: Mapping[str, Spool]) -> dict[str, npt.ND
 
 
 def plan_tasks(
-    blend: Blend, dataset: Dataset, context: TaskContext, spool: Spool, side: npt.NDArray[np.uint8]
+    blend: Blend, dataset: Dataset, context: TaskContext, spool: Spool, side: split.Side
 ) -> Iterator[CompileTask]:
     """Train and eval conversations, cut into tasks of bounded size.
 
     They keep the adapter's order; for `concat` they are shuffled, since neighbours are often about the same picture.
     """
-    image_names, image_starts = spool.lists("images")
-    image_stores, _ = spool.lists("stores")
     hashes = spool.column("hash")
+    counts = spool.counts("images")
     stores = open_stores(context.stores, context.cache)
     base = {
         "compiler": COMPILER,
+        "libraries": libraries(),
         "dataset": dataset.name,
         "template": context.template,
         "tokenizer": context.tokenizer.name,
@@ -84,13 +84,12 @@ def plan_tasks(
         rows = np.flatnonzero(side == code)
         if dataset.concat > 1:
             rows = rows[np.argsort(split.mix(hashes[rows], blend.seed), kind="stable")]
-        for number, part in enumerate(_cut(rows, np.diff(image_starts)[rows], blend)):
+        for number, part in enumerate(_cut(rows, counts[rows], blend)):
             content = xxhash.xxh3_128()
             content.update(part.astype("<i8").tobytes())
             content.update(hashes[part].astype("<u8").tobytes())
-            for row in part.tolist():
-                for place in range(image_starts[row], image_starts[row + 1]):
-                    content.update(_image_stamp(stores, image_names[place], int(image_stores[place])))
+            for image in spool.images(part):
+                content.update(_image_stamp(stores, image))
             key = content_key({**base, "split": name, "number": number, "content": content.hexdigest()})
             yield CompileTask(context=context, split=name, number=number, rows=part, key=key)
 
@@ -166,13 +165,13 @@ def _cut(rows: npt.NDArray[np.int64], images: npt.NDArray[np.int64], blend: Blen
         start = end
 
 
-def _image_stamp(stores: StoreList, name: str, store: int) -> bytes:
+def _image_stamp(stores: StoreList, image: Image) -> bytes:
     """What tells that an image is still the one a task has read; a missing one may turn up later."""
     try:
-        size, changed = stores.stamp(Image(name=name, store=None if store < 0 else store))
+        found = "\0".join(map(str, stores.stamp(image)))
     except ImageError as error:
-        return f"{name}\0{error.reason}\0".encode("utf-8", "surrogatepass")
-    return f"{name}\0{size}\0{changed}\0".encode("utf-8", "surrogatepass")
+        found = error.reason
+    return f"{image.name}\0{found}\0".encode()
 
 
 def _largest_remainder(total: int, weights: Mapping[str, Any]) -> dict[str, int]:

@@ -3,21 +3,29 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from preprocess.split import NAMES
+from preprocess.task import TaskResult
+
+if TYPE_CHECKING:
+    from rich.table import Table
 
 
 @dataclass(slots=True, kw_only=True)
 class DatasetReport:
-    """records = members + rejects. tokens: ids stored, an image counting as one. share: of a blend epoch's draws."""
+    """records = members + rejects. tokens: ids stored, an image counting as one. share: of a blend epoch's draws.
+
+    absent: the adapter's annotation patterns that matched nothing, where each of them should match.
+    """
 
     name: str
     records: int
-    inputs: list[dict[str, Any]]
+    inputs: Sequence[Mapping[str, Any]]
+    absent: tuple[str, ...] = ()
     members: int = 0
     images: int = 0
     tokens: int = 0
@@ -32,16 +40,16 @@ class DatasetReport:
     def samples(self) -> int:
         return sum(self.splits.values())
 
-    def add(self, split: str, result: Mapping[str, Any]) -> None:
+    def add(self, split: str, result: TaskResult) -> None:
         """Count the result of one compile task."""
-        self.members += result["members"]
-        self.tokens += result["ids"]
-        self.notes.update(result["notes"])
-        self.rejects.update(reason for reason, *_ in result["rejects"])
-        if result["shard"] is not None:
-            self.splits[split] += result["shard"]["samples"]
-            self.images += result["shard"]["images"]
-            self.trained_tokens += result["shard"]["trained_tokens"]
+        self.members += result.members
+        self.tokens += result.ids
+        self.notes.update(result.notes)
+        self.rejects.update(result.rejects)
+        if result.shard is not None:
+            self.splits[split] += result.shard.samples
+            self.images += result.shard.images
+            self.trained_tokens += result.shard.trained_tokens
 
     def to_json(self) -> dict[str, Any]:
         return {
@@ -55,6 +63,7 @@ class DatasetReport:
             "tokens": self.tokens,
             "trained_tokens": self.trained_tokens,
             "share": self.share,
+            "absent": list(self.absent),
         }
 
 
@@ -74,33 +83,50 @@ class BuildReport:
 
 
 def print_report(report: BuildReport) -> None:
-    """The table on stdout."""
+    """The table on stdout; below it why records were refused, what was changed on the way, and what was not found."""
+    from preprocess.terminal import cell, results
+
+    console = results()
+    console.print(cell(f"build {report.path}", style="italic"))
+    console.print(report_table(report))
+    for name, dataset in report.datasets.items():
+        if dataset.rejects:
+            console.print(cell(f"{name}: rejects: {_counts(dataset.rejects)}"))
+        if dataset.notes:
+            console.print(cell(f"{name}: changed on the way: {_counts(dataset.notes)}"))
+        if dataset.absent:
+            console.print(cell(f"{name}: not found: {', '.join(dataset.absent)}"))
+    console.print(f"tasks: {report.built_tasks} built, {report.reused_tasks} reused")
+
+
+def report_table(report: BuildReport) -> Table:
+    """One row a dataset; it fits 120 columns."""
+    from rich.box import SIMPLE_HEAD
     from rich.table import Table
 
-    from preprocess.terminal import results
+    from preprocess.terminal import cell
 
-    table = Table(title=f"build {report.path}", title_justify="left")
-    for title in ("dataset", "records", "train", "eval", "rejects", "images", "tokens", "trained", "share"):
-        left = title in ("dataset", "rejects")
-        table.add_column(title, justify="left" if left else "right", no_wrap=True)
+    table = Table(box=SIMPLE_HEAD, padding=(0, 1, 0, 0))
+    table.add_column("dataset", overflow="fold")
+    for title in ("records", "members", "train", "eval", "rejects", "images", "tokens", "trained", "share"):
+        table.add_column(title, justify="right", no_wrap=True)
     for dataset in report.datasets.values():
-        rejects = "\n".join(f"{count} {reason}" for reason, count in dataset.rejects.most_common())
-        table.add_row(
-            dataset.name,
-            f"{dataset.records:,}",
-            f"{dataset.splits['train']:,}",
-            f"{dataset.splits['eval']:,}",
-            rejects or "0",
-            f"{dataset.images:,}",
-            f"{dataset.tokens:,}",
-            f"{dataset.trained_tokens:,}",
-            f"{dataset.share:.1%}",
+        counts = (
+            dataset.records,
+            dataset.members,
+            dataset.splits["train"],
+            dataset.splits["eval"],
+            sum(dataset.rejects.values()),
+            dataset.images,
+            dataset.tokens,
+            dataset.trained_tokens,
         )
-    console = results()
-    console.print(table)
-    notes = Counter[str]()
-    for dataset in report.datasets.values():
-        notes.update({f"{dataset.name} {note}": count for note, count in dataset.notes.items()})
-    if notes:
-        console.print("changed on the way: " + ", ".join(f"{name} {count:,}" for name, count in sorted(notes.items())))
-    console.print(f"tasks: {report.built_tasks} built, {report.reused_tasks} reused")
+        table.add_row(cell(dataset.name), *(f"{count:,}" for count in counts), f"{dataset.share:.1%}")
+    return table
+
+
+def _counts(counter: Counter[str]) -> str:
+    """Most first; equal counts by name."""
+    return ", ".join(
+        f"{name} {count:,}" for name, count in sorted(counter.items(), key=lambda item: (-item[1], item[0]))
+    )

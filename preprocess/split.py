@@ -21,6 +21,7 @@ TRAIN, EVAL, CONFLICT = 0, 1, 2
 NAMES = SPLITS  # TRAIN and EVAL count in it
 
 Hashes = npt.NDArray[np.uint64]
+Side = npt.NDArray[np.uint8]
 
 
 def assign(
@@ -31,7 +32,7 @@ def assign(
     *,
     share: float,
     seed: int,
-) -> npt.NDArray[np.uint8]:
+) -> Side:
     """The side of each of R conversations, uint8 [R].
 
     groups: uint64 [N], group ids of all conversations one after the other. starts: int64 [R + 1], where each

@@ -20,9 +20,10 @@ import numpy as np
 import numpy.typing as npt
 import orjson
 import pyarrow as pa
+import pyarrow.compute as pc
 import xxhash
 
-from preprocess.conversation import Conversation, Reject, decode, encode
+from preprocess.conversation import Conversation, Image, Reject, decode, encode
 
 _BATCH = 16384
 _SCHEMA = pa.schema(
@@ -73,6 +74,9 @@ def write_spool(folder: Path, dataset: str, stream: Iterable[Conversation | Reje
                 rejects[item.reason] += 1
                 records += 1
         table.write_batch(pa.RecordBatch.from_pylist(rows, _SCHEMA))
+    for path in folder.iterdir():
+        with path.open("rb+") as file:
+            os.fsync(file.fileno())
     return {"records": records, "conversations": conversations, "rejects": dict(sorted(rejects.items()))}
 
 
@@ -95,6 +99,17 @@ class Spool:
 
     def column(self, name: str) -> npt.NDArray[Any]:
         return np.asarray(self.table.column(name).to_numpy())
+
+    def counts(self, name: str) -> npt.NDArray[np.int64]:
+        """How long each row's list is."""
+        return np.asarray(pc.list_value_length(self.table.column(name)).to_numpy()).astype(np.int64)
+
+    def images(self, rows: npt.NDArray[np.int64]) -> Iterator[Image]:
+        """The images of some conversations, one after the other."""
+        part = self.table.select(["images", "stores"]).take(rows)
+        for names, stores in zip(part.column("images").to_pylist(), part.column("stores").to_pylist(), strict=True):
+            for name, store in zip(names, stores, strict=True):
+                yield Image(name=name, store=None if store < 0 else store)
 
     def lists(self, name: str) -> tuple[npt.NDArray[Any], npt.NDArray[np.int64]]:
         """A list column as its values one after the other, and where each row's begin (one entry more than rows)."""

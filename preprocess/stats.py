@@ -51,7 +51,7 @@ def build_stats(path: Path) -> list[dict[str, Any]]:
 def print_stats(rows: list[dict[str, Any]]) -> None:
     from rich.table import Table
 
-    from preprocess.terminal import results
+    from preprocess.terminal import cell, results
 
     table = Table()
     titles = (
@@ -72,7 +72,7 @@ def print_stats(rows: list[dict[str, Any]]) -> None:
         table.add_column(title, justify="left" if title in ("dataset", "split") else "right", no_wrap=True)
     for row in rows:
         table.add_row(
-            row["dataset"],
+            cell(row["dataset"]),
             row["split"],
             f"{row['samples']:,}",
             f"{row['images']:,}",

@@ -1,13 +1,13 @@
 """The cache of archive indexes: what kind of archive a file is, and where its index lies.
 
-Rule: an index's name holds the archive's path, size, mtime and the index version, so a changed archive never meets an
-old index. Files appear complete or not at all; building twice at the same time is only wasted work.
+Rule: all lie in `<cache>/stores/`. An index's name holds the archive's path, size, mtime and the index version, so a
+changed archive never meets an old index. Files appear complete or not at all; building twice at the same time is only
+wasted work, and what a killed run leaves is named `.<name>.<random>.partial`.
 """
 
 from __future__ import annotations
 
 import os
-import secrets
 import stat
 from collections.abc import Callable
 from pathlib import Path
@@ -20,6 +20,11 @@ from preprocess.base64_json import index_base64_json
 from preprocess.errors import DataError
 from preprocess.parquet_images import unpack_parquet
 from preprocess.store_index import VERSION, IndexBuilder
+from shards.writer import flush_and_close, partial_path, sync_folder
+
+FOLDER = "stores"
+MAX_NAME_BYTES = 80
+"""How much of an archive's own name its index is called by; file systems end at 255 bytes."""
 
 
 class CachedIndex(NamedTuple):
@@ -56,16 +61,15 @@ def build_index(path: Path, cache: Path) -> None:
     cached, kind = _place(path, cache)
     if cached.index_file.exists():
         return
-    cache.mkdir(parents=True, exist_ok=True)
-    mark = f".{os.getpid()}-{secrets.token_hex(4)}.tmp"
-    new_index, new_data = (cache / (cached.index_file.stem + suffix + mark) for suffix in (".index", ".blob"))
+    folder = cached.index_file.parent
+    new_index, new_data = partial_path(cached.index_file), partial_path(cached.index_file.with_suffix(".blob"))
     index = IndexBuilder()
     try:
+        folder.mkdir(parents=True, exist_ok=True)
         if kind.unpack:
             with new_data.open("wb") as blob:
                 kind.unpack(path, index, blob)
-                blob.flush()
-                os.fsync(blob.fileno())
+                flush_and_close(blob)
         elif kind.add_all:
             kind.add_all(path, index)
         index.write(new_index, last_wins=kind.last_wins)
@@ -74,7 +78,7 @@ def build_index(path: Path, cache: Path) -> None:
         if kind.unpack:
             new_data.replace(cached.data_file)
         new_index.replace(cached.index_file)  # last: an index stands for everything it needs
-        _sync_folder(cache)
+        sync_folder(folder)
     except OSError as error:
         raise DataError(f"{error.filename or path}: {error.strerror or error}") from None
     finally:
@@ -91,6 +95,25 @@ def find_index(path: Path, cache: Path) -> CachedIndex:
     return cached
 
 
+def current_files(path: Path, cache: Path) -> set[Path]:
+    """The files below the cache that belong to the archive as it is now, be they there or not; none for a folder.
+
+    Raises DataError for a file that is no usable archive.
+    """
+    if path.is_dir():
+        return set()
+    cached, _ = _place(path, cache)
+    return {cached.index_file, cached.data_file} - {path}
+
+
+def is_prepared(path: Path, cache: Path) -> bool:
+    """Whether the store can be opened as it is now: a folder, or an archive whose index is current."""
+    try:
+        return path.is_dir() or _place(path, cache)[0].index_file.exists()
+    except DataError:  # to be told by `build_index`
+        return False
+
+
 def _place(path: Path, cache: Path) -> tuple[CachedIndex, ArchiveKind]:
     try:
         status = path.stat()
@@ -103,9 +126,9 @@ def _place(path: Path, cache: Path) -> tuple[CachedIndex, ArchiveKind]:
     state = status.st_size, status.st_mtime_ns
     where = xxhash.xxh3_64_hexdigest(os.fsencode(path.resolve()))
     when = xxhash.xxh3_64_hexdigest(f"{VERSION} {state[0]} {state[1]}".encode())
-    name = f"{path.name[:80]}-{where}-{when}"
-    data = cache / f"{name}.blob" if kind.unpack else path
-    return CachedIndex(cache / f"{name}.arrow", data, state), kind
+    name = f"{os.fsencode(path.name)[:MAX_NAME_BYTES].decode(errors='ignore')}-{where}-{when}"
+    data = cache / FOLDER / f"{name}.blob" if kind.unpack else path
+    return CachedIndex(cache / FOLDER / f"{name}.arrow", data, state), kind
 
 
 def _kind(path: Path, head: bytes) -> ArchiveKind:
@@ -130,11 +153,3 @@ def _remove_old(cached: CachedIndex) -> None:
     for old in cached.index_file.parent.iterdir():
         if old.suffix in (".arrow", ".blob") and old.stem != own and old.stem[:-16] == own[:-16]:
             old.unlink(missing_ok=True)
-
-
-def _sync_folder(folder: Path) -> None:
-    handle = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)

@@ -1,7 +1,9 @@
 """Where a dataset's pictures lie: a folder, a base64 JSON, a zip, a tar or a Parquet file.
 
-Rule: a name from an annotation never leads out of its store, and whatever is wrong with one picture is an ImageError
-that says so. `prepare_store` makes an archive's index once; each worker process then calls `open_stores` and reads:
+Rules: a name from an annotation never leads out of its store. What is wrong with one picture, and stays so, is an
+ImageError that says so; what the next run may find mended (a disk or network error, no permission, too many open files,
+a file that shrinks while it is read) is an OSError with the file's name. `prepare_store` makes an archive's index once;
+each worker process then calls `open_stores` and reads:
 
     for path in paths: prepare_store(path, cache)
     stores = open_stores(paths, cache)
@@ -26,17 +28,20 @@ from preprocess.base64_json import decode_base64
 from preprocess.conversation import Image
 from preprocess.errors import DataError
 from preprocess.image_error import ImageError
-from preprocess.store_cache import CachedIndex, build_index, find_index
+from preprocess.store_cache import CachedIndex, build_index, current_files, find_index, is_prepared
 from preprocess.store_index import PROBLEMS, Entry, Index, Packing
 
 __all__ = ["ArchiveStore", "FolderStore", "ImageError", "ImageStore", "StoreList"]
-__all__ += ["open_store", "open_stores", "prepare_store"]
+__all__ += ["current_files", "is_prepared", "open_store", "open_stores", "prepare_store"]
 
 MAX_IMAGE_BYTES = 512 << 20
 MAX_NAME_CHARACTERS = 4096
 
 _UNSAFE = re.compile(r"/|[A-Za-z]:|(?:.*/)?\.\.?(?:/|\Z)", re.DOTALL)
 _UNSAFE_IN_FOLDER = re.compile(r"[\\\0]")
+_NO_NAME = (errno.ENAMETOOLONG, errno.EILSEQ, errno.EINVAL)  # the last two: a character that the file system lacks
+_NO_FILE = (errno.ENOENT, errno.ENOTDIR)
+_NO_READING = (errno.ELOOP, errno.EISDIR, errno.ENXIO)  # a circle of links, a folder, a socket or an absent device
 _READ_FLAGS = os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK  # O_NONBLOCK: opening a pipe must not wait for a writer
 
 T = TypeVar("T")
@@ -44,12 +49,12 @@ T = TypeVar("T")
 
 class ImageStore(Protocol):
     def read(self, name: str) -> bytes:
-        """The image's bytes, at least one. Raises ImageError."""
+        """The image's bytes, at least one. Raises ImageError, or OSError if another try may succeed."""
 
     def stamp(self, name: str) -> tuple[int, int]:
         """Size in bytes and mtime in ns of the file that holds the image, an archive's for all of its images.
 
-        Raises ImageError if there is no such image.
+        Raises ImageError if there is no such image, OSError if another try may find one.
         """
 
 
@@ -106,16 +111,18 @@ class FolderStore:
 
     def read(self, name: str) -> bytes:
         _check_name(name, in_folder=True)
+        path = self.prefix + name
         try:
-            file = os.open(self.prefix + name, _READ_FLAGS)
+            file = os.open(path, _READ_FLAGS)
         except (OSError, ValueError) as error:
             raise self._failed(name, error) from None
         try:
             status = os.fstat(file)
             _check_regular(name, status)
-            return _read_exactly(file, name, status.st_size, 0)
+            _check_size(name, status.st_size)
+            return _read_exactly(file, path, status.st_size, 0)
         except OSError as error:
-            raise self._failed(name, error) from None
+            raise _named(error, path) from None
         finally:
             os.close(file)
 
@@ -128,12 +135,16 @@ class FolderStore:
         _check_regular(name, status)
         return status.st_size, status.st_mtime_ns
 
-    def _failed(self, name: str, error: OSError | ValueError) -> ImageError:
-        if not isinstance(error, OSError) or error.errno == errno.ENAMETOOLONG:  # ValueError: a lone surrogate
+    def _failed(self, name: str, error: OSError | ValueError) -> ImageError | OSError:
+        """What to raise for a name that cannot be opened."""
+        if not isinstance(error, OSError) or error.errno in _NO_NAME:  # ValueError: a lone surrogate
             return ImageError("image_path", f"{name[:200]!r} is no file name ({error})")
-        if error.errno in (errno.ENOENT, errno.ENOTDIR):
+        if error.errno in _NO_FILE:
+            os.stat(self.root)  # a folder that is gone, such as one on a lost mount, says nothing of its pictures
             return ImageError("image_missing", f"{self.root} has no {name!r}")
-        return ImageError("image_unreadable", f"{name!r} cannot be read: {error.strerror}")
+        if error.errno in _NO_READING:
+            return ImageError("image_unreadable", f"{name!r} cannot be read: {error.strerror}")
+        return _named(error, self.prefix + name)
 
 
 class ArchiveStore:
@@ -145,8 +156,12 @@ class ArchiveStore:
             self.index = Index(cached.index_file)
             self.file = os.open(cached.data_file, os.O_RDONLY | os.O_CLOEXEC)
         except (OSError, pa.ArrowException) as error:
+            if isinstance(error, OSError) and error.errno is not None:  # not the file's fault; Arrow's have no number
+                raise
             raise DataError(f"{cached.index_file}: cannot be read ({error}); delete it and run again") from None
         self.state = cached.state
+        self.data_path = str(cached.data_file)
+        self.data_size = os.fstat(self.file).st_size
         weakref.finalize(self, os.close, self.file)
 
     def read(self, name: str) -> bytes:
@@ -155,8 +170,10 @@ class ArchiveStore:
             raise ImageError("image_unreadable", f"{name!r} in {self.path}: {problem}")
         try:
             return self._unpack(name, entry)
-        except (OSError, ValueError) as error:
+        except ValueError as error:
             raise ImageError("image_unreadable", f"{name!r} in {self.path}: {error}") from None
+        except OSError as error:
+            raise _named(error, self.data_path) from None
 
     def stamp(self, name: str) -> tuple[int, int]:
         self._find(name)
@@ -174,9 +191,10 @@ class ArchiveStore:
     def _unpack(self, name: str, entry: Entry) -> bytes:
         offset = entry.offset
         if entry.packing in (Packing.ZIP_STORED, Packing.ZIP_DEFLATED):
-            offset = zip_data_offset(os.pread(self.file, LOCAL_HEADER_BYTES, offset), offset)
+            offset = zip_data_offset(self._packed(offset, LOCAL_HEADER_BYTES), offset)
             _check_size(name, entry.unpacked_size)
-        packed = _read_exactly(self.file, name, entry.size, offset)
+        _check_size(name, entry.size)
+        packed = self._packed(offset, entry.size)
         if entry.packing == Packing.RAW:
             return packed
         if entry.packing in (Packing.BASE64, Packing.BASE64_ESCAPED):
@@ -185,6 +203,12 @@ class ArchiveStore:
             data = zip_member(packed, entry.packing, entry.crc, entry.unpacked_size)
         _check_size(name, len(data))
         return data
+
+    def _packed(self, offset: int, size: int) -> bytes:
+        """Raises ValueError for a place that the archive never had, OSError if it has it no more."""
+        if offset + size > self.data_size:
+            raise ValueError(f"wanted {size} bytes at byte {offset}, but the archive ends at byte {self.data_size}")
+        return _read_exactly(self.file, self.data_path, size, offset)
 
 
 def _check_name(name: str, *, in_folder: bool = False) -> None:
@@ -208,12 +232,18 @@ def _check_size(name: str, size: int) -> None:
         raise ImageError("image_too_large", f"{name!r} has {size} bytes; at most {MAX_IMAGE_BYTES} are read")
 
 
-def _read_exactly(file: int, name: str, size: int, offset: int) -> bytes:
-    _check_size(name, size)
+def _read_exactly(file: int, path: str, size: int, offset: int) -> bytes:
+    """Raises OSError, also if the file has become shorter than it was."""
     data = os.pread(file, size, offset)
     while len(data) < size:  # network file systems may give less at a time
         more = os.pread(file, size - len(data), offset + len(data))
         if not more:
-            raise ImageError("image_unreadable", f"{name!r} ends after {len(data)} of {size} bytes")
+            wanted = f"ended after {len(data)} of {size} bytes at byte {offset}; was it changed while it was read?"
+            raise OSError(errno.EIO, wanted, path)
         data += more
     return data
+
+
+def _named(error: OSError, path: str) -> OSError:
+    """The same error with the file's name, which errors from reading an open file lack."""
+    return error if error.filename else OSError(error.errno, error.strerror or str(error), path)

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import ast
 import dataclasses
-import difflib
 import inspect
 import math
 import re
@@ -21,6 +20,7 @@ from typing import Any, Literal, TypeVar
 
 import yaml
 
+from dst.template import nearest
 from preprocess.errors import ConfigError
 
 T = TypeVar("T")
@@ -74,12 +74,6 @@ def build(cls: type[T], value: object, where: str = "") -> tuple[T | None, list[
     problems: list[str] = []
     made = _dataclass(cls, value, where, problems)
     return (None if problems else made), problems
-
-
-def nearest(word: str, known: Iterable[str]) -> str:
-    """A hint such as "; did you mean vicuna?", or nothing when no known word is close."""
-    close = difflib.get_close_matches(word, sorted(known), n=1, cutoff=0.5)
-    return f"; did you mean {close[0]}?" if close else ""
 
 
 def field_docs(cls: type) -> dict[str, str]:

@@ -6,9 +6,11 @@ result.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
 from functools import lru_cache
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -17,6 +19,7 @@ from dst import ChatTokenizer, Template, load_tokenizer
 from preprocess.images import ImagePolicy
 from preprocess.spool import Spool
 from preprocess.stores import StoreList, open_stores
+from shards import ShardInfo
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -25,6 +28,7 @@ class TaskContext:
 
     dataset: str
     build: Path
+    """The build folder, where finished shards may lie."""
     cache: Path
     spool: Path
     stores: tuple[Path, ...]
@@ -50,7 +54,40 @@ class CompileTask:
 
     @property
     def marker(self) -> Path:
+        """Its result, there once the shard is whole."""
         return self.context.cache / "tasks" / f"{self.key[:32]}.json"
+
+    @property
+    def rejects(self) -> Path:
+        """What it refused, as lines of rejects.jsonl; there if it refused anything."""
+        return self.marker.with_suffix(".rejects.jsonl")
+
+    @property
+    def staging(self) -> Path:
+        """Where its shard lies, under the path it will have in the build, until a manifest names it."""
+        return self.context.cache / "staged"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TaskResult:
+    """What became of a task. ids: tokens stored; changed_ns: when the shard's tar and index were last written."""
+
+    shard: ShardInfo | None
+    changed_ns: tuple[int, ...]
+    members: int
+    ids: int
+    notes: Mapping[str, int]
+    rejects: Mapping[str, int]
+
+    def to_json(self) -> dict[str, Any]:
+        return asdict(self)
+
+    @classmethod
+    def from_json(cls, fields: Mapping[str, Any]) -> TaskResult:
+        """Raises KeyError or TypeError if the fields are not those of a result."""
+        shard = fields["shard"]
+        found = {**fields, "shard": shard and ShardInfo(**shard), "changed_ns": tuple(fields["changed_ns"])}
+        return cls(**found)
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,15 +1,17 @@
 """manifest.json: the pinned result of a build.
 
-Rule: it names every file of the build with its digest, and its own `hash` covers all of it, so one line compares two
-builds. It holds no times and no machine's paths: the same inputs give the same manifest.
+Rules: it names every file of the build with its digest, and its own `hash` covers all of it, so one line compares two
+builds. It holds no times, so the same inputs and configuration give the same manifest. Files are named by paths below
+the build folder; a manifest that names any other is refused.
 """
 
 from __future__ import annotations
 
 import hashlib
 import json
+import re
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +24,9 @@ VERSION = 1
 
 NAME = "manifest.json"
 SPLITS = ("train", "eval")
+
+_PART = r"(?!\.{1,2}(?:/|\Z))[^/\\\0]+"
+_INSIDE = re.compile(rf"(?![A-Za-z]:){_PART}(?:/{_PART})*")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -56,7 +61,7 @@ def write_manifest(build: Path, content: Mapping[str, Any]) -> str:
 
 
 def read_manifest(build: Path) -> Manifest:
-    """Raises ShardError: no build there, damaged, edited, or written by a newer version."""
+    """Raises ShardError: no build there, damaged, edited, of another version, or naming files outside the build."""
     path = build / NAME
     try:
         content = json.loads(path.read_bytes())
@@ -85,13 +90,26 @@ def read_manifest(build: Path) -> Manifest:
     try:
         shards = {
             dataset["name"]: {
-                split: tuple(ShardInfo(**shard) for shard in content["datasets"][dataset["name"]]["shards"][split])
+                split: tuple(_shard(shard) for shard in content["datasets"][dataset["name"]]["shards"][split])
                 for split in SPLITS
             }
             for dataset in content["config"]["datasets"]
         }
+        infos = [info for splits in shards.values() for found in splits.values() for info in found]
+        named = [*content.get("files", ()), *(name for info in infos for name in (info.path, info.index))]
+        outside = [name for name in named if not _INSIDE.fullmatch(name)]
     except (AttributeError, KeyError, TypeError) as error:
         raise ShardError(
             f"{path}: a part is missing or has another shape ({error}); rebuild to write it anew"
         ) from None
+    if outside:
+        raise ShardError(
+            f"{path}: names the file {outside[0]!r}; wanted a path below the build folder, with / and without .. in "
+            "it; do not use this build unless you know who wrote it"
+        )
     return Manifest(content=content, hash=content["hash"], shards=shards)
+
+
+def _shard(content: Mapping[str, Any]) -> ShardInfo:
+    """Keys that a later release added are left out. Raises KeyError or TypeError."""
+    return ShardInfo(**{field.name: content[field.name] for field in fields(ShardInfo)})

@@ -1,7 +1,7 @@
 """Write one shard: a WebDataset tar and its index, named by content.
 
-Rule: a file appears under its final name only when it is whole and on disk. The name ends in the first eight digits of
-the tar's sha256, so a newer build never overwrites the shards of an older one.
+Rule: a file appears under its final name only when it is whole and on disk. The name ends in a digest over both files,
+so a newer build never overwrites the shards of an older one.
 """
 
 from __future__ import annotations
@@ -9,6 +9,7 @@ from __future__ import annotations
 import hashlib
 import os
 import re
+import secrets
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -47,12 +48,12 @@ class ShardInfo:
 class ShardWriter:
     """Samples go in one by one; `finish` names the shard. Memory: one sample, and one index row per sample."""
 
-    def __init__(self, build: Path, folder: str, stem: str) -> None:
-        """The shard becomes `build/folder/<stem>-<digest>.tar`."""
-        self._build, self._folder, self._stem = build, folder, stem
-        (build / folder).mkdir(parents=True, exist_ok=True)
-        self._partial = build / folder / f".{stem}.{os.getpid()}.partial"
-        self._partial_index = self._partial.with_suffix(".partial-index")
+    def __init__(self, root: Path, folder: str, stem: str) -> None:
+        """The shard becomes `root/folder/<stem>-<digest>.tar`."""
+        self._root, self._folder, self._stem = root, folder, stem
+        (root / folder).mkdir(parents=True, exist_ok=True)
+        self._partial = partial_path(root / folder / f"{stem}.tar")
+        self._partial_index = partial_path(root / folder / f"{stem}.arrow")
         self._file = self._partial.open("wb", buffering=1 << 20)
         self._sha256 = hashlib.sha256()
         self._offset = 0
@@ -113,14 +114,16 @@ class ShardWriter:
         self._sha256.update(END_OF_ARCHIVE)
         flush_and_close(self._file)
         digest = self._sha256.hexdigest()
-        stem = f"{self._folder}/{self._stem}-{digest[:8]}"
         self._rows.write(self._partial_index)
         index = self._partial_index.read_bytes()
         with self._partial_index.open("rb+") as file:
             os.fsync(file.fileno())
-        os.replace(self._partial_index, self._build / f"{stem}.arrow")
-        os.replace(self._partial, self._build / f"{stem}.tar")
-        sync_folder(self._build / self._folder)
+        index_digest = hashlib.sha256(index).hexdigest()
+        both = hashlib.sha256(f"{digest}{index_digest}".encode()).hexdigest()
+        stem = f"{self._folder}/{self._stem}-{both[:8]}"
+        os.replace(self._partial_index, self._root / f"{stem}.arrow")
+        os.replace(self._partial, self._root / f"{stem}.tar")
+        sync_folder(self._root / self._folder)
         columns = self._rows.columns
         return ShardInfo(
             path=f"{stem}.tar",
@@ -128,7 +131,7 @@ class ShardWriter:
             sha256=digest,
             index=f"{stem}.arrow",
             index_size=len(index),
-            index_sha256=hashlib.sha256(index).hexdigest(),
+            index_sha256=index_digest,
             samples=len(self._rows),
             images=sum(columns["images"]),
             text_tokens=sum(columns["text_tokens"]),
@@ -159,10 +162,14 @@ def sync_folder(folder: Path) -> None:
 
 def replace_file(path: Path, content: bytes) -> None:
     """Write a small file so that a reader sees the old or the new one, never a part."""
-    partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
-    with partial.open("wb") as file:
-        file.write(content)
-        file.flush()
-        os.fsync(file.fileno())
+    partial = partial_path(path)
+    file = partial.open("wb")
+    file.write(content)
+    flush_and_close(file)
     os.replace(partial, path)
     sync_folder(path.parent)
+
+
+def partial_path(path: Path) -> Path:
+    """A name of its own for what is to become `path`, among processes of any machine; `.*.partial` finds them all."""
+    return path.with_name(f".{path.name}.{secrets.token_hex(4)}.partial")

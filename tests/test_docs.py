@@ -30,8 +30,9 @@ def test_generated_pages_are_up_to_date() -> None:
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
-def test_links_and_paths_of_a_page_exist(page: Path) -> None:
+def test_a_page_is_not_empty_and_its_links_and_paths_exist(page: Path) -> None:
     text = page.read_text(encoding="utf-8")
+    assert text.strip(), f"{page.name} is empty"
     for target in re.findall(r"\]\(([^)#]+)\)", text):
         if "://" not in target:
             assert (page.parent / target).exists(), target

@@ -240,8 +240,14 @@ def test_no_messages_are_no_tokens(byte_tokenizer: dst.TextTokenizer) -> None:
 @pytest.mark.parametrize(
     ("source", "message"),
     [
-        (LOOP.replace("<image>", "").replace("BODY", ""), "0 image placeholders for 3 images"),
-        (LOOP.replace("<image>", "<image><image>").replace("BODY", ""), "6 image placeholders for 3 images"),
+        (
+            LOOP.replace("<image>", "").replace("BODY", ""),
+            r"own\.jinja: wrote 0 image placeholders for 3 images; it has no <image> in it",
+        ),
+        (
+            "{#\n#}\n" + LOOP.replace("<image>", "<image><image>").replace("BODY", ""),
+            r"own\.jinja, line 3: wrote 6 image placeholders for 3 images\Z",
+        ),
         (LOOP.replace("BODY", "").replace("A:", "{% if add_generation_prompt %}A:{% endif %}"), "not the beginning"),
         (LOOP.replace("BODY", "").replace("{{ eos_token }}{% endg", "{% endg"), "not in an end token"),
         (LOOP.replace("BODY", "").replace("{{ eos_token }}{% endg", "<image>{% endg"), "image placeholders"),

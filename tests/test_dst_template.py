@@ -203,10 +203,24 @@ def test_variables_leave_the_template_around_them_alone(tmp_path: Path) -> None:
     assert baked.variables == frozenset()
 
 
+@pytest.mark.parametrize("start", ["", "\n", "\n\n", "  ", " \n", "\n ", " \t", "\f ", "x\n", "\u2003"])
+@pytest.mark.parametrize(
+    "tag", ["x", "{% if true %}", "{%- if true %}", "{%+ if true %}", "{# note #}", "{#+ note #}", "{{ 1 }}"]
+)
+def test_variables_leave_the_start_of_the_template_alone(start: str, tag: str, tmp_path: Path) -> None:
+    end = "{% endif %}" if " if " in tag else ""
+    source = f"{start}{tag}y{{{{ word }}}}{end}{BLOCK}"
+    plain = own(tmp_path, source.replace("{{ word }}", "w"))
+    baked = own(tmp_path, source, word="w")
+    assert render(baked, []).text == render(plain, []).text
+    assert baked.source.count("\n") == source.count("\n")
+
+
 def test_variables_do_not_shift_the_lines_of_errors(tmp_path: Path) -> None:
     template = own(tmp_path, "{{ one }}{{ two }}\n" + BLOCK + "{{ nobody }}", one="1\n2", two="2")
-    with pytest.raises(dst.TemplateError, match="line 2: 'nobody' is undefined"):
-        render(template, [])
+    for same in (template, dst.Template("again", template.source)):  # as a compile task carries it
+        with pytest.raises(dst.TemplateError, match="line 2: 'nobody' is undefined"):
+            render(same, [])
 
 
 def test_a_system_prompt_replaces_the_built_in_one() -> None:

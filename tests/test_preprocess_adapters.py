@@ -17,7 +17,7 @@ import pytest
 from preprocess.adapter import Request
 from preprocess.adapters import ADAPTERS
 from preprocess.conversation import Conversation, Reject, decode, encode, to_messages
-from preprocess.errors import ConfigError, DataError
+from preprocess.errors import DataError
 
 SAMPLES = Path(__file__).resolve().parent.parent / "examples" / "data"
 CHAT = {
@@ -231,7 +231,7 @@ def test_prompts_depend_on_the_seed_and_the_record_alone(name: str, tmp_path: Pa
     assert set(first.values()) == set(ADAPTERS[name].options["prompts"].default)
     assert set(asked(document, prompts=["Und?"]).values()) == {"Und?"}
     for useless in ([], [" "], [3]):
-        with pytest.raises(ConfigError, match="prompts"):
+        with pytest.raises(DataError, match="prompts"):
             asked(document, prompts=useless)
 
 

@@ -14,6 +14,8 @@ from test_preprocess_adapters import CHAT, Made, adapted, conversations, rejects
 from preprocess.adapters import ADAPTERS
 from preprocess.conversation import Conversation, Image, Reject, Source, Turn
 from preprocess.errors import DataError
+from preprocess.groups import image_groups
+from preprocess.stores import open_stores, prepare_store
 
 ONE, TWO = Image(name="1.jpg"), Image(name="2.jpg")
 
@@ -184,9 +186,62 @@ def test_pictures_inside_a_parquet_file_are_named_by_row_and_index(tmp_path: Pat
     records = [talk("No picture", images=[]), talk("<image> or <image>?", images=pictures)]
     item = conversations(table(tmp_path, records))[1]
     assert item.images == (Image(name="1/0", store=0), Image(name="1/1", store=0))
-    assert item.groups == ("t.parquet/1/0", "coco:9")
-    away = conversations(table(tmp_path, records, listed=False))[1]
-    assert away.images == (Image(name="1/0"), Image(name="1/1"))
+    assert item.groups == ("bytes:7692c3ad3540bb80", "coco:9")  # sha256 of "one"
+
+
+def test_a_picture_embedded_in_two_rows_has_one_group(tmp_path: Path) -> None:
+    records = [
+        talk(images=[{"bytes": data, "path": path}])
+        for data, path in [(b"same", "a.png"), (b"same", None), (b"other", "a.png"), (b"same", "000000000009.jpg")]
+    ]
+    first, second, third, coco = conversations(table(tmp_path, records))
+    assert first.groups == second.groups
+    assert not {*first.groups} & {*third.groups}
+    assert coco.groups == ("coco:9",)
+
+
+def test_a_parquet_file_is_its_own_store_by_default(tmp_path: Path) -> None:
+    (tmp_path / "images").mkdir()
+    for name in ("a", "b"):
+        mixed = [talk(images=[{"bytes": name.encode(), "path": None}]), talk(images=[{"bytes": None, "path": "1.jpg"}])]
+        pq.write_table(pa.Table.from_pylist(mixed), tmp_path / f"{name}.parquet")
+    pq.write_table(pa.Table.from_pylist([talk()]), tmp_path / "paths.parquet")
+    (tmp_path / "images" / "1.jpg").write_bytes(b"in a folder")
+    request = request_for("chat", tmp_path)
+    for store in request.images:
+        prepare_store(store, tmp_path / "cache")
+    stores = open_stores(request.images, tmp_path / "cache")
+    shown = [stores.read(item.images[0]) for item in conversations(list(ADAPTERS["chat"].read(request)))]
+    assert shown == [b"a", b"in a folder", b"b", b"in a folder", b"in a folder"]
+
+
+def test_an_embedded_picture_without_its_store_is_refused_with_the_next_step(tmp_path: Path) -> None:
+    records = [talk(images=[{"bytes": b"one", "path": "a.png"}])]
+    (item,) = table(tmp_path, records, listed=False)
+    assert isinstance(item, Reject)
+    assert item.reason == "image_missing"
+    assert item.detail.endswith("add t.parquet to the dataset's `images`")
+    (item,) = read(tmp_path, talk(images=[{"bytes": "aGVsbG8="}]))
+    assert isinstance(item, Reject)
+    assert (item.reason, item.detail[:18]) == ("wrong_type", 'bytes is "aGVsbG8=')
+
+
+def test_a_file_named_from_two_folders_has_a_group_in_common(tmp_path: Path) -> None:
+    (tmp_path / "images").mkdir()
+    records = [talk(images=[name]) for name in ("a.jpg", "images/a.jpg", "./a.jpg", "b.jpg", "cats/a.jpg")]
+    made = conversations(adapted("chat", tmp_path, {"a.json": records}))
+    bare, below, dotted, other, cats = [{*item.groups} for item in made]
+    assert bare == dotted == {f"{tmp_path.name}/a.jpg", "images/a.jpg"}
+    assert below == {"images/a.jpg"}
+    assert not (other | cats) & (bare | below)
+    # Another dataset that knows only one of the folders.
+    alone = conversations(adapted("chat", tmp_path / "images", {"b.json": [talk(images=["a.jpg"])]}))
+    assert {*alone[0].groups} == below
+
+
+def test_the_parquet_files_of_a_folder_do_not_multiply_the_groups(tmp_path: Path) -> None:
+    images = tuple(tmp_path / f"{number}.parquet" for number in range(100))
+    assert image_groups((tmp_path, *images), "a.jpg") == (f"{tmp_path.name}/a.jpg",)
 
 
 def test_a_picture_column_may_hold_bytes_or_only_paths(tmp_path: Path) -> None:

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import tracemalloc
 from pathlib import Path
 from typing import Any
 
 import pytest
-from test_preprocess_adapters import SAMPLES, Made, adapted, conversations, rejects, request_for, sample
+from test_preprocess_adapters import SAMPLES, Made, adapted, conversations, rejects, request_for, sample, written
 
-from preprocess.adapters import ADAPTERS
+from preprocess.adapters import ADAPTERS, vqa_pairs
 from preprocess.adapters.aokvqa import WHY
 from preprocess.conversation import Conversation, Image, Reject, Source
 from preprocess.errors import DataError
@@ -62,6 +63,36 @@ def test_the_answer_is_the_stated_one_or_else_the_first_of_the_most_frequent(tmp
     made = conversations(pair(tmp_path, [ask(1), ask(2), ask(3)], annotations))
     assert [item.turns[1].parts[0] for item in made] == ["b", "z", "x"]
     assert [item.references for item in made] == [("b", "a", "a", "b", "c"), ("b", "a"), ("x",)]
+
+
+@pytest.mark.parametrize("rows_at_once", [1, 2, 3, 7])
+def test_however_rows_are_packed_the_join_is_the_same(
+    tmp_path: Path, rows_at_once: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    questions = [ask(1), ask(2, question=""), ask(3), ask(4), ask(5), ask(1), ask(9), ask(6)]
+    annotations = [reply(6, "f"), reply(5, "e", 'é"\n', "x"), reply(4), reply(8, "h"), reply(1, "a"), reply(1, "b")]
+    wanted = pair(tmp_path, questions, annotations)
+    monkeypatch.setattr(vqa_pairs, "_ROWS_AT_ONCE", rows_at_once)
+    assert pair(tmp_path, questions, annotations) == wanted
+    assert [item.references for item in conversations(wanted)] == [("a",), ("e", 'é"', "x"), ("f",)]
+
+
+def test_questions_wait_for_the_join_in_little_memory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(vqa_pairs, "_ROWS_AT_ONCE", 500)
+    questions = [ask(number, question=f"What is thing {number}?") for number in range(10_000)]
+    words = [f"answer number {number}" for number in range(10)]
+    documents = {
+        "q.json": {"questions": questions},
+        "a.json": {"annotations": [reply(n, *words) for n in range(10_000)]},
+    }
+    written(tmp_path, documents)
+    del questions, documents
+    stream = ADAPTERS["vqa_v2"].read(request_for("vqa_v2", tmp_path, annotations=("q.json", "a.json")))
+    tracemalloc.start()
+    next(iter(stream))
+    _, peak = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert peak < 8 << 20  # Python's own objects: 1 kB for each of 20,000 rows were three times that
 
 
 @pytest.mark.parametrize(

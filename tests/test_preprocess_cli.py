@@ -28,6 +28,7 @@ def built(tmp_path_factory: pytest.TempPathFactory) -> Path:
     blend = chat_blend(folder, [chat_record(number, images=[name], rounds=2) for number, name in enumerate(names)])
     done = run("build", "--blend", blend, "--out", folder / "build", "--workers", "1", "--json")
     assert done.returncode == 0, done.stderr
+    assert "compiling" in done.stderr
     report = json.loads(done.stdout)
     assert set(report) == {"datasets", "reused_tasks", "built_tasks"}
     wanted = {"records", "members", "samples", "rejects", "images", "tokens", "trained_tokens", "share"}
@@ -38,9 +39,10 @@ def built(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_build_prints_a_table_with_what_became_of_every_dataset(built: Path) -> None:
     done = run("build", "--blend", built.parent / "blend.yaml", "--out", built)
     assert done.returncode == 0
-    for word in ("dataset", "records", "rejects", "images", "tokens", "trained", "share", "mine", "100.0%", "reused"):
+    header = ["dataset", "records", "members", "train", "eval", "rejects", "images", "tokens", "trained", "share"]
+    assert header in [line.split() for line in done.stdout.splitlines()]
+    for word in ("mine", "100.0%", "reused"):
         assert word in done.stdout
-    assert "compiling" in done.stderr
 
 
 def test_verify_says_sound_or_what_is_wrong_with_exit_code_1(built: Path, tmp_path: Path) -> None:
@@ -56,6 +58,10 @@ def test_verify_says_sound_or_what_is_wrong_with_exit_code_1(built: Path, tmp_pa
     assert done.returncode == 1
     assert shard.name in done.stderr
     assert "sha256" in done.stderr
+    assert "remove the files named above and run the same dsvl-prep build: it makes just them anew" in done.stderr
+    shard.unlink()
+    assert run("build", "--blend", built.parent / "blend.yaml", "--out", tmp_path / "copy").returncode == 0
+    assert run("verify", tmp_path / "copy").returncode == 0
 
 
 def test_stats_counts_samples_per_dataset_and_split(built: Path) -> None:
@@ -81,12 +87,14 @@ def test_inspect_shows_images_and_colours_what_is_trained(built: Path) -> None:
 
     from preprocess import inspector
 
+    assert run("inspect", built, "--split", "train", "--json").stdout
+    assert "on the eval side" in run("inspect", built, "--split", "eval").stderr
     done = run("inspect", built, "--limit", "1")
     assert "image 1: 0.jpg  32 x 24" in done.stdout
     sample = next(iter(inspector.inspect_samples(built, limit=1)))
     console = Console(force_terminal=True, color_system="standard", width=100)
     with console.capture() as shown:
-        console.print(inspector._coloured(sample.runs))
+        console.print(inspector.coloured(sample))
     assert "\x1b[1;32mAnswer 0 of record 0.</s>" in shown.get()
 
 
@@ -184,6 +192,7 @@ def test_a_broken_annotation_file_ends_with_code_1_naming_file_line_and_column(
     tmp_path: Path, data: str, expected: str
 ) -> None:
     (tmp_path / "llava").mkdir()
+    (tmp_path / "coco/train2017").mkdir(parents=True)
     (tmp_path / "llava/detail_23k.json").write_text(data)
     blend = {
         "tokenizer": str(TOKENIZER),
@@ -194,6 +203,27 @@ def test_a_broken_annotation_file_ends_with_code_1_naming_file_line_and_column(
     assert done.returncode == 1
     assert "detail_23k.json" in done.stderr
     assert expected in done.stderr
+
+
+def test_error_messages_hold_no_control_characters(tmp_path: Path) -> None:
+    blend = chat_blend(tmp_path, [{"id": "\x1b[2J", "messages": []}], limits={"max_reject_share": 0.0})
+    done = run("build", "--blend", blend, "--out", tmp_path / "\x1b[31mred")
+    assert done.returncode == 1
+    assert "\x1b" not in done.stderr.split("error:", 1)[1]
+    assert "\\x1b[31mred" in done.stderr
+
+
+def test_as_many_workers_as_cpus_that_the_process_may_use(monkeypatch: pytest.MonkeyPatch) -> None:
+    import os
+
+    from preprocess.cli import build, usable_cpus
+
+    monkeypatch.setattr(os, "sched_getaffinity", lambda process: {3, 5, 7}, raising=False)
+    assert usable_cpus() == 3
+    monkeypatch.delattr(os, "sched_getaffinity")
+    assert usable_cpus() == (os.cpu_count() or 1)
+    (workers,) = [option for option in build.params if option.name == "workers"]
+    assert workers.default is usable_cpus
 
 
 def test_help_loads_none_of_the_heavy_packages() -> None:

@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+import errno
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
-from small_blends import TOKENIZER, build, chat_blend, chat_record, rejects_of, write_images
+from small_blends import TOKENIZER, build, chat_blend, chat_record, files_of, rejects_of, write_images
 
 from dst import IGNORE, ChatTokenizer, load_template, load_tokenizer
+from preprocess import build as build_module
+from preprocess.compile import read_result, run_task
 from preprocess.errors import DataError
 from preprocess.inspector import Inspected, inspect_samples
+from preprocess.task import CompileTask, open_tools
 
 
 def samples(folder: Path) -> list[Inspected]:
@@ -65,14 +69,13 @@ def test_concat_joins_up_to_k_conversations_and_uses_every_record_once(tmp_path:
             assert f"### Image {number}:" in text
 
 
-def test_concat_is_the_same_for_any_cut_into_shards_only_where_shards_allow(tmp_path: Path) -> None:
+def test_concat_is_the_same_for_any_number_of_workers(tmp_path: Path) -> None:
     names = write_images(tmp_path / "mine", 12)
     records = [chat_record(number, images=[name]) for number, name in enumerate(names)]
-    blend = chat_blend(tmp_path, records, dataset={"concat": 3})
+    blend = chat_blend(tmp_path, records, dataset={"concat": 3}, shard={"max_samples": 5})
     build(blend)
-    first = [sample.to_json() for sample in samples(tmp_path)]
     build(blend, out=tmp_path / "other", workers=2)
-    assert [sample.to_json() for sample in inspect_samples(tmp_path / "other")] == first
+    assert files_of(tmp_path / "build") == files_of(tmp_path / "other")
 
 
 def test_concat_never_passes_max_images_or_max_length(tmp_path: Path) -> None:
@@ -172,14 +175,37 @@ def test_a_template_that_refuses_a_conversation_makes_it_a_reject(tmp_path: Path
     assert "shows no image" in reject["detail"]
 
 
-def test_a_full_disk_ends_the_run_and_is_never_a_reject(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_folder_that_cannot_be_written_ends_the_run_and_is_never_a_reject(tmp_path: Path) -> None:
     blend = chat_blend(tmp_path, [chat_record(number) for number in range(4)])
-    build(blend)
-    folder = tmp_path / "build/shards/mine"
-    for path in folder.iterdir():
-        path.unlink()
-    (tmp_path / "elsewhere").mkdir()
-    folder.rmdir()
-    (tmp_path / "build/shards/mine").write_text("in the way")
-    with pytest.raises(DataError):
+    (tmp_path / "build/.cache").mkdir(parents=True)
+    (tmp_path / "build/.cache/lock").touch()
+    (tmp_path / "build/.cache/staged").write_text("in the way")
+    with pytest.raises(DataError, match="staged"):
         build(blend)
+    (tmp_path / "build/.cache/staged").unlink()
+    assert build(blend).datasets["mine"].samples == 4
+
+
+def test_a_disk_error_on_one_picture_ends_the_run_and_the_next_one_has_it(tmp_path: Path) -> None:
+    names = write_images(tmp_path / "mine", 3)
+    blend = chat_blend(tmp_path, [chat_record(number, images=[name]) for number, name in enumerate(names)])
+    task = one_task(blend)
+    tools = open_tools(task.context)
+    broken = OSError(errno.EIO, "Input/output error", "1.jpg")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(type(tools.stores), "read", lambda stores, image: (_ for _ in ()).throw(broken))
+        with pytest.raises(OSError, match="Input/output error"):
+            run_task(task)
+    assert read_result(task) is None
+    assert run_task(task).members == 3
+
+
+def one_task(blend: Path) -> CompileTask:
+    """The only task of a blend, as a build would hand it to a worker."""
+    found: list[CompileTask] = []
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(build_module, "finish", lambda folder, prepared, report, work: found.extend(work.tasks))
+        build(blend)
+    (task,) = found
+    task.marker.unlink()
+    return task

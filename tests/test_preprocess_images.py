@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from PIL import Image, ImageOps
+from PIL import Image, ImageFile, ImageOps, JpegImagePlugin
 
 from preprocess.conversation import REASONS
 from preprocess.images import PAD_COLOURS, ImageError, ImagePolicy, StoredImage, prepare_image, to_rgb
@@ -351,3 +351,19 @@ def test_flipped_bits_never_raise_anything_but_an_image_error() -> None:
 def test_noise_behind_a_magic_number_is_an_image_error(start: bytes, rest: bytes) -> None:
     for policy in ALL:
         assert outcome(start + rest, policy) in {"stored", *REASONS}
+
+
+@pytest.mark.parametrize("error", [MemoryError(), ImageFile._get_oserror(-9, encoder=False)])
+@pytest.mark.parametrize("policy", [DECODE, RESIZED])
+def test_memory_that_runs_out_is_no_answer_about_a_picture(
+    error: Exception, policy: ImagePolicy, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The second error is the one that Pillow makes of a decoder's own number for it."""
+    data = encoded(photo(), "JPEG")
+
+    def exhausted(*_: object) -> None:
+        raise error
+
+    monkeypatch.setattr(JpegImagePlugin.JpegImageFile, "load", exhausted)
+    with pytest.raises(MemoryError):
+        prepare_image(data, policy)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import contextlib
+import errno
 import io
 import json
 import os
@@ -13,6 +14,7 @@ import tarfile
 import zipfile
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -23,7 +25,17 @@ from hypothesis import strategies as st
 from preprocess import archives, base64_json, parquet_images, store_cache, store_index, stores
 from preprocess.conversation import REASONS, Image
 from preprocess.errors import DataError
-from preprocess.stores import FolderStore, ImageError, ImageStore, StoreList, open_store, open_stores, prepare_store
+from preprocess.stores import (
+    FolderStore,
+    ImageError,
+    ImageStore,
+    StoreList,
+    current_files,
+    is_prepared,
+    open_store,
+    open_stores,
+    prepare_store,
+)
 
 EXAMPLES = Path(__file__).parents[1] / "examples" / "data"
 PHOTOS = EXAMPLES / "coco" / "train2017"
@@ -186,10 +198,130 @@ def test_pipes_folders_and_empty_files_are_unreadable_and_never_hang(tmp_path: P
 
 
 @pytest.mark.skipif(os.geteuid() == 0, reason="root may read everything")
-def test_a_file_without_permission_is_unreadable(tmp_path: Path) -> None:
+def test_a_file_without_permission_is_an_os_error(tmp_path: Path) -> None:
     (tmp_path / "a").write_bytes(b"x")
     (tmp_path / "a").chmod(0)
-    assert reason(FolderStore(tmp_path), "a") == "image_unreadable"
+    with pytest.raises(PermissionError):
+        FolderStore(tmp_path).read("a")
+
+
+# What another run may find mended
+
+
+def failing(code: int, *filename: str) -> Callable[..., Any]:
+    def fail(*_: object, **__: object) -> Any:
+        raise OSError(code, os.strerror(code), *filename)
+
+    return fail
+
+
+PASSING = [errno.EIO, errno.ESTALE, errno.EACCES, errno.EMFILE, errno.ENFILE, errno.ETIMEDOUT, errno.ENOMEM]
+
+
+@pytest.mark.parametrize("code", PASSING)
+@pytest.mark.parametrize("call", ["open", "fstat", "pread"])
+def test_an_error_that_may_pass_is_no_answer_about_a_picture_in_a_folder(
+    call: str, code: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "a").write_bytes(b"x")
+    store = StoreList([FolderStore(tmp_path)])
+    asks = {call: store.read} | ({"stat": store.stamp} if call == "open" else {})
+    for patched, ask in asks.items():
+        with monkeypatch.context() as patch:  # pytest itself calls them too
+            patch.setattr(os, patched, failing(code))
+            with pytest.raises(OSError, match=os.strerror(code)) as caught:
+                ask(Image(name="a"))
+        assert (caught.value.errno, caught.value.filename) == (code, str(tmp_path / "a"))
+
+
+@pytest.mark.parametrize(
+    ("code", "wanted"),
+    [
+        (errno.ENOENT, "image_missing"),
+        (errno.ENOTDIR, "image_missing"),
+        (errno.ELOOP, "image_unreadable"),
+        (errno.EISDIR, "image_unreadable"),
+        (errno.ENXIO, "image_unreadable"),
+        (errno.ENAMETOOLONG, "image_path"),
+        (errno.EILSEQ, "image_path"),
+    ],
+)
+def test_an_error_that_stays_is_an_image_error(
+    code: int, wanted: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(os, "open", failing(code))
+    assert reason(FolderStore(tmp_path), "a") == wanted
+
+
+def test_a_folder_that_is_gone_says_nothing_of_its_pictures(tmp_path: Path) -> None:
+    (tmp_path / "f").mkdir()
+    store = open_store(tmp_path / "f", tmp_path / "cache")
+    assert reason(store, "a") == "image_missing"
+    (tmp_path / "f").rmdir()
+    for ask in (store.read, store.stamp):
+        with pytest.raises(FileNotFoundError) as caught:
+            ask("a")
+        assert caught.value.filename == str(tmp_path / "f")
+
+
+@pytest.mark.parametrize("kind", [kind for kind in KINDS if kind != "folder"])
+@pytest.mark.parametrize("code", PASSING[:2])
+def test_an_error_that_may_pass_is_no_answer_about_a_picture_in_an_archive(
+    kind: str, code: int, files: dict[str, bytes], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    KINDS[kind](tmp_path / kind, files)
+    store = opened(tmp_path / kind)
+    assert isinstance(store, stores.ArchiveStore)
+    monkeypatch.setattr(os, "pread", failing(code))
+    with pytest.raises(OSError, match=os.strerror(code)) as caught:
+        store.read("000000000101.jpg")
+    assert (caught.value.errno, caught.value.filename) == (code, store.data_path)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_file_that_shrinks_while_it_is_read_is_an_os_error(
+    kind: str, files: dict[str, bytes], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    KINDS[kind](tmp_path / kind, files)
+    store = opened(tmp_path / kind)
+    pread = os.pread
+    reads: list[int] = []
+
+    def shrinking(file: int, size: int, offset: int) -> bytes:
+        reads.append(size)
+        return b"" if reads.count(size) > 1 or size < 50 else pread(file, size // 2, offset)
+
+    monkeypatch.setattr(os, "pread", shrinking)
+    with pytest.raises(OSError, match=r"ended after \d+ of \d+ bytes.*was it changed") as caught:
+        store.read("000000000101.jpg")
+    assert caught.value.errno == errno.EIO
+    assert str(tmp_path) in caught.value.filename
+
+
+def test_a_file_that_is_read_in_small_pieces_is_read_whole(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    as_deflated_zip(tmp_path / "a.zip", {"a": b"picture" * 9})
+    store, pread = opened(tmp_path / "a.zip"), os.pread
+    monkeypatch.setattr(os, "pread", lambda file, size, offset: pread(file, min(size, 3), offset))
+    assert store.read("a") == b"picture" * 9
+
+
+def test_a_place_that_an_archive_never_had_is_an_unreadable_image(tmp_path: Path) -> None:
+    as_tar(tmp_path / "a.tar", {"a": b"x" * 700})
+    store = opened(tmp_path / "a.tar")
+    assert isinstance(store, stores.ArchiveStore)
+    with pytest.raises(ValueError, match="but the archive ends at byte"):
+        store._packed(store.data_size - 3, 4)
+    store.data_size = 600
+    assert reason(store, "a") == "image_unreadable"
+
+
+def test_too_many_open_files_are_not_the_fault_of_the_index(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    as_tar(tmp_path / "a.tar", {"a": b"x"})
+    prepare_store(tmp_path / "a.tar", tmp_path / "cache")
+    cached = store_cache.find_index(tmp_path / "a.tar", tmp_path / "cache")
+    monkeypatch.setattr(os, "open", failing(errno.EMFILE, "a.tar"))
+    with pytest.raises(OSError, match="Too many open files"):
+        stores.ArchiveStore(tmp_path / "a.tar", cached)
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -232,23 +364,76 @@ def test_an_image_without_a_store_is_taken_from_the_first_that_has_it(tmp_path: 
 # The cache
 
 
+def kept(cache: Path) -> set[Path]:
+    return {path for path in cache.rglob("*") if path.is_file()}
+
+
 def test_an_index_is_built_once_and_again_when_the_archive_changes(tmp_path: Path) -> None:
     path, cache = tmp_path / "a.parquet", tmp_path / "cache"
     as_mimicit_parquet(path, {"k": b"old"})
+    assert not is_prepared(path, cache)
     prepare_store(path, cache)
-    first = {file: file.stat().st_mtime_ns for file in cache.iterdir()}
+    assert is_prepared(path, cache)
+    first = {file: file.stat().st_mtime_ns for file in kept(cache)}
     prepare_store(path, cache)
-    assert {file: file.stat().st_mtime_ns for file in cache.iterdir()} == first
+    assert {file: file.stat().st_mtime_ns for file in kept(cache)} == first
     assert len(first) == 2
     reader = open_store(path, cache)
     as_mimicit_parquet(path, {"k": b"newer and longer"})
     with pytest.raises(DataError, match="was changed since"):
         open_store(path, cache)
+    assert not is_prepared(path, cache)
     prepare_store(path, cache)
+    assert is_prepared(path, cache)
     assert open_store(path, cache).read("k") == b"newer and longer"
     assert reader.read("k") == b"old"
-    assert not first.keys() & set(cache.iterdir())
-    assert len(list(cache.iterdir())) == 2
+    assert not first.keys() & kept(cache)
+    assert len(kept(cache)) == 2
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_the_current_files_of_a_store_are_all_that_the_cache_holds_of_it(
+    kind: str, files: dict[str, bytes], tmp_path: Path
+) -> None:
+    path, cache = tmp_path / kind, tmp_path / "cache"
+    KINDS[kind](path, files)
+    named = current_files(path, cache)
+    assert all(file.parent == cache / "stores" for file in named)
+    prepare_store(path, cache)
+    assert current_files(path, cache) == named == kept(cache)
+    assert len(named) == (0 if kind == "folder" else 2 if "parquet" in kind else 1)
+    assert is_prepared(path, cache)
+    if kind != "folder":
+        os.utime(path, ns=(0, 0))
+        assert not current_files(path, cache) & named
+
+
+def test_what_is_no_archive_is_not_prepared_and_has_no_current_files(tmp_path: Path) -> None:
+    for path in (tmp_path / "absent.zip", tmp_path / "a.zip"):
+        assert not is_prepared(path, tmp_path / "cache")
+        with pytest.raises(DataError, match=path.name):
+            current_files(path, tmp_path / "cache")
+        (tmp_path / "a.zip").write_bytes(b"no archive")
+
+
+def test_a_killed_build_of_an_index_leaves_only_partial_files(
+    tmp_path: Path, files: dict[str, bytes], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    as_hugging_face_parquet(tmp_path / "a.parquet", files)
+    monkeypatch.setattr(Path, "replace", failing(errno.EIO))
+    monkeypatch.setattr(Path, "unlink", lambda *_, **__: None)  # as if there had been no time for it
+    for _ in range(2):
+        with pytest.raises(DataError):
+            prepare_store(tmp_path / "a.parquet", tmp_path / "cache")
+    left = kept(tmp_path / "cache")
+    assert len(left) == 4
+    assert left == set((tmp_path / "cache").glob("**/.*.partial"))
+
+
+def test_an_archive_may_have_the_longest_name_that_the_file_system_takes(tmp_path: Path) -> None:
+    path = tmp_path / f"{'猫' * 83}.tar"
+    as_tar(path, {"a": b"photo"})
+    assert opened(path).read("a") == b"photo"
 
 
 def test_archives_of_one_name_in_two_folders_share_a_cache(tmp_path: Path) -> None:
@@ -263,13 +448,13 @@ def test_a_failed_build_leaves_nothing_behind(tmp_path: Path) -> None:
     (tmp_path / "a.json").write_text('{"k": ')
     with pytest.raises(DataError):
         prepare_store(tmp_path / "a.json", tmp_path / "cache")
-    assert list((tmp_path / "cache").iterdir()) == []
+    assert kept(tmp_path / "cache") == set()
 
 
 def test_a_damaged_index_is_a_data_error(tmp_path: Path) -> None:
     as_json(tmp_path / "a.json", {"k": b"x"})
     prepare_store(tmp_path / "a.json", tmp_path / "cache")
-    (index,) = (tmp_path / "cache").iterdir()
+    (index,) = kept(tmp_path / "cache")
     index.write_bytes(index.read_bytes()[:100])
     with pytest.raises(DataError, match="delete it"):
         open_store(tmp_path / "a.json", tmp_path / "cache")
@@ -652,7 +837,6 @@ def test_mimic_it_keys_come_from_the_pandas_index_or_a_text_column(tmp_path: Pat
     ("table", "message"),
     [
         (pa.table({"base64": ["AAAA"], "x": [1]}), "no keys beside it"),
-        (pa.table({"text": ["a"], "x": [1]}), "the columns text, x; wanted a text column base64"),
         (pa.table({"left": [b"a"], "right": [b"a"]}), "several image columns, left, right"),
     ],
 )
@@ -662,6 +846,11 @@ def test_a_parquet_file_without_clear_images_is_a_data_error(table: pa.Table, me
         prepare_store(tmp_path / "a.parquet", tmp_path / "cache")
 
 
+def test_a_parquet_file_without_any_images_is_an_empty_store(tmp_path: Path) -> None:
+    pq.write_table(pa.table({"text": ["a"], "x": [1]}), tmp_path / "a.parquet")
+    assert reason(opened(tmp_path / "a.parquet"), "0/0") == "image_missing"
+
+
 def test_a_cut_off_parquet_file_is_a_data_error(tmp_path: Path) -> None:
     as_hugging_face_parquet(tmp_path / "a.parquet", {f"{number}": os.urandom(1000) for number in range(50)})
     whole = (tmp_path / "a.parquet").read_bytes()
@@ -669,7 +858,7 @@ def test_a_cut_off_parquet_file_is_a_data_error(tmp_path: Path) -> None:
         (tmp_path / "a.parquet").write_bytes(data)
         with pytest.raises(DataError, match=r"a\.parquet"):
             prepare_store(tmp_path / "a.parquet", tmp_path / "cache")
-    assert not list((tmp_path / "cache").glob("*.tmp"))
+    assert kept(tmp_path / "cache") == set()
 
 
 def test_every_kind_of_archive_is_known_by_its_content(files: dict[str, bytes], tmp_path: Path) -> None:

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import io
 import json
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -103,8 +104,21 @@ def test_the_same_samples_give_the_same_files_named_by_their_digest(made: list[D
         ]:
             data = files(Path(first)).pop(path)
             assert (len(data), hashlib.sha256(data).hexdigest()) == (size, sha256)
-        assert info.path == f"shards/alpha/eval-00007-{info.sha256[:8]}.tar"
-        assert info.index == f"shards/alpha/eval-00007-{info.sha256[:8]}.arrow"
+        digest = hashlib.sha256(f"{info.sha256}{info.index_sha256}".encode("ascii")).hexdigest()[:8]
+        assert info.path == f"shards/alpha/eval-00007-{digest}.tar"
+        assert info.index == f"shards/alpha/eval-00007-{digest}.arrow"
+
+
+def test_shards_that_differ_only_in_their_indexes_have_different_names(tmp_path: Path) -> None:
+    one, other = (write_shard(tmp_path, [replace(draft(1), groups=(name,))]) for name in ("coco:1", "coco:2"))
+    assert one is not None
+    assert other is not None
+    assert one.sha256 == other.sha256
+    assert len(files(tmp_path)) == 4
+    assert [Shard(tmp_path, info).index.column("groups").to_pylist() for info in (one, other)] == [
+        [["coco:1"]],
+        [["coco:2"]],
+    ]
 
 
 def test_nothing_has_a_final_name_before_finish_and_only_two_files_have_one_after(tmp_path: Path) -> None:
@@ -274,6 +288,55 @@ def test_a_manifest_whose_shards_have_another_shape_is_refused(tmp_path: Path, d
     write_manifest(tmp_path, {"datasets": datasets})
     with pytest.raises(ShardError, match="a part is missing or has another shape"):
         read_manifest(tmp_path)
+
+
+def reshard(build: Build, change: Callable[[dict[str, Any]], None]) -> None:
+    """Change the first shard in the manifest as somebody would who also mends its hash."""
+    content = json.loads(manifest_text(build.manifest.content))
+    change(content["datasets"]["alpha"]["shards"]["train"][0])
+    content["hash"] = manifest_hash(content)
+    (build.path / "manifest.json").write_bytes(manifest_text(content))
+
+
+def test_keys_that_a_later_release_added_are_left_out(build: Build) -> None:
+    reshard(build, lambda shard: shard.update(more={"x": 1}))
+    assert read_manifest(build.path).shards == build.manifest.shards
+
+
+OUTSIDE = ["", ".", "..", "/etc/passwd", "../a.tar", "shards/../../a.tar", "shards/..", "./a", "a//b", "a/", "a/./b"]
+OUTSIDE += ["shards\\a.tar", "..\\a.tar", "C:/a.tar", "c:a.tar", "//host/a.tar", "a\0.tar", "shards/\0"]
+
+
+@pytest.mark.parametrize("path", OUTSIDE)
+@pytest.mark.parametrize("key", ["path", "index", "files"])
+def test_a_manifest_that_names_a_file_outside_its_build_is_refused(tmp_path: Path, key: str, path: str) -> None:
+    handmade = handmade_builds.make(tmp_path)
+    if key == "files":
+        handmade.extra["files"] = {path: "0" * 64}
+    else:
+        info = handmade.shards["alpha"]["train"][0]
+        handmade.shards["alpha"]["train"][0] = replace(info, path=path) if key == "path" else replace(info, index=path)
+    handmade.finish()
+    with pytest.raises(ShardError, match=r"manifest\.json: names the file ") as caught:
+        open_build(tmp_path)
+    assert repr(path) in str(caught.value)
+
+
+@pytest.mark.parametrize("path", ["a", "..a", "a..", "...", ".hidden/b", "a/..b/c.", "ä b/猫", "ab:/c"])
+def test_odd_names_below_the_build_are_fine(tmp_path: Path, path: str) -> None:
+    handmade = handmade_builds.make(tmp_path)
+    handmade.extra["files"] = {path: "0" * 64}
+    handmade.finish()
+    assert path in open_build(tmp_path).manifest.content["files"]
+
+
+@pytest.mark.parametrize("files", [3, None, [3], {"a": 1, "b": 2}])
+def test_files_of_another_shape_never_raise_anything_but_a_shard_error(tmp_path: Path, files: Any) -> None:
+    handmade = handmade_builds.make(tmp_path)
+    handmade.extra["files"] = files
+    handmade.finish()
+    with contextlib.suppress(ShardError):
+        open_build(tmp_path)
 
 
 def test_the_manifest_is_written_once_and_left_alone_if_it_says_the_same(tmp_path: Path) -> None:

@@ -11,11 +11,12 @@ from typing import Any
 
 import handmade_builds
 import numpy as np
+import pyarrow as pa
 import pytest
 from handmade_builds import IGNORE, IMAGE_ID, MAX_LENGTH, VOCABULARY_SIZE, Draft, Handmade, draft, retoken
 
 from shards import ShardError, verify
-from shards.index import IndexRows
+from shards.index import IndexRows, open_index
 from shards.manifest import manifest_hash, manifest_text, read_manifest, write_manifest
 
 
@@ -296,6 +297,64 @@ def test_an_image_or_video_on_both_sides_of_the_split_is_found(tmp_path: Path) -
     (problem,) = problems(build.finish())
     assert problem.endswith("1 groups are in eval too, such as coco:2")
     assert "alpha/train-00000" in problem
+
+
+def test_the_same_picture_under_other_names_on_both_sides_is_a_note(tmp_path: Path) -> None:
+    def showing(number: int, split: str, *pictures: bytes) -> Draft:
+        one = draft(number, split=split, num_images=len(pictures))
+        return replace(one, images=tuple(("jpg", handmade_builds.JPEG + picture) for picture in pictures))
+
+    build = Handmade(tmp_path)
+    build.add([showing(1, "train", b"a", b"b"), showing(2, "train", b"c")])
+    build.add([draft(3, dataset="beta", num_images=0)], dataset="beta")
+    build.add(
+        [replace(showing(4, "train", b"d"), key="beta-4", metadata={**draft(4).metadata, "dataset": "beta"})],
+        dataset="beta",
+    )
+    build.add([showing(5, "eval", b"x"), showing(6, "eval", b"b", b"y", b"d"), showing(7, "eval", b"d")], split="eval")
+    build.add([showing(8, "eval", b"z")], split="eval")
+    build.add([draft(9, split="eval", num_images=0)], split="eval")
+    found = verify(build.finish())
+    assert found.problems == []
+    (note,) = found.notes
+    assert note.endswith("2 pictures are in train too, byte for byte, such as one of sample alpha-eval-00006")
+    assert "alpha/eval-00000" in note
+
+
+def test_equal_metadata_or_tokens_on_both_sides_are_no_note(tmp_path: Path) -> None:
+    build = Handmade(tmp_path)
+    build.add([draft(1, num_images=0)])
+    build.add(
+        [replace(draft(1, num_images=0, split="eval"), metadata=draft(1, num_images=0, split="eval").metadata)],
+        split="eval",
+    )
+    assert verify(build.finish()).notes == []
+
+
+def test_an_index_with_broken_text_is_a_problem_and_not_the_end(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    build = Handmade(tmp_path)
+    build.add([draft(1), draft(2)])
+    build.finish()
+    monkeypatch.setattr("shards.build.open_index", broken_groups(open_index))
+    (problem,) = problems(tmp_path)
+    assert "its index shards/alpha/train-00000" in problem
+    assert "is damaged" in problem
+
+
+def broken_groups(open_whole: Callable[[Path], pa.Table]) -> Callable[[Path], pa.Table]:
+    """The same index, but its groups are bytes that are no UTF-8."""
+
+    def open_broken(path: Path) -> pa.Table:
+        table = open_whole(path)
+        place = table.schema.get_field_index("groups")
+        bad = pa.array([[b"\xff"]] * table.num_rows, pa.large_list(pa.large_binary())).view(
+            table.schema.field(place).type
+        )
+        return table.set_column(place, table.schema.field(place), bad)
+
+    return open_broken
 
 
 def test_a_key_that_stands_in_two_shards_is_found(tmp_path: Path) -> None:

@@ -8,7 +8,7 @@ from __future__ import annotations
 from functools import partial
 
 from preprocess.adapter import Adapter, Option
-from preprocess.adapters import aokvqa, blend, captions, chat, llava, mimicit, ocr_vqa, sparkles, vqa
+from preprocess.adapters import aokvqa, captions, chat, llava, llava_otter, mimicit, ocr_vqa, sparkles, vqa
 from preprocess.adapters.identities import DUPLICATE_IDS
 
 __all__ = ["ADAPTERS"]
@@ -60,9 +60,10 @@ ADAPTERS: dict[str, Adapter] = {
     "chat": Adapter(
         read=chat.read,
         annotations=("*.jsonl", "*.json", "*.parquet"),
-        images=(".", "images"),
+        alternatives=True,
+        images=(".", "images", "*.parquet"),
         layout="JSON lines, a JSON array or Parquet of records with `messages` or ShareGPT `conversations`; image "
-        "paths start at the root or at images/. List a Parquet file in `images` too if it holds the pictures.",
+        "paths start at the root or at images/. Parquet may hold the pictures themselves.",
         where="Your own files.",
         licence="Yours to state.",
         options=_IDS,
@@ -96,7 +97,7 @@ ADAPTERS: dict[str, Adapter] = {
         options=_IDS,
     ),
     "llava_otter_blend": Adapter(
-        read=blend.read,
+        read=llava_otter.read,
         annotations=(
             "llava/detail_23k.json",
             "llava/complex_reasoning_77k.json",
@@ -149,6 +150,7 @@ ADAPTERS: dict[str, Adapter] = {
             "v2_OpenEnded_mscoco_*_questions.json",
             "v2_mscoco_*_annotations.json",
         ),
+        alternatives=True,
         images=_COCO_2014,
         layout="v2_OpenEnded_mscoco_*_questions.json and v2_mscoco_*_annotations.json in vqa_v2/ or at the root, "
         "pictures in coco/2014/ or coco/train2014/ and coco/val2014/. VizWiz's and TextVQA's files are read too.",

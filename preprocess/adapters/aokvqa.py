@@ -26,8 +26,9 @@ from preprocess.adapters.fields import (
     show,
 )
 from preprocess.adapters.identities import Identities
+from preprocess.adapters.places import Place, places
 from preprocess.adapters.splits import stated_split
-from preprocess.conversation import Conversation, Image, Records, Source, Turn
+from preprocess.conversation import Conversation, Image, Records, Turn
 from preprocess.errors import DataError
 from preprocess.json_stream import array_items
 
@@ -45,16 +46,11 @@ def read(request: Request) -> Records:
     identities = Identities(request)
     for path in request.annotations:
         _refuse_test_split(path)
-        file, label = request.source_file(path), identities.label(path)
-        for number, record in enumerate(array_items(path)):
-            own = own_id(record, "question_id")
-            source = Source(file=file, record=str(number) if own is None else own)
-            yield fence(source, _conversation, request, identities, label, own, number, source, record)
+        for place, record in places(identities, path, array_items(path), lambda record: own_id(record, "question_id")):
+            yield fence(place.source, _conversation, place, record)
 
 
-def _conversation(
-    request: Request, identities: Identities, label: str, own: str | None, number: int, source: Source, record: Any
-) -> Conversation:
+def _conversation(place: Place, record: Any) -> Conversation:
     record = object_of(record)
     if _lacks_answer(record):
         raise BadRecordError("no_answer", "there is neither correct_choice_idx nor rationales")
@@ -68,13 +64,13 @@ def _conversation(
     reply = f"The answer is {_choice(record)}. Because {' '.join(reasons)}"
     references = () if direct is None else answers(direct, "direct_answers")
     return Conversation(
-        id=identities.claim(label, own, number),
+        id=place.claim(),
         turns=(
-            Turn(role="user", parts=(image, f"{words} {choose(WHY, request.seed, source.record)}")),
+            Turn(role="user", parts=(image, f"{words} {choose(WHY, place.request.seed, place.source.record)}")),
             Turn(role="assistant", parts=(reply,)),
         ),
-        sources=(source,),
-        groups=image_groups(request, [image]),
+        sources=(place.source,),
+        groups=image_groups(place.request, [image]),
         official_split=split,
         references=references,
     )

@@ -29,6 +29,7 @@ from preprocess.adapters.fields import (
     show,
 )
 from preprocess.adapters.identities import Identities
+from preprocess.adapters.places import Place, place_of, places
 from preprocess.adapters.splits import split_in_name, stated_split
 from preprocess.conversation import Conversation, Image, Records, Reject, Source, Split, Turn
 from preprocess.errors import DataError
@@ -67,11 +68,9 @@ def read_minigpt4(request: Request) -> Records:
     """`{"annotations": [{"image_id", "caption"}]}`; the picture is `<image_id>.jpg`."""
     captioner = _Captioner(request)
     for path in request.annotations:
-        file = request.source_file(path)
-        for number, record in enumerate(array_items(path, "annotations")):
-            own = own_id(record, "image_id")
-            source = Source(file=file, record=str(number) if own is None else own)
-            yield fence(source, _aligned, captioner, path, own, number, source, record)
+        records = array_items(path, "annotations")
+        for place, record in places(captioner.identities, path, records, lambda record: own_id(record, "image_id")):
+            yield fence(place.source, _aligned, captioner, place, record)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -96,27 +95,23 @@ class _Captioner:
         image = Image(name=name)
         return _Picture(image=image, groups=image_groups(self.request, [image]), split=split, captions=captions)
 
-    def conversation(
-        self, path: Path, own: str | None, number: int, source: Source, caption: str, picture: _Picture
-    ) -> Conversation:
-        prompt = choose(self.prompts, self.request.seed, source.record)
+    def conversation(self, place: Place, caption: str, picture: _Picture) -> Conversation:
+        prompt = choose(self.prompts, self.request.seed, place.source.record)
         return Conversation(
-            id=self.identities.claim(self.identities.label(path), own, number),
+            id=place.claim(),
             turns=(Turn(role="user", parts=(picture.image, prompt)), Turn(role="assistant", parts=(caption,))),
-            sources=(source,),
+            sources=(place.source,),
             groups=picture.groups,
             official_split=picture.split,
             references=picture.captions,
         )
 
 
-def _aligned(
-    captioner: _Captioner, path: Path, own: str | None, number: int, source: Source, record: Any
-) -> Conversation:
+def _aligned(captioner: _Captioner, place: Place, record: Any) -> Conversation:
     record = object_of(record)
     name = image_name(need_id(record, "image_id") + ".jpg", "image_id")
     caption = answer(need(record, "caption"), "caption")
-    return captioner.conversation(path, own, number, source, caption, captioner.picture(name))
+    return captioner.conversation(place, caption, captioner.picture(name))
 
 
 def _is_karpathy(path: Path) -> bool:
@@ -136,17 +131,16 @@ def _is_karpathy(path: Path) -> bool:
 def _karpathy(captioner: _Captioner, path: Path) -> Records:
     file = captioner.request.source_file(path)
     number = 0
-    for place, entry in enumerate(array_items(path, "images")):
-        source = Source(file=file, record=own_id(entry, "cocoid") or own_id(entry, "imgid") or str(place))
+    for index, entry in enumerate(array_items(path, "images")):
+        source = Source(file=file, record=own_id(entry, "cocoid") or own_id(entry, "imgid") or str(index))
         made = fence(source, _karpathy_entry, captioner, entry)
         if isinstance(made, Reject):
-            yield Reject(reason=made.reason, source=source, detail=f"image entry {place}: {made.detail}")
+            yield Reject(reason=made.reason, source=source, detail=f"image entry {index}: {made.detail}")
             continue
         sentences, picture = made
         for sentence in sentences:
-            own = own_id(sentence, "sentid")
-            source = Source(file=file, record=str(number) if own is None else own)
-            yield fence(source, _sentence, captioner, path, own, number, source, sentence, "raw", picture)
+            place = place_of(captioner.identities, path, own_id(sentence, "sentid"), number)
+            yield fence(place.source, _sentence, captioner, place, sentence, "raw", picture)
             number += 1
 
 
@@ -165,28 +159,28 @@ def _official(captioner: _Captioner, path: Path) -> Records:
     """Images may come after annotations, so the file is read three times: images, captions of each, conversations."""
     file = captioner.request.source_file(path)
     names: dict[str, str] = {}
-    places: dict[str, int] = {}
-    for place, entry in enumerate(array_items(path, "images")):
-        source = Source(file=file, record=own_id(entry, "id") or str(place))
+    entries: dict[str, int] = {}
+    for index, entry in enumerate(array_items(path, "images")):
+        source = Source(file=file, record=own_id(entry, "id") or str(index))
         made = fence(source, _official_entry, entry, names)
         if isinstance(made, Reject):
-            yield Reject(reason=made.reason, source=source, detail=f"image entry {place}: {made.detail}")
+            yield Reject(reason=made.reason, source=source, detail=f"image entry {index}: {made.detail}")
         else:
             identity, name = made
             names[identity] = name
-            places[identity] = place
+            entries[identity] = index
     captions: dict[str, list[str]] = {}
     for record in array_items(path, "annotations"):
         if type(record) is dict and (key := as_id(record.get("image_id"))) is not None:
             captions.setdefault(key, []).extend(_captions([record.get("caption")]))
-    for identity, place in places.items():
+    for identity, index in entries.items():
         if identity not in captions:
             source = Source(file=file, record=identity)
-            yield Reject(reason="no_answer", source=source, detail=f"image entry {place}: the image has no captions")
-    for number, record in enumerate(array_items(path, "annotations")):
-        own = own_id(record, "id")
-        source = Source(file=file, record=str(number) if own is None else own)
-        yield fence(source, _annotation, captioner, path, own, number, source, record, names, captions)
+            yield Reject(reason="no_answer", source=source, detail=f"image entry {index}: the image has no captions")
+    in_name = split_in_name(path.stem)
+    records = array_items(path, "annotations")
+    for place, record in places(captioner.identities, path, records, lambda record: own_id(record, "id")):
+        yield fence(place.source, _annotation, captioner, place, record, in_name, names, captions)
 
 
 def _official_entry(entry: Any, names: dict[str, str]) -> tuple[str, str]:
@@ -199,11 +193,9 @@ def _official_entry(entry: Any, names: dict[str, str]) -> tuple[str, str]:
 
 def _annotation(
     captioner: _Captioner,
-    path: Path,
-    own: str | None,
-    number: int,
-    source: Source,
+    place: Place,
     record: Any,
+    in_name: Split,
     names: dict[str, str],
     captions: dict[str, list[str]],
 ) -> Conversation:
@@ -212,22 +204,13 @@ def _annotation(
     if image_id not in names:
         raise BadRecordError("no_match", f"image_id is {show(image_id)}; wanted the id of one of the file's images")
     name = names[image_id]
-    picture = captioner.picture(name, split_in_name(path.stem, name), tuple(captions[image_id]))
-    return _sentence(captioner, path, own, number, source, record, "caption", picture)
+    picture = captioner.picture(name, in_name or split_in_name(name), tuple(captions[image_id]))
+    return _sentence(captioner, place, record, "caption", picture)
 
 
-def _sentence(
-    captioner: _Captioner,
-    path: Path,
-    own: str | None,
-    number: int,
-    source: Source,
-    record: Any,
-    key: str,
-    picture: _Picture,
-) -> Conversation:
+def _sentence(captioner: _Captioner, place: Place, record: Any, key: str, picture: _Picture) -> Conversation:
     caption = answer(need(object_of(record), key), key)
-    return captioner.conversation(path, own, number, source, caption, picture)
+    return captioner.conversation(place, caption, picture)
 
 
 def _captions(values: Any) -> tuple[str, ...]:

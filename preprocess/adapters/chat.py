@@ -5,13 +5,13 @@
 
 Rule: each `<image>` in a question, and each part `{"type": "image"}` without a path, takes the next of the record's
 images; images without any mark lead the first question. Parquet may hold the pictures themselves: they are called
-`<row number>/<index>`, and their store is that Parquet file.
+`<row number>/<index>`, and their store is that Parquet file, which must be among the dataset's `images`.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from pathlib import Path
+import os.path
+from collections.abc import Iterator
 from typing import Any
 
 from preprocess.adapter import Request
@@ -29,70 +29,45 @@ from preprocess.adapters.fields import (
     show,
 )
 from preprocess.adapters.identities import Identities
+from preprocess.adapters.places import Place, places
 from preprocess.adapters.rows import Unreadable, rows
 from preprocess.adapters.splits import stated_split
 from preprocess.adapters.turns import Message, Slot, assemble, role_of, sharegpt, slots
-from preprocess.conversation import Conversation, Image, Records, Reject, Role, Source
-from preprocess.groups import image_group
+from preprocess.conversation import Conversation, Image, Records, Reject, Role
+from preprocess.groups import embedded_group
 
 _KEYS = ("id", "messages", "conversations", "images", "image", "group", "split")
 _PATH_KEYS = ("image", "path", "url")
 
-Embedded = Callable[[int, int, Any], tuple[Image, str]]
-"""(row number, index, what the file's path column says) -> a picture that lies in the file itself, and its group."""
-
 
 def read(request: Request) -> Records:
     identities = Identities(request)
+    stores = {os.path.abspath(store): index for index, store in enumerate(request.images)}
     for path in request.annotations:
-        file, label = request.source_file(path), identities.label(path)
-        embedded = _embedded(request, path)
-        for number, record in enumerate(rows(path, _KEYS)):
-            own = own_id(record, "id")
-            source = Source(file=file, record=str(number) if own is None else own)
+        store = stores.get(os.path.abspath(path))
+        for place, record in places(identities, path, rows(path, _KEYS), lambda record: own_id(record, "id")):
             if isinstance(record, Unreadable):
-                yield Reject(reason=record.reason, source=source, detail=record.detail)
+                yield Reject(reason=record.reason, source=place.source, detail=record.detail)
             else:
-                yield fence(source, _conversation, request, identities, label, own, number, source, record, embedded)
+                yield fence(place.source, _conversation, place, record, store)
 
 
-def _embedded(request: Request, path: Path) -> Embedded:
-    store = request.images.index(path) if path in request.images else None
-
-    def image(number: int, index: int, given: Any) -> tuple[Image, str]:
-        name = f"{number}/{index}"
-        # The path of an embedded picture is often the same for all rows, so it only counts if it is COCO's number.
-        named = image_group(path, given) if type(given) is str and is_text(given) else ""
-        return Image(name=name, store=store), named if named.startswith("coco:") else f"{path.name}/{name}"
-
-    return image
-
-
-def _conversation(
-    request: Request,
-    identities: Identities,
-    label: str,
-    own: str | None,
-    number: int,
-    source: Source,
-    record: Any,
-    embedded: Embedded,
-) -> Conversation:
+def _conversation(place: Place, record: Any, store: int | None) -> Conversation:
     record = object_of(record)
-    images, groups_within = _images(record, number, embedded)
-    turns, notes = assemble(_messages(record, bool(images)), images, request)
+    images, groups_within = _images(record, place, store)
+    turns, notes = assemble(_messages(record, bool(images)), images, place.request)
     shown = [part for turn in turns for part in turn.parts if isinstance(part, Image)]
     groups: list[str] = []
     for image in shown:
         within = groups_within.get(image)
-        groups += image_groups(request, [image]) if within is None else [within]
+        groups += image_groups(place.request, [image]) if within is None else [within]
     if record.get("group") is not None:
         groups.append(f"group:{_group(record['group'])}")
     split = stated_split(record.get("split"))
     return Conversation(
-        id=identities.claim(label, own, number),
+        id=place.claim(),
         turns=turns,
-        sources=(source,),
+        sources=(place.source,),
         groups=tuple(dict.fromkeys(groups)),
         official_split=split,
         notes=notes,
@@ -138,8 +113,8 @@ def _part(value: Any, role: Role) -> Slot:
             raise BadRecordError("bad_value", f"type is {show(kind)}; wanted text, image or image_url")
 
 
-def _images(record: dict[str, Any], number: int, embedded: Embedded) -> tuple[list[Image], dict[Image, str]]:
-    """The record's list of images, and the groups of those that lie in the file itself."""
+def _images(record: dict[str, Any], place: Place, store: int | None) -> tuple[list[Image], dict[Image, str]]:
+    """The record's list of images, and the groups of those that lie in the file itself (`store`: its place)."""
     given = [key for key in ("images", "image") if record.get(key) is not None]
     if len(given) == 2:
         raise BadRecordError("bad_value", "there are both image and images; wanted one of them")
@@ -148,11 +123,20 @@ def _images(record: dict[str, Any], number: int, embedded: Embedded) -> tuple[li
     groups: dict[Image, str] = {}
     for index, value in enumerate(values if type(values) is list else [values]):
         path = next(_paths(value), None)
-        if type(value) is bytes or (type(value) is dict and value.get("bytes") is not None):
-            image, group = embedded(number, index, path)
-            groups[image] = group
-        else:
+        data = value.get("bytes") if type(value) is dict else value if type(value) is bytes else None
+        if data is None:
             image = Image(name=image_name(value if type(value) is not dict else path))
+        elif type(data) is not bytes:
+            raise BadRecordError("wrong_type", f"bytes is {show(data)}; only Parquet can hold pictures, as binary data")
+        elif store is None:
+            file = place.source.file
+            raise BadRecordError(
+                "image_missing", f"the picture lies in {file} itself; add {file} to the dataset's `images`"
+            )
+        else:
+            image = Image(name=f"{place.number}/{index}", store=store)
+            # The path of an embedded picture is often the same for all rows, so it only counts if it is COCO's number.
+            groups[image] = embedded_group(data, path if type(path) is str else None)
         images.append(image)
     return images, groups
 

@@ -12,7 +12,7 @@ import xxhash
 
 from preprocess.adapter import Request
 from preprocess.adapters.fields import is_text
-from preprocess.errors import ConfigError
+from preprocess.errors import DataError
 
 T = TypeVar("T")
 
@@ -22,8 +22,8 @@ def choose(options: Sequence[T], seed: int, key: str) -> T:
 
 
 def prompts_of(request: Request) -> Sequence[str]:
-    """The option `prompts`. Raises ConfigError unless it holds words to ask."""
+    """The option `prompts`. Raises DataError unless it holds words to ask."""
     prompts = [item.strip() if isinstance(item, str) and is_text(item) else "" for item in request.options["prompts"]]
     if not prompts or not all(prompts):
-        raise ConfigError(["options.prompts holds no prompt, or one without words; give texts, or leave it out"])
+        raise DataError("options.prompts holds no prompt, or one without words; give texts, or leave it out")
     return prompts

@@ -7,12 +7,11 @@ DataError. All text that leaves this module is Unicode text: it can be encoded.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
-from pathlib import Path
 from typing import Any, TypeVar
 
+from preprocess import groups
 from preprocess.adapter import Request
 from preprocess.conversation import Image, Reject, Source
-from preprocess.groups import image_group
 
 _UNFORESEEN = (TypeError, ValueError, LookupError, AttributeError, OverflowError, RecursionError)
 
@@ -141,7 +140,11 @@ def check_image_count(count: int, request: Request) -> None:
 
 
 def image_groups(request: Request, images: Iterable[Image]) -> tuple[str, ...]:
-    return tuple(dict.fromkeys(image_group(_store_path(request, image.store), image.name) for image in images))
+    found: dict[str, None] = {}
+    for image in images:
+        stores = request.images if image.store is None else (request.images[image.store],)
+        found.update(dict.fromkeys(groups.image_groups(stores or (request.root,), image.name)))
+    return tuple(found)
 
 
 def is_text(value: str) -> bool:
@@ -175,9 +178,3 @@ def show(value: Any) -> str:
             return f"{len(value)} bytes"
         case _:
             return str(value)[:60]
-
-
-def _store_path(request: Request, store: int | None) -> Path:
-    if store is not None:
-        return request.images[store]
-    return request.images[0] if request.images else request.root

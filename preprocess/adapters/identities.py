@@ -9,6 +9,8 @@ from __future__ import annotations
 from collections import Counter
 from pathlib import Path
 
+import numpy as np
+import numpy.typing as npt
 import xxhash
 
 from preprocess.adapter import Option, Request
@@ -21,17 +23,25 @@ DUPLICATE_IDS = Option(
     "they repeat image ids as record ids.",
 )
 
+_MERGED_AT_ONCE = 1 << 17
+
 
 class Identities:
-    """The ids given so far, as 64-bit hashes: 10^7 of them fit in memory, and a false match is a one in 10^5 chance."""
+    """The ids given so far, as 64-bit hashes: a false match among 10^7 of them is a one in 10^5 chance."""
 
     def __init__(self, request: Request) -> None:
+        self.request = request
         self._keep = request.options.get("duplicate_ids") == "keep"
-        self._seen: set[int] = set()
+        self._seen = Seen()
         self._labels = _labels(request)
+        self._files = {path: request.source_file(path) for path in request.annotations}
 
     def label(self, path: Path) -> str:
         return self._labels[path]
+
+    def file(self, path: Path) -> str:
+        """The path as it stands in sources."""
+        return self._files[path]
 
     def claim(self, label: str, own: str | None, number: int) -> str:
         """The conversation's id. Raises BadRecordError for an own id that is taken, unless duplicates are kept."""
@@ -48,6 +58,29 @@ class Identities:
                 digest = xxhash.xxh3_64_intdigest(identity.encode())
         self._seen.add(digest)
         return identity
+
+
+class Seen:
+    """A set of 64-bit numbers in 8 bytes each: a sorted array, and the latest ones until they are merged into it."""
+
+    def __init__(self) -> None:
+        self._sorted: npt.NDArray[np.uint64] = np.empty(0, np.uint64)
+        self._latest: set[int] = set()
+
+    def __contains__(self, value: int) -> bool:
+        if value in self._latest:
+            return True
+        place = self._sorted.searchsorted(np.uint64(value))
+        return bool(place < len(self._sorted) and self._sorted[place] == value)
+
+    def add(self, value: int) -> None:
+        self._latest.add(value)
+        if len(self._latest) == _MERGED_AT_ONCE:
+            latest = np.fromiter(self._latest, np.uint64, _MERGED_AT_ONCE)
+            latest.sort()
+            self._latest.clear()
+            self._sorted = np.concatenate([self._sorted, latest])
+            self._sorted.sort(kind="stable")  # two sorted runs: one merge
 
 
 def _labels(request: Request) -> dict[Path, str]:

@@ -11,19 +11,17 @@ from typing import Any
 from preprocess.adapter import Request
 from preprocess.adapters.fields import fence, image_groups, image_name, object_of, own_id
 from preprocess.adapters.identities import Identities
+from preprocess.adapters.places import Place, places
 from preprocess.adapters.turns import assemble, sharegpt
-from preprocess.conversation import Conversation, Image, Records, Source, Turn
+from preprocess.conversation import Conversation, Image, Records, Turn
 from preprocess.json_stream import array_items
 
 
 def read(request: Request) -> Records:
     identities = Identities(request)
     for path in request.annotations:
-        file, label = request.source_file(path), identities.label(path)
-        for number, record in enumerate(array_items(path)):
-            own = own_id(record, "id")
-            source = Source(file=file, record=str(number) if own is None else own)
-            yield fence(source, _conversation, request, identities, label, own, number, source, record)
+        for place, record in places(identities, path, array_items(path), lambda record: own_id(record, "id")):
+            yield fence(place.source, _conversation, place, record)
 
 
 def rounds(request: Request, record: Any) -> tuple[tuple[Turn, ...], tuple[str, ...]]:
@@ -33,15 +31,13 @@ def rounds(request: Request, record: Any) -> tuple[tuple[Turn, ...], tuple[str, 
     return assemble(sharegpt(record, bool(images)), images, request)
 
 
-def _conversation(
-    request: Request, identities: Identities, label: str, own: str | None, number: int, source: Source, record: Any
-) -> Conversation:
-    turns, notes = rounds(request, record)
+def _conversation(place: Place, record: Any) -> Conversation:
+    turns, notes = rounds(place.request, record)
     return Conversation(
-        id=identities.claim(label, own, number),
+        id=place.claim(),
         turns=turns,
-        sources=(source,),
-        groups=image_groups(request, (part for turn in turns for part in turn.parts if isinstance(part, Image))),
+        sources=(place.source,),
+        groups=image_groups(place.request, (part for turn in turns for part in turn.parts if isinstance(part, Image))),
         notes=notes,
     )
 

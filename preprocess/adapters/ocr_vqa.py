@@ -26,7 +26,8 @@ from preprocess.adapters.fields import (
     text,
 )
 from preprocess.adapters.identities import Identities
-from preprocess.conversation import Conversation, Image, Records, Source, Split, Turn
+from preprocess.adapters.places import Place, places
+from preprocess.conversation import Conversation, Image, Records, Split, Turn
 from preprocess.json_stream import object_items
 
 _SPLITS: dict[int, Split] = {1: "train", 2: "val", 3: "test"}
@@ -35,23 +36,11 @@ _SPLITS: dict[int, Split] = {1: "train", 2: "val", 3: "test"}
 def read(request: Request) -> Records:
     identities = Identities(request)
     for path in request.annotations:
-        file, label = request.source_file(path), identities.label(path)
-        for number, (key, record) in enumerate(object_items(path)):
-            own = as_id(key)
-            source = Source(file=file, record=str(number) if own is None else own)
-            yield fence(source, _conversation, request, identities, label, own, number, source, key, record)
+        for place, (key, record) in places(identities, path, object_items(path), lambda item: as_id(item[0])):
+            yield fence(place.source, _conversation, place, key, record)
 
 
-def _conversation(
-    request: Request,
-    identities: Identities,
-    label: str,
-    own: str | None,
-    number: int,
-    source: Source,
-    key: str,
-    record: Any,
-) -> Conversation:
+def _conversation(place: Place, key: str, record: Any) -> Conversation:
     record = object_of(record)
     image = Image(name=image_name(key, "the id") + _extension(text(need(record, "imageURL"), "imageURL")))
     split = _split(record.get("split"))
@@ -68,10 +57,10 @@ def _conversation(
         turns.append(Turn(role="user", parts=(ask,) if turns else (image, ask)))
         turns.append(Turn(role="assistant", parts=(answer(reply, "an answer"),)))
     return Conversation(
-        id=identities.claim(label, own, number),
+        id=place.claim(),
         turns=tuple(turns),
-        sources=(source,),
-        groups=image_groups(request, [image]),
+        sources=(place.source,),
+        groups=image_groups(place.request, [image]),
         official_split=split,
     )
 

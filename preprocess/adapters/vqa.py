@@ -12,10 +12,11 @@ from typing import Any
 from preprocess.adapter import Request
 from preprocess.adapters.fields import BadRecordError, fence, image_name, need, object_of, own_id, question
 from preprocess.adapters.identities import Identities
+from preprocess.adapters.places import Place, places
 from preprocess.adapters.splits import split_in_name, stated_split
 from preprocess.adapters.vqa_pairs import Pairs
 from preprocess.adapters.vqa_records import answer_of, conversation, image_of
-from preprocess.conversation import Conversation, Records, Source, Split
+from preprocess.conversation import Conversation, Records, Split
 from preprocess.errors import DataError
 from preprocess.json_stream import array_items, first_character, outline
 
@@ -35,7 +36,7 @@ def read(request: Request) -> Records:
     if pairs.question_files or pairs.annotation_files:
         yield from pairs.join(identities)
     for path in whole:
-        yield from _published_whole(request, identities, path)
+        yield from _published_whole(identities, path)
 
 
 def _kind(path: Path) -> str:
@@ -47,10 +48,9 @@ def _kind(path: Path) -> str:
     raise DataError(f"{path}: has none of the keys questions, annotations and data; wanted a file of VQA v2's form")
 
 
-def _published_whole(request: Request, identities: Identities, path: Path) -> Records:
+def _published_whole(identities: Identities, path: Path) -> Records:
     """One file with questions and answers: VizWiz's array, or TextVQA's `{"data": [...]}`."""
     keys = () if first_character(path) == "[" else ("data",)
-    file, label = request.source_file(path), identities.label(path)
     empty = True
     for record in array_items(path, *keys):
         empty = False
@@ -60,22 +60,11 @@ def _published_whole(request: Request, identities: Identities, path: Path) -> Re
         if not empty:
             raise DataError(f"{path}: no question has answers; a test split has nothing to learn: leave it out")
     in_name = split_in_name(path.stem)
-    for number, record in enumerate(array_items(path, *keys)):
-        own = own_id(record, "question_id")
-        source = Source(file=file, record=str(number) if own is None else own)
-        yield fence(source, _whole, request, identities, label, own, number, source, record, in_name)
+    for place, record in places(identities, path, array_items(path, *keys), lambda item: own_id(item, "question_id")):
+        yield fence(place.source, _whole, place, record, in_name)
 
 
-def _whole(
-    request: Request,
-    identities: Identities,
-    label: str,
-    own: str | None,
-    number: int,
-    source: Source,
-    record: Any,
-    in_name: Split,
-) -> Conversation:
+def _whole(place: Place, record: Any, in_name: Split) -> Conversation:
     record = object_of(record)
     name = image_name(record["image"]) if "image" in record else image_of(need(record, "image_id"), "")
     words = question(need(record, "question"))
@@ -83,4 +72,4 @@ def _whole(
         raise BadRecordError("no_answer", "there is no key answers")
     best, others = answer_of(record)
     split = stated_split(record.get("set_name")) or in_name
-    return conversation(request, identities, label, own, number, source, words, name, best, others, split)
+    return conversation(place, words, name, best, others, split)

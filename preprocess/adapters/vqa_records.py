@@ -9,31 +9,18 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from preprocess.adapter import Request
 from preprocess.adapters.fields import BadRecordError, answer, answers, coco_name, image_groups, image_name, list_of
-from preprocess.adapters.identities import Identities
-from preprocess.conversation import Conversation, Image, Source, Split, Turn
+from preprocess.adapters.places import Place
+from preprocess.conversation import Conversation, Image, Split, Turn
 
 
-def conversation(
-    request: Request,
-    identities: Identities,
-    label: str,
-    own: str | None,
-    number: int,
-    source: Source,
-    words: str,
-    name: str,
-    best: str,
-    others: Sequence[str],
-    split: Split,
-) -> Conversation:
+def conversation(place: Place, words: str, name: str, best: str, others: Sequence[str], split: Split) -> Conversation:
     image = Image(name=name)
     return Conversation(
-        id=identities.claim(label, own, number),
+        id=place.claim(),
         turns=(Turn(role="user", parts=(image, words)), Turn(role="assistant", parts=(best,))),
-        sources=(source,),
-        groups=image_groups(request, [image]),
+        sources=(place.source,),
+        groups=image_groups(place.request, [image]),
         official_split=split,
         references=tuple(others),
     )

@@ -1,0 +1,83 @@
+"""The checked configuration: everything about a build that is known before any data is read.
+
+Rule: all problems at once, each with its place; nothing is written.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from dst import (
+    BUILTIN,
+    ChatTokenizer,
+    Template,
+    TemplateError,
+    TextTokenizer,
+    TokenizerError,
+    load_template,
+    load_tokenizer,
+)
+from preprocess.config import Blend, Inputs, find_inputs, load_blend
+from preprocess.errors import ConfigError
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Prepared:
+    """A blend with its files, tokenizer and templates found."""
+
+    blend: Blend
+    inputs: Mapping[str, Inputs]
+    tokenizer: TextTokenizer
+    templates: Mapping[str, Template]
+    """dataset name -> template; "" -> the blend's own."""
+
+    def template(self, dataset: str) -> Template:
+        return self.templates.get(dataset, self.templates[""])
+
+
+def prepare(path: Path, settings: Sequence[str] = ()) -> Prepared:
+    """Check everything that can be checked without reading data. Raises ConfigError with all problems."""
+    blend = load_blend(path, settings)
+    base = path.absolute().parent
+    problems: list[str] = []
+    inputs: dict[str, Inputs] = {}
+    try:
+        inputs.update(find_inputs(blend, base))
+    except ConfigError as error:
+        problems += error.problems
+    templates: dict[str, Template] = {}
+    wanted: list[tuple[str, str, str, Mapping[str, Any]]] = [("", "template", blend.template, blend.variables)]
+    for index, dataset in enumerate(blend.datasets):
+        if dataset.template is not None or dataset.variables is not None:
+            variables = dataset.variables if dataset.variables is not None else {}
+            where = f"datasets.{index} ({dataset.name}).template"
+            wanted.append((dataset.name, where, dataset.template or blend.template, variables))
+    for name, where, template, template_variables in wanted:
+        try:
+            templates[name] = load_template(
+                template if template in BUILTIN else _beside(base, template), template_variables
+            )
+        except TemplateError as error:
+            problems.append(f"{where}: {error}")
+    try:
+        tokenizer = load_tokenizer(_beside(base, blend.tokenizer), blend.add_tokens)
+    except TokenizerError as error:
+        problems.append(f"tokenizer: {error}")
+        raise ConfigError([f"{path.name}: {problem}" for problem in problems]) from None
+    for name, template_text in templates.items():
+        try:
+            ChatTokenizer(template_text, tokenizer)
+        except (TemplateError, TokenizerError) as error:
+            where = "template" if not name else f"dataset {name}: template"
+            problems.append(f"{where}: {error}")
+    if problems:
+        raise ConfigError([f"{path.name}: {problem}" for problem in problems])
+    return Prepared(blend=blend, inputs=inputs, tokenizer=tokenizer, templates=templates)
+
+
+def _beside(base: Path, name: str) -> str:
+    """A relative path that exists beside the blend file; otherwise the name as it is."""
+    return str(base / name) if (base / name).exists() else name

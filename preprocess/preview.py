@@ -1,0 +1,84 @@
+"""Look at the conversations a dataset would give, as text, before anything is built.
+
+Neither a tokenizer nor pictures are needed. What cannot become a sample is shown with its reason, like in a build.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from itertools import islice, pairwise
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+from rich.text import Text
+
+from dst import Template, TemplateError, load_template
+from preprocess.adapter import Request
+from preprocess.config import Blend, Dataset, check_blend, find_inputs
+from preprocess.conversation import Conversation, Reject, to_messages
+from preprocess.errors import ConfigError
+from preprocess.ingest import stamp
+from preprocess.inspector import TRAINED
+from preprocess.strict import build, override
+from preprocess.terminal import cell, results
+
+
+def print_rendered(adapter: str, root: Path, *, limit: int, template: str, settings: Sequence[str]) -> None:
+    """Conversations of a dataset, rendered without a tokenizer (its end token is shown as </s>).
+
+    Raises ConfigError for an unknown adapter or setting, or a folder without such a dataset; TemplateError for an
+    unknown or broken template. A conversation that the template refuses is shown as refused.
+    """
+    dataset = _dataset(adapter, root, settings)
+    blend = Blend(tokenizer="", datasets=(dataset,))
+    problems = [problem.removeprefix("datasets.0 (render).") for problem in check_blend(blend)]
+    if problems:
+        raise ConfigError(problems)
+    chosen = load_template(template, dataset.variables)
+    inputs = find_inputs(blend, Path(), need_images=False)[dataset.name]
+    request = Request(
+        root=inputs.root, annotations=inputs.annotations, images=inputs.images, options=dataset.all_options
+    )
+    for path in inputs.annotations:
+        stamp(path)  # a pipe or a device would be waited for
+    console = results()
+    for item in islice(dataset.spec.read(request), limit):
+        if isinstance(item, Reject):
+            _print_reject(console, item)
+        else:
+            _print_conversation(console, item, chosen)
+
+
+def _dataset(adapter: str, root: Path, settings: Sequence[str]) -> Dataset:
+    tree: dict[str, Any] = {"name": "render", "adapter": adapter, "root": str(root), "samples": "all"}
+    override(tree, settings)
+    dataset, problems = build(Dataset, tree)
+    if dataset is None:
+        raise ConfigError(problems)
+    return dataset
+
+
+def _print_reject(console: Console, reject: Reject) -> None:
+    where = f"{reject.source.file} {reject.source.record}"
+    console.print(cell(f"reject {where}: {reject.reason}: {reject.detail}\n", style="red"))
+
+
+def _print_conversation(console: Console, conversation: Conversation, template: Template) -> None:
+    try:
+        rendered = template.render(to_messages(conversation), bos_token="", eos_token="</s>")
+    except TemplateError as error:
+        for source in conversation.sources:
+            _print_reject(console, Reject(reason="template", source=source, detail=str(error)))
+        return
+    console.print(cell(conversation.id, style="bold"))
+    for number, image in enumerate(conversation.images, start=1):
+        console.print(cell(f"  image {number}: {image.name}"))
+    if conversation.notes:
+        console.print(cell(f"  changed on the way: {', '.join(conversation.notes)}"))
+    text = Text()
+    borders = [0, *(place for span in rendered.spans for place in span), len(rendered.text)]
+    for number, (start, end) in enumerate(pairwise(borders)):
+        text.append_text(cell(rendered.text[start:end], style=TRAINED if number % 2 else ""))
+    console.print(text)
+    console.print()

@@ -1,0 +1,80 @@
+"""Which files of a dataset are looked for, and what a blend may say about them."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import pytest
+from small_blends import SAMPLES
+
+from preprocess.adapters import ADAPTERS
+from preprocess.config import Blend, Dataset, Inputs, check_blend, find_inputs
+from preprocess.errors import ConfigError
+
+
+def blend_of(adapter: str, **settings: Any) -> Blend:
+    return Blend(tokenizer="t", datasets=(Dataset(name="x", adapter=adapter, samples="all", **settings),))
+
+
+def inputs_of(root: Path, adapter: str, **settings: Any) -> Inputs:
+    return find_inputs(blend_of(adapter, **settings), root)["x"]
+
+
+def write_llava(root: Path, names: Sequence[str]) -> Path:
+    (root / "llava").mkdir(parents=True)
+    for name in names:
+        (root / "llava" / name).write_text("[]")
+    return root
+
+
+def test_a_dataset_without_any_of_its_image_locations_is_a_mistake_in_the_settings(tmp_path: Path) -> None:
+    write_llava(tmp_path, ["detail_23k.json", "complex_reasoning_77k.json"])
+    with pytest.raises(ConfigError) as caught:
+        inputs_of(tmp_path, "llava")
+    assert caught.value.problems == [
+        f"datasets.0 (x).images: none of coco/train2017 is below {tmp_path}; wanted llava/detail_23k.json and "
+        "llava/complex_reasoning_77k.json, pictures in coco/train2017/; set images: to where the pictures lie"
+    ]
+    (tmp_path / "pictures").mkdir()
+    assert inputs_of(tmp_path, "llava", images="pictures").images == (tmp_path / "pictures",)
+    assert find_inputs(blend_of("llava"), tmp_path, need_images=False)["x"].images == ()
+
+
+def test_one_of_several_image_locations_is_enough(tmp_path: Path) -> None:
+    (tmp_path / "vqa_v2").mkdir()
+    for name in ("v2_OpenEnded_mscoco_train2014_questions.json", "v2_mscoco_train2014_annotations.json"):
+        (tmp_path / "vqa_v2" / name).write_text("{}")
+    (tmp_path / "train2014").mkdir()
+    assert inputs_of(tmp_path, "vqa_v2").images == (tmp_path / "train2014",)
+
+
+def test_text_alone_needs_no_image_folder(tmp_path: Path) -> None:
+    (tmp_path / "a.jsonl").write_text(json.dumps({"messages": []}))
+    found = inputs_of(tmp_path, "chat")
+    assert found.images == (tmp_path / ".",)
+    assert found.absent == ()
+
+
+def test_an_annotation_file_that_is_not_there_is_remembered(tmp_path: Path) -> None:
+    write_llava(tmp_path, ["detail_23k.json", "complex_reasoning_77K.json.part"])
+    (tmp_path / "coco/train2017").mkdir(parents=True)
+    assert inputs_of(tmp_path, "llava").absent == ("llava/complex_reasoning_77k.json",)
+    assert inputs_of(tmp_path, "llava", annotations="llava/detail_23k.json").absent == ()
+
+
+@pytest.mark.parametrize("name", sorted(ADAPTERS.keys() - {"chat"}))
+def test_every_sample_dataset_is_found_whole(name: str) -> None:
+    found = inputs_of(SAMPLES, name)
+    assert found.annotations
+    assert found.images
+    assert found.absent == ()
+
+
+@pytest.mark.parametrize("prompts", [[], [""], ["Describe it.", " \n"], ["Describe it.", 5], "Describe it.", None])
+def test_a_list_option_holds_texts_that_are_not_blank(prompts: Any) -> None:
+    (problem,) = check_blend(blend_of("coco_caption", options={"prompts": prompts}))
+    assert problem == (f"datasets.0 (x).options.prompts: got {prompts!r}; wanted a list of texts, none of them blank")
+    assert check_blend(blend_of("coco_caption", options={"prompts": ["Describe it."]})) == []
