@@ -13,6 +13,7 @@ import multiprocessing
 import os
 import signal
 import sys
+import threading
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from multiprocessing import resource_tracker
@@ -118,14 +119,8 @@ class _Worker:
     def __init__(self, context: Any, function: Callable[[Any], Any]) -> None:
         self.pipe, far_end = context.Pipe()
         self._process = context.Process(target=_work, args=(far_end, function, os.getpid()), daemon=True)
-        # Blocked while the child starts, which inherits it: Ctrl-C is the parent's to handle, and a child that is still
-        # importing would print a traceback. Starting the tracker lifts the block, so it has to run before.
-        resource_tracker.ensure_running()
-        before = signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGINT])
-        try:
+        with _ctrl_c_later():
             self._process.start()
-        finally:
-            signal.pthread_sigmask(signal.SIG_SETMASK, before)
         far_end.close()
         self._index = -1
 
@@ -166,6 +161,28 @@ class _Worker:
             f"a worker process died in task {self._index} ({cause}); {step}; "
             "the same command goes on where this run stopped"
         )
+
+
+@contextlib.contextmanager
+def _ctrl_c_later() -> Iterator[None]:
+    """Start a child undisturbed: Ctrl-C is the parent's to handle, once the child knows what it is for.
+
+    The child inherits the block, since one that is still importing would print a traceback. The block holds for this
+    thread only, and another one (a progress bar's) may take the signal and interrupt this one, so it is held back too.
+    """
+    resource_tracker.ensure_running()  # starting it lifts the block, so it has to run before
+    pressed: list[int] = []
+    in_main_thread = threading.current_thread() is threading.main_thread()
+    handler = signal.signal(signal.SIGINT, lambda number, frame: pressed.append(number)) if in_main_thread else None
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGINT])
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+        if in_main_thread:
+            signal.signal(signal.SIGINT, handler)
+    if pressed:
+        signal.raise_signal(signal.SIGINT)
 
 
 def _work(pipe: Connection, function: Callable[[Any], Any], parent: int) -> None:

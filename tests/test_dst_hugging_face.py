@@ -46,15 +46,15 @@ def test_text_and_spans_are_those_of_transformers(
         assert ours.text == theirs.apply_chat_template(
             messages[:length], chat_template=chat.template.source, **given_to_theirs
         )
-        _, spans = render_jinja_template(
-            [messages[:length]],
+        rendered: Any = render_jinja_template(
+            [[dict(message) for message in messages[:length]]],
             chat_template=chat.template.source,
             return_assistant_tokens_mask=True,
             add_generation_prompt=add_generation_prompt,
             bos_token=byte_tokenizer.bos_token,
             eos_token=byte_tokenizer.eos_token,
         )
-        assert list(ours.spans) == spans[0]
+        assert list(ours.spans) == rendered[1][0]
 
 
 @pytest.mark.parametrize("template", TEMPLATES)

@@ -213,7 +213,7 @@ def test_make_tokenizer_is_deterministic_and_loads(tmp_path: Path) -> None:
     (tmp_path / "b.txt").write_text("The table is red. The bus is red too.")
     script = text_tokenizers.ROOT / "tools" / "make_tokenizer.py"
     for folder in ("one", "two"):
-        command = [sys.executable, script, tmp_path / folder, tmp_path / "a.json", tmp_path / "b.txt"]
+        command = [sys.executable, *map(str, (script, tmp_path / folder, tmp_path / "a.json", tmp_path / "b.txt"))]
         subprocess.run([*command, "--vocabulary-size", "300"], check=True, capture_output=True)
     for path in (tmp_path / "one").iterdir():
         assert path.read_bytes() == (tmp_path / "two" / path.name).read_bytes()

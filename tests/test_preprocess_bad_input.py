@@ -430,7 +430,7 @@ def test_a_conversation_that_the_template_refuses_is_a_reject(tmp_path: Path) ->
 
 
 def test_a_dataset_of_nothing_but_rejects_still_accounts_for_them(tmp_path: Path) -> None:
-    blend = chat_blend(tmp_path, ["broken", talk("Why?", "")], limits={"max_reject_share": 1.0})  # type: ignore[list-item]
+    blend = chat_blend(tmp_path, ["broken", talk("Why?", "")], limits={"max_reject_share": 1.0})
     report = build(blend).datasets["mine"]
     assert (report.records, report.samples, dict(report.rejects)) == (2, 0, {"broken_json": 1, "empty_answer": 1})
     assert verify(tmp_path / "build").problems == []
@@ -610,9 +610,9 @@ def test_a_bad_picture_in_an_archive_is_a_reject_of_its_record_alone(tmp_path: P
         found = {one["record"]: one["reason"] for one in rejects_of(tmp_path / "build") if one["dataset"] == name}
         assert found == wanted
     assert verify(tmp_path / "build").problems == []
-    per_dataset = {name: [] for name in report.datasets}
-    for (dataset, _), content in sorted(samples_of(tmp_path / "build").items()):
-        per_dataset[dataset].append((*content[:4], content[4]["images"]))
+    per_dataset: dict[str, list[Any]] = {name: [] for name in report.datasets}
+    for (owner, _), content in sorted(samples_of(tmp_path / "build").items()):
+        per_dataset[owner].append((*content[:4], content[4]["images"]))
     first, *others = per_dataset.values()
     assert all(other == first for other in others)
 
@@ -626,7 +626,7 @@ def test_an_archive_that_is_cut_off_ends_the_build_by_name(tmp_path: Path, keep:
         data = path.read_bytes()
         if kind == "plain.tar":
             data = data[: data.rindex(b"\xff\xd9") + 2]  # without its end, which is zeros alone
-        path.write_bytes(data[: int(len(data) * keep) if 0 < keep < 1 else keep])
+        path.write_bytes(data[: int(len(data) * keep) if 0 < keep < 1 else int(keep)])
     with pytest.raises(DataError) as caught:
         build(blend, workers=2)
     lines = str(caught.value).splitlines()

@@ -273,7 +273,7 @@ def test_a_dataset_may_have_a_template_of_its_own(tmp_path: Path) -> None:
 
 
 def test_all_problems_of_a_blend_are_reported_before_work_starts(tmp_path: Path) -> None:
-    entries = [
+    entries: list[dict[str, Any]] = [
         {"name": "Bad Name", "adapter": "lava", "root": "."},
         {"name": "b", "adapter": "chat", "root": "nowhere", "epochs": 1.0, "weight": 2.0},
         {"name": "b", "adapter": "llava", "root": ".", "options": {"duplicate_idz": "keep"}},

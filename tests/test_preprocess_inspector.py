@@ -229,7 +229,7 @@ def test_files_among_the_folders_are_passed_by_and_folders_are_sorted(
         def __exit__(self, *_: object) -> None:
             self._entries.close()
 
-    monkeypatch.setattr(discover.os, "scandir", Scan)
+    monkeypatch.setattr(os, "scandir", Scan)
     found = list(discover._folders(tmp_path))
     assert found == [tmp_path, *(tmp_path / name for name in "abc")]
 

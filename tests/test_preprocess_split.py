@@ -44,7 +44,7 @@ def many(count: int, *, groups_each: int = 1, seed: int = 0) -> list[Row]:
 @settings(max_examples=300)
 @given(ROWS, SHARES, SEEDS)
 def test_it_agrees_with_sets_and_loops(rows: list[Row], share: float, seed: int) -> None:
-    groups, own, official = ([row[part] for row in rows] for part in range(3))
+    groups, own, official = ([row[0] for row in rows], [row[1] for row in rows], [row[2] for row in rows])
     assert sides(rows, share=share, seed=seed) == oracles.split_sides(groups, own, official, share=share, seed=seed)
 
 
@@ -56,7 +56,7 @@ def test_it_agrees_with_sets_and_loops_on_large_components(count: int, known: in
         (random.integers(0, known * 8, random.integers(0, 4)).tolist(), index, bool(random.random() < 0.05))
         for index in range(count)
     ]
-    groups, own, official = ([row[part] for row in rows] for part in range(3))
+    groups, own, official = ([row[0] for row in rows], [row[1] for row in rows], [row[2] for row in rows])
     assert sides(rows, share=share, seed=7) == oracles.split_sides(groups, own, official, share=share, seed=7)
 
 
