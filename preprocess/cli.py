@@ -60,6 +60,8 @@ def verify(build: Path) -> None:
     total += sum((build / name).stat().st_size for name in manifest.content["files"] if (build / name).is_file())
     with Bar().step("verifying", total) as advance:
         found = verify_build(build, progress=advance)
+    for note in found.notes:
+        click.echo(f"note: {visible(note)}")
     for problem in found.problems:
         click.echo(visible(problem), err=True)
     if found.problems:

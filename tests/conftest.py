@@ -14,9 +14,8 @@ from hypothesis import HealthCheck, settings
 # Worker processes are forked in some tests, and the tokenizers library warns if its threads were started before.
 os.environ["TOKENIZERS_PARALLELISM"] = "false"
 
-import text_tokenizers
-
 import dst
+import text_tokenizers
 
 settings.register_profile(
     "ci",

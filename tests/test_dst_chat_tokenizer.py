@@ -8,13 +8,13 @@ from typing import Any
 
 import numpy as np
 import pytest
-import text_tokenizers
-from conversations import ANSWERS, conversations
 from hypothesis import given
 from hypothesis import strategies as st
-from oracles_dst import Aligner, template_controls
 
 import dst
+import text_tokenizers
+from conversations import ANSWERS, conversations
+from oracles_dst import Aligner, template_controls
 
 TEMPLATES = sorted(ANSWERS)
 

@@ -8,12 +8,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import text_tokenizers
-from conversations import ANSWERS, conversations
 from hypothesis import given
 from hypothesis import strategies as st
 
 import dst
+import text_tokenizers
+from conversations import ANSWERS, conversations
 
 TEMPLATES = sorted(ANSWERS)
 

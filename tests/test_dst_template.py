@@ -6,11 +6,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from conversations import ANSWERS
 from hypothesis import given
 from hypothesis import strategies as st
 
 import dst
+from conversations import ANSWERS
 
 GOLDEN = Path(__file__).parent / "golden" / "dst"
 BLOCK = "{% generation %}x{% endgeneration %}"

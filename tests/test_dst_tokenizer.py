@@ -11,13 +11,13 @@ from typing import Any
 
 import numpy as np
 import pytest
-import text_tokenizers
 import tokenizers
 from hypothesis import given
 from hypothesis import strategies as st
 from tokenizers import AddedToken, normalizers
 
 import dst
+import text_tokenizers
 
 USER = {"role": "user", "content": [{"type": "image"}, {"type": "text", "text": "What?"}]}
 

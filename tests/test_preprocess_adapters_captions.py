@@ -6,11 +6,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from test_preprocess_adapters import SAMPLES, adapted, conversations, rejects, request_for
 
 from preprocess.adapters import ADAPTERS
 from preprocess.adapters.captions import COCO_PROMPTS, MINIGPT4_PROMPTS
 from preprocess.conversation import Conversation, Image, Source
+from test_preprocess_adapters import SAMPLES, adapted, conversations, rejects, request_for
 
 IMAGES = [
     {"id": 1, "file_name": "COCO_val2014_000000000001.jpg"},

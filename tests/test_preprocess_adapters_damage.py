@@ -13,11 +13,11 @@ from typing import Any
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from test_preprocess_adapters import adapted, check_form, conversations, records_in, sample, taken
 
 from preprocess.adapters import ADAPTERS
 from preprocess.conversation import REASONS, Conversation
 from preprocess.errors import DataError
+from test_preprocess_adapters import adapted, check_form, conversations, records_in, sample, taken
 
 OTHER_FORMS: list[tuple[str, dict[str, Any]]] = [
     (

@@ -6,10 +6,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from test_preprocess_adapters import SAMPLES, Made, adapted, conversations, rejects, request_for
 
 from preprocess.adapters import ADAPTERS
 from preprocess.conversation import Conversation, Image, Reject, Source, Turn
+from test_preprocess_adapters import SAMPLES, Made, adapted, conversations, rejects, request_for
 
 
 def talk(*values: str, image: Any = "1.jpg", **more: Any) -> dict[str, Any]:

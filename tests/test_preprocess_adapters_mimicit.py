@@ -9,12 +9,12 @@ from typing import Any
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from test_preprocess_adapters import SAMPLES, Made, adapted, conversations, rejects, request_for, sample
 
 from preprocess.adapters import ADAPTERS
 from preprocess.adapters.mimicit import image_group_of
 from preprocess.conversation import Conversation, Image, Reject, Source
 from preprocess.errors import DataError
+from test_preprocess_adapters import SAMPLES, Made, adapted, conversations, rejects, request_for, sample
 
 CGD = "MIMIC-IT/CGD_instructions.json"
 

@@ -6,10 +6,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from test_preprocess_adapters import SAMPLES, adapted, conversations, rejects, request_for
 
 from preprocess.adapters import ADAPTERS
 from preprocess.conversation import Conversation, Image, Source
+from test_preprocess_adapters import SAMPLES, adapted, conversations, rejects, request_for
 
 MARK = "<Img><ImageHere></Img>"
 

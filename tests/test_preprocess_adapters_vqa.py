@@ -7,12 +7,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from test_preprocess_adapters import SAMPLES, Made, adapted, conversations, rejects, request_for, sample, written
 
 from preprocess.adapters import ADAPTERS, vqa_pairs
 from preprocess.adapters.aokvqa import WHY
 from preprocess.conversation import Conversation, Image, Reject, Source
 from preprocess.errors import DataError
+from test_preprocess_adapters import SAMPLES, Made, adapted, conversations, rejects, request_for, sample, written
 
 
 def pair(root: Path, questions: list[Any], annotations: list[Any], **more: Any) -> Made:

@@ -24,6 +24,13 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from PIL import Image
+
+from preprocess.adapters import ADAPTERS
+from preprocess.conversation import REASONS
+from preprocess.errors import DataError
+from preprocess.inspector import inspect_samples
+from preprocess.report import DatasetReport
+from shards import open_build, verify
 from small_blends import (
     SAMPLES,
     build,
@@ -37,13 +44,6 @@ from small_blends import (
 )
 from test_preprocess_adapters import sample, written
 from test_preprocess_stores import as_deflated_zip, as_hugging_face_parquet, as_json, as_tar, as_zip
-
-from preprocess.adapters import ADAPTERS
-from preprocess.conversation import REASONS
-from preprocess.errors import DataError
-from preprocess.inspector import inspect_samples
-from preprocess.report import DatasetReport
-from shards import open_build, verify
 
 COMMAND = [sys.executable, "-W", "error", "-m", "preprocess.cli", "build"]
 SECONDS = 120

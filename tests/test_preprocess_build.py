@@ -13,18 +13,6 @@ from typing import Any
 
 import pytest
 import webdataset
-from small_blends import (
-    ROOT,
-    build,
-    chat_blend,
-    chat_record,
-    files_of,
-    jpeg,
-    rejects_of,
-    write_blend,
-    write_chat,
-    write_images,
-)
 
 from preprocess import ingest, plan
 from preprocess.adapter import Request
@@ -38,6 +26,18 @@ from preprocess.spool import write_spool
 from preprocess.version import COMPILER
 from shards import open_build, verify
 from shards.writer import partial_path
+from small_blends import (
+    ROOT,
+    build,
+    chat_blend,
+    chat_record,
+    files_of,
+    jpeg,
+    rejects_of,
+    write_blend,
+    write_chat,
+    write_images,
+)
 
 
 @pytest.fixture(scope="module")

@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import json
+import shutil
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 import yaml
-from small_blends import ROOT, SAMPLES, TOKENIZER, chat_blend, chat_record, write_images
 
 from preprocess.adapters import ADAPTERS
+from small_blends import ROOT, SAMPLES, TOKENIZER, build, chat_blend, chat_record, write_images
 
 
 def run(*arguments: str | Path, cwd: Path | None = None) -> subprocess.CompletedProcess[str]:
@@ -46,8 +47,6 @@ def test_build_prints_a_table_with_what_became_of_every_dataset(built: Path) -> 
 
 
 def test_verify_says_sound_or_what_is_wrong_with_exit_code_1(built: Path, tmp_path: Path) -> None:
-    import shutil
-
     assert "sound; 1 shards, 4 samples, 4 images" in run("verify", built).stdout
     shutil.copytree(built, tmp_path / "copy")
     shard = next((tmp_path / "copy").glob("shards/*/*.tar"))
@@ -62,6 +61,17 @@ def test_verify_says_sound_or_what_is_wrong_with_exit_code_1(built: Path, tmp_pa
     shard.unlink()
     assert run("build", "--blend", built.parent / "blend.yaml", "--out", tmp_path / "copy").returncode == 0
     assert run("verify", tmp_path / "copy").returncode == 0
+
+
+def test_verify_notes_a_picture_that_is_on_both_sides_under_two_names(tmp_path: Path) -> None:
+    write_images(tmp_path / "mine", 1)
+    shutil.copy(tmp_path / "mine/0.jpg", tmp_path / "mine/copy.jpg")
+    records = [chat_record(0, images=["0.jpg"]), chat_record(1, images=["copy.jpg"], split="val")]
+    build(chat_blend(tmp_path, records))
+    done = run("verify", tmp_path / "build")
+    assert done.returncode == 0
+    assert "note: " in done.stdout
+    assert "mine-000000001" in done.stdout
 
 
 def test_stats_counts_samples_per_dataset_and_split(built: Path) -> None:

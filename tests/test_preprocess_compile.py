@@ -8,7 +8,6 @@ from typing import Any
 
 import numpy as np
 import pytest
-from small_blends import TOKENIZER, build, chat_blend, chat_record, files_of, rejects_of, write_images
 
 from dst import IGNORE, ChatTokenizer, load_template, load_tokenizer
 from preprocess import build as build_module
@@ -16,6 +15,7 @@ from preprocess.compile import read_result, run_task
 from preprocess.errors import DataError
 from preprocess.inspector import Inspected, inspect_samples
 from preprocess.task import CompileTask, open_tools
+from small_blends import TOKENIZER, build, chat_blend, chat_record, files_of, rejects_of, write_images
 
 
 def samples(folder: Path) -> list[Inspected]:

@@ -8,11 +8,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from small_blends import SAMPLES
 
 from preprocess.adapters import ADAPTERS
 from preprocess.config import Blend, Dataset, Inputs, check_blend, find_inputs
 from preprocess.errors import ConfigError
+from small_blends import SAMPLES
 
 
 def blend_of(adapter: str, **settings: Any) -> Blend:

@@ -16,13 +16,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from small_blends import build, files_of, jpeg, rejects_of, write_blend
-from test_preprocess_adapters import records_in
-from test_preprocess_adapters_damage import JUNK, places
 
 from preprocess.conversation import REASONS
 from preprocess.report import BuildReport
 from shards import open_build, verify
+from small_blends import build, files_of, jpeg, rejects_of, write_blend
+from test_preprocess_adapters import records_in
+from test_preprocess_adapters_damage import JUNK, places
 
 SEED = 1
 NUM_RECORDS = 84

@@ -11,9 +11,9 @@ import time
 from pathlib import Path
 
 import pytest
-from small_blends import chat_blend, chat_record, files_of, write_images
 
 from shards import verify
+from small_blends import chat_blend, chat_record, files_of, write_images
 
 COMMAND = [sys.executable, "-m", "preprocess.cli", "build", "--workers", "2"]
 

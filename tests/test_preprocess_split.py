@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import numpy as np
-import oracles
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+import oracles
 from preprocess.split import CONFLICT, EVAL, NAMES, TRAIN, assign
 
 GROUP = st.integers(0, 25) | st.integers(2**64 - 4, 2**64 - 1)

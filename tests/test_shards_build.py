@@ -12,15 +12,15 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import handmade_builds
 import numpy as np
 import polars as pl
 import pytest
 import webdataset
-from handmade_builds import Draft, draft, write_shard
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+import handmade_builds
+from handmade_builds import Draft, draft, write_shard
 from shards import Build, Sample, Shard, ShardError, ShardWriter, open_build
 from shards.manifest import manifest_hash, manifest_text, read_manifest, write_manifest
 

@@ -7,12 +7,12 @@ import io
 import tarfile
 from pathlib import Path
 
-import handmade_builds
 import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+import handmade_builds
 from shards.container import (
     END_OF_ARCHIVE,
     MAX_MEMBER_BYTES,

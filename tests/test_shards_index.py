@@ -8,13 +8,13 @@ import sys
 from pathlib import Path
 from typing import Any
 
-import handmade_builds
 import numpy as np
 import polars as pl
 import pyarrow as pa
 import pytest
 import xxhash
 
+import handmade_builds
 from shards.container import encode_tokens
 from shards.errors import ShardError
 from shards.index import SCHEMA, IndexRows, index_row, open_index

@@ -9,12 +9,12 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import handmade_builds
 import numpy as np
 import pyarrow as pa
 import pytest
-from handmade_builds import IGNORE, IMAGE_ID, MAX_LENGTH, VOCABULARY_SIZE, Draft, Handmade, draft, retoken
 
+import handmade_builds
+from handmade_builds import IGNORE, IMAGE_ID, MAX_LENGTH, VOCABULARY_SIZE, Draft, Handmade, draft, retoken
 from shards import ShardError, verify
 from shards.index import IndexRows, open_index
 from shards.manifest import manifest_hash, manifest_text, read_manifest, write_manifest
