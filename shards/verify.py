@@ -236,7 +236,7 @@ def _shared_pictures(shards: Sequence[tuple[str, Shard]]) -> Iterator[str]:
             shared = np.isin(checksums, held_out[trained])
             if shared.any():
                 count, key = len(np.unique(checksums[shared])), shard.sample_keys()[rows[shared][0]]
-                yield f"{shard.path}: {count} pictures are in train too, byte for byte, such as one of sample {key}"
+                yield f"{shard.path}: pictures that are in train too, byte for byte: {count}, such as in sample {key}"
 
 
 def _pictures(shard: Shard) -> tuple[npt.NDArray[np.uint64], npt.NDArray[np.int64]]:

@@ -317,7 +317,7 @@ def test_the_same_picture_under_other_names_on_both_sides_is_a_note(tmp_path: Pa
     found = verify(build.finish())
     assert found.problems == []
     (note,) = found.notes
-    assert note.endswith("2 pictures are in train too, byte for byte, such as one of sample alpha-eval-00006")
+    assert note.endswith("pictures that are in train too, byte for byte: 2, such as in sample alpha-eval-00006")
     assert "alpha/eval-00000" in note
 
 
