@@ -29,8 +29,8 @@ from preprocess.split import CONFLICT, Side
 from preprocess.spool import Spool
 from preprocess.stores import is_prepared, prepare_store
 from preprocess.task import CompileTask
+from shards.files import partial_path
 from shards.manifest import NAME as MANIFEST
-from shards.writer import partial_path
 
 T = TypeVar("T")
 R = TypeVar("R")

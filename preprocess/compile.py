@@ -6,7 +6,6 @@ its shard is whole, so an interrupted build goes on where it was. Memory is boun
 
 from __future__ import annotations
 
-import hashlib
 import json
 from collections import Counter
 from collections.abc import Iterator
@@ -24,7 +23,7 @@ from preprocess.member import Member, RefusedError, make_member
 from preprocess.spool import reject_all, reject_line
 from preprocess.task import CompileTask, TaskResult, Tools, open_tools
 from shards import ShardInfo, ShardWriter
-from shards.writer import replace_file
+from shards.files import file_sha256, replace_file
 
 
 def run_task(task: CompileTask) -> TaskResult:
@@ -79,16 +78,11 @@ def _untouched(task: CompileTask, shard: ShardInfo, changed_ns: tuple[int, ...])
         return False
     if _changed_ns(root, shard) == changed_ns:
         return True
-    return all(_sha256(root / path) == digest for path, _, digest in pinned)
+    return all(file_sha256(root / path) == digest for path, _, digest in pinned)
 
 
 def _changed_ns(root: Path, shard: ShardInfo) -> tuple[int, ...]:
     return tuple((root / path).stat().st_mtime_ns for path in (shard.path, shard.index))
-
-
-def _sha256(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 @dataclass(slots=True)

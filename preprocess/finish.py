@@ -6,7 +6,6 @@ must change first, the old manifest goes before them. So a manifest never descri
 
 from __future__ import annotations
 
-import hashlib
 import os
 import re
 import shutil
@@ -30,9 +29,9 @@ from preprocess.stores import current_files
 from preprocess.task import CompileTask, TaskResult
 from preprocess.version import COMPILER, libraries
 from shards import ShardInfo
+from shards.files import file_sha256, partial_path, sync_folder
 from shards.manifest import NAME as MANIFEST
 from shards.manifest import write_manifest
-from shards.writer import partial_path, sync_folder
 
 CACHE = ".cache"
 REJECTS = "rejects.jsonl"
@@ -148,7 +147,7 @@ def _manifest(prepared: Prepared, report: BuildReport, work: Work, files: Mappin
             }
             for dataset in prepared.blend.datasets
         },
-        "files": {name: _sha256(path) for name, path in files.items()},
+        "files": {name: file_sha256(path) for name, path in files.items()},
     }
 
 
@@ -172,12 +171,7 @@ def _publish(folder: Path, content: Mapping[str, Any], files: Mapping[str, Path]
 
 
 def _same(path: Path, other: Path) -> bool:
-    return path.is_file() and path.stat().st_size == other.stat().st_size and _sha256(path) == _sha256(other)
-
-
-def _sha256(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
+    return path.is_file() and path.stat().st_size == other.stat().st_size and file_sha256(path) == file_sha256(other)
 
 
 def _sweep(folder: Path, prepared: Prepared, work: Work) -> None:

@@ -22,7 +22,7 @@ from preprocess.conversation import Records
 from preprocess.errors import DataError
 from preprocess.spool import write_spool
 from preprocess.version import COMPILER
-from shards.writer import partial_path, replace_file, sync_folder
+from shards.files import file_sha256, partial_path, replace_file, sync_folder
 
 _DONE = "done.json"
 
@@ -129,11 +129,8 @@ def _limited(task: IngestTask) -> Records:
 
 
 def _describe(request: Request, path: Path) -> dict[str, Any]:
-    sha256 = hashlib.sha256()
+    size = stamp(path)[0]
     try:
-        with path.open("rb") as file:
-            while part := file.read(1 << 20):
-                sha256.update(part)
+        return {"file": request.source_file(path), "size": size, "sha256": file_sha256(path)}
     except OSError as error:
         raise DataError(f"{path}: cannot be read ({error.strerror})") from None
-    return {"file": request.source_file(path), "size": stamp(path)[0], "sha256": sha256.hexdigest()}

@@ -11,6 +11,7 @@ Rule: any conversation can be read alone, by number, so a task takes any subset 
 from __future__ import annotations
 
 import os
+import weakref
 from collections import Counter
 from collections.abc import Iterable, Iterator
 from pathlib import Path
@@ -88,6 +89,7 @@ class Spool:
         with pa.memory_map(str(folder / "table.arrow")) as source:
             self.table: pa.Table = pa.ipc.open_file(source).read_all()
         self._file = os.open(folder / "records.jsonl", os.O_RDONLY)
+        weakref.finalize(self, os.close, self._file)
         self._offsets = self.column("offset")
         self._sizes = self.column("size")
 

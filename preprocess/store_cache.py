@@ -20,7 +20,7 @@ from preprocess.base64_json import index_base64_json
 from preprocess.errors import DataError
 from preprocess.parquet_images import unpack_parquet
 from preprocess.store_index import VERSION, IndexBuilder
-from shards.writer import flush_and_close, partial_path, sync_folder
+from shards.files import flush_and_close, partial_path, sync_folder
 
 FOLDER = "stores"
 MAX_NAME_BYTES = 80

@@ -16,7 +16,8 @@ from pathlib import Path
 from typing import Any
 
 from shards.errors import ShardError
-from shards.writer import ShardInfo, replace_file
+from shards.files import replace_file
+from shards.writer import ShardInfo
 
 FORMAT = "dsvl-build"
 VERSION = 1

@@ -9,7 +9,6 @@ from __future__ import annotations
 import hashlib
 import os
 import re
-import secrets
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -21,6 +20,7 @@ import orjson
 import xxhash
 
 from shards.container import BLOCK, END_OF_ARCHIVE, encode_tokens, member_names, padding, tar_header
+from shards.files import flush_and_close, partial_path, sync_folder
 from shards.index import IndexRows
 
 _KEY = re.compile(r"[a-z0-9_-]{1,80}")
@@ -142,34 +142,3 @@ class ShardWriter:
         self._file.close()
         self._partial.unlink(missing_ok=True)
         self._partial_index.unlink(missing_ok=True)
-
-
-def flush_and_close(file: Any) -> None:
-    """Everything on disk before the name says so."""
-    with file:
-        file.flush()
-        os.fsync(file.fileno())
-
-
-def sync_folder(folder: Path) -> None:
-    """Make renames in a folder survive a power cut."""
-    handle = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)
-
-
-def replace_file(path: Path, content: bytes) -> None:
-    """Write a small file so that a reader sees the old or the new one, never a part."""
-    partial = partial_path(path)
-    file = partial.open("wb")
-    file.write(content)
-    flush_and_close(file)
-    os.replace(partial, path)
-    sync_folder(path.parent)
-
-
-def partial_path(path: Path) -> Path:
-    """A name of its own for what is to become `path`, among processes of any machine; `.*.partial` finds them all."""
-    return path.with_name(f".{path.name}.{secrets.token_hex(4)}.partial")

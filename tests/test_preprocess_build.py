@@ -25,7 +25,7 @@ from preprocess.report import BuildReport
 from preprocess.spool import write_spool
 from preprocess.version import COMPILER
 from shards import open_build, verify
-from shards.writer import partial_path
+from shards.files import partial_path
 from small_blends import (
     ROOT,
     build,

@@ -1,0 +1,46 @@
+"""Files that are whole or not there, also after a crash: write under another name, flush to disk, rename."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import secrets
+from pathlib import Path
+from typing import Any
+
+
+def flush_and_close(file: Any) -> None:
+    """Everything on disk before the name says so."""
+    with file:
+        file.flush()
+        os.fsync(file.fileno())
+
+
+def sync_folder(folder: Path) -> None:
+    """Make renames in a folder survive a power cut."""
+    handle = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
+
+
+def replace_file(path: Path, content: bytes) -> None:
+    """Write a small file so that a reader sees the old or the new one, never a part."""
+    partial = partial_path(path)
+    file = partial.open("wb")
+    file.write(content)
+    flush_and_close(file)
+    os.replace(partial, path)
+    sync_folder(path.parent)
+
+
+def partial_path(path: Path) -> Path:
+    """A name of its own for what is to become `path`, among processes of any machine; `.*.partial` finds them all."""
+    return path.with_name(f".{path.name}.{secrets.token_hex(4)}.partial")
+
+
+def file_sha256(path: Path) -> str:
+    """Hexadecimal digest of a file's bytes, read piece by piece."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
