@@ -6,6 +6,8 @@ Nothing heavy is imported here, so that one small test starts at once.
 from __future__ import annotations
 
 import os
+import signal
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -43,3 +45,26 @@ def tokenizer(request: pytest.FixtureRequest, tokenizer_folders: Path) -> dst.Te
 def byte_tokenizer() -> dst.TextTokenizer:
     """The repository's own example tokenizer: byte-level BPE, about 2000 tokens."""
     return dst.load_tokenizer(text_tokenizers.BYTE_FOLDER)
+
+
+@pytest.fixture
+def files() -> dict[str, bytes]:
+    """The sample photos by name, and one in a folder whose name is not plain."""
+    photos = Path(__file__).parents[1] / "examples/data/coco/train2017"
+    pictures = {path.name: path.read_bytes() for path in sorted(photos.iterdir())}
+    return pictures | {"below/a folder/ümlaut.jpg": next(iter(pictures.values())) + b"x"}
+
+
+@pytest.fixture
+def no_hang() -> Iterator[None]:
+    """A build that waits for ever fails its test."""
+    seconds = 120
+
+    def fail(*_: object) -> None:
+        raise TimeoutError(f"still running after {seconds} s")
+
+    before = signal.signal(signal.SIGALRM, fail)
+    signal.alarm(seconds)
+    yield
+    signal.alarm(0)
+    signal.signal(signal.SIGALRM, before)

@@ -1,0 +1,107 @@
+"""Killed workers and Ctrl-C end a build clearly, and the same command goes on."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from bad_input import COMMAND, SECONDS
+from small_blends import (
+    build,
+    chat_blend,
+    chat_record,
+    files_of,
+    jpeg,
+)
+
+pytestmark = pytest.mark.usefixtures("no_hang")
+
+
+@pytest.fixture(scope="module")
+def long_build(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict[str, bytes]]:
+    """A blend that takes a few seconds, and what it should give."""
+    folder = tmp_path_factory.mktemp("long")
+    (folder / "mine").mkdir()
+    for number in range(40):
+        (folder / f"mine/{number}.jpg").write_bytes(jpeg(number, (700, 500)))
+    records = [chat_record(number, images=[f"{number % 40}.jpg"], rounds=2) for number in range(800)]
+    blend = chat_blend(folder, records, shard={"max_images": 25}, image={"store": "resized", "size": 224})
+    build(blend, out=folder / "whole", workers=2)
+    return folder, files_of(folder / "whole")
+
+
+def started(folder: Path, out: str) -> subprocess.Popen[str]:
+    """The build in a process group of its own, as a terminal starts it."""
+    return subprocess.Popen(
+        [*COMMAND, "--blend", str(folder / "blend.yaml"), "--out", str(folder / out), "--workers", "2"],
+        stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, start_new_session=True,
+    )  # fmt: skip
+
+
+def until(ready: Callable[[], Any], process: subprocess.Popen[str]) -> Any:
+    """What `ready` finds, as soon as it finds something."""
+    while process.poll() is None:
+        if found := ready():
+            return found
+        time.sleep(0.01)
+    raise AssertionError(process.communicate()[1])
+
+
+def workers_of(process: subprocess.Popen[str]) -> list[int]:
+    children = Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split()
+    return [int(pid) for pid in children if b"spawn_main" in Path(f"/proc/{pid}/cmdline").read_bytes()]
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="finds the workers in /proc")
+@pytest.mark.parametrize("stage", ["reading", "compiling"])
+def test_a_killed_worker_ends_the_build_with_a_clear_line_and_nothing_is_lost(
+    long_build: tuple[Path, dict[str, bytes]], stage: str
+) -> None:
+    folder, whole = long_build
+    out = f"killed-{stage}"
+    process = started(folder, out)
+    if stage == "compiling":
+        until(lambda: list((folder / out).glob(".cache/staged/shards/*/*.tar")), process)
+    worker = until(lambda: workers_of(process), process)[0]
+    os.kill(worker, signal.SIGKILL)
+    _, errors = process.communicate(timeout=SECONDS)
+    assert process.returncode == 1
+    assert "Traceback" not in errors
+    assert "error: a worker process died in task" in errors
+    assert "the same command goes on where this run stopped" in errors
+    build(folder / "blend.yaml", out=folder / out, workers=2)
+    assert files_of(folder / out) == whole
+
+
+@pytest.mark.parametrize("stage", ["workers starting", "compiling"])
+def test_ctrl_c_ends_with_code_1_and_no_traceback_and_the_same_command_goes_on(
+    long_build: tuple[Path, dict[str, bytes]], stage: str
+) -> None:
+    folder, whole = long_build
+    out = f"stopped-{stage.split()[0]}"
+    process = started(folder, out)
+    if stage == "compiling":
+        until(lambda: list((folder / out).glob(".cache/staged/shards/*/*.tar")), process)
+    elif sys.platform == "linux":
+        for worker in until(lambda: workers_of(process), process):
+            status = Path(f"/proc/{worker}/status").read_text()
+            blocked = next(int(line.split()[1], 16) for line in status.splitlines() if line.startswith("SigBlk:"))
+            assert blocked & 1 << signal.SIGINT - 1  # from the start: one that is importing would print a traceback
+    else:
+        until(lambda: (folder / out / ".cache/lock").exists(), process)
+    os.killpg(process.pid, signal.SIGINT)
+    _, errors = process.communicate(timeout=SECONDS)
+    assert process.returncode == 1
+    assert "Traceback" not in errors, errors
+    assert "stopped; the same command goes on from here" in errors
+    assert not (folder / out / "manifest.json").exists()
+    build(folder / "blend.yaml", out=folder / out, workers=2)
+    assert files_of(folder / out) == whole

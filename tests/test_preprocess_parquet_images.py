@@ -1,0 +1,99 @@
+"""Pictures in Parquet files: keys, kinds of columns, and files that are no store."""
+
+from __future__ import annotations
+
+import json
+import os
+from pathlib import Path
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from image_archives import (
+    KINDS,
+    as_hugging_face_parquet,
+    kept,
+    opened,
+    reason,
+)
+from preprocess import parquet_images, store_cache
+from preprocess.errors import DataError
+from preprocess.stores import (
+    prepare_store,
+)
+
+
+def test_hugging_face_rows_with_lists_and_gaps_are_keyed_by_row_and_place(tmp_path: Path) -> None:
+    cells = [
+        [{"bytes": b"1", "path": None}, {"bytes": b"2", "path": "two.jpg"}],
+        None,
+        [],
+        [None, {"bytes": b"3", "path": ""}],
+        [{"bytes": None, "path": "elsewhere.jpg"}, {"bytes": b"4", "path": "0/0"}],
+        [{"bytes": b"5", "path": "same.jpg"}, {"bytes": b"6", "path": "same.jpg"}],
+    ]
+    pq.write_table(pa.table({"images": cells, "mask": [b"m"] * 6}), tmp_path / "a.parquet", row_group_size=2)
+    store = opened(tmp_path / "a.parquet")
+    found = {key: store.read(key) for key in ("0/0", "0/1", "two.jpg", "3/1", "4/1", "5/0", "5/1")}
+    assert found == {"0/0": b"1", "0/1": b"2", "two.jpg": b"2", "3/1": b"3", "4/1": b"4", "5/0": b"5", "5/1": b"6"}
+    assert [reason(store, key) for key in ("1/0", "3/0", "6/0")] == ["image_missing"] * 3
+    assert [reason(store, key) for key in ("4/0", "elsewhere.jpg", "same.jpg")] == ["image_unreadable"] * 3
+
+
+def test_plain_and_listed_bytes_are_images_too(tmp_path: Path) -> None:
+    pq.write_table(pa.table({"image": [b"1", None, b"3"]}), tmp_path / "a.parquet")
+    pq.write_table(pa.table({"views": [[b"1", b"2"], [b"3"]], "x": [1, 2]}), tmp_path / "b.parquet")
+    assert opened(tmp_path / "a.parquet").read("2/0") == b"3"
+    assert opened(tmp_path / "b.parquet").read("0/1") == b"2"
+
+
+def test_mimic_it_keys_come_from_the_pandas_index_or_a_text_column(tmp_path: Path) -> None:
+    texts = ["AAAA", "not base64!", None]
+    pandas = json.dumps({"index_columns": ["name"]}).encode()
+    indexed = pa.table({"note": ["n"] * 3, "base64": texts, "name": ["a", "b", "c"]})
+    pq.write_table(indexed.replace_schema_metadata({"pandas": pandas}), tmp_path / "a.parquet")
+    ranged = json.dumps({"index_columns": [{"kind": "range"}]}).encode()
+    column = pa.table({"key": ["a", "b", "c"], "base64": pa.array(texts).dictionary_encode()})
+    pq.write_table(column.replace_schema_metadata({"pandas": ranged}), tmp_path / "b.parquet")
+    for name in ("a.parquet", "b.parquet"):
+        store = opened(tmp_path / name)
+        assert store.read("a") == b"\0\0\0"
+        assert [reason(store, key) for key in "bc"] == ["image_unreadable"] * 2
+
+
+@pytest.mark.parametrize(
+    ("table", "message"),
+    [
+        (pa.table({"base64": ["AAAA"], "x": [1]}), "no keys beside it"),
+        (pa.table({"left": [b"a"], "right": [b"a"]}), "several image columns, left, right"),
+    ],
+)
+def test_a_parquet_file_without_clear_images_is_a_data_error(table: pa.Table, message: str, tmp_path: Path) -> None:
+    pq.write_table(table, tmp_path / "a.parquet")
+    with pytest.raises(DataError, match=message):
+        prepare_store(tmp_path / "a.parquet", tmp_path / "cache")
+
+
+def test_a_parquet_file_without_any_images_is_an_empty_store(tmp_path: Path) -> None:
+    pq.write_table(pa.table({"text": ["a"], "x": [1]}), tmp_path / "a.parquet")
+    assert reason(opened(tmp_path / "a.parquet"), "0/0") == "image_missing"
+
+
+def test_a_cut_off_parquet_file_is_a_data_error(tmp_path: Path) -> None:
+    as_hugging_face_parquet(tmp_path / "a.parquet", {f"{number}": os.urandom(1000) for number in range(50)})
+    whole = (tmp_path / "a.parquet").read_bytes()
+    for data in (whole[:-5], whole[: len(whole) // 2], whole[:5000] + bytes(9000) + whole[14000:]):
+        (tmp_path / "a.parquet").write_bytes(data)
+        with pytest.raises(DataError, match=r"a\.parquet"):
+            prepare_store(tmp_path / "a.parquet", tmp_path / "cache")
+    assert kept(tmp_path / "cache") == set()
+
+
+def test_every_kind_of_archive_is_known_by_its_content(files: dict[str, bytes], tmp_path: Path) -> None:
+    names = {"base64.json": "json", "stored.zip": "zip", "plain.tar": "tar", "hf.parquet": "parquet"}
+    for kind, name in names.items():
+        KINDS[kind](tmp_path / "data.bin", files)
+        assert store_cache._kind(tmp_path / "data.bin", (tmp_path / "data.bin").read_bytes()[:65536]).name == name
+    assert {kind.name for kind in store_cache.ARCHIVES} == set(names.values())
+    assert parquet_images.unpack_parquet in [kind.unpack for kind in store_cache.ARCHIVES]
