@@ -39,11 +39,18 @@ def long_build(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict[str
 
 
 def started(folder: Path, out: str) -> subprocess.Popen[str]:
-    """The build in a process group of its own, as a terminal starts it."""
+    """The build in a process group of its own and with Ctrl-C in force, as a terminal starts it.
+
+    A test run in the background of a shell ignores Ctrl-C, and so would all that it starts.
+    """
     return subprocess.Popen(
         [*COMMAND, "--blend", str(folder / "blend.yaml"), "--out", str(folder / out), "--workers", "2"],
-        stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, start_new_session=True,
-    )  # fmt: skip
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
+    )
 
 
 def until(ready: Callable[[], Any], process: subprocess.Popen[str]) -> Any:
