@@ -50,16 +50,18 @@ def build(blend: Path, out: Path | None, workers: int, settings: tuple[str, ...]
 @click.argument("build", type=PATH)
 def verify(build: Path) -> None:
     """Check every byte of a build: digests, indexes, samples, tokenizer, manifest."""
+    import shards
     from preprocess.progress import Bar
-    from shards import read_manifest
-    from shards import verify as verify_build
 
-    manifest = read_manifest(build)
-    shards = [info for splits in manifest.shards.values() for found in splits.values() for info in found]
-    total = sum(info.size + info.index_size for info in shards)
-    total += sum((build / name).stat().st_size for name in manifest.content["files"] if (build / name).is_file())
+    opened = shards.open(build)
+    total = sum(
+        info.size + info.index_size
+        for splits in opened.manifest.shards.values()
+        for found in splits.values()
+        for info in found
+    )
     with Bar().step("verifying", total) as advance:
-        found = verify_build(build, progress=advance)
+        found = shards.verify(opened, progress=advance)
     for note in found.notes:
         click.echo(f"note: {visible(note)}")
     for problem in found.problems:

@@ -15,10 +15,11 @@ from typing import Any
 import numpy as np
 from rich.text import Text
 
+import shards
 from dst import IGNORE, TextTokenizer, load_tokenizer
 from preprocess.errors import DataError
 from preprocess.terminal import cell, results
-from shards import Sample, open_build
+from shards import Sample
 
 TRAINED = "bold green"
 IMAGE = "bold cyan"
@@ -62,7 +63,7 @@ def inspect_samples(
     limit: int | None = None,
 ) -> Iterator[Inspected]:
     """Samples of a build, in its order. Raises DataError if no sample matches, ShardError if one is damaged."""
-    opened = open_build(build)
+    opened = shards.open(build)
     tokenizer = load_tokenizer(build / "tokenizer")
     shown = 0
     for name, side, shard in opened.shards(dataset=dataset, split=split):

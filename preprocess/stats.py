@@ -7,7 +7,7 @@ from typing import Any
 
 import polars as pl
 
-from shards import open_build
+import shards
 
 _QUANTILES = (0.5, 0.9, 0.99)
 
@@ -17,10 +17,10 @@ def build_stats(path: Path) -> list[dict[str, Any]]:
 
     Raises ShardError if the build or an index cannot be read.
     """
-    build = open_build(path)
+    build = shards.open(path)
     image_tokens = build.manifest.content["config"]["image_tokens"]
     frames = [
-        pl.DataFrame(shard.index.select(["text_tokens", "trained_tokens", "images"])).with_columns(
+        pl.DataFrame(shard.index.table.select(["text_tokens", "trained_tokens", "images"])).with_columns(
             dataset=pl.lit(name), split=pl.lit(split)
         )
         for name, split, shard in build.shards()

@@ -1,13 +1,19 @@
 """The shard format: WebDataset tars of tokenized samples, their indexes, and the manifest that pins them.
 
-build = shards.open_build("build")
-for dataset, split, shard in build.shards(split="train"):
-    sample = shard[0]        # ids, labels: int32 [T]; images: bytes
+    import shards
+
+    build = shards.open("build")
+    sample = build["train"][0]        # ids, labels: int32 [T]; images: the stored files' bytes
+
+shards.loader, which makes batches of tensors, is imported by itself: it needs torch.
 """
 
-from shards.build import Build, Sample, Shard, open_build
+from shards.build import Build
+from shards.build import open_build as open  # noqa: A004  it is shards.open, as in gzip.open
 from shards.errors import ShardError
-from shards.manifest import Manifest, read_manifest
+from shards.manifest import Manifest
+from shards.shard import Sample, Shard
+from shards.split import Split
 from shards.verify import Verified, verify
 from shards.writer import ShardInfo, ShardWriter
 
@@ -19,8 +25,8 @@ __all__ = [
     "ShardError",
     "ShardInfo",
     "ShardWriter",
+    "Split",
     "Verified",
-    "open_build",
-    "read_manifest",
+    "open",
     "verify",
 ]

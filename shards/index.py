@@ -20,6 +20,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+import numpy.typing as npt
 import pyarrow as pa
 
 from shards.errors import ShardError
@@ -37,9 +39,6 @@ SCHEMA: Mapping[str, pa.DataType] = {
     "member_sizes": pa.large_list(pa.uint64()),
     "member_checksums": pa.large_list(pa.uint64()),
 }
-
-# All but the groups: to check one row of a list of text, pyarrow checks the whole column.
-_LOCATION = [name for name in SCHEMA if name != "groups"]
 
 
 @dataclass(slots=True)
@@ -64,27 +63,92 @@ class IndexRows:
         frame.write_ipc(path, compression="uncompressed", compat_level=pl.CompatLevel.oldest())
 
 
-def open_index(path: Path) -> pa.Table:
-    """The mapped table. Raises ShardError if it is missing, damaged, or has other columns."""
+@dataclass(frozen=True, slots=True)
+class Row:
+    """Where a sample lies in its shard and what it holds; offsets and sizes in bytes."""
+
+    key: str
+    offset: int
+    size: int
+    checksum: int
+    text_tokens: int
+    trained_tokens: int
+    images: int
+    member_offsets: list[int]
+    member_sizes: list[int]
+
+
+class Index:
+    """A mapped index. A row is read from its own few bytes, so the time for it does not grow with the index."""
+
+    def __init__(self, table: pa.Table) -> None:
+        """Raises ValueError or an Arrow error if a column has holes or its buffers do not fit."""
+        table.validate()
+        if any(column.null_count for column in table.columns):
+            raise ValueError("a column has empty fields")
+        self.table = table
+        self.text_tokens = self._numbers("text_tokens")
+        self.images = self._numbers("images")
+        self._scalars = [
+            self._numbers(name) for name in ("offset", "size", "checksum", "text_tokens", "trained_tokens", "images")
+        ]
+        keys = self._chunk("key")
+        _, ends, text = keys.buffers()
+        self._key_ends = np.frombuffer(ends, np.int64)[: len(keys) + 1] if len(keys) else np.zeros(1, np.int64)
+        self._key_text = memoryview(text if text is not None else b"")
+        self._lists = [self._list(name) for name in ("member_offsets", "member_sizes")]
+
+    def __len__(self) -> int:
+        return int(self.table.num_rows)
+
+    def row(self, number: int) -> Row:
+        """What the index says of a sample, without its groups. Raises ValueError where damaged bytes point nowhere."""
+        start, end = self._key_ends[number : number + 2].tolist()
+        if not 0 <= start <= end <= len(self._key_text):
+            raise ValueError(f"the key of row {number} lies outside its column")
+        key = bytes(self._key_text[start:end]).decode()
+        return Row(
+            key, *(column.item(number) for column in self._scalars), *(_cut(*parts, number) for parts in self._lists)
+        )
+
+    def size(self, number: int) -> int:
+        """Bytes of a sample in the tar."""
+        found: int = self._scalars[1].item(number)
+        return found
+
+    def _chunk(self, name: str) -> Any:
+        column = self.table.column(name)
+        return column.chunk(0) if column.num_chunks == 1 else column.combine_chunks()
+
+    def _numbers(self, name: str) -> npt.NDArray[Any]:
+        found: npt.NDArray[Any] = self._chunk(name).to_numpy()
+        return found
+
+    def _list(self, name: str) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.uint64]]:
+        column = self._chunk(name)
+        if column.values.null_count:
+            raise ValueError(f"{name} has empty fields")
+        return column.offsets.to_numpy(), column.values.to_numpy()
+
+
+def _cut(ends: npt.NDArray[np.int64], values: npt.NDArray[np.uint64], number: int) -> list[int]:
+    start, end = ends[number : number + 2].tolist()
+    if not 0 <= start <= end <= len(values):
+        raise ValueError(f"a list of row {number} lies outside its column")
+    found: list[int] = values[start:end].tolist()
+    return found
+
+
+def open_index(path: Path) -> Index:
+    """The mapped index. Raises ShardError if it is missing, damaged, or has other columns."""
     try:
         with pa.memory_map(str(path)) as source:
             table = pa.ipc.open_file(source).read_all()
-        table.validate()
         got = list(zip(table.schema.names, table.schema.types, strict=True))
+        if got == list(SCHEMA.items()):
+            return Index(table)
     except (OSError, ValueError, pa.ArrowException) as error:
         raise ShardError(f"{path}: the index cannot be read ({error})") from None
-    if got != list(SCHEMA.items()):
-        found = ", ".join(f"{name} {kind}" for name, kind in got)
-        wanted = ", ".join(f"{name} {kind}" for name, kind in SCHEMA.items())
-        raise ShardError(f"{path}: the index has columns {found}; wanted {wanted}")
-    return table
-
-
-def index_row(table: pa.Table, row: int) -> dict[str, Any]:
-    """What the index says of a sample, without its groups. Raises ValueError where damaged bytes point nowhere."""
-    one = table.select(_LOCATION).slice(row, 1)
-    one.validate(full=True)  # pyarrow itself follows offsets wherever they lead
-    found: dict[str, Any] = one.to_pylist()[0]
-    if None in found.values():
-        raise ValueError(f"row {row} has an empty field")
-    return found
+    found = ", ".join(f"{name} {kind}" for name, kind in got)
+    wanted = ", ".join(f"{name} {kind}" for name, kind in SCHEMA.items())
+    raise ShardError(f"{path}: the index has columns {found}; wanted {wanted}")

@@ -10,13 +10,14 @@ from __future__ import annotations
 import hashlib
 import json
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields
 from pathlib import Path
-from typing import Any
+from typing import Any, overload
 
 from shards.errors import ShardError
 from shards.files import replace_file
+from shards.store import Store
 from shards.writer import ShardInfo
 
 FORMAT = "dsvl-build"
@@ -24,10 +25,39 @@ VERSION = 1
 """Rises when a reader of the old version would misread a new build."""
 
 NAME = "manifest.json"
+_FIELDS = [field.name for field in fields(ShardInfo)]
 SPLITS = ("train", "eval")
 
+_HASH_LINE = re.compile(rb'(?<=\n) "hash": "([0-9a-f]{64})",\n')
 _PART = r"(?!\.{1,2}(?:/|\Z))[^/\\\0]+"
+_PLAIN = re.compile(r"(?:[a-z0-9_-]+(?:[./][a-zA-Z0-9_-]+)*(?:\n|\Z))*")
 _INSIDE = re.compile(rf"(?![A-Za-z]:){_PART}(?:/{_PART})*")
+
+
+class ShardList(Sequence[ShardInfo]):
+    """The shards of a dataset's split. A build may have ten thousand, so each is parsed when it is asked for."""
+
+    def __init__(self, where: str, entries: Sequence[Mapping[str, Any]]) -> None:
+        """Raises KeyError or TypeError if an entry is none."""
+        self._where, self._entries = where, entries
+        self.paths = [name for entry in entries for name in (entry["path"], entry["index"])]
+        self.samples = [int(entry["samples"]) for entry in entries]
+
+    def __len__(self) -> int:
+        return len(self._entries)
+
+    @overload
+    def __getitem__(self, number: int) -> ShardInfo: ...
+    @overload
+    def __getitem__(self, number: slice) -> ShardList: ...
+    def __getitem__(self, number: int | slice) -> ShardInfo | ShardList:
+        if isinstance(number, slice):
+            return ShardList(self._where, self._entries[number])
+        entry = self._entries[number]
+        try:
+            return ShardInfo(**{name: entry[name] for name in _FIELDS})  # keys that a later release added are left out
+        except (KeyError, TypeError) as error:
+            raise ShardError(f"{self._where}: shard {number} lacks {error}; rebuild to write it anew") from None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -36,14 +66,14 @@ class Manifest:
 
     content: Mapping[str, Any]
     hash: str
-    shards: Mapping[str, Mapping[str, tuple[ShardInfo, ...]]]
+    shards: Mapping[str, Mapping[str, ShardList]]
     """dataset -> split -> shards; datasets in the blend's order, train before eval."""
 
 
 def manifest_hash(content: Mapping[str, Any]) -> str:
-    """sha256 over the document without its `hash`, as JSON with sorted keys and no white space."""
+    """sha256 over the file's bytes without the line that holds the hash."""
     rest = {key: value for key, value in content.items() if key != "hash"}
-    return hashlib.sha256(json.dumps(rest, sort_keys=True, separators=(",", ":")).encode()).hexdigest()
+    return hashlib.sha256(manifest_text(rest)).hexdigest()
 
 
 def manifest_text(content: Mapping[str, Any]) -> bytes:
@@ -61,14 +91,15 @@ def write_manifest(build: Path, content: Mapping[str, Any]) -> str:
     return str(whole["hash"])
 
 
-def read_manifest(build: Path) -> Manifest:
+def read_manifest(store: Store) -> Manifest:
     """Raises ShardError: no build there, damaged, edited, of another version, or naming files outside the build."""
-    path = build / NAME
+    path = store.name(NAME)
     try:
-        content = json.loads(path.read_bytes())
+        text = store.read(NAME)
+        content = json.loads(text)
     except FileNotFoundError:
         raise ShardError(
-            f"{build}: no {NAME} there; it is no finished build (run dsvl-prep build, or mend the path)"
+            f"{store.location}: no {NAME} there; it is no finished build (run dsvl-prep build, or mend the path)"
         ) from None
     except (OSError, ValueError, RecursionError) as error:
         raise ShardError(f"{path}: cannot be read ({error}); rebuild to write it anew") from None
@@ -83,23 +114,24 @@ def read_manifest(build: Path) -> Manifest:
         age = "newer" if version > VERSION else "older"
         step = "update dsvl" if age == "newer" else "rebuild it"
         raise ShardError(f"{path}: the build is {age}: format version {version}, this program reads {VERSION}; {step}")
-    if content.get("hash") != manifest_hash(content):
+    stated = _HASH_LINE.search(text)
+    digest = hashlib.sha256(text[: stated.start()] + text[stated.end() :]).hexdigest() if stated else "none"
+    if stated is None or stated[1].decode() != digest:
         raise ShardError(
             f"{path}: was edited or damaged: its hash is {str(content.get('hash'))[:12]}, its content hashes to "
-            f"{manifest_hash(content)[:12]}; rebuild to write it anew"
+            f"{digest[:12]}; rebuild to write it anew"
         )
     try:
         shards = {
             dataset["name"]: {
-                split: tuple(_shard(shard) for shard in content["datasets"][dataset["name"]]["shards"][split])
-                for split in SPLITS
+                split: ShardList(path, content["datasets"][dataset["name"]]["shards"][split]) for split in SPLITS
             }
             for dataset in content["config"]["datasets"]
         }
-        infos = [info for splits in shards.values() for found in splits.values() for info in found]
-        named = [*content.get("files", ()), *(name for info in infos for name in (info.path, info.index))]
-        outside = [name for name in named if not _INSIDE.fullmatch(name)]
-    except (AttributeError, KeyError, TypeError) as error:
+        named = [*content.get("files", ())]
+        named += [name for splits in shards.values() for found in splits.values() for name in found.paths]
+        outside = _outside(named)
+    except (AttributeError, KeyError, TypeError, ValueError) as error:
         raise ShardError(
             f"{path}: a part is missing or has another shape ({error}); rebuild to write it anew"
         ) from None
@@ -108,9 +140,11 @@ def read_manifest(build: Path) -> Manifest:
             f"{path}: names the file {outside[0]!r}; wanted a path below the build folder, with / and without .. in "
             "it; do not use this build unless you know who wrote it"
         )
-    return Manifest(content=content, hash=content["hash"], shards=shards)
+    return Manifest(content=content, hash=digest, shards=shards)
 
 
-def _shard(content: Mapping[str, Any]) -> ShardInfo:
-    """Keys that a later release added are left out. Raises KeyError or TypeError."""
-    return ShardInfo(**{field.name: content[field.name] for field in fields(ShardInfo)})
+def _outside(names: Sequence[str]) -> list[str]:
+    """The names that are no paths below the build. One pattern over all of them is fast, and nearly always enough."""
+    if "\n" not in "".join(names) and _PLAIN.fullmatch("\n".join(names)):
+        return []
+    return [name for name in names if not _INSIDE.fullmatch(name)]

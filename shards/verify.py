@@ -6,7 +6,6 @@ import hashlib
 import tarfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -15,10 +14,12 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import xxhash
 
-from shards.build import Sample, Shard
-from shards.container import END_OF_ARCHIVE
+from shards.build import Build
+from shards.container import END_OF_ARCHIVE, check_headers
 from shards.errors import ShardError
-from shards.manifest import NAME, manifest_text, read_manifest
+from shards.manifest import NAME, manifest_text
+from shards.shard import Sample, Shard
+from shards.store import Store
 
 IGNORE = -100
 _OURS = ("shards", "tokenizer")  # folders where a file that the manifest does not name can do harm
@@ -39,34 +40,36 @@ class Verified:
     notes: list[str] = field(default_factory=list)
 
 
-def verify(build: Path, *, progress: Callable[[int], None] = lambda size_bytes: None) -> Verified:
+def verify(build: Build, *, progress: Callable[[int], None] = lambda size_bytes: None) -> Verified:
     """Read all files once. Raises ShardError only if the manifest itself cannot be used."""
-    manifest = read_manifest(build)
+    manifest, store = build.manifest, build.store
+    where = store.name(NAME)
     try:
         files, rules = dict(manifest.content["files"]), _Rules.of(manifest.content)
     except (KeyError, TypeError, ValueError) as error:
         raise ShardError(
-            f"{build / NAME}: a part is missing or has another shape ({error}); rebuild to write it anew"
+            f"{where}: a part is missing or has another shape ({error}); rebuild to write it anew"
         ) from None
     found = Verified(shards=0, samples=0, images=0, size_bytes=0, problems=[])
-    if (build / NAME).read_bytes() != manifest_text(manifest.content):
-        found.problems.append(f"{build / NAME}: says the right things in other bytes; it was edited or damaged")
+    if store.read(NAME) != manifest_text(manifest.content):
+        found.problems.append(f"{where}: says the right things in other bytes; it was edited or damaged")
     pinned = {NAME}
     for path, digest in files.items():
         pinned.add(path)
-        _check_digest(build / path, None, digest, found, progress)
+        _check_digest(store, path, None, digest, found, progress)
     sound_shards: list[tuple[str, Shard]] = []
     for dataset, splits in manifest.shards.items():
         for split, shards in splits.items():
             for info in shards:
                 pinned |= {info.path, info.index}
-                sound = _check_digest(build / info.path, info.size, info.sha256, found, progress)
-                sound &= _check_digest(build / info.index, info.index_size, info.index_sha256, found, progress)
+                sound = _check_digest(store, info.path, info.size, info.sha256, found, progress)
+                sound &= _check_digest(store, info.index, info.index_size, info.index_sha256, found, progress)
                 if sound:
                     try:
-                        shard = Shard(build, info)
+                        shard = Shard(store, info)
                         _check_index(shard)
                         found.problems += _check_shard(shard, rules, dataset, split)
+                        shard.forget()
                         sound_shards.append((split, shard))
                     except ShardError as error:
                         found.problems.append(str(error))
@@ -76,9 +79,9 @@ def verify(build: Path, *, progress: Callable[[int], None] = lambda size_bytes: 
     found.problems += _check_unique(sound_shards)
     found.problems += _check_split(sound_shards)
     found.notes += _shared_pictures(sound_shards)
-    for path in sorted(path for folder in _OURS for path in (build / folder).rglob("*")):
-        if path.is_file() and path.relative_to(build).as_posix() not in pinned:
-            found.problems.append(f"{path}: lies in the build but the manifest does not name it; remove it")
+    for path in (path for folder in _OURS for path in store.files(folder)):
+        if path not in pinned:
+            found.problems.append(f"{store.name(path)}: lies in the build but the manifest does not name it; remove it")
     return found
 
 
@@ -126,24 +129,26 @@ class _Rules:
         yield from (text for text, holds in checks.items() if not holds)
 
 
-def _check_digest(path: Path, size: int | None, digest: str, found: Verified, progress: Callable[[int], None]) -> bool:
+def _check_digest(
+    store: Store, path: str, size: int | None, digest: str, found: Verified, progress: Callable[[int], None]
+) -> bool:
     sha256 = hashlib.sha256()
     read = 0
+    where = store.name(path)
     try:
-        with path.open("rb") as file:
-            while part := file.read(1 << 20):
-                sha256.update(part)
-                read += len(part)
-                progress(len(part))
+        for part in store.stream(path):
+            sha256.update(part)
+            read += len(part)
+            progress(len(part))
     except OSError as error:
-        found.problems.append(f"{path}: cannot be read ({error.strerror})")
+        found.problems.append(f"{where}: cannot be read ({error.strerror or error})")
         return False
     found.size_bytes += read
     if size is not None and read != size:
-        found.problems.append(f"{path}: has {read} bytes, the manifest says {size}")
+        found.problems.append(f"{where}: has {read} bytes, the manifest says {size}")
         return False
     if sha256.hexdigest() != digest:
-        found.problems.append(f"{path}: sha256 is {sha256.hexdigest()[:12]}, the manifest says {digest[:12]}")
+        found.problems.append(f"{where}: sha256 is {sha256.hexdigest()[:12]}, the manifest says {digest[:12]}")
         return False
     return True
 
@@ -151,9 +156,9 @@ def _check_digest(path: Path, size: int | None, digest: str, found: Verified, pr
 def _check_index(shard: Shard) -> None:
     """Raises ShardError if a value in it cannot be read, which other checks rely on."""
     try:
-        shard.index.validate(full=True)
+        shard.index.table.validate(full=True)
     except (ValueError, pa.ArrowException) as error:
-        raise ShardError(f"{shard.path}: its index {shard.info.index} is damaged: {error}") from None
+        raise ShardError(f"{shard.name}: its index {shard.info.index} is damaged: {error}") from None
 
 
 def _check_shard(shard: Shard, rules: _Rules, dataset: str, split: str) -> list[str]:
@@ -162,33 +167,34 @@ def _check_shard(shard: Shard, rules: _Rules, dataset: str, split: str) -> list[
     members: list[tuple[str, int]] = []
     end = 0
     try:
-        for row, at in enumerate(shard.index.to_pylist()):
+        for row, at in enumerate(shard.index.table.to_pylist()):
             sample = shard[row]
             if at["offset"] != end:
-                problems.append(f"{shard.path}: sample {sample.key} starts at byte {at['offset']}, wanted {end}")
+                problems.append(f"{shard.name}: sample {sample.key} starts at byte {at['offset']}, wanted {end}")
             end = at["offset"] + at["size"]
             problems += [
-                f"{shard.path}: sample {sample.key}: {text}" for text in rules.problems(sample, at, dataset, split)
+                f"{shard.name}: sample {sample.key}: {text}" for text in rules.problems(sample, at, dataset, split)
             ]
-            _, _, contents = shard.region(row)
+            _, region, contents = shard.region(row)
+            check_headers(sample.key, region, at["member_offsets"], at["member_sizes"])
             if [xxhash.xxh3_64_intdigest(content) for content in contents] != at["member_checksums"]:
-                problems.append(f"{shard.path}: sample {sample.key}: its members do not match the index's checksums")
+                problems.append(f"{shard.name}: sample {sample.key}: its members do not match the index's checksums")
             members += [(sample.key, at["offset"] + start) for start in at["member_offsets"]]
         if end + len(END_OF_ARCHIVE) != shard.info.size:
-            problems.append(f"{shard.path}: {shard.info.size} bytes, its samples end at {end}")
+            problems.append(f"{shard.name}: {shard.info.size} bytes, its samples end at {end}")
         with tarfile.open(shard.path, "r:") as tar:
             seen = [(member.name.partition(".")[0], member.offset_data) for member in tar]
         if seen != members:
-            problems.append(f"{shard.path}: its tar members are not those of the index")
+            problems.append(f"{shard.name}: its tar members are not those of the index")
         for name in ("images", "text_tokens", "trained_tokens"):
-            total = int(shard.index.column(name).to_numpy().sum(dtype=np.uint64))
+            total = int(shard.index.table.column(name).to_numpy().sum(dtype=np.uint64))
             if total != getattr(shard.info, name):
                 wanted = getattr(shard.info, name)
-                problems.append(f"{shard.path}: its index counts {total} {name}, the manifest {wanted}")
+                problems.append(f"{shard.name}: its index counts {total} {name}, the manifest {wanted}")
     except ShardError as error:
         problems.append(str(error))
-    except (tarfile.TarError, pa.ArrowException, KeyError, TypeError) as error:
-        problems.append(f"{shard.path}: {error!r}")
+    except (tarfile.TarError, pa.ArrowException, KeyError, TypeError, ValueError) as error:
+        problems.append(f"{shard.name}: {error!r}")
     return problems
 
 
@@ -205,20 +211,20 @@ def _check_unique(shards: Sequence[tuple[str, Shard]]) -> Iterator[str]:
     for (_, shard), own in zip(shards, hashes, strict=True):
         rows = np.flatnonzero(np.isin(own, repeated))
         if len(rows):
-            yield f"{shard.path}: {len(rows)} keys stand elsewhere too, such as {shard.sample_keys()[rows[0]]}"
+            yield f"{shard.name}: {len(rows)} keys stand elsewhere too, such as {shard.sample_keys()[rows[0]]}"
 
 
 def _check_split(shards: Sequence[tuple[str, Shard]]) -> Iterator[str]:
     """No group is both trained on and held out. Memory: the groups of eval."""
     groups = {
-        split: [(shard, shard.index.column("groups")) for side, shard in shards if side == split]
+        split: [(shard, shard.index.table.column("groups")) for side, shard in shards if side == split]
         for split in ("train", "eval")
     }
     held_out = {name for _, column in groups["eval"] for names in column.to_pylist() for name in names}
     for shard, column in groups["train"]:
         shared = sorted(held_out.intersection(name for names in column.to_pylist() for name in names))
         if shared:
-            yield f"{shard.path}: {len(shared)} groups are in eval too, such as {shared[0]}"
+            yield f"{shard.name}: {len(shared)} groups are in eval too, such as {shared[0]}"
 
 
 def _shared_pictures(shards: Sequence[tuple[str, Shard]]) -> Iterator[str]:
@@ -236,12 +242,12 @@ def _shared_pictures(shards: Sequence[tuple[str, Shard]]) -> Iterator[str]:
             shared = np.isin(checksums, held_out[trained])
             if shared.any():
                 count, key = len(np.unique(checksums[shared])), shard.sample_keys()[rows[shared][0]]
-                yield f"{shard.path}: pictures that are in train too, byte for byte: {count}, such as in sample {key}"
+                yield f"{shard.name}: pictures that are in train too, byte for byte: {count}, such as in sample {key}"
 
 
 def _pictures(shard: Shard) -> tuple[npt.NDArray[np.uint64], npt.NDArray[np.int64]]:
     """The checksum of every picture in a shard, and its sample's row. A sample's first two members are no pictures."""
-    members = shard.index.column("member_checksums").combine_chunks()
+    members = shard.index.table.column("member_checksums").combine_chunks()
     checksums = pc.list_flatten(members).to_numpy(zero_copy_only=False).astype(np.uint64, copy=False)
     rows = pc.list_parent_indices(members).to_numpy(zero_copy_only=False)
     pictures = np.arange(len(rows)) - np.searchsorted(rows, rows) >= 2

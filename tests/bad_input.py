@@ -9,9 +9,9 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import shards
 from preprocess.conversation import REASONS
 from preprocess.report import DatasetReport
-from shards import open_build, verify
 from small_blends import (
     SAMPLES,
     build,
@@ -37,7 +37,7 @@ class Bad(NamedTuple):
 def samples_of(folder: Path) -> dict[tuple[str, str], Any]:
     """All that a reader gets, by dataset and conversation; keys and places may differ between builds."""
     found = {}
-    for dataset, split, shard in open_build(folder).shards():
+    for dataset, split, shard in shards.open(folder).shards():
         for row in range(len(shard)):
             sample = shard[row]
             ours = {name: value for name, value in sample.metadata.items() if name not in ("sources", "split")}
@@ -67,7 +67,7 @@ def check(folder: Path, good: Sequence[dict[str, Any]], bad: Sequence[Bad], **se
         detail = one.detail.replace("LINE", f"line {int(numbers[id(one.content)]) + 1}")
         assert any(detail in reject["detail"] for reject in found if reject["record"] == name), (detail, found)
     assert (mine.records, mine.members, sum(mine.rejects.values())) == (len(contents), len(good), len(bad))
-    assert verify(folder / "build").problems == []
+    assert shards.verify(shards.open(folder / "build")).problems == []
     write_lines(annotations, good)
     assert build(blend, out=folder / "alone").datasets["mine"].rejects == {}
     assert samples_of(folder / "build") == samples_of(folder / "alone")

@@ -19,6 +19,7 @@ MAY_IMPORT = {
     "trainer": {"trainer", "dst", "shards"},
 }
 HEAVY = {"torch", "transformers", "deepspeed", "ray", "open_clip", "peft"}
+TORCH_PART = {"shards/decode.py", "shards/loader.py"}  # what makes tensors; `import shards` does not import it
 
 
 def imports(path: Path) -> set[str]:
@@ -41,7 +42,8 @@ def test_imports_between_our_packages_run_one_way(package: str) -> None:
 @pytest.mark.parametrize("package", ["dst", "shards", "preprocess"])
 def test_the_data_half_names_no_heavy_package(package: str) -> None:
     for path in (ROOT / package).rglob("*.py"):
-        assert not imports(path) & HEAVY, path
+        allowed = {"torch"} if path.relative_to(ROOT).as_posix() in TORCH_PART else set()
+        assert not imports(path) & HEAVY - allowed, path
 
 
 @pytest.mark.parametrize("module", ["dst", "shards", "preprocess.build", "preprocess.cli", "preprocess.inspector"])

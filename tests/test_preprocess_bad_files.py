@@ -16,11 +16,11 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
+import shards
 from bad_input import COMMAND, PHOTO, SECONDS, samples_of, talk, write_lines
 from image_archives import as_deflated_zip, as_hugging_face_parquet, as_json, as_tar, as_zip
 from preprocess.adapters import ADAPTERS
 from preprocess.errors import DataError
-from shards import verify
 from small_blends import (
     SAMPLES,
     build,
@@ -203,7 +203,7 @@ def test_a_bad_picture_in_an_archive_is_a_reject_of_its_record_alone(tmp_path: P
         assert (dataset.records, dataset.members) == (len(pictures) + 3, 4)
         found = {one["record"]: one["reason"] for one in rejects_of(tmp_path / "build") if one["dataset"] == name}
         assert found == wanted
-    assert verify(tmp_path / "build").problems == []
+    assert shards.verify(shards.open(tmp_path / "build")).problems == []
     per_dataset: dict[str, list[Any]] = {name: [] for name in report.datasets}
     for (owner, _), content in sorted(samples_of(tmp_path / "build").items()):
         per_dataset[owner].append((*content[:4], content[4]["images"]))

@@ -7,9 +7,9 @@ from typing import Any
 
 import pytest
 
+import shards
 from bad_input import Bad, check, samples_of, talk
 from preprocess.inspector import inspect_samples
-from shards import verify
 from small_blends import (
     build,
     chat_blend,
@@ -183,4 +183,4 @@ def test_a_dataset_of_nothing_but_rejects_still_accounts_for_them(tmp_path: Path
     blend = chat_blend(tmp_path, ["broken", talk("Why?", "")], limits={"max_reject_share": 1.0})
     report = build(blend).datasets["mine"]
     assert (report.records, report.samples, dict(report.rejects)) == (2, 0, {"broken_json": 1, "empty_answer": 1})
-    assert verify(tmp_path / "build").problems == []
+    assert shards.verify(shards.open(tmp_path / "build")).problems == []

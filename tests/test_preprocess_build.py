@@ -14,6 +14,7 @@ from typing import Any
 import pytest
 import webdataset
 
+import shards
 from preprocess import ingest, plan
 from preprocess.adapter import Request
 from preprocess.adapters import ADAPTERS
@@ -24,7 +25,6 @@ from preprocess.inspector import inspect_samples
 from preprocess.report import BuildReport
 from preprocess.spool import write_spool
 from preprocess.version import COMPILER
-from shards import open_build, verify
 from shards.files import partial_path
 from small_blends import (
     ROOT,
@@ -56,7 +56,7 @@ def picture_blend(folder: Path, count: int = 12, **settings: object) -> Path:
 def test_the_demo_blend_gives_a_sound_build_of_every_adapter(demo: BuildReport) -> None:
     assert len(demo.datasets) == 14
     assert all(dataset.samples for dataset in demo.datasets.values())
-    found = verify(demo.path)
+    found = shards.verify(shards.open(demo.path))
     assert found.problems == []
     assert found.samples == sum(dataset.samples for dataset in demo.datasets.values())
 
@@ -69,15 +69,15 @@ def test_records_read_are_members_written_plus_rejects(demo: BuildReport) -> Non
 
 def test_no_image_is_on_both_sides_of_the_split_over_the_whole_blend(demo: BuildReport) -> None:
     groups: dict[str, set[str]] = {"train": set(), "eval": set()}
-    for _, split, shard in open_build(demo.path).shards():
-        groups[split].update(*shard.index.column("groups").to_pylist())
+    for _, split, shard in shards.open(demo.path).shards():
+        groups[split].update(*shard.index.table.column("groups").to_pylist())
     assert groups["eval"]
     assert not groups["train"] & groups["eval"]
 
 
 @pytest.mark.filterwarnings("ignore::ResourceWarning")  # webdataset leaves the tar for the garbage collector to close
 def test_a_plain_webdataset_reader_yields_tokens_and_images_in_order(demo: BuildReport) -> None:
-    for _, _, shard in open_build(demo.path).shards():
+    for _, _, shard in shards.open(demo.path).shards():
         plain = list(webdataset.WebDataset(str(shard.path), shardshuffle=False).decode())
         assert [sample["__key__"] for sample in plain] == shard.sample_keys()
         for row, sample in enumerate(plain):
@@ -131,7 +131,7 @@ def test_a_change_of_weights_alone_builds_nothing(tmp_path: Path) -> None:
     again = build(blend(3.0))
     assert again.built_tasks == 0
     assert [again.datasets[name].draws for name in ("a", "b")] == [75, 25]
-    assert verify(tmp_path / "build").problems == []
+    assert shards.verify(shards.open(tmp_path / "build")).problems == []
 
 
 def test_a_changed_picture_rebuilds_only_its_shard(tmp_path: Path) -> None:
@@ -140,7 +140,7 @@ def test_a_changed_picture_rebuilds_only_its_shard(tmp_path: Path) -> None:
     (tmp_path / "mine/5.jpg").write_bytes(jpeg(99, (40, 40)))
     again = build(blend)
     assert (again.built_tasks, again.reused_tasks) == (1, 3)  # one shard of three; the annotations are reused
-    assert verify(tmp_path / "build").problems == []
+    assert shards.verify(shards.open(tmp_path / "build")).problems == []
     assert build(blend, out=tmp_path / "fresh").built_tasks == 4
     assert files_of(tmp_path / "build") == files_of(tmp_path / "fresh")
 
@@ -163,7 +163,7 @@ def test_files_of_an_older_build_are_removed_once_the_new_manifest_is_there(tmp_
     build(blend, settings=["template=vicuna"])
     new = set(files_of(tmp_path / "build"))
     assert not {name for name in old & new if name.endswith(".tar")}
-    assert verify(tmp_path / "build").problems == []
+    assert shards.verify(shards.open(tmp_path / "build")).problems == []
 
 
 def test_too_many_rejects_fail_the_build_and_keep_the_finished_one(tmp_path: Path) -> None:
@@ -178,7 +178,7 @@ def test_too_many_rejects_fail_the_build_and_keep_the_finished_one(tmp_path: Pat
     after = files_of(tmp_path / "build")
     del after["failed-rejects.jsonl"]
     assert after == sound
-    assert verify(tmp_path / "build").problems == []
+    assert shards.verify(shards.open(tmp_path / "build")).problems == []
 
 
 def test_a_first_build_that_fails_writes_its_rejects_and_no_manifest(tmp_path: Path) -> None:
@@ -365,7 +365,7 @@ def test_an_archive_of_pictures_that_changes_is_indexed_again(tmp_path: Path, ki
     build(blend)
     stored = [image for found in inspect_samples(tmp_path / "build") for image in found.sample.images]
     assert stored == [(tmp_path / "pictures" / name).read_bytes() for name in names]
-    assert verify(tmp_path / "build").problems == []
+    assert shards.verify(shards.open(tmp_path / "build")).problems == []
     assert len(list((tmp_path / "build/.cache/stores").iterdir())) == 1
 
 
@@ -381,11 +381,11 @@ def test_a_group_that_changes_alone_never_damages_the_finished_build(tmp_path: P
     write_chat(tmp_path / "b", [chat_record(0), "{", "{"])
     with pytest.raises(DataError):
         build(blend)
-    assert verify(tmp_path / "build").problems == []
+    assert shards.verify(shards.open(tmp_path / "build")).problems == []
     for name in ("a", "b"):
         write_chat(tmp_path / name, [chat_record(number, group=f"g{number}") for number in range(4)])
     build(blend)
-    assert verify(tmp_path / "build").problems == []
+    assert shards.verify(shards.open(tmp_path / "build")).problems == []
     assert files_of(tmp_path / "build") == whole
 
 
@@ -397,9 +397,9 @@ def test_a_damaged_shard_is_found_and_made_anew(tmp_path: Path) -> None:
     data = bytearray(shard.read_bytes())
     data[5000] ^= 1
     shard.write_bytes(data)
-    assert verify(tmp_path / "build").problems
+    assert shards.verify(shards.open(tmp_path / "build")).problems
     assert build(blend).built_tasks == 1
-    assert verify(tmp_path / "build").problems == []
+    assert shards.verify(shards.open(tmp_path / "build")).problems == []
     assert files_of(tmp_path / "build") == whole
 
 

@@ -17,9 +17,9 @@ from typing import Any
 
 import pytest
 
+import shards
 from preprocess.conversation import REASONS
 from preprocess.report import BuildReport
-from shards import open_build, verify
 from small_blends import build, files_of, jpeg, rejects_of, write_blend
 from test_preprocess_adapters import records_in
 from test_preprocess_adapters_damage import JUNK, places
@@ -329,7 +329,7 @@ def write_all(folder: Path, *, damage: bool) -> tuple[Path, dict[str, int], dict
 def samples_by_record(folder: Path) -> dict[tuple[str, str], list[Any]]:
     """All samples of (dataset, record): an id that stands twice must not give two."""
     found: dict[tuple[str, str], list[Any]] = {}
-    for dataset, split, shard in open_build(folder).shards():
+    for dataset, split, shard in shards.open(folder).shards():
         for row in range(len(shard)):
             one = shard[row]
             for source in one.metadata["sources"]:
@@ -361,7 +361,7 @@ def test_every_record_of_a_damaged_blend_is_a_member_or_a_reject(fuzzed: Fuzzed)
         assert dataset.rejects == Counter(line["reason"] for line in lines if line["dataset"] == name)
         assert dataset.rejects
     assert len(lines) == sum(sum(dataset.rejects.values()) for dataset in fuzzed.report.datasets.values())
-    assert verify(fuzzed.report.path).problems == []
+    assert shards.verify(shards.open(fuzzed.report.path)).problems == []
 
 
 def test_every_damaged_record_has_a_named_reason_and_none_is_unforeseen(fuzzed: Fuzzed) -> None:

@@ -17,7 +17,8 @@ from hypothesis import strategies as st
 from PIL import Image, ImageFile, ImageOps, JpegImagePlugin
 
 from preprocess.conversation import REASONS
-from preprocess.images import PAD_COLOURS, ImageError, ImagePolicy, StoredImage, prepare_image, to_rgb
+from preprocess.images import ImageError, ImagePolicy, StoredImage, prepare_image
+from shards.pixels import PAD_COLOURS, to_rgb
 
 EXAMPLES = Path(__file__).parents[1] / "examples" / "data"
 PHOTOS = sorted(EXAMPLES.rglob("*.jpg"))

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from shards import verify
+import shards
 from small_blends import chat_blend, chat_record, files_of, write_images
 
 COMMAND = [sys.executable, "-m", "preprocess.cli", "build", "--workers", "2"]
@@ -47,4 +47,4 @@ def test_twenty_kills_at_random_moments_end_in_identical_shards(tmp_path: Path) 
     assert killed >= 10
     subprocess.run([*command, "--out", str(tmp_path / "build")], check=True, capture_output=True)
     assert files_of(tmp_path / "build") == whole
-    assert verify(tmp_path / "build").problems == []
+    assert shards.verify(shards.open(tmp_path / "build")).problems == []

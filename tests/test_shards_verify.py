@@ -14,10 +14,12 @@ import pyarrow as pa
 import pytest
 
 import handmade_builds
+import shards
 from handmade_builds import IGNORE, IMAGE_ID, MAX_LENGTH, VOCABULARY_SIZE, Draft, Handmade, draft, retoken
-from shards import ShardError, verify
-from shards.index import IndexRows, open_index
+from shards import ShardError
+from shards.index import Index, IndexRows, open_index
 from shards.manifest import manifest_hash, manifest_text, read_manifest, write_manifest
+from shards.store import LocalStore
 
 
 @pytest.fixture
@@ -28,7 +30,7 @@ def build(tmp_path: Path) -> Path:
 def problems(build: Path) -> list[str]:
     """What verify says; an unusable manifest is a problem too. Anything but ShardError fails the test."""
     try:
-        return verify(build).problems
+        return shards.verify(shards.open(build)).problems
     except ShardError as error:
         return [str(error)]
 
@@ -39,7 +41,7 @@ def files(build: Path) -> list[Path]:
 
 def test_a_sound_build_passes_and_is_counted(build: Path) -> None:
     seen: list[int] = []
-    found = verify(build, progress=seen.append)
+    found = shards.verify(shards.open(build), progress=seen.append)
     assert found.problems == []
     assert (found.shards, found.samples, found.images) == (4, 13, 14)
     assert (
@@ -159,7 +161,9 @@ def test_all_problems_are_reported_at_once(build: Path) -> None:
 
 def rewrite(build: Path, change: Callable[[dict[str, Any]], None]) -> None:
     """Edit the manifest as somebody would who also mends its hash."""
-    content = {key: value for key, value in read_manifest(build).content.items() if key not in ("hash", "format")}
+    content = {
+        key: value for key, value in read_manifest(LocalStore(build)).content.items() if key not in ("hash", "format")
+    }
     change(content)
     write_manifest(build, content)
 
@@ -197,15 +201,15 @@ def test_a_manifest_without_what_verify_needs_is_a_shard_error(build: Path, path
 
     rewrite(build, change)
     with pytest.raises(ShardError, match=rf"a part is missing or has another shape \('{path.split('.')[-1]}'\)"):
-        verify(build)
+        shards.verify(shards.open(build))
 
 
 @pytest.mark.parametrize(("version", "side"), [(2, "newer"), (0, "older")])
 def test_a_build_of_another_version_is_refused_and_the_older_side_named(build: Path, version: int, side: str) -> None:
-    content = {**read_manifest(build).content, "version": version}
+    content = {**read_manifest(LocalStore(build)).content, "version": version}
     (build / "manifest.json").write_bytes(manifest_text({**content, "hash": manifest_hash(content)}))
     with pytest.raises(ShardError, match=f"the build is {side}"):
-        verify(build)
+        shards.verify(shards.open(build))
 
 
 # One broken promise at a time
@@ -271,7 +275,7 @@ def build_of(folder: Path, *drafts: Draft) -> Path:
 @pytest.mark.parametrize(("broken", "text"), BROKEN.values(), ids=BROKEN)
 def test_a_broken_promise_is_named_with_its_sample_and_nothing_else(tmp_path: Path, broken: Draft, text: str) -> None:
     build = build_of(tmp_path, draft(0), broken, draft(2))
-    shard = read_manifest(build).shards["alpha"]["train"][0]
+    shard = read_manifest(LocalStore(build)).shards["alpha"]["train"][0]
     assert problems(build) == [f"{build / shard.path}: sample {broken.key}: {text}"]
 
 
@@ -314,7 +318,7 @@ def test_the_same_picture_under_other_names_on_both_sides_is_a_note(tmp_path: Pa
     build.add([showing(5, "eval", b"x"), showing(6, "eval", b"b", b"y", b"d"), showing(7, "eval", b"d")], split="eval")
     build.add([showing(8, "eval", b"z")], split="eval")
     build.add([draft(9, split="eval", num_images=0)], split="eval")
-    found = verify(build.finish())
+    found = shards.verify(shards.open(build.finish()))
     assert found.problems == []
     (note,) = found.notes
     assert note.endswith("pictures that are in train too, byte for byte: 2, such as in sample alpha-eval-00006")
@@ -328,7 +332,7 @@ def test_equal_metadata_or_tokens_on_both_sides_are_no_note(tmp_path: Path) -> N
         [replace(draft(1, num_images=0, split="eval"), metadata=draft(1, num_images=0, split="eval").metadata)],
         split="eval",
     )
-    assert verify(build.finish()).notes == []
+    assert shards.verify(shards.open(build.finish())).notes == []
 
 
 def test_an_index_with_broken_text_is_a_problem_and_not_the_end(
@@ -337,22 +341,22 @@ def test_an_index_with_broken_text_is_a_problem_and_not_the_end(
     build = Handmade(tmp_path)
     build.add([draft(1), draft(2)])
     build.finish()
-    monkeypatch.setattr("shards.build.open_index", broken_groups(open_index))
+    monkeypatch.setattr("shards.shard.open_index", broken_groups(open_index))
     (problem,) = problems(tmp_path)
     assert "its index shards/alpha/train-00000" in problem
     assert "is damaged" in problem
 
 
-def broken_groups(open_whole: Callable[[Path], pa.Table]) -> Callable[[Path], pa.Table]:
+def broken_groups(open_whole: Callable[[Path], Index]) -> Callable[[Path], Index]:
     """The same index, but its groups are bytes that are no UTF-8."""
 
-    def open_broken(path: Path) -> pa.Table:
-        table = open_whole(path)
+    def open_broken(path: Path) -> Index:
+        table = open_whole(path).table
         place = table.schema.get_field_index("groups")
         bad = pa.array([[b"\xff"]] * table.num_rows, pa.large_list(pa.large_binary())).view(
             table.schema.field(place).type
         )
-        return table.set_column(place, table.schema.field(place), bad)
+        return Index(table.set_column(place, table.schema.field(place), bad))
 
     return open_broken
 
@@ -394,5 +398,5 @@ def test_a_tar_with_more_in_it_than_its_index_says_is_found(tmp_path: Path, monk
 
 def test_verify_changes_nothing(build: Path) -> None:
     before = {path: (path.read_bytes(), path.stat().st_mtime_ns) for path in files(build)}
-    verify(build)
+    shards.verify(shards.open(build))
     assert {path: (path.read_bytes(), path.stat().st_mtime_ns) for path in files(build)} == before

@@ -1,0 +1,177 @@
+"""One shard: a mapped tar and its index.
+
+Rule: a sample's bytes are compared with the index's checksum before anybody sees them, and an index with the manifest's
+digest; damage raises ShardError naming the shard and the sample's key.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import hashlib
+from collections.abc import Sequence
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import orjson
+import pyarrow as pa
+import xxhash
+
+from shards.container import END_OF_ARCHIVE, decode_tokens, members
+from shards.errors import ShardError
+from shards.index import Index, Row, open_index
+from shards.store import Store
+from shards.writer import ShardInfo
+
+WHOLE_INDEX_BYTES = 16 << 20
+"""Up to this size (100,000 samples) an index is compared with its digest when it is opened; a bigger one row by row."""
+
+_PAGE = 4096
+_DONTNEED = 4  # MADV_DONTNEED, the same number on Linux and macOS
+
+
+class Sample:
+    """One tokenized conversation.
+
+    ids, labels: int32 [T], labels -100 where nothing is learnt. images: the stored files' bytes in placeholder order.
+    All are views of the mapped shard: copy what has to outlive it, such as with `bytes(sample.images[0])`.
+    """
+
+    __slots__ = ("_metadata", "_shard", "ids", "images", "key", "labels")
+
+    def __init__(
+        self, shard: str, key: str, metadata: memoryview, tokens: npt.NDArray[np.int32], images: Sequence[memoryview]
+    ) -> None:
+        self.key = key
+        self.ids, self.labels = tokens
+        self.images = tuple(images)
+        self._shard, self._metadata = shard, metadata
+
+    @property
+    def metadata(self) -> dict[str, Any]:
+        """What FORMAT.md lists: id, dataset, sources, images. Raises ShardError if it is no JSON object."""
+        try:
+            found = orjson.loads(self._metadata)
+        except ValueError as error:
+            raise ShardError(f"{self._shard}: the metadata of sample {self.key} cannot be read: {error}") from None
+        if not isinstance(found, dict):
+            raise ShardError(
+                f"{self._shard}: the metadata of sample {self.key} is {type(found).__name__}; wanted a dict"
+            )
+        return found
+
+    def __repr__(self) -> str:
+        return f"Sample({self.key!r}, {len(self.ids)} ids, {len(self.images)} images)"
+
+
+class Shard:
+    """An open shard. The tar is opened when the first sample is read, so that lengths alone need the index alone."""
+
+    def __init__(self, store: Store, info: ShardInfo) -> None:
+        self.info = info
+        self.name = store.name(info.path)
+        self._store = store
+        path = store.local(info.index, size=info.index_size, sha256=info.index_sha256)
+        where = store.name(info.index)
+        if info.index_size <= WHOLE_INDEX_BYTES:
+            digest = hashlib.sha256(path.read_bytes()).hexdigest()
+            if digest != info.index_sha256:
+                raise ShardError(
+                    f"{where}: sha256 is {digest[:12]}, the manifest says {info.index_sha256[:12]}; it was damaged, or "
+                    "is the index of another shard; rebuild to write it anew"
+                )
+        self.index: Index = open_index(path)
+        if len(self.index) != info.samples:
+            raise ShardError(
+                f"{where}: has {len(self.index)} rows, the manifest says {info.samples}; it is the index of another "
+                "shard"
+            )
+
+    def __len__(self) -> int:
+        return self.info.samples
+
+    @cached_property
+    def path(self) -> Path:
+        """The tar on this machine. Raises ShardError if it is missing or has another size."""
+        return self._store.local(self.info.path, size=self.info.size, sha256=self.info.sha256)
+
+    def sample_keys(self) -> list[str]:
+        """All samples' keys, in order. Raises ShardError if the index is damaged."""
+        keys = self.index.table.select(["key"])
+        try:
+            keys.validate(full=True)
+        except (ValueError, pa.ArrowException) as error:
+            raise self._index_error(str(error)) from None
+        found: list[str] = keys.column("key").to_pylist()
+        return found
+
+    def region(self, row: int) -> tuple[str, memoryview, list[memoryview]]:
+        """Key, all bytes of the sample, and the contents of its members, checked against the index.
+
+        Raises ShardError for damage in the sample or in its row of the index, IndexError for a row that is not there.
+        """
+        at = self._row(row)
+        return at.key, *self._located(at)
+
+    def __getitem__(self, row: int) -> Sample:
+        at = self._row(row)
+        _, contents = self._located(at)
+        try:
+            tokens = decode_tokens(contents[1])
+        except (IndexError, ValueError) as error:
+            raise ShardError(f"{self.name}: sample {at.key} cannot be decoded: {error}") from None
+        num_images = len(contents) - 2
+        got = (tokens.shape[1] - num_images, num_images)
+        if got != (at.text_tokens, at.images):
+            raise ShardError(
+                f"{self.name}: sample {at.key} has {got[0]} text tokens and {got[1]} images, its index says "
+                f"{at.text_tokens} and {at.images}"
+            )
+        return Sample(self.name, at.key, contents[0], tokens, contents[2:])
+
+    def forget(self) -> None:
+        """Let go of the pages that were read; they stay in the system's cache, and are mapped again when needed.
+
+        Without this a process's resident memory would grow by every shard it has read.
+        """
+        if "_bytes" in self.__dict__:
+            buffer = self._bytes
+            if hasattr(_LIBC, "madvise"):
+                _LIBC.madvise(ctypes.c_void_p(buffer.address), ctypes.c_size_t(buffer.size), _DONTNEED)
+
+    @cached_property
+    def _bytes(self) -> pa.Buffer:
+        """The mapped tar; no file stays open for it."""
+        try:
+            with pa.memory_map(str(self.path)) as file:
+                found = file.read_buffer()
+        except OSError as error:
+            raise ShardError(f"{self.name}: the shard cannot be read ({error})") from None
+        if bytes(found[-len(END_OF_ARCHIVE) :]) != END_OF_ARCHIVE:
+            raise ShardError(f"{self.name}: its end is damaged; wanted {len(END_OF_ARCHIVE)} zero bytes")
+        return found
+
+    def _row(self, row: int) -> Row:
+        if not -len(self) <= row < len(self):
+            raise IndexError(f"{self.name}: no sample {row}; it has {len(self)}")
+        try:
+            return self.index.row(row % len(self))
+        except ValueError as error:
+            raise self._index_error(f"row {row}: {error}") from None
+
+    def _located(self, at: Row) -> tuple[memoryview, list[memoryview]]:
+        region = memoryview(self._bytes).cast("B")[at.offset : at.offset + at.size]
+        if len(region) != at.size or xxhash.xxh3_64_intdigest(region) != at.checksum:
+            raise ShardError(f"{self.name}: sample {at.key} is damaged: its bytes do not match the index's checksum")
+        try:
+            return region, members(at.key, region, at.member_offsets, at.member_sizes)
+        except ValueError as error:
+            raise ShardError(f"{self.name}: sample {at.key} is damaged: {error}") from None
+
+    def _index_error(self, problem: str) -> ShardError:
+        return ShardError(f"{self.name}: its index {self.info.index} is damaged: {problem}")
+
+
+_LIBC = ctypes.CDLL(None)

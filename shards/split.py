@@ -1,0 +1,114 @@
+"""All samples of one side of a build, as one sequence: datasets in the blend's order, shards by number.
+
+Rule: a sample costs the same wherever it lies and however many there are. Shards are opened when they are needed; the
+least recently used are closed again.
+"""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from collections.abc import Mapping, Sequence
+from typing import overload
+
+import numpy as np
+import numpy.typing as npt
+
+from shards.errors import ShardError
+from shards.manifest import ShardList
+from shards.shard import Sample, Shard
+from shards.store import Store
+
+OPEN_SHARDS = 16384
+"""Most shards open at once: each takes two mappings, of which Linux grants a process 65,530."""
+
+TOUCHED_BYTES = 64 << 20
+"""After so many bytes the pages that were read are let go."""
+
+
+class Split(Sequence[Sample]):
+    """`split[i]` reads sample i. `sizes`: dataset -> number of samples."""
+
+    def __init__(self, store: Store, name: str, datasets: Mapping[str, ShardList]) -> None:
+        self.name = name
+        self.sizes = {dataset: sum(shards.samples) for dataset, shards in datasets.items()}
+        self._store = store
+        self._lists = list(datasets.values())
+        counts = [count for shards in self._lists for count in shards.samples]
+        self._ends = np.cumsum([0, *counts], dtype=np.int64)  # where each shard starts, and the end of all
+        self._list_ends = np.cumsum([0, *map(len, self._lists)])
+        self._open: OrderedDict[int, Shard] = OrderedDict()
+        self._touched: dict[int, Shard] = {}
+        self._touched_bytes = 0
+
+    def __len__(self) -> int:
+        return int(self._ends[-1])
+
+    @overload
+    def __getitem__(self, index: int) -> Sample: ...
+    @overload
+    def __getitem__(self, index: slice) -> list[Sample]: ...
+    def __getitem__(self, index: int | slice) -> Sample | list[Sample]:
+        """Raises IndexError for a sample that is not there, ShardError for one that is damaged."""
+        if isinstance(index, slice):
+            return [self[number] for number in range(*index.indices(len(self)))]
+        number, row = self.locate(index)
+        shard = self.shard(number)
+        sample = shard[row]
+        self._touch(number, shard, row)
+        return sample
+
+    def locate(self, index: int) -> tuple[int, int]:
+        """(number of the shard, row in it). Raises IndexError."""
+        if not -len(self) <= index < len(self):
+            raise IndexError(f"no sample {index}; the split {self.name} has {len(self)}")
+        index %= len(self)
+        number = int(self._ends.searchsorted(index, side="right")) - 1
+        return number, index - int(self._ends[number])
+
+    def shard(self, number: int) -> Shard:
+        """Raises ShardError if it cannot be opened."""
+        found = self._open.get(number)
+        if found is None:
+            part = int(self._list_ends.searchsorted(number, side="right")) - 1
+            found = self._open[number] = Shard(self._store, self._lists[part][number - int(self._list_ends[part])])
+            if len(self._open) > OPEN_SHARDS:
+                self._open.popitem(last=False)
+        else:
+            self._open.move_to_end(number)
+        return found
+
+    def dataset(self, index: int) -> str:
+        """The dataset of sample `index`."""
+        number, _ = self.locate(index)
+        return list(self.sizes)[int(self._list_ends.searchsorted(number, side="right")) - 1]
+
+    def counts(self, indices: npt.NDArray[np.int64]) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]:
+        """Text tokens and images of samples, both int64 [n]. Only indexes are read, no sample."""
+        numbers = self._ends.searchsorted(indices, side="right") - 1
+        rows = indices - self._ends[numbers]
+        text, images = np.empty(len(indices), np.int64), np.empty(len(indices), np.int64)
+        by_shard = np.argsort(numbers, kind="stable")
+        borders = np.flatnonzero(np.diff(numbers[by_shard], prepend=-1, append=-1))
+        for start, end in zip(borders[:-1].tolist(), borders[1:].tolist(), strict=True):
+            some = by_shard[start:end]
+            index = self.shard(int(numbers[some[0]])).index
+            text[some] = index.text_tokens[rows[some]]
+            images[some] = index.images[rows[some]]
+        return text, images
+
+    def where(self, index: int) -> str:
+        """Shard and key of a sample, for messages."""
+        number, row = self.locate(index)
+        shard = self.shard(number)
+        try:
+            return f"{shard.name}: sample {shard.index.row(row).key}"
+        except ValueError as error:
+            raise ShardError(f"{shard.name}: its index is damaged: {error}") from None
+
+    def _touch(self, number: int, shard: Shard, row: int) -> None:
+        self._touched[number] = shard
+        self._touched_bytes += shard.index.size(row)
+        if self._touched_bytes > TOUCHED_BYTES:
+            for one in self._touched.values():
+                one.forget()
+            self._touched, self._touched_bytes = {}, 0
