@@ -6,6 +6,7 @@ Rule: the same sample always gives the same bytes. Headers hold no time, no owne
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import lru_cache
 
 import numpy as np
 import numpy.typing as npt
@@ -57,6 +58,7 @@ def encode_tokens(tokens: npt.NDArray[np.int32]) -> bytes:
     return npy_header(tokens.shape[1]) + tokens.astype("<i4", copy=False).tobytes()
 
 
+@lru_cache(maxsize=8192)
 def npy_header(num_tokens: int) -> bytes:
     """What stands before the data of an int32 array [2, T], filled up to 64 bytes. Source: numpy.lib.format's page."""
     fields = f"{{'descr': '<i4', 'fortran_order': False, 'shape': (2, {num_tokens}), }}".encode()
@@ -64,18 +66,12 @@ def npy_header(num_tokens: int) -> bytes:
     return _MAGIC + len(fields).to_bytes(2, "little") + fields
 
 
-def decode_tokens(data: bytes | memoryview) -> npt.NDArray[np.int32]:
-    """The array inside, without a copy. Raises ValueError for anything but what `encode_tokens` writes."""
-    view = memoryview(data)
-    if bytes(view[:8]) != _MAGIC or len(view) < 10:
-        raise ValueError("no .npy file of format 1.0")
-    start = 10 + int.from_bytes(view[8:10], "little")
-    if (len(view) - start) % 8 or start > len(view):
-        raise ValueError(f"an .npy file of {len(view)} bytes cannot hold int32 [2, T]")
-    tokens = np.frombuffer(view[start:], dtype="<i4").reshape(2, -1)
-    if npy_header(tokens.shape[1]) != bytes(view[:start]):
-        raise ValueError("the .npy header does not say int32 [2, T] in C order")
-    return tokens
+def decode_tokens(data: bytes | memoryview, num_tokens: int) -> npt.NDArray[np.int32]:
+    """The array [2, num_tokens] inside, without a copy. Raises ValueError for what `encode_tokens` does not write."""
+    header = npy_header(num_tokens)
+    if len(data) != len(header) + 8 * num_tokens or data[: len(header)] != header:
+        raise ValueError(f"{len(data)} bytes that are no .npy file of int32 [2, {num_tokens}] in C order")
+    return np.frombuffer(data, "<i4", 2 * num_tokens, len(header)).reshape(2, num_tokens)
 
 
 def member_names(key: str, extensions: Sequence[str]) -> list[str]:
@@ -92,13 +88,11 @@ def members(key: str, region: memoryview, starts: Sequence[int], sizes: Sequence
     end, found = 0, []
     if len(starts) != len(sizes) or len(starts) < 2:
         raise ValueError(f"the index has {len(starts)} member offsets and {len(sizes)} member sizes")
+    names = member_names(key, ())
     for number, (start, size) in enumerate(zip(starts, sizes, strict=True)):
-        head = b"%s.%d." % (key.encode(), number - 2) if number > 1 else member_names(key, ())[number].encode() + b"\0"
-        if (
-            start != end + BLOCK
-            or region[end : end + len(head)] != head
-            or region[end + 124 : end + 135] != b"%011o" % size
-        ):
+        header = region[end : end + 135].tobytes()  # up to the end of the size
+        name = f"{key}.{number - 2}." if number > 1 else f"{names[number]}\0"
+        if start != end + BLOCK or not header.startswith(name.encode()) or header[124:] != b"%011o" % size:
             raise ValueError(f"its member {number} is not where the index says, or not written as the format says")
         found.append(region[start : start + size])
         end = start + size + -size % BLOCK

@@ -18,7 +18,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -63,8 +63,7 @@ class IndexRows:
         frame.write_ipc(path, compression="uncompressed", compat_level=pl.CompatLevel.oldest())
 
 
-@dataclass(frozen=True, slots=True)
-class Row:
+class Row(NamedTuple):
     """Where a sample lies in its shard and what it holds; offsets and sizes in bytes."""
 
     key: str
@@ -81,17 +80,19 @@ class Row:
 class Index:
     """A mapped index. A row is read from its own few bytes, so the time for it does not grow with the index."""
 
-    def __init__(self, table: pa.Table) -> None:
-        """Raises ValueError or an Arrow error if a column has holes or its buffers do not fit."""
+    def __init__(self, table: pa.Table, buffer: pa.Buffer | None = None) -> None:
+        """buffer: the whole mapped file. Raises ValueError or an Arrow error if a column has holes or does not fit."""
         table.validate()
         if any(column.null_count for column in table.columns):
             raise ValueError("a column has empty fields")
         self.table = table
+        self.buffer = buffer
         self.text_tokens = self._numbers("text_tokens")
         self.images = self._numbers("images")
-        self._scalars = [
-            self._numbers(name) for name in ("offset", "size", "checksum", "text_tokens", "trained_tokens", "images")
-        ]
+        self._scalars = tuple(
+            self._numbers(name).item
+            for name in ("offset", "size", "checksum", "text_tokens", "trained_tokens", "images")
+        )
         keys = self._chunk("key")
         _, ends, text = keys.buffers()
         self._key_ends = np.frombuffer(ends, np.int64)[: len(keys) + 1] if len(keys) else np.zeros(1, np.int64)
@@ -107,13 +108,12 @@ class Index:
         if not 0 <= start <= end <= len(self._key_text):
             raise ValueError(f"the key of row {number} lies outside its column")
         key = bytes(self._key_text[start:end]).decode()
-        return Row(
-            key, *(column.item(number) for column in self._scalars), *(_cut(*parts, number) for parts in self._lists)
-        )
+        scalars = [item(number) for item in self._scalars]
+        return Row(key, *scalars, *[_cut(ends, values, number) for ends, values in self._lists])
 
     def size(self, number: int) -> int:
         """Bytes of a sample in the tar."""
-        found: int = self._scalars[1].item(number)
+        found: int = self._scalars[1](number)
         return found
 
     def _chunk(self, name: str) -> Any:
@@ -143,10 +143,11 @@ def open_index(path: Path) -> Index:
     """The mapped index. Raises ShardError if it is missing, damaged, or has other columns."""
     try:
         with pa.memory_map(str(path)) as source:
-            table = pa.ipc.open_file(source).read_all()
+            buffer = source.read_buffer()
+        table = pa.ipc.open_file(pa.BufferReader(buffer)).read_all()
         got = list(zip(table.schema.names, table.schema.types, strict=True))
         if got == list(SCHEMA.items()):
-            return Index(table)
+            return Index(table, buffer)
     except (OSError, ValueError, pa.ArrowException) as error:
         raise ShardError(f"{path}: the index cannot be read ({error})") from None
     found = ", ".join(f"{name} {kind}" for name, kind in got)

@@ -28,7 +28,7 @@ NAME = "manifest.json"
 _FIELDS = [field.name for field in fields(ShardInfo)]
 SPLITS = ("train", "eval")
 
-_HASH_LINE = re.compile(rb'(?<=\n) "hash": "([0-9a-f]{64})",\n')
+_HASH_LINE = re.compile(rb'\n "hash": "([0-9a-f]{64})",(?=\n)')
 _PART = r"(?!\.{1,2}(?:/|\Z))[^/\\\0]+"
 _PLAIN = re.compile(r"(?:[a-z0-9_-]+(?:[./][a-zA-Z0-9_-]+)*(?:\n|\Z))*")
 _INSIDE = re.compile(rf"(?![A-Za-z]:){_PART}(?:/{_PART})*")
@@ -114,7 +114,7 @@ def read_manifest(store: Store) -> Manifest:
         age = "newer" if version > VERSION else "older"
         step = "update dsvl" if age == "newer" else "rebuild it"
         raise ShardError(f"{path}: the build is {age}: format version {version}, this program reads {VERSION}; {step}")
-    stated = _HASH_LINE.search(text)
+    stated = _HASH_LINE.match(text, max(0, text.find(b'\n "hash": "')))
     digest = hashlib.sha256(text[: stated.start()] + text[stated.end() :]).hexdigest() if stated else "none"
     if stated is None or stated[1].decode() != digest:
         raise ShardError(

@@ -26,9 +26,8 @@ from shards.store import Store
 from shards.writer import ShardInfo
 
 WHOLE_INDEX_BYTES = 16 << 20
-"""Up to this size (100,000 samples) an index is compared with its digest when it is opened; a bigger one row by row."""
+"""Up to this size (100,000 samples) an index is compared with its digest; a bigger one row by row, as rows are used."""
 
-_PAGE = 4096
 _DONTNEED = 4  # MADV_DONTNEED, the same number on Linux and macOS
 
 
@@ -73,20 +72,12 @@ class Shard:
         self.info = info
         self.name = store.name(info.path)
         self._store = store
-        path = store.local(info.index, size=info.index_size, sha256=info.index_sha256)
-        where = store.name(info.index)
-        if info.index_size <= WHOLE_INDEX_BYTES:
-            digest = hashlib.sha256(path.read_bytes()).hexdigest()
-            if digest != info.index_sha256:
-                raise ShardError(
-                    f"{where}: sha256 is {digest[:12]}, the manifest says {info.index_sha256[:12]}; it was damaged, or "
-                    "is the index of another shard; rebuild to write it anew"
-                )
-        self.index: Index = open_index(path)
+        self._index_name = store.name(info.index)
+        self.index: Index = open_index(store.local(info.index, size=info.index_size, sha256=info.index_sha256))
         if len(self.index) != info.samples:
             raise ShardError(
-                f"{where}: has {len(self.index)} rows, the manifest says {info.samples}; it is the index of another "
-                "shard"
+                f"{self._index_name}: has {len(self.index)} rows, the manifest says {info.samples}; it is the index of "
+                "another shard"
             )
 
     def __len__(self) -> int:
@@ -96,6 +87,20 @@ class Shard:
     def path(self) -> Path:
         """The tar on this machine. Raises ShardError if it is missing or has another size."""
         return self._store.local(self.info.path, size=self.info.size, sha256=self.info.sha256)
+
+    def check_index(self) -> None:
+        """Compare the index with the manifest's digest. Raises ShardError.
+
+        Done before the first sample is read, and no earlier: to pack rows, lengths are looked up in thousands of
+        shards, and each sample is compared with its length anyway.
+        """
+        if self.info.index_size <= WHOLE_INDEX_BYTES:
+            digest = hashlib.sha256(self.index.buffer).hexdigest()
+            if digest != self.info.index_sha256:
+                raise ShardError(
+                    f"{self._index_name}: sha256 is {digest[:12]}, the manifest says {self.info.index_sha256[:12]}; it "
+                    "was damaged, or is the index of another shard; rebuild to write it anew"
+                )
 
     def sample_keys(self) -> list[str]:
         """All samples' keys, in order. Raises ShardError if the index is damaged."""
@@ -118,17 +123,13 @@ class Shard:
     def __getitem__(self, row: int) -> Sample:
         at = self._row(row)
         _, contents = self._located(at)
-        try:
-            tokens = decode_tokens(contents[1])
-        except (IndexError, ValueError) as error:
-            raise ShardError(f"{self.name}: sample {at.key} cannot be decoded: {error}") from None
         num_images = len(contents) - 2
-        got = (tokens.shape[1] - num_images, num_images)
-        if got != (at.text_tokens, at.images):
-            raise ShardError(
-                f"{self.name}: sample {at.key} has {got[0]} text tokens and {got[1]} images, its index says "
-                f"{at.text_tokens} and {at.images}"
-            )
+        if num_images != at.images:
+            raise ShardError(f"{self.name}: sample {at.key} has {num_images} images, its index says {at.images}")
+        try:
+            tokens = decode_tokens(contents[1], at.text_tokens + num_images)
+        except ValueError as error:
+            raise ShardError(f"{self.name}: the tokens of sample {at.key} cannot be read: {error}") from None
         return Sample(self.name, at.key, contents[0], tokens, contents[2:])
 
     def forget(self) -> None:
@@ -136,14 +137,14 @@ class Shard:
 
         Without this a process's resident memory would grow by every shard it has read.
         """
-        if "_bytes" in self.__dict__:
-            buffer = self._bytes
-            if hasattr(_LIBC, "madvise"):
+        for buffer in (self.index.buffer, self.__dict__.get("_bytes")):
+            if buffer is not None and hasattr(_LIBC, "madvise"):
                 _LIBC.madvise(ctypes.c_void_p(buffer.address), ctypes.c_size_t(buffer.size), _DONTNEED)
 
     @cached_property
     def _bytes(self) -> pa.Buffer:
         """The mapped tar; no file stays open for it."""
+        self.check_index()
         try:
             with pa.memory_map(str(self.path)) as file:
                 found = file.read_buffer()

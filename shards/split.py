@@ -6,8 +6,10 @@ least recently used are closed again.
 
 from __future__ import annotations
 
+from bisect import bisect_right
 from collections import OrderedDict
 from collections.abc import Mapping, Sequence
+from itertools import accumulate
 from typing import overload
 
 import numpy as np
@@ -30,18 +32,19 @@ class Split(Sequence[Sample]):
 
     def __init__(self, store: Store, name: str, datasets: Mapping[str, ShardList]) -> None:
         self.name = name
+        self._datasets = datasets
         self.sizes = {dataset: sum(shards.samples) for dataset, shards in datasets.items()}
         self._store = store
-        self._lists = list(datasets.values())
+        self._names, self._lists = list(datasets), list(datasets.values())
         counts = [count for shards in self._lists for count in shards.samples]
-        self._ends = np.cumsum([0, *counts], dtype=np.int64)  # where each shard starts, and the end of all
-        self._list_ends = np.cumsum([0, *map(len, self._lists)])
+        self._starts = [0, *accumulate(counts)]  # where each shard starts, and the end of all
+        self._list_ends = [0, *accumulate(map(len, self._lists))]
         self._open: OrderedDict[int, Shard] = OrderedDict()
         self._touched: dict[int, Shard] = {}
         self._touched_bytes = 0
 
     def __len__(self) -> int:
-        return int(self._ends[-1])
+        return self._starts[-1]
 
     @overload
     def __getitem__(self, index: int) -> Sample: ...
@@ -51,49 +54,55 @@ class Split(Sequence[Sample]):
         """Raises IndexError for a sample that is not there, ShardError for one that is damaged."""
         if isinstance(index, slice):
             return [self[number] for number in range(*index.indices(len(self)))]
+        return self.named(index)[1]
+
+    def named(self, index: int) -> tuple[str, Sample]:
+        """A sample and its dataset. Raises as `split[index]` does."""
         number, row = self.locate(index)
         shard = self.shard(number)
         sample = shard[row]
-        self._touch(number, shard, row)
-        return sample
+        self._touch(number, shard, shard.index.size(row))
+        return self._names[bisect_right(self._list_ends, number) - 1], sample
+
+    def __reduce__(self) -> tuple[type[Split], tuple[Store, str, Mapping[str, ShardList]]]:
+        """For worker processes: mapped shards do not travel, they are opened anew."""
+        return Split, (self._store, self.name, self._datasets)
 
     def locate(self, index: int) -> tuple[int, int]:
         """(number of the shard, row in it). Raises IndexError."""
         if not -len(self) <= index < len(self):
             raise IndexError(f"no sample {index}; the split {self.name} has {len(self)}")
         index %= len(self)
-        number = int(self._ends.searchsorted(index, side="right")) - 1
-        return number, index - int(self._ends[number])
+        number = bisect_right(self._starts, index) - 1
+        return number, index - self._starts[number]
 
     def shard(self, number: int) -> Shard:
         """Raises ShardError if it cannot be opened."""
         found = self._open.get(number)
         if found is None:
-            part = int(self._list_ends.searchsorted(number, side="right")) - 1
-            found = self._open[number] = Shard(self._store, self._lists[part][number - int(self._list_ends[part])])
+            part = bisect_right(self._list_ends, number) - 1
+            found = self._open[number] = Shard(self._store, self._lists[part][number - self._list_ends[part]])
             if len(self._open) > OPEN_SHARDS:
                 self._open.popitem(last=False)
         else:
             self._open.move_to_end(number)
         return found
 
-    def dataset(self, index: int) -> str:
-        """The dataset of sample `index`."""
-        number, _ = self.locate(index)
-        return list(self.sizes)[int(self._list_ends.searchsorted(number, side="right")) - 1]
-
     def counts(self, indices: npt.NDArray[np.int64]) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]:
         """Text tokens and images of samples, both int64 [n]. Only indexes are read, no sample."""
-        numbers = self._ends.searchsorted(indices, side="right") - 1
-        rows = indices - self._ends[numbers]
+        starts = np.array(self._starts, np.int64)
+        numbers = starts.searchsorted(indices, side="right") - 1
+        rows = indices - starts[numbers]
         text, images = np.empty(len(indices), np.int64), np.empty(len(indices), np.int64)
         by_shard = np.argsort(numbers, kind="stable")
         borders = np.flatnonzero(np.diff(numbers[by_shard], prepend=-1, append=-1))
         for start, end in zip(borders[:-1].tolist(), borders[1:].tolist(), strict=True):
             some = by_shard[start:end]
-            index = self.shard(int(numbers[some[0]])).index
-            text[some] = index.text_tokens[rows[some]]
-            images[some] = index.images[rows[some]]
+            number = int(numbers[some[0]])
+            shard = self.shard(number)
+            text[some] = shard.index.text_tokens[rows[some]]
+            images[some] = shard.index.images[rows[some]]
+            self._touch(number, shard, shard.info.index_size)
         return text, images
 
     def where(self, index: int) -> str:
@@ -105,9 +114,9 @@ class Split(Sequence[Sample]):
         except ValueError as error:
             raise ShardError(f"{shard.name}: its index is damaged: {error}") from None
 
-    def _touch(self, number: int, shard: Shard, row: int) -> None:
+    def _touch(self, number: int, shard: Shard, size_bytes: int) -> None:
         self._touched[number] = shard
-        self._touched_bytes += shard.index.size(row)
+        self._touched_bytes += size_bytes
         if self._touched_bytes > TOUCHED_BYTES:
             for one in self._touched.values():
                 one.forget()

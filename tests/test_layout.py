@@ -19,7 +19,9 @@ MAY_IMPORT = {
     "trainer": {"trainer", "dst", "shards"},
 }
 HEAVY = {"torch", "transformers", "deepspeed", "ray", "open_clip", "peft"}
-TORCH_PART = {"shards/decode.py", "shards/loader.py"}  # what makes tensors; `import shards` does not import it
+TORCH_PART = {
+    f"shards/{name}.py" for name in ("batch", "decode", "loader", "reader")
+}  # what makes tensors; `import shards` does not import it
 
 
 def imports(path: Path) -> set[str]:

@@ -1,0 +1,120 @@
+"""Shuffles that are computed, not stored: position -> element, the same on every machine and in every process.
+
+Rule: each is a pure function of (size, key), a bijection of [0, size), and free of any library's random generator,
+whose streams may change between releases.
+"""
+
+from __future__ import annotations
+
+from functools import cached_property, lru_cache
+
+import numpy as np
+import numpy.typing as npt
+import xxhash
+
+Indices = npt.NDArray[np.int64]
+
+TABLE = 4096
+"""Up to this size a shuffle is a table: for few elements that is fairer than a cipher, and as fast."""
+
+_ROUNDS = 10
+_GOLDEN = 0x9E3779B97F4A7C15
+
+
+def make_key(*parts: object) -> int:
+    """64 bits that stand for the parts."""
+    return xxhash.xxh3_64_intdigest("\0".join(map(str, parts)).encode())
+
+
+def mix(values: npt.NDArray[np.uint64]) -> npt.NDArray[np.uint64]:
+    """A bijection of 64-bit numbers that looks random. Source: the finaliser of SplitMix64 (Steele et al., 2014)."""
+    values = (values ^ (values >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
+    values = (values ^ (values >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
+    return values ^ (values >> np.uint64(31))
+
+
+def shuffled(size: int, key: int) -> Indices:
+    """The numbers below `size` in random order, as a table."""
+    numbers = np.arange(size, dtype=np.uint64) * np.uint64(_GOLDEN) + np.uint64(key)
+    return np.argsort(mix(numbers), kind="stable")
+
+
+class Permutation:
+    """A shuffle of [0, size) in constant memory: a Feistel network over the next power of two, walked until inside.
+
+    Source: Black and Rogaway, Ciphers with Arbitrary Finite Domains (2002), its cycle-walking method.
+    """
+
+    def __init__(self, size: int, key: int) -> None:
+        self.size = size
+        self._key = key
+        bits = max(2, (size - 1).bit_length())
+        self._low_bits = np.uint64(bits // 2)
+        self._masks = (np.uint64((1 << (bits // 2)) - 1), np.uint64((1 << (bits - bits // 2)) - 1))
+
+    def __call__(self, positions: Indices) -> Indices:
+        """Elements at `positions`, int64 [n] in [0, size)."""
+        if self.size <= TABLE:
+            return self._table[positions]
+        found = self._encrypt(positions.astype(np.uint64))
+        outside = np.flatnonzero(found >= self.size)
+        while len(outside):
+            found[outside] = self._encrypt(found[outside])
+            outside = outside[found[outside] >= self.size]
+        return found.astype(np.int64)
+
+    @cached_property
+    def _table(self) -> Indices:
+        return shuffled(self.size, self._key)
+
+    @cached_property
+    def _round_keys(self) -> npt.NDArray[np.uint64]:
+        return mix(np.arange(1, _ROUNDS + 1, dtype=np.uint64) * np.uint64(_GOLDEN) + np.uint64(self._key))
+
+    def _encrypt(self, values: npt.NDArray[np.uint64]) -> npt.NDArray[np.uint64]:
+        """Two halves, each in turn changed by a hash of the other."""
+        low_mask, high_mask = self._masks
+        low, high = values & low_mask, values >> self._low_bits
+        for number, key in enumerate(self._round_keys):
+            if number % 2:
+                low ^= mix(high + key) & low_mask
+            else:
+                high ^= mix(low + key) & high_mask
+        return (high << self._low_bits) | low
+
+
+class BlockPermutation:
+    """A shuffle that keeps neighbours near each other: blocks in random order, then elements within a moving window.
+
+    For storage where a jump is dear. Memory: some numbers a block, none an element.
+    """
+
+    def __init__(self, sizes: Indices, key: int, window: int) -> None:
+        """sizes: elements of each block, as stored. window: elements that are shuffled among each other; 1 for none."""
+        self.size = int(sizes.sum())
+        self._key, self._window = key, window
+        self._inside = lru_cache(maxsize=4)(self._shuffle)
+        self._order = shuffled(len(sizes), make_key(key, "blocks"))
+        self._stored_starts = (np.cumsum(sizes) - sizes)[self._order]
+        self._ends = np.cumsum(sizes[self._order])
+        self._starts = self._ends - sizes[self._order]
+
+    def __call__(self, positions: Indices) -> Indices:
+        """Elements at `positions`, int64 [n] in [0, size)."""
+        places = positions.copy()
+        if self._window > 1:
+            windows = positions // self._window
+            for window in np.unique(windows).tolist():
+                some = windows == window
+                places[some] = window * self._window + self._inside(window)(positions[some] - window * self._window)
+        blocks = self._ends.searchsorted(places, side="right")
+        found: Indices = self._stored_starts[blocks] + places - self._starts[blocks]
+        return found
+
+    def block_sizes(self, start: int, stop: int) -> Indices:
+        """The parts of blocks that lie in [start, stop) of the sequence without the window's shuffle."""
+        parts: Indices = np.minimum(self._ends, stop) - np.maximum(self._starts, start)
+        return parts[parts > 0]
+
+    def _shuffle(self, window: int) -> Permutation:
+        return Permutation(min(self._window, self.size - window * self._window), make_key(self._key, window))

@@ -1,0 +1,255 @@
+"""Pictures as Pillow reads them, and the geometry that compiler, loader and chat share.
+
+Rule: whatever the bytes are, the answer is a picture or a PictureError, never another exception; the same bytes and
+Geometry give the same pixels everywhere. Only memory that runs out is a MemoryError, since it says nothing of the
+picture. Pillow warns of odd metadata: callers open, load and turn pictures with warnings ignored.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from io import BytesIO
+from typing import Any, Literal, NamedTuple, TypeVar, get_args
+
+from PIL import (
+    BmpImagePlugin,
+    ExifTags,
+    GifImagePlugin,
+    Image,
+    ImageFile,
+    JpegImagePlugin,
+    PngImagePlugin,
+    WebPImagePlugin,
+)
+
+from shards.errors import ShardError
+
+T = TypeVar("T")
+
+Fit = Literal["crop", "squash", "pad"]
+PadColour = Literal["clip", "siglip", "imagenet", "black"]
+Interpolation = Literal["bicubic", "bilinear", "lanczos"]
+
+PAD_COLOURS: dict[PadColour, tuple[int, int, int]] = {
+    "clip": (122, 116, 104),
+    "siglip": (127, 127, 127),
+    "imagenet": (124, 116, 104),
+    "black": (0, 0, 0),
+}
+
+_FILTERS: dict[Interpolation, Image.Resampling] = {
+    "bicubic": Image.Resampling.BICUBIC,
+    "bilinear": Image.Resampling.BILINEAR,
+    "lanczos": Image.Resampling.LANCZOS,
+}
+
+
+class PictureError(ValueError):
+    """A picture that cannot be used. `reason` is the kind of fault; `detail` says what was got and what was wanted."""
+
+    def __init__(self, reason: Literal["unreadable", "format", "too_large", "animated"], detail: str) -> None:
+        super().__init__(reason, detail)  # both as arguments, so that the error survives pickling between processes
+        self.reason = reason
+        self.detail = detail
+
+    def __str__(self) -> str:
+        return self.detail
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Geometry:
+    """How a picture becomes the encoder's square of size x size pixels; fit and the others as in a blend's `image`."""
+
+    size: int
+    fit: Fit
+    pad_colour: PadColour
+    interpolation: Interpolation
+    max_pixels: int
+
+    @classmethod
+    def of(cls, image: object) -> Geometry:
+        """From `config.image` of a manifest; keys of no concern here are left alone. Raises ShardError if malformed."""
+        if not isinstance(image, Mapping):
+            raise ShardError(f"manifest.json: config.image is {image!r}; wanted an object with size, fit and others")
+        return cls(
+            size=_count(image, "size"),
+            fit=_choice(image, "fit", get_args(Fit)),
+            pad_colour=_choice(image, "pad_colour", get_args(PadColour)),
+            interpolation=_choice(image, "interpolation", get_args(Interpolation)),
+            max_pixels=_count(image, "max_pixels"),
+        )
+
+
+def open_picture(data: bytes) -> tuple[ImageFile.ImageFile, str]:
+    """The picture, of which only the header is read, and its file extension. The bytes decide, not a name."""
+    kind = next((kind for start, kind in _FORMATS.items() if data.startswith(start)), None)
+    if kind:
+        return _fenced(lambda: kind.open(BytesIO(data))), kind.extension
+    if not data:
+        raise PictureError("unreadable", "the file is empty")
+    head = data[:1024].lstrip(b"\xef\xbb\xbf \t\r\n")
+    for offset, mark, name in _UNSUPPORTED:
+        if head.startswith(mark, offset):
+            raise _unsupported(name)
+    if head.startswith(b"<?xml") and b"<svg" in head:
+        raise _unsupported("SVG")
+    raise PictureError("unreadable", f"no image: the file starts with {data[:12]!r}")
+
+
+def check_size(image: Image.Image, max_pixels: int) -> None:
+    """Comes before the first pixel is decoded, so that no small file fills the memory."""
+    width, height = image.size
+    if width * height > max_pixels:
+        raise PictureError("too_large", f"{width}x{height} is more than {max_pixels} pixels")
+
+
+def check_kind(image: ImageFile.ImageFile, data: bytes) -> None:
+    """One frame of 8 bits a channel."""
+    # Pillow shows 16-bit colour PNG as 8-bit RGB, so the depth is read from the header: the first chunk is always IHDR.
+    deep_png = isinstance(image, PngImagePlugin.PngImageFile) and data[24] > 8
+    if deep_png or image.mode[0] in "IF":
+        raise PictureError("format", "more than 8 bits a channel; convert it to 8 bits first")
+    if _fenced(lambda: getattr(image, "is_animated", False)):  # for GIF this looks for a second frame
+        raise PictureError("animated", "the image has more than one frame; take one out and store it as PNG or JPEG")
+
+
+def load_pixels(image: ImageFile.ImageFile, data: bytes) -> None:
+    """Decode every pixel."""
+    ImageFile.LOAD_TRUNCATED_IMAGES = False  # another library in the process may have switched it on
+    _fenced(image.load)
+    # Pillow is content once all rows are there; other decoders also want the end.
+    if isinstance(image, PngImagePlugin.PngImageFile) and b"IEND" not in data:
+        raise PictureError("unreadable", "the file is cut off: a PNG without its end")
+
+
+def read_orientation(image: ImageFile.ImageFile, data: bytes) -> int:
+    """The EXIF (or XMP) orientation, 1 to 8; 1 (upright) where there is none, or none that can be read."""
+    hidden = isinstance(image, PngImagePlugin.PngImageFile) and b"eXIf" in data  # PNG may keep it behind the pixels
+    if not hidden and not image.info.keys() & {"exif", "xmp", "XML:com.adobe.xmp", "Raw profile type exif"}:
+        return 1
+    try:
+        value = _fenced(lambda: image.getexif().get(ExifTags.Base.Orientation, 1))
+    except PictureError:  # broken metadata makes no broken picture
+        return 1
+    return int(value) if value in _UPRIGHT else 1
+
+
+def to_rgb(image: Image.Image) -> Image.Image:
+    """Palette, gray, CMYK and alpha to RGB as Hugging Face image processors do it: alpha is dropped, not blended."""
+    return image if image.mode == "RGB" else _fenced(lambda: image.convert("RGB"))
+
+
+def upright(image: Image.Image, orientation: int) -> Image.Image:
+    """The picture as seen, turned and mirrored as its orientation says."""
+    return image.transpose(_UPRIGHT[orientation]) if orientation in _UPRIGHT else image
+
+
+def scaled_size(width: int, height: int, geometry: Geometry) -> tuple[int, int]:
+    """Width and height before crop cuts and pad fills up, as Hugging Face's image processors have it: sizes are cut
+    down to whole pixels, not rounded. Raises PictureError for a strip too long to be resized before its crop."""
+    size = geometry.size
+    if geometry.fit == "squash":
+        return size, size
+    if geometry.fit == "pad":
+        longest = max(width, height)
+        return max(1, size * width // longest), max(1, size * height // longest)
+    shortest = min(width, height)
+    wide, high = int(size * width / shortest), int(size * height / shortest)
+    if wide * high > geometry.max_pixels:
+        raise PictureError("too_large", f"{width}x{height} is so long that it would be {wide}x{high} before the crop")
+    return wide, high
+
+
+def fit(image: Image.Image, geometry: Geometry) -> Image.Image:
+    """An upright RGB picture as the square that the encoder sees. Raises PictureError as `scaled_size` does."""
+    size = geometry.size
+    wide, high = scaled_size(*image.size, geometry)
+    image = image.resize((wide, high), _FILTERS[geometry.interpolation])
+    if geometry.fit == "crop":
+        left, top = (wide - size) // 2, (high - size) // 2
+        return image.crop((left, top, left + size, top + size))
+    if geometry.fit == "pad":
+        square = Image.new("RGB", (size, size), PAD_COLOURS[geometry.pad_colour])
+        square.paste(image, ((size - wide) // 2, (size - high) // 2))
+        return square
+    return image
+
+
+class _Format(NamedTuple):
+    # Plugins are called directly: Image.open would apply Pillow's own pixel limit, whatever ours is, and for an MPO (a
+    # phone's JPEG with more pictures behind it) read the whole list of them.
+    open: Callable[[BytesIO], ImageFile.ImageFile]
+    extension: str
+
+
+_FORMATS: dict[bytes, _Format] = {
+    b"\xff\xd8\xff": _Format(JpegImagePlugin.JpegImageFile, "jpg"),
+    b"\x89PNG\r\n\x1a\n": _Format(PngImagePlugin.PngImageFile, "png"),
+    b"RIFF": _Format(WebPImagePlugin.WebPImageFile, "webp"),
+    b"GIF8": _Format(GifImagePlugin.GifImageFile, "gif"),
+    b"BM": _Format(BmpImagePlugin.BmpImageFile, "bmp"),
+}
+
+# Offset, bytes there, name.
+_UNSUPPORTED: tuple[tuple[int, bytes, str], ...] = (
+    (0, b"II*\0", "TIFF"),
+    (0, b"MM\0*", "TIFF"),
+    (0, b"<svg", "SVG"),
+    (0, b"%PDF", "PDF"),
+    (0, b"8BPS", "Photoshop"),
+    (0, b"\0\0\1\0", "ICO"),
+    (0, b"\xff\x0a", "JPEG XL"),
+    (4, b"JXL ", "JPEG XL"),
+    (4, b"jP  ", "JPEG 2000"),
+    (4, b"ftypavi", "AVIF"),
+    (4, b"ftyphe", "HEIC"),
+    (4, b"ftypmif1", "HEIC"),
+)
+
+_UPRIGHT = {
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_270,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_90,
+}
+
+_OUT_OF_MEMORY = "out of memory"  # how Pillow's decoders, whose errors are numbers, say it
+
+
+def _fenced(call: Callable[[], T]) -> T:
+    """Pillow on bytes from outside: its plugins fail on damaged ones in every way that Python knows."""
+    try:
+        return call()
+    except Image.DecompressionBombError as error:
+        raise PictureError("too_large", str(error)) from None
+    except MemoryError:
+        raise
+    except Exception as error:
+        text = str(error) or type(error).__name__
+        if _OUT_OF_MEMORY in text:
+            raise MemoryError(text) from None
+        if "-bit layers" in text:  # a 12-bit JPEG
+            raise PictureError("format", f"{text}; convert it to 8 bits first") from None
+        raise PictureError("unreadable", text) from None
+
+
+def _unsupported(name: str) -> PictureError:
+    return PictureError("format", f"{name} is not supported; convert it to JPEG, PNG or WebP")
+
+
+def _count(image: Mapping[str, object], key: str) -> int:
+    value = image.get(key)
+    if type(value) is not int or value < 1:
+        raise ShardError(f"manifest.json: config.image.{key} is {value!r}; wanted a whole number from 1 on")
+    return value
+
+
+def _choice(image: Mapping[str, object], key: str, choices: tuple[Any, ...]) -> Any:
+    value = image.get(key)
+    if value not in choices:
+        raise ShardError(f"manifest.json: config.image.{key} is {value!r}; wanted one of {', '.join(choices)}")
+    return value

@@ -1,0 +1,92 @@
+"""The rows of a run, in order: windows of the sample order, packed one by one.
+
+Rule: rows are a function of (order, limits, window); nothing is carried from one window to the next. So a run's state
+is one number: `position`, the first sample position of a window plus how many of its rows were given. Windows end with
+the epoch, so an epoch is a whole number of rows.
+"""
+
+from __future__ import annotations
+
+from functools import lru_cache
+from typing import Protocol
+
+from shards.errors import ShardError
+from shards.packing import best_fit
+from shards.permutation import Indices, make_key, shuffled
+from shards.split import Split
+
+WINDOW = 2048
+"""Samples packed together: enough that the rows left half full at its end do not count."""
+
+Row = tuple[int, ...]
+"""The samples of a row, as numbers in the split."""
+
+
+class AnyOrder(Protocol):
+    def __len__(self) -> int: ...
+
+    def samples(self, epoch: int, start: int, stop: int) -> Indices: ...
+
+
+class Rows:
+    """Endless rows over a split."""
+
+    def __init__(
+        self,
+        split: Split,
+        order: AnyOrder,
+        *,
+        key: object,
+        image_tokens: int,
+        max_length: int,
+        max_images: int | None = None,
+        packed: bool = True,
+        window: int = WINDOW,
+    ) -> None:
+        """key: decides the order of the rows within a window. packed: False gives every sample a row of its own."""
+        self._split, self._order = split, order
+        self._key = key
+        self._image_tokens, self._max_length, self._max_images = image_tokens, max_length, max_images
+        self._packed, self.size = packed, window
+        self._window = lru_cache(maxsize=4)(self._make_window)
+
+    def take(self, position: int, count: int, *, epochs: int | None = None) -> tuple[list[Row], int]:
+        """The next `count` rows from a position on, and the position after them; fewer where the epochs end."""
+        rows: list[Row] = []
+        length = len(self._order)
+        while len(rows) < count and (epochs is None or position < epochs * length):
+            epoch, place = divmod(position, length)
+            start = place // self.size * self.size
+            found = self._window(epoch, start)
+            taken = found[place - start :][: count - len(rows)]
+            rows += taken
+            position += len(taken)
+            if place - start + len(taken) >= len(found):
+                position = epoch * length + min(start + self.size, length)
+        return rows, position
+
+    def window(self, epoch: int, start: int) -> list[Row]:
+        """The rows of the window that starts at sample position `start` of an epoch."""
+        return self._window(epoch, start)
+
+    def _make_window(self, epoch: int, start: int) -> list[Row]:
+        samples = self._order.samples(epoch, start, min(start + self.size, len(self._order)))
+        text, images = self._split.counts(samples)
+        lengths = text + images * self._image_tokens
+        self._check(samples, lengths, images)
+        numbers = samples.tolist()
+        if not self._packed:
+            return [(number,) for number in numbers]
+        packed = best_fit(lengths.tolist(), images.tolist(), max_length=self._max_length, max_images=self._max_images)
+        turn = shuffled(len(packed), make_key(self._key, "rows", epoch, start)).tolist()
+        return [tuple(numbers[sample] for sample in packed[row]) for row in turn]
+
+    def _check(self, samples: Indices, lengths: Indices, images: Indices) -> None:
+        limits = (("positions", lengths, self._max_length), ("images", images, self._max_images))
+        for what, counts, limit in limits:
+            if limit is not None and (counts > limit).any():
+                worst = int(counts.argmax())
+                raise ShardError(
+                    f"{self._split.where(int(samples[worst]))} has {counts[worst]} {what}, a row takes {limit}; raise "
+                    "the row's limit, or set the blend's limits lower and rebuild"
+                )

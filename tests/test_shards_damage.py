@@ -1,0 +1,137 @@
+"""Whatever happens to a build's files, reading gives the right samples or an error that names file and key."""
+
+from __future__ import annotations
+
+import random
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+import handmade_builds
+import shards
+from shards import Sample, ShardError, ShardInfo
+
+FLIPS = 500
+
+
+@pytest.fixture
+def build(tmp_path: Path) -> Path:
+    return handmade_builds.make(tmp_path / "build").folder
+
+
+def said(sample: Sample) -> tuple[object, ...]:
+    images = tuple(map(bytes, sample.images))
+    return sample.key, sample.metadata, sample.ids.tolist(), sample.labels.tolist(), images
+
+
+def read_all(build: Path) -> list[tuple[object, ...]]:
+    """Every sample of every split, as training reads them."""
+    opened = shards.open(build)
+    return [said(sample) for split in opened.splits for sample in opened[split]]
+
+
+def infos(build: Path) -> list[ShardInfo]:
+    manifest = shards.open(build).manifest
+    return [info for splits in manifest.shards.values() for found in splits.values() for info in found]
+
+
+def test_single_flipped_bits_in_shards_and_indexes_are_all_detected(build: Path) -> None:
+    chosen = random.Random(7)
+    paths = [build / name for info in infos(build) for name in (info.path, info.index)]
+    sizes = [path.stat().st_size for path in paths]
+    for _ in range(FLIPS):
+        (path,) = chosen.choices(paths, sizes)
+        data = path.read_bytes()
+        place, bit = chosen.randrange(len(data)), chosen.randrange(8)
+        path.write_bytes(data[:place] + bytes([data[place] ^ 1 << bit]) + data[place + 1 :])
+        with pytest.raises(ShardError) as caught:
+            read_all(build)
+        assert str(path) in str(caught.value), (path, place, bit)
+        path.write_bytes(data)
+    assert len(read_all(build)) == 13
+
+
+def test_a_flipped_bit_in_one_sample_is_told_with_its_key_and_leaves_the_others_readable(build: Path) -> None:
+    wanted = read_all(build)
+    opened = shards.open(build)
+    number, row = opened["train"].locate(5)
+    shard = opened["train"].shard(number)
+    at = shard.index.row(row)
+    data = bytearray(shard.path.read_bytes())
+    data[at.offset + at.size // 2] ^= 16
+    shard.path.write_bytes(data)
+    again = shards.open(build)["train"]
+    for index in range(len(again)):
+        if index == 5:
+            with pytest.raises(ShardError, match=rf"{shard.path}: sample {at.key} is damaged: its bytes do not match"):
+                again[index]
+        else:
+            assert said(again[index]) == wanted[index]
+
+
+def cut(path: Path) -> None:
+    path.write_bytes(path.read_bytes()[:-1])
+
+
+def grow(path: Path) -> None:
+    path.write_bytes(path.read_bytes() + b"\0")
+
+
+def empty(path: Path) -> None:
+    path.write_bytes(b"")
+
+
+def replace_by_folder(path: Path) -> None:
+    path.unlink()
+    path.mkdir()
+
+
+@pytest.mark.parametrize("damage", [cut, grow, empty, Path.unlink, replace_by_folder], ids=lambda call: call.__name__)
+@pytest.mark.parametrize("part", ["path", "index"])
+def test_a_file_that_is_missing_or_has_another_size_is_named(
+    build: Path, part: str, damage: Callable[[Path], None]
+) -> None:
+    path = build / getattr(infos(build)[1], part)
+    damage(path)
+    with pytest.raises(ShardError, match=rf"{path}: (cannot be read|has \d+ bytes, the manifest says \d+; it was cut)"):
+        read_all(build)
+
+
+def test_two_shards_that_changed_places_are_told(build: Path) -> None:
+    one, other = infos(build)[:2]
+    for part in ("path", "index"):
+        first, second = build / getattr(one, part), build / getattr(other, part)
+        kept = first.read_bytes()
+        shutil.copyfile(second, first)
+        second.write_bytes(kept)
+        with pytest.raises(ShardError, match=r"was cut or swapped|index of another shard|is damaged"):
+            read_all(build)
+        second.write_bytes(first.read_bytes())
+        first.write_bytes(kept)
+    assert len(read_all(build)) == 13
+
+
+def test_a_shard_of_equal_size_and_other_content_is_told(tmp_path: Path) -> None:
+    """Swapped with both its files: only the digests can tell."""
+    mine, theirs = (handmade_builds.Handmade(tmp_path / name) for name in ("mine", "theirs"))
+    ours = mine.add([handmade_builds.draft(1)])
+    other = theirs.add([handmade_builds.draft(2)])
+    assert (ours.size, ours.index_size) == (other.size, other.index_size)
+    build = mine.finish()
+    for part in ("path", "index"):
+        shutil.copyfile(tmp_path / "theirs" / getattr(other, part), build / getattr(ours, part))
+    with pytest.raises(ShardError, match=r"\.arrow: sha256 is .*it was damaged, or is the index of another shard"):
+        read_all(build)
+
+
+def test_reading_again_after_the_damage_is_mended_gives_the_same_samples(build: Path) -> None:
+    wanted = read_all(build)
+    path = build / infos(build)[0].path
+    data = path.read_bytes()
+    cut(path)
+    with pytest.raises(ShardError):
+        read_all(build)
+    path.write_bytes(data)
+    assert read_all(build) == wanted

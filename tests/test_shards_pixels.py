@@ -1,0 +1,100 @@
+"""The geometry in a manifest, and that reading builds alone loads no picture library."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import pickle
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+from PIL import Image
+
+from preprocess.images import ImagePolicy
+from shards.errors import ShardError
+from shards.pixels import Geometry, PictureError, check_size, scaled_size
+
+ROOT = Path(__file__).resolve().parent.parent
+POLICIES = [
+    ImagePolicy(),
+    ImagePolicy(store="resized", size=224, fit="pad", pad_colour="siglip", interpolation="lanczos", max_pixels=5),
+    ImagePolicy(fit="squash", pad_colour="black", interpolation="bilinear"),
+]
+
+
+def in_manifest(policy: ImagePolicy) -> dict[str, Any]:
+    config: dict[str, Any] = json.loads(json.dumps(dataclasses.asdict(policy)))
+    return config
+
+
+@pytest.mark.parametrize("policy", POLICIES)
+def test_a_manifests_image_config_gives_the_geometry_that_the_compiler_used(policy: ImagePolicy) -> None:
+    geometry = Geometry.of(in_manifest(policy))
+    assert geometry == policy.geometry
+    for field in dataclasses.fields(Geometry):
+        assert getattr(geometry, field.name) == getattr(policy, field.name)
+
+
+@pytest.mark.parametrize(
+    ("key", "value"),
+    [
+        ("size", 0),
+        ("size", True),
+        ("size", "336"),
+        ("size", 336.0),
+        ("max_pixels", None),
+        ("fit", "Crop"),
+        ("fit", ["crop"]),
+        ("pad_colour", "white"),
+        ("interpolation", 3),
+    ],
+)
+def test_a_malformed_image_config_is_a_shard_error_that_names_key_and_value(key: str, value: object) -> None:
+    with pytest.raises(ShardError, match=rf"config\.image\.{key} is .*; wanted") as caught:
+        Geometry.of(in_manifest(ImagePolicy()) | {key: value})
+    assert repr(value) in str(caught.value)
+
+
+@pytest.mark.parametrize("field", [field.name for field in dataclasses.fields(Geometry)])
+def test_a_missing_key_is_a_shard_error(field: str) -> None:
+    config = in_manifest(ImagePolicy())
+    del config[field]
+    with pytest.raises(ShardError, match=rf"config\.image\.{field} is None"):
+        Geometry.of(config)
+
+
+@pytest.mark.parametrize("image", [None, [], "crop"])
+def test_an_image_config_that_is_no_object_is_a_shard_error(image: object) -> None:
+    with pytest.raises(ShardError, match=r"config\.image is"):
+        Geometry.of(image)
+
+
+@pytest.mark.parametrize(
+    ("fit", "wanted"),
+    [("crop", (100, 64)), ("pad", (64, 40)), ("squash", (64, 64))],
+)
+def test_sizes_are_cut_down_to_whole_pixels(fit: str, wanted: tuple[int, int]) -> None:
+    geometry = Geometry.of(in_manifest(ImagePolicy(size=64)) | {"fit": fit})
+    assert scaled_size(157, 100, geometry) == wanted  # 64 * 1.57 = 100.48; 64 / 1.57 = 40.76
+
+
+def test_a_picture_error_survives_pickling_between_workers() -> None:
+    with pytest.raises(PictureError) as caught:
+        check_size(Image.new("RGB", (30, 20)), 599)
+    copy = pickle.loads(pickle.dumps(caught.value))
+    assert (copy.reason, str(copy)) == ("too_large", "30x20 is more than 599 pixels")
+
+
+def test_importing_shards_loads_no_picture_library() -> None:
+    code = "import sys, shards; print(*sys.modules)"
+    done = subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True, cwd=ROOT)
+    assert not {"torch", "simplejpeg", "PIL"} & set(done.stdout.split())
+
+
+def test_importing_the_decoders_loads_neither_torch_nor_simplejpeg() -> None:
+    code = "import sys, shards.decode; print(*sys.modules)"
+    done = subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True, cwd=ROOT)
+    assert not {"torch", "simplejpeg"} & set(done.stdout.split())

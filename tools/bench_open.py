@@ -1,0 +1,112 @@
+"""Measure how opening a build and its first sample depend on the number of samples.
+
+    python tools/bench_open.py [--scratch FOLDER] [--repeats 5]
+
+Builds of 10 thousand and of 10 million text samples, in shards of 8,192 as the compiler cuts them. The big one's tars
+are links to one file, its indexes (1.6 GB) are files of their own. Each measurement is a new process; files come from
+the page cache. Prints Markdown for docs/benchmarks.md.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import shutil
+import statistics
+import subprocess
+import sys
+import tempfile
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+
+from bench_data import ROOT, machine
+
+sys.path.insert(0, str(ROOT))
+
+from shards import ShardInfo, ShardWriter
+from shards.manifest import write_manifest
+
+SHARD = 8192
+SIZES = {"10 thousand": 10_000, "10 million": 10_000_000}
+TIMED = """
+import resource, sys, time
+start = time.perf_counter()
+import shards
+from shards.loader import Loader
+imported = time.perf_counter()
+build = shards.open(sys.argv[1])
+build["train"][build.order()[0]]
+sample = time.perf_counter()
+next(iter(Loader(build, batch_size=8, max_length=4096, decode="none")))
+batch = time.perf_counter()
+peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+import json
+print(json.dumps({"import": imported - start, "sample": sample - imported, "batch": batch - sample, "peak": peak}))
+"""
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--scratch", type=Path, help="a folder on a local disk with 2 GB to spare")
+    parser.add_argument("--repeats", type=int, default=5, help="processes for each build; medians count")
+    arguments = parser.parse_args()
+    with tempfile.TemporaryDirectory(dir=arguments.scratch) as scratch:
+        print(machine(), "\n")
+        print("| samples | shards | import | open and first sample | first packed batch | peak memory |")
+        print("|---|---|---|---|---|---|")
+        for title, samples in SIZES.items():
+            folder = Path(scratch) / title.replace(" ", "-")
+            shards = make_build(folder, samples)
+            found = [timed(folder) for _ in range(arguments.repeats + 1)][1:]  # the first one fills the page cache
+            medians = {key: statistics.median(one[key] for one in found) for key in found[0]}
+            times = " | ".join(f"{medians[key] * 1e3:,.1f} ms" for key in ("import", "sample", "batch"))
+            print(f"| {title} | {shards:,} | {times} | {medians['peak'] / 1e6:,.0f} MB |", flush=True)
+
+
+def make_build(folder: Path, samples: int) -> int:
+    """A build of text samples; returns its number of shards."""
+    whole = write_shard(folder, 0, SHARD)
+    infos = [whole]
+    for number in range(1, samples // SHARD):
+        stem = f"shards/bench/train-{number:05d}-{whole.path[-12:-4]}"
+        os.link(folder / whole.path, folder / f"{stem}.tar")
+        shutil.copyfile(folder / whole.index, folder / f"{stem}.arrow")
+        infos.append(replace(whole, path=f"{stem}.tar", index=f"{stem}.arrow"))
+    infos.append(write_shard(folder, len(infos), samples % SHARD))
+    write_manifest(
+        folder,
+        {
+            "config": {"datasets": [{"name": "bench"}], "image_tokens": 256},
+            "tokenizer": {"image_id": 1},
+            "datasets": {"bench": {"draws": samples, "shards": {"train": [i.to_json() for i in infos], "eval": []}}},
+        },
+    )
+    return len(infos)
+
+
+def write_shard(folder: Path, number: int, samples: int) -> ShardInfo:
+    """Samples of 50 to 450 tokens."""
+    lengths = np.random.default_rng(number).integers(50, 450, samples).tolist()
+    writer = ShardWriter(folder, "shards/bench", f"train-{number:05d}")
+    for row, length in enumerate(lengths):
+        tokens = np.full((2, length), 7, np.int32)
+        key = f"bench-{number:05d}-{row:05d}"
+        writer.add(key, metadata={"id": key}, tokens=tokens, images=(), trained_tokens=length, groups=())
+    info = writer.finish()
+    assert info is not None
+    return info
+
+
+def timed(folder: Path) -> dict[str, float]:
+    """Seconds, and the peak of resident memory in bytes."""
+    command = [sys.executable, "-c", TIMED, str(folder)]
+    done = subprocess.run(command, check=True, capture_output=True, text=True, cwd=ROOT)
+    found: dict[str, float] = json.loads(done.stdout)
+    return found
+
+
+if __name__ == "__main__":
+    main()
