@@ -1,4 +1,4 @@
-"""What can go wrong between a conversation and its tokens; every error is one a user can act on."""
+"""What can go wrong with templates, tokenizers and configurations; every error is one a user can act on."""
 
 
 class TemplateError(ValueError):
@@ -14,3 +14,11 @@ class TokenizerError(ValueError):
 
 class ControlTextError(ValueError):
     """Text from data that no tokens can stand for: it would become a control token, or is no Unicode."""
+
+
+class ConfigError(Exception):
+    """The configuration cannot work. `problems` holds all of them, each naming its place; exit code 2."""
+
+    def __init__(self, problems: list[str]) -> None:
+        super().__init__("\n".join(problems))
+        self.problems = problems

@@ -12,12 +12,12 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
+from dst.strict import build, override, read_yaml
 from dst.template import nearest
 from preprocess.adapter import Adapter
 from preprocess.adapters import ADAPTERS
 from preprocess.errors import ConfigError
 from preprocess.images import ImagePolicy
-from preprocess.strict import build, override, read_yaml
 
 _NAME = re.compile(r"[a-z0-9][a-z0-9_-]{0,39}")
 

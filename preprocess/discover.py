@@ -11,7 +11,7 @@ import yaml
 from preprocess.adapters import ADAPTERS
 from preprocess.config import Blend, Dataset, Limits, Split
 from preprocess.errors import ConfigError
-from preprocess.strict import field_docs
+from dst.strict import field_docs
 
 _DEPTH = 3
 """How far below the root a dataset's folder is looked for."""

@@ -1,12 +1,8 @@
 """Errors that end a command: what a user can fix, in one line each, without a traceback."""
 
+from dst.errors import ConfigError
 
-class ConfigError(Exception):
-    """The configuration cannot work. `problems` holds all of them, each naming its place; exit code 2."""
-
-    def __init__(self, problems: list[str]) -> None:
-        super().__init__("\n".join(problems))
-        self.problems = problems
+__all__ = ["ConfigError", "DataError"]
 
 
 class DataError(Exception):

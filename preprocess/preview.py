@@ -20,7 +20,7 @@ from preprocess.conversation import Conversation, Reject, to_messages
 from preprocess.errors import ConfigError
 from preprocess.ingest import stamp
 from preprocess.inspector import TRAINED
-from preprocess.strict import build, override
+from dst.strict import build, override
 from preprocess.terminal import cell, results
 
 

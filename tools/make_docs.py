@@ -11,11 +11,11 @@ import dataclasses
 from pathlib import Path
 from typing import Any
 
+from dst.strict import field_docs
 from preprocess.adapters import ADAPTERS
 from preprocess.config import Blend, Dataset, Limits, ShardSize, Split
 from preprocess.conversation import REASONS
 from preprocess.images import ImagePolicy
-from preprocess.strict import field_docs
 
 DOCS = Path(__file__).resolve().parent.parent / "docs"
 

@@ -13,10 +13,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from dst.strict import build, field_docs, override, read_yaml
 from dst.template import nearest
 from preprocess.config import Blend
 from preprocess.errors import ConfigError
-from preprocess.strict import build, field_docs, override, read_yaml
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

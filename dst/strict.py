@@ -20,8 +20,8 @@ from typing import Any, Literal, TypeVar
 
 import yaml
 
+from dst.errors import ConfigError
 from dst.template import nearest
-from preprocess.errors import ConfigError
 
 T = TypeVar("T")
 
