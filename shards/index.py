@@ -80,7 +80,7 @@ class Row(NamedTuple):
 class Index:
     """A mapped index. A row is read from its own few bytes, so the time for it does not grow with the index."""
 
-    def __init__(self, table: pa.Table, buffer: pa.Buffer | None = None) -> None:
+    def __init__(self, table: pa.Table, buffer: Any = b"") -> None:
         """buffer: the whole mapped file. Raises ValueError or an Arrow error if a column has holes or does not fit."""
         table.validate()
         if any(column.null_count for column in table.columns):

@@ -138,7 +138,7 @@ class Shard:
         Without this a process's resident memory would grow by every shard it has read.
         """
         for buffer in (self.index.buffer, self.__dict__.get("_bytes")):
-            if buffer is not None and hasattr(_LIBC, "madvise"):
+            if isinstance(buffer, pa.Buffer) and hasattr(_LIBC, "madvise"):
                 _LIBC.madvise(ctypes.c_void_p(buffer.address), ctypes.c_size_t(buffer.size), _DONTNEED)
 
     @cached_property

@@ -75,7 +75,7 @@ def test_verify_notes_a_picture_that_is_on_both_sides_under_two_names(tmp_path: 
 
 
 def test_stats_counts_samples_per_dataset_and_split(built: Path) -> None:
-    (row,) = json.loads(run("stats", built, "--json").stdout)
+    (row,) = json.loads(run("stats", built, "--json").stdout)["datasets"]
     assert (row["dataset"], row["split"], row["samples"], row["images"]) == ("mine", "train", 4, 4)
     assert row["length_max"] >= row["length_p50"] > 16
     assert "mine" in run("stats", built).stdout

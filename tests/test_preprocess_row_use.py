@@ -1,0 +1,84 @@
+"""`dsvl-prep stats` tells how full rows will be: as the loader makes them."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+import shards
+from handmade_builds import Handmade, draft
+from preprocess.cli import cli
+from preprocess.row_use import row_use, row_use_text
+from shards import Build
+from shards.loader import Loader
+from small_blends import build as compile_blend
+from small_blends import chat_blend, chat_record
+
+
+@pytest.fixture(scope="module")
+def build(tmp_path_factory: pytest.TempPathFactory) -> Build:
+    records = [chat_record(number, rounds=1 + number % 7) for number in range(50)]
+    blend = chat_blend(tmp_path_factory.mktemp("rows"), records, limits={"max_length": 512})
+    return shards.open(compile_blend(blend).path)
+
+
+@pytest.mark.parametrize("max_length", [448, 512, 1024])
+def test_row_use_is_that_of_the_loaders_epoch(build: Build, max_length: int) -> None:
+    use = row_use(build, max_length)
+    assert use is not None
+    rows = filled = 0
+    for batch in Loader(build, batch_size=1, max_length=max_length, epochs=1, decode="none"):
+        rows += 1
+        filled += int((batch.segment_ids > 0).sum())
+    assert (use.rows, use.samples, use.too_long) == (rows, 50, 0)
+    assert use.packed == filled / (rows * max_length)
+    assert 0 < use.padded <= 1
+
+
+def test_padding_is_counted_against_the_longest_of_each_batch(build: Build) -> None:
+    use = row_use(build, 512)
+    assert use is not None
+    positions = filled = 0
+    for batch in Loader(build, batch_size=16, max_length=512, epochs=1, packed=False, decode="none"):
+        samples = sum(map(len, batch.samples))
+        lengths = (batch.segment_ids > 0).sum(1)
+        positions += samples * int(lengths.max())
+        filled += int(lengths.sum())
+    assert use.padded == filled / positions
+
+
+def test_samples_that_no_row_can_hold_are_counted(build: Build) -> None:
+    text, _ = build["train"].counts(build.order().samples(0, 0, 50))
+    use = row_use(build, 100)
+    assert use is not None
+    assert use.too_long == int((text > 100).sum()) > 0
+    assert f"; {use.too_long} samples are too long for a row" in row_use_text(use)
+    nothing = row_use(build, 1)
+    assert nothing is not None
+    assert (nothing.rows, nothing.packed, nothing.padded) == (0, 0.0, 0.0)
+
+
+def test_a_big_epoch_is_judged_by_windows_spread_over_it(build: Build, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("preprocess.row_use.WINDOW", 10)
+    monkeypatch.setattr("preprocess.row_use._MOST_WINDOWS", 2)
+    use = row_use(build, 512)
+    assert use is not None
+    assert (use.samples, use.epoch_samples) == (20, 50)
+    assert "(20 of an epoch's samples)" in row_use_text(use)
+
+
+def test_the_command_takes_the_builds_own_limit_unless_told(build: Build, capsys: pytest.CaptureFixture[str]) -> None:
+    location = str(Path(build.store.location))
+    for options, length in (([], 512), (["--max-length", "300"], 300)):
+        cli(["stats", location, "--json", *options], standalone_mode=False)
+        assert json.loads(capsys.readouterr().out)["rows"]["max_length"] == length
+        cli(["stats", location, *options], standalone_mode=False)
+        assert f"rows of {length} positions: " in capsys.readouterr().out
+
+
+def test_a_build_without_training_samples_has_no_rows(tmp_path: Path) -> None:
+    build = Handmade(tmp_path)
+    build.add([draft(1, split="eval")], split="eval")
+    assert row_use(shards.open(build.finish()), 512) is None
