@@ -7,6 +7,7 @@ BIN := $(VENV)/bin
 # On Linux without an NVIDIA GPU, torch is pinned to its CPU build before anything can ask for the CUDA one.
 CONSTRAINTS := $(shell [ "$$(uname)" != Linux ] || nvidia-smi -L >/dev/null 2>&1 || echo '-c constraints-cpu.txt')
 PIP := $(BIN)/python -m pip install -qq --disable-pip-version-check $(CONSTRAINTS)
+NO_TORCH := If no CPU build of torch was found: give pip an index that has one (PIP_EXTRA_INDEX_URL).
 
 demo: $(VENV)/.data
 	rm -rf build/demo
@@ -30,6 +31,8 @@ types: $(VENV)/.dev
 
 bench: $(VENV)/.dev
 	$(BIN)/python tools/bench_compile.py
+	$(BIN)/python tools/bench_open.py
+	$(BIN)/python tools/bench_loader.py --scratch build/bench
 
 $(VENV)/bin/python:
 	$(PYTHON) -m venv $(VENV)
@@ -39,11 +42,11 @@ $(VENV)/.data: $(VENV)/bin/python pyproject.toml
 	touch $@
 
 $(VENV)/.dev: $(VENV)/bin/python pyproject.toml constraints-cpu.txt
-	$(PIP) -e '.[dev,ray]'
+	$(PIP) -e '.[dev,ray,remote,train]' || (echo "$(NO_TORCH)"; exit 1)
 	touch $@ $(VENV)/.data
 
 train: $(VENV)/bin/python
-	$(PIP) -e '.[train]' || (echo "If no CPU build of torch was found: give pip an index that has one (PIP_EXTRA_INDEX_URL)."; exit 1)
+	$(PIP) -e '.[train]' || (echo "$(NO_TORCH)"; exit 1)
 
 clean:
 	rm -rf $(VENV) build *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis

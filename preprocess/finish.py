@@ -35,7 +35,7 @@ from shards.manifest import write_manifest
 
 CACHE = ".cache"
 REJECTS = "rejects.jsonl"
-_OUR_SHARD = re.compile(rf"(?:{'|'.join(NAMES)})-\d{{5,}}-[0-9a-f]{{8}}\.(?:tar|arrow)")
+_OUR_SHARD = re.compile(rf"(?:{'|'.join(NAMES)})-\d{{5,}}-[0-9a-f]{{8}}\.(?:tar|arrow|tar\.idx)")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -177,7 +177,7 @@ def _same(path: Path, other: Path) -> bool:
 def _sweep(folder: Path, prepared: Prepared, work: Work) -> None:
     """Remove our own files that belong to nothing of this build: shards, cached results, indexes of archives."""
     cache = folder / CACHE
-    keep = {folder / path for _, shard in work.shards() for path in (shard.path, shard.index)}
+    keep = {folder / path for _, shard in work.shards() for path in (shard.path, shard.index, f"{shard.path}.idx")}
     keep |= {path for task in work.tasks for path in (task.marker, task.rejects)}
     keep |= {spool.folder for spool in work.spools.values()}
     keep |= {cache / "tokenizer" / prepared.tokenizer.fingerprint[:32]}

@@ -53,7 +53,7 @@ def collate(rows: Sequence[Sequence[Sample]], out: Arrays, *, image_id: int, ima
         for segment, sample in enumerate(row, start=1):
             at = start
             done = 0
-            marks = np.flatnonzero(sample.ids == image_id).tolist() if sample.images else ()
+            marks = np.flatnonzero(sample.ids == image_id).tolist()
             if len(marks) != len(sample.images):
                 raise ShardError(
                     f"sample {sample.key} has {len(marks)} placeholders and {len(sample.images)} images; see "

@@ -97,6 +97,8 @@ class Loader:
             if shuffle == "none"
             else build.order(split, seed=seed, window=SHUFFLE_WINDOW if shuffle == "shards" else None)
         )
+        if not len(self._order) and self._epochs is None:
+            raise ShardError(f"{build.store.location}: the split {split} has no samples; see dsvl-prep stats")
         self._rows = Rows(
             self._samples,
             self._order,

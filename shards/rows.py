@@ -57,7 +57,7 @@ class Rows:
         while len(rows) < count and (epochs is None or position < epochs * length):
             epoch, place = divmod(position, length)
             start = place // self.size * self.size
-            found = self._window(epoch, start)
+            found = self.window(epoch, start)
             taken = found[place - start :][: count - len(rows)]
             rows += taken
             position += len(taken)

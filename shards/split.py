@@ -26,6 +26,9 @@ OPEN_SHARDS = 16384
 TOUCHED_BYTES = 64 << 20
 """After so many bytes the pages that were read are let go."""
 
+_MAPPED_AROUND = 256 << 10
+"""Counted with each read: Linux maps what it has cached around it too, from 64 KiB to all of a large folio."""
+
 
 class Split(Sequence[Sample]):
     """`split[i]` reads sample i. `sizes`: dataset -> number of samples."""
@@ -116,7 +119,7 @@ class Split(Sequence[Sample]):
 
     def _touch(self, number: int, shard: Shard, size_bytes: int) -> None:
         self._touched[number] = shard
-        self._touched_bytes += size_bytes
+        self._touched_bytes += size_bytes + _MAPPED_AROUND
         if self._touched_bytes > TOUCHED_BYTES:
             for one in self._touched.values():
                 one.forget()

@@ -61,3 +61,16 @@ def test_the_template_of_the_docs_is_one_that_works(tmp_path: Path) -> None:
     text = (ROOT / "docs/templates.md").read_text(encoding="utf-8")
     (tmp_path / "mine.jinja").write_text(re.findall(r"```jinja\n(.*?)\n```", text, re.DOTALL)[0])
     ChatTokenizer(load_template(tmp_path / "mine.jinja"), load_tokenizer(ROOT / "examples/tokenizer"))
+
+
+@pytest.mark.slow
+@pytest.mark.filterwarnings("ignore::ResourceWarning")  # webdataset leaves tars open
+def test_the_examples_of_the_reading_page_run(tmp_path: Path) -> None:
+    from preprocess.build import run_build
+
+    run_build(ROOT / "examples/blend.yaml", out=tmp_path / "build/demo")
+    text = (ROOT / "docs/reading.md").read_text(encoding="utf-8")
+    code = "\n".join(re.findall(r"```python\n(.*?)```", text, re.DOTALL))
+    assert code.count("import shards") >= 1
+    done = subprocess.run([sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr

@@ -16,6 +16,7 @@ import pytest
 import torch
 
 import shards
+from handmade_builds import Handmade, draft
 from shards import Build, ShardError
 from shards.batch import Batch, normalize
 from shards.decode import decode_pillow
@@ -30,6 +31,10 @@ SIDE = 32
 LENGTH = 128
 BATCH = 24  # divisible by 1, 2, 3, 4 and 8 ranks
 
+CONFIG = {
+    "image_tokens": 4,
+    "image": {"size": 32, "fit": "crop", "pad_colour": "clip", "interpolation": "bicubic", "max_pixels": 10**6},
+}
 WORLDS = [(ranks, workers) for ranks in (1, 2, 3, 4, 8) for workers in (0, 1, 4)]
 
 
@@ -287,6 +292,15 @@ def test_a_reader_travels_to_a_process_that_shares_no_memory(build: Build) -> No
 def test_settings_that_cannot_be_are_refused_at_once(build: Build, settings: dict[str, Any], words: str) -> None:
     with pytest.raises(ShardError, match=words):
         loader(build, **settings)
+
+
+def test_an_endless_run_over_no_samples_is_refused(tmp_path: Path) -> None:
+    handmade = Handmade(tmp_path, extra={"config": {**CONFIG, "datasets": [{"name": "alpha"}]}})
+    handmade.add([draft(1, split="eval")], split="eval")
+    build = shards.open(handmade.finish())
+    for shuffle in ("samples", "none"):
+        with pytest.raises(ShardError, match=r"nothing to draw from the split train|the split train has no samples"):
+            loader(build, shuffle=shuffle, decode="none")
 
 
 def test_rows_too_short_for_a_sample_are_refused_with_its_shard_and_key(build: Build) -> None:

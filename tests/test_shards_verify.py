@@ -400,3 +400,15 @@ def test_verify_changes_nothing(build: Path) -> None:
     before = {path: (path.read_bytes(), path.stat().st_mtime_ns) for path in files(build)}
     shards.verify(shards.open(build))
     assert {path: (path.read_bytes(), path.stat().st_mtime_ns) for path in files(build)} == before
+
+
+def test_what_energon_adds_is_no_problem_unless_its_tar_is_gone(build: Path) -> None:
+    shard = shards.open(build).manifest.shards["alpha"]["train"][0]
+    for name in ("shards/.nv-meta/split.yaml", "shards/alpha/.nv-meta/index.sqlite", f"{shard.path}.idx"):
+        (build / name).parent.mkdir(exist_ok=True)
+        (build / name).write_bytes(b"x")
+    assert problems(build) == []
+    (build / "shards/alpha/gone.tar.idx").write_bytes(b"x")
+    assert problems(build) == [
+        f"{build}/shards/alpha/gone.tar.idx: lies in the build but the manifest does not name it; remove it"
+    ]

@@ -16,7 +16,6 @@ import hashlib
 import io
 import json
 import os
-import platform
 import random
 import shutil
 import statistics
@@ -32,11 +31,10 @@ import tokenizers
 import yaml
 from PIL import Image
 
+from bench_data import PHOTOS, RECORDS, ROOT, machine, make_images, words
 from dst import ChatTokenizer, load_template, load_tokenizer
 from preprocess.images import ImagePolicy
 
-ROOT = Path(__file__).resolve().parent.parent
-WORDS = (ROOT / "shards/FORMAT.md").read_text(encoding="utf-8").split()
 POLICIES = {
     "header": ImagePolicy(check="header"),
     "decode": ImagePolicy(check="decode"),
@@ -57,7 +55,7 @@ def main() -> None:
     parts = set(arguments.only.split(","))
     with tempfile.TemporaryDirectory(dir=arguments.scratch) as scratch:
         folder = Path(scratch)
-        print(f"commit {_commit()}, Python {platform.python_version()}, {_cpu()}, {os.cpu_count()} cores\n")
+        print(f"{machine()}\n")
         if parts & {"images", "workers", "rebuild"}:
             make_images(folder, arguments.records)
         if "images" in parts:
@@ -70,33 +68,6 @@ def main() -> None:
             bench_text(folder, arguments.text_records)
         if "base64" in parts:
             bench_base64(folder, arguments.base64_bytes)
-
-
-def make_images(folder: Path, count: int) -> None:
-    """LLaVA's layout: one 640x480 photo a record, 64 different ones; a question, and an answer of some sentences."""
-    source = sorted((ROOT / "examples/data/coco/train2017").glob("*.jpg"))
-    choose = random.Random(0)
-    pictures = folder / "coco/train2017"
-    pictures.mkdir(parents=True)
-    encoded = []
-    for index in range(64):
-        with Image.open(source[index % len(source)]) as image:
-            picture = image.convert("RGB").resize((640, 480), Image.Resampling.BICUBIC)
-        grain = np.random.default_rng(index).normal(0, 6, (480, 640, 3))
-        pixels = np.clip(np.asarray(picture, dtype=np.float32) + grain, 0, 255).astype(np.uint8)
-        data = io.BytesIO()
-        Image.fromarray(pixels).save(data, "JPEG", quality=90)
-        encoded.append(data.getvalue())
-    records = []
-    for index in range(count):
-        name = f"{index:012d}.jpg"
-        (pictures / name).write_bytes(encoded[index % 64])
-        question, answer = _words(choose, 12), _words(choose, 90)
-        conversation = [{"from": "human", "value": f"<image>\n{question}"}, {"from": "gpt", "value": answer}]
-        records.append({"id": f"{index:012d}", "image": name, "conversations": conversation})
-    (folder / "llava").mkdir()
-    (folder / "llava/detail_23k.json").write_text(json.dumps(records), encoding="utf-8")
-    print(f"{count} records; a JPEG has {statistics.mean(map(len, encoded)):,.0f} bytes on average\n")
 
 
 def bench_images(folder: Path, count: int, repeats: int) -> None:
@@ -121,7 +92,7 @@ def bench_images(folder: Path, count: int, repeats: int) -> None:
 
 def bare_parts(folder: Path, count: int, policy: ImagePolicy) -> dict[str, float]:
     """Seconds for each part alone, over the same records."""
-    records = json.loads((folder / "llava/detail_23k.json").read_text(encoding="utf-8"))[:count]
+    records = json.loads((folder / RECORDS).read_text(encoding="utf-8"))[:count]
     chat = ChatTokenizer(load_template("visualchat"), load_tokenizer(ROOT / "examples/tokenizer"))
     texts = [chat.render(_messages(record)).text for record in records]
     bare = tokenizers.Tokenizer.from_file(str(ROOT / "examples/tokenizer/tokenizer.json"))
@@ -129,7 +100,7 @@ def bare_parts(folder: Path, count: int, policy: ImagePolicy) -> dict[str, float
     with tempfile.TemporaryFile(dir=folder) as out:
         for record, text in zip(records, texts, strict=True):
             start = time.perf_counter()
-            with open(folder / "coco/train2017" / record["image"], "rb") as file:
+            with open(folder / PHOTOS / record["image"], "rb") as file:
                 data = file.read()
             read = time.perf_counter()
             stored = _bare_check(data, policy)
@@ -212,8 +183,8 @@ def bench_text(folder: Path, count: int) -> None:
     with (root / "chat.jsonl").open("w", encoding="utf-8") as file:
         for index in range(count):
             messages = [
-                {"role": "user", "content": _words(choose, 15)},
-                {"role": "assistant", "content": _words(choose, 30)},
+                {"role": "user", "content": words(choose, 15)},
+                {"role": "assistant", "content": words(choose, 30)},
             ]
             file.write(json.dumps({"id": f"t{index}", "messages": messages}) + "\n")
     out = folder / "text-build"
@@ -306,24 +277,6 @@ def _messages(record: dict[str, object]) -> list[dict[str, Any]]:
     question, answer = (turn["value"] for turn in record["conversations"])  # type: ignore[attr-defined]
     parts = [{"type": "image"}, {"type": "text", "text": question.removeprefix("<image>\n")}]
     return [{"role": "user", "content": parts}, {"role": "assistant", "content": answer}]
-
-
-def _words(choose: random.Random, count: int) -> str:
-    return " ".join(choose.choices(WORDS, k=count))
-
-
-def _commit() -> str:
-    done = subprocess.run(
-        ["git", "rev-parse", "--short", "HEAD"], cwd=ROOT, capture_output=True, text=True, check=False
-    )
-    return done.stdout.strip() or "unknown"
-
-
-def _cpu() -> str:
-    for line in Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines():
-        if line.startswith("model name"):
-            return line.partition(":")[2].strip()
-    return platform.processor()
 
 
 if __name__ == "__main__":

@@ -1,0 +1,218 @@
+"""Slow, obvious twins of the order, packing and collating: lists, whole numbers, fractions, one element at a time."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from fractions import Fraction
+from itertools import groupby
+
+import xxhash
+
+_MASK = 2**64 - 1
+_GOLDEN = 0x9E3779B97F4A7C15
+_ROUNDS = 10
+_LARGEST_TABLE = 4096
+
+
+# Shuffles
+
+
+def key_of(*parts: object) -> int:
+    return int(xxhash.xxh3_64_hexdigest("\0".join(str(part) for part in parts).encode()), 16)
+
+
+def mixed(value: int) -> int:
+    """SplitMix64's finaliser (Steele et al., 2014)."""
+    value &= _MASK
+    value = (value ^ (value >> 30)) * 0xBF58476D1CE4E5B9 & _MASK
+    value = (value ^ (value >> 27)) * 0x94D049BB133111EB & _MASK
+    return value ^ (value >> 31)
+
+
+def table(size: int, key: int) -> list[int]:
+    """The numbers sorted by a hash of each."""
+    return sorted(range(size), key=lambda number: mixed(number * _GOLDEN + key))
+
+
+def feistel(size: int, key: int, position: int) -> int:
+    """Ten rounds over the bits of the largest element, again and again until the result is an element."""
+    bits = max(2, len(f"{max(size - 1, 0):b}"))
+    low_size, high_size = 1 << bits // 2, 1 << bits - bits // 2
+    value = position
+    while True:
+        high, low = divmod(value, low_size)
+        for number in range(_ROUNDS):
+            round_key = mixed((number + 1) * _GOLDEN + key)
+            if number % 2 == 0:
+                high ^= mixed(low + round_key) % high_size
+            else:
+                low ^= mixed(high + round_key) % low_size
+        value = high * low_size + low
+        if value < size:
+            return value
+
+
+def permutation(size: int, key: int) -> list[int]:
+    if size <= _LARGEST_TABLE:
+        return table(size, key)
+    return [feistel(size, key, position) for position in range(size)]
+
+
+def block_permutation(blocks: Sequence[Sequence[int]], key: int, window: int) -> list[int]:
+    """Blocks in random order, laid end to end, cut into windows, each window shuffled."""
+    laid = [element for block in table(len(blocks), key_of(key, "blocks")) for element in blocks[block]]
+    if window == 1:
+        return laid
+    found = []
+    for number, start in enumerate(range(0, len(laid), window)):
+        part = laid[start : start + window]
+        found += [part[place] for place in permutation(len(part), key_of(key, number))]
+    return found
+
+
+# The order
+
+
+def epochs_of(
+    sources: Sequence[tuple[str, Sequence[int], int]], *, key: object, window: int | None, count: int, stripe: int
+) -> list[list[int]]:
+    """The first `count` epochs, each a list of samples. sources: name, samples of each shard, draws of an epoch."""
+    turns = spread([draws for _, _, draws in sources])
+    streams, offset = [], 0
+    for name, blocks, draws in sources:
+        drawn = dataset_epochs(blocks, draws, key=key_of(key, name), window=window, count=count)
+        streams.append([[sample + offset for sample in epoch] for epoch in drawn])
+        offset += sum(blocks)
+    found = []
+    for epoch in range(count):
+        waiting = [list(reversed(stream[epoch])) for stream in streams]
+        samples: list[int] = []
+        for number, start in enumerate(range(0, len(turns), stripe)):
+            part = sorted(turns[start : start + stripe])
+            shuffled = [part[place] for place in table(len(part), key_of(key, epoch, number))]
+            samples += [waiting[dataset].pop() for dataset in shuffled]
+        found.append(samples)
+    return found
+
+
+def spread(draws: Sequence[int]) -> list[int]:
+    """Whose turn it is in an epoch before stripes are shuffled: draw k of n stands at (2k + 1) / 2n."""
+    marks = [(Fraction(2 * k + 1, 2 * n), dataset) for dataset, n in enumerate(draws) for k in range(n)]
+    return [dataset for _, dataset in sorted(marks)]
+
+
+def dataset_epochs(blocks: Sequence[int], draws: int, *, key: int, window: int | None, count: int) -> list[list[int]]:
+    """What each epoch draws of one dataset: endless cycles of one fixed shuffle, cut where an epoch ends.
+
+    Each piece that lies within one cycle and one epoch is shuffled once more.
+    """
+    if not draws:
+        return [[] for _ in range(count)]
+    size = sum(blocks)
+    shard_of = [shard for shard, samples in enumerate(blocks) for _ in range(samples)]
+    if window is None:
+        cycle = permutation(size, key)
+    else:
+        stored = [[sample for sample in range(size) if shard_of[sample] == shard] for shard in range(len(blocks))]
+        cycle = block_permutation(stored, key, 1)
+    found = []
+    for epoch in range(count):
+        numbers = range(epoch * draws, (epoch + 1) * draws)
+        samples: list[int] = []
+        for _, together in groupby(numbers, key=lambda number: number // size):
+            piece = list(together)
+            shown = [cycle[number % size] for number in piece]
+            piece_key = key_of(key, piece[0])
+            if window is None:
+                samples += [shown[place] for place in permutation(len(shown), piece_key)]
+            else:
+                parts = [list(part) for _, part in groupby(shown, key=lambda sample: shard_of[sample])]
+                samples += block_permutation(parts, piece_key, window)
+        found.append(samples)
+    return found
+
+
+# Packing
+
+
+def best_fit_decreasing(
+    lengths: Sequence[int], images: Sequence[int], *, max_length: int, max_images: int | None
+) -> list[list[int]]:
+    """Longest first; every row is looked at, and the fullest that has room is taken, the oldest of equals."""
+    rows: list[list[int]] = []
+
+    def left(row: list[int]) -> int:
+        return max_length - sum(lengths[sample] for sample in row)
+
+    for sample in sorted(range(len(lengths)), key=lambda sample: -lengths[sample]):
+        fitting = [row for row in rows if fits([*row, sample], lengths, images, max_length, max_images)]
+        # A row without room is not looked at again, not even for a sample without length.
+        fitting = [row for row in fitting if left(row) > 0]
+        if fitting:
+            min(fitting, key=left).append(sample)
+        else:
+            rows.append([sample])
+    return [sorted(row) for row in rows]
+
+
+def fits(
+    row: Sequence[int], lengths: Sequence[int], images: Sequence[int], max_length: int, max_images: int | None
+) -> bool:
+    long = sum(lengths[sample] for sample in row)
+    shown = sum(images[sample] for sample in row)
+    return long <= max_length and (max_images is None or shown <= max_images)
+
+
+def fewest_rows(lengths: Sequence[int], max_length: int) -> int:
+    """By trying every way to share out the samples."""
+
+    def least(sample: int, rows: tuple[int, ...]) -> int:
+        if sample == len(lengths):
+            return len(rows)
+        found = least(sample + 1, (*rows, lengths[sample]))
+        for number, used in enumerate(rows):
+            if used + lengths[sample] <= max_length:
+                found = min(found, least(sample + 1, (*rows[:number], used + lengths[sample], *rows[number + 1 :])))
+        return found
+
+    return least(0, ())
+
+
+# Collating
+
+
+@dataclass
+class PaddedRow:
+    input_ids: list[int] = field(default_factory=list)
+    labels: list[int] = field(default_factory=list)
+    position_ids: list[int] = field(default_factory=list)
+    segment_ids: list[int] = field(default_factory=list)
+    first_positions: list[int] = field(default_factory=list)
+    """Of each image"""
+
+
+def padded_row(
+    samples: Sequence[tuple[Sequence[int], Sequence[int], int]], *, length: int, image_id: int, image_tokens: int
+) -> PaddedRow:
+    """samples: ids, labels and number of images of each. Written position by position."""
+    row = PaddedRow()
+    for segment, (ids, labels, images) in enumerate(samples, start=1):
+        position = 0
+        for index, (token, label) in enumerate(zip(ids, labels, strict=True)):
+            is_image = images > 0 and token == image_id
+            if is_image:
+                row.first_positions.append(len(row.input_ids))
+            for _ in range(image_tokens if is_image else 1):
+                row.input_ids.append(token)
+                row.labels.append(-100 if position == 0 else label)
+                row.position_ids.append(position)
+                row.segment_ids.append(segment)
+                position += 1
+            assert position > index
+    while len(row.input_ids) < length:
+        row.input_ids.append(0)
+        row.labels.append(-100)
+        row.position_ids.append(0)
+        row.segment_ids.append(0)
+    return row

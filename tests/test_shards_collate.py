@@ -1,0 +1,155 @@
+"""Rows of samples as arrays: placeholders expanded, samples kept apart, the rest padded."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+import numpy.typing as npt
+import pytest
+from hypothesis import example, given
+from hypothesis import strategies as st
+
+import oracles_order
+from shards import Sample, ShardError
+from shards.collate import IGNORE, Arrays, collate, row_length
+
+IMAGE_ID = 5
+UNWRITTEN = 77
+"""What arrays hold before: it must be gone everywhere."""
+
+TEXT_TOKEN = st.integers(6, 1000)
+
+
+def sample(ids: Sequence[int], *, labels: Sequence[int] | None = None, num_images: int | None = None) -> Sample:
+    """Labels of text: the ids, if none are given."""
+    chosen = [IGNORE if token == IMAGE_ID else token for token in ids] if labels is None else labels
+    images = ids.count(IMAGE_ID) if num_images is None else num_images
+    tokens = np.array([ids, chosen], np.int32).reshape(2, -1)
+    return Sample("shard.tar", f"key-{len(ids)}", memoryview(b"{}"), tokens, [memoryview(b"picture")] * images)
+
+
+@st.composite
+def samples(draw: st.DrawFn) -> Sample:
+    ids = draw(st.lists(TEXT_TOKEN | st.just(IMAGE_ID), min_size=1, max_size=12))
+    learnt = draw(st.lists(st.booleans(), min_size=len(ids), max_size=len(ids)))
+    labels = [token if one and token != IMAGE_ID else IGNORE for token, one in zip(ids, learnt, strict=True)]
+    return sample(ids, labels=labels)
+
+
+ROWS = st.lists(st.lists(samples(), max_size=4), max_size=4)
+
+
+def unwritten(num_rows: int, length: int, num_images: int, dtype: npt.DTypeLike = np.int64) -> Arrays:
+    shape = (num_rows, length)
+    return Arrays(
+        input_ids=np.full(shape, UNWRITTEN, dtype),
+        labels=np.full(shape, UNWRITTEN, dtype),
+        position_ids=np.full(shape, UNWRITTEN, dtype),
+        segment_ids=np.full(shape, UNWRITTEN, np.int32),
+        image_slots=np.full((num_images, 2), UNWRITTEN, dtype),
+    )
+
+
+def collated(
+    rows: Sequence[Sequence[Sample]], *, image_tokens: int, length: int | None = None, dtype: npt.DTypeLike = np.int64
+) -> Arrays:
+    longest = max((row_length(row, image_tokens) for row in rows), default=0)
+    num_images = sum(len(one.images) for row in rows for one in row)
+    out = unwritten(len(rows), longest if length is None else length, num_images, dtype)
+    collate(rows, out, image_id=IMAGE_ID, image_tokens=image_tokens)
+    return out
+
+
+@given(ROWS, st.integers(1, 5), st.integers(0, 6), st.sampled_from([np.int32, np.int64]))
+@example([[sample([IMAGE_ID])], [], [sample([9]), sample([IMAGE_ID, IMAGE_ID])]], 3, 0, np.int64)
+def test_arrays_equal_those_written_position_by_position(
+    rows: list[list[Sample]], image_tokens: int, padding: int, dtype: type[np.signedinteger[npt.NBitBase]]
+) -> None:
+    length = max((row_length(row, image_tokens) for row in rows), default=0) + padding
+    out = collated(rows, image_tokens=image_tokens, length=length, dtype=dtype)
+    wanted = [
+        oracles_order.padded_row(
+            [(one.ids.tolist(), one.labels.tolist(), len(one.images)) for one in row],
+            length=length,
+            image_id=IMAGE_ID,
+            image_tokens=image_tokens,
+        )
+        for row in rows
+    ]
+    assert out.input_ids.tolist() == [row.input_ids for row in wanted]
+    assert out.labels.tolist() == [row.labels for row in wanted]
+    assert out.position_ids.tolist() == [row.position_ids for row in wanted]
+    assert out.segment_ids.tolist() == [row.segment_ids for row in wanted]
+    assert out.image_slots.tolist() == [
+        [number, first] for number, row in enumerate(wanted) for first in row.first_positions
+    ]
+
+
+def test_a_row_of_two_samples_looks_like_this() -> None:
+    row = [sample([11, IMAGE_ID, 12, 13], labels=[11, IGNORE, 12, 13]), sample([21, 22])]
+    out = collated([row], image_tokens=3, length=10)
+    assert out.input_ids.tolist() == [[11, 5, 5, 5, 12, 13, 21, 22, 0, 0]]
+    assert out.labels.tolist() == [[-100, -100, -100, -100, 12, 13, -100, 22, -100, -100]]
+    assert out.position_ids.tolist() == [[0, 1, 2, 3, 4, 5, 0, 1, 0, 0]]
+    assert out.segment_ids.tolist() == [[1, 1, 1, 1, 1, 1, 2, 2, 0, 0]]
+    assert out.image_slots.tolist() == [[0, 1]]
+
+
+def test_no_sample_learns_its_first_position_from_the_sample_before() -> None:
+    rows = [[sample([11, 12]), sample([13]), sample([14, 15])], [sample([16, 17])]]
+    out = collated(rows, image_tokens=2)
+    assert out.labels.tolist() == [[-100, 12, -100, -100, 15], [-100, 17, -100, -100, -100]]
+
+
+def test_the_samples_own_arrays_are_not_written_to() -> None:
+    one = sample([11, IMAGE_ID, 12])
+    ids, labels = one.ids.tolist(), one.labels.tolist()
+    one.ids.flags.writeable = one.labels.flags.writeable = False
+    collated([[one, one]], image_tokens=2)
+    assert (one.ids.tolist(), one.labels.tolist()) == (ids, labels)
+
+
+def test_slots_follow_rows_then_samples_then_placeholders() -> None:
+    rows = [
+        [sample([IMAGE_ID, 11, IMAGE_ID]), sample([IMAGE_ID])],
+        [sample([12])],
+        [sample([13, IMAGE_ID, IMAGE_ID])],
+    ]
+    assert collated(rows, image_tokens=4).image_slots.tolist() == [[0, 0], [0, 5], [0, 9], [2, 1], [2, 5]]
+
+
+def test_an_image_of_one_token_stays_one_position() -> None:
+    out = collated([[sample([IMAGE_ID, 11, IMAGE_ID, 12])]], image_tokens=1)
+    assert out.input_ids.tolist() == [[5, 11, 5, 12]]
+    assert out.position_ids.tolist() == [[0, 1, 2, 3]]
+    assert out.image_slots.tolist() == [[0, 0], [0, 2]]
+
+
+@pytest.mark.parametrize("length", [0, 4])
+def test_rows_without_samples_are_all_padding(length: int) -> None:
+    out = collated([[], []], image_tokens=4, length=length)
+    assert out.input_ids.tolist() == out.position_ids.tolist() == out.segment_ids.tolist() == [[0] * length] * 2
+    assert out.labels.tolist() == [[IGNORE] * length] * 2
+
+
+def test_no_rows_are_no_arrays() -> None:
+    assert collated([], image_tokens=4, length=6).input_ids.shape == (0, 6)
+
+
+@pytest.mark.parametrize(
+    ("ids", "num_images"),
+    [([IMAGE_ID, 11, IMAGE_ID], 1), ([IMAGE_ID, 11], 2), ([11, 12], 1), ([11, IMAGE_ID], 0)],
+    ids=["a placeholder too many", "an image too many", "no placeholder", "no image"],
+)
+def test_a_sample_whose_placeholders_are_not_its_images_is_named(ids: list[int], num_images: int) -> None:
+    out = unwritten(1, 40, num_images)
+    message = f"sample key-{len(ids)} has {ids.count(IMAGE_ID)} placeholders and {num_images} images"
+    with pytest.raises(ShardError, match=message):
+        collate([[sample(ids, num_images=num_images)]], out, image_id=IMAGE_ID, image_tokens=4)
+
+
+@given(st.lists(samples(), max_size=4), st.integers(1, 5))
+def test_the_length_of_a_row_is_what_collating_fills(row: list[Sample], image_tokens: int) -> None:
+    out = collated([row], image_tokens=image_tokens, length=300)
+    assert np.count_nonzero(out.segment_ids) == row_length(row, image_tokens)

@@ -1,0 +1,333 @@
+"""All samples of one side of a build as one sequence, whatever is open, closed or let go on the way."""
+
+from __future__ import annotations
+
+import multiprocessing
+import pickle
+import random
+import subprocess
+import sys
+import tempfile
+from collections.abc import Callable, Iterator
+from concurrent.futures import ProcessPoolExecutor
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+import handmade_builds
+import shards
+import shards.split
+from handmade_builds import Draft, draft
+from shards import Build, Sample, Shard, ShardError, Split
+
+ROOT = Path(__file__).resolve().parent.parent
+
+TRAIN = {
+    "alpha": [
+        [draft(number, num_images=number % 4) for number in range(4)],
+        [draft(number, num_images=number % 4) for number in range(4, 5)],
+        [draft(number, num_images=2) for number in range(5, 11)],
+    ],
+    "without_train": [],
+    "beta": [[draft(number, dataset="beta", num_images=0) for number in range(3)]],
+    "gamma": [[draft(number, dataset="gamma", text=30)] for number in range(3)],
+}
+SHARDS = [made for of_dataset in TRAIN.values() for made in of_dataset]
+DRAFTS = [one for made in SHARDS for one in made]
+NAMES = [name for name, of_dataset in TRAIN.items() for made in of_dataset for _ in made]
+
+
+@pytest.fixture
+def build(tmp_path: Path) -> Build:
+    made = handmade_builds.Handmade(tmp_path)
+    for dataset, of_dataset in TRAIN.items():
+        for drafts in of_dataset:
+            made.add(drafts, dataset=dataset)
+        if dataset != "beta":
+            made.add(
+                [draft(number, dataset=dataset, split="eval") for number in range(2)], dataset=dataset, split="eval"
+            )
+    return shards.open(made.finish())
+
+
+@pytest.fixture
+def split(build: Build) -> Split:
+    return build["train"]
+
+
+@pytest.fixture
+def opened(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """The shards that a split opens, in turn."""
+    names: list[str] = []
+
+    class Watched(Shard):
+        def __init__(self, *args: object) -> None:
+            super().__init__(*args)  # type: ignore[arg-type]
+            names.append(Path(self.info.path).name[: len("train-00000")] + " of " + Path(self.info.path).parent.name)
+
+    monkeypatch.setattr(shards.split, "Shard", Watched)
+    return names
+
+
+def content(sample: Sample) -> tuple[str, list[int], list[int], list[bytes]]:
+    return sample.key, sample.ids.tolist(), sample.labels.tolist(), [bytes(image) for image in sample.images]
+
+
+def stored(one: Draft) -> tuple[str, list[int], list[int], list[bytes]]:
+    return one.key, one.tokens[0].tolist(), one.tokens[1].tolist(), [data for _, data in one.images]
+
+
+def read_all(split: Split) -> list[tuple[str, list[int], list[int], list[bytes]]]:
+    return [content(sample) for sample in split]
+
+
+# As a sequence
+
+
+def test_a_split_is_the_samples_of_its_shards_in_the_manifests_order(build: Build, split: Split) -> None:
+    assert len(split) == len(DRAFTS) == 17
+    assert read_all(split) == [stored(one) for one in DRAFTS]
+    in_shards = [shard[row] for _, _, shard in build.shards(split="train") for row in range(len(shard))]
+    assert read_all(split) == [content(sample) for sample in in_shards]
+    assert split.sizes == {"alpha": 11, "without_train": 0, "beta": 3, "gamma": 3}
+    assert list(split.sizes) == list(build.datasets)
+    assert [sample.metadata["dataset"] for sample in split] == NAMES
+
+
+@pytest.mark.parametrize("index", [0, 3, 4, 5, 10, 11, 13, 14, 16])
+def test_a_number_counts_from_the_front_or_from_the_end(split: Split, index: int) -> None:
+    assert content(split[index]) == content(split[index - 17]) == stored(DRAFTS[index])
+    name, sample = split.named(index)
+    assert (name, content(sample)) == (NAMES[index], stored(DRAFTS[index]))
+    assert split.named(index - 17)[0] == NAMES[index]
+
+
+@pytest.mark.parametrize(
+    "part",
+    [slice(None), slice(3, 12), slice(-4, None), slice(None, None, -1), slice(12, 2, -3), slice(5, 5), slice(9, 99)],
+    ids=str,
+)
+def test_a_slice_is_a_list_of_samples(split: Split, part: slice) -> None:
+    found = split[part]
+    assert isinstance(found, list)
+    assert [content(sample) for sample in found] == [stored(one) for one in DRAFTS[part]]
+
+
+@pytest.mark.parametrize("ask", [Split.__getitem__, Split.named, Split.locate, Split.where])
+@pytest.mark.parametrize("index", [17, -18, 10**9])
+def test_a_number_out_of_range_is_an_index_error(split: Split, ask: Callable[[Split, int], object], index: int) -> None:
+    with pytest.raises(IndexError, match=f"no sample {index}; the split train has 17"):
+        ask(split, index)
+
+
+def test_a_split_without_samples_is_empty(tmp_path: Path) -> None:
+    made = handmade_builds.Handmade(tmp_path)
+    made.add([draft(0)])
+    split = shards.open(made.finish())["eval"]
+    assert len(split) == 0
+    assert list(split) == split[:] == []
+    assert [counts.tolist() for counts in split.counts(np.zeros(0, np.int64))] == [[], []]
+    for index in (0, -1):
+        with pytest.raises(IndexError, match=f"no sample {index}; the split eval has 0"):
+            split[index]
+
+
+def test_each_split_holds_its_own_samples(build: Build) -> None:
+    assert [sample.key for sample in build["eval"]] == [
+        f"{dataset}-eval-{number:05d}" for dataset in ("alpha", "without_train", "gamma") for number in range(2)
+    ]
+    assert [build["eval"].named(index)[0] for index in range(6)] == [
+        *["alpha"] * 2,
+        *["without_train"] * 2,
+        *["gamma"] * 2,
+    ]
+    assert len(build) == 17 + 6
+
+
+def test_an_unknown_split_is_an_error_that_names_the_known_ones(build: Build) -> None:
+    with pytest.raises(ShardError, match="no split 'validation'; it has train, eval"):
+        build["validation"]
+
+
+def test_a_sample_is_named_by_its_shard_and_key(split: Split) -> None:
+    assert split.where(4) == f"{split.shard(1).name}: sample alpha-train-00004"
+    assert split.where(-1) == f"{split.shard(6).name}: sample gamma-train-00002"
+    assert [split.locate(index) for index in (0, 3, 4, 10, 11, 14, 16, -1)] == [
+        (0, 0),
+        (0, 3),
+        (1, 0),
+        (2, 5),
+        (3, 0),
+        (4, 0),
+        (6, 0),
+        (6, 0),
+    ]
+
+
+# Counts
+
+
+def test_counts_are_what_reading_every_sample_gives(split: Split) -> None:
+    text, images = split.counts(np.arange(len(split)))
+    assert text.dtype == images.dtype == np.int64
+    assert images.tolist() == [len(sample.images) for sample in split]
+    assert text.tolist() == [len(sample.ids) - len(sample.images) for sample in split]
+
+
+def test_counts_come_in_the_order_asked_for(split: Split) -> None:
+    text, images = split.counts(np.arange(len(split)))
+    asked = np.random.default_rng(0).integers(0, len(split), 100)
+    found = split.counts(asked)
+    assert found[0].tolist() == text[asked].tolist()
+    assert found[1].tolist() == images[asked].tolist()
+
+
+def test_counts_need_the_indexes_alone(build: Build, split: Split) -> None:
+    wanted = [counts.tolist() for counts in split.counts(np.arange(17))]
+    for tar in Path(build.store.location).rglob("*.tar"):
+        tar.unlink()
+    assert [counts.tolist() for counts in shards.open(build.store.location)["train"].counts(np.arange(17))] == wanted
+    with pytest.raises(ShardError, match=r"alpha.*\.tar: cannot be read"):
+        shards.open(build.store.location)["train"][0]
+
+
+# Open shards
+
+
+def test_a_shard_is_opened_when_it_is_needed_and_once(split: Split, opened: list[str]) -> None:
+    assert opened == []
+    split[4], split[4], split[16], split[4]
+    assert opened == ["train-00001 of alpha", "train-00002 of gamma"]
+
+
+def test_the_least_recently_used_shard_is_closed_first(
+    split: Split, opened: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(shards.split, "OPEN_SHARDS", 2)
+    first, second, third = 0, 4, 5  # of three shards
+    for index in (first, second, first, third):
+        split[index]
+    opened.clear()
+    split[first], split[third]
+    assert opened == []
+    split[second]
+    assert opened == ["train-00001 of alpha"]
+
+
+@pytest.mark.parametrize("limit", [1, 2, 3])
+def test_with_few_shards_open_everything_is_still_read_right(
+    split: Split, opened: list[str], monkeypatch: pytest.MonkeyPatch, limit: int
+) -> None:
+    monkeypatch.setattr(shards.split, "OPEN_SHARDS", limit)
+    numbers = random.Random(limit).choices(range(17), k=200)
+    kept = [split[number] for number in numbers]
+    assert [content(sample) for sample in kept] == [stored(DRAFTS[number]) for number in numbers]
+    assert len(opened) > 50
+    text, images = split.counts(np.array(numbers))
+    assert images.tolist() == [len(sample.images) for sample in kept]
+    assert text.tolist() == [len(sample.ids) - len(sample.images) for sample in kept]
+
+
+@pytest.mark.parametrize("touched_bytes", [0, 3000, 10_000])
+def test_reading_goes_on_right_after_pages_were_let_go(
+    split: Split, monkeypatch: pytest.MonkeyPatch, touched_bytes: int
+) -> None:
+    monkeypatch.setattr(shards.split, "TOUCHED_BYTES", touched_bytes)
+    let_go: list[str] = []
+    forget = Shard.forget
+
+    def watched(shard: Shard) -> None:
+        let_go.append(shard.name)
+        forget(shard)
+
+    monkeypatch.setattr(Shard, "forget", watched)
+    numbers = random.Random(0).choices(range(17), k=200)
+    kept = [split[number] for number in numbers]
+    assert [content(sample) for sample in kept] == [stored(DRAFTS[number]) for number in numbers]
+    assert {split.shard(number).name for number in range(7)} == set(let_go)
+
+
+def test_pages_are_let_go_of_closed_shards_too(split: Split, monkeypatch: pytest.MonkeyPatch) -> None:
+    let_go: list[str] = []
+    monkeypatch.setattr(Shard, "forget", lambda shard: let_go.append(shard.name))
+    monkeypatch.setattr(shards.split, "OPEN_SHARDS", 1)
+    names = [split.shard(number).name for number in range(7)]
+    list(split)
+    assert let_go == []
+    monkeypatch.setattr(shards.split, "TOUCHED_BYTES", 0)
+    split[0]
+    assert sorted(let_go) == sorted(names)
+
+
+# Other processes
+
+
+def test_a_split_reads_the_same_in_a_process_that_starts_anew(split: Split) -> None:
+    here = read_all(split)
+    with ProcessPoolExecutor(1, mp_context=multiprocessing.get_context("spawn")) as pool:
+        assert pool.submit(read_all, split).result(timeout=60) == here
+
+
+def test_no_mapped_shard_travels_with_a_split_or_a_build(build: Build, split: Split, opened: list[str]) -> None:
+    closed = pickle.dumps(split)
+    wanted = read_all(split)
+    assert len(pickle.dumps(split)) == len(closed)
+    opened.clear()
+    copy = pickle.loads(pickle.dumps(split))
+    assert opened == []
+    assert (copy.name, copy.sizes, read_all(copy)) == (split.name, split.sizes, wanted)
+    other = pickle.loads(pickle.dumps(build))
+    assert other.manifest.hash == build.manifest.hash
+    assert read_all(other["train"]) == wanted
+
+
+# Memory
+
+
+@pytest.fixture(scope="module")
+def hundred_megabytes() -> Iterator[Path]:
+    """4000 samples of 25 kB in 10 shards."""
+    picture = handmade_builds.JPEG + random.Random(0).randbytes(22_000)
+    with tempfile.TemporaryDirectory() as folder:
+        made = handmade_builds.Handmade(Path(folder))
+        for start in range(0, 4000, 400):
+            drafts = [draft(number, num_images=0) for number in range(start, start + 400)]
+            made.add([replace(one, images=(("jpg", picture),)) for one in drafts])
+        yield made.finish()
+
+
+MEASURE = """
+import random, sys
+import numpy as np
+import shards, shards.split
+
+def resident():
+    return int(open("/proc/self/statm").read().split()[1]) * 4096
+
+shards.split.TOUCHED_BYTES = int(sys.argv[2])
+split = shards.open(sys.argv[1])["train"]
+split.counts(np.arange(len(split)))
+numbers = list(range(len(split)))
+if sys.argv[3] == "at random":
+    random.Random(0).shuffle(numbers)
+split[0]
+before, most, size = resident(), 0, 0
+for number in numbers:
+    sample = split[number]
+    size += sum(len(image) for image in sample.images)
+    most = max(most, resident())
+print(size, most - before)
+"""
+
+
+@pytest.mark.skipif(not Path("/proc/self/statm").exists(), reason="resident memory is read as Linux tells it")
+@pytest.mark.parametrize("how", ["in order", "at random"])
+def test_a_process_holds_little_more_than_the_pages_it_lately_touched(hundred_megabytes: Path, how: str) -> None:
+    touched = 16 << 20
+    command = [sys.executable, "-c", MEASURE, str(hundred_megabytes), str(touched), how]
+    done = subprocess.run(command, check=True, capture_output=True, text=True, cwd=ROOT)
+    size, growth = map(int, done.stdout.split())
+    assert size > 85_000_000
+    assert growth < 1.5 * touched + (4 << 20)

@@ -1,0 +1,69 @@
+"""What the benchmark scripts share: LLaVA-like records with photo-like pictures, and a line that says which machine."""
+
+from __future__ import annotations
+
+import io
+import json
+import os
+import platform
+import random
+import statistics
+import subprocess
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+
+ROOT = Path(__file__).resolve().parent.parent
+PHOTOS = "coco/train2017"
+RECORDS = "llava/detail_23k.json"
+_WORDS = (ROOT / "shards/FORMAT.md").read_text(encoding="utf-8").split()
+
+
+def make_images(folder: Path, count: int, answer_words: int = 90) -> None:
+    """LLaVA's layout: one 640x480 photo a record, 64 different ones; a question, and an answer of some sentences."""
+    source = sorted((ROOT / "examples/data/coco/train2017").glob("*.jpg"))
+    choose = random.Random(0)
+    pictures = folder / PHOTOS
+    pictures.mkdir(parents=True)
+    encoded = []
+    for index in range(64):
+        with Image.open(source[index % len(source)]) as image:
+            picture = image.convert("RGB").resize((640, 480), Image.Resampling.BICUBIC)
+        grain = np.random.default_rng(index).normal(0, 6, (480, 640, 3))
+        pixels = np.clip(np.asarray(picture, dtype=np.float32) + grain, 0, 255).astype(np.uint8)
+        data = io.BytesIO()
+        Image.fromarray(pixels).save(data, "JPEG", quality=90)
+        encoded.append(data.getvalue())
+    records = []
+    for index in range(count):
+        name = f"{index:012d}.jpg"
+        (pictures / name).write_bytes(encoded[index % 64])
+        question, answer = words(choose, 12), words(choose, answer_words)
+        conversation = [{"from": "human", "value": f"<image>\n{question}"}, {"from": "gpt", "value": answer}]
+        records.append({"id": f"{index:012d}", "image": name, "conversations": conversation})
+    (folder / "llava").mkdir()
+    (folder / RECORDS).write_text(json.dumps(records), encoding="utf-8")
+    print(f"{count} records; a JPEG has {statistics.mean(map(len, encoded)):,.0f} bytes on average\n")
+
+
+def words(choose: random.Random, count: int) -> str:
+    return " ".join(choose.choices(_WORDS, k=count))
+
+
+def machine() -> str:
+    return f"commit {_commit()}, Python {platform.python_version()}, {_cpu()}, {os.cpu_count()} cores"
+
+
+def _commit() -> str:
+    done = subprocess.run(
+        ["git", "rev-parse", "--short", "HEAD"], cwd=ROOT, capture_output=True, text=True, check=False
+    )
+    return done.stdout.strip() or "unknown"
+
+
+def _cpu() -> str:
+    for line in Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines():
+        if line.startswith("model name"):
+            return line.partition(":")[2].strip()
+    return platform.processor()

@@ -1,0 +1,220 @@
+"""Measure our loader against other data libraries and against the bare parts of its work, all in one run.
+
+    python tools/bench_loader.py --scratch FOLDER [--samples 2000] [--repeats 5] [--columns webdataset,energon]
+
+All read the same samples: a 640x480 JPEG of about 82 KB and about 190 text tokens each. webdataset and Megatron-Energon
+read our tars, mosaicml-streaming reads MDS shards written from them, and a map dataset as DeepSpeed-VisualChat has it
+reads the original files. A runner is a script of tools/bench_peers; each runs in its library's own environment, made
+below --scratch and kept there. No two run at the same time. Pictures come from the page cache.
+Takes about an hour; prints Markdown for docs/benchmarks.md.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import shutil
+import statistics
+import subprocess
+import sys
+import tempfile
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from bench_data import ROOT, machine, make_images
+
+RUNNERS = Path(__file__).resolve().parent / "bench_peers"
+ANSWER_WORDS = 24  # with the question and the template about 190 tokens of the example tokenizer
+SHARDS = 8  # webdataset shares out whole shards among workers
+TORCH = ("torch", "torchvision", "transformers", "numpy", "pillow")
+ENVIRONMENT = {"TOKENIZERS_PARALLELISM": "false", "OMP_NUM_THREADS": "1", "TRANSFORMERS_VERBOSITY": "error"}
+
+PREPROCESS = {
+    "": "its own preprocessing",
+    "hf": "CLIPImageProcessor, torchvision",
+    "hf-pillow": "CLIPImageProcessor, Pillow",
+    "torchvision": "lean: torchvision to uint8",
+    "pillow": "lean: Pillow to uint8",
+}
+"""How 336-pixel tensors are made. By peers: as their users do, with Hugging Face's processor, and leaner."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Column:
+    """A way to read the samples: a runner, the environment it needs, and what its task says."""
+
+    title: str
+    runner: str
+    packages: tuple[str, ...] = ()
+    """Of its own environment; none: this program's."""
+    prepares: bool = False
+    preprocess: tuple[str, ...] = ("",)
+    task: dict[str, str] = field(default_factory=dict)
+
+
+PEERS = ("hf", "hf-pillow", "torchvision", "pillow")
+COLUMNS = {
+    "original-exact": Column(title="ours, `original`, exact", runner="ours", task={"decode": "exact"}),
+    "original-fast": Column(title="ours, `original`, fast", runner="ours", task={"decode": "fast"}),
+    "resized": Column(title="ours, `resized`", runner="ours", task={"build": "resized"}),
+    "webdataset": Column(title="webdataset", runner="by_webdataset", packages=("webdataset", *TORCH), preprocess=PEERS),
+    "energon": Column(
+        title="Megatron-Energon",
+        runner="by_energon",
+        packages=("megatron-energon", *TORCH),
+        prepares=True,
+        preprocess=PEERS,
+    ),
+    "streaming": Column(
+        title="mosaicml-streaming",
+        runner="by_streaming",
+        packages=("mosaicml-streaming", *TORCH),
+        prepares=True,
+        preprocess=PEERS,
+    ),
+    "map": Column(title="map dataset, on the fly", runner="by_map_dataset", packages=TORCH, preprocess=PEERS),
+}
+BARE = {
+    "original": Column(title="", runner="bare"),
+    "resized": Column(title="", runner="bare", task={"build": "resized"}),
+}
+
+
+class Bench:
+    """The scratch folder, and runs of runners in it."""
+
+    def __init__(self, scratch: Path, data: Path, samples: int) -> None:
+        self.scratch = scratch
+        self.data = data
+        self.samples = samples
+
+    def python(self, column: Column) -> str:
+        """The interpreter of the column's environment, which is made if it is not there yet."""
+        if not column.packages:
+            return sys.executable
+        folder = self.scratch / column.runner
+        python = folder / "bin/python"
+        if not (folder / "complete").exists():
+            shutil.rmtree(folder, ignore_errors=True)
+            subprocess.run([sys.executable, "-m", "venv", str(folder)], check=True)
+            pip = [str(python), "-m", "pip", "install", "-qq", "--disable-pip-version-check"]
+            subprocess.run([*pip, "-c", str(ROOT / "constraints-cpu.txt"), *column.packages], check=True)
+            (folder / "complete").touch()
+        return str(python)
+
+    def versions(self, column: Column) -> str:
+        code = "import sys, importlib.metadata as all\nfor name in sys.argv[1:]: print(name, all.version(name))"
+        command = [self.python(column), "-c", code, *column.packages]
+        return ", ".join(subprocess.run(command, check=True, capture_output=True, text=True).stdout.splitlines())
+
+    def run(self, column: Column, mode: str, **task: Any) -> dict[str, Any]:
+        """What the runner reports."""
+        full = {"data": str(self.data), "mode": mode, "samples": self.samples, **column.task, **task}
+        command = [self.python(column), str(RUNNERS / f"{column.runner}.py"), json.dumps(full)]
+        done = subprocess.run(command, capture_output=True, text=True, env=os.environ | ENVIRONMENT)
+        if done.returncode:
+            raise SystemExit(f"{' '.join(command)}\n{done.stderr[-4000:]}")
+        found: dict[str, Any] = json.loads(done.stdout.splitlines()[-1]) if mode != "prepare" else {}
+        return found
+
+    def rate(self, column: Column, mode: str, **task: Any) -> float:
+        found = self.run(column, mode, **task)
+        return float(found["samples"] / found["seconds"])
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--scratch", type=Path, required=True, help="a folder on a local disk; environments stay there")
+    parser.add_argument("--samples", type=int, default=2000)
+    parser.add_argument("--repeats", type=int, default=5, help="runs of each measurement; the median counts")
+    parser.add_argument("--columns", default=",".join(COLUMNS))
+    arguments = parser.parse_args()
+    columns = [COLUMNS[name] for name in arguments.columns.split(",")]
+    arguments.scratch.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=arguments.scratch) as folder:
+        bench = Bench(arguments.scratch.resolve(), Path(folder), arguments.samples)
+        print(f"{machine()}\n")
+        make_images(bench.data, arguments.samples, ANSWER_WORDS)
+        make_builds(bench.data, arguments.samples)
+        for column in columns:
+            if column.packages:
+                print(f"- {column.title}: {bench.versions(column)}", flush=True)
+            if column.prepares:
+                bench.run(column, "prepare")
+        print(f"\n| | {' | '.join(column.title for column in columns)} |\n|---{'|---' * len(columns)}|")
+        for name, cells in rows(bench, columns, arguments.repeats):
+            print(f"| {name} | {' | '.join(cells)} |", flush=True)
+        bench_bare(bench, arguments.repeats)
+
+
+def make_builds(data: Path, samples: int) -> None:
+    """data/original and data/resized, by the compiler."""
+    for store in ("original", "resized"):
+        dataset = {"name": "bench", "adapter": "llava", "root": str(data), "samples": "all"}
+        blend = {
+            "tokenizer": str(ROOT / "examples/tokenizer"),
+            "image": {"store": store, "size": 336},
+            "shard": {"max_samples": -(-samples // SHARDS)},
+            "datasets": [dataset],
+        }
+        path = data / f"{store}.yaml"
+        path.write_text(yaml.safe_dump(blend), encoding="utf-8")
+        command = [sys.executable, "-m", "preprocess.cli", "build", "--blend", str(path), "--out", str(data / store)]
+        subprocess.run(command, check=True, capture_output=True)
+
+
+def rows(bench: Bench, columns: list[Column], repeats: int) -> Iterator[tuple[str, list[str]]]:
+    """Name and a cell for each column. Repeats go through all columns in turn, so that drift is shared."""
+    full: dict[tuple[str, str], list[dict[str, Any]]] = {}
+    for _ in range(repeats):
+        for column in columns:
+            for preprocess in column.preprocess:
+                found = bench.run(column, "full", preprocess=preprocess)
+                full.setdefault((column.title, preprocess), []).append(found)
+    for preprocess, title in PREPROCESS.items():
+        yield f"all work, samples/s ({title})", [_rate(full.get((column.title, preprocess), [])) for column in columns]
+    firsts = [full[column.title, column.preprocess[0]] for column in columns]
+    yield "time to the first batch, s", [_median(runs, "first_batch_s") for runs in firsts]
+    read = {column.title: [bench.run(column, "read") for _ in range(repeats)] for column in columns}
+    yield "reading alone, samples/s", [_rate(read[column.title]) for column in columns]
+    yield "two workers against one", [workers(bench, column, repeats) for column in columns]
+    memory = [bench.run(column, "full", preprocess=column.preprocess[0], workers=1, memory=True) for column in columns]
+    for key, title in (("memory_mb", "own memory"), ("rss_mb", "resident memory")):
+        cells = [f"{one[key][0]:,.0f}, {one[key][1]:,.0f}" for one in memory]
+        yield f"a worker's peak {title} in the first and the last quarter, MB", cells
+
+
+def workers(bench: Bench, column: Column, repeats: int) -> str:
+    """The median of two workers' rate against one's, of neighbouring runs."""
+    ratios = []
+    for _ in range(repeats):
+        one, two = (bench.rate(column, "full", preprocess=column.preprocess[0], workers=count) for count in (1, 2))
+        ratios.append(two / one)
+    return f"{statistics.median(ratios):.2f}x"
+
+
+def bench_bare(bench: Bench, repeats: int) -> None:
+    print("\n| bare part, one core | samples/s |\n|---|---|")
+    for mode, store, title in (
+        ("full", "resized", "simplejpeg decodes the `resized` pictures into a buffer"),
+        ("read", "original", "copy every sample out of the mapped tars of `original`"),
+        ("read", "resized", "the same of `resized`"),
+    ):
+        print(f"| {title} | {_rate([bench.run(BARE[store], mode) for _ in range(repeats)])} |", flush=True)
+
+
+def _rate(found: list[dict[str, Any]]) -> str:
+    return f"{statistics.median(one['samples'] / one['seconds'] for one in found):,.0f}" if found else ""
+
+
+def _median(found: list[dict[str, Any]], key: str) -> str:
+    return f"{statistics.median(one[key] for one in found):.2f}"
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,66 @@
+"""The bare parts of a loader's work over the same stored bytes: the most that any loader of them could reach.
+
+full: simplejpeg decodes the stored JPEGs into one buffer; nothing is read. read: each sample's bytes are copied out of
+the mapped tar, at the offsets of the index and in a shuffled order, and its tokens are looked at; nothing is checked.
+"""
+
+from __future__ import annotations
+
+import mmap
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import simplejpeg
+
+import harness
+from preprocessing import SIZE, Preprocess
+
+_NPY_HEADER = 128  # NumPy's format 1.0 pads its header to this
+
+Row = tuple[mmap.mmap, int, int, list[int], list[int]]
+"""A sample: its tar, offset and size in it, and its members' offsets and sizes."""
+
+
+def batches(task: harness.Task, preprocess: Preprocess) -> Iterator[Any]:
+    rows: list[Row] = []
+    for path in sorted((task.folder / task.build / "shards").glob("*/train-*.tar")):
+        with path.open("rb") as file:
+            tar = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
+        index = pa.ipc.open_file(pa.memory_map(str(path.with_suffix(".arrow")))).read_all()
+        columns = ("offset", "size", "member_offsets", "member_sizes")
+        rows += [(tar, *row) for row in zip(*(index.column(name).to_pylist() for name in columns), strict=True)]
+    shuffled = [rows[at] for at in np.random.default_rng(0).permutation(len(rows))]
+    several = [shuffled[start : start + task.batch_size] for start in range(0, len(shuffled), task.batch_size)]
+    return _decode(several) if task.mode == "full" else _walk(several)
+
+
+def _walk(several: list[list[Row]]) -> Iterator[Any]:
+    for some in several:
+        tokens = []
+        for tar, offset, size, member_offsets, member_sizes in some:
+            sample = tar[offset : offset + size]
+            count = (member_sizes[1] - _NPY_HEADER) // 4
+            tokens.append(np.frombuffer(sample, np.int32, count, member_offsets[1] + _NPY_HEADER))
+        yield {"input_ids": tokens}
+
+
+def _decode(several: list[list[Row]]) -> Iterator[Any]:
+    pictures = [
+        [
+            tar[offset + start : offset + start + size]
+            for tar, offset, _, starts, sizes in some
+            for start, size in zip(starts[2:], sizes[2:], strict=True)
+        ]
+        for some in several
+    ]
+    buffer = np.empty((SIZE, SIZE, 3), np.uint8)
+    for some_pictures in pictures:
+        for picture in some_pictures:
+            simplejpeg.decode_jpeg(picture, buffer=buffer)
+        yield {"input_ids": some_pictures}
+
+
+if __name__ == "__main__":
+    harness.main(batches)
