@@ -42,7 +42,7 @@ $(VENV)/.data: $(VENV)/bin/python pyproject.toml
 	touch $@
 
 $(VENV)/.dev: $(VENV)/bin/python pyproject.toml constraints-cpu.txt
-	$(PIP) -e '.[dev,ray,remote,train]' || (echo "$(NO_TORCH)"; exit 1)
+	$(PIP) -e '.[dev,eval,ray,remote,train]' || (echo "$(NO_TORCH)"; exit 1)
 	touch $@ $(VENV)/.data
 
 train: $(VENV)/bin/python

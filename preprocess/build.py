@@ -1,6 +1,6 @@
 """A build from blend.yaml to manifest.json.
 
-    config -> ingest (an adapter's pass over each dataset) -> split -> tasks -> shards -> manifest
+    config -> ingest (an adapter's pass over each dataset) -> split -> tasks -> shards -> manifest (-> upload to a URL)
 
 Rules: everything a user can fix is reported before work starts. The manifest is written last, so a folder with a
 manifest is a whole build. What an earlier run finished is found by its content key and used again.
@@ -24,6 +24,7 @@ from preprocess.ingest import Ingested, finished, ingest_task, run_ingest
 from preprocess.plan import assign_splits, make_context, plan_tasks
 from preprocess.prepare import Prepared, prepare
 from preprocess.progress import Progress, Silent
+from preprocess.publish import Published, publish, target
 from preprocess.report import BuildReport, DatasetReport
 from preprocess.split import CONFLICT, Side
 from preprocess.spool import Spool
@@ -39,22 +40,38 @@ R = TypeVar("R")
 def run_build(
     path: Path,
     *,
-    out: Path | None = None,
+    out: str | Path | None = None,
+    work: Path | None = None,
     workers: int = 1,
     settings: Sequence[str] = (),
     progress: Progress | None = None,
 ) -> BuildReport:
-    """Compile the blend file at `path` into a build folder.
+    """Compile the blend file at `path` into a build folder; if `out` is a URL, publish it there.
 
-    out: the folder; default the file's `out:`, else ./build. settings: `a.b=value` overrides.
-    Raises ConfigError (nothing was done) or DataError (what is finished stays for the next run).
+    out: the folder or URL; default the file's `out:`, else ./build. work: the folder in which a build for a URL is
+    compiled, and which is kept for the next run; default one of the URL's own. settings: `a.b=value` overrides.
+    Raises ConfigError (nothing was done), or DataError or ShardError (what is finished stays for the next run).
     """
+    return build_and_publish(path, out=out, work=work, workers=workers, settings=settings, progress=progress)[0]
+
+
+def build_and_publish(
+    path: Path,
+    *,
+    out: str | Path | None = None,
+    work: Path | None = None,
+    workers: int = 1,
+    settings: Sequence[str] = (),
+    progress: Progress | None = None,
+) -> tuple[BuildReport, Published | None]:
+    """`run_build`, and what was done at the URL, if `out` is one."""
     prepared = prepare(path, settings)
     blend = prepared.blend
-    folder = (out or (path.parent / blend.out if blend.out else Path("build"))).absolute()
+    folder, store = target(path, blend, out, work)
+    progress = progress or Silent()
     with _locked(folder):
         sweep_partials(folder)
-        run = _Runner(blend, workers, progress or Silent())
+        run = _Runner(blend, workers, progress)
         _index_archives(prepared, folder, run)
         ingested, spools = _ingest(prepared, folder, run)
         sides = assign_splits(blend, spools)
@@ -68,7 +85,7 @@ def run_build(
             reports[task.context.dataset].add(task.split, result)
         report = BuildReport(path=folder, datasets=reports, reused_tasks=run.reused, built_tasks=run.built)
         finish(folder, prepared, report, Work(spools=spools, sides=sides, tasks=tasks, results=results))
-    return report
+        return report, publish(folder, store, progress) if store else None
 
 
 class _Runner:

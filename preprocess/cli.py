@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import os
 import sys
+from dataclasses import asdict
 from pathlib import Path
 
 import click
@@ -14,6 +15,11 @@ import click
 from preprocess.terminal import json_line, visible
 
 PATH = click.Path(path_type=Path)
+
+
+def location(text: str) -> str | Path:
+    """A folder, or a URL, which stays text: a Path would take a slash from it."""
+    return text if "://" in text else Path(text)
 
 
 def usable_cpus() -> int:
@@ -29,27 +35,35 @@ def cli() -> None:
 
 @cli.command()
 @click.option("--blend", required=True, type=PATH, help="The blend file: datasets, amounts, template, tokenizer.")
-@click.option("--out", type=PATH, help="The build folder. [default: `out:` of the blend, else ./build]")
+@click.option("--out", type=location, help="The build folder or a URL. [default: `out:` of the blend, else ./build]")
+@click.option("--work", type=PATH, help="Where a build for a URL is compiled. [default: a folder in ~/.cache/dsvl]")
 @click.option("--workers", type=click.IntRange(min=1), default=usable_cpus, show_default="the CPUs it may use")
 @click.option("--set", "settings", multiple=True, metavar="a.b=value", help="Change a setting; may be given often.")
 @click.option("--json", "as_json", is_flag=True, help="Print the counts as JSON.")
-def build(blend: Path, out: Path | None, workers: int, settings: tuple[str, ...], as_json: bool) -> None:
-    """Compile a blend into a build folder; what an earlier run finished is used again."""
-    from preprocess.build import run_build
+def build(
+    blend: Path, out: str | Path | None, work: Path | None, workers: int, settings: tuple[str, ...], as_json: bool
+) -> None:
+    """Compile a blend into a build folder, or to a URL; what an earlier run finished is used again."""
+    from preprocess.build import build_and_publish
     from preprocess.progress import Bar
     from preprocess.report import print_report
 
-    report = run_build(blend, out=out, workers=workers, settings=settings, progress=Bar())
+    report, published = build_and_publish(blend, out=out, work=work, workers=workers, settings=settings, progress=Bar())
     if as_json:
-        click.echo(json_line(report.to_json()))
-    else:
-        print_report(report)
+        click.echo(json_line(report.to_json() | ({"published": published.to_json()} if published else {})))
+        return
+    print_report(report)
+    if published:
+        click.echo(
+            f"published {visible(published.location)}: {published.uploaded_files} files, "
+            f"{published.uploaded_bytes:,} bytes uploaded, {published.removed_files} old files removed"
+        )
 
 
 @cli.command()
-@click.argument("build", type=PATH)
-def verify(build: Path) -> None:
-    """Check every byte of a build: digests, indexes, samples, tokenizer, manifest."""
+@click.argument("build", type=location)
+def verify(build: str | Path) -> None:
+    """Check every byte of a build, in a folder or at a URL: digests, indexes, samples, tokenizer, manifest."""
     import shards
     from preprocess.progress import Bar
 
@@ -80,27 +94,41 @@ def verify(build: Path) -> None:
 
 
 @cli.command()
-@click.argument("build", type=PATH)
+@click.argument("build", type=location)
+@click.option(
+    "--max-length",
+    type=click.IntRange(min=1),
+    show_default="the build's limits.max_length",
+    help="Tell how full rows of so many positions will be.",
+)
 @click.option("--json", "as_json", is_flag=True, help="Print the statistics as JSON.")
-def stats(build: Path, as_json: bool) -> None:
-    """Lengths, images and trained shares of a build, per dataset and split."""
+def stats(build: str | Path, max_length: int | None, as_json: bool) -> None:
+    """Lengths, images and trained shares of a build, per dataset and split; and how full its training rows will be."""
+    import shards
+    from preprocess.row_use import row_use, row_use_text
     from preprocess.stats import build_stats, print_stats
 
-    found = build_stats(build)
+    opened = shards.open(build)
+    found = build_stats(opened)
+    use = row_use(opened, max_length or opened.manifest.content["config"]["limits"]["max_length"])
     if as_json:
-        click.echo(json_line(found))
-    else:
-        print_stats(found)
+        click.echo(json_line({"datasets": found, "rows": use and asdict(use)}))
+        return
+    print_stats(found)
+    if use:
+        click.echo(row_use_text(use))
 
 
 @cli.command()
-@click.argument("build", type=PATH)
+@click.argument("build", type=location)
 @click.option("--dataset", help="Only samples of this dataset.")
 @click.option("--split", type=click.Choice(["train", "eval"]), help="Only samples of this side.")
 @click.option("--key", help="Only the sample with this key.")
 @click.option("--limit", type=click.IntRange(min=1), default=3, show_default=True, help="How many samples.")
 @click.option("--json", "as_json", is_flag=True, help="One JSON object a line, with ids and labels.")
-def inspect(build: Path, dataset: str | None, split: str | None, key: str | None, limit: int, as_json: bool) -> None:
+def inspect(
+    build: str | Path, dataset: str | None, split: str | None, key: str | None, limit: int, as_json: bool
+) -> None:
     """Show samples as the model will see them: what is trained in colour, each image with its name and size."""
     from preprocess.inspector import inspect_samples, print_sample
 

@@ -113,7 +113,7 @@ class Blend:
     seed: int = 0
     """Decides every choice: prompts, splits, frames."""
     out: str | None = None
-    """The build folder, relative to this file; --out goes before it."""
+    """The build folder, relative to this file, or a URL; --out goes before it."""
     engine: Literal["process", "ray"] = "process"
     """process: workers on this machine. ray: a Ray cluster that sees the same files. The shards are the same."""
 

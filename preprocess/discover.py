@@ -8,10 +8,10 @@ from pathlib import Path
 
 import yaml
 
+from dst.strict import field_docs
 from preprocess.adapters import ADAPTERS
 from preprocess.config import Blend, Dataset, Limits, Split
 from preprocess.errors import ConfigError
-from dst.strict import field_docs
 
 _DEPTH = 3
 """How far below the root a dataset's folder is looked for."""

@@ -55,7 +55,7 @@ class Inspected:
 
 
 def inspect_samples(
-    build: Path,
+    build: str | Path,
     *,
     dataset: str | None = None,
     split: str | None = None,
@@ -64,7 +64,7 @@ def inspect_samples(
 ) -> Iterator[Inspected]:
     """Samples of a build, in its order. Raises DataError if no sample matches, ShardError if one is damaged."""
     opened = shards.open(build)
-    tokenizer = load_tokenizer(build / "tokenizer")
+    tokenizer = load_tokenizer(opened.tokenizer_folder())
     shown = 0
     for name, side, shard in opened.shards(dataset=dataset, split=split):
         rows = (

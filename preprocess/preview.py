@@ -14,13 +14,13 @@ from rich.console import Console
 from rich.text import Text
 
 from dst import Template, TemplateError, load_template
+from dst.strict import build, override
 from preprocess.adapter import Request
 from preprocess.config import Blend, Dataset, check_blend, find_inputs
 from preprocess.conversation import Conversation, Reject, to_messages
 from preprocess.errors import ConfigError
 from preprocess.ingest import stamp
 from preprocess.inspector import TRAINED
-from dst.strict import build, override
 from preprocess.terminal import cell, results
 
 

@@ -2,22 +2,20 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Any
 
 import polars as pl
 
-import shards
+from shards import Build
 
 _QUANTILES = (0.5, 0.9, 0.99)
 
 
-def build_stats(path: Path) -> list[dict[str, Any]]:
+def build_stats(build: Build) -> list[dict[str, Any]]:
     """One row a dataset and split. Lengths count text tokens + images x image_tokens.
 
-    Raises ShardError if the build or an index cannot be read.
+    Raises ShardError if an index cannot be read.
     """
-    build = shards.open(path)
     image_tokens = build.manifest.content["config"]["image_tokens"]
     frames = [
         pl.DataFrame(shard.index.table.select(["text_tokens", "trained_tokens", "images"])).with_columns(

@@ -10,6 +10,7 @@ shards.loader, which makes batches of tensors, is imported by itself: it needs t
 
 from shards.build import Build
 from shards.build import open_build as open  # noqa: A004  it is shards.open, as in gzip.open
+from shards.cache import Cache
 from shards.errors import ShardError
 from shards.manifest import Manifest
 from shards.shard import Sample, Shard
@@ -19,6 +20,7 @@ from shards.writer import ShardInfo, ShardWriter
 
 __all__ = [
     "Build",
+    "Cache",
     "Manifest",
     "Sample",
     "Shard",

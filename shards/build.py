@@ -10,11 +10,16 @@ from collections.abc import Iterator
 from functools import lru_cache
 from pathlib import Path
 
+from shards.cache import Cache
 from shards.errors import ShardError
-from shards.manifest import SPLITS, Manifest, read_manifest
+from shards.manifest import NAME, SPLITS, Manifest, read_manifest
+from shards.order import Order, Source
 from shards.shard import Shard
 from shards.split import Split
 from shards.store import Store, open_store
+
+TOKENIZER = "tokenizer"
+"""The folder of a build with the files that transformers and the trainer load its tokenizer from."""
 
 
 class Build:
@@ -32,6 +37,17 @@ class Build:
         """In the blend's order."""
         return tuple(self.manifest.shards)
 
+    def tokenizer_folder(self) -> Path:
+        """A local folder with the build's tokenizer. Raises ShardError if a file is missing or not the pinned one."""
+        try:
+            files = {str(path): str(digest) for path, digest in self.manifest.content["files"].items()}
+        except (AttributeError, KeyError):
+            files = {}
+        files = {path: digest for path, digest in files.items() if path.startswith(f"{TOKENIZER}/")}
+        if not files:
+            raise ShardError(f"{self.store.name(NAME)}: names no tokenizer; rebuild to write it anew")
+        return self.store.folder(TOKENIZER, files)
+
     def __len__(self) -> int:
         """Samples of all splits."""
         return sum(len(self[split]) for split in self.splits)
@@ -43,7 +59,10 @@ class Build:
         return self._split(split)
 
     def shards(self, *, dataset: str | None = None, split: str | None = None) -> Iterator[tuple[str, str, Shard]]:
-        """(dataset, split, shard), in the manifest's order. Raises ShardError for an unknown dataset."""
+        """(dataset, split, shard), in the manifest's order, each with its index checked.
+
+        Raises ShardError for an unknown dataset, and for an index that is not the pinned one.
+        """
         if dataset is not None and dataset not in self.manifest.shards:
             raise ShardError(f"{self.store.location}: no dataset {dataset!r}; it has {', '.join(self.datasets)}")
         for name, splits in self.manifest.shards.items():
@@ -51,12 +70,34 @@ class Build:
                 for split_name, shards in splits.items():
                     if split in (None, split_name):
                         for info in shards:
-                            yield name, split_name, Shard(self.store, info)
+                            shard = Shard(self.store, info)
+                            shard.check_index()
+                            yield name, split_name, shard
+
+    def order(self, split: str = "train", *, seed: int = 0, window: int | None = None) -> Order:
+        """The endless order of a split: for train datasets mixed as the blend says, for eval each sample once an epoch.
+
+        window: see Order. Raises ShardError if there is nothing to draw.
+        """
+        datasets = self.manifest.content["datasets"]
+        sources = []
+        for name, size in self[split].sizes.items():
+            draws = int(datasets[name].get("draws", size)) if split == "train" else size
+            sources.append(Source(name, tuple(self.manifest.shards[name][split].samples), draws))
+        if not any(source.draws for source in sources):
+            raise ShardError(f"{self.store.location}: nothing to draw from the split {split}; see dsvl-prep stats")
+        return Order(sources, key=(self.manifest.hash, seed), window=window)
+
+    def __reduce__(self) -> tuple[type[Build], tuple[Store]]:
+        return Build, (self.store,)
 
     def _open_split(self, split: str) -> Split:
         return Split(self.store, split, {name: splits[split] for name, splits in self.manifest.shards.items()})
 
 
-def open_build(location: str | Path) -> Build:
-    """Raises ShardError if there is no finished build of a version this program reads."""
-    return Build(open_store(location))
+def open_build(location: str | Path, *, cache: Cache | None = None) -> Build:
+    """The build in a folder or at a URL such as s3://bucket/build, whose files are kept in `cache` once they were read.
+
+    Raises ShardError if there is no finished build of a version this program reads.
+    """
+    return Build(open_store(location, cache))

@@ -8,10 +8,10 @@ from __future__ import annotations
 
 import ctypes
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 import numpy.typing as npt
@@ -21,7 +21,7 @@ import xxhash
 
 from shards.container import END_OF_ARCHIVE, decode_tokens, members
 from shards.errors import ShardError
-from shards.index import Index, Row, open_index
+from shards.index import Row, open_index
 from shards.store import Store
 from shards.writer import ShardInfo
 
@@ -29,6 +29,9 @@ WHOLE_INDEX_BYTES = 16 << 20
 """Up to this size (100,000 samples) an index is compared with its digest; a bigger one row by row, as rows are used."""
 
 _DONTNEED = 4  # MADV_DONTNEED, the same number on Linux and macOS
+_OPENS = 3
+
+T = TypeVar("T")
 
 
 class Sample:
@@ -73,7 +76,8 @@ class Shard:
         self.name = store.name(info.path)
         self._store = store
         self._index_name = store.name(info.index)
-        self.index: Index = open_index(store.local(info.index, size=info.index_size, sha256=info.index_sha256))
+        self._path: Path | None = None
+        self._index_path, self.index = self._opened(info.index, info.index_size, info.index_sha256, open_index)
         if len(self.index) != info.samples:
             raise ShardError(
                 f"{self._index_name}: has {len(self.index)} rows, the manifest says {info.samples}; it is the index of "
@@ -88,6 +92,10 @@ class Shard:
         """The tar on this machine. Raises ShardError if it is missing or has another size."""
         return self._store.local(self.info.path, size=self.info.size, sha256=self.info.sha256)
 
+    def file(self) -> pa.BufferReader:
+        """The whole tar, to be read like a file. Raises ShardError if it cannot be had."""
+        return pa.BufferReader(self._bytes)
+
     def check_index(self) -> None:
         """Compare the index with the manifest's digest. Raises ShardError.
 
@@ -100,6 +108,7 @@ class Shard:
                 raise ShardError(
                     f"{self._index_name}: sha256 is {digest[:12]}, the manifest says {self.info.index_sha256[:12]}; it "
                     "was damaged, or is the index of another shard; rebuild to write it anew"
+                    + self._store.advice(self._index_path)
                 )
 
     def sample_keys(self) -> list[str]:
@@ -140,19 +149,40 @@ class Shard:
         for buffer in (self.index.buffer, self.__dict__.get("_bytes")):
             if isinstance(buffer, pa.Buffer) and hasattr(_LIBC, "madvise"):
                 _LIBC.madvise(ctypes.c_void_p(buffer.address), ctypes.c_size_t(buffer.size), _DONTNEED)
+        if self._store.evicts:  # a file that was removed takes its space until nobody has it mapped
+            self.__dict__.pop("_bytes", None)
 
     @cached_property
     def _bytes(self) -> pa.Buffer:
         """The mapped tar; no file stays open for it."""
-        self.check_index()
+        if self._path is None:
+            self.check_index()
+        self._path, found = self._opened(self.info.path, self.info.size, self.info.sha256, self._map)
+        if bytes(found[-len(END_OF_ARCHIVE) :]) != END_OF_ARCHIVE:
+            raise self._damaged(f"its end is damaged; wanted {len(END_OF_ARCHIVE)} zero bytes")
+        return found
+
+    def _map(self, local: Path) -> pa.Buffer:
         try:
-            with pa.memory_map(str(self.path)) as file:
-                found = file.read_buffer()
+            with pa.memory_map(str(local)) as file:
+                return file.read_buffer()
         except OSError as error:
             raise ShardError(f"{self.name}: the shard cannot be read ({error})") from None
-        if bytes(found[-len(END_OF_ARCHIVE) :]) != END_OF_ARCHIVE:
-            raise ShardError(f"{self.name}: its end is damaged; wanted {len(END_OF_ARCHIVE)} zero bytes")
-        return found
+
+    def _opened(self, path: str, size: int, sha256: str, open_file: Callable[[Path], T]) -> tuple[Path, T]:
+        """The local file, opened. Another process may remove it from a cache before that; then it is fetched again."""
+        for _ in range(_OPENS):
+            local = self._store.local(path, size=size, sha256=sha256)
+            try:
+                return local, open_file(local)
+            except ShardError as error:
+                last = error
+                if local.exists():
+                    break
+        raise last
+
+    def _damaged(self, problem: str) -> ShardError:
+        return ShardError(f"{self.name}: {problem}" + (self._store.advice(self._path) if self._path else ""))
 
     def _row(self, row: int) -> Row:
         if not -len(self) <= row < len(self):
@@ -165,11 +195,11 @@ class Shard:
     def _located(self, at: Row) -> tuple[memoryview, list[memoryview]]:
         region = memoryview(self._bytes).cast("B")[at.offset : at.offset + at.size]
         if len(region) != at.size or xxhash.xxh3_64_intdigest(region) != at.checksum:
-            raise ShardError(f"{self.name}: sample {at.key} is damaged: its bytes do not match the index's checksum")
+            raise self._damaged(f"sample {at.key} is damaged: its bytes do not match the index's checksum")
         try:
             return region, members(at.key, region, at.member_offsets, at.member_sizes)
         except ValueError as error:
-            raise ShardError(f"{self.name}: sample {at.key} is damaged: {error}") from None
+            raise self._damaged(f"sample {at.key} is damaged: {error}") from None
 
     def _index_error(self, problem: str) -> ShardError:
         return ShardError(f"{self.name}: its index {self.info.index} is damaged: {problem}")

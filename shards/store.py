@@ -1,28 +1,36 @@
-"""Where a build lies: a folder on this machine.
+"""Where a build lies: a folder on this machine, or a URL (shards/remote.py).
 
 Rule: readers name a file by its path below the build, and get a local file that they can map.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import re
+from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol
 
 from shards.errors import ShardError
+from shards.files import file_sha256
+
+if TYPE_CHECKING:
+    from shards.cache import Cache
+
+_LOST_SLASH = re.compile(r"[a-z][a-z0-9+.-]+:/(?!/)")
 
 
 class Store(Protocol):
-    """The files of one build."""
+    """The files of one build. evicts: whether local files may be removed when others need room."""
 
     location: str
+    evicts: bool
 
     def name(self, path: str) -> str:
         """The file as error messages call it."""
         ...
 
     def read(self, path: str) -> bytes:
-        """All of a small file. Raises FileNotFoundError if it is not there, OSError if it cannot be read."""
+        """All of a small file. Raises FileNotFoundError if it is not there, OSError or ShardError if unreadable."""
         ...
 
     def stream(self, path: str) -> Iterator[bytes]:
@@ -33,31 +41,41 @@ class Store(Protocol):
         """A local file with this content. Raises ShardError if it is missing or has another size."""
         ...
 
+    def folder(self, name: str, files: Mapping[str, str]) -> Path:
+        """A local folder of the build with these files (path -> sha256). Raises ShardError for other bytes."""
+        ...
+
     def files(self, folder: str) -> list[str]:
         """The paths of all files below a folder of the build, sorted."""
+        ...
+
+    def advice(self, local: Path) -> str:
+        """How a message about damage in a local file goes on: what to do if only this copy is damaged."""
         ...
 
 
 class LocalStore:
     """A folder. Files are used where they lie; their digests are the business of those who read them."""
 
+    evicts = False
+
     def __init__(self, folder: Path) -> None:
-        self.folder = folder
+        self._folder = folder
         self.location = str(folder)
 
     def name(self, path: str) -> str:
-        return str(self.folder / path)
+        return str(self._folder / path)
 
     def read(self, path: str) -> bytes:
-        return (self.folder / path).read_bytes()
+        return (self._folder / path).read_bytes()
 
     def stream(self, path: str) -> Iterator[bytes]:
-        with (self.folder / path).open("rb") as file:
+        with (self._folder / path).open("rb") as file:
             while part := file.read(1 << 20):
                 yield part
 
     def local(self, path: str, *, size: int | None, sha256: str) -> Path:
-        file = self.folder / path
+        file = self._folder / path
         try:
             found = file.stat().st_size
         except OSError as error:
@@ -66,11 +84,52 @@ class LocalStore:
             raise ShardError(f"{file}: has {found} bytes, the manifest says {size}; it was cut or swapped")
         return file
 
+    def folder(self, name: str, files: Mapping[str, str]) -> Path:
+        for path, wanted in files.items():
+            try:
+                digest = file_sha256(self._folder / path)
+            except OSError as error:
+                raise ShardError(
+                    f"{self.name(path)}: cannot be read ({error.strerror}); rebuild to write it anew"
+                ) from None
+            if digest != wanted:
+                raise ShardError(
+                    f"{self.name(path)}: sha256 is {digest[:12]}, the manifest says {wanted[:12]}; it was edited or "
+                    "damaged; rebuild to write it anew"
+                )
+        return self._folder / name
+
     def files(self, folder: str) -> list[str]:
-        found = sorted(path for path in (self.folder / folder).rglob("*") if path.is_file())
-        return [path.relative_to(self.folder).as_posix() for path in found]
+        found = sorted(path for path in (self._folder / folder).rglob("*") if path.is_file())
+        return [path.relative_to(self._folder).as_posix() for path in found]
+
+    def advice(self, local: Path) -> str:
+        return ""
 
 
-def open_store(location: str | Path) -> Store:
-    """The store for a folder."""
-    return LocalStore(Path(location))
+def open_store(location: str | Path, cache: Cache | None = None) -> Store:
+    """The store for a folder or a URL; `cache` keeps what a URL's files are read from, a folder needs none.
+
+    Raises ShardError for a URL that cannot be read here.
+    """
+    folder = local_folder(location)
+    if folder is not None:
+        return LocalStore(folder)
+    from shards.remote import RemoteStore  # fsspec is loaded for URLs alone
+
+    return RemoteStore(str(location), cache)
+
+
+def local_folder(location: str | Path) -> Path | None:
+    """The folder that a path or a file:// URL names; None for any other URL.
+
+    Raises ShardError for a Path that was made from a URL, since that lost a slash.
+    """
+    if isinstance(location, Path):
+        if _LOST_SLASH.match(str(location)) and not location.exists():
+            raise ShardError(f"{location}: a URL that became a Path, which takes a slash from it; give it as text")
+        return location
+    protocol, mark, rest = location.partition("://")
+    if not mark:
+        return Path(location)
+    return Path(rest) if protocol.lower() == "file" else None

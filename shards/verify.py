@@ -187,7 +187,7 @@ def _check_shard(shard: Shard, rules: _Rules, dataset: str, split: str) -> list[
             members += [(sample.key, at["offset"] + start) for start in at["member_offsets"]]
         if end + len(END_OF_ARCHIVE) != shard.info.size:
             problems.append(f"{shard.name}: {shard.info.size} bytes, its samples end at {end}")
-        with tarfile.open(shard.path, "r:") as tar:
+        with tarfile.open(fileobj=shard.file(), mode="r:") as tar:
             seen = [(member.name.partition(".")[0], member.offset_data) for member in tar]
         if seen != members:
             problems.append(f"{shard.name}: its tar members are not those of the index")

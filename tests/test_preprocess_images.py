@@ -19,6 +19,7 @@ from PIL import Image, ImageFile, ImageOps, JpegImagePlugin
 from preprocess.conversation import REASONS
 from preprocess.images import ImageError, ImagePolicy, StoredImage, prepare_image
 from shards.pixels import PAD_COLOURS, to_rgb
+from trainer.torchvision_operators import declare_operators
 
 EXAMPLES = Path(__file__).parents[1] / "examples" / "data"
 PHOTOS = sorted(EXAMPLES.rglob("*.jpg"))
@@ -129,6 +130,7 @@ def slow_crop(image: Image.Image, size: int) -> Image.Image:
 
 @pytest.mark.parametrize("shape", [(90, 60), (60, 91), (337, 336), (65, 64), (500, 41), (7, 200), (64, 64), (33, 100)])
 def test_a_resized_picture_is_what_the_clip_processor_makes(shape: tuple[int, int]) -> None:
+    declare_operators()
     transformers = pytest.importorskip("transformers")
     if not hasattr(transformers, "CLIPImageProcessorPil"):
         pytest.skip("transformers before 5 names it otherwise")

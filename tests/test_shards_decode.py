@@ -23,6 +23,7 @@ import shards.decode
 from preprocess.images import ImagePolicy, prepare_image
 from shards.decode import DECODERS, Pixels, decode_pillow
 from shards.pixels import PAD_COLOURS, Geometry, PictureError
+from trainer.torchvision_operators import declare_operators
 
 PHOTOS = sorted((Path(__file__).parents[1] / "examples" / "data").rglob("*.jpg"))
 CROP = Geometry(size=64, fit="crop", pad_colour="clip", interpolation="bicubic", max_pixels=4_000_000)
@@ -115,6 +116,7 @@ def twin(data: bytes, geometry: Geometry) -> Pixels:
 
 def processed(data: bytes, size: int, *, squash: bool = False) -> Pixels:
     """Hugging Face's preprocessing of the original, without the normalisation."""
+    declare_operators()
     transformers = pytest.importorskip("transformers")
     if not hasattr(transformers, "CLIPImageProcessorPil"):
         pytest.skip("transformers before 5 names it otherwise")
@@ -156,6 +158,7 @@ def test_squashed_pictures_give_the_pixels_of_the_siglip_processor(kind: str) ->
 @pytest.mark.parametrize("size", [(192, 96), (96, 160), (64, 64)])
 def test_original_pictures_give_the_pixels_of_open_clip(size: tuple[int, int]) -> None:
     """Sides whose border is even on both sides: where it is odd, open_clip and Hugging Face cut one pixel apart."""
+    declare_operators()
     open_clip = pytest.importorskip("open_clip")
     transform = open_clip.image_transform(64, is_train=False, mean=(0, 0, 0), std=(1, 1, 1))
     data = encoded(photo(*size), "JPEG")

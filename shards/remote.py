@@ -1,0 +1,238 @@
+"""A build behind a URL: s3, gs and whatever else fsspec knows.
+
+Rule: every request that a busy or broken network may have failed is tried again, with growing waits; nothing that came
+is used before it was compared with the manifest. Credentials and endpoints are found by fsspec and the libraries below
+it: environment, configuration files, roles.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import difflib
+import os
+import random
+import sys
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from functools import partial
+from pathlib import Path, PurePosixPath
+from time import monotonic, sleep
+from typing import Any, TypeVar
+
+import fsspec
+
+from shards.cache import Cache
+from shards.errors import ShardError
+
+TRIES = 5
+FIRST_WAIT_S = 0.5
+"""Before the second try, on average; each further wait is twice as long."""
+
+LONGEST_S = 60.0
+"""No further try begins when so much time went by since the first; the libraries below have tries of their own."""
+
+PIECE_BYTES = 8 << 20
+PIECES = 4
+"""So many pieces of a file are asked for at once, and what fails costs no more than them."""
+
+# fsspec has no error for a broken line: each library below raises its own, and one that is not loaded raises none.
+_ERRORS = (
+    ("aiohttp", "ClientError"),
+    ("azure.core.exceptions", "AzureError"),
+    ("botocore.exceptions", "BotoCoreError"),
+    ("botocore.exceptions", "ClientError"),
+    ("gcsfs.retry", "HttpError"),
+    ("google.auth.exceptions", "GoogleAuthError"),
+    ("http.client", "HTTPException"),
+    ("httpx", "HTTPError"),
+)
+_REFUSED = ("NoCredentialsError", "PartialCredentialsError", "ProfileNotFound", "DefaultCredentialsError")
+_WAITS = random.SystemRandom()  # a generator of its own: `random`'s belongs to the program that reads
+
+T = TypeVar("T")
+
+
+class NetworkError(OSError):
+    """What could not be had, after all tries; the message says how many, and the last error."""
+
+
+class RemoteStore:
+    """A folder behind a URL. It may be sent to other processes, and used in forked ones."""
+
+    evicts = True
+
+    def __init__(self, url: str, cache: Cache | None = None) -> None:
+        """Asks nothing of the network. Raises ShardError if this protocol cannot be read here."""
+        protocol, _, rest = url.partition("://")
+        self.location = f"{protocol.lower()}://{rest.rstrip('/')}"
+        self.cache = cache or Cache()
+        self._connection: tuple[Any, str] | None = None
+        self._inherited: tuple[Any, str] | None = None
+        self._process = 0
+        _check_protocol(self.location)
+
+    def __reduce__(self) -> tuple[type[RemoteStore], tuple[str, Cache]]:
+        return RemoteStore, (self.location, self.cache)
+
+    def name(self, path: str) -> str:
+        return f"{self.location}/{path}"
+
+    def read(self, path: str) -> bytes:
+        with _named(self.name(path)):
+            return b"".join(self.stream(path))
+
+    def stream(self, path: str) -> Iterator[bytes]:
+        return self._pieces(path, self.ask(partial(_size, path)))
+
+    def local(self, path: str, *, size: int | None, sha256: str) -> Path:
+        if size is None:
+            with self._pinned(path):
+                size = self.size(path)
+        return self.cache.fetch(
+            sha256,
+            size=size,
+            suffix=PurePosixPath(path).suffix,
+            name=self.name(path),
+            download=partial(self._download, path, size),
+        )
+
+    def folder(self, name: str, files: Mapping[str, str]) -> Path:
+        return self.cache.fetch_folder(files, name=self.location, read=self._read_pinned) / name
+
+    def files(self, folder: str) -> list[str]:
+        return sorted(self.sizes(folder))
+
+    def size(self, path: str) -> int:
+        """Bytes of a file. Raises FileNotFoundError if it is not there."""
+        with _named(self.name(path)):
+            return self.ask(partial(_size, path))
+
+    def sizes(self, folder: str) -> dict[str, int]:
+        """path -> bytes of all files below a folder of the build; none if it is not there."""
+        with _named(self.name(folder)):
+            try:
+                root, found = self.ask(lambda files, root: (root, _find(files, f"{root}/{folder}")))
+            except FileNotFoundError:
+                return {}
+        return {path.removeprefix(root).strip("/"): int(info["size"]) for path, info in found.items()}
+
+    def advice(self, local: Path) -> str:
+        return f"; if only the copy {local} is damaged, delete it, and it is downloaded again"
+
+    def ask(self, action: Callable[[Any, str], T]) -> T:
+        """What `action(file system, root)` gives, with all tries. Raises FileNotFoundError, or NetworkError."""
+        return retried(lambda: action(*self._connected()))
+
+    def _connected(self) -> tuple[Any, str]:
+        """A connection of this very process: one that was made before a fork has no thread that would answer."""
+        if self._connection is None or self._process != os.getpid():
+            self._inherited = self._connection  # kept, since dropping it would close the parent's
+            self._connection = fsspec.core.url_to_fs(self.location, skip_instance_cache=True)
+            self._process = os.getpid()
+        return self._connection
+
+    def _pieces(self, path: str, size: int) -> Iterator[bytes]:
+        for start in range(0, size, PIECES * PIECE_BYTES):
+            starts = range(start, min(start + PIECES * PIECE_BYTES, size), PIECE_BYTES)
+            cuts = [(at, min(at + PIECE_BYTES, size)) for at in starts]
+            yield from self.ask(partial(_cat, path, cuts))
+
+    def _download(self, path: str, size: int) -> Iterator[bytes]:
+        with self._pinned(path):
+            yield from self._pieces(path, size)
+
+    def _read_pinned(self, path: str) -> bytes:
+        with self._pinned(path):
+            return self.read(path)
+
+    @contextlib.contextmanager
+    def _pinned(self, path: str) -> Iterator[None]:
+        """Errors with a file that the manifest names."""
+        with _named(self.name(path)):
+            try:
+                yield
+            except FileNotFoundError:
+                raise ShardError(
+                    f"{self.name(path)}: is not there, but the manifest names it; run the same dsvl-prep build to "
+                    "upload it again"
+                ) from None
+
+
+def retried(action: Callable[[], T]) -> T:
+    """What the action gives. Raises FileNotFoundError at once, and NetworkError for all else that cannot be had."""
+    began = monotonic()
+    for number in range(1, TRIES + 1):
+        try:
+            return action()
+        except FileNotFoundError:
+            raise
+        except _errors() as error:
+            if isinstance(error, PermissionError) or type(error).__name__ in _REFUSED:
+                raise NetworkError(
+                    f"access refused ({_text(error)}); check the credentials, and that they may list the folder too: "
+                    "without that a missing file is refused like a forbidden one"
+                ) from error
+            if number == TRIES or monotonic() - began > LONGEST_S:
+                raise NetworkError(
+                    f"gave up after {number} tries, the last ended with {_text(error)}; check the network and the "
+                    "endpoint, then run it again"
+                ) from error
+            sleep(FIRST_WAIT_S * 2 ** (number - 1) * _WAITS.uniform(0.5, 1.5))
+    raise AssertionError("the last try returns or raises")
+
+
+def _cat(path: str, cuts: Sequence[tuple[int, int]], files: Any, root: str) -> list[bytes]:
+    """Pieces of a file, each whole."""
+    starts, ends = zip(*cuts, strict=True)
+    parts: list[Any] = files.cat_ranges([f"{root}/{path}"] * len(cuts), list(starts), list(ends), on_error="return")
+    for part, (start, end) in zip(parts, cuts, strict=True):
+        if isinstance(part, BaseException):
+            raise part
+        if len(part) != end - start:
+            raise OSError(f"{len(part)} bytes came, wanted {end - start} from byte {start} on")
+    return parts
+
+
+def _size(path: str, files: Any, root: str) -> int:
+    files.invalidate_cache()  # others may have written there since it was listed
+    return int(files.info(f"{root}/{path}")["size"])
+
+
+def _find(files: Any, folder: str) -> dict[str, Any]:
+    files.invalidate_cache()
+    found: dict[str, Any] | list[str] = files.find(folder, detail=True)
+    return found if isinstance(found, dict) else {}  # some give an empty list for an empty folder
+
+
+def _errors() -> tuple[type[Exception], ...]:
+    return (OSError, *(getattr(sys.modules[module], name) for module, name in _ERRORS if module in sys.modules))
+
+
+def _text(error: Exception) -> str:
+    return f"{type(error).__name__}: {error}"
+
+
+@contextlib.contextmanager
+def _named(url: str) -> Iterator[None]:
+    try:
+        yield
+    except NetworkError as error:
+        raise ShardError(f"{url}: {error}") from error
+
+
+def _check_protocol(url: str) -> None:
+    protocol = url.partition("://")[0]
+    known = [*fsspec.available_protocols(), *fsspec.registry]
+    if protocol not in known:
+        near = difflib.get_close_matches(protocol, known, n=1, cutoff=0.5)
+        raise ShardError(
+            f"{url}: unknown protocol {protocol}"
+            + (f"; did you mean {near[0]}?" if near else "")
+            + "; wanted a folder, or a URL with s3, gs, file, memory or another protocol of fsspec"
+        )
+    try:
+        fsspec.get_filesystem_class(protocol)
+    except ImportError as error:
+        raise ShardError(
+            f"{url}: {protocol} needs a package that is not installed; pip install 'dsvl[remote]' brings those for s3 "
+            f"and gs ({error})"
+        ) from None

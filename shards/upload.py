@@ -1,0 +1,197 @@
+"""Publish a finished local build at a URL.
+
+Rule: as in a folder, a manifest there never describes files it was not made for. Shards go first: their names hold
+their digests, so they overwrite nothing that an older manifest names. If the tokenizer's files or the rejects must
+change, the old manifest goes before them; the new one comes last, after everything else was seen to be there. What an
+interrupted upload brought over is not sent again.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import json
+import re
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from shards.errors import ShardError
+from shards.manifest import NAME, SPLITS, read_manifest
+from shards.remote import NetworkError, RemoteStore
+from shards.store import LocalStore
+
+_OUR_SHARD = re.compile(rf"shards/[^/]+/(?:{'|'.join(SPLITS)})-\d{{5,}}-[0-9a-f]{{8}}\.(?:tar|arrow)")
+_OURS = {NAME, "rejects.jsonl", "tokenizer", "shards"}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Upload:
+    """What has to be done so that a URL holds a build. Paths are relative to the build; sizes in bytes."""
+
+    folder: Path
+    shards: dict[str, int]
+    others: dict[str, int]
+    manifest: int | None
+    """Its size if it has to be written."""
+
+    stale: tuple[str, ...]
+    """Files there of an older build."""
+
+    pinned: dict[str, int]
+    """All files of the build but the manifest."""
+
+    @property
+    def paths(self) -> tuple[str, ...]:
+        """In the order in which they are sent."""
+        return (*self.shards, *self.others, *([] if self.manifest is None else [NAME]))
+
+    @property
+    def size_bytes(self) -> int:
+        return sum(self.shards.values()) + sum(self.others.values()) + (self.manifest or 0)
+
+
+def check_target(store: RemoteStore) -> None:
+    """Raises ShardError if a build cannot be put there: no such bucket, no access, or other files."""
+    try:
+        found = _entries(store)
+    except NetworkError as error:
+        raise ShardError(f"{store.location}: {error}") from error
+    except FileNotFoundError:
+        raise ShardError(f"{store.location}: there is no such bucket; make it, or mend the URL") from None
+    if NAME not in found and not found <= _OURS:
+        other = min(found - _OURS)
+        raise ShardError(
+            f"{store.location}: holds other files, such as {other}, which a build would mix with its own; choose "
+            "another URL"
+        )
+
+
+def plan_upload(folder: Path, store: RemoteStore) -> Upload:
+    """Compare a finished build with what lies at the URL. Raises ShardError if either cannot be read."""
+    manifest = read_manifest(LocalStore(folder))
+    infos = [info for splits in manifest.shards.values() for found in splits.values() for info in found]
+    shards = {path: size for info in infos for path, size in _sizes(info)}
+    others = {path: (folder / path).stat().st_size for path in manifest.content["files"]}
+    there = store.sizes("shards")
+    old = _read(store, NAME)
+    new = (folder / NAME).read_bytes()
+    upload_shards = {path: size for path, size in shards.items() if there.get(path) != size}
+    changed = {path: size for path, size in others.items() if not _same(store, path, manifest.content["files"][path])}
+    gone = _named_files(old) - others.keys()
+    return Upload(
+        folder=folder,
+        shards=upload_shards,
+        others=changed,
+        manifest=len(new) if changed or old != new else None,
+        stale=tuple(
+            sorted(
+                {path for path in there if path not in shards and _OUR_SHARD.fullmatch(path)}
+                | (gone & store.sizes("tokenizer").keys() if gone else set())
+            )
+        ),
+        pinned=shards | others,
+    )
+
+
+def run_upload(
+    upload: Upload, store: RemoteStore, *, progress: Callable[[int], None] = lambda size_bytes: None
+) -> None:
+    """Do it. Raises ShardError if the URL cannot be written; the same upload, planned anew, goes on from there."""
+    for path, size in upload.shards.items():
+        _put(upload.folder, store, path)
+        progress(size)
+    if upload.others:
+        _remove(store, NAME)
+    for path, size in upload.others.items():
+        _put(upload.folder, store, path)
+        progress(size)
+    if upload.manifest is not None:
+        _check_arrived(upload, store)
+        _put(upload.folder, store, NAME)
+        progress(upload.manifest)
+    for path in upload.stale:
+        _remove(store, path)
+
+
+def _sizes(info: Any) -> Iterable[tuple[str, int]]:
+    yield info.path, info.size
+    yield info.index, info.index_size
+
+
+def _entries(store: RemoteStore) -> set[str]:
+    """Names at the URL, one level deep. Raises FileNotFoundError if there is not even a bucket."""
+
+    def look(files: Any, root: str) -> set[str]:
+        files.invalidate_cache()
+        try:
+            return {str(path).rstrip("/").rpartition("/")[2] for path in files.ls(root, detail=False)}
+        except FileNotFoundError:
+            files.find(root)  # empty where a build may begin, an error where there is no bucket
+            return set()
+
+    return store.ask(look)
+
+
+def _read(store: RemoteStore, path: str) -> bytes | None:
+    try:
+        return store.read(path)
+    except FileNotFoundError:
+        return None
+
+
+def _same(store: RemoteStore, path: str, sha256: str) -> bool:
+    """Whether the file there has this content; it is read, since its name says nothing of it."""
+    digest = hashlib.sha256()
+    try:
+        for part in store.stream(path):
+            digest.update(part)
+    except FileNotFoundError:
+        return False
+    except NetworkError as error:
+        raise ShardError(f"{store.name(path)}: {error}") from error
+    return digest.hexdigest() == sha256
+
+
+def _named_files(manifest: bytes | None) -> set[str]:
+    """The files that an older manifest named; none if it is damaged, since it then says nothing reliable."""
+    try:
+        return set(json.loads(manifest or b"{}")["files"])
+    except (KeyError, TypeError, ValueError):
+        return set()
+
+
+def _put(folder: Path, store: RemoteStore, path: str) -> None:
+    try:
+        store.ask(lambda files, root: files.put_file(str(folder / path), f"{root}/{path}"))
+    except NotImplementedError:
+        raise ShardError(f"{store.name(path)}: cannot be written: fsspec only reads from URLs of this kind") from None
+    except (NetworkError, FileNotFoundError) as error:
+        raise ShardError(f"{store.name(path)}: cannot be written: {error}") from error
+
+
+def _remove(store: RemoteStore, path: str) -> None:
+    def remove(files: Any, root: str) -> None:
+        try:
+            files.rm_file(f"{root}/{path}")
+        except FileNotFoundError:
+            return
+
+    try:
+        store.ask(remove)
+    except NetworkError as error:
+        raise ShardError(f"{store.name(path)}: cannot be removed: {error}") from error
+
+
+def _check_arrived(upload: Upload, store: RemoteStore) -> None:
+    """Raises ShardError unless everything that the manifest will name lies there in full length."""
+    there = store.sizes("shards")
+    for path in upload.pinned:
+        if not path.startswith("shards/"):
+            with contextlib.suppress(FileNotFoundError):
+                there[path] = store.size(path)
+    for path, size in upload.pinned.items():
+        if there.get(path) != size:
+            got = f"has {there[path]} bytes" if path in there else "is not there"
+            raise ShardError(f"{store.name(path)}: {got} after its upload, wanted {size} bytes; run it again")
