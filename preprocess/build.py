@@ -32,6 +32,7 @@ from preprocess.stores import is_prepared, prepare_store
 from preprocess.task import CompileTask
 from shards.files import partial_path
 from shards.manifest import NAME as MANIFEST
+from shards.manifest import is_build
 
 T = TypeVar("T")
 R = TypeVar("R")
@@ -206,7 +207,8 @@ def _locked(folder: Path) -> Iterator[None]:
     """One build at a time in a folder. The lock goes with its process, however that ends."""
     if folder.exists() and not folder.is_dir():
         raise ConfigError([f"{folder}: is a file; wanted a folder for the build"])
-    ours = (folder / CACHE / "lock").exists() or (folder / MANIFEST).exists()
+    manifest = folder / MANIFEST
+    ours = (folder / CACHE / "lock").exists() or (manifest.is_file() and is_build(manifest.read_bytes()))
     if folder.exists() and not ours and any(folder.iterdir()):
         raise ConfigError([f"{folder}: holds other files, which a build would mix with its own; choose another --out"])
     try:

@@ -5,6 +5,7 @@ Exit codes: 0 fine, 1 bad data or a failed run, 2 bad usage or configuration. Re
 
 from __future__ import annotations
 
+import contextlib
 import os
 import sys
 from dataclasses import asdict
@@ -12,7 +13,7 @@ from pathlib import Path
 
 import click
 
-from preprocess.terminal import json_line, visible
+from dst.terminal_text import json_line, visible
 
 PATH = click.Path(path_type=Path)
 
@@ -74,6 +75,9 @@ def verify(build: str | Path) -> None:
         for found in splits.values()
         for info in found
     )
+    for path in opened.manifest.content.get("files", ()):
+        with contextlib.suppress(FileNotFoundError):  # verify will say so
+            total += opened.store.size(path)
     with Bar().step("verifying", total) as advance:
         found = shards.verify(opened, progress=advance)
     for note in found.notes:

@@ -45,8 +45,8 @@ def row_use(build: Build, max_length: int) -> RowUse | None:
         starts = starts[np.linspace(0, len(starts) - 1, _MOST_WINDOWS).astype(int)]
     samples = too_long = rows = filled = padded = 0
     for start in starts.tolist():
-        text, images = build["train"].counts(order.samples(0, start, min(start + WINDOW, len(order))))
-        lengths = text + images * image_tokens
+        part = order.samples(0, start, min(start + WINDOW, len(order)))
+        lengths, images = build["train"].lengths(part, image_tokens)
         fit = lengths <= max_length
         samples += len(lengths)
         too_long += int((~fit).sum())
@@ -54,8 +54,8 @@ def row_use(build: Build, max_length: int) -> RowUse | None:
         filled += int(lengths.sum())
         rows += len(best_fit(lengths.tolist(), images.tolist(), max_length=max_length))
         for batch in range(0, len(lengths), PADDED_BATCH):
-            part = lengths[batch : batch + PADDED_BATCH]
-            padded += len(part) * int(part.max())
+            some = lengths[batch : batch + PADDED_BATCH]
+            padded += len(some) * int(some.max())
     return RowUse(
         max_length=max_length,
         epoch_samples=len(order),
@@ -74,4 +74,4 @@ def row_use_text(use: RowUse) -> str:
         f"rows of {use.max_length:,} positions: {use.packed:.1%} used when packed, {use.samples - use.too_long:,} "
         f"samples in {use.rows:,} rows ({part}); {use.padded:.1%} when padded in batches of {PADDED_BATCH}"
     )
-    return text + (f"; {use.too_long:,} samples are too long for a row" if use.too_long else "")
+    return text + (f"; {use.too_long:,} samples are too long: the loader refuses such rows" if use.too_long else "")

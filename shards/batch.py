@@ -35,7 +35,9 @@ class Batch:
     position: int
     """The loader's position after this batch"""
 
-    def to(self, device: torch.device | str, *, non_blocking: bool = True) -> Batch:
+    def to(self, device: torch.device | str) -> Batch:
+        """The same batch there; from pinned memory to a GPU without waiting for it."""
+        non_blocking = torch.device(device).type != "cpu"  # to the CPU, others could read what has not arrived
         return self._each(lambda tensor: tensor.to(device, non_blocking=non_blocking))
 
     def pin_memory(self) -> Batch:

@@ -6,6 +6,7 @@ len(build["train"]), build["train"][0].ids
 
 from __future__ import annotations
 
+import operator
 from collections.abc import Iterator
 from functools import lru_cache
 from pathlib import Path
@@ -79,6 +80,7 @@ class Build:
 
         window: see Order. Raises ShardError if there is nothing to draw.
         """
+        seed = operator.index(seed)  # numpy's numbers are written otherwise, and the key is made of text
         datasets = self.manifest.content["datasets"]
         sources = []
         for name, size in self[split].sizes.items():
@@ -92,7 +94,8 @@ class Build:
         return Build, (self.store,)
 
     def _open_split(self, split: str) -> Split:
-        return Split(self.store, split, {name: splits[split] for name, splits in self.manifest.shards.items()})
+        datasets = {name: splits[split] for name, splits in self.manifest.shards.items()}
+        return Split(self.store, split, datasets, self.manifest.hash)
 
 
 def open_build(location: str | Path, *, cache: Cache | None = None) -> Build:

@@ -38,8 +38,14 @@ _FULL = (errno.ENOSPC, errno.EDQUOT)
 
 
 def cache_home() -> Path:
-    """Where this program keeps what can be made again: $DSVL_CACHE, or ~/.cache/dsvl."""
-    return Path(os.environ.get("DSVL_CACHE") or "~/.cache/dsvl").expanduser()
+    """Where this program keeps what can be made again: $DSVL_CACHE, or ~/.cache/dsvl.
+
+    Raises ShardError if there is no home folder either.
+    """
+    try:
+        return Path(os.environ.get("DSVL_CACHE") or "~/.cache/dsvl").expanduser()
+    except RuntimeError:
+        raise ShardError("no home folder for the cache; set DSVL_CACHE to a folder that can be written") from None
 
 
 class Cache:
@@ -48,8 +54,8 @@ class Cache:
     For a moment there may be more: files that several processes download at the same time are never removed.
     """
 
-    def __init__(self, folder: Path | None = None, *, max_bytes: int | None = None) -> None:
-        self.folder = (folder or cache_home() / "shards").absolute()
+    def __init__(self, folder: str | Path | None = None, *, max_bytes: int | None = None) -> None:
+        self.folder = (Path(folder) if folder else cache_home() / "shards").absolute()
         self.max_bytes = max_bytes
 
     def fetch(self, sha256: str, *, size: int, suffix: str, name: str, download: Callable[[], Iterable[bytes]]) -> Path:

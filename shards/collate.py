@@ -35,11 +35,6 @@ class Arrays:
     """[N, 2]: row and first position of each image, in the order of rows, samples and placeholders"""
 
 
-def row_length(row: Sequence[Sample], image_tokens: int) -> int:
-    """Positions that a row's samples take."""
-    return sum(len(sample.ids) + len(sample.images) * (image_tokens - 1) for sample in row)
-
-
 def collate(rows: Sequence[Sequence[Sample]], out: Arrays, *, image_id: int, image_tokens: int) -> None:
     """Fill `out`, whose T no row may exceed. Raises ShardError for a sample whose placeholders are not its images."""
     for array, padding in ((out.input_ids, 0), (out.labels, IGNORE), (out.position_ids, 0), (out.segment_ids, 0)):
@@ -56,7 +51,7 @@ def collate(rows: Sequence[Sequence[Sample]], out: Arrays, *, image_id: int, ima
             marks = np.flatnonzero(sample.ids == image_id).tolist()
             if len(marks) != len(sample.images):
                 raise ShardError(
-                    f"sample {sample.key} has {len(marks)} placeholders and {len(sample.images)} images; see "
+                    f"{sample.where} has {len(marks)} placeholders and {len(sample.images)} images; see "
                     "dsvl-prep verify"
                 )
             for mark in (*marks, len(sample.ids)):

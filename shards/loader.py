@@ -14,11 +14,17 @@ Rules
 
 from __future__ import annotations
 
+import operator
+import re
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any, Literal
 
-import torch
-from torch.utils.data import DataLoader
+try:
+    import torch
+    from torch.utils.data import DataLoader
+except ModuleNotFoundError as error:
+    raise ImportError(f"{error}; batches are made of torch's tensors: pip install 'dsvl[train]'") from None
 
 from shards.batch import Batch
 from shards.build import Build
@@ -31,8 +37,12 @@ from shards.store import LocalStore
 
 STATE_VERSION = 1
 
-SHUFFLE_WINDOW = 4096
-"""Samples shuffled among each other by `shuffle="shards"`."""
+SHUFFLE_SAMPLES = 4096
+SHUFFLE_SHARDS = 8
+"""`shuffle="shards"` shuffles so many samples and so many of the largest shard among each other, at least."""
+
+_PAD_TO = 8  # unpacked rows have a length that tensor cores like
+_DEATH = re.compile(r"DataLoader worker \(pid|Pin memory thread")
 
 
 class Loader:
@@ -47,6 +57,8 @@ class Loader:
     shuffle: samples (from a local disk), shards (from remote storage and rotating disks), none (as they lie);
         default: samples on a local disk, shards elsewhere, none for the eval split.
     epochs: how many to give; default: no end for train, one for eval. The last batch may hold empty rows.
+    pack_window: samples that are packed together. shuffle_window: samples that `shuffle="shards"` shuffles among each
+        other; default: 4,096, or eight of the largest shard if that is more.
     decode: exact gives Pillow's pixels bit for bit; fast those within 1.5/255 on average; none leaves images out.
     pin_memory: page-locked tensors; default: if there is a CUDA device.
     """
@@ -68,13 +80,31 @@ class Loader:
         shuffle: Literal["samples", "shards", "none"] | None = None,
         epochs: int | None = None,
         decode: Literal["exact", "fast", "none"] = "exact",
-        window: int = WINDOW,
+        pack_window: int = WINDOW,
+        shuffle_window: int | None = None,
         pin_memory: bool | None = None,
     ) -> None:
-        """Raises ShardError for settings that do not fit the build or each other."""
+        """Raises ShardError for settings that do not fit the build or each other, and for samples no row can hold."""
+        if not isinstance(build, Build):
+            raise ShardError(f"loader: build is {build!r}; wanted what shards.open gives")
+        seed = _whole("seed", seed, None)
+        for name, value, least in (
+            ("batch_size", batch_size, 1),
+            ("max_length", max_length, 1),
+            ("max_images", max_images, 0),
+            ("rank", rank, 0),
+            ("world_size", world_size, 1),
+            ("workers", workers, 0),
+            ("prefetch", prefetch, 1),
+            ("epochs", epochs, 0),
+            ("pack_window", pack_window, 1),
+            ("shuffle_window", shuffle_window, 1),
+        ):
+            if value is not None or name not in ("max_images", "epochs", "shuffle_window"):
+                _whole(name, value, least)
         if shuffle is None:
             shuffle = "none" if split != "train" else "samples" if isinstance(build.store, LocalStore) else "shards"
-        _check_layout(batch_size, rank, world_size, workers)
+        _check_layout(batch_size, rank, world_size)
         _check_choice("decode", decode, (*DECODERS, "none"))
         _check_choice("shuffle", shuffle, ("samples", "shards", "none"))
         self._build, self._samples = build, build[split]
@@ -83,19 +113,23 @@ class Loader:
         self._workers, self._prefetch = workers, prefetch
         self._epochs = epochs if epochs is not None or split == "train" else 1
         self._pin_memory = torch.cuda.is_available() if pin_memory is None else pin_memory
+        if shuffle == "shards":
+            shuffle_window = shuffle_window or max(SHUFFLE_SAMPLES, SHUFFLE_SHARDS * self._samples.largest_shard)
+        else:
+            shuffle_window = None
         self._settings = {
             "split": split,
             "shuffle": shuffle,
+            "shuffle_window": shuffle_window,
             "packed": packed,
+            "pack_window": pack_window,
             "max_length": max_length,
             "max_images": max_images,
-            "window": window,
         }
-        image_tokens = int(build.manifest.content["config"]["image_tokens"])
         self._order = (
             StoredOrder(len(self._samples))
             if shuffle == "none"
-            else build.order(split, seed=seed, window=SHUFFLE_WINDOW if shuffle == "shards" else None)
+            else build.order(split, seed=seed, window=shuffle_window)
         )
         if not len(self._order) and self._epochs is None:
             raise ShardError(f"{build.store.location}: the split {split} has no samples; see dsvl-prep stats")
@@ -103,14 +137,19 @@ class Loader:
             self._samples,
             self._order,
             key=(build.manifest.hash, seed),
-            image_tokens=image_tokens,
+            image_tokens=int(build.manifest.content["config"]["image_tokens"]),
             max_length=max_length,
             max_images=max_images,
             packed=packed,
-            window=window,
+            window=pack_window,
         )
-        self._reader = Reader(build, split, max_length if packed else None, image_tokens, decode)
+        limits = build.manifest.content["config"]["limits"]
+        if max_length < limits["max_length"] or (max_images is not None and max_images < limits["max_images"]):
+            self._rows.check_all()  # the build's own limits do not vouch for these
+        self._reader = Reader(build, split, decode)
+        self._row_length = max_length if packed else None
         self._position = 0
+        self._resumed = False
 
     @property
     def epoch_length(self) -> int:
@@ -132,25 +171,37 @@ class Loader:
 
         Raises ShardError if that was over another build, seed or kind of row, or by a newer release.
         """
+        if not isinstance(state, Mapping):
+            raise ShardError(f"loader state: is {state!r}; wanted what state_dict gave")
         version = state.get("version")
         if version != STATE_VERSION:
             newer = isinstance(version, int) and version > STATE_VERSION
             step = "update dsvl" if newer else "start anew"
             raise ShardError(f"loader state: version is {version!r}, this program reads {STATE_VERSION}; {step}")
         wanted = self.state_dict()
-        for name in ("manifest", "seed", "rows"):
-            if state.get(name) != wanted[name]:
+        rows = state.get("rows")
+        pairs = [(name, state.get(name), wanted[name]) for name in ("manifest", "seed")]
+        settings = rows if isinstance(rows, Mapping) else {}
+        pairs += [(name, settings.get(name), own) for name, own in self._settings.items()]
+        for name, got, own in pairs:
+            if got != own:
                 raise ShardError(
-                    f"loader state: {name} is {_short(state.get(name))}, this loader has {_short(wanted[name])}; go on "
-                    "with the build and settings of the run that saved it, or start anew"
+                    f"loader state: {name} is {_short(got)}, this loader has {_short(own)}; go on with the build and "
+                    "settings of the run that saved it, or start anew"
                 )
-        position = state.get("position")
-        if not isinstance(position, int) or position < 0:
-            raise ShardError(f"loader state: position is {position!r}; wanted a number from 0")
-        self._position = position
+        self._position = _whole("position of the state", state.get("position"), 0)
+        self._resumed = True
 
     def __iter__(self) -> Iterator[Batch]:
-        """Batches from the current position on. Raises ShardError if a sample is damaged or a worker died."""
+        """Batches from the current position on; without a loaded state, of other splits than train from the beginning.
+
+        Raises ShardError if a sample is damaged, or if a worker died while a batch was waited for. If one dies while
+        the program does something else, torch raises RuntimeError there and then. One iteration at a time: it sets
+        the position.
+        """
+        if self._settings["split"] != "train" and not self._resumed:
+            self._position = 0
+        self._resumed = False
         batches = DataLoader(
             self._reader,
             sampler=self._plan(),
@@ -159,6 +210,7 @@ class Loader:
             prefetch_factor=self._prefetch if self._workers else None,
             pin_memory=self._pin_memory,
             collate_fn=_as_it_is,
+            generator=torch.Generator(),  # else torch draws from the program's own generator, once an iteration
         )
         for batch in _fenced(iter(batches)):
             if isinstance(batch, str):
@@ -167,28 +219,34 @@ class Loader:
             yield batch
 
     def _plan(self) -> _Plan:
-        return _Plan(self._rows, self._position, self._batch_size, self._rank, self._world_size, self._epochs)
+        share = self._batch_size // self._world_size
+        return _Plan(
+            self._rows, self._position, self._batch_size, self._rank * share, share, self._epochs, self._row_length
+        )
 
 
+@dataclass(frozen=True, slots=True)
 class _Plan:
-    """The parts of a rank, in order. Runs in the main process; a worker is told its rows."""
+    """The parts of a rank, in order: of each batch the rows from `first` on. Runs in the main process."""
 
-    def __init__(
-        self, rows: Rows, position: int, batch_size: int, rank: int, world_size: int, epochs: int | None
-    ) -> None:
-        self._rows, self._position, self._epochs = rows, position, epochs
-        self._batch_size, self._share = batch_size, batch_size // world_size
-        self._rank = rank
+    rows: Rows
+    position: int
+    batch_size: int
+    first: int
+    count: int
+    epochs: int | None
+    row_length: int | None
+    """None pads to the longest of the global batch, so that its shape does not depend on the ranks"""
 
     def __iter__(self) -> Iterator[Part]:
-        position = self._position
+        position = self.position
         while True:
-            rows, position = self._rows.take(position, self._batch_size, epochs=self._epochs)
+            rows, position = self.rows.take(position, self.batch_size, epochs=self.epochs)
             if not rows:
                 return
-            rows += [()] * (self._batch_size - len(rows))
-            start = self._rank * self._share
-            yield Part(rows[start : start + self._share], position)
+            length = self.row_length or -(-self.rows.longest(rows) // _PAD_TO) * _PAD_TO
+            rows += [()] * (self.batch_size - len(rows))
+            yield Part(rows[self.first : self.first + self.count], length, position)
 
 
 def _as_it_is(batch: Any) -> Any:
@@ -200,22 +258,32 @@ def _fenced(batches: Iterator[Batch | str]) -> Iterator[Batch | str]:
     try:
         yield from batches
     except RuntimeError as error:
-        if "DataLoader worker" not in str(error):
+        if not _DEATH.match(str(error)):
             raise
         raise ShardError(
             f"a loader worker died: {error}; if memory ran out, use fewer workers or prefetch less"
         ) from error
 
 
-def _check_layout(batch_size: int, rank: int, world_size: int, workers: int) -> None:
-    if world_size < 1 or not 0 <= rank < world_size:
+def _check_layout(batch_size: int, rank: int, world_size: int) -> None:
+    if rank >= world_size:
         raise ShardError(f"loader: rank {rank} of {world_size} ranks; wanted a rank from 0 to below their number")
-    if batch_size < 1 or batch_size % world_size:
+    if batch_size % world_size:
         raise ShardError(
             f"loader: batch_size {batch_size} cannot be shared by {world_size} ranks; wanted a multiple of {world_size}"
         )
-    if workers < 0:
-        raise ShardError(f"loader: workers is {workers}; wanted 0 or more")
+
+
+def _whole(name: str, value: object, least: int | None) -> int:
+    """The value as Python's own integer: numpy's are written otherwise where a key is made of them."""
+    try:
+        number = operator.index(value)  # type: ignore[arg-type]  # it raises TypeError for what is no integer
+    except TypeError:
+        number = None
+    if number is None or isinstance(value, bool) or (least is not None and number < least):
+        wanted = "a whole number" if least is None else f"a whole number from {least}"
+        raise ShardError(f"loader: {name} is {value!r}; wanted {wanted}")
+    return number
 
 
 def _check_choice(name: str, got: str, choices: Sequence[str]) -> None:

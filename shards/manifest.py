@@ -91,12 +91,19 @@ def write_manifest(build: Path, content: Mapping[str, Any]) -> str:
     return str(whole["hash"])
 
 
+def is_build(text: bytes) -> bool:
+    """Whether a manifest.json is one of ours, of whatever version: many programs write a file of that name."""
+    return f'"format": "{FORMAT}"'.encode() in text
+
+
 def read_manifest(store: Store) -> Manifest:
     """Raises ShardError: no build there, damaged, edited, of another version, or naming files outside the build."""
     path = store.name(NAME)
     try:
         text = store.read(NAME)
         content = json.loads(text)
+    except NotADirectoryError:
+        raise ShardError(f"{store.location}: is a file; wanted the folder of a build") from None
     except FileNotFoundError:
         raise ShardError(
             f"{store.location}: no {NAME} there; it is no finished build (run dsvl-prep build, or mend the path)"

@@ -10,18 +10,20 @@ Rules
 
 How: an epoch's positions are cut into stripes of 1024. The number of a dataset's draws before a stripe is that of its
 draws k with (2k + 1) / 2n below a common threshold; within a stripe the datasets are shuffled. A dataset's draw K lies
-in cycle K // m. A fixed shuffle of its m samples says which of them a run of draws shows, and each run within one cycle
-and one epoch is shuffled once more, so that no two epochs are alike.
+in cycle K // m. A shuffle of its m samples says which of them a run of draws shows, the same until an epoch and a cycle
+begin together again; and each run within one cycle and one epoch is shuffled once more, so that no two are alike.
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 
 import numpy as np
 
+from shards.errors import ShardError
 from shards.permutation import BlockPermutation, Indices, Permutation, make_key, shuffled
 
 STRIPE = 1024
@@ -44,8 +46,13 @@ class Order:
         """key: what, beside the epoch and the position, decides: the manifest's hash and the seed.
 
         window: None shuffles each dataset as a whole; a number shuffles shards, and samples within so many, so that
-        reading stays near one place: for remote storage and rotating disks.
+        reading stays near one place: for remote storage and rotating disks. Raises ShardError for draws of no samples.
         """
+        for source in sources:
+            if source.draws and not sum(source.blocks):
+                raise ShardError(f"an order draws {source.draws} samples of {source.name}, which has none")
+        if window is not None and window < 1:
+            raise ShardError(f"an order's window is {window}; wanted at least 1")
         self._sources = [_Stream(source, make_key(key, source.name), window) for source in sources]
         starts = np.cumsum([0, *(stream.size for stream in self._sources)])
         self._starts = starts[:-1]
@@ -58,15 +65,20 @@ class Order:
         return self._length
 
     def samples(self, epoch: int, start: int, stop: int) -> Indices:
-        """The samples at positions [start, stop) of an epoch: their numbers in the split, int64 [stop - start]."""
+        """The samples at positions [start, stop) of an epoch: their numbers in the split, int64 [stop - start].
+
+        Raises IndexError for positions that are not in an epoch.
+        """
+        if not 0 <= start <= stop <= self._length or epoch < 0:
+            raise IndexError(f"positions {start} to {stop} of epoch {epoch}; an epoch has 0 to {self._length}")
         parts = [np.zeros(0, np.int64)]
         for number in range(start // STRIPE, -(-stop // STRIPE)):
             begin = number * STRIPE
             parts.append(self._stripe(epoch, number)[max(0, start - begin) : stop - begin])
         return np.concatenate(parts)
 
-    def __getitem__(self, position: int) -> int:
-        """The sample at a position of the endless run: epoch `position // len(order)`."""
+    def sample_at(self, position: int) -> int:
+        """The sample at a position of the endless run, from 0: epoch `position // len(order)`."""
         epoch, place = divmod(position, self._length)
         return int(self.samples(epoch, place, place + 1)[0])
 
@@ -107,10 +119,9 @@ class _Stream:
     def __init__(self, source: Source, key: int, window: int | None) -> None:
         self.size, self.draws = sum(source.blocks), source.draws
         self._key, self._window = key, window
-        blocks = np.array(source.blocks, np.int64)
-        self._base: Permutation | BlockPermutation = (
-            Permutation(self.size, key) if window is None else BlockPermutation(blocks, key, 1)
-        )
+        self._blocks = np.array(source.blocks, np.int64)
+        self._round = math.lcm(self.size, self.draws)  # after so many draws an epoch and a cycle begin together
+        self._base = lru_cache(maxsize=2)(self._make_base)
         self._run = lru_cache(maxsize=8)(self._make_run)
 
     def draw(self, epoch: int, first: int, last: int) -> Indices:
@@ -123,16 +134,21 @@ class _Stream:
             stop = min(cycle + self.size, (epoch + 1) * self.draws)
             until = min(end, stop)
             inside = self._run(start, stop)(np.arange(at - start, until - start))
-            parts.append(self._base(start - cycle + inside))
+            parts.append(self._base(at // self._round)(start - cycle + inside))
             at = until
         return np.concatenate(parts)
 
+    def _make_base(self, number: int) -> Permutation | BlockPermutation:
+        key = make_key(self._key, "round", number)
+        return Permutation(self.size, key) if self._window is None else BlockPermutation(self._blocks, key, 1)
+
     def _make_run(self, start: int, stop: int) -> Permutation | BlockPermutation:
         key = make_key(self._key, start)
-        if isinstance(self._base, Permutation) or self._window is None:
+        base = self._base(start // self._round)
+        if isinstance(base, Permutation) or self._window is None:
             return Permutation(stop - start, key)
         cycle = start // self.size * self.size
-        return BlockPermutation(self._base.block_sizes(start - cycle, stop - cycle), key, self._window)
+        return BlockPermutation(base.block_sizes(start - cycle, stop - cycle), key, self._window)
 
 
 def _draws_before(position: int, draws: Sequence[int]) -> list[int]:

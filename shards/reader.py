@@ -15,13 +15,11 @@ from torch.utils.data import Dataset, get_worker_info
 
 from shards.batch import Batch
 from shards.build import Build
-from shards.collate import Arrays, collate, row_length
+from shards.collate import Arrays, collate
 from shards.decode import DECODERS
 from shards.errors import ShardError
 from shards.pixels import Geometry, PictureError
 from shards.rows import Row
-
-_PAD_TO = 8  # unpacked rows have a length that tensor cores like
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,17 +27,18 @@ class Part:
     """A rank's rows of one global batch, and the position after the batch."""
 
     rows: list[Row]
+    length: int
+    """Positions of every row"""
     position: int
 
 
 class Reader(Dataset[Any]):
     """Makes batches: in this process or in a worker."""
 
-    def __init__(self, build: Build, split: str, length: int | None, image_tokens: int, decode: str) -> None:
-        """length: of every row; None pads to the longest of a batch."""
+    def __init__(self, build: Build, split: str, decode: str) -> None:
         content = build.manifest.content
         self._split = build[split]
-        self._length, self._image_tokens = length, image_tokens
+        self._image_tokens = int(content["config"]["image_tokens"])
         self._image_id = int(content["tokenizer"]["image_id"])
         self._geometry = Geometry.of(content["config"]["image"])
         self._decode = decode
@@ -50,6 +49,8 @@ class Reader(Dataset[Any]):
             return self._batch(part)
         except ShardError as error:
             return str(error)
+        except MemoryError:
+            return "loader: memory ran out while a batch was made; use fewer workers, or prefetch less"
 
     def _batch(self, part: Part) -> Batch:
         named = [[self._split.named(number) for number in row] for row in part.rows]
@@ -60,8 +61,7 @@ class Reader(Dataset[Any]):
             for number, sample in zip(numbers, row, strict=True)
             for image in sample.images
         ]
-        longest = max(row_length(row, self._image_tokens) for row in rows)
-        shape = (len(rows), self._length or -(-longest // _PAD_TO) * _PAD_TO)
+        shape = (len(rows), part.length)
         tensors = {name: _empty(shape, torch.int64) for name in ("input_ids", "labels", "position_ids")}
         tensors["segment_ids"] = _empty(shape, torch.int32)
         tensors["image_slots"] = _empty((len(stored), 2), torch.int64)
@@ -93,5 +93,11 @@ def _empty(shape: tuple[int, ...], dtype: torch.dtype) -> torch.Tensor:
     if get_worker_info() is None or 0 in shape:
         return torch.empty(shape, dtype=dtype)
     size = math.prod(shape) * dtype.itemsize
-    storage = torch.UntypedStorage._new_shared(size)  # type: ignore[no-untyped-call]  # as torch's default_collate does
+    try:
+        storage = torch.UntypedStorage._new_shared(size)  # type: ignore[no-untyped-call]  # as torch's default_collate
+    except RuntimeError as error:
+        raise ShardError(
+            f"loader: no shared memory for {size:,} bytes of a batch ({error}); make /dev/shm bigger, use fewer "
+            "workers, or prefetch less"
+        ) from None
     return torch.empty(0, dtype=dtype).set_(storage).view(shape)

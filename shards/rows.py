@@ -7,8 +7,12 @@ the epoch, so an epoch is a whole number of rows.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from functools import lru_cache
+from itertools import pairwise
 from typing import Protocol
+
+import numpy as np
 
 from shards.errors import ShardError
 from shards.packing import best_fit
@@ -17,6 +21,8 @@ from shards.split import Split
 
 WINDOW = 2048
 """Samples packed together: enough that the rows left half full at its end do not count."""
+
+_CHECKED_AT_ONCE = 1 << 20
 
 Row = tuple[int, ...]
 """The samples of a row, as numbers in the split."""
@@ -65,14 +71,26 @@ class Rows:
                 position = epoch * length + min(start + self.size, length)
         return rows, position
 
+    def check_all(self) -> None:
+        """Look through the whole split for samples that no row takes. Raises ShardError naming the worst."""
+        for start in range(0, len(self._split), _CHECKED_AT_ONCE):
+            samples = np.arange(start, min(start + _CHECKED_AT_ONCE, len(self._split)))
+            self._check(samples, *self._split.lengths(samples, self._image_tokens))
+
+    def longest(self, rows: Sequence[Row]) -> int:
+        """Positions of the longest of some rows."""
+        samples = np.array([sample for row in rows for sample in row], np.int64)
+        lengths, _ = self._split.lengths(samples, self._image_tokens)
+        ends = np.cumsum([0, *map(len, rows)])
+        return max((int(lengths[start:end].sum()) for start, end in pairwise(ends.tolist())), default=0)
+
     def window(self, epoch: int, start: int) -> list[Row]:
         """The rows of the window that starts at sample position `start` of an epoch."""
         return self._window(epoch, start)
 
     def _make_window(self, epoch: int, start: int) -> list[Row]:
         samples = self._order.samples(epoch, start, min(start + self.size, len(self._order)))
-        text, images = self._split.counts(samples)
-        lengths = text + images * self._image_tokens
+        lengths, images = self._split.lengths(samples, self._image_tokens)
         self._check(samples, lengths, images)
         numbers = samples.tolist()
         if not self._packed:
@@ -86,7 +104,10 @@ class Rows:
         for what, counts, limit in limits:
             if limit is not None and (counts > limit).any():
                 worst = int(counts.argmax())
+                self._split.check_index(int(samples[worst]))  # or a flipped bit would be told as too long a sample
+                more = int((counts > limit).sum()) - 1
                 raise ShardError(
-                    f"{self._split.where(int(samples[worst]))} has {counts[worst]} {what}, a row takes {limit}; raise "
-                    "the row's limit, or set the blend's limits lower and rebuild"
+                    f"{self._split.where(int(samples[worst]))} has {counts[worst]} {what}, a row takes {limit}"
+                    + (f", and {more} more samples have too many" if more else "")
+                    + "; raise the row's limit, or set the blend's limits lower and rebuild"
                 )

@@ -64,6 +64,11 @@ class Sample:
             )
         return found
 
+    @property
+    def where(self) -> str:
+        """Its shard and key, for messages."""
+        return f"{self._shard}: sample {self.key}"
+
     def __repr__(self) -> str:
         return f"Sample({self.key!r}, {len(self.ids)} ids, {len(self.images)} images)"
 

@@ -16,7 +16,7 @@ import numpy as np
 import numpy.typing as npt
 
 from shards.errors import ShardError
-from shards.manifest import ShardList
+from shards.manifest import ShardList, read_manifest
 from shards.shard import Sample, Shard
 from shards.store import Store
 
@@ -26,6 +26,9 @@ OPEN_SHARDS = 16384
 TOUCHED_BYTES = 64 << 20
 """After so many bytes the pages that were read are let go."""
 
+MAPPED_COPIES = 8
+"""Most copies in a cache that stay mapped: one that was removed takes its space until nobody has it mapped."""
+
 _MAPPED_AROUND = 256 << 10
 """Counted with each read: Linux maps what it has cached around it too, from 64 KiB to all of a large folio."""
 
@@ -33,8 +36,9 @@ _MAPPED_AROUND = 256 << 10
 class Split(Sequence[Sample]):
     """`split[i]` reads sample i. `sizes`: dataset -> number of samples."""
 
-    def __init__(self, store: Store, name: str, datasets: Mapping[str, ShardList]) -> None:
+    def __init__(self, store: Store, name: str, datasets: Mapping[str, ShardList], manifest_hash: str) -> None:
         self.name = name
+        self._manifest_hash = manifest_hash
         self._datasets = datasets
         self.sizes = {dataset: sum(shards.samples) for dataset, shards in datasets.items()}
         self._store = store
@@ -62,14 +66,17 @@ class Split(Sequence[Sample]):
     def named(self, index: int) -> tuple[str, Sample]:
         """A sample and its dataset. Raises as `split[index]` does."""
         number, row = self.locate(index)
-        shard = self.shard(number)
-        sample = shard[row]
+        try:
+            shard = self.shard(number)
+            sample = shard[row]
+        except ShardError as error:
+            raise self._explained(error) from None
         self._touch(number, shard, shard.index.size(row))
         return self._names[bisect_right(self._list_ends, number) - 1], sample
 
-    def __reduce__(self) -> tuple[type[Split], tuple[Store, str, Mapping[str, ShardList]]]:
+    def __reduce__(self) -> tuple[type[Split], tuple[Store, str, Mapping[str, ShardList], str]]:
         """For worker processes: mapped shards do not travel, they are opened anew."""
-        return Split, (self._store, self.name, self._datasets)
+        return Split, (self._store, self.name, self._datasets, self._manifest_hash)
 
     def locate(self, index: int) -> tuple[int, int]:
         """(number of the shard, row in it). Raises IndexError."""
@@ -102,11 +109,30 @@ class Split(Sequence[Sample]):
         for start, end in zip(borders[:-1].tolist(), borders[1:].tolist(), strict=True):
             some = by_shard[start:end]
             number = int(numbers[some[0]])
-            shard = self.shard(number)
+            try:
+                shard = self.shard(number)
+            except ShardError as error:
+                raise self._explained(error) from None
             text[some] = shard.index.text_tokens[rows[some]]
             images[some] = shard.index.images[rows[some]]
             self._touch(number, shard, shard.info.index_size)
         return text, images
+
+    @property
+    def largest_shard(self) -> int:
+        """Samples of the largest shard."""
+        return max(np.diff(self._starts).tolist(), default=0)
+
+    def lengths(
+        self, indices: npt.NDArray[np.int64], image_tokens: int
+    ) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]:
+        """Lengths (text tokens + images x image_tokens) and images of samples, both int64 [n]."""
+        text, images = self.counts(indices)
+        return text + images * image_tokens, images
+
+    def check_index(self, index: int) -> None:
+        """Compare the index that holds this sample with its digest. Raises ShardError."""
+        self.shard(self.locate(index)[0]).check_index()
 
     def where(self, index: int) -> str:
         """Shard and key of a sample, for messages."""
@@ -117,10 +143,25 @@ class Split(Sequence[Sample]):
         except ValueError as error:
             raise ShardError(f"{shard.name}: its index is damaged: {error}") from None
 
+    def _explained(self, error: ShardError) -> ShardError:
+        """A shard that is gone or changed may be no damage: another build took its place."""
+        if error.__cause__ is not None:  # a network or a disk that failed; asking it once more would only take longer
+            return error
+        try:
+            replaced = read_manifest(self._store).hash != self._manifest_hash
+        except ShardError:
+            return error
+        if not replaced:
+            return error
+        return ShardError(
+            f"{self._store.location}: the build was replaced while it was read ({error}); open it anew; a run that "
+            "began with the old build needs it back"
+        )
+
     def _touch(self, number: int, shard: Shard, size_bytes: int) -> None:
         self._touched[number] = shard
         self._touched_bytes += size_bytes + _MAPPED_AROUND
-        if self._touched_bytes > TOUCHED_BYTES:
+        if self._touched_bytes > TOUCHED_BYTES or (self._store.evicts and len(self._touched) > MAPPED_COPIES):
             for one in self._touched.values():
                 one.forget()
             self._touched, self._touched_bytes = {}, 0

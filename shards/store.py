@@ -16,7 +16,7 @@ from shards.files import file_sha256
 if TYPE_CHECKING:
     from shards.cache import Cache
 
-_LOST_SLASH = re.compile(r"[a-z][a-z0-9+.-]+:/(?!/)")
+_LOST_SLASH = re.compile(r"(?P<protocol>[a-z][a-z0-9+.-]+):/(?!/)", re.IGNORECASE)
 
 
 class Store(Protocol):
@@ -31,6 +31,10 @@ class Store(Protocol):
 
     def read(self, path: str) -> bytes:
         """All of a small file. Raises FileNotFoundError if it is not there, OSError or ShardError if unreadable."""
+        ...
+
+    def size(self, path: str) -> int:
+        """Bytes of a file. Raises FileNotFoundError if it is not there."""
         ...
 
     def stream(self, path: str) -> Iterator[bytes]:
@@ -60,11 +64,14 @@ class LocalStore:
     evicts = False
 
     def __init__(self, folder: Path) -> None:
-        self._folder = folder
         self.location = str(folder)
+        self._folder = folder.absolute()  # a program may change its working folder meanwhile
 
     def name(self, path: str) -> str:
-        return str(self._folder / path)
+        return str(Path(self.location) / path)
+
+    def size(self, path: str) -> int:
+        return (self._folder / path).stat().st_size
 
     def read(self, path: str) -> bytes:
         return (self._folder / path).read_bytes()
@@ -123,11 +130,15 @@ def open_store(location: str | Path, cache: Cache | None = None) -> Store:
 def local_folder(location: str | Path) -> Path | None:
     """The folder that a path or a file:// URL names; None for any other URL.
 
-    Raises ShardError for a Path that was made from a URL, since that lost a slash.
+    Raises ShardError for a URL that lost a slash, as a Path takes it from one, and for what is no location.
     """
+    if not isinstance(location, str | Path):
+        raise ShardError(f"{location!r} is no build; wanted a folder or a URL")
+    lost = _LOST_SLASH.match(str(location))
+    if lost and not Path(location).exists():
+        whole = f"{lost['protocol']}://{str(location)[lost.end() :]}"
+        raise ShardError(f"{location}: one slash is missing: {whole} (a pathlib.Path takes it; give a URL as text)")
     if isinstance(location, Path):
-        if _LOST_SLASH.match(str(location)) and not location.exists():
-            raise ShardError(f"{location}: a URL that became a Path, which takes a slash from it; give it as text")
         return location
     protocol, mark, rest = location.partition("://")
     if not mark:

@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from shards.errors import ShardError
-from shards.manifest import NAME, SPLITS, read_manifest
+from shards.manifest import NAME, SPLITS, is_build, read_manifest
 from shards.remote import NetworkError, RemoteStore
 from shards.store import LocalStore
 
@@ -60,11 +60,13 @@ def check_target(store: RemoteStore) -> None:
         raise ShardError(f"{store.location}: {error}") from error
     except FileNotFoundError:
         raise ShardError(f"{store.location}: there is no such bucket; make it, or mend the URL") from None
-    if NAME not in found and not found <= _OURS:
-        other = min(found - _OURS)
+    if NAME in found and is_build(_read(store, NAME) or b""):
+        return
+    foreign = found - _OURS or (found & {NAME}) or (found if "shards" not in found else set())
+    if foreign:
         raise ShardError(
-            f"{store.location}: holds other files, such as {other}, which a build would mix with its own; choose "
-            "another URL"
+            f"{store.location}: holds other files, such as {min(foreign)}, which a build would mix with its own; "
+            "choose another URL"
         )
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from fractions import Fraction
@@ -103,25 +104,25 @@ def spread(draws: Sequence[int]) -> list[int]:
 
 
 def dataset_epochs(blocks: Sequence[int], draws: int, *, key: int, window: int | None, count: int) -> list[list[int]]:
-    """What each epoch draws of one dataset: endless cycles of one fixed shuffle, cut where an epoch ends.
+    """What each epoch draws of one dataset: endless cycles of one shuffle, cut where an epoch ends.
 
-    Each piece that lies within one cycle and one epoch is shuffled once more.
+    The shuffle is another one when an epoch and a cycle begin together again. Each piece that lies within one cycle and
+    one epoch is shuffled once more.
     """
     if not draws:
         return [[] for _ in range(count)]
     size = sum(blocks)
     shard_of = [shard for shard, samples in enumerate(blocks) for _ in range(samples)]
-    if window is None:
-        cycle = permutation(size, key)
-    else:
-        stored = [[sample for sample in range(size) if shard_of[sample] == shard] for shard in range(len(blocks))]
-        cycle = block_permutation(stored, key, 1)
+    stored = [[sample for sample in range(size) if shard_of[sample] == shard] for shard in range(len(blocks))]
+    together_again = math.lcm(size, draws)
     found = []
     for epoch in range(count):
         numbers = range(epoch * draws, (epoch + 1) * draws)
         samples: list[int] = []
         for _, together in groupby(numbers, key=lambda number: number // size):
             piece = list(together)
+            base_key = key_of(key, "round", piece[0] // together_again)
+            cycle = permutation(size, base_key) if window is None else block_permutation(stored, base_key, 1)
             shown = [cycle[number % size] for number in piece]
             piece_key = key_of(key, piece[0])
             if window is None:

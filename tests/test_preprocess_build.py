@@ -458,3 +458,11 @@ def test_what_a_killed_run_left_half_written_is_swept(tmp_path: Path) -> None:
     assert {path.relative_to(tmp_path) for path in (tmp_path / "build").rglob("*")} - whole <= {
         Path("build/.cache/stores")
     }
+
+
+def test_a_folder_with_a_manifest_of_something_else_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "build").mkdir()
+    (tmp_path / "build/manifest.json").write_text('{"name": "a web page"}')
+    with pytest.raises(ConfigError, match="holds other files, which a build would mix with its own"):
+        build(chat_blend(tmp_path, [chat_record(1)]))
+    assert (tmp_path / "build/manifest.json").read_text() == '{"name": "a web page"}'

@@ -54,7 +54,7 @@ def test_samples_that_no_row_can_hold_are_counted(build: Build) -> None:
     use = row_use(build, 100)
     assert use is not None
     assert use.too_long == int((text > 100).sum()) > 0
-    assert f"; {use.too_long} samples are too long for a row" in row_use_text(use)
+    assert f"; {use.too_long} samples are too long: the loader refuses such rows" in row_use_text(use)
     nothing = row_use(build, 1)
     assert nothing is not None
     assert (nothing.rows, nothing.packed, nothing.padded) == (0, 0.0, 0.0)

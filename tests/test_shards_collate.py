@@ -12,13 +12,17 @@ from hypothesis import strategies as st
 
 import oracles_order
 from shards import Sample, ShardError
-from shards.collate import IGNORE, Arrays, collate, row_length
+from shards.collate import IGNORE, Arrays, collate
 
 IMAGE_ID = 5
 UNWRITTEN = 77
 """What arrays hold before: it must be gone everywhere."""
 
 TEXT_TOKEN = st.integers(6, 1000)
+
+
+def row_length(row: Sequence[Sample], image_tokens: int) -> int:
+    return sum(len(sample.ids) + len(sample.images) * (image_tokens - 1) for sample in row)
 
 
 def sample(ids: Sequence[int], *, labels: Sequence[int] | None = None, num_images: int | None = None) -> Sample:

@@ -135,3 +135,42 @@ def test_reading_again_after_the_damage_is_mended_gives_the_same_samples(build: 
         read_all(build)
     path.write_bytes(data)
     assert read_all(build) == wanted
+
+
+def test_a_build_that_is_replaced_while_it_is_read_is_told_as_such(build: Path) -> None:
+    reader = shards.open(build)
+    assert said(reader["train"][0])
+    for path in build.rglob("*"):
+        if path.is_file():
+            path.unlink()
+    other = handmade_builds.Handmade(build)
+    other.add([handmade_builds.draft(77)])
+    other.finish()
+    with pytest.raises(ShardError, match=r"the build was replaced while it was read .*; open it anew"):
+        reader["train"][7]
+
+
+def test_a_relative_path_stays_right_when_the_program_changes_its_folder(
+    build: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(build.parent)
+    reader = shards.open(build.name)
+    wanted = read_all(build)
+    monkeypatch.chdir("/")
+    assert [said(sample) for split in reader.splits for sample in reader[split]] == wanted
+
+
+@pytest.mark.parametrize(
+    ("location", "words"),
+    [
+        (5, "5 is no build; wanted a folder or a URL"),
+        ("S3:/bucket/build", "one slash is missing: S3://bucket/build"),
+        ("manifest.json", "is a file; wanted the folder of a build"),
+    ],
+)
+def test_a_location_that_cannot_be_one_says_what_is_wrong(
+    build: Path, monkeypatch: pytest.MonkeyPatch, location: str, words: str
+) -> None:
+    monkeypatch.chdir(build)
+    with pytest.raises(ShardError, match=words):
+        shards.open(location)

@@ -8,6 +8,7 @@ import json
 import os
 import pickle
 import signal
+import time
 from pathlib import Path
 from typing import Any
 
@@ -33,6 +34,7 @@ BATCH = 24  # divisible by 1, 2, 3, 4 and 8 ranks
 
 CONFIG = {
     "image_tokens": 4,
+    "limits": {"max_length": 64, "max_images": 3},
     "image": {"size": 32, "fit": "crop", "pad_colour": "clip", "interpolation": "bicubic", "max_pixels": 10**6},
 }
 WORLDS = [(ranks, workers) for ranks in (1, 2, 3, 4, 8) for workers in (0, 1, 4)]
@@ -238,6 +240,33 @@ def test_another_batch_size_takes_the_same_rows(build: Build, wanted: list[list[
     assert small == rows[:70]
 
 
+def test_a_seed_of_numpy_is_the_same_number(build: Build, wanted: list[list[tuple[Any, ...]]]) -> None:
+    assert said(some(build, 1, seed=np.int64(0))) == wanted[0]
+    assert loader(build, seed=np.int64(3)).state_dict() == loader(build, seed=3).state_dict()
+
+
+def test_reading_batches_draws_nothing_from_the_programs_own_randomness(build: Build) -> None:
+    before = torch.get_rng_state()
+    for workers in (0, 1):
+        some(build, 2, workers=workers)
+    assert torch.equal(torch.get_rng_state(), before)
+
+
+def test_unpacked_batches_have_the_same_width_on_every_rank(build: Build) -> None:
+    whole = [batch.input_ids.shape[1] for batch in some(build, 3, packed=False)]
+    for rank in range(8):
+        assert [batch.input_ids.shape[1] for batch in some(build, 3, packed=False, rank=rank, world_size=8)] == whole
+    last = list(loader(build, split="eval", batch_size=8, packed=False, rank=7, world_size=8))[-1]
+    assert last.input_ids.shape[1] >= 8
+
+
+def test_shards_are_shuffled_among_each_other(build: Build) -> None:
+    """Eight of the largest: neighbouring positions come from several shards."""
+    order = loader(build, shuffle="shards")._order
+    met = {build["train"].locate(int(sample))[0] for sample in order.samples(0, 0, 16)}
+    assert len(met) > 3
+
+
 def test_seeds_and_shuffles_give_other_orders(build: Build) -> None:
     first = [
         tuple(row for batch in some(build, 4, **settings) for row in batch.samples)
@@ -264,6 +293,22 @@ def test_evaluation_shows_every_sample_once_and_every_rank_the_same_number_of_ba
     assert {len(batch.input_ids) for part in parts for batch in part} == {8 // ranks}
 
 
+def test_an_evaluation_begins_anew_each_time_and_training_goes_on(build: Build) -> None:
+    held_out = loader(build, split="eval", batch_size=4)
+    first = [said([batch]) for batch in held_out]
+    assert len(first) > 1
+    next(iter(held_out))
+    assert [said([batch]) for batch in held_out] == first
+    half = loader(build, split="eval", batch_size=4)
+    next(iter(half))
+    again = loader(build, split="eval", batch_size=4)
+    again.load_state_dict(half.state_dict())
+    assert [said([batch]) for batch in again] == first[1:]
+    training = loader(build, epochs=1)
+    assert list(training)
+    assert list(training) == []
+
+
 def test_a_reader_travels_to_a_process_that_shares_no_memory(build: Build) -> None:
     loader_ = loader(build)
     again = pickle.loads(pickle.dumps(loader_._reader))
@@ -280,11 +325,20 @@ def test_a_reader_travels_to_a_process_that_shares_no_memory(build: Build) -> No
     ("settings", "words"),
     [
         ({"batch_size": 6, "world_size": 4}, "batch_size 6 cannot be shared by 4 ranks; wanted a multiple of 4"),
-        ({"batch_size": 0}, "batch_size 0 cannot be shared by 1 ranks"),
+        ({"batch_size": 0}, "batch_size is 0; wanted a whole number from 1"),
         ({"rank": 4, "world_size": 4}, "rank 4 of 4 ranks; wanted a rank from 0 to below their number"),
-        ({"world_size": 0}, "rank 0 of 0 ranks"),
-        ({"workers": -1}, "workers is -1; wanted 0 or more"),
+        ({"world_size": 0}, "world_size is 0; wanted a whole number from 1"),
+        ({"workers": -1}, "workers is -1; wanted a whole number from 0"),
         ({"split": "test"}, "no split 'test'; it has train, eval"),
+        ({"seed": 1.0}, r"seed is 1\.0; wanted a whole number"),
+        ({"seed": True}, "seed is True; wanted a whole number"),
+        ({"pack_window": 0}, "pack_window is 0; wanted a whole number from 1"),
+        ({"pack_window": -1}, "pack_window is -1"),
+        ({"shuffle": "shards", "shuffle_window": 0}, "shuffle_window is 0"),
+        ({"prefetch": 0, "workers": 1}, "prefetch is 0; wanted a whole number from 1"),
+        ({"max_length": None}, "max_length is None"),
+        ({"max_length": "2048"}, "max_length is '2048'"),
+        ({"epochs": -1}, "epochs is -1; wanted a whole number from 0"),
         ({"decode": "quick"}, "decode is 'quick'; wanted one of exact, fast, none"),
         ({"shuffle": "all"}, "shuffle is 'all'; wanted one of samples, shards, none"),
     ],
@@ -304,10 +358,15 @@ def test_an_endless_run_over_no_samples_is_refused(tmp_path: Path) -> None:
 
 
 def test_rows_too_short_for_a_sample_are_refused_with_its_shard_and_key(build: Build) -> None:
-    with pytest.raises(ShardError, match=r"\.tar: sample (seen|text)-\d+ has \d+ positions, a row takes 16; raise"):
-        some(build, 1, max_length=16)
+    with pytest.raises(ShardError, match=r"\.tar: sample \w+-\d+ has \d+ positions, a row takes 16, and \d+ more "):
+        loader(build, max_length=16)
     with pytest.raises(ShardError, match=r"sample seen-\d+ has 2 images, a row takes 1"):
-        some(build, 1, max_images=1)
+        loader(build, max_images=1)
+
+
+def test_something_else_than_a_build_is_refused() -> None:
+    with pytest.raises(ShardError, match=r"build is 'build'; wanted what shards\.open gives"):
+        Loader("build", batch_size=1, max_length=64)  # type: ignore[arg-type]
 
 
 STATES = [
@@ -315,9 +374,10 @@ STATES = [
     ({"version": None}, "version is None, this program reads 1; start anew"),
     ({"manifest": "f" * 64}, "manifest is ffffffffffff, this loader has"),
     ({"seed": 3}, "seed is 3, this loader has 0"),
-    ({"rows": {"max_length": 4096}}, r"rows is {'max_length': 4096}, this loader has {'split': 'train'"),
-    ({"position": -1}, "position is -1; wanted a number from 0"),
-    ({"position": "5"}, "position is '5'"),
+    ({"rows": {"split": "eval"}}, "split is eval, this loader has train"),
+    ({"rows": None}, "split is None, this loader has train"),
+    ({"position": -1}, "position of the state is -1; wanted a whole number from 0"),
+    ({"position": "5"}, "position of the state is '5'"),
 ]
 
 
@@ -356,6 +416,20 @@ def test_a_damaged_sample_ends_the_run_with_its_shard_and_key(damaged: tuple[Bui
 
 
 @pytest.mark.usefixtures("no_hang")
+def test_a_worker_that_is_killed_while_the_program_works_is_told_too(build: Build) -> None:
+    batches = iter(loader(build, workers=1))
+    next(batches)
+    (child,) = torch.multiprocessing.active_children()
+
+    def kill_and_work() -> None:
+        os.kill(child.pid or 0, signal.SIGKILL)
+        time.sleep(30)
+
+    with pytest.raises(RuntimeError, match=r"DataLoader worker \(pid.*is killed by signal"):
+        kill_and_work()
+
+
+@pytest.mark.usefixtures("no_hang")
 def test_a_worker_that_is_killed_ends_the_run_with_an_error(build: Build) -> None:
     batches = iter(loader(build, workers=2))
     next(batches)
@@ -369,8 +443,18 @@ def test_a_worker_that_is_killed_ends_the_run_with_an_error(build: Build) -> Non
         list(itertools.islice(batches, 100))
 
 
-def test_a_picture_that_cannot_be_decoded_is_named(tmp_path: Path) -> None:
+@pytest.mark.parametrize("workers", [0, 1])
+def test_a_picture_that_cannot_be_decoded_is_named(tmp_path: Path, workers: int) -> None:
     """The compiler lets none through; a build by another program may."""
+    handmade = Handmade(tmp_path, extra={"config": {**CONFIG, "datasets": [{"name": "alpha"}]}})
+    info = handmade.add([draft(1, num_images=1)])
+    build = shards.open(handmade.finish())
+    words = rf"{info.path}: sample alpha-train-00001: an image cannot be decoded: "
+    with pytest.raises(ShardError, match=words):
+        some(build, 1, workers=workers)
+
+
+def test_a_manifest_with_a_malformed_image_policy_is_refused_at_once(tmp_path: Path) -> None:
     build = compiled(tmp_path, store="resized")
     content = copy.deepcopy(dict(build.manifest.content))
     content["config"]["image"]["size"] = 0

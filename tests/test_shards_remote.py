@@ -465,7 +465,7 @@ def test_missing_credentials_are_told_at_once(monkeypatch: pytest.MonkeyPatch, b
         ("s4://bucket/build", "unknown protocol s4; did you mean s3"),
         ("qwertyuiop://bucket", "unknown protocol qwertyuiop; wanted a folder, or a URL with s3, gs, file, memory"),
         ("simplecache::s3://bucket", "unknown protocol simplecache::s3"),
-        (Path("s3://bucket/build"), "a URL that became a Path, which takes a slash from it; give it as text"),
+        (Path("s3://bucket/build"), r"one slash is missing: s3://bucket/build \(a pathlib\.Path takes it"),
         ("memory://nowhere/build", "memory://nowhere/build: no manifest.json there; it is no finished build"),
     ],
 )
@@ -626,12 +626,18 @@ def test_an_upload_goes_on_after_failures_and_tells_those_that_stay(folder: Path
 def test_a_place_with_other_files_is_refused(memory: str, bucket: str, tmp_path: Path) -> None:
     for url in (memory, f"{bucket}/{tmp_path.name}"):
         check_target(RemoteStore(url))
-        write_at(f"{url}/tokenizer/tokenizer.json", b"of an upload that was interrupted")
+        write_at(f"{url}/tokenizer/tokenizer.json", b"somebody's model")
+        with pytest.raises(ShardError, match=rf"{url}: holds other files, such as tokenizer,"):
+            check_target(RemoteStore(url))
+        write_at(f"{url}/shards/alpha/train.tar", b"of an upload that was interrupted")
         check_target(RemoteStore(url))
+        write_at(f"{url}/manifest.json", b'{"name": "a web page"}')
+        with pytest.raises(ShardError, match=rf"{url}: holds other files, such as manifest\.json"):
+            check_target(RemoteStore(url))
         write_at(f"{url}/thesis.tex", b"")
         with pytest.raises(ShardError, match=rf"{url}: holds other files, such as thesis\.tex"):
             check_target(RemoteStore(url))
-        write_at(f"{url}/manifest.json", b"{}")
+        write_at(f"{url}/manifest.json", b'{"format": "dsvl-build"}')
         check_target(RemoteStore(url))
     assert bucket == f"s3://{BUCKET}"
 

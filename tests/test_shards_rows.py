@@ -37,8 +37,10 @@ class Lengths:
     def __len__(self) -> int:
         return len(self.text)
 
-    def counts(self, indices: npt.NDArray[np.int64]) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]:
-        return self.text[indices], self.images[indices]
+    def lengths(
+        self, indices: npt.NDArray[np.int64], image_tokens: int
+    ) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]:
+        return self.text[indices] + self.images[indices] * image_tokens, self.images[indices]
 
     def length(self, sample: int) -> int:
         return int(self.text[sample] + self.images[sample] * IMAGE_TOKENS)

@@ -38,7 +38,7 @@ import shards
 from shards.loader import Loader
 imported = time.perf_counter()
 build = shards.open(sys.argv[1])
-build["train"][build.order()[0]]
+build["train"][build.order().sample_at(0)]
 sample = time.perf_counter()
 next(iter(Loader(build, batch_size=8, max_length=4096, decode="none")))
 batch = time.perf_counter()
