@@ -9,7 +9,6 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 from PIL import Image
 
@@ -29,18 +28,6 @@ def _hugging_face(*names: str) -> Preprocess:
     def preprocess(image: Image.Image) -> torch.Tensor:
         pixels: torch.Tensor = processor(image, return_tensors="pt")["pixel_values"][0]
         return pixels
-
-    return preprocess
-
-
-def _pillow() -> Preprocess:
-    """Pillow resizes and crops; uint8 [3, 336, 336], to be normalized on the GPU."""
-
-    def preprocess(image: Image.Image) -> torch.Tensor:
-        width, height = (round(side * SIZE / min(image.size)) for side in image.size)
-        left, top = (width - SIZE) // 2, (height - SIZE) // 2
-        small = image.resize((width, height), Image.Resampling.BICUBIC).crop((left, top, left + SIZE, top + SIZE))
-        return torch.from_numpy(np.array(small)).permute(2, 0, 1)
 
     return preprocess
 
@@ -70,7 +57,6 @@ PREPROCESS: dict[str, Callable[[], Preprocess]] = {
     "": _nothing,
     "hf": lambda: _hugging_face("CLIPImageProcessorFast", "CLIPImageProcessor"),
     "hf-pillow": lambda: _hugging_face("CLIPImageProcessorPil", "CLIPImageProcessor"),
-    "pillow": _pillow,
     "torchvision": _torchvision,
 }
 """Name -> what imports its library and gives the function."""
