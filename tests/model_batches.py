@@ -1,0 +1,95 @@
+"""Tiny models and hand-made batches for the tests of the model: samples laid out in rows."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
+from typing import Any
+
+import torch
+
+from trainer.model import VisionChatModel, build_model
+from trainer.model_config import DecoderConfig, EncoderConfig, ModelConfig, ProjectorConfig
+
+VOCABULARY = 100
+IMAGE = VOCABULARY - 1
+SIDE = 28
+IMAGE_TOKENS = 4
+ENCODER = EncoderConfig(kind="tiny", config={"image_size": SIDE, "patch_size": 14, "width": 16, "layers": 3})
+CONFIG = ModelConfig(
+    encoder=ENCODER,
+    projector=ProjectorConfig(kind="mlp"),
+    decoder=DecoderConfig(preset="tiny_llama"),
+    attention="causal",
+)
+PICTURE = [IMAGE] * IMAGE_TOKENS
+SAMPLES = [  # a picture, none, two
+    [1, *PICTURE, 5, 6, 7, 8],
+    [9, 10, 11],
+    [3, *PICTURE, 4, *PICTURE, 12, 13],
+]
+
+
+def manifest_content(**changes: int) -> dict[str, Any]:
+    """What the model reads of a manifest; changes: image_size, image_tokens, max_length."""
+    return {
+        "config": {
+            "image": {"size": changes.get("image_size", SIDE)},
+            "image_tokens": changes.get("image_tokens", IMAGE_TOKENS),
+            "limits": {"max_length": changes.get("max_length", 512)},
+        },
+        "tokenizer": {"vocabulary_size": VOCABULARY, "image_id": IMAGE},
+    }
+
+
+def make(config: ModelConfig = CONFIG, **parts: Any) -> VisionChatModel:
+    """A random model in float64, in evaluation, its weights large enough for a mistake to show."""
+    model = build_model(replace(config, **parts), manifest_content(), dtype=torch.float64).eval()
+    generator = torch.Generator().manual_seed(1)
+    for parameter in model.parameters():
+        parameter.data += 0.2 * torch.randn(parameter.shape, generator=generator, dtype=parameter.dtype)
+    return model
+
+
+def pictures(count: int) -> torch.Tensor:
+    generator = torch.Generator().manual_seed(0)
+    return torch.randint(0, 256, (count, 3, SIDE, SIDE), dtype=torch.uint8, generator=generator)
+
+
+def layout(rows: Sequence[Sequence[list[int]]], length: int | None = None) -> dict[str, torch.Tensor]:
+    """Rows of samples as the model takes them, without images; every text token but a sample's first is trained on."""
+    length = length or max(sum(map(len, row)) for row in rows)
+    shape = (len(rows), length)
+    ids, labels, positions = torch.zeros(shape).long(), torch.full(shape, -100), torch.zeros(shape).long()
+    segments = torch.zeros(shape, dtype=torch.int32)
+    slots: list[tuple[int, int]] = []
+    for number, row in enumerate(rows):
+        start = 0
+        for segment, sample in enumerate(row, start=1):
+            end = start + len(sample)
+            tokens = torch.tensor(sample)
+            ids[number, start:end] = tokens
+            labels[number, start + 1 : end] = torch.where(tokens == IMAGE, -100, tokens)[1:]
+            positions[number, start:end] = torch.arange(len(sample))
+            segments[number, start:end] = segment
+            at = 0
+            while IMAGE in sample[at:]:
+                at = sample.index(IMAGE, at)
+                slots.append((number, start + at))
+                at += IMAGE_TOKENS
+            start = end
+    return {
+        "input_ids": ids,
+        "labels": labels,
+        "position_ids": positions,
+        "segment_ids": segments,
+        "image_slots": torch.tensor(slots, dtype=torch.int64).view(-1, 2),
+    }
+
+
+def on_one_thread() -> Iterator[None]:
+    """A fixture's body: tensors are tiny, and waiting for a second core takes longer than the work."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)

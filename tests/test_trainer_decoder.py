@@ -1,0 +1,157 @@
+"""Decoders fit a build's tokenizer without losing a row, and keep what their architecture ties."""
+
+# ruff: noqa: E402 - torch and transformers may be missing
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+pytest.importorskip("torch")
+from trainer.torchvision_operators import declare_operators
+
+declare_operators()
+pytest.importorskip("transformers")
+
+import torch
+from safetensors.torch import load_file, save_file
+from transformers import AutoModelForCausalLM
+
+from dst.errors import ConfigError
+from trainer.decoder import PRESETS, build_decoder, decoder_sizes, finish_logits, max_positions
+from trainer.model_config import DecoderConfig
+
+SIZES: dict[str, Any] = {
+    "hidden_size": 16,
+    "intermediate_size": 24,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 4,
+    "num_key_value_heads": 2,
+    "max_position_embeddings": 128,
+    "pad_token_id": None,
+    "bos_token_id": None,
+    "eos_token_id": None,
+}
+
+
+def save(folder: Path, model_type: str = "llama", **changes: Any) -> Any:
+    """A random model in a folder, as one downloads it."""
+    config = decoder_sizes(DecoderConfig(config={"model_type": model_type, **SIZES, **changes}), 50)
+    torch.manual_seed(0)
+    auto: Any = AutoModelForCausalLM
+    model = auto.from_config(config)
+    model.save_pretrained(folder)
+    return model
+
+
+@pytest.mark.parametrize("attention", ["causal", "mmca"])
+@pytest.mark.parametrize("preset", sorted(PRESETS))
+def test_presets_are_small_and_generate(preset: str, attention: str) -> None:
+    model = build_decoder(DecoderConfig(preset=preset), 60, attention)
+    assert model.get_input_embeddings().weight.shape == (60, 64)
+    assert sum(parameter.numel() for parameter in model.parameters()) < 200_000
+    ids = torch.tensor([[1, 2, 3]])
+    extra = {"is_image": torch.zeros(1, 3, dtype=torch.bool)} if attention == "mmca" else {}
+    out = model.generate(ids, attention_mask=torch.ones_like(ids), max_new_tokens=4, do_sample=False, **extra)
+    assert out.shape == (1, 7)
+
+
+@pytest.mark.parametrize("tied", [False, True])
+@pytest.mark.parametrize("model_type", ["llama", "mistral", "qwen2", "qwen3", "smollm3"])
+def test_new_rows_are_the_mean_of_the_old_in_table_and_head(model_type: str, tied: bool, tmp_path: Path) -> None:
+    before = save(tmp_path, model_type, tie_word_embeddings=tied)
+    model = build_decoder(DecoderConfig(name=str(tmp_path)), 53, "causal")
+    table, head = model.get_input_embeddings().weight, model.get_output_embeddings().weight
+    assert (table is head) == tied
+    assert model.config.vocab_size == 53
+    for now, old in ((table, before.get_input_embeddings()), (head, before.get_output_embeddings())):
+        assert now.shape == (53, 16)
+        assert torch.equal(now[:50], old.weight)
+        torch.testing.assert_close(now[50:], old.weight.mean(0).expand(3, -1))
+
+
+@pytest.mark.parametrize("tied", [False, True])
+def test_the_table_that_learns_is_the_one_that_is_saved_and_generates(tied: bool, tmp_path: Path) -> None:
+    save(tmp_path / "base", tie_word_embeddings=tied)
+    model = build_decoder(DecoderConfig(name=str(tmp_path / "base")), 53, "causal")
+    ids = torch.tensor([[51, 52, 3]])
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.5)
+    model(input_ids=ids, labels=ids).loss.backward()
+    optimizer.step()
+    wanted = model(input_ids=ids).logits
+    model.save_pretrained(tmp_path / "trained")
+    again = build_decoder(DecoderConfig(name=str(tmp_path / "trained")), 53, "causal")
+    torch.testing.assert_close(again(input_ids=ids).logits, wanted)
+
+
+def test_a_table_that_is_large_enough_stays_as_it_is(tmp_path: Path) -> None:
+    before = save(tmp_path)
+    model = build_decoder(DecoderConfig(name=str(tmp_path)), 41, "causal")
+    assert model.config.vocab_size == 50
+    for name, value in before.state_dict().items():
+        assert torch.equal(model.state_dict()[name], value), name
+
+
+def test_without_weights_all_is_random_and_of_the_same_shape(tmp_path: Path) -> None:
+    save(tmp_path)
+    loaded = build_decoder(DecoderConfig(name=str(tmp_path)), 53, "causal")
+    torch.manual_seed(7)
+    random = build_decoder(DecoderConfig(name=str(tmp_path)), 53, "causal", weights=False)
+    assert {k: v.shape for k, v in random.state_dict().items()} == {k: v.shape for k, v in loaded.state_dict().items()}
+    name = "model.layers.0.mlp.up_proj.weight"
+    assert not torch.equal(random.state_dict()[name], loaded.state_dict()[name])
+
+
+def test_a_model_is_loaded_in_the_type_asked_for(tmp_path: Path) -> None:
+    save(tmp_path)
+    model = build_decoder(DecoderConfig(name=str(tmp_path)), 53, "causal", dtype=torch.bfloat16)
+    assert {parameter.dtype for parameter in model.parameters()} == {torch.bfloat16}
+
+
+@pytest.mark.parametrize(
+    ("model_type", "extra"),
+    [
+        ("granite", {"logits_scaling": 3.0}),
+        ("cohere", {"logit_scale": 0.5}),
+        ("gemma3_text", {"final_logit_softcapping": 0.1}),
+    ],
+)
+def test_models_that_scale_their_logits_are_understood(model_type: str, extra: dict[str, float]) -> None:
+    model = build_decoder(DecoderConfig(config={"model_type": model_type, **SIZES, **extra}), 50, "causal").eval()
+    ids = torch.tensor([[4, 5, 6]])
+    hidden = model.base_model(input_ids=ids).last_hidden_state
+    plain = model.get_output_embeddings()(hidden)
+    torch.testing.assert_close(finish_logits(model.config, plain), model(input_ids=ids).logits)
+    assert not torch.allclose(plain, model(input_ids=ids).logits, rtol=1e-3)
+
+
+def refused(**fields: Any) -> str:
+    with pytest.raises(ConfigError) as caught:
+        build_decoder(DecoderConfig(**fields), 50, "causal")
+    return str(caught.value)
+
+
+def test_what_cannot_be_loaded_is_told_without_a_traceback(tmp_path: Path) -> None:
+    assert "cannot be read" in refused(name=str(tmp_path / "nowhere"))
+    assert "did you mean tiny_llama" in refused(preset="tiny_lama")
+    assert "cannot be read" in refused(config={"model_type": "no_such_model"})
+    save(tmp_path)
+    weights = load_file(tmp_path / "model.safetensors")
+    del weights["model.layers.1.mlp.up_proj.weight"]
+    save_file(weights, tmp_path / "model.safetensors", metadata={"format": "pt"})
+    assert "its files lack model.layers.1.mlp.up_proj.weight" in refused(name=str(tmp_path))
+    (tmp_path / "model.safetensors").write_bytes(b"damaged")
+    assert "cannot be loaded" in refused(name=str(tmp_path))
+
+
+def test_decoders_whose_samples_would_mix_are_refused() -> None:
+    sizes = {key: value for key, value in SIZES.items() if "key_value" not in key}
+    assert "lets samples that share a row see each other" in refused(config={"model_type": "opt", **sizes})
+    assert "takes no positions" in refused(config={"model_type": "bloom", **sizes}, kernel="eager")
+
+
+def test_the_longest_row_is_told_where_there_is_one() -> None:
+    assert max_positions(decoder_sizes(DecoderConfig(preset="tiny_llama"), 50)) == 8192
+    assert max_positions(object()) is None

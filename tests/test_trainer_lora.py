@@ -1,0 +1,227 @@
+"""Adapters go where they are wanted, learn alone, and merge away; what learns is what was chosen."""
+
+# ruff: noqa: E402 - torch, transformers and peft may be missing
+
+from __future__ import annotations
+
+import io
+from dataclasses import replace
+from typing import Any
+
+import pytest
+
+pytest.importorskip("torch")
+from trainer.torchvision_operators import declare_operators
+
+declare_operators()
+pytest.importorskip("transformers")
+pytest.importorskip("peft")
+
+import torch
+from rich.console import Console
+from torch import nn
+
+import model_batches
+from dst.errors import ConfigError
+from trainer.lora import add_adapters, find_targets, merge_lora
+from trainer.model import VisionChatModel
+from trainer.model_config import DecoderConfig, EncoderConfig, LoraConfig, TrainedParts
+from trainer.parameters import by_component, choose_trained, component_rows, parameter_groups, print_parameters
+
+one_thread = pytest.fixture(scope="module", autouse=True)(model_batches.on_one_thread)
+FROZEN = TrainedParts(projector=None)
+CLIP = {"image_size": 28, "layers": 3, "width": 16, "head_width": 8, "patch_size": 14}
+OPEN_CLIP = EncoderConfig(kind="open_clip", config={"embed_dim": 8, "vision_cfg": CLIP})
+
+
+def logits(model: VisionChatModel) -> torch.Tensor:
+    inputs = model_batches.layout([model_batches.SAMPLES])
+    del inputs["labels"]
+    return model.logits(**inputs, images=model_batches.pictures(3))
+
+
+def shake(model: nn.Module) -> None:
+    """Adapters start as nothing; give them something to say."""
+    generator = torch.Generator().manual_seed(5)
+    for name, parameter in model.named_parameters():
+        if "lora_" in name:
+            parameter.data += 0.3 * torch.randn(parameter.shape, generator=generator, dtype=parameter.dtype)
+
+
+def adapted_names(model: VisionChatModel) -> set[str]:
+    return {name.split(".lora_A")[0] for name, _ in model.named_parameters() if ".lora_A" in name}
+
+
+def test_all_linear_adapts_every_linear_layer_but_the_head() -> None:
+    model = model_batches.make()
+    linear = {f"decoder.{n}" for n, m in model.decoder.named_modules() if isinstance(m, nn.Linear)}
+    add_adapters(model, TrainedParts(decoder_lora=LoraConfig(rank=2)))
+    assert adapted_names(model) == linear - {"decoder.lm_head"}
+
+
+@pytest.mark.parametrize(
+    ("targets", "parts"),
+    [(("q_proj", "v_proj"), {"q_proj", "v_proj"}), (r".*mlp\..*_proj", {"gate_proj", "up_proj", "down_proj"})],
+)
+def test_names_and_patterns_choose_layers(targets: Any, parts: set[str]) -> None:
+    model = model_batches.make()
+    add_adapters(model, TrainedParts(decoder_lora=LoraConfig(rank=2, targets=targets)))
+    assert {name.rpartition(".")[2] for name in adapted_names(model)} == parts
+    assert len(adapted_names(model)) == 2 * len(parts)
+
+
+def test_a_whole_name_chooses_one_layer() -> None:
+    model = model_batches.make()
+    name = "model.layers.1.mlp.up_proj"
+    add_adapters(model, TrainedParts(decoder_lora=LoraConfig(targets=(name,))))
+    assert adapted_names(model) == {f"decoder.{name}"}
+
+
+def test_decoder_and_encoder_have_adapters_of_their_own() -> None:
+    model = model_batches.make()
+    parts = TrainedParts(
+        decoder_lora=LoraConfig(rank=2, targets=("o_proj",)), encoder_lora=LoraConfig(rank=3, targets=("value",))
+    )
+    add_adapters(model, parts)
+    ranks = {name.split(".")[0]: p.shape[0] for name, p in model.named_parameters() if "lora_A" in name}
+    assert ranks == {"decoder": 2, "encoder": 3}
+
+
+def test_targets_that_match_nothing_are_all_told_with_what_is_near() -> None:
+    parts = TrainedParts(
+        decoder_lora=LoraConfig(targets=("q_porj", "v_proj", "query")), encoder_lora=LoraConfig(targets=r"nothing.*")
+    )
+    with pytest.raises(ConfigError) as caught:
+        add_adapters(model_batches.make(), parts)
+    first, second, third = caught.value.problems
+    assert first.startswith("train.decoder_lora.targets: 'q_porj' matches no linear layer")
+    assert "q_proj" in first
+    assert second.startswith("train.decoder_lora.targets: 'query' matches no linear layer")
+    assert third.startswith("train.encoder_lora.targets: 'nothing.*'")
+
+
+def test_a_broken_pattern_is_told() -> None:
+    with pytest.raises(ConfigError, match="is no regex"):
+        find_targets(model_batches.make().decoder, "(", where="train.decoder_lora")
+
+
+def test_torch_attention_is_adapted_as_a_block_or_not_at_all() -> None:
+    model = model_batches.make(encoder=OPEN_CLIP)
+    tower = model.encoder.tower
+    with pytest.raises(ConfigError, match="part of torch's attention, wanted the block: attn"):
+        find_targets(tower, ("out_proj",), where="train.encoder_lora")
+    assert {name.rpartition(".")[2] for name in find_targets(tower, "all-linear", where="")} == {"c_fc", "c_proj"}
+    assert {name.rpartition(".")[2] for name in find_targets(tower, ("attn",), where="")} == {"attn"}
+
+
+@pytest.mark.parametrize(
+    ("encoder", "encoder_targets"),
+    [
+        (model_batches.ENCODER, "all-linear"),
+        (model_batches.ENCODER, ("query", "value")),
+        (OPEN_CLIP, "all-linear"),
+        (OPEN_CLIP, ("attn", "c_fc")),
+    ],
+)
+def test_adapters_start_as_nothing_learn_and_merge(encoder: EncoderConfig, encoder_targets: Any) -> None:
+    model = model_batches.make(encoder=encoder)
+    names = set(model.state_dict())
+    before = logits(model)
+    parts = replace(
+        FROZEN, decoder_lora=LoraConfig(rank=2), encoder_lora=LoraConfig(rank=2, alpha=6, targets=encoder_targets)
+    )
+    add_adapters(model, parts)
+    model.double()
+    choose_trained(model, parts)
+    torch.testing.assert_close(logits(model), before)
+    shake(model)
+    adapted = logits(model)
+    assert not torch.allclose(adapted, before, rtol=1e-2)
+    torch.autograd.backward(adapted.square().mean())
+    learning = {name for name, parameter in model.named_parameters() if parameter.grad is not None}
+    assert learning == {name for name, _ in model.named_parameters() if "lora_" in name}
+    merge_lora(model)
+    assert set(model.state_dict()) == names
+    torch.testing.assert_close(logits(model), adapted)
+
+
+def test_every_parameter_is_in_one_component() -> None:
+    model = model_batches.make()
+    add_adapters(model, TrainedParts(decoder_lora=LoraConfig(targets=("q_proj",))))
+    components: dict[str, set[str]] = {}
+    for name, _, component in by_component(model):
+        components.setdefault(component, set()).add(name)
+    assert set.union(*components.values()) == {name for name, _ in model.named_parameters()}
+    assert components["embeddings"] == {"decoder.model.embed_tokens.weight", "decoder.lm_head.weight"}
+    assert all("lora_" in name for name in components["lora"])
+    assert all(name.startswith("encoder.") for name in components["encoder"])
+
+
+@pytest.mark.parametrize("component", ["encoder", "projector", "embeddings", "decoder"])
+@pytest.mark.parametrize("preset", ["tiny_llama", "tiny_qwen2"])
+def test_gradients_flow_where_they_are_wanted_and_nowhere_else(component: str, preset: str) -> None:
+    model = model_batches.make(decoder=DecoderConfig(preset=preset))
+    rate: dict[str, Any] = {component: 1e-3}
+    parts = replace(FROZEN, **rate)
+    choose_trained(model, parts)
+    model.train()
+    model(**model_batches.layout([model_batches.SAMPLES]), images=model_batches.pictures(3)).total.backward()
+    moved = {name for name, parameter in model.named_parameters() if parameter.grad is not None}
+    wanted = {name for name, _, each in by_component(model) if each == component}
+    assert moved == wanted
+    assert model.encoder.training == (component == "encoder")
+
+
+def test_what_was_frozen_or_not_before_makes_no_difference() -> None:
+    model = model_batches.make()
+    for number, parameter in enumerate(model.parameters()):
+        parameter.requires_grad_(number % 2 == 0)
+    choose_trained(model, replace(FROZEN, decoder=1e-5))
+    trained = {component for _, parameter, component in by_component(model) if parameter.requires_grad}
+    frozen = {component for _, parameter, component in by_component(model) if not parameter.requires_grad}
+    assert (trained, frozen) == ({"decoder"}, {"encoder", "projector", "embeddings"})
+
+
+def test_nothing_to_train_is_an_error() -> None:
+    with pytest.raises(ConfigError, match="nothing is trained"):
+        choose_trained(model_batches.make(), FROZEN)
+
+
+@pytest.mark.parametrize("preset", ["tiny_llama", "tiny_qwen2"])  # an untied and a tied head
+def test_groups_hold_every_trained_parameter_once(preset: str) -> None:
+    model = model_batches.make(decoder=DecoderConfig(preset=preset))
+    parts = TrainedParts(
+        encoder=1e-6, projector=1e-3, embeddings=1e-4, decoder=1e-5, decoder_lora=LoraConfig(rank=2), lora=2e-4
+    )
+    add_adapters(model, parts)
+    choose_trained(model, parts)
+    groups = parameter_groups(model, parts, 0.1)
+    listed = [id(parameter) for group in groups for parameter in group.parameters]
+    assert sorted(listed) == sorted(id(parameter) for parameter in model.parameters())
+    names = {id(parameter): name for name, parameter in model.named_parameters()}
+    for group in groups:
+        component = group.name.split()[0]
+        assert group.learning_rate == getattr(parts, component)
+        assert group.weight_decay == (0.0 if "not decayed" in group.name else 0.1)
+    free = {names[id(parameter)] for group in groups if not group.weight_decay for parameter in group.parameters}
+    named = ("norm", "bias", "embed_tokens", "class_embedding", "position_embedding")
+    assert free == {name for name in names.values() if any(part in name for part in named)}
+    tied = preset == "tiny_qwen2"
+    assert ("decoder.lm_head.weight" in names.values()) != tied
+    torch.optim.AdamW([group.for_torch() for group in groups])
+
+
+def test_the_table_counts_every_component() -> None:
+    model = model_batches.make()
+    parts = TrainedParts(decoder_lora=LoraConfig(rank=2, targets=("q_proj",)))
+    add_adapters(model, parts)
+    choose_trained(model, parts)
+    rows = {row.component: row for row in component_rows(model, parts)}
+    assert sum(row.parameters for row in rows.values()) == sum(p.numel() for p in model.parameters())
+    assert sum(row.trained for row in rows.values()) == sum(p.numel() for p in model.parameters() if p.requires_grad)
+    assert (rows["lora"].parameters, rows["lora"].share, rows["lora"].learning_rate) == (2 * 2 * 2 * 64, 1.0, 2e-4)
+    assert (rows["decoder"].trained, rows["decoder"].share, rows["decoder"].learning_rate) == (0, 0.0, None)
+    written = io.StringIO()
+    print_parameters(list(rows.values()), Console(file=written, width=100))
+    assert "frozen" in written.getvalue()
+    assert f"{rows['projector'].parameters:,}" in written.getvalue()

@@ -1,0 +1,368 @@
+"""The model: images in their places, samples apart, and a loss that is computed where something is learnt."""
+
+# ruff: noqa: E402 - torch and transformers may be missing
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any
+
+import pytest
+
+pytest.importorskip("torch")
+from trainer.torchvision_operators import declare_operators
+
+declare_operators()
+pytest.importorskip("transformers")
+
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+import model_batches
+from dst.errors import ConfigError
+from dst.strict import field_docs
+from model_batches import CONFIG, ENCODER, IMAGE, IMAGE_TOKENS, PICTURE, SAMPLES, SIDE, layout, pictures
+from shards.batch import normalize
+from trainer import model as model_module
+from trainer import model_config
+from trainer.decoder import PRESETS
+from trainer.errors import TrainError
+from trainer.model import VisionChatModel, build_model, check_model, portable_config
+from trainer.model_config import (
+    DecoderConfig,
+    EncoderConfig,
+    LoraConfig,
+    ModelConfig,
+    ProjectorConfig,
+    TrainedParts,
+    check_model_values,
+    check_trained_parts,
+)
+
+one_thread = pytest.fixture(scope="module", autouse=True)(model_batches.on_one_thread)
+
+
+@pytest.fixture(scope="module")
+def causal() -> VisionChatModel:
+    return model_batches.make()
+
+
+def image_counts(rows: list[list[list[int]]]) -> list[int]:
+    return [sample.count(IMAGE) // IMAGE_TOKENS for row in rows for sample in row]
+
+
+def attend_by(kernel: str, preset: str) -> VisionChatModel:
+    if kernel == "mmca":
+        return model_batches.make(decoder=DecoderConfig(preset=preset), attention="mmca")
+    return model_batches.make(decoder=DecoderConfig(preset=preset, kernel=kernel))  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("kernel", ["sdpa", "eager", "mmca"])
+@pytest.mark.parametrize("preset", sorted(PRESETS))
+def test_a_packed_sample_is_as_if_alone(preset: str, kernel: str) -> None:
+    model = attend_by(kernel, preset)
+    first, second, third = SAMPLES
+    rows = [[first, second, third], [third], [second, second, first]]
+    counts = image_counts(rows)
+    images = pictures(sum(counts))
+    inputs = layout(rows, 30)
+    out = model(**inputs, images=images, reduction="sample")
+    del inputs["labels"]
+    logits = model.logits(**inputs, images=images)
+    # transformers' eager attention takes its softmax in float32
+    rtol, atol = (1e-3, 1e-5) if kernel == "eager" else (1e-7, 1e-9)
+    number = 0
+    for row, samples in enumerate(rows):
+        start = 0
+        for sample in samples:
+            seen = images[sum(counts[:number]) : sum(counts[: number + 1])]
+            alone = layout([[sample]])
+            loss = model(**alone, images=seen)
+            torch.testing.assert_close(out.per_sample[number], loss.total)
+            assert out.per_sample_tokens[number] == loss.tokens
+            del alone["labels"]
+            wanted = model.logits(**alone, images=seen)[0]
+            torch.testing.assert_close(logits[row, start : start + len(sample)], wanted, rtol=rtol, atol=atol)
+            start += len(sample)
+            number += 1
+    torch.testing.assert_close(out.total, out.per_sample.sum())
+    assert out.tokens == out.per_sample_tokens.sum()
+
+
+@pytest.mark.parametrize("sliding_window", [None, 5])
+def test_windows_of_a_decoder_count_within_its_sample(sliding_window: int | None) -> None:
+    config = {**PRESETS["tiny_mistral"], "sliding_window": sliding_window}
+    model = model_batches.make(decoder=DecoderConfig(config=config))
+    sample = list(range(2, 14))
+    both = layout([[[1, 20, 21], sample]])
+    alone = layout([[sample]])
+    del both["labels"], alone["labels"]
+    none = pictures(0)
+    torch.testing.assert_close(model.logits(**both, images=none)[0, 3:], model.logits(**alone, images=none)[0])
+
+
+@pytest.mark.parametrize("preset", sorted(PRESETS))
+def test_the_loss_of_a_text_is_transformers_own(preset: str) -> None:
+    model = model_batches.make(decoder=DecoderConfig(preset=preset))
+    inputs = layout([[[3, 7, 1, 9, 30, 4]]])
+    inputs["labels"][0, 3] = -100
+    loss = model(**inputs, images=pictures(0))
+    wanted = model.decoder(input_ids=inputs["input_ids"], labels=inputs["labels"]).loss
+    assert loss.tokens == 4
+    torch.testing.assert_close(loss.total / loss.tokens, wanted.float())
+
+
+def test_the_loss_with_images_is_transformers_own_of_the_same_embeddings(causal: VisionChatModel) -> None:
+    inputs = layout([[SAMPLES[2]]])
+    images = pictures(2)
+    embeddings = by_hand(causal, inputs, images)
+    wanted = causal.decoder(inputs_embeds=embeddings, labels=inputs["labels"]).loss
+    loss = causal(**inputs, images=images)
+    torch.testing.assert_close(loss.total / loss.tokens, wanted.float())
+
+
+def by_hand(model: VisionChatModel, inputs: dict[str, torch.Tensor], images: torch.Tensor) -> Any:
+    """Embeddings, written one position after the other."""
+    embeddings = model.decoder.get_input_embeddings()(inputs["input_ids"]).clone()
+    encoder = model.encoder
+    for number, (row, first) in enumerate(inputs["image_slots"].tolist()):
+        pixels = normalize(images[number : number + 1], encoder.mean, encoder.std, torch.float64)
+        for offset, feature in enumerate(model.projector(encoder(pixels))[0]):
+            embeddings[row, first + offset] = feature
+    return embeddings
+
+
+texts = st.lists(st.integers(0, IMAGE - 1), min_size=1, max_size=4)
+samples = st.lists(texts | st.just(PICTURE), min_size=1, max_size=4).map(
+    lambda parts: [0, *(token for part in parts for token in part)]
+)
+
+
+@given(rows=st.lists(st.lists(samples, min_size=1, max_size=3), min_size=1, max_size=3), spare=st.integers(0, 3))
+@settings(max_examples=25)
+def test_images_land_in_their_places(causal: VisionChatModel, rows: list[list[list[int]]], spare: int) -> None:
+    inputs = layout(rows, max(sum(map(len, row)) for row in rows) + spare)
+    images = pictures(len(inputs["image_slots"]))
+    found = causal.embed(inputs["input_ids"], images, inputs["image_slots"])
+    torch.testing.assert_close(found, by_hand(causal, inputs, images))
+
+
+def test_the_order_of_slots_is_the_order_of_images(causal: VisionChatModel) -> None:
+    inputs, images = layout([SAMPLES]), pictures(3)
+    turned = {**inputs, "image_slots": inputs["image_slots"].flip(0)}
+    torch.testing.assert_close(causal(**inputs, images=images).total, causal(**turned, images=images.flip(0)).total)
+    assert not torch.allclose(causal(**inputs, images=images).total, causal(**inputs, images=images.flip(0)).total)
+
+
+@pytest.mark.parametrize("change", ["one image less", "no slot", "past the end", "beside the placeholder", "small"])
+def test_images_and_places_that_do_not_fit_are_refused(change: str, causal: VisionChatModel) -> None:
+    inputs, images = layout([SAMPLES]), pictures(3)
+    slots = inputs["image_slots"]
+    if change == "one image less":
+        images = images[:2]
+    elif change == "no slot":
+        inputs["image_slots"], images = slots[:2], images[:2]
+    elif change == "past the end":
+        slots[2, 1] = inputs["input_ids"].shape[1] - 1
+    elif change == "beside the placeholder":
+        slots[0, 1] += 1
+    else:
+        images = images[:, :, :14, :14]
+    with pytest.raises(TrainError, match="the encoder wants" if change == "small" else "wanted the build"):
+        causal(**inputs, images=images)
+
+
+def test_logits_are_computed_where_the_next_token_is_learnt_and_nowhere_else(
+    causal: VisionChatModel, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    rows: list[int] = []
+    hook = causal.decoder.lm_head.register_forward_hook(lambda _, __, out: rows.append(len(out)))
+    inputs, images = layout([SAMPLES] * 2, 64), pictures(6)
+    with torch.no_grad():
+        loss = causal(**inputs, images=images)
+        assert sum(rows) == loss.tokens == 2 * (4 + 2 + 3)
+        rows.clear()
+        monkeypatch.setattr(model_module, "LOGITS_AT_ONCE", 5 * model_batches.VOCABULARY)
+        chunked = causal(**inputs, images=images)
+    hook.remove()
+    assert len(rows) == 4
+    assert max(rows) <= 5
+    torch.testing.assert_close(chunked.total, loss.total)
+
+
+def test_chunks_give_the_same_gradients(causal: VisionChatModel, monkeypatch: pytest.MonkeyPatch) -> None:
+    inputs, images = layout([SAMPLES]), pictures(3)
+    found = []
+    for at_once in (2**27, 2 * model_batches.VOCABULARY):
+        monkeypatch.setattr(model_module, "LOGITS_AT_ONCE", at_once)
+        causal.zero_grad()
+        causal(**inputs, images=images).total.backward()
+        found.append({name: p.grad.clone() for name, p in causal.named_parameters() if p.grad is not None})
+    assert found[0].keys() == found[1].keys()
+    for name, gradient in found[0].items():
+        torch.testing.assert_close(found[1][name], gradient, rtol=1e-6, atol=1e-8, msg=name)
+
+
+@pytest.mark.parametrize("attention", ["causal", "mmca"])
+def test_text_alone_runs_every_part_and_teaches_the_encoder_nothing(attention: Any) -> None:
+    model = model_batches.make(attention=attention).train()
+    calls: list[str] = []
+    model.encoder.register_forward_hook(lambda *_: calls.append("encoder"))
+    model.projector.register_forward_hook(lambda *_: calls.append("projector"))
+    inputs = layout([[[3, 7, 1, 9]], [[2, 5]]])
+    loss = model(**inputs, images=pictures(0))
+    loss.total.backward()
+    assert calls == ["encoder", "projector"]
+    wanted = model.decoder.eval()
+    assert loss.total.isfinite()
+    assert wanted is model.decoder
+    for part in (model.encoder, model.projector):
+        gradients = [parameter.grad for parameter in part.parameters() if parameter.grad is not None]
+        assert gradients
+        assert not any(gradient.any() for gradient in gradients)
+
+
+def test_a_batch_with_nothing_to_learn_has_no_loss_and_no_gradient(causal: VisionChatModel) -> None:
+    inputs = layout([[SAMPLES[0]]])
+    inputs["labels"][:] = -100
+    loss = causal(**inputs, images=pictures(1), reduction="sample")
+    assert (loss.total.item(), loss.tokens.item(), loss.per_sample.tolist()) == (0.0, 0, [0.0])
+    loss.total.backward()
+
+
+def test_rows_of_padding_alone_count_no_sample(causal: VisionChatModel) -> None:
+    loss = causal(**layout([[], [SAMPLES[1]], []], 8), images=pictures(0), reduction="sample")
+    assert loss.per_sample_tokens.tolist() == [2]
+
+
+@pytest.mark.parametrize("attention", ["causal", "mmca"])
+def test_recomputed_activations_change_no_gradient(attention: Any) -> None:
+    inputs, images = layout([SAMPLES]), pictures(3)
+    found = []
+    for again in (False, True):
+        model = model_batches.make(attention=attention).train()
+        if again:
+            model.checkpoint_activations()
+        model(**inputs, images=images).total.backward()
+        found.append({name: p.grad for name, p in model.named_parameters() if p.grad is not None})
+    assert found[0].keys() == found[1].keys()
+    for name, gradient in found[0].items():
+        torch.testing.assert_close(found[1][name], gradient, msg=name)
+
+
+def test_pixels_are_normalised_by_the_encoders_own_numbers() -> None:
+    config = replace(ENCODER, mean=(0.1, 0.2, 0.3), std=(0.5, 0.6, 0.7))
+    model = model_batches.make(encoder=config)
+    seen: list[torch.Tensor] = []
+    model.encoder.register_forward_pre_hook(lambda _, arguments: seen.append(arguments[0]))
+    white = torch.full((1, 3, SIDE, SIDE), 255, dtype=torch.uint8)
+    model.encode(white)
+    wanted = torch.tensor([0.9 / 0.5, 0.8 / 0.6, 0.7 / 0.7]).view(1, 3, 1, 1).expand(1, 3, SIDE, SIDE)
+    torch.testing.assert_close(seen[0].float(), wanted)
+
+
+def test_a_model_is_the_same_for_the_same_seed_whatever_was_drawn_before() -> None:
+    content = model_batches.manifest_content()
+    one = build_model(CONFIG, content, seed=3)
+    torch.randn(10)
+    state = torch.random.get_rng_state()
+    other, third = build_model(CONFIG, content, seed=3), build_model(CONFIG, content, seed=4)
+    assert torch.equal(torch.random.get_rng_state(), state)
+    for name, value in one.state_dict().items():
+        assert torch.equal(other.state_dict()[name], value), name
+    assert not torch.equal(
+        one.projector.get_parameter("linear_1.weight"), third.projector.get_parameter("linear_1.weight")
+    )
+
+
+def test_half_precision_runs_and_sums_in_float32() -> None:
+    model = build_model(CONFIG, model_batches.manifest_content(), dtype=torch.bfloat16)
+    loss = model(**layout([SAMPLES]), images=pictures(3))
+    assert {parameter.dtype for parameter in model.parameters()} == {torch.bfloat16}
+    assert loss.total.dtype == torch.float32
+
+
+@pytest.mark.parametrize("attention", ["causal", "mmca"])
+def test_a_portable_config_builds_the_same_architecture(attention: Any) -> None:
+    model = model_batches.make(attention=attention)
+    config = portable_config(replace(CONFIG, attention=attention), model)
+    again = build_model(config, model_batches.manifest_content(), weights=False, dtype=torch.float64).eval()
+    again.load_state_dict(model.state_dict())
+    inputs = layout([SAMPLES])
+    assert torch.equal(again(**inputs, images=pictures(3)).total, model(**inputs, images=pictures(3)).total)
+
+
+def test_all_that_does_not_fit_the_build_is_told_at_once() -> None:
+    content = model_batches.manifest_content(image_size=56, image_tokens=9, max_length=9000)
+    with pytest.raises(ConfigError) as caught:
+        build_model(CONFIG, content)
+    text = str(caught.value)
+    for part in (
+        "model.decoder: allows 8192 positions but this build has samples of up to 9000",
+        f"model.encoder: takes images of {SIDE} pixels but this build's have 56",
+        f"model.projector: makes {IMAGE_TOKENS} tokens of an image but this build was compiled with 9",
+    ):
+        assert part in text
+
+
+def test_a_perceiver_makes_as_many_tokens_as_the_build_wants() -> None:
+    perceiver = ProjectorConfig(kind="perceiver", queries=7, heads=2)
+    config = replace(CONFIG, projector=perceiver)
+    assert not check_model(config, model_batches.manifest_content(image_tokens=7))
+    problems = check_model(config, model_batches.manifest_content(image_tokens=8))
+    assert "set model.projector.queries: 8" in problems[0]
+
+
+NAMED = EncoderConfig(name="ViT-L-14-336", weights="openai")
+GOOD = ModelConfig(encoder=NAMED, decoder=DecoderConfig(preset="tiny_llama"))
+
+
+@pytest.mark.parametrize(
+    ("part", "values", "told"),
+    [
+        ("encoder", {"name": None}, "model.encoder: got neither of name and config"),
+        ("encoder", {"config": {"a": 1}}, "model.encoder: got both of name and config"),
+        ("encoder", {"weights": None}, "model.encoder.weights: got None; wanted a pretrained tag"),
+        ("encoder", {"kind": "hf"}, "model.encoder.weights: got 'openai'; wanted none"),
+        ("encoder", {"kind": "tiny"}, "model.encoder.name: got 'ViT-L-14-336'; wanted none"),
+        ("encoder", {"kind": "qwen_vl", "name": None, "weights": None}, "model.encoder.weights: got None; wanted the"),
+        ("encoder", {"kind": "qwen_vl", "name": None, "layer": -2}, "model.encoder.layer: got -2; wanted none"),
+        ("encoder", {"kind": "qwen_vl", "name": None, "cls": True}, "model.encoder.cls: got True; wanted false"),
+        ("encoder", {"layer": 0}, "model.encoder.layer: got 0; wanted 1"),
+        ("encoder", {"image_size": 448}, "model.encoder.image_size: got 448; wanted none; choose"),
+        ("encoder", {"mean": (0.5, 0.5, 0.5)}, "model.encoder: got only one of mean and std"),
+        ("encoder", {"mean": (0.5,), "std": (0.5,)}, "model.encoder.mean: got (0.5,); wanted three numbers"),
+        ("encoder", {"mean": (0.5,) * 3, "std": (0.5, 0.5, 0.0)}, "model.encoder.std: got (0.5, 0.5, 0.0); wanted"),
+        ("projector", {"queries": 0}, "model.projector.queries: got 0; wanted at least 1"),
+        ("decoder", {"name": "some/model"}, "model.decoder: got name and preset of"),
+        ("decoder", {"preset": None}, "model.decoder: got none of"),
+        ("decoder", {"preset": None, "config": {"a": 1}}, "model.decoder.config.model_type: missing"),
+    ],
+)
+def test_values_that_cannot_work_are_told(part: str, values: dict[str, Any], told: str) -> None:
+    assert not check_model_values(GOOD)
+    changed: Any = replace(getattr(GOOD, part), **values)
+    assert any(problem.startswith(told) for problem in check_model_values(replace(GOOD, **{part: changed})))
+
+
+@pytest.mark.parametrize(
+    ("values", "told"),
+    [
+        ({"projector": None}, "train: nothing is trained"),
+        ({"decoder": -1.0}, "train.decoder: got -1.0; wanted a learning rate above 0"),
+        ({"decoder_lora": LoraConfig(rank=0)}, "train.decoder_lora.rank: got 0; wanted at least 1"),
+        ({"encoder_lora": LoraConfig(dropout=1.0)}, "train.encoder_lora.dropout: got 1.0; wanted 0 up to"),
+        ({"encoder_lora": LoraConfig(targets=())}, "train.encoder_lora.targets: got (); wanted"),
+    ],
+)
+def test_training_values_that_cannot_work_are_told(values: dict[str, Any], told: str) -> None:
+    assert not check_trained_parts(TrainedParts())
+    assert not check_trained_parts(TrainedParts(projector=None, decoder_lora=LoraConfig()))
+    assert any(problem.startswith(told) for problem in check_trained_parts(replace(TrainedParts(), **values)))
+
+
+def test_every_field_of_the_config_says_what_it_is() -> None:
+    for kind in (EncoderConfig, ProjectorConfig, DecoderConfig, ModelConfig, LoraConfig, TrainedParts):
+        assert set(field_docs(kind)) == set(kind.__dataclass_fields__), kind
+    assert model_config.__doc__

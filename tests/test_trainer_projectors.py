@@ -1,0 +1,87 @@
+"""Projectors: shapes, what each is made of, and heads that do not fit."""
+
+from __future__ import annotations
+
+import pytest
+
+pytest.importorskip("torch")
+
+import torch
+
+from dst.errors import ConfigError
+from trainer.model_config import ProjectorConfig
+from trainer.projectors import PROJECTORS, Linear, Projector, build_projector
+
+KINDS = sorted(PROJECTORS)
+
+
+def make(kind: str, **options: int) -> Projector:
+    torch.manual_seed(0)
+    config = ProjectorConfig(kind=kind, **{"heads": 2, "queries": 5, **options})  # type: ignore[arg-type]
+    return build_projector(config, encoder_width=8, encoder_tokens=6, hidden_size=12).double()
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_every_projector_gives_as_many_embeddings_as_it_says(kind: str) -> None:
+    projector = make(kind)
+    assert projector.num_tokens == (5 if kind == "perceiver" else 6)
+    found = projector(torch.randn(3, 6, 8).double())
+    assert found.shape == (3, projector.num_tokens, 12)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_every_parameter_learns_and_images_do_not_mix(kind: str) -> None:
+    projector = make(kind)
+    features = torch.randn(3, 6, 8, dtype=torch.float64, requires_grad=True)
+    found = projector(features)
+    (found[1] * torch.randn_like(found[1])).sum().backward()
+    assert all(parameter.grad is not None and parameter.grad.any() for parameter in projector.parameters())
+    assert features.grad is not None
+    assert features.grad[1].abs().sum() > 0
+    assert not features.grad[[0, 2]].any()
+
+
+def test_linear_is_a_linear_map_and_a_norm() -> None:
+    projector, features = make("linear"), torch.randn(2, 6, 8).double()
+    assert isinstance(projector, Linear)
+    mapped = features @ projector.linear.weight.T + projector.linear.bias
+    normed = (mapped - mapped.mean(-1, keepdim=True)) / (mapped.var(-1, keepdim=True, unbiased=False) + 1e-5).sqrt()
+    torch.testing.assert_close(projector(features), normed)
+
+
+def test_mlp_is_two_linear_maps_with_a_gelu_between() -> None:
+    projector, features = make("mlp"), torch.randn(2, 6, 8).double()
+    shapes = {name: tuple(parameter.shape) for name, parameter in projector.named_parameters()}
+    assert shapes == {
+        "linear_1.weight": (12, 8),
+        "linear_1.bias": (12,),
+        "linear_2.weight": (12, 12),
+        "linear_2.bias": (12,),
+    }
+    values = dict(projector.named_parameters())
+    inner = features @ values["linear_1.weight"].T + values["linear_1.bias"]
+    inner = inner * 0.5 * (1 + torch.erf(inner / 2**0.5))
+    torch.testing.assert_close(projector(features), inner @ values["linear_2.weight"].T + values["linear_2.bias"])
+
+
+def test_perceiver_reads_tokens_in_any_order_and_vit_keeps_theirs() -> None:
+    features, order = torch.randn(2, 6, 8).double(), torch.randperm(6)
+    perceiver, vit = make("perceiver"), make("vit")
+    torch.testing.assert_close(perceiver(features[:, order]), perceiver(features))
+    torch.testing.assert_close(vit(features[:, order]), vit(features)[:, order])
+    assert not torch.allclose(make("mlp")(features)[:, 0], vit(features)[:, 0])
+
+
+@pytest.mark.parametrize("queries", [1, 7])
+@pytest.mark.parametrize("layers", [1, 3])
+def test_a_perceiver_has_the_queries_and_layers_asked_for(queries: int, layers: int) -> None:
+    perceiver = make("perceiver", queries=queries, layers=layers)
+    assert perceiver(torch.randn(2, 9, 8).double()).shape == (2, queries, 12)
+    assert len(list(perceiver.layers)) == layers  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("kind", ["perceiver", "vit"])
+def test_heads_that_do_not_divide_the_width_are_refused(kind: str) -> None:
+    with pytest.raises(ConfigError, match=r"heads: got 3, no divisor of the encoder's width 8; wanted one of 1, 2, 4"):
+        make(kind, heads=3)
+    make("mlp", heads=3)

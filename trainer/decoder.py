@@ -1,0 +1,179 @@
+"""Decoders: any causal language model of transformers, made ready for a build's tokenizer.
+
+The rule: every token of the build has a row in the table and in the head, no row that the model brought is lost, and
+new rows start as the mean of the old ones. Input table and head stay one tensor where the model ties them, and two
+where it does not; what embeds in training is what generates.
+"""
+
+from __future__ import annotations
+
+import inspect
+import pickle
+from typing import Any
+
+import torch
+from safetensors import SafetensorError
+from torch import nn
+
+from dst.errors import ConfigError
+from dst.template import nearest
+from trainer import mmca
+from trainer.mmca_generate import enable_generation
+from trainer.model_config import DecoderConfig
+from trainer.torchvision_operators import declare_operators
+from trainer.transformers_models import load_pretrained
+
+_TINY = {
+    "hidden_size": 64,
+    "intermediate_size": 128,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 4,
+    "num_key_value_heads": 2,
+    "max_position_embeddings": 8192,
+    "bos_token_id": None,
+    "eos_token_id": None,
+    "pad_token_id": None,
+}
+PRESETS: dict[str, dict[str, Any]] = {
+    "tiny_llama": {"model_type": "llama", **_TINY},
+    "tiny_mistral": {"model_type": "mistral", **_TINY, "sliding_window": None},
+    "tiny_qwen2": {"model_type": "qwen2", **_TINY, "tie_word_embeddings": True},
+    "tiny_qwen3": {"model_type": "qwen3", **_TINY, "head_dim": 16, "tie_word_embeddings": True},
+    "tiny_smollm3": {"model_type": "smollm3", **_TINY, "tie_word_embeddings": True},
+}
+
+
+def decoder_sizes(config: DecoderConfig, tokenizer_size: int) -> Any:
+    """transformers' configuration of the decoder. Raises ConfigError if there is none to be found."""
+    declare_operators()
+    from transformers import AutoConfig
+
+    try:
+        if config.name is not None:
+            return AutoConfig.from_pretrained(config.name)
+        given = dict(_preset(config.preset) if config.preset is not None else config.config)
+        return AutoConfig.for_model(given.pop("model_type"), **{"vocab_size": tokenizer_size, **given})
+    except (OSError, TypeError, ValueError) as error:
+        raise ConfigError([f"model.decoder: {_what(config)} cannot be read: {_first_lines(error)}"]) from error
+
+
+def max_positions(sizes: Any) -> int | None:
+    """The longest row that the decoder allows; None if its configuration sets no limit."""
+    limit = getattr(sizes, "max_position_embeddings", None)
+    return limit if isinstance(limit, int) and limit > 0 else None
+
+
+def build_decoder(
+    config: DecoderConfig,
+    tokenizer_size: int,
+    attention: str,
+    *,
+    weights: bool = True,
+    dtype: torch.dtype = torch.float32,
+) -> Any:
+    """A transformers model with rows for `tokenizer_size` tokens; `weights=False` leaves all of it random.
+
+    `attention`: mmca or causal. Raises ConfigError if the model cannot be loaded or cannot work here.
+    """
+    sizes = decoder_sizes(config, tokenizer_size)
+    from transformers import AutoModelForCausalLM
+
+    try:
+        if weights and config.name is not None:
+            model = load_pretrained(
+                AutoModelForCausalLM, config.name, config=sizes, dtype=dtype, attn_implementation=config.kernel
+            )
+        else:
+            model = AutoModelForCausalLM.from_config(sizes, dtype=dtype, attn_implementation=config.kernel)
+        if weights:
+            _check_behaviour(model, config)
+    except (OSError, ImportError, KeyError, ValueError, RuntimeError, SafetensorError, pickle.UnpicklingError) as error:
+        raise ConfigError([f"model.decoder: {_what(config)} cannot be loaded: {_first_lines(error)}"]) from error
+    fit_vocabulary(model, tokenizer_size)
+    if attention == "mmca":
+        mmca.register()
+        model.set_attn_implementation(mmca.NAME)
+        enable_generation(model)
+    return model
+
+
+def fit_vocabulary(model: Any, tokenizer_size: int) -> None:
+    """Add rows for new tokens, each the mean of the rows before; a table that is large enough stays as it is."""
+    old = model.get_input_embeddings().weight.shape[0]
+    if tokenizer_size <= old:
+        return
+    model.resize_token_embeddings(tokenizer_size, mean_resizing=False)
+    tensors = [model.get_input_embeddings().weight]
+    head = model.get_output_embeddings()
+    if head.weight is not tensors[0]:
+        tensors.append(head.weight)
+    if getattr(head, "bias", None) is not None:
+        tensors.append(head.bias)
+    with torch.no_grad():
+        for tensor in tensors:
+            tensor[old:] = tensor[:old].float().mean(0).to(tensor.dtype)
+
+
+def finish_logits(sizes: Any, logits: torch.Tensor) -> torch.Tensor:
+    """What some models do after their head: Granite divides, Cohere multiplies, Gemma 2 caps."""
+    if (divisor := getattr(sizes, "logits_scaling", None)) is not None:
+        logits = logits / divisor
+    if (factor := getattr(sizes, "logit_scale", None)) is not None:
+        logits = logits * factor
+    if (cap := getattr(sizes, "final_logit_softcapping", None)) is not None:
+        logits = torch.tanh(logits / cap) * cap
+    return logits
+
+
+def _check_behaviour(model: Any, config: DecoderConfig) -> None:
+    """Raises ConfigError unless the decoder does what trainer.model counts on, seen on a row of two samples.
+
+    Logits are its head applied to its last hidden states, and positions that restart keep samples apart. On the meta
+    device there are no numbers to compare.
+    """
+    head, base = model.get_output_embeddings(), model.base_model
+    if not isinstance(head, nn.Module) or base is model:
+        raise ConfigError([f"model.decoder: {_what(config)} has no output head; wanted a causal language model"])
+    if "position_ids" not in inspect.signature(base.forward).parameters:
+        raise ConfigError(
+            [f"model.decoder: {type(model).__name__} takes no positions, so it cannot tell samples apart"]
+        )
+    if head.weight.is_meta:
+        return
+    was_training = model.training
+    model.eval()
+    with torch.no_grad():
+        embedded = model.get_input_embeddings()(torch.tensor([[0, 1]]))
+        restart = torch.zeros(1, 2, dtype=torch.int64)
+        both = model(inputs_embeds=embedded, position_ids=restart, use_cache=False).logits
+        hidden = base(inputs_embeds=embedded, position_ids=restart, use_cache=False).last_hidden_state
+        alone = model(inputs_embeds=embedded[:, 1:], position_ids=restart[:, 1:], use_cache=False).logits
+        ours = finish_logits(model.config, head(hidden))
+    model.train(was_training)
+    name = type(model).__name__
+    if not _nearly_equal(ours, both):
+        raise ConfigError([f"model.decoder: {name} does more to its logits than its head and known scalings do"])
+    if not _nearly_equal(both[:, 1:], alone):
+        raise ConfigError([f"model.decoder: {name} lets samples that share a row see each other; wanted another one"])
+
+
+def _nearly_equal(got: torch.Tensor, wanted: torch.Tensor) -> bool:
+    """Equal but for what the type rounds off."""
+    tolerance = 1e-4 if got.dtype in (torch.float32, torch.float64) else 0.02
+    return bool((got - wanted).float().norm() <= tolerance * wanted.float().norm())
+
+
+def _preset(name: str) -> dict[str, Any]:
+    if name not in PRESETS:
+        hint = nearest(name, PRESETS) or f"; wanted one of {', '.join(PRESETS)}"
+        raise ConfigError([f"model.decoder.preset: unknown preset {name!r}{hint}"])
+    return PRESETS[name]
+
+
+def _what(config: DecoderConfig) -> str:
+    return config.name or config.preset or f"a {config.config.get('model_type')} of these sizes"
+
+
+def _first_lines(error: Exception) -> str:
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    return " ".join(lines[:3])[:600] or type(error).__name__

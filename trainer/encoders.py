@@ -1,0 +1,79 @@
+"""Encoders: from normalised pixels to features of patches.
+
+The rule: an Encoder holds exactly the parameters that its output needs. Layers behind the one that is read, final norms
+and pooling heads are left out, so nothing idle is stored, sharded or trained. What is read is a layer's output itself,
+before any final norm, as LLaVA reads it: what transformers calls hidden_states[layer].
+
+Shapes: N images, S side in pixels, P tokens an image, W width.
+"""
+
+# ruff: noqa: N803 - names end in their shape
+
+from __future__ import annotations
+
+import pickle
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from safetensors import SafetensorError
+from torch import nn
+
+from dst.errors import ConfigError
+from trainer.hugging_face_tower import hugging_face_tower
+from trainer.model_config import EncoderConfig
+from trainer.open_clip_tower import open_clip_tower
+from trainer.qwen_vl import qwen_vl_tower
+from trainer.tiny_tower import tiny_tower
+from trainer.torchvision_operators import declare_operators
+from trainer.tower import Tower
+
+
+class Encoder(nn.Module):
+    """A vision tower and what one has to know to feed it and to build it again."""
+
+    def __init__(self, tower: Tower) -> None:
+        super().__init__()
+        self.tower: Any = tower.module
+        self.image_size, self.width, self.num_tokens = tower.image_size, tower.width, tower.num_tokens
+        self.mean, self.std = tower.mean, tower.std
+        self.portable = tower.portable
+        """A config with the architecture in it, which builds this encoder (random) where the weights' source is not."""
+
+    def forward(self, pixels_N3SS: torch.Tensor) -> torch.Tensor:
+        """[N, 3, S, S], normalised with `mean` and `std`, of the parameters' type -> [N, P, W]."""
+        return self.tower(pixels_N3SS)
+
+    def checkpoint_activations(self) -> None:
+        """Compute each layer's activations again in the backward pass instead of keeping them."""
+        self.tower.checkpoint_activations()
+
+
+ENCODERS: dict[str, Callable[[EncoderConfig, bool], Tower]] = {
+    "open_clip": open_clip_tower,
+    "hf": hugging_face_tower,
+    "qwen_vl": qwen_vl_tower,
+    "tiny": tiny_tower,
+}
+
+
+def build_encoder(config: EncoderConfig, *, weights: bool = True) -> Encoder:
+    """The encoder with its pretrained weights; `weights=False` leaves them random, for a checkpoint to fill.
+
+    Raises ConfigError if files are missing, weights do not fit, or the layer or class token does not exist.
+    """
+    declare_operators()
+    try:
+        tower = ENCODERS[config.kind](config, weights)
+    except (OSError, TypeError, ValueError, RuntimeError, SafetensorError, pickle.UnpicklingError) as error:
+        raise ConfigError([f"model.encoder: {_what(config)} cannot be built: {_first_lines(error)}"]) from error
+    return Encoder(tower)
+
+
+def _what(config: EncoderConfig) -> str:
+    return f"{config.kind} {config.name or config.weights or 'of these sizes'}"
+
+
+def _first_lines(error: Exception) -> str:
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    return " ".join(lines[:3])[:600] or type(error).__name__

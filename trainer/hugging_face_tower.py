@@ -1,0 +1,143 @@
+"""Vision towers of transformers: CLIP, SigLIP and DINOv2, from a folder or the hub.
+
+A tower is built with as many layers as are read and without its final norm, so its last_hidden_state is what
+transformers calls hidden_states[layer] of the whole model.
+"""
+
+# ruff: noqa: N803 - names end in their shape
+
+from __future__ import annotations
+
+import dataclasses
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import nn
+
+from dst.errors import ConfigError
+from trainer.model_config import EncoderConfig
+from trainer.tower import CLIP_MEAN, CLIP_STD, Tower, layers_read, one_side, require_cls
+from trainer.transformers_models import checkpoint_activations, load_pretrained
+
+_HALF = (0.5, 0.5, 0.5)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Family:
+    """What has to be known of an architecture. `norm`: its final norm; `interpolates`: without being asked."""
+
+    norm: str
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
+    has_cls: bool = True
+    interpolates: bool = False
+
+
+_IMAGENET_MEAN, _IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
+FAMILIES = {
+    "clip_vision_model": Family(norm="post_layernorm", mean=CLIP_MEAN, std=CLIP_STD),
+    "siglip_vision_model": Family(norm="post_layernorm", mean=_HALF, std=_HALF, has_cls=False),
+    "dinov2": Family(norm="layernorm", mean=_IMAGENET_MEAN, std=_IMAGENET_STD, interpolates=True),
+    "dinov2_with_registers": Family(norm="layernorm", mean=_IMAGENET_MEAN, std=_IMAGENET_STD, interpolates=True),
+}
+
+
+def hugging_face_tower(config: EncoderConfig, weights: bool) -> Tower:
+    """Raises ConfigError for other architectures; OSError and ValueError come from transformers."""
+    from transformers import AutoModel
+
+    sizes = _sizes(config)
+    family = FAMILIES.get(sizes.model_type)
+    if family is None:
+        raise ConfigError(
+            [f"model.encoder: {sizes.model_type} is not known as an encoder; wanted one of {', '.join(FAMILIES)}"]
+        )
+    require_cls(config, family.has_cls)
+    whole = sizes.to_dict()
+    sizes.num_hidden_layers = layers_read(config, sizes.num_hidden_layers)
+    sizes.vision_use_head = False  # SigLIP's pooling; the others do not read it
+    sizes._attn_implementation = "sdpa"
+    if weights and config.name is not None:
+        model = load_pretrained(
+            AutoModel, config.name, unread=(family.norm, "head", "mask_token"), config=sizes, dtype=torch.float32
+        )
+    else:
+        model = AutoModel.from_config(sizes)
+    native = one_side(sizes.image_size)
+    image_size = config.image_size or native
+    patch = one_side(sizes.patch_size)
+    if image_size % patch:
+        raise ConfigError([f"model.encoder.image_size: got {image_size}; wanted a multiple of the patches' {patch}"])
+    _cut(model, family)
+    num_patches = (image_size // patch) ** 2
+    mean, std = (config.mean, config.std) if config.mean and config.std else _normalisation(config, family)
+    return Tower(
+        module=HuggingFaceTower(
+            model, num_patches, cls=config.cls, interpolate=image_size != native and not family.interpolates
+        ),
+        image_size=image_size,
+        width=int(sizes.hidden_size),
+        num_tokens=num_patches + config.cls,
+        mean=mean,
+        std=std,
+        portable=dataclasses.replace(
+            config, name=None, config=whole, layer=sizes.num_hidden_layers, mean=mean, std=std
+        ),
+    )
+
+
+class HuggingFaceTower(nn.Module):
+    """The patches' output of the last layer, with or without the class token; other extra tokens are left out."""
+
+    def __init__(self, model: Any, num_patches: int, *, cls: bool, interpolate: bool) -> None:
+        super().__init__()
+        self.model = model
+        self.num_patches = num_patches
+        self.cls = cls
+        self.options = {"interpolate_pos_encoding": True} if interpolate else {}
+
+    def checkpoint_activations(self) -> None:
+        checkpoint_activations(self.model)
+
+    def forward(self, pixels_N3SS: torch.Tensor) -> torch.Tensor:
+        tokens = self.model(pixel_values=pixels_N3SS, **self.options).last_hidden_state
+        patches = tokens[:, -self.num_patches :]
+        return torch.cat([tokens[:, :1], patches], dim=1) if self.cls else patches
+
+
+def _sizes(config: EncoderConfig) -> Any:
+    """The configuration of the vision model alone, also where that is a part of a larger one."""
+    from transformers import AutoConfig
+
+    if config.name is not None:
+        found = AutoConfig.from_pretrained(config.name)
+    else:
+        given = dict(config.config)
+        if "model_type" not in given:
+            raise ConfigError(["model.encoder.config.model_type: missing; wanted one of " + ", ".join(FAMILIES)])
+        found = AutoConfig.for_model(given.pop("model_type"), **given)
+    return getattr(found, "vision_config", found)
+
+
+def _cut(model: Any, family: Family) -> None:
+    """Take out the final norm, and DINOv2's stand-in for masked patches."""
+    for name, module in list(model.named_modules()):
+        parent, _, last = name.rpartition(".")
+        if last == family.norm and "layer" not in parent:
+            setattr(model.get_submodule(parent), last, nn.Identity())
+        if getattr(module, "mask_token", None) is not None:
+            module.mask_token = None
+
+
+def _normalisation(config: EncoderConfig, family: Family) -> tuple[tuple[float, ...], tuple[float, ...]]:
+    """From the model's own preprocessor_config.json, else what its family was trained with."""
+    from transformers.image_processing_base import ImageProcessingMixin
+
+    if config.name is None:
+        return family.mean, family.std
+    try:
+        found, _ = ImageProcessingMixin.get_image_processor_dict(config.name)
+    except OSError:
+        found = {}
+    return tuple(found.get("image_mean") or family.mean), tuple(found.get("image_std") or family.std)

@@ -1,0 +1,207 @@
+"""Vision towers of open_clip: its own ViTs and timm's, SigLIP among them.
+
+Normalisation comes from what the weights were trained with. open_clip itself reports CLIP's mean and std for a SigLIP
+model whose weights are read from a file, so it is asked about the model's published weights instead.
+"""
+
+# ruff: noqa: N803 - names end in their shape
+
+from __future__ import annotations
+
+import copy
+import dataclasses
+import logging
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from dst.errors import ConfigError
+from dst.template import nearest
+from trainer.model_config import EncoderConfig
+from trainer.tower import CLIP_MEAN, CLIP_STD, Tower, layers_read, one_side, require_cls
+
+Normalisation = tuple[tuple[float, ...], tuple[float, ...]]
+
+# Only the visual half of a config is built; open_clip wants a text half too.
+_NO_TEXT = {"context_length": 1, "vocab_size": 1, "width": 8, "heads": 1, "layers": 1}
+
+
+def open_clip_tower(config: EncoderConfig, weights: bool) -> Tower:
+    """Raises ConfigError for unknown names and tags, and for towers that are no ViTs."""
+    architecture, published = _architecture(config), _published(config)
+    if weights and config.name is not None and (config.weights is not None or ":" in config.name):
+        visual = _pretrained(config)
+    else:
+        visual = _random(architecture)
+    mean, std = (config.mean, config.std) if config.mean and config.std else published
+    module, num_layers, has_cls = _cut(visual, config)
+    require_cls(config, has_cls)
+    image_size = one_side(visual.image_size)
+    width, num_patches = _sizes(visual)
+    return Tower(
+        module=module,
+        image_size=image_size,
+        width=width,
+        num_tokens=num_patches + config.cls,
+        mean=mean,
+        std=std,
+        portable=dataclasses.replace(
+            config, name=None, weights=None, config=architecture, layer=num_layers, mean=mean, std=std
+        ),
+    )
+
+
+class OpenClipTower(nn.Module):
+    """The patches' output of the last layer that is left, with or without the class token."""
+
+    def __init__(self, visual: Any, *, cls: bool) -> None:
+        super().__init__()
+        self.visual: Any = visual
+        self.cls = cls
+
+    def checkpoint_activations(self) -> None:
+        self.visual.set_grad_checkpointing(True)
+
+    def forward(self, pixels_N3SS: torch.Tensor) -> torch.Tensor:
+        found = self.visual.forward_intermediates(
+            pixels_N3SS, indices=1, intermediates_only=True, output_fmt="NLC", output_extra_tokens=self.cls
+        )
+        patches = found["image_intermediates"][0]
+        if not self.cls:
+            return patches
+        return torch.cat([found["image_intermediates_prefix"][0][:, :1], patches], dim=1)
+
+
+def _architecture(config: EncoderConfig) -> dict[str, Any]:
+    """open_clip's description of the model, visual half alone."""
+    import open_clip
+    from open_clip import factory
+
+    found: Mapping[str, Any] = config.config
+    if config.name is not None:
+        schema, name = factory.parse_model_name(config.name)
+        if schema == "local-dir":
+            found = open_clip.factory.json.loads((Path(name) / "open_clip_config.json").read_text("utf-8"))["model_cfg"]
+        elif schema == "hf-hub":
+            found = factory._get_hf_config(name)["model_cfg"]
+        else:
+            found = open_clip.get_model_config(name) or {}
+        if not found:
+            hint = nearest(name, open_clip.list_models()) or "; see open_clip.list_models()"
+            raise ConfigError([f"model.encoder.name: open_clip has no model {name!r}{hint}"])
+    missing = [key for key in ("embed_dim", "vision_cfg") if key not in found]
+    if missing:
+        raise ConfigError([f"model.encoder.config: lacks {', '.join(missing)}; wanted a model config of open_clip"])
+    vision = {**found["vision_cfg"], "patch_dropout": 0.0}  # dropped patches would leave placeholders empty
+    if isinstance(vision.get("layers"), list):
+        raise ConfigError([f"model.encoder: {config.name} is a ResNet; wanted one of open_clip's ViTs"])
+    return {"embed_dim": found["embed_dim"], "vision_cfg": vision, "quick_gelu": bool(found.get("quick_gelu"))}
+
+
+def _published(config: EncoderConfig) -> Normalisation:
+    """Mean and std of the weights that were published for this model; CLIP's for an architecture of one's own."""
+    import open_clip
+
+    name, tag = config.name, config.weights
+    if name is None:
+        return CLIP_MEAN, CLIP_STD
+    if ":" in name:
+        return _in_folder_or_hub(name)
+    known = open_clip.list_pretrained_tags_by_model(name)
+    tags = [tag] if tag in known else known
+    if tag is not None and tag not in known and not Path(tag).is_file():
+        hint = nearest(tag, known) or f"; published are {', '.join(known) or 'none'}"
+        raise ConfigError([f"model.encoder.weights: {tag!r} is neither a file nor a pretrained tag of {name}{hint}"])
+    found = {
+        (tuple(entry["mean"]), tuple(entry["std"]))
+        for entry in (open_clip.get_pretrained_cfg(name, each) for each in tags)
+        if entry.get("mean") and entry.get("std")
+    }
+    if len(found) > 1 and not (config.mean and config.std):
+        raise ConfigError(
+            [
+                f"model.encoder.mean: weights of {name} were published with different means; set mean and std to those "
+                f"of {tag or 'your weights'}: {' or '.join(map(str, sorted(found)))}"
+            ]
+        )
+    _check_activation(name, tag if tag in known else None)
+    return found.pop() if found else (CLIP_MEAN, CLIP_STD)
+
+
+def _check_activation(name: str, tag: str | None) -> None:
+    """OpenAI's weights need the quick GELU; open_clip has a name of its own for that architecture, and only warns."""
+    import open_clip
+
+    if tag is None:
+        return
+    wanted = bool(open_clip.get_pretrained_cfg(name, tag).get("quick_gelu", False))
+    if wanted and not open_clip.get_model_config(name).get("quick_gelu", False):
+        raise ConfigError(
+            [f"model.encoder.name: the weights {tag} were trained with quick GELU; wanted name: {name}-quickgelu"]
+        )
+
+
+def _in_folder_or_hub(name: str) -> Normalisation:
+    from open_clip import factory
+
+    schema, where = factory.parse_model_name(name)
+    if schema == "local-dir":
+        found = factory.json.loads((Path(where) / "open_clip_config.json").read_text("utf-8"))
+    else:
+        found = factory._get_hf_config(where)
+    published = found.get("preprocess_cfg", {})
+    return tuple(published.get("mean", CLIP_MEAN)), tuple(published.get("std", CLIP_STD))
+
+
+def _pretrained(config: EncoderConfig) -> Any:
+    """open_clip knows many forms of checkpoints; it reads them without unpickling code."""
+    import open_clip
+
+    return open_clip.create_model(
+        config.name,
+        pretrained=config.weights,
+        force_patch_dropout=0.0,
+        pretrained_text=False,
+        require_pretrained=True,
+        weights_only=True,
+    ).visual
+
+
+def _random(architecture: Mapping[str, Any]) -> Any:
+    import open_clip
+
+    root = logging.getLogger()
+    level = root.level
+    root.setLevel(logging.ERROR)
+    try:
+        return open_clip.CLIP(**copy.deepcopy(dict(architecture)), text_cfg=dict(_NO_TEXT)).visual
+    finally:
+        root.setLevel(level)
+
+
+def _cut(visual: Any, config: EncoderConfig) -> tuple[OpenClipTower, int, bool]:
+    """Leave out what comes after the layer that is read. Returns its number, and whether there is a class token."""
+    trunk = getattr(visual, "trunk", None)
+    if trunk is None:
+        number = layers_read(config, len(visual.transformer.resblocks))
+        visual.prune_intermediate_layers([number - 1], prune_norm=True, prune_head=True)
+        visual.attn_pool = None
+        return OpenClipTower(visual, cls=config.cls), number, True
+    if not hasattr(trunk, "blocks") or not hasattr(trunk, "prune_intermediate_layers"):
+        raise ConfigError([f"model.encoder: {type(trunk).__name__} is no ViT; wanted one of open_clip's ViTs"])
+    number = layers_read(config, len(trunk.blocks))
+    trunk.prune_intermediate_layers([number - 1], prune_norm=True, prune_head=True)
+    visual.head = nn.Identity()
+    return OpenClipTower(visual, cls=config.cls), number, getattr(trunk, "cls_token", None) is not None
+
+
+def _sizes(visual: Any) -> tuple[int, int]:
+    """Width and number of patches."""
+    trunk = getattr(visual, "trunk", None)
+    if trunk is None:
+        rows, columns = visual.grid_size
+        return int(visual.conv1.out_channels), rows * columns
+    return int(trunk.embed_dim), int(trunk.patch_embed.num_patches)

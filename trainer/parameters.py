@@ -1,0 +1,147 @@
+"""What learns, how fast, and what is decayed.
+
+The rule: every parameter belongs to one component, by its name or, for embeddings, by what it is: a head that is tied
+to the input table is that table, once. Whether a parameter learns is decided here for all of them, never left over
+from how a model was loaded.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+from rich.console import Console
+from rich.table import Table
+from torch import nn
+
+from dst.errors import ConfigError
+from trainer.model_config import TrainedParts
+
+COMPONENTS = ("encoder", "projector", "embeddings", "decoder", "lora")
+
+# Tables and learnt vectors that are parameters of their own, not a layer's `weight`.
+_TABLE = re.compile(r".*(embed(ding)?s?|quer(y|ies)|tokens?)")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ComponentRow:
+    """A line of the table. share: of the component that learns, 0 to 1. learning_rate: None if it is frozen."""
+
+    component: str
+    parameters: int
+    trained: int
+    share: float
+    learning_rate: float | None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Group:
+    """An optimizer's parameter group; its name says component and decay."""
+
+    name: str
+    parameters: tuple[nn.Parameter, ...]
+    learning_rate: float
+    weight_decay: float
+
+    def for_torch(self) -> dict[str, Any]:
+        """As torch optimizers take it; DeepSpeed keeps the name."""
+        return {
+            "name": self.name,
+            "params": list(self.parameters),
+            "lr": self.learning_rate,
+            "weight_decay": self.weight_decay,
+        }
+
+
+def choose_trained(model: Any, parts: TrainedParts) -> None:
+    """Freeze and unfreeze every parameter of a VisionChatModel. Raises ConfigError if nothing would learn."""
+    for _, parameter, component in by_component(model):
+        parameter.requires_grad_(getattr(parts, component) is not None and parameter.is_floating_point())
+    model.train(model.training)
+    if not any(parameter.requires_grad for parameter in model.parameters()):
+        named = ", ".join(f"train.{name}" for name in COMPONENTS[:-1])
+        raise ConfigError([f"train: nothing is trained; set one of {named}, or add adapters with train.decoder_lora"])
+
+
+def parameter_groups(model: Any, parts: TrainedParts, weight_decay: float) -> list[Group]:
+    """All parameters that learn, in groups by component and decay; empty groups are left out."""
+    undecayed = _undecayed(model)
+    groups: dict[tuple[str, bool], list[nn.Parameter]] = {}
+    for _, parameter, component in by_component(model):
+        if parameter.requires_grad:
+            groups.setdefault((component, id(parameter) not in undecayed), []).append(parameter)
+    return [
+        Group(
+            name=f"{component} {'decayed' if decays else 'not decayed'}",
+            parameters=tuple(groups[component, decays]),
+            learning_rate=getattr(parts, component),
+            weight_decay=weight_decay if decays else 0.0,
+        )
+        for component in COMPONENTS
+        for decays in (True, False)
+        if (component, decays) in groups
+    ]
+
+
+def component_rows(model: Any, parts: TrainedParts) -> list[ComponentRow]:
+    """The table of what there is and what learns; a component without parameters has no row."""
+    counts: dict[str, list[int]] = {component: [0, 0] for component in COMPONENTS}
+    for _, parameter, component in by_component(model):
+        counts[component][0] += _size(parameter)
+        counts[component][1] += _size(parameter) * parameter.requires_grad
+    return [
+        ComponentRow(
+            component=component,
+            parameters=parameters,
+            trained=trained,
+            share=trained / parameters,
+            learning_rate=getattr(parts, component) if trained else None,
+        )
+        for component, (parameters, trained) in counts.items()
+        if parameters
+    ]
+
+
+def print_parameters(rows: list[ComponentRow], console: Console) -> None:
+    """The rows and their sum as a table."""
+    table = Table("component", title="Parameters")
+    for heading in ("parameters", "trained", "share", "learning rate"):
+        table.add_column(heading, justify="right")
+    for row in rows:
+        rate = "frozen" if row.learning_rate is None else f"{row.learning_rate:g}"
+        table.add_row(row.component, f"{row.parameters:,}", f"{row.trained:,}", f"{row.share:.1%}", rate)
+    whole, trained = sum(row.parameters for row in rows), sum(row.trained for row in rows)
+    table.add_section()
+    table.add_row("all", f"{whole:,}", f"{trained:,}", f"{trained / max(1, whole):.1%}", "")
+    console.print(table)
+
+
+def by_component(model: Any) -> Iterator[tuple[str, nn.Parameter, str]]:
+    """Every parameter once: name, parameter, component."""
+    tables = (model.decoder.get_input_embeddings(), model.decoder.get_output_embeddings())
+    embeddings = {id(parameter) for module in tables for parameter in module.parameters()}
+    for name, parameter in model.named_parameters():
+        if "lora_" in name:
+            yield name, parameter, "lora"
+        elif id(parameter) in embeddings:
+            yield name, parameter, "embeddings"
+        else:
+            yield name, parameter, name.partition(".")[0]
+
+
+def _undecayed(model: nn.Module) -> set[int]:
+    """Norms and biases have one dimension; tables are embeddings, or parameters that are named as such."""
+    found = set()
+    for module in model.modules():
+        for name, parameter in module.named_parameters(recurse=False):
+            is_table = isinstance(module, nn.Embedding) or _TABLE.fullmatch(name)
+            if is_table or len(getattr(parameter, "ds_shape", parameter.shape)) < 2:
+                found.add(id(parameter))
+    return found
+
+
+def _size(parameter: nn.Parameter) -> int:
+    """Numbers of the whole parameter, also where ZeRO-3 leaves a rank only its part."""
+    return int(getattr(parameter, "ds_numel", parameter.numel()))

@@ -1,0 +1,106 @@
+"""Projectors: from an encoder's tokens to the decoder's embeddings.
+
+Shapes: N images, P tokens an image from the encoder, Q tokens an image for the decoder, W encoder width, H hidden size.
+PROJECTORS is the table of the kinds.
+"""
+
+# ruff: noqa: N803, N806 - names end in their shape
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import torch
+from torch import nn
+
+from dst.errors import ConfigError
+from trainer.blocks import Block
+from trainer.model_config import ProjectorConfig
+
+
+class Projector(nn.Module):
+    """Maps [N, P, W] to [N, num_tokens, H]."""
+
+    num_tokens: int
+
+
+class Linear(Projector):
+    """DeepSpeed-VisualChat's: one linear map, then LayerNorm."""
+
+    def __init__(self, config: ProjectorConfig, width: int, tokens: int, hidden_size: int) -> None:
+        super().__init__()
+        self.num_tokens = tokens
+        self.linear = nn.Linear(width, hidden_size)
+        self.norm = nn.LayerNorm(hidden_size)
+
+    def forward(self, features_NPW: torch.Tensor) -> torch.Tensor:
+        return self.norm(self.linear(features_NPW))
+
+
+class Mlp(Projector):
+    """LLaVA-1.5's: Linear, GELU, Linear, all as wide as the decoder."""
+
+    def __init__(self, config: ProjectorConfig, width: int, tokens: int, hidden_size: int) -> None:
+        super().__init__()
+        self.num_tokens = tokens
+        self.linear_1 = nn.Linear(width, hidden_size)
+        self.linear_2 = nn.Linear(hidden_size, hidden_size)
+
+    def forward(self, features_NPW: torch.Tensor) -> torch.Tensor:
+        return self.linear_2(nn.functional.gelu(self.linear_1(features_NPW)))
+
+
+class Perceiver(Projector):
+    """Learnt queries read the tokens through cross-attention; a linear map widens what they found.
+
+    Where a token stands is the encoder's to say: its position embeddings are in the tokens.
+    """
+
+    def __init__(self, config: ProjectorConfig, width: int, tokens: int, hidden_size: int) -> None:
+        super().__init__()
+        self.num_tokens = config.queries
+        self.queries = nn.Parameter(torch.randn(config.queries, width) * 0.02)
+        self.layers = nn.ModuleList(Block(width, config.heads, cross=True) for _ in range(config.layers))
+        self.norm = nn.LayerNorm(width)
+        self.linear = nn.Linear(width, hidden_size)
+
+    def forward(self, features_NPW: torch.Tensor) -> torch.Tensor:
+        found_NQW = self.queries.expand(len(features_NPW), -1, -1)
+        for layer in self.layers:
+            found_NQW = layer(found_NQW, features_NPW)
+        return self.linear(self.norm(found_NQW))
+
+
+class Vit(Projector):
+    """One more encoder layer, in which an image's tokens see each other, then a linear map."""
+
+    def __init__(self, config: ProjectorConfig, width: int, tokens: int, hidden_size: int) -> None:
+        super().__init__()
+        self.num_tokens = tokens
+        self.layer = Block(width, config.heads)
+        self.norm = nn.LayerNorm(width)
+        self.linear = nn.Linear(width, hidden_size)
+
+    def forward(self, features_NPW: torch.Tensor) -> torch.Tensor:
+        return self.linear(self.norm(self.layer(features_NPW)))
+
+
+PROJECTORS: dict[str, Callable[[ProjectorConfig, int, int, int], Projector]] = {
+    "linear": Linear,
+    "mlp": Mlp,
+    "perceiver": Perceiver,
+    "vit": Vit,
+}
+
+
+def build_projector(config: ProjectorConfig, *, encoder_width: int, encoder_tokens: int, hidden_size: int) -> Projector:
+    """A random projector. Raises ConfigError if its heads do not divide the encoder's width."""
+    if config.kind in ("perceiver", "vit") and encoder_width % config.heads:
+        divisors = [str(heads) for heads in range(1, 65) if encoder_width % heads == 0]
+        raise ConfigError(
+            [
+                f"model.projector.heads: got {config.heads}, no divisor of the encoder's width {encoder_width}; "
+                f"wanted one of {', '.join(divisors)}"
+            ]
+        )
+    return PROJECTORS[config.kind](config, encoder_width, encoder_tokens, hidden_size)

@@ -1,0 +1,54 @@
+"""What every kind of vision tower is, and the choices that all of them make alike."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from torch import nn
+
+from dst.errors import ConfigError
+from trainer.model_config import EncoderConfig
+
+CLIP_MEAN, CLIP_STD = (0.48145466, 0.4578275, 0.40821073), (0.26862954, 0.26130258, 0.27577711)
+LLAVA_LAYER = -2
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Tower:
+    """`module` maps [N, 3, S, S] to [N, P, W] and has `checkpoint_activations()`."""
+
+    module: nn.Module
+    image_size: int
+    width: int
+    num_tokens: int
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
+    portable: EncoderConfig
+
+
+def layers_read(config: EncoderConfig, num_layers: int) -> int:
+    """How many layers are run: a layer's number from 1, also for one counted from the end."""
+    layer = LLAVA_LAYER if config.layer is None else config.layer
+    number = layer if layer > 0 else num_layers + 1 + layer
+    if not 1 <= number <= num_layers:
+        raise ConfigError(
+            [
+                f"model.encoder.layer: got {layer}, but the encoder has {num_layers} layers; wanted 1 to {num_layers}, "
+                f"or -1 to -{num_layers} from the end"
+            ]
+        )
+    return number
+
+
+def require_cls(config: EncoderConfig, has_cls: bool) -> None:
+    """Raises ConfigError if a class token is asked for that the encoder does not have."""
+    if config.cls and not has_cls:
+        raise ConfigError(["model.encoder.cls: got true, but this encoder has no class token; wanted false"])
+
+
+def one_side(size: object) -> int:
+    """An image size as libraries write it: a number or equal sides."""
+    sides = tuple(size) if isinstance(size, list | tuple) else (size, size)
+    if len(sides) != 2 or sides[0] != sides[1]:
+        raise ConfigError([f"model.encoder: its images are {sides} pixels; wanted an encoder of square images"])
+    return int(sides[0])
