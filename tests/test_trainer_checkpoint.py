@@ -1,0 +1,334 @@
+"""Checkpoints: a run that goes on is the run that was not stopped, whatever stopped it and whoever goes on."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import signal
+import tempfile
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+import yaml
+from hypothesis import given
+from hypothesis import strategies as st
+from safetensors.torch import save_file
+
+import train_runs
+from train_runs import config_file, journal, losses, start, train
+from trainer import checkpoint
+from trainer.checkpoint import Checkpoint, Progress
+from trainer.ranks import Ranks
+
+STEPS = 9
+EVERY = 3
+ADAPTERS = {"embeddings": 1e-3, "decoder": None, "decoder_lora": {"dropout": 0.1}}
+
+
+def folders(out: Path) -> list[str]:
+    return sorted(path.name for path in (out / "checkpoints").iterdir() if path.is_dir())
+
+
+def settings(**more: Any) -> dict[str, Any]:
+    return {"schedule": {"steps": STEPS}, "checkpoints": {"every": EVERY}, **more}
+
+
+@pytest.fixture(scope="module")
+def build(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return train_runs.compiled(tmp_path_factory.mktemp("checkpoints"))
+
+
+@pytest.fixture(scope="module")
+def whole(build: Path) -> Path:
+    """The folder of a run that nothing stopped, at stage 2."""
+    config = config_file(build.parent / "whole", build, **settings())
+    train(config)
+    return config.parent
+
+
+@pytest.fixture
+def half(whole: Path, build: Path, tmp_path: Path) -> Path:
+    """A config whose folder holds the checkpoint of step 6, as if the run had stopped there."""
+    config = config_file(tmp_path, build, **settings())
+    shutil.copytree(whole / "out/checkpoints/step-00000006", tmp_path / "out/checkpoints/step-00000006")
+    return config
+
+
+def stopped_half_way(config: Path, ranks: int) -> None:
+    """Train, and kill every rank after step 7."""
+    out = config.parent / "out"
+    run = start(config, ranks=ranks)
+    run.wait_for_step(out, 7)
+    run.kill(signal.SIGKILL)
+    run.wait()
+    told = losses(out)
+    assert 7 <= len(told) < STEPS
+    assert "step-00000006" in folders(out)
+
+
+class PlainEngine:
+    """As much of DeepSpeed's engine as a checkpoint uses, without ZeRO."""
+
+    def __init__(self, *, steps: int) -> None:
+        torch.manual_seed(steps)
+        self.module = torch.nn.Sequential(torch.nn.Linear(7, 5), torch.nn.BatchNorm1d(5), torch.nn.Linear(5, 3))
+        self.module.get_parameter("0.bias").requires_grad_(False)
+        self.optimizer = self.basic_optimizer = torch.optim.AdamW(self.module.parameters())
+        for _ in range(steps):
+            self.module(torch.randn(4, 7)).square().sum().backward()
+            self.optimizer.step()
+
+    def zero_optimization_stage(self) -> int:
+        return 0
+
+    def fp16_enabled(self) -> bool:
+        return False
+
+
+ALONE = Ranks(rank=0, world_size=1, device=torch.device("cpu"))
+
+
+def save_plain(out: Path, engine: PlainEngine, step: int = 3, keep: int = 2) -> Checkpoint:
+    progress = Progress(step=step, loader={"position": 5}, loss_scale={})
+    return Checkpoint(
+        checkpoint.save(engine, out, progress, ranks=ALONE, config={"seed": 1}, manifest="abc", keep=keep)
+    )
+
+
+def test_weights_moments_and_buffers_come_back_from_many_small_files(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(checkpoint, "_FILE_BYTES", 50)
+    engine, other = PlainEngine(steps=3), PlainEngine(steps=0)
+    saved = save_plain(tmp_path, engine)
+    assert len(list(saved.folder.glob("rank-*.safetensors"))) == 5  # a trained tensor each
+    assert "0.bias" not in saved.shapes
+    checkpoint.load_weights(other.module, saved)
+    checkpoint.load_optimizer(other, saved, ranks=ALONE)
+    frozen = {"0.bias": engine.module.state_dict()["0.bias"]}  # made again from the config
+    other.module.load_state_dict(frozen, strict=False)
+    for one in (engine, other):
+        assert int(one.module.state_dict()["1.num_batches_tracked"]) == 3
+        torch.manual_seed(0)
+        one.optimizer.zero_grad()
+        one.module(torch.randn(4, 7)).square().sum().backward()
+        one.optimizer.step()
+    for name, tensor in engine.module.state_dict().items():
+        assert torch.equal(tensor, other.module.state_dict()[name]), name
+
+
+@given(start=st.integers(0, 34), count=st.integers(1, 35))
+def test_any_piece_is_read_from_the_pieces_that_ranks_wrote(start: int, count: int) -> None:
+    whole = torch.arange(35.0)
+    count = min(count, 35 - start)
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        pieces = []
+        for rank, (first, size) in enumerate([(0, 12), (12, 1), (13, 22)]):
+            file = f"rank-{rank:05d}-000.safetensors"
+            save_file({"weight/w": whole[first : first + size].clone()}, str(folder / file))
+            pieces.append([file, first, size])
+        content = {"version": 1, "step": 1, "config": {}, "manifest": "m"}
+        content["parameters"] = {"w": {"shape": [5, 7], "pieces": pieces}}
+        (folder / "checkpoint.json").write_text(json.dumps(content))
+        saved = Checkpoint(folder)
+        assert torch.equal(saved.piece("weight", "w", start, count), whole[start : start + count])
+        assert torch.equal(dict(saved.weights())["w"], whole.view(5, 7))
+
+
+def test_going_back_to_an_earlier_checkpoint_makes_the_later_ones_old(tmp_path: Path) -> None:
+    engine = PlainEngine(steps=1)
+    for step in (10, 20, 30, 15):
+        save_plain(tmp_path, engine, step=step)
+    assert checkpoint.latest(tmp_path) == tmp_path / "checkpoints/step-00000015"
+    assert folders(tmp_path) == ["step-00000015", "step-00000030"]
+    save_plain(tmp_path, engine, step=16)
+    assert folders(tmp_path) == ["step-00000015", "step-00000016"]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("ranks", "stage"), [(1, 0), (1, 2), (2, 3)])
+def test_a_killed_run_goes_on_to_the_bit(build: Path, tmp_path: Path, ranks: int, stage: int) -> None:
+    more = settings(train=ADAPTERS, zero={"stage": stage}, batch={"workers": ranks - 1})
+    for name in ("whole", "killed"):
+        # the killed run has more steps to make, so that it is there to be killed
+        config = config_file(tmp_path / name, build, **more)
+        if name == "killed":
+            stopped_half_way(config, ranks)
+        train(config, ranks=ranks)
+    assert len(losses(tmp_path / "killed/out")) == STEPS
+    assert losses(tmp_path / "killed/out") == losses(tmp_path / "whole/out")
+    norms = [[entry["grad_norm"] for entry in journal(tmp_path / name / "out")] for name in ("whole", "killed")]
+    assert norms[0] == norms[1]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("first", "second", "stage"), [(2, 1, 1), (1, 2, 1), (2, 1, 2), (1, 2, 2), (2, 1, 3), (1, 2, 3)]
+)
+def test_another_number_of_ranks_goes_on_with_the_same_losses(
+    whole: Path, build: Path, tmp_path: Path, first: int, second: int, stage: int
+) -> None:
+    config = config_file(tmp_path, build, **settings(zero={"stage": stage}))
+    train(config, "checkpoints.every=6", ranks=first)
+    out = tmp_path / "out"
+    shutil.rmtree(out / "checkpoints/step-00000009")
+    done = train(config, ranks=second)
+    assert "going on after step 6 of 9" in done.output
+    assert losses(out) == pytest.approx(losses(whole / "out"), rel=1e-6)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("stage", "precision"), [(0, "fp32"), (3, "fp32"), (3, "bf16"), (1, "bf16")])
+def test_another_stage_or_precision_goes_on_from_the_same_weights(
+    half: Path, whole: Path, stage: int, precision: str
+) -> None:
+    train(half, f"zero.stage={stage}", f"precision={precision}", "logging.every=1")
+    told = [entry["loss"] for entry in journal(half.parent / "out")]
+    assert told == pytest.approx(losses(whole / "out")[6:], rel=1e-6 if precision == "fp32" else 5e-3)
+
+
+@pytest.mark.slow
+def test_a_run_in_half_precision_goes_on_to_the_bit(build: Path, tmp_path: Path) -> None:
+    for stage in (1, 3):
+        config = config_file(tmp_path / str(stage), build, **settings(precision="bf16", zero={"stage": stage}))
+        train(config)
+        out = tmp_path / str(stage) / "out"
+        unbroken = losses(out)
+        shutil.rmtree(out / "checkpoints/step-00000009")
+        train(config)
+        assert losses(out) == unbroken
+
+
+@pytest.mark.slow
+def test_a_signal_to_all_processes_saves_and_ends_the_run_with_exit_code_0(
+    whole: Path, build: Path, tmp_path: Path
+) -> None:
+    config = config_file(tmp_path, build, **settings(checkpoints={"every": 0}, batch={"workers": 1}))
+    run = start(config, ranks=2)
+    run.wait_for_step(tmp_path / "out", 2)
+    run.kill(signal.SIGTERM, workers=True)
+    done = run.wait()
+    assert done.codes == [0, 0], done.output
+    (name,) = folders(tmp_path / "out")
+    step = int(name.removeprefix("step-"))
+    assert f"stopped after step {step}; the same command goes on from there" in done.output
+    assert len(losses(tmp_path / "out")) == step < STEPS
+    train(config, ranks=2)
+    assert losses(tmp_path / "out") == pytest.approx(losses(whole / "out"), rel=1e-6)
+
+
+@pytest.mark.slow
+def test_a_finished_run_says_so_and_more_steps_go_on(build: Path, tmp_path: Path) -> None:
+    config = config_file(tmp_path, build, schedule={"steps": 2, "shape": "constant"})
+    train(config)
+    done = train(config)
+    assert "all 2 steps are done; raise schedule.steps or epochs to go on" in done.output
+    train(config, "schedule.steps=3")
+    assert len(losses(tmp_path / "out")) == 3
+
+
+@pytest.mark.slow
+def test_the_newest_and_the_best_are_kept(build: Path, tmp_path: Path) -> None:
+    config = config_file(
+        tmp_path,
+        build,
+        schedule={"steps": 6, "warmup": 0, "shape": "constant"},
+        checkpoints={"every": 1, "keep": 2},
+        evaluation={"every": 2},
+        train={"projector": None, "embeddings": None, "decoder": 0.1},  # it gets worse after some steps
+    )
+    train(config)
+    out = tmp_path / "out"
+    evaluations = {entry["step"]: entry["loss"] for entry in journal(out) if entry["kind"] == "eval"}
+    assert list(evaluations) == [2, 4, 6]
+    best = min(evaluations, key=lambda step: evaluations[step])
+    assert folders(out) == sorted({f"step-{step:08d}" for step in (best, 5, 6)})
+    named = json.loads((out / "checkpoints/best").read_text())
+    assert named == {"checkpoint": f"step-{best:08d}", "loss": evaluations[best]}
+    assert (out / "checkpoints/latest").read_text() == "step-00000006\n"
+
+
+@pytest.mark.slow
+def test_a_full_disk_while_saving_leaves_the_checkpoint_before(half: Path, whole: Path) -> None:
+    out = half.parent / "out"
+    for ranks in (1, 2):
+        done = train(half, f"batch.workers={ranks - 1}", ranks=ranks, code=1, max_file_bytes=200_000)
+        assert "step-00000009: cannot be written: " in done.output
+        assert f"the checkpoint {out / 'checkpoints/step-00000006'} is as it was" in done.output
+        assert "make room and run the same command again" in done.output
+        assert folders(out) == ["step-00000006"]
+    train(half)
+    assert [entry["loss"] for entry in journal(out)] == losses(whole / "out")[6:]
+
+
+@pytest.mark.slow
+def test_what_a_killed_save_left_is_removed(half: Path) -> None:
+    left = half.parent / "out/checkpoints/.step-00000007.partial"
+    left.mkdir()
+    (left / "rank-00000-000.safetensors").write_bytes(b"half of it")
+    (half.parent / "out/checkpoints/step-00000008").mkdir()  # its content was unlinked when it was removed
+    done = train(half)
+    assert "going on after step 6 of 9" in done.output
+    assert not left.exists()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("changes", "problem"),
+    [
+        ({"model": {"attention": "causal"}}, "model.attention: is 'causal', the checkpoint "),
+        ({"train": {"decoder": None}}, "train.decoder: is None, the checkpoint "),
+        ({"train": {"decoder_lora": {}}}, "train.decoder_lora: is {"),
+        ({"seed": 5}, "seed: is 5, the checkpoint "),
+        ({"batch": {"packed": False, "rows": 4}}, "batch: loader state: packed is True, this loader has False"),
+    ],
+)
+def test_a_checkpoint_of_another_config_is_refused_with_what_differs(
+    half: Path, changes: dict[str, Any], problem: str
+) -> None:
+    tree = yaml.safe_load(half.read_text())
+    for name, values in changes.items():
+        tree[name] = {**tree[name], **values} if isinstance(values, dict) else values
+    half.write_text(yaml.safe_dump(tree))
+    done = train(half, code=2)
+    assert f"error: {problem}" in done.output
+    assert "start anew" in done.output
+
+
+@pytest.mark.slow
+def test_other_learning_rates_and_layouts_fit_a_checkpoint(half: Path) -> None:
+    train(half, "train.decoder=5e-4", "batch.micro_rows=2", "optimizer.weight_decay=0.1", "logging.every=3")
+    assert journal(half.parent / "out")[-1]["step"] == STEPS
+
+
+@pytest.mark.slow
+def test_a_checkpoint_of_another_build_or_a_newer_release_is_refused(half: Path, tmp_path: Path) -> None:
+    path = half.parent / "out/checkpoints/step-00000006/checkpoint.json"
+    content = json.loads(path.read_text())
+    path.write_text(json.dumps({**content, "manifest": "0" * 64}))
+    assert "the checkpoint " in train(half, code=2).output
+    assert "build: its manifest is" in train(half, code=2).output
+    path.write_text(json.dumps({**content, "version": 2}))
+    done = train(half, code=2)
+    assert "the checkpoint is newer: version 2, this program reads 1; update dsvl" in done.output
+
+
+@pytest.mark.slow
+def test_a_damaged_checkpoint_is_named(half: Path) -> None:
+    file = half.parent / "out/checkpoints/step-00000006/rank-00000-000.safetensors"
+    file.write_bytes(file.read_bytes()[:-100])
+    done = train(half, code=1)
+    assert "rank-00000-000.safetensors: the checkpoint is damaged" in done.output
+
+
+@pytest.mark.slow
+def test_resume_can_be_refused_and_can_name_a_checkpoint(half: Path, whole: Path, tmp_path: Path) -> None:
+    assert "checkpoints.resume: is never, but" in train(half, "checkpoints.resume=never", code=2).output
+    missing = train(half, f"checkpoints.resume={tmp_path}", code=2)
+    assert "no checkpoint there" in missing.output
+    other = tmp_path / "other"
+    train(half, f"out={other}", f"checkpoints.resume={whole / 'out/checkpoints/step-00000006'}")
+    assert [entry["loss"] for entry in journal(other)] == losses(whole / "out")[6:]

@@ -1,0 +1,194 @@
+"""The command `dsvl-train` in real processes: launchers, signals, exit codes, errors without tracebacks."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Sequence
+from pathlib import Path
+
+import pytest
+import yaml
+
+import train_runs
+from test_layout import HEAVY
+from train_runs import config_file, journal, losses
+from trainer import launch
+
+TIMEOUT_SECONDS = 150
+COMMAND = [sys.executable, "-m", "trainer.cli"]
+
+
+def environment() -> dict[str, str]:
+    """Where no launcher is running, whatever the tests' own surroundings are."""
+    launched = ("RANK", "LOCAL_RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT")
+    return {**{name: value for name, value in os.environ.items() if name not in launched}, "OMP_NUM_THREADS": "1"}
+
+
+def run(*arguments: str | Path, command: Sequence[str] = COMMAND) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [*command, *map(str, arguments)],
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=TIMEOUT_SECONDS,
+        env=environment(),
+    )
+
+
+@pytest.fixture(scope="module")
+def build(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return train_runs.compiled(tmp_path_factory.mktemp("cli"))
+
+
+@pytest.fixture(scope="module")
+def alone(build: Path) -> Path:
+    """The folder of a run of one process, without any launcher."""
+    config = config_file(build.parent / "alone", build, schedule={"steps": 4}, logging={"tensorboard": True})
+    done = run("run", "--config", config)
+    assert done.returncode == 0, done.stderr
+    assert "step 4/4  loss " in done.stderr
+    return config.parent / "out"
+
+
+@pytest.mark.parametrize("arguments", [["--help"], ["run", "--help"], ["config"], ["--version"]])
+def test_help_and_config_load_nothing_heavy(arguments: list[str]) -> None:
+    code = f"""
+import sys
+from trainer.cli import cli
+try:
+    cli({arguments!r})
+finally:
+    print(*sys.modules, file=sys.stderr)
+"""
+    done = run("-c", code, command=[sys.executable])
+    assert done.returncode == 0, done.stderr
+    assert done.stdout
+    assert not HEAVY & set(done.stderr.split())
+
+
+def test_config_prints_yaml_also_where_deepspeeds_launcher_adds_its_option() -> None:
+    printed = yaml.safe_load(run("--local_rank=1", "config").stdout)
+    assert printed["batch"]["rows"] == 16
+    assert printed["train"]["decoder_lora"] is None
+
+
+def test_problems_end_with_exit_code_2_and_a_line_each(build: Path, tmp_path: Path) -> None:
+    config = config_file(tmp_path, build, batch={"rows": 3}, expect={"template": "vicuna"}, evaluation={"every": -1})
+    done = run("run", "--config", config, "zero.stge=1")
+    assert done.returncode == 2
+    assert done.stderr.splitlines() == [
+        "error: train.yaml: zero.stge: unknown key; did you mean stage?",
+    ]
+    done = run("run", "--config", config)
+    assert done.stderr.splitlines() == ["error: train.yaml: evaluation.every: got -1; wanted 0 or more"]
+    assert run("run").returncode == 2
+    missing = run("run", "--config", tmp_path / "missing.yaml")
+    assert missing.returncode == 2
+    assert "Traceback" not in missing.stderr
+
+
+def test_a_hostfile_and_its_layout_are_handed_to_deepspeed() -> None:
+    nodes = launch.Layout(num_gpus=8, num_nodes=2, hostfile=Path("hosts"))
+    made = launch.command(nodes, ["run", "--config", "train.yaml", "seed=1"])
+    assert " ".join(made[1:]) == (
+        "-m deepspeed.launcher.runner --no_local_rank --module --num_gpus 8 --num_nodes 2 --hostfile hosts "
+        "trainer.cli run --config train.yaml seed=1"
+    )
+    assert nodes.world_size is None
+    assert not nodes.is_alone
+    assert launch.Layout(num_gpus=1).is_alone
+    assert launch.Layout(num_gpus=3).world_size == 3
+
+
+@pytest.mark.slow
+def test_problems_of_build_model_and_ranks_come_together_before_anything_starts(build: Path, tmp_path: Path) -> None:
+    config = config_file(
+        tmp_path,
+        build,
+        batch={"rows": 3},
+        expect={"template": "vicuna"},
+        model={
+            "encoder": {"kind": "tiny", "config": {"image_size": 48, "patch_size": 16}},
+            "decoder": {"config": {"model_type": "llama", "max_position_embeddings": 64}},
+        },
+    )
+    done = run("run", "--config", config, "--num-gpus", "2")
+    assert done.returncode == 2, done.stderr
+    errors = [line for line in done.stderr.splitlines() if line.startswith("error: ")]
+    assert [line.split(": ")[1] for line in errors] == [
+        "expect.template",
+        "batch.rows",
+        "model.decoder",
+        "model.encoder",
+        "model.projector",
+    ]
+    assert "allows 64 positions but this build has samples of up to 128" in errors[2]
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.slow
+def test_a_build_that_is_not_there_ends_with_exit_code_1(tmp_path: Path) -> None:
+    done = run("run", "--config", config_file(tmp_path, tmp_path / "nowhere"))
+    assert done.returncode == 1
+    assert "no manifest.json there" in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+@pytest.mark.slow
+def test_a_plain_process_trains_and_leaves_config_metrics_and_boards(alone: Path) -> None:
+    assert {path.name for path in alone.iterdir()} == {"checkpoints", "config.yaml", "metrics.jsonl", "tensorboard"}
+    resolved = yaml.safe_load((alone / "config.yaml").read_text())
+    assert resolved["batch"]["packed"] is True
+    told = journal(alone)[-1]
+    wanted = {"loss", "lr", "grad_norm", "tokens_per_second", "trained_tokens_per_second", "images_per_second"}
+    wanted |= {"padding_share", "mfu", "data_wait_share", "memory_bytes", "epoch", "seconds_per_step"}
+    assert wanted <= set(told)
+    assert told["memory_bytes"] > 1 << 20
+    assert list((alone / "tensorboard").iterdir())
+
+
+@pytest.mark.slow
+def test_num_gpus_goes_through_deepspeeds_launcher_and_trains_the_same(
+    build: Path, alone: Path, tmp_path: Path
+) -> None:
+    config = config_file(tmp_path, build, schedule={"steps": 4})
+    done = run("run", "--config", config, "--num-gpus", "2", "zero.stage=3")
+    assert done.returncode == 0, done.stderr
+    assert losses(tmp_path / "out") == pytest.approx(losses(alone), rel=1e-6)
+    assert json.loads((tmp_path / "out/checkpoints/step-00000004/checkpoint.json").read_text())["step"] == 4
+
+
+@pytest.mark.slow
+def test_a_signal_to_the_launching_process_saves_on_all_ranks(build: Path, tmp_path: Path) -> None:
+    config = config_file(tmp_path, build, schedule={"steps": 100_000}, checkpoints={"every": 0})
+    with (tmp_path / "log").open("w") as log:
+        command = [*COMMAND, "run", "--config", str(config), "--num-gpus", "2"]
+        process = subprocess.Popen(command, stdout=log, stderr=log, env=environment())
+        try:
+            end = time.monotonic() + TIMEOUT_SECONDS
+            while not journal(tmp_path / "out"):
+                assert time.monotonic() < end
+                assert process.poll() is None, (tmp_path / "log").read_text()
+                time.sleep(0.1)
+            process.send_signal(signal.SIGTERM)
+            assert process.wait(TIMEOUT_SECONDS) == 0, (tmp_path / "log").read_text()
+        finally:
+            process.kill()
+            process.wait()
+    steps = len(losses(tmp_path / "out"))
+    assert [path.name for path in (tmp_path / "out/checkpoints").glob("step-*")] == [f"step-{steps:08d}"]
+    assert not (tmp_path / "out/stop").exists()
+
+
+@pytest.mark.slow
+def test_torchrun_starts_it_as_well(build: Path, alone: Path, tmp_path: Path) -> None:
+    config = config_file(tmp_path, build, schedule={"steps": 4})
+    torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
+    done = run("run", "--config", config, command=[*torchrun, "-m", "trainer.cli"])
+    assert done.returncode == 0, done.stderr
+    assert losses(tmp_path / "out") == pytest.approx(losses(alone), rel=1e-6)

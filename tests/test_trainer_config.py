@@ -1,0 +1,176 @@
+"""The training config: every problem at once, by dotted path, before a model is loaded."""
+
+from __future__ import annotations
+
+import itertools
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+import shards
+import small_blends
+from dst.errors import ConfigError
+from trainer.config import TrainConfig, accumulation, check_build, check_ranks, config_from, load_config, to_tree
+from trainer.default_config import default_yaml
+
+MODEL = {"encoder": {"kind": "tiny"}, "decoder": {"preset": "tiny_llama"}}
+
+
+def tree(**sections: Any) -> dict[str, Any]:
+    return {"build": "b", "out": "o", "model": MODEL, **sections}
+
+
+def config(**sections: Any) -> TrainConfig:
+    return config_from(tree(**sections), "train.yaml")
+
+
+def problems(**sections: Any) -> list[str]:
+    with pytest.raises(ConfigError) as caught:
+        config(**sections)
+    return [problem.removeprefix("train.yaml: ") for problem in caught.value.problems]
+
+
+def test_the_printed_default_is_the_default_with_every_field_and_its_meaning(tmp_path: Path) -> None:
+    path = tmp_path / "train.yaml"
+    path.write_text(default_yaml())
+    loaded = load_config(path)
+    assert to_tree(loaded)["batch"] == to_tree(config())["batch"]
+    for section in ("train", "optimizer", "schedule", "zero", "checkpoints", "logging", "evaluation", "expect"):
+        assert getattr(loaded, section) == getattr(config(), section)
+    lines = default_yaml().splitlines()
+    for number, line in enumerate(lines):
+        assert len(line) <= 120
+        if line and not line.lstrip().startswith("#"):
+            assert lines[number - 1].lstrip().startswith("#"), f"{line} has no comment"
+
+
+def test_the_printed_adapters_work_without_their_comment_marks() -> None:
+    text = default_yaml()
+    start = text.index("  # decoder_lora:")
+    lines = text[start:].splitlines()
+    inside = itertools.takewhile(lambda line: line.startswith("  #   "), lines[1:])
+    block = [line.removeprefix("  # ") for line in (lines[0], *inside)]
+    found = yaml.safe_load("\n".join(block))
+    assert config(train=found).train.decoder_lora == config(train={"decoder_lora": {}}).train.decoder_lora
+
+
+def test_a_config_survives_json() -> None:
+    made = config(train={"decoder_lora": {"targets": ["q_proj"]}}, optimizer={"betas": [0.8, 0.9]})
+    assert config_from(json.loads(json.dumps(to_tree(made))), "x") == made
+
+
+def test_settings_go_over_the_file(tmp_path: Path) -> None:
+    path = tmp_path / "train.yaml"
+    path.write_text(yaml.safe_dump(tree()))
+    made = load_config(path, ["batch.rows=64", "train.decoder=2e-5", "train.projector=null"])
+    assert (made.batch.rows, made.train.decoder, made.train.projector) == (64, 2e-5, None)
+    with pytest.raises(ConfigError) as caught:
+        load_config(path, ["batch.rows"])
+    assert caught.value.problems == ["batch.rows: wanted the form a.b=value"]
+
+
+def test_all_problems_are_told_at_once() -> None:
+    found = problems(
+        batch={"rows": 0, "micro_rows": 0},
+        optimizer={"betas": [0.9], "weight_decay": -1, "eps": 0},
+        schedule={"steps": 5, "epochs": 1, "warmup": 2},
+        precision="fp32",
+        zero={"stage": 1, "offload_parameters": True},
+        checkpoints={"keep": 0},
+    )
+    assert found == [
+        "batch.rows: got 0; wanted 1 or more",
+        "batch.micro_rows: got 0; wanted 1 or more",
+        "checkpoints.keep: got 0; wanted 1 or more",
+        "optimizer.betas: got [0.9]; wanted two numbers from 0 to below 1",
+        "optimizer.weight_decay: got -1.0; wanted 0 or more",
+        "optimizer.eps: got 0.0; wanted more than 0",
+        "schedule: got both steps and epochs; wanted one of them",
+        "schedule.warmup: got 2.0; wanted a share from 0 to 1",
+        "zero.offload_parameters: needs zero.stage: 3, got 1",
+    ]
+
+
+def test_an_unknown_key_names_its_nearest_match() -> None:
+    (problem,) = problems(bacth={"rows": 4})
+    assert problem.startswith("bacth: unknown key; did you mean batch?")
+
+
+@pytest.mark.parametrize(
+    ("sections", "problem"),
+    [
+        ({"train": {"projector": None}}, "train: nothing is trained; set a learning rate for projector"),
+        ({"zero": {"stage": 0}}, "zero.stage: 0 cannot train in bf16: Adam's step counter runs one ahead there"),
+        ({"optimizer": {"kind": "cpu"}}, "optimizer.kind: cpu works on offloaded state alone"),
+        (
+            {"optimizer": {"kind": "fused"}, "zero": {"offload_optimizer": True}},
+            "optimizer.kind: fused does not work on offloaded state",
+        ),
+        ({"model": {"encoder": {"kind": "tiny"}, "decoder": {}}}, "model.decoder: got none of name, preset and config"),
+    ],
+)
+def test_what_cannot_train_is_refused_with_the_reason(sections: dict[str, Any], problem: str) -> None:
+    (found,) = problems(**sections)
+    assert found.startswith(problem)
+
+
+def test_rows_that_the_ranks_cannot_share_are_refused_with_what_would_work() -> None:
+    made = config(batch={"rows": 12, "micro_rows": 4})
+    assert check_ranks(made, 1) == check_ranks(made, 3) == []
+    assert [accumulation(made, ranks) for ranks in (1, 3)] == [3, 1]
+    assert check_ranks(made, 2) == [
+        "batch.rows: got 12, which 2 ranks cannot share by batch.micro_rows 4; wanted a multiple of 8; set "
+        "batch.micro_rows to one of 1, 2, 3, 6, or change the number of ranks"
+    ]
+    (problem,) = check_ranks(made, 5)
+    assert problem.endswith("set batch.rows to a multiple of 5, or change the number of ranks")
+    (problem,) = problems(batch={"rows": 10, "micro_rows": 4})
+    assert "set batch.micro_rows to one of 1, 2, 5, 10" in problem
+
+
+@pytest.fixture(scope="module")
+def manifest(tmp_path_factory: pytest.TempPathFactory) -> shards.Build:
+    folder = tmp_path_factory.mktemp("config")
+    blend = small_blends.chat_blend(
+        folder, [small_blends.chat_record(number) for number in range(4)], limits={"max_length": 256, "max_images": 3}
+    )
+    return shards.open(small_blends.build(blend).path)
+
+
+def test_a_build_is_held_against_all_that_is_expected_of_it(manifest: shards.Build) -> None:
+    content, digest = manifest.manifest.content, manifest.manifest.hash
+    size = content["config"]["image"]["size"]
+    fingerprint = content["tokenizer"]["fingerprint"]
+    fits = config(
+        expect={
+            "template": "visualchat",
+            "tokenizer": fingerprint[:8],
+            "manifest": digest,
+            "image_size": size,
+        },
+        batch={"max_length": 256, "max_images": 3},
+    )
+    assert check_build(fits, content, digest) == []
+    wrong = config(
+        expect={"template": "vicuna", "tokenizer": "0123", "manifest": "4567", "image_size": size + 1},
+        batch={"max_length": 255, "max_images": 2},
+        evaluation={"every": 5},
+    )
+    assert [problem.partition(":")[0] for problem in check_build(wrong, content, digest)] == [
+        "expect.template",
+        "expect.tokenizer",
+        "expect.manifest",
+        "expect.image_size",
+        "batch.max_length",
+        "batch.max_images",
+        "evaluation.every",
+    ]
+    assert check_build(wrong, content, digest)[4] == (
+        "batch.max_length: is 255 but this build has samples of up to 256 positions; raise it to 256, or rebuild with "
+        "limits: {max_length: 255}"
+    )
+    (unknown,) = check_build(config(expect={"template": "vicunia"}), content, digest)
+    assert "did you mean vicuna?" in unknown

@@ -1,0 +1,124 @@
+"""What a run tells: sums over windows, MFU by hand, files that go on where the run does."""
+
+from __future__ import annotations
+
+import io
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from trainer import metrics
+from trainer.metrics import Journal, Record, Terminal, Window, Work, peak_flops, read_journal, record
+
+WORK = Work(
+    encoder=1000,
+    encoder_trained=0,
+    encoder_tokens=10,
+    projector=100,
+    projector_trained=100,
+    decoder=5000,
+    decoder_trained=50,
+    head=300,
+    head_trained=0,
+)
+
+
+def entry(step: int) -> Record:
+    return record(
+        Window(loss_sum=2.0, trained_tokens=1), step=step, epoch=0.5, lr={"a": 0.1}, peak=None, memory_bytes=7
+    )
+
+
+def told(folder: Path, *steps: int, after_step: int = 0, tensorboard: bool = False) -> list[int]:
+    journal = Journal(folder, tensorboard=tensorboard, after_step=after_step)
+    for step in steps:
+        journal.write(entry(step))
+    journal.close()
+    return [line["step"] for line in read_journal(folder)]
+
+
+@pytest.fixture
+def clock(monkeypatch: pytest.MonkeyPatch) -> Callable[[float], None]:
+    now = [100.0]
+    monkeypatch.setattr("trainer.metrics.time.perf_counter", lambda: now[0])
+
+    def set_time(seconds: float) -> None:
+        now[0] = 100.0 + seconds
+
+    return set_time
+
+
+def test_a_record_is_over_all_tokens_of_its_steps_and_leaves_pauses_out(clock: Callable[[float], None]) -> None:
+    window = Window(start=100.0)
+    for loss_sum, trained in ((30.0, 10), (2.0, 6)):  # a mean of means would be 1.667
+        window.steps += 1
+        window.loss_sum += loss_sum
+        window.trained_tokens += trained
+        window.positions += 100
+        window.tokens += 80
+        window.images += 3
+        window.wait_seconds += 0.5
+        window.flops += 1e9
+    window.grad_norm = 1.5
+    clock(2.0)
+    with window.paused():
+        clock(52.0)
+    clock(54.0)
+    found = record(window, step=20, epoch=0.25, lr={"decoder": 1e-4}, peak=1e10, memory_bytes=9)
+    assert found.loss == 2.0
+    assert (found.tokens_per_second, found.trained_tokens_per_second, found.images_per_second) == (40.0, 4.0, 1.5)
+    assert (found.data_wait_share, found.seconds_per_step, found.grad_norm) == (0.25, 2.0, 1.5)
+    assert found.padding_share == pytest.approx(0.2)
+    assert found.mfu == pytest.approx(0.05)
+    window.grad_norm = float("nan")
+    assert record(window, step=20, epoch=0.25, lr={}, peak=None, memory_bytes=9).grad_norm is None
+
+
+def test_operations_are_counted_as_by_hand() -> None:
+    forward = 2 * (6 * 10 * (1000 + 100) + 70 * 5000 + 20 * 300)
+    backward = 2 * (6 * 10 * (0 + 100 + 100) + 70 * (5000 + 50) + 20 * 300)
+    assert WORK.flops(positions=70, images=6, trained_tokens=20) == forward + backward
+
+
+def test_the_first_name_in_the_table_that_a_device_has_gives_its_peak() -> None:
+    assert peak_flops("NVIDIA H100 PCIe", "bf16") == 756e12
+    assert peak_flops("NVIDIA H100 80GB HBM3", "bf16") == 989e12
+    assert peak_flops("NVIDIA A10G", "fp16") != peak_flops("NVIDIA A100-SXM4-80GB", "fp16") == 312e12
+    assert peak_flops("NVIDIA L40S", "bf16") != peak_flops("NVIDIA L4", "bf16") == 121e12
+    assert peak_flops("NVIDIA H200", "fp32") is None
+    assert peak_flops("", "bf16") is None
+    names = list(metrics.PEAK_FLOPS)
+    for number, name in enumerate(names):
+        assert not any(earlier in name for earlier in names[:number]), f"{name} would never be found"
+
+
+def test_a_journal_goes_on_after_its_step_and_tells_no_step_twice(tmp_path: Path) -> None:
+    assert told(tmp_path, 1, 2, 3, 4) == [1, 2, 3, 4]
+    assert told(tmp_path, 3, 4, 5, after_step=2) == [1, 2, 3, 4, 5]
+    with (tmp_path / "metrics.jsonl").open("a") as file:
+        file.write('{"kind": "train", "st')  # a crash cut it off
+    assert told(tmp_path, 6, after_step=5) == [1, 2, 3, 4, 5, 6]
+    assert told(tmp_path, 1) == [1]
+
+
+def test_evaluations_stand_between_the_steps(tmp_path: Path) -> None:
+    journal = Journal(tmp_path, tensorboard=False, after_step=0)
+    journal.write(entry(1))
+    journal.write_evaluation(1, 2.5, {"a": 2.0, "b": 3.0})
+    journal.close()
+    assert read_journal(tmp_path)[1] == {"kind": "eval", "step": 1, "loss": 2.5, "datasets": {"a": 2.0, "b": 3.0}}
+    assert json.dumps(read_journal(tmp_path)[0])
+
+
+def test_lines_go_to_a_stderr_that_is_no_terminal(monkeypatch: pytest.MonkeyPatch) -> None:
+    stderr = io.StringIO()
+    monkeypatch.setattr("sys.stderr", stderr)
+    with Terminal(10, done=0) as terminal:
+        terminal.step(1)
+        terminal.show(entry(1))
+        terminal.say("[bold]as it is[/bold]")
+    lines = stderr.getvalue().splitlines()
+    assert lines[0].startswith("step 1/10  loss 2.0000  lr 0.1  0 tokens/s  left 0:00:0")
+    assert lines[1] == "[bold]as it is[/bold]"

@@ -1,0 +1,72 @@
+"""From the config to what DeepSpeed takes: a model with its adapters, what is frozen, and the optimizer's groups."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+
+from trainer.config import TrainConfig
+from trainer.lora import add_adapters
+from trainer.metrics import Work
+from trainer.model import VisionChatModel, build_model
+from trainer.parameters import ComponentRow, by_component, choose_trained, component_rows, parameter_groups
+
+DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16, "fp32": torch.float32}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Assembled:
+    """A model ready to be trained."""
+
+    model: VisionChatModel
+    groups: list[dict[str, Any]]
+    """As torch's optimizers take them, each with a `name`"""
+    rows: list[ComponentRow]
+    """The table of parameters"""
+    work: Work
+
+
+def assemble(config: TrainConfig, content: Mapping[str, Any], *, weights: bool = True) -> Assembled:
+    """The model of a config for the build with this manifest. The same seed gives the same new weights.
+
+    weights: False leaves pretrained ones random. Raises ConfigError if a part cannot be built or adapted.
+    """
+    model = build_model(config.model, content, weights=weights, seed=config.seed, dtype=DTYPES[config.precision])
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(config.seed)
+        add_adapters(model, config.train)
+    choose_trained(model, config.train)
+    if config.gradient_checkpointing:
+        model.checkpoint_activations()
+    groups = parameter_groups(model, config.train, config.optimizer.weight_decay)
+    return Assembled(
+        model=model,
+        groups=[group.for_torch() for group in groups],
+        rows=component_rows(model, config.train),
+        work=_work(model),
+    )
+
+
+def _work(model: VisionChatModel) -> Work:
+    whole = {"encoder": 0, "projector": 0, "decoder": 0}
+    trained = dict(whole)
+    for name, parameter, component in by_component(model):
+        if component != "embeddings":  # tables multiply nothing
+            part = name.partition(".")[0]
+            whole[part] += parameter.numel()
+            trained[part] += parameter.numel() * parameter.requires_grad
+    head = model.decoder.get_output_embeddings().weight
+    return Work(
+        encoder=whole["encoder"],
+        encoder_trained=trained["encoder"],
+        encoder_tokens=model.encoder.num_tokens,
+        projector=whole["projector"],
+        projector_trained=trained["projector"],
+        decoder=whole["decoder"],
+        decoder_trained=trained["decoder"],
+        head=head.numel(),
+        head_trained=head.numel() * head.requires_grad,
+    )

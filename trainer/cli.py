@@ -1,0 +1,221 @@
+"""The command line `dsvl-train`.
+
+Exit codes: 0 fine, also when a signal ended a run that saved first; 1 bad data or a failed run; 2 bad usage or
+configuration. Results go to stdout, progress to stderr.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+from pathlib import Path
+
+import click
+
+from dst.terminal_text import visible
+
+PATH = click.Path(path_type=Path)
+
+
+@click.group(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 120})
+@click.version_option(package_name="dsvl")
+@click.option("--local_rank", type=int, hidden=True, expose_value=False)  # DeepSpeed's launcher adds it
+def cli() -> None:
+    """Train, evaluate, export and talk to multi-image chat models on prepared shards."""
+
+
+@cli.command()
+@click.option("--config", "path", required=True, type=PATH, help="The run's file; `dsvl-train config` prints one.")
+@click.option("--num-gpus", type=click.IntRange(min=1), help="Ranks on each node.  [default: one process]")
+@click.option("--num-nodes", type=click.IntRange(min=1), help="Nodes of the hostfile to use.")
+@click.option("--hostfile", type=PATH, help="DeepSpeed's hostfile: a node and its slots on each line.")
+@click.argument("settings", nargs=-1, metavar="[a.b=value]...")
+def run(
+    path: Path, num_gpus: int | None, num_nodes: int | None, hostfile: Path | None, settings: tuple[str, ...]
+) -> None:
+    """Train; the same command goes on from the newest checkpoint. Works under deepspeed and torchrun as well."""
+    from trainer.config import load_config
+    from trainer.launch import STOP, Layout, launch
+    from trainer.prepare import checked_build
+    from trainer.ranks import world_size_of
+
+    config = load_config(path, settings)
+    layout = Layout(num_gpus=num_gpus, num_nodes=num_nodes, hostfile=hostfile)
+    launched = world_size_of(os.environ)
+    launches = launched is None and not layout.is_alone
+    build = checked_build(config, layout.world_size if launches else launched or 1, loads_model=not launches)
+    if launches:
+        sys.exit(launch(layout, ["run", "--config", str(path), *settings], Path(config.out)))
+    from trainer.run import run_training
+
+    if launched is None:
+        (Path(config.out) / STOP).unlink(missing_ok=True)  # it was meant for a run before
+    run_training(config, build)
+
+
+@cli.command()
+@click.option("--checkpoint", required=True, type=PATH, help="A run's `out` folder, or one of its checkpoints.")
+@click.option("--out", required=True, type=PATH, help="Folder to write; it must be empty or not there.")
+@click.option("--build", help="Where the run's build lies now, if it was moved.")
+@click.option("--precision", type=click.Choice(["bf16", "fp16", "fp32"]), help="Of weights.  [default: as trained]")
+@click.option("--file-gb", default=4.0, show_default=True, type=click.FloatRange(min=0.001), help="A file's size.")
+def export(checkpoint: Path, out: Path, build: str | None, precision: str | None, file_gb: float) -> None:
+    """Write a trained model, adapters merged: a LLaVA folder if it is one, else one that trainer.load opens."""
+    from trainer.torchvision_operators import declare_operators
+
+    declare_operators()
+    from trainer import export as exporting
+
+    done = exporting.export(checkpoint, out, build=build, precision=precision, shard_bytes=int(file_gb * (1 << 30)))
+    for reason in done.refusals:
+        click.echo(f"no LLaVA folder: {reason}", err=True)
+    kind = "a LLaVA folder" if done.form == "llava" else "a folder for trainer.load"
+    click.echo(f"{done.folder}: {kind}, {done.parameters:,} parameters, {done.size_bytes / 1e6:,.1f} MB")
+
+
+@cli.command()
+@click.option("--model", required=True, type=PATH, help="An exported folder, a run's `out` folder, or a checkpoint.")
+@click.option("--run-build", help="Where a run's build lies now, if it was moved.")
+@click.option("--max-new-tokens", default=512, show_default=True, help="Of one answer.")
+@click.option("--temperature", default=0.0, show_default=True, help="Above 0 answers are drawn; 0 is greedy.")
+@click.option("--top-p", default=1.0, show_default=True, help="Draw from the likeliest tokens of this share.")
+@click.option("--seed", default=0, show_default=True, help="Decides the draws.")
+def chat(model: Path, run_build: str | None, max_new_tokens: int, temperature: float, top_p: float, seed: int) -> None:
+    """Talk to a model about pictures, round after round; lines come from the terminal or a pipe."""
+    from dst.errors import ConfigError
+    from trainer.torchvision_operators import declare_operators
+
+    declare_operators()
+    from trainer.generate import Sampling
+
+    sampling = Sampling(max_new_tokens=max_new_tokens, temperature=temperature, top_p=top_p, seed=seed)
+    if problems := sampling.problems():
+        raise ConfigError(problems)
+    from trainer.chat import Chat
+    from trainer.opened import open_model
+
+    speaker, _ = open_model(model, run_build=run_build)
+    Chat(speaker, sampling).run(sys.stdin)
+
+
+@cli.command("eval")
+@click.option("--model", required=True, type=PATH, help="An exported folder, a run's `out` folder, or a checkpoint.")
+@click.option("--run-build", help="Where a run's build lies now, if it was moved.")
+@click.option("--build", help="Build to measure on: folder or URL.  [default: the run's own]")
+@click.option("--dialogues", type=PATH, help="Hold the dialogues of this JSON file instead.")
+@click.option("--images", type=PATH, help="Folder of the dialogues' pictures.  [default: the file's]")
+@click.option("--prefix", default="", help="Leading folders of the file's paths that the folder has not.")
+@click.option("--leave-out", is_flag=True, help="Leave out dialogues that lack a picture.")
+@click.option("--out", type=PATH, help="Folder for results.csv, results.jsonl and results.html.")
+@click.option("--loss/--no-loss", default=True, help="Measure the held-out loss.  [default: loss]")
+@click.option("--answers/--no-answers", default=True, help="Answer and score.  [default: answers]")
+@click.option("--limit", type=click.IntRange(min=1), help="Answer for so many samples of each dataset.  [default: all]")
+@click.option("--batch", default=4, show_default=True, type=click.IntRange(min=1), help="Rows or prompts at once.")
+@click.option("--workers", default=2, show_default=True, type=click.IntRange(min=0), help="Processes that read ahead.")
+@click.option("--max-new-tokens", default=128, show_default=True, help="Of one answer.")
+@click.option("--temperature", default=0.0, show_default=True, help="Above 0 answers are drawn; 0 is greedy.")
+@click.option("--top-p", default=1.0, show_default=True, help="Draw from the likeliest tokens of this share.")
+@click.option("--seed", default=0, show_default=True, help="Decides the draws.")
+@click.option("--json", "as_json", is_flag=True, help="Print results as one line of JSON.")
+def evaluate(
+    model: Path,
+    run_build: str | None,
+    build: str | None,
+    dialogues: Path | None,
+    images: Path | None,
+    prefix: str,
+    leave_out: bool,
+    out: Path | None,
+    loss: bool,
+    answers: bool,
+    limit: int | None,
+    batch: int,
+    workers: int,
+    max_new_tokens: int,
+    temperature: float,
+    top_p: float,
+    seed: int,
+    as_json: bool,
+) -> None:
+    """Measure a model on held-out samples (loss, VQA accuracy, exact match, CIDEr, BLEU), or hold dialogues with it."""
+    if dialogues is not None and build is not None:
+        raise click.UsageError("--build and --dialogues: got both; wanted one of them")
+    if dialogues is not None and out is None:
+        raise click.UsageError("--out: missing; wanted a folder for what was said in the dialogues")
+    if dialogues is None and not (loss or answers):
+        raise click.UsageError("--no-loss and --no-answers: nothing is left to measure; wanted one of them at most")
+    from trainer.torchvision_operators import declare_operators
+
+    declare_operators()
+    from trainer.eval_command import EvalSettings, evaluate_build, evaluate_dialogues
+    from trainer.generate import Sampling
+
+    sampling = Sampling(max_new_tokens=max_new_tokens, temperature=temperature, top_p=top_p, seed=seed)
+    settings = EvalSettings(model=model, run_build=run_build, sampling=sampling, batch=batch, out=out, as_json=as_json)
+    if dialogues is None:
+        evaluate_build(settings, build, loss=loss, answers=answers, limit=limit, workers=workers)
+    else:
+        root = images or dialogues.parent
+        evaluate_dialogues(settings, dialogues, root=root, prefix=prefix, leave_out=leave_out)
+
+
+@cli.command()
+def config() -> None:
+    """Print the whole default configuration, with what each field means."""
+    from trainer.default_config import default_yaml
+
+    click.echo(default_yaml(), nl=False)
+
+
+def main() -> None:
+    """Errors that a user can mend end in one line each and the right exit code; a traceback is a bug of ours."""
+    try:
+        _run()
+    except (click.exceptions.Abort, KeyboardInterrupt):
+        click.echo("stopped", err=True)
+        sys.exit(1)
+
+
+def _run() -> None:
+    from dst import TemplateError, TokenizerError
+    from dst.errors import ConfigError
+    from shards import ShardError
+    from trainer.errors import TrainError
+
+    try:
+        cli(standalone_mode=False)
+    except click.ClickException as error:
+        error.show()
+        sys.exit(error.exit_code)
+    except ConfigError as error:
+        _complain(error.problems)
+        sys.exit(2)
+    except (TemplateError, TokenizerError) as error:
+        _complain([str(error)])
+        sys.exit(2)
+    except (TrainError, ShardError) as error:
+        _complain(str(error).splitlines())
+        sys.exit(1)
+    except RuntimeError as error:
+        if "DataLoader worker" not in str(error):  # all that torch tells of a process that was killed
+            raise
+        _complain([f"a loader worker died: {error}; if memory ran out, set batch.workers lower"])
+        sys.exit(1)
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        sys.exit(1)
+    except OSError as error:
+        place = error.filename or "the disk"
+        click.echo(f"error: {visible(f'{place}: {error.strerror or error}')}", err=True)
+        sys.exit(1)
+
+
+def _complain(problems: list[str]) -> None:
+    """Ranks raise these together, so one of each node speaks."""
+    if os.environ.get("LOCAL_RANK", "0") == "0":
+        for problem in problems:
+            click.echo(f"error: {visible(problem)}", err=True)
+
+
+if __name__ == "__main__":
+    main()

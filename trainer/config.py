@@ -1,0 +1,341 @@
+"""What a training run is: one strict tree of dataclasses, with a sentence under every field.
+
+Rule: all that can be known before the model is loaded is checked before it is loaded: `load_config` reads the file,
+`check_build` holds it against the build's manifest, `check_ranks` against the number of processes. Each reports every
+problem at once, by dotted path.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+from dst.errors import ConfigError, TemplateError
+from dst.strict import build, override, read_yaml
+from dst.template import load_template
+from trainer.model_config import ModelConfig, TrainedParts, check_model_values, check_trained_parts
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Expected:
+    template: str | None = None
+    """The template the build must have been compiled with: a built-in name or the path of a .jinja file."""
+    tokenizer: str | None = None
+    """The fingerprint of the build's tokenizer, or how it begins; manifest.json tells it."""
+    manifest: str | None = None
+    """The hash of the build's manifest, or how it begins: set it to pin the data to the last byte."""
+    image_size: int | None = None
+    """The side of the build's pictures in pixels."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class BatchConfig:
+    rows: int = 16
+    """Rows of one optimizer step, over all ranks and accumulation steps: training is the same on 1 or 8 of them."""
+    micro_rows: int = 1
+    """Rows that one rank takes through the model at once. Raise it until memory is full; accumulation follows."""
+    max_length: int | None = None
+    """Positions of a row; default: the longest sample the build allows. Longer rows hold more samples."""
+    max_images: int | None = None
+    """Most images of a row: a bound on the encoder's memory. Nothing sets no bound."""
+    packed: bool = True
+    """Several samples share a row, apart from each other. Off: one sample a row, padded to the longest of its batch."""
+    shuffle: Literal["samples", "shards"] | None = None
+    """samples: from a local disk. shards: from remote or rotating disks. Default: by where the build lies."""
+    workers: int = 2
+    """Processes of each rank that read and decode pictures ahead. 0 does it between the steps."""
+    decode: Literal["exact", "fast"] = "exact"
+    """fast is twice as fast where pictures are stored as they were, and differs by under 1.5/255 on average."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class OptimizerConfig:
+    kind: Literal["adamw", "fused", "cpu"] = "adamw"
+    """adamw: torch's. fused: torch's fused kernels, for CUDA. cpu: DeepSpeed's for offloading; needs a compiler."""
+    betas: tuple[float, ...] = (0.9, 0.95)
+    """Adam's two decay rates."""
+    eps: float = 1e-8
+    """Adam's epsilon."""
+    weight_decay: float = 0.0
+    """For matrices; norms, biases and embeddings are never decayed."""
+    clip: float | None = 1.0
+    """Largest norm of all gradients together; nothing switches clipping off."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ScheduleConfig:
+    steps: int | None = None
+    """Optimizer steps of the whole run."""
+    epochs: int | None = None
+    """The whole run in epochs of the blend, instead of in steps. Without both it is one epoch."""
+    shape: Literal["cosine", "linear", "constant"] = "cosine"
+    """How the learning rates fall after the warmup."""
+    warmup: float = 0.03
+    """Share of the steps over which the learning rates rise from nothing."""
+    final: float = 0.0
+    """Share of the learning rates that is left at the end; constant ignores it."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ZeroConfig:
+    stage: Literal[0, 1, 2, 3] = 2
+    """What ranks share out: 0 nothing (fp32 only), 1 optimizer state, 2 gradients too, 3 weights too."""
+    offload_optimizer: bool = False
+    """Keep optimizer state in the host's memory; needs stage 1 to 3, and wants optimizer.kind: cpu to be fast."""
+    offload_parameters: bool = False
+    """Keep weights in the host's memory until a layer needs them; needs stage 3."""
+    persistence_threshold: int | None = None
+    """Stage 3 keeps weights of fewer elements whole on every rank; default: DeepSpeed's."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CheckpointConfig:
+    every: int = 500
+    """Optimizer steps between checkpoints; one is also written at the end. 0 writes that one alone."""
+    keep: int = 2
+    """How many of the newest are kept, beside the best."""
+    resume: str = "auto"
+    """auto: go on from the newest checkpoint below `out`, if any. never: refuse to. Or the folder of a checkpoint."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LoggingConfig:
+    every: int = 10
+    """Optimizer steps between lines of metrics.jsonl, TensorBoard and the terminal."""
+    tensorboard: bool = True
+    """Write TensorBoard files below `out`/tensorboard."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class EvaluationConfig:
+    every: int = 0
+    """Optimizer steps between evaluations on the held-out split; one also comes at the end. 0 switches both off."""
+    batches: int | None = None
+    """At most so many batches of micro_rows x ranks rows an evaluation; default: the whole split."""
+    micro_rows: int | None = None
+    """Rows of one rank at once; default: those of training."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TrainConfig:
+    build: str
+    """The build folder that dsvl-prep made, or its URL."""
+    out: str
+    """Folder for checkpoints and logs."""
+    model: ModelConfig
+    """Encoder, projector, decoder and attention."""
+    train: TrainedParts = field(default_factory=TrainedParts)
+    """What is trained, and how fast."""
+    expect: Expected = field(default_factory=Expected)
+    """What the build must be; checked before the model is loaded."""
+    seed: int = 0
+    """Decides the order of samples, new weights and dropout."""
+    precision: Literal["bf16", "fp16", "fp32"] = "bf16"
+    """Of weights and activations; optimizer state is always fp32."""
+    gradient_checkpointing: bool = False
+    """Compute activations again in the backward pass: about a third slower, far less memory."""
+    batch: BatchConfig = field(default_factory=BatchConfig)
+    """How much goes into a step."""
+    optimizer: OptimizerConfig = field(default_factory=OptimizerConfig)
+    """AdamW."""
+    schedule: ScheduleConfig = field(default_factory=ScheduleConfig)
+    """How long, and the course of the learning rates."""
+    zero: ZeroConfig = field(default_factory=ZeroConfig)
+    """DeepSpeed ZeRO: what is shared out among ranks."""
+    checkpoints: CheckpointConfig = field(default_factory=CheckpointConfig)
+    """What is written when, and where a run goes on."""
+    logging: LoggingConfig = field(default_factory=LoggingConfig)
+    """What is told while it runs."""
+    evaluation: EvaluationConfig = field(default_factory=EvaluationConfig)
+    """The loss on the held-out split."""
+
+
+def load_config(path: Path, settings: Sequence[str] = ()) -> TrainConfig:
+    """Read and check a file with `a.b=value` settings applied. Raises ConfigError with all problems.
+
+    `build`, `out` and other paths of the file are relative to the current folder.
+    """
+    tree = read_yaml(path)
+    try:
+        override(tree, settings)
+    except ConfigError as error:
+        raise ConfigError([problem.removeprefix("--set ") for problem in error.problems]) from None
+    return config_from(tree, path.name)
+
+
+def config_from(tree: Mapping[str, Any], where: str) -> TrainConfig:
+    """The config in parsed YAML or JSON. Raises ConfigError with all problems."""
+    config, problems = build(TrainConfig, tree)
+    if config is not None:
+        problems = _check(config)
+    if problems or config is None:
+        raise ConfigError([f"{where}: {problem}" for problem in problems])
+    return config
+
+
+def to_tree(config: object) -> dict[str, Any]:
+    """The config as YAML or JSON can hold it; config_from reads it again."""
+
+    def plain(value: Any) -> Any:
+        if isinstance(value, tuple | list):
+            return [plain(item) for item in value]
+        if isinstance(value, Mapping):
+            return {key: plain(item) for key, item in value.items()}
+        return value
+
+    tree: dict[str, Any] = plain(dataclasses.asdict(config))  # type: ignore[call-overload]
+    return tree
+
+
+def check_ranks(config: TrainConfig, world_size: int) -> list[str]:
+    """Problems between the config and the number of ranks."""
+    rows, micro_rows = config.batch.rows, config.batch.micro_rows
+    if rows % (micro_rows * world_size):
+        fits = [count for count in range(1, rows // world_size + 1) if rows % (count * world_size) == 0]
+        step = (
+            f"set batch.micro_rows to one of {', '.join(map(str, fits))}"
+            if fits
+            else f"set batch.rows to a multiple of {world_size}"
+        )
+        return [
+            f"batch.rows: got {rows}, which {world_size} ranks cannot share by batch.micro_rows {micro_rows}; wanted a "
+            f"multiple of {micro_rows * world_size}; {step}, or change the number of ranks"
+        ]
+    return []
+
+
+def accumulation(config: TrainConfig, world_size: int) -> int:
+    """Micro-batches of one optimizer step."""
+    return config.batch.rows // (config.batch.micro_rows * world_size)
+
+
+def check_build(config: TrainConfig, content: Mapping[str, Any], manifest_hash: str) -> list[str]:
+    """Problems between the config and a build's manifest."""
+    built = content["config"]
+    problems = []
+    expect = config.expect
+    if expect.template is not None:
+        problems += _check_template(expect.template, content)
+    fingerprint = str(content["tokenizer"].get("fingerprint"))
+    for name, wanted, got in (
+        ("tokenizer", expect.tokenizer, fingerprint),
+        ("manifest", expect.manifest, manifest_hash),
+    ):
+        if wanted is not None and (not wanted or not got.startswith(wanted)):
+            problems.append(
+                f"expect.{name}: is {wanted!r} but the build has {got[:12]}; choose the right build, or rebuild"
+            )
+    sides = built["image"]["size"]
+    if expect.image_size is not None and expect.image_size != sides:
+        problems.append(
+            f"expect.image_size: is {expect.image_size} but this build's pictures have {sides}; rebuild with "
+            f"image: {{size: {expect.image_size}}}, or choose another encoder"
+        )
+    longest = int(built["limits"]["max_length"])
+    length = config.batch.max_length
+    if length is not None and length < longest:
+        problems.append(
+            f"batch.max_length: is {length} but this build has samples of up to {longest} positions; raise it to "
+            f"{longest}, or rebuild with limits: {{max_length: {length}}}"
+        )
+    most = built["limits"].get("max_images")
+    images = config.batch.max_images
+    if images is not None and most is not None and images < most:
+        problems.append(
+            f"batch.max_images: is {images} but this build has samples of up to {most} images; raise it to {most}, or "
+            f"rebuild with limits: {{max_images: {images}}}"
+        )
+    if config.evaluation.every and not any(
+        shard["samples"] for dataset in content["datasets"].values() for shard in dataset["shards"]["eval"]
+    ):
+        problems.append(
+            "evaluation.every: this build has no held-out samples; rebuild with split: {eval: 0.01}, or set it to 0"
+        )
+    return problems
+
+
+def row_length(config: TrainConfig, content: Mapping[str, Any]) -> int:
+    """Positions of a row."""
+    return config.batch.max_length or int(content["config"]["limits"]["max_length"])
+
+
+def _check_template(name: str, content: Mapping[str, Any]) -> list[str]:
+    try:
+        source = load_template(name, content["config"].get("variables") or None).source
+    except TemplateError as error:
+        return [f"expect.template: {error}"]
+    if source == content["template"]:
+        return []
+    return [
+        f"expect.template: is {name} but this build was compiled with {content['config']['template']} (or with another "
+        "text of it); rebuild with that template, or change expect.template"
+    ]
+
+
+def _check(config: TrainConfig) -> list[str]:
+    """What field types cannot say."""
+    batch, optimizer, schedule, zero = config.batch, config.optimizer, config.schedule, config.zero
+    problems = [*check_model_values(config.model), *check_trained_parts(config.train), *_at_least(config)]
+    if len(optimizer.betas) != 2 or not all(0 <= beta < 1 for beta in optimizer.betas):
+        problems.append(f"optimizer.betas: got {list(optimizer.betas)}; wanted two numbers from 0 to below 1")
+    for name, value in (("weight_decay", optimizer.weight_decay), ("clip", optimizer.clip or 0.0)):
+        if value < 0:
+            problems.append(f"optimizer.{name}: got {value}; wanted 0 or more")
+    if optimizer.eps <= 0:
+        problems.append(f"optimizer.eps: got {optimizer.eps}; wanted more than 0")
+    if schedule.steps is not None and schedule.epochs is not None:
+        problems.append("schedule: got both steps and epochs; wanted one of them")
+    for name, value in (("warmup", schedule.warmup), ("final", schedule.final)):
+        if not 0 <= value <= 1:
+            problems.append(f"schedule.{name}: got {value}; wanted a share from 0 to 1")
+    if zero.stage == 0 and config.precision != "fp32":
+        problems.append(
+            f"zero.stage: 0 cannot train in {config.precision}: Adam's step counter runs one ahead there, so the run "
+            "would differ from every other stage; set zero.stage: 1 (the same on one rank), or precision: fp32"
+        )
+    if zero.offload_optimizer and zero.stage == 0:
+        problems.append("zero.offload_optimizer: needs zero.stage 1, 2 or 3")
+    if zero.offload_parameters and zero.stage != 3:
+        problems.append(f"zero.offload_parameters: needs zero.stage: 3, got {zero.stage}")
+    if optimizer.kind == "cpu" and not zero.offload_optimizer:
+        problems.append("optimizer.kind: cpu works on offloaded state alone; set zero.offload_optimizer: true too")
+    if optimizer.kind == "fused" and zero.offload_optimizer:
+        problems.append("optimizer.kind: fused does not work on offloaded state; wanted cpu or adamw")
+    if batch.micro_rows > 0 and batch.rows > 0:
+        problems += check_ranks(config, 1)
+    return problems
+
+
+def _at_least(config: TrainConfig) -> list[str]:
+    batch, schedule, saved, said, held = (
+        config.batch,
+        config.schedule,
+        config.checkpoints,
+        config.logging,
+        config.evaluation,
+    )
+    least = (
+        ("seed", config.seed, 0),
+        ("batch.rows", batch.rows, 1),
+        ("batch.micro_rows", batch.micro_rows, 1),
+        ("batch.max_length", batch.max_length, 2),
+        ("batch.max_images", batch.max_images, 1),
+        ("batch.workers", batch.workers, 0),
+        ("schedule.steps", schedule.steps, 1),
+        ("schedule.epochs", schedule.epochs, 1),
+        ("checkpoints.every", saved.every, 0),
+        ("checkpoints.keep", saved.keep, 1),
+        ("logging.every", said.every, 1),
+        ("evaluation.every", held.every, 0),
+        ("evaluation.batches", held.batches, 1),
+        ("evaluation.micro_rows", held.micro_rows, 1),
+        ("zero.persistence_threshold", config.zero.persistence_threshold, 0),
+    )
+    return [
+        f"{name}: got {value}; wanted {smallest} or more"
+        for name, value, smallest in least
+        if value is not None and value < smallest
+    ]

@@ -1,0 +1,129 @@
+"""DeepSpeed: starting and ending its process group, its configuration, and the engine around a model.
+
+Rules: no operator is compiled unless `optimizer.kind: cpu` asks for one. The learning rate of every group is set before
+each step by trainer.loop, so DeepSpeed is given no scheduler. Its files are not used: see trainer.checkpoint.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import os
+import warnings
+from collections.abc import Iterator, Sequence
+from datetime import timedelta
+from typing import Any
+
+import torch
+
+from dst.errors import ConfigError
+from trainer.config import TrainConfig, accumulation
+from trainer.ranks import Ranks, alone, world_size_of
+
+TIMEOUT = timedelta(minutes=30)
+"""How long a rank waits for the others: the first may be decoding, or writing a checkpoint."""
+
+_BUCKET = 50_000_000
+"""Elements that are reduced and gathered at once: DeepSpeed's own 500 million take 2 GB."""
+
+
+@contextlib.contextmanager
+def process_group() -> Iterator[Ranks]:
+    """The ranks of this run. A process that no launcher started is a run of its own."""
+    if world_size_of(os.environ) is None:
+        alone()
+    if torch.accelerator.current_accelerator() is None:
+        os.environ.setdefault("DS_ACCELERATOR", "cpu")  # else DeepSpeed warns that it found nothing better
+    # torch renamed collectives that DeepSpeed still calls by their old names
+    warnings.filterwarnings("ignore", category=FutureWarning, module=r"torch\.distributed")
+    import deepspeed
+    from deepspeed.accelerator import get_accelerator
+    from deepspeed.utils import logger
+
+    # Its collectives for one CPU host are compiled when the group starts, for a minute or more; gloo does as well.
+    deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False
+    logger.setLevel(logging.ERROR)
+    accelerator = get_accelerator()
+    if accelerator.device_name() != "cpu":
+        accelerator.set_device(int(os.environ.get("LOCAL_RANK", "0")))
+    deepspeed.init_distributed(timeout=TIMEOUT, verbose=False)
+    try:
+        yield Ranks(
+            rank=torch.distributed.get_rank(),
+            world_size=torch.distributed.get_world_size(),
+            device=torch.device(accelerator.current_device_name()),
+        )
+    finally:
+        torch.distributed.destroy_process_group()
+
+
+def check_device(config: TrainConfig) -> list[str]:
+    """Problems between the config and the device of this process."""
+    from deepspeed.accelerator import get_accelerator
+
+    accelerator = get_accelerator()
+    supported = {"bf16": accelerator.is_bf16_supported, "fp16": accelerator.is_fp16_supported, "fp32": lambda: True}
+    if supported[config.precision]():
+        return []
+    others = [name for name, works in supported.items() if works()]
+    return [f"precision: {accelerator.device_name()} cannot train in {config.precision}; wanted {' or '.join(others)}"]
+
+
+def deepspeed_config(config: TrainConfig, world_size: int) -> dict[str, Any]:
+    """DeepSpeed's own configuration for a run."""
+    zero: dict[str, Any] = {
+        "stage": config.zero.stage,
+        "reduce_bucket_size": _BUCKET,
+        "allgather_bucket_size": _BUCKET,
+        "overlap_comm": torch.cuda.is_available(),
+        "contiguous_gradients": True,
+    }
+    if config.zero.stage == 3:
+        zero["stage3_prefetch_bucket_size"] = _BUCKET
+        if config.zero.persistence_threshold is not None:
+            zero["stage3_param_persistence_threshold"] = config.zero.persistence_threshold
+    pinned = torch.cuda.is_available()
+    if config.zero.offload_optimizer:
+        zero["offload_optimizer"] = {"device": "cpu", "pin_memory": pinned}
+    if config.zero.offload_parameters:
+        zero["offload_param"] = {"device": "cpu", "pin_memory": pinned}
+    made: dict[str, Any] = {
+        "train_micro_batch_size_per_gpu": config.batch.micro_rows,
+        "gradient_accumulation_steps": accumulation(config, world_size),
+        "gradient_clipping": config.optimizer.clip or 0.0,
+        "zero_optimization": zero,
+        "zero_force_ds_cpu_optimizer": False,
+        "steps_per_print": 2**31,
+    }
+    if config.precision != "fp32":
+        made[config.precision] = {"enabled": True}
+        made["data_types"] = {"grad_accum_dtype": "fp32"}
+    return made
+
+
+def make_optimizer(config: TrainConfig, groups: Sequence[dict[str, Any]]) -> torch.optim.Optimizer:
+    """AdamW over parameter groups that carry `name`, `lr` and `weight_decay`; `initial_lr` is what schedules scale."""
+    groups = [{**group, "initial_lr": group["lr"]} for group in groups]
+    betas, eps = (config.optimizer.betas[0], config.optimizer.betas[1]), config.optimizer.eps
+    if config.optimizer.kind == "cpu":
+        from deepspeed.ops.adam import DeepSpeedCPUAdam
+
+        try:
+            made: torch.optim.Optimizer = DeepSpeedCPUAdam(groups, betas=betas, eps=eps)
+        except (ImportError, RuntimeError, OSError) as error:
+            why = next(iter(str(error).splitlines()), type(error).__name__)
+            raise ConfigError(
+                [f"optimizer.kind: cpu could not be compiled ({why}); install a C++ compiler, or use adamw"]
+            ) from None
+        return made
+    return torch.optim.AdamW(groups, betas=betas, eps=eps, fused=config.optimizer.kind == "fused" or None)
+
+
+def initialize(model: torch.nn.Module, optimizer: torch.optim.Optimizer, config: TrainConfig, world_size: int) -> Any:
+    """DeepSpeed's engine around a model; the model is cast, moved and shared out."""
+    import deepspeed
+
+    engine, *_ = deepspeed.initialize(
+        model=model, optimizer=optimizer, config=deepspeed_config(config, world_size), dist_init_required=False
+    )
+    return engine

@@ -1,0 +1,79 @@
+"""Start a run's processes through DeepSpeed's launcher.
+
+Rule: the launcher runs the same command again, once a rank; there RANK and WORLD_SIZE are set, and the command trains
+instead of launching. A signal to stop is passed on as a file in the run's folder, which reaches the ranks of all nodes
+and gives them the time to save; DeepSpeed's launcher would kill them after 30 seconds.
+"""
+
+from __future__ import annotations
+
+import signal
+import subprocess
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from types import FrameType
+
+from trainer.ranks import free_port
+
+STOP = "stop"
+"""A file of this name in the run's folder ends the run after its current step, with a checkpoint."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Layout:
+    """Which processes a run has."""
+
+    num_gpus: int | None = None
+    """Ranks on each node"""
+    num_nodes: int | None = None
+    hostfile: Path | None = None
+
+    @property
+    def is_alone(self) -> bool:
+        """One process, so that nothing is launched."""
+        return self.hostfile is None and (self.num_nodes or 1) == 1 and (self.num_gpus or 1) == 1
+
+    @property
+    def world_size(self) -> int | None:
+        """Ranks of the run, where that can be told from here."""
+        return self.num_gpus if self.num_gpus and self.hostfile is None and (self.num_nodes or 1) == 1 else None
+
+
+def command(layout: Layout, arguments: Sequence[str]) -> list[str]:
+    """The launcher's command line for `dsvl-train` with these arguments."""
+    made = [sys.executable, "-m", "deepspeed.launcher.runner", "--no_local_rank", "--module"]
+    if layout.num_gpus is not None:
+        made += ["--num_gpus", str(layout.num_gpus)]
+    if layout.num_nodes is not None:
+        made += ["--num_nodes", str(layout.num_nodes)]
+    if layout.hostfile is not None:
+        made += ["--hostfile", str(layout.hostfile)]
+    if layout.world_size is not None:
+        made += ["--master_addr", "127.0.0.1", "--master_port", str(free_port())]
+    return [*made, "trainer.cli", *arguments]
+
+
+def launch(layout: Layout, arguments: Sequence[str], out: Path) -> int:
+    """Run `dsvl-train` with these arguments on every rank, and wait. Returns the exit code: 0, 1 or 2."""
+    stop_file = out / STOP
+    stop_file.unlink(missing_ok=True)
+    # A session of its own: a Ctrl-C in the terminal comes to this process alone, which passes it on in its own way.
+    process = subprocess.Popen(command(layout, arguments), start_new_session=True)
+
+    def pass_on(number: int, frame: FrameType | None) -> None:
+        if stop_file.exists():
+            process.send_signal(number)
+        else:
+            out.mkdir(parents=True, exist_ok=True)
+            stop_file.touch()
+
+    before = {number: signal.signal(number, pass_on) for number in (signal.SIGTERM, signal.SIGINT)}
+    try:
+        code = process.wait()
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+        stop_file.unlink(missing_ok=True)
+    return code if code in (0, 1, 2) else 1

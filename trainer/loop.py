@@ -1,0 +1,336 @@
+"""Optimizer steps over a build: the loss, its gradient, and when to stop.
+
+Rules
+- A step trains on `batch.rows` rows, the same ones for any number of ranks and any `micro_rows`; each rank takes its
+  part of every micro-batch.
+- The loss of a step is the sum over its trained tokens divided by their number, over all ranks and micro-batches. So
+  its tokens are counted before the first forward pass, and every micro-batch's sum is divided by that one number:
+  gradients are those of one big batch, not means of means.
+- Randomness (dropout) is keyed by seed, step and the micro-batch's place in the step: a run that goes on draws as the
+  one before would have, also on another number of ranks.
+- A batch that cannot be read, and a loss that is no number, end the run on all ranks before weights change.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import math
+import signal
+import time
+from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
+from contextlib import closing, contextmanager, nullcontext
+from dataclasses import dataclass
+from types import FrameType
+from typing import Any, cast
+
+import torch
+
+from shards.batch import Batch
+from shards.errors import ShardError
+from shards.loader import Loader
+from trainer.config import ScheduleConfig
+from trainer.errors import TrainError
+from trainer.ranks import Ranks
+
+IGNORE = -100
+
+_NAMED = 20
+"""Samples that an error names at most."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StepResult:
+    """One optimizer step, over all ranks."""
+
+    step: int
+    loss_sum: float
+    """Over the trained tokens"""
+    trained_tokens: int
+    positions: int
+    tokens: int
+    """Positions without padding"""
+    images: int
+    grad_norm: float
+    """Before clipping; nan where fp16 overflowed and the step was skipped"""
+    wait_seconds: float
+    """This rank's, for its batches"""
+    loader: Mapping[str, Any]
+    """Loader state after this step's rows"""
+    stopping: bool
+    """A rank was asked to stop; there is no step after this one"""
+
+    @property
+    def loss(self) -> float:
+        return self.loss_sum / self.trained_tokens
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Evaluation:
+    """Mean loss over trained tokens of the held-out split."""
+
+    loss: float
+    datasets: Mapping[str, float]
+    """Of each dataset that has held-out samples"""
+
+
+class StopFlag:
+    """Whether this process was asked to stop."""
+
+    def __init__(self, also: Callable[[], bool] = lambda: False) -> None:
+        """also: another way to be asked."""
+        self._asked, self._also = False, also
+
+    def __call__(self) -> bool:
+        return self._asked or self._also()
+
+    @contextmanager
+    def on_signals(self, *numbers: signal.Signals) -> Iterator[StopFlag]:
+        """A signal asks to stop after the current step; the same one again acts as it did before."""
+        before = {number: signal.getsignal(number) for number in numbers}
+
+        def ask(number: int, frame: FrameType | None) -> None:
+            self._asked = True
+            signal.signal(number, before[signal.Signals(number)])
+
+        for number in numbers:
+            signal.signal(number, ask)
+        try:
+            yield self
+        finally:
+            for number, handler in before.items():
+                signal.signal(number, handler)
+
+
+def learning_rate_factor(schedule: ScheduleConfig, step: int, steps: int) -> float:
+    """What the learning rates are multiplied with in step `step` (from 1) of `steps`."""
+    warmup = math.ceil(schedule.warmup * steps)
+    if step <= warmup:
+        return step / warmup
+    if schedule.shape == "constant":
+        return 1.0
+    done = (step - warmup) / (steps - warmup + 1)  # below 1: the last step learns too
+    left = 1 - done if schedule.shape == "linear" else (1 + math.cos(math.pi * done)) / 2
+    return schedule.final + (1 - schedule.final) * left
+
+
+def train(
+    engine: Any,
+    loader: Loader,
+    *,
+    first_step: int,
+    steps: int,
+    micro_batches: int,
+    schedule: ScheduleConfig,
+    seed: int,
+    ranks: Ranks,
+    stop: StopFlag,
+) -> Generator[StepResult, None, None]:
+    """Make steps `first_step` to `steps` (numbers from 1), giving each when it is done. Close it, in any case.
+
+    Raises ShardError (a batch cannot be read) or TrainError (no finite loss or gradient), the same on all ranks.
+    """
+    batches = cast(Generator[Batch, None, None], iter(loader))
+    with closing(batches):  # ends the loader's workers, which no signal would
+        for step in range(first_step, steps + 1):
+            with _signals_held() if step == first_step else nullcontext():  # that is when loader workers are forked
+                fetched = _fetch(batches, micro_batches, ranks, stop)
+            if fetched is None:
+                return
+            engine.train()
+            set_learning_rates(engine.basic_optimizer, learning_rate_factor(schedule, step, steps))
+            loss_sum = _forward_backward(engine, fetched, step, seed, ranks)
+            grad_norm = _step(engine)
+            if not math.isfinite(grad_norm) and not engine.fp16_enabled():
+                _give_up(f"step {step}: the gradient is {grad_norm}", fetched.batches, ranks)
+            yield StepResult(
+                step=step,
+                loss_sum=loss_sum,
+                trained_tokens=fetched.trained_tokens,
+                positions=fetched.positions,
+                tokens=fetched.tokens,
+                images=fetched.images,
+                grad_norm=grad_norm,
+                wait_seconds=fetched.wait_seconds,
+                loader=loader.state_dict(),
+                stopping=fetched.stopping,
+            )
+            if fetched.stopping:
+                return
+
+
+def evaluate(engine: Any, loader: Loader, datasets: Sequence[str], *, batches: int | None, ranks: Ranks) -> Evaluation:
+    """The loss on a loader's samples. Raises as `train` does."""
+    engine.eval()
+    numbers = {name: number for number, name in enumerate(datasets)}
+    sums = torch.zeros(len(datasets), dtype=torch.float64)
+    counts = torch.zeros(len(datasets), dtype=torch.float64)
+    found = iter(loader)
+    done = 0
+    while batches is None or done < batches:
+        failure, batch = _next(found)
+        _raise_together(failure, ranks)
+        if batch is None:  # on all ranks at once: every rank has as many batches
+            break
+        with torch.no_grad():
+            loss = engine.module(**model_inputs(batch.to(ranks.device)), reduction="sample")
+        owners = torch.tensor([numbers[dataset] for row in batch.samples for dataset, _ in row], dtype=torch.int64)
+        sums.index_add_(0, owners, loss.per_sample.double().cpu())
+        counts.index_add_(0, owners, trained_per_sample(batch).double())
+        done += 1
+    totals = ranks.sums([*sums.tolist(), *counts.tolist()])
+    losses, tokens = totals[: len(datasets)], totals[len(datasets) :]
+    if not all(map(math.isfinite, losses)):
+        names = [name for name, loss_sum in zip(datasets, losses, strict=True) if not math.isfinite(loss_sum)]
+        raise TrainError(f"evaluation: the loss of {', '.join(names)} is no number; lower the learning rate")
+    return Evaluation(
+        loss=sum(losses) / max(sum(tokens), 1),
+        datasets={
+            name: loss_sum / count for name, loss_sum, count in zip(datasets, losses, tokens, strict=True) if count
+        },
+    )
+
+
+def model_inputs(batch: Batch) -> dict[str, torch.Tensor]:
+    """What the model's forward takes of a batch."""
+    return {
+        "input_ids": batch.input_ids,
+        "labels": batch.labels,
+        "position_ids": batch.position_ids,
+        "segment_ids": batch.segment_ids,
+        "images": batch.images,
+        "image_slots": batch.image_slots,
+    }
+
+
+def trained_per_sample(batch: Batch) -> torch.Tensor:
+    """int64 [samples]: trained tokens of each sample, rows in order, a row's segments in order."""
+    counts = []
+    for row, samples in enumerate(batch.samples):
+        segments = batch.segment_ids[row][batch.labels[row] != IGNORE].long()
+        counts.append(torch.bincount(segments, minlength=len(samples) + 1)[1 : len(samples) + 1])
+    return torch.cat(counts) if counts else torch.zeros(0, dtype=torch.int64)
+
+
+def _key(*parts: int) -> int:
+    """What torch's generators start with."""
+    return int.from_bytes(hashlib.sha256(repr(parts).encode()).digest()[:8], "big") >> 1
+
+
+def set_learning_rates(optimizer: torch.optim.Optimizer, factor: float) -> None:
+    for group in optimizer.param_groups:
+        group["lr"] = group["initial_lr"] * factor
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Fetched:
+    """A step's micro-batches of this rank; counts are over all ranks."""
+
+    batches: list[Batch]
+    trained_tokens: int
+    positions: int
+    tokens: int
+    images: int
+    wait_seconds: float
+    stopping: bool
+
+
+@contextmanager
+def _signals_held() -> Iterator[None]:
+    """Processes forked inside never see these signals: one to the whole group is for the ranks, which end workers."""
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, (signal.SIGTERM, signal.SIGINT))
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+
+
+def _fetch(batches: Iterator[Batch], count: int, ranks: Ranks, stop: StopFlag) -> _Fetched | None:
+    """A step's micro-batches, or None if a rank that was asked to stop has lost its loader's workers."""
+    start = time.perf_counter()
+    failure: str | None = None
+    micro: list[Batch] = []
+    while len(micro) < count and failure is None:
+        failure, batch = _next(batches)
+        if batch is not None:
+            micro.append(batch)
+    wait_seconds = time.perf_counter() - start
+    trained, positions, tokens, images, stopping, failed = ranks.sums(
+        [
+            sum(int((batch.labels != IGNORE).sum()) for batch in micro),
+            sum(batch.labels.numel() for batch in micro),
+            sum(int((batch.segment_ids != 0).sum()) for batch in micro),
+            sum(len(batch.images) for batch in micro),
+            stop(),
+            failure is not None,
+        ]
+    )
+    if failed and stopping:
+        return None
+    if failed:
+        _raise_together(failure, ranks)
+    return _Fetched(
+        batches=micro,
+        trained_tokens=int(trained),
+        positions=int(positions),
+        tokens=int(tokens),
+        images=int(images),
+        wait_seconds=wait_seconds,
+        stopping=bool(stopping),
+    )
+
+
+def _next(batches: Iterator[Batch]) -> tuple[str | None, Batch | None]:
+    """(what went wrong, the batch); neither at the end."""
+    try:
+        return None, next(batches, None)
+    except ShardError as error:
+        return str(error), None
+
+
+def _raise_together(failure: str | None, ranks: Ranks) -> None:
+    failures = [text for text in ranks.gather(failure) if text is not None]
+    if failures:
+        raise ShardError("\n".join(dict.fromkeys(failures)))
+
+
+def _forward_backward(engine: Any, fetched: _Fetched, step: int, seed: int, ranks: Ranks) -> float:
+    """Accumulate the gradient of the step's mean loss; returns the sum of the loss over all ranks."""
+    # DeepSpeed takes the mean over ranks and micro-batches; the sum over them is wanted.
+    scale = ranks.world_size * len(fetched.batches) / fetched.trained_tokens
+    sums: list[torch.Tensor] = []
+    for number, batch in enumerate(fetched.batches):
+        torch.manual_seed(_key(seed, step, number * ranks.world_size + ranks.rank))
+        loss = engine(**model_inputs(batch.to(ranks.device)))
+        sums.append(loss.total.detach())
+        engine.backward(loss.total * scale)
+        if number + 1 < len(fetched.batches):
+            engine.step()
+    own = torch.stack(sums).double().tolist()
+    (loss_sum,) = ranks.sums([sum(own)])
+    if not math.isfinite(loss_sum):
+        bad = [batch for batch, value in zip(fetched.batches, own, strict=True) if not math.isfinite(value)]
+        _give_up(f"step {step}: the loss is {loss_sum / fetched.trained_tokens}", bad, ranks)
+    return loss_sum
+
+
+def _give_up(what: str, batches: Sequence[Batch], ranks: Ranks) -> None:
+    """Raises TrainError with the samples of these batches of all ranks."""
+    own = [key for batch in batches for row in batch.samples for _, key in row]
+    names = list(dict.fromkeys(name for found in ranks.gather(own) for name in found))
+    more = f" and {len(names) - _NAMED} more" if len(names) > _NAMED else ""
+    raise TrainError(
+        f"{what}; it came from the samples {', '.join(names[:_NAMED])}{more}; look at them with dsvl-prep inspect, or "
+        "lower the learning rate; the last checkpoint is from before"
+    )
+
+
+def _step(engine: Any) -> float:
+    """Let the optimizer step; returns the gradient's norm before clipping."""
+    if engine.zero_optimization_stage() == 0:  # there DeepSpeed clips but keeps no norm
+        gradients = [parameter.grad for parameter in engine.module.parameters() if parameter.grad is not None]
+        norm = float(torch.nn.utils.get_total_norm(gradients))
+        engine.step()
+        return norm
+    engine.step()
+    norm = float(engine.get_global_grad_norm())
+    return norm if norm >= 0 else math.nan  # -1 stands for a norm that is no number

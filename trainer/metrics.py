@@ -1,0 +1,309 @@
+"""What a run tells while it trains: metrics.jsonl, TensorBoard files and the terminal.
+
+Rules: numbers are those of all ranks. A record covers the steps since the one before: its loss is the mean over their
+trained tokens, its rates are per second of all that time. Every step is told once: where a run goes on from an earlier
+step, what was told of later ones is taken out.
+
+MFU counts the multiplications of weights with activations, two operations each, once forward, once backward for
+activations and once backward for trained weights; attention's own and what gradient checkpointing repeats are left out.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import time
+from collections.abc import Iterator, Mapping
+from contextlib import AbstractContextManager, ExitStack, contextmanager
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+from shards.files import replace_file
+
+JSONL = "metrics.jsonl"
+TENSORBOARD = "tensorboard"
+
+PEAK_FLOPS: Mapping[str, float] = {
+    "B200": 2250e12,
+    "GH200": 989e12,
+    "H200": 989e12,
+    "H100 PCIe": 756e12,
+    "H100 NVL": 835e12,
+    "H100": 989e12,
+    "H800": 989e12,
+    "A100": 312e12,
+    "A800": 312e12,
+    "A10G": 70e12,
+    "A10": 125e12,
+    "A30": 165e12,
+    "A40": 150e12,
+    "L40S": 362e12,
+    "L40": 181e12,
+    "L4": 121e12,
+    "V100": 125e12,
+    "T4": 65e12,
+    "RTX 6000 Ada": 364e12,
+    "RTX A6000": 155e12,
+    "RTX 5090": 210e12,
+    "RTX 4090": 165e12,
+    "RTX 3090": 71e12,
+    "MI300X": 1307e12,
+    "MI250X": 383e12,
+}
+"""Dense half-precision operations per second by the vendors' data sheets; the first name found in a device's wins."""
+
+
+def peak_flops(device_name: str, precision: str) -> float | None:
+    """Half-precision peak of a device; None for fp32 and for devices not in the table."""
+    if precision == "fp32":
+        return None
+    return next((peak for name, peak in PEAK_FLOPS.items() if name in device_name), None)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Work:
+    """Weights that every position of a component is multiplied with; lookup tables do not count."""
+
+    encoder: int
+    encoder_trained: int
+    encoder_tokens: int
+    """Positions of one image in the encoder"""
+    projector: int
+    projector_trained: int
+    decoder: int
+    """Without the token table and the output layer"""
+    decoder_trained: int
+    head: int
+    """The output layer, which works at trained positions alone"""
+    head_trained: int
+
+    def flops(self, *, positions: int, images: int, trained_tokens: int) -> float:
+        """Operations of a step; positions of the decoder without padding.
+
+        Gradients pass through the encoder only if it is trained; through all that follows always.
+        """
+        encoder = 2 * self.encoder + (2 * self.encoder if self.encoder_trained else 0) + 2 * self.encoder_trained
+        projector = 4 * self.projector + 2 * self.projector_trained
+        decoder = 4 * self.decoder + 2 * self.decoder_trained
+        return float(
+            images * self.encoder_tokens * (encoder + projector)
+            + positions * decoder
+            + trained_tokens * (4 * self.head + 2 * self.head_trained)
+        )
+
+
+@dataclass(slots=True)
+class Window:
+    """Steps since the last record."""
+
+    loss_sum: float = 0.0
+    trained_tokens: int = 0
+    positions: int = 0
+    tokens: int = 0
+    images: int = 0
+    steps: int = 0
+    wait_seconds: float = 0.0
+    grad_norm: float = 0.0
+    flops: float = 0.0
+    start: float = field(default_factory=time.perf_counter)
+
+    def seconds(self) -> float:
+        """Since the window began, without pauses."""
+        return max(time.perf_counter() - self.start, 1e-9)
+
+    @contextmanager
+    def paused(self) -> Iterator[None]:
+        """What is done inside is no training: an evaluation, a checkpoint."""
+        before = time.perf_counter()
+        yield
+        self.start += time.perf_counter() - before
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Record:
+    """One line of metrics.jsonl."""
+
+    step: int
+    epoch: float
+    """Epochs done, to the packing window: counted up to where all rows of a window are trained on"""
+    loss: float
+    lr: Mapping[str, float]
+    """By parameter group"""
+    grad_norm: float | None
+    """Of the last step, before clipping; None if fp16 skipped it"""
+    tokens_per_second: float
+    """Positions without padding; an image counts all of its positions"""
+    trained_tokens_per_second: float
+    images_per_second: float
+    padding_share: float
+    data_wait_share: float
+    """Of the time: rank 0 waiting for batches"""
+    seconds_per_step: float
+    memory_bytes: int
+    """Most that was in use: of rank 0's device, or of its process on a CPU"""
+    mfu: float | None
+    """Model FLOPs over the device's peak; None where the peak is not known"""
+
+
+def record(
+    window: Window,
+    *,
+    step: int,
+    epoch: float,
+    lr: Mapping[str, float],
+    peak: float | None,
+    memory_bytes: int,
+) -> Record:
+    """peak: operations per second of all ranks' devices together."""
+    seconds = window.seconds()
+    return Record(
+        step=step,
+        epoch=epoch,
+        loss=window.loss_sum / max(window.trained_tokens, 1),
+        lr=dict(lr),
+        grad_norm=window.grad_norm if math.isfinite(window.grad_norm) else None,
+        tokens_per_second=window.tokens / seconds,
+        trained_tokens_per_second=window.trained_tokens / seconds,
+        images_per_second=window.images / seconds,
+        padding_share=1 - window.tokens / max(window.positions, 1),
+        data_wait_share=window.wait_seconds / seconds,
+        seconds_per_step=seconds / max(window.steps, 1),
+        memory_bytes=memory_bytes,
+        mfu=window.flops / seconds / peak if peak else None,
+    )
+
+
+class Journal:
+    """Writes records below a folder; on other ranks than 0 nothing is made."""
+
+    def __init__(self, folder: Path, *, tensorboard: bool, after_step: int) -> None:
+        """after_step: the step that the run goes on from; what was told of later ones goes."""
+        self._path = folder / JSONL
+        _forget(self._path, after_step)
+        self._file = self._path.open("a", encoding="utf-8")
+        self._board: Any = None
+        if tensorboard:
+            from torch.utils.tensorboard.writer import SummaryWriter
+
+            self._board = SummaryWriter(str(folder / TENSORBOARD), purge_step=after_step + 1)
+
+    def write(self, entry: Record) -> None:
+        values = asdict(entry)
+        self._line({"kind": "train", **values})
+        for name, value in _flat(values):
+            if name != "step" and value is not None:
+                self._scalar(f"train/{name}", value, entry.step)
+
+    def write_evaluation(self, step: int, loss: float, datasets: Mapping[str, float]) -> None:
+        self._line({"kind": "eval", "step": step, "loss": loss, "datasets": dict(datasets)})
+        self._scalar("eval/loss", loss, step)
+        for name, value in datasets.items():
+            self._scalar(f"eval/{name}", value, step)
+
+    def close(self) -> None:
+        self._file.close()
+        if self._board is not None:
+            self._board.close()
+
+    def _line(self, values: Mapping[str, Any]) -> None:
+        self._file.write(json.dumps(values) + "\n")
+        self._file.flush()
+
+    def _scalar(self, name: str, value: float, step: int) -> None:
+        if self._board is not None:
+            self._board.add_scalar(name, value, step)
+
+
+class Terminal(AbstractContextManager["Terminal"]):
+    """A bar with the time left where stderr is a terminal, lines where it is a file."""
+
+    def __init__(self, total: int, *, done: int) -> None:
+        from rich.console import Console
+
+        self._console = Console(stderr=True, highlight=False, soft_wrap=True)
+        self._total, self._done, self._from = total, done, done
+        self._start = time.perf_counter()
+        self._stack = ExitStack()
+        self._bar: Any = None
+
+    def __enter__(self) -> Terminal:
+        if self._console.is_terminal:
+            from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+            columns = (
+                TextColumn("training"),
+                BarColumn(),
+                MofNCompleteColumn(),
+                TextColumn("{task.fields[note]}"),
+                TextColumn("left"),
+                TimeRemainingColumn(),
+            )
+            self._bar = self._stack.enter_context(Progress(*columns, console=self._console))
+            self._task = self._bar.add_task("training", total=self._total, completed=self._done, note="")
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._stack.close()
+
+    def step(self, step: int) -> None:
+        self._done = step
+        if self._bar is not None:
+            self._bar.update(self._task, completed=step)
+
+    def show(self, entry: Record) -> None:
+        note = (
+            f"loss {entry.loss:.4f}  lr {max(entry.lr.values(), default=0.0):.3g}  "
+            f"{entry.tokens_per_second:,.0f} tokens/s"
+        )
+        if entry.mfu is not None:
+            note += f"  MFU {entry.mfu:.1%}"
+        if self._bar is not None:
+            self._bar.update(self._task, note=note)
+        else:
+            self.say(f"step {entry.step}/{self._total}  {note}  left {self._left()}")
+
+    def say(self, text: str) -> None:
+        """A line of its own."""
+        self._console.print(text, markup=False)
+
+    def _left(self) -> str:
+        done = self._done - self._from
+        seconds = (time.perf_counter() - self._start) / max(done, 1) * (self._total - self._done)
+        return f"{int(seconds) // 3600}:{int(seconds) // 60 % 60:02d}:{int(seconds) % 60:02d}"
+
+
+def read_journal(folder: Path) -> list[dict[str, Any]]:
+    """The lines of metrics.jsonl. One that was cut off by a crash is left out."""
+    try:
+        lines = (folder / JSONL).read_text(encoding="utf-8").splitlines()
+    except FileNotFoundError:
+        return []
+    found = []
+    for line in lines:
+        try:
+            found.append(json.loads(line))
+        except ValueError:
+            continue
+    return found
+
+
+def _forget(path: Path, after_step: int) -> None:
+    """Keep what was told of the steps up to one."""
+    entries = read_journal(path.parent)
+    kept = [entry for entry in entries if entry["step"] <= after_step]
+    if path.exists():
+        replace_file(path, "".join(json.dumps(entry) + "\n" for entry in kept).encode())
+
+
+def _flat(values: Mapping[str, Any], prefix: str = "") -> list[tuple[str, Any]]:
+    found: list[tuple[str, Any]] = []
+    for name, value in values.items():
+        if isinstance(value, Mapping):
+            found += _flat(value, f"{prefix}{name}/")
+        else:
+            found.append((prefix + name, value))
+    return found

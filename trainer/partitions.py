@@ -1,0 +1,140 @@
+"""Which part of every trained parameter and of its optimizer state this rank holds, whatever the ZeRO stage.
+
+Rule: DeepSpeed keeps trained weights in flat fp32 tensors, one or more a rank, and Adam's state in tensors of the same
+layout. A `Part` names a piece of one parameter: elements [start, start + count) of it, read in order, lie at
+[offset, offset + count) of `flat`. The parts of all ranks cover every trained parameter exactly once.
+
+The attributes read here are DeepSpeed's own bookkeeping (as its `deepspeed.utils.tensor_fragment` uses it), and the
+same for every release since 0.16. `state_of` is where Adam's moments lie; they are there from the first step on.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+
+MOMENTS = ("exp_avg", "exp_avg_sq")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Part:
+    """A piece of a trained parameter that this rank keeps."""
+
+    name: str
+    shape: tuple[int, ...]
+    """Of the whole parameter"""
+    start: int
+    count: int
+    flat: torch.Tensor
+    """The fp32 tensor that the optimizer steps"""
+    offset: int
+
+    @property
+    def weight(self) -> torch.Tensor:
+        """fp32 [count], a view"""
+        return self.flat.detach().reshape(-1).narrow(0, self.offset, self.count)
+
+    def view(self, state: torch.Tensor) -> torch.Tensor:
+        """The same piece of a state tensor that is laid out as `flat` is."""
+        return state.detach().reshape(-1).narrow(0, self.offset, self.count)
+
+
+def parts(engine: Any, *, rank: int) -> Iterator[Part]:
+    """This rank's parts, parameters in the model's order."""
+    names = {parameter: name for name, parameter in engine.module.named_parameters() if parameter.requires_grad}
+    stage = engine.zero_optimization_stage()
+    if stage == 3:
+        yield from _stage_3(engine.optimizer, names)
+    elif stage:
+        yield from _stages_1_2(engine.optimizer, names)
+    elif rank == 0:
+        for parameter, name in names.items():
+            yield Part(
+                name=name,
+                shape=tuple(parameter.shape),
+                start=0,
+                count=parameter.numel(),
+                flat=parameter,
+                offset=0,
+            )
+
+
+def state_of(engine: Any, flat: torch.Tensor) -> dict[str, Any]:
+    """Adam's state for a flat tensor: `step`, `exp_avg`, `exp_avg_sq`; empty before the first step."""
+    state: dict[str, Any] = engine.basic_optimizer.state[flat]
+    return state
+
+
+def flats(engine: Any) -> list[torch.Tensor]:
+    """The tensors that this rank's optimizer steps."""
+    stage = engine.zero_optimization_stage()
+    if stage == 3:
+        return list(engine.optimizer.fp32_partitioned_groups_flat)
+    if stage:
+        return _flat_groups(engine.optimizer)
+    return [parameter for parameter in engine.module.parameters() if parameter.requires_grad]
+
+
+def _flat_groups(optimizer: Any) -> list[torch.Tensor]:
+    """Stages 1 and 2 have two optimizers: bf16 at stage 1 has one of its own, with other names."""
+    own = getattr(optimizer, "fp32_groups_flat_partition", None)
+    return list(optimizer.single_partition_of_fp32_groups if own is None else own)
+
+
+def _stages_1_2(optimizer: Any, names: Mapping[torch.Tensor, str]) -> Iterator[Part]:
+    groups = _flat_groups(optimizer)
+    for parameter, name in names.items():
+        mapping = parameter._hp_mapping  # type: ignore[attr-defined]
+        if mapping is None:  # the parameter lies on other ranks
+            continue
+        yield Part(
+            name=name,
+            shape=tuple(parameter.shape),
+            start=mapping.lp_fragment_address.start,
+            count=mapping.lp_fragment_address.numel,
+            flat=groups[mapping.param_group_index],
+            offset=mapping.hp_fragment_address.start,
+        )
+
+
+def _stage_3(optimizer: Any, names: Mapping[torch.Tensor, str]) -> Iterator[Part]:
+    """Every rank holds as many elements of every parameter; the last one's are padded."""
+    import torch.distributed as dist
+
+    for parameter, name in names.items():
+        group, offset, share = optimizer.grad_position[optimizer.get_param_id(parameter)]
+        whole = int(parameter.ds_numel)  # type: ignore[attr-defined]
+        start = share * dist.get_rank(parameter.ds_process_group)  # type: ignore[attr-defined]
+        count = min(share, whole - start)
+        if count <= 0:
+            continue
+        yield Part(
+            name=name,
+            shape=tuple(parameter.ds_shape),  # type: ignore[attr-defined]
+            start=start,
+            count=count,
+            flat=optimizer.fp32_partitioned_groups_flat[group],
+            offset=offset,
+        )
+
+
+def restore_step(engine: Any, flat: torch.Tensor, step: int) -> dict[str, torch.Tensor]:
+    """Give a flat tensor the optimizer state of `step` steps, its moments zero; returns the moments, to be filled."""
+    optimizer = engine.basic_optimizer
+    state = state_of(engine, flat)
+    moments = {name: torch.zeros_like(flat, memory_format=torch.preserve_format).detach() for name in MOMENTS}
+    if isinstance(optimizer, torch.optim.Optimizer) and isinstance(optimizer, torch.optim.AdamW):
+        fused = bool(optimizer.defaults.get("fused"))
+        state["step"] = torch.tensor(float(step), device=flat.device if fused else "cpu")
+    else:
+        state["step"] = step
+    for name, moment in moments.items():
+        if name in state:  # DeepSpeed links views of it
+            state[name].zero_()
+            moments[name] = state[name]
+        else:
+            state[name] = moment
+    return moments

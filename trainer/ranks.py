@@ -1,0 +1,69 @@
+"""The processes of a run and what they tell each other.
+
+Rule: what one rank finds out and all must act on (a failed read, a NaN, a signal) goes through here, so that every rank
+raises the same error or makes the same step, and none waits for one that is gone.
+"""
+
+from __future__ import annotations
+
+import os
+import socket
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Ranks:
+    """This process among all of the run."""
+
+    rank: int
+    world_size: int
+    device: torch.device
+
+    @property
+    def is_first(self) -> bool:
+        return self.rank == 0
+
+    def sums(self, values: Sequence[float]) -> list[float]:
+        """Each value summed over the ranks, in float64 where the device has it."""
+        if self.world_size == 1:
+            return [float(value) for value in values]
+        dtype = torch.float32 if self.device.type == "mps" else torch.float64
+        together = torch.tensor(values, dtype=dtype, device=self.device)
+        torch.distributed.all_reduce(together)
+        return [float(value) for value in together.tolist()]
+
+    def gather(self, value: Any) -> list[Any]:
+        """Every rank's value, on every rank. Values are pickled: they come from this run's own processes."""
+        if self.world_size == 1:
+            return [value]
+        found: list[Any] = [None] * self.world_size
+        torch.distributed.all_gather_object(found, value)
+        return found
+
+    def wait(self) -> None:
+        """Until all ranks are here."""
+        if self.world_size > 1:
+            torch.distributed.barrier()
+
+
+def world_size_of(environment: Mapping[str, str]) -> int | None:
+    """Ranks of the run that a launcher started this process for; None if no launcher did."""
+    if "RANK" in environment and "WORLD_SIZE" in environment:
+        return int(environment["WORLD_SIZE"])
+    return None
+
+
+def alone() -> None:
+    """Make this process a run of one rank, as a launcher would."""
+    os.environ.update(RANK="0", LOCAL_RANK="0", WORLD_SIZE="1", MASTER_ADDR="127.0.0.1", MASTER_PORT=str(free_port()))
+
+
+def free_port() -> int:
+    """A port of the loopback that nobody listens on now."""
+    with socket.socket() as listener:
+        listener.bind(("127.0.0.1", 0))
+        return int(listener.getsockname()[1])
