@@ -42,13 +42,15 @@ def test_a_page_is_not_empty_and_its_links_and_paths_exist(page: Path) -> None:
 
 def test_every_command_of_the_readme_exists() -> None:
     text = (ROOT / "README.md").read_text(encoding="utf-8")
-    commands = set(re.findall(r"dsvl-prep (\w+)", text))
-    assert {"build", "verify", "stats", "inspect", "render", "adapters", "init"} <= commands
-    listed = subprocess.run(
-        [sys.executable, "-m", "preprocess.cli", "--help"], check=True, capture_output=True, text=True
-    ).stdout
-    for command in commands:
-        assert re.search(rf"^  {command} ", listed, re.MULTILINE), command
+    for program, module, all_commands in (
+        ("dsvl-prep", "preprocess.cli", {"build", "verify", "stats", "inspect", "render", "adapters", "init"}),
+        ("dsvl-train", "trainer.cli", {"run", "config", "eval", "export", "chat"}),
+    ):
+        commands = set(re.findall(rf"^    {program} (\w+)", text, re.MULTILINE))
+        assert commands == all_commands
+        listed = subprocess.run([sys.executable, "-m", module, "--help"], check=True, capture_output=True, text=True)
+        for command in commands:
+            assert re.search(rf"^  {command} ", listed.stdout, re.MULTILINE), command
     targets = set(re.findall(r"^make ([\w-]+)|`make ([\w-]+)`|    make ([\w-]+)", text))
     makefile = (ROOT / "Makefile").read_text(encoding="utf-8")
     for target in {name for names in targets for name in names if name}:

@@ -48,8 +48,11 @@ def test_the_data_half_names_no_heavy_package(package: str) -> None:
         assert not imports(path) & HEAVY - allowed, path
 
 
-@pytest.mark.parametrize("module", ["dst", "shards", "preprocess.build", "preprocess.cli", "preprocess.inspector"])
-def test_importing_the_data_half_loads_no_heavy_package(module: str) -> None:
+LIGHT = ["dst", "shards", "preprocess.build", "preprocess.cli", "preprocess.inspector", "trainer", "trainer.cli"]
+
+
+@pytest.mark.parametrize("module", LIGHT)
+def test_importing_the_data_half_or_a_command_line_loads_no_heavy_package(module: str) -> None:
     code = f"import sys, {module}; print(*sys.modules)"
     done = subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True, cwd=ROOT)
     assert not HEAVY & set(done.stdout.split())

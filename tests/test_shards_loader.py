@@ -284,6 +284,12 @@ def test_an_epoch_of_training_draws_what_the_manifest_says(build: Build) -> None
     assert counts == {name: dataset["draws"] for name, dataset in build.manifest.content["datasets"].items()}
 
 
+def test_the_rows_of_some_epochs_can_be_counted_before_they_are_read(build: Build) -> None:
+    for packed in (True, False):
+        given = loader(build, epochs=2, batch_size=1, packed=packed)
+        assert given.count_rows(2) == len(list(given)) > given.count_rows(1) > given.count_rows(0) == 0
+
+
 @pytest.mark.parametrize("ranks", [1, 2, 8])
 def test_evaluation_shows_every_sample_once_and_every_rank_the_same_number_of_batches(build: Build, ranks: int) -> None:
     parts = [list(loader(build, split="eval", batch_size=8, rank=rank, world_size=ranks)) for rank in range(ranks)]

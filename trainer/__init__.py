@@ -1,3 +1,28 @@
-"""The training half. It reads a build folder and nothing of the data half's code: the folder is their contract."""
+"""The training half. It reads a build folder and nothing of the data half's code: the folder is their contract.
 
-__all__: list[str] = []
+    loaded = trainer.load("exported")   # what `dsvl-train export` wrote: model, chat tokenizer, geometry of pictures
+
+Importing this package loads no torch; `load` does.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    import torch
+
+    from trainer.exported import Loaded
+
+__all__ = ["load"]
+
+
+def load(folder: str | Path, *, device: str | torch.device = "cpu", dtype: torch.dtype | None = None) -> Loaded:
+    """Open an exported model, see `trainer.exported.load_model`."""
+    from trainer.torchvision_operators import declare_operators
+
+    declare_operators()
+    from trainer.exported import load_model
+
+    return load_model(folder, device=device, dtype=dtype)

@@ -1,0 +1,161 @@
+"""Tiny models and builds for tests of export: every part random, weights large enough that logits tell them apart."""
+
+# ruff: noqa: E402 - torchvision is mended before anything looks at it
+
+from __future__ import annotations
+
+import itertools
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from PIL import Image
+from safetensors.torch import save_file
+
+from trainer.torchvision_operators import declare_operators
+
+declare_operators()
+
+import shards
+import small_blends
+from dst import ChatTokenizer, Message, Template, load_tokenizer
+from shards import Build
+from shards.pixels import Geometry, fit
+from trainer.assemble import assemble
+from trainer.config import TrainConfig, config_from, to_tree
+from trainer.model import VisionChatModel
+
+SIDE = 32
+CLIP: dict[str, Any] = {
+    "model_type": "clip_vision_model",
+    "hidden_size": 32,
+    "intermediate_size": 48,
+    "num_hidden_layers": 3,
+    "num_attention_heads": 4,
+    "image_size": SIDE,
+    "patch_size": 16,
+}
+SIGLIP = {**CLIP, "model_type": "siglip_vision_model"}
+OPEN_CLIP: dict[str, Any] = {
+    "embed_dim": 16,
+    "vision_cfg": {"layers": 3, "width": 32, "head_width": 8, "patch_size": 16, "image_size": SIDE},
+}
+QUESTION: list[Message] = [
+    {
+        "role": "user",
+        "content": [{"type": "image"}, {"type": "image"}, {"type": "text", "text": "Which of the two is older?"}],
+    }
+]
+
+
+def make_build(folder: Path, *, image_tokens: int = 4, **image: Any) -> Build:
+    """Six samples of two pictures each."""
+    names = small_blends.write_images(folder / "mine", 7)
+    blend = small_blends.chat_blend(
+        folder,
+        [small_blends.chat_record(number, images=names[number : number + 2]) for number in range(6)],
+        image_tokens=image_tokens,
+        limits={"max_length": 256},
+        image={"size": SIDE, "store": "resized", **image},
+    )
+    return shards.open(small_blends.build(blend).path)
+
+
+def config_of(build: Build, *, train: Mapping[str, Any] | None = None, **settings: Any) -> TrainConfig:
+    """A causal model of CLIP, mlp and a tiny Llama; `encoder`, `projector`, `decoder`, `attention` change it."""
+    model = {
+        "encoder": {"kind": "hf", "config": CLIP},
+        "projector": {"kind": "mlp"},
+        "decoder": {"preset": "tiny_llama"},
+        "attention": "causal",
+    }
+    parts = {name: settings.pop(name) for name in tuple(model) if name in settings}
+    tree = {
+        "build": build.store.location,
+        "out": "out",
+        "precision": "fp32",
+        "model": {**model, **parts},
+        "train": dict(train or {"projector": 1e-3}),
+        **settings,
+    }
+    return config_from(tree, "train.yaml")
+
+
+def make_model(config: TrainConfig, build: Build) -> VisionChatModel:
+    """As a run builds it, adapters included, then every trained weight moved."""
+    model = assemble(config, build.manifest.content).model
+    random = torch.Generator().manual_seed(7)
+    with torch.no_grad():
+        for parameter in model.parameters():
+            if parameter.requires_grad:
+                parameter.add_(torch.randn(parameter.shape, generator=random) * 0.1)
+    return model.eval()
+
+
+ALL = {"encoder": 1e-3, "projector": 1e-3, "embeddings": 1e-3, "decoder": 1e-3}
+
+
+def write_checkpoint(run: Path, model: VisionChatModel, config: TrainConfig, build: Build, *, step: int = 3) -> Path:
+    """A checkpoint as two ranks of ZeRO-3 leave it: half of every trained parameter on each."""
+    folder = run / f"checkpoints/step-{step:08d}"
+    folder.mkdir(parents=True)
+    held: list[dict[str, torch.Tensor]] = [{}, {}]
+    parameters = {}
+    for name, parameter in model.named_parameters():
+        if parameter.requires_grad:
+            flat = parameter.detach().float().flatten()
+            half = (len(flat) + 1) // 2
+            held[0][f"weight/{name}"], held[1][f"weight/{name}"] = flat[:half].clone(), flat[half:].clone()
+            pieces = [["rank-00000-000.safetensors", 0, half], ["rank-00001-000.safetensors", half, len(flat) - half]]
+            parameters[name] = {"shape": list(parameter.shape), "pieces": pieces}
+    for rank, tensors in enumerate(held):
+        save_file(tensors, folder / f"rank-{rank:05d}-000.safetensors")
+    content = {
+        "version": 1,
+        "step": step,
+        "adam_step": step,
+        "loss_scale": {},
+        "manifest": build.manifest.hash,
+        "loader": {},
+        "config": to_tree(config),
+        "parameters": parameters,
+    }
+    (folder / "checkpoint.json").write_text(json.dumps(content), encoding="utf-8")
+    (run / "checkpoints/latest").write_text(f"{folder.name}\n", encoding="utf-8")
+    return folder
+
+
+def chat_of(build: Build) -> ChatTokenizer:
+    content = build.manifest.content
+    return ChatTokenizer(Template("visualchat", content["template"]), load_tokenizer(build.tokenizer_folder()))
+
+
+def pictures(size: tuple[int, int] = (50, 41)) -> list[Image.Image]:
+    random = np.random.default_rng(3)
+    pixels = (random.integers(0, 256, (size[1], size[0], 3), dtype=np.uint8) for _ in range(2))
+    return [Image.fromarray(picture) for picture in pixels]
+
+
+def pixels_of(pictures: Sequence[Image.Image], build: Build) -> torch.Tensor:
+    """uint8 [N, 3, S, S]"""
+    geometry = Geometry.of(build.manifest.content["config"]["image"])
+    return torch.tensor(np.stack([np.asarray(fit(picture, geometry)).transpose(2, 0, 1) for picture in pictures]))
+
+
+def expanded(model: VisionChatModel, chat: ChatTokenizer) -> torch.Tensor:
+    """The question's ids [1, T], images expanded."""
+    ids = chat.encode(QUESTION, add_generation_prompt=True).ids
+    runs = ([int(index)] * (model.image_tokens if index == model.image_id else 1) for index in ids)
+    return torch.tensor([list(itertools.chain.from_iterable(runs))])
+
+
+def logits_of(model: VisionChatModel, ids: torch.Tensor, pixels: torch.Tensor) -> torch.Tensor:
+    """[1, T, V]"""
+    firsts = (ids[0] == model.image_id).nonzero()[:: model.image_tokens, 0]
+    slots = torch.stack([torch.zeros_like(firsts), firsts], dim=1)
+    positions = torch.arange(ids.shape[1])[None]
+    with torch.no_grad():
+        return model.logits(ids, positions, torch.ones_like(ids, dtype=torch.int32), pixels, slots)

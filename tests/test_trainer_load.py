@@ -1,0 +1,315 @@
+"""`trainer.load` opens what was exported: the same logits, the build's tokenizer and geometry, and nothing damaged."""
+
+# ruff: noqa: E402 - torch and transformers may be missing
+
+from __future__ import annotations
+
+import json
+import shutil
+import subprocess
+import sys
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+pytest.importorskip("torch")
+from trainer.torchvision_operators import declare_operators
+
+declare_operators()
+pytest.importorskip("transformers")
+pytest.importorskip("peft")
+pytest.importorskip("open_clip")
+
+import torch
+
+import exports
+import model_batches
+import trainer
+from dst.errors import ConfigError
+from exports import CLIP, OPEN_CLIP, SIDE, SIGLIP
+from shards import Build
+from shards.pixels import Geometry
+from trainer.decoder import PRESETS
+from trainer.errors import TrainError
+from trainer.export import export, export_model
+from trainer.exported import Loaded
+from trainer.model import VisionChatModel
+
+one_thread = pytest.fixture(scope="module", autouse=True)(model_batches.on_one_thread)
+
+
+@pytest.fixture(scope="module")
+def build(tmp_path_factory: pytest.TempPathFactory) -> Build:
+    return exports.make_build(tmp_path_factory.mktemp("build"))
+
+
+@dataclass(frozen=True, slots=True)
+class Pair:
+    """A model and what came back of its export."""
+
+    before: VisionChatModel
+    after: Loaded
+    build: Build
+
+    def difference(self) -> float:
+        """Largest, of logits of a question about two pictures."""
+        assert self.after.chat_tokenizer.template.source == self.build.manifest.content["template"]
+        ids = exports.expanded(self.before, self.after.chat_tokenizer)
+        pixels = exports.pixels_of(exports.pictures(), self.build)
+        wanted = exports.logits_of(self.before, ids, pixels)
+        assert wanted.abs().max() > 0.1
+        return float((exports.logits_of(self.after.model, ids, pixels) - wanted).abs().max())
+
+
+MakePair = Callable[..., Pair]
+
+
+@pytest.fixture
+def pair_of(build: Build, tmp_path: Path) -> MakePair:
+    """Export and load a model with these parts."""
+
+    def pair(**model: Any) -> Pair:
+        config = exports.config_of(build, train=exports.ALL, **model)
+        made = exports.make_model(config, build)
+        export_model(made, config, build, tmp_path / "out", step=7)
+        return Pair(made, trainer.load(tmp_path / "out"), build)
+
+    return pair
+
+
+@pytest.mark.parametrize("preset", sorted(PRESETS))
+def test_an_mmca_model_comes_back_with_the_same_logits(preset: str, pair_of: MakePair) -> None:
+    pair = pair_of(attention="mmca", decoder={"preset": preset})
+    assert pair.after.model.attention == "mmca"
+    assert pair.difference() == 0
+
+
+@pytest.mark.parametrize(
+    "model",
+    [
+        {"encoder": {"kind": "tiny", "config": {"image_size": SIDE, "patch_size": 16}}},
+        {"encoder": {"kind": "open_clip", "config": OPEN_CLIP}},
+        {"encoder": {"kind": "hf", "config": {**CLIP, "model_type": "dinov2"}}},
+        {"encoder": {"kind": "hf", "config": {**SIGLIP, "image_size": 64}, "image_size": SIDE}},
+        {
+            "encoder": {
+                "kind": "qwen_vl",
+                "config": {
+                    "image_size": SIDE,
+                    "width": 16,
+                    "layers": 1,
+                    "heads": 2,
+                    "patch_size": 8,
+                    "output_dim": 16,
+                    "n_queries": 4,
+                    "head_width": 8,
+                    "positions": 16,
+                },
+            }
+        },
+        {"projector": {"kind": "perceiver", "queries": 4, "heads": 4}},
+        {"projector": {"kind": "vit", "heads": 4}},
+        {"projector": {"kind": "linear"}},
+    ],
+    ids=["tiny", "open_clip", "dinov2", "SigLIP at another size", "qwen_vl", "perceiver", "vit", "linear"],
+)
+def test_every_encoder_and_projector_comes_back(model: dict[str, Any], pair_of: MakePair) -> None:
+    assert pair_of(**{"attention": "mmca", **model}).difference() < 1e-5
+
+
+@pytest.mark.parametrize(
+    "model",
+    [
+        {},
+        {"decoder": {"preset": "tiny_qwen2"}},
+        {"encoder": {"kind": "hf", "config": CLIP, "layer": 1}},
+        {"encoder": {"kind": "hf", "config": SIGLIP}},
+        {"encoder": {"kind": "open_clip", "config": OPEN_CLIP}},
+    ],
+    ids=["untied", "tied", "first layer", "SigLIP", "open_clip"],
+)
+def test_a_llava_folder_comes_back_as_our_model(model: dict[str, Any], pair_of: MakePair) -> None:
+    pair = pair_of(**model)
+    assert pair.after.model.attention == "causal"
+    assert pair.difference() < 1e-5
+
+
+def test_an_export_needs_nothing_of_where_its_parts_came_from(build: Build, tmp_path: Path) -> None:
+    config = exports.config_of(build)
+    made = exports.make_model(config, build)
+    made.decoder.save_pretrained(tmp_path / "parts/decoder")
+    made.encoder.tower.model.save_pretrained(tmp_path / "parts/encoder")
+    parts: dict[str, Any] = {
+        "encoder": {"kind": "hf", "name": str(tmp_path / "parts/encoder"), "layer": -1},
+        "decoder": {"name": str(tmp_path / "parts/decoder")},
+    }
+    for attention in ("mmca", "causal"):
+        config = exports.config_of(build, attention=attention, **parts)
+        model = exports.make_model(config, build)
+        export_model(model, config, build, tmp_path / attention, step=1)
+    shutil.rmtree(tmp_path / "parts")
+    for attention in ("mmca", "causal"):
+        record = json.loads((tmp_path / attention / "dsvl.json").read_text())
+        assert str(tmp_path) not in json.dumps(record["model"])
+        assert str(tmp_path) not in (tmp_path / attention / "config.json").read_text()
+        assert trainer.load(tmp_path / attention).model.attention == attention
+
+
+def test_what_was_loaded_can_be_exported_again(pair_of: MakePair, build: Build, tmp_path: Path) -> None:
+    pair = pair_of()
+    config = exports.config_of(build, train=exports.ALL)
+
+    export_model(pair.after.model, config, build, tmp_path / "again", step=7)
+
+    for name in ("model.safetensors", "config.json", "dsvl.json"):
+        assert (tmp_path / "again" / name).read_bytes() == (tmp_path / "out" / name).read_bytes(), name
+
+
+def test_a_checkpoints_export_answers_as_the_model_with_adapters(build: Build, tmp_path: Path) -> None:
+    lora = {"decoder_lora": {"rank": 2}, "encoder_lora": {"rank": 2, "targets": ["q_proj"]}}
+    config = exports.config_of(build, attention="mmca", train={"projector": 1e-3, "embeddings": 1e-3, **lora})
+    model = exports.make_model(config, build)
+    folder = exports.write_checkpoint(tmp_path / "run", model, config, build)
+    export(folder, tmp_path / "out")
+    assert Pair(model, trainer.load(tmp_path / "out"), build).difference() < 1e-4
+
+
+def test_frozen_random_weights_of_half_precision_are_those_of_the_run(build: Build, tmp_path: Path) -> None:
+    config = exports.config_of(build, attention="mmca", precision="bf16")
+    model = exports.make_model(config, build)
+    exports.write_checkpoint(tmp_path / "run", model, config, build)
+    export(tmp_path / "run", tmp_path / "out")
+    loaded = trainer.load(tmp_path / "out")
+    for name, parameter in model.named_parameters():
+        assert torch.equal(loaded.model.get_parameter(name), parameter), name
+
+
+def test_the_loaded_model_says_what_chat_needs(pair_of: MakePair, build: Build, tmp_path: Path) -> None:
+    loaded = pair_of(attention="mmca").after
+    content = build.manifest.content
+    assert not loaded.model.training
+    assert not any(parameter.requires_grad for parameter in loaded.model.parameters())
+    assert loaded.geometry == Geometry.of(content["config"]["image"])
+    assert loaded.chat_tokenizer.tokenizer.fingerprint == content["tokenizer"]["fingerprint"]
+    assert loaded.content["tokenizer"] == content["tokenizer"]
+    assert loaded.content["config"]["limits"] == content["config"]["limits"]
+    assert loaded.content["datasets"]["mine"]["samples"] == 6
+    assert (loaded.manifest_hash, loaded.step, loaded.folder) == (build.manifest.hash, 7, tmp_path / "out")
+    assert trainer.load(tmp_path / "out", dtype=torch.bfloat16).model.decoder.lm_head.weight.dtype == torch.bfloat16
+
+
+@pytest.fixture(scope="module")
+def exported(build: Build, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("exported") / "out"
+    config = exports.config_of(build, attention="mmca")
+    export_model(exports.make_model(config, build), config, build, folder, step=1, shard_bytes=250_000)
+    return folder
+
+
+@pytest.fixture
+def copy(exported: Path, tmp_path: Path) -> Path:
+    """An export of several weights files, to be damaged."""
+    return Path(shutil.copytree(exported, tmp_path / "copy"))
+
+
+def test_a_folder_without_an_export_is_told(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match=r"no dsvl\.json; make one with dsvl-train export"):
+        trainer.load(tmp_path)
+
+
+@pytest.mark.parametrize(("version", "words"), [(2, "newer.*update dsvl"), (0, "older.*export"), ("1", "older")])
+def test_another_version_is_refused(version: object, words: str, copy: Path) -> None:
+    change_record(copy, version=version)
+    with pytest.raises(ConfigError, match=words):
+        trainer.load(copy)
+
+
+@pytest.mark.parametrize(
+    "name",
+    ["tokenizer.json", "chat_template.jinja", "model-00002-of-00005.safetensors", "model.safetensors.index.json"],
+)
+def test_a_missing_or_cut_file_is_named(name: str, copy: Path) -> None:
+    content = (copy / name).read_bytes()
+    for damage in (content[:-1], content + b" "):
+        (copy / name).write_bytes(damage)
+        with pytest.raises(TrainError, match=f"{name}: has .* bytes, wanted"):
+            trainer.load(copy)
+    (copy / name).unlink()
+    with pytest.raises(TrainError, match=f"{name}: is missing"):
+        trainer.load(copy)
+
+
+def test_an_edited_template_is_refused(copy: Path) -> None:
+    template = copy / "chat_template.jinja"
+    template.write_text(template.read_text().replace("Question", "question"))
+    with pytest.raises(TrainError, match=r"chat_template\.jinja: is not what was exported"):
+        trainer.load(copy)
+
+
+@pytest.mark.parametrize("name", ["model-00001-of-00005.safetensors", "model.safetensors.index.json"])
+def test_a_damaged_header_of_weights_is_told(name: str, copy: Path) -> None:
+    content = bytearray((copy / name).read_bytes())
+    content[:40] = b"\xff" * 40
+    (copy / name).write_bytes(content)
+    with pytest.raises(TrainError, match=f"{name}: is damaged"):
+        trainer.load(copy)
+
+
+def test_an_index_cannot_point_out_of_the_folder(copy: Path) -> None:
+    index = copy / "model.safetensors.index.json"
+    tree = json.loads(index.read_text())
+    name = min(tree["weight_map"])
+    tree["weight_map"][name] = "../other.safetensors"
+    index.write_text(json.dumps(tree))
+    change_record(copy, forget=index.name)
+    with pytest.raises(TrainError, match=r"names '\.\./other\.safetensors'"):
+        trainer.load(copy)
+    del tree["weight_map"][name]
+    index.write_text(json.dumps(tree))
+    with pytest.raises(TrainError, match=f"lack {name}"):
+        trainer.load(copy)
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"model": {"encoder": {"kind": "telescope"}, "decoder": {"preset": "tiny_llama"}}},
+        {"model": None},
+        {"build": {"hash": "x"}},
+        {"build": []},
+        {"precision": "fp8"},
+        {"files": {"../notes": {"size": 1}}},
+        {"files": 3},
+        {"format": "other"},
+        {"form": "ours"},
+    ],
+    ids=lambda change: json.dumps(change)[:40],
+)
+def test_a_record_that_was_edited_is_told_without_a_traceback(change: dict[str, Any], copy: Path) -> None:
+    change_record(copy, **change)
+    with pytest.raises(TrainError, match=r"dsvl\.json: cannot be used"):
+        trainer.load(copy)
+
+
+def test_weights_of_another_shape_are_refused(copy: Path) -> None:
+    record = json.loads((copy / "dsvl.json").read_text())
+    record["model"]["decoder"]["config"]["intermediate_size"] = 64
+    (copy / "dsvl.json").write_text(json.dumps(record))
+    with pytest.raises(TrainError, match=r"is \[128, 64\], wanted \[64, 64\]"):
+        trainer.load(copy)
+
+
+def test_importing_the_package_loads_no_torch() -> None:
+    code = "import sys, trainer; trainer.load; print(*sys.modules)"
+    root = Path(__file__).parents[1]
+    done = subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True, cwd=root)
+    assert not {"torch", "transformers", "deepspeed", "peft"} & set(done.stdout.split())
+
+
+def change_record(folder: Path, *, forget: str = "", **change: Any) -> None:
+    record = json.loads((folder / "dsvl.json").read_text())
+    record["files"].pop(forget, None)
+    (folder / "dsvl.json").write_text(json.dumps({**record, **change}))

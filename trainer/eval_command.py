@@ -1,0 +1,203 @@
+"""What `dsvl-train eval` does: open and check, measure, then print and write.
+
+Rule: all that a user can mend is told before the first token is made. Results go to stdout, progress to stderr.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import shards
+from dst.errors import ConfigError
+from dst.terminal_text import json_line, visible
+from shards import Build
+from trainer.dialogues import read_dialogues
+from trainer.errors import TrainError
+from trainer.eval_report import AnsweredDialogue, write_report
+from trainer.evaluate import (
+    Advance,
+    ScoredAnswers,
+    answer_held_out,
+    check_build,
+    held_out_loss,
+    held_out_questions,
+    hold_dialogues,
+    see_dialogues,
+)
+from trainer.exported import Loaded
+from trainer.generate import Sampling
+from trainer.loop import Evaluation
+from trainer.opened import open_model
+from trainer.score import DatasetScore
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class EvalSettings:
+    """The command's options."""
+
+    model: Path
+    run_build: str | None
+    sampling: Sampling
+    batch: int
+    out: Path | None
+    as_json: bool
+
+
+def evaluate_build(
+    settings: EvalSettings, location: str | None, *, loss: bool, answers: bool, limit: int | None, workers: int
+) -> None:
+    """Measure on the held-out split of a build, by default on that of the run. Raises ConfigError and others."""
+    _check(settings.sampling.problems())
+    speaker, build = open_model(settings.model, run_build=settings.run_build)
+    if location is not None:
+        build = shards.open(location)
+    if build is None:
+        raise ConfigError(["--build: missing; wanted the build to measure on, since an exported model has none"])
+    _check(check_build(speaker, build.manifest.content))
+    questions = held_out_questions(speaker, build, limit=limit) if answers else []
+    found: Evaluation | None = None
+    scored: ScoredAnswers | None = None
+    if loss:
+        with _bar("loss", len(build["eval"])) as advance:
+            found = held_out_loss(speaker, build, rows=settings.batch, workers=workers, advance=advance)
+    if answers:
+        with _bar("answers", len(questions)) as advance:
+            scored = answer_held_out(
+                speaker, build, questions, settings.sampling, batch=settings.batch, advance=advance
+            )
+    scores = scored.scores.datasets if scored else ()
+    if settings.out is not None and scored:
+        facts = {**_facts(settings, speaker), "build": build.manifest.hash, "earlier answers": "as recorded"}
+        _write(settings.out, scored.dialogues, facts, scores)
+    if settings.as_json:
+        print(json_line(_measures(speaker, build, found, scores)))
+    else:
+        _print_measures(build, found, scores)
+
+
+def evaluate_dialogues(settings: EvalSettings, path: Path, *, root: Path, prefix: str, leave_out: bool) -> None:
+    """Hold the dialogues of a file. Raises ConfigError, TrainError and others."""
+    assert settings.out is not None
+    _check(settings.sampling.problems())
+    dialogues = read_dialogues(path, root=root, prefix=prefix, incomplete="leave_out" if leave_out else "error")
+    if not dialogues.complete:
+        raise TrainError(
+            f"{path}: none of its {len(dialogues.left_out)} dialogues has all of its pictures below {root}; mend the "
+            "folder or the prefix"
+        )
+    speaker, _ = open_model(settings.model, run_build=settings.run_build)
+    seen = see_dialogues(speaker, dialogues.complete)
+    num_rounds = sum(len(dialogue.rounds) for dialogue in dialogues.complete)
+    with _bar("rounds", num_rounds) as advance:
+        held = hold_dialogues(
+            speaker, dialogues.complete, seen, settings.sampling, batch=settings.batch, advance=advance
+        )
+    notes = [f"dialogue {one.id}: left out, it lacks {', '.join(one.missing)}" for one in dialogues.left_out]
+    notes += [
+        f"dialogue {one.id}: ended before round {one.round}, which would take {one.positions} positions"
+        for one in held.cut
+    ]
+    facts = {**_facts(settings, speaker), "dialogues": path.name}
+    _write(settings.out, held.dialogues, facts | ({"not held": "; ".join(notes)} if notes else {}), ())
+    if settings.as_json:
+        answered = sum(len(dialogue.rounds) for dialogue in held.dialogues)
+        whole = {"dialogues": len(held.dialogues), "answers": answered, "cut": [asdict(one) for one in held.cut]}
+        print(json_line(whole | {"left_out": [asdict(one) for one in dialogues.left_out], "out": str(settings.out)}))
+    else:
+        for note in notes:
+            print(visible(note))
+        print(visible(f"{len(held.dialogues)} dialogues held; see {settings.out / 'results.html'}"))
+
+
+def _check(problems: Sequence[str]) -> None:
+    if problems:
+        raise ConfigError(list(problems))
+
+
+def _facts(settings: EvalSettings, speaker: Loaded) -> dict[str, str]:
+    sampling = settings.sampling
+    drawn = f"temperature {sampling.temperature}, top-p {sampling.top_p}, seed {sampling.seed}"
+    return {
+        "model": str(speaker.folder),
+        "step": str(speaker.step),
+        "trained on": speaker.manifest_hash,
+        "answers": f"up to {sampling.max_new_tokens} tokens, {drawn if sampling.temperature else 'greedy'}",
+    }
+
+
+def _write(
+    out: Path, dialogues: Sequence[AnsweredDialogue], facts: Mapping[str, str], scores: Sequence[DatasetScore]
+) -> None:
+    write_report(out, dialogues, title=f"{facts['model']}, step {facts['step']}", facts=facts, scores=scores)
+
+
+def _measures(
+    speaker: Loaded, build: Build, found: Evaluation | None, scores: Sequence[DatasetScore]
+) -> dict[str, Any]:
+    measures: dict[str, Any] = {
+        "model": str(speaker.folder),
+        "step": speaker.step,
+        "build": build.manifest.hash,
+        "scores": [asdict(row) for row in scores],
+    }
+    if found is not None:
+        measures["loss"] = {"all": found.loss, "datasets": dict(found.datasets)}
+    return measures
+
+
+def _print_measures(build: Build, found: Evaluation | None, scores: Sequence[DatasetScore]) -> None:
+    from rich.console import Console
+    from rich.table import Table
+    from rich.text import Text
+
+    rows = {row.dataset: row for row in scores}
+    losses = dict(found.datasets) if found else {}
+    metrics = list(dict.fromkeys(name for row in scores for name in row.metrics))
+    table = Table("dataset", *(["loss"] if found else []), *(["answers", *metrics] if scores else []))
+    for name in build.datasets:
+        if name in rows or name in losses:
+            cells = [f"{losses[name]:.4f}" if name in losses else ""] if found else []
+            if scores:
+                row = rows.get(name)
+                cells.append(str(row.num_answers) if row else "")
+                cells += [f"{row.metrics[metric]:.4f}" if row and metric in row.metrics else "" for metric in metrics]
+            table.add_row(Text(visible(name)), *cells)
+    console = Console(highlight=False, soft_wrap=True)
+    if not console.is_terminal:
+        console.width = 160
+    if found:
+        console.print(Text(f"held-out loss {found.loss:.4f}"))
+    if found or scores:
+        console.print(table)
+    for row in scores:
+        for note in row.notes:
+            console.print(Text(visible(f"{row.dataset}: {note}")))
+
+
+@contextmanager
+def _bar(label: str, total: int) -> Iterator[Advance]:
+    from rich.console import Console
+    from rich.progress import (
+        BarColumn,
+        MofNCompleteColumn,
+        Progress,
+        TextColumn,
+        TimeElapsedColumn,
+        TimeRemainingColumn,
+    )
+
+    columns = (
+        TextColumn("{task.description:>10}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TimeElapsedColumn(),
+        TextColumn("left"),
+        TimeRemainingColumn(),
+    )
+    with Progress(*columns, console=Console(stderr=True)) as bar:
+        task = bar.add_task(label, total=total)
+        yield lambda amount: bar.advance(task, amount)

@@ -1,0 +1,264 @@
+"""Write a trained model as a folder that others open: weights, configuration, tokenizer, processor, model card.
+
+A causal model of LLaVA's parts becomes a standard LLaVA folder. Any other has a `model_type` that transformers does not
+know, and in its config.json, where transformers' LLaVA looks for its vision and text parts, the reason why it is none:
+that is what one reads who tries. `trainer.load` opens both.
+
+The rule: the folder is whole or not there. It is written under another name, flushed to disk and then renamed.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError
+
+from dst import ChatTokenizer, Template, load_tokenizer
+from dst.errors import ConfigError
+from shards import Build
+from shards.build import TOKENIZER
+from shards.files import partial_path, sync_folder
+from shards.pixels import Geometry
+from trainer.config import TrainConfig, to_tree
+from trainer.errors import TrainError
+from trainer.export_llava import (
+    as_llava,
+    llava_config,
+    llava_expansion,
+    llava_tensors,
+    own_tensors,
+    refusals,
+    sizes_of,
+    without_origin,
+)
+from trainer.export_processor import (
+    PREPROCESSOR,
+    PROCESSOR,
+    differences,
+    plain_expansion,
+    preprocessor_config,
+    processor_config,
+)
+from trainer.exported import DTYPES, FORMAT, RECORD, VERSION, Form
+from trainer.generate import answer_controls
+from trainer.model import VisionChatModel, portable_config
+from trainer.model_card import CardFacts, model_card
+from trainer.restore import restore
+from trainer.weight_files import write_weights
+
+SHARD_BYTES = 4 << 30
+"""Size of a file of weights, about which memory grows while it is written."""
+
+_DATASET_FACTS = (
+    *("adapter", "template", "records", "members", "samples", "splits", "images", "tokens", "trained_tokens"),
+    *("share", "draws"),
+)
+_LOCAL = ("build", "out", "expect")
+"""Parts of the config that say where files lay, and what was checked before."""
+_BUILD_FACTS = ("image", "image_tokens", "limits", "template")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Exported:
+    """What was written. `refusals`: why it is no LLaVA folder; empty if it is one."""
+
+    folder: Path
+    form: Form
+    refusals: tuple[str, ...]
+    parameters: int
+    size_bytes: int
+
+
+def export(
+    location: Path,
+    out: Path,
+    *,
+    build: str | None = None,
+    precision: str | None = None,
+    shard_bytes: int = SHARD_BYTES,
+) -> Exported:
+    """Export a run's newest checkpoint, or the one whose folder is given. precision: bf16, fp16, fp32, or as trained.
+
+    Raises ConfigError, ShardError or TrainError if something of it is missing or damaged, or `out` is not empty.
+    """
+    check_out(out)
+    found = restore(location, build=build)
+    return export_model(
+        found.model,
+        found.config,
+        found.build,
+        out,
+        step=found.step,
+        precision=precision or found.config.precision,
+        shard_bytes=shard_bytes,
+    )
+
+
+def export_model(
+    model: VisionChatModel,
+    config: TrainConfig,
+    build: Build,
+    out: Path,
+    *,
+    step: int,
+    precision: str = "fp32",
+    shard_bytes: int = SHARD_BYTES,
+) -> Exported:
+    """Write a model without adapters that was made with `build`. Raises as `export` does."""
+    content = build.manifest.content
+    geometry = Geometry.of(content["config"]["image"])
+    why = refusals(model, config.model)
+    dtype = DTYPES[precision]
+    if why:
+        head, tensors = own_config(model.attention, why), own_tensors(model)
+        expansion = plain_expansion(geometry, model.image_tokens)
+    else:
+        model = as_llava(model)
+        head, tensors = llava_config(model, dtype=str(dtype).removeprefix("torch.")), llava_tensors(model)
+        expansion = llava_expansion(model)
+    form: Form = "dsvl" if why else "llava"
+    training = {key: value for key, value in to_tree(config).items() if key not in _LOCAL}
+    parameters = sum(parameter.numel() for parameter in model.parameters())
+    with _whole_folder(out) as folder:
+        files = _copy_tokenizer(build, folder)
+        files |= dict.fromkeys(write_weights(folder, _cast(tensors, dtype), max_bytes=shard_bytes))
+        record = {
+            "format": FORMAT,
+            "version": VERSION,
+            "form": form,
+            "precision": precision,
+            "step": step,
+            "model": _model_tree(config, model),
+            "build": {"hash": build.manifest.hash, "content": _facts(content)},
+            "training": training,
+            "files": {name: _file_facts(folder / name, digest) for name, digest in files.items()},
+        }
+        for name, tree in (
+            ("config.json", head),
+            ("generation_config.json", _generation_config(folder, content)),
+            (PREPROCESSOR, preprocessor_config(geometry, model.encoder)),
+            (PROCESSOR, processor_config(expansion)),
+            (RECORD, record),
+        ):
+            (folder / name).write_text(json.dumps(tree, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+        card = CardFacts(
+            name=out.resolve().name,
+            refusals=why,
+            differences=differences(geometry, model.encoder),
+            precision=precision,
+            parameters=parameters,
+            image_tokens=model.image_tokens,
+            manifest_hash=build.manifest.hash,
+            content=_facts(content),
+            training=training,
+            step=step,
+        )
+        (folder / "README.md").write_text(model_card(card), encoding="utf-8")
+        size = sum(path.stat().st_size for path in folder.iterdir())
+    return Exported(folder=out, form=form, refusals=tuple(why), parameters=parameters, size_bytes=size)
+
+
+def check_out(out: Path) -> None:
+    """Raises ConfigError if something is there already."""
+    if out.exists() and (not out.is_dir() or any(out.iterdir())):
+        raise ConfigError([f"--out {out}: is there already and not an empty folder; choose another, or remove it"])
+
+
+def own_config(attention: str, why: list[str]) -> dict[str, Any]:
+    """config.json of a model that transformers must refuse, with words wherever it would look for sub-models.
+
+    The Auto classes print the model_type that they do not know; LLaVA's own class ignores it, but prints the
+    model_type of a part that it does not know.
+    """
+    reason = f"none, since this is no LLaVA model: {'; '.join(why)}. Open the folder with trainer.load of dsvl"
+    return {
+        "architectures": ["VisionChatModel"],
+        "model_type": f"dsvl_{attention}-is-not-llava-open-it-with-trainer.load",
+        "text_config": {"model_type": reason},
+        "vision_config": {"model_type": reason},
+    }
+
+
+@contextmanager
+def _whole_folder(out: Path) -> Iterator[Path]:
+    check_out(out)
+    partial = partial_path(out.absolute())
+    try:
+        partial.mkdir(parents=True)
+        yield partial
+        for path in partial.iterdir():
+            with path.open("rb+") as file:
+                os.fsync(file.fileno())
+        sync_folder(partial)
+        os.rename(partial, out)  # an empty folder gives way
+        sync_folder(out.absolute().parent)
+    except (OSError, SafetensorError) as error:
+        shutil.rmtree(partial, ignore_errors=True)
+        why = getattr(error, "strerror", None) or error
+        raise TrainError(f"{out}: cannot be written ({why}); nothing was exported") from None
+    except BaseException:
+        shutil.rmtree(partial, ignore_errors=True)
+        raise
+
+
+def _copy_tokenizer(build: Build, folder: Path) -> dict[str, str | None]:
+    """The build's own files, to the byte; returns the sha256 of each. Raises ShardError if they were edited."""
+    source = build.tokenizer_folder()
+    copied: dict[str, str | None] = {}
+    for path, digest in sorted(build.manifest.content["files"].items()):
+        if path.startswith(f"{TOKENIZER}/"):
+            name = path.removeprefix(f"{TOKENIZER}/")
+            shutil.copyfile(source / name, folder / name)
+            copied[name] = str(digest)
+    return copied
+
+
+def _file_facts(path: Path, digest: str | None) -> dict[str, Any]:
+    facts: dict[str, Any] = {"size": path.stat().st_size}
+    return facts if digest is None else {**facts, "sha256": digest}
+
+
+def _cast(tensors: Iterator[tuple[str, torch.Tensor]], dtype: torch.dtype) -> Iterator[tuple[str, torch.Tensor]]:
+    for name, tensor in tensors:
+        yield name, tensor.detach().to(dtype) if tensor.is_floating_point() else tensor.detach()
+
+
+def _generation_config(folder: Path, content: Mapping[str, Any]) -> dict[str, Any]:
+    """Answers end where training ended them."""
+    tokenizer = load_tokenizer(folder)
+    chat = ChatTokenizer(Template(str(content["config"]["template"]), str(content["template"])), tokenizer)
+    end_id, _ = answer_controls(chat)
+    bos, eos = tokenizer.encode([tokenizer.bos_token, tokenizer.eos_token])
+    return {
+        "bos_token_id": bos[0] if bos else None,
+        "eos_token_id": sorted({end_id, eos[0]}),
+        "pad_token_id": eos[0],
+    }
+
+
+def _model_tree(config: TrainConfig, model: VisionChatModel) -> dict[str, Any]:
+    """The architecture, without where weights came from, and with a kernel that every machine has."""
+    portable = portable_config(config.model, model)
+    decoder = replace(portable.decoder, kernel="sdpa", config=sizes_of(model.decoder))
+    encoder = replace(portable.encoder, config=without_origin(portable.encoder.config))
+    return to_tree(replace(portable, encoder=encoder, decoder=decoder))
+
+
+def _facts(content: Mapping[str, Any]) -> dict[str, Any]:
+    """What of the manifest goes with the model: no shards, no paths of the machine."""
+    return {
+        "config": {key: content["config"][key] for key in _BUILD_FACTS},
+        "tokenizer": content["tokenizer"],
+        "datasets": {
+            name: {key: dataset[key] for key in _DATASET_FACTS if key in dataset}
+            for name, dataset in content["datasets"].items()
+        },
+    }

@@ -1,0 +1,164 @@
+"""A causal model as a standard LLaVA folder of transformers.
+
+LLaVA is a CLIP or SigLIP tower, a projector of two linear layers, and a decoder with plain causal attention, its head
+a bare linear layer. `refusals` says why a model is no such thing.
+
+Rules
+- `vision_feature_layer` is -2, as in LLaVA-1.5. Our towers end with the layer that is read, so one more layer is
+  written behind it, all zeros, whose output is its input; nobody reads it, and it keeps the meaning of -2 the same for
+  every release of transformers and for other programs that read LLaVA folders.
+- Names are those of LLaVA-1.5's published folder, which every reader knows.
+"""
+
+from __future__ import annotations
+
+import copy
+import dataclasses
+import json
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+import torch
+
+from trainer.decoder import finish_logits
+from trainer.encoders import Encoder
+from trainer.llava_tower import bare, standard_encoder, tower_refusals
+from trainer.model import VisionChatModel
+from trainer.model_config import ModelConfig
+
+FEATURE_LAYER = -2
+
+
+def refusals(model: VisionChatModel, config: ModelConfig) -> list[str]:
+    """Why a model is no LLaVA, a part of a sentence each; empty if it is."""
+    found = []
+    if model.attention == "mmca":
+        found.append("its text attends to text and to images apart (MMCA)")
+    if config.projector.kind != "mlp":
+        found.append(f"its projector is {config.projector.kind}, LLaVA's is mlp")
+    found += _decoder_refusals(model.decoder)
+    return found + tower_refusals(model.encoder)
+
+
+def as_llava(model: VisionChatModel) -> VisionChatModel:
+    """The same model with its encoder as transformers' LLaVA has it, everything else shared.
+
+    Raises TrainError if that encoder does not compute the same, which a release of a library could bring about.
+    """
+    made = standard_encoder(model.encoder)
+    made, portable = copy.copy(made), made.portable
+    sizes = {**portable.config, "num_hidden_layers": portable.layer + 1, "vision_use_head": False}
+    if sizes["model_type"] == "clip_vision_model":
+        del sizes["vision_use_head"]
+    made.portable = dataclasses.replace(portable, config=sizes, layer=FEATURE_LAYER, image_size=None)
+    same = VisionChatModel(made, model.projector, model.decoder, image_id=model.image_id, attention=model.attention)
+    return same.train(model.training)
+
+
+def llava_config(model: VisionChatModel, *, dtype: str) -> dict[str, Any]:
+    """config.json of what `as_llava` returned."""
+    text = sizes_of(model.decoder)
+    return {
+        "architectures": ["LlavaForConditionalGeneration"],
+        "model_type": "llava",
+        "dtype": dtype,
+        "image_token_index": model.image_id,
+        "image_seq_length": model.image_tokens,
+        "multimodal_projector_bias": True,
+        "projector_hidden_act": "gelu",
+        "text_config": text,
+        "tie_word_embeddings": _is_tied(model.decoder),
+        "vision_config": without_origin(model.encoder.portable.config),
+        "vision_feature_layer": FEATURE_LAYER,
+        "vision_feature_select_strategy": _strategy(model.encoder),
+    }
+
+
+def llava_expansion(model: VisionChatModel) -> dict[str, Any]:
+    """How many tokens an image takes, as LLaVA's processor counts them."""
+    has_cls = model.encoder.portable.config["model_type"] == "clip_vision_model"
+    return {
+        "patch_size": int(model.encoder.portable.config["patch_size"]),
+        "num_additional_image_tokens": int(has_cls),
+        "vision_feature_select_strategy": _strategy(model.encoder),
+    }
+
+
+def llava_names(model: VisionChatModel) -> dict[str, str]:
+    """Our name of every tensor -> LLaVA's."""
+    base = f"decoder.{model.decoder.base_model_prefix}."
+    head = model.decoder.get_output_embeddings().weight
+    names = {}
+    for name, tensor in own_tensors(model):
+        if name.startswith("encoder.tower.model."):
+            names[name] = "vision_tower.vision_model." + bare(name.removeprefix("encoder.tower.model."))
+        elif name.startswith("projector."):
+            names[name] = "multi_modal_projector." + name.removeprefix("projector.")
+        elif name.startswith(base):
+            names[name] = "language_model.model." + name.removeprefix(base)
+        else:
+            assert tensor is head, name
+            names[name] = "language_model.lm_head.weight"
+    return names
+
+
+def llava_tensors(model: VisionChatModel) -> Iterator[tuple[str, torch.Tensor]]:
+    """What `as_llava` returned, by LLaVA's names, with the parts of its tower that nobody reads."""
+    names = llava_names(model)
+    last = f"vision_tower.vision_model.encoder.layers.{model.encoder.portable.config['num_hidden_layers'] - 2}."
+    for name, tensor in own_tensors(model):
+        yield names[name], tensor
+        if names[name].startswith(last):
+            yield _next_layer(names[name], last), torch.zeros_like(tensor)
+    for name, fill in (("weight", torch.ones), ("bias", torch.zeros)):
+        yield f"vision_tower.vision_model.post_layernorm.{name}", fill(model.encoder.width)
+
+
+def own_tensors(model: VisionChatModel) -> Iterator[tuple[str, torch.Tensor]]:
+    """Parameters and saved buffers by our names, a tied one once."""
+    seen = set()
+    for name, tensor in model.state_dict(keep_vars=True).items():
+        if id(tensor) not in seen:
+            seen.add(id(tensor))
+            yield name, tensor
+
+
+def sizes_of(decoder: Any) -> dict[str, Any]:
+    """The decoder's configuration, as JSON can hold it."""
+    sizes: dict[str, Any] = json.loads(decoder.config.to_json_string(use_diff=False))
+    return without_origin(sizes)
+
+
+def without_origin(sizes: Mapping[str, Any]) -> dict[str, Any]:
+    """Sizes alone: not where weights came from, nor what wrote them."""
+    strange = ("_name_or_path", "architectures", "dtype", "torch_dtype", "transformers_version", "auto_map")
+    return {key: value for key, value in sizes.items() if key not in strange}
+
+
+def _decoder_refusals(decoder: Any) -> list[str]:
+    from transformers import MODEL_MAPPING
+
+    found = []
+    name = type(decoder).__name__
+    if MODEL_MAPPING.get(type(decoder.config), None) is not type(decoder.base_model):
+        found.append(f"its decoder {name} is not what transformers builds inside of LLaVA")
+    if getattr(decoder.get_output_embeddings(), "bias", None) is not None:
+        found.append(f"the head of its decoder {name} has a bias, LLaVA's has none")
+    probe = torch.tensor([-300.0, 2.0, 300.0])
+    if not torch.equal(finish_logits(decoder.config, probe), probe):
+        found.append(f"its decoder {name} scales its logits, LLaVA does not")
+    return found
+
+
+def _next_layer(name: str, last: str) -> str:
+    start, _, number = last.rstrip(".").rpartition(".")
+    return f"{start}.{int(number) + 1}.{name.removeprefix(last)}"
+
+
+def _strategy(encoder: Encoder) -> str:
+    drops_cls = encoder.portable.config["model_type"] == "clip_vision_model" and not encoder.portable.cls
+    return "default" if drops_cls else "full"
+
+
+def _is_tied(decoder: Any) -> bool:
+    return decoder.get_output_embeddings().weight is decoder.get_input_embeddings().weight

@@ -1,0 +1,113 @@
+"""The README.md of an exported model: what it is, how it is used, and from which data and settings it came.
+
+It is a draft for people to go on with; what only they can know (licences, intended use) is marked as such.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import yaml
+
+_COUNTS = ("samples", "images", "tokens", "trained_tokens", "draws")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CardFacts:
+    """What the card tells. `refusals`: why it is no LLaVA. `training`: the config, no local paths."""
+
+    name: str
+    refusals: Sequence[str]
+    differences: Sequence[str]
+    precision: str
+    parameters: int
+    image_tokens: int
+    manifest_hash: str
+    content: Mapping[str, Any]
+    training: Mapping[str, Any]
+    step: int
+
+
+def model_card(facts: CardFacts) -> str:
+    """The text, in Markdown with the header that model hubs read."""
+    parts = [_header(facts), _title(facts), _use(facts), _data(facts), _training(facts), _licence(facts)]
+    return "\n\n".join(part.strip("\n") for part in parts) + "\n"
+
+
+def _header(facts: CardFacts) -> str:
+    kind = "mmca" if facts.training["model"]["attention"] == "mmca" else "causal"
+    head = {
+        "library_name": "dsvl" if facts.refusals else "transformers",
+        "license": "other",
+        "pipeline_tag": "image-text-to-text",
+        "tags": ["dsvl", "vision-language", kind],
+    }
+    return f"---\n{yaml.safe_dump(head, sort_keys=False)}---"
+
+
+def _title(facts: CardFacts) -> str:
+    model = facts.training["model"]
+    decoder, encoder = model["decoder"], model["encoder"]
+    language = decoder["name"] or decoder["preset"] or decoder["config"].get("model_type")
+    sees = encoder["name"] or encoder["weights"] or encoder["kind"]
+    return (
+        f"# {facts.name}\n\nA chat model for conversations with many images: the decoder `{language}` reads what the "
+        f"encoder `{sees}` sees through the projector `{model['projector']['kind']}`, {facts.image_tokens} tokens an "
+        f"image. {facts.parameters:,} parameters, stored in {facts.precision}."
+    )
+
+
+def _use(facts: CardFacts) -> str:
+    ours = (
+        "import trainer  # of dsvl\n\n"
+        'loaded = trainer.load("path/of/this/folder")  # model, chat tokenizer, geometry of pictures'
+    )
+    if facts.refusals:
+        why = "; ".join(facts.refusals)
+        text = f"It opens with dsvl, and not as LLaVA: {why}.\n\n```python\n{ours}\n```"
+    else:
+        text = (
+            "It is a standard LLaVA folder:\n\n```python\nfrom transformers import AutoProcessor, "
+            "LlavaForConditionalGeneration\n\n"
+            'model = LlavaForConditionalGeneration.from_pretrained("path/of/this/folder")\n'
+            'processor = AutoProcessor.from_pretrained("path/of/this/folder", backend="pil")\n```\n\n'
+            f"and opens with dsvl as well:\n\n```python\n{ours}\n```"
+        )
+    notes = "\n".join(f"- {difference}" for difference in facts.differences)
+    return f"## Use\n\n{text}\n\nPictures through `AutoProcessor`:\n\n{notes}"
+
+
+def _data(facts: CardFacts) -> str:
+    content = facts.content
+    lines = [
+        "| dataset | adapter | samples | images | tokens | trained tokens | samples an epoch |",
+        "|---|---|--:|--:|--:|--:|--:|",
+    ]
+    for name, dataset in content["datasets"].items():
+        counts = (dataset.get(key) for key in _COUNTS)
+        cells = [name, str(dataset.get("adapter", "")), *("" if count is None else f"{count:,}" for count in counts)]
+        lines.append("| " + " | ".join(cell.replace("|", "\\|") for cell in cells) + " |")
+    return (
+        f"## Data\n\nBuild manifest (sha256): `{facts.manifest_hash}`\n\nTemplate `{content['config']['template']}`, "
+        f"tokenizer `{content['tokenizer'].get('fingerprint', '')}`.\n\n" + "\n".join(lines)
+    )
+
+
+def _training(facts: CardFacts) -> str:
+    text = yaml.safe_dump(dict(facts.training), sort_keys=False, allow_unicode=True)
+    return f"## Training\n\n{facts.step:,} optimizer steps with this config:\n\n```yaml\n{text}```"
+
+
+def _licence(facts: CardFacts) -> str:
+    model = facts.training["model"]
+    parts = [
+        *(f"{part}: {model[part]['name']}" for part in ("decoder", "encoder") if model[part]["name"]),
+        *(f"dataset: {name}" for name in facts.content["datasets"]),
+    ]
+    rows = "\n".join(f"- {part}: TODO" for part in parts)
+    return (
+        "## Licence\n\nTODO: choose a licence that all of these allow, and name it in this file's header.\n\n"
+        f"{rows}\n\n## Intended use and limits\n\nTODO"
+    )

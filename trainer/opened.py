@@ -1,0 +1,52 @@
+"""A model to talk to or to measure: an exported folder, a run's folder, or one of its checkpoints.
+
+Rule: a run's model is the one that exporting it in the run's precision would give.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import torch
+
+from dst import ChatTokenizer, Template, load_tokenizer
+from dst.errors import ConfigError
+from shards import Build
+from shards.pixels import Geometry
+from trainer import checkpoint as checkpoints
+from trainer.exported import DTYPES, RECORD, Loaded, load_model
+from trainer.restore import restore
+from trainer.torchvision_operators import declare_operators
+
+
+def open_model(location: Path, *, run_build: str | None = None) -> tuple[Loaded, Build | None]:
+    """The model, on the GPU if there is one, and the build that a run was made with; None for an exported model.
+
+    run_build: where that build lies now, if it was moved. Raises ConfigError, ShardError or TrainError.
+    """
+    declare_operators()
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    if (location / RECORD).is_file():
+        return load_model(location, device=device), None
+    if not (location / checkpoints.CONTENT).is_file() and checkpoints.latest(location) is None:
+        raise ConfigError(
+            [
+                f"{location}: no model there; wanted a folder that dsvl-train export wrote, a run's `out` folder, or "
+                f"one of its {checkpoints.FOLDER}/step-... folders"
+            ]
+        )
+    found = restore(location, build=run_build)
+    content = found.build.manifest.content
+    template = Template(str(content["config"]["template"]), str(content["template"]))
+    return (
+        Loaded(
+            model=found.model.to(device, DTYPES[found.config.precision]),
+            chat_tokenizer=ChatTokenizer(template, load_tokenizer(found.build.tokenizer_folder())),
+            geometry=Geometry.of(content["config"]["image"]),
+            content=content,
+            manifest_hash=found.build.manifest.hash,
+            step=found.step,
+            folder=found.folder,
+        ),
+        found.build,
+    )

@@ -1,0 +1,115 @@
+"""A decoder that reads prompts and single tokens into a KV cache, and says what may come next.
+
+Rule: rows of a batch never see each other's padding, and positions count from a row's own first token. With MMCA every
+forward gets a layout over all that was read; the cache alone does not know what is an image.
+
+Shapes: B rows, T new positions, K positions in all, N images, S side in pixels, H hidden size, V vocabulary.
+"""
+
+# ruff: noqa: N803, N806 - names end in their shape
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+import torch
+
+from trainer.decoder import finish_logits
+from trainer.mmca_layout import build_layout
+from trainer.model import VisionChatModel
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class Prompt:
+    """What an answer is to follow; trainer.conversation makes it of a history."""
+
+    ids: npt.NDArray[np.int64]
+    """[T]: as in training, each image's positions all hold the placeholder's id"""
+    images: torch.Tensor
+    """uint8 [N, 3, S, S]"""
+    slots: tuple[int, ...]
+    """First position of each image"""
+    end_id: int
+    """The token that ends the answer"""
+
+
+class Reader:
+    """The decoder and what it has read: its cache and, for every position there, whether it is an image or padding."""
+
+    def __init__(self, model: VisionChatModel, rows: int, device: torch.device) -> None:
+        from transformers import DynamicCache
+
+        self._model, self._device = model, device
+        self._cache = DynamicCache(config=model.decoder.config)
+        self._is_image_BK = torch.zeros(rows, 0, dtype=torch.bool, device=device)
+        self._mask_BK = torch.zeros(rows, 0, dtype=torch.int64, device=device)
+
+    def read_padded(self, prompts: Sequence[Prompt], *, first_position: int = 0) -> torch.Tensor:
+        """Prompts of any length, padded on the left. Returns the logits [B, V] after each."""
+        model = self._model
+        longest = max(len(prompt.ids) for prompt in prompts)
+        padding = int(model.image_id == 0)  # any id but the placeholder's
+        ids = np.full((len(prompts), longest), padding, np.int64)
+        mask, positions = np.zeros_like(ids), np.zeros_like(ids)
+        slots = []
+        for row, prompt in enumerate(prompts):
+            start = longest - len(prompt.ids)
+            ids[row, start:] = prompt.ids
+            mask[row, start:] = 1
+            positions[row, start:] = np.arange(first_position, first_position + len(prompt.ids))
+            slots += [(row, start + slot) for slot in prompt.slots]
+        ids_BT, mask_BT, positions_BT = (torch.from_numpy(x).to(self._device) for x in (ids, mask, positions))
+        if slots:
+            images = torch.cat([prompt.images for prompt in prompts]).to(self._device)
+            embeddings_BTH = model.embed(ids_BT, images, torch.tensor(slots, device=self._device))
+        else:
+            embeddings_BTH = model.decoder.get_input_embeddings()(ids_BT)
+        return self._feed(embeddings_BTH, ids_BT == model.image_id, mask_BT, positions_BT)
+
+    def read_tokens(self, tokens: Sequence[int], positions_B1: torch.Tensor) -> torch.Tensor:
+        """One token of text a row. Returns the logits [B, V] after it."""
+        ids_B1 = torch.tensor(tokens, device=self._device)[:, None]
+        return self._feed(
+            self._model.decoder.get_input_embeddings()(ids_B1),
+            torch.zeros_like(ids_B1, dtype=torch.bool),
+            torch.ones_like(ids_B1),
+            positions_B1.to(self._device),
+        )
+
+    def crop(self, positions: int) -> bool:
+        """Forget the last positions. False: this decoder cannot (a sliding window has let go of what came before)."""
+        if not positions:
+            return True
+        kept = self._is_image_BK.shape[1] - positions
+        self._is_image_BK, self._mask_BK = self._is_image_BK[:, :kept], self._mask_BK[:, :kept]
+        try:
+            self._cache.crop(-positions)
+        except (NotImplementedError, RuntimeError, ValueError):
+            return False
+        return int(self._cache.get_seq_length()) == kept
+
+    def _feed(
+        self,
+        embeddings_BTH: torch.Tensor,
+        is_image_BT: torch.Tensor,
+        mask_BT: torch.Tensor,
+        positions_BT: torch.Tensor,
+    ) -> torch.Tensor:
+        model = self._model
+        self._is_image_BK = torch.cat([self._is_image_BK, is_image_BT], dim=1)
+        self._mask_BK = torch.cat([self._mask_BK, mask_BT], dim=1)
+        arguments: dict[str, object] = {"attention_mask": self._mask_BK}
+        if model.attention == "mmca":
+            layout = build_layout(self._is_image_BK, self._mask_BK, num_queries=embeddings_BTH.shape[1])
+            arguments = {"attention_mask": None, "mmca_layout": layout}
+        hidden_BTH = model.decoder.base_model(
+            inputs_embeds=embeddings_BTH,
+            position_ids=positions_BT,
+            past_key_values=self._cache,
+            use_cache=True,
+            **arguments,
+        ).last_hidden_state
+        return finish_logits(model.decoder.config, model.decoder.get_output_embeddings()(hidden_BTH[:, -1]))

@@ -1,0 +1,92 @@
+"""A trained model from a run's checkpoint, its adapters merged, on the CPU.
+
+The rule: the model is built as the run built it, from the checkpoint's own config and the same build, and then holds
+the checkpoint's float32 weights. Adapters are added to the base weights in float32, once, here; what is frozen is what
+the run trained beside. Which ZeRO stage or how many ranks wrote the checkpoint does not matter.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from dataclasses import dataclass
+from pathlib import Path
+
+import shards
+from dst.errors import ConfigError
+from shards import Build, ShardError
+from trainer import checkpoint as checkpoints
+from trainer.assemble import assemble
+from trainer.checkpoint import Checkpoint
+from trainer.config import TrainConfig, check_build, config_from
+from trainer.lora import merge_lora
+from trainer.model import VisionChatModel
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Restored:
+    """A merged float32 model in evaluation mode, and what it was trained with."""
+
+    model: VisionChatModel
+    config: TrainConfig
+    build: Build
+    step: int
+    folder: Path
+    """Of the checkpoint"""
+
+
+def find_checkpoint(location: Path) -> Checkpoint:
+    """A checkpoint by its own folder, or the newest of a run's folder. Raises ConfigError if there is none."""
+    if (location / checkpoints.CONTENT).is_file():
+        return Checkpoint(location)
+    newest = checkpoints.latest(location)
+    if newest is None:
+        raise ConfigError(
+            [
+                f"{location}: no checkpoint there; wanted a run's `out` folder, or one of its "
+                f"{checkpoints.FOLDER}/step-... folders"
+            ]
+        )
+    return Checkpoint(newest)
+
+
+def restore(location: Path, *, build: str | None = None) -> Restored:
+    """The model of a run or checkpoint folder; `build` is where its build lies now, if it was moved.
+
+    Raises ConfigError or TrainError if the checkpoint, its build or the base weights cannot be had.
+    """
+    checkpoint = find_checkpoint(location)
+    config = config_from(checkpoint.config, str(checkpoint.folder))
+    if build is not None:
+        config = dataclasses.replace(config, build=build)
+    try:
+        opened = shards.open(config.build)
+    except ShardError as error:
+        raise ConfigError([f"build: {error}; if it was moved, give its place with --build"]) from None
+    if opened.manifest.hash != checkpoint.manifest:
+        raise ConfigError(
+            [
+                f"{config.build}: its manifest is {opened.manifest.hash[:12]}, the checkpoint {checkpoint.folder} was "
+                f"made with {checkpoint.manifest[:12]}; give the folder of that build with --build"
+            ]
+        )
+    problems = check_build(config, opened.manifest.content, opened.manifest.hash)
+    if problems:
+        raise ConfigError(problems)
+    model = assemble(_for_this_machine(config), opened.manifest.content).model.float()
+    checkpoints.load_weights(model, checkpoint)
+    merge_lora(model.decoder)
+    merge_lora(model.encoder)
+    return Restored(
+        model=model.eval().requires_grad_(False),
+        config=config,
+        build=opened,
+        step=checkpoint.step,
+        folder=checkpoint.folder,
+    )
+
+
+def _for_this_machine(config: TrainConfig) -> TrainConfig:
+    """Without what only speeds up or saves memory, which may need a GPU."""
+    decoder = dataclasses.replace(config.model.decoder, kernel="sdpa")
+    model = dataclasses.replace(config.model, decoder=decoder)
+    return dataclasses.replace(config, model=model, gradient_checkpointing=False)
