@@ -9,12 +9,16 @@ CONSTRAINTS := $(shell [ "$$(uname)" != Linux ] || nvidia-smi -L >/dev/null 2>&1
 PIP := $(BIN)/python -m pip install -qq --disable-pip-version-check $(CONSTRAINTS)
 NO_TORCH := If no CPU build of torch was found: give pip an index that has one (PIP_EXTRA_INDEX_URL).
 
-demo: $(VENV)/.data
-	rm -rf build/demo
+demo: $(VENV)/.train
+	rm -rf build/demo build/run build/exported
 	$(BIN)/dsvl-prep build --blend examples/blend.yaml --out build/demo
 	$(BIN)/dsvl-prep verify build/demo
 	$(BIN)/dsvl-prep stats build/demo
 	$(BIN)/dsvl-prep inspect build/demo --limit 3
+	$(BIN)/dsvl-train run --config examples/train.yaml
+	$(BIN)/dsvl-train run --config examples/train.yaml schedule.steps=30
+	$(BIN)/dsvl-train export --checkpoint build/run --out build/exported
+	$(BIN)/dsvl-train chat --model build/exported --max-new-tokens 40 < examples/questions.txt
 
 test: lint types
 	$(BIN)/python -m pytest -n 2
@@ -37,16 +41,15 @@ bench: $(VENV)/.dev
 $(VENV)/bin/python:
 	$(PYTHON) -m venv $(VENV)
 
-$(VENV)/.data: $(VENV)/bin/python pyproject.toml
-	$(PIP) -e .
+$(VENV)/.train: $(VENV)/bin/python pyproject.toml constraints-cpu.txt
+	$(PIP) -e '.[train]' || (echo "$(NO_TORCH)"; exit 1)
 	touch $@
 
 $(VENV)/.dev: $(VENV)/bin/python pyproject.toml constraints-cpu.txt
 	$(PIP) -e '.[dev,eval,ray,remote,train]' || (echo "$(NO_TORCH)"; exit 1)
-	touch $@ $(VENV)/.data
+	touch $@ $(VENV)/.train
 
-train: $(VENV)/bin/python
-	$(PIP) -e '.[train]' || (echo "$(NO_TORCH)"; exit 1)
+train: $(VENV)/.train
 
 clean:
 	rm -rf $(VENV) build *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis

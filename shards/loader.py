@@ -156,6 +156,15 @@ class Loader:
         """Samples of an epoch; `position // epoch_length` is the epoch."""
         return len(self._order)
 
+    def count_rows(self, epochs: int) -> int:
+        """Rows of so many epochs. Each is packed once for it, which takes some seconds for a million samples."""
+        rows = position = 0
+        while True:
+            found, position = self._rows.take(position, 1 << 16, epochs=epochs)
+            if not found:
+                return rows
+            rows += len(found)
+
     def state_dict(self) -> dict[str, Any]:
         """Where the next batch begins. `rows`: the settings that rows depend on."""
         return {
