@@ -14,6 +14,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TypeVar
 
+from dst.progress import Progress, Silent
 from preprocess.adapter import Request
 from preprocess.compile import read_result, run_task
 from preprocess.config import Blend, Inputs
@@ -23,7 +24,6 @@ from preprocess.finish import CACHE, Work, finish, sweep_partials
 from preprocess.ingest import Ingested, finished, ingest_task, run_ingest
 from preprocess.plan import assign_splits, make_context, plan_tasks
 from preprocess.prepare import Prepared, prepare
-from preprocess.progress import Progress, Silent
 from preprocess.publish import Published, publish, target
 from preprocess.report import BuildReport, DatasetReport
 from preprocess.split import CONFLICT, Side

@@ -45,8 +45,8 @@ def build(
     blend: Path, out: str | Path | None, work: Path | None, workers: int, settings: tuple[str, ...], as_json: bool
 ) -> None:
     """Compile a blend into a build folder, or to a URL; what an earlier run finished is used again."""
+    from dst.progress import Bar
     from preprocess.build import build_and_publish
-    from preprocess.progress import Bar
     from preprocess.report import print_report
 
     report, published = build_and_publish(blend, out=out, work=work, workers=workers, settings=settings, progress=Bar())
@@ -66,7 +66,7 @@ def build(
 def verify(build: str | Path) -> None:
     """Check every byte of a build, in a folder or at a URL: digests, indexes, samples, tokenizer, manifest."""
     import shards
-    from preprocess.progress import Bar
+    from dst.progress import Bar
 
     opened = shards.open(build)
     total = sum(

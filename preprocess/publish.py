@@ -11,9 +11,9 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from dst.progress import Progress
 from preprocess.config import Blend
 from preprocess.errors import ConfigError
-from preprocess.progress import Progress
 from shards import ShardError
 from shards.cache import cache_home
 from shards.store import local_folder

@@ -5,21 +5,20 @@ Rule: all that a user can mend is told before the first token is made. Results g
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 import shards
 from dst.errors import ConfigError
+from dst.progress import Bar
 from dst.terminal_text import json_line, visible
 from shards import Build
 from trainer.dialogues import read_dialogues
 from trainer.errors import TrainError
 from trainer.eval_report import AnsweredDialogue, write_report
 from trainer.evaluate import (
-    Advance,
     ScoredAnswers,
     answer_held_out,
     check_build,
@@ -62,10 +61,10 @@ def evaluate_build(
     found: Evaluation | None = None
     scored: ScoredAnswers | None = None
     if loss:
-        with _bar("loss", len(build["eval"])) as advance:
+        with Bar().step("loss", len(build["eval"])) as advance:
             found = held_out_loss(speaker, build, rows=settings.batch, workers=workers, advance=advance)
     if answers:
-        with _bar("answers", len(questions)) as advance:
+        with Bar().step("answers", len(questions)) as advance:
             scored = answer_held_out(
                 speaker, build, questions, settings.sampling, batch=settings.batch, advance=advance
             )
@@ -92,7 +91,7 @@ def evaluate_dialogues(settings: EvalSettings, path: Path, *, root: Path, prefix
     speaker, _ = open_model(settings.model, run_build=settings.run_build)
     seen = see_dialogues(speaker, dialogues.complete)
     num_rounds = sum(len(dialogue.rounds) for dialogue in dialogues.complete)
-    with _bar("rounds", num_rounds) as advance:
+    with Bar().step("rounds", num_rounds) as advance:
         held = hold_dialogues(
             speaker, dialogues.complete, seen, settings.sampling, batch=settings.batch, advance=advance
         )
@@ -176,28 +175,3 @@ def _print_measures(build: Build, found: Evaluation | None, scores: Sequence[Dat
     for row in scores:
         for note in row.notes:
             console.print(Text(visible(f"{row.dataset}: {note}")))
-
-
-@contextmanager
-def _bar(label: str, total: int) -> Iterator[Advance]:
-    from rich.console import Console
-    from rich.progress import (
-        BarColumn,
-        MofNCompleteColumn,
-        Progress,
-        TextColumn,
-        TimeElapsedColumn,
-        TimeRemainingColumn,
-    )
-
-    columns = (
-        TextColumn("{task.description:>10}"),
-        BarColumn(),
-        MofNCompleteColumn(),
-        TimeElapsedColumn(),
-        TextColumn("left"),
-        TimeRemainingColumn(),
-    )
-    with Progress(*columns, console=Console(stderr=True)) as bar:
-        task = bar.add_task(label, total=total)
-        yield lambda amount: bar.advance(task, amount)

@@ -10,7 +10,7 @@ Rules
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Any
@@ -20,6 +20,7 @@ from torch import nn
 
 from dst import ControlTextError, TemplateError
 from dst.errors import ConfigError
+from dst.progress import Advance
 from shards import Build
 from shards.batch import Batch
 from shards.loader import Loader
@@ -34,9 +35,6 @@ from trainer.loop import Evaluation, evaluate
 from trainer.prompt_reader import Prompt
 from trainer.ranks import Ranks
 from trainer.score import Answered, Scores, missing_packages, score
-
-Advance = Callable[[int], None]
-"""Told how much more is done"""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
