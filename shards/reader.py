@@ -6,8 +6,9 @@ Rule: every array is written once, where it stays; in a worker that is shared me
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from itertools import accumulate
 from typing import Any
 
 import torch
@@ -20,6 +21,8 @@ from shards.decode import DECODERS
 from shards.errors import ShardError
 from shards.pixels import Geometry, PictureError
 from shards.rows import Row
+
+_ALIGNED = 64
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,43 +64,56 @@ class Reader(Dataset[Any]):
             for number, sample in zip(numbers, row, strict=True)
             for image in sample.images
         ]
-        shape = (len(rows), part.length)
-        tensors = {name: _empty(shape, torch.int64) for name in ("input_ids", "labels", "position_ids")}
-        tensors["segment_ids"] = _empty(shape, torch.int32)
-        tensors["image_slots"] = _empty((len(stored), 2), torch.int64)
+        raw = self._decode == "none"
+        shape, side = (len(rows), part.length), self._geometry.size
+        tensors = _empty(
+            {
+                "images": ((0 if raw else len(stored), side, side, 3), torch.uint8),
+                "input_ids": (shape, torch.int64),
+                "labels": (shape, torch.int64),
+                "position_ids": (shape, torch.int64),
+                "segment_ids": (shape, torch.int32),
+                "image_slots": ((len(stored), 2), torch.int64),
+            }
+        )
+        pixels = tensors.pop("images")
         arrays = Arrays(**{name: tensor.numpy() for name, tensor in tensors.items()})
         collate(rows, arrays, image_id=self._image_id, image_tokens=self._image_tokens)
-        raw = self._decode == "none"
+        if not raw:
+            self._fill(pixels, stored)
         return Batch(
             **tensors,
-            images=self._images([] if raw else stored),
+            images=pixels.permute(0, 3, 1, 2),
             stored_images=tuple(bytes(image) for _, image in stored) if raw else (),
             samples=tuple(tuple((dataset, sample.key) for dataset, sample in row) for row in named),
             position=part.position,
         )
 
-    def _images(self, stored: Sequence[tuple[int, memoryview]]) -> torch.Tensor:
-        """Pixels of stored images, each with its sample's number."""
-        side = self._geometry.size
-        pixels = _empty((len(stored), side, side, 3), torch.uint8)
+    def _fill(self, pixels: torch.Tensor, stored: Sequence[tuple[int, memoryview]]) -> None:
+        """pixels: uint8 [N, S, S, 3]. stored: images, each with its sample's number."""
         for out, (number, image) in zip(pixels.numpy(), stored, strict=True):
             try:
                 DECODERS[self._decode](image, self._geometry, out)
             except PictureError as error:
                 raise ShardError(f"{self._split.where(number)}: an image cannot be decoded: {error}") from None
-        return pixels.permute(0, 3, 1, 2)
 
 
-def _empty(shape: tuple[int, ...], dtype: torch.dtype) -> torch.Tensor:
-    """A tensor to be filled; in a worker it lies in shared memory from the start, so that sending it copies nothing."""
-    if get_worker_info() is None or 0 in shape:
-        return torch.empty(shape, dtype=dtype)
-    size = math.prod(shape) * dtype.itemsize
+def _empty(wanted: Mapping[str, tuple[tuple[int, ...], torch.dtype]]) -> dict[str, torch.Tensor]:
+    """Tensors to be filled, all in one block; in a worker in shared memory, so that sending them copies nothing."""
+    sizes = [math.prod(shape) * dtype.itemsize for shape, dtype in wanted.values()]
+    starts = [0, *accumulate(-(-size // _ALIGNED) * _ALIGNED for size in sizes)]
     try:
-        storage = torch.UntypedStorage._new_shared(size)  # type: ignore[no-untyped-call]  # as torch's default_collate
+        if get_worker_info() is None:
+            block = torch.empty(starts[-1], dtype=torch.uint8)
+        else:  # as torch's default_collate does it
+            storage = torch.UntypedStorage._new_shared(starts[-1])  # type: ignore[no-untyped-call]
+            block = torch.empty(0, dtype=torch.uint8).set_(storage)
     except RuntimeError as error:
         raise ShardError(
-            f"loader: no shared memory for {size:,} bytes of a batch ({error}); make /dev/shm bigger, use fewer "
+            f"loader: no memory for {starts[-1]:,} bytes of a batch ({error}); make /dev/shm bigger, use fewer "
             "workers, or prefetch less"
         ) from None
-    return torch.empty(0, dtype=dtype).set_(storage).view(shape)
+    return {
+        name: block[start : start + size].view(dtype).view(shape)
+        for (name, (shape, dtype)), start, size in zip(wanted.items(), starts, sizes, strict=False)
+    }
