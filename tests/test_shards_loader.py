@@ -9,6 +9,7 @@ import os
 import pickle
 import signal
 import time
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +22,7 @@ from handmade_builds import Handmade, draft
 from shards import Build, ShardError
 from shards.batch import Batch, normalize
 from shards.decode import decode_pillow
-from shards.loader import Loader
+from shards.loader import Loader, _fenced
 from shards.manifest import manifest_hash, manifest_text
 from shards.pixels import Geometry
 from small_blends import build as compile_blend
@@ -437,16 +438,28 @@ def test_a_worker_that_is_killed_while_the_program_works_is_told_too(build: Buil
 
 @pytest.mark.usefixtures("no_hang")
 def test_a_worker_that_is_killed_ends_the_run_with_an_error(build: Build) -> None:
+    """By ShardError if it is waited for; torch itself raises wherever the program is when the system tells it."""
     batches = iter(loader(build, workers=2))
     next(batches)
-    killed = 0
-    for child in torch.multiprocessing.active_children():
-        assert child.pid is not None
-        os.kill(child.pid, signal.SIGKILL)
-        killed += 1
-    assert killed == 2
-    with pytest.raises(ShardError, match=r"a loader worker died.*use fewer workers"):
+    children = torch.multiprocessing.active_children()
+    assert len(children) == 2
+
+    def kill_and_read() -> None:
+        for child in children:
+            os.kill(child.pid or 0, signal.SIGKILL)
         list(itertools.islice(batches, 100))
+
+    with pytest.raises((ShardError, RuntimeError), match=r"DataLoader worker \(pid"):
+        kill_and_read()
+
+
+def test_a_worker_that_died_while_it_was_waited_for_is_a_shard_error() -> None:
+    def batches() -> Iterator[Batch]:
+        raise RuntimeError("DataLoader worker (pid 7) is killed by signal: Killed. ")
+        yield
+
+    with pytest.raises(ShardError, match=r"a loader worker died: DataLoader worker \(pid 7\).*use fewer workers"):
+        list(_fenced(batches()))
 
 
 @pytest.mark.parametrize("workers", [0, 1])
