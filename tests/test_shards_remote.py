@@ -54,6 +54,7 @@ def folder(tmp_path: Path) -> Path:
 
 @pytest.fixture
 def memory() -> Iterator[str]:
+    MemoryFileSystem.pseudo_dirs[:] = [""]  # folders outlive their files there
     yield "memory://bucket/build"
     MemoryFileSystem.store.clear()
 

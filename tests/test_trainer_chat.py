@@ -439,7 +439,7 @@ def test_in_a_terminal_ctrl_c_stops_the_answer_and_ctrl_d_the_program() -> None:
         screen.until("stopped")
         screen.until("> ")
         os.write(terminal, b"a line that I take ba\x03")
-        screen.until("/quit or Ctrl-D")
+        screen.until("/quit or Ctrl-D", again=b"\x03")
         screen.until("> ")
         os.write(terminal, b"/help\n")
         screen.until("Ctrl-D does it too")
@@ -462,12 +462,15 @@ class Screen:
     def __init__(self, terminal: int) -> None:
         self._terminal, self._text = terminal, ""
 
-    def until(self, text: str) -> None:
-        """Wait for a text, and go on behind it."""
+    def until(self, text: str, again: bytes = b"") -> None:
+        """Wait for a text, and go on behind it. again: keys to press again, as a person does whom nothing answers."""
         end = time.monotonic() + 60
         while text not in self._text:
-            ready, _, _ = select.select([self._terminal], [], [], max(0.0, end - time.monotonic()))
-            assert ready, f"wanted {text!r}, got {self._text[-2000:]!r}"
+            ready, _, _ = select.select([self._terminal], [], [], 3 if again else max(0.0, end - time.monotonic()))
+            assert ready or (again and time.monotonic() < end), f"wanted {text!r}, got {self._text[-2000:]!r}"
+            if not ready:
+                os.write(self._terminal, again)
+                continue
             self._text += os.read(self._terminal, 65536).decode("utf-8", "replace")
         self._text = self._text.split(text, 1)[1]
 
