@@ -10,6 +10,7 @@ the page cache. Prints Markdown for docs/benchmarks.md.
 from __future__ import annotations
 
 import argparse
+import dataclasses
 import json
 import os
 import shutil
@@ -26,6 +27,7 @@ from bench_data import ROOT, machine
 
 sys.path.insert(0, str(ROOT))
 
+from preprocess.images import ImagePolicy
 from shards import ShardInfo, ShardWriter
 from shards.manifest import write_manifest
 
@@ -79,7 +81,12 @@ def make_build(folder: Path, samples: int) -> int:
     write_manifest(
         folder,
         {
-            "config": {"datasets": [{"name": "bench"}], "image_tokens": 256},
+            "config": {
+                "datasets": [{"name": "bench"}],
+                "image_tokens": 256,
+                "limits": {"max_length": 4096, "max_images": 8},
+                "image": dataclasses.asdict(ImagePolicy()),
+            },
             "tokenizer": {"image_id": 1},
             "datasets": {"bench": {"draws": samples, "shards": {"train": [i.to_json() for i in infos], "eval": []}}},
         },
