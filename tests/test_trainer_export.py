@@ -383,7 +383,7 @@ def test_the_model_card_names_data_and_training(build_of: MakeBuild, tmp_path: P
     assert "# my-model" in card
     assert "1,234 optimizer steps" in card
     assert "preset: tiny_llama" in card
-    assert "dataset: mine: TODO" in card
+    assert "dataset: mine: (its licence)" in card
     assert build.store.location not in card
 
 

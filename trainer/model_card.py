@@ -106,8 +106,9 @@ def _licence(facts: CardFacts) -> str:
         *(f"{part}: {model[part]['name']}" for part in ("decoder", "encoder") if model[part]["name"]),
         *(f"dataset: {name}" for name in facts.content["datasets"]),
     ]
-    rows = "\n".join(f"- {part}: TODO" for part in parts)
+    rows = "\n".join(f"- {part}: (its licence)" for part in parts)
     return (
-        "## Licence\n\nTODO: choose a licence that all of these allow, and name it in this file's header.\n\n"
-        f"{rows}\n\n## Intended use and limits\n\nTODO"
+        "## Licence\n\nNot chosen yet. Choose one that all of these allow, and name it in this file's header.\n\n"
+        f"{rows}\n\n## Intended use and limits\n\n"
+        "Not written yet: say what the model is for, what it was tried on, and where it fails."
     )
