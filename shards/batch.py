@@ -5,11 +5,21 @@ Shapes: B rows of this rank, T positions, N images of these rows, S the image's 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, fields, replace
+from itertools import accumulate
 from typing import Any
 
+import numpy as np
 import torch
+
+from shards.layout import Contents, Memory
+
+_TYPES: dict[type[np.generic], torch.dtype] = {
+    np.uint8: torch.uint8,
+    np.int32: torch.int32,
+    np.int64: torch.int64,
+}
 
 
 @dataclass(slots=True)
@@ -26,7 +36,7 @@ class Batch:
     """int32 [B, T]: 1, 2, ... for the samples of a row, 0 for padding"""
     images: torch.Tensor
     """uint8 [N, 3, S, S], RGB, in channels-last memory; none with `decode="none"`"""
-    stored_images: tuple[bytes, ...]
+    stored_images: tuple[memoryview, ...]
     """With `decode="none"` the images' files as they are stored, else empty"""
     image_slots: torch.Tensor
     """int64 [N, 2]: row and first position of each image"""
@@ -34,6 +44,25 @@ class Batch:
     """For each row and each of its segments: (dataset, key)"""
     position: int
     """The loader's position after this batch"""
+
+    @classmethod
+    def of(cls, contents: Contents, memory: Memory) -> Batch:
+        """Views of a block of memory: it stays as it is while any of them is there."""
+        whole = torch.from_numpy(memory)
+        tensors = {
+            name: whole[start:end].view(_TYPES[kind]).view(shape) for name, start, end, kind, shape in contents.places()
+        }
+        stored = tensors.pop("stored").numpy().data
+        starts = accumulate(contents.stored_sizes, initial=0)
+        return cls(
+            images=tensors.pop("images").permute(0, 3, 1, 2),
+            stored_images=tuple(
+                stored[start : start + size] for start, size in zip(starts, contents.stored_sizes, strict=False)
+            ),
+            samples=contents.samples,
+            position=contents.position,
+            **tensors,
+        )
 
     def to(self, device: torch.device | str) -> Batch:
         """The same batch there; from pinned memory to a GPU without waiting for it."""
@@ -43,21 +72,6 @@ class Batch:
     def pin_memory(self) -> Batch:
         return self._each(torch.Tensor.pin_memory)
 
-    def __reduce__(self) -> tuple[Any, ...]:
-        """Tensors that lie in one block of memory travel as that block: a worker then sends one file, not six."""
-        values = {field.name: getattr(self, field.name) for field in fields(self)}
-        tensors = {name: value for name, value in values.items() if isinstance(value, torch.Tensor)}
-        blocks = {tensor.untyped_storage().data_ptr() for tensor in tensors.values() if tensor.numel()}
-        if len(blocks) != 1:
-            return Batch, tuple(values.values())
-        storage = next(tensor for tensor in tensors.values() if tensor.numel()).untyped_storage()
-        places = {
-            name: (tensor.dtype, tensor.storage_offset() if tensor.numel() else 0, tensor.shape, tensor.stride())
-            for name, tensor in tensors.items()
-        }
-        rest = {name: value for name, value in values.items() if name not in tensors}
-        return _from_block, (torch.empty(0, dtype=torch.uint8).set_(storage), places, rest)
-
     def _each(self, change: Callable[[torch.Tensor], torch.Tensor]) -> Batch:
         tensors: dict[str, Any] = {
             field.name: change(value)
@@ -65,14 +79,6 @@ class Batch:
             if isinstance(value := getattr(self, field.name), torch.Tensor)
         }
         return replace(self, **tensors)
-
-
-def _from_block(block: torch.Tensor, places: Mapping[str, tuple[Any, ...]], rest: Mapping[str, Any]) -> Batch:
-    tensors: dict[str, Any] = {
-        name: torch.empty(0, dtype=dtype).set_(block.untyped_storage(), offset, shape, stride)
-        for name, (dtype, offset, shape, stride) in places.items()
-    }
-    return Batch(**tensors, **rest)
 
 
 def normalize(

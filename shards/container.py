@@ -80,31 +80,31 @@ def member_names(key: str, extensions: Sequence[str]) -> list[str]:
     return [f"{key}.json", f"{key}.tokens.npy", *images]
 
 
-def members(key: str, region: memoryview, starts: Sequence[int], sizes: Sequence[int]) -> list[memoryview]:
+def members(key: str, region: bytes, starts: Sequence[int], sizes: Sequence[int]) -> list[memoryview]:
     """The contents of a sample's members. Raises ValueError unless they and their headers make up the whole region.
 
     Of a header, name and size are compared: the region's checksum vouches for the rest, and `verify` reads it all.
     """
-    end, found = 0, []
     if len(starts) != len(sizes) or len(starts) < 2:
         raise ValueError(f"the index has {len(starts)} member offsets and {len(sizes)} member sizes")
-    names = member_names(key, ())
-    for number, (start, size) in enumerate(zip(starts, sizes, strict=True)):
-        header = region[end : end + 135].tobytes()  # up to the end of the size
-        name = f"{key}.{number - 2}." if number > 1 else f"{names[number]}\0"
-        if start != end + BLOCK or not header.startswith(name.encode()) or header[124:] != b"%011o" % size:
+    names = [f"{name}\0" for name in member_names(key, ())]
+    names += [f"{key}.{number}." for number in range(len(starts) - 2)]
+    end, found, view = 0, [], memoryview(region)
+    for number, (name, start, size) in enumerate(zip(names, starts, sizes, strict=True)):
+        written = region.startswith(name.encode(), end) and region[end + 124 : end + 135] == b"%011o" % size
+        if start != end + BLOCK or not written:
             raise ValueError(f"its member {number} is not where the index says, or not written as the format says")
-        found.append(region[start : start + size])
+        found.append(view[start : start + size])
         end = start + size + -size % BLOCK
     if end != len(region):
         raise ValueError(f"its members fill {end} bytes of {len(region)}")
     return found
 
 
-def check_headers(key: str, region: memoryview, starts: Sequence[int], sizes: Sequence[int]) -> None:
+def check_headers(key: str, region: bytes, starts: Sequence[int], sizes: Sequence[int]) -> None:
     """Every byte between the members' contents. Raises ValueError unless it is as FORMAT.md says."""
     for number, (start, size) in enumerate(zip(starts, sizes, strict=True)):
-        name = bytes(region[start - BLOCK : start - BLOCK + 100]).rstrip(b"\0").decode("ascii")
+        name = region[start - BLOCK : start - BLOCK + 100].rstrip(b"\0").decode("ascii")
         after = region[start + size : start + size + -size % BLOCK]
         if region[start - BLOCK : start] != tar_header(name, size) or any(after):
             raise ValueError(f"the header or the padding of member {number} of sample {key} is not as the format says")

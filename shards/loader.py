@@ -15,18 +15,19 @@ Rules
 from __future__ import annotations
 
 import operator
-import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Generator, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing
 from dataclasses import dataclass
 from typing import Any, Literal
 
 try:
     import torch
-    from torch.utils.data import DataLoader
 except ModuleNotFoundError as error:
     raise ImportError(f"{error}; batches are made of torch's tensors: pip install 'dsvl[train]'") from None
 
 from shards.batch import Batch
+from shards.blocks import LocalBlocks
 from shards.build import Build
 from shards.decode import DECODERS
 from shards.errors import ShardError
@@ -34,6 +35,7 @@ from shards.order import StoredOrder
 from shards.reader import Part, Reader
 from shards.rows import WINDOW, Rows
 from shards.store import LocalStore
+from shards.workers import batches_ahead
 
 STATE_VERSION = 1
 
@@ -42,7 +44,6 @@ SHUFFLE_SHARDS = 8
 """`shuffle="shards"` shuffles so many samples and so many of the largest shard among each other, at least."""
 
 _PAD_TO = 8  # unpacked rows have a length that tensor cores like
-_DEATH = re.compile(r"DataLoader worker \(pid|Pin memory thread")
 
 
 class Loader:
@@ -204,28 +205,23 @@ class Loader:
     def __iter__(self) -> Iterator[Batch]:
         """Batches from the current position on; without a loaded state, of other splits than train from the beginning.
 
-        Raises ShardError if a sample is damaged, or if a worker died while a batch was waited for. If one dies while
-        the program does something else, torch raises RuntimeError there and then. One iteration at a time: it sets
-        the position.
+        Raises ShardError if a sample is damaged or a worker died. One iteration at a time: it sets the position.
         """
         if self._settings["split"] != "train" and not self._resumed:
             self._position = 0
         self._resumed = False
-        batches = DataLoader(
-            self._reader,
-            sampler=self._plan(),
-            batch_size=None,
-            num_workers=self._workers,
-            prefetch_factor=self._prefetch if self._workers else None,
-            pin_memory=self._pin_memory,
-            collate_fn=_as_it_is,
-            generator=torch.Generator(),  # else torch draws from the program's own generator, once an iteration
-        )
-        for batch in _fenced(iter(batches)):
-            if isinstance(batch, str):
-                raise ShardError(batch)
-            self._position = batch.position
-            yield batch
+        with closing(_pinned(self._batches()) if self._pin_memory else self._batches()) as batches:
+            for batch in batches:
+                self._position = batch.position
+                yield batch
+
+    def _batches(self) -> Generator[Batch]:
+        if self._workers:
+            yield from batches_ahead(self._reader, self._plan(), workers=self._workers, prefetch=self._prefetch)
+            return
+        blocks = LocalBlocks()
+        for part in self._plan():
+            yield Batch.of(*self._reader.fill(part, blocks.take))
 
     def _plan(self) -> _Plan:
         share = self._batch_size // self._world_size
@@ -258,20 +254,21 @@ class _Plan:
             yield Part(rows[self.first : self.first + self.count], length, position)
 
 
-def _as_it_is(batch: Any) -> Any:
-    return batch
+def _pinned(batches: Generator[Batch]) -> Generator[Batch]:
+    """Each in page-locked memory, copied there while the one before is worked on."""
+    device = torch.cuda.current_device() if torch.cuda.is_available() else None
 
+    def following() -> Batch | None:
+        if device is not None:
+            torch.cuda.set_device(device)  # each thread has its own
+        batch = next(batches, None)
+        return batch and batch.pin_memory()
 
-def _fenced(batches: Iterator[Batch | str]) -> Iterator[Batch | str]:
-    """torch tells that a worker died by a RuntimeError alone."""
-    try:
-        yield from batches
-    except RuntimeError as error:
-        if not _DEATH.match(str(error)):
-            raise
-        raise ShardError(
-            f"a loader worker died: {error}; if memory ran out, use fewer workers or prefetch less"
-        ) from error
+    with closing(batches), ThreadPoolExecutor(1, "dsvl-pin") as thread:
+        ahead = thread.submit(following)
+        while (batch := ahead.result()) is not None:
+            ahead = thread.submit(following)
+            yield batch
 
 
 def _check_layout(batch_size: int, rank: int, world_size: int) -> None:

@@ -1,28 +1,24 @@
-"""From the numbers of samples to a batch: what a loader's worker process does.
+"""From the numbers of samples to a batch in a block of memory: what a loader's worker does. It needs no torch.
 
-Rule: every array is written once, where it stays; in a worker that is shared memory, so that sending it copies nothing.
+Rule: every array is written once, where it stays.
 """
 
 from __future__ import annotations
 
-import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from itertools import accumulate
 from typing import Any
 
-import torch
-from torch.utils.data import Dataset, get_worker_info
+import numpy as np
+import numpy.typing as npt
 
-from shards.batch import Batch
 from shards.build import Build
 from shards.collate import Arrays, collate
 from shards.decode import DECODERS
 from shards.errors import ShardError
+from shards.layout import Contents, Memory
 from shards.pixels import Geometry, PictureError
 from shards.rows import Row
-
-_ALIGNED = 64
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,8 +31,8 @@ class Part:
     position: int
 
 
-class Reader(Dataset[Any]):
-    """Makes batches: in this process or in a worker."""
+class Reader:
+    """Reads, collates and decodes."""
 
     def __init__(self, build: Build, split: str, decode: str) -> None:
         content = build.manifest.content
@@ -46,16 +42,8 @@ class Reader(Dataset[Any]):
         self._geometry = Geometry.of(content["config"]["image"])
         self._decode = decode
 
-    def __getitem__(self, part: Part) -> Batch | str:
-        """A batch, or the text of a ShardError: an error that crosses processes would lose its form."""
-        try:
-            return self._batch(part)
-        except ShardError as error:
-            return str(error)
-        except MemoryError:
-            return "loader: memory ran out while a batch was made; use fewer workers, or prefetch less"
-
-    def _batch(self, part: Part) -> Batch:
+    def fill(self, part: Part, allocate: Callable[[int], Memory]) -> tuple[Contents, Memory]:
+        """A batch in the memory that `allocate` gives for its size. Raises ShardError."""
         named = [[self._split.named(number) for number in row] for row in part.rows]
         rows = [[sample for _, sample in row] for row in named]
         stored = [
@@ -65,55 +53,36 @@ class Reader(Dataset[Any]):
             for image in sample.images
         ]
         raw = self._decode == "none"
-        shape, side = (len(rows), part.length), self._geometry.size
-        tensors = _empty(
-            {
-                "images": ((0 if raw else len(stored), side, side, 3), torch.uint8),
-                "input_ids": (shape, torch.int64),
-                "labels": (shape, torch.int64),
-                "position_ids": (shape, torch.int64),
-                "segment_ids": (shape, torch.int32),
-                "image_slots": ((len(stored), 2), torch.int64),
-            }
-        )
-        pixels = tensors.pop("images")
-        arrays = Arrays(**{name: tensor.numpy() for name, tensor in tensors.items()})
-        collate(rows, arrays, image_id=self._image_id, image_tokens=self._image_tokens)
-        if not raw:
-            self._fill(pixels, stored)
-        return Batch(
-            **tensors,
-            images=pixels.permute(0, 3, 1, 2),
-            stored_images=tuple(bytes(image) for _, image in stored) if raw else (),
+        contents = Contents(
+            shape=(len(rows), part.length),
+            side=self._geometry.size,
+            num_images=len(stored),
+            stored_sizes=tuple(len(image) for _, image in stored) if raw else (),
             samples=tuple(tuple((dataset, sample.key) for dataset, sample in row) for row in named),
             position=part.position,
         )
+        memory = self._allocated(contents.size, allocate)
+        arrays: dict[str, Any] = contents.arrays(memory)
+        pixels, files = arrays.pop("images"), arrays.pop("stored")
+        collate(rows, Arrays(**arrays), image_id=self._image_id, image_tokens=self._image_tokens)
+        if raw:
+            np.concatenate([np.frombuffer(image, np.uint8) for _, image in stored] or [files], out=files)
+        else:
+            self._decode_all(stored, pixels)
+        return contents, memory
 
-    def _fill(self, pixels: torch.Tensor, stored: Sequence[tuple[int, memoryview]]) -> None:
-        """pixels: uint8 [N, S, S, 3]. stored: images, each with its sample's number."""
-        for out, (number, image) in zip(pixels.numpy(), stored, strict=True):
+    def _decode_all(self, stored: Sequence[tuple[int, memoryview]], pixels: npt.NDArray[np.uint8]) -> None:
+        """stored: images, each with its sample's number. pixels: uint8 [N, S, S, 3]."""
+        for out, (number, image) in zip(pixels, stored, strict=True):
             try:
                 DECODERS[self._decode](image, self._geometry, out)
             except PictureError as error:
                 raise ShardError(f"{self._split.where(number)}: an image cannot be decoded: {error}") from None
 
-
-def _empty(wanted: Mapping[str, tuple[tuple[int, ...], torch.dtype]]) -> dict[str, torch.Tensor]:
-    """Tensors to be filled, all in one block; in a worker in shared memory, so that sending them copies nothing."""
-    sizes = [math.prod(shape) * dtype.itemsize for shape, dtype in wanted.values()]
-    starts = [0, *accumulate(-(-size // _ALIGNED) * _ALIGNED for size in sizes)]
-    try:
-        if get_worker_info() is None:
-            block = torch.empty(starts[-1], dtype=torch.uint8)
-        else:  # as torch's default_collate does it
-            storage = torch.UntypedStorage._new_shared(starts[-1])  # type: ignore[no-untyped-call]
-            block = torch.empty(0, dtype=torch.uint8).set_(storage)
-    except RuntimeError as error:
-        raise ShardError(
-            f"loader: no memory for {starts[-1]:,} bytes of a batch ({error}); make /dev/shm bigger, use fewer "
-            "workers, or prefetch less"
-        ) from None
-    return {
-        name: block[start : start + size].view(dtype).view(shape)
-        for (name, (shape, dtype)), start, size in zip(wanted.items(), starts, sizes, strict=False)
-    }
+    def _allocated(self, size: int, allocate: Callable[[int], Memory]) -> Memory:
+        try:
+            return allocate(size)
+        except (MemoryError, OSError) as error:
+            raise ShardError(
+                f"loader: no memory for {size:,} bytes of a batch ({error}); use fewer workers, or prefetch less"
+            ) from None

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from functools import lru_cache
-from itertools import pairwise
 from typing import Protocol
 
 import numpy as np
@@ -23,6 +22,7 @@ WINDOW = 2048
 """Samples packed together: enough that the rows left half full at its end do not count."""
 
 _CHECKED_AT_ONCE = 1 << 20
+_REMEMBERED = 1 << 16
 
 Row = tuple[int, ...]
 """The samples of a row, as numbers in the split."""
@@ -55,6 +55,8 @@ class Rows:
         self._image_tokens, self._max_length, self._max_images = image_tokens, max_length, max_images
         self._packed, self.size = packed, window
         self._window = lru_cache(maxsize=4)(self._make_window)
+        self._lengths: dict[int, int] = {}
+        """Of samples that had a row of their own in windows made lately"""
 
     def take(self, position: int, count: int, *, epochs: int | None = None) -> tuple[list[Row], int]:
         """The next `count` rows from a position on, and the position after them; fewer where the epochs end."""
@@ -78,11 +80,11 @@ class Rows:
             self._check(samples, *self._split.lengths(samples, self._image_tokens))
 
     def longest(self, rows: Sequence[Row]) -> int:
-        """Positions of the longest of some rows."""
-        samples = np.array([sample for row in rows for sample in row], np.int64)
-        lengths, _ = self._split.lengths(samples, self._image_tokens)
-        ends = np.cumsum([0, *map(len, rows)])
-        return max((int(lengths[start:end].sum()) for start, end in pairwise(ends.tolist())), default=0)
+        """Positions of the longest of some rows of one sample each."""
+        samples = [sample for row in rows for sample in row]
+        if any(sample not in self._lengths for sample in samples):
+            self._remember(samples, self._split.lengths(np.array(samples, np.int64), self._image_tokens)[0])
+        return max((self._lengths[sample] for sample in samples), default=0)
 
     def window(self, epoch: int, start: int) -> list[Row]:
         """The rows of the window that starts at sample position `start` of an epoch."""
@@ -94,10 +96,16 @@ class Rows:
         self._check(samples, lengths, images)
         numbers = samples.tolist()
         if not self._packed:
+            self._remember(numbers, lengths)
             return [(number,) for number in numbers]
         packed = best_fit(lengths.tolist(), images.tolist(), max_length=self._max_length, max_images=self._max_images)
         turn = shuffled(len(packed), make_key(self._key, "rows", epoch, start)).tolist()
         return [tuple(numbers[sample] for sample in packed[row]) for row in turn]
+
+    def _remember(self, samples: list[int], lengths: Indices) -> None:
+        if len(self._lengths) > _REMEMBERED:
+            self._lengths.clear()
+        self._lengths.update(zip(samples, lengths.tolist(), strict=True))
 
     def _check(self, samples: Indices, lengths: Indices, images: Indices) -> None:
         limits = (("positions", lengths, self._max_length), ("images", images, self._max_images))

@@ -1,17 +1,21 @@
-"""One shard: a mapped tar and its index.
+"""One shard: a tar and its index.
 
-Rule: a sample's bytes are compared with the index's checksum before anybody sees them, and an index with the manifest's
-digest; damage raises ShardError naming the shard and the sample's key.
+Rule: a sample's bytes are read once and compared with the index's checksum, an index's with the manifest's digest; what
+was compared is what is given out. Damage raises ShardError naming the shard and the sample's key.
+
+The tar is read at offsets and not mapped: a mapped file that is cut while it is read stops the process (SIGBUS), may
+change after it was compared, and each of its pages costs a fault.
 """
 
 from __future__ import annotations
 
 import ctypes
 import hashlib
+import os
 from collections.abc import Callable, Sequence
 from functools import cached_property
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, BinaryIO, TypeVar
 
 import numpy as np
 import numpy.typing as npt
@@ -38,7 +42,7 @@ class Sample:
     """One tokenized conversation.
 
     ids, labels: int32 [T], labels -100 where nothing is learnt. images: the stored files' bytes in placeholder order.
-    All are views of the mapped shard: copy what has to outlive it, such as with `bytes(sample.images[0])`.
+    All are views of the sample's own bytes, which can not be written to.
     """
 
     __slots__ = ("_metadata", "_shard", "ids", "images", "key", "labels")
@@ -82,6 +86,7 @@ class Shard:
         self._store = store
         self._index_name = store.name(info.index)
         self._path: Path | None = None
+        self._tar: _File | None = None
         self._index_path, self.index = self._opened(info.index, info.index_size, info.index_sha256, open_index)
         if len(self.index) != info.samples:
             raise ShardError(
@@ -97,9 +102,9 @@ class Shard:
         """The tar on this machine. Raises ShardError if it is missing or has another size."""
         return self._store.local(self.info.path, size=self.info.size, sha256=self.info.sha256)
 
-    def file(self) -> pa.BufferReader:
-        """The whole tar, to be read like a file. Raises ShardError if it cannot be had."""
-        return pa.BufferReader(self._bytes)
+    def file(self) -> BinaryIO:
+        """The whole tar, for the caller to close. Raises ShardError if it cannot be had."""
+        return (self._tar or self._open_tar()).whole()
 
     def check_index(self) -> None:
         """Compare the index with the manifest's digest. Raises ShardError.
@@ -126,17 +131,18 @@ class Shard:
         found: list[str] = keys.column("key").to_pylist()
         return found
 
-    def region(self, row: int) -> tuple[str, memoryview, list[memoryview]]:
+    def region(self, row: int) -> tuple[str, bytes, list[memoryview]]:
         """Key, all bytes of the sample, and the contents of its members, checked against the index.
 
         Raises ShardError for damage in the sample or in its row of the index, IndexError for a row that is not there.
         """
         at = self._row(row)
-        return at.key, *self._located(at)
+        region = self._read(at)
+        return at.key, region, self._members(at, region)
 
     def __getitem__(self, row: int) -> Sample:
         at = self._row(row)
-        _, contents = self._located(at)
+        contents = self._members(at, self._read(at))
         num_images = len(contents) - 2
         if num_images != at.images:
             raise ShardError(f"{self.name}: sample {at.key} has {num_images} images, its index says {at.images}")
@@ -146,33 +152,41 @@ class Shard:
             raise ShardError(f"{self.name}: the tokens of sample {at.key} cannot be read: {error}") from None
         return Sample(self.name, at.key, contents[0], tokens, contents[2:])
 
-    def forget(self) -> None:
-        """Let go of the pages that were read; they stay in the system's cache, and are mapped again when needed.
+    @property
+    def is_tar_open(self) -> bool:
+        return self._tar is not None
 
-        Without this a process's resident memory would grow by every shard it has read.
+    def close_tar(self) -> None:
+        """It is opened again when a sample is read."""
+        self._tar = None
+
+    def forget_index(self) -> None:
+        """Let go of the index's pages that were read; they stay in the system's cache, and are mapped when needed.
+
+        Without this a process's resident memory would grow by every index it has read.
         """
-        for buffer in (self.index.buffer, self.__dict__.get("_bytes")):
-            if isinstance(buffer, pa.Buffer) and hasattr(_LIBC, "madvise"):
-                _LIBC.madvise(ctypes.c_void_p(buffer.address), ctypes.c_size_t(buffer.size), _DONTNEED)
-        if self._store.evicts:  # a file that was removed takes its space until nobody has it mapped
-            self.__dict__.pop("_bytes", None)
+        buffer = self.index.buffer
+        if isinstance(buffer, pa.Buffer) and hasattr(_LIBC, "madvise"):
+            _LIBC.madvise(ctypes.c_void_p(buffer.address), ctypes.c_size_t(buffer.size), _DONTNEED)
 
-    @cached_property
-    def _bytes(self) -> pa.Buffer:
-        """The mapped tar; no file stays open for it."""
+    def _open_tar(self) -> _File:
         if self._path is None:
             self.check_index()
-        self._path, found = self._opened(self.info.path, self.info.size, self.info.sha256, self._map)
-        if bytes(found[-len(END_OF_ARCHIVE) :]) != END_OF_ARCHIVE:
+        self._path, found = self._opened(self.info.path, self.info.size, self.info.sha256, self._open)
+        try:
+            end = found.read(self.info.size - len(END_OF_ARCHIVE), len(END_OF_ARCHIVE))
+        except OSError as error:
+            raise self._unreadable(error) from None
+        if end != END_OF_ARCHIVE:
             raise self._damaged(f"its end is damaged; wanted {len(END_OF_ARCHIVE)} zero bytes")
+        self._tar = found
         return found
 
-    def _map(self, local: Path) -> pa.Buffer:
+    def _open(self, local: Path) -> _File:
         try:
-            with pa.memory_map(str(local)) as file:
-                return file.read_buffer()
+            return _File(os.open(local, os.O_RDONLY | os.O_CLOEXEC))
         except OSError as error:
-            raise ShardError(f"{self.name}: the shard cannot be read ({error})") from None
+            raise self._unreadable(error) from None
 
     def _opened(self, path: str, size: int, sha256: str, open_file: Callable[[Path], T]) -> tuple[Path, T]:
         """The local file, opened. Another process may remove it from a cache before that; then it is fetched again."""
@@ -186,6 +200,9 @@ class Shard:
                     break
         raise last
 
+    def _unreadable(self, error: OSError) -> ShardError:
+        return ShardError(f"{self.name}: the shard cannot be read ({error})")
+
     def _damaged(self, problem: str) -> ShardError:
         return ShardError(f"{self.name}: {problem}" + (self._store.advice(self._path) if self._path else ""))
 
@@ -197,17 +214,49 @@ class Shard:
         except ValueError as error:
             raise self._index_error(f"row {row}: {error}") from None
 
-    def _located(self, at: Row) -> tuple[memoryview, list[memoryview]]:
-        region = memoryview(self._bytes).cast("B")[at.offset : at.offset + at.size]
+    def _read(self, at: Row) -> bytes:
+        """All bytes of a sample, compared with its checksum."""
+        tar = self._tar or self._open_tar()
+        try:  # a damaged index may name any place
+            region = tar.read(at.offset, at.size) if at.offset + at.size <= self.info.size else b""
+        except OSError as error:
+            raise self._unreadable(error) from None
         if len(region) != at.size or xxhash.xxh3_64_intdigest(region) != at.checksum:
             raise self._damaged(f"sample {at.key} is damaged: its bytes do not match the index's checksum")
+        return region
+
+    def _members(self, at: Row, region: bytes) -> list[memoryview]:
         try:
-            return region, members(at.key, region, at.member_offsets, at.member_sizes)
+            return members(at.key, region, at.member_offsets, at.member_sizes)
         except ValueError as error:
             raise self._damaged(f"sample {at.key} is damaged: {error}") from None
 
     def _index_error(self, problem: str) -> ShardError:
         return ShardError(f"{self.name}: its index {self.info.index} is damaged: {problem}")
+
+
+class _File:
+    """An open file, read at any place of it; forked processes may share it. Closed with its last user."""
+
+    __slots__ = ("_number",)
+
+    def __init__(self, number: int) -> None:
+        self._number = number
+
+    def read(self, offset: int, size: int) -> bytes:
+        """Less where the file ends. Raises OSError."""
+        found = os.pread(self._number, size, offset)
+        while len(found) < size and (more := os.pread(self._number, size - len(found), offset + len(found))):
+            found += more  # Linux reads at most 2 GiB at once
+        return found
+
+    def whole(self) -> BinaryIO:
+        file = os.fdopen(os.dup(self._number), "rb")
+        file.seek(0)
+        return file
+
+    def __del__(self) -> None:
+        os.close(self._number)
 
 
 _LIBC = ctypes.CDLL(None)

@@ -7,7 +7,7 @@ least recently used are closed again.
 from __future__ import annotations
 
 from bisect import bisect_right
-from collections import OrderedDict
+from collections import OrderedDict, deque
 from collections.abc import Mapping, Sequence
 from itertools import accumulate
 from typing import overload
@@ -20,17 +20,17 @@ from shards.manifest import ShardList, read_manifest
 from shards.shard import Sample, Shard
 from shards.store import Store
 
-OPEN_SHARDS = 16384
-"""Most shards open at once: each takes two mappings, of which Linux grants a process 65,530."""
+OPEN_INDEXES = 16384
+"""Most shards open at once: each takes a mapping, of which Linux grants a process 65,530."""
 
-TOUCHED_BYTES = 64 << 20
-"""After so many bytes the pages that were read are let go."""
+OPEN_TARS = 256
+"""Most of them whose tar is open: a process may often open only 1,024 files."""
 
-MAPPED_COPIES = 8
-"""Most copies in a cache that stay mapped: one that was removed takes its space until nobody has it mapped."""
+OPEN_COPIES = 8
+"""The same for copies in a cache: one that was removed takes its space until nobody has it open."""
 
-_MAPPED_AROUND = 256 << 10
-"""Counted with each read: Linux maps what it has cached around it too, from 64 KiB to all of a large folio."""
+TOUCHED_BYTES = 128 << 20
+"""After so many bytes of indexes the pages that were read are let go."""
 
 
 class Split(Sequence[Sample]):
@@ -47,6 +47,7 @@ class Split(Sequence[Sample]):
         self._starts = [0, *accumulate(counts)]  # where each shard starts, and the end of all
         self._list_ends = [0, *accumulate(map(len, self._lists))]
         self._open: OrderedDict[int, Shard] = OrderedDict()
+        self._open_tars: deque[Shard] = deque()
         self._touched: dict[int, Shard] = {}
         self._touched_bytes = 0
 
@@ -68,14 +69,17 @@ class Split(Sequence[Sample]):
         number, row = self.locate(index)
         try:
             shard = self.shard(number)
+            was_open = shard.is_tar_open
             sample = shard[row]
         except ShardError as error:
             raise self._explained(error) from None
-        self._touch(number, shard, shard.index.size(row))
+        if not was_open:
+            self._make_room(shard)
+        self._touch(number, shard)
         return self._names[bisect_right(self._list_ends, number) - 1], sample
 
     def __reduce__(self) -> tuple[type[Split], tuple[Store, str, Mapping[str, ShardList], str]]:
-        """For worker processes: mapped shards do not travel, they are opened anew."""
+        """For worker processes: open shards do not travel, they are opened anew."""
         return Split, (self._store, self.name, self._datasets, self._manifest_hash)
 
     def locate(self, index: int) -> tuple[int, int]:
@@ -92,7 +96,7 @@ class Split(Sequence[Sample]):
         if found is None:
             part = bisect_right(self._list_ends, number) - 1
             found = self._open[number] = Shard(self._store, self._lists[part][number - self._list_ends[part]])
-            if len(self._open) > OPEN_SHARDS:
+            if len(self._open) > OPEN_INDEXES:
                 self._open.popitem(last=False)
         else:
             self._open.move_to_end(number)
@@ -115,7 +119,7 @@ class Split(Sequence[Sample]):
                 raise self._explained(error) from None
             text[some] = shard.index.text_tokens[rows[some]]
             images[some] = shard.index.images[rows[some]]
-            self._touch(number, shard, shard.info.index_size)
+            self._touch(number, shard)
         return text, images
 
     @property
@@ -158,10 +162,18 @@ class Split(Sequence[Sample]):
             "began with the old build needs it back"
         )
 
-    def _touch(self, number: int, shard: Shard, size_bytes: int) -> None:
+    def _make_room(self, shard: Shard) -> None:
+        """For a tar that was opened: the one that has been open longest is closed."""
+        self._open_tars.append(shard)
+        if len(self._open_tars) > (OPEN_COPIES if self._store.evicts else OPEN_TARS):
+            self._open_tars.popleft().close_tar()
+
+    def _touch(self, number: int, shard: Shard) -> None:
+        if self._touched.get(number) is shard:
+            return
         self._touched[number] = shard
-        self._touched_bytes += size_bytes + _MAPPED_AROUND
-        if self._touched_bytes > TOUCHED_BYTES or (self._store.evicts and len(self._touched) > MAPPED_COPIES):
+        self._touched_bytes += shard.info.index_size
+        if self._touched_bytes > TOUCHED_BYTES:
             for one in self._touched.values():
-                one.forget()
+                one.forget_index()
             self._touched, self._touched_bytes = {}, 0

@@ -69,7 +69,8 @@ def verify(build: Build, *, progress: Callable[[int], None] = lambda size_bytes:
                         shard = Shard(store, info)
                         _check_index(shard)
                         found.problems += _check_shard(shard, rules, dataset, split)
-                        shard.forget()
+                        shard.forget_index()
+                        shard.close_tar()
                         sound_shards.append((split, shard))
                     except ShardError as error:
                         found.problems.append(str(error))
@@ -187,7 +188,7 @@ def _check_shard(shard: Shard, rules: _Rules, dataset: str, split: str) -> list[
             members += [(sample.key, at["offset"] + start) for start in at["member_offsets"]]
         if end + len(END_OF_ARCHIVE) != shard.info.size:
             problems.append(f"{shard.name}: {shard.info.size} bytes, its samples end at {end}")
-        with tarfile.open(fileobj=shard.file(), mode="r:") as tar:
+        with shard.file() as file, tarfile.open(fileobj=file, mode="r:") as tar:
             seen = [(member.name.partition(".")[0], member.offset_data) for member in tar]
         if seen != members:
             problems.append(f"{shard.name}: its tar members are not those of the index")

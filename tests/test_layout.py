@@ -20,7 +20,7 @@ MAY_IMPORT = {
 }
 HEAVY = {"torch", "transformers", "deepspeed", "ray", "open_clip", "peft"}
 TORCH_PART = {
-    f"shards/{name}.py" for name in ("batch", "decode", "loader", "reader")
+    f"shards/{name}.py" for name in ("batch", "decode", "loader", "workers")
 }  # what makes tensors; `import shards` does not import it
 
 

@@ -158,12 +158,12 @@ def test_members_are_named_by_key_in_the_order_of_the_format() -> None:
     assert member_names("a-1", ["jpg", "png"]) == ["a-1.json", "a-1.tokens.npy", "a-1.0.jpg", "a-1.1.png"]
 
 
-def region_of(contents: dict[str, bytes]) -> tuple[memoryview, list[int], list[int]]:
+def region_of(contents: dict[str, bytes]) -> tuple[bytes, list[int], list[int]]:
     region, starts = b"", []
     for name, content in contents.items():
         starts.append(len(region) + 512)
         region += tar_header(name, len(content)) + content + padding(len(content))
-    return memoryview(region), starts, [len(content) for content in contents.values()]
+    return region, starts, [len(content) for content in contents.values()]
 
 
 def test_members_are_found_only_where_headers_contents_and_padding_fill_the_region() -> None:

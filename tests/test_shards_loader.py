@@ -5,11 +5,11 @@ from __future__ import annotations
 import copy
 import itertools
 import json
+import multiprocessing
 import os
 import pickle
 import signal
 import time
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +22,7 @@ from handmade_builds import Handmade, draft
 from shards import Build, ShardError
 from shards.batch import Batch, normalize
 from shards.decode import decode_pillow
-from shards.loader import Loader, _fenced
+from shards.loader import Loader
 from shards.manifest import manifest_hash, manifest_text
 from shards.pixels import Geometry
 from small_blends import build as compile_blend
@@ -199,7 +199,6 @@ def test_a_batch_moves_as_a_whole(build: Build) -> None:
 # Nothing else decides
 
 
-@pytest.mark.filterwarnings("ignore:This DataLoader will create 4 worker processes")  # on a machine with fewer CPUs
 @pytest.mark.parametrize(("ranks", "workers"), WORLDS)
 def test_global_batches_are_the_same_for_any_ranks_and_workers(
     build: Build, wanted: list[list[tuple[Any, ...]]], ranks: int, workers: int
@@ -318,11 +317,24 @@ def test_an_evaluation_begins_anew_each_time_and_training_goes_on(build: Build) 
 
 def test_a_reader_travels_to_a_process_that_shares_no_memory(build: Build) -> None:
     loader_ = loader(build)
-    again = pickle.loads(pickle.dumps(loader_._reader))
-    plan = next(iter(loader_._plan()))
-    one, other = again[plan], loader_._reader[plan]
-    assert isinstance(other, Batch)
+    part = next(iter(loader_._plan()))
+    one, other = (
+        Batch.of(*reader.fill(part, lambda size: np.empty(size, np.uint8)))
+        for reader in (pickle.loads(pickle.dumps(loader_._reader)), loader_._reader)
+    )
     assert said([one]) == said([other])
+
+
+def test_pinned_batches_are_the_same_in_other_memory(build: Build, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Page-locked memory needs a CUDA device; a copy stands in for it."""
+    monkeypatch.setattr(Batch, "pin_memory", lambda batch: batch._each(torch.Tensor.clone))
+    for workers in (0, 1):
+        wanted = [said([batch]) for batch in loader(build, epochs=1)]
+        assert [said([batch]) for batch in loader(build, epochs=1, workers=workers, pin_memory=True)] == wanted
+    stopped = iter(loader(build, workers=1, pin_memory=True))
+    next(stopped)
+    del stopped
+    assert multiprocessing.active_children() == []
 
 
 # What is refused
@@ -423,43 +435,18 @@ def test_a_damaged_sample_ends_the_run_with_its_shard_and_key(damaged: tuple[Bui
 
 
 @pytest.mark.usefixtures("no_hang")
-def test_a_worker_that_is_killed_while_the_program_works_is_told_too(build: Build) -> None:
-    batches = iter(loader(build, workers=1))
-    next(batches)
-    (child,) = torch.multiprocessing.active_children()
-
-    def kill_and_work() -> None:
-        os.kill(child.pid or 0, signal.SIGKILL)
-        time.sleep(30)
-
-    with pytest.raises(RuntimeError, match=r"DataLoader worker \(pid.*is killed by signal"):
-        kill_and_work()
-
-
-@pytest.mark.usefixtures("no_hang")
-def test_a_worker_that_is_killed_ends_the_run_with_an_error(build: Build) -> None:
-    """By ShardError if it is waited for; torch itself raises wherever the program is when the system tells it."""
+def test_workers_that_are_killed_end_the_run_where_their_batch_is_waited_for(build: Build) -> None:
     batches = iter(loader(build, workers=2))
     next(batches)
-    children = torch.multiprocessing.active_children()
+    children = multiprocessing.active_children()
     assert len(children) == 2
-
-    def kill_and_read() -> None:
-        for child in children:
-            os.kill(child.pid or 0, signal.SIGKILL)
+    for child in children:
+        os.kill(child.pid or 0, signal.SIGKILL)
+    time.sleep(0.2)  # the program works, and nothing disturbs it
+    with pytest.raises(
+        ShardError, match=r"loader: worker \d \(process \d+\) was ended by SIGKILL; .*use fewer workers"
+    ):
         list(itertools.islice(batches, 100))
-
-    with pytest.raises((ShardError, RuntimeError), match=r"DataLoader worker \(pid"):
-        kill_and_read()
-
-
-def test_a_worker_that_died_while_it_was_waited_for_is_a_shard_error() -> None:
-    def batches() -> Iterator[Batch]:
-        raise RuntimeError("DataLoader worker (pid 7) is killed by signal: Killed. ")
-        yield
-
-    with pytest.raises(ShardError, match=r"a loader worker died: DataLoader worker \(pid 7\).*use fewer workers"):
-        list(_fenced(batches()))
 
 
 @pytest.mark.parametrize("workers", [0, 1])

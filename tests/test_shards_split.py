@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import multiprocessing
+import os
 import pickle
 import random
 import subprocess
@@ -205,7 +207,7 @@ def test_a_shard_is_opened_when_it_is_needed_and_once(split: Split, opened: list
 def test_the_least_recently_used_shard_is_closed_first(
     split: Split, opened: list[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(shards.split, "OPEN_SHARDS", 2)
+    monkeypatch.setattr(shards.split, "OPEN_INDEXES", 2)
     first, second, third = 0, 4, 5  # of three shards
     for index in (first, second, first, third):
         split[index]
@@ -220,7 +222,7 @@ def test_the_least_recently_used_shard_is_closed_first(
 def test_with_few_shards_open_everything_is_still_read_right(
     split: Split, opened: list[str], monkeypatch: pytest.MonkeyPatch, limit: int
 ) -> None:
-    monkeypatch.setattr(shards.split, "OPEN_SHARDS", limit)
+    monkeypatch.setattr(shards.split, "OPEN_INDEXES", limit)
     numbers = random.Random(limit).choices(range(17), k=200)
     kept = [split[number] for number in numbers]
     assert [content(sample) for sample in kept] == [stored(DRAFTS[number]) for number in numbers]
@@ -236,13 +238,13 @@ def test_reading_goes_on_right_after_pages_were_let_go(
 ) -> None:
     monkeypatch.setattr(shards.split, "TOUCHED_BYTES", touched_bytes)
     let_go: list[str] = []
-    forget = Shard.forget
+    forget = Shard.forget_index
 
     def watched(shard: Shard) -> None:
         let_go.append(shard.name)
         forget(shard)
 
-    monkeypatch.setattr(Shard, "forget", watched)
+    monkeypatch.setattr(Shard, "forget_index", watched)
     numbers = random.Random(0).choices(range(17), k=200)
     kept = [split[number] for number in numbers]
     assert [content(sample) for sample in kept] == [stored(DRAFTS[number]) for number in numbers]
@@ -251,14 +253,50 @@ def test_reading_goes_on_right_after_pages_were_let_go(
 
 def test_pages_are_let_go_of_closed_shards_too(split: Split, monkeypatch: pytest.MonkeyPatch) -> None:
     let_go: list[str] = []
-    monkeypatch.setattr(Shard, "forget", lambda shard: let_go.append(shard.name))
-    monkeypatch.setattr(shards.split, "OPEN_SHARDS", 1)
+    monkeypatch.setattr(Shard, "forget_index", lambda shard: let_go.append(shard.name))
+    monkeypatch.setattr(shards.split, "OPEN_INDEXES", 1)
     names = [split.shard(number).name for number in range(7)]
     list(split)
     assert let_go == []
     monkeypatch.setattr(shards.split, "TOUCHED_BYTES", 0)
     split[0]
     assert sorted(let_go) == sorted(names)
+
+
+@pytest.mark.skipif(not Path("/proc/self/fd").exists(), reason="open files are counted as Linux tells them")
+@pytest.mark.parametrize("limit", [1, 3])
+def test_few_tars_stay_open_and_everything_is_still_read_right(
+    build: Build, split: Split, monkeypatch: pytest.MonkeyPatch, limit: int
+) -> None:
+    monkeypatch.setattr(shards.split, "OPEN_TARS", limit)
+    for number in random.Random(limit).choices(range(17), k=100):
+        assert content(split[number]) == stored(DRAFTS[number])
+        open_tars = [name for name in open_files() if name.startswith(build.store.location) and name.endswith(".tar")]
+        assert 1 <= len(open_tars) <= limit
+        assert len(set(open_tars)) == len(open_tars)
+
+
+def test_a_kept_sample_needs_its_shard_no_more(build: Build, split: Split) -> None:
+    kept = list(split)
+    for path in Path(build.store.location).rglob("*.tar"):
+        os.truncate(path, 0)
+    assert [content(sample) for sample in kept] == [stored(one) for one in DRAFTS]
+
+
+def test_a_shard_that_is_cut_while_it_is_open_is_told_and_ends_no_process(build: Build, split: Split) -> None:
+    assert split[0].key
+    (path,) = (split.shard(0).path,)
+    os.truncate(path, 700)
+    with pytest.raises(ShardError, match=rf"{path}: sample {split.shard(0).sample_keys()[1]} is damaged"):
+        split[1]
+
+
+def open_files() -> list[str]:
+    names = []
+    for entry in os.listdir("/proc/self/fd"):
+        with contextlib.suppress(FileNotFoundError):  # the listing's own
+            names.append(os.readlink(f"/proc/self/fd/{entry}"))
+    return names
 
 
 # Other processes
@@ -270,7 +308,7 @@ def test_a_split_reads_the_same_in_a_process_that_starts_anew(split: Split) -> N
         assert pool.submit(read_all, split).result(timeout=60) == here
 
 
-def test_no_mapped_shard_travels_with_a_split_or_a_build(build: Build, split: Split, opened: list[str]) -> None:
+def test_no_open_shard_travels_with_a_split_or_a_build(build: Build, split: Split, opened: list[str]) -> None:
     closed = pickle.dumps(split)
     wanted = read_all(split)
     assert len(pickle.dumps(split)) == len(closed)

@@ -1,0 +1,213 @@
+"""Batches made ahead by processes: tasks go out through one pipe, batches come back in shared blocks of memory.
+
+Rules
+- Batches come in the order of their tasks, and an error at its task's turn: nothing depends on which worker was faster.
+- A worker that died is told where its batch is waited for, as a ShardError, and nowhere else.
+- Workers end with their iteration and with their parent, however these end.
+"""
+
+from __future__ import annotations
+
+import atexit
+import contextlib
+import multiprocessing
+import os
+import queue
+import signal
+import threading
+import traceback
+from collections.abc import Generator, Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from multiprocessing.connection import Connection, wait
+from multiprocessing.reduction import recv_handle, send_handle
+from typing import Any
+
+import torch
+
+from shards.batch import Batch
+from shards.blocks import Block, OwnBlocks, SeenBlocks
+from shards.errors import ShardError
+from shards.layout import Contents, Memory
+from shards.reader import Part, Reader
+
+_PATIENCE_S = 5.0  # for a worker to end by itself
+_LOOK_S = 1.0  # how often a worker looks whether its parent is there
+
+
+def batches_ahead(reader: Reader, parts: Iterable[Part], *, workers: int, prefetch: int) -> Generator[Batch]:
+    """Each part's batch, in order, from so many processes that each make up to `prefetch` ahead.
+
+    Raises ShardError for a part that cannot be read and for a worker that died, RuntimeError if one failed otherwise.
+    """
+    pool: list[_Worker] = []
+    try:
+        pool += (_Worker(reader, number) for number in range(workers))
+        yield from _in_order(pool, iter(parts), workers * prefetch)
+    finally:
+        for worker in pool:
+            worker.stop()
+
+
+def _in_order(pool: Sequence[_Worker], parts: Iterator[Part], ahead: int) -> Iterator[Batch]:
+    done: dict[int, tuple[_Worker, _Reply]] = {}
+    sent = given = 0
+    part = next(parts, None)
+    while part is not None or given < sent:
+        while part is not None and sent - given < ahead:
+            min(pool, key=lambda worker: worker.waiting).send(sent, part)
+            sent += 1
+            part = next(parts, None)
+        while given not in done:
+            done |= _received(pool)
+        worker, reply = done.pop(given)
+        yield worker.batch(reply)
+        given += 1
+
+
+def _received(pool: Sequence[_Worker]) -> dict[int, tuple[_Worker, _Reply]]:
+    """Replies, by the number of their task; waits for one. Raises ShardError if there will be none."""
+    ready = wait([*(worker.results for worker in pool), *(worker.sentinel for worker in pool)])
+    replies = {}
+    for worker in pool:
+        if worker.results in ready:
+            reply = worker.receive()
+            if reply is not None:
+                replies[reply.task] = worker, reply
+    if not replies:
+        raise next(worker.death() for worker in pool if worker.results in ready or worker.sentinel in ready)
+    return replies
+
+
+@dataclass(frozen=True, slots=True)
+class _Reply:
+    task: int
+    block: int = 0
+    is_new: bool = False
+    """The block's file follows."""
+    gone: int | None = None
+    """A block that is used no more"""
+    contents: Contents | None = None
+    problem: str = ""
+    """What a ShardError says, if there are no contents"""
+    failure: str = ""
+    """The traceback of any other error"""
+
+
+class _Worker:
+    """A process, as its parent sees it."""
+
+    def __init__(self, reader: Reader, number: int) -> None:
+        self._number = number
+        tasks, self._tasks = multiprocessing.Pipe(duplex=False)
+        self.results, results = multiprocessing.Pipe()
+        self._blocks = SeenBlocks()
+        self.waiting = 0
+        """Tasks that were sent and not answered"""
+        self._process = multiprocessing.Process(
+            target=_work, args=(reader, tasks, results, os.getpid()), name=f"dsvl-loader-{number}", daemon=True
+        )
+        self._process.start()
+        self.sentinel = self._process.sentinel
+        self._parent = os.getpid()
+        atexit.register(self.stop)  # comes before multiprocessing's own, which waits for processes after a SIGTERM
+        for theirs in (tasks, results):
+            theirs.close()
+
+    def send(self, task: int, part: Part) -> None:
+        with contextlib.suppress(BrokenPipeError):  # it died: told when its batch is waited for
+            self._tasks.send((task, part, self._blocks.take_done()))
+        self.waiting += 1
+
+    def receive(self) -> _Reply | None:
+        """None: it died."""
+        try:
+            reply: _Reply = self.results.recv()
+            if reply.gone is not None:
+                self._blocks.drop(reply.gone)
+            if reply.is_new:
+                self._blocks.add(reply.block, recv_handle(self.results))
+        except (EOFError, OSError):
+            return None
+        self.waiting -= 1
+        return reply
+
+    def batch(self, reply: _Reply) -> Batch:
+        if reply.failure:
+            raise RuntimeError(f"loader worker {self._number} failed:\n{reply.failure}")
+        if reply.contents is None:
+            raise ShardError(reply.problem)
+        return Batch.of(reply.contents, self._blocks.look(reply.block))
+
+    def death(self) -> ShardError:
+        self._process.join(_PATIENCE_S)
+        code = self._process.exitcode
+        how = f"was ended by {signal.Signals(-code).name}" if code is not None and code < 0 else f"ended with {code}"
+        return ShardError(
+            f"loader: worker {self._number} (process {self._process.pid}) {how}; if memory ran out, use fewer workers, "
+            "or prefetch less"
+        )
+
+    def stop(self) -> None:
+        """The process ends whatever it does."""
+        if os.getpid() != self._parent:  # a copy of the parent, which happens to end
+            return
+        atexit.unregister(self.stop)
+        with contextlib.suppress(OSError):
+            self._tasks.send(None)
+        self._process.join(_PATIENCE_S)
+        if self._process.is_alive():
+            self._process.kill()
+            self._process.join()
+        self._process.close()
+        self._tasks.close()
+        self.results.close()
+
+
+def _work(reader: Reader, tasks: Connection[Any, Any], results: Connection[Any, Any], parent: int) -> None:
+    """What the process does until it is told to end."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C goes to the parent too, which ends this process
+    torch.set_num_threads(1)
+    inbox: queue.SimpleQueue[tuple[int, Part, list[int]]] = queue.SimpleQueue()
+    threading.Thread(target=_listen, args=(tasks, inbox, parent), daemon=True).start()
+    blocks, shown = OwnBlocks(), set[int]()
+    while True:
+        task, part, done = inbox.get()
+        blocks.give_back(done)
+        reply, block = _answer(reader, task, part, blocks, shown)
+        results.send(reply)
+        if block is not None and reply.is_new:
+            shown.add(block.number)
+            send_handle(results, block.file, parent)
+
+
+def _answer(reader: Reader, task: int, part: Part, blocks: OwnBlocks, shown: set[int]) -> tuple[_Reply, Block | None]:
+    block = gone = None
+
+    def allocate(size: int) -> Memory:
+        nonlocal block, gone
+        block, gone = blocks.take(size)
+        return block.memory
+
+    try:
+        contents, _ = reader.fill(part, allocate)
+        assert block is not None
+    except ShardError as error:
+        return _Reply(task, problem=str(error)), None
+    except Exception:
+        return _Reply(task, failure=traceback.format_exc()), None
+    return _Reply(task, block.number, block.number not in shown, gone, contents), block
+
+
+def _listen(tasks: Connection[Any, Any], inbox: queue.SimpleQueue[Any], parent: int) -> None:
+    """Runs in a thread: the parent is never kept waiting by a worker that itself waits to be heard."""
+    try:
+        while True:
+            while not tasks.poll(_LOOK_S):
+                if os.getppid() != parent:
+                    os._exit(1)
+            task = tasks.recv()
+            if task is None:
+                os._exit(0)
+            inbox.put(task)
+    except (EOFError, OSError):
+        os._exit(1)

@@ -1,0 +1,188 @@
+"""Processes that make batches ahead: order, failures, and that they end."""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+import random
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from shards.batch import Batch
+from shards.errors import ShardError
+from shards.layout import Contents, Memory
+from shards.reader import Part, Reader
+from shards.workers import batches_ahead
+
+pytestmark = pytest.mark.usefixtures("no_hang")
+
+ROOT = Path(__file__).resolve().parent.parent
+
+
+class Slow(Reader):
+    """Batches of a known content, some of which take long, fail, or end their process."""
+
+    def __init__(self, *, sizes: int = 1, fail: dict[int, str] | None = None) -> None:
+        self._sizes, self._fail = sizes, fail or {}
+
+    def fill(self, part: Part, allocate: Callable[[int], Memory]) -> tuple[Contents, Memory]:
+        number = part.position
+        time.sleep(random.Random(number).random() / 100)
+        match self._fail.get(number):
+            case "damage":
+                raise ShardError(f"sample {number} is damaged")
+            case "bug":
+                raise KeyError(number)
+            case "exit":
+                os._exit(3)
+            case "stuck":
+                signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})
+                time.sleep(600)
+        rows = 1 + number % self._sizes
+        contents = Contents(
+            shape=(rows, 8), side=2, num_images=0, stored_sizes=(), samples=((("a", "x" * 1000),),), position=number
+        )
+        memory = allocate(contents.size)
+        contents.arrays(memory)["labels"][:] = number
+        return contents, memory
+
+
+def parts(count: int) -> Iterator[Part]:
+    return (Part([], 0, number) for number in range(count))
+
+
+def numbers(batches: Iterator[Batch]) -> list[int]:
+    found = []
+    for batch in batches:
+        assert set(batch.labels.flatten().tolist()) == {batch.position}
+        found.append(batch.position)
+    return found
+
+
+@pytest.mark.parametrize("workers", [1, 3])
+@pytest.mark.parametrize("prefetch", [1, 4])
+def test_batches_come_in_order_whichever_worker_is_faster(workers: int, prefetch: int) -> None:
+    reader = Slow(sizes=3)
+    assert numbers(batches_ahead(reader, parts(60), workers=workers, prefetch=prefetch)) == list(range(60))
+    assert numbers(batches_ahead(reader, parts(0), workers=workers, prefetch=prefetch)) == []
+    assert multiprocessing.active_children() == []
+
+
+@pytest.fixture(params=["fork", "spawn", "forkserver"])
+def start_method(request: pytest.FixtureRequest) -> Iterator[str]:
+    before = multiprocessing.get_start_method()
+    multiprocessing.set_start_method(request.param, force=True)
+    yield request.param
+    multiprocessing.set_start_method(before, force=True)
+
+
+def test_workers_are_started_as_the_program_wants_it(start_method: str) -> None:
+    assert multiprocessing.get_start_method() == start_method
+    assert numbers(batches_ahead(Slow(), parts(5), workers=1, prefetch=2)) == list(range(5))
+
+
+def test_batches_that_are_kept_stay_as_they_are() -> None:
+    """Their memory is used again only when they are gone."""
+    kept = []
+    for batch in batches_ahead(Slow(sizes=4), parts(80), workers=2, prefetch=2):
+        if batch.position % 5 == 0:
+            kept.append(batch)
+        if batch.position % 20 == 19:
+            kept.pop(0)
+    for batch in kept:
+        assert set(batch.labels.flatten().tolist()) == {batch.position}
+
+
+def test_after_the_first_batches_memory_is_used_again() -> None:
+    places = []
+    for batch in batches_ahead(Slow(), parts(50), workers=1, prefetch=2):
+        places.append(batch.labels.data_ptr())
+    assert len(set(places)) <= 5
+
+
+@pytest.mark.parametrize(
+    ("kind", "error", "words"),
+    [
+        ("damage", ShardError, r"^sample 7 is damaged$"),
+        ("bug", RuntimeError, r"(?s)loader worker \d failed:.*KeyError: 7"),
+        ("exit", ShardError, r"worker \d \(process \d+\) ended with 3; if memory ran out, use fewer workers"),
+    ],
+)
+@pytest.mark.parametrize("workers", [1, 3])
+def test_an_error_comes_at_the_turn_of_its_batch(kind: str, error: type[Exception], words: str, workers: int) -> None:
+    found: list[int] = []
+    batches = batches_ahead(Slow(fail={7: kind}), parts(40), workers=workers, prefetch=2)
+    with pytest.raises(error, match=words):
+        found.extend(batch.position for batch in batches)
+    if kind == "exit":  # batches that others made before may be lost with it
+        assert found == list(range(len(found)))
+        assert len(found) <= 7
+    else:
+        assert found == list(range(7))
+    assert multiprocessing.active_children() == []
+
+
+def test_a_worker_that_hangs_ends_with_the_iteration() -> None:
+    batches = batches_ahead(Slow(fail={3: "stuck"}), parts(40), workers=1, prefetch=8)
+    assert next(batches).position == 0
+    started = time.monotonic()
+    batches.close()
+    assert multiprocessing.active_children() == []
+    assert time.monotonic() - started < 4
+
+
+ENDS = """
+import os, signal, sys, time
+sys.path[:0] = {paths!r}
+from test_shards_workers import Slow, parts
+from shards.workers import batches_ahead
+import multiprocessing
+
+batches = batches_ahead(Slow(), parts(10**6), workers=2, prefetch=2)
+next(batches)
+signal.pthread_sigmask(signal.SIG_BLOCK, {{signal.SIGTERM}})
+print(*(child.pid for child in multiprocessing.active_children()), flush=True)
+{how}
+"""
+
+
+@pytest.mark.parametrize(
+    ("how", "code"),
+    [("sys.exit(5)", 5), ("raise SystemExit(5)", 5), ("os.kill(os.getpid(), signal.SIGKILL)", -9), ("os._exit(4)", 4)],
+)
+def test_workers_end_with_their_parent_however_it_ends(how: str, code: int) -> None:
+    program = ENDS.format(paths=[str(ROOT), str(ROOT / "tests")], how=how)
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=60)
+    assert done.returncode == code, done.stderr
+    workers = [int(pid) for pid in done.stdout.split()]
+    assert len(workers) == 2
+    deadline = time.monotonic() + 20
+    while any(Path(f"/proc/{pid}").exists() for pid in workers):
+        assert time.monotonic() < deadline, "a worker is still there"
+        time.sleep(0.1)
+
+
+def test_a_forked_copy_of_the_parent_leaves_the_workers_alone() -> None:
+    batches = batches_ahead(Slow(), parts(30), workers=1, prefetch=1)
+    found = [next(batches).position]
+    child = os.fork()
+    if child == 0:
+        batches.close()
+        os._exit(0)
+    assert os.waitpid(child, 0)[1] == 0
+    assert found + numbers(batches) == list(range(30))
+
+
+def test_memory_views_do_not_keep_a_worker_alive() -> None:
+    batches = batches_ahead(Slow(), parts(3), workers=1, prefetch=2)
+    kept = list(batches)
+    assert multiprocessing.active_children() == []
+    assert [int(batch.labels[0, 0]) for batch in kept] == [0, 1, 2]
+    assert kept[0].labels.numpy().dtype == np.int64
