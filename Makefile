@@ -37,6 +37,7 @@ bench: $(VENV)/.dev
 	$(BIN)/python tools/bench_compile.py
 	$(BIN)/python tools/bench_open.py
 	$(BIN)/python tools/bench_loader.py --scratch build/bench
+	$(BIN)/python tools/bench_train.py
 
 $(VENV)/bin/python:
 	$(PYTHON) -m venv $(VENV)

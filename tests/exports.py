@@ -4,15 +4,18 @@
 
 from __future__ import annotations
 
+import importlib
 import itertools
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pytest
 import torch
 from PIL import Image
+from safetensors import safe_open
 from safetensors.torch import save_file
 
 from trainer.torchvision_operators import declare_operators
@@ -26,7 +29,10 @@ from shards import Build
 from shards.pixels import Geometry, fit
 from trainer.assemble import assemble
 from trainer.config import TrainConfig, config_from, to_tree
+from trainer.frozen import frozen_elements
 from trainer.model import VisionChatModel
+
+MakeBuild = Callable[..., Build]
 
 SIDE = 32
 CLIP: dict[str, Any] = {
@@ -62,6 +68,19 @@ def make_build(folder: Path, *, image_tokens: int = 4, **image: Any) -> Build:
         image={"size": SIDE, "store": "resized", **image},
     )
     return shards.open(small_blends.build(blend).path)
+
+
+def builds(tmp_path_factory: pytest.TempPathFactory) -> MakeBuild:
+    """A fixture: builds by their settings, each made once."""
+    made: dict[str, Build] = {}
+
+    def build(**settings: Any) -> Build:
+        name = json.dumps(settings, sort_keys=True)
+        if name not in made:
+            made[name] = make_build(tmp_path_factory.mktemp("build"), **settings)
+        return made[name]
+
+    return build
 
 
 def config_of(build: Build, *, train: Mapping[str, Any] | None = None, **settings: Any) -> TrainConfig:
@@ -122,6 +141,7 @@ def write_checkpoint(run: Path, model: VisionChatModel, config: TrainConfig, bui
         "loader": {},
         "config": to_tree(config),
         "parameters": parameters,
+        "frozen": frozen_elements(model),
     }
     (folder / "checkpoint.json").write_text(json.dumps(content), encoding="utf-8")
     (run / "checkpoints/latest").write_text(f"{folder.name}\n", encoding="utf-8")
@@ -159,3 +179,44 @@ def logits_of(model: VisionChatModel, ids: torch.Tensor, pixels: torch.Tensor) -
     positions = torch.arange(ids.shape[1])[None]
     with torch.no_grad():
         return model.logits(ids, positions, torch.ones_like(ids, dtype=torch.int32), pixels, slots)
+
+
+def llava(folder: Path) -> Any:
+    """The folder as transformers opens it, which must miss nothing in it and find nothing unknown."""
+    transformers: Any = importlib.import_module("transformers")
+    model, loading = transformers.LlavaForConditionalGeneration.from_pretrained(folder, output_loading_info=True)
+    problems = {name: found for name, found in loading.items() if found}
+    assert not problems
+    return model
+
+
+def processed(folder: Path, pictures: Sequence[Image.Image], **options: Any) -> Any:
+    """The question and its pictures as transformers prepares them."""
+    transformers: Any = importlib.import_module("transformers")
+    processor = transformers.AutoProcessor.from_pretrained(folder, **options)
+    text = processor.apply_chat_template(QUESTION, add_generation_prompt=True)
+    return processor(text=text, images=list(pictures), return_tensors="pt")
+
+
+def check_is_llava(model: VisionChatModel, build: Build, out: Path) -> None:
+    """transformers alone gives the ids, pixels and logits of our model, for two pictures that have to be resized."""
+    two = pictures()
+    inputs = processed(out, two, backend="pil")
+    ids = expanded(model, chat_of(build))
+    assert torch.equal(inputs["input_ids"], ids)
+    with torch.no_grad():
+        got = llava(out)(**inputs).logits
+    wanted = logits_of(model, ids, pixels_of(two, build))
+    others = logits_of(model, ids, pixels_of(two[::-1], build))
+    assert (wanted - others).abs().max() > 0.01, "the pictures must matter"
+    assert (got - wanted).abs().max() < 1e-4
+
+
+def names_in(folder: Path, file: str = "model.safetensors") -> list[str]:
+    with safe_open(folder / file, framework="pt") as opened:
+        return list(opened.keys())
+
+
+def tensors_in(folder: Path) -> dict[str, torch.Tensor]:
+    with safe_open(folder / "model.safetensors", framework="pt") as opened:
+        return {name: opened.get_tensor(name) for name in names_in(folder)}

@@ -12,12 +12,13 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
+import torch
 import yaml
 
 import train_runs
 from test_layout import HEAVY
 from train_runs import config_file, journal, losses
-from trainer import launch
+from trainer import cli, launch
 
 TIMEOUT_SECONDS = 150
 COMMAND = [sys.executable, "-m", "trainer.cli"]
@@ -84,6 +85,9 @@ def test_problems_end_with_exit_code_2_and_a_line_each(build: Path, tmp_path: Pa
     assert done.stderr.splitlines() == [
         "error: train.yaml: zero.stge: unknown key; did you mean stage?",
     ]
+    done = run("run", "--config", config, "zero.stge=1", f"build={tmp_path}")
+    assert len(done.stderr.splitlines()) == 2
+    assert f"error: build: {tmp_path}: no manifest.json there" in done.stderr
     done = run("run", "--config", config)
     assert done.stderr.splitlines() == ["error: train.yaml: evaluation.every: got -1; wanted 0 or more"]
     assert run("run").returncode == 2
@@ -92,12 +96,27 @@ def test_problems_end_with_exit_code_2_and_a_line_each(build: Path, tmp_path: Pa
     assert "Traceback" not in missing.stderr
 
 
+def test_a_device_without_memory_left_is_told_in_a_line(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def run_out(**_: object) -> None:
+        raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 20.00 MiB. GPU 0 has a total of 139 GiB.")
+
+    monkeypatch.setattr(cli, "cli", run_out)
+    with pytest.raises(SystemExit) as ended:
+        cli.main()
+    assert ended.value.code == 1
+    error = capsys.readouterr().err
+    assert error.startswith("error: CUDA out of memory; in training lower batch.micro_rows or batch.max_images, ")
+    assert len(error.splitlines()) == 1
+
+
 def test_a_hostfile_and_its_layout_are_handed_to_deepspeed() -> None:
     nodes = launch.Layout(num_gpus=8, num_nodes=2, hostfile=Path("hosts"))
     made = launch.command(nodes, ["run", "--config", "train.yaml", "seed=1"])
     assert " ".join(made[1:]) == (
-        "-m deepspeed.launcher.runner --no_local_rank --module --num_gpus 8 --num_nodes 2 --hostfile hosts "
-        "trainer.cli run --config train.yaml seed=1"
+        "-m deepspeed.launcher.runner --log_level error --no_local_rank --module --num_gpus 8 --num_nodes 2 "
+        "--hostfile hosts trainer.cli run --config train.yaml seed=1"
     )
     assert nodes.world_size is None
     assert not nodes.is_alone
@@ -141,7 +160,13 @@ def test_a_build_that_is_not_there_ends_with_exit_code_1(tmp_path: Path) -> None
 
 @pytest.mark.slow
 def test_a_plain_process_trains_and_leaves_config_metrics_and_boards(alone: Path) -> None:
-    assert {path.name for path in alone.iterdir()} == {"checkpoints", "config.yaml", "metrics.jsonl", "tensorboard"}
+    assert {path.name for path in alone.iterdir()} == {
+        "checkpoints",
+        "config.yaml",
+        "lock",
+        "metrics.jsonl",
+        "tensorboard",
+    }
     resolved = yaml.safe_load((alone / "config.yaml").read_text())
     assert resolved["batch"]["packed"] is True
     told = journal(alone)[-1]
@@ -159,6 +184,7 @@ def test_num_gpus_goes_through_deepspeeds_launcher_and_trains_the_same(
     config = config_file(tmp_path, build, schedule={"steps": 4})
     done = run("run", "--config", config, "--num-gpus", "2", "zero.stage=3")
     assert done.returncode == 0, done.stderr
+    assert done.stdout == ""
     assert losses(tmp_path / "out") == pytest.approx(losses(alone), rel=1e-6)
     assert json.loads((tmp_path / "out/checkpoints/step-00000004/checkpoint.json").read_text())["step"] == 4
 

@@ -13,8 +13,9 @@ import yaml
 import shards
 import small_blends
 from dst.errors import ConfigError
-from trainer.config import TrainConfig, accumulation, check_build, check_ranks, config_from, load_config, to_tree
+from trainer.config import TrainConfig, accumulation, check_ranks, config_from, load_config, to_tree
 from trainer.default_config import default_yaml
+from trainer.prepare import check_build
 
 MODEL = {"encoder": {"kind": "tiny"}, "decoder": {"preset": "tiny_llama"}}
 

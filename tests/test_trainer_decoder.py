@@ -4,6 +4,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -127,9 +128,9 @@ def test_models_that_scale_their_logits_are_understood(model_type: str, extra: d
     assert not torch.allclose(plain, model(input_ids=ids).logits, rtol=1e-3)
 
 
-def refused(**fields: Any) -> str:
+def refused(attention: str = "causal", **fields: Any) -> str:
     with pytest.raises(ConfigError) as caught:
-        build_decoder(DecoderConfig(**fields), 50, "causal")
+        build_decoder(DecoderConfig(**fields), 50, attention)
     return str(caught.value)
 
 
@@ -146,10 +147,45 @@ def test_what_cannot_be_loaded_is_told_without_a_traceback(tmp_path: Path) -> No
     assert "cannot be loaded" in refused(name=str(tmp_path))
 
 
+def test_code_that_a_folder_brings_is_never_run_nor_asked_about(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    described = {"model_type": "foo", "auto_map": {"AutoConfig": "configuration_foo.FooConfig"}}
+    (tmp_path / "config.json").write_text(json.dumps(described))
+    (tmp_path / "configuration_foo.py").write_text(f"open({str(tmp_path / 'ran')!r}, 'w')")
+    assert "it brings code of its own, which is never run here" in refused(name=str(tmp_path))
+    assert not (tmp_path / "ran").exists()
+    assert "y/N" not in capsys.readouterr().out
+
+
+def test_a_pickle_that_holds_code_is_refused(tmp_path: Path) -> None:
+    save(tmp_path)
+    weights = load_file(tmp_path / "model.safetensors")
+    (tmp_path / "model.safetensors").unlink()
+    torch.save(weights, tmp_path / "pytorch_model.bin")
+    build_decoder(DecoderConfig(name=str(tmp_path)), 50, "causal")
+    torch.save({**weights, "code": Path("x")}, tmp_path / "pytorch_model.bin")
+    assert "cannot be loaded: Weights only load failed" in refused(name=str(tmp_path))
+
+
+def test_decoders_that_cannot_attend_as_mmca_wants_are_refused() -> None:
+    sizes = {"model_type": "gptj", "n_embd": 16, "n_layer": 2, "n_head": 2, "rotary_dim": 4, "eos_token_id": None}
+    build_decoder(DecoderConfig(config=sizes, kernel="eager"), 50, "causal")
+    assert "0 of 2 layers of GPTJForCausalLM attend through" in refused("mmca", config=sizes, kernel="eager")
+    gemma = {**SIZES, "model_type": "gemma2", "head_dim": 8}
+    message = refused("mmca", config=gemma, kernel="eager")
+    assert "model.attention: a gemma2 of these sizes cannot do mmca: Gemma2Attention asks for softcap" in message
+
+
 def test_decoders_whose_samples_would_mix_are_refused() -> None:
     sizes = {key: value for key, value in SIZES.items() if "key_value" not in key}
     assert "lets samples that share a row see each other" in refused(config={"model_type": "opt", **sizes})
     assert "takes no positions" in refused(config={"model_type": "bloom", **sizes}, kernel="eager")
+
+
+def test_a_model_that_sees_by_itself_is_no_decoder() -> None:
+    message = refused(config={"model_type": "gemma3", "text_config": SIZES})
+    assert "is a gemma3, of which a decoder of text (gemma3_text) is only a part" in message
 
 
 def test_the_longest_row_is_told_where_there_is_one() -> None:

@@ -65,9 +65,11 @@ def test_leading_folders_of_the_file_can_be_left_out(root: Path) -> None:
 
 
 def test_a_missing_picture_is_named_with_the_prefix_that_would_find_it(root: Path) -> None:
-    with pytest.raises(TrainError, match=r"dialogue 'a': no file ./eval/cats/a.jpg below .* with prefix 'eval'"):
+    with pytest.raises(TrainError, match=r"dialogue 'a': no file ./eval/cats/a.jpg below .* with --prefix eval$"):
         _read(root, {"a": [["What?", "./eval/cats/a.jpg"]]})
-    with pytest.raises(TrainError, match=r"no file cats/c.jpg, cats/d.jpg below .*leave such dialogues out"):
+    with pytest.raises(TrainError, match=r"no file eval/a/0.jpg, eval/cats/a.jpg below .* with --prefix eval$"):
+        _read(root, {"a": [["What?", "eval/cats/a.jpg eval/a/0.jpg"]]})
+    with pytest.raises(TrainError, match=r"no file cats/c.jpg, cats/d.jpg below .*or --leave-out such dialogues"):
         _read(root, {"a": [["What?", "cats/d.jpg cats/a.jpg cats/c.jpg"]]})
     with pytest.raises(TrainError, match=r"no file cats below"):
         _read(root, {"a": [["What?", "cats"]]})

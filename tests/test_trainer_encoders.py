@@ -20,6 +20,7 @@ pytest.importorskip("transformers")
 open_clip = pytest.importorskip("open_clip")
 
 import torch
+import yaml
 from safetensors.torch import load_file, save_file
 from transformers import (
     AutoModel,
@@ -32,6 +33,7 @@ from transformers import (
 )
 
 from dst.errors import ConfigError
+from trainer.default_config import default_yaml
 from trainer.encoders import ENCODERS, Encoder, build_encoder
 from trainer.model_config import EncoderConfig
 
@@ -188,6 +190,13 @@ def test_the_sizes_and_means_of_known_models_are_told_without_weights(
     with torch.device("meta"):
         encoder = build_encoder(EncoderConfig(kind="open_clip", name=name), weights=False)
     assert (encoder.image_size, encoder.num_tokens, encoder.width, encoder.mean) == (side, tokens, width, mean)
+
+
+def test_the_encoder_of_the_printed_default_is_one_that_can_be_built() -> None:
+    printed = yaml.safe_load(default_yaml())["model"]["encoder"]
+    with torch.device("meta"):
+        encoder = build_encoder(EncoderConfig(**printed), weights=False)
+    assert (encoder.image_size, encoder.num_tokens) == (336, 576)
 
 
 def test_qwen_vl_is_as_large_as_it_was_released() -> None:

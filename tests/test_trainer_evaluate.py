@@ -1,15 +1,10 @@
-"""Held-out loss and answers are those of the build's own samples; what cannot be measured is told before."""
+"""Loss and answers do not depend on batches; what cannot be measured is told before."""
 
 # ruff: noqa: E402 - torch and transformers may be missing
 
 from __future__ import annotations
 
-import csv
-import json
-import os
-import subprocess
-import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -18,22 +13,23 @@ import numpy as np
 import pytest
 
 torch = pytest.importorskip("torch")
+from trainer.torchvision_operators import declare_operators
+
+declare_operators()
 pytest.importorskip("transformers")
 pytest.importorskip("pycocoevalcap")
 
+import evaluations
+import model_batches
 import shards
 import small_blends
-import train_runs
-import trainer
 from dst.errors import ConfigError
-from exports import config_of
+from evaluations import FEW, dialogues, ignore
 from shards import Build
 from shards.loader import Loader
-from tiny_models import IMAGE_TOKENS, SIDE, Loaded, loaded
-from trainer import cli
-from trainer.assemble import assemble
+from tiny_models import Loaded, loaded
 from trainer.chat import Chat
-from trainer.dialogues import Dialogue, DialogueImage, Round, read_dialogues
+from trainer.dialogues import Dialogue, DialogueImage, Round
 from trainer.errors import TrainError
 from trainer.evaluate import (
     answer_held_out,
@@ -43,64 +39,13 @@ from trainer.evaluate import (
     hold_dialogues,
     see_dialogues,
 )
-from trainer.export import export_model
 from trainer.generate import Generator, Sampling
-from trainer.held_out import Question, answer_spans, prompt_for, questions_of
+from trainer.held_out import Question, answer_spans, prompt_for
 from trainer.prompt_reader import Prompt
 
-PHOTOS = sorted((small_blends.SAMPLES / "coco/train2017").glob("*.jpg"))
-FEW = Sampling(max_new_tokens=5)
-
-
-def ignore(amount: int) -> None:
-    """Nobody wants to hear of progress."""
-
-
-@pytest.fixture(scope="module", autouse=True)
-def one_thread() -> Iterator[None]:
-    """Tensors are tiny: waiting for a second core takes longer than the work."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
-
-
-@pytest.fixture(scope="module")
-def record() -> Loaded:
-    return loaded()
-
-
-@pytest.fixture(scope="module")
-def build(tmp_path_factory: pytest.TempPathFactory) -> Build:
-    """Questions with ten answers each, captions of which two are joined, and chat of two rounds; half is held out."""
-    folder = tmp_path_factory.mktemp("build")
-    names = small_blends.write_images(folder / "mine", 12)
-    small_blends.write_chat(
-        folder / "mine",
-        [small_blends.chat_record(number, images=names[number : number + 1], rounds=2) for number in range(12)],
-    )
-    root = str(small_blends.SAMPLES)
-    blend = small_blends.write_blend(
-        folder / "blend.yaml",
-        [
-            {"name": "vqa", "adapter": "vqa_v2", "root": root},
-            {"name": "captions", "adapter": "coco_caption", "root": root, "concat": 2},
-            {"name": "mine", "adapter": "chat", "root": "mine"},
-        ],
-        image_tokens=IMAGE_TOKENS,
-        limits={"max_length": 512},
-        image={"size": SIDE, "store": "original"},
-        split={"eval": 0.5},
-    )
-    return shards.open(small_blends.build(blend).path)
-
-
-def test_the_build_of_these_tests_has_all_kinds_held_out(build: Build, record: Loaded) -> None:
-    assert all(build["eval"].sizes.values())
-    assert check_build(record, build.manifest.content) == []
-    questions = questions_of(build, record.chat_tokenizer.tokenizer)
-    assert {question.kind for question in questions} == {"vqa", "caption", "text"}
-    assert any(question.number for question in questions if question.dataset == "captions")
+one_thread = pytest.fixture(scope="module", autouse=True)(model_batches.on_one_thread)
+record = pytest.fixture(scope="module")(loaded)
+build = pytest.fixture(scope="module")(evaluations.make_build)
 
 
 def test_the_loss_is_that_of_each_sample_alone_weighted_by_its_trained_tokens(build: Build, record: Loaded) -> None:
@@ -121,52 +66,6 @@ def test_the_loss_is_that_of_each_sample_alone_weighted_by_its_trained_tokens(bu
     totals = np.array(list(sums.values())).sum(0)
     assert found.loss == pytest.approx(totals[0] / totals[1], rel=1e-4)
     assert sum(told) == len(build["eval"])
-
-
-def test_a_question_s_prompt_is_what_training_sees_before_the_answer(build: Build, record: Loaded) -> None:
-    tokenizer = record.chat_tokenizer.tokenizer
-    questions = iter(questions_of(build, tokenizer))
-    for batch in Loader(build, split="eval", batch_size=1, max_length=512, packed=False):
-        ids, labels = batch.input_ids[0].numpy(), batch.labels[0].numpy()
-        for start, end in answer_spans(labels):
-            question = next(questions)
-            prompt = prompt_for(build, question, record.geometry, tokenizer.image_id)
-            assert batch.samples[0] == ((question.dataset, question.key),)
-            assert prompt.ids.tolist() == ids[:start].tolist()
-            assert question.positions == start
-            assert prompt.end_id == ids[end - 1]
-            assert torch.equal(prompt.images, batch.images[: len(prompt.slots)])
-            answer = tokenizer.decode(ids[start : end - 1].tolist()).strip()
-            assert answer in question.references
-    assert next(questions, None) is None
-
-
-def test_spans_are_the_runs_of_trained_labels() -> None:
-    assert answer_spans(np.array([-100, 5, 6, -100, 7, -100, 8], np.int32)) == [(1, 3), (4, 5), (6, 7)]
-    assert answer_spans(np.array([5, -100], np.int32)) == [(0, 1)]
-    assert answer_spans(np.array([-100], np.int32)) == []
-
-
-def test_references_are_all_that_the_datasets_know_of_each_answer(build: Build, record: Loaded) -> None:
-    for question in questions_of(build, record.chat_tokenizer.tokenizer):
-        known = build["eval"][question.index].metadata.get("references")
-        if question.dataset == "mine":
-            assert known is None
-            assert len(question.references) == 1
-        else:
-            assert known is not None
-            assert list(question.references) == known[question.number]
-
-
-def test_a_limit_takes_samples_of_every_dataset_evenly_spread(build: Build, record: Loaded) -> None:
-    tokenizer = record.chat_tokenizer.tokenizer
-    whole, some = questions_of(build, tokenizer), questions_of(build, tokenizer, limit=2)
-    assert {question.dataset for question in some} == set(build.datasets)
-    for name, size in build["eval"].sizes.items():
-        places = sorted({question.index for question in whole if question.dataset == name})
-        taken = sorted({question.index for question in some if question.dataset == name})
-        assert taken == [places[number * size // min(2, size)] for number in range(min(2, size))]
-    assert questions_of(build, tokenizer, limit=10**6) == whole
 
 
 def test_answers_are_those_of_each_question_alone_whatever_shares_their_batch(build: Build, record: Loaded) -> None:
@@ -236,22 +135,6 @@ def test_a_build_that_the_model_was_not_made_for_is_told_with_all_that_differs(r
     assert "this build's is 48 but the model was made for 32; rebuild with image: {size: 32}" in problems[2]
 
 
-def dialogues() -> list[Dialogue]:
-    images = [DialogueImage(name=photo.name, path=photo) for photo in PHOTOS[:3]]
-    return [
-        Dialogue(
-            id="buses",
-            rounds=(
-                Round(question="What is it?", images=(images[0],)),
-                Round(question="And these, are they older?", images=(images[1], images[2])),
-                Round(question="Why?"),
-            ),
-        ),
-        Dialogue(id="words", rounds=(Round(question="Is </s> a word?"), Round(question="And <image>?"))),
-        Dialogue(id="short", rounds=(Round(question="Look.", images=(images[1],)),)),
-    ]
-
-
 @pytest.mark.parametrize("sampling", [FEW, replace(FEW, temperature=1.2, seed=3)], ids=["greedy", "drawn"])
 def test_dialogues_are_answered_the_same_in_any_batch(record: Loaded, sampling: Sampling) -> None:
     seen = see_dialogues(record, dialogues())
@@ -299,224 +182,9 @@ def test_pictures_and_questions_that_cannot_be_used_are_told_all_at_once(tmp_pat
     assert "dialogue 'b': template plain" in str(error.value)
 
 
-@pytest.fixture(scope="module")
-def exported(build: Build, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A random model with MMCA, exported."""
-    encoder = {"kind": "tiny", "config": {"image_size": SIDE, "patch_size": 16}}
-    config = config_of(build, attention="mmca", encoder=encoder, projector={"kind": "linear"})
-    model = assemble(config, build.manifest.content).model
-    folder = tmp_path_factory.mktemp("exported") / "model"
-    export_model(model, config, build, folder, step=7)
-    return folder
-
-
-def run(
-    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], *arguments: object
-) -> tuple[int, str, str]:
-    """`dsvl-train` in this process: exit code, stdout, stderr."""
-    monkeypatch.setattr(sys, "argv", ["dsvl-train", *map(str, arguments)])
-    code = 0
-    try:
-        cli.main()
-    except SystemExit as error:
-        code = int(error.code or 0)
-    captured = capsys.readouterr()
-    return code, captured.out, captured.err
-
-
-def test_the_command_measures_an_exported_model_and_writes_the_report(
-    exported: Path, build: Build, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
-    few = ("--limit", 2, "--max-new-tokens", 4, "--workers", 0, "--out", tmp_path / "out")
-    where = ("eval", "--model", exported, "--build", build.store.location)
-    code, out, err = run(monkeypatch, capsys, *where, *few, "--json")
-    assert code == 0, err
-    measures = json.loads(out)
-    assert measures["build"] == build.manifest.hash
-    assert measures["step"] == 7
-    assert measures["loss"]["datasets"].keys() == set(build.datasets)
-    assert {row["dataset"]: row["kind"] for row in measures["scores"]} == {
-        "vqa": "vqa",
-        "captions": "caption",
-        "mine": "text",
-    }
-    with (tmp_path / "out" / "results.csv").open(encoding="utf-8", newline="") as file:
-        rows = list(csv.DictReader(file))
-    assert len(rows) == sum(row["num_answers"] for row in measures["scores"])
-    assert "data:image/jpeg" in (tmp_path / "out" / "results.html").read_text(encoding="utf-8")
-    code, out, _ = run(monkeypatch, capsys, *where, "--no-answers", "--workers", 0)
-    assert code == 0
-    assert f"held-out loss {measures['loss']['all']:.4f}" in out
-    code, out, _ = run(monkeypatch, capsys, *where, "--no-loss", *few[:4])
-    assert code == 0
-    assert "vqa_accuracy" in out
-    assert "loss" not in out
-
-
-def test_the_command_holds_dialogues_of_a_file(
-    exported: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
-    file = tmp_path / "talk.json"
-    two = f"./eval/{PHOTOS[1].name} ./eval/{PHOTOS[2].name}"
-    file.write_text(
-        json.dumps(
-            {"a": [["What?", f"eval/{PHOTOS[0].name}"], ["Older?", two], ["Why?"]], "b": [["Gone?", "eval/x.jpg"]]}
-        ),
-        encoding="utf-8",
-    )
-    out = tmp_path / "out"
-    command: list[object] = [
-        "eval",
-        "--model",
-        exported,
-        "--dialogues",
-        file,
-        "--images",
-        PHOTOS[0].parent,
-        "--prefix",
-        "eval",
-    ]
-    code, _, err = run(monkeypatch, capsys, *command, "--out", out)
-    assert code == 1
-    assert "dialogue 'b': no file eval/x.jpg" in err
-    assert not out.exists()
-    code, _, err = run(monkeypatch, capsys, *command[:5], "--images", tmp_path, "--out", out, "--leave-out")
-    assert code == 1
-    assert "none of its 2 dialogues has all of its pictures" in err
-    code, printed, err = run(
-        monkeypatch, capsys, *command, "--out", out, "--leave-out", "--json", "--max-new-tokens", 3
-    )
-    assert code == 0, err
-    assert json.loads(printed) == {
-        "dialogues": 1,
-        "answers": 3,
-        "cut": [],
-        "left_out": [{"id": "b", "missing": ["eval/x.jpg"]}],
-        "out": str(out),
-    }
-    rows = [json.loads(line) for line in (out / "results.jsonl").read_text(encoding="utf-8").splitlines()]
-    assert [(row["dialogue"], row["round"], len(row["images"])) for row in rows] == [
-        ("a", 1, 1),
-        ("a", 2, 2),
-        ("a", 3, 0),
-    ]
-    assert (out / "results.html").is_file()
-    assert read_dialogues(file, root=PHOTOS[0].parent, prefix="eval", incomplete="leave_out").complete[0].id == "a"
-
-
-@pytest.mark.parametrize(
-    ("arguments", "code", "told"),
-    [
-        (["--build", "none"], 1, "none: no manifest.json there"),
-        ([], 2, "--build: missing"),
-        (["--top-p", "2", "--temperature", "-1"], 2, "--temperature: got -1.0"),
-        (["--dialogues", "x.json"], 2, "--out: missing"),
-        (["--dialogues", "x.json", "--build", "y"], 2, "got both"),
-        (["--no-loss", "--no-answers"], 2, "nothing is left to measure"),
-        (["--dialogues", "x.json", "--out", "out"], 1, "x.json: cannot be read"),
-    ],
-)
-def test_what_the_command_cannot_do_is_told_with_the_right_exit_code(
-    arguments: list[str],
-    code: int,
-    told: str,
-    exported: Path,
-    tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
-    capsys: pytest.CaptureFixture[str],
-) -> None:
-    monkeypatch.chdir(tmp_path)
-    got, _, err = run(monkeypatch, capsys, "eval", "--model", exported, *arguments)
-    assert told in err
-    assert got == code
-
-
-def test_a_folder_without_a_model_and_another_build_are_told(
-    exported: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
-    code, _, err = run(monkeypatch, capsys, "eval", "--model", tmp_path)
-    assert (code, "no model there" in err) == (2, True)
-    code, _, err = run(monkeypatch, capsys, "chat", "--model", tmp_path)
-    assert (code, "no model there" in err) == (2, True)
-    code, _, err = run(monkeypatch, capsys, "chat", "--model", exported, "--top-p", "0")
-    assert (code, "--top-p: got 0.0" in err) == (2, True)
-    blend = small_blends.chat_blend(tmp_path, [small_blends.chat_record(1)], template="vicuna", image={"size": 64})
-    other = small_blends.build(blend).path
-    code, out, err = run(monkeypatch, capsys, "eval", "--model", exported, "--build", other)
-    assert code == 2
-    assert out == ""
-    assert "error: template: this build was compiled with vicuna" in err
-    assert "error: image.size: this build's is 64" in err
-
-
-def test_piped_lines_are_answered_on_stdout_and_all_else_is_on_stderr(exported: Path) -> None:
-    lines = [
-        f"/image {PHOTOS[0]} {PHOTOS[1]}".encode(),
-        b"Which of the two is older?",
-        b"/image none.jpg",
-        "no UTF-8: ä".encode("latin-1"),
-        b"",
-        b"Why?",
-        b"/quit",
-        b"never asked",
-    ]
-    done = subprocess.run(
-        [sys.executable, "-m", "trainer.cli", "chat", "--model", str(exported), "--max-new-tokens", "5"],
-        input=b"\n".join(lines),
-        capture_output=True,
-        timeout=120,
-        cwd=Path(__file__).parent.parent,
-        env={**os.environ, "OMP_NUM_THREADS": "1", "PYTHONIOENCODING": "utf-8"},
-    )
-    told = done.stderr.decode()
-    assert done.returncode == 0, told
-    assert "none.jpg: cannot be read" in told
-    assert "not asked: text holds half of a surrogate pair" in told
-    images = tuple(DialogueImage(name=photo.name, path=photo) for photo in PHOTOS[:2])
-    rounds = (Round(question="Which of the two is older?", images=images), Round(question="Why?"))
-    talk = [Dialogue(id="piped", rounds=rounds)]
-    record = trainer.load(exported)
-    sampling = Sampling(max_new_tokens=5)
-    held = hold_dialogues(record, talk, see_dialogues(record, talk), sampling, batch=1, advance=ignore)
-    said = [line.strip() for line in done.stdout.decode().splitlines()]
-    assert said == [round_.answer for round_ in held.dialogues[0].rounds]
-
-
 def test_the_packages_that_scoring_needs_are_missed_before_anything_is_answered(
     build: Build, record: Loaded, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("trainer.evaluate.missing_packages", lambda kinds: ["missing"] if "caption" in kinds else [])
     with pytest.raises(ConfigError, match="missing"):
         held_out_questions(record, build, limit=1)
-
-
-@pytest.mark.slow
-def test_a_run_a_checkpoint_and_an_export_are_measured_alike_and_as_in_training(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
-    build = train_runs.compiled(tmp_path / "data")
-    config = train_runs.config_file(
-        tmp_path,
-        build,
-        schedule={"steps": 4},
-        evaluation={"every": 4},
-        train={"decoder": None, "decoder_lora": {"rank": 4}, "lora": 1e-2},
-    )
-    train_runs.train(config)
-    out = tmp_path / "out"
-    (told,) = [entry for entry in train_runs.journal(out) if entry["kind"] == "eval"]
-    measured = []
-    assert run(monkeypatch, capsys, "export", "--checkpoint", out, "--out", tmp_path / "exported")[0] == 0
-    for model in (out, out / "checkpoints" / "step-00000004", tmp_path / "exported"):
-        where = ["--build", build] if model.name == "exported" else []
-        command = ["eval", "--model", model, *where, "--limit", 2, "--max-new-tokens", 3, "--workers", 0]
-        code, printed, err = run(monkeypatch, capsys, *command, "--out", tmp_path / "report", "--json")
-        assert code == 0, err
-        lines = (tmp_path / "report" / "results.jsonl").read_text(encoding="utf-8").splitlines()
-        answers = [json.loads(line)["answer"] for line in lines]
-        measured.append((json.loads(printed)["loss"], json.loads(printed)["scores"], answers))
-    assert measured[0] == measured[1]
-    assert measured[0][1:] == measured[2][1:]
-    for loss, _, _ in measured:
-        assert loss["all"] == pytest.approx(told["loss"], rel=1e-4)
-        assert loss["datasets"] == pytest.approx(told["datasets"], rel=1e-4)

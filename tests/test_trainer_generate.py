@@ -6,7 +6,6 @@ from __future__ import annotations
 
 import random
 from collections import Counter
-from collections.abc import Iterator
 from typing import Any
 
 import pytest
@@ -14,9 +13,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 torch = pytest.importorskip("torch")
+from trainer.torchvision_operators import declare_operators
+
+declare_operators()
 pytest.importorskip("transformers")
 
 import dst
+import model_batches
 from tiny_models import PRESETS, Attention, Fed, Loaded, loaded, prompt
 from trainer.errors import TrainError
 from trainer.generate import Generator, Sampling, Session, TooLongError, position_limit
@@ -27,23 +30,13 @@ IMAGE = -1
 """Stands for a placeholder in the ids of these tests."""
 
 
-@pytest.fixture(scope="module", autouse=True)
-def one_thread() -> Iterator[None]:
-    """Tensors are tiny: waiting for a second core takes longer than the work."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
+one_thread = pytest.fixture(scope="module", autouse=True)(model_batches.on_one_thread)
+record = pytest.fixture(scope="module")(loaded)
 
 
 @pytest.fixture(scope="module", params=[(preset, attention) for preset in PRESETS for attention in ATTENTIONS], ids=str)
 def every(request: pytest.FixtureRequest) -> Loaded:
     return loaded(*request.param)
-
-
-@pytest.fixture(scope="module")
-def record() -> Loaded:
-    return loaded()
 
 
 def made(record: Loaded, ids: list[int], *, seed: int = 0, end_id: int | None = None) -> Prompt:

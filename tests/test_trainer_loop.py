@@ -6,14 +6,22 @@ import json
 import math
 import shutil
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
+import torch
 
+import shards
 import train_runs
 from oracles_training import plain_losses
+from shards.loader import Loader
 from train_runs import config_file, journal, losses, train
+from trainer import loop
 from trainer.config import ScheduleConfig
-from trainer.loop import learning_rate_factor
+from trainer.loop import evaluate, learning_rate_factor
+from trainer.ranks import Ranks
+from trainer.stopping import Stopped
 
 
 @pytest.fixture(scope="module")
@@ -41,6 +49,27 @@ def test_every_layout_trains_like_one_big_batch_in_plain_torch(
     assert losses(tmp_path / "out") == pytest.approx([loss for loss, _ in plain], rel=2e-6)
     norms = [entry["grad_norm"] for entry in journal(tmp_path / "out")]
     assert norms == pytest.approx([norm for _, norm in plain], rel=1e-4)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("zero", "kind"),
+    [
+        ({"stage": 1, "offload_optimizer": True}, "adamw"),
+        ({"stage": 3, "offload_optimizer": True, "offload_parameters": True}, "adamw"),
+        ({"stage": 2}, "fused"),
+    ],
+)
+def test_offloading_and_fused_steps_train_and_go_on_alike(
+    build: Path, tmp_path: Path, plain: list[tuple[float, float]], zero: dict[str, Any], kind: str
+) -> None:
+    config = config_file(tmp_path, build, zero=zero, optimizer={"kind": kind}, checkpoints={"every": 4})
+    wanted = pytest.approx([loss for loss, _ in plain], rel=2e-6)
+    train(config)
+    assert losses(tmp_path / "out") == wanted
+    shutil.rmtree(tmp_path / "out/checkpoints/step-00000008")
+    assert "going on after step 4" in train(config).output
+    assert losses(tmp_path / "out") == wanted
 
 
 @pytest.mark.slow
@@ -128,6 +157,46 @@ def test_a_damaged_shard_ends_the_run_on_all_ranks_naming_shard_and_key(
     for line in errors:
         assert "shards/text/train-" in line
         assert "sample text-0000" in line
+
+
+class Overflowing:
+    """As much of DeepSpeed's engine as a step uses, at fp16's smallest scale."""
+
+    def zero_optimization_stage(self) -> int:
+        return 2
+
+    def step(self) -> None:
+        raise Exception("Current loss scale already at minimum - cannot decrease scale anymore. Exiting run.")
+
+
+def test_overflow_at_the_smallest_scale_of_fp16_is_told_apart_from_bugs() -> None:
+    with pytest.raises(OverflowError, match="already at minimum"):
+        loop._step(Overflowing())
+    with pytest.raises(AttributeError):
+        loop._step(object())
+
+
+class Knowing(torch.nn.Module):
+    """A model without any loss."""
+
+    seen = 0
+
+    def forward(self, *, segment_ids: torch.Tensor, **others: object) -> SimpleNamespace:
+        self.seen += 1
+        return SimpleNamespace(per_sample=torch.zeros(int(segment_ids.amax(1).sum())))
+
+
+def test_an_evaluation_stops_between_batches_when_a_rank_is_asked_to(build: Path) -> None:
+    ranks = Ranks(rank=0, world_size=1, device=torch.device("cpu"))
+    opened = shards.open(build)
+    batches = list(Loader(opened, split="eval", batch_size=2, max_length=train_runs.LENGTH))
+    assert len(batches) > 2
+    asked = iter([False, False, True])
+    model = Knowing()
+    with pytest.raises(Stopped):
+        evaluate(model, batches, opened.datasets, ranks=ranks, stop=lambda: next(asked))
+    assert model.seen == 2
+    assert evaluate(model, batches, opened.datasets, ranks=ranks).loss == 0
 
 
 def test_the_learning_rate_rises_from_nothing_and_falls_to_the_final_share() -> None:

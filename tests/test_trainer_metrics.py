@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import dataclasses
 import io
 import json
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator  # type: ignore[import-untyped]
 
 from trainer import metrics
-from trainer.metrics import Journal, Record, Terminal, Window, Work, peak_flops, read_journal, record
+from trainer.metrics import Journal, Record, Window, Work, peak_flops, read_journal, record
+from trainer.terminal import Terminal
 
 WORK = Work(
     encoder=1000,
@@ -122,3 +125,19 @@ def test_lines_go_to_a_stderr_that_is_no_terminal(monkeypatch: pytest.MonkeyPatc
     lines = stderr.getvalue().splitlines()
     assert lines[0].startswith("step 1/10  loss 2.0000  lr 0.1  0 tokens/s  left 0:00:0")
     assert lines[1] == "[bold]as it is[/bold]"
+
+
+def test_tensorboard_shows_every_number_of_a_record_and_of_an_evaluation(tmp_path: Path) -> None:
+    journal = Journal(tmp_path, tensorboard=True, after_step=0)
+    journal.write(entry(4))
+    journal.write_evaluation(4, 2.5, {"a": 2.0})
+    journal.close()
+    shown = EventAccumulator(str(tmp_path / "tensorboard"))
+    shown.Reload()
+    scalars = {tag: [(event.step, event.value) for event in shown.Scalars(tag)] for tag in shown.Tags()["scalars"]}
+    assert scalars["eval/loss"] == [(4, 2.5)]
+    assert scalars["eval/a"] == [(4, 2.0)]
+    assert scalars["train/loss"] == [(4, 2.0)]
+    numbers = {field.name for field in dataclasses.fields(Record)} - {"step", "lr", "mfu"}  # MFU is not known here
+    assert {f"train/{name}" for name in numbers} < scalars.keys()
+    assert [tag for tag in scalars if tag.startswith("train/lr/")]

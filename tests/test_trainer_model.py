@@ -21,23 +21,15 @@ from hypothesis import strategies as st
 
 import model_batches
 from dst.errors import ConfigError
-from dst.strict import field_docs
 from model_batches import CONFIG, ENCODER, IMAGE, IMAGE_TOKENS, PICTURE, SAMPLES, SIDE, layout, pictures
 from shards.batch import normalize
 from trainer import model as model_module
-from trainer import model_config
 from trainer.decoder import PRESETS
 from trainer.errors import TrainError
 from trainer.model import VisionChatModel, build_model, check_model, portable_config
 from trainer.model_config import (
     DecoderConfig,
-    EncoderConfig,
-    LoraConfig,
-    ModelConfig,
     ProjectorConfig,
-    TrainedParts,
-    check_model_values,
-    check_trained_parts,
 )
 
 one_thread = pytest.fixture(scope="module", autouse=True)(model_batches.on_one_thread)
@@ -306,63 +298,23 @@ def test_all_that_does_not_fit_the_build_is_told_at_once() -> None:
         assert part in text
 
 
+@pytest.mark.parametrize(("window", "layers", "fits"), [(64, None, False), (65, None, True), (64, "full", True)])
+def test_samples_longer_than_a_sliding_window_are_refused_before_mmca_meets_them(
+    window: int, layers: str | None, fits: bool
+) -> None:
+    kind, more = ("mistral", {}) if layers is None else ("qwen2", {"layer_types": ["full_attention"] * 2})
+    decoder = DecoderConfig(config={**PRESETS[f"tiny_{kind}"], "sliding_window": window, **more})
+    content = model_batches.manifest_content(max_length=65)
+    found = check_model(replace(CONFIG, decoder=decoder, attention="mmca"), content)
+    assert not check_model(replace(CONFIG, decoder=decoder, attention="causal"), content)
+    assert [problem.partition(";")[0] for problem in found] == (
+        [] if fits else ["model.attention: mmca is not defined for sliding windows"]
+    )
+
+
 def test_a_perceiver_makes_as_many_tokens_as_the_build_wants() -> None:
     perceiver = ProjectorConfig(kind="perceiver", queries=7, heads=2)
     config = replace(CONFIG, projector=perceiver)
     assert not check_model(config, model_batches.manifest_content(image_tokens=7))
     problems = check_model(config, model_batches.manifest_content(image_tokens=8))
     assert "set model.projector.queries: 8" in problems[0]
-
-
-NAMED = EncoderConfig(name="ViT-L-14-336", weights="openai")
-GOOD = ModelConfig(encoder=NAMED, decoder=DecoderConfig(preset="tiny_llama"))
-
-
-@pytest.mark.parametrize(
-    ("part", "values", "told"),
-    [
-        ("encoder", {"name": None}, "model.encoder: got neither of name and config"),
-        ("encoder", {"config": {"a": 1}}, "model.encoder: got both of name and config"),
-        ("encoder", {"weights": None}, "model.encoder.weights: got None; wanted a pretrained tag"),
-        ("encoder", {"kind": "hf"}, "model.encoder.weights: got 'openai'; wanted none"),
-        ("encoder", {"kind": "tiny"}, "model.encoder.name: got 'ViT-L-14-336'; wanted none"),
-        ("encoder", {"kind": "qwen_vl", "name": None, "weights": None}, "model.encoder.weights: got None; wanted the"),
-        ("encoder", {"kind": "qwen_vl", "name": None, "layer": -2}, "model.encoder.layer: got -2; wanted none"),
-        ("encoder", {"kind": "qwen_vl", "name": None, "cls": True}, "model.encoder.cls: got True; wanted false"),
-        ("encoder", {"layer": 0}, "model.encoder.layer: got 0; wanted 1"),
-        ("encoder", {"image_size": 448}, "model.encoder.image_size: got 448; wanted none; choose"),
-        ("encoder", {"mean": (0.5, 0.5, 0.5)}, "model.encoder: got only one of mean and std"),
-        ("encoder", {"mean": (0.5,), "std": (0.5,)}, "model.encoder.mean: got (0.5,); wanted three numbers"),
-        ("encoder", {"mean": (0.5,) * 3, "std": (0.5, 0.5, 0.0)}, "model.encoder.std: got (0.5, 0.5, 0.0); wanted"),
-        ("projector", {"queries": 0}, "model.projector.queries: got 0; wanted at least 1"),
-        ("decoder", {"name": "some/model"}, "model.decoder: got name and preset of"),
-        ("decoder", {"preset": None}, "model.decoder: got none of"),
-        ("decoder", {"preset": None, "config": {"a": 1}}, "model.decoder.config.model_type: missing"),
-    ],
-)
-def test_values_that_cannot_work_are_told(part: str, values: dict[str, Any], told: str) -> None:
-    assert not check_model_values(GOOD)
-    changed: Any = replace(getattr(GOOD, part), **values)
-    assert any(problem.startswith(told) for problem in check_model_values(replace(GOOD, **{part: changed})))
-
-
-@pytest.mark.parametrize(
-    ("values", "told"),
-    [
-        ({"projector": None}, "train: nothing is trained"),
-        ({"decoder": -1.0}, "train.decoder: got -1.0; wanted a learning rate above 0"),
-        ({"decoder_lora": LoraConfig(rank=0)}, "train.decoder_lora.rank: got 0; wanted at least 1"),
-        ({"encoder_lora": LoraConfig(dropout=1.0)}, "train.encoder_lora.dropout: got 1.0; wanted 0 up to"),
-        ({"encoder_lora": LoraConfig(targets=())}, "train.encoder_lora.targets: got (); wanted"),
-    ],
-)
-def test_training_values_that_cannot_work_are_told(values: dict[str, Any], told: str) -> None:
-    assert not check_trained_parts(TrainedParts())
-    assert not check_trained_parts(TrainedParts(projector=None, decoder_lora=LoraConfig()))
-    assert any(problem.startswith(told) for problem in check_trained_parts(replace(TrainedParts(), **values)))
-
-
-def test_every_field_of_the_config_says_what_it_is() -> None:
-    for kind in (EncoderConfig, ProjectorConfig, DecoderConfig, ModelConfig, LoraConfig, TrainedParts):
-        assert set(field_docs(kind)) == set(kind.__dataclass_fields__), kind
-    assert model_config.__doc__

@@ -134,6 +134,11 @@ def journal(out: Path) -> list[dict[str, Any]]:
     return [json.loads(line) for line in text.splitlines(keepends=True) if line.endswith("\n")]
 
 
+def folders(out: Path) -> list[str]:
+    """Names of the checkpoints."""
+    return sorted(path.name for path in (out / "checkpoints").iterdir() if path.is_dir())
+
+
 def losses(out: Path) -> list[float]:
     """The loss of every step from 1 on, each told once."""
     entries = [entry for entry in journal(out) if entry["kind"] == "train"]

@@ -7,6 +7,7 @@ import json
 import os
 import platform
 import random
+import shutil
 import statistics
 import subprocess
 from pathlib import Path
@@ -56,6 +57,8 @@ def machine() -> str:
 
 
 def _commit() -> str:
+    if shutil.which("git") is None:
+        return "unknown"
     done = subprocess.run(
         ["git", "rev-parse", "--short", "HEAD"], cwd=ROOT, capture_output=True, text=True, check=False
     )

@@ -16,7 +16,8 @@ from pathlib import Path
 
 import torch
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
+
+from trainer.weight_files import save_tensors
 
 PREFIX = "transformer.visual."
 _INDEXES = ("model.safetensors.index.json", "pytorch_model.bin.index.json")
@@ -126,7 +127,7 @@ def _put(out: Path, tensors: dict[str, torch.Tensor], sizes: dict[str, float]) -
     described, temporary = out.with_suffix(".json"), out.with_name(f".{out.name}.part")
     described.write_text(json.dumps({"from": "QWen-VL", "sizes": sizes}, indent=1) + "\n", "utf-8")
     try:
-        save_file(tensors, temporary, metadata={"format": "pt"})
+        save_tensors(tensors, temporary)
         os.replace(temporary, out)
     finally:
         temporary.unlink(missing_ok=True)

@@ -22,14 +22,16 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any, NamedTuple, TextIO
 
+import torch
+
 from dst import ControlTextError, TemplateError
 from dst.template import nearest
 from dst.terminal_text import visible
 from trainer.conversation import Exchange, Seen, Speaker, TextStream, answer_text, look, messages_of, prompt_of
 from trainer.errors import TrainError
 from trainer.generate import Generator, Sampling, TooLongError
-from trainer.loop import StopFlag
 from trainer.prompt_reader import Prompt
+from trainer.stopping import StopFlag
 
 PROMPT = "> "
 
@@ -86,6 +88,9 @@ class Chat:
         except TooLongError as error:
             self._note(f"not asked: {error}; ask for less, or /clear starts a new conversation")
             return
+        except torch.OutOfMemoryError:
+            self._note("not answered: the GPU's memory ran out; ask for less, or /clear starts a new conversation")
+            return
         answer = answer_text(self._speaker.chat_tokenizer.tokenizer, tokens, end_id)
         if stopped and not answer:
             self._note("stopped before the first word; the question is forgotten")
@@ -139,16 +144,26 @@ class Chat:
             elif not self.exchanges:
                 self._note("not saved: nothing was answered yet")
             else:
-                path = Path(names[0]).expanduser()
-                _append_line(path, record_of(self.exchanges, path.parent))
-                self._note(f"{path}: added the conversation as one line; rounds: {len(self.exchanges)}")
-        except (OSError, RuntimeError, ValueError) as error:
+                self._save(Path(names[0]).expanduser())
+        except OSError as error:
+            self._note(f"not saved: {error.filename or arguments}: {error.strerror or error}")
+        except (RuntimeError, ValueError) as error:
             self._note(f"not saved: {error}")
 
     def help(self, arguments: str) -> None:
         """/help"""
         width = max(len(f"{name} {command.arguments}") for name, command in COMMANDS.items())
         self._note("\n".join(f"{f'{name} {one.arguments}':{width}}  {one.text}" for name, one in COMMANDS.items()))
+
+    def _save(self, path: Path) -> None:
+        _append_line(path, record_of(self.exchanges, path.parent))
+        self._note(f"{path}: added the conversation as one line; rounds: {len(self.exchanges)}")
+        shown = [picture.path for exchange in self.exchanges for picture in exchange.pictures]
+        if outside := [name for name in (_name(picture, path.parent) for picture in shown) if name.startswith("/")]:
+            self._note(
+                f"dsvl-prep reads only pictures below the file's folder, and {outside[0]} is not; save the "
+                "conversation in a folder above its pictures, or copy them there and mend their paths"
+            )
 
     def _command(self, name: str, arguments: str) -> bool:
         if name == "/quit":
@@ -245,7 +260,7 @@ def _stopping() -> Iterator[StopFlag]:
 
 def _reader(stdin: TextIO) -> Callable[[], str | None]:
     """Gives the next line; None at the end."""
-    if stdin is sys.stdin and stdin.isatty():
+    if stdin is sys.stdin and stdin.isatty() and sys.stdout.isatty():  # a prompt would be among the answers of a file
         with suppress(ImportError):
             import readline  # noqa: F401 - `input` then lets one edit the line and go back to earlier ones
         return _typed

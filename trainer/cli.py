@@ -11,10 +11,17 @@ import sys
 from pathlib import Path
 
 import click
+from click.core import ParameterSource
 
 from dst.terminal_text import visible
 
 PATH = click.Path(path_type=Path)
+_LESS_MEMORY = (
+    "in training lower batch.micro_rows or batch.max_images, set gradient_checkpointing: true, or raise zero.stage; in "
+    "eval lower --batch"
+)
+_OF_DIALOGUES, _OF_BUILDS = ("images", "prefix", "leave_out"), ("build", "loss", "answers", "limit", "workers")
+"""Options of eval that the other kind of evaluation does not read"""
 
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 120})
@@ -34,16 +41,15 @@ def run(
     path: Path, num_gpus: int | None, num_nodes: int | None, hostfile: Path | None, settings: tuple[str, ...]
 ) -> None:
     """Train; the same command goes on from the newest checkpoint. Works under deepspeed and torchrun as well."""
-    from trainer.config import load_config
     from trainer.launch import STOP, Layout, launch
-    from trainer.prepare import checked_build
+    from trainer.prepare import prepare
     from trainer.ranks import world_size_of
 
-    config = load_config(path, settings)
     layout = Layout(num_gpus=num_gpus, num_nodes=num_nodes, hostfile=hostfile)
     launched = world_size_of(os.environ)
     launches = launched is None and not layout.is_alone
-    build = checked_build(config, layout.world_size if launches else launched or 1, loads_model=not launches)
+    world_size = layout.world_size if launches else launched or 1
+    config, build = prepare(path, settings, world_size, loads_model=not launches)
     if launches:
         sys.exit(launch(layout, ["run", "--config", str(path), *settings], Path(config.out)))
     from trainer.run import run_training
@@ -138,8 +144,11 @@ def evaluate(
     as_json: bool,
 ) -> None:
     """Measure a model on held-out samples (loss, VQA accuracy, exact match, CIDEr, BLEU), or hold dialogues with it."""
-    if dialogues is not None and build is not None:
-        raise click.UsageError("--build and --dialogues: got both; wanted one of them")
+    given = click.get_current_context().get_parameter_source
+    for name in _OF_DIALOGUES if dialogues is None else _OF_BUILDS:
+        if given(name) is ParameterSource.COMMANDLINE:
+            how = "without" if dialogues is None else "with"
+            raise click.UsageError(f"--{name.replace('_', '-')}: means nothing {how} --dialogues; leave it away")
     if dialogues is not None and out is None:
         raise click.UsageError("--out: missing; wanted a folder for what was said in the dialogues")
     if dialogues is None and not (loss or answers):
@@ -197,9 +206,10 @@ def _run() -> None:
         _complain(str(error).splitlines())
         sys.exit(1)
     except RuntimeError as error:
-        if "DataLoader worker" not in str(error):  # all that torch tells of a process that was killed
+        if type(error).__name__ != "OutOfMemoryError":  # torch's, which is not imported here
             raise
-        _complain([f"a loader worker died: {error}; if memory ran out, set batch.workers lower"])
+        what = visible(str(error).partition(". ")[0])  # by the rank that met it, which need not be the first
+        click.echo(f"error: {what}; {_LESS_MEMORY}", err=True)
         sys.exit(1)
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

@@ -1,8 +1,8 @@
 """What a training run is: one strict tree of dataclasses, with a sentence under every field.
 
 Rule: all that can be known before the model is loaded is checked before it is loaded: `load_config` reads the file,
-`check_build` holds it against the build's manifest, `check_ranks` against the number of processes. Each reports every
-problem at once, by dotted path.
+`check_ranks` holds it against the number of processes, trainer.prepare against the build. Each reports every problem at
+once, by dotted path.
 """
 
 from __future__ import annotations
@@ -13,9 +13,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
-from dst.errors import ConfigError, TemplateError
+from dst.errors import ConfigError
 from dst.strict import build, override, read_yaml
-from dst.template import load_template
 from trainer.model_config import ModelConfig, TrainedParts, check_model_values, check_trained_parts
 
 
@@ -98,7 +97,8 @@ class CheckpointConfig:
     keep: int = 2
     """How many of the newest are kept, beside the best."""
     resume: str = "auto"
-    """auto: go on from the newest checkpoint below `out`, if any. never: refuse to. Or the folder of a checkpoint."""
+    """auto: from the newest checkpoint below `out`, if any. never: refuse to. Or a checkpoint's folder: another run's,
+    to begin from it, or one of this run's, to go back to it."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -158,12 +158,17 @@ def load_config(path: Path, settings: Sequence[str] = ()) -> TrainConfig:
 
     `build`, `out` and other paths of the file are relative to the current folder.
     """
+    return config_from(read_tree(path, settings), path.name)
+
+
+def read_tree(path: Path, settings: Sequence[str]) -> dict[str, Any]:
+    """A file with `a.b=value` settings applied, as it stands. Raises ConfigError if it or they cannot be read."""
     tree = read_yaml(path)
     try:
         override(tree, settings)
     except ConfigError as error:
         raise ConfigError([problem.removeprefix("--set ") for problem in error.problems]) from None
-    return config_from(tree, path.name)
+    return tree
 
 
 def config_from(tree: Mapping[str, Any], where: str) -> TrainConfig:
@@ -212,67 +217,9 @@ def accumulation(config: TrainConfig, world_size: int) -> int:
     return config.batch.rows // (config.batch.micro_rows * world_size)
 
 
-def check_build(config: TrainConfig, content: Mapping[str, Any], manifest_hash: str) -> list[str]:
-    """Problems between the config and a build's manifest."""
-    built = content["config"]
-    problems = []
-    expect = config.expect
-    if expect.template is not None:
-        problems += _check_template(expect.template, content)
-    fingerprint = str(content["tokenizer"].get("fingerprint"))
-    for name, wanted, got in (
-        ("tokenizer", expect.tokenizer, fingerprint),
-        ("manifest", expect.manifest, manifest_hash),
-    ):
-        if wanted is not None and (not wanted or not got.startswith(wanted)):
-            problems.append(
-                f"expect.{name}: is {wanted!r} but the build has {got[:12]}; choose the right build, or rebuild"
-            )
-    sides = built["image"]["size"]
-    if expect.image_size is not None and expect.image_size != sides:
-        problems.append(
-            f"expect.image_size: is {expect.image_size} but this build's pictures have {sides}; rebuild with "
-            f"image: {{size: {expect.image_size}}}, or choose another encoder"
-        )
-    longest = int(built["limits"]["max_length"])
-    length = config.batch.max_length
-    if length is not None and length < longest:
-        problems.append(
-            f"batch.max_length: is {length} but this build has samples of up to {longest} positions; raise it to "
-            f"{longest}, or rebuild with limits: {{max_length: {length}}}"
-        )
-    most = built["limits"].get("max_images")
-    images = config.batch.max_images
-    if images is not None and most is not None and images < most:
-        problems.append(
-            f"batch.max_images: is {images} but this build has samples of up to {most} images; raise it to {most}, or "
-            f"rebuild with limits: {{max_images: {images}}}"
-        )
-    if config.evaluation.every and not any(
-        shard["samples"] for dataset in content["datasets"].values() for shard in dataset["shards"]["eval"]
-    ):
-        problems.append(
-            "evaluation.every: this build has no held-out samples; rebuild with split: {eval: 0.01}, or set it to 0"
-        )
-    return problems
-
-
 def row_length(config: TrainConfig, content: Mapping[str, Any]) -> int:
     """Positions of a row."""
     return config.batch.max_length or int(content["config"]["limits"]["max_length"])
-
-
-def _check_template(name: str, content: Mapping[str, Any]) -> list[str]:
-    try:
-        source = load_template(name, content["config"].get("variables") or None).source
-    except TemplateError as error:
-        return [f"expect.template: {error}"]
-    if source == content["template"]:
-        return []
-    return [
-        f"expect.template: is {name} but this build was compiled with {content['config']['template']} (or with another "
-        "text of it); rebuild with that template, or change expect.template"
-    ]
 
 
 def _check(config: TrainConfig) -> list[str]:

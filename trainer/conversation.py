@@ -25,6 +25,9 @@ from trainer.errors import TrainError
 from trainer.model import VisionChatModel
 from trainer.prompt_reader import Prompt
 
+MAX_BYTES = 1 << 30
+"""Of a picture's file"""
+
 _HALF = "\ufffd"
 """What a tokenizer decodes bytes to that are no whole character."""
 
@@ -107,8 +110,11 @@ def see(data: bytes | memoryview, geometry: Geometry) -> torch.Tensor:
 def look(path: Path, geometry: Geometry) -> Seen:
     """Raises TrainError for a file that is not there or holds no picture."""
     try:
-        if not stat.S_ISREG(path.stat().st_mode):
+        found = path.stat()
+        if not stat.S_ISREG(found.st_mode):
             raise TrainError(f"{path}: is no file; wanted a picture")
+        if found.st_size > MAX_BYTES:  # a film, say, that would be read whole before it is no picture
+            raise TrainError(f"{path}: has {found.st_size:,} bytes; wanted a picture, of {MAX_BYTES:,} at most")
         return Seen(path=path, pixels=see(path.read_bytes(), geometry))
     except PictureError as error:
         raise TrainError(f"{path}: cannot be shown: {error}") from None

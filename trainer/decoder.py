@@ -19,9 +19,10 @@ from dst.errors import ConfigError
 from dst.template import nearest
 from trainer import mmca
 from trainer.mmca_generate import enable_generation
+from trainer.mmca_layout import build_layout
 from trainer.model_config import DecoderConfig
 from trainer.torchvision_operators import declare_operators
-from trainer.transformers_models import load_pretrained
+from trainer.transformers_models import load_pretrained, reason
 
 _TINY = {
     "hidden_size": 64,
@@ -50,17 +51,34 @@ def decoder_sizes(config: DecoderConfig, tokenizer_size: int) -> Any:
 
     try:
         if config.name is not None:
-            return AutoConfig.from_pretrained(config.name)
-        given = dict(_preset(config.preset) if config.preset is not None else config.config)
-        return AutoConfig.for_model(given.pop("model_type"), **{"vocab_size": tokenizer_size, **given})
+            sizes = AutoConfig.from_pretrained(config.name, trust_remote_code=False)
+        else:
+            given = dict(_preset(config.preset) if config.preset is not None else config.config)
+            sizes = AutoConfig.for_model(given.pop("model_type"), **{"vocab_size": tokenizer_size, **given})
     except (OSError, TypeError, ValueError) as error:
-        raise ConfigError([f"model.decoder: {_what(config)} cannot be read: {_first_lines(error)}"]) from error
+        raise ConfigError([f"model.decoder: {_what(config)} cannot be read: {reason(error)}"]) from error
+    text = sizes.get_text_config(decoder=True)
+    if text is not sizes:
+        raise ConfigError(
+            [
+                f"model.decoder: {_what(config)} is a {sizes.model_type}, of which a decoder of text "
+                f"({text.model_type}) is only a part; wanted a language model alone"
+            ]
+        )
+    return sizes
 
 
 def max_positions(sizes: Any) -> int | None:
     """The longest row that the decoder allows; None if its configuration sets no limit."""
     limit = getattr(sizes, "max_position_embeddings", None)
     return limit if isinstance(limit, int) and limit > 0 else None
+
+
+def attention_window(sizes: Any) -> int | None:
+    """How far back the decoder's layers see, if some do not see all; without a list of layers all are alike."""
+    kinds = getattr(sizes, "layer_types", None)
+    window = getattr(sizes, "sliding_window", None)
+    return window if isinstance(window, int) and (kinds is None or "sliding_attention" in kinds) else None
 
 
 def build_decoder(
@@ -88,12 +106,14 @@ def build_decoder(
         if weights:
             _check_behaviour(model, config)
     except (OSError, ImportError, KeyError, ValueError, RuntimeError, SafetensorError, pickle.UnpicklingError) as error:
-        raise ConfigError([f"model.decoder: {_what(config)} cannot be loaded: {_first_lines(error)}"]) from error
+        raise ConfigError([f"model.decoder: {_what(config)} cannot be loaded: {reason(error)}"]) from error
     fit_vocabulary(model, tokenizer_size)
     if attention == "mmca":
         mmca.register()
         model.set_attn_implementation(mmca.NAME)
         enable_generation(model)
+        if weights:
+            _check_mmca(model, config)
     return model
 
 
@@ -157,6 +177,47 @@ def _check_behaviour(model: Any, config: DecoderConfig) -> None:
         raise ConfigError([f"model.decoder: {name} lets samples that share a row see each other; wanted another one"])
 
 
+def _check_mmca(model: Any, config: DecoderConfig) -> None:
+    """Raises ConfigError unless every layer attends through MMCA, seen on two tokens; sizes tell of windows.
+
+    An architecture with attention of its own would go on with that in silence; one that adds to what attention does
+    (soft caps, sinks) refuses the layout.
+    """
+    if model.get_input_embeddings().weight.is_meta:
+        return
+    from transformers import AttentionInterface
+
+    change = "choose another decoder, or set model.attention: causal"
+    embedded = model.get_input_embeddings()(torch.tensor([[0, 1]]))
+    layers = 0
+
+    def counted(*arguments: Any, **options: Any) -> Any:
+        nonlocal layers
+        layers += 1
+        return mmca.mmca_attention(*arguments, **options)
+
+    was_training = model.training
+    model.eval()
+    try:
+        AttentionInterface.register(mmca.NAME, counted)
+        with torch.no_grad():
+            layout = build_layout(torch.tensor([[True, False]]))
+            model.base_model(inputs_embeds=embedded, use_cache=False, mmca_layout=layout)
+    except (TypeError, ValueError) as error:
+        raise ConfigError([f"model.attention: {_what(config)} cannot do mmca: {reason(error)}; {change}"]) from None
+    finally:
+        mmca.register()
+        model.train(was_training)
+    whole, name = model.config.num_hidden_layers, type(model).__name__
+    if layers != whole:
+        raise ConfigError(
+            [
+                f"model.attention: {layers} of {whole} layers of {name} attend through transformers' attention "
+                f"interface, which mmca needs; {change}"
+            ]
+        )
+
+
 def _nearly_equal(got: torch.Tensor, wanted: torch.Tensor) -> bool:
     """Equal but for what the type rounds off."""
     tolerance = 1e-4 if got.dtype in (torch.float32, torch.float64) else 0.02
@@ -172,8 +233,3 @@ def _preset(name: str) -> dict[str, Any]:
 
 def _what(config: DecoderConfig) -> str:
     return config.name or config.preset or f"a {config.config.get('model_type')} of these sizes"
-
-
-def _first_lines(error: Exception) -> str:
-    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-    return " ".join(lines[:3])[:600] or type(error).__name__

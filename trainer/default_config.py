@@ -17,7 +17,7 @@ from trainer.config import TrainConfig
 _EXAMPLES: Mapping[str, object] = {
     "build": "build",
     "out": "run",
-    "model.encoder.name": "ViT-L-14-336",
+    "model.encoder.name": "ViT-L-14-336-quickgelu",
     "model.encoder.weights": "openai",
     "model.decoder.name": "path/of/your/decoder",
 }

@@ -199,15 +199,11 @@ def _parts(name: str) -> tuple[str, ...]:
 
 def _missing(reader: _Reader, dialogue: Dialogue, names: set[str]) -> str:
     """What a dialogue lacks and, where leaving out leading folders finds the file, the prefix that does it."""
-    wanted = ", ".join(sorted(names))
-    parts = _parts(min(names))
-    found = next((at for at in range(1, len(parts)) if _is_file(reader.root.joinpath(*parts[at:]))), None)
-    hint = (
-        f"; it is there with prefix {'/'.join(parts[:found])!r}"
-        if found
-        else "; put it there, or leave such dialogues out"
-    )
-    return f"dialogue {dialogue.id!r}: no file {wanted} below {reader.root}{hint}"
+    wanted = sorted(names)
+    shorter = ((parts[:at], parts[at:]) for parts in map(_parts, wanted) for at in range(1, len(parts)))
+    found = next(("/".join(before) for before, rest in shorter if _is_file(reader.root.joinpath(*rest))), None)
+    hint = f"it is there with --prefix {found}" if found else "put it there, or --leave-out such dialogues"
+    return f"dialogue {dialogue.id!r}: no file {', '.join(wanted)} below {reader.root}; {hint}"
 
 
 def _is_file(path: Path) -> bool:

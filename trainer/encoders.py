@@ -27,6 +27,7 @@ from trainer.qwen_vl import qwen_vl_tower
 from trainer.tiny_tower import tiny_tower
 from trainer.torchvision_operators import declare_operators
 from trainer.tower import Tower
+from trainer.transformers_models import reason
 
 
 class Encoder(nn.Module):
@@ -66,14 +67,9 @@ def build_encoder(config: EncoderConfig, *, weights: bool = True) -> Encoder:
     try:
         tower = ENCODERS[config.kind](config, weights)
     except (OSError, TypeError, ValueError, RuntimeError, SafetensorError, pickle.UnpicklingError) as error:
-        raise ConfigError([f"model.encoder: {_what(config)} cannot be built: {_first_lines(error)}"]) from error
+        raise ConfigError([f"model.encoder: {_what(config)} cannot be built: {reason(error)}"]) from error
     return Encoder(tower)
 
 
 def _what(config: EncoderConfig) -> str:
     return f"{config.kind} {config.name or config.weights or 'of these sizes'}"
-
-
-def _first_lines(error: Exception) -> str:
-    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-    return " ".join(lines[:3])[:600] or type(error).__name__

@@ -18,7 +18,7 @@ import torch
 
 from dst.errors import ConfigError
 from trainer.config import TrainConfig, accumulation
-from trainer.ranks import Ranks, alone, world_size_of
+from trainer.ranks import Ranks, alone, check_devices, world_size_of
 
 TIMEOUT = timedelta(minutes=30)
 """How long a rank waits for the others: the first may be decoding, or writing a checkpoint."""
@@ -45,6 +45,8 @@ def process_group() -> Iterator[Ranks]:
     logger.setLevel(logging.ERROR)
     accelerator = get_accelerator()
     if accelerator.device_name() != "cpu":
+        if problems := check_devices(os.environ, accelerator.device_count()):
+            raise ConfigError(problems)
         accelerator.set_device(int(os.environ.get("LOCAL_RANK", "0")))
     deepspeed.init_distributed(timeout=TIMEOUT, verbose=False)
     try:
@@ -62,11 +64,15 @@ def check_device(config: TrainConfig) -> list[str]:
     from deepspeed.accelerator import get_accelerator
 
     accelerator = get_accelerator()
+    device, problems = accelerator.device_name(), []
     supported = {"bf16": accelerator.is_bf16_supported, "fp16": accelerator.is_fp16_supported, "fp32": lambda: True}
-    if supported[config.precision]():
-        return []
-    others = [name for name, works in supported.items() if works()]
-    return [f"precision: {accelerator.device_name()} cannot train in {config.precision}; wanted {' or '.join(others)}"]
+    if not supported[config.precision]():
+        others = [name for name, works in supported.items() if works()]
+        problems.append(f"precision: {device} cannot train in {config.precision}; wanted {' or '.join(others)}")
+    kernel = config.model.decoder.kernel
+    if kernel == "flex_attention" and config.model.attention == "causal" and device == "cpu":
+        problems.append(f"model.decoder.kernel: {kernel} has no backward pass on a CPU; wanted sdpa")
+    return problems
 
 
 def deepspeed_config(config: TrainConfig, world_size: int) -> dict[str, Any]:

@@ -5,10 +5,14 @@ Rule: all that a user can mend is told before the first token is made. Results g
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import os
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
+
+import torch
 
 import shards
 from dst.errors import ConfigError
@@ -50,7 +54,10 @@ def evaluate_build(
     settings: EvalSettings, location: str | None, *, loss: bool, answers: bool, limit: int | None, workers: int
 ) -> None:
     """Measure on the held-out split of a build, by default on that of the run. Raises ConfigError and others."""
-    _check(settings.sampling.problems())
+    problems = [*settings.sampling.problems(), *_out_problems(settings.out)]
+    if settings.out is not None and not answers:
+        problems.append("--out and --no-answers: got both, but the report is of answers; leave one of them away")
+    _check(problems)
     speaker, build = open_model(settings.model, run_build=settings.run_build)
     if location is not None:
         build = shards.open(location)
@@ -61,27 +68,29 @@ def evaluate_build(
     found: Evaluation | None = None
     scored: ScoredAnswers | None = None
     if loss:
-        with Bar().step("loss", len(build["eval"])) as advance:
+        with _memory(settings), Bar().step("loss", len(build["eval"])) as advance:
             found = held_out_loss(speaker, build, rows=settings.batch, workers=workers, advance=advance)
     if answers:
-        with Bar().step("answers", len(questions)) as advance:
+        with _memory(settings), Bar().step("answers", len(questions)) as advance:
             scored = answer_held_out(
                 speaker, build, questions, settings.sampling, batch=settings.batch, advance=advance
             )
     scores = scored.scores.datasets if scored else ()
-    if settings.out is not None and scored:
-        facts = {**_facts(settings, speaker), "build": build.manifest.hash, "earlier answers": "as recorded"}
-        _write(settings.out, scored.dialogues, facts, scores)
     if settings.as_json:
         print(json_line(_measures(speaker, build, found, scores)))
     else:
         _print_measures(build, found, scores)
+    if settings.out is not None and scored:
+        facts = {**_facts(settings, speaker), "build": build.manifest.hash, "earlier answers": "as recorded"}
+        if found:
+            facts["held-out loss"] = f"{found.loss:.4f}"
+        _write(settings.out, scored.dialogues, facts, scores)
 
 
 def evaluate_dialogues(settings: EvalSettings, path: Path, *, root: Path, prefix: str, leave_out: bool) -> None:
     """Hold the dialogues of a file. Raises ConfigError, TrainError and others."""
     assert settings.out is not None
-    _check(settings.sampling.problems())
+    _check([*settings.sampling.problems(), *_out_problems(settings.out)])
     dialogues = read_dialogues(path, root=root, prefix=prefix, incomplete="leave_out" if leave_out else "error")
     if not dialogues.complete:
         raise TrainError(
@@ -91,7 +100,7 @@ def evaluate_dialogues(settings: EvalSettings, path: Path, *, root: Path, prefix
     speaker, _ = open_model(settings.model, run_build=settings.run_build)
     seen = see_dialogues(speaker, dialogues.complete)
     num_rounds = sum(len(dialogue.rounds) for dialogue in dialogues.complete)
-    with Bar().step("rounds", num_rounds) as advance:
+    with _memory(settings), Bar().step("rounds", num_rounds) as advance:
         held = hold_dialogues(
             speaker, dialogues.complete, seen, settings.sampling, batch=settings.batch, advance=advance
         )
@@ -112,9 +121,28 @@ def evaluate_dialogues(settings: EvalSettings, path: Path, *, root: Path, prefix
         print(visible(f"{len(held.dialogues)} dialogues held; see {settings.out / 'results.html'}"))
 
 
+@contextmanager
+def _memory(settings: EvalSettings) -> Iterator[None]:
+    try:
+        yield
+    except torch.OutOfMemoryError as error:
+        change = f"set --batch lower than {settings.batch}" if settings.batch > 1 else "it needs a larger one"
+        raise TrainError(f"the GPU's memory ran out ({str(error).splitlines()[0]}); {change}") from None
+
+
 def _check(problems: Sequence[str]) -> None:
     if problems:
         raise ConfigError(list(problems))
+
+
+def _out_problems(out: Path | None) -> list[str]:
+    """Why no report can be written there, as far as can be told before."""
+    if out is None:
+        return []
+    there = next(path for path in (out.absolute(), *out.absolute().parents) if path.exists())
+    if there.is_dir() and os.access(there, os.W_OK | os.X_OK):
+        return []
+    return [f"--out {out}: {there} is no folder that one can write in; choose another"]
 
 
 def _facts(settings: EvalSettings, speaker: Loaded) -> dict[str, str]:

@@ -16,7 +16,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import nn
 
 from dst import ControlTextError, TemplateError
 from dst.errors import ConfigError
@@ -115,7 +114,7 @@ def held_out_loss(speaker: Speaker, build: Build, *, rows: int, workers: int, ad
         workers=workers,
     )
     ranks = Ranks(rank=0, world_size=1, device=_device(speaker))
-    return evaluate(_Engine(speaker.model), _counted(loader, advance), build.datasets, batches=None, ranks=ranks)
+    return evaluate(speaker.model, _counted(loader, advance), build.datasets, ranks=ranks)
 
 
 def held_out_questions(speaker: Speaker, build: Build, *, limit: int | None) -> list[Question]:
@@ -219,16 +218,6 @@ def hold_dialogues(
                 held[place][-1] = replace(held[place][-1], answer=answer)
             advance(len(places))
     return Held(dialogues=tuple(map(_answered, dialogues, held)), cut=tuple(cut[place] for place in sorted(cut)))
-
-
-@dataclass(frozen=True, slots=True)
-class _Engine:
-    """As much of a DeepSpeed engine as `trainer.loop.evaluate` uses."""
-
-    module: nn.Module
-
-    def eval(self) -> None:
-        self.module.eval()
 
 
 def _counted(loader: Loader, advance: Advance) -> Iterator[Batch]:

@@ -12,7 +12,7 @@ from __future__ import annotations
 import json
 import os
 import shutil
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -85,7 +85,7 @@ def export(
     precision: str | None = None,
     shard_bytes: int = SHARD_BYTES,
 ) -> Exported:
-    """Export a run's newest checkpoint, or the one whose folder is given. precision: bf16, fp16, fp32, or as trained.
+    """Export the checkpoint that trainer.restore finds at `location`. precision: bf16, fp16, fp32, or as trained.
 
     Raises ConfigError, ShardError or TrainError if something of it is missing or damaged, or `out` is not empty.
     """
@@ -124,46 +124,34 @@ def export_model(
         model = as_llava(model)
         head, tensors = llava_config(model, dtype=str(dtype).removeprefix("torch.")), llava_tensors(model)
         expansion = llava_expansion(model)
-    form: Form = "dsvl" if why else "llava"
-    training = {key: value for key, value in to_tree(config).items() if key not in _LOCAL}
-    parameters = sum(parameter.numel() for parameter in model.parameters())
+    facts = CardFacts(
+        name=out.resolve().name,
+        refusals=why,
+        differences=differences(geometry, model.encoder),
+        precision=precision,
+        parameters=sum(parameter.numel() for parameter in model.parameters()),
+        image_tokens=model.image_tokens,
+        manifest_hash=build.manifest.hash,
+        content=_facts(content),
+        training={key: value for key, value in to_tree(config).items() if key not in _LOCAL},
+        step=step,
+    )
     with _whole_folder(out) as folder:
         files = _copy_tokenizer(build, folder)
         files |= dict.fromkeys(write_weights(folder, _cast(tensors, dtype), max_bytes=shard_bytes))
-        record = {
-            "format": FORMAT,
-            "version": VERSION,
-            "form": form,
-            "precision": precision,
-            "step": step,
-            "model": _model_tree(config, model),
-            "build": {"hash": build.manifest.hash, "content": _facts(content)},
-            "training": training,
-            "files": {name: _file_facts(folder / name, digest) for name, digest in files.items()},
+        record = _record(facts, _model_tree(config, model))
+        trees = {
+            "config.json": head,
+            "generation_config.json": _generation_config(folder, content),
+            PREPROCESSOR: preprocessor_config(geometry, model.encoder),
+            PROCESSOR: processor_config(expansion),
+            RECORD: {**record, "files": {name: _file_facts(folder / name, digest) for name, digest in files.items()}},
         }
-        for name, tree in (
-            ("config.json", head),
-            ("generation_config.json", _generation_config(folder, content)),
-            (PREPROCESSOR, preprocessor_config(geometry, model.encoder)),
-            (PROCESSOR, processor_config(expansion)),
-            (RECORD, record),
-        ):
+        for name, tree in trees.items():
             (folder / name).write_text(json.dumps(tree, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
-        card = CardFacts(
-            name=out.resolve().name,
-            refusals=why,
-            differences=differences(geometry, model.encoder),
-            precision=precision,
-            parameters=parameters,
-            image_tokens=model.image_tokens,
-            manifest_hash=build.manifest.hash,
-            content=_facts(content),
-            training=training,
-            step=step,
-        )
-        (folder / "README.md").write_text(model_card(card), encoding="utf-8")
+        (folder / "README.md").write_text(model_card(facts), encoding="utf-8")
         size = sum(path.stat().st_size for path in folder.iterdir())
-    return Exported(folder=out, form=form, refusals=tuple(why), parameters=parameters, size_bytes=size)
+    return Exported(folder=out, form=_form(why), refusals=tuple(why), parameters=facts.parameters, size_bytes=size)
 
 
 def check_out(out: Path) -> None:
@@ -219,6 +207,24 @@ def _copy_tokenizer(build: Build, folder: Path) -> dict[str, str | None]:
             shutil.copyfile(source / name, folder / name)
             copied[name] = str(digest)
     return copied
+
+
+def _form(refused: Sequence[str]) -> Form:
+    return "dsvl" if refused else "llava"
+
+
+def _record(facts: CardFacts, model: Mapping[str, Any]) -> dict[str, Any]:
+    """What trainer.exported reads, but for the list of files."""
+    return {
+        "format": FORMAT,
+        "version": VERSION,
+        "form": _form(facts.refusals),
+        "precision": facts.precision,
+        "step": facts.step,
+        "model": model,
+        "build": {"hash": facts.manifest_hash, "content": facts.content},
+        "training": facts.training,
+    }
 
 
 def _file_facts(path: Path, digest: str | None) -> dict[str, Any]:

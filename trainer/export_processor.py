@@ -1,7 +1,8 @@
 """The files that make transformers' AutoProcessor give the ids and pixels that training saw.
 
 The rule: sizes, colours and filters are the build's, mean and std the encoder's. Its PIL backend then gives the very
-pixels; torchvision's differs by a rounding where it has to resize. `pad` has no exact counterpart there: LLaVA's
+pixels; torchvision's differs by a rounding where it has to resize. Which of the two it takes is its caller's to say: no
+key of these files can, so the model card does. `pad` has no exact counterpart there: LLaVA's
 processor pads before it resizes and ours after, so edges differ, see `differences`.
 """
 

@@ -27,13 +27,10 @@ import numpy as np
 import torch
 
 from dst import ChatTokenizer, Message
-from trainer.decoder import max_positions
+from trainer.decoder import attention_window, max_positions
 from trainer.errors import TrainError
 from trainer.model import VisionChatModel
 from trainer.prompt_reader import Prompt, Reader
-
-_SLIDING = "sliding_attention"
-"""What transformers calls a layer with a window; configurations without a list of layers have one kind for all."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -213,8 +210,8 @@ def position_limit(model: VisionChatModel) -> int | None:
     """The most positions that the model can read; None if nothing sets a limit."""
     sizes = model.decoder.config
     limits = [max_positions(sizes)]
-    if model.attention == "mmca" and _SLIDING in (getattr(sizes, "layer_types", None) or ["sliding_attention"]):
-        limits.append(getattr(sizes, "sliding_window", None))  # MMCA defines no windows
+    if model.attention == "mmca":
+        limits.append(attention_window(sizes))  # MMCA defines no windows
     return min((limit for limit in limits if limit), default=None)
 
 

@@ -13,6 +13,7 @@ from itertools import accumulate
 import numpy as np
 import numpy.typing as npt
 
+from dst import IGNORE
 from dst.tokenizer import TextTokenizer
 from shards import Build, Sample
 from shards.pixels import Geometry, PictureError
@@ -23,7 +24,6 @@ from trainer.prompt_reader import Prompt
 from trainer.score import Kind, kind_of, references_of
 
 SPLIT = "eval"
-IGNORE = -100
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -67,7 +67,7 @@ def hugging_face_tower(config: EncoderConfig, weights: bool) -> Tower:
     native = one_side(sizes.image_size)
     image_size = config.image_size or native
     patch = one_side(sizes.patch_size)
-    if image_size % patch:
+    if image_size != native and image_size % patch:  # SigLIP's own 384 leaves a rest of its patches of 14
         raise ConfigError([f"model.encoder.image_size: got {image_size}; wanted a multiple of the patches' {patch}"])
     _cut(model, family)
     num_patches = (image_size // patch) ** 2
@@ -111,7 +111,7 @@ def _sizes(config: EncoderConfig) -> Any:
     from transformers import AutoConfig
 
     if config.name is not None:
-        found = AutoConfig.from_pretrained(config.name)
+        found = AutoConfig.from_pretrained(config.name, trust_remote_code=False)
     else:
         given = dict(config.config)
         if "model_type" not in given:

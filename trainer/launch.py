@@ -17,6 +17,7 @@ from types import FrameType
 
 from trainer.ranks import free_port
 
+STDERR = 2
 STOP = "stop"
 """A file of this name in the run's folder ends the run after its current step, with a checkpoint."""
 
@@ -43,7 +44,7 @@ class Layout:
 
 def command(layout: Layout, arguments: Sequence[str]) -> list[str]:
     """The launcher's command line for `dsvl-train` with these arguments."""
-    made = [sys.executable, "-m", "deepspeed.launcher.runner", "--no_local_rank", "--module"]
+    made = [sys.executable, "-m", "deepspeed.launcher.runner", "--log_level", "error", "--no_local_rank", "--module"]
     if layout.num_gpus is not None:
         made += ["--num_gpus", str(layout.num_gpus)]
     if layout.num_nodes is not None:
@@ -60,7 +61,8 @@ def launch(layout: Layout, arguments: Sequence[str], out: Path) -> int:
     stop_file = out / STOP
     stop_file.unlink(missing_ok=True)
     # A session of its own: a Ctrl-C in the terminal comes to this process alone, which passes it on in its own way.
-    process = subprocess.Popen(command(layout, arguments), start_new_session=True)
+    # The launcher writes what it tells to stdout, where results go.
+    process = subprocess.Popen(command(layout, arguments), start_new_session=True, stdout=STDERR)
 
     def pass_on(number: int, frame: FrameType | None) -> None:
         if stop_file.exists():

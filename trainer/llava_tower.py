@@ -1,7 +1,7 @@
 """A vision tower as transformers' LLaVA has it: a CLIPVisionModel or SiglipVisionModel at its own image size.
 
-The rule: an open_clip tower is converted only if all of its parameters have a place there, and every tower that was
-changed is held against the old one on one picture before it is used.
+The rule: an open_clip tower is converted only if all of its parameters have a place there and no place is left empty,
+and every tower that was changed is held against the old one on one picture before it is used.
 """
 
 from __future__ import annotations
@@ -11,6 +11,7 @@ from collections.abc import Mapping
 from typing import Any
 
 import torch
+from torch import nn
 
 from trainer.encoders import Encoder, build_encoder
 from trainer.errors import TrainError
@@ -18,9 +19,12 @@ from trainer.model_config import EncoderConfig
 
 STANDARD = ("clip_vision_model", "siglip_vision_model")
 
-_OPEN_CLIP = (
+_WANTED = "LLaVA's is CLIP or SigLIP of transformers (encoder.kind: hf)"
+
+_POSITIONS = "embeddings.position_embedding.weight"
+_PLACES = (  # open_clip's names, and below them those of timm's ViTs, which open_clip uses for SigLIP
     (r"class_embedding", "embeddings.class_embedding"),
-    (r"positional_embedding", "embeddings.position_embedding.weight"),
+    (r"positional_embedding", _POSITIONS),
     (r"conv1\.weight", "embeddings.patch_embedding.weight"),
     (r"ln_pre\.(weight|bias)", r"pre_layrnorm.\1"),
     (r"transformer\.resblocks\.(\d+)\.ln_([12])\.(weight|bias)", r"encoder.layers.\1.layer_norm\2.\3"),
@@ -28,7 +32,16 @@ _OPEN_CLIP = (
     (r"transformer\.resblocks\.(\d+)\.attn\.out_proj\.(weight|bias)", r"encoder.layers.\1.self_attn.out_proj.\2"),
     (r"transformer\.resblocks\.(\d+)\.mlp\.c_fc\.(weight|bias)", r"encoder.layers.\1.mlp.fc1.\2"),
     (r"transformer\.resblocks\.(\d+)\.mlp\.c_proj\.(weight|bias)", r"encoder.layers.\1.mlp.fc2.\2"),
+    (r"trunk\.pos_embed", _POSITIONS),
+    (r"trunk\.patch_embed\.proj\.(weight|bias)", r"embeddings.patch_embedding.\1"),
+    (r"trunk\.blocks\.(\d+)\.norm([12])\.(weight|bias)", r"encoder.layers.\1.layer_norm\2.\3"),
+    (r"trunk\.blocks\.(\d+)\.attn\.qkv\.(weight|bias)", r"encoder.layers.\1.self_attn.{}_proj.\2"),
+    (r"trunk\.blocks\.(\d+)\.attn\.proj\.(weight|bias)", r"encoder.layers.\1.self_attn.out_proj.\2"),
+    (r"trunk\.blocks\.(\d+)\.mlp\.fc([12])\.(weight|bias)", r"encoder.layers.\1.mlp.fc\2.\3"),
 )
+_IN_A_LAYER, _IN_CLIP, _IN_SIGLIP = 12, 5, 3
+"""Parameters of a layer, and those of either model that are in none"""
+_ACTIVATIONS = {"QuickGELU": "quick_gelu", "GELUTanh": "gelu_pytorch_tanh"}
 
 
 def tower_refusals(encoder: Encoder) -> list[str]:
@@ -37,7 +50,7 @@ def tower_refusals(encoder: Encoder) -> list[str]:
     if kind == "open_clip":
         return _open_clip_refusals(encoder)
     what = encoder.tower.model.config.model_type if kind == "hf" else kind
-    return [] if what in STANDARD else [f"its encoder is {what}, LLaVA's is CLIP or SigLIP of transformers"]
+    return [] if what in STANDARD else [f"its encoder is {what}, {_WANTED}"]
 
 
 def standard_encoder(old: Encoder) -> Encoder:
@@ -58,44 +71,68 @@ def bare(name: str) -> str:
 
 
 def _open_clip_refusals(encoder: Encoder) -> list[str]:
-    vision = encoder.portable.config["vision_cfg"]
-    if vision.get("timm_model_name"):
-        return [f"its encoder is timm's {vision['timm_model_name']}, LLaVA's is CLIP or SigLIP of transformers"]
-    strange = [name for name in encoder.tower.visual.state_dict() if _clip_name(name) is None]
-    if vision.get("no_ln_pre"):
-        strange.append("no_ln_pre")
-    if vision.get("act_kwargs"):
-        strange.append("act_kwargs")
-    if strange:
-        return [f"its open_clip encoder has {strange[0]}, which CLIP of transformers does not"]
-    return []
+    visual, config = encoder.tower.visual, encoder.portable.config["vision_cfg"]
+    timm = config.get("timm_model_name")
+    what = f"open_clip encoder, timm's {timm}," if timm else "open_clip encoder"
+    names = list(visual.state_dict())
+    strange = [name for name in names if _place(name) is None]
+    if strange or len(names) != (_IN_SIGLIP if timm else _IN_CLIP) + _IN_A_LAYER * encoder.portable.layer:
+        why = f"has {strange[0]}" if strange else "has fewer parameters"
+    elif config.get("act_kwargs"):
+        why = "has act_kwargs"
+    elif timm and _activation(visual.trunk.blocks[0].mlp.act) is None:
+        why = f"has {type(visual.trunk.blocks[0].mlp.act).__name__}"
+    else:
+        return []
+    return [f"its {what} {why}, {_WANTED}"]
 
 
 def _from_open_clip(old: Encoder) -> Encoder:
     visual, portable = old.tower.visual, old.portable
-    block = visual.transformer.resblocks[0]
-    sizes = {
-        "model_type": "clip_vision_model",
-        "hidden_size": old.width,
-        "intermediate_size": block.mlp.c_fc.out_features,
-        "num_hidden_layers": portable.layer + 1,
-        "num_attention_heads": block.attn.num_heads,
-        "image_size": old.image_size,
-        "patch_size": visual.conv1.kernel_size[0],
-        "hidden_act": "quick_gelu" if portable.config.get("quick_gelu") else "gelu",
-        "layer_norm_eps": visual.ln_pre.eps,
-        "projection_dim": portable.config["embed_dim"],
-    }
     weights = {}
     for name, tensor in visual.state_dict().items():
-        place = _clip_name(name)
+        place = _place(name)
         assert place is not None, name
         if "{}" in place:
             for part, piece in zip("qkv", tensor.chunk(3), strict=True):
                 weights[place.format(part)] = piece
         else:
-            weights[place] = tensor
-    return _filled(_standard(old, sizes, portable.layer), weights)
+            weights[place] = tensor.flatten(0, -2) if place == _POSITIONS else tensor
+    sizes = _siglip_sizes(visual.trunk) if hasattr(visual, "trunk") else _clip_sizes(visual, portable.config)
+    shared = {"hidden_size": old.width, "num_hidden_layers": portable.layer + 1, "image_size": old.image_size}
+    return _filled(_standard(old, {**sizes, **shared}, portable.layer), weights)
+
+
+def _clip_sizes(visual: Any, config: Mapping[str, Any]) -> dict[str, Any]:
+    block = visual.transformer.resblocks[0]
+    return {
+        "model_type": "clip_vision_model",
+        "intermediate_size": block.mlp.c_fc.out_features,
+        "num_attention_heads": block.attn.num_heads,
+        "patch_size": visual.conv1.kernel_size[0],
+        "hidden_act": "quick_gelu" if config.get("quick_gelu") else "gelu",
+        "layer_norm_eps": visual.ln_pre.eps,
+        "projection_dim": config["embed_dim"],
+    }
+
+
+def _siglip_sizes(trunk: Any) -> dict[str, Any]:
+    block = trunk.blocks[0]
+    return {
+        "model_type": "siglip_vision_model",
+        "intermediate_size": block.mlp.fc1.out_features,
+        "num_attention_heads": block.attn.num_heads,
+        "patch_size": trunk.patch_embed.proj.kernel_size[0],
+        "hidden_act": _activation(block.mlp.act),
+        "layer_norm_eps": block.norm1.eps,
+    }
+
+
+def _activation(module: nn.Module) -> str | None:
+    """What transformers calls it; None for one that neither CLIP nor SigLIP has."""
+    if isinstance(module, nn.GELU):
+        return "gelu" if module.approximate == "none" else "gelu_pytorch_tanh"
+    return _ACTIVATIONS.get(type(module).__name__)
 
 
 def _at_size(old: Encoder) -> Encoder:
@@ -141,8 +178,8 @@ def _check_same(old: Encoder, made: Encoder) -> None:
         )
 
 
-def _clip_name(name: str) -> str | None:
-    for pattern, place in _OPEN_CLIP:
+def _place(name: str) -> str | None:
+    for pattern, place in _PLACES:
         if match := re.fullmatch(pattern, name):
             return match.expand(place)
     return None

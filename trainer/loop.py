@@ -15,24 +15,22 @@ from __future__ import annotations
 
 import hashlib
 import math
-import signal
 import time
-from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
-from contextlib import closing, contextmanager, nullcontext
+from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
+from contextlib import closing, nullcontext
 from dataclasses import dataclass
-from types import FrameType
-from typing import Any, cast
+from typing import Any, NoReturn, cast
 
 import torch
 
+from dst import IGNORE
 from shards.batch import Batch
 from shards.errors import ShardError
 from shards.loader import Loader
 from trainer.config import ScheduleConfig
 from trainer.errors import TrainError
 from trainer.ranks import Ranks
-
-IGNORE = -100
+from trainer.stopping import StopFlag, Stopped, signals_held
 
 _NAMED = 20
 """Samples that an error names at most."""
@@ -73,34 +71,6 @@ class Evaluation:
     """Of each dataset that has held-out samples"""
 
 
-class StopFlag:
-    """Whether this process was asked to stop."""
-
-    def __init__(self, also: Callable[[], bool] = lambda: False) -> None:
-        """also: another way to be asked."""
-        self._asked, self._also = False, also
-
-    def __call__(self) -> bool:
-        return self._asked or self._also()
-
-    @contextmanager
-    def on_signals(self, *numbers: signal.Signals) -> Iterator[StopFlag]:
-        """A signal asks to stop after the current step; the same one again acts as it did before."""
-        before = {number: signal.getsignal(number) for number in numbers}
-
-        def ask(number: int, frame: FrameType | None) -> None:
-            self._asked = True
-            signal.signal(number, before[signal.Signals(number)])
-
-        for number in numbers:
-            signal.signal(number, ask)
-        try:
-            yield self
-        finally:
-            for number, handler in before.items():
-                signal.signal(number, handler)
-
-
 def learning_rate_factor(schedule: ScheduleConfig, step: int, steps: int) -> float:
     """What the learning rates are multiplied with in step `step` (from 1) of `steps`."""
     warmup = math.ceil(schedule.warmup * steps)
@@ -132,14 +102,17 @@ def train(
     batches = cast(Generator[Batch, None, None], iter(loader))
     with closing(batches):  # ends the loader's workers, which no signal would
         for step in range(first_step, steps + 1):
-            with _signals_held() if step == first_step else nullcontext():  # that is when loader workers are forked
+            with signals_held() if step == first_step else nullcontext():  # that is when loader workers are forked
                 fetched = _fetch(batches, micro_batches, ranks, stop)
             if fetched is None:
                 return
             engine.train()
             set_learning_rates(engine.basic_optimizer, learning_rate_factor(schedule, step, steps))
             loss_sum = _forward_backward(engine, fetched, step, seed, ranks)
-            grad_norm = _step(engine)
+            try:
+                grad_norm = _step(engine)
+            except OverflowError:
+                _give_up(f"step {step}: the gradient overflows fp16 at its smallest scale", fetched.batches, ranks)
             if not math.isfinite(grad_norm) and not engine.fp16_enabled():
                 _give_up(f"step {step}: the gradient is {grad_norm}", fetched.batches, ranks)
             yield StepResult(
@@ -158,25 +131,34 @@ def train(
                 return
 
 
-def evaluate(engine: Any, loader: Loader, datasets: Sequence[str], *, batches: int | None, ranks: Ranks) -> Evaluation:
-    """The loss on a loader's samples. Raises as `train` does."""
-    engine.eval()
+def evaluate(
+    model: torch.nn.Module,
+    batches: Iterable[Batch],
+    datasets: Sequence[str],
+    *,
+    ranks: Ranks,
+    stop: Callable[[], bool] = lambda: False,
+) -> Evaluation:
+    """The loss on batches, of which every rank has as many. Raises as `train` does, and Stopped."""
+    model.eval()
     numbers = {name: number for number, name in enumerate(datasets)}
     sums = torch.zeros(len(datasets), dtype=torch.float64)
     counts = torch.zeros(len(datasets), dtype=torch.float64)
-    found = iter(loader)
-    done = 0
-    while batches is None or done < batches:
-        failure, batch = _next(found)
-        _raise_together(failure, ranks)
-        if batch is None:  # on all ranks at once: every rank has as many batches
+    found = iter(batches)
+    while True:
+        with signals_held():  # the first one forks the loader's workers
+            failure, batch = _next(found)
+        told = ranks.gather((failure, stop()))
+        if any(asked for _, asked in told):
+            raise Stopped
+        _raise_any([text for text, _ in told])
+        if batch is None:
             break
         with torch.no_grad():
-            loss = engine.module(**model_inputs(batch.to(ranks.device)), reduction="sample")
+            loss = model(**model_inputs(batch.to(ranks.device)), reduction="sample")
         owners = torch.tensor([numbers[dataset] for row in batch.samples for dataset, _ in row], dtype=torch.int64)
         sums.index_add_(0, owners, loss.per_sample.double().cpu())
         counts.index_add_(0, owners, trained_per_sample(batch).double())
-        done += 1
     totals = ranks.sums([*sums.tolist(), *counts.tolist()])
     losses, tokens = totals[: len(datasets)], totals[len(datasets) :]
     if not all(map(math.isfinite, losses)):
@@ -234,16 +216,6 @@ class _Fetched:
     stopping: bool
 
 
-@contextmanager
-def _signals_held() -> Iterator[None]:
-    """Processes forked inside never see these signals: one to the whole group is for the ranks, which end workers."""
-    before = signal.pthread_sigmask(signal.SIG_BLOCK, (signal.SIGTERM, signal.SIGINT))
-    try:
-        yield
-    finally:
-        signal.pthread_sigmask(signal.SIG_SETMASK, before)
-
-
 def _fetch(batches: Iterator[Batch], count: int, ranks: Ranks, stop: StopFlag) -> _Fetched | None:
     """A step's micro-batches, or None if a rank that was asked to stop has lost its loader's workers."""
     start = time.perf_counter()
@@ -267,7 +239,7 @@ def _fetch(batches: Iterator[Batch], count: int, ranks: Ranks, stop: StopFlag) -
     if failed and stopping:
         return None
     if failed:
-        _raise_together(failure, ranks)
+        _raise_any(ranks.gather(failure))
     return _Fetched(
         batches=micro,
         trained_tokens=int(trained),
@@ -287,8 +259,8 @@ def _next(batches: Iterator[Batch]) -> tuple[str | None, Batch | None]:
         return str(error), None
 
 
-def _raise_together(failure: str | None, ranks: Ranks) -> None:
-    failures = [text for text in ranks.gather(failure) if text is not None]
+def _raise_any(told: Sequence[str | None]) -> None:
+    failures = [text for text in told if text is not None]
     if failures:
         raise ShardError("\n".join(dict.fromkeys(failures)))
 
@@ -313,7 +285,7 @@ def _forward_backward(engine: Any, fetched: _Fetched, step: int, seed: int, rank
     return loss_sum
 
 
-def _give_up(what: str, batches: Sequence[Batch], ranks: Ranks) -> None:
+def _give_up(what: str, batches: Sequence[Batch], ranks: Ranks) -> NoReturn:
     """Raises TrainError with the samples of these batches of all ranks."""
     own = [key for batch in batches for row in batch.samples for _, key in row]
     names = list(dict.fromkeys(name for found in ranks.gather(own) for name in found))
@@ -325,12 +297,20 @@ def _give_up(what: str, batches: Sequence[Batch], ranks: Ranks) -> None:
 
 
 def _step(engine: Any) -> float:
-    """Let the optimizer step; returns the gradient's norm before clipping."""
+    """Let the optimizer step; returns the gradient's norm before clipping.
+
+    Raises OverflowError on all ranks if fp16 overflowed again and again, until its loss scale could not be lowered.
+    """
     if engine.zero_optimization_stage() == 0:  # there DeepSpeed clips but keeps no norm
         gradients = [parameter.grad for parameter in engine.module.parameters() if parameter.grad is not None]
         norm = float(torch.nn.utils.get_total_norm(gradients))
         engine.step()
         return norm
-    engine.step()
+    try:
+        engine.step()
+    except Exception as error:  # DeepSpeed has no kind of its own for it
+        if "loss scale already at minimum" not in str(error):
+            raise
+        raise OverflowError(str(error)) from error
     norm = float(engine.get_global_grad_norm())
     return norm if norm >= 0 else math.nan  # -1 stands for a norm that is no number

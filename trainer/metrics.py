@@ -1,4 +1,4 @@
-"""What a run tells while it trains: metrics.jsonl, TensorBoard files and the terminal.
+"""What a run tells while it trains, for metrics.jsonl and TensorBoard files; trainer.terminal shows it.
 
 Rules: numbers are those of all ranks. A record covers the steps since the one before: its loss is the mean over their
 trained tokens, its rates are per second of all that time. Every step is told once: where a run goes on from an earlier
@@ -14,10 +14,9 @@ import json
 import math
 import time
 from collections.abc import Iterator, Mapping
-from contextlib import AbstractContextManager, ExitStack, contextmanager
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from types import TracebackType
 from typing import Any
 
 from shards.files import replace_file
@@ -117,8 +116,10 @@ class Window:
     def paused(self) -> Iterator[None]:
         """What is done inside is no training: an evaluation, a checkpoint."""
         before = time.perf_counter()
-        yield
-        self.start += time.perf_counter() - before
+        try:
+            yield
+        finally:
+            self.start += time.perf_counter() - before
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -214,66 +215,6 @@ class Journal:
     def _scalar(self, name: str, value: float, step: int) -> None:
         if self._board is not None:
             self._board.add_scalar(name, value, step)
-
-
-class Terminal(AbstractContextManager["Terminal"]):
-    """A bar with the time left where stderr is a terminal, lines where it is a file."""
-
-    def __init__(self, total: int, *, done: int) -> None:
-        from rich.console import Console
-
-        self._console = Console(stderr=True, highlight=False, soft_wrap=True)
-        self._total, self._done, self._from = total, done, done
-        self._start = time.perf_counter()
-        self._stack = ExitStack()
-        self._bar: Any = None
-
-    def __enter__(self) -> Terminal:
-        if self._console.is_terminal:
-            from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
-
-            columns = (
-                TextColumn("training"),
-                BarColumn(),
-                MofNCompleteColumn(),
-                TextColumn("{task.fields[note]}"),
-                TextColumn("left"),
-                TimeRemainingColumn(),
-            )
-            self._bar = self._stack.enter_context(Progress(*columns, console=self._console))
-            self._task = self._bar.add_task("training", total=self._total, completed=self._done, note="")
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self._stack.close()
-
-    def step(self, step: int) -> None:
-        self._done = step
-        if self._bar is not None:
-            self._bar.update(self._task, completed=step)
-
-    def show(self, entry: Record) -> None:
-        note = (
-            f"loss {entry.loss:.4f}  lr {max(entry.lr.values(), default=0.0):.3g}  "
-            f"{entry.tokens_per_second:,.0f} tokens/s"
-        )
-        if entry.mfu is not None:
-            note += f"  MFU {entry.mfu:.1%}"
-        if self._bar is not None:
-            self._bar.update(self._task, note=note)
-        else:
-            self.say(f"step {entry.step}/{self._total}  {note}  left {self._left()}")
-
-    def say(self, text: str) -> None:
-        """A line of its own."""
-        self._console.print(text, markup=False)
-
-    def _left(self) -> str:
-        done = self._done - self._from
-        seconds = (time.perf_counter() - self._start) / max(done, 1) * (self._total - self._done)
-        return f"{int(seconds) // 3600}:{int(seconds) // 60 % 60:02d}:{int(seconds) % 60:02d}"
 
 
 def read_journal(folder: Path) -> list[dict[str, Any]]:

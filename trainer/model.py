@@ -22,9 +22,10 @@ from torch import nn
 from torch.nn import functional
 from torch.utils.checkpoint import checkpoint
 
+from dst import IGNORE
 from dst.errors import ConfigError
 from shards.batch import normalize
-from trainer.decoder import build_decoder, decoder_sizes, finish_logits, max_positions
+from trainer.decoder import attention_window, build_decoder, decoder_sizes, finish_logits, max_positions
 from trainer.encoders import Encoder, build_encoder
 from trainer.errors import TrainError
 from trainer.mmca_layout import build_layout
@@ -32,7 +33,6 @@ from trainer.model_config import ModelConfig, check_model_values
 from trainer.projectors import Projector, build_projector
 from trainer.transformers_models import checkpoint_activations
 
-IGNORE = -100
 LOGITS_AT_ONCE = 2**27
 """Most logits in memory: half a GiB in float32."""
 
@@ -252,6 +252,13 @@ def check_model(config: ModelConfig, content: Mapping[str, Any]) -> list[str]:
             problems.append(
                 f"model.decoder: allows {limit} positions but this build has samples of up to {longest}; choose "
                 f"another decoder, or rebuild with limits: {{max_length: {limit}}}"
+            )
+        window = attention_window(sizes)
+        if config.attention == "mmca" and window is not None and longest > window:
+            problems.append(
+                f"model.attention: mmca is not defined for sliding windows; the decoder's is {window} positions but "
+                f"this build has samples of up to {longest}; set model.attention: causal, choose another decoder, or "
+                f"rebuild with limits: {{max_length: {window}}}"
             )
     except ConfigError as error:
         problems += error.problems

@@ -72,7 +72,8 @@ def _use(facts: CardFacts) -> str:
             "It is a standard LLaVA folder:\n\n```python\nfrom transformers import AutoProcessor, "
             "LlavaForConditionalGeneration\n\n"
             'model = LlavaForConditionalGeneration.from_pretrained("path/of/this/folder")\n'
-            'processor = AutoProcessor.from_pretrained("path/of/this/folder", backend="pil")\n```\n\n'
+            'processor = AutoProcessor.from_pretrained("path/of/this/folder", backend="pil")\n'
+            'processor.tokenizer.padding_side = "left"  # for prompts of unlike length in one batch\n```\n\n'
             f"and opens with dsvl as well:\n\n```python\n{ours}\n```"
         )
     notes = "\n".join(f"- {difference}" for difference in facts.differences)

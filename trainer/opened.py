@@ -13,9 +13,8 @@ from dst import ChatTokenizer, Template, load_tokenizer
 from dst.errors import ConfigError
 from shards import Build
 from shards.pixels import Geometry
-from trainer import checkpoint as checkpoints
 from trainer.exported import DTYPES, RECORD, Loaded, load_model
-from trainer.restore import restore
+from trainer.restore import PLACES, find_checkpoint, restore
 from trainer.torchvision_operators import declare_operators
 
 
@@ -28,14 +27,9 @@ def open_model(location: Path, *, run_build: str | None = None) -> tuple[Loaded,
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     if (location / RECORD).is_file():
         return load_model(location, device=device), None
-    if not (location / checkpoints.CONTENT).is_file() and checkpoints.latest(location) is None:
-        raise ConfigError(
-            [
-                f"{location}: no model there; wanted a folder that dsvl-train export wrote, a run's `out` folder, or "
-                f"one of its {checkpoints.FOLDER}/step-... folders"
-            ]
-        )
-    found = restore(location, build=run_build)
+    if find_checkpoint(location) is None:
+        raise ConfigError([f"{location}: no model there; wanted a folder that dsvl-train export wrote, {PLACES}"])
+    found = restore(location, build=run_build, option="--run-build")
     content = found.build.manifest.content
     template = Template(str(content["config"]["template"]), str(content["template"]))
     return (

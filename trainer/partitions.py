@@ -126,7 +126,7 @@ def restore_step(engine: Any, flat: torch.Tensor, step: int) -> dict[str, torch.
     optimizer = engine.basic_optimizer
     state = state_of(engine, flat)
     moments = {name: torch.zeros_like(flat, memory_format=torch.preserve_format).detach() for name in MOMENTS}
-    if isinstance(optimizer, torch.optim.Optimizer) and isinstance(optimizer, torch.optim.AdamW):
+    if isinstance(optimizer, torch.optim.AdamW):
         fused = bool(optimizer.defaults.get("fused"))
         state["step"] = torch.tensor(float(step), device=flat.device if fused else "cpu")
     else:

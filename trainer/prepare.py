@@ -2,19 +2,93 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
 import shards
-from dst.errors import ConfigError
-from shards import Build
-from trainer.config import TrainConfig, check_build, check_ranks
+from dst.errors import ConfigError, TemplateError
+from dst.template import load_template
+from shards import Build, ShardError
+from trainer.config import TrainConfig, check_ranks, config_from, read_tree
 
 
-def checked_build(config: TrainConfig, world_size: int | None, *, loads_model: bool) -> Build:
-    """The build that the config names. Raises ConfigError with all problems, or ShardError if there is no build.
+def prepare(
+    path: Path, settings: Sequence[str], world_size: int | None, *, loads_model: bool
+) -> tuple[TrainConfig, Build]:
+    """A run's config and its build. Raises ConfigError with all problems, or ShardError if only the build is missing.
 
     world_size: None if it is not known. loads_model: False for a process that only starts others. Those check the
     model too, so that this one imports nothing heavy for it unless there is something to report already.
     """
+    tree = read_tree(path, settings)
+    try:
+        config = config_from(tree, path.name)
+    except ConfigError as error:
+        raise ConfigError([*error.problems, *_missing(tree.get("build"))]) from None
     build = shards.open(config.build)
+    problems = _check(config, build, world_size, loads_model=loads_model)
+    if problems:
+        raise ConfigError(problems)
+    return config, build
+
+
+def check_build(config: TrainConfig, content: Mapping[str, Any], manifest_hash: str) -> list[str]:
+    """Problems between the config and a build's manifest."""
+    built = content["config"]
+    problems = []
+    expect = config.expect
+    if expect.template is not None:
+        problems += _check_template(expect.template, content)
+    fingerprint = str(content["tokenizer"].get("fingerprint"))
+    for name, wanted, got in (
+        ("tokenizer", expect.tokenizer, fingerprint),
+        ("manifest", expect.manifest, manifest_hash),
+    ):
+        if wanted is not None and (not wanted or not got.startswith(wanted)):
+            problems.append(
+                f"expect.{name}: is {wanted!r} but the build has {got[:12]}; choose the right build, or rebuild"
+            )
+    sides = built["image"]["size"]
+    if expect.image_size is not None and expect.image_size != sides:
+        problems.append(
+            f"expect.image_size: is {expect.image_size} but this build's pictures have {sides}; rebuild with "
+            f"image: {{size: {expect.image_size}}}, or choose another encoder"
+        )
+    longest = int(built["limits"]["max_length"])
+    length = config.batch.max_length
+    if length is not None and length < longest:
+        problems.append(
+            f"batch.max_length: is {length} but this build has samples of up to {longest} positions; raise it to "
+            f"{longest}, or rebuild with limits: {{max_length: {length}}}"
+        )
+    most = built["limits"].get("max_images")
+    images = config.batch.max_images
+    if images is not None and most is not None and images < most:
+        problems.append(
+            f"batch.max_images: is {images} but this build has samples of up to {most} images; raise it to {most}, or "
+            f"rebuild with limits: {{max_images: {images}}}"
+        )
+    if config.evaluation.every and not any(
+        shard["samples"] for dataset in content["datasets"].values() for shard in dataset["shards"]["eval"]
+    ):
+        problems.append(
+            "evaluation.every: this build has no held-out samples; rebuild with split: {eval: 0.01}, or set it to 0"
+        )
+    return problems
+
+
+def _missing(location: object) -> list[str]:
+    """What is wrong with the place of the build, where the rest of the config is not worth looking at yet."""
+    try:
+        if isinstance(location, str):
+            shards.open(location)
+    except ShardError as error:
+        return [f"build: {error}"]
+    return []
+
+
+def _check(config: TrainConfig, build: Build, world_size: int | None, *, loads_model: bool) -> list[str]:
     content = build.manifest.content
     problems = check_build(config, content, build.manifest.hash)
     if world_size is not None:
@@ -23,9 +97,22 @@ def checked_build(config: TrainConfig, world_size: int | None, *, loads_model: b
         from trainer.torchvision_operators import declare_operators
 
         declare_operators()
+        from trainer.decoder_tokenizer import check_tokenizer
         from trainer.model import check_model
 
         problems += check_model(config.model, content)
-    if problems:
-        raise ConfigError(problems)
-    return build
+        problems += check_tokenizer(config.model.decoder, build.tokenizer_folder())
+    return problems
+
+
+def _check_template(name: str, content: Mapping[str, Any]) -> list[str]:
+    try:
+        source = load_template(name, content["config"].get("variables") or None).source
+    except TemplateError as error:
+        return [f"expect.template: {error}"]
+    if source == content["template"]:
+        return []
+    return [
+        f"expect.template: is {name} but this build was compiled with {content['config']['template']} (or with another "
+        "text of it); rebuild with that template, or change expect.template"
+    ]

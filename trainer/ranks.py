@@ -44,17 +44,20 @@ class Ranks:
         torch.distributed.all_gather_object(found, value)
         return found
 
-    def wait(self) -> None:
-        """Until all ranks are here."""
-        if self.world_size > 1:
-            torch.distributed.barrier()
-
 
 def world_size_of(environment: Mapping[str, str]) -> int | None:
     """Ranks of the run that a launcher started this process for; None if no launcher did."""
     if "RANK" in environment and "WORLD_SIZE" in environment:
         return int(environment["WORLD_SIZE"])
     return None
+
+
+def check_devices(environment: Mapping[str, str], devices: int) -> list[str]:
+    """Problems between the ranks that a launcher started on this host and its devices, the same for all of them."""
+    here = int(environment.get("LOCAL_WORLD_SIZE") or environment.get("LOCAL_SIZE") or 1)  # torchrun's, DeepSpeed's
+    if here <= devices:
+        return []
+    return [f"--num-gpus: {here} ranks were started on a host with {devices} devices; wanted at most {devices}"]
 
 
 def alone() -> None:

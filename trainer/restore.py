@@ -17,9 +17,10 @@ from shards import Build, ShardError
 from trainer import checkpoint as checkpoints
 from trainer.assemble import assemble
 from trainer.checkpoint import Checkpoint
-from trainer.config import TrainConfig, check_build, config_from
+from trainer.config import TrainConfig, config_from
 from trainer.lora import merge_lora
 from trainer.model import VisionChatModel
+from trainer.prepare import check_build
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -34,39 +35,40 @@ class Restored:
     """Of the checkpoint"""
 
 
-def find_checkpoint(location: Path) -> Checkpoint:
-    """A checkpoint by its own folder, or the newest of a run's folder. Raises ConfigError if there is none."""
+PLACES = f"a run's `out` folder, one of its {checkpoints.FOLDER}/step-... folders, or {checkpoints.FOLDER}/best of it"
+
+
+def find_checkpoint(location: Path) -> Path | None:
+    """The folder of a checkpoint that is given itself, as a run's folder (the newest), or as a run's file `best`."""
     if (location / checkpoints.CONTENT).is_file():
-        return Checkpoint(location)
-    newest = checkpoints.latest(location)
-    if newest is None:
-        raise ConfigError(
-            [
-                f"{location}: no checkpoint there; wanted a run's `out` folder, or one of its "
-                f"{checkpoints.FOLDER}/step-... folders"
-            ]
-        )
-    return Checkpoint(newest)
+        return location
+    if location.name == checkpoints.BEST and (found := checkpoints.best(location.parent.parent)):
+        return found[0]
+    return checkpoints.latest(location)
 
 
-def restore(location: Path, *, build: str | None = None) -> Restored:
-    """The model of a run or checkpoint folder; `build` is where its build lies now, if it was moved.
+def restore(location: Path, *, build: str | None = None, option: str = "--build") -> Restored:
+    """The model of a checkpoint (see `find_checkpoint`); `build` is where its build lies now, if it was moved.
 
-    Raises ConfigError or TrainError if the checkpoint, its build or the base weights cannot be had.
+    option: what the command calls that. Raises ConfigError or TrainError if the checkpoint, its build or the base
+    weights cannot be had.
     """
-    checkpoint = find_checkpoint(location)
+    folder = find_checkpoint(location)
+    if folder is None:
+        raise ConfigError([f"{location}: no checkpoint there; wanted {PLACES}"])
+    checkpoint = Checkpoint(folder)
     config = config_from(checkpoint.config, str(checkpoint.folder))
     if build is not None:
         config = dataclasses.replace(config, build=build)
     try:
         opened = shards.open(config.build)
     except ShardError as error:
-        raise ConfigError([f"build: {error}; if it was moved, give its place with --build"]) from None
+        raise ConfigError([f"build: {error}; if it was moved, give its place with {option}"]) from None
     if opened.manifest.hash != checkpoint.manifest:
         raise ConfigError(
             [
                 f"{config.build}: its manifest is {opened.manifest.hash[:12]}, the checkpoint {checkpoint.folder} was "
-                f"made with {checkpoint.manifest[:12]}; give the folder of that build with --build"
+                f"made with {checkpoint.manifest[:12]}; give the folder of that build with {option}"
             ]
         )
     problems = check_build(config, opened.manifest.content, opened.manifest.hash)

@@ -7,11 +7,13 @@ DeepSpeed takes it, the optimizer's state follows, and the loop runs; every part
 from __future__ import annotations
 
 import math
+import re
 import resource
 import signal
 from collections.abc import Generator
 from contextlib import ExitStack, closing
 from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path
 
 import torch
@@ -23,15 +25,20 @@ from shards import Build, ShardError
 from shards.files import replace_file
 from shards.loader import Loader
 from trainer import checkpoint as checkpoints
+from trainer import checkpoint_writer as writer
 from trainer.assemble import assemble
 from trainer.checkpoint import Checkpoint, Progress
 from trainer.config import TrainConfig, accumulation, row_length, to_tree
 from trainer.engine import check_device, initialize, make_optimizer, process_group
+from trainer.frozen import frozen_elements
 from trainer.launch import STOP
-from trainer.loop import Evaluation, StepResult, StopFlag, evaluate, train
-from trainer.metrics import Journal, Terminal, Window, peak_flops, record
+from trainer.loop import Evaluation, StepResult, evaluate, train
+from trainer.metrics import Journal, Window, peak_flops, read_journal, record
 from trainer.parameters import print_parameters
 from trainer.ranks import Ranks
+from trainer.run_lock import alone_in
+from trainer.stopping import StopFlag, Stopped
+from trainer.terminal import Terminal
 
 CONFIG = "config.yaml"
 """The resolved config, in the run's folder."""
@@ -47,13 +54,10 @@ def run_training(config: TrainConfig, build: Build) -> None:
         if problems:
             raise ConfigError(problems)
         out = Path(config.out)
-        found = checkpoints.find(out, config.checkpoints.resume)
-        if found is not None:
-            problems = found.check(to_tree(config), build.manifest.hash)
-            if problems:
-                raise ConfigError(problems)
-        ranks.wait()  # nobody writes before everybody has looked
-        _Run(config, build, ranks, out, found).train()
+        with alone_in(out, ranks):
+            resume, tree = config.checkpoints.resume, to_tree(config)
+            found = checkpoints.find_together(out, resume, tree, build.manifest.hash, ranks)
+            _Run(config, build, ranks, out, found).train()
 
 
 @dataclass(slots=True)
@@ -84,13 +88,14 @@ class _Run:
         if ranks.is_first:
             self._write_config()
             print_parameters(made.rows, Console(stderr=True))
+        self.frozen = frozen_elements(made.model)
         if found is not None:
             checkpoints.load_weights(made.model, found)
         self.engine = initialize(made.model, make_optimizer(config, made.groups), config, ranks.world_size)
         if found is not None:
             checkpoints.load_optimizer(self.engine, found, ranks=ranks)
         self.progress = Progress(
-            step=self.step, loader=self.loader.state_dict(), loss_scale=checkpoints.loss_scale(self.engine)
+            step=self.step, loader=self.loader.state_dict(), loss_scale=writer.loss_scale(self.engine)
         )
 
     def train(self) -> None:
@@ -103,11 +108,27 @@ class _Run:
             stop_file = self.out / STOP
             stop = StopFlag(lambda: self.ranks.is_first and stop_file.exists())
             stack.enter_context(stop.on_signals(signal.SIGTERM, signal.SIGINT))
-            window = Window()
-            for result in stack.enter_context(closing(self._results(stop))):
+            try:
+                self._evaluate_if_missed(journal, terminal, stop)
+                self._make_steps(journal, terminal, stop)
+            except Stopped:
+                pass  # what was not measured is when the run goes on
+            if self.step:
+                self._save()
+            if self.step < self.steps:
+                again = "" if self.config.checkpoints.resume == "auto" else " with checkpoints.resume=auto"
+                self._say(terminal, f"stopped after step {self.step}; the same command{again} goes on from there")
+            if self.ranks.is_first:
+                stop_file.unlink(missing_ok=True)
+
+    def _make_steps(self, journal: Journal | None, terminal: Terminal | None, stop: StopFlag) -> None:
+        """Raises Stopped if the run is to end in an evaluation; else it ends after a step."""
+        window = Window()
+        with closing(self._results(stop)) as results:
+            for result in results:
                 self.step = result.step
                 self.progress = Progress(
-                    step=result.step, loader=result.loader, loss_scale=checkpoints.loss_scale(self.engine)
+                    step=result.step, loader=result.loader, loss_scale=writer.loss_scale(self.engine)
                 )
                 self._add(window, result)
                 if terminal:
@@ -115,16 +136,15 @@ class _Run:
                 if result.step % self.config.logging.every == 0 or result.step == self.steps or result.stopping:
                     self._tell(journal, terminal, window)
                     window = Window()
-                with window.paused():
-                    if not result.stopping:
-                        self._evaluate_if_due(journal, terminal)
-                    self._save_if_due()
-            if self.step:
-                self._save()
-            if self.step < self.steps:
-                self._say(terminal, f"stopped after step {self.step}; the same command goes on from there")
-            if self.ranks.is_first:
-                stop_file.unlink(missing_ok=True)
+                try:
+                    with window.paused():
+                        if self._evaluation_is_due() and not result.stopping:
+                            self._evaluate(journal, terminal, stop)
+                        self._save_if_due()
+                except Stopped:
+                    if window.steps:
+                        self._tell(journal, terminal, window)
+                    raise
 
     def _results(self, stop: StopFlag) -> Generator[StepResult, None, None]:
         return train(
@@ -202,29 +222,42 @@ class _Run:
         journal.write(entry)
         terminal.show(entry)
 
-    def _evaluate_if_due(self, journal: Journal | None, terminal: Terminal | None) -> None:
+    def _evaluation_is_due(self) -> bool:
         every = self.config.evaluation.every
-        if not every or (self.step % every and self.step != self.steps):
+        return bool(every) and (self.step % every == 0 or self.step == self.steps)
+
+    def _evaluate_if_missed(self, journal: Journal | None, terminal: Terminal | None, stop: StopFlag) -> None:
+        """A run that was asked to stop does not take the time for the evaluation of its last step."""
+        if not self.step or not self._evaluation_is_due():
             return
-        found = self._evaluate()
+        made = journal is not None and any(
+            entry["kind"] == "eval" and entry["step"] == self.step for entry in read_journal(self.out)
+        )
+        if not self.ranks.gather(made)[0]:
+            self._evaluate(journal, terminal, stop)
+
+    def _evaluate(self, journal: Journal | None, terminal: Terminal | None, stop: StopFlag) -> None:
+        """Measure and tell; the best so far is saved."""
+        found = self._held_out_loss(stop)
         if journal is not None:
             journal.write_evaluation(self.step, found.loss, found.datasets)
         parts = ", ".join(f"{name} {loss:.4f}" for name, loss in found.datasets.items())
         self._say(terminal, f"step {self.step}: held-out loss {found.loss:.4f} ({parts})")
-        before = checkpoints.best(self.out)
-        self.ranks.wait()
-        if before is None or found.loss < before[1]:
+        before = self.ranks.gather(checkpoints.best(self.out))[0]  # network file systems show ranks what is past
+        again = before is not None and before[0] == checkpoints.folder_of(self.out, self.step)
+        if before is None or found.loss < before[1] or again:  # a run that went back makes that checkpoint anew
             folder = self._save()
-            checkpoints.mark_best(self.out, folder, found.loss, ranks=self.ranks, keep=self.config.checkpoints.keep)
+            writer.mark_best(self.out, folder, found.loss, ranks=self.ranks, keep=self.config.checkpoints.keep)
 
-    def _evaluate(self) -> Evaluation:
+    def _held_out_loss(self, stop: StopFlag) -> Evaluation:
         settings = self.config.evaluation
+        loader = self._loader("eval", settings.micro_rows or self.config.batch.micro_rows)
         return evaluate(
-            self.engine,
-            self._loader("eval", settings.micro_rows or self.config.batch.micro_rows),
+            self.engine.module,
+            islice(loader, settings.batches),
             self.build.datasets,
-            batches=settings.batches,
             ranks=self.ranks,
+            stop=stop,
         )
 
     def _save_if_due(self) -> None:
@@ -235,13 +268,14 @@ class _Run:
     def _save(self) -> Path:
         """A checkpoint of the last step that was made, unless it is there already."""
         if self.saved.folder is None or self.saved.step != self.step:
-            folder = checkpoints.save(
+            folder = writer.save(
                 self.engine,
                 self.out,
                 self.progress,
                 ranks=self.ranks,
                 config=self.tree,
                 manifest=self.build.manifest.hash,
+                frozen=self.frozen,
                 keep=self.config.checkpoints.keep,
             )
             self.saved = _Saved(self.step, folder)
@@ -261,4 +295,9 @@ class _Run:
 def _memory_bytes(device: torch.device) -> int:
     if device.type == "cuda":
         return int(torch.cuda.max_memory_allocated(device))
+    status = Path("/proc/self/status")
+    if status.exists():  # what getrusage says on Linux is the peak of the program that started this one, if higher
+        found = re.search(r"^VmHWM:\s+(\d+) kB$", status.read_text(encoding="ascii"), re.MULTILINE)
+        if found:
+            return int(found[1]) * 1024
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024

@@ -17,7 +17,7 @@ def load_pretrained(auto: Any, name: str, *, unread: Collection[str] = (), **opt
     verbosity = logging.get_verbosity()
     logging.set_verbosity_error()
     try:
-        model, report = auto.from_pretrained(name, output_loading_info=True, **options)
+        model, report = auto.from_pretrained(name, output_loading_info=True, trust_remote_code=False, **options)
     finally:
         logging.set_verbosity(verbosity)
     lacking = sorted(key for key in report["missing_keys"] if not any(part in key for part in unread))
@@ -27,6 +27,15 @@ def load_pretrained(auto: Any, name: str, *, unread: Collection[str] = (), **opt
             more = f" and {len(keys) - 3} more" if len(keys) > 3 else ""
             raise ValueError(f"its files {problem} {', '.join(keys[:3])}{more}; download it again")
     return model
+
+
+def reason(error: Exception) -> str:
+    """Why a library could not build a model, on one line."""
+    text = str(error)
+    if "trust_remote_code" in text:
+        return "it brings code of its own, which is never run here; wanted an architecture that the library knows"
+    lines = [line.strip() for line in text.splitlines() if line.strip()]
+    return " ".join(lines[:3])[:600] or type(error).__name__
 
 
 def checkpoint_activations(model: Any) -> None:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 import os
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -35,8 +35,7 @@ def write_weights(folder: Path, tensors: Iterable[tuple[str, torch.Tensor]], *, 
     def flush() -> None:
         nonlocal held_bytes
         parts.append(folder / f".part-{len(parts):05d}")
-        save_file(held, str(parts[-1]), metadata={"format": "pt"})
-        _sync(parts[-1])
+        save_tensors(held, parts[-1])
         held.clear()
         held_bytes = 0
 
@@ -60,6 +59,19 @@ def write_weights(folder: Path, tensors: Iterable[tuple[str, torch.Tensor]], *, 
     }
     (folder / INDEX).write_text(json.dumps(index, indent=2) + "\n", encoding="utf-8")
     return [*names, INDEX]
+
+
+def save_tensors(tensors: Mapping[str, torch.Tensor], path: Path) -> None:
+    """A safetensors file, on disk when this returns, with the rights of any new file: the library's are its owner's."""
+    path.touch()
+    rights = path.stat().st_mode
+    save_file(dict(tensors), str(path), metadata={"format": "pt"})
+    path.chmod(rights)
+    handle = os.open(path, os.O_RDWR)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
 
 
 class WeightFiles:
@@ -112,11 +124,3 @@ def _read_index(path: Path) -> dict[str, str]:
 
 def _damaged(path: Path, why: str) -> TrainError:
     return TrainError(f"{path}: is damaged ({why}); copy it again, or export the model anew")
-
-
-def _sync(path: Path) -> None:
-    handle = os.open(path, os.O_RDWR)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)

@@ -1,0 +1,91 @@
+"""Chat in a terminal of its own: what Ctrl-C and Ctrl-D do there."""
+
+from __future__ import annotations
+
+import os
+import select
+import signal
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+pytest.importorskip("torch")
+pytest.importorskip("transformers")
+
+TESTS = Path(__file__).parent
+PROGRAM = """
+import sys, time
+import torch
+torch.set_num_threads(1)
+from tiny_models import loaded
+from trainer.chat import Chat
+from trainer.generate import Sampling
+record = loaded()
+pause = float(sys.argv[1])
+record.model.decoder.base_model.register_forward_pre_hook(lambda *_: time.sleep(pause))
+Chat(record, Sampling(max_new_tokens=int(sys.argv[2]))).run(sys.stdin)
+print("left", file=sys.stderr)
+"""
+
+
+def program(pause: float, tokens: int) -> tuple[list[str], dict[str, str]]:
+    paths = [str(TESTS), str(TESTS.parent)]
+    return [sys.executable, "-c", PROGRAM, str(pause), str(tokens)], {
+        **os.environ,
+        "PYTHONPATH": os.pathsep.join(paths),
+    }
+
+
+@pytest.mark.slow
+def test_in_a_terminal_ctrl_c_stops_the_answer_and_ctrl_d_the_program() -> None:
+    import pty
+
+    command, environment = program(0.05, 10_000)
+    child, terminal = pty.fork()
+    if child == 0:
+        os.execvpe(command[0], command, environment)
+    screen = Screen(terminal)
+    try:
+        screen.until("> ")
+        os.write(terminal, b"Tell me everything.\n")
+        time.sleep(1.0)
+        os.write(terminal, b"\x03")
+        screen.until("stopped")
+        screen.until("> ")
+        os.write(terminal, b"a line that I take ba\x03")
+        screen.until("/quit or Ctrl-D", again=b"\x03")
+        screen.until("> ")
+        os.write(terminal, b"/help\n")
+        screen.until("Ctrl-D does it too")
+        screen.until("> ")
+        os.write(terminal, b"\x04")
+        screen.until("left")
+        _, status = os.waitpid(child, 0)
+        child = 0
+        assert os.waitstatus_to_exitcode(status) == 0
+    finally:
+        if child:
+            os.kill(child, signal.SIGKILL)
+            os.waitpid(child, 0)
+        os.close(terminal)
+
+
+class Screen:
+    """What a program writes to its terminal."""
+
+    def __init__(self, terminal: int) -> None:
+        self._terminal, self._text = terminal, ""
+
+    def until(self, text: str, again: bytes = b"") -> None:
+        """Wait for a text, and go on behind it. again: keys to press again, as a person does whom nothing answers."""
+        end = time.monotonic() + 60
+        while text not in self._text:
+            ready, _, _ = select.select([self._terminal], [], [], 3 if again else max(0.0, end - time.monotonic()))
+            assert ready or (again and time.monotonic() < end), f"wanted {text!r}, got {self._text[-2000:]!r}"
+            if not ready:
+                os.write(self._terminal, again)
+                continue
+            self._text += os.read(self._terminal, 65536).decode("utf-8", "replace")
+        self._text = self._text.split(text, 1)[1]

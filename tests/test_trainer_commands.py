@@ -1,0 +1,309 @@
+"""`dsvl-train eval` and `chat` as they are called: files, exit codes, what goes to stdout and what to stderr."""
+
+# ruff: noqa: E402 - torch and transformers may be missing
+
+from __future__ import annotations
+
+import csv
+import json
+import os
+import subprocess
+import sys
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+torch = pytest.importorskip("torch")
+from trainer.torchvision_operators import declare_operators
+
+declare_operators()
+pytest.importorskip("transformers")
+pytest.importorskip("pycocoevalcap")
+
+import evaluations
+import exports
+import model_batches
+import small_blends
+import train_runs
+import trainer
+from evaluations import ignore
+from shards import Build
+from talks import PHOTOS
+from tiny_models import SIDE
+from trainer import cli
+from trainer.assemble import assemble
+from trainer.config import TrainConfig
+from trainer.dialogues import Dialogue, DialogueImage, Round, read_dialogues
+from trainer.evaluate import hold_dialogues, see_dialogues
+from trainer.export import export_model
+from trainer.generate import Generator, Sampling
+from trainer.model import VisionChatModel
+
+one_thread = pytest.fixture(scope="module", autouse=True)(model_batches.on_one_thread)
+build = pytest.fixture(scope="module")(evaluations.make_build)
+
+
+def random_model(build: Build) -> tuple[VisionChatModel, TrainConfig]:
+    encoder = {"kind": "tiny", "config": {"image_size": SIDE, "patch_size": 16}}
+    config = exports.config_of(build, attention="mmca", encoder=encoder, projector={"kind": "linear"})
+    return assemble(config, build.manifest.content).model, config
+
+
+@pytest.fixture(scope="module")
+def exported(build: Build, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A random model with MMCA, exported."""
+    model, config = random_model(build)
+    folder = tmp_path_factory.mktemp("exported") / "model"
+    export_model(model, config, build, folder, step=7)
+    return folder
+
+
+def run(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], *arguments: object
+) -> tuple[int, str, str]:
+    """`dsvl-train` in this process: exit code, stdout, stderr."""
+    monkeypatch.setattr(sys, "argv", ["dsvl-train", *map(str, arguments)])
+    code = 0
+    try:
+        cli.main()
+    except SystemExit as error:
+        code = int(error.code or 0)
+    captured = capsys.readouterr()
+    return code, captured.out, captured.err
+
+
+def test_the_command_measures_an_exported_model_and_writes_the_report(
+    exported: Path, build: Build, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    few = ("--limit", 2, "--max-new-tokens", 4, "--workers", 0, "--out", tmp_path / "out")
+    where = ("eval", "--model", exported, "--build", build.store.location)
+    code, out, err = run(monkeypatch, capsys, *where, *few, "--json")
+    assert code == 0, err
+    measures = json.loads(out)
+    assert measures["build"] == build.manifest.hash
+    assert measures["step"] == 7
+    assert measures["loss"]["datasets"].keys() == set(build.datasets)
+    assert {row["dataset"]: row["kind"] for row in measures["scores"]} == {
+        "vqa": "vqa",
+        "captions": "caption",
+        "mine": "text",
+    }
+    with (tmp_path / "out" / "results.csv").open(encoding="utf-8", newline="") as file:
+        rows = list(csv.DictReader(file))
+    assert len(rows) == sum(row["num_answers"] for row in measures["scores"])
+    page = (tmp_path / "out" / "results.html").read_text(encoding="utf-8")
+    assert "data:image/jpeg" in page
+    assert f"<dt>held-out loss</dt><dd>{measures['loss']['all']:.4f}</dd>" in page
+    code, out, _ = run(monkeypatch, capsys, *where, "--no-answers", "--workers", 0)
+    assert code == 0
+    assert f"held-out loss {measures['loss']['all']:.4f}" in out
+    code, out, _ = run(monkeypatch, capsys, *where, "--no-loss", *few[:4])
+    assert code == 0
+    assert "vqa_accuracy" in out
+    assert "loss" not in out
+
+
+def test_the_command_holds_dialogues_of_a_file(
+    exported: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    file = tmp_path / "talk.json"
+    two = f"./eval/{PHOTOS[1].name} ./eval/{PHOTOS[2].name}"
+    file.write_text(
+        json.dumps(
+            {"a": [["What?", f"eval/{PHOTOS[0].name}"], ["Older?", two], ["Why?"]], "b": [["Gone?", "eval/x.jpg"]]}
+        ),
+        encoding="utf-8",
+    )
+    out = tmp_path / "out"
+    command: list[object] = [
+        "eval",
+        "--model",
+        exported,
+        "--dialogues",
+        file,
+        "--images",
+        PHOTOS[0].parent,
+        "--prefix",
+        "eval",
+    ]
+    code, _, err = run(monkeypatch, capsys, *command, "--out", out)
+    assert code == 1
+    assert "dialogue 'b': no file eval/x.jpg" in err
+    assert not out.exists()
+    code, _, err = run(monkeypatch, capsys, *command[:5], "--images", tmp_path, "--out", out, "--leave-out")
+    assert code == 1
+    assert "none of its 2 dialogues has all of its pictures" in err
+    code, printed, err = run(
+        monkeypatch, capsys, *command, "--out", out, "--leave-out", "--json", "--max-new-tokens", 3
+    )
+    assert code == 0, err
+    assert json.loads(printed) == {
+        "dialogues": 1,
+        "answers": 3,
+        "cut": [],
+        "left_out": [{"id": "b", "missing": ["eval/x.jpg"]}],
+        "out": str(out),
+    }
+    rows = [json.loads(line) for line in (out / "results.jsonl").read_text(encoding="utf-8").splitlines()]
+    assert [(row["dialogue"], row["round"], len(row["images"])) for row in rows] == [
+        ("a", 1, 1),
+        ("a", 2, 2),
+        ("a", 3, 0),
+    ]
+    assert (out / "results.html").is_file()
+    assert read_dialogues(file, root=PHOTOS[0].parent, prefix="eval", incomplete="leave_out").complete[0].id == "a"
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code", "told"),
+    [
+        (["--build", "none"], 1, "none: no manifest.json there"),
+        ([], 2, "--build: missing"),
+        (["--top-p", "2", "--temperature", "-1"], 2, "--temperature: got -1.0"),
+        (["--dialogues", "x.json"], 2, "--out: missing"),
+        (["--dialogues", "x.json", "--build", "y"], 2, "--build: means nothing with --dialogues"),
+        (["--dialogues", "x.json", "--limit", "3"], 2, "--limit: means nothing with --dialogues"),
+        (["--build", "y", "--leave-out"], 2, "--leave-out: means nothing without --dialogues"),
+        (["--no-loss", "--no-answers"], 2, "nothing is left to measure"),
+        (["--out", "out", "--no-answers"], 2, "--out and --no-answers: got both"),
+        (["--out", "file"], 2, "file is no folder that one can write in"),
+        (["--dialogues", "x.json", "--out", "file/below"], 2, "--out file/below: "),
+        (["--dialogues", "x.json", "--out", "out"], 1, "x.json: cannot be read"),
+    ],
+)
+def test_what_the_command_cannot_do_is_told_with_the_right_exit_code(
+    arguments: list[str],
+    code: int,
+    told: str,
+    exported: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path("file").touch()
+    got, _, err = run(monkeypatch, capsys, "eval", "--model", exported, *arguments)
+    assert told in err
+    assert got == code
+
+
+def test_a_folder_without_a_model_and_another_build_are_told(
+    exported: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    code, _, err = run(monkeypatch, capsys, "eval", "--model", tmp_path)
+    assert (code, "no model there" in err) == (2, True)
+    code, _, err = run(monkeypatch, capsys, "chat", "--model", tmp_path)
+    assert (code, "no model there" in err) == (2, True)
+    code, _, err = run(monkeypatch, capsys, "chat", "--model", exported, "--top-p", "0")
+    assert (code, "--top-p: got 0.0" in err) == (2, True)
+    blend = small_blends.chat_blend(tmp_path, [small_blends.chat_record(1)], template="vicuna", image={"size": 64})
+    other = small_blends.build(blend).path
+    code, out, err = run(monkeypatch, capsys, "eval", "--model", exported, "--build", other)
+    assert code == 2
+    assert out == ""
+    assert "error: template: this build was compiled with vicuna" in err
+    assert "error: image.size: this build's is 64" in err
+
+
+@pytest.mark.parametrize(("batch", "told"), [(4, "set --batch lower than 4"), (1, "it needs a larger one")])
+def test_a_gpu_that_is_too_small_is_told_with_what_helps(
+    batch: int,
+    told: str,
+    exported: Path,
+    build: Build,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    def full(*_: object, **options: object) -> list[list[int]]:
+        raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB\nSee the docs")
+
+    monkeypatch.setattr(Generator, "batch", full)
+    where = ("eval", "--model", exported, "--build", build.store.location)
+    code, _, err = run(monkeypatch, capsys, *where, "--no-loss", "--batch", batch)
+    assert code == 1
+    assert f"error: the GPU's memory ran out (CUDA out of memory. Tried to allocate 2.00 GiB); {told}\n" in err
+
+
+def test_a_run_whose_build_is_gone_names_the_option_that_each_command_has(
+    build: Build, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    model, config = random_model(build)
+    exports.write_checkpoint(tmp_path / "run", model, replace(config, build=str(tmp_path / "gone")), build)
+    out = tmp_path / "out"
+    for command, option in (
+        (("eval", "--model", tmp_path / "run"), "--run-build"),
+        (("chat", "--model", tmp_path / "run"), "--run-build"),
+        (("export", "--checkpoint", tmp_path / "run", "--out", out), "--build"),
+    ):
+        code, _, err = run(monkeypatch, capsys, *command)
+        assert (code, f"if it was moved, give its place with {option}\n" in err) == (2, True), err
+    again = ("--run-build", build.store.location, "--no-answers", "--workers", 0)
+    code, told, err = run(monkeypatch, capsys, "eval", "--model", tmp_path / "run", *again)
+    assert (code, "held-out loss" in told) == (0, True), err
+
+
+@pytest.mark.slow
+def test_piped_lines_are_answered_on_stdout_and_all_else_is_on_stderr(exported: Path) -> None:
+    lines = [
+        f"/image {PHOTOS[0]} {PHOTOS[1]}".encode(),
+        b"Which of the two is older?",
+        b"/image none.jpg",
+        "no UTF-8: ä".encode("latin-1"),
+        b"",
+        b"Why?",
+        b"/quit",
+        b"never asked",
+    ]
+    done = subprocess.run(
+        [sys.executable, "-m", "trainer.cli", "chat", "--model", str(exported), "--max-new-tokens", "5"],
+        input=b"\n".join(lines),
+        capture_output=True,
+        timeout=120,
+        cwd=Path(__file__).parent.parent,
+        env={**os.environ, "OMP_NUM_THREADS": "1", "PYTHONIOENCODING": "utf-8"},
+    )
+    told = done.stderr.decode()
+    assert done.returncode == 0, told
+    assert "none.jpg: cannot be read" in told
+    assert "not asked: text holds half of a surrogate pair" in told
+    images = tuple(DialogueImage(name=photo.name, path=photo) for photo in PHOTOS[:2])
+    rounds = (Round(question="Which of the two is older?", images=images), Round(question="Why?"))
+    talk = [Dialogue(id="piped", rounds=rounds)]
+    record = trainer.load(exported)
+    sampling = Sampling(max_new_tokens=5)
+    held = hold_dialogues(record, talk, see_dialogues(record, talk), sampling, batch=1, advance=ignore)
+    said = [line.strip() for line in done.stdout.decode().splitlines()]
+    assert said == [round_.answer for round_ in held.dialogues[0].rounds]
+
+
+@pytest.mark.slow
+def test_a_run_a_checkpoint_and_an_export_are_measured_alike_and_as_in_training(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    build = train_runs.compiled(tmp_path / "data")
+    config = train_runs.config_file(
+        tmp_path,
+        build,
+        schedule={"steps": 4},
+        evaluation={"every": 4},
+        train={"decoder": None, "decoder_lora": {"rank": 4}, "lora": 1e-2},
+    )
+    train_runs.train(config)
+    out = tmp_path / "out"
+    (told,) = [entry for entry in train_runs.journal(out) if entry["kind"] == "eval"]
+    measured = []
+    assert run(monkeypatch, capsys, "export", "--checkpoint", out, "--out", tmp_path / "exported")[0] == 0
+    for model in (out, out / "checkpoints" / "step-00000004", tmp_path / "exported"):
+        where = ["--build", build] if model.name == "exported" else []
+        command = ["eval", "--model", model, *where, "--limit", 2, "--max-new-tokens", 3, "--workers", 0]
+        code, printed, err = run(monkeypatch, capsys, *command, "--out", tmp_path / "report", "--json")
+        assert code == 0, err
+        lines = (tmp_path / "report" / "results.jsonl").read_text(encoding="utf-8").splitlines()
+        answers = [json.loads(line)["answer"] for line in lines]
+        measured.append((json.loads(printed)["loss"], json.loads(printed)["scores"], answers))
+    assert measured[0] == measured[1]
+    assert measured[0][1:] == measured[2][1:]
+    for loss, _, _ in measured:
+        assert loss["all"] == pytest.approx(told["loss"], rel=1e-4)
+        assert loss["datasets"] == pytest.approx(told["datasets"], rel=1e-4)

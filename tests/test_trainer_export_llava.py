@@ -1,0 +1,276 @@
+"""A causal model's export is a standard LLaVA of transformers; any other is refused there with the reason."""
+
+# ruff: noqa: E402 - torch and transformers may be missing
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+pytest.importorskip("torch")
+from trainer.torchvision_operators import declare_operators
+
+declare_operators()
+transformers: Any = pytest.importorskip("transformers")
+pytest.importorskip("peft")
+pytest.importorskip("open_clip")
+
+import torch
+
+import exports
+import model_batches
+import trainer
+from exports import CLIP, OPEN_CLIP, SIDE, SIGLIP
+from shards.batch import normalize
+from trainer.conversation import Exchange, Seen, messages_of, prompt_of
+from trainer.decoder import PRESETS
+from trainer.export import export_model
+from trainer.export_llava import refusals
+from trainer.generate import Generator, Sampling
+
+one_thread = pytest.fixture(scope="module", autouse=True)(model_batches.on_one_thread)
+build_of = pytest.fixture(scope="module")(exports.builds)
+
+
+QWEN = {"preset": "tiny_qwen2"}
+
+
+SPARE_ROWS: dict[str, Any] = {  # more rows than the tokenizer has tokens
+    "config": {
+        "model_type": "llama",
+        "vocab_size": 1300,
+        "hidden_size": 48,
+        "intermediate_size": 64,
+        "num_hidden_layers": 1,
+        "num_attention_heads": 4,
+        "num_key_value_heads": 2,
+        "tie_word_embeddings": True,
+    }
+}
+NEW_ROWS = {"config": {**SPARE_ROWS["config"], "model_type": "qwen2", "vocab_size": 1200, "tie_word_embeddings": False}}
+
+
+@pytest.mark.parametrize(
+    ("encoder", "decoder", "settings"),
+    [
+        ({"kind": "hf", "config": CLIP}, {"preset": "tiny_llama"}, {}),
+        ({"kind": "hf", "config": CLIP}, QWEN, {}),
+        ({"kind": "hf", "config": CLIP, "cls": True, "layer": -1}, QWEN, {"image_tokens": 5}),
+        ({"kind": "hf", "config": CLIP, "layer": 1}, SPARE_ROWS, {}),
+        ({"kind": "hf", "config": {**CLIP, "image_size": 48}, "image_size": SIDE}, NEW_ROWS, {}),
+        ({"kind": "hf", "config": SIGLIP}, {"preset": "tiny_llama"}, {"fit": "squash"}),
+        ({"kind": "hf", "config": SIGLIP, "layer": -1}, QWEN, {"fit": "squash"}),
+        ({"kind": "hf", "config": {**SIGLIP, "image_size": 64}, "image_size": SIDE}, QWEN, {"fit": "squash"}),
+        ({"kind": "hf", "config": {**SIGLIP, "image_size": 40}}, QWEN, {"fit": "squash", "size": 40}),
+        ({"kind": "open_clip", "config": OPEN_CLIP}, {"preset": "tiny_llama"}, {}),
+        ({"kind": "open_clip", "config": {**OPEN_CLIP, "quick_gelu": True}, "cls": True}, QWEN, {"image_tokens": 5}),
+    ],
+    ids=[
+        "CLIP, untied",
+        "CLIP, tied",
+        "CLIP with its class token, last layer",
+        "CLIP, first layer, spare rows",
+        "CLIP at another size, new rows",
+        "SigLIP, untied",
+        "SigLIP, last layer",
+        "SigLIP at another size",
+        "SigLIP whose patches leave a rest of the picture",
+        "open_clip",
+        "open_clip with quick GELU and class token",
+    ],
+)
+def test_a_causal_model_is_a_llava_with_the_same_logits(
+    encoder: dict[str, Any],
+    decoder: dict[str, Any],
+    settings: dict[str, Any],
+    build_of: exports.MakeBuild,
+    tmp_path: Path,
+) -> None:
+    build = build_of(**settings)
+    config = exports.config_of(build, encoder=encoder, decoder=decoder, train=exports.ALL)
+    model = exports.make_model(config, build)
+
+    done = export_model(model, config, build, tmp_path / "out", step=1)
+
+    assert (done.form, done.refusals) == ("llava", ())
+    exports.check_is_llava(model, build, tmp_path / "out")
+
+
+@pytest.mark.parametrize("preset", sorted(PRESETS))
+def test_every_decoder_is_part_of_a_llava(preset: str, build_of: exports.MakeBuild, tmp_path: Path) -> None:
+    build = build_of()
+    config = exports.config_of(build, decoder={"preset": preset}, train=exports.ALL)
+    model = exports.make_model(config, build)
+
+    export_model(model, config, build, tmp_path / "out", step=1)
+
+    exports.check_is_llava(model, build, tmp_path / "out")
+
+
+@pytest.fixture
+def timm_vit(monkeypatch: pytest.MonkeyPatch) -> Callable[..., dict[str, Any]]:
+    """Makes open_clip's timm a tiny ViT of SigLIP's shape, with what is different; returns the encoder's config."""
+    timm: Any = pytest.importorskip("timm")
+    vision_transformer: Any = timm.models.vision_transformer.VisionTransformer
+
+    def vit(**different: Any) -> dict[str, Any]:
+        sizes = {"img_size": SIDE, "patch_size": 16, "embed_dim": 32, "depth": 3, "num_heads": 4, "class_token": False}
+
+        def create_model(name: str, *, pretrained: bool, **options: Any) -> Any:
+            return vision_transformer(**{**sizes, **options, **different})
+
+        monkeypatch.setattr(timm, "create_model", create_model)
+        vision = {"image_size": SIDE, "timm_model_name": "small_siglip", "timm_pool": "map", "timm_proj": "none"}
+        return {"kind": "open_clip", "config": {"embed_dim": 32, "vision_cfg": vision}}
+
+    return vit
+
+
+@pytest.mark.parametrize("different", [{}, {"act_layer": "gelu_tanh"}], ids=["gelu", "gelu_tanh"])
+def test_siglip_of_open_clip_is_a_llava_too(
+    different: dict[str, Any],
+    timm_vit: Callable[..., dict[str, Any]],
+    build_of: exports.MakeBuild,
+    tmp_path: Path,
+) -> None:
+    build = build_of(fit="squash")
+    config = exports.config_of(build, encoder=timm_vit(**different), decoder=QWEN, train=exports.ALL)
+    model = exports.make_model(config, build)
+
+    done = export_model(model, config, build, tmp_path / "out", step=1)
+
+    assert (done.form, done.refusals) == ("llava", ())
+    assert exports.llava(tmp_path / "out").config.vision_config.model_type == "siglip_vision_model"
+    exports.check_is_llava(model, build, tmp_path / "out")
+
+
+@pytest.mark.parametrize(
+    ("different", "reason"),
+    [
+        ({"class_token": True}, "has trunk.cls_token"),
+        ({"qkv_bias": False}, "has fewer parameters"),
+        ({"act_layer": "silu"}, "has SiLU"),
+    ],
+)
+def test_another_vit_of_timm_is_no_llava(
+    different: dict[str, Any], reason: str, timm_vit: Callable[..., dict[str, Any]], build_of: exports.MakeBuild
+) -> None:
+    config = exports.config_of(build_of(), encoder=timm_vit(**different))
+    (found,) = refusals(exports.make_model(config, build_of()), config.model)
+    assert found.startswith(f"its open_clip encoder, timm's small_siglip, {reason}")
+    assert "encoder.kind: hf" in found
+
+
+@pytest.mark.parametrize("padded", [False, True], ids=["alone", "in a batch"])
+def test_transformers_generates_the_answers_that_chat_gives(
+    padded: bool, build_of: exports.MakeBuild, tmp_path: Path
+) -> None:
+    build = build_of()
+    config = exports.config_of(build, train=exports.ALL)
+    model = exports.make_model(config, build)
+    export_model(model, config, build, tmp_path / "out", step=1)
+    loaded = trainer.load(tmp_path / "out")
+    generator = Generator(loaded.model, loaded.chat_tokenizer)
+    question = "Which of the two is older?"
+    pictures = tuple(Seen(path=tmp_path, pixels=pixels) for pixels in exports.pixels_of(exports.pictures(), build))
+    asked = [Exchange(question=question, pictures=pictures), *[Exchange(question="Why?")] * padded]
+    prompts = [prompt_of([exchange], loaded, end_id=generator.end_id) for exchange in asked]
+    wanted = generator.batch(prompts, Sampling(max_new_tokens=8))
+
+    processor = transformers.AutoProcessor.from_pretrained(tmp_path / "out", backend="pil")
+    processor.tokenizer.padding_side = "left"  # as the model card says
+    texts = [processor.apply_chat_template(messages_of([exchange]), add_generation_prompt=True) for exchange in asked]
+    inputs = processor(text=texts, images=exports.pictures(), padding=True, return_tensors="pt")
+    said = exports.llava(tmp_path / "out").generate(**inputs, max_new_tokens=8, do_sample=False)
+    answers = said[:, inputs["input_ids"].shape[1] :].tolist()
+    assert [answer[: len(tokens)] for answer, tokens in zip(answers, wanted, strict=True)] == wanted
+
+
+@pytest.mark.parametrize(
+    ("image", "size"),
+    [
+        ({"fit": "crop"}, (61, 40)),
+        ({"fit": "crop", "interpolation": "bilinear"}, (20, 33)),
+        ({"fit": "squash", "interpolation": "lanczos"}, (61, 40)),
+        ({"fit": "pad"}, (45, 45)),
+    ],
+    ids=["crop", "crop, enlarged", "squash", "pad, of a square picture"],
+)
+def test_the_processor_gives_the_pixels_of_training(
+    image: dict[str, str], size: tuple[int, int], build_of: exports.MakeBuild, tmp_path: Path
+) -> None:
+    build = build_of(**image)
+    config = exports.config_of(build)
+    model = exports.make_model(config, build)
+    export_model(model, config, build, tmp_path / "out", step=1)
+    mean, std = model.encoder.mean, model.encoder.std
+
+    for pictures, options, tolerance in (
+        (exports.pictures(size), {"backend": "pil"}, 1e-6),
+        (exports.pictures(size), {}, 1.01 / 255 / min(std)),
+        (exports.pictures((SIDE, SIDE)), {}, 1e-6),
+    ):
+        wanted = normalize(exports.pixels_of(pictures, build), mean, std, torch.float32)
+        got = exports.processed(tmp_path / "out", pictures, **options)["pixel_values"]
+        assert (got - wanted).abs().max() <= tolerance, options
+
+
+def test_where_the_processor_cannot_be_exact_the_card_says_so(build_of: exports.MakeBuild, tmp_path: Path) -> None:
+    build = build_of(fit="pad", pad_colour="black")
+    config = exports.config_of(build)
+    export_model(exports.make_model(config, build), config, build, tmp_path / "out", step=1)
+
+    card = (tmp_path / "out/README.md").read_text()
+    assert "padded before they are resized" in card
+    assert "(122, 116, 104) here" in card
+    assert "(0, 0, 0) in training" in card
+
+
+@pytest.mark.parametrize(
+    ("model", "reason"),
+    [
+        ({"attention": "mmca"}, "attends to text and to images apart (MMCA)"),
+        ({"projector": {"kind": "linear"}}, "projector is linear"),
+        ({"projector": {"kind": "perceiver", "queries": 4, "heads": 4}}, "projector is perceiver"),
+        ({"encoder": {"kind": "tiny", "config": {"image_size": SIDE, "patch_size": 16}}}, "encoder is tiny"),
+        ({"encoder": {"kind": "hf", "config": {**CLIP, "model_type": "dinov2"}}}, "encoder is dinov2"),
+        (
+            {
+                "encoder": {
+                    "kind": "open_clip",
+                    "config": {**OPEN_CLIP, "vision_cfg": {**OPEN_CLIP["vision_cfg"], "ls_init_value": 0.1}},
+                }
+            },
+            "open_clip encoder has transformer.resblocks.0.ls_1.gamma",
+        ),
+        (
+            {"decoder": {"config": {**SPARE_ROWS["config"], "model_type": "granite", "logits_scaling": 4.0}}},
+            "GraniteForCausalLM scales its logits",
+        ),
+    ],
+    ids=["mmca", "linear", "perceiver", "tiny", "dinov2", "layer scale", "logit scale"],
+)
+def test_what_is_no_llava_is_refused_by_transformers_with_the_reason(
+    model: dict[str, Any], reason: str, build_of: exports.MakeBuild, tmp_path: Path
+) -> None:
+    build = build_of()
+    config = exports.config_of(build, **model)
+    made = exports.make_model(config, build)
+
+    done = export_model(made, config, build, tmp_path / "out", step=1)
+
+    assert done.form == "dsvl"
+    assert list(done.refusals) == refusals(made, config.model)
+    assert any(reason in why for why in done.refusals)
+    assert reason in (tmp_path / "out/README.md").read_text()
+    for plain in (transformers.LlavaConfig, transformers.LlavaForConditionalGeneration):
+        with pytest.raises((ValueError, KeyError), match="this is no LLaVA model") as caught:  # by release
+            plain.from_pretrained(tmp_path / "out")
+        assert reason in str(caught.value)
+        assert "trainer.load" in str(caught.value)
+    for auto in (transformers.AutoConfig, transformers.AutoModelForImageTextToText):
+        with pytest.raises(ValueError, match=r"is-not-llava-open-it-with-trainer\.load"):
+            auto.from_pretrained(tmp_path / "out")

@@ -1,0 +1,81 @@
+"""Held-out questions are those of the build's own samples, with all that counts as a right answer."""
+
+# ruff: noqa: E402 - torch and transformers may be missing
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+torch = pytest.importorskip("torch")
+from trainer.torchvision_operators import declare_operators
+
+declare_operators()
+pytest.importorskip("transformers")
+pytest.importorskip("pycocoevalcap")
+
+import evaluations
+import model_batches
+from shards import Build
+from shards.loader import Loader
+from tiny_models import Loaded, loaded
+from trainer.evaluate import check_build
+from trainer.held_out import answer_spans, prompt_for, questions_of
+
+one_thread = pytest.fixture(scope="module", autouse=True)(model_batches.on_one_thread)
+record = pytest.fixture(scope="module")(loaded)
+build = pytest.fixture(scope="module")(evaluations.make_build)
+
+
+def test_the_build_of_these_tests_has_all_kinds_held_out(build: Build, record: Loaded) -> None:
+    assert all(build["eval"].sizes.values())
+    assert check_build(record, build.manifest.content) == []
+    questions = questions_of(build, record.chat_tokenizer.tokenizer)
+    assert {question.kind for question in questions} == {"vqa", "caption", "text"}
+    assert any(question.number for question in questions if question.dataset == "captions")
+
+
+def test_a_question_s_prompt_is_what_training_sees_before_the_answer(build: Build, record: Loaded) -> None:
+    tokenizer = record.chat_tokenizer.tokenizer
+    questions = iter(questions_of(build, tokenizer))
+    for batch in Loader(build, split="eval", batch_size=1, max_length=512, packed=False):
+        ids, labels = batch.input_ids[0].numpy(), batch.labels[0].numpy()
+        for start, end in answer_spans(labels):
+            question = next(questions)
+            prompt = prompt_for(build, question, record.geometry, tokenizer.image_id)
+            assert batch.samples[0] == ((question.dataset, question.key),)
+            assert prompt.ids.tolist() == ids[:start].tolist()
+            assert question.positions == start
+            assert prompt.end_id == ids[end - 1]
+            assert torch.equal(prompt.images, batch.images[: len(prompt.slots)])
+            answer = tokenizer.decode(ids[start : end - 1].tolist()).strip()
+            assert answer in question.references
+    assert next(questions, None) is None
+
+
+def test_spans_are_the_runs_of_trained_labels() -> None:
+    assert answer_spans(np.array([-100, 5, 6, -100, 7, -100, 8], np.int32)) == [(1, 3), (4, 5), (6, 7)]
+    assert answer_spans(np.array([5, -100], np.int32)) == [(0, 1)]
+    assert answer_spans(np.array([-100], np.int32)) == []
+
+
+def test_references_are_all_that_the_datasets_know_of_each_answer(build: Build, record: Loaded) -> None:
+    for question in questions_of(build, record.chat_tokenizer.tokenizer):
+        known = build["eval"][question.index].metadata.get("references")
+        if question.dataset == "mine":
+            assert known is None
+            assert len(question.references) == 1
+        else:
+            assert known is not None
+            assert list(question.references) == known[question.number]
+
+
+def test_a_limit_takes_samples_of_every_dataset_evenly_spread(build: Build, record: Loaded) -> None:
+    tokenizer = record.chat_tokenizer.tokenizer
+    whole, some = questions_of(build, tokenizer), questions_of(build, tokenizer, limit=2)
+    assert {question.dataset for question in some} == set(build.datasets)
+    for name, size in build["eval"].sizes.items():
+        places = sorted({question.index for question in whole if question.dataset == name})
+        taken = sorted({question.index for question in some if question.dataset == name})
+        assert taken == [places[number * size // min(2, size)] for number in range(min(2, size))]
+    assert questions_of(build, tokenizer, limit=10**6) == whole

@@ -1,0 +1,1 @@
+"""What tools/bench_train.py measures, a module for each kind of thing."""

@@ -1,0 +1,50 @@
+"""Signals that ask a run to stop: they are noted, and acted on where nothing is half done."""
+
+from __future__ import annotations
+
+import signal
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from types import FrameType
+
+
+class Stopped(Exception):  # noqa: N818 - nothing failed
+    """A rank was asked to stop in the middle of an evaluation."""
+
+
+class StopFlag:
+    """Whether this process was asked to stop."""
+
+    def __init__(self, also: Callable[[], bool] = lambda: False) -> None:
+        """also: another way to be asked."""
+        self._asked, self._also = False, also
+
+    def __call__(self) -> bool:
+        return self._asked or self._also()
+
+    @contextmanager
+    def on_signals(self, *numbers: signal.Signals) -> Iterator[StopFlag]:
+        """A signal asks to stop after the current step; the same one again acts as it did before."""
+        before = {number: signal.getsignal(number) for number in numbers}
+
+        def ask(number: int, frame: FrameType | None) -> None:
+            self._asked = True
+            signal.signal(number, before[signal.Signals(number)])
+
+        for number in numbers:
+            signal.signal(number, ask)
+        try:
+            yield self
+        finally:
+            for number, handler in before.items():
+                signal.signal(number, handler)
+
+
+@contextmanager
+def signals_held() -> Iterator[None]:
+    """Processes forked inside never see these signals: one to the whole group is for the ranks, which end workers."""
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, (signal.SIGTERM, signal.SIGINT))
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
