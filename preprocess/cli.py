@@ -13,6 +13,7 @@ from pathlib import Path
 
 import click
 
+from dst.command_line import run_command
 from dst.terminal_text import json_line, visible
 
 PATH = click.Path(path_type=Path)
@@ -185,45 +186,14 @@ def render(adapter: str, root: Path, limit: int, template: str, settings: tuple[
 
 
 def main() -> None:
-    """Errors that a user can mend end in one line each and the right exit code; a traceback is a bug of ours."""
-    try:
-        _run()
-    except (click.exceptions.Abort, KeyboardInterrupt):
-        click.echo("stopped; the same command goes on from here", err=True)
-        sys.exit(1)
+    run_command(cli, stopped="stopped; the same command goes on from here", explain=_explain)
 
 
-def _run() -> None:
-    from dst import TemplateError, TokenizerError
-    from preprocess.errors import ConfigError, DataError
+def _explain(error: Exception) -> list[str] | None:
+    from preprocess.errors import DataError
     from shards import ShardError
 
-    try:
-        cli(standalone_mode=False)
-    except click.ClickException as error:
-        error.show()
-        sys.exit(error.exit_code)
-    except ConfigError as error:
-        for problem in error.problems:
-            _complain(problem)
-        sys.exit(2)
-    except (TemplateError, TokenizerError) as error:
-        _complain(str(error))
-        sys.exit(2)
-    except (DataError, ShardError) as error:
-        for line in str(error).splitlines():
-            _complain(line)
-        sys.exit(1)
-    except BrokenPipeError:
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        sys.exit(1)
-    except OSError as error:
-        _complain(f"{error.filename or 'the disk'}: {error.strerror}")
-        sys.exit(1)
-
-
-def _complain(problem: str) -> None:
-    click.echo(f"error: {visible(problem)}", err=True)
+    return str(error).splitlines() if isinstance(error, DataError | ShardError) else None
 
 
 if __name__ == "__main__":

@@ -8,12 +8,13 @@ from __future__ import annotations
 
 import os
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 
 import click
 from click.core import ParameterSource
 
-from dst.terminal_text import visible
+from dst.command_line import complain, run_command
 
 PATH = click.Path(path_type=Path)
 _LESS_MEMORY = (
@@ -177,54 +178,25 @@ def config() -> None:
 
 
 def main() -> None:
-    """Errors that a user can mend end in one line each and the right exit code; a traceback is a bug of ours."""
-    try:
-        _run()
-    except (click.exceptions.Abort, KeyboardInterrupt):
-        click.echo("stopped", err=True)
-        sys.exit(1)
+    run_command(cli, stopped="stopped", explain=_explain, say=_complain)
 
 
-def _run() -> None:
-    from dst import TemplateError, TokenizerError
-    from dst.errors import ConfigError
+def _explain(error: Exception) -> list[str] | None:
     from shards import ShardError
     from trainer.errors import TrainError
 
-    try:
-        cli(standalone_mode=False)
-    except click.ClickException as error:
-        error.show()
-        sys.exit(error.exit_code)
-    except ConfigError as error:
-        _complain(error.problems)
-        sys.exit(2)
-    except (TemplateError, TokenizerError) as error:
-        _complain([str(error)])
-        sys.exit(2)
-    except (TrainError, ShardError) as error:
-        _complain(str(error).splitlines())
-        sys.exit(1)
-    except RuntimeError as error:
-        if type(error).__name__ != "OutOfMemoryError":  # torch's, which is not imported here
-            raise
-        what = visible(str(error).partition(". ")[0])  # by the rank that met it, which need not be the first
-        click.echo(f"error: {what}; {_LESS_MEMORY}", err=True)
-        sys.exit(1)
-    except BrokenPipeError:
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        sys.exit(1)
-    except OSError as error:
-        place = error.filename or "the disk"
-        click.echo(f"error: {visible(f'{place}: {error.strerror or error}')}", err=True)
-        sys.exit(1)
+    if isinstance(error, TrainError | ShardError):
+        return str(error).splitlines()
+    if type(error).__name__ == "OutOfMemoryError":  # torch's, which is not imported here
+        complain([f"{str(error).partition('. ')[0]}; {_LESS_MEMORY}"])  # by the rank that met it, be it not the first
+        return []
+    return None
 
 
-def _complain(problems: list[str]) -> None:
+def _complain(problems: Sequence[str]) -> None:
     """Ranks raise these together, so one of each node speaks."""
     if os.environ.get("LOCAL_RANK", "0") == "0":
-        for problem in problems:
-            click.echo(f"error: {visible(problem)}", err=True)
+        complain(problems)
 
 
 if __name__ == "__main__":
