@@ -52,7 +52,8 @@ class Batch:
         tensors = {
             name: whole[start:end].view(_TYPES[kind]).view(shape) for name, start, end, kind, shape in contents.places()
         }
-        stored = tensors.pop("stored").numpy().data
+        del tensors["stored"]  # a view of the array: a tensor's memory moves if it is shared with another process
+        stored = contents.arrays(memory)["stored"].data
         starts = accumulate(contents.stored_sizes, initial=0)
         return cls(
             images=tensors.pop("images").permute(0, 3, 1, 2),
@@ -65,9 +66,8 @@ class Batch:
         )
 
     def to(self, device: torch.device | str) -> Batch:
-        """The same batch there; from pinned memory to a GPU without waiting for it."""
-        non_blocking = torch.device(device).type != "cpu"  # to the CPU, others could read what has not arrived
-        return self._each(lambda tensor: tensor.to(device, non_blocking=non_blocking))
+        """The same batch there; from pinned memory without waiting for it: no other stays as it is meanwhile."""
+        return self._each(lambda tensor: tensor.to(device, non_blocking=tensor.is_pinned()))
 
     def pin_memory(self) -> Batch:
         return self._each(torch.Tensor.pin_memory)

@@ -2,7 +2,7 @@
 
 Rule: a block is filled again only when nobody looks at what was in it. So after the first batches no memory is asked
 for, no page is touched for the first time and nothing is copied from process to process. Shared memory belongs to no
-file system: the size of /dev/shm does not matter.
+file system where the system can do that (Linux): the size of /dev/shm does not matter.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from shards.layout import Memory
 
 @dataclass(frozen=True, slots=True)
 class Block:
-    """number: among those of its worker. file: what another process maps; the owner's to close."""
+    """number: among those of its worker. file: what another process maps; for the caller to close when it was sent."""
 
     number: int
     file: int
@@ -50,9 +50,7 @@ class OwnBlocks:
             block = self._free.pop(at)
         else:
             if self._free:  # all are too small, and so the next batches would find them
-                small = self._free.pop()
-                os.close(small.file)
-                gone = small.number
+                gone = self._free.pop().number
             block = self._new()
         self._taken[block.number] = block
         return block, gone

@@ -3,7 +3,7 @@
 Rule: a file has its final name, `<sha256><suffix>`, only when it has exactly the bytes of that digest. Processes of a
 machine share a folder: who wants a file that another one downloads waits for it. Locks are flocks, so they end with
 their process; what a killed one leaves is removed when room is made. The least recently used files go first; a process
-that has one mapped keeps it.
+that has one open or mapped keeps it.
 
     .lock        guards the number of bytes in the folder, which it holds
     .lock-<xx>   guards the downloads of all digests that start with these two digits

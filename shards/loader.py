@@ -16,7 +16,6 @@ from __future__ import annotations
 
 import operator
 from collections.abc import Generator, Iterator, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
 from dataclasses import dataclass
 from typing import Any, Literal
@@ -210,10 +209,10 @@ class Loader:
         if self._settings["split"] != "train" and not self._resumed:
             self._position = 0
         self._resumed = False
-        with closing(_pinned(self._batches()) if self._pin_memory else self._batches()) as batches:
+        with closing(self._batches()) as batches:
             for batch in batches:
                 self._position = batch.position
-                yield batch
+                yield batch.pin_memory() if self._pin_memory else batch
 
     def _batches(self) -> Generator[Batch]:
         if self._workers:
@@ -252,23 +251,6 @@ class _Plan:
             length = self.row_length or -(-self.rows.longest(rows) // _PAD_TO) * _PAD_TO
             rows += [()] * (self.batch_size - len(rows))
             yield Part(rows[self.first : self.first + self.count], length, position)
-
-
-def _pinned(batches: Generator[Batch]) -> Generator[Batch]:
-    """Each in page-locked memory, copied there while the one before is worked on."""
-    device = torch.cuda.current_device() if torch.cuda.is_available() else None
-
-    def following() -> Batch | None:
-        if device is not None:
-            torch.cuda.set_device(device)  # each thread has its own
-        batch = next(batches, None)
-        return batch and batch.pin_memory()
-
-    with closing(batches), ThreadPoolExecutor(1, "dsvl-pin") as thread:
-        ahead = thread.submit(following)
-        while (batch := ahead.result()) is not None:
-            ahead = thread.submit(following)
-            yield batch
 
 
 def _check_layout(batch_size: int, rank: int, world_size: int) -> None:

@@ -16,8 +16,6 @@ from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any, overload
 
-import orjson
-
 from shards.errors import ShardError
 from shards.files import replace_file
 from shards.store import Store
@@ -105,7 +103,7 @@ def read_manifest(store: Store) -> Manifest:
     path = store.name(NAME)
     try:
         text = store.read(NAME)
-        content = orjson.loads(text)
+        content = json.loads(text)
     except NotADirectoryError:
         raise ShardError(f"{store.location}: is a file; wanted the folder of a build") from None
     except FileNotFoundError:

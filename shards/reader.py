@@ -61,7 +61,7 @@ class Reader:
             samples=tuple(tuple((dataset, sample.key) for dataset, sample in row) for row in named),
             position=part.position,
         )
-        memory = self._allocated(contents.size, allocate)
+        memory = _allocated(contents.size, allocate)
         arrays: dict[str, Any] = contents.arrays(memory)
         pixels, files = arrays.pop("images"), arrays.pop("stored")
         collate(rows, Arrays(**arrays), image_id=self._image_id, image_tokens=self._image_tokens)
@@ -79,10 +79,11 @@ class Reader:
             except PictureError as error:
                 raise ShardError(f"{self._split.where(number)}: an image cannot be decoded: {error}") from None
 
-    def _allocated(self, size: int, allocate: Callable[[int], Memory]) -> Memory:
-        try:
-            return allocate(size)
-        except (MemoryError, OSError) as error:
-            raise ShardError(
-                f"loader: no memory for {size:,} bytes of a batch ({error}); use fewer workers, or prefetch less"
-            ) from None
+
+def _allocated(size: int, allocate: Callable[[int], Memory]) -> Memory:
+    try:
+        return allocate(size)
+    except (MemoryError, OSError) as error:
+        raise ShardError(
+            f"loader: no memory for {size:,} bytes of a batch ({error}); use fewer workers, or prefetch less"
+        ) from None

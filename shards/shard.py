@@ -152,10 +152,6 @@ class Shard:
             raise ShardError(f"{self.name}: the tokens of sample {at.key} cannot be read: {error}") from None
         return Sample(self.name, at.key, contents[0], tokens, contents[2:])
 
-    @property
-    def is_tar_open(self) -> bool:
-        return self._tar is not None
-
     def close_tar(self) -> None:
         """It is opened again when a sample is read."""
         self._tar = None

@@ -6,8 +6,9 @@ least recently used are closed again.
 
 from __future__ import annotations
 
+import resource
 from bisect import bisect_right
-from collections import OrderedDict, deque
+from collections import OrderedDict
 from collections.abc import Mapping, Sequence
 from itertools import accumulate
 from typing import overload
@@ -23,8 +24,8 @@ from shards.store import Store
 OPEN_INDEXES = 16384
 """Most shards open at once: each takes a mapping, of which Linux grants a process 65,530."""
 
-OPEN_TARS = 256
-"""Most of them whose tar is open: a process may often open only 1,024 files."""
+OPEN_TARS = min(256, resource.getrlimit(resource.RLIMIT_NOFILE)[0] // 8)
+"""Most of them whose tar is open: a process may open so many files in all, and may read several splits."""
 
 OPEN_COPIES = 8
 """The same for copies in a cache: one that was removed takes its space until nobody has it open."""
@@ -47,7 +48,7 @@ class Split(Sequence[Sample]):
         self._starts = [0, *accumulate(counts)]  # where each shard starts, and the end of all
         self._list_ends = [0, *accumulate(map(len, self._lists))]
         self._open: OrderedDict[int, Shard] = OrderedDict()
-        self._open_tars: deque[Shard] = deque()
+        self._open_tars: OrderedDict[int, Shard] = OrderedDict()
         self._touched: dict[int, Shard] = {}
         self._touched_bytes = 0
 
@@ -69,12 +70,10 @@ class Split(Sequence[Sample]):
         number, row = self.locate(index)
         try:
             shard = self.shard(number)
-            was_open = shard.is_tar_open
             sample = shard[row]
         except ShardError as error:
             raise self._explained(error) from None
-        if not was_open:
-            self._make_room(shard)
+        self._note_tar(number, shard)
         self._touch(number, shard)
         return self._names[bisect_right(self._list_ends, number) - 1], sample
 
@@ -162,11 +161,14 @@ class Split(Sequence[Sample]):
             "began with the old build needs it back"
         )
 
-    def _make_room(self, shard: Shard) -> None:
-        """For a tar that was opened: the one that has been open longest is closed."""
-        self._open_tars.append(shard)
+    def _note_tar(self, number: int, shard: Shard) -> None:
+        """Its tar is open. If these are too many, the one that has been open longest is closed."""
+        if self._open_tars.get(number) is shard:
+            return
+        self._open_tars[number] = shard
         if len(self._open_tars) > (OPEN_COPIES if self._store.evicts else OPEN_TARS):
-            self._open_tars.popleft().close_tar()
+            _, oldest = self._open_tars.popitem(last=False)
+            oldest.close_tar()
 
     def _touch(self, number: int, shard: Shard) -> None:
         if self._touched.get(number) is shard:
@@ -174,6 +176,6 @@ class Split(Sequence[Sample]):
         self._touched[number] = shard
         self._touched_bytes += shard.info.index_size
         if self._touched_bytes > TOUCHED_BYTES:
-            for one in self._touched.values():
+            touched, self._touched, self._touched_bytes = list(self._touched.values()), {}, 0
+            for one in touched:  # of a list: another thread may read too
                 one.forget_index()
-            self._touched, self._touched_bytes = {}, 0

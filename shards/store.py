@@ -1,6 +1,6 @@
 """Where a build lies: a folder on this machine, or a URL (shards/remote.py).
 
-Rule: readers name a file by its path below the build, and get a local file that they can map.
+Rule: readers name a file by its path below the build, and get a local file that they can read at any place.
 """
 
 from __future__ import annotations

@@ -30,7 +30,7 @@ from shards.errors import ShardError
 from shards.layout import Contents, Memory
 from shards.reader import Part, Reader
 
-_PATIENCE_S = 5.0  # for a worker to end by itself
+_PATIENCE_S = 5.0  # until the system tells how a worker ended
 _LOOK_S = 1.0  # how often a worker looks whether its parent is there
 
 
@@ -41,11 +41,24 @@ def batches_ahead(reader: Reader, parts: Iterable[Part], *, workers: int, prefet
     """
     pool: list[_Worker] = []
     try:
-        pool += (_Worker(reader, number) for number in range(workers))
+        for number in range(workers):
+            pool.append(_start(reader, number))
         yield from _in_order(pool, iter(parts), workers * prefetch)
     finally:
         for worker in pool:
+            worker.kill()
+        for worker in pool:
             worker.stop()
+
+
+def _start(reader: Reader, number: int) -> _Worker:
+    try:
+        return _Worker(reader, number)
+    except (OSError, AssertionError) as error:  # AssertionError: a daemonic process may start none
+        raise ShardError(
+            f"loader: worker {number} cannot be started ({error}); use fewer workers, or allow more open files and "
+            "processes (ulimit -n, -u)"
+        ) from None
 
 
 def _in_order(pool: Sequence[_Worker], parts: Iterator[Part], ahead: int) -> Iterator[Batch]:
@@ -85,7 +98,7 @@ class _Reply:
     is_new: bool = False
     """The block's file follows."""
     gone: int | None = None
-    """A block that is used no more"""
+    """Number of a block that the worker gave up"""
     contents: Contents | None = None
     problem: str = ""
     """What a ShardError says, if there are no contents"""
@@ -104,7 +117,7 @@ class _Worker:
         self.waiting = 0
         """Tasks that were sent and not answered"""
         self._process = multiprocessing.Process(
-            target=_work, args=(reader, tasks, results, os.getpid()), name=f"dsvl-loader-{number}", daemon=True
+            target=_work, args=(reader, tasks, results), name=f"dsvl-loader-{number}", daemon=True
         )
         self._process.start()
         self.sentinel = self._process.sentinel
@@ -122,12 +135,20 @@ class _Worker:
         """None: it died."""
         try:
             reply: _Reply = self.results.recv()
-            if reply.gone is not None:
-                self._blocks.drop(reply.gone)
-            if reply.is_new:
-                self._blocks.add(reply.block, recv_handle(self.results))
         except (EOFError, OSError):
             return None
+        if reply.gone is not None:
+            self._blocks.drop(reply.gone)
+        try:
+            if reply.is_new:
+                self._blocks.add(reply.block, recv_handle(self.results))
+        except (EOFError, ConnectionError):
+            return None
+        except (OSError, RuntimeError) as error:  # RuntimeError: no number was left for the file
+            raise ShardError(
+                f"loader: a batch's memory cannot be had ({error}); keep fewer batches, or allow more open files "
+                "(ulimit -n)"
+            ) from None
         self.waiting -= 1
         return reply
 
@@ -141,34 +162,48 @@ class _Worker:
     def death(self) -> ShardError:
         self._process.join(_PATIENCE_S)
         code = self._process.exitcode
-        how = f"was ended by {signal.Signals(-code).name}" if code is not None and code < 0 else f"ended with {code}"
+        how = f"was ended by {_signal_name(-code)}" if code is not None and code < 0 else f"ended with {code}"
         return ShardError(
             f"loader: worker {self._number} (process {self._process.pid}) {how}; if memory ran out, use fewer workers, "
             "or prefetch less"
         )
 
+    def kill(self) -> None:
+        """The process ends whatever it does, and has nothing to put in order."""
+        if self._is_ours():
+            self._process.kill()
+
     def stop(self) -> None:
-        """The process ends whatever it does."""
-        if os.getpid() != self._parent:  # a copy of the parent, which happens to end
+        """Kill it and wait for its end. A second call, by the iteration after the program's end, does nothing."""
+        if not self._is_ours():
             return
         atexit.unregister(self.stop)
-        with contextlib.suppress(OSError):
-            self._tasks.send(None)
-        self._process.join(_PATIENCE_S)
-        if self._process.is_alive():
-            self._process.kill()
-            self._process.join()
-        self._process.close()
+        self._process.kill()
+        self._process.join()
+        with contextlib.suppress(ValueError):  # where a program ignores SIGCHLD nobody is told of the end
+            self._process.close()
         self._tasks.close()
         self.results.close()
 
+    def _is_ours(self) -> bool:
+        """Not stopped yet, and this is the parent and no forked copy of it, which happens to end."""
+        return os.getpid() == self._parent and not self._tasks.closed
 
-def _work(reader: Reader, tasks: Connection[Any, Any], results: Connection[Any, Any], parent: int) -> None:
-    """What the process does until it is told to end."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C goes to the parent too, which ends this process
+
+def _signal_name(number: int) -> str:
+    try:
+        return signal.Signals(number).name
+    except ValueError:  # a real-time signal
+        return f"signal {number}"
+
+
+def _work(reader: Reader, tasks: Connection[Any, Any], results: Connection[Any, Any]) -> None:
+    """What the process does until it is killed."""
+    for number in (signal.SIGINT, signal.SIGTERM):  # they go to the whole group; the parent ends this process
+        signal.signal(number, signal.SIG_IGN)
     torch.set_num_threads(1)
     inbox: queue.SimpleQueue[tuple[int, Part, list[int]]] = queue.SimpleQueue()
-    threading.Thread(target=_listen, args=(tasks, inbox, parent), daemon=True).start()
+    threading.Thread(target=_listen, args=(tasks, inbox), daemon=True).start()
     blocks, shown = OwnBlocks(), set[int]()
     while True:
         task, part, done = inbox.get()
@@ -177,7 +212,8 @@ def _work(reader: Reader, tasks: Connection[Any, Any], results: Connection[Any, 
         results.send(reply)
         if block is not None and reply.is_new:
             shown.add(block.number)
-            send_handle(results, block.file, parent)
+            send_handle(results, block.file, os.getppid())
+            os.close(block.file)  # both sides have it mapped
 
 
 def _answer(reader: Reader, task: int, part: Part, blocks: OwnBlocks, shown: set[int]) -> tuple[_Reply, Block | None]:
@@ -198,16 +234,15 @@ def _answer(reader: Reader, task: int, part: Part, blocks: OwnBlocks, shown: set
     return _Reply(task, block.number, block.number not in shown, gone, contents), block
 
 
-def _listen(tasks: Connection[Any, Any], inbox: queue.SimpleQueue[Any], parent: int) -> None:
+def _listen(tasks: Connection[Any, Any], inbox: queue.SimpleQueue[Any]) -> None:
     """Runs in a thread: the parent is never kept waiting by a worker that itself waits to be heard."""
+    parent, forked_by = multiprocessing.parent_process(), os.getppid()  # not the same where there is a fork server
+    assert parent is not None
     try:
         while True:
             while not tasks.poll(_LOOK_S):
-                if os.getppid() != parent:
+                if os.getppid() != forked_by or not parent.is_alive():
                     os._exit(1)
-            task = tasks.recv()
-            if task is None:
-                os._exit(0)
-            inbox.put(task)
+            inbox.put(tasks.recv())
     except (EOFError, OSError):
         os._exit(1)

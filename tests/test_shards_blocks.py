@@ -86,6 +86,7 @@ def test_replaced_blocks_leave_no_file_open() -> None:
     for size in range(100, 200):
         block, _ = own.take(size)
         own.give_back([block.number])
+        os.close(block.file)
         del block
         counts.add(len(os.listdir("/proc/self/fd")))
     assert len(counts) <= 2

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import errno
+import os
 import random
 import shutil
 from collections.abc import Callable
@@ -174,3 +176,32 @@ def test_a_location_that_cannot_be_one_says_what_is_wrong(
     monkeypatch.chdir(build)
     with pytest.raises(ShardError, match=words):
         shards.open(location)
+
+
+def test_a_disk_that_gives_little_at_once_gives_the_same(build: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    wanted = read_all(build)
+    pread = os.pread
+    monkeypatch.setattr(os, "pread", lambda file, size, offset: pread(file, min(size, 7), offset))
+    assert read_all(build) == wanted
+
+
+def test_a_disk_that_fails_is_told_with_the_shard(build: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    train = shards.open(build)["train"]
+    assert train[0].key
+
+    def failing(*_: object) -> bytes:
+        raise OSError(errno.EIO, os.strerror(errno.EIO))
+
+    monkeypatch.setattr(os, "pread", failing)
+    for split in (train, shards.open(build)["train"]):
+        with pytest.raises(ShardError, match=r"\.tar: the shard cannot be read \(.*Input/output error\)"):
+            split[0]
+
+
+@pytest.mark.parametrize("offset", [2**63, 2**64 - 1, 2**40])
+def test_a_place_far_outside_the_shard_is_damage(build: Path, monkeypatch: pytest.MonkeyPatch, offset: int) -> None:
+    shard = shards.open(build)["train"].shard(0)
+    row = shard.index.row(0)
+    monkeypatch.setattr(shard.index, "row", lambda _: row._replace(offset=offset))
+    with pytest.raises(ShardError, match=rf"sample {row.key} is damaged: its bytes do not match"):
+        shard[0]

@@ -85,7 +85,10 @@ def start_method(request: pytest.FixtureRequest) -> Iterator[str]:
 
 def test_workers_are_started_as_the_program_wants_it(start_method: str) -> None:
     assert multiprocessing.get_start_method() == start_method
-    assert numbers(batches_ahead(Slow(), parts(5), workers=1, prefetch=2)) == list(range(5))
+    batches = batches_ahead(Slow(), parts(5), workers=1, prefetch=1)
+    assert next(batches).position == 0
+    time.sleep(1.5)  # a worker that has nothing to do looks whether its parent is there
+    assert numbers(batches) == [1, 2, 3, 4]
 
 
 def test_batches_that_are_kept_stay_as_they_are() -> None:
@@ -129,13 +132,68 @@ def test_an_error_comes_at_the_turn_of_its_batch(kind: str, error: type[Exceptio
     assert multiprocessing.active_children() == []
 
 
-def test_a_worker_that_hangs_ends_with_the_iteration() -> None:
-    batches = batches_ahead(Slow(fail={3: "stuck"}), parts(40), workers=1, prefetch=8)
+def test_workers_that_hang_end_with_the_iteration() -> None:
+    batches = batches_ahead(Slow(fail={3: "stuck"}), parts(40), workers=3, prefetch=8)
     assert next(batches).position == 0
+    stopped = multiprocessing.active_children()[0]
+    os.kill(stopped.pid or 0, signal.SIGSTOP)
     started = time.monotonic()
     batches.close()
     assert multiprocessing.active_children() == []
     assert time.monotonic() - started < 4
+
+
+def test_a_signal_to_the_whole_group_is_the_parents_business() -> None:
+    program = ENDS.format(paths=[str(ROOT), str(ROOT / "tests")], how=GROUP)
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=60, process_group=0)
+    assert done.stdout.splitlines()[1:] == ["asked to stop", "10 more batches"]
+    assert (done.returncode, done.stderr) == (0, "")
+
+
+GROUP = """
+for number in (signal.SIGINT, signal.SIGTERM):
+    signal.signal(number, lambda *_: None)
+    os.killpg(0, number)
+print("asked to stop")
+print(sum(1 for _, batch in zip(range(10), batches)), "more batches")
+"""
+
+
+def test_what_outgrew_its_block_is_mapped_no_more() -> None:
+    maps = Path("/proc/self/maps")
+    if not maps.exists():
+        pytest.skip("mappings are counted as Linux tells them")
+    counts = []
+    for batch in batches_ahead(Slow(sizes=100), parts(60), workers=1, prefetch=1):
+        counts.append(maps.read_text().count("dsvl-batch"))
+        del batch
+    assert len(counts) == 60
+    assert max(counts) < 8
+
+
+def test_too_many_workers_for_the_open_files_a_process_may_have_are_told() -> None:
+    program = LIMITED.format(paths=[str(ROOT), str(ROOT / "tests")])
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=60)
+    assert "worker 3 cannot be started (" in done.stdout or "worker 4 cannot be started (" in done.stdout, done
+    assert "Too many open files); use fewer workers, or allow more open files" in done.stdout
+
+
+LIMITED = """
+import resource, sys
+sys.path[:0] = {paths!r}
+from test_shards_workers import Slow, parts
+from shards import ShardError
+from shards.workers import batches_ahead
+import multiprocessing, os
+
+used = len(os.listdir("/proc/self/fd"))
+resource.setrlimit(resource.RLIMIT_NOFILE, (used + 20, used + 20))
+try:
+    next(batches_ahead(Slow(), parts(100), workers=40, prefetch=2))
+except ShardError as error:
+    print(error)
+assert multiprocessing.active_children() == []
+"""
 
 
 ENDS = """
@@ -145,9 +203,9 @@ from test_shards_workers import Slow, parts
 from shards.workers import batches_ahead
 import multiprocessing
 
+signal.pthread_sigmask(signal.SIG_BLOCK, {{signal.SIGTERM}})
 batches = batches_ahead(Slow(), parts(10**6), workers=2, prefetch=2)
 next(batches)
-signal.pthread_sigmask(signal.SIG_BLOCK, {{signal.SIGTERM}})
 print(*(child.pid for child in multiprocessing.active_children()), flush=True)
 {how}
 """
@@ -161,12 +219,22 @@ def test_workers_end_with_their_parent_however_it_ends(how: str, code: int) -> N
     program = ENDS.format(paths=[str(ROOT), str(ROOT / "tests")], how=how)
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=60)
     assert done.returncode == code, done.stderr
+    assert done.stderr == ""
     workers = [int(pid) for pid in done.stdout.split()]
     assert len(workers) == 2
     deadline = time.monotonic() + 20
-    while any(Path(f"/proc/{pid}").exists() for pid in workers):
+    while any(is_running(pid) for pid in workers):
         assert time.monotonic() < deadline, "a worker is still there"
         time.sleep(0.1)
+
+
+def is_running(pid: int) -> bool:
+    try:
+        os.kill(pid, 0)
+        state = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0]
+    except (ProcessLookupError, FileNotFoundError):
+        return False
+    return state != "Z"
 
 
 def test_a_forked_copy_of_the_parent_leaves_the_workers_alone() -> None:
@@ -174,8 +242,12 @@ def test_a_forked_copy_of_the_parent_leaves_the_workers_alone() -> None:
     found = [next(batches).position]
     child = os.fork()
     if child == 0:
-        batches.close()
-        os._exit(0)
+        code = 1
+        try:
+            batches.close()
+            code = 0
+        finally:
+            os._exit(code)
     assert os.waitpid(child, 0)[1] == 0
     assert found + numbers(batches) == list(range(30))
 
