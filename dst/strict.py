@@ -109,6 +109,16 @@ class _UniqueKeys(yaml.SafeLoader):
         return super().construct_mapping(node, deep)
 
 
+def _whole_number(loader: _UniqueKeys, node: yaml.ScalarNode) -> int:
+    value: int = loader.construct_yaml_int(node)
+    if not -(2**63) <= value < 2**63:
+        raise yaml.MarkedYAMLError(problem=f"{node.value} takes more than 64 bits", problem_mark=node.start_mark)
+    return value
+
+
+# What is read here is written to JSON, which other programs read: most of them know no larger numbers.
+_UniqueKeys.add_constructor("tag:yaml.org,2002:int", _whole_number)
+
 # YAML 1.1 wants a dot and a sign there, so it reads 1e-3 as text.
 _UniqueKeys.add_implicit_resolver(
     "tag:yaml.org,2002:float", re.compile(r"[-+]?[0-9][0-9_]*(?:\.[0-9_]*)?[eE][-+]?[0-9]+$"), list("-+0123456789")
@@ -153,6 +163,7 @@ def _value(kind: Any, value: object, where: str, problems: list[str]) -> Any:
         if not isinstance(value, dict):
             problems.append(f"{where}: got {_kind(value)}; wanted keys")
             return {}
+        _check_finite(value, where, problems)
         return value
     return _scalar(kind, value, where, problems)
 
@@ -176,11 +187,23 @@ def _union(kinds: Sequence[Any], value: object, where: str, problems: list[str])
 def _scalar(kind: Any, value: object, where: str, problems: list[str]) -> Any:
     if kind is float and isinstance(value, int) and not isinstance(value, bool):
         value = float(value) if abs(value) < 2**1023 else math.inf
-    if kind is float and isinstance(value, float) and not math.isfinite(value):
-        problems.append(f"{where}: got {value}; wanted a finite number")
-    elif kind is not Any and (not isinstance(value, kind) or (isinstance(value, bool) and kind is not bool)):
+    if kind is Any or (kind is float and isinstance(value, float)):
+        _check_finite(value, where, problems)
+    elif not isinstance(value, kind) or (isinstance(value, bool) and kind is not bool):
         problems.append(f"{where}: got {_kind(value)} {value!r}; wanted {_wanted(kind)}")
     return value
+
+
+def _check_finite(value: object, where: str, problems: list[str]) -> None:
+    """Where keys are free, too: what is read here is written to JSON, which has no other numbers."""
+    if isinstance(value, float) and not math.isfinite(value):
+        problems.append(f"{where}: got {value}; wanted a finite number")
+    elif isinstance(value, dict):
+        for key, each in value.items():
+            _check_finite(each, _join(where, key), problems)
+    elif isinstance(value, list):
+        for index, each in enumerate(value):
+            _check_finite(each, f"{where}.{index}", problems)
 
 
 def _child(node: Any, key: str) -> Any:

@@ -6,9 +6,9 @@ bit; `fast` stays within 1.5 of 255 of them on average, for any picture, and is 
 
     DECODERS["fast"](sample.images[0], Geometry.of(manifest.config["image"]), batch[0])
 
-Pillow reads every header but that of the plainest JPEG files, so both decoders refuse what Pillow refuses. simplejpeg,
-where it is installed, decodes JPEG files into memory of ours; torch resizes about eight times faster than Pillow. Neither
-is needed.
+Pillow reads every header but that of the plainest JPEGs, so both decoders refuse what Pillow refuses. simplejpeg, where
+it is installed, decodes JPEG files into memory of ours; torch resizes about eight times faster than Pillow. Neither is
+needed.
 """
 
 from __future__ import annotations

@@ -16,6 +16,8 @@ from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any, overload
 
+import orjson
+
 from shards.errors import ShardError
 from shards.files import replace_file
 from shards.store import Store
@@ -79,8 +81,11 @@ def manifest_hash(content: Mapping[str, Any]) -> str:
 
 
 def manifest_text(content: Mapping[str, Any]) -> bytes:
-    """The file's bytes, the only ones that `verify` takes. Raises ValueError for text that is not Unicode."""
-    return (json.dumps(content, indent=1, ensure_ascii=False, sort_keys=True) + "\n").encode()
+    """The file's bytes, the only ones that `verify` takes.
+
+    Raises ValueError for text that is not Unicode and for numbers that are not finite.
+    """
+    return (json.dumps(content, indent=1, ensure_ascii=False, sort_keys=True, allow_nan=False) + "\n").encode()
 
 
 def write_manifest(build: Path, content: Mapping[str, Any]) -> str:
@@ -103,7 +108,7 @@ def read_manifest(store: Store) -> Manifest:
     path = store.name(NAME)
     try:
         text = store.read(NAME)
-        content = json.loads(text)
+        content = orjson.loads(text)
     except NotADirectoryError:
         raise ShardError(f"{store.location}: is a file; wanted the folder of a build") from None
     except FileNotFoundError:

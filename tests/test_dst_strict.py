@@ -145,6 +145,8 @@ PROBLEMS: dict[str, tuple[dict[str, Any], str]] = {
     "nan": ({"main": {"name": "a", "weight": math.nan}}, "main.weight: got nan; wanted a finite number"),
     "infinity": ({"main": {"name": "a", "weight": -math.inf}}, "main.weight: got -inf; wanted a finite number"),
     "a number too large": ({"main": {"name": "a", "weight": 10**400}}, "main.weight: got inf; wanted a finite number"),
+    "nan among options": ({"options": {"a": [1, {"b": math.nan}]}}, "options.a.1.b: got nan; wanted a finite number"),
+    "infinity for anything": ({"anything": math.inf}, "anything: got inf; wanted a finite number"),
     "true for a weight": ({"main": {"name": "a", "weight": True}}, "main.weight: got true/false True; wanted a number"),
 }
 
@@ -264,6 +266,10 @@ def test_mappings_can_be_merged(read: Read) -> None:
 BROKEN: dict[str, tuple[str | bytes, str]] = {
     "a repeated key": ("a: 1\nb: 2\na: 3\n", "blend.yaml, line 3, column 1: broken YAML: the key 'a' stands twice"),
     "a repeated key below": ("a:\n  - b: 1\n    b: 1\n", "line 3, column 5: broken YAML: the key 'b' stands twice"),
+    "a number of 65 bits": (
+        "a: 9223372036854775808",
+        "line 1, column 4: broken YAML: 9223372036854775808 takes more than",
+    ),
     "an open list": ("a: [1, 2\nb: 3\n", "blend.yaml, line 2, column 2: broken YAML: expected ',' or ']'"),
     "a tab": ("a:\n\tb: 1\n", "blend.yaml, line 2, column 1: broken YAML: found character '\\t'"),
     "two colons": ("a: b: c\n", "blend.yaml, line 1, column 5: broken YAML: mapping values are not allowed here"),
