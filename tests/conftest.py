@@ -68,3 +68,55 @@ def no_hang() -> Iterator[None]:
     yield
     signal.alarm(0)
     signal.signal(signal.SIGALRM, before)
+
+
+# Remote builds
+
+
+@pytest.fixture(scope="module")
+def bucket() -> Iterator[str]:
+    """The URL of an S3 bucket on this machine."""
+    from s3_server import s3_server
+
+    with s3_server() as url:
+        yield url
+
+
+@pytest.fixture
+def cache_home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Copies of remote files and work folders go below the test's own folder."""
+    monkeypatch.setenv("DSVL_CACHE", str(tmp_path / "cache"))
+    return tmp_path / "cache"
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    """A small build, to be published."""
+    import handmade_builds
+
+    return handmade_builds.make(tmp_path / "local").folder
+
+
+@pytest.fixture
+def memory() -> Iterator[str]:
+    from remote_builds import memory_url
+
+    with memory_url() as url:
+        yield url
+
+
+@pytest.fixture
+def flaky() -> Iterator[str]:
+    from remote_builds import flaky_url
+
+    with flaky_url() as url:
+        yield url
+
+
+@pytest.fixture
+def url(request: pytest.FixtureRequest, tmp_path: Path, memory: str) -> str:
+    """S3 or memory, as the test asks."""
+    if request.param == "memory":
+        return memory
+    bucket: str = request.getfixturevalue("bucket")
+    return f"{bucket}/{tmp_path.name}/a build"

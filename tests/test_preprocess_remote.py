@@ -6,7 +6,6 @@ import json
 import re
 import subprocess
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 
 import fsspec
@@ -18,22 +17,11 @@ import shards
 from preprocess.build import run_build
 from preprocess.cli import cli
 from preprocess.errors import ConfigError
-from s3_server import s3_server
 from small_blends import chat_blend, chat_record, files_of, write_images
 
+pytestmark = pytest.mark.usefixtures("cache_home")
+
 LIMIT_S = 120
-
-
-@pytest.fixture(scope="module")
-def bucket() -> Iterator[str]:
-    with s3_server() as url:
-        yield url
-
-
-@pytest.fixture(autouse=True)
-def cache_home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    monkeypatch.setenv("DSVL_CACHE", str(tmp_path / "cache"))
-    return tmp_path / "cache"
 
 
 @pytest.fixture

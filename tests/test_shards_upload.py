@@ -1,0 +1,171 @@
+"""Publishing a build: what is sent, in which order, and what a failure leaves behind."""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from fsspec.implementations.memory import MemoryFileSystem
+
+import handmade_builds
+import shards
+import shards.remote
+from handmade_builds import draft
+from remote_builds import (
+    Flaky,
+    both,
+    files_at,
+    flip,
+    local_files,
+    publish,
+    remove_at,
+    write_at,
+)
+from s3_server import BUCKET
+from shards import ShardError
+from shards.manifest import read_manifest
+from shards.remote import RemoteStore
+from shards.store import LocalStore
+from shards.upload import check_target, plan_upload, run_upload
+
+pytestmark = [
+    pytest.mark.usefixtures("cache_home"),
+    pytest.mark.filterwarnings("ignore:This process .* is multi-threaded:DeprecationWarning"),
+]
+
+ROOT = Path(__file__).resolve().parent.parent
+WAIT_S = 30
+
+
+@both
+def test_what_is_there_is_not_sent_again(folder: Path, url: str) -> None:
+    first = publish(folder, url)
+    assert first.paths[-1] == "manifest.json"
+    assert set(first.paths) == set(local_files(folder))
+    second = publish(folder, url)
+    assert (second.paths, second.stale, second.size_bytes) == ((), (), 0)
+
+
+@both
+def test_only_what_differs_is_sent(folder: Path, url: str) -> None:
+    publish(folder, url)
+    shard, other = sorted(path for path in local_files(folder) if path.endswith(".tar"))[:2]
+    write_at(f"{url}/{shard}", b"cut")
+    remove_at(f"{url}/{other}")
+    assert set(publish(folder, url).paths) == {shard, other}
+    write_at(f"{url}/rejects.jsonl", flip(files_at(url)["rejects.jsonl"], 5))
+    assert publish(folder, url).paths == ("rejects.jsonl", "manifest.json")
+    assert files_at(url) == local_files(folder)
+
+
+def rebuilt(folder: Path, tmp_path: Path) -> Path:
+    """Another build: a shard is new, two are gone, the rejects differ."""
+    build = handmade_builds.Handmade(tmp_path / "other")
+    build.add([draft(number, num_images=number % 4) for number in range(4)])
+    build.add([draft(number, num_images=1) for number in range(20, 23)])
+    return build.finish()
+
+
+@both
+def test_a_new_build_takes_the_place_of_an_old_one(folder: Path, url: str, tmp_path: Path) -> None:
+    publish(folder, url)
+    write_at(f"{url}/shards/alpha/notes.txt", b"not ours")
+    other = rebuilt(folder, tmp_path)
+    upload = publish(other, url)
+    assert len(upload.shards) == 2
+    assert len(upload.stale) == 6
+    assert files_at(url) == local_files(other) | {"shards/alpha/notes.txt": b"not ours"}
+
+
+def test_a_tokenizer_file_that_only_the_old_build_had_goes(folder: Path, memory: str, tmp_path: Path) -> None:
+    old = handmade_builds.make(tmp_path / "old").folder
+    content = dict(read_manifest(LocalStore(old)).content)
+    (old / "tokenizer/merges.txt").write_bytes(b"a b\n")
+    content["files"] = {**content["files"], "tokenizer/merges.txt": hashlib.sha256(b"a b\n").hexdigest()}
+    del content["hash"]
+    shards.manifest.write_manifest(old, content)
+    publish(old, memory)
+    write_at(f"{memory}/tokenizer/mine.txt", b"not ours")
+    assert publish(folder, memory).stale == ("tokenizer/merges.txt",)
+    assert set(files_at(memory)) == {*local_files(folder), "tokenizer/mine.txt"}
+
+
+@pytest.mark.parametrize("change", ["shards", "rejects"])
+def test_an_interrupted_upload_never_leaves_a_manifest_that_lies(
+    folder: Path, flaky: str, tmp_path: Path, change: str
+) -> None:
+    """Stopped after any number of writes: there is the old build, the new one, or no manifest."""
+    other = rebuilt(folder, tmp_path)
+    if change == "rejects":
+        content = dict(read_manifest(LocalStore(other)).content)
+        (other / "rejects.jsonl").write_bytes(b"")
+        content["files"] = {**content["files"], "rejects.jsonl": hashlib.sha256(b"").hexdigest()}
+        del content["hash"]
+        shards.manifest.write_manifest(other, content)
+    hashes = {shards.open(build).manifest.hash: build.name for build in (folder, other)}
+    outcomes = set()
+    for stop in range(20):
+        MemoryFileSystem.store.clear()
+        publish(folder, flaky)
+        store, writes = RemoteStore(flaky), iter(range(20))
+
+        def stop_now(size: int, *, at: int = stop, writes: Iterator[int] = writes) -> None:
+            if next(writes) == at:
+                raise KeyboardInterrupt
+
+        with contextlib.suppress(KeyboardInterrupt):
+            run_upload(plan_upload(other, store), store, progress=stop_now)
+            outcomes.add("done")
+        if "manifest.json" not in files_at(flaky):
+            outcomes.add("none")
+        else:
+            build = shards.open(flaky)
+            outcomes.add(hashes[build.manifest.hash])
+            assert all("does not name it" in problem for problem in shards.verify(build).problems)
+        publish(other, flaky)
+        assert files_at(flaky) == local_files(other)
+    assert ("none" in outcomes) == (change == "rejects")
+    assert {"local", "other", "done"} <= outcomes
+
+
+def test_an_upload_that_did_not_arrive_gets_no_manifest(
+    folder: Path, flaky: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(Flaky, "put_file", lambda self, local, path: self.pipe_file(path, b"lost"))
+    with pytest.raises(ShardError, match="has 4 bytes after its upload, wanted"):
+        publish(folder, flaky)
+    assert "manifest.json" not in files_at(flaky)
+
+
+def test_an_upload_goes_on_after_failures_and_tells_those_that_stay(folder: Path, flaky: str) -> None:
+    store = RemoteStore(flaky)
+    upload = plan_upload(folder, store)
+    Flaky.failures = shards.remote.TRIES - 1
+    run_upload(upload, store)
+    assert files_at(flaky) == local_files(folder)
+    MemoryFileSystem.store.clear()
+    Flaky.failures = 1000
+    with pytest.raises(ShardError, match=rf"{flaky}/shards/alpha/\S+: cannot be written: gave up after 5 tries"):
+        run_upload(upload, store)
+
+
+def test_a_place_with_other_files_is_refused(memory: str, bucket: str, tmp_path: Path) -> None:
+    for url in (memory, f"{bucket}/{tmp_path.name}"):
+        check_target(RemoteStore(url))
+        write_at(f"{url}/tokenizer/tokenizer.json", b"somebody's model")
+        with pytest.raises(ShardError, match=rf"{url}: holds other files, such as tokenizer,"):
+            check_target(RemoteStore(url))
+        write_at(f"{url}/shards/alpha/train.tar", b"of an upload that was interrupted")
+        check_target(RemoteStore(url))
+        write_at(f"{url}/manifest.json", b'{"name": "a web page"}')
+        with pytest.raises(ShardError, match=rf"{url}: holds other files, such as manifest\.json"):
+            check_target(RemoteStore(url))
+        write_at(f"{url}/thesis.tex", b"")
+        with pytest.raises(ShardError, match=rf"{url}: holds other files, such as thesis\.tex"):
+            check_target(RemoteStore(url))
+        write_at(f"{url}/manifest.json", b'{"format": "dsvl-build"}')
+        check_target(RemoteStore(url))
+    assert bucket == f"s3://{BUCKET}"
