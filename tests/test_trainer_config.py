@@ -15,7 +15,7 @@ import small_blends
 from dst.errors import ConfigError
 from trainer.config import TrainConfig, accumulation, check_ranks, config_from, load_config, to_tree
 from trainer.default_config import default_yaml
-from trainer.prepare import check_build
+from trainer.prepare import check_build, check_rows
 
 MODEL = {"encoder": {"kind": "tiny"}, "decoder": {"preset": "tiny_llama"}}
 
@@ -152,12 +152,10 @@ def test_a_build_is_held_against_all_that_is_expected_of_it(manifest: shards.Bui
             "manifest": digest,
             "image_size": size,
         },
-        batch={"max_length": 256, "max_images": 3},
     )
     assert check_build(fits, content, digest) == []
     wrong = config(
         expect={"template": "vicuna", "tokenizer": "0123", "manifest": "4567", "image_size": size + 1},
-        batch={"max_length": 255, "max_images": 2},
         evaluation={"every": 5},
     )
     assert [problem.partition(":")[0] for problem in check_build(wrong, content, digest)] == [
@@ -165,13 +163,17 @@ def test_a_build_is_held_against_all_that_is_expected_of_it(manifest: shards.Bui
         "expect.tokenizer",
         "expect.manifest",
         "expect.image_size",
-        "batch.max_length",
-        "batch.max_images",
         "evaluation.every",
     ]
-    assert check_build(wrong, content, digest)[4] == (
-        "batch.max_length: is 255 but this build has samples of up to 256 positions; raise it to 256, or rebuild with "
-        "limits: {max_length: 255}"
-    )
     (unknown,) = check_build(config(expect={"template": "vicunia"}), content, digest)
     assert "did you mean vicuna?" in unknown
+
+
+def test_rows_may_be_shorter_than_the_build_allows_if_every_sample_fits(manifest: shards.Build) -> None:
+    longest = max(len(sample.ids) for sample in manifest["train"])
+    assert longest < 256
+    for batch in ({}, {"max_length": 256}, {"max_length": longest, "max_images": 1}):
+        assert check_rows(config(batch=batch), manifest) == []
+    (problem,) = check_rows(config(batch={"max_length": longest - 1}), manifest)
+    assert problem.startswith("batch.max_length, batch.max_images: ")
+    assert f" has {longest} positions, a row takes {longest - 1}" in problem

@@ -37,7 +37,8 @@ class BatchConfig:
     micro_rows: int = 1
     """Rows that one rank takes through the model at once. Raise it until memory is full; accumulation follows."""
     max_length: int | None = None
-    """Positions of a row; default: the longest sample the build allows. Longer rows hold more samples."""
+    """Positions of a row; default: the longest sample the build allows. Longer rows hold more samples, and shorter ones
+    will do if no sample is longer."""
     max_images: int | None = None
     """Most images of a row: a bound on the encoder's memory. Nothing sets no bound."""
     packed: bool = True

@@ -10,7 +10,7 @@ import shards
 from dst.errors import ConfigError, TemplateError
 from dst.template import load_template
 from shards import Build, ShardError
-from trainer.config import TrainConfig, check_ranks, config_from, read_tree
+from trainer.config import TrainConfig, check_ranks, config_from, read_tree, row_length
 
 
 def prepare(
@@ -55,20 +55,6 @@ def check_build(config: TrainConfig, content: Mapping[str, Any], manifest_hash: 
             f"expect.image_size: is {expect.image_size} but this build's pictures have {sides}; rebuild with "
             f"image: {{size: {expect.image_size}}}, or choose another encoder"
         )
-    longest = int(built["limits"]["max_length"])
-    length = config.batch.max_length
-    if length is not None and length < longest:
-        problems.append(
-            f"batch.max_length: is {length} but this build has samples of up to {longest} positions; raise it to "
-            f"{longest}, or rebuild with limits: {{max_length: {length}}}"
-        )
-    most = built["limits"].get("max_images")
-    images = config.batch.max_images
-    if images is not None and most is not None and images < most:
-        problems.append(
-            f"batch.max_images: is {images} but this build has samples of up to {most} images; raise it to {most}, or "
-            f"rebuild with limits: {{max_images: {images}}}"
-        )
     if config.evaluation.every and not any(
         shard["samples"] for dataset in content["datasets"].values() for shard in dataset["shards"]["eval"]
     ):
@@ -91,6 +77,7 @@ def _missing(location: object) -> list[str]:
 def _check(config: TrainConfig, build: Build, world_size: int | None, *, loads_model: bool) -> list[str]:
     content = build.manifest.content
     problems = check_build(config, content, build.manifest.hash)
+    problems += check_rows(config, build)
     if world_size is not None:
         problems += check_ranks(config, world_size)
     if loads_model or problems:
@@ -102,6 +89,25 @@ def _check(config: TrainConfig, build: Build, world_size: int | None, *, loads_m
 
         problems += check_model(config.model, content)
         problems += check_tokenizer(config.model.decoder, build.tokenizer_folder())
+    return problems
+
+
+def check_rows(config: TrainConfig, build: Build) -> list[str]:
+    """Samples that no row can hold; where rows are at least what the build's limits allow, nothing is looked at."""
+    content, rows = build.manifest.content, config.batch
+    limits = content["config"]["limits"]
+    length = row_length(config, content)
+    if length >= limits["max_length"] and (rows.max_images is None or rows.max_images >= limits["max_images"]):
+        return []
+    from shards.loader import Loader
+
+    problems = []
+    for split in ("train", "eval") if config.evaluation.every else ("train",):
+        try:
+            if len(build[split]):
+                Loader(build, split=split, batch_size=1, max_length=length, max_images=rows.max_images, decode="none")
+        except ShardError as error:
+            problems.append(f"batch.max_length, batch.max_images: {error}")
     return problems
 
 
