@@ -70,10 +70,13 @@ def override(tree: dict[str, Any], settings: Iterable[str]) -> None:
 
 
 def build(cls: type[T], value: object, where: str = "") -> tuple[T | None, list[str]]:
-    """Make a dataclass from parsed YAML. Returns None and the problems if there are any."""
-    problems: list[str] = []
+    """Make a dataclass from parsed YAML, and say what is wrong.
+
+    Unknown keys are problems that leave the rest to be looked at; after any other there is None.
+    """
+    problems = _Problems()
     made = _dataclass(cls, value, where, problems)
-    return (None if problems else made), problems
+    return (None if problems.spoil else made), list(problems)
 
 
 def field_docs(cls: type) -> dict[str, str]:
@@ -90,6 +93,17 @@ def field_docs(cls: type) -> dict[str, str]:
         ):
             docs[statement.target.id] = " ".join(str(following.value.value).split())
     return docs
+
+
+class _Problems(list[str]):
+    """unknown: how many of them are unknown keys."""
+
+    unknown = 0
+
+    @property
+    def spoil(self) -> bool:
+        """Whether a value is missing or cannot be had."""
+        return len(self) > self.unknown
 
 
 class _UniqueKeys(yaml.SafeLoader):
@@ -125,7 +139,7 @@ _UniqueKeys.add_implicit_resolver(
 )
 
 
-def _dataclass(cls: type, value: object, where: str, problems: list[str]) -> Any:
+def _dataclass(cls: type, value: object, where: str, problems: _Problems) -> Any:
     if not isinstance(value, Mapping):
         problems.append(f"{where or 'the file'}: got {_kind(value)}; wanted keys")
         return None
@@ -134,16 +148,17 @@ def _dataclass(cls: type, value: object, where: str, problems: list[str]) -> Any
     for key in value:
         if key not in fields:
             problems.append(f"{_join(where, key)}: unknown key{nearest(str(key), fields) or _known(fields)}")
+            problems.unknown += 1
     arguments = {}
     for name, field in fields.items():
         if name in value:
             arguments[name] = _value(hints[name], value[name], _join(where, name), problems)
         elif field.default is dataclasses.MISSING and field.default_factory is dataclasses.MISSING:
             problems.append(f"{_join(where, name)}: missing")
-    return cls(**arguments) if not problems else None
+    return None if problems.spoil else cls(**arguments)
 
 
-def _value(kind: Any, value: object, where: str, problems: list[str]) -> Any:
+def _value(kind: Any, value: object, where: str, problems: _Problems) -> Any:
     origin, arguments = typing.get_origin(kind), typing.get_args(kind)
     if origin in (types.UnionType, typing.Union):
         return _union(arguments, value, where, problems)
@@ -168,19 +183,18 @@ def _value(kind: Any, value: object, where: str, problems: list[str]) -> Any:
     return _scalar(kind, value, where, problems)
 
 
-def _union(kinds: Sequence[Any], value: object, where: str, problems: list[str]) -> Any:
+def _union(kinds: Sequence[Any], value: object, where: str, problems: _Problems) -> Any:
     if value is None and type(None) in kinds:
         return None
     rest = [kind for kind in kinds if kind is not type(None)]
     for kind in rest:
-        attempt: list[str] = []
+        attempt = _Problems()
         result = _value(kind, value, where, attempt)
-        if not attempt:
+        if not attempt or len(rest) == 1:
+            problems += attempt
+            problems.unknown += attempt.unknown
             return result
-    if len(rest) == 1:
-        problems += attempt
-    else:
-        problems.append(f"{where}: got {_kind(value)} {value!r}; wanted {' or '.join(map(_wanted, rest))}")
+    problems.append(f"{where}: got {_kind(value)} {value!r}; wanted {' or '.join(map(_wanted, rest))}")
     return None
 
 

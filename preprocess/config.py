@@ -134,7 +134,7 @@ def load_blend(path: Path, settings: Sequence[str] = ()) -> Blend:
     override(tree, settings)
     blend, problems = build(Blend, tree)
     if blend is not None:
-        problems = check_blend(blend)
+        problems += check_blend(blend)
     if problems or blend is None:
         raise ConfigError([f"{path.name}: {problem}" for problem in problems])
     return blend

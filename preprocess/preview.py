@@ -54,7 +54,7 @@ def _dataset(adapter: str, root: Path, settings: Sequence[str]) -> Dataset:
     tree: dict[str, Any] = {"name": "render", "adapter": adapter, "root": str(root), "samples": "all"}
     override(tree, settings)
     dataset, problems = build(Dataset, tree)
-    if dataset is None:
+    if problems or dataset is None:
         raise ConfigError(problems)
     return dataset
 

@@ -10,9 +10,9 @@ from typing import Any
 import pytest
 
 from preprocess.adapters import ADAPTERS
-from preprocess.config import Blend, Dataset, Inputs, check_blend, find_inputs
+from preprocess.config import Blend, Dataset, Inputs, check_blend, find_inputs, load_blend
 from preprocess.errors import ConfigError
-from small_blends import SAMPLES
+from small_blends import SAMPLES, chat_blend, chat_record
 
 
 def blend_of(adapter: str, **settings: Any) -> Blend:
@@ -78,3 +78,10 @@ def test_a_list_option_holds_texts_that_are_not_blank(prompts: Any) -> None:
     (problem,) = check_blend(blend_of("coco_caption", options={"prompts": prompts}))
     assert problem == (f"datasets.0 (x).options.prompts: got {prompts!r}; wanted a list of texts, none of them blank")
     assert check_blend(blend_of("coco_caption", options={"prompts": ["Describe it."]})) == []
+
+
+def test_an_unknown_key_hides_no_other_mistake(tmp_path: Path) -> None:
+    blend = chat_blend(tmp_path, [chat_record(0)], sead=3)
+    with pytest.raises(ConfigError) as caught:
+        load_blend(blend, ["image_tokens=-1"])
+    assert [problem.split(": ")[1] for problem in caught.value.problems] == ["sead", "image_tokens"]

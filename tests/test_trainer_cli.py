@@ -84,9 +84,10 @@ def test_problems_end_with_exit_code_2_and_a_line_each(build: Path, tmp_path: Pa
     assert done.returncode == 2
     assert done.stderr.splitlines() == [
         "error: train.yaml: zero.stge: unknown key; did you mean stage?",
+        "error: train.yaml: evaluation.every: got -1; wanted 0 or more",
     ]
     done = run("run", "--config", config, "zero.stge=1", f"build={tmp_path}")
-    assert len(done.stderr.splitlines()) == 2
+    assert len(done.stderr.splitlines()) == 3
     assert f"error: build: {tmp_path}: no manifest.json there" in done.stderr
     done = run("run", "--config", config)
     assert done.stderr.splitlines() == ["error: train.yaml: evaluation.every: got -1; wanted 0 or more"]

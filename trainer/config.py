@@ -176,7 +176,7 @@ def config_from(tree: Mapping[str, Any], where: str) -> TrainConfig:
     """The config in parsed YAML or JSON. Raises ConfigError with all problems."""
     config, problems = build(TrainConfig, tree)
     if config is not None:
-        problems = _check(config)
+        problems += _check(config)
     if problems or config is None:
         raise ConfigError([f"{where}: {problem}" for problem in problems])
     return config
