@@ -31,6 +31,7 @@ from shards.layout import Contents, Memory
 from shards.reader import Part, Reader
 
 _PATIENCE_S = 5.0  # until the system tells how a worker ended
+_STARTING = threading.Lock()  # a worker that another thread forks meanwhile would hold these pipes open
 _LOOK_S = 1.0  # how often a worker looks whether its parent is there
 
 
@@ -111,20 +112,21 @@ class _Worker:
 
     def __init__(self, reader: Reader, number: int) -> None:
         self._number = number
-        tasks, self._tasks = multiprocessing.Pipe(duplex=False)
-        self.results, results = multiprocessing.Pipe()
         self._blocks = SeenBlocks()
         self.waiting = 0
         """Tasks that were sent and not answered"""
-        self._process = multiprocessing.Process(
-            target=_work, args=(reader, tasks, results), name=f"dsvl-loader-{number}", daemon=True
-        )
-        self._process.start()
+        with _STARTING:
+            tasks, self._tasks = multiprocessing.Pipe(duplex=False)
+            self.results, results = multiprocessing.Pipe()
+            self._process = multiprocessing.Process(
+                target=_work, args=(reader, tasks, results), name=f"dsvl-loader-{number}", daemon=True
+            )
+            self._process.start()
+            for theirs in (tasks, results):
+                theirs.close()
         self.sentinel = self._process.sentinel
         self._parent = os.getpid()
         atexit.register(self.stop)  # comes before multiprocessing's own, which waits for processes after a SIGTERM
-        for theirs in (tasks, results):
-            theirs.close()
 
     def send(self, task: int, part: Part) -> None:
         with contextlib.suppress(BrokenPipeError):  # it died: told when its batch is waited for

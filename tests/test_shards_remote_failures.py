@@ -10,29 +10,13 @@ import pytest
 
 import shards
 import shards.remote
-from remote_builds import (
-    Flaky,
-    all_samples,
-    both,
-    busy,
-    flip,
-    local_files,
-    publish,
-    remove_at,
-    write_at,
-)
+from remote_builds import Flaky, all_samples, both, busy, flip, local_files, publish, remove_at, write_at
 from shards import ShardError
 from shards.cache import Cache
 from shards.remote import RemoteStore
 from shards.upload import check_target, plan_upload
 
-pytestmark = [
-    pytest.mark.usefixtures("cache_home"),
-    pytest.mark.filterwarnings("ignore:This process .* is multi-threaded:DeprecationWarning"),
-]
-
-ROOT = Path(__file__).resolve().parent.parent
-WAIT_S = 30
+pytestmark = pytest.mark.usefixtures("cache_home")
 
 
 @both

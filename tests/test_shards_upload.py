@@ -14,16 +14,7 @@ import handmade_builds
 import shards
 import shards.remote
 from handmade_builds import draft
-from remote_builds import (
-    Flaky,
-    both,
-    files_at,
-    flip,
-    local_files,
-    publish,
-    remove_at,
-    write_at,
-)
+from remote_builds import Flaky, both, files_at, flip, local_files, publish, remove_at, write_at
 from s3_server import BUCKET
 from shards import ShardError
 from shards.manifest import read_manifest
@@ -31,13 +22,7 @@ from shards.remote import RemoteStore
 from shards.store import LocalStore
 from shards.upload import check_target, plan_upload, run_upload
 
-pytestmark = [
-    pytest.mark.usefixtures("cache_home"),
-    pytest.mark.filterwarnings("ignore:This process .* is multi-threaded:DeprecationWarning"),
-]
-
-ROOT = Path(__file__).resolve().parent.parent
-WAIT_S = 30
+pytestmark = pytest.mark.usefixtures("cache_home")
 
 
 @both
