@@ -24,7 +24,9 @@ from shards.store import Store
 OPEN_INDEXES = 16384
 """Most shards open at once: each takes a mapping, of which Linux grants a process 65,530."""
 
-OPEN_TARS = min(256, resource.getrlimit(resource.RLIMIT_NOFILE)[0] // 8)
+_FILES = resource.getrlimit(resource.RLIMIT_NOFILE)[0]
+
+OPEN_TARS = 256 if _FILES == resource.RLIM_INFINITY else min(256, max(1, _FILES // 8))
 """Most of them whose tar is open: a process may open so many files in all, and may read several splits."""
 
 OPEN_COPIES = 8
