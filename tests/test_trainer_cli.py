@@ -78,6 +78,18 @@ def test_config_prints_yaml_also_where_deepspeeds_launcher_adds_its_option() -> 
     assert printed["train"]["decoder_lora"] is None
 
 
+@pytest.mark.parametrize("package", ["torch", "transformers"])
+def test_an_install_of_the_data_half_says_what_training_needs(build: Path, tmp_path: Path, package: str) -> None:
+    arguments = ["dsvl-train", "run", "--config", str(config_file(tmp_path, build))]
+    code = f"import sys; sys.modules[{package!r}] = None; sys.argv = {arguments}; from trainer.cli import main; main()"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert done.returncode == 1
+    (line,) = done.stderr.splitlines()
+    assert line.startswith("error: ")
+    assert package in line
+    assert line.endswith("; dsvl-train needs the packages of pip install 'dsvl[train]'")
+
+
 def test_problems_end_with_exit_code_2_and_a_line_each(build: Path, tmp_path: Path) -> None:
     config = config_file(tmp_path, build, batch={"rows": 3}, expect={"template": "vicuna"}, evaluation={"every": -1})
     done = run("run", "--config", config, "zero.stge=1")

@@ -21,6 +21,7 @@ _LESS_MEMORY = (
     "in training lower batch.micro_rows or batch.max_images, set gradient_checkpointing: true, or raise zero.stage; in "
     "eval lower --batch"
 )
+_OURS = ("dst", "shards", "trainer")
 _OF_DIALOGUES, _OF_BUILDS = ("images", "prefix", "leave_out"), ("build", "loss", "answers", "limit", "workers")
 """Options of eval that the other kind of evaluation does not read"""
 
@@ -190,6 +191,8 @@ def _explain(error: Exception) -> list[str] | None:
     if type(error).__name__ == "OutOfMemoryError":  # torch's, which is not imported here
         complain([f"{str(error).partition('. ')[0]}; {_LESS_MEMORY}"])  # by the rank that met it, be it not the first
         return []
+    if isinstance(error, ModuleNotFoundError) and str(error.name).partition(".")[0] not in _OURS:
+        return [f"{error}; dsvl-train needs the packages of pip install 'dsvl[train]'"]
     return None
 
 
