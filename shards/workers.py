@@ -31,6 +31,7 @@ from shards.layout import Contents, Memory
 from shards.reader import Part, Reader
 
 _PATIENCE_S = 5.0  # until the system tells how a worker ended
+_THE_PARENTS = (signal.SIGINT, signal.SIGTERM)  # signals to the whole group: the parent ends its workers
 _STARTING = threading.Lock()  # a worker that another thread forks meanwhile would hold these pipes open
 _LOOK_S = 1.0  # how often a worker looks whether its parent is there
 
@@ -115,7 +116,7 @@ class _Worker:
         self._blocks = SeenBlocks()
         self.waiting = 0
         """Tasks that were sent and not answered"""
-        with _STARTING:
+        with _STARTING, _signals_held():
             tasks, self._tasks = multiprocessing.Pipe(duplex=False)
             self.results, results = multiprocessing.Pipe()
             self._process = multiprocessing.Process(
@@ -192,6 +193,16 @@ class _Worker:
         return os.getpid() == self._parent and not self._tasks.closed
 
 
+@contextlib.contextmanager
+def _signals_held() -> Iterator[None]:
+    """A process that starts inside is not ended by these before it can ignore them."""
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, _THE_PARENTS)
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+
+
 def _signal_name(number: int) -> str:
     try:
         return signal.Signals(number).name
@@ -201,7 +212,7 @@ def _signal_name(number: int) -> str:
 
 def _work(reader: Reader, tasks: Connection[Any, Any], results: Connection[Any, Any]) -> None:
     """What the process does until it is killed."""
-    for number in (signal.SIGINT, signal.SIGTERM):  # they go to the whole group; the parent ends this process
+    for number in _THE_PARENTS:
         signal.signal(number, signal.SIG_IGN)
     torch.set_num_threads(1)
     inbox: queue.SimpleQueue[tuple[int, Part, list[int]]] = queue.SimpleQueue()

@@ -17,7 +17,7 @@ import hashlib
 import math
 import time
 from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
-from contextlib import closing, nullcontext
+from contextlib import closing
 from dataclasses import dataclass
 from typing import Any, NoReturn, cast
 
@@ -30,7 +30,7 @@ from shards.loader import Loader
 from trainer.config import ScheduleConfig
 from trainer.errors import TrainError
 from trainer.ranks import Ranks
-from trainer.stopping import StopFlag, Stopped, signals_held
+from trainer.stopping import StopFlag, Stopped
 
 _NAMED = 20
 """Samples that an error names at most."""
@@ -102,8 +102,7 @@ def train(
     batches = cast(Generator[Batch, None, None], iter(loader))
     with closing(batches):  # ends the loader's workers, which no signal would
         for step in range(first_step, steps + 1):
-            with signals_held() if step == first_step else nullcontext():  # that is when loader workers are forked
-                fetched = _fetch(batches, micro_batches, ranks, stop)
+            fetched = _fetch(batches, micro_batches, ranks, stop)
             if fetched is None:
                 return
             engine.train()
@@ -146,8 +145,7 @@ def evaluate(
     counts = torch.zeros(len(datasets), dtype=torch.float64)
     found = iter(batches)
     while True:
-        with signals_held():  # the first one forks the loader's workers
-            failure, batch = _next(found)
+        failure, batch = _next(found)
         told = ranks.gather((failure, stop()))
         if any(asked for _, asked in told):
             raise Stopped

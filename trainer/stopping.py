@@ -38,13 +38,3 @@ class StopFlag:
         finally:
             for number, handler in before.items():
                 signal.signal(number, handler)
-
-
-@contextmanager
-def signals_held() -> Iterator[None]:
-    """Processes forked inside never see these signals: one to the whole group is for the ranks, which end workers."""
-    before = signal.pthread_sigmask(signal.SIG_BLOCK, (signal.SIGTERM, signal.SIGINT))
-    try:
-        yield
-    finally:
-        signal.pthread_sigmask(signal.SIG_SETMASK, before)
