@@ -18,6 +18,7 @@ import threading
 import traceback
 from collections.abc import Generator, Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from multiprocessing import resource_tracker
 from multiprocessing.connection import Connection, wait
 from multiprocessing.reduction import recv_handle, send_handle
 from typing import Any
@@ -196,6 +197,8 @@ class _Worker:
 @contextlib.contextmanager
 def _signals_held() -> Iterator[None]:
     """A process that starts inside is not ended by these before it can ignore them."""
+    if multiprocessing.get_start_method() != "fork":  # else it would start inside, and let the signals through again
+        resource_tracker.ensure_running()
     before = signal.pthread_sigmask(signal.SIG_BLOCK, _THE_PARENTS)
     try:
         yield

@@ -150,6 +150,33 @@ def test_a_signal_to_the_whole_group_is_the_parents_business() -> None:
     assert (done.returncode, done.stderr) == (0, "")
 
 
+@pytest.mark.parametrize("start", ["fork", "spawn", "forkserver"])
+def test_signals_to_the_group_end_no_worker_that_is_just_starting(start: str) -> None:
+    program = STORM.format(paths=[str(ROOT), str(ROOT / "tests")], start=start)
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=60, process_group=0)
+    assert (done.returncode, done.stdout, done.stderr) == (0, "all 20 batches, and signals\n", "")
+
+
+STORM = """
+import multiprocessing, os, signal, sys, threading, time
+sys.path[:0] = {paths!r}
+from test_shards_workers import Slow, parts
+from shards.workers import batches_ahead
+
+caught = []
+signal.signal(signal.SIGTERM, lambda number, _: caught.append(number))
+
+def storm():
+    while True:
+        os.killpg(0, signal.SIGTERM)
+        time.sleep(0.05)
+
+multiprocessing.set_start_method({start!r})
+threading.Thread(target=storm, daemon=True).start()
+made = [batch.position for batch in batches_ahead(Slow(), parts(20), workers=2, prefetch=2)]
+print(f"all {{len(made)}} batches, and", "signals" if caught else "none", flush=True)
+os._exit(0)
+"""
 GROUP = """
 for number in (signal.SIGINT, signal.SIGTERM):
     signal.signal(number, lambda *_: None)
