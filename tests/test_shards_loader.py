@@ -2,14 +2,8 @@
 
 from __future__ import annotations
 
-import copy
-import itertools
 import json
-import multiprocessing
-import os
 import pickle
-import signal
-import time
 from pathlib import Path
 from typing import Any
 
@@ -17,86 +11,18 @@ import numpy as np
 import pytest
 import torch
 
-import shards
-from handmade_builds import Handmade, draft
-from shards import Build, ShardError
+from loader_builds import BATCH, IMAGE_TOKENS, LENGTH, SIDE, compiled, loader, said, some
+from shards import Build
 from shards.batch import Batch, normalize
 from shards.decode import decode_pillow
-from shards.loader import Loader
-from shards.manifest import manifest_hash, manifest_text
 from shards.pixels import Geometry
-from small_blends import build as compile_blend
-from small_blends import chat_record, write_blend, write_chat, write_images
 
-IMAGE_TOKENS = 4
-SIDE = 32
-LENGTH = 128
-BATCH = 24  # divisible by 1, 2, 3, 4 and 8 ranks
-
-CONFIG = {
-    "image_tokens": 4,
-    "limits": {"max_length": 64, "max_images": 3},
-    "image": {"size": 32, "fit": "crop", "pad_colour": "clip", "interpolation": "bicubic", "max_pixels": 10**6},
-}
 WORLDS = [(ranks, workers) for ranks in (1, 2, 3, 4, 8) for workers in (0, 1, 4)]
-
-
-def compiled(folder: Path, **image: Any) -> Build:
-    """Two datasets, one drawn 2.5 times an epoch: text alone, and with up to two pictures; some held out."""
-    names = write_images(folder / "seen", 30)
-    write_chat(
-        folder / "seen",
-        [
-            chat_record(number, images=names[number : number + number % 3], rounds=1 + number % 2)
-            for number in range(30)
-        ],
-    )
-    write_chat(folder / "text", [chat_record(number, rounds=1 + number % 4) for number in range(20)])
-    blend = write_blend(
-        folder / "blend.yaml",
-        [
-            {"name": "seen", "adapter": "chat", "root": "seen", "samples": "all"},
-            {"name": "text", "adapter": "chat", "root": "text", "epochs": 2.5},
-        ],
-        image_tokens=IMAGE_TOKENS,
-        limits={"max_length": LENGTH},
-        image={"size": SIDE, **image},
-        split={"eval": 0.25},
-        shard={"max_samples": 8},
-    )
-    return shards.open(compile_blend(blend).path)
 
 
 @pytest.fixture(scope="module")
 def build(tmp_path_factory: pytest.TempPathFactory) -> Build:
     return compiled(tmp_path_factory.mktemp("loader"), store="resized")
-
-
-def loader(build: Build, **settings: Any) -> Loader:
-    return Loader(build, **{"batch_size": BATCH, "max_length": LENGTH, **settings})
-
-
-def some(build: Build, count: int, **settings: Any) -> list[Batch]:
-    batches = iter(loader(build, **settings))
-    return [next(batches) for _ in range(count)]
-
-
-def said(batches: list[Batch]) -> list[tuple[Any, ...]]:
-    """All rows of a global batch, whichever ranks hold them, as plain values; images with the rows they belong to."""
-    rows = []
-    for batch in batches:
-        for row in range(len(batch.input_ids)):
-            mine = batch.image_slots[:, 0] == row
-            tensors = (batch.input_ids, batch.labels, batch.position_ids, batch.segment_ids)
-            rows.append(
-                (
-                    batch.samples[row],
-                    *(tensor[row].tolist() for tensor in tensors),
-                    batch.image_slots[mine, 1].tolist(),
-                    batch.images[mine].tolist(),
-                )
-            )
-    return rows
 
 
 @pytest.fixture(scope="module")
@@ -342,136 +268,3 @@ def test_pinned_batches_are_the_same_in_other_memory(build: Build, monkeypatch: 
     for workers in (0, 1):
         wanted = [said([batch]) for batch in loader(build, epochs=1)]
         assert [said([batch]) for batch in loader(build, epochs=1, workers=workers, pin_memory=True)] == wanted
-
-
-# What is refused
-
-
-@pytest.mark.parametrize(
-    ("settings", "words"),
-    [
-        ({"batch_size": 6, "world_size": 4}, "batch_size 6 cannot be shared by 4 ranks; wanted a multiple of 4"),
-        ({"batch_size": 0}, "batch_size is 0; wanted a whole number from 1"),
-        ({"rank": 4, "world_size": 4}, "rank 4 of 4 ranks; wanted a rank from 0 to below their number"),
-        ({"world_size": 0}, "world_size is 0; wanted a whole number from 1"),
-        ({"workers": -1}, "workers is -1; wanted a whole number from 0"),
-        ({"split": "test"}, "no split 'test'; it has train, eval"),
-        ({"seed": 1.0}, r"seed is 1\.0; wanted a whole number"),
-        ({"seed": True}, "seed is True; wanted a whole number"),
-        ({"pack_window": 0}, "pack_window is 0; wanted a whole number from 1"),
-        ({"pack_window": -1}, "pack_window is -1"),
-        ({"shuffle": "shards", "shuffle_window": 0}, "shuffle_window is 0"),
-        ({"prefetch": 0, "workers": 1}, "prefetch is 0; wanted a whole number from 1"),
-        ({"max_length": None}, "max_length is None"),
-        ({"max_length": "2048"}, "max_length is '2048'"),
-        ({"epochs": -1}, "epochs is -1; wanted a whole number from 0"),
-        ({"decode": "quick"}, "decode is 'quick'; wanted one of exact, fast, none"),
-        ({"shuffle": "all"}, "shuffle is 'all'; wanted one of samples, shards, none"),
-    ],
-)
-def test_settings_that_cannot_be_are_refused_at_once(build: Build, settings: dict[str, Any], words: str) -> None:
-    with pytest.raises(ShardError, match=words):
-        loader(build, **settings)
-
-
-def test_an_endless_run_over_no_samples_is_refused(tmp_path: Path) -> None:
-    handmade = Handmade(tmp_path, extra={"config": {**CONFIG, "datasets": [{"name": "alpha"}]}})
-    handmade.add([draft(1, split="eval")], split="eval")
-    build = shards.open(handmade.finish())
-    for shuffle in ("samples", "none"):
-        with pytest.raises(ShardError, match=r"nothing to draw from the split train|the split train has no samples"):
-            loader(build, shuffle=shuffle, decode="none")
-
-
-def test_rows_too_short_for_a_sample_are_refused_with_its_shard_and_key(build: Build) -> None:
-    with pytest.raises(ShardError, match=r"\.tar: sample \w+-\d+ has \d+ positions, a row takes 16, and \d+ more "):
-        loader(build, max_length=16)
-    with pytest.raises(ShardError, match=r"sample seen-\d+ has 2 images, a row takes 1"):
-        loader(build, max_images=1)
-
-
-def test_something_else_than_a_build_is_refused() -> None:
-    with pytest.raises(ShardError, match=r"build is 'build'; wanted what shards\.open gives"):
-        Loader("build", batch_size=1, max_length=64)  # type: ignore[arg-type]
-
-
-STATES = [
-    ({"version": 2}, "version is 2, this program reads 1; update dsvl"),
-    ({"version": None}, "version is None, this program reads 1; start anew"),
-    ({"manifest": "f" * 64}, "manifest is ffffffffffff, this loader has"),
-    ({"seed": 3}, "seed is 3, this loader has 0"),
-    ({"rows": {"split": "eval"}}, "split is eval, this loader has train"),
-    ({"rows": None}, "split is None, this loader has train"),
-    ({"position": -1}, "position of the state is -1; wanted a whole number from 0"),
-    ({"position": "5"}, "position of the state is '5'"),
-]
-
-
-@pytest.mark.parametrize(("change", "words"), STATES, ids=[words[:20] for _, words in STATES])
-def test_the_state_of_another_run_is_refused(build: Build, change: dict[str, Any], words: str) -> None:
-    one = loader(build)
-    before = one.state_dict()
-    with pytest.raises(ShardError, match=words):
-        one.load_state_dict({**before, **change})
-    assert one.state_dict() == before
-
-
-@pytest.fixture
-def damaged(tmp_path: Path) -> tuple[Build, Path, str]:
-    """A build one of whose training samples has a flipped bit in a picture; its shard and key."""
-    folder = Path(compiled(tmp_path, store="resized").store.location)
-    shard, row = next(
-        (shard, row)
-        for _, _, shard in shards.open(folder).shards(dataset="seen", split="train")
-        for row in range(len(shard))
-        if shard[row].images
-    )
-    at = shard.index.row(row)
-    data = bytearray(shard.path.read_bytes())
-    data[at.offset + at.member_offsets[2] + 200] ^= 4
-    shard.path.write_bytes(data)
-    return shards.open(folder), shard.path, at.key
-
-
-@pytest.mark.parametrize("workers", [0, 2])
-def test_a_damaged_sample_ends_the_run_with_its_shard_and_key(damaged: tuple[Build, Path, str], workers: int) -> None:
-    build, path, key = damaged
-    with pytest.raises(ShardError) as caught:
-        list(loader(build, workers=workers, epochs=1))
-    assert str(caught.value) == f"{path}: sample {key} is damaged: its bytes do not match the index's checksum"
-
-
-@pytest.mark.usefixtures("no_hang")
-def test_workers_that_are_killed_end_the_run_where_their_batch_is_waited_for(build: Build) -> None:
-    batches = iter(loader(build, workers=2))
-    next(batches)
-    children = multiprocessing.active_children()
-    assert len(children) == 2
-    for child in children:
-        os.kill(child.pid or 0, signal.SIGKILL)
-    time.sleep(0.2)  # the program works, and nothing disturbs it
-    with pytest.raises(
-        ShardError, match=r"loader: worker \d \(process \d+\) was ended by SIGKILL; .*use fewer workers"
-    ):
-        list(itertools.islice(batches, 100))
-
-
-@pytest.mark.parametrize("workers", [0, 1])
-def test_a_picture_that_cannot_be_decoded_is_named(tmp_path: Path, workers: int) -> None:
-    """The compiler lets none through; a build by another program may."""
-    handmade = Handmade(tmp_path, extra={"config": {**CONFIG, "datasets": [{"name": "alpha"}]}})
-    info = handmade.add([draft(1, num_images=1)])
-    build = shards.open(handmade.finish())
-    words = rf"{info.path}: sample alpha-train-00001: an image cannot be decoded: "
-    with pytest.raises(ShardError, match=words):
-        some(build, 1, workers=workers)
-
-
-def test_a_manifest_with_a_malformed_image_policy_is_refused_at_once(tmp_path: Path) -> None:
-    build = compiled(tmp_path, store="resized")
-    content = copy.deepcopy(dict(build.manifest.content))
-    content["config"]["image"]["size"] = 0
-    content["hash"] = manifest_hash(content)
-    (Path(build.store.location) / "manifest.json").write_bytes(manifest_text(content))
-    with pytest.raises(ShardError, match=r"config\.image\.size"):
-        loader(shards.open(build.store.location))
