@@ -90,6 +90,31 @@ def test_an_install_of_the_data_half_says_what_training_needs(build: Path, tmp_p
     assert line.endswith("; dsvl-train needs the packages of pip install 'dsvl[train]'")
 
 
+@pytest.mark.parametrize(("arguments", "code"), [(["config"], 0), (["run", "--config", "nowhere.yaml"], 2)])
+def test_a_process_ends_with_its_exit_handlers_but_does_not_tear_down_the_interpreter(
+    arguments: list[str], code: int
+) -> None:
+    def end_of(call: str) -> tuple[int, list[str]]:
+        program = f"""
+import atexit, os, sys
+class Kept:
+    def __del__(self, write=os.write):
+        write(1, b"torn down\\n")
+kept = Kept()
+atexit.register(print, "exit handler")
+sys.argv = ["dsvl-train", *{arguments!r}]
+from trainer import cli
+{call}
+"""
+        done = run("-c", program, command=[sys.executable])
+        return done.returncode, done.stdout.splitlines()[-2:]
+
+    assert end_of("cli.main()") == (code, ["exit handler", "torn down"])
+    ended, told = end_of("cli.program()")
+    assert ended == code
+    assert told[-1] == "exit handler"
+
+
 def test_problems_end_with_exit_code_2_and_a_line_each(build: Path, tmp_path: Path) -> None:
     config = config_file(tmp_path, build, batch={"rows": 3}, expect={"template": "vicuna"}, evaluation={"every": -1})
     done = run("run", "--config", config, "zero.stge=1")

@@ -6,10 +6,12 @@ configuration. Results go to stdout, progress to stderr.
 
 from __future__ import annotations
 
+import atexit
 import os
 import sys
 from collections.abc import Sequence
 from pathlib import Path
+from typing import NoReturn
 
 import click
 from click.core import ParameterSource
@@ -202,5 +204,24 @@ def _complain(problems: Sequence[str]) -> None:
         complain(problems)
 
 
+def program() -> NoReturn:
+    """`main`, and then the end of the process.
+
+    The interpreter is not torn down. torch's gloo threads let go of the last collectives' tensors when they come to it,
+    and need the interpreter's lock for that; one that asks for it too late aborts the process (exit code -6), although
+    the run is saved. DeepSpeed holds the process groups for good, so those threads cannot be ended before.
+    """
+    code: int | str | None = 0
+    try:
+        main()
+    except SystemExit as end:
+        code = end.code
+    atexit._run_exitfuncs()
+    for stream in (sys.stdout, sys.stderr):
+        if stream is not None:  # it was closed from the start
+            stream.flush()
+    os._exit(code if isinstance(code, int) else 1)
+
+
 if __name__ == "__main__":
-    main()
+    program()
