@@ -1,10 +1,11 @@
 """Measure how opening a build and its first sample depend on the number of samples.
 
-    python tools/bench_open.py [--scratch FOLDER] [--repeats 5]
+    python tools/bench_open.py [--scratch FOLDER] [--repeats 9]
 
 Builds of 10 thousand and of 10 million text samples, in shards of 8,192 as the compiler cuts them. The big one's tars
-are links to one file, its indexes (1.6 GB) are files of their own. Each measurement is a new process; files come from
-the page cache. Prints Markdown for docs/benchmarks.md.
+are links to one file, its indexes (1.6 GB) are files of their own. Each measurement is a new process with a seed of its
+own, so that the first sample lies now in a whole shard, now in a rest; files come from the page cache. Prints Markdown
+for docs/benchmarks.md.
 """
 
 from __future__ import annotations
@@ -38,11 +39,12 @@ import resource, sys, time
 start = time.perf_counter()
 import shards
 from shards.loader import Loader
+path, seed = sys.argv[1], int(sys.argv[2])
 imported = time.perf_counter()
-build = shards.open(sys.argv[1])
-build["train"][build.order().sample_at(0)]
+build = shards.open(path)
+build["train"][build.order(seed=seed).sample_at(0)]
 sample = time.perf_counter()
-next(iter(Loader(build, batch_size=8, max_length=4096, decode="none")))
+next(iter(Loader(build, batch_size=8, max_length=4096, decode="none", seed=seed)))
 batch = time.perf_counter()
 peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
 import json
@@ -53,7 +55,7 @@ print(json.dumps({"import": imported - start, "sample": sample - imported, "batc
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--scratch", type=Path, help="a folder on a local disk with 2 GB to spare")
-    parser.add_argument("--repeats", type=int, default=5, help="processes for each build; medians count")
+    parser.add_argument("--repeats", type=int, default=9, help="processes for each build; medians count")
     arguments = parser.parse_args()
     with tempfile.TemporaryDirectory(dir=arguments.scratch) as scratch:
         print(machine(), "\n")
@@ -62,7 +64,7 @@ def main() -> None:
         for title, samples in SIZES.items():
             folder = Path(scratch) / title.replace(" ", "-")
             shards = make_build(folder, samples)
-            found = [timed(folder) for _ in range(arguments.repeats + 1)][1:]  # the first one fills the page cache
+            found = [timed(folder, seed) for seed in range(-1, arguments.repeats)][1:]  # the first fills the page cache
             medians = {key: statistics.median(one[key] for one in found) for key in found[0]}
             times = " | ".join(f"{medians[key] * 1e3:,.1f} ms" for key in ("import", "sample", "batch"))
             print(f"| {title} | {shards:,} | {times} | {medians['peak'] / 1e6:,.0f} MB |", flush=True)
@@ -107,9 +109,9 @@ def write_shard(folder: Path, number: int, samples: int) -> ShardInfo:
     return info
 
 
-def timed(folder: Path) -> dict[str, float]:
+def timed(folder: Path, seed: int) -> dict[str, float]:
     """Seconds, and the peak of resident memory in bytes."""
-    command = [sys.executable, "-c", TIMED, str(folder)]
+    command = [sys.executable, "-c", TIMED, str(folder), str(seed)]
     done = subprocess.run(command, check=True, capture_output=True, text=True, cwd=ROOT)
     found: dict[str, float] = json.loads(done.stdout)
     return found
