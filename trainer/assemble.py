@@ -9,6 +9,7 @@ from typing import Any
 import torch
 
 from trainer.config import TrainConfig
+from trainer.exported import started_model
 from trainer.lora import add_adapters
 from trainer.metrics import Work
 from trainer.model import VisionChatModel, build_model
@@ -34,7 +35,11 @@ def assemble(config: TrainConfig, content: Mapping[str, Any], *, weights: bool =
 
     weights: False leaves pretrained ones random. Raises ConfigError if a part cannot be built or adapted.
     """
-    model = build_model(config.model, content, weights=weights, seed=config.seed, dtype=DTYPES[config.precision])
+    dtype = DTYPES[config.precision]
+    if weights and config.model.start is not None:
+        model = started_model(config.model, content, dtype=dtype)
+    else:
+        model = build_model(config.model, content, weights=weights, seed=config.seed, dtype=dtype)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(config.seed)
         add_adapters(model, config.train)

@@ -47,11 +47,13 @@ from trainer.export_processor import (
     preprocessor_config,
     processor_config,
 )
-from trainer.exported import DTYPES, FORMAT, RECORD, VERSION, Form
+from trainer.export_record import FORMAT, RECORD, VERSION, Form
+from trainer.exported import DTYPES
 from trainer.generate import answer_controls
 from trainer.model import VisionChatModel, portable_config
 from trainer.model_card import CardFacts, model_card
 from trainer.restore import restore
+from trainer.start import stages
 from trainer.weight_files import write_weights
 
 SHARD_BYTES = 4 << 30
@@ -135,6 +137,7 @@ def export_model(
         content=_facts(content),
         training={key: value for key, value in to_tree(config).items() if key not in _LOCAL},
         step=step,
+        earlier=stages(config.model.start),
     )
     with _whole_folder(out) as folder:
         files = _copy_tokenizer(build, folder)
@@ -224,6 +227,7 @@ def _record(facts: CardFacts, model: Mapping[str, Any]) -> dict[str, Any]:
         "model": model,
         "build": {"hash": facts.manifest_hash, "content": facts.content},
         "training": facts.training,
+        "earlier": facts.earlier,
     }
 
 

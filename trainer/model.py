@@ -290,7 +290,7 @@ def portable_config(config: ModelConfig, model: VisionChatModel) -> ModelConfig:
     """A config that builds the same architecture, random, without the folders and hubs its weights came from."""
     sizes = model.decoder.config.to_dict()
     decoder = dataclasses.replace(config.decoder, name=None, preset=None, config=sizes)
-    return dataclasses.replace(config, encoder=model.encoder.portable, decoder=decoder)
+    return dataclasses.replace(config, start=None, encoder=model.encoder.portable, decoder=decoder)
 
 
 def tokenizer_size(content: Mapping[str, Any]) -> int:

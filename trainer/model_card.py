@@ -16,7 +16,9 @@ _COUNTS = ("samples", "images", "tokens", "trained_tokens", "draws")
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class CardFacts:
-    """What the card tells. `refusals`: why it is no LLaVA. `training`: the config, no local paths."""
+    """What the card tells. `refusals`: why it is no LLaVA. `training`: the config, no local paths. `earlier`: stages
+    before this one, see trainer.start.
+    """
 
     name: str
     refusals: Sequence[str]
@@ -28,6 +30,7 @@ class CardFacts:
     content: Mapping[str, Any]
     training: Mapping[str, Any]
     step: int
+    earlier: Sequence[Mapping[str, Any]] = ()
 
 
 def model_card(facts: CardFacts) -> str:
@@ -48,7 +51,7 @@ def _header(facts: CardFacts) -> str:
 
 
 def _title(facts: CardFacts) -> str:
-    model = facts.training["model"]
+    model = _origin(facts)
     decoder, encoder = model["decoder"], model["encoder"]
     language = decoder["name"] or decoder["preset"] or decoder["config"].get("model_type")
     sees = encoder["name"] or encoder["weights"] or encoder["kind"]
@@ -98,14 +101,32 @@ def _data(facts: CardFacts) -> str:
 
 def _training(facts: CardFacts) -> str:
     text = yaml.safe_dump(dict(facts.training), sort_keys=False, allow_unicode=True)
-    return f"## Training\n\n{facts.step:,} optimizer steps with this config:\n\n```yaml\n{text}```"
+    return f"## Training\n\n{_earlier(facts)}{facts.step:,} optimizer steps with this config:\n\n```yaml\n{text}```"
+
+
+def _earlier(facts: CardFacts) -> str:
+    """A line for each stage before this one."""
+    lines = [
+        f"{number}. {stage['step']:,} optimizer steps on {', '.join(stage['build']['datasets'])}, build manifest "
+        f"`{stage['build']['hash']}`\n"
+        for number, stage in enumerate(facts.earlier, 1)
+    ]
+    return f"Earlier stages, whose configs are in dsvl.json:\n\n{''.join(lines)}\nThen " if lines else ""
+
+
+def _origin(facts: CardFacts) -> Mapping[str, Any]:
+    """The parts of the model as the first stage named them."""
+    first = facts.earlier[0]["training"] if facts.earlier else facts.training
+    model: Mapping[str, Any] = first["model"]
+    return model
 
 
 def _licence(facts: CardFacts) -> str:
-    model = facts.training["model"]
+    model = _origin(facts)
+    datasets = [*(name for stage in facts.earlier for name in stage["build"]["datasets"]), *facts.content["datasets"]]
     parts = [
         *(f"{part}: {model[part]['name']}" for part in ("decoder", "encoder") if model[part]["name"]),
-        *(f"dataset: {name}" for name in facts.content["datasets"]),
+        *(f"dataset: {name}" for name in dict.fromkeys(datasets)),
     ]
     rows = "\n".join(f"- {part}: (its licence)" for part in parts)
     return (

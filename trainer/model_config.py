@@ -58,6 +58,9 @@ class DecoderConfig:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ModelConfig:
+    start: str | None = None
+    """A folder that dsvl-train export wrote, to begin with its model: a second stage on other data, with other parts
+    trained. It says what all parts are; attention and decoder.kernel alone may stand beside it."""
     encoder: EncoderConfig
     """What sees."""
     projector: ProjectorConfig = field(default_factory=ProjectorConfig)

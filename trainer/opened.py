@@ -13,7 +13,8 @@ from dst import ChatTokenizer, Template, load_tokenizer
 from dst.errors import ConfigError
 from shards import Build
 from shards.pixels import Geometry
-from trainer.exported import DTYPES, RECORD, Loaded, load_model
+from trainer.export_record import RECORD
+from trainer.exported import DTYPES, Loaded, load_model
 from trainer.restore import PLACES, find_checkpoint, restore
 from trainer.torchvision_operators import declare_operators
 

@@ -11,6 +11,7 @@ from dst.errors import ConfigError, TemplateError
 from dst.template import load_template
 from shards import Build, ShardError
 from trainer.config import TrainConfig, check_ranks, config_from, read_tree, row_length
+from trainer.start import check_start, with_start
 
 
 def prepare(
@@ -23,7 +24,7 @@ def prepare(
     """
     tree = read_tree(path, settings)
     try:
-        config = config_from(tree, path.name)
+        config = config_from(with_start(tree, path.name), path.name)
     except ConfigError as error:
         raise ConfigError([*error.problems, *_missing(tree.get("build"))]) from None
     build = shards.open(config.build)
@@ -77,6 +78,7 @@ def _missing(location: object) -> list[str]:
 def _check(config: TrainConfig, build: Build, world_size: int | None, *, loads_model: bool) -> list[str]:
     content = build.manifest.content
     problems = check_build(config, content, build.manifest.hash)
+    problems += check_start(config.model, content)
     problems += check_rows(config, build)
     if world_size is not None:
         problems += check_ranks(config, world_size)

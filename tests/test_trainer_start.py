@@ -1,0 +1,226 @@
+"""A second stage: a run that begins with the model that another run's export holds."""
+
+# ruff: noqa: E402 - torch and transformers may be missing
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+pytest.importorskip("torch")
+from trainer.torchvision_operators import declare_operators
+
+declare_operators()
+pytest.importorskip("transformers")
+pytest.importorskip("peft")
+pytest.importorskip("open_clip")
+
+import torch
+from click.testing import CliRunner
+
+import exports
+import model_batches
+import shards
+import small_blends
+import train_runs
+import trainer
+from dst.errors import ConfigError
+from exports import OPEN_CLIP
+from shards import Build
+from trainer.assemble import assemble
+from trainer.cli import cli
+from trainer.errors import TrainError
+from trainer.export import export, export_model
+from trainer.prepare import prepare
+
+one_thread = pytest.fixture(scope="module", autouse=True)(model_batches.on_one_thread)
+
+MMCA = {"encoder": {"kind": "tiny", "config": {"image_size": exports.SIDE, "patch_size": 16}}, "attention": "mmca"}
+CAUSAL = {"encoder": {"kind": "open_clip", "config": OPEN_CLIP}, "decoder": {"preset": "tiny_qwen2"}}
+
+
+@pytest.fixture(scope="module")
+def build(tmp_path_factory: pytest.TempPathFactory) -> Build:
+    return exports.make_build(tmp_path_factory.mktemp("build"))
+
+
+@pytest.fixture(scope="module")
+def first(build: Build, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """An export of a first stage, with MMCA."""
+    return exported(tmp_path_factory.mktemp("first") / "model", build, MMCA)
+
+
+def exported(out: Path, build: Build, parts: Mapping[str, Any]) -> Path:
+    config = exports.config_of(build, **parts)
+    export_model(exports.make_model(config, build), config, build, out, step=5)
+    return out
+
+
+def second_stage(folder: Path, build: Path | str, start: Path, **settings: Any) -> Path:
+    """train.yaml of a run that begins with an export."""
+    path = train_runs.config_file(folder, Path(build), **settings)
+    tree = yaml.safe_load(path.read_text())
+    tree["model"] = {"start": str(start), **settings.get("model", {})}
+    path.write_text(yaml.safe_dump(tree), encoding="utf-8")
+    return path
+
+
+@pytest.mark.parametrize(("parts", "form"), [(MMCA, "dsvl"), (CAUSAL, "llava")], ids=["dsvl", "llava"])
+def test_a_run_begins_with_all_weights_of_an_export(
+    parts: Mapping[str, Any], form: str, build: Build, tmp_path: Path
+) -> None:
+    start = exported(tmp_path / "first", build, parts)
+    assert json.loads((start / "dsvl.json").read_text())["form"] == form
+    path = second_stage(tmp_path, build.store.location, start, train={"decoder_lora": {"rank": 2}})
+
+    config, opened = prepare(path, (), 1, loads_model=True)
+    begun = assemble(config, opened.manifest.content).model.eval()
+
+    before = trainer.load(start)
+    ids = exports.expanded(before.model, before.chat_tokenizer)
+    pixels = exports.pixels_of(exports.pictures(), build)
+    wanted = exports.logits_of(before.model, ids, pixels)
+    assert (exports.logits_of(begun, ids, pixels) - wanted).abs().max() < 1e-5  # LoRA starts as no change at all
+
+
+def test_attention_and_kernel_may_be_others_than_the_exports(build: Build, first: Path, tmp_path: Path) -> None:
+    path = second_stage(
+        tmp_path, build.store.location, first, model={"attention": "causal", "decoder": {"kernel": "eager"}}
+    )
+    config, opened = prepare(path, (), 1, loads_model=True)
+    assert (config.model.attention, config.model.decoder.kernel) == ("causal", "eager")
+    assert assemble(config, opened.manifest.content).model.attention == "causal"
+
+
+def test_parts_that_stand_beside_the_start_are_refused(build: Build, first: Path, tmp_path: Path) -> None:
+    beside = {"encoder": {"kind": "tiny"}, "decoder": {"preset": "tiny_llama"}}
+    with pytest.raises(ConfigError) as caught:
+        prepare(second_stage(tmp_path, build.store.location, first, model=beside), (), 1, loads_model=True)
+    assert caught.value.problems == [
+        "train.yaml: model.decoder: is what model.start says it is; leave one of them away",
+        "train.yaml: model.encoder: is what model.start says it is; leave one of them away",
+    ]
+
+
+def test_a_start_that_is_no_export_says_how_to_make_one(build: Build, tmp_path: Path) -> None:
+    path = second_stage(tmp_path, tmp_path / "nowhere", tmp_path / "run")
+    with pytest.raises(ConfigError) as caught:
+        prepare(path, (), 1, loads_model=True)
+    start, place = caught.value.problems
+    assert start.startswith("train.yaml: model.start: ")
+    assert start.endswith("no exported model there: it has no dsvl.json; make one with dsvl-train export")
+    assert place.startswith("build: ")
+
+
+@pytest.mark.parametrize("lost", ["model.safetensors", "tokenizer.json"])
+def test_a_damaged_start_is_refused_before_anything_is_loaded(
+    lost: str, build: Build, first: Path, tmp_path: Path
+) -> None:
+    start = shutil.copytree(first, tmp_path / "first")
+    data = bytearray((start / lost).read_bytes())
+    (start / lost).write_bytes(data[:-1] if lost == "model.safetensors" else data.replace(b"a", b"b", 1))
+    with pytest.raises(TrainError, match=rf"{lost}: .*copy it again, or export the model anew"):
+        prepare(second_stage(tmp_path, build.store.location, start), (), 1, loads_model=False)
+
+
+def test_a_record_without_a_model_is_refused(build: Build, first: Path, tmp_path: Path) -> None:
+    start = shutil.copytree(first, tmp_path / "first")
+    record = json.loads((start / "dsvl.json").read_text())
+    for name in ("model", "build"):
+        (start / "dsvl.json").write_text(json.dumps({key: record[key] for key in record if key != name}))
+        with pytest.raises(TrainError, match=rf"dsvl.json: cannot be used \(KeyError: '{name}'\)"):
+            prepare(second_stage(tmp_path, build.store.location, start), (), 1, loads_model=True)
+
+
+def test_a_build_of_another_tokenizer_is_refused(build: Build, first: Path, tmp_path: Path) -> None:
+    tokenizer = shutil.copytree(small_blends.TOKENIZER, tmp_path / "tokenizer")
+    tree = json.loads((tokenizer / "tokenizer.json").read_text())
+    vocabulary = tree["model"]["vocab"]
+    one, other = [token for token in vocabulary if len(token) == 1][:2]
+    vocabulary[one], vocabulary[other] = vocabulary[other], vocabulary[one]
+    (tokenizer / "tokenizer.json").write_text(json.dumps(tree))
+    blend = small_blends.chat_blend(
+        tmp_path,
+        [small_blends.chat_record(number) for number in range(3)],
+        tokenizer=str(tokenizer),
+        image_tokens=4,
+        image={"size": exports.SIDE, "store": "resized"},
+    )
+    small_blends.build(blend)
+    with pytest.raises(ConfigError) as caught:
+        prepare(second_stage(tmp_path, tmp_path / "build", first), (), 1, loads_model=True)
+    (problem,) = caught.value.problems
+    assert problem.startswith(f"model.start: {first} was trained with the tokenizer ")
+    assert problem.endswith(f"; rebuild with tokenizer: {first}")
+
+
+def test_a_build_with_the_exports_tokenizer_is_for_that_model(build: Build, first: Path, tmp_path: Path) -> None:
+    blend = small_blends.chat_blend(
+        tmp_path,
+        [small_blends.chat_record(number) for number in range(3)],
+        tokenizer=str(first),
+        image_tokens=4,
+        image={"size": exports.SIDE, "store": "resized"},
+    )
+    small_blends.build(blend)
+    config, opened = prepare(second_stage(tmp_path, tmp_path / "build", first), (), 1, loads_model=True)
+    assert opened.manifest.content["tokenizer"] == build.manifest.content["tokenizer"]
+    assert config.model.start == str(first)
+
+
+def test_both_stages_train_and_the_last_export_tells_of_all_of_them(tmp_path: Path) -> None:
+    build = train_runs.compiled(tmp_path)
+    one = train_runs.config_file(tmp_path / "one", build, train={"embeddings": None, "decoder": None})
+    train_runs.train(one, "schedule.steps=3")
+    export(tmp_path / "one/out", tmp_path / "first")
+
+    only_text = small_blends.chat_blend(
+        tmp_path / "more",
+        [small_blends.chat_record(number, rounds=2) for number in range(12)],
+        image_tokens=train_runs.IMAGE_TOKENS,
+        limits={"max_length": train_runs.LENGTH},
+        image={"size": train_runs.SIDE, "store": "resized"},
+    )
+    more = small_blends.build(only_text).path
+    settings = {"train": {"projector": None, "embeddings": None, "decoder": None, "decoder_lora": {"rank": 2}}}
+    two = second_stage(tmp_path / "two", more, tmp_path / "first", **settings)
+    train_runs.train(two, "schedule.steps=2", "checkpoints.every=1", "schedule.shape=constant", ranks=2)
+    train_runs.train(two, "schedule.steps=4", "checkpoints.every=1", "schedule.shape=constant")  # it goes on
+    assert len(train_runs.losses(tmp_path / "two/out")) == 4
+    export(tmp_path / "two/out", tmp_path / "second")
+
+    before, after = exports.tensors_in(tmp_path / "first"), exports.tensors_in(tmp_path / "second")
+    changed = {name for name in before if not torch.equal(before[name], after[name])}
+    assert changed
+    assert all("_proj.weight" in name for name in changed), "only what LoRA adapts may change"
+
+    record = json.loads((tmp_path / "second/dsvl.json").read_text())
+    hashes = [shards.open(folder).manifest.hash for folder in (build, more)]
+    assert [stage["build"]["hash"] for stage in record["earlier"]] == hashes[:1]
+    assert record["earlier"][0]["step"] == 3
+    assert record["model"]["start"] is None
+    card = (tmp_path / "second/README.md").read_text()
+    assert f"1. 3 optimizer steps on seen, text, build manifest `{hashes[0]}`" in card
+    assert "Then 4 optimizer steps with this config" in card
+    assert "the decoder `tiny_llama` reads what the encoder `tiny` sees" in card
+    assert [line for line in card.splitlines() if line.startswith("- dataset: ")] == [
+        f"- dataset: {name}: (its licence)" for name in ("seen", "text", "mine")
+    ]
+
+    shutil.rmtree(tmp_path / "first")
+    shutil.copytree(tmp_path / "second", tmp_path / "first")
+    with pytest.raises(ConfigError, match="has other weights now than those that"):
+        export(tmp_path / "two/out", tmp_path / "third")
+
+
+def test_the_command_tells_of_a_start_that_is_missing(build: Build, tmp_path: Path) -> None:
+    path = second_stage(tmp_path, build.store.location, tmp_path / "gone")
+    done = CliRunner().invoke(cli, ["run", "--config", str(path)])
+    assert isinstance(done.exception, ConfigError)
+    assert "model.start" in done.exception.problems[0]

@@ -1,0 +1,79 @@
+"""dsvl.json, which stands beside the weights of an exported model: what it is called, and how it is read and checked.
+
+The rule: it alone says how the model is built, with what tokenizer, template and preprocessing, and from which data.
+The tokenizer's files must be the build's to the byte, since ids depend on them; README.md and the files for
+transformers may be edited.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, Literal
+
+from dst.errors import ConfigError
+from dst.strict import build
+from shards.files import file_sha256
+from trainer.errors import TrainError
+from trainer.model_config import ModelConfig
+
+FORMAT = "dsvl-model"
+VERSION = 1
+"""Rises when a program of the old version would misread a new export."""
+
+RECORD = "dsvl.json"
+
+Form = Literal["llava", "dsvl"]
+"""Whose names the weights have: LLaVA's of transformers, or our own."""
+
+
+def read_record(folder: Path) -> Mapping[str, Any]:
+    """Raises ConfigError if there is no export, or one of a newer release; TrainError if the record is damaged."""
+    try:
+        record = json.loads((folder / RECORD).read_text(encoding="utf-8"))
+    except (FileNotFoundError, NotADirectoryError):
+        raise ConfigError(
+            [f"{folder}: no exported model there: it has no {RECORD}; make one with dsvl-train export"]
+        ) from None
+    except (OSError, ValueError) as error:
+        raise unusable(folder, str(error)) from None
+    if not isinstance(record, dict) or record.get("format") != FORMAT:
+        raise unusable(folder, f"it is no {FORMAT} record")
+    version = record.get("version")
+    if version != VERSION:
+        newer = isinstance(version, int) and version > VERSION
+        age, step = ("newer", "update dsvl") if newer else ("older", "export the model anew")
+        raise ConfigError([f"{folder}: the export is {age}: version {version!r}, this program reads {VERSION}; {step}"])
+    return record
+
+
+def model_config(record: Mapping[str, Any]) -> ModelConfig:
+    """The architecture. Raises KeyError, or ConfigError with what is wrong with it."""
+    config, problems = build(ModelConfig, record["model"])
+    if config is None:
+        raise ConfigError(problems)
+    return config
+
+
+def check_files(folder: Path, files: Mapping[str, Mapping[str, Any]]) -> None:
+    """Sizes of all files, and the content of the small ones: those of the tokenizer. Raises TrainError."""
+    for name, entry in files.items():
+        path = folder / name
+        if Path(name).name != name:
+            raise unusable(folder, f"it names {name!r}, no file of the folder")
+        if not path.is_file():
+            raise TrainError(f"{path}: is missing; copy it again, or export the model anew")
+        if (size := path.stat().st_size) != entry["size"]:
+            raise TrainError(
+                f"{path}: has {size} bytes, wanted {entry['size']}; it is cut off or edited: copy it again, or export "
+                "the model anew"
+            )
+        if "sha256" in entry and file_sha256(path) != entry["sha256"]:
+            raise TrainError(
+                f"{path}: is not what was exported; it is damaged or edited: copy it again, or export the model anew"
+            )
+
+
+def unusable(folder: Path, why: str) -> TrainError:
+    return TrainError(f"{folder / RECORD}: cannot be used ({why}); copy it again, or export the model anew")
