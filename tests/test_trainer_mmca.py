@@ -108,7 +108,7 @@ def test_a_layout_moves_with_all_its_tensors() -> None:
     case = interleaved()
     cached = build_layout(case.is_image.repeat(1, 4), num_queries=40).to("meta").plan
     assert isinstance(cached, TextRows)
-    assert {call.mask.device.type for call in cached.over_text if call.mask is not None} == {"meta"}
+    assert {sample.mask.device.type for sample in cached.samples if sample.mask is not None} == {"meta"}
 
 
 @pytest.mark.parametrize(

@@ -9,6 +9,7 @@ Shapes: B batch (rows), T key tokens, Q query tokens, the last of T (all, unless
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -17,26 +18,34 @@ import torch
 MASKED_QUERIES = 16
 
 
-@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
-class Call:
-    """Neighbouring gathered queries that one kernel call lets attend to neighbouring gathered keys; bounds of both."""
+class Run(NamedTuple):
+    """Neighbouring text queries of a sample that the same images precede: how many they are, and their image keys."""
 
-    queries: tuple[int, int]
-    keys: tuple[int, int]
-    mask: torch.Tensor | None = None  # bool [queries, keys], over text where a KV cache holds some of the keys
+    queries: int
+    image_keys: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class SampleRows:
+    """A sample among the gathered rows: how many of each kind are its own."""
+
+    queries: int
+    text_keys: int
+    image_keys: int
+    runs: tuple[Run, ...]  # they make up the queries; a run sees the first of the image keys
+    mask: torch.Tensor | None = None  # bool [queries, text_keys] where a KV cache holds some keys; else it is causal
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class TextRows:
     """Plan for training and prompts: gather the text rows, sample after sample, and leave the image rows alone.
 
-    `queries` and `keys` index a [B * Q] and a [B * T] flattening; `keys` are first all text, then all images.
+    `queries` and `keys` index a [B * Q] and a [B * T] flattening; `keys` are each sample's text, then its images.
     """
 
     queries: torch.Tensor
     keys: torch.Tensor
-    over_text: tuple[Call, ...]  # for each sample; without a mask it is causal
-    over_images: tuple[Call, ...]  # for each run of text that the same images precede; no keys where none does
+    samples: tuple[SampleRows, ...]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -69,8 +78,8 @@ class MmcaLayout:
         plan = self.plan
         if isinstance(plan, StepMasks):
             return replace(self, plan=StepMasks(text=move(plan.text), image=move(plan.image)))
-        over_text = tuple(c if c.mask is None else replace(c, mask=move(c.mask)) for c in plan.over_text)
-        return replace(self, plan=replace(plan, queries=move(plan.queries), keys=move(plan.keys), over_text=over_text))
+        samples = tuple(one if one.mask is None else replace(one, mask=move(one.mask)) for one in plan.samples)
+        return replace(self, plan=replace(plan, queries=move(plan.queries), keys=move(plan.keys), samples=samples))
 
 
 def build_layout(
@@ -121,7 +130,7 @@ def _text_rows(is_image: torch.Tensor, segment_ids: torch.Tensor, num_queries: i
     num_keys = is_image.shape[1]
     first_query = num_keys - num_queries
     none = np.zeros(0, dtype=np.int64)
-    queries, text_keys, image_keys, images_before, longest = [none], [none], [none], [], 0
+    queries, keys, samples, longest = [none], [none], [], 0
     for row, (images, segments) in enumerate(
         zip(is_image.numpy(force=True), segment_ids.numpy(force=True), strict=True)
     ):
@@ -133,28 +142,22 @@ def _text_rows(is_image: torch.Tensor, segment_ids: torch.Tensor, num_queries: i
             new = text >= first_query
             if new.any():
                 queries.append(text[new] - first_query + row * num_queries)
-                text_keys.append(text + row * num_keys)
-                image_keys.append(positions[image] + row * num_keys)
-                images_before.append(image.cumsum()[~image][new])
-
-    over_text, over_images = [], []
-    query = text_key = 0
-    image_key = sum(map(len, text_keys))
-    for asking, keys, pictures, before in zip(queries[1:], text_keys[1:], image_keys[1:], images_before, strict=True):
-        mask = _last_rows_of_causal(len(asking), len(keys), is_image.device)
-        over_text.append(Call(queries=(query, query + len(asking)), keys=(text_key, text_key + len(keys)), mask=mask))
-        for seen, rows in zip(*(each.tolist() for each in np.unique(before, return_counts=True)), strict=True):
-            over_images.append(Call(queries=(query, query + rows), keys=(image_key, image_key + seen)))
-            query += rows
-        text_key += len(keys)
-        image_key += len(pictures)
-    plan = TextRows(
-        queries=torch.from_numpy(np.concatenate(queries)).to(is_image.device),
-        keys=torch.from_numpy(np.concatenate([*text_keys, *image_keys])).to(is_image.device),
-        over_text=tuple(over_text),
-        over_images=tuple(over_images),
-    )
-    return plan, longest
+                # images behind the last text are keys of nobody
+                before = image.cumsum()[~image][new]
+                pictures = positions[image][: before[-1]]
+                keys += [text + row * num_keys, pictures + row * num_keys]
+                seen, rows = (each.tolist() for each in np.unique(before, return_counts=True))
+                samples.append(
+                    SampleRows(
+                        queries=len(queries[-1]),
+                        text_keys=len(text),
+                        image_keys=len(pictures),
+                        runs=tuple(map(Run, rows, seen)),
+                        mask=_last_rows_of_causal(len(queries[-1]), len(text), is_image.device),
+                    )
+                )
+    asking, asked = (torch.from_numpy(np.concatenate(each)).to(is_image.device) for each in (queries, keys))
+    return TextRows(queries=asking, keys=asked, samples=tuple(samples)), longest
 
 
 def _last_rows_of_causal(num_queries: int, num_keys: int, device: torch.device) -> torch.Tensor | None:
