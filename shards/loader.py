@@ -156,6 +156,10 @@ class Loader:
         """Samples of an epoch; `position // epoch_length` is the epoch."""
         return len(self._order)
 
+    def epochs_before(self, position: int) -> float:
+        """Epochs that were given out before a position of `state_dict`: its samples, out of those of an epoch."""
+        return self._rows.samples_before(position) / self.epoch_length
+
     def count_rows(self, epochs: int) -> int:
         """Rows of so many epochs. Each is packed once for it, which takes some seconds for a million samples."""
         rows = position = 0

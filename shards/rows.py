@@ -73,6 +73,13 @@ class Rows:
                 position = epoch * length + min(start + self.size, length)
         return rows, position
 
+    def samples_before(self, position: int) -> int:
+        """How many samples the rows before a position hold."""
+        epoch, place = divmod(position, len(self._order))
+        start = place // self.size * self.size
+        given = self.window(epoch, start)[: place - start]
+        return epoch * len(self._order) + start + sum(map(len, given))
+
     def check_all(self) -> None:
         """Look through the whole split for samples that no row takes. Raises ShardError naming the worst."""
         for start in range(0, len(self._split), _CHECKED_AT_ONCE):

@@ -21,7 +21,7 @@ import pytest
 from preprocess.engines import ENGINES, process_engine, ray_engine
 from preprocess.errors import DataError
 
-TIMEOUT_S = 60
+TIMEOUT_S = 180
 
 
 @pytest.fixture(autouse=True)

@@ -45,6 +45,7 @@ def test_in_a_terminal_ctrl_c_stops_the_answer_and_ctrl_d_the_program() -> None:
     command, environment = program(0.05, 10_000)
     child, terminal = pty.fork()
     if child == 0:
+        signal.signal(signal.SIGINT, signal.SIG_DFL)  # what runs in the background may ignore it
         os.execvpe(command[0], command, environment)
     screen = Screen(terminal)
     try:

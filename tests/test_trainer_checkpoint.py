@@ -90,12 +90,8 @@ ALONE = Ranks(rank=0, world_size=1, device=torch.device("cpu"))
 
 def save_plain(out: Path, engine: PlainEngine, step: int = 3, keep: int = 2) -> Checkpoint:
     progress = Progress(step=step, loader={"position": 5}, loss_scale={})
-    tree, frozen = {"seed": 1}, frozen_elements(engine.module)
-    return Checkpoint(
-        checkpoint_writer.save(
-            engine, out, progress, ranks=ALONE, config=tree, manifest="abc", frozen=frozen, keep=keep
-        )
-    )
+    about = {"config": {"seed": 1}, "manifest": "abc", "frozen": frozen_elements(engine.module), "start": None}
+    return Checkpoint(checkpoint_writer.save(engine, out, progress, ranks=ALONE, about=about, keep=keep))
 
 
 def test_weights_moments_and_buffers_come_back_from_many_small_files(

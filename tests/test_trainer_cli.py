@@ -90,29 +90,58 @@ def test_an_install_of_the_data_half_says_what_training_needs(build: Path, tmp_p
     assert line.endswith("; dsvl-train needs the packages of pip install 'dsvl[train]'")
 
 
-@pytest.mark.parametrize(("arguments", "code"), [(["config"], 0), (["run", "--config", "nowhere.yaml"], 2)])
-def test_a_process_ends_with_its_exit_handlers_but_does_not_tear_down_the_interpreter(
-    arguments: list[str], code: int
-) -> None:
-    def end_of(call: str) -> tuple[int, list[str]]:
-        program = f"""
-import atexit, os, sys
+PROGRAM = """
+import atexit, os, sys, threading, time
 class Kept:
     def __del__(self, write=os.write):
         write(1, b"torn down\\n")
 kept = Kept()
 atexit.register(print, "exit handler")
-sys.argv = ["dsvl-train", *{arguments!r}]
 from trainer import cli
-{call}
+{before}
+cli.program()
 """
-        done = run("-c", program, command=[sys.executable])
-        return done.returncode, done.stdout.splitlines()[-2:]
 
-    assert end_of("cli.main()") == (code, ["exit handler", "torn down"])
-    ended, told = end_of("cli.program()")
-    assert ended == code
-    assert told[-1] == "exit handler"
+
+def end_of(*arguments: str | Path, before: str = "") -> tuple[int, list[str], str]:
+    """Exit code, the last lines of stdout, and stderr of a process that tells when its interpreter is torn down."""
+    done = run("-c", PROGRAM.format(before=before), *arguments, command=[sys.executable])
+    return done.returncode, done.stdout.splitlines()[-3:], done.stderr
+
+
+@pytest.mark.slow
+def test_a_process_that_trained_ends_without_tearing_down_the_interpreter(build: Path, tmp_path: Path) -> None:
+    config = config_file(tmp_path, build, schedule={"steps": 1})
+    thread = "threading.Thread(target=lambda: (time.sleep(8), print('thread'))).start()"
+    assert end_of("run", "--config", config, before=thread)[:2] == (0, ["thread", "exit handler"])
+    code, told, _ = end_of("run", "--config", config, "zero.stage=7")
+    assert (code, told) == (2, ["exit handler", "torn down"])  # it was told before anything was begun
+    code, told, error = end_of("run", "--config", config, "train.projector=2e-3", "train.encoder=1e-3")
+    assert (code, told) == (2, ["exit handler"])  # a checkpoint does not fit: the ranks had met
+    assert "train.encoder: is 0.001, the checkpoint" in error
+
+
+@pytest.mark.parametrize(
+    ("end", "code", "error"), [("sys.exit()", 0, ""), ("sys.exit(3)", 3, ""), ("sys.exit('why')", 1, "why\n")]
+)
+@pytest.mark.parametrize("trained", [False, True])
+def test_a_process_ends_with_the_code_that_its_command_gave(end: str, code: int, error: str, trained: bool) -> None:
+    begun = "sys.modules['trainer.engine'] = None\n" if trained else ""
+    got, told, stderr = end_of("config", before=f"{begun}def main():\n    {end}\ncli.main = main")
+    assert (got, stderr) == (code, error)
+    assert told == (["exit handler"] if trained else ["exit handler", "torn down"])
+
+
+def test_a_closed_pipe_at_the_very_end_is_no_traceback(tmp_path: Path) -> None:
+    code = PROGRAM.format(before="sys.modules['trainer.engine'] = None\nprint('much' * 9)\ncli.main = int")
+    reader, writer = os.pipe()
+    os.close(reader)
+    unbuffered = {name: value for name, value in environment().items() if name != "PYTHONUNBUFFERED"}
+    done = subprocess.run(
+        [sys.executable, "-c", code], stdout=writer, stderr=subprocess.PIPE, text=True, check=False, env=unbuffered
+    )
+    os.close(writer)
+    assert (done.returncode, done.stderr) == (1, "")
 
 
 def test_problems_end_with_exit_code_2_and_a_line_each(build: Path, tmp_path: Path) -> None:

@@ -185,6 +185,7 @@ def test_a_run_of_zero_3_on_two_ranks_is_exported_with_only_what_learnt_has_move
         train={"embeddings": None, "decoder": None, "decoder_lora": {"rank": 4}, "encoder_lora": {"rank": 2}},
         zero={"stage": 3, "persistence_threshold": 0},
         precision="bf16",
+        batch={"rows": 8, "micro_rows": 2},  # so that pictures are surely among them
         schedule={"steps": 2},
         checkpoints={"every": 1},
     )

@@ -22,7 +22,6 @@ pytest.importorskip("peft")
 pytest.importorskip("open_clip")
 
 import torch
-from click.testing import CliRunner
 
 import exports
 import model_batches
@@ -34,7 +33,8 @@ from dst.errors import ConfigError
 from exports import OPEN_CLIP
 from shards import Build
 from trainer.assemble import assemble
-from trainer.cli import cli
+from trainer.config import to_tree
+from trainer.decoder import PRESETS
 from trainer.errors import TrainError
 from trainer.export import export, export_model
 from trainer.prepare import prepare
@@ -52,12 +52,12 @@ def build(tmp_path_factory: pytest.TempPathFactory) -> Build:
 
 @pytest.fixture(scope="module")
 def first(build: Build, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """An export of a first stage, with MMCA."""
+    """An export of a first stage, with MMCA; all of its weights were moved."""
     return exported(tmp_path_factory.mktemp("first") / "model", build, MMCA)
 
 
 def exported(out: Path, build: Build, parts: Mapping[str, Any]) -> Path:
-    config = exports.config_of(build, **parts)
+    config = exports.config_of(build, train=exports.ALL, **parts)
     export_model(exports.make_model(config, build), config, build, out, step=5)
     return out
 
@@ -71,13 +71,26 @@ def second_stage(folder: Path, build: Path | str, start: Path, **settings: Any) 
     return path
 
 
+def text_build(folder: Path, tokenizer: Path) -> Path:
+    """A build of text alone, for the same encoder."""
+    blend = small_blends.chat_blend(
+        folder,
+        [small_blends.chat_record(number, rounds=2) for number in range(12)],
+        tokenizer=str(tokenizer),
+        image_tokens=train_runs.IMAGE_TOKENS,
+        limits={"max_length": train_runs.LENGTH},
+        image={"size": exports.SIDE, "store": "resized"},
+    )
+    return small_blends.build(blend).path
+
+
 @pytest.mark.parametrize(("parts", "form"), [(MMCA, "dsvl"), (CAUSAL, "llava")], ids=["dsvl", "llava"])
 def test_a_run_begins_with_all_weights_of_an_export(
     parts: Mapping[str, Any], form: str, build: Build, tmp_path: Path
 ) -> None:
     start = exported(tmp_path / "first", build, parts)
     assert json.loads((start / "dsvl.json").read_text())["form"] == form
-    path = second_stage(tmp_path, build.store.location, start, train={"decoder_lora": {"rank": 2}})
+    path = second_stage(tmp_path, build.store.location, start, seed=1, train={"decoder_lora": {"rank": 2}})
 
     config, opened = prepare(path, (), 1, loads_model=True)
     begun = assemble(config, opened.manifest.content).model.eval()
@@ -98,14 +111,47 @@ def test_attention_and_kernel_may_be_others_than_the_exports(build: Build, first
     assert assemble(config, opened.manifest.content).model.attention == "causal"
 
 
-def test_parts_that_stand_beside_the_start_are_refused(build: Build, first: Path, tmp_path: Path) -> None:
-    beside = {"encoder": {"kind": "tiny"}, "decoder": {"preset": "tiny_llama"}}
+def test_parts_that_are_others_than_the_exports_are_refused(build: Build, first: Path, tmp_path: Path) -> None:
+    parts = {"encoder": {"kind": "hf"}, "decoder": {"preset": "tiny_qwen2", "kernel": "eager"}, "projector": "mlp"}
     with pytest.raises(ConfigError) as caught:
-        prepare(second_stage(tmp_path, build.store.location, first, model=beside), (), 1, loads_model=True)
-    assert caught.value.problems == [
-        "train.yaml: model.decoder: is what model.start says it is; leave one of them away",
-        "train.yaml: model.encoder: is what model.start says it is; leave one of them away",
+        prepare(second_stage(tmp_path, build.store.location, first, model=parts), (), 1, loads_model=True)
+    assert sorted(caught.value.problems) == [
+        "train.yaml: model.decoder.preset: got 'tiny_qwen2', but model.start says nothing; leave it away",
+        "train.yaml: model.encoder.kind: got 'hf', but model.start says 'tiny'; leave it away",
+        "train.yaml: model.projector: got 'mlp', but model.start says what it is; leave it away",
     ]
+
+
+@pytest.mark.parametrize(
+    ("model", "problem"),
+    [
+        ({"attenton": "causal"}, "model.attenton: unknown key; did you mean attention?"),
+        ({"decoder": {"kernal": "eager"}}, "model.decoder.kernal: unknown key; did you mean kernel?"),
+        ({"start": 3}, "model.start: got 3; wanted a folder that dsvl-train export wrote"),
+        ({"start": ""}, "model.start: got ''; wanted a folder that dsvl-train export wrote"),
+    ],
+)
+def test_typing_errors_beside_a_start_are_told_as_everywhere(
+    model: dict[str, Any], problem: str, build: Build, first: Path, tmp_path: Path
+) -> None:
+    with pytest.raises(ConfigError) as caught:
+        prepare(second_stage(tmp_path, build.store.location, first, model=model), (), 1, loads_model=True)
+    assert caught.value.problems == [f"train.yaml: {problem}"]
+
+
+def test_the_config_that_a_run_wrote_can_be_run_again(build: Build, first: Path, tmp_path: Path) -> None:
+    config, _ = prepare(second_stage(tmp_path, build.store.location, first), (), 1, loads_model=True)
+    (tmp_path / "config.yaml").write_text(yaml.safe_dump(to_tree(config)), encoding="utf-8")
+    assert prepare(tmp_path / "config.yaml", (), 1, loads_model=True)[0] == config
+
+
+def test_mmca_that_the_exports_decoder_cannot_do_is_refused(build: Build, tmp_path: Path) -> None:
+    decoder = {"config": {**PRESETS["tiny_llama"], "model_type": "gemma2", "head_dim": 16}, "kernel": "eager"}
+    start = exported(tmp_path / "first", build, {"decoder": decoder})
+    model = {"attention": "mmca", "decoder": {"kernel": "eager"}}
+    config, opened = prepare(second_stage(tmp_path, build.store.location, start, model=model), (), 1, loads_model=True)
+    with pytest.raises(ConfigError, match=r"cannot do mmca: .*choose another decoder, or set model.attention: causal"):
+        assemble(config, opened.manifest.content)
 
 
 def test_a_start_that_is_no_export_says_how_to_make_one(build: Build, tmp_path: Path) -> None:
@@ -125,17 +171,25 @@ def test_a_damaged_start_is_refused_before_anything_is_loaded(
     start = shutil.copytree(first, tmp_path / "first")
     data = bytearray((start / lost).read_bytes())
     (start / lost).write_bytes(data[:-1] if lost == "model.safetensors" else data.replace(b"a", b"b", 1))
-    with pytest.raises(TrainError, match=rf"{lost}: .*copy it again, or export the model anew"):
+    with pytest.raises(ConfigError, match=rf"model\.start: .*{lost}: .*copy it again, or export the model anew"):
         prepare(second_stage(tmp_path, build.store.location, start), (), 1, loads_model=False)
 
 
-def test_a_record_without_a_model_is_refused(build: Build, first: Path, tmp_path: Path) -> None:
+def test_a_damaged_record_is_refused_and_not_blamed_on_the_config(build: Build, first: Path, tmp_path: Path) -> None:
     start = shutil.copytree(first, tmp_path / "first")
     record = json.loads((start / "dsvl.json").read_text())
-    for name in ("model", "build"):
-        (start / "dsvl.json").write_text(json.dumps({key: record[key] for key in record if key != name}))
-        with pytest.raises(TrainError, match=rf"dsvl.json: cannot be used \(KeyError: '{name}'\)"):
+    damaged = {
+        "KeyError: 'model'": {key: record[key] for key in record if key != "model"},
+        "KeyError: 'build'": {key: record[key] for key in record if key != "build"},
+        "encoder.kind: got 'bogus'": {**record, "model": {**record["model"], "encoder": {"kind": "bogus"}}},
+        "'list' object has no attribute 'items'": {**record, "files": []},
+    }
+    for why, text in damaged.items():
+        (start / "dsvl.json").write_text(json.dumps(text))
+        with pytest.raises((TrainError, ConfigError)) as caught:
             prepare(second_stage(tmp_path, build.store.location, start), (), 1, loads_model=True)
+        assert f"{start / 'dsvl.json'}: cannot be used" in str(caught.value)
+        assert why in str(caught.value)
 
 
 def test_a_build_of_another_tokenizer_is_refused(build: Build, first: Path, tmp_path: Path) -> None:
@@ -145,31 +199,16 @@ def test_a_build_of_another_tokenizer_is_refused(build: Build, first: Path, tmp_
     one, other = [token for token in vocabulary if len(token) == 1][:2]
     vocabulary[one], vocabulary[other] = vocabulary[other], vocabulary[one]
     (tokenizer / "tokenizer.json").write_text(json.dumps(tree))
-    blend = small_blends.chat_blend(
-        tmp_path,
-        [small_blends.chat_record(number) for number in range(3)],
-        tokenizer=str(tokenizer),
-        image_tokens=4,
-        image={"size": exports.SIDE, "store": "resized"},
-    )
-    small_blends.build(blend)
     with pytest.raises(ConfigError) as caught:
-        prepare(second_stage(tmp_path, tmp_path / "build", first), (), 1, loads_model=True)
+        prepare(second_stage(tmp_path, text_build(tmp_path, tokenizer), first), (), 1, loads_model=True)
     (problem,) = caught.value.problems
     assert problem.startswith(f"model.start: {first} was trained with the tokenizer ")
     assert problem.endswith(f"; rebuild with tokenizer: {first}")
 
 
 def test_a_build_with_the_exports_tokenizer_is_for_that_model(build: Build, first: Path, tmp_path: Path) -> None:
-    blend = small_blends.chat_blend(
-        tmp_path,
-        [small_blends.chat_record(number) for number in range(3)],
-        tokenizer=str(first),
-        image_tokens=4,
-        image={"size": exports.SIDE, "store": "resized"},
-    )
-    small_blends.build(blend)
-    config, opened = prepare(second_stage(tmp_path, tmp_path / "build", first), (), 1, loads_model=True)
+    path = second_stage(tmp_path, text_build(tmp_path, first), first)
+    config, opened = prepare(path, (), 1, loads_model=True)
     assert opened.manifest.content["tokenizer"] == build.manifest.content["tokenizer"]
     assert config.model.start == str(first)
 
@@ -180,14 +219,7 @@ def test_both_stages_train_and_the_last_export_tells_of_all_of_them(tmp_path: Pa
     train_runs.train(one, "schedule.steps=3")
     export(tmp_path / "one/out", tmp_path / "first")
 
-    only_text = small_blends.chat_blend(
-        tmp_path / "more",
-        [small_blends.chat_record(number, rounds=2) for number in range(12)],
-        image_tokens=train_runs.IMAGE_TOKENS,
-        limits={"max_length": train_runs.LENGTH},
-        image={"size": train_runs.SIDE, "store": "resized"},
-    )
-    more = small_blends.build(only_text).path
+    more = text_build(tmp_path / "more", small_blends.TOKENIZER)
     settings = {"train": {"projector": None, "embeddings": None, "decoder": None, "decoder_lora": {"rank": 2}}}
     two = second_stage(tmp_path / "two", more, tmp_path / "first", **settings)
     train_runs.train(two, "schedule.steps=2", "checkpoints.every=1", "schedule.shape=constant", ranks=2)
@@ -204,7 +236,7 @@ def test_both_stages_train_and_the_last_export_tells_of_all_of_them(tmp_path: Pa
     hashes = [shards.open(folder).manifest.hash for folder in (build, more)]
     assert [stage["build"]["hash"] for stage in record["earlier"]] == hashes[:1]
     assert record["earlier"][0]["step"] == 3
-    assert record["model"]["start"] is None
+    assert record["model"]["start"] is record["training"]["model"]["start"] is None
     card = (tmp_path / "second/README.md").read_text()
     assert f"1. 3 optimizer steps on seen, text, build manifest `{hashes[0]}`" in card
     assert "Then 4 optimizer steps with this config" in card
@@ -213,14 +245,19 @@ def test_both_stages_train_and_the_last_export_tells_of_all_of_them(tmp_path: Pa
         f"- dataset: {name}: (its licence)" for name in ("seen", "text", "mine")
     ]
 
-    shutil.rmtree(tmp_path / "first")
+    (tmp_path / "first").rename(tmp_path / "moved")
+    export(tmp_path / "two/out", tmp_path / "again", start=str(tmp_path / "moved"))
+    assert (tmp_path / "again/dsvl.json").read_bytes() == (tmp_path / "second/dsvl.json").read_bytes()
+    train_runs.train(two, f"model.start={tmp_path / 'moved'}", "schedule.steps=5", "schedule.shape=constant")
     shutil.copytree(tmp_path / "second", tmp_path / "first")
-    with pytest.raises(ConfigError, match="has other weights now than those that"):
-        export(tmp_path / "two/out", tmp_path / "third")
+    with pytest.raises(ConfigError, match=r"model\.start: .*first is not the export that the run began with"):
+        export(tmp_path / "two/out/checkpoints/step-00000004", tmp_path / "third")
+    refused = train_runs.train(two, "schedule.steps=6", "schedule.shape=constant", code=2).output
+    assert "first is not the export that the run began with; put that back, or say where it lies now" in refused
 
 
-def test_the_command_tells_of_a_start_that_is_missing(build: Build, tmp_path: Path) -> None:
-    path = second_stage(tmp_path, build.store.location, tmp_path / "gone")
-    done = CliRunner().invoke(cli, ["run", "--config", str(path)])
-    assert isinstance(done.exception, ConfigError)
-    assert "model.start" in done.exception.problems[0]
+def test_export_refuses_a_start_for_a_run_that_has_none(build: Build, tmp_path: Path) -> None:
+    config = exports.config_of(build)
+    exports.write_checkpoint(tmp_path / "run", exports.make_model(config, build), config, build)
+    with pytest.raises(ConfigError, match=r"--start: the run of .* began with no export; leave it away"):
+        export(tmp_path / "run", tmp_path / "out", start="elsewhere")

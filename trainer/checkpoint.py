@@ -36,6 +36,7 @@ from trainer.errors import TrainError
 from trainer.frozen import other_weights
 from trainer.partitions import MOMENTS, flats, parts, restore_step
 from trainer.ranks import Ranks
+from trainer.start import other_start
 
 VERSION = 1
 """Rises when a program of the old version would misread a new checkpoint."""
@@ -53,7 +54,8 @@ _MATTERS = ("model", "train", "seed")
 """Parts of the config that a checkpoint fits or does not; all others may change when a run goes on."""
 
 _RATES = {f"train.{part}" for part in ("encoder", "projector", "embeddings", "decoder", "lora")}
-_SPEED = {"model.decoder.kernel"}
+_FREE = {"model.decoder.kernel", "model.start"}
+"""What only speeds up, and where something lies, see trainer.start"""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -146,12 +148,13 @@ class Checkpoint:
             for path, was, now in _differences(self.config.get(section), config.get(section), section):
                 if path in _RATES and was is not None and now is not None:
                     continue  # another learning rate trains the same parameters
-                if path in _SPEED:
+                if path in _FREE and was is not None and now is not None:
                     continue
                 problems.append(
                     f"{path}: is {now!r}, the checkpoint {self.folder} was made with {was!r}; set it back, or start "
                     "anew with another `out`"
                 )
+        problems += other_start(config["model"]["start"], self.content.get("start"))
         if manifest != self.manifest:
             problems.append(
                 f"build: its manifest is {manifest[:12]}, the checkpoint {self.folder} was made with "

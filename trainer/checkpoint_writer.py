@@ -49,14 +49,13 @@ def save(
     progress: Progress,
     *,
     ranks: Ranks,
-    config: Mapping[str, Any],
-    manifest: str,
-    frozen: Mapping[str, Sequence[float]],
+    about: Mapping[str, Any],
     keep: int,
 ) -> Path:
     """Write a checkpoint by all ranks together, and remove old ones. Raises TrainError on all if one rank cannot.
 
-    frozen: what trainer.frozen says of the model.
+    about: what all checkpoints of a run say: config, manifest (its hash), frozen (see trainer.frozen) and start (see
+    trainer.start).
     """
     folder = folder_of(out, progress.step)
     partial = folder.with_name(f".{folder.name}.partial")
@@ -74,7 +73,7 @@ def save(
     together(lambda: _fresh(partial))
     together(lambda: written.append(_write_pieces(engine, partial, ranks.rank)), by_all=True)
     everyone = ranks.gather(written[0])
-    together(lambda: _finish(engine, partial, folder, progress, config, manifest, frozen, everyone))
+    together(lambda: _finish(engine, partial, folder, progress, about, everyone))
     together(lambda: _prune(out, keep))
     return folder
 
@@ -136,9 +135,7 @@ def _finish(
     partial: Path,
     folder: Path,
     progress: Progress,
-    config: Mapping[str, Any],
-    manifest: str,
-    frozen: Mapping[str, Sequence[float]],
+    about: Mapping[str, Any],
     everyone: Sequence[Pieces],
 ) -> None:
     """The first rank's part: what is common, then the name."""
@@ -161,11 +158,9 @@ def _finish(
         "step": progress.step,
         "adam_step": _adam_step(engine),
         "loss_scale": dict(progress.loss_scale),
-        "manifest": manifest,
         "loader": dict(progress.loader),
-        "config": dict(config),
+        **about,
         "parameters": {name: {"shape": shapes[name], "pieces": pieces[name]} for name in shapes},
-        "frozen": {name: list(elements) for name, elements in frozen.items()},
     }
     replace_file(partial / CONTENT, (json.dumps(content, indent=1) + "\n").encode())
     sync_folder(partial)

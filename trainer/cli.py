@@ -9,6 +9,7 @@ from __future__ import annotations
 import atexit
 import os
 import sys
+import threading
 from collections.abc import Sequence
 from pathlib import Path
 from typing import NoReturn
@@ -67,16 +68,20 @@ def run(
 @click.option("--checkpoint", required=True, type=PATH, help="A run's `out` folder, or one of its checkpoints.")
 @click.option("--out", required=True, type=PATH, help="Folder to write; it must be empty or not there.")
 @click.option("--build", help="Where the run's build lies now, if it was moved.")
+@click.option("--start", help="Where the export that the run began with lies now, if it was moved.")
 @click.option("--precision", type=click.Choice(["bf16", "fp16", "fp32"]), help="Of weights.  [default: as trained]")
 @click.option("--file-gb", default=4.0, show_default=True, type=click.FloatRange(min=0.001), help="A file's size.")
-def export(checkpoint: Path, out: Path, build: str | None, precision: str | None, file_gb: float) -> None:
+def export(
+    checkpoint: Path, out: Path, build: str | None, start: str | None, precision: str | None, file_gb: float
+) -> None:
     """Write a trained model, adapters merged: a LLaVA folder if it is one, else one that trainer.load opens."""
     from trainer.torchvision_operators import declare_operators
 
     declare_operators()
     from trainer import export as exporting
 
-    done = exporting.export(checkpoint, out, build=build, precision=precision, shard_bytes=int(file_gb * (1 << 30)))
+    shard_bytes = int(file_gb * (1 << 30))
+    done = exporting.export(checkpoint, out, build=build, start=start, precision=precision, shard_bytes=shard_bytes)
     for reason in done.refusals:
         click.echo(f"no LLaVA folder: {reason}", err=True)
     kind = "a LLaVA folder" if done.form == "llava" else "a folder for trainer.load"
@@ -205,22 +210,31 @@ def _complain(problems: Sequence[str]) -> None:
 
 
 def program() -> NoReturn:
-    """`main`, and then the end of the process.
+    """`main`, and then the end of the process, at once if it trained.
 
-    The interpreter is not torn down. torch's gloo threads let go of the last collectives' tensors when they come to it,
-    and need the interpreter's lock for that; one that asks for it too late aborts the process (exit code -6), although
-    the run is saved. DeepSpeed holds the process groups for good, so those threads cannot be ended before.
+    Then the interpreter is not torn down. torch's gloo threads let go of the last collectives' tensors when they come
+    to it, and need the interpreter's lock for that; one that asks for it too late aborts the process (exit code -6),
+    although the run is saved. DeepSpeed holds the process groups for good, so those threads cannot be ended before.
     """
-    code: int | str | None = 0
+    code: object = None
     try:
         main()
     except SystemExit as end:
         code = end.code
-    atexit._run_exitfuncs()
-    for stream in (sys.stdout, sys.stderr):
-        if stream is not None:  # it was closed from the start
-            stream.flush()
-    os._exit(code if isinstance(code, int) else 1)
+    if "trainer.engine" not in sys.modules:  # what starts process groups
+        sys.exit(code)
+    number = code if isinstance(code, int) else int(code is not None)
+    try:
+        if number and number is not code:
+            click.echo(code, err=True)
+        threading._shutdown()  # as the interpreter does it: threads that are no daemons end first
+        atexit._run_exitfuncs()
+        sys.stdout.flush()
+        sys.stderr.flush()
+    except OSError:  # nobody reads any more, or the disk is full
+        number = number or 1
+    finally:
+        os._exit(number)
 
 
 if __name__ == "__main__":

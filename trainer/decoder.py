@@ -117,6 +117,14 @@ def build_decoder(
     return model
 
 
+def check_decoder(model: Any, config: DecoderConfig, attention: str) -> None:
+    """Raises ConfigError unless a decoder that got its weights otherwise works with this attention."""
+    if attention == "mmca":
+        _check_mmca(model, config)
+    else:
+        _check_behaviour(model, config)
+
+
 def fit_vocabulary(model: Any, tokenizer_size: int) -> None:
     """Add rows for new tokens, each the mean of the rows before; a table that is large enough stays as it is."""
     old = model.get_input_embeddings().weight.shape[0]

@@ -53,7 +53,6 @@ from trainer.generate import answer_controls
 from trainer.model import VisionChatModel, portable_config
 from trainer.model_card import CardFacts, model_card
 from trainer.restore import restore
-from trainer.start import stages
 from trainer.weight_files import write_weights
 
 SHARD_BYTES = 4 << 30
@@ -84,21 +83,24 @@ def export(
     out: Path,
     *,
     build: str | None = None,
+    start: str | None = None,
     precision: str | None = None,
     shard_bytes: int = SHARD_BYTES,
 ) -> Exported:
-    """Export the checkpoint that trainer.restore finds at `location`. precision: bf16, fp16, fp32, or as trained.
+    """Export the checkpoint that trainer.restore finds at `location`, with `build` and `start` as it takes them.
 
+    precision: bf16, fp16, fp32, or as trained.
     Raises ConfigError, ShardError or TrainError if something of it is missing or damaged, or `out` is not empty.
     """
     check_out(out)
-    found = restore(location, build=build)
+    found = restore(location, build=build, start=start)
     return export_model(
         found.model,
         found.config,
         found.build,
         out,
         step=found.step,
+        earlier=found.stages,
         precision=precision or found.config.precision,
         shard_bytes=shard_bytes,
     )
@@ -111,10 +113,14 @@ def export_model(
     out: Path,
     *,
     step: int,
+    earlier: Sequence[Mapping[str, Any]] = (),
     precision: str = "fp32",
     shard_bytes: int = SHARD_BYTES,
 ) -> Exported:
-    """Write a model without adapters that was made with `build`. Raises as `export` does."""
+    """Write a model without adapters that was made with `build`. earlier: stages before it, see trainer.start.
+
+    Raises as `export` does.
+    """
     content = build.manifest.content
     geometry = Geometry.of(content["config"]["image"])
     why = refusals(model, config.model)
@@ -135,9 +141,9 @@ def export_model(
         image_tokens=model.image_tokens,
         manifest_hash=build.manifest.hash,
         content=_facts(content),
-        training={key: value for key, value in to_tree(config).items() if key not in _LOCAL},
+        training=_training(config),
         step=step,
-        earlier=stages(config.model.start),
+        earlier=earlier,
     )
     with _whole_folder(out) as folder:
         files = _copy_tokenizer(build, folder)
@@ -227,7 +233,7 @@ def _record(facts: CardFacts, model: Mapping[str, Any]) -> dict[str, Any]:
         "model": model,
         "build": {"hash": facts.manifest_hash, "content": facts.content},
         "training": facts.training,
-        "earlier": facts.earlier,
+        "earlier": list(facts.earlier),
     }
 
 
@@ -260,6 +266,11 @@ def _model_tree(config: TrainConfig, model: VisionChatModel) -> dict[str, Any]:
     decoder = replace(portable.decoder, kernel="sdpa", config=sizes_of(model.decoder))
     encoder = replace(portable.encoder, config=without_origin(portable.encoder.config))
     return to_tree(replace(portable, encoder=encoder, decoder=decoder))
+
+
+def _training(config: TrainConfig) -> dict[str, Any]:
+    tree = {key: value for key, value in to_tree(config).items() if key not in _LOCAL}
+    return {**tree, "model": {**tree["model"], "start": None}}
 
 
 def _facts(content: Mapping[str, Any]) -> dict[str, Any]:

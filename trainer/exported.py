@@ -20,6 +20,7 @@ from dst import ChatTokenizer
 from dst.errors import ConfigError
 from shards.errors import ShardError
 from shards.pixels import Geometry
+from trainer.decoder import check_decoder
 from trainer.errors import TrainError
 from trainer.export_llava import llava_names, own_tensors
 from trainer.export_record import Form, check_files, model_config, read_record, unusable
@@ -81,9 +82,11 @@ def started_model(config: ModelConfig, content: Mapping[str, Any], *, dtype: tor
     folder = Path(str(config.start))
     record = read_record(folder)
     try:
-        return _filled_model(folder, record, config, content, dtype)
-    except (KeyError, TypeError, ValueError) as error:
+        model = _filled_model(folder, record, config, content, dtype)
+    except (KeyError, TypeError, AttributeError, ValueError) as error:
         raise unusable(folder, f"{type(error).__name__}: {error}") from None
+    check_decoder(model.decoder, config.decoder, config.attention)  # its attention may be another than the export's
+    return model
 
 
 def _filled_model(

@@ -100,7 +100,10 @@ def _data(facts: CardFacts) -> str:
 
 
 def _training(facts: CardFacts) -> str:
-    text = yaml.safe_dump(dict(facts.training), sort_keys=False, allow_unicode=True)
+    training = dict(facts.training)
+    if facts.earlier:  # its parts are those of the first stage, in sizes alone
+        training["model"] = {"attention": training["model"]["attention"]}
+    text = yaml.safe_dump(training, sort_keys=False, allow_unicode=True)
     return f"## Training\n\n{_earlier(facts)}{facts.step:,} optimizer steps with this config:\n\n```yaml\n{text}```"
 
 

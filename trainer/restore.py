@@ -10,6 +10,7 @@ from __future__ import annotations
 import dataclasses
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import shards
 from dst.errors import ConfigError
@@ -21,6 +22,7 @@ from trainer.config import TrainConfig, config_from
 from trainer.lora import merge_lora
 from trainer.model import VisionChatModel
 from trainer.prepare import check_build
+from trainer.start import other_start
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -33,6 +35,8 @@ class Restored:
     step: int
     folder: Path
     """Of the checkpoint"""
+    stages: list[dict[str, Any]]
+    """What was trained before, see trainer.start"""
 
 
 PLACES = f"a run's `out` folder, one of its {checkpoints.FOLDER}/step-... folders, or {checkpoints.FOLDER}/best of it"
@@ -47,10 +51,11 @@ def find_checkpoint(location: Path) -> Path | None:
     return checkpoints.latest(location)
 
 
-def restore(location: Path, *, build: str | None = None, option: str = "--build") -> Restored:
-    """The model of a checkpoint (see `find_checkpoint`); `build` is where its build lies now, if it was moved.
+def restore(location: Path, *, build: str | None = None, start: str | None = None, option: str = "--build") -> Restored:
+    """The model of a checkpoint (see `find_checkpoint`).
 
-    option: what the command calls that. Raises ConfigError or TrainError if the checkpoint, its build or the base
+    build, start: where its build, and the export that it began with, lie now, if they were moved. option: what the
+    command calls the former. Raises ConfigError or TrainError if the checkpoint, its build or the base
     weights cannot be had.
     """
     folder = find_checkpoint(location)
@@ -60,6 +65,11 @@ def restore(location: Path, *, build: str | None = None, option: str = "--build"
     config = config_from(checkpoint.config, str(checkpoint.folder))
     if build is not None:
         config = dataclasses.replace(config, build=build)
+    if start is not None:
+        if config.model.start is None:
+            raise ConfigError([f"--start: the run of {checkpoint.folder} began with no export; leave it away"])
+        config = dataclasses.replace(config, model=dataclasses.replace(config.model, start=start))
+    begun = checkpoint.content.get("start")
     try:
         opened = shards.open(config.build)
     except ShardError as error:
@@ -72,6 +82,7 @@ def restore(location: Path, *, build: str | None = None, option: str = "--build"
             ]
         )
     problems = check_build(config, opened.manifest.content, opened.manifest.hash)
+    problems += other_start(config.model.start, begun)
     if problems:
         raise ConfigError(problems)
     model = assemble(_for_this_machine(config), opened.manifest.content).model.float()
@@ -84,6 +95,7 @@ def restore(location: Path, *, build: str | None = None, option: str = "--build"
         build=opened,
         step=checkpoint.step,
         folder=checkpoint.folder,
+        stages=begun["stages"] if begun else [],
     )
 
 

@@ -37,6 +37,7 @@ from trainer.metrics import Journal, Window, peak_flops, read_journal, record
 from trainer.parameters import print_parameters
 from trainer.ranks import Ranks
 from trainer.run_lock import alone_in
+from trainer.start import begun_with
 from trainer.stopping import StopFlag, Stopped
 from trainer.terminal import Terminal
 
@@ -82,13 +83,19 @@ class _Run:
                 self.loader.load_state_dict(found.progress.loader)
             except ShardError as error:
                 raise ConfigError([f"batch: {error}"]) from None
-        self.saved = _Saved(self.step, found.folder if found else None)
+        is_own = found is not None and found.folder.resolve() == checkpoints.folder_of(out, found.step).resolve()
+        self.saved = _Saved(self.step, found.folder if found and is_own else None)  # another run's is not saved here
         made = assemble(config, build.manifest.content)
         self.work = made.work
         if ranks.is_first:
             self._write_config()
             print_parameters(made.rows, Console(stderr=True))
-        self.frozen = frozen_elements(made.model)
+        self.about = {
+            "manifest": build.manifest.hash,
+            "config": self.tree,
+            "frozen": frozen_elements(made.model),
+            "start": found.content.get("start") if found else begun_with(config.model.start),
+        }
         if found is not None:
             checkpoints.load_weights(made.model, found)
         self.engine = initialize(made.model, make_optimizer(config, made.groups), config, ranks.world_size)
@@ -214,7 +221,7 @@ class _Run:
         entry = record(
             window,
             step=self.step,
-            epoch=self.progress.loader["position"] / self.loader.epoch_length,
+            epoch=self.loader.epochs_before(self.progress.loader["position"]),
             lr={group["name"]: group["lr"] for group in self.engine.basic_optimizer.param_groups},
             peak=peak * self.ranks.world_size if peak else None,
             memory_bytes=_memory_bytes(device),
@@ -273,9 +280,7 @@ class _Run:
                 self.out,
                 self.progress,
                 ranks=self.ranks,
-                config=self.tree,
-                manifest=self.build.manifest.hash,
-                frozen=self.frozen,
+                about=self.about,
                 keep=self.config.checkpoints.keep,
             )
             self.saved = _Saved(self.step, folder)

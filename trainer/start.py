@@ -1,8 +1,8 @@
 """A run that begins with an exported model: its second stage, on other data, with other parts trained.
 
 The rule: the folder that `model.start` names says what encoder, projector and decoder are, and holds all their weights;
-ids, and so the tokenizer, must be the same. The config that a run keeps has the parts in full, so it says all by itself
-what was trained; the folder is needed again for the weights that did not learn.
+ids, and so the tokenizer, must be the same. The config that a run keeps has the parts in full. Its checkpoints keep
+which export that was, and what was trained before; the folder may move, but no other may take its place.
 """
 
 from __future__ import annotations
@@ -12,50 +12,64 @@ from pathlib import Path
 from typing import Any
 
 from dst.errors import ConfigError
-from trainer.export_record import check_files, read_record, unusable
+from shards.files import file_sha256
+from trainer.config import to_tree
+from trainer.errors import TrainError
+from trainer.export_record import RECORD, check_files, model_config, read_record, unusable
 from trainer.model_config import ModelConfig
+
+_PARTS = ("encoder", "projector", "decoder")
+_FREE = ("decoder", "kernel")
+"""The one key of a part that may differ"""
 
 
 def with_start(tree: Mapping[str, Any], where: str) -> Mapping[str, Any]:
     """A config's tree with the parts of the model that `model.start` names, if it names one.
 
-    Raises ConfigError, its problems beginning with `where`, if there is no such folder, or parts stand beside it;
+    Raises ConfigError, its problems beginning with `where`, if there is no such folder, or the config says otherwise;
     TrainError if the folder is damaged.
     """
     model = tree.get("model")
-    if not isinstance(model, Mapping) or not isinstance(model.get("start"), str):
+    if not isinstance(model, Mapping) or model.get("start") is None:
         return tree
-    given = dict(model)
-    folder, attention, decoder = Path(given.pop("start")), given.pop("attention", None), given.get("decoder")
-    kernel = {}
-    if isinstance(decoder, Mapping) and decoder.keys() <= {"kernel"}:
-        kernel = given.pop("decoder")
-    problems = [f"model.{name}: is what model.start says it is; leave one of them away" for name in given]
+    start, problems = model["start"], []
+    if not isinstance(start, str) or not start:
+        raise ConfigError([f"{where}: model.start: got {start!r}; wanted a folder that dsvl-train export wrote"])
     try:
-        record = read_record(folder)
+        parts = to_tree(_parts_of(Path(start)))
     except ConfigError as error:
-        problems += [f"model.start: {problem}" for problem in error.problems]
+        raise ConfigError([f"{where}: model.start: {problem}" for problem in error.problems]) from None
+    both = {**parts, **model}
+    for name in (name for name in _PARTS if name in model):
+        given, said = model[name], parts[name]
+        if not isinstance(given, Mapping):
+            problems.append(f"model.{name}: got {given!r}, but model.start says what it is; leave it away")
+            continue
+        both[name] = {**said, **given}
+        problems += [
+            f"model.{name}.{key}: got {_short(value)}, but model.start says {_short(said[key])}; leave it away"
+            for key, value in given.items()
+            if key in said and value != said[key] and (name, key) != _FREE
+        ]
     if problems:
         raise ConfigError([f"{where}: {problem}" for problem in problems])
-    try:
-        parts = {**record["model"], "decoder": {**record["model"]["decoder"], **kernel}}
-    except (KeyError, TypeError, ValueError) as error:
-        raise unusable(folder, f"{type(error).__name__}: {error}") from None
-    changed = {"attention": attention} if attention is not None else {}
-    return {**tree, "model": {**parts, **changed, "start": str(folder)}}
+    return {**tree, "model": both}
 
 
 def check_start(config: ModelConfig, content: Mapping[str, Any]) -> list[str]:
-    """Problems between the model that a run begins with and its build. Raises TrainError for a damaged folder."""
+    """Problems of the folder that a run begins with, and between it and the build."""
     if config.start is None:
         return []
     folder = Path(config.start)
-    record = read_record(folder)
     try:
-        check_files(folder, record["files"])
-        was = str(record["build"]["content"]["tokenizer"]["fingerprint"])
-    except (KeyError, TypeError, AttributeError) as error:
-        raise unusable(folder, f"{type(error).__name__}: {error}") from None
+        record = read_record(folder)
+        try:
+            check_files(folder, record["files"])
+            was = str(record["build"]["content"]["tokenizer"]["fingerprint"])
+        except (KeyError, TypeError, AttributeError) as error:
+            raise unusable(folder, f"{type(error).__name__}: {error}") from None
+    except TrainError as error:
+        return [f"model.start: {error}"]
     now = str(content["tokenizer"].get("fingerprint"))
     if was == now:
         return []
@@ -65,17 +79,50 @@ def check_start(config: ModelConfig, content: Mapping[str, Any]) -> list[str]:
     ]
 
 
-def stages(start: str | None) -> list[dict[str, Any]]:
-    """What was trained before, first stage first: step, training, build's hash and datasets of each.
+def begun_with(start: str | None) -> dict[str, Any] | None:
+    """What a run's checkpoints keep of the export: the digest of its record, and what was trained before.
 
-    Raises as `read_record` does.
+    `stages`: first one first; step, training, and the build's hash and datasets of each. Raises as `read_record` does.
     """
     if start is None:
-        return []
-    record = read_record(Path(start))
+        return None
+    folder = Path(start)
+    record = read_record(folder)
     try:
         build = record["build"]
-        last = {"hash": build["hash"], "datasets": build["content"]["datasets"]}
-        return [*record.get("earlier", ()), {"step": record["step"], "training": record["training"], "build": last}]
+        data = {"hash": build["hash"], "datasets": build["content"]["datasets"]}
+        last = {"step": record["step"], "training": record["training"], "build": data}
+        return {"record": file_sha256(folder / RECORD), "stages": [*record.get("earlier", ()), last]}
     except (KeyError, TypeError) as error:
-        raise unusable(Path(start), f"{type(error).__name__}: {error}") from None
+        raise unusable(folder, f"{type(error).__name__}: {error}") from None
+
+
+def other_start(start: str | None, kept: Mapping[str, Any] | None) -> list[str]:
+    """Problems if the folder is not the export that a checkpoint's run began with."""
+    if start is None or kept is None:
+        return []
+    try:
+        same = file_sha256(Path(start) / RECORD) == kept["record"]
+    except OSError:
+        same = False
+    if same:
+        return []
+    return [
+        f"model.start: {start} is not the export that the run began with; put that back, or say where it lies now: "
+        "model.start in training, --start of dsvl-train export"
+    ]
+
+
+def _parts_of(folder: Path) -> ModelConfig:
+    record = read_record(folder)
+    try:
+        return model_config(record)
+    except KeyError as error:
+        raise unusable(folder, f"KeyError: {error}") from None
+    except ConfigError as error:
+        raise unusable(folder, "; ".join(error.problems)) from None
+
+
+def _short(value: object) -> str:
+    text = "nothing" if value is None else repr(value)
+    return text if len(text) <= 60 else f"{text[:57]}..."
