@@ -31,7 +31,8 @@ def read_yaml(path: Path) -> dict[str, Any]:
     try:
         text = path.read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as error:
-        raise ConfigError([f"{path}: cannot be read ({error})"]) from None
+        why = getattr(error, "strerror", None) or error
+        raise ConfigError([f"{path}: cannot be read ({why}); wanted a YAML file"]) from None
     try:
         value = yaml.load(text, Loader=_UniqueKeys)
     except yaml.MarkedYAMLError as error:

@@ -6,6 +6,7 @@ Everything that can be checked without reading data is checked here, all problem
 from __future__ import annotations
 
 import dataclasses
+import os
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -149,7 +150,7 @@ def find_inputs(blend: Blend, base: Path, *, need_images: bool = True) -> dict[s
     problems: list[str] = []
     for index, dataset in enumerate(blend.datasets):
         where = f"datasets.{index} ({dataset.name})"
-        root = base / dataset.root
+        root = base / os.path.expanduser(dataset.root)
         if not root.is_dir():
             problems.append(f"{where}.root: no folder {root}; wanted the folder that holds {dataset.spec.layout}")
             continue

@@ -32,7 +32,11 @@ def write_blend(root: Path, out: Path) -> list[tuple[str, Path]]:
     found = list(find_layouts(root))
     if not found:
         raise ConfigError(
-            [f"--root {root}: no known dataset there or {_DEPTH} folders below; `dsvl-prep adapters` lists the layouts"]
+            [
+                f"--root {root}: no known dataset there or {_DEPTH} folders below; `dsvl-prep adapters` lists the "
+                "layouts; files of your own are not looked for, write them into a blend file: {name: mine, adapter: "
+                f"chat, root: {root}, samples: all}}"
+            ]
         )
     out.write_text(_blend_text(found, out.parent), encoding="utf-8")
     return found

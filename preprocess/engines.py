@@ -208,7 +208,7 @@ def _failure(error: Exception) -> str:
     if not isinstance(error, OSError):
         return str(error)
     if error.errno is None:
-        return f"reading or writing: {error}"
+        return f"reading or writing: {error}; free some space or mend the folder"
     return f"{error.filename or 'writing'}: {error.strerror}; free some space or mend the folder"
 
 

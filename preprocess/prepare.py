@@ -5,6 +5,7 @@ Rule: all problems at once, each with its place; nothing is written.
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -80,4 +81,5 @@ def prepare(path: Path, settings: Sequence[str] = ()) -> Prepared:
 
 def _beside(base: Path, name: str) -> str:
     """A relative path that exists beside the blend file; otherwise the name as it is."""
-    return str(base / name) if (base / name).exists() else name
+    path = base / os.path.expanduser(name)
+    return str(path) if path.exists() else name

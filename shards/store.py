@@ -5,6 +5,7 @@ Rule: readers name a file by its path below the build, and get a local file that
 
 from __future__ import annotations
 
+import os
 import re
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -139,8 +140,8 @@ def local_folder(location: str | Path) -> Path | None:
         whole = f"{lost['protocol']}://{str(location)[lost.end() :]}"
         raise ShardError(f"{location}: one slash is missing: {whole} (a pathlib.Path takes it; give a URL as text)")
     if isinstance(location, Path):
-        return location
+        return Path(os.path.expanduser(location))
     protocol, mark, rest = location.partition("://")
     if not mark:
-        return Path(location)
+        return Path(os.path.expanduser(location))
     return Path(rest) if protocol.lower() == "file" else None

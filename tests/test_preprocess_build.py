@@ -28,6 +28,7 @@ from preprocess.version import COMPILER
 from shards.files import partial_path
 from small_blends import (
     ROOT,
+    TOKENIZER,
     build,
     chat_blend,
     chat_record,
@@ -466,3 +467,14 @@ def test_a_folder_with_a_manifest_of_something_else_is_refused(tmp_path: Path) -
     with pytest.raises(ConfigError, match="holds other files, which a build would mix with its own"):
         build(chat_blend(tmp_path, [chat_record(1)]))
     assert (tmp_path / "build/manifest.json").read_text() == '{"name": "a web page"}'
+
+
+def test_a_home_folder_is_written_as_in_a_shell(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HOME", str(tmp_path))
+    shutil.copytree(TOKENIZER, tmp_path / "tokenizer")
+    write_chat(tmp_path / "mine", [chat_record(number) for number in range(3)])
+    datasets = [{"name": "mine", "adapter": "chat", "root": "~/mine"}]
+    (tmp_path / "here").mkdir()
+    blend = write_blend(tmp_path / "here/blend.yaml", datasets, tokenizer="~/tokenizer", out="~/there")
+    assert build(blend, out=None).path == tmp_path / "there"
+    assert len(shards.open("~/there")) == 3

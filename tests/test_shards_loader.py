@@ -221,6 +221,15 @@ def test_an_epoch_of_training_draws_what_the_manifest_says(build: Build) -> None
     assert counts == {name: dataset["draws"] for name, dataset in build.manifest.content["datasets"].items()}
 
 
+@pytest.mark.parametrize("packed", [True, False])
+def test_a_position_tells_how_many_epochs_were_given_out(build: Build, packed: bool) -> None:
+    given, samples = loader(build, epochs=3, batch_size=2, packed=packed), 0
+    assert given.epochs_before(0) == 0
+    for batch in given:
+        samples += sum(map(len, batch.samples))
+        assert given.epochs_before(given.state_dict()["position"]) == pytest.approx(samples / given.epoch_length)
+
+
 def test_the_rows_of_some_epochs_can_be_counted_before_they_are_read(build: Build) -> None:
     for packed in (True, False):
         given = loader(build, epochs=2, batch_size=1, packed=packed)

@@ -177,3 +177,8 @@ def test_rows_may_be_shorter_than_the_build_allows_if_every_sample_fits(manifest
     (problem,) = check_rows(config(batch={"max_length": longest - 1}), manifest)
     assert problem.startswith("batch.max_length, batch.max_images: ")
     assert f" has {longest} positions, a row takes {longest - 1}" in problem
+
+
+def test_a_home_folder_is_written_as_in_a_shell(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HOME", "/home/me")
+    assert config(out="~/run").out == "/home/me/run"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import shutil
 import signal
@@ -31,6 +32,21 @@ def evaluations(out: Path) -> dict[int, float]:
 @pytest.fixture(scope="module")
 def build(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return train_runs.compiled(tmp_path_factory.mktemp("run"))
+
+
+@pytest.mark.slow
+def test_a_run_that_begins_where_another_ended_evaluates_and_keeps_the_best_in_its_own_folder(
+    build: Path, whole: Path, tmp_path: Path
+) -> None:
+    config = config_file(tmp_path, build, schedule={"steps": STEPS + 1}, evaluation={"every": STEPS})
+    done = train(config, f"checkpoints.resume={whole}", "train.projector=2e-3", "batch.rows=8")
+    out = tmp_path / "out"
+    assert list(evaluations(out)) == [STEPS, STEPS + 1]
+    assert json.loads((out / "checkpoints/best").read_text())["checkpoint"] in folders(out)
+    assert (
+        f"going on after step {STEPS} of {STEPS + 1}; changed since then: train.projector 0.001 to 0.002, "
+        f"batch.rows 4 to 8, schedule.steps {STEPS} to {STEPS + 1}" in done.output
+    )
 
 
 @pytest.fixture(scope="module")

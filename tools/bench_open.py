@@ -4,8 +4,8 @@
 
 Builds of 10 thousand and of 10 million text samples, in shards of 8,192 as the compiler cuts them. The big one's tars
 are links to one file, its indexes (1.6 GB) are files of their own. Each measurement is a new process with a seed of its
-own, so that the first sample lies now in a whole shard, now in a rest; files come from the page cache. Prints Markdown
-for docs/benchmarks.md.
+own, so that the first sample lies now in a whole shard, now in a rest; files were just written and come from the page
+cache. Prints Markdown for docs/benchmarks.md.
 """
 
 from __future__ import annotations
@@ -64,7 +64,7 @@ def main() -> None:
         for title, samples in SIZES.items():
             folder = Path(scratch) / title.replace(" ", "-")
             shards = make_build(folder, samples)
-            found = [timed(folder, seed) for seed in range(-1, arguments.repeats)][1:]  # the first fills the page cache
+            found = [timed(folder, seed) for seed in range(-1, arguments.repeats)][1:]  # the first warms up imports
             medians = {key: statistics.median(one[key] for one in found) for key in found[0]}
             times = " | ".join(f"{medians[key] * 1e3:,.1f} ms" for key in ("import", "sample", "batch"))
             print(f"| {title} | {shards:,} | {times} | {medians['peak'] / 1e6:,.0f} MB |", flush=True)

@@ -44,12 +44,15 @@ VERSION = 1
 FOLDER = "checkpoints"
 LATEST, BEST = "latest", "best"
 CONTENT = "checkpoint.json"
+PLACES = f"a run's `out` folder, one of its {FOLDER}/step-... folders, or {FOLDER}/{BEST} of it"
 BUFFERS = "buffers.safetensors"
 
 _NEEDED = ("step", "config", "manifest", "loader", "loss_scale", "parameters", "adam_step", "frozen")
 """Of checkpoint.json"""
 
 _NAME = re.compile(r"step-(\d{8,})")
+_APART = ("build", "out", "expect", "checkpoints", "logging", "evaluation")
+"""Parts of the config that no step depends on"""
 _MATTERS = ("model", "train", "seed")
 """Parts of the config that a checkpoint fits or does not; all others may change when a run goes on."""
 
@@ -162,6 +165,12 @@ class Checkpoint:
             )
         return problems
 
+    def changes(self, config: Mapping[str, Any]) -> list[str]:
+        """What of a run's config is new since the checkpoint and changes its steps: `batch.rows 4 to 8`."""
+        sections = [name for name in config if name not in _APART]
+        found = (each for name in sections for each in _differences(self.config.get(name), config[name], name))
+        return [f"{path} {was!r} to {now!r}" for path, was, now in found if path not in _FREE]
+
     def _damaged(self, file: str, why: str) -> TrainError:
         return TrainError(
             f"{self.folder / file}: the checkpoint is damaged ({why}); go on from another one with checkpoints.resume"
@@ -172,6 +181,15 @@ def folder_of(out: Path, step: int) -> Path:
     return out / FOLDER / f"step-{step:08d}"
 
 
+def locate(location: Path) -> Path | None:
+    """The folder of a checkpoint that is given itself, as a run's folder (the newest), or as a run's file `best`."""
+    if (location / CONTENT).is_file():
+        return location
+    if location.name == BEST and (found := best(location.parent.parent)):
+        return found[0]
+    return latest(location)
+
+
 def find(out: Path, resume: str) -> Checkpoint | None:
     """The checkpoint to go on from: the newest of a run's folder (`auto`), or one by its folder.
 
@@ -180,8 +198,11 @@ def find(out: Path, resume: str) -> Checkpoint | None:
     """
     newest = latest(out)
     if resume not in ("auto", "never"):
-        named = Checkpoint(Path(resume))
-        goes_back = Path(resume).resolve().parent == (out / FOLDER).resolve()
+        folder = locate(Path(resume))
+        if folder is None:
+            raise ConfigError([f"checkpoints.resume: {resume}: no checkpoint there; wanted {PLACES}"])
+        named = Checkpoint(folder)
+        goes_back = folder.resolve().parent == (out / FOLDER).resolve()
         return named if goes_back or newest is None else Checkpoint(newest)
     if newest is not None and resume == "never":
         raise ConfigError(

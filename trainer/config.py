@@ -8,6 +8,7 @@ once, by dotted path.
 from __future__ import annotations
 
 import dataclasses
+import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -98,8 +99,8 @@ class CheckpointConfig:
     keep: int = 2
     """How many of the newest are kept, beside the best."""
     resume: str = "auto"
-    """auto: from the newest checkpoint below `out`, if any. never: refuse to. Or a checkpoint's folder: another run's,
-    to begin from it, or one of this run's, to go back to it."""
+    """auto: from the newest checkpoint below `out`, if any. never: refuse to. Or the folder of a checkpoint, or of a
+    run for its newest one: another run's, to begin from it, or one of this run's, to go back to it."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -176,6 +177,7 @@ def config_from(tree: Mapping[str, Any], where: str) -> TrainConfig:
     """The config in parsed YAML or JSON. Raises ConfigError with all problems."""
     config, problems = build(TrainConfig, tree)
     if config is not None:
+        config = dataclasses.replace(config, out=os.path.expanduser(config.out))
         problems += _check(config)
     if problems or config is None:
         raise ConfigError([f"{where}: {problem}" for problem in problems])
@@ -200,6 +202,7 @@ def check_ranks(config: TrainConfig, world_size: int) -> list[str]:
     """Problems between the config and the number of ranks."""
     rows, micro_rows = config.batch.rows, config.batch.micro_rows
     if rows % (micro_rows * world_size):
+        ranks = "rank" if world_size == 1 else "ranks"
         fits = [count for count in range(1, rows // world_size + 1) if rows % (count * world_size) == 0]
         step = (
             f"set batch.micro_rows to one of {', '.join(map(str, fits))}"
@@ -207,8 +210,8 @@ def check_ranks(config: TrainConfig, world_size: int) -> list[str]:
             else f"set batch.rows to a multiple of {world_size}"
         )
         return [
-            f"batch.rows: got {rows}, which {world_size} ranks cannot share by batch.micro_rows {micro_rows}; wanted a "
-            f"multiple of {micro_rows * world_size}; {step}, or change the number of ranks"
+            f"batch.rows: got {rows}, which {world_size} {ranks} cannot share by batch.micro_rows {micro_rows}; wanted "
+            f"a multiple of {micro_rows * world_size}; {step}, or change the number of ranks"
         ]
     return []
 

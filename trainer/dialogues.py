@@ -19,6 +19,7 @@ from typing import Any, Literal
 from trainer.errors import TrainError
 
 _MOST_PROBLEMS = 20
+_FORM = '{"id": [["question", "a.jpg b.jpg"], ["next question"]]}'
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -177,7 +178,7 @@ def _load(path: Path, reader: _Reader) -> dict[str, Any]:
     except (ValueError, RecursionError) as error:
         raise TrainError(f"{path}: is no JSON: {error}") from None
     if type(content) is not dict or not content:
-        raise TrainError(f"{path}: got {_show(content)}; wanted an object of one or more dialogues, id -> rounds")
+        raise TrainError(f"{path}: got {_show(content)}; wanted an object of one or more dialogues: {_FORM}")
     return content
 
 

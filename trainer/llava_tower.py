@@ -19,7 +19,7 @@ from trainer.model_config import EncoderConfig
 
 STANDARD = ("clip_vision_model", "siglip_vision_model")
 
-_WANTED = "LLaVA's is CLIP or SigLIP of transformers (encoder.kind: hf)"
+_WANTED = "LLaVA's is CLIP or SigLIP (encoder.kind: hf or open_clip)"
 
 _POSITIONS = "embeddings.position_embedding.weight"
 _PLACES = (  # open_clip's names, and below them those of timm's ViTs, which open_clip uses for SigLIP

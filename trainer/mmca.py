@@ -172,7 +172,10 @@ def _attend_images(
     """What each run of a sample's text reads from the images before it; key and value are those of all its images."""
     is_shared = sum(run.image_keys > 0 for run in runs) > 1
     for run in runs:
-        query, seen, seen_value = next(queries), key, value
+        query = next(queries)
+        if is_shared:  # once for all runs, or memory would grow with the square of the images
+            key, value = _heads_for(query, None, key, value)
+        seen, seen_value = key, value
         if not run.image_keys:
             yield torch.zeros_like(query)
             continue
@@ -269,12 +272,7 @@ def _attend(
     *,
     is_causal: bool = False,
 ) -> torch.Tensor:
-    groups = query.shape[1] // key.shape[1]
-    # Without a mask and in these types the flash kernels read grouped heads in place; other kernels would fall back to
-    # one that materialises every weight.
-    in_place = mask is None and (query.device.type == "cpu" or query.dtype in (torch.float16, torch.bfloat16))
-    if groups > 1 and not in_place:
-        key, value = (x.repeat_interleave(groups, dim=1) for x in (key, value))
+    key, value = _heads_for(query, mask, key, value)
     return functional.scaled_dot_product_attention(
         query,
         key,
@@ -283,8 +281,23 @@ def _attend(
         dropout_p=dropout,
         is_causal=is_causal,
         scale=scaling,
-        enable_gqa=groups > 1 and in_place,
+        enable_gqa=query.shape[1] > key.shape[1],
     )
+
+
+def _heads_for(
+    query: torch.Tensor, mask: torch.Tensor | None, key: torch.Tensor, value: torch.Tensor
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Keys and values with as many heads as the kernel needs.
+
+    Without a mask and in these types the flash kernels read grouped heads in place; other kernels would fall back to
+    one that materialises every weight.
+    """
+    groups = query.shape[1] // key.shape[1]
+    in_place = mask is None and (query.device.type == "cpu" or query.dtype in (torch.float16, torch.bfloat16))
+    if groups == 1 or in_place:
+        return key, value
+    return key.repeat_interleave(groups, dim=1), value.repeat_interleave(groups, dim=1)
 
 
 def _rows(x: torch.Tensor) -> torch.Tensor:

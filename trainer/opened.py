@@ -13,9 +13,10 @@ from dst import ChatTokenizer, Template, load_tokenizer
 from dst.errors import ConfigError
 from shards import Build
 from shards.pixels import Geometry
+from trainer.checkpoint import PLACES, locate
 from trainer.export_record import RECORD
 from trainer.exported import DTYPES, Loaded, load_model
-from trainer.restore import PLACES, find_checkpoint, restore
+from trainer.restore import restore
 from trainer.torchvision_operators import declare_operators
 
 
@@ -28,7 +29,7 @@ def open_model(location: Path, *, run_build: str | None = None) -> tuple[Loaded,
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     if (location / RECORD).is_file():
         return load_model(location, device=device), None
-    if find_checkpoint(location) is None:
+    if locate(location) is None:
         raise ConfigError([f"{location}: no model there; wanted a folder that dsvl-train export wrote, {PLACES}"])
     found = restore(location, build=run_build, option="--run-build")
     content = found.build.manifest.content

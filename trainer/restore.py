@@ -39,28 +39,16 @@ class Restored:
     """What was trained before, see trainer.start"""
 
 
-PLACES = f"a run's `out` folder, one of its {checkpoints.FOLDER}/step-... folders, or {checkpoints.FOLDER}/best of it"
-
-
-def find_checkpoint(location: Path) -> Path | None:
-    """The folder of a checkpoint that is given itself, as a run's folder (the newest), or as a run's file `best`."""
-    if (location / checkpoints.CONTENT).is_file():
-        return location
-    if location.name == checkpoints.BEST and (found := checkpoints.best(location.parent.parent)):
-        return found[0]
-    return checkpoints.latest(location)
-
-
 def restore(location: Path, *, build: str | None = None, start: str | None = None, option: str = "--build") -> Restored:
-    """The model of a checkpoint (see `find_checkpoint`).
+    """The model of a checkpoint (see trainer.checkpoint.locate).
 
     build, start: where its build, and the export that it began with, lie now, if they were moved. option: what the
     command calls the former. Raises ConfigError or TrainError if the checkpoint, its build or the base
     weights cannot be had.
     """
-    folder = find_checkpoint(location)
+    folder = checkpoints.locate(location)
     if folder is None:
-        raise ConfigError([f"{location}: no checkpoint there; wanted {PLACES}"])
+        raise ConfigError([f"{location}: no checkpoint there; wanted {checkpoints.PLACES}"])
     checkpoint = Checkpoint(folder)
     config = config_from(checkpoint.config, str(checkpoint.folder))
     if build is not None:

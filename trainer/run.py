@@ -77,6 +77,7 @@ class _Run:
         self.loader = self._loader("train", config.batch.micro_rows)
         self.steps = self._steps()
         self.step = 0
+        self.changes = found.changes(self.tree) if found else []
         if found is not None:
             self.step = found.step
             try:
@@ -111,7 +112,8 @@ class _Run:
             if self.step >= self.steps:
                 self._say(terminal, f"all {self.steps} steps are done; raise schedule.steps or epochs to go on")
             elif self.step:
-                self._say(terminal, f"going on after step {self.step} of {self.steps}")
+                changed = f"; changed since then: {', '.join(self.changes)}" if self.changes else ""
+                self._say(terminal, f"going on after step {self.step} of {self.steps}{changed}")
             stop_file = self.out / STOP
             stop = StopFlag(lambda: self.ranks.is_first and stop_file.exists())
             stack.enter_context(stop.on_signals(signal.SIGTERM, signal.SIGINT))
