@@ -123,7 +123,7 @@ def test_lines_go_to_a_stderr_that_is_no_terminal(monkeypatch: pytest.MonkeyPatc
         terminal.show(entry(1))
         terminal.say("[bold]as it is[/bold]")
     lines = stderr.getvalue().splitlines()
-    assert lines[0].startswith("step 1/10  loss 2.0000  lr 0.1  0 tokens/s  left 0:00:0")
+    assert lines[0].startswith("step 1/10  loss 2.0000  lr 0.1  0 tokens/s  padding 100%  left 0:00:0")
     assert lines[1] == "[bold]as it is[/bold]"
 
 

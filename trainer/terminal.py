@@ -51,7 +51,7 @@ class Terminal(AbstractContextManager["Terminal"]):
     def show(self, entry: Record) -> None:
         note = (
             f"loss {entry.loss:.4f}  lr {max(entry.lr.values(), default=0.0):.3g}  "
-            f"{entry.tokens_per_second:,.0f} tokens/s"
+            f"{entry.tokens_per_second:,.0f} tokens/s  padding {entry.padding_share:.0%}"
         )
         if entry.mfu is not None:
             note += f"  MFU {entry.mfu:.1%}"
