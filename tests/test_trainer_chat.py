@@ -127,8 +127,12 @@ def test_two_slashes_send_a_question_that_begins_with_one(record: Loaded) -> Non
 
 
 def test_help_tells_of_every_command(record: Loaded) -> None:
-    told = Talk(record)("/help")
+    talk = Talk(record)
+    told = talk("/help")
     assert all(name in told and command.text in told for name, command in COMMANDS.items())
+    assert not talk.chat.refused
+    talk("/image none.jpg")
+    assert talk.chat.refused
 
 
 def test_a_saved_conversation_compiles_to_what_was_said(

@@ -45,6 +45,8 @@ class Chat:
         self.exchanges: list[Exchange] = []
         self.waiting: list[Seen] = []
         """Pictures that the next question brings in"""
+        self.refused = False
+        """Whether a line could not be done"""
         self._speaker, self._sampling = speaker, sampling
         self._out, self._err = out or sys.stdout, err or sys.stderr
         self._generator = Generator(speaker.model, speaker.chat_tokenizer)
@@ -83,13 +85,13 @@ class Chat:
             prompt = prompt_of([*self.exchanges, exchange], self._speaker, end_id=end_id)
             tokens, stopped = self._hear(prompt)
         except (ControlTextError, TemplateError) as error:
-            self._note(f"not asked: {error}; put it in other words, or /clear")
+            self._refuse(f"not asked: {error}; put it in other words, or /clear")
             return
         except TooLongError as error:
-            self._note(f"not asked: {error}; ask for less, or /clear starts a new conversation")
+            self._refuse(f"not asked: {error}; ask for less, or /clear starts a new conversation")
             return
         except torch.OutOfMemoryError:
-            self._note("not answered: the GPU's memory ran out; ask for less, or /clear starts a new conversation")
+            self._refuse("not answered: the GPU's memory ran out; ask for less, or /clear starts a new conversation")
             return
         answer = answer_text(self._speaker.chat_tokenizer.tokenizer, tokens, end_id)
         if stopped and not answer:
@@ -111,7 +113,7 @@ class Chat:
         try:
             paths = [Path(name).expanduser() for name in shlex.split(arguments)]
         except (RuntimeError, ValueError) as error:  # no home folder; a quotation mark that stands alone
-            self._note(f"not shown: {error}; paths with spaces want quotes around them")
+            self._refuse(f"not shown: {error}; paths with spaces want quotes around them")
             return
         if not paths:
             dropped, self.waiting = len(self.waiting), []
@@ -124,7 +126,7 @@ class Chat:
             except TrainError as error:
                 problems.append(str(error))
         if problems:
-            self._note("\n".join([*problems, "none of these pictures is shown"] if found else problems))
+            self._refuse("\n".join([*problems, "none of these pictures is shown"] if found else problems))
             return
         self.waiting += found
         self._note(f"pictures waiting for the next question: {len(self.waiting)}")
@@ -140,15 +142,15 @@ class Chat:
         try:
             names = shlex.split(arguments)
             if len(names) != 1 or not names[0].endswith(".jsonl"):
-                self._note("not saved: wanted one file whose name ends in .jsonl")
+                self._refuse("not saved: wanted one file whose name ends in .jsonl")
             elif not self.exchanges:
-                self._note("not saved: nothing was answered yet")
+                self._refuse("not saved: nothing was answered yet")
             else:
                 self._save(Path(names[0]).expanduser())
         except OSError as error:
-            self._note(f"not saved: {error.filename or arguments}: {error.strerror or error}")
+            self._refuse(f"not saved: {error.filename or arguments}: {error.strerror or error}")
         except (RuntimeError, ValueError) as error:
-            self._note(f"not saved: {error}")
+            self._refuse(f"not saved: {error}")
 
     def help(self, arguments: str) -> None:
         """/help"""
@@ -172,7 +174,7 @@ class Chat:
             COMMANDS[name].run(self, arguments)
         else:
             hint = nearest(name, COMMANDS) or f"; there are {', '.join(COMMANDS)}"
-            self._note(f"{name}: no such command{hint} (// sends a question that begins with /)")
+            self._refuse(f"{name}: no such command{hint} (// sends a question that begins with /)")
         return True
 
     def _hear(self, prompt: Prompt) -> tuple[list[int], bool]:
@@ -199,6 +201,10 @@ class Chat:
             self._out.write(visible(piece))
             self._out.flush()
         return begun or bool(piece)
+
+    def _refuse(self, text: str) -> None:
+        self.refused = True
+        self._note(text)
 
     def _note(self, text: str) -> None:
         self._err.write(f"{visible(text)}\n")

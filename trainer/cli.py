@@ -96,7 +96,10 @@ def export(
 @click.option("--top-p", default=1.0, show_default=True, help="Draw from the likeliest tokens of this share.")
 @click.option("--seed", default=0, show_default=True, help="Decides the draws.")
 def chat(model: Path, run_build: str | None, max_new_tokens: int, temperature: float, top_p: float, seed: int) -> None:
-    """Talk to a model about pictures, round after round; lines come from the terminal or a pipe."""
+    """Talk to a model about pictures, round after round; lines come from the terminal or a pipe.
+
+    From a pipe the exit code is 1 if a line could not be done, such as a picture that is not there.
+    """
     from dst.errors import ConfigError
     from trainer.torchvision_operators import declare_operators
 
@@ -110,7 +113,10 @@ def chat(model: Path, run_build: str | None, max_new_tokens: int, temperature: f
     from trainer.opened import open_model
 
     speaker, _ = open_model(model, run_build=run_build)
-    Chat(speaker, sampling).run(sys.stdin)
+    conversation = Chat(speaker, sampling)
+    conversation.run(sys.stdin)
+    if conversation.refused and not sys.stdin.isatty():
+        sys.exit(1)
 
 
 @cli.command("eval")
