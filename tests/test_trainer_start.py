@@ -71,13 +71,13 @@ def second_stage(folder: Path, build: Path | str, start: Path, **settings: Any) 
     return path
 
 
-def text_build(folder: Path, tokenizer: Path) -> Path:
+def text_build(folder: Path, tokenizer: Path, image_tokens: int = 4) -> Path:
     """A build of text alone, for the same encoder."""
     blend = small_blends.chat_blend(
         folder,
         [small_blends.chat_record(number, rounds=2) for number in range(12)],
         tokenizer=str(tokenizer),
-        image_tokens=train_runs.IMAGE_TOKENS,
+        image_tokens=image_tokens,
         limits={"max_length": train_runs.LENGTH},
         image={"size": exports.SIDE, "store": "resized"},
     )
@@ -143,6 +143,14 @@ def test_the_config_that_a_run_wrote_can_be_run_again(build: Build, first: Path,
     config, _ = prepare(second_stage(tmp_path, build.store.location, first), (), 1, loads_model=True)
     (tmp_path / "config.yaml").write_text(yaml.safe_dump(to_tree(config)), encoding="utf-8")
     assert prepare(tmp_path / "config.yaml", (), 1, loads_model=True)[0] == config
+
+
+def test_a_build_that_the_exports_parts_do_not_fit_is_to_be_built_anew(first: Path, tmp_path: Path) -> None:
+    path = second_stage(tmp_path, text_build(tmp_path, small_blends.TOKENIZER, image_tokens=9), first)
+    with pytest.raises(ConfigError) as caught:
+        prepare(path, (), 1, loads_model=True)
+    (problem,) = caught.value.problems
+    assert problem.endswith("this build was compiled with 9; rebuild with image_tokens: 4")
 
 
 def test_mmca_that_the_exports_decoder_cannot_do_is_refused(build: Build, tmp_path: Path) -> None:

@@ -245,20 +245,24 @@ def check_model(config: ModelConfig, content: Mapping[str, Any]) -> list[str]:
     if problems:
         return problems
     built = content["config"]
+
+    def change(part: str, rebuild: str) -> str:  # the parts of a model to start with are as they are
+        return f"rebuild with {rebuild}" if config.start else f"{part}, or rebuild with {rebuild}"
+
     try:
         sizes = decoder_sizes(config.decoder, tokenizer_size(content))
         limit, longest = max_positions(sizes), int(built["limits"]["max_length"])
         if limit is not None and longest > limit:
             problems.append(
-                f"model.decoder: allows {limit} positions but this build has samples of up to {longest}; choose "
-                f"another decoder, or rebuild with limits: {{max_length: {limit}}}"
+                f"model.decoder: allows {limit} positions but this build has samples of up to {longest}; "
+                + change("choose another decoder", f"limits: {{max_length: {limit}}}")
             )
         window = attention_window(sizes)
         if config.attention == "mmca" and window is not None and longest > window:
             problems.append(
                 f"model.attention: mmca is not defined for sliding windows; the decoder's is {window} positions but "
-                f"this build has samples of up to {longest}; set model.attention: causal, choose another decoder, or "
-                f"rebuild with limits: {{max_length: {window}}}"
+                f"this build has samples of up to {longest}; set model.attention: causal, "
+                + change("choose another decoder", f"limits: {{max_length: {window}}}")
             )
     except ConfigError as error:
         problems += error.problems
@@ -273,15 +277,15 @@ def check_model(config: ModelConfig, content: Mapping[str, Any]) -> list[str]:
     side, got = int(built["image"]["size"]), int(built["image_tokens"])
     if encoder.image_size != side:
         problems.append(
-            f"model.encoder: takes images of {encoder.image_size} pixels but this build's have {side}; choose another "
-            f"encoder, or rebuild with image: {{size: {encoder.image_size}}}"
+            f"model.encoder: takes images of {encoder.image_size} pixels but this build's have {side}; "
+            + change("choose another encoder", f"image: {{size: {encoder.image_size}}}")
         )
     wanted = projector.num_tokens
     if wanted != got:
         fix = f"set model.projector.queries: {got}" if config.projector.kind == "perceiver" else "use a perceiver"
         problems.append(
-            f"model.projector: makes {wanted} tokens of an image but this build was compiled with {got}; {fix}, or "
-            f"rebuild with image_tokens: {wanted}"
+            f"model.projector: makes {wanted} tokens of an image but this build was compiled with {got}; "
+            + change(fix, f"image_tokens: {wanted}")
         )
     return problems
 
