@@ -313,3 +313,11 @@ def change_record(folder: Path, *, forget: str = "", **change: Any) -> None:
     record = json.loads((folder / "dsvl.json").read_text())
     record["files"].pop(forget, None)
     (folder / "dsvl.json").write_text(json.dumps({**record, **change}))
+
+
+def test_a_decoder_that_knows_eager_attention_alone_comes_back(build: Build, tmp_path: Path) -> None:
+    sizes = {**PRESETS["tiny_llama"], "model_type": "gptj", "n_embd": 64, "n_layer": 2, "n_head": 4, "rotary_dim": 8}
+    config = exports.config_of(build, decoder={"config": sizes, "kernel": "eager"})
+    exports.write_checkpoint(tmp_path / "run", exports.make_model(config, build), config, build)
+    export(tmp_path / "run", tmp_path / "out")
+    assert type(trainer.load(tmp_path / "out").model.decoder).__name__ == "GPTJForCausalLM"

@@ -263,7 +263,7 @@ def _generation_config(folder: Path, content: Mapping[str, Any]) -> dict[str, An
 def _model_tree(config: TrainConfig, model: VisionChatModel) -> dict[str, Any]:
     """The architecture, without where weights came from, and with a kernel that every machine has."""
     portable = portable_config(config.model, model)
-    decoder = replace(portable.decoder, kernel="sdpa", config=sizes_of(model.decoder))
+    decoder = replace(portable.decoder, kernel=config.model.decoder.kernel_anywhere, config=sizes_of(model.decoder))
     encoder = replace(portable.encoder, config=without_origin(portable.encoder.config))
     return to_tree(replace(portable, encoder=encoder, decoder=decoder))
 

@@ -55,6 +55,11 @@ class DecoderConfig:
     kernel: Literal["sdpa", "eager", "flex_attention"] = "sdpa"
     """What computes causal attention; flex_attention needs CUDA, eager compares. mmca has kernels of its own."""
 
+    @property
+    def kernel_anywhere(self) -> Literal["sdpa", "eager"]:
+        """The kernel where there may be no GPU. Some decoders know eager alone."""
+        return "eager" if self.kernel == "eager" else "sdpa"
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ModelConfig:

@@ -89,6 +89,6 @@ def restore(location: Path, *, build: str | None = None, start: str | None = Non
 
 def _for_this_machine(config: TrainConfig) -> TrainConfig:
     """Without what only speeds up or saves memory, which may need a GPU."""
-    decoder = dataclasses.replace(config.model.decoder, kernel="sdpa")
+    decoder = dataclasses.replace(config.model.decoder, kernel=config.model.decoder.kernel_anywhere)
     model = dataclasses.replace(config.model, decoder=decoder)
     return dataclasses.replace(config, model=model, gradient_checkpointing=False)
