@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import ctypes
+import errno
 import importlib
 import multiprocessing
 import os
@@ -208,7 +209,8 @@ def _failure(error: Exception) -> str:
     if not isinstance(error, OSError):
         return str(error)
     if error.errno is None:
-        return f"reading or writing: {error}; free some space or mend the folder"
+        full = os.strerror(errno.ENOSPC) in str(error)  # as libraries tell it that are not written in Python
+        return f"reading or writing: {error}" + ("; free some space and run it again" if full else "")
     return f"{error.filename or 'writing'}: {error.strerror}; free some space or mend the folder"
 
 

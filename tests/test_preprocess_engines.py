@@ -102,6 +102,10 @@ def full_without_name(task: str) -> None:
     raise OSError(28, "No space left on device")
 
 
+def full_in_rust(task: str) -> None:
+    raise OSError("No space left on device (os error 28)")
+
+
 def bare_os_error(task: str) -> None:
     raise OSError(f"{task} is truncated")
 
@@ -173,6 +177,7 @@ def test_a_worker_that_leaves_ends_the_run_with_its_exit_code() -> None:
         (refuse, "file.json: is no good"),
         (disk_full, "file.json: No space left on device; free some space or mend the folder"),
         (full_without_name, "writing: No space left on device; free some space or mend the folder"),
+        (full_in_rust, "reading or writing: No space left on device (os error 28); free some space and run it again"),
         (bare_os_error, "reading or writing: file.json is truncated"),
     ],
 )
