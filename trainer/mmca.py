@@ -24,16 +24,14 @@ Shapes: B batch, H heads, K key-value heads, T key tokens, Q query tokens, D hea
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from itertools import islice
-from typing import Any
 
 import torch
-from torch.autograd.function import once_differentiable
 from torch.nn import functional
 from transformers import AttentionInterface
 from transformers.masking_utils import AttentionMaskInterface
 
 from trainer.mmca_layout import MmcaLayout, Run, SampleRows, StepMasks, TextRows
+from trainer.mmca_rows import first, gather, rows
 
 NAME = "mmca"
 
@@ -127,7 +125,7 @@ def _attend_text_rows(
     batch, num_heads, num_queries, width = query_BHQD.shape
     own_value_BKQD = value_BKTD[:, :, value_BKTD.shape[2] - num_queries :]
     groups = num_heads // value_BKTD.shape[1]
-    out_NHD = _rows(own_value_BKQD).repeat_interleave(groups, dim=1)
+    out_NHD = rows(own_value_BKQD).repeat_interleave(groups, dim=1)
     if plan.samples:
         attended_NHD = _attend_gathered(query_BHQD, key_BKTD, value_BKTD, plan, scaling, dropout)
         out_NHD = out_NHD.index_copy_(0, plan.queries, attended_NHD)  # into a copy of the values
@@ -146,8 +144,8 @@ def _attend_gathered(
     samples = plan.samples
     by_sample = [sample.queries for sample in samples]
     by_run = [run.queries for sample in samples for run in sample.runs]
-    queries, asking = _gather(query_BHQD, plan.queries, by_sample, by_run)
-    keys, values = (_gather(x, plan.keys, [*_key_lengths(samples)])[0] for x in (key_BKTD, value_BKTD))
+    queries, asking = gather(query_BHQD, plan.queries, by_sample, by_run)
+    keys, values = (gather(x, plan.keys, [*_key_lengths(samples)])[0] for x in (key_BKTD, value_BKTD))
     over_text = [
         _attend(own, key, value, sample.mask, scaling, dropout, is_causal=sample.mask is None)
         for sample, own, key, value in zip(samples, queries, keys[::2], values[::2], strict=True)
@@ -180,8 +178,8 @@ def _attend_images(
             yield torch.zeros_like(query)
             continue
         if is_shared:
-            seen, key = _first(key, run.image_keys)
-            seen_value, value = _first(value, run.image_keys)
+            seen, key = first(key, run.image_keys)
+            seen_value, value = first(value, run.image_keys)
         yield _attend(query, seen, seen_value, None, scaling, dropout)
 
 
@@ -189,77 +187,6 @@ def _key_lengths(samples: Sequence[SampleRows]) -> Iterator[int]:
     for sample in samples:
         yield sample.text_keys
         yield sample.image_keys
-
-
-def _gather(x_BHTD: torch.Tensor, index_N: torch.Tensor, *cuts: Sequence[int]) -> list[tuple[torch.Tensor, ...]]:
-    """Rows of [B, H, T, D], cut into neighbours in one or more ways: for each way its pieces [1, H, n, D]."""
-    pieces = iter(_Gather.apply(x_BHTD, index_N, cuts))  # type: ignore[no-untyped-call]
-    return [tuple(islice(pieces, len(lengths))) for lengths in cuts]
-
-
-class _Gather(torch.autograd.Function):
-    """On the way back all pieces' gradients go into one buffer; torch's own steps would make one for each way."""
-
-    @staticmethod
-    def forward(
-        ctx: Any, x_BHTD: torch.Tensor, index_N: torch.Tensor, cuts: Sequence[Sequence[int]]
-    ) -> tuple[torch.Tensor, ...]:
-        ctx.set_materialize_grads(False)
-        ctx.save_for_backward(index_N)
-        ctx.shape, ctx.cuts = x_BHTD.shape, cuts
-        rows_NHD = _rows(x_BHTD).index_select(0, index_N)
-        return tuple(piece.transpose(0, 1)[None] for lengths in cuts for piece in rows_NHD.split(list(lengths)))
-
-    @staticmethod
-    @once_differentiable
-    def backward(ctx: Any, *gradients: torch.Tensor | None) -> tuple[torch.Tensor | None, None, None]:
-        some = next((gradient for gradient in gradients if gradient is not None), None)
-        if some is None:
-            return None, None, None
-        batch, num_heads, length, width = ctx.shape
-        waiting, total_NHD = iter(gradients), None
-        for lengths in ctx.cuts:
-            pieces = [
-                some.new_zeros(count, num_heads, width) if piece is None else piece[0].transpose(0, 1)
-                for count, piece in zip(lengths, waiting, strict=False)
-            ]
-            one_NHD = pieces[0] if len(pieces) == 1 else torch.cat(pieces)
-            total_NHD = one_NHD if total_NHD is None else total_NHD + one_NHD
-        rows = some.new_zeros(batch * length, num_heads, width).index_copy_(0, ctx.saved_tensors[0], total_NHD)
-        return rows.view(batch, length, num_heads, width).transpose(1, 2), None, None
-
-
-def _first(sequence: torch.Tensor, count: int) -> tuple[torch.Tensor, torch.Tensor]:
-    """The beginning of [1, H, N, D] along N, and the sequence to take the next one from."""
-    first, again = _First.apply(sequence, count)  # type: ignore[no-untyped-call]
-    return first, again
-
-
-class _First(torch.autograd.Function):
-    """Beginnings of one sequence with one gradient buffer for all of them, to which each adds when it has its own.
-
-    Plain slices would make a buffer of the sequence's size each; to gather their gradients first, and add them all at
-    once, would hold each image's as often as text follows it: memory would grow with the square of the images.
-    """
-
-    @staticmethod
-    def forward(ctx: Any, sequence: torch.Tensor, count: int) -> tuple[torch.Tensor, torch.Tensor]:
-        ctx.set_materialize_grads(False)
-        ctx.shape, ctx.count = sequence.shape, count
-        return sequence[:, :, :count], sequence.view_as(sequence)
-
-    @staticmethod
-    @once_differentiable
-    def backward(ctx: Any, first: torch.Tensor | None, again: torch.Tensor | None) -> tuple[torch.Tensor | None, None]:
-        if first is None:
-            return again, None
-        batch, num_heads, length, width = ctx.shape
-        if again is None and ctx.count == length:  # the last one taken comes back first, and is the buffer
-            return first, None
-        if again is None:
-            again = first.new_zeros(batch, length, num_heads, width).transpose(1, 2)
-        again[:, :, : ctx.count] += first
-        return again, None
 
 
 def _attend(
@@ -298,11 +225,6 @@ def _heads_for(
     if groups == 1 or in_place:
         return key, value
     return key.repeat_interleave(groups, dim=1), value.repeat_interleave(groups, dim=1)
-
-
-def _rows(x: torch.Tensor) -> torch.Tensor:
-    """[B, H, T, D] as rows [B * T, H, D]: a view where memory is in the order B, T, H, D, as decoders make it."""
-    return x.transpose(1, 2).flatten(0, 1)
 
 
 def _attend_by_masks(

@@ -1,0 +1,91 @@
+"""Rows of a sequence gathered and cut for MMCA, with one gradient buffer for everything that is read of it.
+
+Shapes: B batch, H heads, T tokens, D head width, N gathered rows, n those of a piece.
+"""
+
+# ruff: noqa: N803, N806 - names end in their shape
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from itertools import islice
+from typing import Any
+
+import torch
+from torch.autograd.function import once_differentiable
+
+
+def rows(x: torch.Tensor) -> torch.Tensor:
+    """[B, H, T, D] as rows [B * T, H, D]: a view where memory is in the order B, T, H, D, as decoders make it."""
+    return x.transpose(1, 2).flatten(0, 1)
+
+
+def gather(x_BHTD: torch.Tensor, index_N: torch.Tensor, *cuts: Sequence[int]) -> list[tuple[torch.Tensor, ...]]:
+    """Rows of [B, H, T, D], cut into neighbours in one or more ways: for each way its pieces [1, H, n, D]."""
+    pieces = iter(_Gather.apply(x_BHTD, index_N, cuts))  # type: ignore[no-untyped-call]
+    return [tuple(islice(pieces, len(lengths))) for lengths in cuts]
+
+
+class _Gather(torch.autograd.Function):
+    """On the way back all pieces' gradients go into one buffer; torch's own steps would make one for each way."""
+
+    @staticmethod
+    def forward(
+        ctx: Any, x_BHTD: torch.Tensor, index_N: torch.Tensor, cuts: Sequence[Sequence[int]]
+    ) -> tuple[torch.Tensor, ...]:
+        ctx.set_materialize_grads(False)
+        ctx.save_for_backward(index_N)
+        ctx.shape, ctx.cuts = x_BHTD.shape, cuts
+        rows_NHD = rows(x_BHTD).index_select(0, index_N)
+        return tuple(piece.transpose(0, 1)[None] for lengths in cuts for piece in rows_NHD.split(list(lengths)))
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, *gradients: torch.Tensor | None) -> tuple[torch.Tensor | None, None, None]:
+        some = next((gradient for gradient in gradients if gradient is not None), None)
+        if some is None:
+            return None, None, None
+        batch, num_heads, length, width = ctx.shape
+        waiting, total_NHD = iter(gradients), None
+        for lengths in ctx.cuts:
+            pieces = [
+                some.new_zeros(count, num_heads, width) if piece is None else piece[0].transpose(0, 1)
+                for count, piece in zip(lengths, waiting, strict=False)
+            ]
+            one_NHD = pieces[0] if len(pieces) == 1 else torch.cat(pieces)
+            total_NHD = one_NHD if total_NHD is None else total_NHD + one_NHD
+        all_NHD = some.new_zeros(batch * length, num_heads, width).index_copy_(0, ctx.saved_tensors[0], total_NHD)
+        return all_NHD.view(batch, length, num_heads, width).transpose(1, 2), None, None
+
+
+def first(sequence: torch.Tensor, count: int) -> tuple[torch.Tensor, torch.Tensor]:
+    """The beginning of [1, H, N, D] along N, and the sequence to take the next one from."""
+    beginning, again = _First.apply(sequence, count)  # type: ignore[no-untyped-call]
+    return beginning, again
+
+
+class _First(torch.autograd.Function):
+    """Beginnings of one sequence with one gradient buffer for all of them, to which each adds when it has its own.
+
+    Plain slices would make a buffer of the sequence's size each; to gather their gradients first, and add them all at
+    once, would hold each image's as often as text follows it: memory would grow with the square of the images.
+    """
+
+    @staticmethod
+    def forward(ctx: Any, sequence: torch.Tensor, count: int) -> tuple[torch.Tensor, torch.Tensor]:
+        ctx.set_materialize_grads(False)
+        ctx.shape, ctx.count = sequence.shape, count
+        return sequence[:, :, :count], sequence.view_as(sequence)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, first: torch.Tensor | None, again: torch.Tensor | None) -> tuple[torch.Tensor | None, None]:
+        if first is None:
+            return again, None
+        batch, num_heads, length, width = ctx.shape
+        if again is None and ctx.count == length:  # the last one taken comes back first, and is the buffer
+            return first, None
+        if again is None:
+            again = first.new_zeros(batch, length, num_heads, width).transpose(1, 2)
+        again[:, :, : ctx.count] += first
+        return again, None
