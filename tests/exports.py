@@ -18,7 +18,7 @@ from PIL import Image
 from safetensors import safe_open
 from safetensors.torch import save_file
 
-from trainer.torchvision_operators import declare_operators
+from trainer.torchvision_compat import declare_operators
 
 declare_operators()
 

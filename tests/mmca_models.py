@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 pytest.importorskip("torch")
-from trainer.torchvision_operators import declare_operators
+from trainer.torchvision_compat import declare_operators
 
 declare_operators()
 peft = pytest.importorskip("peft")
@@ -19,6 +19,7 @@ pytest.importorskip("transformers")
 import torch
 from transformers import (
     AutoModelForCausalLM,
+    GPTJConfig,
     LlamaConfig,
     MistralConfig,
     PretrainedConfig,
@@ -26,6 +27,7 @@ from transformers import (
     Qwen3Config,
     SmolLM3Config,
 )
+from transformers.models.gptj import modeling_gptj
 
 from trainer import mmca
 from trainer.mmca_generate import enable_generation
@@ -51,6 +53,10 @@ CONFIGS: dict[str, Callable[[], PretrainedConfig]] = {
     "qwen3": lambda: Qwen3Config(**SIZES, head_dim=4),
     "smollm3": lambda: SmolLM3Config(**SIZES),
 }
+if hasattr(modeling_gptj, "ALL_ATTENTION_FUNCTIONS"):  # its own attention until 5.23, transformers' interface since
+    CONFIGS["gptj"] = lambda: GPTJConfig(
+        vocab_size=VOCABULARY, n_embd=16, n_layer=2, n_head=4, rotary_dim=4, n_positions=128, eos_token_id=None
+    )
 # transformers renames gradient to activation checkpointing; peft, and the oldest transformers we support, say gradient.
 RENAMED = pytest.mark.filterwarnings("ignore:.*checkpointing.* is deprecated and will be removed in v6:FutureWarning")
 

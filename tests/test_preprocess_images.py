@@ -19,7 +19,7 @@ from PIL import Image, ImageFile, ImageOps, JpegImagePlugin
 from preprocess.conversation import REASONS
 from preprocess.images import ImageError, ImagePolicy, StoredImage, prepare_image
 from shards.pixels import PAD_COLOURS, to_rgb
-from trainer.torchvision_operators import declare_operators
+from trainer.torchvision_compat import declare_operators
 
 EXAMPLES = Path(__file__).parents[1] / "examples" / "data"
 PHOTOS = sorted(EXAMPLES.rglob("*.jpg"))

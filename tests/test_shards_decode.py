@@ -23,7 +23,7 @@ import shards.decode
 from preprocess.images import ImagePolicy, prepare_image
 from shards.decode import DECODERS, Pixels, decode_pillow
 from shards.pixels import PAD_COLOURS, Geometry, PictureError
-from trainer.torchvision_operators import declare_operators
+from trainer.torchvision_compat import declare_operators
 
 PHOTOS = sorted((Path(__file__).parents[1] / "examples" / "data").rglob("*.jpg"))
 CROP = Geometry(size=64, fit="crop", pad_colour="clip", interpolation="bicubic", max_pixels=4_000_000)

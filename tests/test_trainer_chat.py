@@ -15,7 +15,7 @@ from pathlib import Path
 import pytest
 
 torch = pytest.importorskip("torch")
-from trainer.torchvision_operators import declare_operators
+from trainer.torchvision_compat import declare_operators
 
 declare_operators()
 pytest.importorskip("transformers")

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 pytest.importorskip("torch")
-from trainer.torchvision_operators import declare_operators
+from trainer.torchvision_compat import declare_operators
 
 declare_operators()
 pytest.importorskip("transformers")
@@ -169,9 +169,10 @@ def test_a_pickle_that_holds_code_is_refused(tmp_path: Path) -> None:
 
 
 def test_decoders_that_cannot_attend_as_mmca_wants_are_refused() -> None:
-    sizes = {"model_type": "gptj", "n_embd": 16, "n_layer": 2, "n_head": 2, "rotary_dim": 4, "eos_token_id": None}
+    sizes = {"model_type": "gpt_neo", "hidden_size": 16, "num_layers": 2, "num_heads": 2, "eos_token_id": None}
+    sizes |= {"attention_types": [[["global"], 2]], "attention_layers": ["global"] * 2}
     build_decoder(DecoderConfig(config=sizes, kernel="eager"), 50, "causal")
-    assert "0 of 2 layers of GPTJForCausalLM attend through" in refused("mmca", config=sizes, kernel="eager")
+    assert "0 of 2 layers of GPTNeoForCausalLM attend through" in refused("mmca", config=sizes, kernel="eager")
     gemma = {**SIZES, "model_type": "gemma2", "head_dim": 8}
     message = refused("mmca", config=gemma, kernel="eager")
     assert "model.attention: a gemma2 of these sizes cannot do mmca: Gemma2Attention asks for softcap" in message

@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 
 pytest.importorskip("torch")
-from trainer.torchvision_operators import declare_operators
+from trainer.torchvision_compat import declare_operators
 
 declare_operators()
 pytest.importorskip("transformers")

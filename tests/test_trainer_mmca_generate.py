@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 pytest.importorskip("torch")
-from trainer.torchvision_operators import declare_operators
+from trainer.torchvision_compat import declare_operators
 
 declare_operators()
 pytest.importorskip("transformers")
@@ -20,12 +20,14 @@ from transformers import DynamicCache
 
 import mmca_models
 from mmca_models import RENAMED, kinds, logits, make, random_ids, with_lora
+from trainer.transformers_compat import cache_argument
 
 one_thread = pytest.fixture(scope="module", autouse=True)(mmca_models.on_one_thread)
 no_gradients = pytest.fixture(mmca_models.without_gradients)
 model = pytest.fixture(scope="module", params=sorted(mmca_models.CONFIGS))(mmca_models.of_every_kind)
 
 NEW_TOKENS = 6
+CACHE = cache_argument()
 
 
 def assert_same_logits(found: tuple[torch.Tensor, ...], wanted: torch.Tensor) -> None:
@@ -79,7 +81,7 @@ def test_a_later_round_with_a_new_image_goes_on_from_the_cache(model: Any, new_r
     for _ in range(3):
         mask = torch.ones_like(ids)
         prompt = {"inputs_embeds": model.get_input_embeddings()(ids)} if as_embeddings else {"input_ids": ids}
-        answer = generate(model, **prompt, attention_mask=mask, is_image=is_image, past_key_values=cache)
+        answer = generate(model, **prompt, attention_mask=mask, is_image=is_image, **{CACHE: cache})
         wanted = greedy_without_cache(model, ids, is_image)
         assert_same_logits(answer.logits, wanted)
         ids = torch.cat([ids, wanted.argmax(-1), random_ids(1, len(new_round))], dim=1)
@@ -97,9 +99,8 @@ def test_later_rounds_of_a_batch_keep_the_padding_between_them_out() -> None:
     both = torch.cat([ids[:, :5], said, ids[:, 5:9]], dim=1)
     mask = torch.cat([mask, torch.ones_like(said), torch.tensor([[0, 1, 1, 1], [1, 1, 1, 1]])], dim=1)
     is_image = torch.cat([is_image, kinds("t" * NEW_TOKENS + "ttit", "t" * NEW_TOKENS + "iitt")], dim=1)
-    second = generate(
-        model, input_ids=both, attention_mask=mask, is_image=is_image, past_key_values=first.past_key_values
-    )
+    cache = {CACHE: getattr(first, CACHE)}
+    second = generate(model, input_ids=both, attention_mask=mask, is_image=is_image, **cache)
     alone = [(both[row : row + 1, real], is_image[row : row + 1, real]) for row, real in enumerate(mask == 1)]
     assert_same_logits(second.logits, torch.cat([greedy_without_cache(model, *one) for one in alone]))
 

@@ -14,7 +14,7 @@ import pytest
 import yaml
 
 pytest.importorskip("torch")
-from trainer.torchvision_operators import declare_operators
+from trainer.torchvision_compat import declare_operators
 
 declare_operators()
 pytest.importorskip("transformers")

@@ -3,7 +3,7 @@
 import gc
 import importlib
 
-from trainer.torchvision_operators import declare_operators
+from trainer.torchvision_compat import declare_operators
 
 declare_operators()
 for name in ("deepspeed", "peft", "transformers.models.llama.modeling_llama", "trainer.run"):

@@ -20,7 +20,7 @@ __all__ = ["load"]
 
 def load(folder: str | Path, *, device: str | torch.device = "cpu", dtype: torch.dtype | None = None) -> Loaded:
     """Open an exported model, see `trainer.exported.load_model`."""
-    from trainer.torchvision_operators import declare_operators
+    from trainer.torchvision_compat import declare_operators
 
     declare_operators()
     from trainer.exported import load_model

@@ -75,7 +75,7 @@ def export(
     checkpoint: Path, out: Path, build: str | None, start: str | None, precision: str | None, file_gb: float
 ) -> None:
     """Write a trained model, adapters merged: a LLaVA folder if it is one, else one that trainer.load opens."""
-    from trainer.torchvision_operators import declare_operators
+    from trainer.torchvision_compat import declare_operators
 
     declare_operators()
     from trainer import export as exporting
@@ -101,7 +101,7 @@ def chat(model: Path, run_build: str | None, max_new_tokens: int, temperature: f
     From a pipe the exit code is 1 if a line could not be done, such as a picture that is not there.
     """
     from dst.errors import ConfigError
-    from trainer.torchvision_operators import declare_operators
+    from trainer.torchvision_compat import declare_operators
 
     declare_operators()
     from trainer.generate import Sampling
@@ -168,7 +168,7 @@ def evaluate(
         raise click.UsageError("--out: missing; wanted a folder for what was said in the dialogues")
     if dialogues is None and not (loss or answers):
         raise click.UsageError("--no-loss and --no-answers: nothing is left to measure; wanted one of them at most")
-    from trainer.torchvision_operators import declare_operators
+    from trainer.torchvision_compat import declare_operators
 
     declare_operators()
     from trainer.eval_command import EvalSettings, evaluate_build, evaluate_dialogues

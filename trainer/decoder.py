@@ -21,8 +21,8 @@ from trainer import mmca
 from trainer.mmca_generate import enable_generation
 from trainer.mmca_layout import build_layout
 from trainer.model_config import DecoderConfig
-from trainer.torchvision_operators import declare_operators
-from trainer.transformers_models import load_pretrained, reason
+from trainer.torchvision_compat import declare_operators
+from trainer.transformers_compat import load_pretrained, reason, register_attention
 
 _TINY = {
     "hidden_size": 64,
@@ -193,8 +193,6 @@ def _check_mmca(model: Any, config: DecoderConfig) -> None:
     """
     if model.get_input_embeddings().weight.is_meta:
         return
-    from transformers import AttentionInterface
-
     change = "choose another decoder, or set model.attention: causal"
     embedded = model.get_input_embeddings()(torch.tensor([[0, 1]]))
     layers = 0
@@ -207,7 +205,7 @@ def _check_mmca(model: Any, config: DecoderConfig) -> None:
     was_training = model.training
     model.eval()
     try:
-        AttentionInterface.register(mmca.NAME, counted)
+        register_attention(mmca.NAME, counted, mmca.no_mask)
         with torch.no_grad():
             layout = build_layout(torch.tensor([[True, False]]))
             model.base_model(inputs_embeds=embedded, use_cache=False, mmca_layout=layout)

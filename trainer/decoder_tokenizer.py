@@ -9,6 +9,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from trainer.model_config import DecoderConfig
+from trainer.transformers_compat import hub_file
 
 FILE = "tokenizer.json"
 
@@ -18,10 +19,9 @@ def check_tokenizer(config: DecoderConfig, folder: Path) -> list[str]:
     if config.name is None:
         return []
     from tokenizers import Tokenizer
-    from transformers.utils import cached_file
 
     try:
-        wanted = Tokenizer.from_file(cached_file(config.name, FILE)).get_vocab(with_added_tokens=False)
+        wanted = Tokenizer.from_file(hub_file(config.name, FILE)).get_vocab(with_added_tokens=False)
     except Exception:  # there is none, or none that the tokenizers library reads; it has no other kind
         return []
     got = Tokenizer.from_file(str(folder / FILE)).get_vocab(with_added_tokens=True)

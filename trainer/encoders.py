@@ -25,9 +25,9 @@ from trainer.model_config import EncoderConfig
 from trainer.open_clip_tower import open_clip_tower
 from trainer.qwen_vl import qwen_vl_tower
 from trainer.tiny_tower import tiny_tower
-from trainer.torchvision_operators import declare_operators
+from trainer.torchvision_compat import declare_operators
 from trainer.tower import Tower
-from trainer.transformers_models import reason
+from trainer.transformers_compat import reason
 
 
 class Encoder(nn.Module):

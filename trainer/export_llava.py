@@ -22,9 +22,10 @@ import torch
 
 from trainer.decoder import finish_logits
 from trainer.encoders import Encoder
-from trainer.llava_tower import bare, standard_encoder, tower_refusals
+from trainer.llava_tower import standard_encoder, tower_refusals
 from trainer.model import VisionChatModel
 from trainer.model_config import ModelConfig
+from trainer.transformers_compat import bare, base_model_class
 
 FEATURE_LAYER = -2
 
@@ -136,11 +137,9 @@ def without_origin(sizes: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _decoder_refusals(decoder: Any) -> list[str]:
-    from transformers import MODEL_MAPPING
-
     found = []
     name = type(decoder).__name__
-    if MODEL_MAPPING.get(type(decoder.config), None) is not type(decoder.base_model):
+    if base_model_class(decoder.config) is not type(decoder.base_model):
         found.append(f"its decoder {name} is not what transformers builds inside of LLaVA")
     if getattr(decoder.get_output_embeddings(), "bias", None) is not None:
         found.append(f"the head of its decoder {name} has a bias, LLaVA's has none")

@@ -18,7 +18,7 @@ from torch import nn
 from dst.errors import ConfigError
 from trainer.model_config import EncoderConfig
 from trainer.tower import CLIP_MEAN, CLIP_STD, Tower, layers_read, one_side, require_cls
-from trainer.transformers_models import checkpoint_activations, load_pretrained
+from trainer.transformers_compat import checkpoint_activations, image_processor_settings, load_pretrained
 
 _HALF = (0.5, 0.5, 0.5)
 
@@ -132,12 +132,7 @@ def _cut(model: Any, family: Family) -> None:
 
 def _normalisation(config: EncoderConfig, family: Family) -> tuple[tuple[float, ...], tuple[float, ...]]:
     """From the model's own preprocessor_config.json, else what its family was trained with."""
-    from transformers.image_processing_base import ImageProcessingMixin
-
     if config.name is None:
         return family.mean, family.std
-    try:
-        found, _ = ImageProcessingMixin.get_image_processor_dict(config.name)
-    except OSError:
-        found = {}
+    found = image_processor_settings(config.name)
     return tuple(found.get("image_mean") or family.mean), tuple(found.get("image_std") or family.std)

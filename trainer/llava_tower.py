@@ -16,6 +16,7 @@ from torch import nn
 from trainer.encoders import Encoder, build_encoder
 from trainer.errors import TrainError
 from trainer.model_config import EncoderConfig
+from trainer.transformers_compat import bare
 
 STANDARD = ("clip_vision_model", "siglip_vision_model")
 
@@ -63,11 +64,6 @@ def standard_encoder(old: Encoder) -> Encoder:
         return old
     _check_same(old, made)
     return made
-
-
-def bare(name: str) -> str:
-    """A parameter's name without a level of modules that some releases of transformers have."""
-    return name.removeprefix("vision_model.")
 
 
 def _open_clip_refusals(encoder: Encoder) -> list[str]:

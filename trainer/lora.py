@@ -15,7 +15,8 @@ from torch import nn
 from dst.errors import ConfigError
 from dst.template import nearest
 from trainer.model_config import LoraConfig, TrainedParts
-from trainer.torchvision_operators import declare_operators
+from trainer.torchvision_compat import declare_operators
+from trainer.transformers_compat import linear_types
 
 ALL_LINEAR = "all-linear"
 
@@ -62,7 +63,7 @@ def find_targets(root: nn.Module, targets: str | Sequence[str], *, where: str) -
     layers, inside = _layers(root)
     if targets == ALL_LINEAR:
         head = getattr(root, "get_output_embeddings", lambda: None)()
-        found = [name for name, module in layers.items() if isinstance(module, _linear_types()) and module is not head]
+        found = [name for name, module in layers.items() if isinstance(module, linear_types()) and module is not head]
         if not found:
             raise ConfigError([f"{where}.targets: all-linear matches nothing, there are no linear layers"])
         return found
@@ -102,7 +103,7 @@ def _layers(root: nn.Module) -> tuple[dict[str, nn.Module], dict[str, str]]:
     """What can be adapted, by name; and the linear layers inside torch's attention, each with its block's name."""
     layers: dict[str, nn.Module] = {}
     inside: dict[str, str] = {}
-    kinds: tuple[type[nn.Module], ...] = (*_linear_types(), nn.MultiheadAttention)
+    kinds: tuple[type[nn.Module], ...] = (*linear_types(), nn.MultiheadAttention)
     for name, module in root.named_modules():
         parent = name.rpartition(".")[0]
         if isinstance(root.get_submodule(parent), nn.MultiheadAttention) and name:
@@ -110,12 +111,6 @@ def _layers(root: nn.Module) -> tuple[dict[str, nn.Module], dict[str, str]]:
         elif isinstance(module, kinds):
             layers[name] = module
     return layers, inside
-
-
-def _linear_types() -> tuple[type[nn.Module], ...]:
-    from transformers.pytorch_utils import Conv1D
-
-    return (nn.Linear, Conv1D)
 
 
 def _matching(target: str, names: dict[str, nn.Module], *, is_regex: bool) -> Iterator[str]:

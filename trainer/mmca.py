@@ -27,19 +27,17 @@ from collections.abc import Iterator, Sequence
 
 import torch
 from torch.nn import functional
-from transformers import AttentionInterface
-from transformers.masking_utils import AttentionMaskInterface
 
 from trainer.mmca_layout import MmcaLayout, Run, SampleRows, StepMasks, TextRows
 from trainer.mmca_rows import first, gather, rows
+from trainer.transformers_compat import register_attention
 
 NAME = "mmca"
 
 
 def register() -> None:
     """Make `attn_implementation="mmca"` known to transformers; calling it again changes nothing."""
-    AttentionInterface.register(NAME, mmca_attention)
-    AttentionMaskInterface.register(NAME, no_mask)
+    register_attention(NAME, mmca_attention, no_mask)
 
 
 def mmca_attention(

@@ -4,53 +4,42 @@ The rule: the caller says once, for the whole conversation so far, which tokens 
 
     enable_generation(model)               # once, on the transformers model, before peft wraps it
     cache = DynamicCache(config=model.config)
-    model.generate(inputs_embeds=all_embeddings, attention_mask=mask, is_image=is_image, past_key_values=cache, ...)
+    model.generate(inputs_embeds=all_embeddings, attention_mask=mask, is_image=is_image, cache=cache, ...)
 
-In a later round pass the same cache and the full conversation again, `is_image` and `attention_mask` with it;
-`generate` itself leaves out what the cache holds. `is_image` [B, T] is bool, as wide as the prompt; where the attention
-mask is 0 is padding.
+transformers before 5.24 names the cache `past_key_values`. In a later round pass the same cache and the full
+conversation again, `is_image` and `attention_mask` with it; `generate` itself skips what the cache holds. `is_image`
+[B, T] is bool, as wide as the prompt; where the attention mask is 0 is padding.
 """
 
 from __future__ import annotations
 
-import inspect
 from typing import Any
 
 import torch
 from torch.nn import functional
 
 from trainer.mmca_layout import build_layout
+from trainer.transformers_compat import wrap_generation_inputs
 
 
 def enable_generation(model: Any) -> None:
     """Teach the `generate` of a transformers decoder the argument `is_image`; without MMCA it changes nothing."""
-    original = model.prepare_inputs_for_generation
-
-    def prepare_inputs_for_generation(
-        *arguments: Any, is_image: torch.Tensor | None = None, attention_mask: torch.Tensor | None = None, **others: Any
-    ) -> dict[str, Any]:
-        inputs: dict[str, Any] = original(*arguments, attention_mask=attention_mask, **others)
-        new = inputs["inputs_embeds"] if inputs.get("inputs_embeds") is not None else inputs["input_ids"]
-        cache = inputs.get("past_key_values")
-        num_keys = new.shape[1] + (0 if cache is None else cache.get_seq_length())
-        inputs["mmca_layout"] = build_layout(
-            _with_generated_text(is_image, num_keys, is_prompt=others.get("is_first_iteration") is True),
-            attention_mask,
-            num_queries=new.shape[1],
-        )
-        return inputs
-
-    prepare_inputs_for_generation.__signature__ = _with_is_image(inspect.signature(original))  # type: ignore[attr-defined]
-    model.prepare_inputs_for_generation = prepare_inputs_for_generation
+    wrap_generation_inputs(model, "is_image", _add_layout)
 
 
-def _with_is_image(signature: inspect.Signature) -> inspect.Signature:
-    """`generate` reads from the signature which arguments it may pass on, and refuses all others."""
-    parameters = list(signature.parameters.values())
-    rest = [each for each in parameters if each.kind is inspect.Parameter.VAR_KEYWORD]
-    named = [each for each in parameters if each.kind is not inspect.Parameter.VAR_KEYWORD]
-    added = inspect.Parameter("is_image", inspect.Parameter.KEYWORD_ONLY, default=None)
-    return signature.replace(parameters=[*named, added, *rest])
+def _add_layout(
+    inputs: dict[str, Any],
+    num_cached: int,
+    is_prompt: bool,
+    is_image: torch.Tensor | None,
+    attention_mask: torch.Tensor | None,
+) -> None:
+    new = inputs["inputs_embeds"] if inputs.get("inputs_embeds") is not None else inputs["input_ids"]
+    inputs["mmca_layout"] = build_layout(
+        _with_generated_text(is_image, num_cached + new.shape[1], is_prompt=is_prompt),
+        attention_mask,
+        num_queries=new.shape[1],
+    )
 
 
 def _with_generated_text(is_image: torch.Tensor | None, num_tokens: int, *, is_prompt: bool) -> torch.Tensor:

@@ -31,7 +31,7 @@ from trainer.errors import TrainError
 from trainer.mmca_layout import build_layout
 from trainer.model_config import ModelConfig, check_model_values
 from trainer.projectors import Projector, build_projector
-from trainer.transformers_models import checkpoint_activations
+from trainer.transformers_compat import checkpoint_activations
 
 LOGITS_AT_ONCE = 2**27
 """Most logits in memory: half a GiB in float32."""

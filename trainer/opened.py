@@ -17,7 +17,7 @@ from trainer.checkpoint import PLACES, locate
 from trainer.export_record import RECORD
 from trainer.exported import DTYPES, Loaded, load_model
 from trainer.restore import restore
-from trainer.torchvision_operators import declare_operators
+from trainer.torchvision_compat import declare_operators
 
 
 def open_model(location: Path, *, run_build: str | None = None) -> tuple[Loaded, Build | None]:

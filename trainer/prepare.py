@@ -83,7 +83,7 @@ def _check(config: TrainConfig, build: Build, world_size: int | None, *, loads_m
     if world_size is not None:
         problems += check_ranks(config, world_size)
     if loads_model or problems:
-        from trainer.torchvision_operators import declare_operators
+        from trainer.torchvision_compat import declare_operators
 
         declare_operators()
         from trainer.decoder_tokenizer import check_tokenizer

@@ -20,6 +20,7 @@ import torch
 from trainer.decoder import finish_logits
 from trainer.mmca_layout import build_layout
 from trainer.model import VisionChatModel
+from trainer.transformers_compat import cache_argument, crop_cache, new_cache
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -40,10 +41,9 @@ class Reader:
     """The decoder and what it has read: its cache and, for every position there, whether it is an image or padding."""
 
     def __init__(self, model: VisionChatModel, rows: int, device: torch.device) -> None:
-        from transformers import DynamicCache
-
         self._model, self._device = model, device
-        self._cache = DynamicCache(config=model.decoder.config)
+        self._cache = new_cache(model.decoder.config)
+        self._cache_argument = cache_argument()
         self._is_image_BK = torch.zeros(rows, 0, dtype=torch.bool, device=device)
         self._mask_BK = torch.zeros(rows, 0, dtype=torch.int64, device=device)
 
@@ -85,11 +85,7 @@ class Reader:
             return True
         kept = self._is_image_BK.shape[1] - positions
         self._is_image_BK, self._mask_BK = self._is_image_BK[:, :kept], self._mask_BK[:, :kept]
-        try:
-            self._cache.crop(-positions)
-        except (NotImplementedError, RuntimeError, ValueError):
-            return False
-        return int(self._cache.get_seq_length()) == kept
+        return crop_cache(self._cache, positions)
 
     def _feed(
         self,
@@ -108,8 +104,8 @@ class Reader:
         hidden_BTH = model.decoder.base_model(
             inputs_embeds=embeddings_BTH,
             position_ids=positions_BT,
-            past_key_values=self._cache,
             use_cache=True,
+            **{self._cache_argument: self._cache},
             **arguments,
         ).last_hidden_state
         return finish_logits(model.decoder.config, model.decoder.get_output_embeddings()(hidden_BTH[:, -1]))

@@ -22,7 +22,7 @@ from typing import Any, NamedTuple
 import torch
 from torch.nn import functional
 
-from trainer.torchvision_operators import declare_operators
+from trainer.torchvision_compat import declare_operators
 
 declare_operators()
 

@@ -1,0 +1,173 @@
+"""Everything that the trainer needs of transformers and that has moved between releases, or is not documented there.
+
+The rule: other modules import public names of transformers only, and never ask for its version. What differs between
+releases is found by looking at the library, not by comparing numbers. Run with 5.0.0, 5.17.0, 5.23.0 and 5.24.0:
+
+    cache argument      `past_key_values` until 5.23, `cache` since 5.24 (the old name warns, and goes in 5.40 and 6.0)
+    checkpointing       `gradient_checkpointing_enable` until 5.x, `activation_checkpointing_enable` since
+    loading report      mismatched keys are tuples in some releases, strings in others
+    attention           AttentionInterface and AttentionMaskInterface; a mask function must accept any keyword
+    generation          `prepare_inputs_for_generation`: its signature says which arguments `generate` accepts
+
+Nothing here imports transformers before it is called.
+"""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable, Collection, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+from torch import nn
+
+Function = Callable[..., Any]
+
+
+def cache_argument() -> str:
+    """What `forward` and `generate` call the KV cache in the installed release."""
+    from transformers.generation import GenerationMixin
+
+    named = inspect.signature(GenerationMixin.prepare_inputs_for_generation).parameters
+    return "cache" if "cache" in named else "past_key_values"
+
+
+def new_cache(config: Any) -> Any:
+    """An empty KV cache that grows, for a decoder of this configuration."""
+    from transformers import DynamicCache
+
+    return DynamicCache(config=config)
+
+
+def crop_cache(cache: Any, tokens: int) -> bool:
+    """Remove the last `tokens`. False if the cache cannot do that, and then it must not be used any more.
+
+    A layer with a sliding window has already dropped what came before.
+    """
+    kept = cache.get_seq_length() - tokens
+    try:
+        cache.crop(-tokens)
+    except (NotImplementedError, RuntimeError, ValueError):
+        return False
+    return int(cache.get_seq_length()) == kept
+
+
+def register_attention(name: str, attention: Function, mask: Function) -> None:
+    """Make `attn_implementation=name` known; registering again replaces the functions."""
+    from transformers import AttentionInterface
+    from transformers.masking_utils import AttentionMaskInterface
+
+    AttentionInterface.register(name, attention)
+    AttentionMaskInterface.register(name, mask)
+
+
+def wrap_generation_inputs(model: Any, argument: str, extend: Function) -> None:
+    """Give `model.generate` an argument of one's own, and change what each forward of a generation gets.
+
+    `extend(inputs, num_cached, is_prompt, value, attention_mask)` is called with the forward's keyword arguments,
+    which it changes in place; with the number of tokens in the cache; and with the value that was given for `argument`.
+    `generate` reads from the signature which arguments it may pass on, and refuses all others.
+    """
+    original, cache_name = model.prepare_inputs_for_generation, cache_argument()
+
+    def prepare_inputs_for_generation(*arguments: Any, attention_mask: Any = None, **others: Any) -> dict[str, Any]:
+        value = others.pop(argument, None)
+        inputs: dict[str, Any] = original(*arguments, attention_mask=attention_mask, **others)
+        cache = inputs.get(cache_name)
+        num_cached = 0 if cache is None else cache.get_seq_length()
+        extend(inputs, num_cached, others.get("is_first_iteration") is True, value, attention_mask)
+        return inputs
+
+    prepare_inputs_for_generation.__signature__ = _with(argument, inspect.signature(original))  # type: ignore[attr-defined]
+    model.prepare_inputs_for_generation = prepare_inputs_for_generation
+
+
+def load_pretrained(auto: Any, name: str, *, unread: Collection[str] = (), **options: Any) -> Any:
+    """`auto.from_pretrained`, but weights that the files lack are an error: they would be random.
+
+    Weights that the model has no place for are ignored; `unread`: parts of names that may be missing too.
+    Raises ValueError, and what transformers raises.
+    """
+    with _quiet():
+        model, report = auto.from_pretrained(name, output_loading_info=True, trust_remote_code=False, **options)
+    lacking = sorted(key for key in report["missing_keys"] if not any(part in key for part in unread))
+    other = [entry if isinstance(entry, str) else str(entry[0]) for entry in report["mismatched_keys"]]
+    for problem, keys in (("lack", lacking), ("have another shape of", sorted(other))):
+        if keys:
+            more = f" and {len(keys) - 3} more" if len(keys) > 3 else ""
+            raise ValueError(f"its files {problem} {', '.join(keys[:3])}{more}; download it again")
+    return model
+
+
+def reason(error: Exception) -> str:
+    """Why a library could not build a model, on one line."""
+    text = str(error)
+    if "trust_remote_code" in text:
+        return "it brings code of its own, which is never run here; wanted an architecture that the library knows"
+    lines = [line.strip() for line in text.splitlines() if line.strip()]
+    return " ".join(lines[:3])[:600] or type(error).__name__
+
+
+def checkpoint_activations(model: Any) -> None:
+    """Compute activations again in the backward pass."""
+    enable = getattr(model, "activation_checkpointing_enable", None) or model.gradient_checkpointing_enable
+    enable({"use_reentrant": False})
+
+
+def linear_types() -> tuple[type[nn.Module], ...]:
+    """Layers that multiply by a matrix: torch's, and GPT-2's transposed one."""
+    from transformers.pytorch_utils import Conv1D
+
+    return (nn.Linear, Conv1D)
+
+
+def base_model_class(config: Any) -> type | None:
+    """The class that AutoModel, and so LLaVA, builds for a configuration."""
+    from transformers import MODEL_MAPPING
+
+    found: type | None = MODEL_MAPPING.get(type(config), None)
+    return found
+
+
+def image_processor_settings(name: str) -> dict[str, Any]:
+    """preprocessor_config.json of a folder or a hub id; empty if there is none."""
+    from transformers.image_processing_base import ImageProcessingMixin
+
+    try:
+        settings, _ = ImageProcessingMixin.get_image_processor_dict(name)
+    except OSError:
+        return {}
+    return dict(settings)
+
+
+def hub_file(name: str, file: str) -> str | None:
+    """The path of one file of a folder or a hub id. Raises what transformers raises if it cannot be had."""
+    from transformers.utils import cached_file
+
+    path: str | None = cached_file(name, file)
+    return path
+
+
+def bare(name: str) -> str:
+    """A vision tower's parameter name without the level of modules that some releases have (until 5.x)."""
+    return name.removeprefix("vision_model.")
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    from transformers.utils import logging
+
+    verbosity = logging.get_verbosity()
+    logging.set_verbosity_error()
+    try:
+        yield
+    finally:
+        logging.set_verbosity(verbosity)
+
+
+def _with(argument: str, signature: inspect.Signature) -> inspect.Signature:
+    parameters = list(signature.parameters.values())
+    rest = [each for each in parameters if each.kind is inspect.Parameter.VAR_KEYWORD]
+    named = [each for each in parameters if each.kind is not inspect.Parameter.VAR_KEYWORD]
+    added = inspect.Parameter(argument, inspect.Parameter.KEYWORD_ONLY, default=None)
+    return signature.replace(parameters=[*named, added, *rest])
