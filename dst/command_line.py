@@ -8,11 +8,12 @@ from __future__ import annotations
 import os
 import sys
 from collections.abc import Callable, Sequence
-from typing import NoReturn
+from typing import Any, ClassVar, NoReturn
 
 import click
 
 from dst.errors import ConfigError, TemplateError, TokenizerError
+from dst.installed_versions import report_installed
 from dst.terminal_text import visible
 
 Explain = Callable[[Exception], Sequence[str] | None]
@@ -22,6 +23,25 @@ Complain = Callable[[Sequence[str]], None]
 def complain(problems: Sequence[str]) -> None:
     for problem in problems:
         click.echo(f"error: {visible(problem)}", err=True)
+
+
+def warn(text: str) -> None:
+    click.echo(f"warning: {visible(text)}", err=True)
+
+
+class Command(click.Command):
+    """A command that compares the installed packages with what was tested, before it works; `--help` does not."""
+
+    extras: ClassVar[Sequence[str]] = ()
+    """Of pyproject.toml, whose packages the command may use"""
+
+    def invoke(self, ctx: click.Context) -> Any:
+        report_installed(self.extras, self.warnings, warn)
+        return super().invoke(ctx)
+
+    def warnings(self) -> Sequence[str]:
+        """What else to say once, before work starts; it may raise."""
+        return ()
 
 
 def run_command(cli: click.Command, *, stopped: str, explain: Explain, say: Complain = complain) -> None:

@@ -13,7 +13,7 @@ from pathlib import Path
 
 import click
 
-from dst.command_line import run_command
+from dst.command_line import Command, run_command
 from dst.terminal_text import json_line, visible
 
 PATH = click.Path(path_type=Path)
@@ -29,7 +29,15 @@ def usable_cpus() -> int:
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
-@click.group(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 120})
+class _Command(Command):
+    extras = ("ray", "remote")
+
+
+class _Group(click.Group):
+    command_class = _Command
+
+
+@click.group(cls=_Group, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 120})
 @click.version_option(package_name="dsvl")
 def cli() -> None:
     """Compile visual-instruction datasets into verified, pretokenized shards."""

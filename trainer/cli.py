@@ -17,7 +17,7 @@ from typing import NoReturn
 import click
 from click.core import ParameterSource
 
-from dst.command_line import complain, run_command
+from dst.command_line import Command, complain, run_command
 
 PATH = click.Path(path_type=Path)
 _LESS_MEMORY = (
@@ -29,7 +29,22 @@ _OF_DIALOGUES, _OF_BUILDS = ("images", "prefix", "leave_out"), ("build", "loss",
 """Options of eval that the other kind of evaluation does not read"""
 
 
-@click.group(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 120})
+class _Command(Command):
+    extras = ("train", "eval", "remote")
+
+    def warnings(self) -> Sequence[str]:
+        if self.name == "config":
+            return ()
+        from trainer.torch_environment import check_torch
+
+        return check_torch()
+
+
+class _Group(click.Group):
+    command_class = _Command
+
+
+@click.group(cls=_Group, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 120})
 @click.version_option(package_name="dsvl")
 @click.option("--local_rank", type=int, hidden=True, expose_value=False)  # DeepSpeed's launcher adds it
 def cli() -> None:

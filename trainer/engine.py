@@ -32,7 +32,7 @@ def process_group() -> Iterator[Ranks]:
     """The ranks of this run. A process that no launcher started is a run of its own."""
     if world_size_of(os.environ) is None:
         alone()
-    if torch.accelerator.current_accelerator() is None:
+    if not torch.accelerator.is_available():
         os.environ.setdefault("DS_ACCELERATOR", "cpu")  # else DeepSpeed warns that it found nothing better
     # torch renamed collectives that DeepSpeed still calls by their old names
     warnings.filterwarnings("ignore", category=FutureWarning, module=r"torch\.distributed")

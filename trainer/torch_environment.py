@@ -1,0 +1,64 @@
+"""Whether torch can be loaded, fits torchvision, and finds the device that it was built for: one line each.
+
+The rule: what cannot work is an error before work starts; what works in another way than people expect is a warning.
+torch is imported here first, so that a broken install is explained once and not by whatever module met it.
+"""
+
+from __future__ import annotations
+
+import warnings
+from importlib import metadata
+
+from trainer.errors import TrainError
+
+
+def check_torch() -> list[str]:
+    """Warnings about the installed torch and torchvision. Raises TrainError if torch cannot be used at all."""
+    try:
+        import torch
+    except ModuleNotFoundError as error:
+        if error.name != "torch":
+            raise TrainError(f"torch is installed, but not what it needs: {error}; install it again") from None
+        raise TrainError(
+            "torch is not installed, and dsvl-train needs it: pip install 'dsvl[train]' (its documentation "
+            "says how to get the build for your GPU, or for a CPU)"
+        ) from None
+    except (ImportError, OSError) as error:
+        why = " ".join(str(error).split())
+        raise TrainError(f"torch is installed but cannot be loaded ({why}); install it again") from None
+    found = _torchvision(torch.__version__)
+    if torch.version.cuda is not None:
+        found += _driver(torch.__version__, torch.version.cuda)
+    return found
+
+
+def _torchvision(torch_version: str) -> list[str]:
+    """Each torchvision is built for one torch, and names it among its requirements."""
+    from packaging.requirements import Requirement
+
+    try:
+        installed = metadata.distribution("torchvision")
+    except metadata.PackageNotFoundError:
+        return []
+    needs = [need for need in map(Requirement, installed.requires or ()) if need.name == "torch"]
+    if not needs or needs[0].specifier.contains(torch_version, prereleases=True):
+        return []
+    return [
+        f"torchvision {installed.version} was built for torch{needs[0].specifier}, but torch {torch_version} is "
+        "installed; its transforms are used, its compiled operators are not: install the torchvision of your torch"
+    ]
+
+
+def _driver(torch_version: str, cuda: str) -> list[str]:
+    import torch
+
+    with warnings.catch_warnings(record=True) as said:
+        warnings.simplefilter("always")
+        works = torch.cuda.is_available()
+    if works:
+        return []
+    why = " ".join(str(said[0].message).split()).partition(" (Triggered")[0] if said else "no NVIDIA driver was found"
+    return [
+        f"torch {torch_version} is built for CUDA {cuda}, but cannot use a GPU: {why}; running on the CPU. Without a "
+        "GPU install torch's CPU build; with one, check that nvidia-smi works"
+    ]
