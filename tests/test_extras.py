@@ -1,0 +1,342 @@
+"""An install of dsvl alone, or with one extra, does what README says of it, and holds nothing that it does not require.
+
+Each install is a clean environment (clean_venvs.py). The real commands run in it as processes, in a folder outside the
+repository with a copy of examples/.
+"""
+
+from __future__ import annotations
+
+import ast
+import json
+import os
+import shutil
+import subprocess
+import sys
+import textwrap
+from collections.abc import Callable, Iterator
+from functools import cache
+from importlib import metadata
+from importlib.util import find_spec
+from pathlib import Path
+
+import pytest
+import yaml
+from packaging.utils import canonicalize_name
+
+import small_blends
+from clean_venvs import ROOT, CleanVenv, NotInstalledError, closure, direct_requirements, packages
+
+Venvs = Callable[..., CleanVenv]
+
+OURS = sorted({name.partition(".")[0] for name in packages()})
+EXTRAS = ("train", "ray", "remote", "eval")
+INSTALLS: list[tuple[str, ...]] = [(), *((extra,) for extra in EXTRAS)]
+
+EXTRA_OF = {
+    "preprocess/engines.py": "ray",
+    "shards/batch.py": "train",
+    "shards/decode.py": "train",
+    "shards/loader.py": "train",
+    "shards/workers.py": "train",
+    "trainer": "train",
+}
+"""Packages and files that may import more than `pip install dsvl` brings"""
+
+NOT_IMPORTED_BY_NAME = {
+    "gcsfs": "fsspec imports it for gs:// URLs",
+    "pycocoevalcap": "trainer.caption_scores imports its modules by importlib, and names the extra if they are missing",
+    "s3fs": "fsspec imports it for s3:// URLs",
+    "tensorboard": "torch.utils.tensorboard imports it",
+    "torchvision": "open_clip, peft and transformers import it",
+}
+
+
+def name_of(extras: tuple[str, ...]) -> str:
+    return "+".join(extras) or "base"
+
+
+@pytest.fixture(scope="module")
+def venvs(tmp_path_factory: pytest.TempPathFactory) -> Venvs:
+    """venvs("train") is an install of dsvl[train]; each is made once."""
+
+    @cache
+    def make(*extras: str) -> CleanVenv:
+        try:
+            return CleanVenv.make(tmp_path_factory.mktemp(name_of(extras)), extras)
+        except NotInstalledError as error:
+            pytest.skip(str(error))
+
+    return make
+
+
+def make_user_folder(folder: Path) -> Path:
+    """A user's folder: a copy of examples/, and a blend of two small datasets that have held-out samples."""
+    shutil.copytree(ROOT / "examples", folder / "examples")
+    small_blends.write_blend(
+        folder / "small.yaml",
+        [
+            {"name": "llava", "adapter": "llava", "root": "examples/data"},
+            {"name": "captions", "adapter": "coco_caption", "root": "examples/data"},
+        ],
+        tokenizer="examples/tokenizer",
+        image_tokens=144,
+        image={"store": "resized", "size": 336},
+        limits={"max_length": 2048},
+    )
+    return folder
+
+
+@pytest.fixture
+def user_folder(tmp_path: Path) -> Path:
+    return make_user_folder(tmp_path)
+
+
+@pytest.fixture(scope="module")
+def built(venvs: Venvs, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The small blend, built by an install of the data half."""
+    user_folder = make_user_folder(tmp_path_factory.mktemp("built"))
+    succeed(
+        venvs().run("dsvl-prep", "build", "--blend", "small.yaml", "--out", "build", "--workers", "1", cwd=user_folder)
+    )
+    return user_folder / "build"
+
+
+def succeed(done: subprocess.CompletedProcess[str]) -> str:
+    """What a command printed."""
+    assert done.returncode == 0, done.stderr
+    assert "Traceback" not in done.stderr, done.stderr
+    return done.stdout
+
+
+# The lists of pyproject.toml
+
+
+def third_party_imports(path: Path) -> Iterator[str]:
+    """Top-level modules that a file imports, also in functions, without Python's and ours."""
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        match node:
+            case ast.Import():
+                names = [alias.name for alias in node.names]
+            case ast.ImportFrom(module=str(name)):
+                names = [name]
+            case ast.Call(func=ast.Attribute(attr="import_module"), args=[ast.Constant(value=str(name))]):
+                names = [name]
+            case _:
+                continue
+        tops = {name.partition(".")[0] for name in names}
+        yield from sorted(tops - sys.stdlib_module_names - {*OURS})
+
+
+def providers() -> dict[str, set[str]]:
+    """Top-level module -> the canonical names of distributions that bring it."""
+    found = metadata.packages_distributions()
+    return {module: {canonicalize_name(name) for name in names} for module, names in found.items()}
+
+
+def names_of(*extras: str) -> set[str]:
+    """The canonical names that pyproject.toml lists."""
+    return {canonicalize_name(need.name) for need in direct_requirements(extras)}
+
+
+@pytest.fixture(scope="module")
+def imported() -> dict[str, set[str]]:
+    """Each file of ours -> the distributions it imports from; of those that share a module's name, all."""
+    try:
+        closure(direct_requirements(EXTRAS))
+    except NotInstalledError as error:
+        pytest.skip(str(error))
+    bring = providers()
+    return {
+        path.relative_to(ROOT).as_posix(): {
+            name for module in third_party_imports(path) for name in bring.get(module, {module})
+        }
+        for package in OURS
+        for path in sorted((ROOT / package).rglob("*.py"))
+    }
+
+
+def test_every_import_is_of_a_requirement_that_pyproject_lists(imported: dict[str, set[str]]) -> None:
+    unlisted = {}
+    for file, distributions in imported.items():
+        extra = EXTRA_OF.get(file) or EXTRA_OF.get(file.partition("/")[0])
+        if rest := distributions - names_of(*filter(None, [extra])):
+            unlisted[file] = rest  # another requirement may bring it today, and stop tomorrow
+    assert not unlisted
+
+
+def test_every_requirement_that_pyproject_lists_is_imported(imported: dict[str, set[str]]) -> None:
+    unused = names_of(*EXTRAS) - set().union(*imported.values()) - NOT_IMPORTED_BY_NAME.keys()
+    assert not unused
+
+
+@pytest.mark.parametrize("extras", INSTALLS, ids=name_of)
+def test_an_install_finds_the_modules_of_its_requirements_and_no_others(
+    venvs: Venvs, extras: tuple[str, ...], tmp_path: Path
+) -> None:
+    venv = venvs(*extras)
+    bring = {module: names - {"dsvl"} for module, names in providers().items()}
+    modules = sorted(module for module, names in bring.items() if names and module.isidentifier() and find_spec(module))
+    assert {"torch", "transformers", "ray", "s3fs", "gcsfs", "pycocoevalcap", "moto", "pytest"} <= {*modules}
+    code = """
+        import json, sys
+        from importlib import metadata, util
+
+        found = [name for name in json.load(sys.stdin) if util.find_spec(name)]
+        print(json.dumps([found, sys.path, [one.name for one in metadata.distributions()]]))
+    """
+    names = [*modules, *OURS, "tests", "tools"]
+    printed = succeed(venv.run("python", "-c", textwrap.dedent(code), cwd=tmp_path, stdin=json.dumps(names)))
+    found, search_path, distributions = json.loads(printed)
+    assert found == [module for module in modules if bring[module] & venv.distributions] + OURS
+    assert {canonicalize_name(name) for name in distributions} == {*venv.distributions, "dsvl"}
+    assert [folder for folder in search_path if "site-packages" in folder] == [str(venv.site_packages)]
+
+
+# pip install dsvl
+
+
+@pytest.mark.slow
+def test_the_data_half_alone_runs_every_command_of_dsvl_prep(venvs: Venvs, user_folder: Path) -> None:
+    def prep(*arguments: str) -> str:
+        return succeed(venvs().run("dsvl-prep", *arguments, cwd=user_folder))
+
+    assert "sparkles_dialogue" in prep("adapters")
+    assert "found llava in examples/data" in prep("init", "--root", "examples/data", "--out", "blend.yaml")
+    assert len(yaml.safe_load((user_folder / "blend.yaml").read_text(encoding="utf-8"))["datasets"]) > 10
+    assert "000000000101.jpg" in prep("render", "--adapter", "llava", "--root", "examples/data")
+    assert "tasks: 40 built" in prep("build", "--blend", "examples/blend.yaml", "--out", "build", "--workers", "1")
+    assert "build: sound; 22 shards" in prep("verify", "build")
+    assert "rows of 4,096 positions" in prep("stats", "build", "--max-length", "4096")
+    assert "44 trained" in prep("inspect", "build", "--dataset", "llava")
+
+
+def test_the_data_half_alone_reads_samples(venvs: Venvs, built: Path, tmp_path: Path) -> None:
+    code = "import shards, sys; print(len(shards.open(sys.argv[1])['train'][0].ids), 'torch' in sys.modules)"
+    num_ids, has_torch = succeed(venvs().run("python", "-c", code, built, cwd=tmp_path)).split()
+    assert int(num_ids) > 20
+    assert has_torch == "False"
+
+
+@pytest.mark.parametrize(
+    ("command", "extra"),
+    [
+        ("dsvl-train run --config examples/train.yaml build={built}", "train"),
+        ("dsvl-train run --config examples/train.yaml --num-gpus 2 build={built}", "train"),
+        ("dsvl-train export --checkpoint run --out exported", "train"),
+        ("dsvl-train chat --model exported", "train"),
+        ("dsvl-train eval --model run", "train"),
+        ("dsvl-prep build --blend small.yaml --out build --set engine=ray", "ray"),
+        ("dsvl-prep build --blend small.yaml --out s3://bucket/build", "remote"),
+        ("dsvl-prep verify s3://bucket/build", "remote"),
+        ("dsvl-prep stats gs://bucket/build", "remote"),
+    ],
+)
+def test_without_an_extra_a_command_names_it(
+    venvs: Venvs, built: Path, user_folder: Path, command: str, extra: str
+) -> None:
+    done = venvs().run(*command.format(built=built).split(), cwd=user_folder)
+    assert done.returncode in (1, 2)
+    assert f"pip install 'dsvl[{extra}]'" in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+@pytest.mark.parametrize(
+    ("code", "extra"),
+    [
+        ("import shards.loader", "train"),
+        ("import shards; shards.open('s3://bucket/build')", "remote"),
+        ("from trainer.caption_scores import caption_scores; caption_scores(['a'], [['a']])", "eval"),
+    ],
+)
+def test_without_an_extra_a_function_names_it(venvs: Venvs, tmp_path: Path, code: str, extra: str) -> None:
+    done = venvs().run("python", "-c", code, cwd=tmp_path)
+    assert done.returncode == 1
+    assert f"pip install 'dsvl[{extra}]'" in done.stderr.splitlines()[-1]
+
+
+# One extra each
+
+
+@pytest.mark.slow
+def test_the_train_extra_loads_batches_trains_exports_chats_and_measures(
+    venvs: Venvs, built: Path, user_folder: Path
+) -> None:
+    def train(*arguments: str | Path, stdin: str = "") -> str:
+        return succeed(venvs("train").run("dsvl-train", *arguments, cwd=user_folder, stdin=stdin))
+
+    code = """
+        import sys
+        import shards
+        from shards.loader import Loader
+
+        loader = Loader(shards.open(sys.argv[1]), batch_size=1, max_length=1024, seed=1, workers=1, epochs=1)
+        print(sum(len(batch.samples[0]) for batch in loader), loader.state_dict()["position"])
+    """
+    assert succeed(venvs("train").run("python", "-c", textwrap.dedent(code), built, cwd=user_folder)).split()[0] == "8"
+    config = yaml.safe_load(train("config"))
+    assert config["model"]["attention"] == "mmca"
+    few = ("schedule.steps=2", "checkpoints.every=2", "evaluation.every=2")
+    train("run", "--config", "examples/train.yaml", f"build={built}", "out=run", *few)
+    steps = [json.loads(line) for line in (user_folder / "run/metrics.jsonl").read_text(encoding="utf-8").splitlines()]
+    assert max(entry["step"] for entry in steps) == 2
+    assert list((user_folder / "run").rglob("events.out.tfevents.*"))
+    assert "exported: a folder for trainer.load" in train("export", "--checkpoint", "run", "--out", "exported")
+    questions = (user_folder / "examples/questions.txt").read_text(encoding="utf-8")
+    train("chat", "--model", "exported", "--max-new-tokens", "4", stdin=questions)
+    assert "held-out loss" in train("eval", "--model", "run", "--no-answers")
+    # Caption scores are of a model's answers, so they take both extras.
+    short = ("--no-loss", "--limit", "1", "--max-new-tokens", "2", "--json")
+    done = venvs("train", "eval").run("dsvl-train", "eval", "--model", "run", *short, cwd=user_folder)
+    metrics = {row["dataset"]: row["metrics"].keys() for row in json.loads(succeed(done))["scores"]}
+    assert {"cider", "bleu_1", "bleu_4"} <= metrics["captions"]
+
+
+@pytest.mark.slow
+def test_the_ray_extra_compiles_to_the_same_bytes(venvs: Venvs, built: Path, user_folder: Path) -> None:
+    blend = ("--blend", "small.yaml", "--out", "build", "--workers", "1", "--set", "engine=ray")
+    offline = {"RAY_USAGE_STATS_ENABLED": "0"}
+    succeed(venvs("ray").run("dsvl-prep", "build", *blend, cwd=user_folder, variables=offline))
+    assert small_blends.files_of(user_folder / "build") == small_blends.files_of(built)
+
+
+@pytest.mark.slow
+def test_the_remote_extra_builds_to_a_bucket_and_reads_from_it(venvs: Venvs, user_folder: Path, bucket: str) -> None:
+    names = ("AWS_", "NO_PROXY")  # as s3_server sets them
+    server = {name: value for name, value in os.environ.items() if name.startswith(names)}
+
+    def run(program: str, *arguments: str) -> str:
+        return succeed(venvs("remote").run(program, *arguments, cwd=user_folder, variables=server))
+
+    url = f"{bucket}/build"
+    assert f"published {url}" in run("dsvl-prep", "build", "--blend", "small.yaml", "--out", url, "--workers", "1")
+    assert f"{url}: sound" in run("dsvl-prep", "verify", url)
+    code = """
+        import sys
+        import fsspec
+        import shards
+
+        sample = shards.open(sys.argv[1])["train"][0]
+        print(len(sample.ids), len(sample.images))
+        fsspec.get_filesystem_class("gs")  # raises if it cannot be imported; no server of Google Cloud Storage is asked
+    """
+    num_ids, num_images = map(int, run("python", "-c", textwrap.dedent(code), url).split())
+    assert num_ids > 20
+    assert num_images == 1
+
+
+def test_the_eval_extra_alone_scores_captions_without_torch_and_java(venvs: Venvs, tmp_path: Path) -> None:
+    """That is the arithmetic; answers to score come from `dsvl-train eval`, which needs the train extra as well."""
+    code = """
+        import shutil, sys
+        from trainer.caption_scores import caption_scores, missing_package
+
+        answers, references = ["a dog runs", "two cats sit"], [["a dog runs", "it runs"], ["one cat sleeps"]]
+        scores = caption_scores(answers, references)
+        assert missing_package() is None
+        assert scores.answer_cider[0] > scores.answer_cider[1] == 0
+        assert scores.answer_bleu[0][0] > 0.99
+        assert shutil.which("java") is None and "torch" not in sys.modules
+    """
+    venv = venvs("eval")
+    path = {"PATH": str(venv.bin)}
+    assert succeed(venv.run("python", "-c", textwrap.dedent(code), cwd=tmp_path, variables=path)) == ""
