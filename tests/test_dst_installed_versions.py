@@ -22,8 +22,8 @@ REQUIREMENTS = [
 ]
 
 
-def check(extras: tuple[str, ...] = ("train",), **installed: str) -> tuple[list[str], list[str]]:
-    found = check_installed(extras, requirements=REQUIREMENTS, version_of=installed.get)
+def check(*extras: str, **installed: str) -> tuple[list[str], list[str]]:
+    found = check_installed(extras or ("train",), requirements=REQUIREMENTS, version_of=installed.get)
     return list(found.warnings), list(found.errors)
 
 
@@ -47,7 +47,7 @@ def test_builds_of_an_admitted_release_are_admitted() -> None:
 
 
 def test_only_the_extras_that_the_command_uses_are_looked_at() -> None:
-    assert check(("remote",), transformers="9", ray="0.1", click="1.0")[0] == [
+    assert check("remote", transformers="9", ray="0.1", click="1.0")[0] == [
         "click 1.0 is installed, but dsvl was tested with >=8.1; if something fails, pip install 'click>=8.1'"
     ]
 

@@ -17,8 +17,8 @@ import train_runs
 from oracles_training import plain_losses
 from shards.loader import Loader
 from train_runs import config_file, journal, losses, train
-from trainer import loop
 from trainer.config import ScheduleConfig
+from trainer.deepspeed_compat import optimizer_step
 from trainer.loop import evaluate, learning_rate_factor
 from trainer.ranks import Ranks
 from trainer.stopping import Stopped
@@ -171,9 +171,9 @@ class Overflowing:
 
 def test_overflow_at_the_smallest_scale_of_fp16_is_told_apart_from_bugs() -> None:
     with pytest.raises(OverflowError, match="already at minimum"):
-        loop._step(Overflowing())
+        optimizer_step(Overflowing())
     with pytest.raises(AttributeError):
-        loop._step(object())
+        optimizer_step(object())
 
 
 class Knowing(torch.nn.Module):

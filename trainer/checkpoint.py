@@ -32,9 +32,9 @@ import torch
 from safetensors import SafetensorError, safe_open
 
 from dst.errors import ConfigError
+from trainer.deepspeed_compat import MOMENTS, flats, parts, restore_loss_scale, restore_step
 from trainer.errors import TrainError
 from trainer.frozen import other_weights
-from trainer.partitions import MOMENTS, flats, parts, restore_step
 from trainer.ranks import Ranks
 from trainer.start import other_start
 
@@ -291,10 +291,7 @@ def load_optimizer(engine: Any, checkpoint: Checkpoint, *, ranks: Ranks) -> None
             for kind in MOMENTS if steps else ():
                 target = part.view(moments[id(part.flat)][kind])
                 target.copy_(checkpoint.piece(kind, part.name, part.start, part.count))
-    scaler = getattr(engine.optimizer, "loss_scaler", None)
-    for name, value in checkpoint.content["loss_scale"].items():
-        if hasattr(scaler, name):
-            setattr(scaler, name, type(getattr(scaler, name))(value))
+    restore_loss_scale(engine, checkpoint.content["loss_scale"])
 
 
 def finished(out: Path) -> dict[int, Path]:

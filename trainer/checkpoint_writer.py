@@ -31,8 +31,8 @@ from trainer.checkpoint import (
     folder_of,
     latest,
 )
+from trainer.deepspeed_compat import MOMENTS, flats, parts, state_of
 from trainer.errors import TrainError
-from trainer.partitions import MOMENTS, flats, parts, state_of
 from trainer.ranks import Ranks
 from trainer.weight_files import save_tensors
 
@@ -88,13 +88,6 @@ def mark_best(out: Path, folder: Path, loss: float, *, ranks: Ranks, keep: int) 
     problem = ranks.gather(_failure(mark) if ranks.is_first else None)[0]
     if problem is not None:
         raise TrainError(f"{out / FOLDER / BEST}: cannot be written: {problem}; {_kept(out)}")
-
-
-def loss_scale(engine: Any) -> dict[str, float]:
-    """fp16's loss scale and what it depends on; empty for other precisions."""
-    scaler = getattr(engine.optimizer, "loss_scaler", None)
-    names = ("cur_scale", "cur_iter", "last_overflow_iter", "cur_hysteresis")
-    return {name: float(getattr(scaler, name)) for name in names if hasattr(scaler, name) and engine.fp16_enabled()}
 
 
 def _fresh(partial: Path) -> None:

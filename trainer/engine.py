@@ -7,9 +7,7 @@ each step by trainer.loop, so DeepSpeed is given no scheduler. Its files are not
 from __future__ import annotations
 
 import contextlib
-import logging
 import os
-import warnings
 from collections.abc import Iterator, Sequence
 from datetime import timedelta
 from typing import Any
@@ -18,6 +16,7 @@ import torch
 
 from dst.errors import ConfigError
 from trainer.config import TrainConfig, accumulation
+from trainer.deepspeed_compat import quiet_deepspeed
 from trainer.ranks import Ranks, alone, check_devices, world_size_of
 
 TIMEOUT = timedelta(minutes=30)
@@ -32,17 +31,9 @@ def process_group() -> Iterator[Ranks]:
     """The ranks of this run. A process that no launcher started is a run of its own."""
     if world_size_of(os.environ) is None:
         alone()
-    if not torch.accelerator.is_available():
-        os.environ.setdefault("DS_ACCELERATOR", "cpu")  # else DeepSpeed warns that it found nothing better
-    # torch renamed collectives that DeepSpeed still calls by their old names
-    warnings.filterwarnings("ignore", category=FutureWarning, module=r"torch\.distributed")
-    import deepspeed
+    deepspeed = quiet_deepspeed()
     from deepspeed.accelerator import get_accelerator
-    from deepspeed.utils import logger
 
-    # Its collectives for one CPU host are compiled when the group starts, for a minute or more; gloo does as well.
-    deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False
-    logger.setLevel(logging.ERROR)
     accelerator = get_accelerator()
     if accelerator.device_name() != "cpu":
         if problems := check_devices(os.environ, accelerator.device_count()):

@@ -28,6 +28,7 @@ from shards.batch import Batch
 from shards.errors import ShardError
 from shards.loader import Loader
 from trainer.config import ScheduleConfig
+from trainer.deepspeed_compat import optimizer_step
 from trainer.errors import TrainError
 from trainer.ranks import Ranks
 from trainer.stopping import StopFlag, Stopped
@@ -109,7 +110,7 @@ def train(
             set_learning_rates(engine.basic_optimizer, learning_rate_factor(schedule, step, steps))
             loss_sum = _forward_backward(engine, fetched, step, seed, ranks)
             try:
-                grad_norm = _step(engine)
+                grad_norm = optimizer_step(engine)
             except OverflowError:
                 _give_up(f"step {step}: the gradient overflows fp16 at its smallest scale", fetched.batches, ranks)
             if not math.isfinite(grad_norm) and not engine.fp16_enabled():
@@ -292,23 +293,3 @@ def _give_up(what: str, batches: Sequence[Batch], ranks: Ranks) -> NoReturn:
         f"{what}; it came from the samples {', '.join(names[:_NAMED])}{more}; look at them with dsvl-prep inspect, or "
         "lower the learning rate; the last checkpoint is from before"
     )
-
-
-def _step(engine: Any) -> float:
-    """Let the optimizer step; returns the gradient's norm before clipping.
-
-    Raises OverflowError on all ranks if fp16 overflowed again and again, until its loss scale could not be lowered.
-    """
-    if engine.zero_optimization_stage() == 0:  # there DeepSpeed clips but keeps no norm
-        gradients = [parameter.grad for parameter in engine.module.parameters() if parameter.grad is not None]
-        norm = float(torch.nn.utils.get_total_norm(gradients))
-        engine.step()
-        return norm
-    try:
-        engine.step()
-    except Exception as error:  # DeepSpeed has no kind of its own for it
-        if "loss scale already at minimum" not in str(error):
-            raise
-        raise OverflowError(str(error)) from error
-    norm = float(engine.get_global_grad_norm())
-    return norm if norm >= 0 else math.nan  # -1 stands for a norm that is no number

@@ -15,7 +15,7 @@ from torch import nn
 from dst.errors import ConfigError
 from dst.template import nearest
 from trainer.model_config import LoraConfig, TrainedParts
-from trainer.torchvision_compat import declare_operators
+from trainer.peft_compat import adapted_layers, inject, merged
 from trainer.transformers_compat import linear_types
 
 ALL_LINEAR = "all-linear"
@@ -40,17 +40,8 @@ def add_adapters(model: Any, parts: TrainedParts) -> None:
 def add_lora(root: nn.Module, config: LoraConfig, *, where: str) -> list[str]:
     """Adapt layers of `root` and return their names. Raises ConfigError, its problems beginning with `where`."""
     names = find_targets(root, config.targets, where=where)
-    declare_operators()
-    import peft
-
-    settings = peft.LoraConfig(
-        r=config.rank,
-        lora_alpha=config.alpha,  # type: ignore[arg-type]  # peft only divides it by the rank
-        lora_dropout=config.dropout,
-        target_modules=_exactly(names),
-    )
     try:
-        peft.inject_adapter_in_model(settings, root)
+        inject(root, names, rank=config.rank, alpha=config.alpha, dropout=config.dropout)
     except ValueError as error:
         raise ConfigError([f"{where}: peft refuses it: {' '.join(str(error).split())}"]) from error
     return names
@@ -84,19 +75,12 @@ def find_targets(root: nn.Module, targets: str | Sequence[str], *, where: str) -
 
 def merge_lora(root: nn.Module) -> None:
     """Add every adapter below `root` to its layer's weights and put the plain layer back."""
-    from peft.tuners.lora import LoraLayer
-
-    adapted = {name: module for name, module in root.named_modules() if isinstance(module, LoraLayer)}
+    adapted = adapted_layers(root)
     for name, module in adapted.items():
         if name.removesuffix(".base_layer.out_proj") in adapted.keys() - {name}:
             continue  # an adapted attention block merges its own output layer
         parent, _, last = name.rpartition(".")
-        if hasattr(module, "unload_and_optionally_merge_module"):
-            plain = module.unload_and_optionally_merge_module(merge=True, safe_merge=True, adapter_names=None)
-        else:
-            module.merge(safe_merge=True)
-            plain = module.get_base_layer()
-        setattr(root.get_submodule(parent), last, plain)
+        setattr(root.get_submodule(parent), last, merged(module))
 
 
 def _layers(root: nn.Module) -> tuple[dict[str, nn.Module], dict[str, str]]:
@@ -126,8 +110,3 @@ def _hint(target: str, layers: dict[str, nn.Module], inside: dict[str, str]) -> 
             return f"; it is a part of torch's attention, wanted the block: {block.rpartition('.')[2]}"
     last_parts = sorted({name.rpartition(".")[2] for name in layers})
     return nearest(target, [*last_parts, *layers]) or f"; there are {', '.join(last_parts)}"
-
-
-def _exactly(names: Sequence[str]) -> str:
-    """A regex: peft matches a list by name endings, which could be more than is meant."""
-    return "|".join(map(re.escape, names))

@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import copy
 import dataclasses
-import logging
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -21,6 +20,7 @@ from torch import nn
 from dst.errors import ConfigError
 from dst.template import nearest
 from trainer.model_config import EncoderConfig
+from trainer.open_clip_compat import description, quiet
 from trainer.tower import CLIP_MEAN, CLIP_STD, Tower, layers_read, one_side, require_cls
 
 Normalisation = tuple[tuple[float, ...], tuple[float, ...]]
@@ -78,20 +78,14 @@ class OpenClipTower(nn.Module):
 def _architecture(config: EncoderConfig) -> dict[str, Any]:
     """open_clip's description of the model, visual half alone."""
     import open_clip
-    from open_clip import factory
 
     found: Mapping[str, Any] = config.config
     if config.name is not None:
-        schema, name = factory.parse_model_name(config.name)
-        if schema == "local-dir":
-            found = open_clip.factory.json.loads((Path(name) / "open_clip_config.json").read_text("utf-8"))["model_cfg"]
-        elif schema == "hf-hub":
-            found = factory._get_hf_config(name)["model_cfg"]
-        else:
-            found = open_clip.get_model_config(name) or {}
+        described = description(config.name)
+        found = (open_clip.get_model_config(config.name) or {}) if described is None else described["model_cfg"]
         if not found:
-            hint = nearest(name, open_clip.list_models()) or "; see open_clip.list_models()"
-            raise ConfigError([f"model.encoder.name: open_clip has no model {name!r}{hint}"])
+            hint = nearest(config.name, open_clip.list_models()) or "; see open_clip.list_models()"
+            raise ConfigError([f"model.encoder.name: open_clip has no model {config.name!r}{hint}"])
     missing = [key for key in ("embed_dim", "vision_cfg") if key not in found]
     if missing:
         raise ConfigError([f"model.encoder.config: lacks {', '.join(missing)}; wanted a model config of open_clip"])
@@ -108,8 +102,9 @@ def _published(config: EncoderConfig) -> Normalisation:
     name, tag = config.name, config.weights
     if name is None:
         return CLIP_MEAN, CLIP_STD
-    if ":" in name:
-        return _in_folder_or_hub(name)
+    if (described := description(name)) is not None:
+        preprocessing = described.get("preprocess_cfg", {})
+        return tuple(preprocessing.get("mean", CLIP_MEAN)), tuple(preprocessing.get("std", CLIP_STD))
     known = open_clip.list_pretrained_tags_by_model(name)
     tags = [tag] if tag in known else known
     if tag is not None and tag not in known and not Path(tag).is_file():
@@ -144,18 +139,6 @@ def _check_activation(name: str, tag: str | None) -> None:
         )
 
 
-def _in_folder_or_hub(name: str) -> Normalisation:
-    from open_clip import factory
-
-    schema, where = factory.parse_model_name(name)
-    if schema == "local-dir":
-        found = factory.json.loads((Path(where) / "open_clip_config.json").read_text("utf-8"))
-    else:
-        found = factory._get_hf_config(where)
-    published = found.get("preprocess_cfg", {})
-    return tuple(published.get("mean", CLIP_MEAN)), tuple(published.get("std", CLIP_STD))
-
-
 def _pretrained(config: EncoderConfig) -> Any:
     """open_clip knows many forms of checkpoints; it reads them without unpickling code."""
     import open_clip
@@ -173,13 +156,8 @@ def _pretrained(config: EncoderConfig) -> Any:
 def _random(architecture: Mapping[str, Any]) -> Any:
     import open_clip
 
-    root = logging.getLogger()
-    level = root.level
-    root.setLevel(logging.ERROR)
-    try:
+    with quiet():
         return open_clip.CLIP(**copy.deepcopy(dict(architecture)), text_cfg=dict(_NO_TEXT)).visual
-    finally:
-        root.setLevel(level)
 
 
 def _cut(visual: Any, config: EncoderConfig) -> tuple[OpenClipTower, int, bool]:

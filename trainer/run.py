@@ -29,6 +29,7 @@ from trainer import checkpoint_writer as writer
 from trainer.assemble import assemble
 from trainer.checkpoint import Checkpoint, Progress
 from trainer.config import TrainConfig, accumulation, row_length, to_tree
+from trainer.deepspeed_compat import loss_scale
 from trainer.engine import check_device, initialize, make_optimizer, process_group
 from trainer.frozen import frozen_elements
 from trainer.launch import STOP
@@ -102,9 +103,7 @@ class _Run:
         self.engine = initialize(made.model, make_optimizer(config, made.groups), config, ranks.world_size)
         if found is not None:
             checkpoints.load_optimizer(self.engine, found, ranks=ranks)
-        self.progress = Progress(
-            step=self.step, loader=self.loader.state_dict(), loss_scale=writer.loss_scale(self.engine)
-        )
+        self.progress = Progress(step=self.step, loader=self.loader.state_dict(), loss_scale=loss_scale(self.engine))
 
     def train(self) -> None:
         with ExitStack() as stack:
@@ -136,9 +135,7 @@ class _Run:
         with closing(self._results(stop)) as results:
             for result in results:
                 self.step = result.step
-                self.progress = Progress(
-                    step=result.step, loader=result.loader, loss_scale=writer.loss_scale(self.engine)
-                )
+                self.progress = Progress(step=result.step, loader=result.loader, loss_scale=loss_scale(self.engine))
                 self._add(window, result)
                 if terminal:
                     terminal.step(result.step)

@@ -1,15 +1,24 @@
-"""Which part of every trained parameter and of its optimizer state this rank holds, whatever the ZeRO stage.
+"""Everything that the trainer needs of DeepSpeed and that is not documented there.
 
-Rule: DeepSpeed keeps trained weights in flat fp32 tensors, one or more a rank, and Adam's state in tensors of the same
-layout. A `Part` names a piece of one parameter: elements [start, start + count) of it, read in order, lie at
-[offset, offset + count) of `flat`. The parts of all ranks cover every trained parameter exactly once.
+Run with 0.18.0 and 0.19.8. Of 0.17.0 it is known that its configuration classes warn beside pydantic 2.11 and later.
 
-The attributes read here are DeepSpeed's own bookkeeping (as its `deepspeed.utils.tensor_fragment` uses it), and the
-same for every release since 0.16. `state_of` is where Adam's moments lie; they are there from the first step on.
+    start-up            its collectives for one CPU host are compiled when the group starts, unless it is told otherwise
+    loss scale          the attributes of its dynamic loss scaler; what it raises when the scale cannot be lowered
+    weights             where each trained parameter lies: `parts`, `flats`, `state_of`, `restore_step`
+
+DeepSpeed keeps trained weights in flat fp32 tensors, one or more a rank, and Adam's state in tensors of the same layout.
+A `Part` names a piece of one parameter: elements [start, start + count) of it, read in order, are at
+[offset, offset + count) of `flat`. The parts of all ranks cover every trained parameter exactly once. The attributes
+that are read are DeepSpeed's own bookkeeping, as its `deepspeed.utils.tensor_fragment` uses it. `state_of` returns Adam's
+moments; they exist from the first step on.
 """
 
 from __future__ import annotations
 
+import logging
+import math
+import os
+import warnings
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -17,6 +26,57 @@ from typing import Any
 import torch
 
 MOMENTS = ("exp_avg", "exp_avg_sq")
+_LOSS_SCALE = ("cur_scale", "cur_iter", "last_overflow_iter", "cur_hysteresis")
+
+
+def quiet_deepspeed() -> Any:
+    """Import DeepSpeed so that it neither compiles an operator at the start nor talks; returns its module."""
+    if not torch.accelerator.is_available():
+        os.environ.setdefault("DS_ACCELERATOR", "cpu")  # else DeepSpeed warns that it found nothing better
+    # torch renamed collectives that DeepSpeed still calls by their old names
+    warnings.filterwarnings("ignore", category=FutureWarning, module=r"torch\.distributed")
+    import deepspeed
+    from deepspeed.utils import logger
+
+    deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False  # compiled for a minute or more; gloo does as well
+    logger.setLevel(logging.ERROR)
+    return deepspeed
+
+
+def loss_scale(engine: Any) -> dict[str, float]:
+    """fp16's loss scale and what it depends on; empty for other precisions."""
+    scaler = getattr(engine.optimizer, "loss_scaler", None)
+    if not engine.fp16_enabled():
+        return {}
+    return {name: float(getattr(scaler, name)) for name in _LOSS_SCALE if hasattr(scaler, name)}
+
+
+def restore_loss_scale(engine: Any, saved: Mapping[str, float]) -> None:
+    """Put back what `loss_scale` returned."""
+    scaler = getattr(engine.optimizer, "loss_scaler", None)
+    for name, value in saved.items():
+        if hasattr(scaler, name):
+            setattr(scaler, name, type(getattr(scaler, name))(value))
+
+
+def optimizer_step(engine: Any) -> float:
+    """Let the optimizer step; returns the gradient's norm before clipping.
+
+    Raises OverflowError on all ranks if fp16 overflowed again and again, until its loss scale could not be lowered.
+    """
+    if engine.zero_optimization_stage() == 0:  # there DeepSpeed clips but keeps no norm
+        gradients = [parameter.grad for parameter in engine.module.parameters() if parameter.grad is not None]
+        norm = float(torch.nn.utils.get_total_norm(gradients))
+        engine.step()
+        return norm
+    try:
+        engine.step()
+    except Exception as error:  # DeepSpeed has no kind of its own for it
+        if "loss scale already at minimum" not in str(error):
+            raise
+        raise OverflowError(str(error)) from error
+    norm = float(engine.get_global_grad_norm())
+    return norm if norm >= 0 else math.nan  # -1 stands for a norm that is no number
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -1,0 +1,47 @@
+"""Everything that the trainer needs of peft and that is not documented there. Run with 0.18.0 and 0.21.2.
+
+injection    a list of targets matches name endings, so exactly these layers are named by a regex
+merging      adapted layers are merged and replaced one by one, as peft's own `merge_and_unload` does; a layer
+             that knows more (torch's attention block) has a method of its own for it
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from typing import Any
+
+from torch import nn
+
+from trainer.torchvision_compat import declare_operators
+
+
+def inject(root: nn.Module, names: Sequence[str], *, rank: int, alpha: float, dropout: float) -> None:
+    """Adapt exactly the layers of these names, in place. Raises ValueError if peft cannot adapt one of them."""
+    declare_operators()
+    import peft
+
+    settings = peft.LoraConfig(
+        r=rank,
+        lora_alpha=alpha,  # type: ignore[arg-type]  # peft only divides it by the rank
+        lora_dropout=dropout,
+        target_modules="|".join(map(re.escape, names)),
+    )
+    peft.inject_adapter_in_model(settings, root)
+
+
+def adapted_layers(root: nn.Module) -> dict[str, Any]:
+    """The layers below `root` that have an adapter, by name."""
+    from peft.tuners.lora import LoraLayer
+
+    return {name: module for name, module in root.named_modules() if isinstance(module, LoraLayer)}
+
+
+def merged(layer: Any) -> nn.Module:
+    """The plain layer, with its adapter added to its weights. Raises ValueError if that gives NaN or infinity."""
+    if hasattr(layer, "unload_and_optionally_merge_module"):
+        plain: nn.Module = layer.unload_and_optionally_merge_module(merge=True, safe_merge=True, adapter_names=None)
+        return plain
+    layer.merge(safe_merge=True)
+    base: nn.Module = layer.get_base_layer()
+    return base
