@@ -6,11 +6,11 @@ Run with 0.18.0 and 0.19.8. Of 0.17.0 it is known that its configuration classes
     loss scale          the attributes of its dynamic loss scaler; what it raises when the scale cannot be lowered
     weights             where each trained parameter lies: `parts`, `flats`, `state_of`, `restore_step`
 
-DeepSpeed keeps trained weights in flat fp32 tensors, one or more a rank, and Adam's state in tensors of the same layout.
-A `Part` names a piece of one parameter: elements [start, start + count) of it, read in order, are at
-[offset, offset + count) of `flat`. The parts of all ranks cover every trained parameter exactly once. The attributes
-that are read are DeepSpeed's own bookkeeping, as its `deepspeed.utils.tensor_fragment` uses it. `state_of` returns Adam's
-moments; they exist from the first step on.
+DeepSpeed keeps trained weights in flat fp32 tensors, one or more a rank, and Adam's state in tensors of the same
+layout. A `Part` names a piece of one parameter: elements [start, start + count) of it, read in order, are at
+[offset, offset + count) of `flat`. The parts of all ranks cover every trained parameter exactly once. What is read is
+DeepSpeed's own bookkeeping, as its `deepspeed.utils.tensor_fragment` uses it. `state_of` returns Adam's moments; they
+exist from the first step on.
 """
 
 from __future__ import annotations
