@@ -10,6 +10,7 @@ import contextlib
 import ctypes
 import errno
 import importlib
+import importlib.util
 import multiprocessing
 import os
 import signal
@@ -64,11 +65,8 @@ def process_engine(function: PerTask[T, R], tasks: Iterable[T], workers: int) ->
 
 
 def ray_engine(function: PerTask[T, R], tasks: Iterable[T], workers: int) -> Iterator[tuple[int, R]]:
-    """Ray Core tasks, at most four waiting for each worker. Needs `pip install 'dsvl[ray]'`."""
-    try:
-        ray = importlib.import_module("ray")
-    except ImportError:
-        raise DataError("engine: ray is not installed; pip install 'dsvl[ray]', or set engine: process") from None
+    """Ray Core tasks, at most four waiting for each worker. Run with Ray 2.47.0 and 2.60.0."""
+    ray = importlib.import_module("ray")
     if not ray.is_initialized():
         # A cluster has its own number of CPUs; Ray refuses to be told another.
         place = {} if os.environ.get("RAY_ADDRESS") else {"address": "local", "num_cpus": workers}
@@ -109,6 +107,13 @@ def _quietly(function: PerTask[T, R]) -> PerTask[T, R]:
         return function(task)
 
     return run
+
+
+def engine_problems(engine: str) -> list[str]:
+    """Why an engine cannot be used here; nothing is started."""
+    if engine == "ray" and importlib.util.find_spec("ray") is None:
+        return ["engine: ray is not installed; pip install 'dsvl[ray]', or set engine: process"]
+    return []
 
 
 ENGINES: Mapping[str, Engine] = {"process": process_engine, "ray": ray_engine}

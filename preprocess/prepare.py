@@ -22,6 +22,7 @@ from dst import (
     load_tokenizer,
 )
 from preprocess.config import Blend, Inputs, find_inputs, load_blend
+from preprocess.engines import engine_problems
 from preprocess.errors import ConfigError
 
 
@@ -43,7 +44,7 @@ def prepare(path: Path, settings: Sequence[str] = ()) -> Prepared:
     """Check everything that can be checked without reading data. Raises ConfigError with all problems."""
     blend = load_blend(path, settings)
     base = path.absolute().parent
-    problems: list[str] = []
+    problems = engine_problems(blend.engine)
     inputs: dict[str, Inputs] = {}
     try:
         inputs.update(find_inputs(blend, base))

@@ -48,7 +48,7 @@ def test_builds_of_an_admitted_release_are_admitted() -> None:
 
 def test_only_the_extras_that_the_command_uses_are_looked_at() -> None:
     assert check("remote", transformers="9", ray="0.1", click="1.0")[0] == [
-        "click 1.0 is installed, but dsvl was tested with >=8.1; if something fails, pip install 'click>=8.1'"
+        "click 1.0 is installed, but dsvl was tested with >=8.2; if something fails, pip install 'click>=8.2'"
     ]
 
 

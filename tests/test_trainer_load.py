@@ -316,8 +316,9 @@ def change_record(folder: Path, *, forget: str = "", **change: Any) -> None:
 
 
 def test_a_decoder_that_knows_eager_attention_alone_comes_back(build: Build, tmp_path: Path) -> None:
-    sizes = {**PRESETS["tiny_llama"], "model_type": "gptj", "n_embd": 64, "n_layer": 2, "n_head": 4, "rotary_dim": 8}
+    kinds = {"attention_types": [[["global"], 2]], "attention_layers": ["global"] * 2}
+    sizes = {"model_type": "gpt_neo", "hidden_size": 64, "num_layers": 2, "num_heads": 4, "eos_token_id": None, **kinds}
     config = exports.config_of(build, decoder={"config": sizes, "kernel": "eager"})
     exports.write_checkpoint(tmp_path / "run", exports.make_model(config, build), config, build)
     export(tmp_path / "run", tmp_path / "out")
-    assert type(trainer.load(tmp_path / "out").model.decoder).__name__ == "GPTJForCausalLM"
+    assert type(trainer.load(tmp_path / "out").model.decoder).__name__ == "GPTNeoForCausalLM"
