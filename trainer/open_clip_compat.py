@@ -1,4 +1,4 @@
-"""Everything that the trainer needs of open_clip and that is not documented there. Run with 2.32.0 and 3.3.0.
+"""Everything that the trainer needs of open_clip and that is not documented there. Run with 3.0.0 and 3.3.0.
 
 names    `local-dir:FOLDER` and `hf-hub:ID` beside model names: open_clip.factory.parse_model_name
 hub      the description of a model there: open_clip.factory._get_hf_config
