@@ -31,7 +31,7 @@ from shards.errors import ShardError
 from shards.layout import Contents, Memory
 from shards.reader import Part, Reader
 
-_PATIENCE_S = 5.0  # until the system tells how a worker ended
+_PATIENCE_S = 60.0  # until the system tells how a worker ended: it may have much memory to free, on a busy machine
 _THE_PARENTS = (signal.SIGINT, signal.SIGTERM)  # signals to the whole group: the parent ends its workers
 _STARTING = threading.Lock()  # a worker that another thread forks meanwhile would hold these pipes open
 _LOOK_S = 1.0  # how often a worker looks whether its parent is there

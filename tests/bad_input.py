@@ -20,7 +20,6 @@ from small_blends import (
 )
 
 COMMAND = [sys.executable, "-W", "error", "-m", "preprocess.cli", "build"]
-SECONDS = 120
 PHOTO = (SAMPLES / "coco/train2017/000000000112.jpg").read_bytes()
 
 

@@ -29,9 +29,10 @@ from packaging.markers import Marker
 from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
+from waiting import LIMIT_S
+
 ROOT = Path(__file__).resolve().parent.parent
 DSVL = "dsvl"
-TIMEOUT_S = 120
 
 _INHERITED = ("CUDA_VISIBLE_DEVICES", "LANG", "LC_ALL", "LD_LIBRARY_PATH", "TMPDIR")
 """Variables that programs get from here; all others could lead out of the environment"""
@@ -94,7 +95,7 @@ class CleanVenv:
             capture_output=True,
             text=True,
             check=False,
-            timeout=TIMEOUT_S,
+            timeout=LIMIT_S,
         )
 
 

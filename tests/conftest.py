@@ -18,6 +18,7 @@ os.environ["TOKENIZERS_PARALLELISM"] = "false"
 
 import dst
 import text_tokenizers
+from waiting import LIMIT_S
 
 settings.register_profile(
     "ci",
@@ -26,7 +27,9 @@ settings.register_profile(
     max_examples=60,
     suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large],
 )
-settings.register_profile("dev", deadline=None)
+settings.register_profile(
+    "dev", deadline=None, suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large]
+)
 settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "ci"))
 
 
@@ -57,14 +60,13 @@ def files() -> dict[str, bytes]:
 
 @pytest.fixture
 def no_hang() -> Iterator[None]:
-    """A build that waits for ever fails its test."""
-    seconds = 120
+    """What waits for ever fails its test, and not the whole session."""
 
     def fail(*_: object) -> None:
-        raise TimeoutError(f"still running after {seconds} s")
+        raise TimeoutError(f"still running after {LIMIT_S} s")
 
     before = signal.signal(signal.SIGALRM, fail)
-    signal.alarm(seconds)
+    signal.alarm(LIMIT_S)
     yield
     signal.alarm(0)
     signal.signal(signal.SIGALRM, before)

@@ -17,7 +17,7 @@ import pyarrow.parquet as pq
 import pytest
 
 import shards
-from bad_input import COMMAND, PHOTO, SECONDS, samples_of, talk, write_lines
+from bad_input import COMMAND, PHOTO, samples_of, talk, write_lines
 from image_archives import as_deflated_zip, as_hugging_face_parquet, as_json, as_tar, as_zip
 from preprocess.adapters import ADAPTERS
 from preprocess.errors import DataError
@@ -32,6 +32,7 @@ from small_blends import (
     write_images,
 )
 from test_preprocess_adapters import sample, written
+from waiting import LIMIT_S
 
 pytestmark = pytest.mark.usefixtures("no_hang")
 
@@ -112,7 +113,7 @@ def test_the_command_line_says_which_file_with_code_1_and_no_traceback(
 def run_command(folder: Path, *more: str) -> subprocess.CompletedProcess[str]:
     done = subprocess.run(
         [*COMMAND, "--blend", str(folder / "blend.yaml"), "--out", str(folder / "build"), "--workers", "2", *more],
-        capture_output=True, text=True, check=False, timeout=SECONDS,
+        capture_output=True, text=True, check=False, timeout=LIMIT_S,
     )  # fmt: skip
     assert "Traceback" not in done.stderr, done.stderr
     return done

@@ -48,7 +48,11 @@ OTHERS = st.sampled_from(
 
 
 @given(data=st.data(), window=st.integers(1, 40), images=st.dictionaries(KEYS, st.binary(max_size=60), max_size=5))
-@settings(max_examples=300, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(
+    max_examples=300,
+    deadline=None,
+    suppress_health_check=[*settings().suppress_health_check, HealthCheck.function_scoped_fixture],
+)
 def test_any_spelling_of_a_json_object_is_read_as_json_reads_it(
     data: st.DataObject,
     window: int,

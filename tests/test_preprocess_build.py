@@ -96,19 +96,6 @@ def test_the_number_of_workers_does_not_change_a_byte(tmp_path: Path, workers: i
     assert files_of(tmp_path / "one") == files_of(tmp_path / "many")
 
 
-@pytest.mark.slow
-@pytest.mark.filterwarnings("ignore")  # Ray's own
-def test_a_ray_cluster_gives_the_same_bytes_as_worker_processes(tmp_path: Path) -> None:
-    ray = pytest.importorskip("ray")
-    blend = picture_blend(tmp_path)
-    build(blend, out=tmp_path / "processes")
-    try:
-        build(blend, out=tmp_path / "ray", settings=["engine=ray"], workers=2)
-    finally:
-        ray.shutdown()
-    assert files_of(tmp_path / "processes") == files_of(tmp_path / "ray")
-
-
 def test_a_second_build_reuses_everything_and_touches_nothing(tmp_path: Path) -> None:
     blend = picture_blend(tmp_path)
     assert build(blend).built_tasks > 0

@@ -7,15 +7,42 @@ import random
 import signal
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import pytest
 
 import shards
 from small_blends import chat_blend, chat_record, files_of, write_images
+from waiting import LIMIT_S
 
-COMMAND = [sys.executable, "-m", "preprocess.cli", "build", "--workers", "2"]
+ROOT = Path(__file__).resolve().parents[1]
+PROGRAM = """
+import os, signal, sys
+
+folder, log, who, number = os.environ["KILL"].split(os.pathsep)
+process = "worker" if __name__ == "__mp_main__" else "parent"
+build = os.getppid() if process == "worker" else os.getpid()
+log = os.open(log, os.O_WRONLY | os.O_APPEND)
+left = int(number) if process == who else -1
+
+def watch(event, arguments):
+    global left
+    if event == "open":
+        changes = arguments[2] & (os.O_WRONLY | os.O_RDWR)
+    else:
+        changes = event in ("os.mkdir", "os.remove", "os.rename", "os.rmdir", "os.truncate")
+    if changes and not isinstance(arguments[0], int) and os.fsdecode(arguments[0]).startswith(folder):
+        os.write(log, process[:1].encode())
+        left -= 1
+        if left == 0:
+            os.kill(build, signal.SIGKILL)
+
+sys.addaudithook(watch)
+if __name__ == "__main__":
+    from preprocess.cli import main
+    main()
+"""
+"""dsvl-prep whose parent process is killed when it, or a worker, is about to change a file below a folder."""
 
 
 @pytest.mark.slow
@@ -23,28 +50,39 @@ def test_twenty_kills_at_random_moments_end_in_identical_shards(tmp_path: Path) 
     names = write_images(tmp_path / "mine", 600)
     records = [chat_record(number, images=[name], rounds=2) for number, name in enumerate(names)]
     blend = chat_blend(tmp_path, records, shard={"max_images": 40}, image={"store": "resized", "size": 224})
-    command = [*COMMAND, "--blend", str(blend)]
-    start = time.monotonic()
-    subprocess.run([*command, "--out", str(tmp_path / "whole")], check=True, capture_output=True)
-    seconds = time.monotonic() - start
+    program, log = tmp_path / "program.py", tmp_path / "log"
+    program.write_text(PROGRAM)
+    log.touch()
+
+    def run(out: Path, who: str, number: int) -> int:
+        return subprocess.run(
+            [sys.executable, program, "build", "--workers", "2", "--blend", blend, "--out", out],
+            env={
+                **os.environ,
+                "PYTHONPATH": str(ROOT),
+                "KILL": os.pathsep.join([str(out), str(log), who, str(number)]),
+            },
+            capture_output=True,
+            timeout=LIMIT_S,
+        ).returncode
+
+    assert run(tmp_path / "whole", "nobody", 0) == 0
     whole = files_of(tmp_path / "whole")
+    told = log.read_bytes()
+    most = {"parent": told.count(b"p"), "worker": told.count(b"w") // 2}
     moments = random.Random(20)
     killed = 0
     for _ in range(20):
-        process = subprocess.Popen(
-            [*command, "--out", str(tmp_path / "build")], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
-        )
-        try:
-            process.wait(timeout=moments.uniform(0.05, 1.0) * seconds / 3)
-        except subprocess.TimeoutExpired:
-            os.kill(process.pid, signal.SIGKILL)
-            killed += 1
-        process.wait()
+        who = moments.choice(sorted(most))
+        code = run(tmp_path / "build", who, moments.randint(1, most[who] // 3))
+        assert code in (0, -signal.SIGKILL)
+        killed += code != 0
         if (tmp_path / "build/manifest.json").exists():
             assert files_of(tmp_path / "build") == whole
+            (tmp_path / "build/manifest.json").unlink()  # give the next run something to do, and to be killed in
             for shard in list((tmp_path / "build").glob("shards/*/*.tar"))[::3]:
-                shard.unlink()  # give the next run something to do, and to be killed in
+                shard.unlink()
     assert killed >= 10
-    subprocess.run([*command, "--out", str(tmp_path / "build")], check=True, capture_output=True)
+    assert run(tmp_path / "build", "nobody", 0) == 0
     assert files_of(tmp_path / "build") == whole
     assert shards.verify(shards.open(tmp_path / "build")).problems == []

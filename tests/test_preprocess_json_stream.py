@@ -42,7 +42,9 @@ BROKEN = [
     "[1.]", "[1e]", "[-]", "[01]", '[{"a" 1}]', '[{"a": 1,}]', "[,]", "[1,]", "", " ",
     "[[[", "[nul", "[1}", '[{"a"}]',
 ]  # fmt: skip
-QUIET = settings(suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None)
+QUIET = settings(
+    suppress_health_check=[*settings().suppress_health_check, HealthCheck.function_scoped_fixture], deadline=None
+)
 
 
 @pytest.fixture(params=WINDOWS)

@@ -6,14 +6,13 @@ import os
 import signal
 import subprocess
 import sys
-import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from bad_input import COMMAND, SECONDS
+from bad_input import COMMAND
 from small_blends import (
     build,
     chat_blend,
@@ -21,6 +20,7 @@ from small_blends import (
     files_of,
     jpeg,
 )
+from waiting import LIMIT_S, wait_until
 
 pytestmark = pytest.mark.usefixtures("no_hang")
 
@@ -54,12 +54,13 @@ def started(folder: Path, out: str) -> subprocess.Popen[str]:
 
 
 def until(ready: Callable[[], Any], process: subprocess.Popen[str]) -> Any:
-    """What `ready` finds, as soon as it finds something."""
-    while process.poll() is None:
-        if found := ready():
-            return found
-        time.sleep(0.01)
-    raise AssertionError(process.communicate()[1])
+    """What `ready` finds, as soon as it finds something; the process is there until then."""
+
+    def look() -> Any:
+        assert process.poll() is None, process.communicate()[1]
+        return ready()
+
+    return wait_until(look)
 
 
 def workers_of(process: subprocess.Popen[str]) -> list[int]:
@@ -79,7 +80,7 @@ def test_a_killed_worker_ends_the_build_with_a_clear_line_and_nothing_is_lost(
         until(lambda: list((folder / out).glob(".cache/staged/shards/*/*.tar")), process)
     worker = until(lambda: workers_of(process), process)[0]
     os.kill(worker, signal.SIGKILL)
-    _, errors = process.communicate(timeout=SECONDS)
+    _, errors = process.communicate(timeout=LIMIT_S)
     assert process.returncode == 1
     assert "Traceback" not in errors
     assert "error: a worker process died in task" in errors
@@ -105,7 +106,7 @@ def test_ctrl_c_ends_with_code_1_and_no_traceback_and_the_same_command_goes_on(
     else:
         until(lambda: (folder / out / ".cache/lock").exists(), process)
     os.killpg(process.pid, signal.SIGINT)
-    _, errors = process.communicate(timeout=SECONDS)
+    _, errors = process.communicate(timeout=LIMIT_S)
     assert process.returncode == 1
     assert "Traceback" not in errors, errors
     assert "stopped; the same command goes on from here" in errors

@@ -18,10 +18,9 @@ from preprocess.build import run_build
 from preprocess.cli import cli
 from preprocess.errors import ConfigError
 from small_blends import chat_blend, chat_record, files_of, write_images
+from waiting import LIMIT_S
 
 pytestmark = pytest.mark.usefixtures("cache_home")
-
-LIMIT_S = 120
 
 
 @pytest.fixture

@@ -10,9 +10,9 @@ import os
 import shutil
 import signal
 import tempfile
-import time
 from collections.abc import Callable, Iterable, Iterator
-from multiprocessing.synchronize import Event
+from contextlib import contextmanager
+from multiprocessing.synchronize import Event, Semaphore
 from pathlib import Path
 from typing import NamedTuple
 
@@ -23,9 +23,10 @@ from hypothesis import strategies as st
 import shards.cache
 from shards import ShardError
 from shards.cache import Cache, cache_home
+from waiting import LIMIT_S
 
 FORK = multiprocessing.get_context("fork")
-WAIT_S = 30
+CREW = 3
 
 
 def content(number: int, size: int = 100) -> bytes:
@@ -222,29 +223,40 @@ def test_a_count_that_a_killed_process_left_wrong_is_mended(tmp_path: Path) -> N
         assert copies(tmp_path) == sorted(kept)
 
 
-def _slow_fetch(folder: Path, log: Path, started: Event) -> None:
+class _Counted(Cache):
+    """A cache that counts who did not find the file, and comes to the lock."""
+
+    def __init__(self, folder: Path, arrived: Semaphore) -> None:
+        super().__init__(folder)
+        self._arrived = arrived
+
+    @contextmanager
+    def _download_lock(self, sha256: str) -> Iterator[None]:
+        self._arrived.release()
+        with super()._download_lock(sha256):
+            yield
+
+
+def _fetch_with_others(folder: Path, log: Path, arrived: Semaphore) -> None:
     def download() -> Iterator[bytes]:
         with log.open("a") as file:
             file.write("download\n")
-        started.set()
-        time.sleep(0.2)
+        for _ in range(CREW):
+            assert arrived.acquire(timeout=LIMIT_S)
         yield content(1)
 
-    assert fetch(Cache(folder), content(1), download).read_bytes() == content(1)
+    assert fetch(_Counted(folder, arrived), content(1), download).read_bytes() == content(1)
 
 
 @pytest.mark.parametrize("method", ["fork", "spawn"])
 def test_processes_that_want_the_same_file_download_it_once(tmp_path: Path, method: str) -> None:
     context = multiprocessing.get_context(method)
-    started = context.Event()
-    crew = [
-        context.Process(target=_slow_fetch, args=(tmp_path / "cache", tmp_path / "log", started))  # type: ignore[attr-defined]
-        for _ in range(3)
-    ]
+    arguments = (tmp_path / "cache", tmp_path / "log", context.Semaphore(0))
+    crew = [context.Process(target=_fetch_with_others, args=arguments) for _ in range(CREW)]  # type: ignore[attr-defined]
     for one in crew:
         one.start()
     for one in crew:
-        one.join(WAIT_S)
+        one.join(LIMIT_S)
         assert one.exitcode == 0
     assert (tmp_path / "log").read_text() == "download\n"
 
@@ -253,7 +265,7 @@ def _endless_fetch(folder: Path, started: Event) -> None:
     def download() -> Iterator[bytes]:
         yield content(1)[:50]
         started.set()
-        time.sleep(WAIT_S)
+        signal.pause()
 
     fetch(Cache(folder), content(1), download)
 
@@ -262,7 +274,7 @@ def test_a_killed_download_leaves_no_lock_and_no_half_file(tmp_path: Path) -> No
     started = FORK.Event()
     process = FORK.Process(target=_endless_fetch, args=(tmp_path, started), daemon=True)
     process.start()
-    assert started.wait(WAIT_S)
+    assert started.wait(LIMIT_S)
     (half,) = copies(tmp_path)
     assert half.name.endswith(".partial")
     cache = Cache(tmp_path, max_bytes=250)
@@ -272,7 +284,7 @@ def test_a_killed_download_leaves_no_lock_and_no_half_file(tmp_path: Path) -> No
     assert copies(tmp_path) == sorted([half, third])
     assert process.pid is not None
     os.kill(process.pid, signal.SIGKILL)
-    process.join(WAIT_S)
+    process.join(LIMIT_S)
     assert fetch(cache, content(1)).read_bytes() == content(1)
     fetch(cache, content(4))
     assert not half.exists()
@@ -284,7 +296,7 @@ def test_a_process_forked_during_a_download_does_not_keep_its_lock(tmp_path: Pat
     children = []
 
     def download() -> Iterator[bytes]:
-        child = FORK.Process(target=ended.wait, args=(WAIT_S,), daemon=True)
+        child = FORK.Process(target=ended.wait, args=(LIMIT_S,), daemon=True)
         child.start()
         children.append(child)
         yield content(1)
@@ -294,7 +306,7 @@ def test_a_process_forked_during_a_download_does_not_keep_its_lock(tmp_path: Pat
     with (tmp_path / f".lock-{path.name[:2]}").open("ab") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
     ended.set()
-    children[0].join(WAIT_S)
+    children[0].join(LIMIT_S)
     assert children[0].exitcode == 0
 
 

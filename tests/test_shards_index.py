@@ -18,6 +18,7 @@ import handmade_builds
 from shards.container import encode_tokens
 from shards.errors import ShardError
 from shards.index import SCHEMA, Index, IndexRows, open_index
+from waiting import LIMIT_S
 
 ROW: dict[str, Any] = {
     "key": "a-1",
@@ -207,7 +208,7 @@ def test_a_damaged_index_never_crashes_the_reader_and_never_changes_a_sample(tmp
     handmade_builds.make(tmp_path)
     command = [sys.executable, "-c", DAMAGE, str(tmp_path), "1", "600"]
     root = Path(__file__).resolve().parents[1]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=120, check=False, cwd=root)
+    done = subprocess.run(command, capture_output=True, text=True, timeout=LIMIT_S, check=False, cwd=root)
     assert done.returncode == 0, done.stderr[-3000:]
     read, refused = map(int, done.stdout.split())
     assert read > 200

@@ -7,7 +7,7 @@ import itertools
 import multiprocessing
 import os
 import signal
-import time
+from multiprocessing.connection import wait
 from pathlib import Path
 from typing import Any
 
@@ -128,7 +128,7 @@ def test_workers_that_are_killed_end_the_run_where_their_batch_is_waited_for(bui
     assert len(children) == 2
     for child in children:
         os.kill(child.pid or 0, signal.SIGKILL)
-    time.sleep(0.2)  # the program works, and nothing disturbs it
+        wait([child.sentinel])  # the program works, and nothing disturbs it
     with pytest.raises(
         ShardError, match=r"loader: worker \d \(process \d+\) was ended by SIGKILL; .*use fewer workers"
     ):

@@ -30,6 +30,7 @@ from shards.cache import Cache
 from shards.remote import RemoteStore
 from shards.store import LocalStore, open_store
 from shards.upload import check_target
+from waiting import LIMIT_S
 
 pytestmark = [
     pytest.mark.usefixtures("cache_home"),
@@ -37,7 +38,6 @@ pytestmark = [
 ]
 
 ROOT = Path(__file__).resolve().parent.parent
-WAIT_S = 30
 
 
 # Reading and writing
@@ -94,9 +94,9 @@ def test_other_processes_read_the_same(folder: Path, bucket: str, tmp_path: Path
     crew = [context.Process(target=_read_all, args=(fresh, queue), daemon=True) for _ in range(2)]
     for one in crew:
         one.start()
-    found = [queue.get(timeout=WAIT_S) for _ in crew]
+    found = [queue.get(timeout=LIMIT_S) for _ in crew]
     for one in crew:
-        one.join(WAIT_S)
+        one.join(LIMIT_S)
         assert one.exitcode == 0
     wanted = all_samples(shards.open(folder))
     assert found == [wanted, wanted]

@@ -23,6 +23,7 @@ import shards
 import shards.split
 from handmade_builds import Draft, draft
 from shards import Build, Sample, Shard, ShardError, Split
+from waiting import LIMIT_S
 
 ROOT = Path(__file__).resolve().parent.parent
 
@@ -305,7 +306,7 @@ def open_files() -> list[str]:
 def test_a_split_reads_the_same_in_a_process_that_starts_anew(split: Split) -> None:
     here = read_all(split)
     with ProcessPoolExecutor(1, mp_context=multiprocessing.get_context("spawn")) as pool:
-        assert pool.submit(read_all, split).result(timeout=60) == here
+        assert pool.submit(read_all, split).result(timeout=LIMIT_S) == here
 
 
 def test_no_open_shard_travels_with_a_split_or_a_build(build: Build, split: Split, opened: list[str]) -> None:

@@ -8,18 +8,22 @@ import random
 import signal
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from unittest import mock
 
 import numpy as np
 import pytest
 
+import shards.workers
 from shards.batch import Batch
 from shards.errors import ShardError
 from shards.layout import Contents, Memory
 from shards.reader import Part, Reader
 from shards.workers import batches_ahead
+from waiting import LIMIT_S, wait_until
 
 pytestmark = pytest.mark.usefixtures("no_hang")
 
@@ -44,7 +48,7 @@ class Slow(Reader):
                 os._exit(3)
             case "stuck":
                 signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})
-                time.sleep(600)
+                threading.Event().wait()
         rows = 1 + number % self._sizes
         contents = Contents(
             shape=(rows, 8), side=2, num_images=0, stored_sizes=(), samples=((("a", "x" * 1000),),), position=number
@@ -52,6 +56,27 @@ class Slow(Reader):
         memory = allocate(contents.size)
         contents.arrays(memory)["labels"][:] = number
         return contents, memory
+
+
+class Watchful(Slow):
+    """From its first batch on its process looks for its parent all the time, and writes a byte for each look."""
+
+    def __init__(self, looks: Path) -> None:
+        super().__init__()
+        self._looks = looks
+
+    def fill(self, part: Part, allocate: Callable[[int], Memory]) -> tuple[Contents, Memory]:
+        if part.position == 0:
+            getppid = os.getppid
+
+            def look() -> int:
+                with self._looks.open("ab") as file:
+                    file.write(b".")
+                return getppid()
+
+            mock.patch.object(os, "getppid", look).start()
+            mock.patch.object(shards.workers, "_LOOK_S", 0.001).start()
+        return super().fill(part, allocate)
 
 
 def parts(count: int) -> Iterator[Part]:
@@ -83,11 +108,12 @@ def start_method(request: pytest.FixtureRequest) -> Iterator[str]:
     multiprocessing.set_start_method(before, force=True)
 
 
-def test_workers_are_started_as_the_program_wants_it(start_method: str) -> None:
+def test_workers_are_started_as_the_program_wants_it(start_method: str, tmp_path: Path) -> None:
     assert multiprocessing.get_start_method() == start_method
-    batches = batches_ahead(Slow(), parts(5), workers=1, prefetch=1)
+    looks = tmp_path / "looks"
+    batches = batches_ahead(Watchful(looks), parts(5), workers=1, prefetch=1)
     assert next(batches).position == 0
-    time.sleep(1.5)  # a worker that has nothing to do looks whether its parent is there
+    wait_until(lambda: looks.stat().st_size > 10)  # a worker that has nothing to do looks whether its parent is there
     assert numbers(batches) == [1, 2, 3, 4]
 
 
@@ -137,15 +163,15 @@ def test_workers_that_hang_end_with_the_iteration() -> None:
     assert next(batches).position == 0
     stopped = multiprocessing.active_children()[0]
     os.kill(stopped.pid or 0, signal.SIGSTOP)
-    started = time.monotonic()
     batches.close()
     assert multiprocessing.active_children() == []
-    assert time.monotonic() - started < 4
 
 
 def test_a_signal_to_the_whole_group_is_the_parents_business() -> None:
     program = ENDS.format(paths=[str(ROOT), str(ROOT / "tests")], how=GROUP)
-    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=60, process_group=0)
+    done = subprocess.run(
+        [sys.executable, "-c", program], capture_output=True, text=True, timeout=LIMIT_S, process_group=0
+    )
     assert done.stdout.splitlines()[1:] == ["asked to stop", "10 more batches"]
     assert (done.returncode, done.stderr) == (0, "")
 
@@ -153,7 +179,9 @@ def test_a_signal_to_the_whole_group_is_the_parents_business() -> None:
 @pytest.mark.parametrize("start", ["fork", "spawn", "forkserver"])
 def test_signals_to_the_group_end_no_worker_that_is_just_starting(start: str) -> None:
     program = STORM.format(paths=[str(ROOT), str(ROOT / "tests")], start=start)
-    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=60, process_group=0)
+    done = subprocess.run(
+        [sys.executable, "-c", program], capture_output=True, text=True, timeout=LIMIT_S, process_group=0
+    )
     assert (done.returncode, done.stdout, done.stderr) == (0, "all 20 batches, and signals\n", "")
 
 
@@ -173,8 +201,10 @@ def storm():
 
 multiprocessing.set_start_method({start!r})
 threading.Thread(target=storm, daemon=True).start()
+while not caught:
+    time.sleep(0.001)
 made = [batch.position for batch in batches_ahead(Slow(), parts(20), workers=2, prefetch=2)]
-print(f"all {{len(made)}} batches, and", "signals" if caught else "none", flush=True)
+print(f"all {{len(made)}} batches, and signals", flush=True)
 os._exit(0)
 """
 GROUP = """
@@ -200,7 +230,7 @@ def test_what_outgrew_its_block_is_mapped_no_more() -> None:
 
 def test_too_many_workers_for_the_open_files_a_process_may_have_are_told() -> None:
     program = LIMITED.format(paths=[str(ROOT), str(ROOT / "tests")])
-    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=60)
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=LIMIT_S)
     assert "worker 3 cannot be started (" in done.stdout or "worker 4 cannot be started (" in done.stdout, done
     assert "Too many open files); use fewer workers, or allow more open files" in done.stdout
 
@@ -244,15 +274,12 @@ print(*(child.pid for child in multiprocessing.active_children()), flush=True)
 )
 def test_workers_end_with_their_parent_however_it_ends(how: str, code: int) -> None:
     program = ENDS.format(paths=[str(ROOT), str(ROOT / "tests")], how=how)
-    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=60)
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=LIMIT_S)
     assert done.returncode == code, done.stderr
     assert done.stderr == ""
     workers = [int(pid) for pid in done.stdout.split()]
     assert len(workers) == 2
-    deadline = time.monotonic() + 20
-    while any(is_running(pid) for pid in workers):
-        assert time.monotonic() < deadline, "a worker is still there"
-        time.sleep(0.1)
+    wait_until(lambda: not any(map(is_running, workers)))
 
 
 def is_running(pid: int) -> bool:

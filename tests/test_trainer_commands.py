@@ -39,6 +39,7 @@ from trainer.evaluate import hold_dialogues, see_dialogues
 from trainer.export import export_model
 from trainer.generate import Generator, Sampling
 from trainer.model import VisionChatModel
+from waiting import LIMIT_S
 
 one_thread = pytest.fixture(scope="module", autouse=True)(model_batches.on_one_thread)
 build = pytest.fixture(scope="module")(evaluations.make_build)
@@ -259,7 +260,7 @@ def test_piped_lines_are_answered_on_stdout_and_all_else_is_on_stderr(exported: 
         [sys.executable, "-m", "trainer.cli", "chat", "--model", str(exported), "--max-new-tokens", "5"],
         input=b"\n".join(lines),
         capture_output=True,
-        timeout=120,
+        timeout=LIMIT_S,
         cwd=Path(__file__).parent.parent,
         env={**os.environ, "OMP_NUM_THREADS": "1", "PYTHONIOENCODING": "utf-8"},
     )

@@ -22,6 +22,7 @@ from small_blends import jpeg
 from trainer.errors import TrainError
 from trainer.eval_report import PAGE_DIALOGUES, AnsweredDialogue, AnsweredRound, Picture, thumbnail, write_report
 from trainer.score import DatasetScore
+from waiting import LIMIT_S
 
 HOSTILE = (
     """<script>document.title='hacked'</script><img src=x onerror="document.title='hacked'">"""
@@ -276,14 +277,14 @@ def test_a_browser_shows_the_page_and_runs_nothing(tmp_path: Path) -> None:
         [browser, *flags, "--window-size=900,700", f"--screenshot={screen}", f"file://{tmp_path / 'results.html'}"],
         check=True,
         capture_output=True,
-        timeout=100,
+        timeout=LIMIT_S,
     )
     done = subprocess.run(
         [browser, *flags, "--dump-dom", f"file://{tmp_path / 'results.html'}"],
         check=True,
         capture_output=True,
         text=True,
-        timeout=100,
+        timeout=LIMIT_S,
     )
     assert "<title>A title</title>" in done.stdout  # a script of the data would have renamed it
     assert done.stdout.count("<img ") == 3
