@@ -11,47 +11,50 @@ from pathlib import Path
 
 import pytest
 
+from waiting import LIMIT_S
+
 pytest.importorskip("torch")
 pytest.importorskip("transformers")
 
 TESTS = Path(__file__).parent
 PROGRAM = """
-import sys, time
+import itertools, signal, sys, time
 import torch
 torch.set_num_threads(1)
 from tiny_models import loaded
 from trainer.chat import Chat
 from trainer.generate import Sampling
 record = loaded()
-pause = float(sys.argv[1])
-record.model.decoder.base_model.register_forward_pre_hook(lambda *_: time.sleep(pause))
-Chat(record, Sampling(max_new_tokens=int(sys.argv[2]))).run(sys.stdin)
+steps = itertools.count()
+
+def wait_for_ctrl_c(*_):
+    if next(steps) == 3:
+        pressed, ask = [], signal.getsignal(signal.SIGINT)
+        signal.signal(signal.SIGINT, lambda *call: (pressed.append(call), ask(*call)))
+        print("in the middle", file=sys.stderr, flush=True)
+        while not pressed:
+            time.sleep(0.01)
+
+record.model.decoder.base_model.register_forward_pre_hook(wait_for_ctrl_c)
+Chat(record, Sampling(max_new_tokens=10_000)).run(sys.stdin)
 print("left", file=sys.stderr)
 """
-
-
-def program(pause: float, tokens: int) -> tuple[list[str], dict[str, str]]:
-    paths = [str(TESTS), str(TESTS.parent)]
-    return [sys.executable, "-c", PROGRAM, str(pause), str(tokens)], {
-        **os.environ,
-        "PYTHONPATH": os.pathsep.join(paths),
-    }
 
 
 @pytest.mark.slow
 def test_in_a_terminal_ctrl_c_stops_the_answer_and_ctrl_d_the_program() -> None:
     import pty
 
-    command, environment = program(0.05, 10_000)
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join([str(TESTS), str(TESTS.parent)])}
     child, terminal = pty.fork()
     if child == 0:
         signal.signal(signal.SIGINT, signal.SIG_DFL)  # what runs in the background may ignore it
-        os.execvpe(command[0], command, environment)
+        os.execve(sys.executable, [sys.executable, "-c", PROGRAM], environment)
     screen = Screen(terminal)
     try:
         screen.until("> ")
         os.write(terminal, b"Tell me everything.\n")
-        time.sleep(1.0)
+        screen.until("in the middle")
         os.write(terminal, b"\x03")
         screen.until("stopped")
         screen.until("> ")
@@ -61,7 +64,7 @@ def test_in_a_terminal_ctrl_c_stops_the_answer_and_ctrl_d_the_program() -> None:
         screen.until("/quit or Ctrl-D", again=b"\x03")
         screen.until("> ")
         os.write(terminal, b"/help\n")
-        screen.until("Ctrl-D does it too")
+        screen.until("Ctrl-D does it too", again=b"/help\n")  # a second Ctrl-C may have dropped the first
         screen.until("> ")
         os.write(terminal, b"\x04")
         screen.until("left")
@@ -83,7 +86,7 @@ class Screen:
 
     def until(self, text: str, again: bytes = b"") -> None:
         """Wait for a text, and go on behind it. again: keys to press again, as a person does whom nothing answers."""
-        end = time.monotonic() + 60
+        end = time.monotonic() + LIMIT_S
         while text not in self._text:
             ready, _, _ = select.select([self._terminal], [], [], 3 if again else max(0.0, end - time.monotonic()))
             assert ready or (again and time.monotonic() < end), f"wanted {text!r}, got {self._text[-2000:]!r}"

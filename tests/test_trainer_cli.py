@@ -7,7 +7,6 @@ import os
 import signal
 import subprocess
 import sys
-import time
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -19,8 +18,8 @@ import train_runs
 from test_layout import HEAVY
 from train_runs import config_file, journal, losses
 from trainer import cli, launch
+from waiting import LIMIT_S, wait_until
 
-TIMEOUT_SECONDS = 150
 COMMAND = [sys.executable, "-m", "trainer.cli"]
 
 
@@ -36,7 +35,7 @@ def run(*arguments: str | Path, command: Sequence[str] = COMMAND) -> subprocess.
         capture_output=True,
         text=True,
         check=False,
-        timeout=TIMEOUT_SECONDS,
+        timeout=LIMIT_S,
         env=environment(),
     )
 
@@ -91,7 +90,7 @@ def test_an_install_of_the_data_half_says_what_training_needs(build: Path, tmp_p
 
 
 PROGRAM = """
-import atexit, os, sys, threading, time
+import atexit, os, sys, threading
 class Kept:
     def __del__(self, write=os.write):
         write(1, b"torn down\\n")
@@ -112,7 +111,7 @@ def end_of(*arguments: str | Path, before: str = "") -> tuple[int, list[str], st
 @pytest.mark.slow
 def test_a_process_that_trained_ends_without_tearing_down_the_interpreter(build: Path, tmp_path: Path) -> None:
     config = config_file(tmp_path, build, schedule={"steps": 1})
-    thread = "threading.Thread(target=lambda: (time.sleep(8), print('thread'))).start()"
+    thread = "threading.Thread(target=lambda: (threading.main_thread().join(), print('thread'))).start()"
     assert end_of("run", "--config", config, before=thread)[:2] == (0, ["thread", "exit handler"])
     code, told, _ = end_of("run", "--config", config, "zero.stage=7")
     assert (code, told) == (2, ["exit handler", "torn down"])  # it was told before anything was begun
@@ -180,7 +179,7 @@ def test_a_device_without_memory_left_is_told_in_a_line(
 
 def test_a_hostfile_and_its_layout_are_handed_to_deepspeed() -> None:
     nodes = launch.Layout(num_gpus=8, num_nodes=2, hostfile=Path("hosts"))
-    made = launch.command(nodes, ["run", "--config", "train.yaml", "seed=1"])
+    made = launch.command(nodes, ["run", "--config", "train.yaml", "seed=1"], port=1234)
     assert " ".join(made[1:]) == (
         "-m deepspeed.launcher.runner --log_level error --no_local_rank --module --num_gpus 8 --num_nodes 2 "
         "--hostfile hosts trainer.cli run --config train.yaml seed=1"
@@ -263,13 +262,10 @@ def test_a_signal_to_the_launching_process_saves_on_all_ranks(build: Path, tmp_p
         command = [*COMMAND, "run", "--config", str(config), "--num-gpus", "2"]
         process = subprocess.Popen(command, stdout=log, stderr=log, env=environment())
         try:
-            end = time.monotonic() + TIMEOUT_SECONDS
-            while not journal(tmp_path / "out"):
-                assert time.monotonic() < end
-                assert process.poll() is None, (tmp_path / "log").read_text()
-                time.sleep(0.1)
+            wait_until(lambda: journal(tmp_path / "out") or process.poll() is not None)
+            assert process.poll() is None, (tmp_path / "log").read_text()
             process.send_signal(signal.SIGTERM)
-            assert process.wait(TIMEOUT_SECONDS) == 0, (tmp_path / "log").read_text()
+            assert process.wait(LIMIT_S) == 0, (tmp_path / "log").read_text()
         finally:
             process.kill()
             process.wait()

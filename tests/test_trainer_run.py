@@ -6,18 +6,21 @@ import json
 import os
 import shutil
 import signal
+import socket
+import sys
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from torch.distributed import TCPStore  # type: ignore[attr-defined]
 
 import train_runs
 from dst.errors import ConfigError
 from train_runs import config_file, folders, journal, losses, start, train
 from trainer.checkpoint import find_together
-from trainer.ranks import Ranks, check_devices
+from trainer.ranks import Ranks, check_devices, reserved_port
 
 STEPS = 9
 
@@ -80,9 +83,10 @@ def test_a_signal_to_all_processes_saves_and_ends_the_run_with_exit_code_0(
 ) -> None:
     more: dict[str, Any] = {"checkpoints": {"every": 0}, "evaluation": {"every": 1}, "batch": {"workers": 1}}
     config = config_file(tmp_path, build, schedule={"steps": STEPS}, **more)
-    run = start(config, ranks=2)
+    run = start(config, ranks=2, hold_after=2)
     run.wait_for_step(tmp_path / "out", 2)
     run.kill(signal.SIGTERM, workers=True)
+    run.release()
     done = run.wait()
     assert done.codes == [0, 0], done.output
     step = int(folders(tmp_path / "out")[-1].removeprefix("step-"))
@@ -159,3 +163,13 @@ def test_ranks_that_do_not_see_the_same_checkpoint_do_not_start(other: object, p
     ranks = OneOfTwo(rank=0, world_size=2, device=torch.device("cpu"), other=other)
     with pytest.raises(ConfigError, match=problem):
         find_together(tmp_path, "auto", {}, "hash", ranks)
+
+
+def test_a_reserved_port_is_the_ranks_own() -> None:
+    with reserved_port() as port:
+        if sys.platform == "linux":
+            with socket.socket() as other, pytest.raises(OSError, match="Address already in use"):
+                other.bind(("127.0.0.1", port))
+        first = TCPStore("127.0.0.1", port, world_size=2, is_master=True, wait_for_workers=False)
+        TCPStore("127.0.0.1", port, world_size=2, wait_for_workers=False).set("met", "here")
+        assert first.get("met") == b"here"

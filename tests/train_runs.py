@@ -6,27 +6,29 @@ It executes the real `dsvl-train` command with the environment that a launcher w
 
 from __future__ import annotations
 
+import contextlib
 import json
 import multiprocessing
 import os
 import resource
 import signal
-import socket
 import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+from unittest import mock
 
 import yaml
 
 import small_blends
+from trainer.ranks import reserved_port
+from waiting import LIMIT_S, wait_until
 
 LENGTH = 128
 SIDE = 32
 IMAGE_TOKENS = 4
-TIMEOUT_SECONDS = 120
 
 # The server knows this folder by the environment alone, and passes over what it cannot import.
 os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, (str(Path(__file__).parent), os.environ.get("PYTHONPATH"))))
@@ -47,14 +49,24 @@ class Ranks:
     """A run that has started."""
 
     def __init__(
-        self, arguments: Sequence[str | Path], *, ranks: int, log: Path, max_file_bytes: int | None = None
+        self,
+        arguments: Sequence[str | Path],
+        *,
+        ranks: int,
+        log: Path,
+        max_file_bytes: int | None = None,
+        hold_after: int | None = None,
     ) -> None:
-        """max_file_bytes: larger files cannot be written, as on a full disk."""
+        """max_file_bytes: larger files cannot be written, as on a full disk.
+
+        hold_after: the run stands still after this step, when metrics.jsonl tells of it, until `release` is called.
+        """
         self._log = log
         self._log.mkdir(parents=True, exist_ok=True)
-        with socket.socket() as listener:
-            listener.bind(("127.0.0.1", 0))
-            port = listener.getsockname()[1]
+        self._hold = log / "hold"
+        self._hold.touch()
+        self._until_the_end = contextlib.ExitStack()
+        port = self._until_the_end.enter_context(reserved_port())
         self.processes = [
             _CONTEXT.Process(
                 target=_rank,
@@ -63,6 +75,7 @@ class Ranks:
                     [str(argument) for argument in arguments],
                     str(log / f"{rank}.log"),
                     max_file_bytes,
+                    (hold_after, self._hold),
                 ),
             )
             for rank in range(ranks)
@@ -71,9 +84,9 @@ class Ranks:
             process.start()
 
     def wait(self) -> Done:
-        end = time.monotonic() + TIMEOUT_SECONDS
         for process in self.processes:
-            process.join(max(end - time.monotonic(), 0))
+            process.join(LIMIT_S)
+        self._until_the_end.close()
         hung = [process for process in self.processes if process.is_alive()]
         for process in hung:
             process.kill()
@@ -95,12 +108,17 @@ class Ranks:
                 os.kill(pid, number)
 
     def wait_for_step(self, out: Path, step: int) -> None:
-        """Until metrics.jsonl tells of a step."""
-        end = time.monotonic() + TIMEOUT_SECONDS
-        while not any(entry["step"] >= step for entry in journal(out)):
-            assert time.monotonic() < end, self.output()
+        """Until metrics.jsonl tells of a step; the run has not ended then."""
+
+        def is_told() -> bool:
             assert all(process.is_alive() for process in self.processes), self.output()
-            time.sleep(0.02)
+            return any(entry["step"] >= step for entry in journal(out))
+
+        wait_until(is_told)
+
+    def release(self) -> None:
+        """Go on from the step that hold_after named."""
+        self._hold.unlink()
 
 
 def start(config: Path, *settings: str, ranks: int = 1, **options: Any) -> Ranks:
@@ -121,7 +139,7 @@ def in_process(function: Callable[..., None], *arguments: Any) -> None:
     """Call a function of a module where the heavy packages are loaded; it tells by files."""
     process = _CONTEXT.Process(target=function, args=arguments)
     process.start()
-    process.join(TIMEOUT_SECONDS)
+    process.join(LIMIT_S)
     assert process.exitcode == 0
 
 
@@ -205,7 +223,13 @@ def _environment(rank: int, ranks: int, port: int) -> dict[str, str]:
     return {name: str(value) for name, value in own.items()}
 
 
-def _rank(environment: Mapping[str, str], arguments: list[str], log: str, max_file_bytes: int | None) -> None:
+def _rank(
+    environment: Mapping[str, str],
+    arguments: list[str],
+    log: str,
+    max_file_bytes: int | None,
+    hold: tuple[int | None, Path],
+) -> None:
     """What a rank's process does."""
     import torch
 
@@ -220,7 +244,23 @@ def _rank(environment: Mapping[str, str], arguments: list[str], log: str, max_fi
     if max_file_bytes is not None:
         resource.setrlimit(resource.RLIMIT_FSIZE, (max_file_bytes, max_file_bytes))
     sys.argv = ["dsvl-train", *arguments]
+    if hold[0] is not None:
+        _hold_after(hold[0], hold[1])
     from trainer.cli import main
 
     main()
     sys.stdout.flush()
+
+
+def _hold_after(step: int, file: Path) -> None:
+    """The rank that writes metrics.jsonl waits after this step's line until the file is gone, and the others for it."""
+    from trainer.metrics import Journal, Record
+
+    write = Journal.write
+
+    def held(journal: Journal, entry: Record) -> None:
+        write(journal, entry)
+        if entry.step == step:
+            wait_until(lambda: not file.exists())
+
+    mock.patch.object(Journal, "write", held).start()

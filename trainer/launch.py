@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from types import FrameType
 
-from trainer.ranks import free_port
+from trainer.ranks import reserved_port
 
 STDERR = 2
 STOP = "stop"
@@ -42,8 +42,8 @@ class Layout:
         return self.num_gpus if self.num_gpus and self.hostfile is None and (self.num_nodes or 1) == 1 else None
 
 
-def command(layout: Layout, arguments: Sequence[str]) -> list[str]:
-    """The launcher's command line for `dsvl-train` with these arguments."""
+def command(layout: Layout, arguments: Sequence[str], *, port: int) -> list[str]:
+    """The launcher's command line for `dsvl-train` with these arguments. port: where the ranks of one host meet."""
     made = [sys.executable, "-m", "deepspeed.launcher.runner", "--log_level", "error", "--no_local_rank", "--module"]
     if layout.num_gpus is not None:
         made += ["--num_gpus", str(layout.num_gpus)]
@@ -52,17 +52,22 @@ def command(layout: Layout, arguments: Sequence[str]) -> list[str]:
     if layout.hostfile is not None:
         made += ["--hostfile", str(layout.hostfile)]
     if layout.world_size is not None:
-        made += ["--master_addr", "127.0.0.1", "--master_port", str(free_port())]
+        made += ["--master_addr", "127.0.0.1", "--master_port", str(port)]
     return [*made, "trainer.cli", *arguments]
 
 
 def launch(layout: Layout, arguments: Sequence[str], out: Path) -> int:
     """Run `dsvl-train` with these arguments on every rank, and wait. Returns the exit code: 0, 1 or 2."""
+    with reserved_port() as port:
+        return _run(command(layout, arguments, port=port), out)
+
+
+def _run(command: Sequence[str], out: Path) -> int:
     stop_file = out / STOP
     stop_file.unlink(missing_ok=True)
     # A session of its own: a Ctrl-C in the terminal comes to this process alone, which passes it on in its own way.
     # The launcher writes what it tells to stdout, where results go.
-    process = subprocess.Popen(command(layout, arguments), start_new_session=True, stdout=STDERR)
+    process = subprocess.Popen(command, start_new_session=True, stdout=STDERR)
 
     def pass_on(number: int, frame: FrameType | None) -> None:
         if stop_file.exists():

@@ -8,7 +8,9 @@ from __future__ import annotations
 
 import os
 import socket
-from collections.abc import Mapping, Sequence
+import sys
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -61,12 +63,22 @@ def check_devices(environment: Mapping[str, str], devices: int) -> list[str]:
 
 
 def alone() -> None:
-    """Make this process a run of one rank, as a launcher would."""
-    os.environ.update(RANK="0", LOCAL_RANK="0", WORLD_SIZE="1", MASTER_ADDR="127.0.0.1", MASTER_PORT=str(free_port()))
+    """Make this process a run of one rank, as a launcher would. Port 0: torch binds any free port when it listens."""
+    os.environ.update(RANK="0", LOCAL_RANK="0", WORLD_SIZE="1", MASTER_ADDR="127.0.0.1", MASTER_PORT="0")
 
 
-def free_port() -> int:
-    """A port of the loopback that nobody listens on now."""
-    with socket.socket() as listener:
-        listener.bind(("127.0.0.1", 0))
-        return int(listener.getsockname()[1])
+@contextmanager
+def reserved_port() -> Iterator[int]:
+    """A port of the loopback for a rank to listen on. Linux gives it to no other program until this block ends.
+
+    Between the choice and the first rank's listening there are seconds of imports. So the port stays bound meanwhile;
+    since both sockets set SO_REUSEADDR and this one does not listen, torch's can. Elsewhere a socket that is bound
+    but does not listen could take the ranks' connections, so there the port is only one that was free.
+    """
+    with socket.socket() as holder:
+        holder.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        holder.bind(("127.0.0.1", 0))
+        port = int(holder.getsockname()[1])
+        if sys.platform != "linux":
+            holder.close()
+        yield port
