@@ -86,7 +86,8 @@ def test_an_install_of_the_data_half_says_what_training_needs(build: Path, tmp_p
     (line,) = done.stderr.splitlines()
     assert line.startswith("error: ")
     assert package in line
-    assert line.endswith("; dsvl-train needs the packages of pip install 'dsvl[train]'")
+    assert "dsvl-train needs" in line
+    assert "pip install 'dsvl[train]'" in line
 
 
 PROGRAM = """
@@ -143,23 +144,28 @@ def test_a_closed_pipe_at_the_very_end_is_no_traceback(tmp_path: Path) -> None:
     assert (done.returncode, done.stderr) == (1, "")
 
 
-def test_problems_end_with_exit_code_2_and_a_line_each(build: Path, tmp_path: Path) -> None:
+def test_problems_end_with_exit_code_2_and_a_line_each(
+    build: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
     config = config_file(tmp_path, build, batch={"rows": 3}, expect={"template": "vicuna"}, evaluation={"every": -1})
+
+    def problems(*arguments: str | Path) -> list[str]:
+        """In this process, which has torch loaded."""
+        monkeypatch.setattr(sys, "argv", ["dsvl-train", *map(str, arguments)])
+        with pytest.raises(SystemExit, match="2"):
+            cli.main()
+        return capsys.readouterr().err.splitlines()
+
+    wrong_key = "error: train.yaml: zero.stge: unknown key; did you mean stage?"
+    wrong_value = "error: train.yaml: evaluation.every: got -1; wanted 0 or more"
     done = run("run", "--config", config, "zero.stge=1")
-    assert done.returncode == 2
-    assert done.stderr.splitlines() == [
-        "error: train.yaml: zero.stge: unknown key; did you mean stage?",
-        "error: train.yaml: evaluation.every: got -1; wanted 0 or more",
-    ]
-    done = run("run", "--config", config, "zero.stge=1", f"build={tmp_path}")
-    assert len(done.stderr.splitlines()) == 3
-    assert f"error: build: {tmp_path}: no manifest.json there" in done.stderr
-    done = run("run", "--config", config)
-    assert done.stderr.splitlines() == ["error: train.yaml: evaluation.every: got -1; wanted 0 or more"]
-    assert run("run").returncode == 2
-    missing = run("run", "--config", tmp_path / "missing.yaml")
-    assert missing.returncode == 2
-    assert "Traceback" not in missing.stderr
+    assert (done.returncode, done.stderr.splitlines()) == (2, [wrong_key, wrong_value])
+    told = problems("run", "--config", config, "zero.stge=1", f"build={tmp_path}")
+    assert told[:2] == [wrong_key, wrong_value]
+    assert f"error: build: {tmp_path}: no manifest.json there" in told[2]
+    assert problems("run", "--config", config) == [wrong_value]
+    assert "--config" in "".join(problems("run"))
+    assert "missing.yaml" in "".join(problems("run", "--config", tmp_path / "missing.yaml"))
 
 
 def test_a_device_without_memory_left_is_told_in_a_line(
