@@ -1,15 +1,17 @@
-# `make demo` and `make test` do all the set-up: each makes .venv and installs what it needs.
-.PHONY: demo test test-fast lint types bench train clean
+# Each target does all the set-up it needs: it makes a virtual environment, or finishes it, at the versions of a lock file.
+.PHONY: demo test test-fast test-oldest test-newest lint types bench train dev lock clean
 
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
-# On Linux without an NVIDIA GPU, torch is pinned to its CPU build before anything can ask for the CUDA one.
-CONSTRAINTS := $(shell [ "$$(uname)" != Linux ] || nvidia-smi -L >/dev/null 2>&1 || echo '-c constraints-cpu.txt')
-PIP := $(BIN)/python -m pip install -qq --disable-pip-version-check $(CONSTRAINTS)
-NO_TORCH := If no CPU build of torch was found: give pip an index that has one (PIP_EXTRA_INDEX_URL).
+# On Linux without an NVIDIA GPU, torch is pinned to its CPU build: the CUDA build takes several gigabytes more.
+ifndef LOCK
+LOCK := $(shell if [ "$$(uname)" = Linux ] && ! nvidia-smi -L >/dev/null 2>&1; then echo lock-cpu.txt; else echo lock-cuda.txt; fi)
+endif
+SETUP := $(PYTHON) tools/setup_venv.py
+ALL_EXTRAS := dev,eval,ray,remote,train
 
-demo: $(VENV)/.train
+demo: train
 	rm -rf build/demo build/run build/exported
 	$(BIN)/dsvl-prep build --blend examples/blend.yaml --out build/demo
 	$(BIN)/dsvl-prep verify build/demo
@@ -23,34 +25,39 @@ demo: $(VENV)/.train
 test: lint types
 	$(BIN)/python -m pytest -n 2
 
-test-fast: $(VENV)/.dev
+test-fast: dev
 	$(BIN)/python -m pytest -n 2 -m "not slow"
 
-lint: $(VENV)/.dev
+test-oldest:
+	$(SETUP) --venv .venv-oldest --lock lock-oldest.txt --extras $(ALL_EXTRAS)
+	.venv-oldest/bin/python -m pytest -n 2
+
+test-newest:
+	$(PYTHON) tools/lock.py --only $(LOCK) --out build/lock-newest.txt
+	$(SETUP) --venv .venv-newest --lock build/lock-newest.txt --extras $(ALL_EXTRAS)
+	.venv-newest/bin/python -m pytest -n 2
+
+lint: dev
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 
-types: $(VENV)/.dev
+types: dev
 	$(BIN)/mypy
 
-bench: $(VENV)/.dev
+bench: dev
 	$(BIN)/python tools/bench_compile.py
 	$(BIN)/python tools/bench_open.py
 	$(BIN)/python tools/bench_loader.py --scratch build/bench
 	$(BIN)/python tools/bench_train.py
 
-$(VENV)/bin/python:
-	$(PYTHON) -m venv $(VENV)
+train:
+	@$(SETUP) --venv $(VENV) --lock $(LOCK) --extras train
 
-$(VENV)/.train: $(VENV)/bin/python pyproject.toml constraints-cpu.txt
-	$(PIP) -e '.[train]' || (echo "$(NO_TORCH)"; exit 1)
-	touch $@
+dev:
+	@$(SETUP) --venv $(VENV) --lock $(LOCK) --extras $(ALL_EXTRAS)
 
-$(VENV)/.dev: $(VENV)/bin/python pyproject.toml constraints-cpu.txt
-	$(PIP) -e '.[dev,eval,ray,remote,train]' || (echo "$(NO_TORCH)"; exit 1)
-	touch $@ $(VENV)/.train
-
-train: $(VENV)/.train
+lock:
+	$(PYTHON) tools/lock.py
 
 clean:
-	rm -rf $(VENV) build *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis
+	rm -rf .venv .venv-oldest .venv-newest build *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis

@@ -32,13 +32,13 @@ class Broken:
 
 
 BROKEN = (
+    Broken(package="deepspeed", versions="<=0.18.0", reason="two ranks train with other losses than one"),
     Broken(
         package="open_clip_torch",
         versions="<3",
         reason="it cannot find a model in a folder of one's own (parse_model_name)",
     ),
     Broken(package="peft", versions="<0.18", reason="it imports HybridCache, which transformers 5 does not have"),
-    Broken(package="torch", versions="<2.8", reason="two ranks train with other losses than one"),
     Broken(
         package="transformers",
         versions="<5",

@@ -5,7 +5,6 @@
 from __future__ import annotations
 
 import importlib
-import inspect
 import itertools
 import json
 from collections.abc import Callable, Mapping, Sequence
@@ -191,13 +190,6 @@ def llava(folder: Path) -> Any:
     return model
 
 
-def pillow() -> dict[str, Any]:
-    """What asks transformers for the processor that resizes with Pillow; releases before 5.4 ask in another way."""
-    transformers: Any = importlib.import_module("transformers")
-    named = inspect.getsource(transformers.AutoImageProcessor.from_pretrained)
-    return {"backend": "pil"} if "backend" in named else {"use_fast": False}
-
-
 def processed(folder: Path, pictures: Sequence[Image.Image], **options: Any) -> Any:
     """The question and its pictures as transformers prepares them."""
     transformers: Any = importlib.import_module("transformers")
@@ -209,7 +201,7 @@ def processed(folder: Path, pictures: Sequence[Image.Image], **options: Any) -> 
 def check_is_llava(model: VisionChatModel, build: Build, out: Path) -> None:
     """transformers alone gives the ids, pixels and logits of our model, for two pictures that have to be resized."""
     two = pictures()
-    inputs = processed(out, two, **pillow())
+    inputs = processed(out, two, backend="pil")
     ids = expanded(model, chat_of(build))
     assert torch.equal(inputs["input_ids"], ids)
     with torch.no_grad():

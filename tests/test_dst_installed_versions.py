@@ -35,8 +35,8 @@ def test_a_version_inside_the_range_is_not_mentioned() -> None:
 def test_a_version_outside_the_range_is_one_line_that_names_package_version_and_range(version: str) -> None:
     assert check(transformers=version) == (
         [
-            f"transformers {version} is installed, but dsvl was tested with >=5,<5.25; if something fails, "
-            "pip install 'transformers>=5,<5.25'"
+            f"transformers {version} is installed, but dsvl was tested with >=5.16,<5.25; if something fails, "
+            "pip install 'transformers>=5.16,<5.25'"
         ],
         [],
     )
@@ -136,7 +136,7 @@ def test_dsvl_train_ends_before_work_with_a_version_that_breaks(tmp_path: Path) 
     first, second = done.stderr.splitlines()
     assert first.startswith("error: peft 0.17.1 does not work here: it imports HybridCache")
     assert second.startswith("error: transformers 4.57.6 does not work here: ")
-    assert second.endswith("expected >=5,<5.25: pip install 'transformers>=5,<5.25'")
+    assert second.endswith("expected >=5.16,<5.25: pip install 'transformers>=5.16,<5.25'")
 
 
 def test_errors_of_versions_are_configuration_errors(monkeypatch: pytest.MonkeyPatch) -> None:

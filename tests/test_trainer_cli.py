@@ -106,7 +106,8 @@ cli.program()
 def end_of(*arguments: str | Path, before: str = "") -> tuple[int, list[str], str]:
     """Exit code, the last lines of stdout, and stderr of a process that tells when its interpreter is torn down."""
     done = run("-c", PROGRAM.format(before=before), *arguments, command=[sys.executable])
-    return done.returncode, done.stdout.splitlines()[-3:], done.stderr
+    lines = [line for line in done.stdout.splitlines() if not line.startswith("[Gloo]")]  # torch 2.9 prints there
+    return done.returncode, lines[-3:], done.stderr
 
 
 @pytest.mark.slow

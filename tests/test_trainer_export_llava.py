@@ -180,7 +180,7 @@ def test_transformers_generates_the_answers_that_chat_gives(
     prompts = [prompt_of([exchange], loaded, end_id=generator.end_id) for exchange in asked]
     wanted = generator.batch(prompts, Sampling(max_new_tokens=8))
 
-    processor = transformers.AutoProcessor.from_pretrained(tmp_path / "out", **exports.pillow())
+    processor = transformers.AutoProcessor.from_pretrained(tmp_path / "out", backend="pil")
     processor.tokenizer.padding_side = "left"  # as the model card says
     texts = [processor.apply_chat_template(messages_of([exchange]), add_generation_prompt=True) for exchange in asked]
     inputs = processor(text=texts, images=exports.pictures(), padding=True, return_tensors="pt")

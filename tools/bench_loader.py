@@ -115,7 +115,9 @@ class Bench:
             shutil.rmtree(folder, ignore_errors=True)
             subprocess.run([sys.executable, "-m", "venv", str(folder)], check=True)
             pip = [str(python), "-m", "pip", "install", "-qq", "--disable-pip-version-check"]
-            subprocess.run([*pip, "-c", str(ROOT / "constraints-cpu.txt"), *column.packages], check=True)
+            lock = (ROOT / "lock-cpu.txt").read_text(encoding="utf-8").splitlines()
+            (folder / "torch.txt").write_text("\n".join(line for line in lock if line.startswith("torch==")))
+            subprocess.run([*pip, "-c", str(folder / "torch.txt"), *column.packages], check=True)
             (folder / "complete").touch()
         return str(python)
 

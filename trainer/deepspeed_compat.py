@@ -1,6 +1,6 @@
 """Everything that the trainer needs of DeepSpeed and that is not documented there.
 
-Run with 0.18.0 and 0.19.8. Of 0.17.0 it is known that its configuration classes warn beside pydantic 2.11 and later.
+Run with 0.18.4 and 0.19.8. With 0.18.0 two ranks of ZeRO 1 train with other losses than one, and other ones each time.
 
     start-up            its collectives for one CPU host are compiled when the group starts, unless it is told otherwise
     loss scale          the attributes of its dynamic loss scaler; what it raises when the scale cannot be lowered

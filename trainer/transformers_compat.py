@@ -1,7 +1,7 @@
 """Everything that the trainer needs of transformers and that has moved between releases, or is not documented there.
 
 The rule: other modules import public names of transformers only, and never ask for its version. What differs between
-releases is found by looking at the library, not by comparing numbers. Run with 5.0.0, 5.17.0, 5.23.0 and 5.24.0:
+releases is found by looking at the library, not by comparing numbers. Run with 5.16.0, 5.23.0 and 5.24.0:
 
     cache argument      `past_key_values` until 5.23, `cache` since 5.24 (the old name warns, and goes in 5.40 and 6.0)
     checkpointing       `gradient_checkpointing_enable` until 5.x, `activation_checkpointing_enable` since
