@@ -1,6 +1,7 @@
 """Everything that the trainer needs of DeepSpeed and that is not documented there.
 
-Run with 0.18.4 and 0.19.8. With 0.18.0 two ranks of ZeRO 1 train with other losses than one, and other ones each time.
+Run with 0.18.9 and 0.19.8. With 0.18.0 two ranks of ZeRO 1 train with other losses than one, and other ones each time;
+0.18.4 has another optimizer for bf16 at stage 1, whose weights cannot be found.
 
     start-up            its collectives for one CPU host are compiled when the group starts, unless it is told otherwise
     loss scale          the attributes of its dynamic loss scaler; what it raises when the scale cannot be lowered
