@@ -117,10 +117,11 @@ class _Worker:
         self._blocks = SeenBlocks()
         self.waiting = 0
         """Tasks that were sent and not answered"""
+        context = _context()
         with _STARTING, _signals_held():
             tasks, self._tasks = multiprocessing.Pipe(duplex=False)
             self.results, results = multiprocessing.Pipe()
-            self._process = multiprocessing.Process(
+            self._process = context.Process(
                 target=_work, args=(reader, tasks, results), name=f"dsvl-loader-{number}", daemon=True
             )
             self._process.start()
@@ -194,6 +195,16 @@ class _Worker:
         return os.getpid() == self._parent and not self._tasks.closed
 
 
+def _context() -> Any:
+    """As the program starts processes; in place of its fork server each worker is spawned.
+
+    A fork server keeps what was blocked when it was started: it would start workers that signals end while they import,
+    or, if a worker was the first that it was asked for, leave all later processes of the program deaf to signals.
+    """
+    method = multiprocessing.get_start_method()
+    return multiprocessing.get_context("spawn" if method == "forkserver" else method)
+
+
 @contextlib.contextmanager
 def _signals_held() -> Iterator[None]:
     """A process that starts inside is not ended by these before it can ignore them."""
@@ -252,12 +263,13 @@ def _answer(reader: Reader, task: int, part: Part, blocks: OwnBlocks, shown: set
 
 def _listen(tasks: Connection[Any, Any], inbox: queue.SimpleQueue[Any]) -> None:
     """Runs in a thread: the parent is never kept waiting by a worker that itself waits to be heard."""
-    parent, forked_by = multiprocessing.parent_process(), os.getppid()  # not the same where there is a fork server
+    parent = multiprocessing.parent_process()
+    started_by = os.getppid()  # another process, if the parent is gone already
     assert parent is not None
     try:
         while True:
             while not tasks.poll(_LOOK_S):
-                if os.getppid() != forked_by or not parent.is_alive():
+                if os.getppid() != started_by or not parent.is_alive():
                     os._exit(1)
             inbox.put(tasks.recv())
     except (EOFError, OSError):

@@ -11,6 +11,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
+from multiprocessing.connection import Connection
 from pathlib import Path
 from unittest import mock
 
@@ -213,6 +214,31 @@ for number in (signal.SIGINT, signal.SIGTERM):
     os.killpg(0, number)
 print("asked to stop")
 print(sum(1 for _, batch in zip(range(10), batches)), "more batches")
+"""
+
+
+@pytest.mark.parametrize("start", ["fork", "spawn", "forkserver"])
+def test_what_the_program_starts_later_hears_signals(start: str) -> None:
+    program = LATER.format(paths=[str(ROOT), str(ROOT / "tests")], start=start)
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=LIMIT_S)
+    assert (done.returncode, done.stdout, done.stderr) == (0, "blocked: []\n", "")
+
+
+def send_blocked_signals(pipe: Connection) -> None:
+    pipe.send(sorted(signal.pthread_sigmask(signal.SIG_BLOCK, ())))
+
+
+LATER = """
+import multiprocessing, sys
+sys.path[:0] = {paths!r}
+from test_shards_workers import Slow, parts, send_blocked_signals
+from shards.workers import batches_ahead
+
+multiprocessing.set_start_method({start!r})
+assert len(list(batches_ahead(Slow(), parts(2), workers=1, prefetch=1))) == 2
+ours, theirs = multiprocessing.Pipe()
+multiprocessing.Process(target=send_blocked_signals, args=(theirs,)).start()
+print("blocked:", ours.recv())
 """
 
 

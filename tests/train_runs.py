@@ -233,8 +233,6 @@ def _rank(
     """What a rank's process does."""
     import torch
 
-    # The server keeps what was blocked when it was started, and the first to need it may have been a loader's worker.
-    signal.pthread_sigmask(signal.SIG_SETMASK, ())
     handle = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
     os.dup2(handle, 1)
     os.dup2(handle, 2)
