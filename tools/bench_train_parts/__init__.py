@@ -1,1 +1,0 @@
-"""What tools/bench_train.py measures, a module for each kind of thing."""
