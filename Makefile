@@ -45,10 +45,10 @@ types: dev
 	$(BIN)/mypy
 
 bench: dev
-	$(BIN)/python tools/bench_compile.py
-	$(BIN)/python tools/bench_open.py
-	$(BIN)/python tools/bench_loader.py --scratch build/bench
-	$(BIN)/python tools/bench_train.py
+	$(BIN)/python -m tools.bench.compile
+	$(BIN)/python -m tools.bench.open
+	$(BIN)/python -m tools.bench.loader --scratch build/bench
+	$(BIN)/python -m tools.bench.train
 
 train:
 	@$(SETUP) --venv $(VENV) --lock $(LOCK) --extras train

@@ -17,7 +17,7 @@ from itertools import pairwise
 import numpy as np
 import numpy.typing as npt
 
-from dst.control import ControlStrings, Cut, choose_fences, remove_fences
+from dst.control_tokens import ControlStrings, Cut, choose_fences, remove_fences
 from dst.errors import ControlTextError, TemplateError, TokenizerError
 from dst.template import IMAGE_TOKEN, Message, Rendered, Template
 from dst.tokenizer import TextTokenizer

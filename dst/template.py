@@ -8,10 +8,9 @@ Source of the format: https://huggingface.co/docs/transformers/chat_templating_w
 
 from __future__ import annotations
 
-import difflib
 import json
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from importlib import resources
 from pathlib import Path
@@ -21,8 +20,9 @@ import jinja2
 import jinja2.meta
 import jinja2.nodes
 
-from dst.environment import OUTPUT, Environment, Output, generation_lines
+from dst.common.suggest import nearest
 from dst.errors import TemplateError
+from dst.jinja_environment import OUTPUT, Environment, Output, generation_lines
 
 IMAGE_TOKEN = "<image>"
 BUILTIN = ("chatml", "llama2", "llama3", "plain", "vicuna", "visualchat")
@@ -161,12 +161,6 @@ def load_template(name_or_path: str | Path, variables: Mapping[str, Any] | None 
                 f"template {name}: variable {variable} is {type(value).__name__}; wanted text or a number"
             )
     return Template(name, _bake(source, variables))
-
-
-def nearest(word: str, known: Iterable[str]) -> str:
-    """A hint such as "; did you mean vicuna?", or nothing when no known word is close."""
-    close = difflib.get_close_matches(word, sorted(known), n=1, cutoff=0.5)
-    return f"; did you mean {close[0]}?" if close else ""
 
 
 def count_images(messages: Sequence[Message]) -> int:

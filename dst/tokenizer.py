@@ -16,7 +16,7 @@ from typing import Any
 
 import tokenizers
 
-from dst.control import ControlStrings
+from dst.control_tokens import ControlStrings
 from dst.errors import TokenizerError
 from dst.template import IMAGE_TOKEN
 

@@ -13,8 +13,8 @@ from pathlib import Path
 
 import click
 
-from dst.command_line import Command, run_command
-from dst.terminal_text import json_line, visible
+from dst.common.cli import Command, run_command
+from dst.common.terminal_text import json_line, visible
 
 PATH = click.Path(path_type=Path)
 
@@ -54,9 +54,9 @@ def build(
     blend: Path, out: str | Path | None, work: Path | None, workers: int, settings: tuple[str, ...], as_json: bool
 ) -> None:
     """Compile a blend into a build folder, or to a URL; what an earlier run finished is used again."""
-    from dst.progress import Bar
-    from preprocess.build import build_and_publish
-    from preprocess.report import print_report
+    from dst.common.progress import Bar
+    from preprocess.compiler.build import build_and_publish
+    from preprocess.compiler.report import print_report
 
     report, published = build_and_publish(blend, out=out, work=work, workers=workers, settings=settings, progress=Bar())
     if as_json:
@@ -75,7 +75,7 @@ def build(
 def verify(build: str | Path) -> None:
     """Check every byte of a build, in a folder or at a URL: digests, indexes, samples, tokenizer, manifest."""
     import shards
-    from dst.progress import Bar
+    from dst.common.progress import Bar
 
     opened = shards.open(build)
     total = sum(
@@ -118,8 +118,8 @@ def verify(build: str | Path) -> None:
 def stats(build: str | Path, max_length: int | None, as_json: bool) -> None:
     """Lengths, images and trained shares of a build, per dataset and split; and how full its training rows will be."""
     import shards
-    from preprocess.row_use import row_use, row_use_text
-    from preprocess.stats import build_stats, print_stats
+    from preprocess.views.packing_report import row_use, row_use_text
+    from preprocess.views.stats import build_stats, print_stats
 
     opened = shards.open(build)
     found = build_stats(opened)
@@ -143,7 +143,7 @@ def inspect(
     build: str | Path, dataset: str | None, split: str | None, key: str | None, limit: int, as_json: bool
 ) -> None:
     """Show samples as the model will see them: what is trained in colour, each image with its name and size."""
-    from preprocess.inspector import inspect_samples, print_sample
+    from preprocess.views.inspect import inspect_samples, print_sample
 
     for sample in inspect_samples(build, dataset=dataset, split=split, key=key, limit=limit):
         if as_json:
@@ -156,7 +156,7 @@ def inspect(
 @click.option("--json", "as_json", is_flag=True, help="One JSON object a line.")
 def adapters(as_json: bool) -> None:
     """List the datasets that can be read, their layouts, options, sources and licences."""
-    from preprocess.catalogue import adapter_rows, print_adapters
+    from preprocess.views.adapter_list import adapter_rows, print_adapters
 
     if as_json:
         for row in adapter_rows():
@@ -170,7 +170,7 @@ def adapters(as_json: bool) -> None:
 @click.option("--out", type=PATH, default=Path("blend.yaml"), show_default=True, help="The file to write.")
 def init(root: Path, out: Path) -> None:
     """Find known datasets below a folder and write a commented blend file for them."""
-    from preprocess.discover import write_blend
+    from preprocess.blend.discover import write_blend
 
     found = write_blend(root, out)
     for name, folder in found:
@@ -188,7 +188,7 @@ def init(root: Path, out: Path) -> None:
 )
 def render(adapter: str, root: Path, limit: int, template: str, settings: tuple[str, ...]) -> None:
     """Show conversations as text before anything is built."""
-    from preprocess.preview import print_rendered
+    from preprocess.views.preview import print_rendered
 
     print_rendered(adapter, root, limit=limit, template=template, settings=settings)
 

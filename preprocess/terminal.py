@@ -1,6 +1,6 @@
 """How results are printed: as wide as the terminal is, and with nothing in them that would command it.
 
-Rule: every text that may hold a user's data goes through dst.terminal_text, a table's cells through `cell`.
+Rule: every text that may hold a user's data goes through dst.common.terminal_text, a table's cells through `cell`.
 """
 
 from __future__ import annotations
@@ -8,7 +8,7 @@ from __future__ import annotations
 import sys
 from typing import TYPE_CHECKING
 
-from dst.terminal_text import visible
+from dst.common.terminal_text import visible
 
 if TYPE_CHECKING:
     from rich.console import Console

@@ -10,13 +10,13 @@ shards.loader, which makes batches of tensors, is imported by itself: it needs t
 
 from shards.build import Build
 from shards.build import open_build as open  # noqa: A004  it is shards.open, as in gzip.open
-from shards.cache import Cache
 from shards.errors import ShardError
-from shards.manifest import Manifest
-from shards.shard import Sample, Shard
-from shards.split import Split
+from shards.format.manifest import Manifest
+from shards.format.shard import Sample, Shard
+from shards.format.split import Split
+from shards.format.writer import ShardInfo, ShardWriter
+from shards.storage.cache import Cache
 from shards.verify import Verified, verify
-from shards.writer import ShardInfo, ShardWriter
 
 __all__ = [
     "Build",

@@ -11,13 +11,13 @@ from collections.abc import Iterator
 from functools import lru_cache
 from pathlib import Path
 
-from shards.cache import Cache
 from shards.errors import ShardError
-from shards.manifest import NAME, SPLITS, Manifest, read_manifest
-from shards.order import Order, Source
-from shards.shard import Shard
-from shards.split import Split
-from shards.store import Store, open_store
+from shards.format.manifest import NAME, SPLITS, Manifest, read_manifest
+from shards.format.shard import Shard
+from shards.format.split import Split
+from shards.sampling.order import Order, Source
+from shards.storage.cache import Cache
+from shards.storage.store import Store, open_store
 
 TOKENIZER = "tokenizer"
 """The folder of a build with the files that transformers and the trainer load its tokenizer from."""

@@ -18,9 +18,9 @@ from pathlib import Path
 from typing import Any
 
 from shards.errors import ShardError
-from shards.manifest import NAME, SPLITS, is_build, read_manifest
-from shards.remote import NetworkError, RemoteStore
-from shards.store import LocalStore
+from shards.format.manifest import NAME, SPLITS, is_build, read_manifest
+from shards.storage.remote import NetworkError, RemoteStore
+from shards.storage.store import LocalStore
 
 _OUR_SHARD = re.compile(rf"shards/[^/]+/(?:{'|'.join(SPLITS)})-\d{{5,}}-[0-9a-f]{{8}}\.(?:tar|arrow)")
 _OURS = {NAME, "rejects.jsonl", "tokenizer", "shards"}

@@ -15,11 +15,11 @@ import pyarrow.compute as pc
 import xxhash
 
 from shards.build import Build
-from shards.container import END_OF_ARCHIVE, check_headers
 from shards.errors import ShardError
-from shards.manifest import NAME, manifest_text
-from shards.shard import Sample, Shard
-from shards.store import Store
+from shards.format.container import END_OF_ARCHIVE, check_headers
+from shards.format.manifest import NAME, manifest_text
+from shards.format.shard import Sample, Shard
+from shards.storage.store import Store
 
 IGNORE = -100
 _OURS = ("shards", "tokenizer")  # folders where a file that the manifest does not name can do harm

@@ -13,12 +13,14 @@ from pathlib import Path
 import pytest
 from hypothesis import HealthCheck, settings
 
+from tests.support.paths import ROOT
+
 # Worker processes are forked in some tests, and the tokenizers library warns if its threads were started before.
 os.environ["TOKENIZERS_PARALLELISM"] = "false"
 
 import dst
-import text_tokenizers
-from waiting import LIMIT_S
+from tests.support import text_tokenizers
+from tests.support.waiting import LIMIT_S
 
 settings.register_profile(
     "ci",
@@ -53,7 +55,7 @@ def byte_tokenizer() -> dst.TextTokenizer:
 @pytest.fixture
 def files() -> dict[str, bytes]:
     """The sample photos by name, and one in a folder whose name is not plain."""
-    photos = Path(__file__).parents[1] / "examples/data/coco/train2017"
+    photos = ROOT / "examples/data/coco/train2017"
     pictures = {path.name: path.read_bytes() for path in sorted(photos.iterdir())}
     return pictures | {"below/a folder/ümlaut.jpg": next(iter(pictures.values())) + b"x"}
 
@@ -78,7 +80,7 @@ def no_hang() -> Iterator[None]:
 @pytest.fixture(scope="module")
 def bucket() -> Iterator[str]:
     """The URL of an S3 bucket on this machine."""
-    from s3_server import s3_server
+    from tests.support.s3_server import s3_server
 
     with s3_server() as url:
         yield url
@@ -94,14 +96,14 @@ def cache_home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
     """A small build, to be published."""
-    import handmade_builds
+    from tests.support import handmade_builds
 
     return handmade_builds.make(tmp_path / "local").folder
 
 
 @pytest.fixture
 def memory() -> Iterator[str]:
-    from remote_builds import memory_url
+    from tests.support.remote_builds import memory_url
 
     with memory_url() as url:
         yield url
@@ -109,7 +111,7 @@ def memory() -> Iterator[str]:
 
 @pytest.fixture
 def flaky() -> Iterator[str]:
-    from remote_builds import flaky_url
+    from tests.support.remote_builds import flaky_url
 
     with flaky_url() as url:
         yield url

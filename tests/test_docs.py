@@ -10,7 +10,8 @@ from pathlib import Path
 
 import pytest
 
-ROOT = Path(__file__).resolve().parent.parent
+from tests.support.paths import ROOT
+
 PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", ROOT / "shards/FORMAT.md", *sorted((ROOT / "docs").glob("*.md"))]
 
 
@@ -68,7 +69,7 @@ def test_the_template_of_the_docs_is_one_that_works(tmp_path: Path) -> None:
 @pytest.mark.slow
 @pytest.mark.filterwarnings("ignore::ResourceWarning")  # webdataset leaves tars open
 def test_the_examples_of_the_reading_page_run(tmp_path: Path) -> None:
-    from preprocess.build import run_build
+    from preprocess.compiler.build import run_build
 
     run_build(ROOT / "examples/blend.yaml", out=tmp_path / "build/demo")
     text = (ROOT / "docs/reading.md").read_text(encoding="utf-8")

@@ -23,8 +23,8 @@ import pytest
 import yaml
 from packaging.utils import canonicalize_name
 
-import small_blends
-from clean_venvs import ROOT, CleanVenv, NotInstalledError, closure, direct_requirements, packages
+from tests.support import small_blends
+from tests.support.clean_venvs import ROOT, CleanVenv, NotInstalledError, closure, direct_requirements, packages
 
 Venvs = Callable[..., CleanVenv]
 
@@ -33,18 +33,18 @@ EXTRAS = ("train", "ray", "remote", "eval")
 INSTALLS: list[tuple[str, ...]] = [(), *((extra,) for extra in EXTRAS)]
 
 EXTRA_OF = {
-    "preprocess/engines.py": "ray",
-    "shards/batch.py": "train",
-    "shards/decode.py": "train",
-    "shards/loader.py": "train",
-    "shards/workers.py": "train",
+    "preprocess/compiler/engines.py": "ray",
+    "shards/loader/batch.py": "train",
+    "shards/images/decode.py": "train",
+    "shards/loader/loader.py": "train",
+    "shards/loader/workers.py": "train",
     "trainer": "train",
 }
 """Packages and files that may import more than `pip install dsvl` brings"""
 
 NOT_IMPORTED_BY_NAME = {
     "gcsfs": "fsspec imports it for gs:// URLs",
-    "pycocoevalcap": "trainer.caption_scores imports its modules by importlib, and names the extra if they are missing",
+    "pycocoevalcap": "trainer.evaluation.captions imports it by importlib, and names the extra if it is missing",
     "s3fs": "fsspec imports it for s3:// URLs",
     "tensorboard": "torch.utils.tensorboard imports it",
     "torchvision": "open_clip, peft and transformers import it",
@@ -248,7 +248,7 @@ def test_without_an_extra_a_command_names_it(
     [
         ("import shards.loader", "train"),
         ("import shards; shards.open('s3://bucket/build')", "remote"),
-        ("from trainer.caption_scores import caption_scores; caption_scores(['a'], [['a']])", "eval"),
+        ("from trainer.evaluation.captions import caption_scores; caption_scores(['a'], [['a']])", "eval"),
     ],
 )
 def test_without_an_extra_a_function_names_it(venvs: Venvs, tmp_path: Path, code: str, extra: str) -> None:
@@ -331,7 +331,7 @@ def test_the_eval_extra_alone_scores_captions_without_torch_and_java(venvs: Venv
     """That is the arithmetic; answers to score come from `dsvl-train eval`, which needs the train extra as well."""
     code = """
         import shutil, sys
-        from trainer.caption_scores import caption_scores, missing_package
+        from trainer.evaluation.captions import caption_scores, missing_package
 
         answers, references = ["a dog runs", "two cats sit"], [["a dog runs", "it runs"], ["one cat sleeps"]]
         scores = caption_scores(answers, references)

@@ -17,7 +17,7 @@ from pathlib import Path
 import torch
 from safetensors import SafetensorError, safe_open
 
-from trainer.weight_files import save_tensors
+from trainer.model_io.safetensors_files import save_tensors
 
 PREFIX = "transformer.visual."
 _INDEXES = ("model.safetensors.index.json", "pytorch_model.bin.index.json")

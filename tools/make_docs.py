@@ -2,7 +2,7 @@
 
     python tools/make_docs.py
 
-The texts are the ones under the fields of preprocess/config.py and in preprocess/conversation.py.
+The texts are the ones under the fields of preprocess/blend/config.py and in preprocess/conversation.py.
 """
 
 from __future__ import annotations
@@ -11,11 +11,11 @@ import dataclasses
 from pathlib import Path
 from typing import Any
 
-from dst.strict import field_docs
-from preprocess.adapters import ADAPTERS
-from preprocess.config import Blend, Dataset, Limits, ShardSize, Split
+from dst.common.config import field_docs
+from preprocess.adapters.registry import ADAPTERS
+from preprocess.blend.config import Blend, Dataset, Limits, ShardSize, Split
 from preprocess.conversation import REASONS
-from preprocess.images import ImagePolicy
+from preprocess.images.prepare import ImagePolicy
 
 DOCS = Path(__file__).resolve().parent.parent / "docs"
 

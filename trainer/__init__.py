@@ -13,16 +13,16 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     import torch
 
-    from trainer.exported import Loaded
+    from trainer.model_io.load import Loaded
 
 __all__ = ["load"]
 
 
 def load(folder: str | Path, *, device: str | torch.device = "cpu", dtype: torch.dtype | None = None) -> Loaded:
-    """Open an exported model, see `trainer.exported.load_model`."""
-    from trainer.torchvision_compat import declare_operators
+    """Open an exported model, see `trainer.model_io.load.load_model`."""
+    from trainer.compat.torchvision import declare_operators
 
     declare_operators()
-    from trainer.exported import load_model
+    from trainer.model_io.load import load_model
 
     return load_model(folder, device=device, dtype=dtype)

@@ -17,7 +17,7 @@ from typing import NoReturn
 import click
 from click.core import ParameterSource
 
-from dst.command_line import Command, complain, run_command
+from dst.common.cli import Command, complain, run_command
 
 PATH = click.Path(path_type=Path)
 _LESS_MEMORY = (
@@ -35,7 +35,7 @@ class _Command(Command):
     def warnings(self) -> Sequence[str]:
         if self.name == "config":
             return ()
-        from trainer.torch_environment import check_torch
+        from trainer.compat.torch import check_torch
 
         return check_torch()
 
@@ -61,9 +61,9 @@ def run(
     path: Path, num_gpus: int | None, num_nodes: int | None, hostfile: Path | None, settings: tuple[str, ...]
 ) -> None:
     """Train; the same command goes on from the newest checkpoint. Works under deepspeed and torchrun as well."""
-    from trainer.launch import STOP, Layout, launch
-    from trainer.prepare import prepare
-    from trainer.ranks import world_size_of
+    from trainer.distributed.launch import STOP, Layout, launch
+    from trainer.distributed.ranks import world_size_of
+    from trainer.training.preflight import prepare
 
     layout = Layout(num_gpus=num_gpus, num_nodes=num_nodes, hostfile=hostfile)
     launched = world_size_of(os.environ)
@@ -72,7 +72,7 @@ def run(
     config, build = prepare(path, settings, world_size, loads_model=not launches)
     if launches:
         sys.exit(launch(layout, ["run", "--config", str(path), *settings], Path(config.out)))
-    from trainer.run import run_training
+    from trainer.training.run import run_training
 
     if launched is None:
         (Path(config.out) / STOP).unlink(missing_ok=True)  # it was meant for a run before
@@ -90,10 +90,10 @@ def export(
     checkpoint: Path, out: Path, build: str | None, start: str | None, precision: str | None, file_gb: float
 ) -> None:
     """Write a trained model, adapters merged: a LLaVA folder if it is one, else one that trainer.load opens."""
-    from trainer.torchvision_compat import declare_operators
+    from trainer.compat.torchvision import declare_operators
 
     declare_operators()
-    from trainer import export as exporting
+    from trainer.export import export as exporting
 
     shard_bytes = int(file_gb * (1 << 30))
     done = exporting.export(checkpoint, out, build=build, start=start, precision=precision, shard_bytes=shard_bytes)
@@ -116,16 +116,16 @@ def chat(model: Path, run_build: str | None, max_new_tokens: int, temperature: f
     From a pipe the exit code is 1 if a line could not be done, such as a picture that is not there.
     """
     from dst.errors import ConfigError
-    from trainer.torchvision_compat import declare_operators
+    from trainer.compat.torchvision import declare_operators
 
     declare_operators()
-    from trainer.generate import Sampling
+    from trainer.inference.generate import Sampling
 
     sampling = Sampling(max_new_tokens=max_new_tokens, temperature=temperature, top_p=top_p, seed=seed)
     if problems := sampling.problems():
         raise ConfigError(problems)
-    from trainer.chat import Chat
-    from trainer.opened import open_model
+    from trainer.inference.chat import Chat
+    from trainer.inference.open_model import open_model
 
     speaker, _ = open_model(model, run_build=run_build)
     conversation = Chat(speaker, sampling)
@@ -183,11 +183,11 @@ def evaluate(
         raise click.UsageError("--out: missing; wanted a folder for what was said in the dialogues")
     if dialogues is None and not (loss or answers):
         raise click.UsageError("--no-loss and --no-answers: nothing is left to measure; wanted one of them at most")
-    from trainer.torchvision_compat import declare_operators
+    from trainer.compat.torchvision import declare_operators
 
     declare_operators()
-    from trainer.eval_command import EvalSettings, evaluate_build, evaluate_dialogues
-    from trainer.generate import Sampling
+    from trainer.evaluation.command import EvalSettings, evaluate_build, evaluate_dialogues
+    from trainer.inference.generate import Sampling
 
     sampling = Sampling(max_new_tokens=max_new_tokens, temperature=temperature, top_p=top_p, seed=seed)
     settings = EvalSettings(model=model, run_build=run_build, sampling=sampling, batch=batch, out=out, as_json=as_json)
@@ -201,7 +201,7 @@ def evaluate(
 @cli.command()
 def config() -> None:
     """Print the whole default configuration, with what each field means."""
-    from trainer.default_config import default_yaml
+    from trainer.config.defaults import default_yaml
 
     click.echo(default_yaml(), nl=False)
 
@@ -242,7 +242,7 @@ def program() -> NoReturn:
         main()
     except SystemExit as end:
         code = end.code
-    if "trainer.engine" not in sys.modules:  # what starts process groups
+    if "trainer.distributed.deepspeed_engine" not in sys.modules:  # what starts process groups
         sys.exit(code)
     number = code if isinstance(code, int) else int(code is not None)
     try:

@@ -12,9 +12,9 @@ from typing import Any, ClassVar, NoReturn
 
 import click
 
+from dst.common.installed_versions import report_installed
+from dst.common.terminal_text import visible
 from dst.errors import ConfigError, TemplateError, TokenizerError
-from dst.installed_versions import report_installed
-from dst.terminal_text import visible
 
 Explain = Callable[[Exception], Sequence[str] | None]
 Complain = Callable[[Sequence[str]], None]

@@ -20,8 +20,8 @@ from typing import Any, Literal, TypeVar
 
 import yaml
 
+from dst.common.suggest import nearest
 from dst.errors import ConfigError
-from dst.template import nearest
 
 T = TypeVar("T")
 

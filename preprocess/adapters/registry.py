@@ -7,9 +7,9 @@ from __future__ import annotations
 
 from functools import partial
 
-from preprocess.adapter import Adapter, Option
-from preprocess.adapters import aokvqa, captions, chat, llava, llava_otter, mimicit, ocr_vqa, sparkles, vqa
-from preprocess.adapters.identities import DUPLICATE_IDS
+from preprocess.adapters.base import Adapter, Option
+from preprocess.adapters.datasets import aokvqa, captions, chat, llava, llava_otter, mimicit, ocr_vqa, sparkles, vqa
+from preprocess.adapters.parsing.identities import DUPLICATE_IDS
 
 __all__ = ["ADAPTERS"]
 

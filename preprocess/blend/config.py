@@ -13,12 +13,12 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
-from dst.strict import build, override, read_yaml
-from dst.template import nearest
-from preprocess.adapter import Adapter
-from preprocess.adapters import ADAPTERS
+from dst.common.config import build, override, read_yaml
+from dst.common.suggest import nearest
+from preprocess.adapters.base import Adapter
+from preprocess.adapters.registry import ADAPTERS
 from preprocess.errors import ConfigError
-from preprocess.images import ImagePolicy
+from preprocess.images.prepare import ImagePolicy
 
 _NAME = re.compile(r"[a-z0-9][a-z0-9_-]{0,39}")
 

@@ -8,9 +8,9 @@ from pathlib import Path
 
 import yaml
 
-from dst.strict import field_docs
-from preprocess.adapters import ADAPTERS
-from preprocess.config import Blend, Dataset, Limits, Split
+from dst.common.config import field_docs
+from preprocess.adapters.registry import ADAPTERS
+from preprocess.blend.config import Blend, Dataset, Limits, Split
 from preprocess.errors import ConfigError
 
 _DEPTH = 3

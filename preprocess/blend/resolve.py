@@ -5,6 +5,7 @@ Rule: all problems at once, each with its place; nothing is written.
 
 from __future__ import annotations
 
+import importlib.util
 import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -21,8 +22,7 @@ from dst import (
     load_template,
     load_tokenizer,
 )
-from preprocess.config import Blend, Inputs, find_inputs, load_blend
-from preprocess.engines import engine_problems
+from preprocess.blend.config import Blend, Inputs, find_inputs, load_blend
 from preprocess.errors import ConfigError
 
 
@@ -78,6 +78,13 @@ def prepare(path: Path, settings: Sequence[str] = ()) -> Prepared:
     if problems:
         raise ConfigError([f"{path.name}: {problem}" for problem in problems])
     return Prepared(blend=blend, inputs=inputs, tokenizer=tokenizer, templates=templates)
+
+
+def engine_problems(engine: str) -> list[str]:
+    """Why an engine cannot be used here; nothing is started."""
+    if engine == "ray" and importlib.util.find_spec("ray") is None:
+        return ["engine: ray is not installed; pip install 'dsvl[ray]', or set engine: process"]
+    return []
 
 
 def _beside(base: Path, name: str) -> str:

@@ -14,25 +14,25 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TypeVar
 
-from dst.progress import Progress, Silent
-from preprocess.adapter import Request
-from preprocess.compile import read_result, run_task
-from preprocess.config import Blend, Inputs
-from preprocess.engines import ENGINES
+from dst.common.progress import Progress, Silent
+from preprocess.adapters.base import Request
+from preprocess.blend.config import Blend, Inputs
+from preprocess.blend.resolve import Prepared, prepare
+from preprocess.compiler.commit import CACHE, Work, finish, sweep_partials
+from preprocess.compiler.engines import ENGINES
+from preprocess.compiler.ingest import Ingested, finished, ingest_task, run_ingest
+from preprocess.compiler.plan import assign_splits, make_context, plan_tasks
+from preprocess.compiler.publish import Published, publish, target
+from preprocess.compiler.report import BuildReport, DatasetReport
+from preprocess.compiler.run_task import read_result, run_task
+from preprocess.compiler.split_assignment import CONFLICT, Side
+from preprocess.compiler.spool import Spool
+from preprocess.compiler.task import CompileTask
 from preprocess.errors import ConfigError, DataError
-from preprocess.finish import CACHE, Work, finish, sweep_partials
-from preprocess.ingest import Ingested, finished, ingest_task, run_ingest
-from preprocess.plan import assign_splits, make_context, plan_tasks
-from preprocess.prepare import Prepared, prepare
-from preprocess.publish import Published, publish, target
-from preprocess.report import BuildReport, DatasetReport
-from preprocess.split import CONFLICT, Side
-from preprocess.spool import Spool
-from preprocess.stores import is_prepared, prepare_store
-from preprocess.task import CompileTask
+from preprocess.images.stores import is_prepared, prepare_store
 from shards.files import partial_path
-from shards.manifest import NAME as MANIFEST
-from shards.manifest import is_build
+from shards.format.manifest import NAME as MANIFEST
+from shards.format.manifest import is_build
 
 T = TypeVar("T")
 R = TypeVar("R")

@@ -17,21 +17,21 @@ from typing import Any
 
 import numpy as np
 
-from preprocess.compile import shard_root
-from preprocess.config import resolved
+from preprocess.blend.config import resolved
+from preprocess.blend.resolve import Prepared
+from preprocess.compiler.plan import shares
+from preprocess.compiler.report import BuildReport
+from preprocess.compiler.run_task import shard_root
+from preprocess.compiler.split_assignment import CONFLICT, NAMES, Side
+from preprocess.compiler.spool import Spool, reject_all, reject_line
+from preprocess.compiler.task import CompileTask, TaskResult
+from preprocess.compiler_version import COMPILER, libraries
 from preprocess.errors import DataError
-from preprocess.plan import shares
-from preprocess.prepare import Prepared
-from preprocess.report import BuildReport
-from preprocess.split import CONFLICT, NAMES, Side
-from preprocess.spool import Spool, reject_all, reject_line
-from preprocess.stores import current_files
-from preprocess.task import CompileTask, TaskResult
-from preprocess.version import COMPILER, libraries
+from preprocess.images.stores import current_files
 from shards import ShardInfo
 from shards.files import file_sha256, partial_path, sync_folder
-from shards.manifest import NAME as MANIFEST
-from shards.manifest import write_manifest
+from shards.format.manifest import NAME as MANIFEST
+from shards.format.manifest import write_manifest
 
 CACHE = ".cache"
 REJECTS = "rejects.jsonl"

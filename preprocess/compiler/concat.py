@@ -10,8 +10,8 @@ from collections.abc import Iterator
 from typing import Any
 
 from dst import Encoded
-from preprocess.member import Member, RefusedError, encode, length_of
-from preprocess.task import TaskContext, Tools
+from preprocess.compiler.member import Member, RefusedError, encode, length_of
+from preprocess.compiler.task import TaskContext, Tools
 
 
 def join(members: Iterator[Member], tools: Tools, context: TaskContext) -> Iterator[tuple[list[Member], Encoded]]:

@@ -10,7 +10,6 @@ import contextlib
 import ctypes
 import errno
 import importlib
-import importlib.util
 import multiprocessing
 import os
 import signal
@@ -107,13 +106,6 @@ def _quietly(function: PerTask[T, R]) -> PerTask[T, R]:
         return function(task)
 
     return run
-
-
-def engine_problems(engine: str) -> list[str]:
-    """Why an engine cannot be used here; nothing is started."""
-    if engine == "ray" and importlib.util.find_spec("ray") is None:
-        return ["engine: ray is not installed; pip install 'dsvl[ray]', or set engine: process"]
-    return []
 
 
 ENGINES: Mapping[str, Engine] = {"process": process_engine, "ray": ray_engine}

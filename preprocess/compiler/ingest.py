@@ -16,12 +16,12 @@ from itertools import islice
 from pathlib import Path
 from typing import Any
 
-from preprocess.adapter import Request
-from preprocess.adapters import ADAPTERS
+from preprocess.adapters.base import Request
+from preprocess.adapters.registry import ADAPTERS
+from preprocess.compiler.spool import write_spool
+from preprocess.compiler_version import COMPILER
 from preprocess.conversation import Records
 from preprocess.errors import DataError
-from preprocess.spool import write_spool
-from preprocess.version import COMPILER
 from shards.files import file_sha256, partial_path, replace_file, sync_folder
 
 _DONE = "done.json"

@@ -10,9 +10,9 @@ from dataclasses import dataclass
 from typing import Any
 
 from dst import ChatTokenizer, ControlTextError, Encoded, TemplateError
+from preprocess.compiler.task import TaskContext, Tools
 from preprocess.conversation import Conversation, to_messages
-from preprocess.images import ImageError, StoredImage, prepare_image
-from preprocess.task import TaskContext, Tools
+from preprocess.images.prepare import ImageError, StoredImage, prepare_image
 
 
 class RefusedError(Exception):

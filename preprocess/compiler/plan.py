@@ -12,16 +12,16 @@ import numpy as np
 import numpy.typing as npt
 import xxhash
 
-from preprocess import split
-from preprocess.config import Blend, Dataset
+from preprocess.blend.config import Blend, Dataset
+from preprocess.compiler import split_assignment as split
+from preprocess.compiler.ingest import content_key
+from preprocess.compiler.spool import Spool
+from preprocess.compiler.task import CompileTask, TaskContext
+from preprocess.compiler_version import COMPILER, libraries
 from preprocess.conversation import Image
 from preprocess.errors import DataError
-from preprocess.images import ImageError
-from preprocess.ingest import content_key
-from preprocess.spool import Spool
-from preprocess.stores import StoreList, open_stores
-from preprocess.task import CompileTask, TaskContext
-from preprocess.version import COMPILER, libraries
+from preprocess.images.prepare import ImageError
+from preprocess.images.stores import StoreList, open_stores
 
 _GROUPLESS_SALT = "conversation"
 

@@ -11,15 +11,15 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from dst.progress import Progress
-from preprocess.config import Blend
+from dst.common.progress import Progress
+from preprocess.blend.config import Blend
 from preprocess.errors import ConfigError
 from shards import ShardError
-from shards.cache import cache_home
-from shards.store import local_folder
+from shards.storage.cache import cache_home
+from shards.storage.store import local_folder
 
 if TYPE_CHECKING:
-    from shards.remote import RemoteStore
+    from shards.storage.remote import RemoteStore
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -48,7 +48,7 @@ def target(path: Path, blend: Blend, out: str | Path | None, work: Path | None) 
                 problem = "--work is where a build for a URL is compiled, and this one goes to a folder:"
                 raise ConfigError([f"{work}: {problem} {folder}"])
             return (path.parent / folder if blend.out and not out else folder).absolute(), None
-        from shards.remote import RemoteStore  # fsspec is loaded for URLs alone
+        from shards.storage.remote import RemoteStore  # fsspec is loaded for URLs alone
         from shards.upload import check_target
 
         store = RemoteStore(str(wanted))

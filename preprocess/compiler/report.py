@@ -8,8 +8,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from preprocess.split import NAMES
-from preprocess.task import TaskResult
+from preprocess.compiler.split_assignment import NAMES
+from preprocess.compiler.task import TaskResult
 
 if TYPE_CHECKING:
     from rich.table import Table

@@ -16,12 +16,12 @@ from typing import Any
 import numpy as np
 
 from dst import Encoded
-from preprocess.concat import join
+from preprocess.compiler.concat import join
+from preprocess.compiler.member import Member, RefusedError, make_member
+from preprocess.compiler.spool import reject_all, reject_line
+from preprocess.compiler.task import CompileTask, TaskResult, Tools, open_tools
 from preprocess.conversation import Reject
 from preprocess.errors import DataError
-from preprocess.member import Member, RefusedError, make_member
-from preprocess.spool import reject_all, reject_line
-from preprocess.task import CompileTask, TaskResult, Tools, open_tools
 from shards import ShardInfo, ShardWriter
 from shards.files import file_sha256, replace_file
 

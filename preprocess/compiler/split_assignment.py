@@ -15,7 +15,7 @@ from __future__ import annotations
 import numpy as np
 import numpy.typing as npt
 
-from shards.manifest import SPLITS
+from shards.format.manifest import SPLITS
 
 TRAIN, EVAL, CONFLICT = 0, 1, 2
 NAMES = SPLITS  # TRAIN and EVAL count in it

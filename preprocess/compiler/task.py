@@ -16,9 +16,9 @@ import numpy as np
 import numpy.typing as npt
 
 from dst import ChatTokenizer, Template, load_tokenizer
-from preprocess.images import ImagePolicy
-from preprocess.spool import Spool
-from preprocess.stores import StoreList, open_stores
+from preprocess.compiler.spool import Spool
+from preprocess.images.prepare import ImagePolicy
+from preprocess.images.stores import StoreList, open_stores
 from shards import ShardInfo
 
 

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import BinaryIO
 
 from preprocess.errors import DataError
-from preprocess.store_index import IndexBuilder, Packing
+from preprocess.images.index import IndexBuilder, Packing
 
 WINDOW_BYTES = 16 << 20
 MAX_KEY_BYTES = 1 << 20

@@ -15,11 +15,11 @@ from typing import BinaryIO, NamedTuple
 
 import xxhash
 
-from preprocess.archives import index_tar, index_zip
-from preprocess.base64_json import index_base64_json
 from preprocess.errors import DataError
-from preprocess.parquet_images import unpack_parquet
-from preprocess.store_index import VERSION, IndexBuilder
+from preprocess.images.base64_json import index_base64_json
+from preprocess.images.index import VERSION, IndexBuilder
+from preprocess.images.parquet import unpack_parquet
+from preprocess.images.zip_tar import index_tar, index_zip
 from shards.files import flush_and_close, partial_path, sync_folder
 
 FOLDER = "stores"

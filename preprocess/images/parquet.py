@@ -16,9 +16,9 @@ from typing import Any, BinaryIO
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from preprocess.base64_json import decode_base64
 from preprocess.errors import DataError
-from preprocess.store_index import IndexBuilder, Packing
+from preprocess.images.base64_json import decode_base64
+from preprocess.images.index import IndexBuilder, Packing
 
 _ROWS_AT_ONCE = 32
 _PREFERRED = ("image", "images")

@@ -14,8 +14,8 @@ from typing import Literal
 
 from PIL import Image
 
-from preprocess.image_error import ImageError
-from shards.pixels import (
+from preprocess.images.errors import ImageError
+from shards.images.pixels import (
     Fit,
     Geometry,
     Interpolation,

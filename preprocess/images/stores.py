@@ -23,13 +23,13 @@ from typing import Protocol, TypeVar
 
 import pyarrow as pa
 
-from preprocess.archives import LOCAL_HEADER_BYTES, zip_data_offset, zip_member
-from preprocess.base64_json import decode_base64
 from preprocess.conversation import Image
 from preprocess.errors import DataError
-from preprocess.image_error import ImageError
-from preprocess.store_cache import CachedIndex, build_index, current_files, find_index, is_prepared
-from preprocess.store_index import PROBLEMS, Entry, Index, Packing
+from preprocess.images.base64_json import decode_base64
+from preprocess.images.errors import ImageError
+from preprocess.images.index import PROBLEMS, Entry, Index, Packing
+from preprocess.images.index_cache import CachedIndex, build_index, current_files, find_index, is_prepared
+from preprocess.images.zip_tar import LOCAL_HEADER_BYTES, zip_data_offset, zip_member
 
 __all__ = ["ArchiveStore", "FolderStore", "ImageError", "ImageStore", "StoreList"]
 __all__ += ["current_files", "is_prepared", "open_store", "open_stores", "prepare_store"]

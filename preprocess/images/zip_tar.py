@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import BinaryIO
 
 from preprocess.errors import DataError
-from preprocess.store_index import IndexBuilder, Packing
+from preprocess.images.index import IndexBuilder, Packing
 
 # APPNOTE.TXT of PKWARE, sections 4.3.7 (local header), 4.3.12 (central header), 4.3.14 to 4.3.16 (ends).
 _LOCAL = struct.Struct("<4s5HLLLHH")

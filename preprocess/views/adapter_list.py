@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Any
 
-from preprocess.adapters import ADAPTERS
+from preprocess.adapters.registry import ADAPTERS
 
 
 def adapter_rows() -> Iterator[dict[str, Any]]:

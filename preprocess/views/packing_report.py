@@ -7,8 +7,8 @@ from dataclasses import dataclass
 import numpy as np
 
 from shards import Build, ShardError
-from shards.packing import best_fit
-from shards.rows import WINDOW
+from shards.sampling.packed_sequences import WINDOW
+from shards.sampling.packing import best_fit
 
 PADDED_BATCH = 16
 """Rows that are padded to the longest of them where nothing is packed."""

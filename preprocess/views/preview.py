@@ -14,14 +14,14 @@ from rich.console import Console
 from rich.text import Text
 
 from dst import Template, TemplateError, load_template
-from dst.strict import build, override
-from preprocess.adapter import Request
-from preprocess.config import Blend, Dataset, check_blend, find_inputs
+from dst.common.config import build, override
+from preprocess.adapters.base import Request
+from preprocess.blend.config import Blend, Dataset, check_blend, find_inputs
+from preprocess.compiler.ingest import stamp
 from preprocess.conversation import Conversation, Reject, to_messages
 from preprocess.errors import ConfigError
-from preprocess.ingest import stamp
-from preprocess.inspector import TRAINED
 from preprocess.terminal import cell, results
+from preprocess.views.inspect import TRAINED
 
 
 def print_rendered(adapter: str, root: Path, *, limit: int, template: str, settings: Sequence[str]) -> None:

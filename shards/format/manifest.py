@@ -20,8 +20,8 @@ import orjson
 
 from shards.errors import ShardError
 from shards.files import replace_file
-from shards.store import Store
-from shards.writer import ShardInfo
+from shards.format.writer import ShardInfo
+from shards.storage.store import Store
 
 FORMAT = "dsvl-build"
 VERSION = 1

@@ -23,11 +23,11 @@ import orjson
 import pyarrow as pa
 import xxhash
 
-from shards.container import END_OF_ARCHIVE, decode_tokens, members
 from shards.errors import ShardError
-from shards.index import Row, open_index
-from shards.store import Store
-from shards.writer import ShardInfo
+from shards.format.container import END_OF_ARCHIVE, decode_tokens, members
+from shards.format.index import Row, open_index
+from shards.format.writer import ShardInfo
+from shards.storage.store import Store
 
 WHOLE_INDEX_BYTES = 16 << 20
 """Up to this size (100,000 samples) an index is compared with its digest; a bigger one row by row, as rows are used."""

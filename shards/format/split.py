@@ -17,9 +17,9 @@ import numpy as np
 import numpy.typing as npt
 
 from shards.errors import ShardError
-from shards.manifest import ShardList, read_manifest
-from shards.shard import Sample, Shard
-from shards.store import Store
+from shards.format.manifest import ShardList, read_manifest
+from shards.format.shard import Sample, Shard
+from shards.storage.store import Store
 
 OPEN_INDEXES = 16384
 """Most shards open at once: each takes a mapping, of which Linux grants a process 65,530."""

@@ -19,9 +19,9 @@ import numpy.typing as npt
 import orjson
 import xxhash
 
-from shards.container import BLOCK, END_OF_ARCHIVE, encode_tokens, member_names, padding, tar_header
 from shards.files import flush_and_close, partial_path, sync_folder
-from shards.index import IndexRows
+from shards.format.container import BLOCK, END_OF_ARCHIVE, encode_tokens, member_names, padding, tar_header
+from shards.format.index import IndexRows
 
 _KEY = re.compile(r"[a-z0-9_-]{1,80}")
 

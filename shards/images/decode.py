@@ -24,7 +24,7 @@ import numpy.typing as npt
 from PIL import Image, JpegImagePlugin
 from PIL.ImageFile import ImageFile
 
-from shards.pixels import (
+from shards.images.pixels import (
     PAD_COLOURS,
     Geometry,
     check_kind,
@@ -168,7 +168,7 @@ _TABLES = {0xDB, 0xC4, 0xDD}  # quantisation, Huffman, restart interval
 
 
 def _fit_torch(pixels: Pixels, geometry: Geometry, mode: str, out: Pixels) -> None:
-    """What `shards.pixels.fit` does to upright RGB pixels [H, W, 3]."""
+    """What `shards.images.pixels.fit` does to upright RGB pixels [H, W, 3]."""
     import torch
 
     size = geometry.size

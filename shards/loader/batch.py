@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from shards.layout import Contents, Memory
+from shards.loader.layout import Contents, Memory
 
 _TYPES: dict[type[np.generic], torch.dtype] = {
     np.uint8: torch.uint8,

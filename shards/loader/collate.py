@@ -14,7 +14,7 @@ import numpy as np
 import numpy.typing as npt
 
 from shards.errors import ShardError
-from shards.shard import Sample
+from shards.format.shard import Sample
 
 IGNORE = -100
 

@@ -25,16 +25,16 @@ try:
 except ModuleNotFoundError as error:
     raise ImportError(f"{error}; batches are made of torch's tensors: pip install 'dsvl[train]'") from None
 
-from shards.batch import Batch
-from shards.blocks import LocalBlocks
 from shards.build import Build
-from shards.decode import DECODERS
 from shards.errors import ShardError
-from shards.order import StoredOrder
-from shards.reader import Part, Reader
-from shards.rows import WINDOW, Rows
-from shards.store import LocalStore
-from shards.workers import batches_ahead
+from shards.images.decode import DECODERS
+from shards.loader.batch import Batch
+from shards.loader.memory_blocks import LocalBlocks
+from shards.loader.reader import Part, Reader
+from shards.loader.workers import batches_ahead
+from shards.sampling.order import StoredOrder
+from shards.sampling.packed_sequences import WINDOW, Rows
+from shards.storage.store import LocalStore
 
 STATE_VERSION = 1
 

@@ -17,7 +17,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from shards.layout import Memory
+from shards.loader.layout import Memory
 
 
 @dataclass(frozen=True, slots=True)

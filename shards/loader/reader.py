@@ -13,12 +13,12 @@ import numpy as np
 import numpy.typing as npt
 
 from shards.build import Build
-from shards.collate import Arrays, collate
-from shards.decode import DECODERS
 from shards.errors import ShardError
-from shards.layout import Contents, Memory
-from shards.pixels import Geometry, PictureError
-from shards.rows import Row
+from shards.images.decode import DECODERS
+from shards.images.pixels import Geometry, PictureError
+from shards.loader.collate import Arrays, collate
+from shards.loader.layout import Contents, Memory
+from shards.sampling.packed_sequences import Row
 
 
 @dataclass(frozen=True, slots=True)

@@ -25,11 +25,11 @@ from typing import Any
 
 import torch
 
-from shards.batch import Batch
-from shards.blocks import Block, OwnBlocks, SeenBlocks
 from shards.errors import ShardError
-from shards.layout import Contents, Memory
-from shards.reader import Part, Reader
+from shards.loader.batch import Batch
+from shards.loader.layout import Contents, Memory
+from shards.loader.memory_blocks import Block, OwnBlocks, SeenBlocks
+from shards.loader.reader import Part, Reader
 
 _PATIENCE_S = 60.0  # until the system tells how a worker ended: it may have much memory to free, on a busy machine
 _THE_PARENTS = (signal.SIGINT, signal.SIGTERM)  # signals to the whole group: the parent ends its workers

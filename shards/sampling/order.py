@@ -24,7 +24,7 @@ from functools import lru_cache
 import numpy as np
 
 from shards.errors import ShardError
-from shards.permutation import BlockPermutation, Indices, Permutation, make_key, shuffled
+from shards.sampling.permutation import BlockPermutation, Indices, Permutation, make_key, shuffled
 
 STRIPE = 1024
 _FINE = 1 << 62  # thresholds are integers out of this

@@ -14,9 +14,9 @@ from typing import Protocol
 import numpy as np
 
 from shards.errors import ShardError
-from shards.packing import best_fit
-from shards.permutation import Indices, make_key, shuffled
-from shards.split import Split
+from shards.format.split import Split
+from shards.sampling.packing import best_fit
+from shards.sampling.permutation import Indices, make_key, shuffled
 
 WINDOW = 2048
 """Samples packed together: enough that the rows left half full at its end do not count."""

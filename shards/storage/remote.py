@@ -20,8 +20,8 @@ from typing import Any, TypeVar
 
 import fsspec
 
-from shards.cache import Cache
 from shards.errors import ShardError
+from shards.storage.cache import Cache
 
 TRIES = 5
 FIRST_WAIT_S = 0.5

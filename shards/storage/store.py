@@ -1,4 +1,4 @@
-"""Where a build lies: a folder on this machine, or a URL (shards/remote.py).
+"""Where a build lies: a folder on this machine, or a URL (shards/storage/remote.py).
 
 Rule: readers name a file by its path below the build, and get a local file that they can read at any place.
 """
@@ -15,7 +15,7 @@ from shards.errors import ShardError
 from shards.files import file_sha256
 
 if TYPE_CHECKING:
-    from shards.cache import Cache
+    from shards.storage.cache import Cache
 
 _LOST_SLASH = re.compile(r"(?P<protocol>[a-z][a-z0-9+.-]+):/(?!/)", re.IGNORECASE)
 
@@ -123,7 +123,7 @@ def open_store(location: str | Path, cache: Cache | None = None) -> Store:
     folder = local_folder(location)
     if folder is not None:
         return LocalStore(folder)
-    from shards.remote import RemoteStore  # fsspec is loaded for URLs alone
+    from shards.storage.remote import RemoteStore  # fsspec is loaded for URLs alone
 
     return RemoteStore(str(location), cache)
 

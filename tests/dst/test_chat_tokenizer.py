@@ -12,9 +12,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import dst
-import text_tokenizers
-from conversations import ANSWERS, conversations
-from oracles_dst import Aligner, template_controls
+from tests.support import text_tokenizers
+from tests.support.conversations import ANSWERS, conversations
+from tests.support.oracles_dst import Aligner, template_controls
 
 TEMPLATES = sorted(ANSWERS)
 

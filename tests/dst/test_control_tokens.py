@@ -1,11 +1,11 @@
-"""dst.control against brute force: which text can take part in a control string, and where it must be cut."""
+"""dst.control_tokens against brute force: which text can take part in a control string, and where it must be cut."""
 
 from __future__ import annotations
 
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from dst.control import ControlStrings, Cut, Fenced, choose_fences, remove_fences
+from dst.control_tokens import ControlStrings, Cut, Fenced, choose_fences, remove_fences
 
 # Few letters and short strings, so that overlaps of every kind come up.
 strings = st.sets(st.text(alphabet="ab<>", min_size=2, max_size=5), min_size=1, max_size=5)

@@ -12,8 +12,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import dst
-import text_tokenizers
-from conversations import ANSWERS, conversations
+from tests.support import text_tokenizers
+from tests.support.conversations import ANSWERS, conversations
 
 TEMPLATES = sorted(ANSWERS)
 

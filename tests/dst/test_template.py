@@ -10,9 +10,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import dst
-from conversations import ANSWERS
+from tests.support.conversations import ANSWERS
+from tests.support.paths import ROOT
 
-GOLDEN = Path(__file__).parent / "golden" / "dst"
+GOLDEN = ROOT / "tests" / "golden" / "dst"
 BLOCK = "{% generation %}x{% endgeneration %}"
 IMAGE = {"type": "image"}
 

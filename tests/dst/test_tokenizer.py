@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 from tokenizers import AddedToken, normalizers
 
 import dst
-import text_tokenizers
+from tests.support import text_tokenizers
 
 USER = {"role": "user", "content": [{"type": "image"}, {"type": "text", "text": "What?"}]}
 

@@ -11,8 +11,8 @@ from pathlib import Path
 import pytest
 import yaml
 
-from preprocess.adapters import ADAPTERS
-from small_blends import ROOT, SAMPLES, TOKENIZER, build, chat_blend, chat_record, write_images
+from preprocess.adapters.registry import ADAPTERS
+from tests.support.small_blends import ROOT, SAMPLES, TOKENIZER, build, chat_blend, chat_record, write_images
 
 
 def run(*arguments: str | Path, cwd: Path | None = None) -> subprocess.CompletedProcess[str]:
@@ -95,7 +95,7 @@ def test_inspect_json_gives_one_object_a_line(built: Path) -> None:
 def test_inspect_shows_images_and_colours_what_is_trained(built: Path) -> None:
     from rich.console import Console
 
-    from preprocess import inspector
+    from preprocess.views import inspect as inspector
 
     assert run("inspect", built, "--split", "train", "--json").stdout
     assert "on the eval side" in run("inspect", built, "--split", "eval").stderr

@@ -18,11 +18,11 @@ from typing import Any
 import pytest
 
 import shards
+from preprocess.compiler.report import BuildReport
 from preprocess.conversation import REASONS
-from preprocess.report import BuildReport
-from small_blends import build, files_of, jpeg, rejects_of, write_blend
-from test_preprocess_adapters import records_in
-from test_preprocess_adapters_damage import JUNK, places
+from tests.support.adapting import records_in
+from tests.support.junk import JUNK, places
+from tests.support.small_blends import build, files_of, jpeg, rejects_of, write_blend
 
 SEED = 1
 NUM_RECORDS = 84

@@ -19,12 +19,12 @@ import webdataset
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-import handmade_builds
 import shards
-from handmade_builds import Draft, draft, write_shard
 from shards import Build, Sample, Shard, ShardError, ShardWriter
-from shards.manifest import manifest_hash, manifest_text, read_manifest, write_manifest
-from shards.store import LocalStore
+from shards.format.manifest import manifest_hash, manifest_text, read_manifest, write_manifest
+from shards.storage.store import LocalStore
+from tests.support import handmade_builds
+from tests.support.handmade_builds import Draft, draft, write_shard
 
 TOKEN = st.integers(-(2**31), 2**31 - 1)
 TEXT = st.text(st.characters(exclude_categories=["Cs"]), max_size=20)
@@ -169,7 +169,7 @@ def test_a_shard_that_cannot_be_finished_leaves_nothing_after_discard(
     writer = ShardWriter(tmp_path, "shards/alpha", "train-00000")
     one = draft(1)
     writer.add(one.key, metadata={}, tokens=one.tokens, images=one.images, trained_tokens=6, groups=one.groups)
-    monkeypatch.setattr("shards.writer.os.replace", full)
+    monkeypatch.setattr("shards.format.writer.os.replace", full)
     with pytest.raises(OSError, match="No space left"):
         writer.finish()
     writer.discard()
@@ -380,7 +380,7 @@ def test_a_shard_or_index_of_another_size_is_refused_at_once(build: Build, part:
 @pytest.fixture
 def big_indexes(monkeypatch: pytest.MonkeyPatch) -> None:
     """Indexes are taken for very big ones, whose digests are not compared when they are opened."""
-    monkeypatch.setattr("shards.shard.WHOLE_INDEX_BYTES", 0)
+    monkeypatch.setattr("shards.format.shard.WHOLE_INDEX_BYTES", 0)
 
 
 def test_an_index_that_is_not_the_pinned_one_is_refused_before_a_sample_is_read(build: Build) -> None:
@@ -463,7 +463,7 @@ def test_a_sample_whose_index_counts_are_wrong_is_refused(tmp_path: Path) -> Non
 def test_a_sample_that_is_no_token_array_or_no_json_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def written(name: str, replacement: Callable[[Any], bytes]) -> Shard:
         with monkeypatch.context() as patch:
-            patch.setattr(f"shards.writer.{name}", replacement)
+            patch.setattr(f"shards.format.writer.{name}", replacement)
             info = write_shard(tmp_path, [draft(1)])
         assert info is not None
         return Shard(LocalStore(tmp_path), info)

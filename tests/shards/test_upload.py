@@ -10,17 +10,17 @@ from pathlib import Path
 import pytest
 from fsspec.implementations.memory import MemoryFileSystem
 
-import handmade_builds
 import shards
-import shards.remote
-from handmade_builds import draft
-from remote_builds import Flaky, both, files_at, flip, local_files, publish, remove_at, write_at
-from s3_server import BUCKET
+import shards.storage.remote
 from shards import ShardError
-from shards.manifest import read_manifest
-from shards.remote import RemoteStore
-from shards.store import LocalStore
+from shards.format.manifest import read_manifest
+from shards.storage.remote import RemoteStore
+from shards.storage.store import LocalStore
 from shards.upload import check_target, plan_upload, run_upload
+from tests.support import handmade_builds
+from tests.support.handmade_builds import draft
+from tests.support.remote_builds import Flaky, both, files_at, flip, local_files, publish, remove_at, write_at
+from tests.support.s3_server import BUCKET
 
 pytestmark = pytest.mark.usefixtures("cache_home")
 
@@ -71,7 +71,7 @@ def test_a_tokenizer_file_that_only_the_old_build_had_goes(folder: Path, memory:
     (old / "tokenizer/merges.txt").write_bytes(b"a b\n")
     content["files"] = {**content["files"], "tokenizer/merges.txt": hashlib.sha256(b"a b\n").hexdigest()}
     del content["hash"]
-    shards.manifest.write_manifest(old, content)
+    shards.format.manifest.write_manifest(old, content)
     publish(old, memory)
     write_at(f"{memory}/tokenizer/mine.txt", b"not ours")
     assert publish(folder, memory).stale == ("tokenizer/merges.txt",)
@@ -89,7 +89,7 @@ def test_an_interrupted_upload_never_leaves_a_manifest_that_lies(
         (other / "rejects.jsonl").write_bytes(b"")
         content["files"] = {**content["files"], "rejects.jsonl": hashlib.sha256(b"").hexdigest()}
         del content["hash"]
-        shards.manifest.write_manifest(other, content)
+        shards.format.manifest.write_manifest(other, content)
     hashes = {shards.open(build).manifest.hash: build.name for build in (folder, other)}
     outcomes = set()
     for stop in range(20):
@@ -128,7 +128,7 @@ def test_an_upload_that_did_not_arrive_gets_no_manifest(
 def test_an_upload_goes_on_after_failures_and_tells_those_that_stay(folder: Path, flaky: str) -> None:
     store = RemoteStore(flaky)
     upload = plan_upload(folder, store)
-    Flaky.failures = shards.remote.TRIES - 1
+    Flaky.failures = shards.storage.remote.TRIES - 1
     run_upload(upload, store)
     assert files_at(flaky) == local_files(folder)
     MemoryFileSystem.store.clear()

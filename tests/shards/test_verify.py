@@ -13,13 +13,13 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
-import handmade_builds
 import shards
-from handmade_builds import IGNORE, IMAGE_ID, MAX_LENGTH, VOCABULARY_SIZE, Draft, Handmade, draft, retoken
 from shards import ShardError
-from shards.index import Index, IndexRows, open_index
-from shards.manifest import manifest_hash, manifest_text, read_manifest, write_manifest
-from shards.store import LocalStore
+from shards.format.index import Index, IndexRows, open_index
+from shards.format.manifest import manifest_hash, manifest_text, read_manifest, write_manifest
+from shards.storage.store import LocalStore
+from tests.support import handmade_builds
+from tests.support.handmade_builds import IGNORE, IMAGE_ID, MAX_LENGTH, VOCABULARY_SIZE, Draft, Handmade, draft, retoken
 
 
 @pytest.fixture
@@ -341,7 +341,7 @@ def test_an_index_with_broken_text_is_a_problem_and_not_the_end(
     build = Handmade(tmp_path)
     build.add([draft(1), draft(2)])
     build.finish()
-    monkeypatch.setattr("shards.shard.open_index", broken_groups(open_index))
+    monkeypatch.setattr("shards.format.shard.open_index", broken_groups(open_index))
     (problem,) = problems(tmp_path)
     assert "its index shards/alpha/train-00000" in problem
     assert "is damaged" in problem

@@ -10,9 +10,9 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import shards
+from preprocess.compiler.report import DatasetReport
 from preprocess.conversation import REASONS
-from preprocess.report import DatasetReport
-from small_blends import (
+from tests.support.small_blends import (
     SAMPLES,
     build,
     chat_blend,

@@ -28,10 +28,11 @@ from typing import Any
 from packaging.markers import Marker
 from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
+from setuptools import find_packages
 
-from waiting import LIMIT_S
+from tests.support.paths import ROOT
+from tests.support.waiting import LIMIT_S
 
-ROOT = Path(__file__).resolve().parent.parent
 DSVL = "dsvl"
 
 _INHERITED = ("CUDA_VISIBLE_DEVICES", "LANG", "LC_ALL", "LD_LIBRARY_PATH", "TMPDIR")
@@ -109,8 +110,7 @@ def direct_requirements(extras: Iterable[str] = ()) -> list[Requirement]:
 
 def packages() -> list[str]:
     """What setuptools packs, with dotted names."""
-    found: list[str] = _pyproject()["tool"]["setuptools"]["packages"]
-    return found
+    return sorted(find_packages(str(ROOT), include=_pyproject()["tool"]["setuptools"]["packages"]["find"]["include"]))
 
 
 def closure(requirements: Iterable[Requirement]) -> frozenset[str]:

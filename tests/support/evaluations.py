@@ -5,12 +5,12 @@ from __future__ import annotations
 import pytest
 
 import shards
-import small_blends
 from shards import Build
-from talks import PHOTOS
-from tiny_models import IMAGE_TOKENS, SIDE
-from trainer.dialogues import Dialogue, DialogueImage, Round
-from trainer.generate import Sampling
+from tests.support import small_blends
+from tests.support.talks import PHOTOS
+from tests.support.tiny_models import IMAGE_TOKENS, SIDE
+from trainer.evaluation.dialogues import Dialogue, DialogueImage, Round
+from trainer.inference.generate import Sampling
 
 FEW = Sampling(max_new_tokens=5)
 

@@ -18,19 +18,19 @@ from PIL import Image
 from safetensors import safe_open
 from safetensors.torch import save_file
 
-from trainer.torchvision_compat import declare_operators
+from trainer.compat.torchvision import declare_operators
 
 declare_operators()
 
 import shards
-import small_blends
 from dst import ChatTokenizer, Message, Template, load_tokenizer
 from shards import Build
-from shards.pixels import Geometry, fit
-from trainer.assemble import assemble
-from trainer.config import TrainConfig, config_from, to_tree
-from trainer.frozen import frozen_elements
-from trainer.model import VisionChatModel
+from shards.images.pixels import Geometry, fit
+from tests.support import small_blends
+from trainer.checkpoint.frozen_fingerprint import frozen_elements
+from trainer.config.run import TrainConfig, config_from, to_tree
+from trainer.model.vision_chat import VisionChatModel
+from trainer.training.assemble import assemble
 
 MakeBuild = Callable[..., Build]
 

@@ -11,8 +11,8 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from shards.manifest import write_manifest
-from shards.writer import ShardInfo, ShardWriter
+from shards.format.manifest import write_manifest
+from shards.format.writer import ShardInfo, ShardWriter
 
 IGNORE = -100
 IMAGE_ID = 5

@@ -17,14 +17,14 @@ import pyarrow.parquet as pq
 import pytest
 
 from preprocess.conversation import REASONS
-from preprocess.stores import (
+from preprocess.images.stores import (
     ImageError,
     ImageStore,
     open_store,
     prepare_store,
 )
+from tests.support.paths import EXAMPLES
 
-EXAMPLES = Path(__file__).parents[1] / "examples" / "data"
 PHOTOS = EXAMPLES / "coco" / "train2017"
 
 

@@ -7,10 +7,9 @@ from typing import Any
 
 import shards
 from shards import Build
-from shards.batch import Batch
-from shards.loader import Loader
-from small_blends import build as compile_blend
-from small_blends import chat_record, write_blend, write_chat, write_images
+from shards.loader import Batch, Loader
+from tests.support.small_blends import build as compile_blend
+from tests.support.small_blends import chat_record, write_blend, write_chat, write_images
 
 IMAGE_TOKENS = 4
 SIDE = 32

@@ -10,16 +10,16 @@ from typing import Any
 import pytest
 
 pytest.importorskip("torch")
-from trainer.torchvision_compat import declare_operators
+from trainer.compat.torchvision import declare_operators
 
 declare_operators()
 
 import torch
 from hypothesis import strategies as st
 
-import oracles_attention
-from trainer import mmca
-from trainer.mmca_layout import MmcaLayout, build_layout
+from tests.support import oracles_attention
+from trainer.attention import mmca
+from trainer.attention.layout import MmcaLayout, build_layout
 
 
 @dataclass(frozen=True)

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 pytest.importorskip("torch")
-from trainer.torchvision_compat import declare_operators
+from trainer.compat.torchvision import declare_operators
 
 declare_operators()
 peft = pytest.importorskip("peft")
@@ -29,9 +29,9 @@ from transformers import (
 )
 from transformers.models.gptj import modeling_gptj
 
-from trainer import mmca
-from trainer.mmca_generate import enable_generation
-from trainer.mmca_layout import build_layout
+from trainer.attention import mmca
+from trainer.attention.generate import enable_generation
+from trainer.attention.layout import build_layout
 
 VOCABULARY = 40
 SIZES: dict[str, Any] = {

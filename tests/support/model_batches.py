@@ -8,8 +8,8 @@ from typing import Any
 
 import torch
 
-from trainer.model import VisionChatModel, build_model
-from trainer.model_config import DecoderConfig, EncoderConfig, ModelConfig, ProjectorConfig
+from trainer.config.model import DecoderConfig, EncoderConfig, ModelConfig, ProjectorConfig
+from trainer.model.vision_chat import VisionChatModel, build_model
 
 VOCABULARY = 100
 IMAGE = VOCABULARY - 1

@@ -39,7 +39,7 @@ def components(rows: Sequence[Sequence[int]]) -> dict[int, set[int]]:
 def split_sides(
     rows: Sequence[Sequence[int]], own: Sequence[int], official_eval: Sequence[bool], *, share: float, seed: int
 ) -> list[int]:
-    """The side of each conversation, one by one, from the rules in preprocess/split.py's first lines."""
+    """The side of each conversation, one by one, from the rules that split_assignment.py begins with."""
     whole = components(rows)
     shown_officially = {group for row, official in zip(rows, official_eval, strict=True) if official for group in row}
     largest = max(8, int(share * len(whole)))

@@ -13,9 +13,9 @@ def plain_losses(config_path: str, result: str) -> None:
 
     import shards
     from shards.loader import Loader
-    from trainer.assemble import assemble
-    from trainer.config import load_config
-    from trainer.loop import model_inputs
+    from trainer.config.run import load_config
+    from trainer.training.assemble import assemble
+    from trainer.training.loop import model_inputs
 
     torch.set_num_threads(1)
     config = load_config(Path(config_path))

@@ -11,9 +11,9 @@ import fsspec
 import pytest
 from fsspec.implementations.memory import MemoryFileSystem
 
-import shards.remote
+import shards.storage.remote
 from shards import Build, Sample
-from shards.remote import RemoteStore
+from shards.storage.remote import RemoteStore
 from shards.upload import Upload, plan_upload, run_upload
 
 both = pytest.mark.parametrize("url", ["s3", "memory"], indirect=True)
@@ -73,7 +73,7 @@ def flaky_url() -> Iterator[str]:
     Flaky.failures, Flaky.spoil = 0, staticmethod(busy)
     Flaky.answers.clear()
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(shards.remote, "FIRST_WAIT_S", 0.0)
+        patch.setattr(shards.storage.remote, "FIRST_WAIT_S", 0.0)
         yield "flaky://bucket/build"
     MemoryFileSystem.store.clear()
 

@@ -12,10 +12,10 @@ from typing import Any
 import yaml
 from PIL import Image
 
-from preprocess.build import run_build
-from preprocess.report import BuildReport
+from preprocess.compiler.build import run_build
+from preprocess.compiler.report import BuildReport
+from tests.support.paths import ROOT
 
-ROOT = Path(__file__).resolve().parent.parent
 TOKENIZER = ROOT / "examples/tokenizer"
 SAMPLES = ROOT / "examples/data"
 
@@ -88,3 +88,10 @@ def files_of(folder: Path) -> dict[str, bytes]:
 
 def rejects_of(folder: Path) -> list[dict[str, str]]:
     return [json.loads(line) for line in (folder / "rejects.jsonl").read_text(encoding="utf-8").splitlines()]
+
+
+def picture_blend(folder: Path, count: int = 12, **settings: object) -> Path:
+    """One picture and two rounds a record; shards of four."""
+    names = write_images(folder / "mine", count)
+    records = [chat_record(number, images=[name], rounds=2) for number, name in enumerate(names)]
+    return chat_blend(folder, records, **{"shard": {"max_samples": 4}, **settings})

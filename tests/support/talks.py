@@ -9,11 +9,11 @@ from typing import Any
 import pytest
 
 import dst
-import small_blends
-from tiny_models import Loaded
-from trainer.chat import Chat
-from trainer.generate import Generator, Sampling, Session
-from trainer.prompt_reader import Prompt
+from tests.support import small_blends
+from tests.support.tiny_models import Loaded
+from trainer.inference.cached_decoder import Prompt
+from trainer.inference.chat import Chat
+from trainer.inference.generate import Generator, Sampling, Session
 
 PHOTOS = sorted((small_blends.SAMPLES / "coco/train2017").glob("*.jpg"))
 FEW = Sampling(max_new_tokens=6)

@@ -10,17 +10,17 @@ from typing import Any, Literal
 import numpy as np
 import torch
 
-from trainer.torchvision_compat import declare_operators
+from trainer.compat.torchvision import declare_operators
 
 declare_operators()
 
 import dst
-from shards.pixels import Geometry
-from small_blends import TOKENIZER
-from trainer.conversation import expand
-from trainer.model import VisionChatModel, build_model
-from trainer.model_config import DecoderConfig, EncoderConfig, ModelConfig, ProjectorConfig
-from trainer.prompt_reader import Prompt
+from shards.images.pixels import Geometry
+from tests.support.small_blends import TOKENIZER
+from trainer.config.model import DecoderConfig, EncoderConfig, ModelConfig, ProjectorConfig
+from trainer.inference.cached_decoder import Prompt
+from trainer.inference.conversation import expand
+from trainer.model.vision_chat import VisionChatModel, build_model
 
 SIDE = 32
 IMAGE_TOKENS = 4
@@ -40,7 +40,7 @@ class Loaded:
 
 def model_config(preset: str = "tiny_llama", attention: Attention = "mmca", **sizes: Any) -> ModelConfig:
     """`sizes` are those of a decoder of the preset's kind."""
-    from trainer.decoder import PRESETS as SIZES
+    from trainer.model.decoder import PRESETS as SIZES
 
     return ModelConfig(
         encoder=EncoderConfig(kind="tiny", config={"image_size": SIDE, "patch_size": 16}),

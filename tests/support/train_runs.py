@@ -22,18 +22,19 @@ from unittest import mock
 
 import yaml
 
-import small_blends
-from trainer.ranks import reserved_port
-from waiting import LIMIT_S, wait_until
+from tests.support import small_blends
+from tests.support.paths import ROOT
+from tests.support.waiting import LIMIT_S, wait_until
+from trainer.distributed.ranks import reserved_port
 
 LENGTH = 128
 SIDE = 32
 IMAGE_TOKENS = 4
 
-# The server knows this folder by the environment alone, and passes over what it cannot import.
-os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, (str(Path(__file__).parent), os.environ.get("PYTHONPATH"))))
+# The server knows where our packages are by the environment alone, and passes over what it cannot import.
+os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, (str(ROOT), os.environ.get("PYTHONPATH"))))
 _CONTEXT = multiprocessing.get_context("forkserver")
-_CONTEXT.set_forkserver_preload(["train_runs_preload"])
+_CONTEXT.set_forkserver_preload(["tests.support.train_runs_preload"])
 
 
 @dataclass(frozen=True, slots=True)
@@ -254,7 +255,7 @@ def _rank(
 
 def _hold_after(step: int, file: Path) -> None:
     """The rank that writes metrics.jsonl waits after this step's line until the file is gone, and the others for it."""
-    from trainer.metrics import Journal, Record
+    from trainer.training.metrics import Journal, Record
 
     write = Journal.write
 

@@ -15,7 +15,7 @@ from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 from packaging.version import Version
 
-from clean_venvs import ROOT, closure, direct_requirements
+from tests.support.clean_venvs import ROOT, closure, direct_requirements
 
 sys.path.insert(0, str(ROOT / "tools"))
 

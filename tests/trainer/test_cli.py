@@ -14,11 +14,12 @@ import pytest
 import torch
 import yaml
 
-import train_runs
-from test_layout import HEAVY
-from train_runs import config_file, journal, losses
-from trainer import cli, launch
-from waiting import LIMIT_S, wait_until
+from tests.support import train_runs
+from tests.support.heavy_packages import HEAVY
+from tests.support.train_runs import config_file, journal, losses
+from tests.support.waiting import LIMIT_S, wait_until
+from trainer import cli
+from trainer.distributed import launch
 
 COMMAND = [sys.executable, "-m", "trainer.cli"]
 
@@ -127,14 +128,16 @@ def test_a_process_that_trained_ends_without_tearing_down_the_interpreter(build:
 )
 @pytest.mark.parametrize("trained", [False, True])
 def test_a_process_ends_with_the_code_that_its_command_gave(end: str, code: int, error: str, trained: bool) -> None:
-    begun = "sys.modules['trainer.engine'] = None\n" if trained else ""
+    begun = "sys.modules['trainer.distributed.deepspeed_engine'] = None\n" if trained else ""
     got, told, stderr = end_of("config", before=f"{begun}def main():\n    {end}\ncli.main = main")
     assert (got, stderr) == (code, error)
     assert told == (["exit handler"] if trained else ["exit handler", "torn down"])
 
 
 def test_a_closed_pipe_at_the_very_end_is_no_traceback(tmp_path: Path) -> None:
-    code = PROGRAM.format(before="sys.modules['trainer.engine'] = None\nprint('much' * 9)\ncli.main = int")
+    code = PROGRAM.format(
+        before="sys.modules['trainer.distributed.deepspeed_engine'] = None\nprint('much' * 9)\ncli.main = int"
+    )
     reader, writer = os.pipe()
     os.close(reader)
     unbuffered = {name: value for name, value in environment().items() if name != "PYTHONUNBUFFERED"}

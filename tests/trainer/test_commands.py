@@ -14,32 +14,30 @@ from pathlib import Path
 
 import pytest
 
+from tests.support.paths import ROOT
+
 torch = pytest.importorskip("torch")
-from trainer.torchvision_compat import declare_operators
+from trainer.compat.torchvision import declare_operators
 
 declare_operators()
 pytest.importorskip("transformers")
 pytest.importorskip("pycocoevalcap")
 
-import evaluations
-import exports
-import model_batches
-import small_blends
-import train_runs
 import trainer
-from evaluations import ignore
 from shards import Build
-from talks import PHOTOS
-from tiny_models import SIDE
+from tests.support import evaluations, exports, model_batches, small_blends, train_runs
+from tests.support.evaluations import ignore
+from tests.support.talks import PHOTOS
+from tests.support.tiny_models import SIDE
+from tests.support.waiting import LIMIT_S
 from trainer import cli
-from trainer.assemble import assemble
-from trainer.config import TrainConfig
-from trainer.dialogues import Dialogue, DialogueImage, Round, read_dialogues
-from trainer.evaluate import hold_dialogues, see_dialogues
-from trainer.export import export_model
-from trainer.generate import Generator, Sampling
-from trainer.model import VisionChatModel
-from waiting import LIMIT_S
+from trainer.config.run import TrainConfig
+from trainer.evaluation.dialogues import Dialogue, DialogueImage, Round, read_dialogues
+from trainer.evaluation.runner import hold_dialogues, see_dialogues
+from trainer.export.export import export_model
+from trainer.inference.generate import Generator, Sampling
+from trainer.model.vision_chat import VisionChatModel
+from trainer.training.assemble import assemble
 
 one_thread = pytest.fixture(scope="module", autouse=True)(model_batches.on_one_thread)
 build = pytest.fixture(scope="module")(evaluations.make_build)
@@ -261,7 +259,7 @@ def test_piped_lines_are_answered_on_stdout_and_all_else_is_on_stderr(exported: 
         input=b"\n".join(lines),
         capture_output=True,
         timeout=LIMIT_S,
-        cwd=Path(__file__).parent.parent,
+        cwd=ROOT,
         env={**os.environ, "OMP_NUM_THREADS": "1", "PYTHONIOENCODING": "utf-8"},
     )
     told = done.stderr.decode()

@@ -1,6 +1,6 @@
 """Measure the compiler against the bare parts of its work, all in one run on one machine.
 
-    python tools/bench_compile.py [--records 6000] [--only images,workers,rebuild,text,base64] [--text-records 1000000]
+    python -m tools.bench.compile [--records 6000] [--only images,workers,rebuild,text,base64] [--text-records 1000000]
 
 Bare parts, one core: read each file, check it with Pillow, tokenize the rendered text, sha256 what is stored, write it.
 The compiler does the same work, and all the rest: adapters, templates, labels, splits, indexes, manifests.
@@ -31,9 +31,9 @@ import tokenizers
 import yaml
 from PIL import Image
 
-from bench_data import PHOTOS, RECORDS, ROOT, machine, make_images, words
 from dst import ChatTokenizer, load_template, load_tokenizer
-from preprocess.images import ImagePolicy
+from preprocess.images.prepare import ImagePolicy
+from tools.bench.data import PHOTOS, RECORDS, ROOT, machine, make_images, words
 
 POLICIES = {
     "header": ImagePolicy(check="header"),

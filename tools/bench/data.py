@@ -15,7 +15,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-ROOT = Path(__file__).resolve().parent.parent
+ROOT = Path(__file__).resolve().parents[2]
 PHOTOS = "coco/train2017"
 RECORDS = "llava/detail_23k.json"
 _WORDS = (ROOT / "shards/FORMAT.md").read_text(encoding="utf-8").split()

@@ -1,6 +1,6 @@
 """Compare picture decoders on one thread: bare ones, and ours with the resizing that CLIP at 336 pixels wants.
 
-    python tools/bench_decode.py [--repeats 9]      # OpenCV is measured if it is installed
+    python -m tools.bench.decode [--repeats 9]      # OpenCV is measured if it is installed
 
 Prints Markdown for docs/benchmarks.md.
 """
@@ -21,12 +21,12 @@ import simplejpeg
 import torch
 from PIL import Image
 
-from bench_data import PHOTOS, ROOT, machine, make_images
+from tools.bench.data import PHOTOS, ROOT, machine, make_images
 
 sys.path.insert(0, str(ROOT))
 
-from preprocess.images import ImagePolicy, prepare_image
-from shards.decode import DECODERS, Pixels, decode_pillow
+from preprocess.images.prepare import ImagePolicy, prepare_image
+from shards.images.decode import DECODERS, Pixels, decode_pillow
 
 POLICY = ImagePolicy(store="resized")
 

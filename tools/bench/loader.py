@@ -1,10 +1,10 @@
 """Measure our loader against other data libraries and against the bare parts of its work, all in one run.
 
-    python tools/bench_loader.py --scratch FOLDER [--samples 2000] [--repeats 5] [--columns webdataset,energon]
+    python -m tools.bench.loader --scratch FOLDER [--samples 2000] [--repeats 5] [--columns webdataset,energon]
 
 All read the same samples: a 640x480 JPEG of about 82 KB and about 190 text tokens each. webdataset and Megatron-Energon
 read our tars, mosaicml-streaming reads MDS shards written from them, and a map dataset as DeepSpeed-VisualChat has it
-reads the original files. A runner is a script of tools/bench_peers; each runs in its library's own environment, made
+reads the original files. A runner is a script of tools/bench/peers; each runs in its library's own environment, made
 below --scratch and kept there. No two run at the same time. Pictures come from the page cache.
 Takes about an hour; prints Markdown for docs/benchmarks.md.
 """
@@ -27,9 +27,9 @@ from typing import Any
 
 import yaml
 
-from bench_data import ROOT, machine, make_images
+from tools.bench.data import ROOT, machine, make_images
 
-RUNNERS = Path(__file__).resolve().parent / "bench_peers"
+RUNNERS = Path(__file__).resolve().parent / "peers"
 ANSWER_WORDS = 24  # with the question and the template about 190 tokens of the example tokenizer
 SHARDS = 8  # webdataset shares out whole shards among workers
 TORCH = ("torch", "torchvision", "transformers", "numpy", "pillow")

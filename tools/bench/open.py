@@ -1,6 +1,6 @@
 """Measure how opening a build and its first sample depend on the number of samples.
 
-    python tools/bench_open.py [--scratch FOLDER] [--repeats 9]
+    python -m tools.bench.open [--scratch FOLDER] [--repeats 9]
 
 Builds of 10 thousand and of 10 million text samples, in shards of 8,192 as the compiler cuts them. The big one's tars
 are links to one file, its indexes (1.6 GB) are files of their own. Each measurement is a new process with a seed of its
@@ -24,13 +24,13 @@ from pathlib import Path
 
 import numpy as np
 
-from bench_data import ROOT, machine
+from tools.bench.data import ROOT, machine
 
 sys.path.insert(0, str(ROOT))
 
-from preprocess.images import ImagePolicy
+from preprocess.images.prepare import ImagePolicy
 from shards import ShardInfo, ShardWriter
-from shards.manifest import write_manifest
+from shards.format.manifest import write_manifest
 
 SHARD = 8192
 SIZES = {"10 thousand": 10_000, "10 million": 10_000_000}

@@ -1,11 +1,12 @@
 """Measure the trainer: MMCA's kernels, how full packed rows are, and whole training steps.
 
-    python tools/bench_train.py [--scratch FOLDER] [--only speed,dense,memory,packing,step] [a.b=value ...]
+    python -m tools.bench.train [--scratch FOLDER] [--only speed,dense,memory,packing,step] [a.b=value ...]
 
-speed: forward and backward of trainer.mmca against causal scaled_dot_product_attention of one shape. dense: against
-explicit additive masks, as DeepSpeed-VisualChat's modelling code has them. memory: peak memory as rows grow; on the CPU
-it is what the peak of the resident set grows by, in a process of its own. packing: positions used by packed rows of the
-sample blend, against padding. step: `dsvl-train run` of real sizes, random weights: tokens/s, MFU, data wait, memory.
+speed: forward and backward of trainer.attention.mmca against causal scaled_dot_product_attention of one shape. dense:
+against explicit additive masks, as DeepSpeed-VisualChat's modelling code has them. memory: peak memory as rows grow; on
+the CPU it is what the peak of the resident set grows by, in a process of its own. packing: positions used by packed
+rows of the sample blend, against padding. step: `dsvl-train run` of real sizes, random weights: tokens/s, MFU, data
+wait, memory.
 `a.b=value` are settings for the runs of step, such as precision=fp16 or batch.micro_rows=4.
 Ends with a table of goals; prints Markdown for docs/benchmarks.md.
 """
@@ -20,11 +21,11 @@ from pathlib import Path
 
 import torch
 
-from bench_data import machine
-from bench_train_parts.attention import DTYPES, bench_dense, bench_memory, bench_speed
-from bench_train_parts.goals import Goal, print_goals
-from bench_train_parts.packing import bench_packing
-from bench_train_parts.step import CONFIGURATIONS, bench_step
+from tools.bench.data import machine
+from tools.bench.training.attention import DTYPES, bench_dense, bench_memory, bench_speed
+from tools.bench.training.goals import Goal, print_goals
+from tools.bench.training.packing import bench_packing
+from tools.bench.training.step import CONFIGURATIONS, bench_step
 
 PARTS = ("speed", "dense", "memory", "packing", "step")
 
@@ -75,7 +76,7 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument("--models", type=_some_of(tuple(CONFIGURATIONS)), help="of " + ",".join(CONFIGURATIONS))
     parser.add_argument("--steps", type=int, default=20, help="of each training that count")
     parser.add_argument("--ranks", type=int, default=1, help="processes of each training")
-    parser.add_argument("--build", help="a build for step that was made elsewhere; see bench_train_parts/step.py")
+    parser.add_argument("--build", help="a build for step that was made elsewhere; see tools/bench/training/step.py")
     parser.add_argument("settings", nargs="*", metavar="a.b=value")
     arguments = parser.parse_args()
     if arguments.device == "cuda" and not cuda:

@@ -18,8 +18,8 @@ from typing import Any
 import torch
 from torch.nn import functional
 
-from trainer.mmca_layout import build_layout
-from trainer.transformers_compat import wrap_generation_inputs
+from trainer.attention.layout import build_layout
+from trainer.compat.transformers import wrap_generation_inputs
 
 
 def enable_generation(model: Any) -> None:

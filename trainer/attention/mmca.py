@@ -28,9 +28,9 @@ from collections.abc import Iterator, Sequence
 import torch
 from torch.nn import functional
 
-from trainer.mmca_layout import MmcaLayout, Run, SampleRows, StepMasks, TextRows
-from trainer.mmca_rows import first, gather, rows
-from trainer.transformers_compat import register_attention
+from trainer.attention.gather import first, gather, rows
+from trainer.attention.layout import MmcaLayout, Run, SampleRows, StepMasks, TextRows
+from trainer.compat.transformers import register_attention
 
 NAME = "mmca"
 

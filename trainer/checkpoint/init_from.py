@@ -13,10 +13,10 @@ from typing import Any
 
 from dst.errors import ConfigError
 from shards.files import file_sha256
-from trainer.config import to_tree
+from trainer.config.model import ModelConfig
+from trainer.config.run import to_tree
 from trainer.errors import TrainError
-from trainer.export_record import RECORD, check_files, model_config, read_record, unusable
-from trainer.model_config import ModelConfig
+from trainer.model_io.record import RECORD, check_files, model_config, read_record, unusable
 
 _PARTS = ("encoder", "projector", "decoder")
 _FREE = ("decoder", "kernel")

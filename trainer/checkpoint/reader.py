@@ -1,6 +1,6 @@
 """Checkpoints: what is in them, and reading them with any number of ranks at any ZeRO stage.
 
-trainer.checkpoint_writer writes them.
+trainer.checkpoint.writer writes them.
 
 A checkpoint is a folder `checkpoints/step-00000500` below the run's folder:
 
@@ -10,11 +10,11 @@ A checkpoint is a folder `checkpoints/step-00000500` below the run's folder:
 
 Rules
 - Only trained parameters are in it; frozen ones are made again from the config, and have to be the same again, see
-  trainer.frozen. Nothing in it is unpickled.
+  trainer.checkpoint.frozen_fingerprint. Nothing in it is unpickled.
 - Each rank writes the pieces it holds and reads the pieces it needs, so a run goes on with other ranks, another ZeRO
   stage or another precision; nothing has to be converted.
-- There is no generator to save: randomness is keyed by seed, step and row, see trainer.loop. Learning rates are a
-  function of the step.
+- There is no generator to save: randomness is keyed by seed, step and row, see trainer.training.loop. Learning rates
+  are a function of the step.
 """
 
 from __future__ import annotations
@@ -32,11 +32,11 @@ import torch
 from safetensors import SafetensorError, safe_open
 
 from dst.errors import ConfigError
-from trainer.deepspeed_compat import MOMENTS, flats, parts, restore_loss_scale, restore_step
+from trainer.checkpoint.frozen_fingerprint import other_weights
+from trainer.checkpoint.init_from import other_start
+from trainer.compat.deepspeed import MOMENTS, flats, parts, restore_loss_scale, restore_step
+from trainer.distributed.ranks import Ranks
 from trainer.errors import TrainError
-from trainer.frozen import other_weights
-from trainer.ranks import Ranks
-from trainer.start import other_start
 
 VERSION = 1
 """Rises when a program of the old version would misread a new checkpoint."""
@@ -58,7 +58,7 @@ _MATTERS = ("model", "train", "seed")
 
 _RATES = {f"train.{part}" for part in ("encoder", "projector", "embeddings", "decoder", "lora")}
 _FREE = {"model.decoder.kernel", "model.start"}
-"""What only speeds up, and where something lies, see trainer.start"""
+"""What only speeds up, and where something lies, see trainer.checkpoint.init_from"""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

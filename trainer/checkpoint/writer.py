@@ -1,4 +1,4 @@
-"""Writing checkpoints: whole or not at all, by all ranks together. trainer.checkpoint says what is in them.
+"""Writing checkpoints: whole or not at all, by all ranks together. trainer.checkpoint.reader says what is in them.
 
 Rule: everything is written under another name and flushed to disk before the folder gets its name; then `latest` names
 it. A run that is killed or out of disk at any moment leaves the checkpoints before it as they were.
@@ -18,7 +18,7 @@ import torch
 from safetensors import SafetensorError
 
 from shards.files import replace_file, sync_folder
-from trainer.checkpoint import (
+from trainer.checkpoint.reader import (
     BEST,
     BUFFERS,
     CONTENT,
@@ -31,10 +31,10 @@ from trainer.checkpoint import (
     folder_of,
     latest,
 )
-from trainer.deepspeed_compat import MOMENTS, flats, parts, state_of
+from trainer.compat.deepspeed import MOMENTS, flats, parts, state_of
+from trainer.distributed.ranks import Ranks
 from trainer.errors import TrainError
-from trainer.ranks import Ranks
-from trainer.weight_files import save_tensors
+from trainer.model_io.safetensors_files import save_tensors
 
 _FILE_BYTES = 2 << 30
 """Size of a rank's file from which on the next one is begun: a bound on memory while it is written."""
@@ -54,8 +54,8 @@ def save(
 ) -> Path:
     """Write a checkpoint by all ranks together, and remove old ones. Raises TrainError on all if one rank cannot.
 
-    about: what all checkpoints of a run say: config, manifest (its hash), frozen (see trainer.frozen) and start (see
-    trainer.start).
+    about: what all checkpoints of a run say: config, manifest (its hash), frozen (see
+    trainer.checkpoint.frozen_fingerprint) and start (see trainer.checkpoint.init_from).
     """
     folder = folder_of(out, progress.step)
     partial = folder.with_name(f".{folder.name}.partial")

@@ -13,7 +13,7 @@ from typing import Any
 
 from torch import nn
 
-from trainer.torchvision_compat import declare_operators
+from trainer.compat.torchvision import declare_operators
 
 
 def inject(root: nn.Module, names: Sequence[str], *, rank: int, alpha: float, dropout: float) -> None:

@@ -11,8 +11,8 @@ from typing import Any
 
 import yaml
 
-from dst.strict import field_docs
-from trainer.config import TrainConfig
+from dst.common.config import field_docs
+from trainer.config.run import TrainConfig
 
 _EXAMPLES: Mapping[str, object] = {
     "build": "build",

@@ -1,7 +1,7 @@
 """The `model` and `train` parts of train.yaml: which encoder, projector and decoder, and what of them learns.
 
 Nothing here loads torch. What can be told from the values alone is checked here; what needs the models' own
-configuration, or the build, is checked by `trainer.model.check_model`.
+configuration, or the build, is checked by `trainer.model.vision_chat.check_model`.
 """
 
 from __future__ import annotations

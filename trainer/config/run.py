@@ -1,8 +1,8 @@
 """What a training run is: one strict tree of dataclasses, with a sentence under every field.
 
 Rule: all that can be known before the model is loaded is checked before it is loaded: `load_config` reads the file,
-`check_ranks` holds it against the number of processes, trainer.prepare against the build. Each reports every problem at
-once, by dotted path.
+`check_ranks` holds it against the number of processes, trainer.training.preflight against the build. Each reports
+every problem at once, by dotted path.
 """
 
 from __future__ import annotations
@@ -14,9 +14,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
+from dst.common.config import build, override, read_yaml
 from dst.errors import ConfigError
-from dst.strict import build, override, read_yaml
-from trainer.model_config import ModelConfig, TrainedParts, check_model_values, check_trained_parts
+from trainer.config.model import ModelConfig, TrainedParts, check_model_values, check_trained_parts
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -1,7 +1,8 @@
 """DeepSpeed: starting and ending its process group, its configuration, and the engine around a model.
 
 Rules: no operator is compiled unless `optimizer.kind: cpu` asks for one. The learning rate of every group is set before
-each step by trainer.loop, so DeepSpeed is given no scheduler. Its files are not used: see trainer.checkpoint.
+each step by trainer.training.loop, so DeepSpeed is given no scheduler. Its files are not used: see
+trainer.checkpoint.reader.
 """
 
 from __future__ import annotations
@@ -15,9 +16,9 @@ from typing import Any
 import torch
 
 from dst.errors import ConfigError
-from trainer.config import TrainConfig, accumulation
-from trainer.deepspeed_compat import quiet_deepspeed
-from trainer.ranks import Ranks, alone, check_devices, world_size_of
+from trainer.compat.deepspeed import quiet_deepspeed
+from trainer.config.run import TrainConfig, accumulation
+from trainer.distributed.ranks import Ranks, alone, check_devices, world_size_of
 
 TIMEOUT = timedelta(minutes=30)
 """How long a rank waits for the others: the first may be decoding, or writing a checkpoint."""

@@ -15,7 +15,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from dst.errors import ConfigError
-from trainer.ranks import Ranks
+from trainer.distributed.ranks import Ranks
 
 LOCK = "lock"
 

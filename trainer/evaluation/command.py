@@ -15,14 +15,15 @@ from typing import Any
 import torch
 
 import shards
+from dst.common.progress import Bar
+from dst.common.terminal_text import json_line, visible
 from dst.errors import ConfigError
-from dst.progress import Bar
-from dst.terminal_text import json_line, visible
 from shards import Build
-from trainer.dialogues import read_dialogues
 from trainer.errors import TrainError
-from trainer.eval_report import AnsweredDialogue, write_report
-from trainer.evaluate import (
+from trainer.evaluation.dialogues import read_dialogues
+from trainer.evaluation.metrics import DatasetScore
+from trainer.evaluation.report import AnsweredDialogue, write_report
+from trainer.evaluation.runner import (
     ScoredAnswers,
     answer_held_out,
     check_build,
@@ -31,11 +32,10 @@ from trainer.evaluate import (
     hold_dialogues,
     see_dialogues,
 )
-from trainer.exported import Loaded
-from trainer.generate import Sampling
-from trainer.loop import Evaluation
-from trainer.opened import open_model
-from trainer.score import DatasetScore
+from trainer.inference.generate import Sampling
+from trainer.inference.open_model import open_model
+from trainer.model_io.load import Loaded
+from trainer.training.loop import Evaluation
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -16,12 +16,12 @@ import numpy.typing as npt
 from dst import IGNORE
 from dst.tokenizer import TextTokenizer
 from shards import Build, Sample
-from shards.pixels import Geometry, PictureError
-from trainer.conversation import answer_text, expand, see, stack
+from shards.images.pixels import Geometry, PictureError
 from trainer.errors import TrainError
-from trainer.eval_report import Picture
-from trainer.prompt_reader import Prompt
-from trainer.score import Kind, kind_of, references_of
+from trainer.evaluation.metrics import Kind, kind_of, references_of
+from trainer.evaluation.report import Picture
+from trainer.inference.cached_decoder import Prompt
+from trainer.inference.conversation import answer_text, expand, see, stack
 
 SPLIT = "eval"
 

@@ -15,9 +15,9 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Literal
 
-from trainer.caption_scores import BLEU_ORDERS, caption_scores, missing_package
 from trainer.errors import TrainError
-from trainer.vqa_normalise import normalise
+from trainer.evaluation.captions import BLEU_ORDERS, caption_scores, missing_package
+from trainer.evaluation.vqa import normalise
 
 Kind = Literal["vqa", "reasoned", "caption", "text"]
 
@@ -127,7 +127,7 @@ def vqa_accuracy(prediction: str, answers: Sequence[str]) -> float:
 
     With ten answers: 0.3, 0.6, 0.9 and 1 for an answer that 1, 2, 3, and more people gave. The same is done with 4 to 9
     answers and with more than 10. With 1 to 3 answers nobody could reach 1, so agreeing with any of them scores 1.
-    Antol et al. 2015, https://visualqa.org/evaluation.html; both sides are normalised (trainer/vqa_normalise.py).
+    Antol et al. 2015, https://visualqa.org/evaluation.html; both sides are normalised (trainer/evaluation/vqa.py).
     """
     wanted = normalise(prediction)
     matching = sum(normalise(answer) == wanted for answer in answers)

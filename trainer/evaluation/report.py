@@ -24,7 +24,7 @@ import orjson
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
 from shards.files import replace_file
-from shards.pixels import (
+from shards.images.pixels import (
     PictureError,
     check_kind,
     check_size,
@@ -35,7 +35,7 @@ from shards.pixels import (
     upright,
 )
 from trainer.errors import TrainError
-from trainer.score import DatasetScore
+from trainer.evaluation.metrics import DatasetScore
 
 PAGE_DIALOGUES = 500  # a browser shows so many at once without effort
 PAGE_PICTURES = 3000
@@ -105,7 +105,7 @@ def write_report(
 def thumbnail(data: bytes, side: int) -> tuple[bytes, int, int]:
     """A JPEG of at most side x side pixels, and its width and height. As the model gets it: upright, alpha dropped.
 
-    Raises shards.pixels.PictureError for what the model could not be shown either.
+    Raises shards.images.pixels.PictureError for what the model could not be shown either.
     """
     with warnings.catch_warnings(action="ignore"):
         picture, _ = open_picture(data)
@@ -165,7 +165,7 @@ def _page(
     environment.filters |= {"shown": _shown, "cut": lambda text: max(0, len(text) - PAGE_CHARACTERS)}
     environment.filters["number"] = lambda value: f"{value:.3f}"
     shown = _on_page(dialogues)
-    return environment.get_template("eval_report.html.jinja").render(
+    return environment.get_template("report.html.jinja").render(
         title=title,
         facts=facts,
         scores=scores,

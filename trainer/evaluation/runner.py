@@ -18,22 +18,21 @@ from typing import Any
 import torch
 
 from dst import ControlTextError, TemplateError
+from dst.common.progress import Advance
 from dst.errors import ConfigError
-from dst.progress import Advance
 from shards import Build
-from shards.batch import Batch
-from shards.loader import Loader
-from shards.pixels import Geometry
-from trainer.conversation import Exchange, Seen, Speaker, answer_text, look, messages_of, prompt_of
-from trainer.dialogues import Dialogue
+from shards.images.pixels import Geometry
+from shards.loader import Batch, Loader
+from trainer.distributed.ranks import Ranks
 from trainer.errors import TrainError
-from trainer.eval_report import PAGE_DIALOGUES, AnsweredDialogue, AnsweredRound, Picture
-from trainer.generate import Generator, Sampling, position_limit
-from trainer.held_out import SPLIT, Question, prompt_for, questions_of, shown
-from trainer.loop import Evaluation, evaluate
-from trainer.prompt_reader import Prompt
-from trainer.ranks import Ranks
-from trainer.score import Answered, Scores, missing_packages, score
+from trainer.evaluation.dialogues import Dialogue
+from trainer.evaluation.held_out import SPLIT, Question, prompt_for, questions_of, shown
+from trainer.evaluation.metrics import Answered, Scores, missing_packages, score
+from trainer.evaluation.report import PAGE_DIALOGUES, AnsweredDialogue, AnsweredRound, Picture
+from trainer.inference.cached_decoder import Prompt
+from trainer.inference.conversation import Exchange, Seen, Speaker, answer_text, look, messages_of, prompt_of
+from trainer.inference.generate import Generator, Sampling, position_limit
+from trainer.training.loop import Evaluation, evaluate
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

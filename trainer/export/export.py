@@ -26,10 +26,13 @@ from dst.errors import ConfigError
 from shards import Build
 from shards.build import TOKENIZER
 from shards.files import partial_path, sync_folder
-from shards.pixels import Geometry
-from trainer.config import TrainConfig, to_tree
+from shards.images.pixels import Geometry
+from trainer.config.run import TrainConfig, to_tree
 from trainer.errors import TrainError
-from trainer.export_llava import (
+from trainer.export.model_card import CardFacts, model_card
+from trainer.inference.generate import answer_controls
+from trainer.model.vision_chat import VisionChatModel, portable_config
+from trainer.model_io.llava import (
     as_llava,
     llava_config,
     llava_expansion,
@@ -39,7 +42,8 @@ from trainer.export_llava import (
     sizes_of,
     without_origin,
 )
-from trainer.export_processor import (
+from trainer.model_io.load import DTYPES
+from trainer.model_io.processor import (
     PREPROCESSOR,
     PROCESSOR,
     differences,
@@ -47,13 +51,9 @@ from trainer.export_processor import (
     preprocessor_config,
     processor_config,
 )
-from trainer.export_record import FORMAT, RECORD, VERSION, Form
-from trainer.exported import DTYPES
-from trainer.generate import answer_controls
-from trainer.model import VisionChatModel, portable_config
-from trainer.model_card import CardFacts, model_card
-from trainer.restore import restore
-from trainer.weight_files import write_weights
+from trainer.model_io.record import FORMAT, RECORD, VERSION, Form
+from trainer.model_io.safetensors_files import write_weights
+from trainer.training.restore import restore
 
 SHARD_BYTES = 4 << 30
 """Size of a file of weights, about which memory grows while it is written."""
@@ -87,7 +87,7 @@ def export(
     precision: str | None = None,
     shard_bytes: int = SHARD_BYTES,
 ) -> Exported:
-    """Export the checkpoint that trainer.restore finds at `location`, with `build` and `start` as it takes them.
+    """Export the checkpoint that trainer.training.restore finds at `location`; it takes `build` and `start`.
 
     precision: bf16, fp16, fp32, or as trained.
     Raises ConfigError, ShardError or TrainError if something of it is missing or damaged, or `out` is not empty.
@@ -117,7 +117,9 @@ def export_model(
     precision: str = "fp32",
     shard_bytes: int = SHARD_BYTES,
 ) -> Exported:
-    """Write a model without adapters that was made with `build`. earlier: stages before it, see trainer.start.
+    """Write a model without adapters that was made with `build`.
+
+    earlier: stages before it, see trainer.checkpoint.init_from.
 
     Raises as `export` does.
     """
@@ -223,7 +225,7 @@ def _form(refused: Sequence[str]) -> Form:
 
 
 def _record(facts: CardFacts, model: Mapping[str, Any]) -> dict[str, Any]:
-    """What trainer.exported reads, but for the list of files."""
+    """What trainer.model_io.load reads, but for the list of files."""
     return {
         "format": FORMAT,
         "version": VERSION,

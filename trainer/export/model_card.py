@@ -17,7 +17,7 @@ _COUNTS = ("samples", "images", "tokens", "trained_tokens", "draws")
 @dataclass(frozen=True, slots=True, kw_only=True)
 class CardFacts:
     """What the card tells. `refusals`: why it is no LLaVA. `training`: the config, no local paths. `earlier`: stages
-    before this one, see trainer.start.
+    before this one, see trainer.checkpoint.init_from.
     """
 
     name: str

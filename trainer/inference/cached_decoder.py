@@ -17,15 +17,15 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from trainer.decoder import finish_logits
-from trainer.mmca_layout import build_layout
-from trainer.model import VisionChatModel
-from trainer.transformers_compat import cache_argument, crop_cache, new_cache
+from trainer.attention.layout import build_layout
+from trainer.compat.transformers import cache_argument, crop_cache, new_cache
+from trainer.model.decoder import finish_logits
+from trainer.model.vision_chat import VisionChatModel
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class Prompt:
-    """What an answer is to follow; trainer.conversation makes it of a history."""
+    """What an answer is to follow; trainer.inference.conversation makes it of a history."""
 
     ids: npt.NDArray[np.int64]
     """[T]: as in training, each image's positions all hold the placeholder's id"""

@@ -25,13 +25,22 @@ from typing import Any, NamedTuple, TextIO
 import torch
 
 from dst import ControlTextError, TemplateError
-from dst.template import nearest
-from dst.terminal_text import visible
-from trainer.conversation import Exchange, Seen, Speaker, TextStream, answer_text, look, messages_of, prompt_of
+from dst.common.suggest import nearest
+from dst.common.terminal_text import visible
+from trainer.distributed.stop_signal import StopFlag
 from trainer.errors import TrainError
-from trainer.generate import Generator, Sampling, TooLongError
-from trainer.prompt_reader import Prompt
-from trainer.stopping import StopFlag
+from trainer.inference.cached_decoder import Prompt
+from trainer.inference.conversation import (
+    Exchange,
+    Seen,
+    Speaker,
+    TextStream,
+    answer_text,
+    look,
+    messages_of,
+    prompt_of,
+)
+from trainer.inference.generate import Generator, Sampling, TooLongError
 
 PROMPT = "> "
 

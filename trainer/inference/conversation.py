@@ -19,11 +19,11 @@ import torch
 
 from dst import ChatTokenizer, Message
 from dst.tokenizer import TextTokenizer
-from shards.decode import exact
-from shards.pixels import Geometry, PictureError
+from shards.images.decode import exact
+from shards.images.pixels import Geometry, PictureError
 from trainer.errors import TrainError
-from trainer.model import VisionChatModel
-from trainer.prompt_reader import Prompt
+from trainer.inference.cached_decoder import Prompt
+from trainer.model.vision_chat import VisionChatModel
 
 MAX_BYTES = 1 << 30
 """Of a picture's file"""
@@ -33,7 +33,7 @@ _HALF = "\ufffd"
 
 
 class Speaker(Protocol):
-    """A model and what it was trained with: what trainer.load and trainer.opened give."""
+    """A model and what it was trained with: what trainer.load and trainer.inference.open_model give."""
 
     @property
     def model(self) -> VisionChatModel: ...

@@ -27,10 +27,10 @@ import numpy as np
 import torch
 
 from dst import ChatTokenizer, Message
-from trainer.decoder import attention_window, max_positions
 from trainer.errors import TrainError
-from trainer.model import VisionChatModel
-from trainer.prompt_reader import Prompt, Reader
+from trainer.inference.cached_decoder import Prompt, Reader
+from trainer.model.decoder import attention_window, max_positions
+from trainer.model.vision_chat import VisionChatModel
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

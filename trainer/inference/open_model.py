@@ -12,12 +12,12 @@ import torch
 from dst import ChatTokenizer, Template, load_tokenizer
 from dst.errors import ConfigError
 from shards import Build
-from shards.pixels import Geometry
-from trainer.checkpoint import PLACES, locate
-from trainer.export_record import RECORD
-from trainer.exported import DTYPES, Loaded, load_model
-from trainer.restore import restore
-from trainer.torchvision_compat import declare_operators
+from shards.images.pixels import Geometry
+from trainer.checkpoint.reader import PLACES, locate
+from trainer.compat.torchvision import declare_operators
+from trainer.model_io.load import DTYPES, Loaded, load_model
+from trainer.model_io.record import RECORD
+from trainer.training.restore import restore
 
 
 def open_model(location: Path, *, run_build: str | None = None) -> tuple[Loaded, Build | None]:

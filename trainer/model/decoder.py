@@ -15,14 +15,14 @@ import torch
 from safetensors import SafetensorError
 from torch import nn
 
+from dst.common.suggest import nearest
 from dst.errors import ConfigError
-from dst.template import nearest
-from trainer import mmca
-from trainer.mmca_generate import enable_generation
-from trainer.mmca_layout import build_layout
-from trainer.model_config import DecoderConfig
-from trainer.torchvision_compat import declare_operators
-from trainer.transformers_compat import load_pretrained, reason, register_attention
+from trainer.attention import mmca
+from trainer.attention.generate import enable_generation
+from trainer.attention.layout import build_layout
+from trainer.compat.torchvision import declare_operators
+from trainer.compat.transformers import load_pretrained, reason, register_attention
+from trainer.config.model import DecoderConfig
 
 _TINY = {
     "hidden_size": 64,
@@ -154,7 +154,7 @@ def finish_logits(sizes: Any, logits: torch.Tensor) -> torch.Tensor:
 
 
 def _check_behaviour(model: Any, config: DecoderConfig) -> None:
-    """Raises ConfigError unless the decoder does what trainer.model counts on, seen on a row of two samples.
+    """Raises ConfigError unless the decoder does what the model counts on, seen on a row of two samples.
 
     Logits are its head applied to its last hidden states, and positions that restart keep samples apart. On the meta
     device there are no numbers to compare.

@@ -8,8 +8,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from trainer.model_config import DecoderConfig
-from trainer.transformers_compat import hub_file
+from trainer.compat.transformers import hub_file
+from trainer.config.model import DecoderConfig
 
 FILE = "tokenizer.json"
 

@@ -1,7 +1,7 @@
 """LoRA adapters by peft, in place: the model stays the same module, with adapted layers where linear ones were.
 
 The rule: every target matches a layer, or it is an error that names what is near. Adapters are parameters whose names
-contain `lora_`; which parameters learn is not decided here but in trainer.parameters.
+contain `lora_`; which parameters learn is not decided here but in trainer.model.param_groups.
 """
 
 from __future__ import annotations
@@ -12,11 +12,11 @@ from typing import Any
 
 from torch import nn
 
+from dst.common.suggest import nearest
 from dst.errors import ConfigError
-from dst.template import nearest
-from trainer.model_config import LoraConfig, TrainedParts
-from trainer.peft_compat import adapted_layers, inject, merged
-from trainer.transformers_compat import linear_types
+from trainer.compat.peft import adapted_layers, inject, merged
+from trainer.compat.transformers import linear_types
+from trainer.config.model import LoraConfig, TrainedParts
 
 ALL_LINEAR = "all-linear"
 

@@ -17,7 +17,7 @@ from rich.table import Table
 from torch import nn
 
 from dst.errors import ConfigError
-from trainer.model_config import TrainedParts
+from trainer.config.model import TrainedParts
 
 COMPONENTS = ("encoder", "projector", "embeddings", "decoder", "lora")
 

@@ -14,8 +14,8 @@ import torch
 from torch import nn
 
 from dst.errors import ConfigError
-from trainer.blocks import Block
-from trainer.model_config import ProjectorConfig
+from trainer.config.model import ProjectorConfig
+from trainer.model.encoders.transformer_block import Block
 
 
 class Projector(nn.Module):

@@ -24,14 +24,14 @@ from torch.utils.checkpoint import checkpoint
 
 from dst import IGNORE
 from dst.errors import ConfigError
-from shards.batch import normalize
-from trainer.decoder import attention_window, build_decoder, decoder_sizes, finish_logits, max_positions
-from trainer.encoders import Encoder, build_encoder
+from shards.loader import normalize
+from trainer.attention.layout import build_layout
+from trainer.compat.transformers import checkpoint_activations
+from trainer.config.model import ModelConfig, check_model_values
 from trainer.errors import TrainError
-from trainer.mmca_layout import build_layout
-from trainer.model_config import ModelConfig, check_model_values
-from trainer.projectors import Projector, build_projector
-from trainer.transformers_compat import checkpoint_activations
+from trainer.model.decoder import attention_window, build_decoder, decoder_sizes, finish_logits, max_positions
+from trainer.model.encoders.registry import Encoder, build_encoder
+from trainer.model.projectors import Projector, build_projector
 
 LOGITS_AT_ONCE = 2**27
 """Most logits in memory: half a GiB in float32."""
@@ -79,7 +79,7 @@ class VisionChatModel(nn.Module):
         *,
         reduction: Literal["sum", "sample"] = "sum",
     ) -> Loss:
-        """The loss of a shards.batch.Batch, whose fields these are. `sample` adds the sums of every sample."""
+        """The loss of a shards.loader.Batch, whose fields these are. `sample` adds the sums of every sample."""
         hidden_BTH = self.hidden_states(input_ids, position_ids, segment_ids, images, image_slots)
         targets = labels[:, 1:]
         trained = targets != IGNORE

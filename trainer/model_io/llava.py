@@ -20,12 +20,12 @@ from typing import Any
 
 import torch
 
-from trainer.decoder import finish_logits
-from trainer.encoders import Encoder
-from trainer.llava_tower import standard_encoder, tower_refusals
-from trainer.model import VisionChatModel
-from trainer.model_config import ModelConfig
-from trainer.transformers_compat import bare, base_model_class
+from trainer.compat.transformers import bare, base_model_class
+from trainer.config.model import ModelConfig
+from trainer.model.decoder import finish_logits
+from trainer.model.encoders.registry import Encoder
+from trainer.model.vision_chat import VisionChatModel
+from trainer.model_io.llava_encoder import standard_encoder, tower_refusals
 
 FEATURE_LAYER = -2
 

@@ -13,10 +13,10 @@ from typing import Any
 import torch
 from torch import nn
 
-from trainer.encoders import Encoder, build_encoder
+from trainer.compat.transformers import bare
+from trainer.config.model import EncoderConfig
 from trainer.errors import TrainError
-from trainer.model_config import EncoderConfig
-from trainer.transformers_compat import bare
+from trainer.model.encoders.registry import Encoder, build_encoder
 
 STANDARD = ("clip_vision_model", "siglip_vision_model")
 

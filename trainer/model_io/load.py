@@ -1,4 +1,4 @@
-"""An exported model opened again, as trainer.export_record says it is.
+"""An exported model opened again, as trainer.model_io.record says it is.
 
 The rule: nothing in the folder is unpickled or executed.
 
@@ -19,14 +19,14 @@ import dst
 from dst import ChatTokenizer
 from dst.errors import ConfigError
 from shards.errors import ShardError
-from shards.pixels import Geometry
-from trainer.decoder import check_decoder
+from shards.images.pixels import Geometry
+from trainer.config.model import ModelConfig
 from trainer.errors import TrainError
-from trainer.export_llava import llava_names, own_tensors
-from trainer.export_record import Form, check_files, model_config, read_record, unusable
-from trainer.model import VisionChatModel, build_model
-from trainer.model_config import ModelConfig
-from trainer.weight_files import WeightFiles
+from trainer.model.decoder import check_decoder
+from trainer.model.vision_chat import VisionChatModel, build_model
+from trainer.model_io.llava import llava_names, own_tensors
+from trainer.model_io.record import Form, check_files, model_config, read_record, unusable
+from trainer.model_io.safetensors_files import WeightFiles
 
 TEMPLATE = "chat_template.jinja"
 
@@ -75,7 +75,9 @@ def load_model(folder: str | Path, *, device: str | torch.device = "cpu", dtype:
 
 
 def started_model(config: ModelConfig, content: Mapping[str, Any], *, dtype: torch.dtype) -> VisionChatModel:
-    """The model that `config.start` names, for a run on the build with this manifest; trainer.start made the config.
+    """The model that `config.start` names, for a run on the build with this manifest.
+
+    trainer.checkpoint.init_from made the config.
 
     Raises as `load_model` does.
     """

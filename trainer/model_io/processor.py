@@ -12,8 +12,8 @@ from collections.abc import Mapping
 from typing import Any
 
 from dst import IMAGE_TOKEN
-from shards.pixels import PAD_COLOURS, Geometry
-from trainer.encoders import Encoder
+from shards.images.pixels import PAD_COLOURS, Geometry
+from trainer.model.encoders.registry import Encoder
 
 PREPROCESSOR, PROCESSOR = "preprocessor_config.json", "processor_config.json"
 

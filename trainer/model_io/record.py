@@ -12,11 +12,11 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Literal
 
+from dst.common.config import build
 from dst.errors import ConfigError
-from dst.strict import build
 from shards.files import file_sha256
+from trainer.config.model import ModelConfig
 from trainer.errors import TrainError
-from trainer.model_config import ModelConfig
 
 FORMAT = "dsvl-model"
 VERSION = 1

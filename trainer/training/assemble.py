@@ -8,12 +8,12 @@ from typing import Any
 
 import torch
 
-from trainer.config import TrainConfig
-from trainer.exported import started_model
-from trainer.lora import add_adapters
-from trainer.metrics import Work
-from trainer.model import VisionChatModel, build_model
-from trainer.parameters import ComponentRow, by_component, choose_trained, component_rows, parameter_groups
+from trainer.config.run import TrainConfig
+from trainer.model.lora import add_adapters
+from trainer.model.param_groups import ComponentRow, by_component, choose_trained, component_rows, parameter_groups
+from trainer.model.vision_chat import VisionChatModel, build_model
+from trainer.model_io.load import started_model
+from trainer.training.metrics import Work
 
 DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16, "fp32": torch.float32}
 

@@ -24,14 +24,13 @@ from typing import Any, NoReturn, cast
 import torch
 
 from dst import IGNORE
-from shards.batch import Batch
 from shards.errors import ShardError
-from shards.loader import Loader
-from trainer.config import ScheduleConfig
-from trainer.deepspeed_compat import optimizer_step
+from shards.loader import Batch, Loader
+from trainer.compat.deepspeed import optimizer_step
+from trainer.config.run import ScheduleConfig
+from trainer.distributed.ranks import Ranks
+from trainer.distributed.stop_signal import StopFlag, Stopped
 from trainer.errors import TrainError
-from trainer.ranks import Ranks
-from trainer.stopping import StopFlag, Stopped
 
 _NAMED = 20
 """Samples that an error names at most."""

@@ -1,4 +1,4 @@
-"""What a run tells while it trains, for metrics.jsonl and TensorBoard files; trainer.terminal shows it.
+"""What a run tells while it trains, for metrics.jsonl and TensorBoard files; trainer.training.progress shows it.
 
 Rules: numbers are those of all ranks. A record covers the steps since the one before: its loss is the mean over their
 trained tokens, its rates are per second of all that time. Every step is told once: where a run goes on from an earlier

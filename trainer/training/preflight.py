@@ -10,8 +10,8 @@ import shards
 from dst.errors import ConfigError, TemplateError
 from dst.template import load_template
 from shards import Build, ShardError
-from trainer.config import TrainConfig, check_ranks, config_from, read_tree, row_length
-from trainer.start import check_start, with_start
+from trainer.checkpoint.init_from import check_start, with_start
+from trainer.config.run import TrainConfig, check_ranks, config_from, read_tree, row_length
 
 
 def prepare(
@@ -83,11 +83,11 @@ def _check(config: TrainConfig, build: Build, world_size: int | None, *, loads_m
     if world_size is not None:
         problems += check_ranks(config, world_size)
     if loads_model or problems:
-        from trainer.torchvision_compat import declare_operators
+        from trainer.compat.torchvision import declare_operators
 
         declare_operators()
-        from trainer.decoder_tokenizer import check_tokenizer
-        from trainer.model import check_model
+        from trainer.model.decoder_tokenizer import check_tokenizer
+        from trainer.model.vision_chat import check_model
 
         problems += check_model(config.model, content)
         problems += check_tokenizer(config.model.decoder, build.tokenizer_folder())

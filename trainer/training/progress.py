@@ -7,7 +7,7 @@ from contextlib import AbstractContextManager, ExitStack
 from types import TracebackType
 from typing import Any
 
-from trainer.metrics import Record
+from trainer.training.metrics import Record
 
 
 class Terminal(AbstractContextManager["Terminal"]):

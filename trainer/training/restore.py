@@ -15,14 +15,14 @@ from typing import Any
 import shards
 from dst.errors import ConfigError
 from shards import Build, ShardError
-from trainer import checkpoint as checkpoints
-from trainer.assemble import assemble
-from trainer.checkpoint import Checkpoint
-from trainer.config import TrainConfig, config_from
-from trainer.lora import merge_lora
-from trainer.model import VisionChatModel
-from trainer.prepare import check_build
-from trainer.start import other_start
+from trainer.checkpoint import reader as checkpoints
+from trainer.checkpoint.init_from import other_start
+from trainer.checkpoint.reader import Checkpoint
+from trainer.config.run import TrainConfig, config_from
+from trainer.model.lora import merge_lora
+from trainer.model.vision_chat import VisionChatModel
+from trainer.training.assemble import assemble
+from trainer.training.preflight import check_build
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -36,11 +36,11 @@ class Restored:
     folder: Path
     """Of the checkpoint"""
     stages: list[dict[str, Any]]
-    """What was trained before, see trainer.start"""
+    """What was trained before, see trainer.checkpoint.init_from"""
 
 
 def restore(location: Path, *, build: str | None = None, start: str | None = None, option: str = "--build") -> Restored:
-    """The model of a checkpoint (see trainer.checkpoint.locate).
+    """The model of a checkpoint (see trainer.checkpoint.reader.locate).
 
     build, start: where its build, and the export that it began with, lie now, if they were moved. option: what the
     command calls the former. Raises ConfigError or TrainError if the checkpoint, its build or the base

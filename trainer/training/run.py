@@ -24,23 +24,23 @@ from dst.errors import ConfigError
 from shards import Build, ShardError
 from shards.files import replace_file
 from shards.loader import Loader
-from trainer import checkpoint as checkpoints
-from trainer import checkpoint_writer as writer
-from trainer.assemble import assemble
-from trainer.checkpoint import Checkpoint, Progress
-from trainer.config import TrainConfig, accumulation, row_length, to_tree
-from trainer.deepspeed_compat import loss_scale
-from trainer.engine import check_device, initialize, make_optimizer, process_group
-from trainer.frozen import frozen_elements
-from trainer.launch import STOP
-from trainer.loop import Evaluation, StepResult, evaluate, train
-from trainer.metrics import Journal, Window, peak_flops, read_journal, record
-from trainer.parameters import print_parameters
-from trainer.ranks import Ranks
-from trainer.run_lock import alone_in
-from trainer.start import begun_with
-from trainer.stopping import StopFlag, Stopped
-from trainer.terminal import Terminal
+from trainer.checkpoint import reader as checkpoints
+from trainer.checkpoint import writer
+from trainer.checkpoint.frozen_fingerprint import frozen_elements
+from trainer.checkpoint.init_from import begun_with
+from trainer.checkpoint.reader import Checkpoint, Progress
+from trainer.compat.deepspeed import loss_scale
+from trainer.config.run import TrainConfig, accumulation, row_length, to_tree
+from trainer.distributed.deepspeed_engine import check_device, initialize, make_optimizer, process_group
+from trainer.distributed.launch import STOP
+from trainer.distributed.ranks import Ranks
+from trainer.distributed.run_lock import alone_in
+from trainer.distributed.stop_signal import StopFlag, Stopped
+from trainer.model.param_groups import print_parameters
+from trainer.training.assemble import assemble
+from trainer.training.loop import Evaluation, StepResult, evaluate, train
+from trainer.training.metrics import Journal, Window, peak_flops, read_journal, record
+from trainer.training.progress import Terminal
 
 CONFIG = "config.yaml"
 """The resolved config, in the run's folder."""

@@ -9,9 +9,9 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from preprocess.adapter import Request
-from preprocess.adapters.choices import choose
-from preprocess.adapters.fields import (
+from preprocess.adapters.base import Request
+from preprocess.adapters.parsing.choices import choose
+from preprocess.adapters.parsing.fields import (
     BadRecordError,
     answer,
     answers,
@@ -25,12 +25,12 @@ from preprocess.adapters.fields import (
     question,
     show,
 )
-from preprocess.adapters.identities import Identities
-from preprocess.adapters.places import Place, places
-from preprocess.adapters.splits import stated_split
+from preprocess.adapters.parsing.identities import Identities
+from preprocess.adapters.parsing.json_stream import array_items
+from preprocess.adapters.parsing.record_location import Place, places
+from preprocess.adapters.parsing.splits import stated_split
 from preprocess.conversation import Conversation, Image, Records, Turn
 from preprocess.errors import DataError
-from preprocess.json_stream import array_items
 
 WHY = (
     "Why?",

@@ -11,9 +11,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from preprocess.adapter import Request
-from preprocess.adapters.choices import choose, prompts_of
-from preprocess.adapters.fields import (
+from preprocess.adapters.base import Request
+from preprocess.adapters.parsing.choices import choose, prompts_of
+from preprocess.adapters.parsing.fields import (
     BadRecordError,
     answer,
     as_id,
@@ -28,12 +28,12 @@ from preprocess.adapters.fields import (
     own_id,
     show,
 )
-from preprocess.adapters.identities import Identities
-from preprocess.adapters.places import Place, place_of, places
-from preprocess.adapters.splits import split_in_name, stated_split
+from preprocess.adapters.parsing.identities import Identities
+from preprocess.adapters.parsing.json_stream import array_items
+from preprocess.adapters.parsing.record_location import Place, place_of, places
+from preprocess.adapters.parsing.splits import split_in_name, stated_split
 from preprocess.conversation import Conversation, Image, Records, Reject, Source, Split, Turn
 from preprocess.errors import DataError
-from preprocess.json_stream import array_items
 
 COCO_PROMPTS = (
     "Describe this image in one sentence.",

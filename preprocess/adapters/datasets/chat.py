@@ -14,8 +14,9 @@ import os.path
 from collections.abc import Iterator
 from typing import Any
 
-from preprocess.adapter import Request
-from preprocess.adapters.fields import (
+from preprocess.adapters.base import Request
+from preprocess.adapters.groups import embedded_group
+from preprocess.adapters.parsing.fields import (
     BadRecordError,
     as_id,
     fence,
@@ -28,13 +29,12 @@ from preprocess.adapters.fields import (
     own_id,
     show,
 )
-from preprocess.adapters.identities import Identities
-from preprocess.adapters.places import Place, places
-from preprocess.adapters.rows import Unreadable, rows
-from preprocess.adapters.splits import stated_split
-from preprocess.adapters.turns import Message, Slot, assemble, role_of, sharegpt, slots
+from preprocess.adapters.parsing.identities import Identities
+from preprocess.adapters.parsing.record_files import Unreadable, rows
+from preprocess.adapters.parsing.record_location import Place, places
+from preprocess.adapters.parsing.splits import stated_split
+from preprocess.adapters.parsing.turns import Message, Slot, assemble, role_of, sharegpt, slots
 from preprocess.conversation import Conversation, Image, Records, Reject, Role
-from preprocess.groups import embedded_group
 
 _KEYS = ("id", "messages", "conversations", "images", "image", "group", "split")
 _PATH_KEYS = ("image", "path", "url")

@@ -8,13 +8,13 @@ from __future__ import annotations
 
 from typing import Any
 
-from preprocess.adapter import Request
-from preprocess.adapters.fields import fence, image_groups, image_name, object_of, own_id
-from preprocess.adapters.identities import Identities
-from preprocess.adapters.places import Place, places
-from preprocess.adapters.turns import assemble, sharegpt
+from preprocess.adapters.base import Request
+from preprocess.adapters.parsing.fields import fence, image_groups, image_name, object_of, own_id
+from preprocess.adapters.parsing.identities import Identities
+from preprocess.adapters.parsing.json_stream import array_items
+from preprocess.adapters.parsing.record_location import Place, places
+from preprocess.adapters.parsing.turns import assemble, sharegpt
 from preprocess.conversation import Conversation, Image, Records, Turn
-from preprocess.json_stream import array_items
 
 
 def read(request: Request) -> Records:

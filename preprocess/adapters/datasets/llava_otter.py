@@ -12,15 +12,15 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from preprocess.adapter import Request
-from preprocess.adapters.choices import choose
-from preprocess.adapters.fields import BadRecordError, fence, image_groups, own_id
-from preprocess.adapters.identities import Identities
-from preprocess.adapters.llava import rounds
-from preprocess.adapters.mimicit import InstructionSet, image_group_of, instruction_sets, naming, turns_of
+from preprocess.adapters.base import Request
+from preprocess.adapters.datasets.llava import rounds
+from preprocess.adapters.datasets.mimicit import InstructionSet, image_group_of, instruction_sets, naming, turns_of
+from preprocess.adapters.parsing.choices import choose
+from preprocess.adapters.parsing.fields import BadRecordError, fence, image_groups, own_id
+from preprocess.adapters.parsing.identities import Identities
+from preprocess.adapters.parsing.json_stream import array_items, first_character
 from preprocess.conversation import Conversation, Image, Records, Reject, Source, Turn, decode, encode
 from preprocess.errors import DataError
-from preprocess.json_stream import array_items, first_character
 
 if TYPE_CHECKING:
     import polars

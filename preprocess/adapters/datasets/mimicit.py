@@ -12,8 +12,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from preprocess.adapter import Request
-from preprocess.adapters.fields import (
+from preprocess.adapters.base import Request
+from preprocess.adapters.groups import coco_group
+from preprocess.adapters.parsing.fields import (
     BadRecordError,
     answer,
     as_id,
@@ -25,10 +26,9 @@ from preprocess.adapters.fields import (
     question,
     show,
 )
-from preprocess.adapters.identities import Identities
+from preprocess.adapters.parsing.identities import Identities
+from preprocess.adapters.parsing.json_stream import object_items, outline
 from preprocess.conversation import Conversation, Image, Records, Reject, Source, Turn
-from preprocess.groups import coco_group
-from preprocess.json_stream import object_items, outline
 
 _CGD_KEY = re.compile(r"CGD_IMG_(\d{1,12})")
 _FRAME_KEY = re.compile(r"([^_]+_IMG_.+)_\d+")

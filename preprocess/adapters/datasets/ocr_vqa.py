@@ -10,8 +10,8 @@ from pathlib import PurePosixPath
 from typing import Any
 from urllib.parse import urlsplit
 
-from preprocess.adapter import Request
-from preprocess.adapters.fields import (
+from preprocess.adapters.base import Request
+from preprocess.adapters.parsing.fields import (
     BadRecordError,
     answer,
     as_id,
@@ -25,10 +25,10 @@ from preprocess.adapters.fields import (
     show,
     text,
 )
-from preprocess.adapters.identities import Identities
-from preprocess.adapters.places import Place, places
+from preprocess.adapters.parsing.identities import Identities
+from preprocess.adapters.parsing.json_stream import object_items
+from preprocess.adapters.parsing.record_location import Place, places
 from preprocess.conversation import Conversation, Image, Records, Split, Turn
-from preprocess.json_stream import object_items
 
 _SPLITS: dict[int, Split] = {1: "train", 2: "val", 3: "test"}
 

@@ -11,8 +11,8 @@ import re
 from pathlib import Path
 from typing import Any
 
-from preprocess.adapter import Request
-from preprocess.adapters.fields import (
+from preprocess.adapters.base import Request
+from preprocess.adapters.parsing.fields import (
     BadRecordError,
     check_image_count,
     fence,
@@ -25,10 +25,10 @@ from preprocess.adapters.fields import (
     show,
     text,
 )
-from preprocess.adapters.identities import Identities
-from preprocess.adapters.turns import check_order, role_of
+from preprocess.adapters.parsing.identities import Identities
+from preprocess.adapters.parsing.json_stream import array_items
+from preprocess.adapters.parsing.turns import check_order, role_of
 from preprocess.conversation import Conversation, Image, Records, Role, Source, Turn
-from preprocess.json_stream import array_items
 
 _SHOWN = "<Img><ImageHere></Img>"
 _CITED = re.compile(r"IMAGE#(?:([^\s<>#]+)" + re.escape(_SHOWN) + ")?")

@@ -9,16 +9,16 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from preprocess.adapter import Request
-from preprocess.adapters.fields import BadRecordError, fence, image_name, need, object_of, own_id, question
-from preprocess.adapters.identities import Identities
-from preprocess.adapters.places import Place, places
-from preprocess.adapters.splits import split_in_name, stated_split
-from preprocess.adapters.vqa_pairs import Pairs
-from preprocess.adapters.vqa_records import answer_of, conversation, image_of
+from preprocess.adapters.base import Request
+from preprocess.adapters.datasets.vqa_pairs import Pairs
+from preprocess.adapters.datasets.vqa_records import answer_of, conversation, image_of
+from preprocess.adapters.parsing.fields import BadRecordError, fence, image_name, need, object_of, own_id, question
+from preprocess.adapters.parsing.identities import Identities
+from preprocess.adapters.parsing.json_stream import array_items, first_character, outline
+from preprocess.adapters.parsing.record_location import Place, places
+from preprocess.adapters.parsing.splits import split_in_name, stated_split
 from preprocess.conversation import Conversation, Records, Split
 from preprocess.errors import DataError
-from preprocess.json_stream import array_items, first_character, outline
 
 
 def read(request: Request) -> Records:

@@ -15,15 +15,15 @@ from typing import TYPE_CHECKING, Any
 
 import orjson
 
-from preprocess.adapter import Request
-from preprocess.adapters.fields import BadRecordError, as_id, fence, need, need_id, object_of, own_id, question
-from preprocess.adapters.identities import Identities
-from preprocess.adapters.places import place_of
-from preprocess.adapters.splits import split_in_name
-from preprocess.adapters.vqa_records import answer_of, conversation, image_of
+from preprocess.adapters.base import Request
+from preprocess.adapters.datasets.vqa_records import answer_of, conversation, image_of
+from preprocess.adapters.parsing.fields import BadRecordError, as_id, fence, need, need_id, object_of, own_id, question
+from preprocess.adapters.parsing.identities import Identities
+from preprocess.adapters.parsing.json_stream import array_items, outline
+from preprocess.adapters.parsing.record_location import place_of
+from preprocess.adapters.parsing.splits import split_in_name
 from preprocess.conversation import Records, Reject, Source, Split
 from preprocess.errors import DataError
-from preprocess.json_stream import array_items, outline
 
 if TYPE_CHECKING:
     import polars

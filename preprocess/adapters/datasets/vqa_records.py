@@ -9,8 +9,16 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from preprocess.adapters.fields import BadRecordError, answer, answers, coco_name, image_groups, image_name, list_of
-from preprocess.adapters.places import Place
+from preprocess.adapters.parsing.fields import (
+    BadRecordError,
+    answer,
+    answers,
+    coco_name,
+    image_groups,
+    image_name,
+    list_of,
+)
+from preprocess.adapters.parsing.record_location import Place
 from preprocess.conversation import Conversation, Image, Split, Turn
 
 

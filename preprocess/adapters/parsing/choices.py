@@ -10,8 +10,8 @@ from typing import TypeVar
 
 import xxhash
 
-from preprocess.adapter import Request
-from preprocess.adapters.fields import is_text
+from preprocess.adapters.base import Request
+from preprocess.adapters.parsing.fields import is_text
 from preprocess.errors import DataError
 
 T = TypeVar("T")

@@ -9,8 +9,8 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable
 from typing import Any, TypeVar
 
-from preprocess import groups
-from preprocess.adapter import Request
+from preprocess.adapters import groups
+from preprocess.adapters.base import Request
 from preprocess.conversation import Image, Reject, Source
 
 _UNFORESEEN = (TypeError, ValueError, LookupError, AttributeError, OverflowError, RecursionError)

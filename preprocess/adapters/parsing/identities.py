@@ -13,8 +13,8 @@ import numpy as np
 import numpy.typing as npt
 import xxhash
 
-from preprocess.adapter import Option, Request
-from preprocess.adapters.fields import BadRecordError
+from preprocess.adapters.base import Option, Request
+from preprocess.adapters.parsing.fields import BadRecordError
 
 DUPLICATE_IDS = Option(
     default="reject",

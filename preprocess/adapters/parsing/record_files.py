@@ -12,8 +12,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from preprocess.adapters.parsing.json_stream import array_items, first_character
 from preprocess.errors import DataError
-from preprocess.json_stream import array_items, first_character
 
 _BATCH_ROWS = 16  # rows may hold pictures
 _NO_PYTHON_VALUE = (ValueError, OverflowError)  # bytes that are no UTF-8, times before year 1 or in nanoseconds

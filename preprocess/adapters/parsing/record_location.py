@@ -7,8 +7,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TypeVar
 
-from preprocess.adapter import Request
-from preprocess.adapters.identities import Identities
+from preprocess.adapters.base import Request
+from preprocess.adapters.parsing.identities import Identities
 from preprocess.conversation import Source
 
 T = TypeVar("T")

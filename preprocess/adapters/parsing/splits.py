@@ -8,7 +8,7 @@ from __future__ import annotations
 import re
 from typing import Any
 
-from preprocess.adapters.fields import BadRecordError, show
+from preprocess.adapters.parsing.fields import BadRecordError, show
 from preprocess.conversation import Split
 
 _SPLITS: dict[str, Split] = {

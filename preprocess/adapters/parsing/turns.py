@@ -9,8 +9,16 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from preprocess.adapter import Request
-from preprocess.adapters.fields import BadRecordError, check_image_count, is_text, list_of, need, object_of, show
+from preprocess.adapters.base import Request
+from preprocess.adapters.parsing.fields import (
+    BadRecordError,
+    check_image_count,
+    is_text,
+    list_of,
+    need,
+    object_of,
+    show,
+)
 from preprocess.conversation import Image, Role, Turn
 
 MARKER = "<image>"

@@ -13,9 +13,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from dst.strict import build, field_docs, override, read_yaml
-from dst.template import nearest
-from preprocess.config import Blend
+from dst.common.config import build, field_docs, override, read_yaml
+from dst.common.suggest import nearest
+from preprocess.blend.config import Blend
 from preprocess.errors import ConfigError
 
 

@@ -11,10 +11,10 @@ from pathlib import Path
 import pytest
 from packaging.requirements import Requirement
 
+from dst.common.installed_versions import BROKEN, CHECKED, check_installed, report_installed
 from dst.errors import ConfigError
-from dst.installed_versions import BROKEN, CHECKED, check_installed, report_installed
+from tests.support.paths import ROOT
 
-ROOT = Path(__file__).resolve().parent.parent
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
 REQUIREMENTS = [
     *PROJECT["dependencies"],
@@ -140,7 +140,7 @@ def test_dsvl_train_ends_before_work_with_a_version_that_breaks(tmp_path: Path) 
 
 
 def test_errors_of_versions_are_configuration_errors(monkeypatch: pytest.MonkeyPatch) -> None:
-    import dst.installed_versions as checked
+    import dst.common.installed_versions as checked
 
     monkeypatch.delenv(CHECKED, raising=False)
     monkeypatch.setattr(checked, "_own_requirements", lambda: ["peft>=0.18"])

@@ -17,12 +17,13 @@ import pyarrow.parquet as pq
 import pytest
 
 import shards
-from bad_input import COMMAND, PHOTO, samples_of, talk, write_lines
-from image_archives import as_deflated_zip, as_hugging_face_parquet, as_json, as_tar, as_zip
-from preprocess.adapters import ADAPTERS
+from preprocess.adapters.registry import ADAPTERS
 from preprocess.errors import DataError
-from small_blends import (
-    SAMPLES,
+from tests.support.adapting import sample, written
+from tests.support.bad_input import COMMAND, PHOTO, samples_of, talk, write_lines
+from tests.support.image_archives import as_deflated_zip, as_hugging_face_parquet, as_json, as_tar, as_zip
+from tests.support.paths import EXAMPLES
+from tests.support.small_blends import (
     build,
     chat_blend,
     chat_record,
@@ -31,8 +32,7 @@ from small_blends import (
     write_blend,
     write_images,
 )
-from test_preprocess_adapters import sample, written
-from waiting import LIMIT_S
+from tests.support.waiting import LIMIT_S
 
 pytestmark = pytest.mark.usefixtures("no_hang")
 
@@ -234,7 +234,7 @@ def test_an_archive_that_is_cut_off_ends_the_build_by_name(tmp_path: Path, keep:
 def test_a_test_split_without_answers_is_refused_by_name(tmp_path: Path) -> None:
     entries: list[dict[str, Any]] = []
     for name in ("aokvqa", "vqa_v2"):
-        shutil.copytree(SAMPLES / name, tmp_path / name / name)
+        shutil.copytree(EXAMPLES / name, tmp_path / name / name)
         entries.append({"name": name, "adapter": name, "root": name, "images": "."})
     asked = tmp_path / "aokvqa/aokvqa/annotations/aokvqa_v1p0_test.json"
     keys = ("question_id", "image_id", "question", "choices")

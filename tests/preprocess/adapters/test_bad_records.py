@@ -8,9 +8,9 @@ from typing import Any
 import pytest
 
 import shards
-from bad_input import Bad, check, samples_of, talk
-from preprocess.inspector import inspect_samples
-from small_blends import (
+from preprocess.views.inspect import inspect_samples
+from tests.support.bad_input import Bad, check, samples_of, talk
+from tests.support.small_blends import (
     build,
     chat_blend,
     chat_record,

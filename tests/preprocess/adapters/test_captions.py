@@ -7,10 +7,11 @@ from typing import Any
 
 import pytest
 
-from preprocess.adapters import ADAPTERS
-from preprocess.adapters.captions import COCO_PROMPTS, MINIGPT4_PROMPTS
+from preprocess.adapters.datasets.captions import COCO_PROMPTS, MINIGPT4_PROMPTS
+from preprocess.adapters.registry import ADAPTERS
 from preprocess.conversation import Conversation, Image, Source
-from test_preprocess_adapters import SAMPLES, adapted, conversations, rejects, request_for
+from tests.support.adapting import adapted, conversations, rejects, request_for
+from tests.support.paths import EXAMPLES
 
 IMAGES = [
     {"id": 1, "file_name": "COCO_val2014_000000000001.jpg"},
@@ -30,7 +31,7 @@ def entry(**changed: Any) -> dict[str, Any]:
 
 
 def test_each_sentence_of_karpathys_file_is_a_conversation() -> None:
-    made = list(ADAPTERS["coco_caption"].read(request_for("coco_caption", SAMPLES)))
+    made = list(ADAPTERS["coco_caption"].read(request_for("coco_caption", EXAMPLES)))
     assert [item.id for item in conversations(made)] == [f"dataset/{n}" for n in (0, 1, 10, 11, 20, 21, 30, 31)]
     assert [item.official_split for item in conversations(made)] == ["train"] * 4 + ["val"] * 2 + ["test"] * 2
     item = conversations(made)[2]
@@ -43,7 +44,7 @@ def test_each_sentence_of_karpathys_file_is_a_conversation() -> None:
 
 
 def test_an_aligned_caption_shows_the_picture_of_its_id() -> None:
-    first = conversations(list(ADAPTERS["minigpt4"].read(request_for("minigpt4", SAMPLES))))[0]
+    first = conversations(list(ADAPTERS["minigpt4"].read(request_for("minigpt4", EXAMPLES))))[0]
     assert first.id == "filter_cap/2"
     assert first.turns[0].parts[0] == Image(name="2.jpg")
     assert first.turns[0].parts[1] in MINIGPT4_PROMPTS

@@ -10,12 +10,12 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from preprocess.adapters import ADAPTERS
+from preprocess.adapters.groups import image_groups
+from preprocess.adapters.registry import ADAPTERS
 from preprocess.conversation import Conversation, Image, Reject, Source, Turn
 from preprocess.errors import DataError
-from preprocess.groups import image_groups
-from preprocess.stores import open_stores, prepare_store
-from test_preprocess_adapters import CHAT, Made, adapted, conversations, rejects, request_for
+from preprocess.images.stores import open_stores, prepare_store
+from tests.support.adapting import CHAT, Made, adapted, conversations, rejects, request_for
 
 ONE, TWO = Image(name="1.jpg"), Image(name="2.jpg")
 

@@ -6,7 +6,6 @@ import copy
 import functools
 import random
 import tempfile
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -14,10 +13,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from preprocess.adapters import ADAPTERS
+from preprocess.adapters.registry import ADAPTERS
 from preprocess.conversation import REASONS, Conversation
 from preprocess.errors import DataError
-from test_preprocess_adapters import adapted, check_form, conversations, records_in, sample, taken
+from tests.support.adapting import adapted, check_form, conversations, records_in, sample, taken
+from tests.support.junk import JUNK, places
 
 OTHER_FORMS: list[tuple[str, dict[str, Any]]] = [
     (
@@ -50,26 +50,6 @@ OTHER_FORMS: list[tuple[str, dict[str, Any]]] = [
         },
     ),
 ]
-
-
-def places(value: Any, path: tuple[Any, ...] = ()) -> Iterator[tuple[Any, ...]]:
-    """Paths to everything inside a document."""
-    for key, inner in value.items() if isinstance(value, dict) else enumerate(value) if isinstance(value, list) else ():
-        yield (*path, key)
-        yield from places(inner, (*path, key))
-
-
-def nested(depth: int) -> Any:
-    value: Any = []
-    for _ in range(depth):
-        value = [value]
-    return value
-
-
-JUNK: tuple[Any, ...] = (
-    None, True, False, 0, -1, 10**30, 1.5, float("nan"), float("inf"), "", "   ", "\ud800", "a\ud800b", "x\n<image>",
-    [], {}, [None], {"a": 1}, nested(300), "http://[", "x" * 5000, "\\n", "IMAGE#1", "test", ["\ud800"], "train",
-)  # fmt: skip
 
 
 def damaged(document: Any, choices: random.Random) -> Any:

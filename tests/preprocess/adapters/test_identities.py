@@ -7,8 +7,8 @@ import tracemalloc
 
 import pytest
 
-from preprocess.adapters import identities
-from preprocess.adapters.identities import Seen
+from preprocess.adapters.parsing import identities
+from preprocess.adapters.parsing.identities import Seen
 
 
 @pytest.mark.parametrize("merged_at_once", [1, 2, 5, 64])

@@ -12,9 +12,9 @@ import pytest
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
-from preprocess import json_stream
+from preprocess.adapters.parsing import json_stream
+from preprocess.adapters.parsing.json_stream import array_items, first_character, object_items, outline
 from preprocess.errors import DataError
-from preprocess.json_stream import array_items, first_character, object_items, outline
 
 WINDOWS = (1, 2, 7, 64, 1 << 20)
 VALUES = st.recursive(

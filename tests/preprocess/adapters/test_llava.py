@@ -7,9 +7,10 @@ from typing import Any
 
 import pytest
 
-from preprocess.adapters import ADAPTERS
+from preprocess.adapters.registry import ADAPTERS
 from preprocess.conversation import Conversation, Image, Reject, Source, Turn
-from test_preprocess_adapters import SAMPLES, Made, adapted, conversations, rejects, request_for
+from tests.support.adapting import Made, adapted, conversations, rejects, request_for
+from tests.support.paths import EXAMPLES
 
 
 def talk(*values: str, image: Any = "1.jpg", **more: Any) -> dict[str, Any]:
@@ -32,7 +33,7 @@ def parts(item: Conversation) -> list[tuple[str | Image, ...]]:
 
 
 def test_the_sample_is_read_as_its_authors_meant_it() -> None:
-    made = list(ADAPTERS["llava"].read(request_for("llava", SAMPLES)))
+    made = list(ADAPTERS["llava"].read(request_for("llava", EXAMPLES)))
     assert [item.id for item in conversations(made)] == [
         "detail_23k/000000000101",
         "detail_23k/000000000102",
@@ -59,7 +60,7 @@ def test_the_sample_is_read_as_its_authors_meant_it() -> None:
 
 
 def test_a_dialogue_keeps_every_round_and_a_trailing_image_trails() -> None:
-    first = conversations(list(ADAPTERS["llava_dial"].read(request_for("llava_dial", SAMPLES))))[0]
+    first = conversations(list(ADAPTERS["llava_dial"].read(request_for("llava_dial", EXAMPLES))))[0]
     assert parts(first) == [
         ("What animal is this?", Image(name="000000000103.jpg")),
         ("It is a cat.",),

@@ -10,11 +10,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from preprocess.adapters import ADAPTERS
-from preprocess.adapters.mimicit import image_group_of
+from preprocess.adapters.datasets.mimicit import image_group_of
+from preprocess.adapters.registry import ADAPTERS
 from preprocess.conversation import Conversation, Image, Reject, Source
 from preprocess.errors import DataError
-from test_preprocess_adapters import SAMPLES, Made, adapted, conversations, rejects, request_for, sample
+from tests.support.adapting import Made, adapted, conversations, rejects, request_for, sample
+from tests.support.paths import EXAMPLES
 
 CGD = "MIMIC-IT/CGD_instructions.json"
 
@@ -33,7 +34,7 @@ def sets(made: Made) -> list[list[str]]:
 
 
 def test_related_instructions_are_the_rounds_of_one_conversation() -> None:
-    made = conversations(list(ADAPTERS["otter_mimicit_sd"].read(request_for("otter_mimicit_sd", SAMPLES))))
+    made = conversations(list(ADAPTERS["otter_mimicit_sd"].read(request_for("otter_mimicit_sd", EXAMPLES))))
     assert [item.id for item in made] == [f"SD_instructions/SD_INS_00000{number}" for number in (1, 2, 4)]
     second = made[1]
     images = (Image(name="SD_IMG_000003"), Image(name="SD_IMG_000004"))
@@ -49,7 +50,7 @@ def test_related_instructions_are_the_rounds_of_one_conversation() -> None:
 
 
 def test_pairs_of_coco_pictures_are_named_and_grouped_as_coco_does(tmp_path: Path) -> None:
-    first = conversations(list(ADAPTERS["otter_mimicit_cgd"].read(request_for("otter_mimicit_cgd", SAMPLES))))[0]
+    first = conversations(list(ADAPTERS["otter_mimicit_cgd"].read(request_for("otter_mimicit_cgd", EXAMPLES))))[0]
     assert [image.name for image in first.images] == ["000000000103.jpg", "000000000104.jpg"]
     assert first.groups == ("coco:103", "coco:104")
     data = {"a": round_of(images=["CGD_IMG_000000000103"]), "b": round_of(images=["CGD_IMG_x"])}

@@ -7,9 +7,10 @@ from typing import Any
 
 import pytest
 
-from preprocess.adapters import ADAPTERS
+from preprocess.adapters.registry import ADAPTERS
 from preprocess.conversation import Conversation, Image, Source
-from test_preprocess_adapters import SAMPLES, adapted, conversations, rejects, request_for
+from tests.support.adapting import adapted, conversations, rejects, request_for
+from tests.support.paths import EXAMPLES
 
 MARK = "<Img><ImageHere></Img>"
 
@@ -34,7 +35,7 @@ def texts(root: Path, *turns: tuple[str, list[Any]] | str) -> list[str]:
 
 
 def test_the_samples_show_their_images_and_number_them_through_the_dialogue() -> None:
-    made = conversations(list(ADAPTERS["sparkles_dialogue"].read(request_for("sparkles_dialogue", SAMPLES))))
+    made = conversations(list(ADAPTERS["sparkles_dialogue"].read(request_for("sparkles_dialogue", EXAMPLES))))
     assert [item.id for item in made] == [
         "SparklesDialogueCC/0",
         "SparklesDialogueCC/1",

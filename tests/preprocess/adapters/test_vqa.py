@@ -8,11 +8,21 @@ from typing import Any
 
 import pytest
 
-from preprocess.adapters import ADAPTERS, vqa_pairs
-from preprocess.adapters.aokvqa import WHY
+from preprocess.adapters.datasets import vqa_pairs
+from preprocess.adapters.datasets.aokvqa import WHY
+from preprocess.adapters.registry import ADAPTERS
 from preprocess.conversation import Conversation, Image, Reject, Source
 from preprocess.errors import DataError
-from test_preprocess_adapters import SAMPLES, Made, adapted, conversations, rejects, request_for, sample, written
+from tests.support.adapting import (
+    Made,
+    adapted,
+    conversations,
+    rejects,
+    request_for,
+    sample,
+    written,
+)
+from tests.support.paths import EXAMPLES
 
 
 def pair(root: Path, questions: list[Any], annotations: list[Any], **more: Any) -> Made:
@@ -32,7 +42,7 @@ def reply(number: Any, *given: Any, **more: Any) -> dict[str, Any]:
 
 
 def test_questions_meet_their_annotations() -> None:
-    made = list(ADAPTERS["vqa_v2"].read(request_for("vqa_v2", SAMPLES)))
+    made = list(ADAPTERS["vqa_v2"].read(request_for("vqa_v2", EXAMPLES)))
     assert rejects(made) == []
     assert len(made) == 5
     item = conversations(made)[1]
@@ -202,7 +212,7 @@ def test_vizwiz_and_textvqa_are_read_as_published(tmp_path: Path) -> None:
 
 
 def test_aokvqa_asks_why_and_answers_with_the_rationales() -> None:
-    made = conversations(list(ADAPTERS["aokvqa"].read(request_for("aokvqa", SAMPLES))))
+    made = conversations(list(ADAPTERS["aokvqa"].read(request_for("aokvqa", EXAMPLES))))
     assert [item.id for item in made] == [f"aokvqa_v1p0_train/sA{number}" for number in (1, 2, 3)]
     image, words = made[2].turns[0].parts
     assert image == Image(name="000000000106.jpg")
@@ -247,7 +257,7 @@ def test_the_test_split_of_aokvqa_is_refused_by_name(tmp_path: Path) -> None:
 
 
 def test_a_book_is_one_conversation_about_its_cover() -> None:
-    made = conversations(list(ADAPTERS["ocr_vqa"].read(request_for("ocr_vqa", SAMPLES))))
+    made = conversations(list(ADAPTERS["ocr_vqa"].read(request_for("ocr_vqa", EXAMPLES))))
     assert [(item.id, item.official_split) for item in made] == [
         ("dataset/1565847392", "train"),
         ("dataset/0934120565", "val"),

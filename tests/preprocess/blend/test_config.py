@@ -9,10 +9,10 @@ from typing import Any
 
 import pytest
 
-from preprocess.adapters import ADAPTERS
-from preprocess.config import Blend, Dataset, Inputs, check_blend, find_inputs, load_blend
+from preprocess.adapters.registry import ADAPTERS
+from preprocess.blend.config import Blend, Dataset, Inputs, check_blend, find_inputs, load_blend
 from preprocess.errors import ConfigError
-from small_blends import SAMPLES, chat_blend, chat_record
+from tests.support.small_blends import SAMPLES, chat_blend, chat_record
 
 
 def blend_of(adapter: str, **settings: Any) -> Blend:

@@ -15,18 +15,18 @@ import pytest
 import webdataset
 
 import shards
-from preprocess import ingest, plan
-from preprocess.adapter import Request
-from preprocess.adapters import ADAPTERS
-from preprocess.build import run_build
+from preprocess.adapters.base import Request
+from preprocess.adapters.registry import ADAPTERS
+from preprocess.compiler import ingest, plan
+from preprocess.compiler.build import run_build
+from preprocess.compiler.ingest import finished, ingest_task, run_ingest
+from preprocess.compiler.report import BuildReport
+from preprocess.compiler.spool import write_spool
+from preprocess.compiler_version import COMPILER
 from preprocess.errors import ConfigError, DataError
-from preprocess.ingest import finished, ingest_task, run_ingest
-from preprocess.inspector import inspect_samples
-from preprocess.report import BuildReport
-from preprocess.spool import write_spool
-from preprocess.version import COMPILER
+from preprocess.views.inspect import inspect_samples
 from shards.files import partial_path
-from small_blends import (
+from tests.support.small_blends import (
     ROOT,
     TOKENIZER,
     build,
@@ -34,6 +34,7 @@ from small_blends import (
     chat_record,
     files_of,
     jpeg,
+    picture_blend,
     rejects_of,
     write_blend,
     write_chat,
@@ -45,13 +46,6 @@ from small_blends import (
 def demo(tmp_path_factory: pytest.TempPathFactory) -> BuildReport:
     out = tmp_path_factory.mktemp("demo") / "build"
     return run_build(ROOT / "examples/blend.yaml", out=out, workers=2)
-
-
-def picture_blend(folder: Path, count: int = 12, **settings: object) -> Path:
-    """One picture and two rounds a record; shards of four."""
-    names = write_images(folder / "mine", count)
-    records = [chat_record(number, images=[name], rounds=2) for number, name in enumerate(names)]
-    return chat_blend(folder, records, **{"shard": {"max_samples": 4}, **settings})
 
 
 def test_the_demo_blend_gives_a_sound_build_of_every_adapter(demo: BuildReport) -> None:
@@ -424,7 +418,7 @@ def test_another_release_of_a_library_that_makes_bytes_reuses_nothing(
 
 
 def test_shards_are_those_of_this_compiler_number(tmp_path: Path) -> None:
-    """If this fails, shards have changed: raise COMPILER in preprocess/version.py, then renew the digest."""
+    """If this fails, shards have changed: raise COMPILER in preprocess/compiler_version.py, then renew the digest."""
     records = [chat_record(number, rounds=2, split="val" if number == 2 else "train") for number in range(4)]
     build(chat_blend(tmp_path, records))
     tars = sorted((tmp_path / "build").glob("shards/*/*.tar"))

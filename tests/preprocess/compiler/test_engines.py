@@ -17,11 +17,12 @@ from pathlib import Path
 
 import pytest
 
-from preprocess.engines import ENGINES, engine_problems, process_engine, ray_engine
+from preprocess.blend.resolve import engine_problems
+from preprocess.compiler.engines import ENGINES, process_engine, ray_engine
 from preprocess.errors import DataError
-from small_blends import build, files_of
-from test_preprocess_build import picture_blend
-from waiting import LIMIT_S, wait_until
+from tests.support.paths import ROOT
+from tests.support.small_blends import build, files_of, picture_blend
+from tests.support.waiting import LIMIT_S, wait_until
 
 pytestmark = pytest.mark.usefixtures("no_hang")
 
@@ -207,10 +208,10 @@ def test_an_error_in_the_consumer_kills_the_workers() -> None:
 @pytest.mark.skipif(sys.platform != "linux", reason="only Linux tells a child that its parent died")
 def test_workers_die_with_a_killed_parent() -> None:
     program = (
-        "import signal; from preprocess.engines import process_engine\n"
+        "import signal; from preprocess.compiler.engines import process_engine\n"
         "list(process_engine(signal.sigwait, [[signal.SIGUSR1]] * 2, 2))"
     )
-    root = Path(__file__).resolve().parents[1]
+    root = ROOT
     parent = subprocess.Popen([sys.executable, "-c", program], cwd=root)
     try:
         wait_until(lambda: len(workers_of(parent.pid)) == 2)
@@ -259,7 +260,7 @@ def _ray() -> Iterator[None]:
         patch.setenv("RAY_memory_monitor_refresh_ms", "0")  # it kills tasks where other programs fill the memory
         for limit in RAY_LIMITS:
             patch.setenv(f"RAY_{limit}", str(LIMIT_S))
-        patch.setenv("PYTHONPATH", os.pathsep.join(map(str, [Path(__file__).resolve().parents[1], *sys.path[:1]])))
+        patch.setenv("PYTHONPATH", os.pathsep.join(map(str, [ROOT, *sys.path[:1]])))
         ray.cloudpickle.register_pickle_by_value(sys.modules[__name__])
         yield
         ray.shutdown()

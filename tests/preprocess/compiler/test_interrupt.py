@@ -12,10 +12,10 @@ from pathlib import Path
 import pytest
 
 import shards
-from small_blends import chat_blend, chat_record, files_of, write_images
-from waiting import LIMIT_S
+from tests.support.paths import ROOT
+from tests.support.small_blends import chat_blend, chat_record, files_of, write_images
+from tests.support.waiting import LIMIT_S
 
-ROOT = Path(__file__).resolve().parents[1]
 PROGRAM = """
 import os, signal, sys
 

@@ -12,15 +12,15 @@ from typing import Any
 
 import pytest
 
-from bad_input import COMMAND
-from small_blends import (
+from tests.support.bad_input import COMMAND
+from tests.support.small_blends import (
     build,
     chat_blend,
     chat_record,
     files_of,
     jpeg,
 )
-from waiting import LIMIT_S, wait_until
+from tests.support.waiting import LIMIT_S, wait_until
 
 pytestmark = pytest.mark.usefixtures("no_hang")
 

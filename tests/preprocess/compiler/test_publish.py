@@ -14,11 +14,11 @@ import yaml
 from click.testing import CliRunner
 
 import shards
-from preprocess.build import run_build
 from preprocess.cli import cli
+from preprocess.compiler.build import run_build
 from preprocess.errors import ConfigError
-from small_blends import chat_blend, chat_record, files_of, write_images
-from waiting import LIMIT_S
+from tests.support.small_blends import chat_blend, chat_record, files_of, write_images
+from tests.support.waiting import LIMIT_S
 
 pytestmark = pytest.mark.usefixtures("cache_home")
 

@@ -10,12 +10,12 @@ import numpy as np
 import pytest
 
 from dst import IGNORE, ChatTokenizer, load_template, load_tokenizer
-from preprocess import build as build_module
-from preprocess.compile import read_result, run_task
+from preprocess.compiler import build as build_module
+from preprocess.compiler.run_task import read_result, run_task
+from preprocess.compiler.task import CompileTask, open_tools
 from preprocess.errors import DataError
-from preprocess.inspector import Inspected, inspect_samples
-from preprocess.task import CompileTask, open_tools
-from small_blends import TOKENIZER, build, chat_blend, chat_record, files_of, rejects_of, write_images
+from preprocess.views.inspect import Inspected, inspect_samples
+from tests.support.small_blends import TOKENIZER, build, chat_blend, chat_record, files_of, rejects_of, write_images
 
 
 def samples(folder: Path) -> list[Inspected]:

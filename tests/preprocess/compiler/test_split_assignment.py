@@ -9,8 +9,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-import oracles
-from preprocess.split import CONFLICT, EVAL, NAMES, TRAIN, assign
+from preprocess.compiler.split_assignment import CONFLICT, EVAL, NAMES, TRAIN, assign
+from tests.support import oracles
 
 GROUP = st.integers(0, 25) | st.integers(2**64 - 4, 2**64 - 1)
 ROWS = st.lists(st.tuples(st.lists(GROUP, max_size=4), st.integers(0, 2**64 - 1), st.booleans()), max_size=40)

@@ -13,8 +13,8 @@ import xxhash
 from hypothesis import given
 from hypothesis import strategies as st
 
+from preprocess.compiler.spool import Spool, reject_all, reject_line, write_spool
 from preprocess.conversation import Conversation, Image, Reject, Source, Turn
-from preprocess.spool import Spool, reject_all, reject_line, write_spool
 
 TEXT = st.text(st.characters(exclude_categories=["Cs"]), max_size=15)
 ANY_TEXT = st.text(max_size=6) | st.just("\ud800")
@@ -76,7 +76,7 @@ def test_conversations_come_back_in_order_and_counts_add_up(stream: list[Convers
 @given(st.lists(CONVERSATIONS, max_size=12), st.integers(1, 5))
 def test_lists_are_flat_values_and_starts_whatever_the_batches(stream: list[Conversation], batch: int) -> None:
     with tempfile.TemporaryDirectory() as name, pytest.MonkeyPatch.context() as patch:
-        patch.setattr("preprocess.spool._BATCH", batch)
+        patch.setattr("preprocess.compiler.spool._BATCH", batch)
         write_spool(Path(name), "alpha", iter(stream))
         spool = Spool(Path(name))
         assert spool.table.column("images").num_chunks == len(stream) // batch + 1

@@ -12,8 +12,8 @@ from typing import Any
 import pytest
 from PIL import Image
 
-from bad_input import PHOTO, Bad, check, samples_of
-from small_blends import (
+from tests.support.bad_input import PHOTO, Bad, check, samples_of
+from tests.support.small_blends import (
     chat_record,
     jpeg,
     write_images,

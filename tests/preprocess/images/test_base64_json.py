@@ -10,16 +10,17 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from image_archives import (
+from preprocess.errors import DataError
+from preprocess.images import base64_json
+from preprocess.images import index as store_index
+from preprocess.images.stores import (
+    open_store,
+    prepare_store,
+)
+from tests.support.image_archives import (
     EXAMPLES,
     opened,
     reason,
-)
-from preprocess import base64_json, store_index
-from preprocess.errors import DataError
-from preprocess.stores import (
-    open_store,
-    prepare_store,
 )
 
 SPACE = st.text(alphabet=" \t\r\n", max_size=3)

@@ -10,7 +10,15 @@ from pathlib import Path
 
 import pytest
 
-from image_archives import (
+from preprocess.errors import DataError
+from preprocess.images.stores import (
+    ImageError,
+    current_files,
+    is_prepared,
+    open_store,
+    prepare_store,
+)
+from tests.support.image_archives import (
     KINDS,
     as_folder,
     as_hugging_face_parquet,
@@ -21,14 +29,6 @@ from image_archives import (
     kept,
     opened,
     reason,
-)
-from preprocess.errors import DataError
-from preprocess.stores import (
-    ImageError,
-    current_files,
-    is_prepared,
-    open_store,
-    prepare_store,
 )
 
 

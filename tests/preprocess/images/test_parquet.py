@@ -10,17 +10,18 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from image_archives import (
+from preprocess.errors import DataError
+from preprocess.images import index_cache as store_cache
+from preprocess.images import parquet as parquet_images
+from preprocess.images.stores import (
+    prepare_store,
+)
+from tests.support.image_archives import (
     KINDS,
     as_hugging_face_parquet,
     kept,
     opened,
     reason,
-)
-from preprocess import parquet_images, store_cache
-from preprocess.errors import DataError
-from preprocess.stores import (
-    prepare_store,
 )
 
 

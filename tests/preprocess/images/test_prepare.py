@@ -17,11 +17,11 @@ from hypothesis import strategies as st
 from PIL import Image, ImageFile, ImageOps, JpegImagePlugin
 
 from preprocess.conversation import REASONS
-from preprocess.images import ImageError, ImagePolicy, StoredImage, prepare_image
-from shards.pixels import PAD_COLOURS, to_rgb
-from trainer.torchvision_compat import declare_operators
+from preprocess.images.prepare import ImageError, ImagePolicy, StoredImage, prepare_image
+from shards.images.pixels import PAD_COLOURS, to_rgb
+from tests.support.paths import EXAMPLES
+from trainer.compat.torchvision import declare_operators
 
-EXAMPLES = Path(__file__).parents[1] / "examples" / "data"
 PHOTOS = sorted(EXAMPLES.rglob("*.jpg"))
 
 DECODE, HEADER = ImagePolicy(), ImagePolicy(check="header")

@@ -9,7 +9,18 @@ from pathlib import Path
 
 import pytest
 
-from image_archives import (
+from preprocess.conversation import Image
+from preprocess.images import index_cache as store_cache
+from preprocess.images import stores
+from preprocess.images.stores import (
+    FolderStore,
+    ImageError,
+    StoreList,
+    open_store,
+    open_stores,
+    prepare_store,
+)
+from tests.support.image_archives import (
     KINDS,
     as_deflated_zip,
     as_folder,
@@ -18,16 +29,6 @@ from image_archives import (
     failing,
     opened,
     reason,
-)
-from preprocess import store_cache, stores
-from preprocess.conversation import Image
-from preprocess.stores import (
-    FolderStore,
-    ImageError,
-    StoreList,
-    open_store,
-    open_stores,
-    prepare_store,
 )
 
 

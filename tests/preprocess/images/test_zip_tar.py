@@ -12,18 +12,19 @@ from pathlib import Path
 
 import pytest
 
-from image_archives import (
+from preprocess.errors import DataError
+from preprocess.images import index as store_index
+from preprocess.images import zip_tar as archives
+from preprocess.images.stores import (
+    ImageError,
+    prepare_store,
+)
+from tests.support.image_archives import (
     as_deflated_zip,
     as_tar,
     as_zip,
     opened,
     reason,
-)
-from preprocess import archives, store_index
-from preprocess.errors import DataError
-from preprocess.stores import (
-    ImageError,
-    prepare_store,
 )
 
 

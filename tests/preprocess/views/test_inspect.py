@@ -13,14 +13,14 @@ import pytest
 import yaml
 from rich.console import Console
 
-from dst.terminal_text import json_line, visible
-from preprocess import discover
-from preprocess.adapters import ADAPTERS
-from preprocess.config import load_blend
-from preprocess.inspector import coloured, inspect_samples, print_sample
-from preprocess.preview import print_rendered
-from preprocess.report import BuildReport, DatasetReport, print_report, report_table
-from small_blends import SAMPLES, build, chat_blend, chat_record, write_chat, write_images
+from dst.common.terminal_text import json_line, visible
+from preprocess.adapters.registry import ADAPTERS
+from preprocess.blend import discover
+from preprocess.blend.config import load_blend
+from preprocess.compiler.report import BuildReport, DatasetReport, print_report, report_table
+from preprocess.views.inspect import coloured, inspect_samples, print_sample
+from preprocess.views.preview import print_rendered
+from tests.support.small_blends import SAMPLES, build, chat_blend, chat_record, write_chat, write_images
 
 HOSTILE = "a\x1b[31mb\x9b2Jc\x07d\re\x7ff"
 SHOWN = r"a\x1b[31mb\x9b2Jc\x07d\x0de\x7ff"

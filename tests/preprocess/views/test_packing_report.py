@@ -8,13 +8,13 @@ from pathlib import Path
 import pytest
 
 import shards
-from handmade_builds import Handmade, draft
 from preprocess.cli import cli
-from preprocess.row_use import row_use, row_use_text
+from preprocess.views.packing_report import row_use, row_use_text
 from shards import Build
 from shards.loader import Loader
-from small_blends import build as compile_blend
-from small_blends import chat_blend, chat_record
+from tests.support.handmade_builds import Handmade, draft
+from tests.support.small_blends import build as compile_blend
+from tests.support.small_blends import chat_blend, chat_record
 
 
 @pytest.fixture(scope="module")
@@ -61,8 +61,8 @@ def test_samples_that_no_row_can_hold_are_counted(build: Build) -> None:
 
 
 def test_a_big_epoch_is_judged_by_windows_spread_over_it(build: Build, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("preprocess.row_use.WINDOW", 10)
-    monkeypatch.setattr("preprocess.row_use._MOST_WINDOWS", 2)
+    monkeypatch.setattr("preprocess.views.packing_report.WINDOW", 10)
+    monkeypatch.setattr("preprocess.views.packing_report._MOST_WINDOWS", 2)
     use = row_use(build, 512)
     assert use is not None
     assert (use.samples, use.epoch_samples) == (20, 50)

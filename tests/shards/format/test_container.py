@@ -12,8 +12,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-import handmade_builds
-from shards.container import (
+from shards.format.container import (
     END_OF_ARCHIVE,
     MAX_MEMBER_BYTES,
     decode_tokens,
@@ -24,6 +23,7 @@ from shards.container import (
     padding,
     tar_header,
 )
+from tests.support import handmade_builds
 
 GOLDEN_TAR = "7cebdb6b573eef56736d8685853b6aa503b8b251b0902468936c1a249a6f2245"
 

@@ -11,9 +11,9 @@ from pathlib import Path
 
 import pytest
 
-import handmade_builds
 import shards
 from shards import Sample, ShardError, ShardInfo
+from tests.support import handmade_builds
 
 FLIPS = 500
 

@@ -14,11 +14,12 @@ import pyarrow as pa
 import pytest
 import xxhash
 
-import handmade_builds
-from shards.container import encode_tokens
 from shards.errors import ShardError
-from shards.index import SCHEMA, Index, IndexRows, open_index
-from waiting import LIMIT_S
+from shards.format.container import encode_tokens
+from shards.format.index import SCHEMA, Index, IndexRows, open_index
+from tests.support import handmade_builds
+from tests.support.paths import ROOT
+from tests.support.waiting import LIMIT_S
 
 ROW: dict[str, Any] = {
     "key": "a-1",
@@ -164,10 +165,10 @@ DAMAGE = """
 import random, sys
 from pathlib import Path
 import shards
-import shards.shard
+import shards.format.shard
 from shards import Shard, ShardError
 
-shards.shard.WHOLE_INDEX_BYTES = 0  # as if it were a very big index, whose digest is not compared
+shards.format.shard.WHOLE_INDEX_BYTES = 0  # as if it were a very big index, whose digest is not compared
 random.seed(int(sys.argv[2]))
 build = shards.open(sys.argv[1])
 _, _, sound = next(build.shards(split="train"))
@@ -207,7 +208,7 @@ print(read, refused)
 def test_a_damaged_index_never_crashes_the_reader_and_never_changes_a_sample(tmp_path: Path) -> None:
     handmade_builds.make(tmp_path)
     command = [sys.executable, "-c", DAMAGE, str(tmp_path), "1", "600"]
-    root = Path(__file__).resolve().parents[1]
+    root = ROOT
     done = subprocess.run(command, capture_output=True, text=True, timeout=LIMIT_S, check=False, cwd=root)
     assert done.returncode == 0, done.stderr[-3000:]
     read, refused = map(int, done.stdout.split())

@@ -20,8 +20,8 @@ from megatron import energon
 from PIL import Image
 
 import shards
-import small_blends
 from shards import Sample
+from tests.support import small_blends
 
 # Both leave closing the tars to the garbage collector; Energon's loader always asks torch to pin memory for a GPU.
 pytestmark = [

@@ -18,14 +18,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-import handmade_builds
 import shards
-import shards.split
-from handmade_builds import Draft, draft
+import shards.format.split
 from shards import Build, Sample, Shard, ShardError, Split
-from waiting import LIMIT_S
-
-ROOT = Path(__file__).resolve().parent.parent
+from tests.support import handmade_builds
+from tests.support.handmade_builds import Draft, draft
+from tests.support.paths import ROOT
+from tests.support.waiting import LIMIT_S
 
 TRAIN = {
     "alpha": [
@@ -70,7 +69,7 @@ def opened(monkeypatch: pytest.MonkeyPatch) -> list[str]:
             super().__init__(*args)  # type: ignore[arg-type]
             names.append(Path(self.info.path).name[: len("train-00000")] + " of " + Path(self.info.path).parent.name)
 
-    monkeypatch.setattr(shards.split, "Shard", Watched)
+    monkeypatch.setattr(shards.format.split, "Shard", Watched)
     return names
 
 
@@ -208,7 +207,7 @@ def test_a_shard_is_opened_when_it_is_needed_and_once(split: Split, opened: list
 def test_the_least_recently_used_shard_is_closed_first(
     split: Split, opened: list[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(shards.split, "OPEN_INDEXES", 2)
+    monkeypatch.setattr(shards.format.split, "OPEN_INDEXES", 2)
     first, second, third = 0, 4, 5  # of three shards
     for index in (first, second, first, third):
         split[index]
@@ -223,7 +222,7 @@ def test_the_least_recently_used_shard_is_closed_first(
 def test_with_few_shards_open_everything_is_still_read_right(
     split: Split, opened: list[str], monkeypatch: pytest.MonkeyPatch, limit: int
 ) -> None:
-    monkeypatch.setattr(shards.split, "OPEN_INDEXES", limit)
+    monkeypatch.setattr(shards.format.split, "OPEN_INDEXES", limit)
     numbers = random.Random(limit).choices(range(17), k=200)
     kept = [split[number] for number in numbers]
     assert [content(sample) for sample in kept] == [stored(DRAFTS[number]) for number in numbers]
@@ -237,7 +236,7 @@ def test_with_few_shards_open_everything_is_still_read_right(
 def test_reading_goes_on_right_after_pages_were_let_go(
     split: Split, monkeypatch: pytest.MonkeyPatch, touched_bytes: int
 ) -> None:
-    monkeypatch.setattr(shards.split, "TOUCHED_BYTES", touched_bytes)
+    monkeypatch.setattr(shards.format.split, "TOUCHED_BYTES", touched_bytes)
     let_go: list[str] = []
     forget = Shard.forget_index
 
@@ -255,11 +254,11 @@ def test_reading_goes_on_right_after_pages_were_let_go(
 def test_pages_are_let_go_of_closed_shards_too(split: Split, monkeypatch: pytest.MonkeyPatch) -> None:
     let_go: list[str] = []
     monkeypatch.setattr(Shard, "forget_index", lambda shard: let_go.append(shard.name))
-    monkeypatch.setattr(shards.split, "OPEN_INDEXES", 1)
+    monkeypatch.setattr(shards.format.split, "OPEN_INDEXES", 1)
     names = [split.shard(number).name for number in range(7)]
     list(split)
     assert let_go == []
-    monkeypatch.setattr(shards.split, "TOUCHED_BYTES", 0)
+    monkeypatch.setattr(shards.format.split, "TOUCHED_BYTES", 0)
     split[0]
     assert sorted(let_go) == sorted(names)
 
@@ -269,7 +268,7 @@ def test_pages_are_let_go_of_closed_shards_too(split: Split, monkeypatch: pytest
 def test_few_tars_stay_open_and_everything_is_still_read_right(
     build: Build, split: Split, monkeypatch: pytest.MonkeyPatch, limit: int
 ) -> None:
-    monkeypatch.setattr(shards.split, "OPEN_TARS", limit)
+    monkeypatch.setattr(shards.format.split, "OPEN_TARS", limit)
     for number in random.Random(limit).choices(range(17), k=100):
         assert content(split[number]) == stored(DRAFTS[number])
         open_tars = [name for name in open_files() if name.startswith(build.store.location) and name.endswith(".tar")]
@@ -340,12 +339,12 @@ def hundred_megabytes() -> Iterator[Path]:
 MEASURE = """
 import random, sys
 import numpy as np
-import shards, shards.split
+import shards, shards.format.split
 
 def resident():
     return int(open("/proc/self/statm").read().split()[1]) * 4096
 
-shards.split.TOUCHED_BYTES = int(sys.argv[2])
+shards.format.split.TOUCHED_BYTES = int(sys.argv[2])
 split = shards.open(sys.argv[1])["train"]
 split.counts(np.arange(len(split)))
 numbers = list(range(len(split)))

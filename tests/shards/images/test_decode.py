@@ -9,7 +9,6 @@ import warnings
 import zlib
 from collections.abc import Iterator
 from dataclasses import replace
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -19,13 +18,14 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image, ImageOps
 
-import shards.decode
-from preprocess.images import ImagePolicy, prepare_image
-from shards.decode import DECODERS, Pixels, decode_pillow
-from shards.pixels import PAD_COLOURS, Geometry, PictureError
-from trainer.torchvision_compat import declare_operators
+import shards.images.decode
+from preprocess.images.prepare import ImagePolicy, prepare_image
+from shards.images.decode import DECODERS, Pixels, decode_pillow
+from shards.images.pixels import PAD_COLOURS, Geometry, PictureError
+from tests.support.paths import ROOT
+from trainer.compat.torchvision import declare_operators
 
-PHOTOS = sorted((Path(__file__).parents[1] / "examples" / "data").rglob("*.jpg"))
+PHOTOS = sorted((ROOT / "examples" / "data").rglob("*.jpg"))
 CROP = Geometry(size=64, fit="crop", pad_colour="clip", interpolation="bicubic", max_pixels=4_000_000)
 CLOSE = 1.5  # of 255, on average: how far the fast decoder may be from the exact one
 MOST = 3  # of 255, for any one pixel, where both resize the same source
@@ -133,10 +133,10 @@ def processed(data: bytes, size: int, *, squash: bool = False) -> Pixels:
 @pytest.fixture
 def fresh() -> Iterator[None]:
     """Installed libraries are looked for again, in the test and after it."""
-    for cached in (shards.decode._simplejpeg, shards.decode._has_torch):
+    for cached in (shards.images.decode._simplejpeg, shards.images.decode._has_torch):
         cached.cache_clear()
     yield
-    for cached in (shards.decode._simplejpeg, shards.decode._has_torch):
+    for cached in (shards.images.decode._simplejpeg, shards.images.decode._has_torch):
         cached.cache_clear()
 
 
@@ -269,7 +269,7 @@ def test_simplejpeg_decodes_stored_jpegs_of_the_right_size(name: str, monkeypatc
     pytest.importorskip("simplejpeg")
     decode(name, READY["4:4:4"], CROP)
     wanted = decode_pillow(READY["4:4:4"], CROP)
-    monkeypatch.setattr(shards.decode, "open_picture", lambda _: pytest.fail("Pillow was asked"))
+    monkeypatch.setattr(shards.images.decode, "open_picture", lambda _: pytest.fail("Pillow was asked"))
     assert difference(decode(name, READY["4:4:4"], CROP), wanted) == 0
     with pytest.raises(pytest.fail.Exception, match="Pillow was asked"):
         decode(name, READY["mirrored"], CROP)
@@ -277,7 +277,7 @@ def test_simplejpeg_decodes_stored_jpegs_of_the_right_size(name: str, monkeypatc
 
 def test_without_simplejpeg_everything_is_decoded_by_pillow(fresh: None, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "simplejpeg", None)
-    assert shards.decode._simplejpeg() is None
+    assert shards.images.decode._simplejpeg() is None
     for data in (*PICTURES.values(), *READY.values()):
         assert difference(decode("exact", data, CROP), twin(data, CROP)) == 0
         assert difference(decode("fast", data, CROP), twin(data, CROP)) < CLOSE
@@ -285,8 +285,8 @@ def test_without_simplejpeg_everything_is_decoded_by_pillow(fresh: None, monkeyp
 
 def test_a_simplejpeg_with_other_pixels_than_pillows_is_not_used(fresh: None, monkeypatch: pytest.MonkeyPatch) -> None:
     simplejpeg = pytest.importorskip("simplejpeg")
-    assert shards.decode._simplejpeg() is not None
-    shards.decode._simplejpeg.cache_clear()
+    assert shards.images.decode._simplejpeg() is not None
+    shards.images.decode._simplejpeg.cache_clear()
     right = simplejpeg.decode_jpeg
 
     def wrong(data: bytes, colours: str) -> Pixels:
@@ -295,7 +295,7 @@ def test_a_simplejpeg_with_other_pixels_than_pillows_is_not_used(fresh: None, mo
         return pixels
 
     monkeypatch.setattr(simplejpeg, "decode_jpeg", wrong)
-    assert shards.decode._simplejpeg() is None
+    assert shards.images.decode._simplejpeg() is None
     assert difference(decode("exact", READY["4:2:0"], CROP), twin(READY["4:2:0"], CROP)) == 0
 
 
@@ -385,7 +385,7 @@ def test_a_picture_of_200_megapixels_is_never_decoded(name: str, monkeypatch: py
     png = b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", struct.pack(">LLBBBBB", 20_000, 10_000, 8, 2, 0, 0, 0))
     png += chunk(b"IDAT", zlib.compress(b"")) + chunk(b"IEND", b"")
     monkeypatch.setattr("PIL.Image.core.new", lambda *_: pytest.fail("pixels were asked for"))
-    monkeypatch.setattr(shards.decode, "_decoded_jpeg", lambda *_: pytest.fail("pixels were asked for"))
+    monkeypatch.setattr(shards.images.decode, "_decoded_jpeg", lambda *_: pytest.fail("pixels were asked for"))
     for data in (png, bytes(bmp), jpeg_of(20_000, 10_000)):
         assert str(outcome(name, data)).startswith("too_large: 20000x10000 is more than 4000000 pixels")
 

@@ -7,17 +7,16 @@ import json
 import pickle
 import subprocess
 import sys
-from pathlib import Path
 from typing import Any
 
 import pytest
 from PIL import Image
 
-from preprocess.images import ImagePolicy
+from preprocess.images.prepare import ImagePolicy
 from shards.errors import ShardError
-from shards.pixels import Geometry, PictureError, check_size, scaled_size
+from shards.images.pixels import Geometry, PictureError, check_size, scaled_size
+from tests.support.paths import ROOT
 
-ROOT = Path(__file__).resolve().parent.parent
 POLICIES = [
     ImagePolicy(),
     ImagePolicy(store="resized", size=224, fit="pad", pad_colour="siglip", interpolation="lanczos", max_pixels=5),
@@ -95,6 +94,6 @@ def test_importing_shards_loads_no_picture_library() -> None:
 
 
 def test_importing_the_decoders_loads_neither_torch_nor_simplejpeg() -> None:
-    code = "import sys, shards.decode; print(*sys.modules)"
+    code = "import sys, shards.images.decode; print(*sys.modules)"
     done = subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True, cwd=ROOT)
     assert not {"torch", "simplejpeg"} & set(done.stdout.split())

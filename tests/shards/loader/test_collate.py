@@ -10,9 +10,9 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-import oracles_order
 from shards import Sample, ShardError
-from shards.collate import IGNORE, Arrays, collate
+from shards.loader.collate import IGNORE, Arrays, collate
+from tests.support import oracles_order
 
 IMAGE_ID = 5
 UNWRITTEN = 77

@@ -11,11 +11,11 @@ import numpy as np
 import pytest
 import torch
 
-from loader_builds import BATCH, IMAGE_TOKENS, LENGTH, SIDE, compiled, loader, said, some
 from shards import Build
-from shards.batch import Batch, normalize
-from shards.decode import decode_pillow
-from shards.pixels import Geometry
+from shards.images.decode import decode_pillow
+from shards.images.pixels import Geometry
+from shards.loader.batch import Batch, normalize
+from tests.support.loader_builds import BATCH, IMAGE_TOKENS, LENGTH, SIDE, compiled, loader, said, some
 
 WORLDS = [(ranks, workers) for ranks in (1, 2, 3, 4, 8) for workers in (0, 1, 4)]
 

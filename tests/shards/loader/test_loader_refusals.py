@@ -14,11 +14,11 @@ from typing import Any
 import pytest
 
 import shards
-from handmade_builds import Handmade, draft
-from loader_builds import CONFIG, compiled, loader, some
 from shards import Build, ShardError
+from shards.format.manifest import manifest_hash, manifest_text
 from shards.loader import Loader
-from shards.manifest import manifest_hash, manifest_text
+from tests.support.handmade_builds import Handmade, draft
+from tests.support.loader_builds import CONFIG, compiled, loader, some
 
 
 @pytest.fixture(scope="module")

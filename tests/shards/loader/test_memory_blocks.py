@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 import torch
 
-from shards.blocks import Block, LocalBlocks, OwnBlocks, SeenBlocks
+from shards.loader.memory_blocks import Block, LocalBlocks, OwnBlocks, SeenBlocks
 
 
 def pass_on(block: Block, seen: SeenBlocks) -> None:

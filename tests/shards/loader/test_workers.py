@@ -18,17 +18,16 @@ from unittest import mock
 import numpy as np
 import pytest
 
-import shards.workers
-from shards.batch import Batch
+import shards.loader.workers
 from shards.errors import ShardError
-from shards.layout import Contents, Memory
-from shards.reader import Part, Reader
-from shards.workers import batches_ahead
-from waiting import LIMIT_S, wait_until
+from shards.loader import Batch
+from shards.loader.layout import Contents, Memory
+from shards.loader.reader import Part, Reader
+from shards.loader.workers import batches_ahead
+from tests.support.paths import ROOT
+from tests.support.waiting import LIMIT_S, wait_until
 
 pytestmark = pytest.mark.usefixtures("no_hang")
-
-ROOT = Path(__file__).resolve().parent.parent
 
 
 class Slow(Reader):
@@ -76,7 +75,7 @@ class Watchful(Slow):
                 return getppid()
 
             mock.patch.object(os, "getppid", look).start()
-            mock.patch.object(shards.workers, "_LOOK_S", 0.001).start()
+            mock.patch.object(shards.loader.workers, "_LOOK_S", 0.001).start()
         return super().fill(part, allocate)
 
 
@@ -169,7 +168,7 @@ def test_workers_that_hang_end_with_the_iteration() -> None:
 
 
 def test_a_signal_to_the_whole_group_is_the_parents_business() -> None:
-    program = ENDS.format(paths=[str(ROOT), str(ROOT / "tests")], how=GROUP)
+    program = ENDS.format(paths=[str(ROOT)], how=GROUP)
     done = subprocess.run(
         [sys.executable, "-c", program], capture_output=True, text=True, timeout=LIMIT_S, process_group=0
     )
@@ -179,7 +178,7 @@ def test_a_signal_to_the_whole_group_is_the_parents_business() -> None:
 
 @pytest.mark.parametrize("start", ["fork", "spawn", "forkserver"])
 def test_signals_to_the_group_end_no_worker_that_is_just_starting(start: str) -> None:
-    program = STORM.format(paths=[str(ROOT), str(ROOT / "tests")], start=start)
+    program = STORM.format(paths=[str(ROOT)], start=start)
     done = subprocess.run(
         [sys.executable, "-c", program], capture_output=True, text=True, timeout=LIMIT_S, process_group=0
     )
@@ -189,8 +188,8 @@ def test_signals_to_the_group_end_no_worker_that_is_just_starting(start: str) ->
 STORM = """
 import multiprocessing, os, signal, sys, threading, time
 sys.path[:0] = {paths!r}
-from test_shards_workers import Slow, parts
-from shards.workers import batches_ahead
+from tests.shards.loader.test_workers import Slow, parts
+from shards.loader.workers import batches_ahead
 
 caught = []
 signal.signal(signal.SIGTERM, lambda number, _: caught.append(number))
@@ -219,7 +218,7 @@ print(sum(1 for _, batch in zip(range(10), batches)), "more batches")
 
 @pytest.mark.parametrize("start", ["fork", "spawn", "forkserver"])
 def test_what_the_program_starts_later_hears_signals(start: str) -> None:
-    program = LATER.format(paths=[str(ROOT), str(ROOT / "tests")], start=start)
+    program = LATER.format(paths=[str(ROOT)], start=start)
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=LIMIT_S)
     assert (done.returncode, done.stdout, done.stderr) == (0, "blocked: []\n", "")
 
@@ -231,8 +230,8 @@ def send_blocked_signals(pipe: Connection) -> None:
 LATER = """
 import multiprocessing, sys
 sys.path[:0] = {paths!r}
-from test_shards_workers import Slow, parts, send_blocked_signals
-from shards.workers import batches_ahead
+from tests.shards.loader.test_workers import Slow, parts, send_blocked_signals
+from shards.loader.workers import batches_ahead
 
 multiprocessing.set_start_method({start!r})
 assert len(list(batches_ahead(Slow(), parts(2), workers=1, prefetch=1))) == 2
@@ -255,7 +254,7 @@ def test_what_outgrew_its_block_is_mapped_no_more() -> None:
 
 
 def test_too_many_workers_for_the_open_files_a_process_may_have_are_told() -> None:
-    program = LIMITED.format(paths=[str(ROOT), str(ROOT / "tests")])
+    program = LIMITED.format(paths=[str(ROOT)])
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=LIMIT_S)
     assert "worker 3 cannot be started (" in done.stdout or "worker 4 cannot be started (" in done.stdout, done
     assert "Too many open files); use fewer workers, or allow more open files" in done.stdout
@@ -264,9 +263,9 @@ def test_too_many_workers_for_the_open_files_a_process_may_have_are_told() -> No
 LIMITED = """
 import resource, sys
 sys.path[:0] = {paths!r}
-from test_shards_workers import Slow, parts
+from tests.shards.loader.test_workers import Slow, parts
 from shards import ShardError
-from shards.workers import batches_ahead
+from shards.loader.workers import batches_ahead
 import multiprocessing, os
 
 used = len(os.listdir("/proc/self/fd"))
@@ -282,8 +281,8 @@ assert multiprocessing.active_children() == []
 ENDS = """
 import os, signal, sys, time
 sys.path[:0] = {paths!r}
-from test_shards_workers import Slow, parts
-from shards.workers import batches_ahead
+from tests.shards.loader.test_workers import Slow, parts
+from shards.loader.workers import batches_ahead
 import multiprocessing
 
 signal.pthread_sigmask(signal.SIG_BLOCK, {{signal.SIGTERM}})
@@ -299,7 +298,7 @@ print(*(child.pid for child in multiprocessing.active_children()), flush=True)
     [("sys.exit(5)", 5), ("raise SystemExit(5)", 5), ("os.kill(os.getpid(), signal.SIGKILL)", -9), ("os._exit(4)", 4)],
 )
 def test_workers_end_with_their_parent_however_it_ends(how: str, code: int) -> None:
-    program = ENDS.format(paths=[str(ROOT), str(ROOT / "tests")], how=how)
+    program = ENDS.format(paths=[str(ROOT)], how=how)
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=LIMIT_S)
     assert done.returncode == code, done.stderr
     assert done.stderr == ""

@@ -19,14 +19,14 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-import handmade_builds
-import oracles_order
 import shards
-from handmade_builds import draft
-from shards import ShardError, order
-from shards.order import STRIPE, Order, Source, StoredOrder
+from shards import ShardError
+from shards.sampling import order
+from shards.sampling.order import STRIPE, Order, Source, StoredOrder
+from tests.support import handmade_builds, oracles_order
+from tests.support.handmade_builds import draft
+from tests.support.paths import ROOT
 
-ROOT = Path(__file__).resolve().parent.parent
 EPOCHS = 4
 
 
@@ -219,7 +219,7 @@ def test_a_position_of_the_endless_run_is_a_place_in_an_epoch(
 
 def test_every_process_finds_the_same_order() -> None:
     code = (
-        "import json\nfrom shards.order import Order, Source\n"
+        "import json\nfrom shards.sampling.order import Order, Source\n"
         "sources = [Source('a', (3, 40), 90), Source('b', (5,), 2)]\n"
         "orders = [Order(sources, key=('hash', 7), window=window) for window in (None, 4)]\n"
         "print(json.dumps([order.samples(5, 0, 92).tolist() for order in orders]))"

@@ -16,13 +16,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-import handmade_builds
-import oracles_order
 import shards
-from handmade_builds import draft
 from shards import ShardError, Split
-from shards.order import Order, Source, StoredOrder
-from shards.rows import WINDOW, AnyOrder, Row, Rows
+from shards.sampling.order import Order, Source, StoredOrder
+from shards.sampling.packed_sequences import WINDOW, AnyOrder, Row, Rows
+from tests.support import handmade_builds, oracles_order
+from tests.support.handmade_builds import draft
 
 MAX_LENGTH = 30
 IMAGE_TOKENS = 4

@@ -8,8 +8,8 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-import oracles_order
-from shards.packing import best_fit
+from shards.sampling.packing import best_fit
+from tests.support import oracles_order
 
 LIMIT = 20
 SAMPLES = st.lists(st.tuples(st.integers(0, LIMIT), st.integers(0, 3)), max_size=60)

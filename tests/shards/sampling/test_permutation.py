@@ -12,9 +12,9 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-import oracles_order
-from shards import permutation
-from shards.permutation import TABLE, BlockPermutation, Permutation, make_key, mix, shuffled
+from shards.sampling import permutation
+from shards.sampling.permutation import TABLE, BlockPermutation, Permutation, make_key, mix, shuffled
+from tests.support import oracles_order
 
 KEY = st.integers(0, 2**64 - 1)
 AROUND_POWERS_OF_TWO = [2**bits + more for bits in (9, 10, 11, 13, 14, 16) for more in (-1, 0, 1)]

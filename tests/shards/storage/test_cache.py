@@ -20,10 +20,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-import shards.cache
+import shards.storage.cache
 from shards import ShardError
-from shards.cache import Cache, cache_home
-from waiting import LIMIT_S
+from shards.storage.cache import Cache, cache_home
+from tests.support.waiting import LIMIT_S
 
 FORK = multiprocessing.get_context("fork")
 CREW = 3
@@ -167,7 +167,7 @@ def test_without_a_limit_the_cache_leaves_a_tenth_of_the_space_free(
 
 def test_a_full_disk_costs_older_copies_and_then_tells(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A disk of 250 bytes, which only says so when it is written to."""
-    real = shards.cache._write
+    real = shards.storage.cache._write
 
     def write(path: Path, parts: Iterable[bytes]) -> tuple[str, int]:
         found = real(path, parts)
@@ -175,7 +175,7 @@ def test_a_full_disk_costs_older_copies_and_then_tells(tmp_path: Path, monkeypat
             raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
         return found
 
-    monkeypatch.setattr(shards.cache, "_write", write)
+    monkeypatch.setattr(shards.storage.cache, "_write", write)
     cache = Cache(tmp_path)
     paths = [fetch(cache, content(number)) for number in range(5)]
     assert copies(tmp_path) == sorted(paths[-2:])

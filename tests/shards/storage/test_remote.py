@@ -14,8 +14,14 @@ from typing import Any
 import pytest
 
 import shards
-import shards.remote
-from remote_builds import (
+import shards.storage.remote
+from shards import Build, ShardError
+from shards.storage.cache import Cache
+from shards.storage.remote import RemoteStore
+from shards.storage.store import LocalStore, open_store
+from shards.upload import check_target
+from tests.support.paths import ROOT
+from tests.support.remote_builds import (
     Flaky,
     all_samples,
     both,
@@ -25,19 +31,12 @@ from remote_builds import (
     publish,
     write_at,
 )
-from shards import Build, ShardError
-from shards.cache import Cache
-from shards.remote import RemoteStore
-from shards.store import LocalStore, open_store
-from shards.upload import check_target
-from waiting import LIMIT_S
+from tests.support.waiting import LIMIT_S
 
 pytestmark = [
     pytest.mark.usefixtures("cache_home"),
     pytest.mark.filterwarnings("ignore:This process .* is multi-threaded:DeprecationWarning"),
 ]
-
-ROOT = Path(__file__).resolve().parent.parent
 
 
 # Reading and writing
@@ -66,9 +65,9 @@ def test_files_are_read_in_pieces_that_make_the_whole(
     folder: Path, memory: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     publish(folder, memory)
-    monkeypatch.setattr(shards.remote, "PIECE_BYTES", 100)
+    monkeypatch.setattr(shards.storage.remote, "PIECE_BYTES", 100)
     for pieces in (1, 3):
-        monkeypatch.setattr(shards.remote, "PIECES", pieces)
+        monkeypatch.setattr(shards.storage.remote, "PIECES", pieces)
         store = RemoteStore(memory)
         for path, data in local_files(folder).items():
             parts = list(store.stream(path))
@@ -199,7 +198,7 @@ def test_a_bucket_that_is_not_there_holds_no_build(bucket: str) -> None:
 def test_local_builds_load_nothing_of_fsspec(folder: Path) -> None:
     code = (
         f"import sys, shards\nassert shards.open({str(folder)!r})['train'][0].key\n"
-        "assert not {'fsspec', 's3fs', 'aiohttp', 'botocore', 'shards.remote'} & set(sys.modules)"
+        "assert not {'fsspec', 's3fs', 'aiohttp', 'botocore', 'shards.storage.remote'} & set(sys.modules)"
     )
     subprocess.run([sys.executable, "-c", code], check=True, cwd=ROOT)
 
@@ -258,7 +257,7 @@ def test_removed_copies_do_not_stay_open(
 ) -> None:
     """An open file takes space on the disk after it was removed, which the cache does not see."""
     publish(folder, memory)
-    monkeypatch.setattr("shards.split.OPEN_COPIES", 2)
+    monkeypatch.setattr("shards.format.split.OPEN_COPIES", 2)
     cache = Cache(tmp_path / "small", max_bytes=20_000)
     build = shards.open(memory, cache=cache)
     samples = [build["train"][index] for index in range(3)]

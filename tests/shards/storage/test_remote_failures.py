@@ -9,12 +9,12 @@ from typing import Any
 import pytest
 
 import shards
-import shards.remote
-from remote_builds import Flaky, all_samples, both, busy, flip, local_files, publish, remove_at, write_at
+import shards.storage.remote
 from shards import ShardError
-from shards.cache import Cache
-from shards.remote import RemoteStore
+from shards.storage.cache import Cache
+from shards.storage.remote import RemoteStore
 from shards.upload import check_target, plan_upload
+from tests.support.remote_builds import Flaky, all_samples, both, busy, flip, local_files, publish, remove_at, write_at
 
 pytestmark = pytest.mark.usefixtures("cache_home")
 
@@ -57,7 +57,7 @@ def test_a_shard_that_was_swapped_is_refused_by_name_and_digests(folder: Path, m
         assert shards.open(memory)["train"][0]
 
 
-@pytest.mark.parametrize("failures", [1, shards.remote.TRIES - 1])
+@pytest.mark.parametrize("failures", [1, shards.storage.remote.TRIES - 1])
 def test_a_failure_that_passes_goes_unnoticed(folder: Path, flaky: str, failures: int) -> None:
     publish(folder, flaky)
     Flaky.failures = failures
@@ -89,7 +89,7 @@ def test_a_failure_that_stays_is_told_with_url_tries_and_last_error(folder: Path
         Flaky.failures, before = 1000, len(Flaky.answers)
         with pytest.raises(ShardError, match=rf"flaky://bucket/build\S*: {told}"):
             read()
-        assert len(Flaky.answers) == before + shards.remote.TRIES
+        assert len(Flaky.answers) == before + shards.storage.remote.TRIES
 
 
 def test_verify_names_each_file_that_cannot_be_had(folder: Path, flaky: str, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -108,14 +108,14 @@ def test_verify_names_each_file_that_cannot_be_had(folder: Path, flaky: str, mon
 
 def test_waits_grow_and_are_not_all_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
     waits: list[float] = []
-    monkeypatch.setattr(shards.remote, "sleep", waits.append)
+    monkeypatch.setattr(shards.storage.remote, "sleep", waits.append)
 
     def fail() -> None:
         raise TimeoutError("timed out")
 
     for _ in range(20):
-        with pytest.raises(shards.remote.NetworkError, match="after 5 tries, the last ended with TimeoutError"):
-            shards.remote.retried(fail)
+        with pytest.raises(shards.storage.remote.NetworkError, match="after 5 tries, the last ended with TimeoutError"):
+            shards.storage.remote.retried(fail)
     for number in range(4):
         some = waits[number::4]
         assert 0.25 * 2**number <= min(some) < max(some) <= 0.75 * 2**number
@@ -123,14 +123,14 @@ def test_waits_grow_and_are_not_all_the_same(monkeypatch: pytest.MonkeyPatch) ->
 
 def test_no_try_begins_when_the_time_is_over(monkeypatch: pytest.MonkeyPatch) -> None:
     clock = iter([0.0, 40.0, 80.0])
-    monkeypatch.setattr(shards.remote, "monotonic", lambda: next(clock))
-    monkeypatch.setattr(shards.remote, "sleep", lambda seconds: None)
+    monkeypatch.setattr(shards.storage.remote, "monotonic", lambda: next(clock))
+    monkeypatch.setattr(shards.storage.remote, "sleep", lambda seconds: None)
 
     def fail() -> None:
         raise TimeoutError("timed out")
 
-    with pytest.raises(shards.remote.NetworkError, match="after 2 tries"):
-        shards.remote.retried(fail)
+    with pytest.raises(shards.storage.remote.NetworkError, match="after 2 tries"):
+        shards.storage.remote.retried(fail)
 
 
 @pytest.mark.parametrize("error", [FileNotFoundError("no such key"), PermissionError("Forbidden")])
@@ -142,13 +142,13 @@ def test_what_will_not_pass_is_not_tried_again(error: OSError) -> None:
         raise error
 
     with pytest.raises(OSError, match=r"no such key|access refused .*Forbidden.*check the credentials"):
-        shards.remote.retried(fail)
+        shards.storage.remote.retried(fail)
     assert tried == [1]
 
 
 def test_a_bug_is_not_taken_for_a_bad_network() -> None:
     with pytest.raises(ZeroDivisionError):
-        shards.remote.retried(lambda: 1 // 0)
+        shards.storage.remote.retried(lambda: 1 // 0)
 
 
 def test_a_truncated_answer_is_asked_for_again(folder: Path, flaky: str) -> None:
@@ -174,8 +174,8 @@ def test_an_answer_with_other_bytes_is_asked_for_again(folder: Path, flaky: str)
 def test_an_endpoint_that_does_not_answer_is_told(monkeypatch: pytest.MonkeyPatch, bucket: str) -> None:
     monkeypatch.setenv("AWS_ENDPOINT_URL", "http://127.0.0.1:9")
     monkeypatch.setenv("AWS_MAX_ATTEMPTS", "1")
-    monkeypatch.setattr(shards.remote, "TRIES", 2)
-    monkeypatch.setattr(shards.remote, "FIRST_WAIT_S", 0.0)
+    monkeypatch.setattr(shards.storage.remote, "TRIES", 2)
+    monkeypatch.setattr(shards.storage.remote, "FIRST_WAIT_S", 0.0)
     with pytest.raises(ShardError, match=rf"{bucket}/a/manifest.json: gave up after 2 tries.*EndpointConnectionError"):
         shards.open(f"{bucket}/a")
 

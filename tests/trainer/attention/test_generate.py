@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 pytest.importorskip("torch")
-from trainer.torchvision_compat import declare_operators
+from trainer.compat.torchvision import declare_operators
 
 declare_operators()
 pytest.importorskip("transformers")
@@ -18,9 +18,9 @@ import torch
 from torch.nn import functional
 from transformers import DynamicCache
 
-import mmca_models
-from mmca_models import RENAMED, kinds, logits, make, random_ids, with_lora
-from trainer.transformers_compat import cache_argument
+from tests.support import mmca_models
+from tests.support.mmca_models import RENAMED, kinds, logits, make, random_ids, with_lora
+from trainer.compat.transformers import cache_argument
 
 one_thread = pytest.fixture(scope="module", autouse=True)(mmca_models.on_one_thread)
 no_gradients = pytest.fixture(mmca_models.without_gradients)

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 pytest.importorskip("torch")
-from trainer.torchvision_compat import declare_operators
+from trainer.compat.torchvision import declare_operators
 
 declare_operators()
 pytest.importorskip("transformers")
@@ -20,11 +20,12 @@ from hypothesis import strategies as st
 from torch.nn import functional
 from transformers import LlamaConfig
 
-import mmca_models
-from mmca_cases import Case, assert_as_defined, cases, interleaved
-from mmca_models import SIZES
-from trainer import mmca, mmca_layout
-from trainer.mmca_layout import StepMasks, TextRows, build_layout
+from tests.support import mmca_models
+from tests.support.mmca_cases import Case, assert_as_defined, cases, interleaved
+from tests.support.mmca_models import SIZES
+from trainer.attention import layout as mmca_layout
+from trainer.attention import mmca
+from trainer.attention.layout import StepMasks, TextRows, build_layout
 
 one_thread = pytest.fixture(scope="module", autouse=True)(mmca_models.on_one_thread)
 

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 pytest.importorskip("torch")
-from trainer.torchvision_compat import declare_operators
+from trainer.compat.torchvision import declare_operators
 
 declare_operators()
 pytest.importorskip("transformers")
@@ -18,12 +18,21 @@ import torch
 from transformers import AttentionInterface
 from transformers.masking_utils import AttentionMaskInterface
 
-import mmca_models
-import oracles_attention
-from mmca_cases import interleaved
-from mmca_models import CONFIGS, RENAMED, VOCABULARY, kinds, logits, make, positions, random_ids, with_lora
-from trainer import mmca
-from trainer.mmca_layout import build_layout
+from tests.support import mmca_models, oracles_attention
+from tests.support.mmca_cases import interleaved
+from tests.support.mmca_models import (
+    CONFIGS,
+    RENAMED,
+    VOCABULARY,
+    kinds,
+    logits,
+    make,
+    positions,
+    random_ids,
+    with_lora,
+)
+from trainer.attention import mmca
+from trainer.attention.layout import build_layout
 
 one_thread = pytest.fixture(scope="module", autouse=True)(mmca_models.on_one_thread)
 no_gradients = pytest.fixture(mmca_models.without_gradients)

@@ -16,13 +16,14 @@ from hypothesis import given
 from hypothesis import strategies as st
 from safetensors.torch import save_file
 
-import train_runs
 from dst.errors import ConfigError
-from train_runs import config_file, folders, journal, losses, start, train
-from trainer import checkpoint, checkpoint_writer
-from trainer.checkpoint import Checkpoint, Progress
-from trainer.frozen import frozen_elements
-from trainer.ranks import Ranks
+from tests.support import train_runs
+from tests.support.train_runs import config_file, folders, journal, losses, start, train
+from trainer.checkpoint import reader as checkpoint
+from trainer.checkpoint import writer as checkpoint_writer
+from trainer.checkpoint.frozen_fingerprint import frozen_elements
+from trainer.checkpoint.reader import Checkpoint, Progress
+from trainer.distributed.ranks import Ranks
 
 STEPS = 9
 EVERY = 3

@@ -14,7 +14,7 @@ import pytest
 import yaml
 
 pytest.importorskip("torch")
-from trainer.torchvision_compat import declare_operators
+from trainer.compat.torchvision import declare_operators
 
 declare_operators()
 pytest.importorskip("transformers")
@@ -23,21 +23,18 @@ pytest.importorskip("open_clip")
 
 import torch
 
-import exports
-import model_batches
 import shards
-import small_blends
-import train_runs
 import trainer
 from dst.errors import ConfigError
-from exports import OPEN_CLIP
 from shards import Build
-from trainer.assemble import assemble
-from trainer.config import to_tree
-from trainer.decoder import PRESETS
+from tests.support import exports, model_batches, small_blends, train_runs
+from tests.support.exports import OPEN_CLIP
+from trainer.config.run import to_tree
 from trainer.errors import TrainError
-from trainer.export import export, export_model
-from trainer.prepare import prepare
+from trainer.export.export import export, export_model
+from trainer.model.decoder import PRESETS
+from trainer.training.assemble import assemble
+from trainer.training.preflight import prepare
 
 one_thread = pytest.fixture(scope="module", autouse=True)(model_batches.on_one_thread)
 

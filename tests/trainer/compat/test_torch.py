@@ -12,14 +12,14 @@ from typing import Any
 
 import pytest
 
+from tests.support.paths import ROOT
+
 pytest.importorskip("torch")
 
 import torch
 
-from dst.installed_versions import CHECKED
-from trainer.torch_environment import check_torch
-
-ROOT = Path(__file__).resolve().parent.parent
+from dst.common.installed_versions import CHECKED
+from trainer.compat.torch import check_torch
 
 
 def chat(packages: Path) -> subprocess.CompletedProcess[str]:

@@ -14,7 +14,7 @@ pytest.importorskip("torch")
 
 import torch
 
-from trainer.torchvision_compat import declare_operators
+from trainer.compat.torchvision import declare_operators
 
 FRESH = declare_operators.__wrapped__  # not what was answered before
 
@@ -26,7 +26,7 @@ def run(code: str) -> subprocess.CompletedProcess[str]:
 def test_what_imports_torchvision_can_be_imported() -> None:
     pytest.importorskip("open_clip")
     done = run(
-        "from trainer.torchvision_compat import declare_operators as declare\n"
+        "from trainer.compat.torchvision import declare_operators as declare\n"
         "declare(); declare()\n"
         "import open_clip, peft\n"
         "from transformers import CLIPVisionModel, LlamaForCausalLM"

@@ -7,9 +7,9 @@ from typing import Any
 
 import pytest
 
-from dst.strict import field_docs
-from trainer import model_config
-from trainer.model_config import (
+from dst.common.config import field_docs
+from trainer.config import model as model_config
+from trainer.config.model import (
     DecoderConfig,
     EncoderConfig,
     LoraConfig,

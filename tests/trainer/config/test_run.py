@@ -11,11 +11,11 @@ import pytest
 import yaml
 
 import shards
-import small_blends
 from dst.errors import ConfigError
-from trainer.config import TrainConfig, accumulation, check_ranks, config_from, load_config, to_tree
-from trainer.default_config import default_yaml
-from trainer.prepare import check_build, check_rows
+from tests.support import small_blends
+from trainer.config.defaults import default_yaml
+from trainer.config.run import TrainConfig, accumulation, check_ranks, config_from, load_config, to_tree
+from trainer.training.preflight import check_build, check_rows
 
 MODEL = {"encoder": {"kind": "tiny"}, "decoder": {"preset": "tiny_llama"}}
 

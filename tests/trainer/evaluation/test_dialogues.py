@@ -11,8 +11,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from trainer.dialogues import Dialogues, LeftOut, read_dialogues
 from trainer.errors import TrainError
+from trainer.evaluation.dialogues import Dialogues, LeftOut, read_dialogues
 
 
 @pytest.fixture

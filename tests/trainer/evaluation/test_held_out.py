@@ -8,19 +8,18 @@ import numpy as np
 import pytest
 
 torch = pytest.importorskip("torch")
-from trainer.torchvision_compat import declare_operators
+from trainer.compat.torchvision import declare_operators
 
 declare_operators()
 pytest.importorskip("transformers")
 pytest.importorskip("pycocoevalcap")
 
-import evaluations
-import model_batches
 from shards import Build
 from shards.loader import Loader
-from tiny_models import Loaded, loaded
-from trainer.evaluate import check_build
-from trainer.held_out import answer_spans, prompt_for, questions_of
+from tests.support import evaluations, model_batches
+from tests.support.tiny_models import Loaded, loaded
+from trainer.evaluation.held_out import answer_spans, prompt_for, questions_of
+from trainer.evaluation.runner import check_build
 
 one_thread = pytest.fixture(scope="module", autouse=True)(model_batches.on_one_thread)
 record = pytest.fixture(scope="module")(loaded)

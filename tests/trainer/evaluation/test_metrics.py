@@ -9,11 +9,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-import oracles_score
 from dst.errors import ConfigError
-from trainer.caption_scores import caption_scores, caption_tokens
+from tests.support import oracles_score
 from trainer.errors import TrainError
-from trainer.score import (
+from trainer.evaluation.captions import caption_scores, caption_tokens
+from trainer.evaluation.metrics import (
     KIND_OF_ADAPTER,
     Answered,
     Kind,
@@ -25,7 +25,7 @@ from trainer.score import (
     score,
     vqa_accuracy,
 )
-from trainer.vqa_normalise import CONTRACTIONS, NUMBER_WORDS, normalise
+from trainer.evaluation.vqa import CONTRACTIONS, NUMBER_WORDS, normalise
 
 WORD = st.sampled_from(["a", "cat", "dog", "sits", "on", "red", "mats"])
 CAPTION = st.lists(WORD, min_size=4, max_size=9)

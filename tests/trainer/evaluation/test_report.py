@@ -18,17 +18,17 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image, ImageCms
 
-from small_blends import jpeg
+from tests.support.paths import PHOTOS
+from tests.support.small_blends import jpeg
+from tests.support.waiting import LIMIT_S
 from trainer.errors import TrainError
-from trainer.eval_report import PAGE_DIALOGUES, AnsweredDialogue, AnsweredRound, Picture, thumbnail, write_report
-from trainer.score import DatasetScore
-from waiting import LIMIT_S
+from trainer.evaluation.metrics import DatasetScore
+from trainer.evaluation.report import PAGE_DIALOGUES, AnsweredDialogue, AnsweredRound, Picture, thumbnail, write_report
 
 HOSTILE = (
     """<script>document.title='hacked'</script><img src=x onerror="document.title='hacked'">"""
     """</style></title></textarea>'"&amp;{{ 7*7 }}{% raise %}"""
 )
-PHOTOS = sorted((Path(__file__).parents[1] / "examples/data/coco/train2017").glob("*.jpg"))
 ROW = DatasetScore(dataset="zoo <b>", kind="vqa", num_answers=1234, metrics={"vqa_accuracy": 0.5}, notes=("1 < 2",))
 VOID = {"meta", "img", "br", "hr", "link", "input"}
 

@@ -13,25 +13,23 @@ import numpy as np
 import pytest
 
 torch = pytest.importorskip("torch")
-from trainer.torchvision_compat import declare_operators
+from trainer.compat.torchvision import declare_operators
 
 declare_operators()
 pytest.importorskip("transformers")
 pytest.importorskip("pycocoevalcap")
 
-import evaluations
-import model_batches
 import shards
-import small_blends
 from dst.errors import ConfigError
-from evaluations import FEW, dialogues, ignore
 from shards import Build
 from shards.loader import Loader
-from tiny_models import Loaded, loaded
-from trainer.chat import Chat
-from trainer.dialogues import Dialogue, DialogueImage, Round
+from tests.support import evaluations, model_batches, small_blends
+from tests.support.evaluations import FEW, dialogues, ignore
+from tests.support.tiny_models import Loaded, loaded
 from trainer.errors import TrainError
-from trainer.evaluate import (
+from trainer.evaluation.dialogues import Dialogue, DialogueImage, Round
+from trainer.evaluation.held_out import Question, answer_spans, prompt_for
+from trainer.evaluation.runner import (
     answer_held_out,
     check_build,
     held_out_loss,
@@ -39,9 +37,9 @@ from trainer.evaluate import (
     hold_dialogues,
     see_dialogues,
 )
-from trainer.generate import Generator, Sampling
-from trainer.held_out import Question, answer_spans, prompt_for
-from trainer.prompt_reader import Prompt
+from trainer.inference.cached_decoder import Prompt
+from trainer.inference.chat import Chat
+from trainer.inference.generate import Generator, Sampling
 
 one_thread = pytest.fixture(scope="module", autouse=True)(model_batches.on_one_thread)
 record = pytest.fixture(scope="module")(loaded)
@@ -185,6 +183,8 @@ def test_pictures_and_questions_that_cannot_be_used_are_told_all_at_once(tmp_pat
 def test_the_packages_that_scoring_needs_are_missed_before_anything_is_answered(
     build: Build, record: Loaded, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("trainer.evaluate.missing_packages", lambda kinds: ["missing"] if "caption" in kinds else [])
+    monkeypatch.setattr(
+        "trainer.evaluation.runner.missing_packages", lambda kinds: ["missing"] if "caption" in kinds else []
+    )
     with pytest.raises(ConfigError, match="missing"):
         held_out_questions(record, build, limit=1)

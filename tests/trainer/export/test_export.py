@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 
 pytest.importorskip("torch")
-from trainer.torchvision_compat import declare_operators
+from trainer.compat.torchvision import declare_operators
 
 declare_operators()
 transformers: Any = pytest.importorskip("transformers")
@@ -25,14 +25,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 from safetensors import SafetensorError
 
-import exports
-import model_batches
 from dst.errors import ConfigError
 from shards import ShardError
-from trainer import export as export_module
+from tests.support import exports, model_batches
 from trainer.errors import TrainError
-from trainer.export import export_model
-from trainer.weight_files import WeightFiles, write_weights
+from trainer.export import export as export_module
+from trainer.export.export import export_model
+from trainer.model_io.safetensors_files import WeightFiles, write_weights
 
 one_thread = pytest.fixture(scope="module", autouse=True)(model_batches.on_one_thread)
 build_of = pytest.fixture(scope="module")(exports.builds)

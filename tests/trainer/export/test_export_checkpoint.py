@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 pytest.importorskip("torch")
-from trainer.torchvision_compat import declare_operators
+from trainer.compat.torchvision import declare_operators
 
 declare_operators()
 pytest.importorskip("transformers")
@@ -21,14 +21,12 @@ pytest.importorskip("open_clip")
 import torch
 from click.testing import CliRunner
 
-import exports
-import model_batches
-import train_runs
 from dst.errors import ConfigError
-from exports import CLIP, OPEN_CLIP
+from tests.support import exports, model_batches, train_runs
+from tests.support.exports import CLIP, OPEN_CLIP
 from trainer.cli import cli
 from trainer.errors import TrainError
-from trainer.export import export
+from trainer.export.export import export
 
 one_thread = pytest.fixture(scope="module", autouse=True)(model_batches.on_one_thread)
 build_of = pytest.fixture(scope="module")(exports.builds)

@@ -15,20 +15,19 @@ from pathlib import Path
 import pytest
 
 torch = pytest.importorskip("torch")
-from trainer.torchvision_compat import declare_operators
+from trainer.compat.torchvision import declare_operators
 
 declare_operators()
 pytest.importorskip("transformers")
 
-import model_batches
 import shards
-import small_blends
-from talks import FEW, PHOTOS, Script, Talk
-from tiny_models import IMAGE_TOKENS, SIDE, Loaded, loaded
-from trainer.chat import COMMANDS, Chat
-from trainer.conversation import Exchange, prompt_of
-from trainer.generate import Generator, Sampling, Session
-from trainer.prompt_reader import Prompt
+from tests.support import model_batches, small_blends
+from tests.support.talks import FEW, PHOTOS, Script, Talk
+from tests.support.tiny_models import IMAGE_TOKENS, SIDE, Loaded, loaded
+from trainer.inference.cached_decoder import Prompt
+from trainer.inference.chat import COMMANDS, Chat
+from trainer.inference.conversation import Exchange, prompt_of
+from trainer.inference.generate import Generator, Sampling, Session
 
 one_thread = pytest.fixture(scope="module", autouse=True)(model_batches.on_one_thread)
 record = pytest.fixture(scope="module")(loaded)

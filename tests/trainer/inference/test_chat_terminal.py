@@ -7,23 +7,22 @@ import select
 import signal
 import sys
 import time
-from pathlib import Path
 
 import pytest
 
-from waiting import LIMIT_S
+from tests.support.paths import ROOT
+from tests.support.waiting import LIMIT_S
 
 pytest.importorskip("torch")
 pytest.importorskip("transformers")
 
-TESTS = Path(__file__).parent
 PROGRAM = """
 import itertools, signal, sys, time
 import torch
 torch.set_num_threads(1)
-from tiny_models import loaded
-from trainer.chat import Chat
-from trainer.generate import Sampling
+from tests.support.tiny_models import loaded
+from trainer.inference.chat import Chat
+from trainer.inference.generate import Sampling
 record = loaded()
 steps = itertools.count()
 
@@ -45,7 +44,7 @@ print("left", file=sys.stderr)
 def test_in_a_terminal_ctrl_c_stops_the_answer_and_ctrl_d_the_program() -> None:
     import pty
 
-    environment = {**os.environ, "PYTHONPATH": os.pathsep.join([str(TESTS), str(TESTS.parent)])}
+    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
     child, terminal = pty.fork()
     if child == 0:
         signal.signal(signal.SIGINT, signal.SIG_DFL)  # what runs in the background may ignore it

@@ -13,22 +13,21 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 torch = pytest.importorskip("torch")
-from trainer.torchvision_compat import declare_operators
+from trainer.compat.torchvision import declare_operators
 
 declare_operators()
 pytest.importorskip("transformers")
 
-import model_batches
 import shards
-import small_blends
 from dst.tokenizer import TextTokenizer
+from shards.images.pixels import Geometry
 from shards.loader import Loader
-from shards.pixels import Geometry
-from talks import FEW, PHOTOS, Script, Talk, learnt
-from tiny_models import IMAGE_TOKENS, SIDE, Fed, Loaded, loaded
-from trainer.conversation import MAX_BYTES, Exchange, TextStream, answer_text, look, prompt_of
+from tests.support import model_batches, small_blends
+from tests.support.talks import FEW, PHOTOS, Script, Talk, learnt
+from tests.support.tiny_models import IMAGE_TOKENS, SIDE, Fed, Loaded, loaded
 from trainer.errors import TrainError
-from trainer.generate import Generator, Sampling
+from trainer.inference.conversation import MAX_BYTES, Exchange, TextStream, answer_text, look, prompt_of
+from trainer.inference.generate import Generator, Sampling
 
 one_thread = pytest.fixture(scope="module", autouse=True)(model_batches.on_one_thread)
 record = pytest.fixture(scope="module")(loaded)

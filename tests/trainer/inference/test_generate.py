@@ -13,17 +13,17 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 torch = pytest.importorskip("torch")
-from trainer.torchvision_compat import declare_operators
+from trainer.compat.torchvision import declare_operators
 
 declare_operators()
 pytest.importorskip("transformers")
 
 import dst
-import model_batches
-from tiny_models import PRESETS, Attention, Fed, Loaded, loaded, prompt
+from tests.support import model_batches
+from tests.support.tiny_models import PRESETS, Attention, Fed, Loaded, loaded, prompt
 from trainer.errors import TrainError
-from trainer.generate import Generator, Sampling, Session, TooLongError, position_limit
-from trainer.prompt_reader import Prompt
+from trainer.inference.cached_decoder import Prompt
+from trainer.inference.generate import Generator, Sampling, Session, TooLongError, position_limit
 
 ATTENTIONS: tuple[Attention, ...] = ("causal", "mmca")
 IMAGE = -1

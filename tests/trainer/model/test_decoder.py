@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 pytest.importorskip("torch")
-from trainer.torchvision_compat import declare_operators
+from trainer.compat.torchvision import declare_operators
 
 declare_operators()
 pytest.importorskip("transformers")
@@ -21,8 +21,8 @@ from safetensors.torch import load_file, save_file
 from transformers import AutoModelForCausalLM
 
 from dst.errors import ConfigError
-from trainer.decoder import PRESETS, build_decoder, decoder_sizes, finish_logits, max_positions
-from trainer.model_config import DecoderConfig
+from trainer.config.model import DecoderConfig
+from trainer.model.decoder import PRESETS, build_decoder, decoder_sizes, finish_logits, max_positions
 
 SIZES: dict[str, Any] = {
     "hidden_size": 16,

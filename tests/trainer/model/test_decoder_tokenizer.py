@@ -9,12 +9,11 @@ from pathlib import Path
 import pytest
 
 import dst
-import text_tokenizers
-import train_runs
 from dst.errors import ConfigError
-from trainer.decoder_tokenizer import check_tokenizer
-from trainer.model_config import DecoderConfig
-from trainer.prepare import prepare
+from tests.support import text_tokenizers, train_runs
+from trainer.config.model import DecoderConfig
+from trainer.model.decoder_tokenizer import check_tokenizer
+from trainer.training.preflight import prepare
 
 
 @pytest.fixture

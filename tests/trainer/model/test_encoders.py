@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 
 pytest.importorskip("torch")
-from trainer.torchvision_compat import declare_operators
+from trainer.compat.torchvision import declare_operators
 
 declare_operators()
 pytest.importorskip("transformers")
@@ -33,9 +33,9 @@ from transformers import (
 )
 
 from dst.errors import ConfigError
-from trainer.default_config import default_yaml
-from trainer.encoders import ENCODERS, Encoder, build_encoder
-from trainer.model_config import EncoderConfig
+from trainer.config.defaults import default_yaml
+from trainer.config.model import EncoderConfig
+from trainer.model.encoders.registry import ENCODERS, Encoder, build_encoder
 
 SIDE = 28
 VISION: dict[str, Any] = {

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 pytest.importorskip("torch")
-from trainer.torchvision_compat import declare_operators
+from trainer.compat.torchvision import declare_operators
 
 declare_operators()
 pytest.importorskip("transformers")
@@ -21,12 +21,12 @@ import torch
 from rich.console import Console
 from torch import nn
 
-import model_batches
 from dst.errors import ConfigError
-from trainer.lora import add_adapters, find_targets, merge_lora
-from trainer.model import VisionChatModel
-from trainer.model_config import DecoderConfig, EncoderConfig, LoraConfig, TrainedParts
-from trainer.parameters import by_component, choose_trained, component_rows, parameter_groups, print_parameters
+from tests.support import model_batches
+from trainer.config.model import DecoderConfig, EncoderConfig, LoraConfig, TrainedParts
+from trainer.model.lora import add_adapters, find_targets, merge_lora
+from trainer.model.param_groups import by_component, choose_trained, component_rows, parameter_groups, print_parameters
+from trainer.model.vision_chat import VisionChatModel
 
 one_thread = pytest.fixture(scope="module", autouse=True)(model_batches.on_one_thread)
 FROZEN = TrainedParts(projector=None)

@@ -9,8 +9,8 @@ pytest.importorskip("torch")
 import torch
 
 from dst.errors import ConfigError
-from trainer.model_config import ProjectorConfig
-from trainer.projectors import PROJECTORS, Linear, Projector, build_projector
+from trainer.config.model import ProjectorConfig
+from trainer.model.projectors import PROJECTORS, Linear, Projector, build_projector
 
 KINDS = sorted(PROJECTORS)
 

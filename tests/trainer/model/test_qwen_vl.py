@@ -12,6 +12,8 @@ from typing import Any
 
 import pytest
 
+from tests.support.paths import ROOT
+
 pytest.importorskip("torch")
 pytest.importorskip("transformers")
 
@@ -20,11 +22,11 @@ from safetensors.torch import load_file, save_file
 from torch.nn import functional
 
 from dst.errors import ConfigError
-from trainer.encoders import build_encoder
-from trainer.model_config import EncoderConfig
-from trainer.qwen_vl import QwenVisual, QwenVlSizes, at_grid, sine_table
+from trainer.config.model import EncoderConfig
+from trainer.model.encoders.qwen_vl import QwenVisual, QwenVlSizes, at_grid, sine_table
+from trainer.model.encoders.registry import build_encoder
 
-SCRIPT = Path(__file__).parents[1] / "tools" / "extract_qwen_vl.py"
+SCRIPT = ROOT / "tools" / "extract_qwen_vl.py"
 TOOL = runpy.run_path(str(SCRIPT))
 PREFIX, ExtractError, extract = TOOL["PREFIX"], TOOL["ExtractError"], TOOL["extract"]
 VISUAL: dict[str, Any] = {

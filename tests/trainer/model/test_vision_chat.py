@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 pytest.importorskip("torch")
-from trainer.torchvision_compat import declare_operators
+from trainer.compat.torchvision import declare_operators
 
 declare_operators()
 pytest.importorskip("transformers")
@@ -19,18 +19,18 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-import model_batches
 from dst.errors import ConfigError
-from model_batches import CONFIG, ENCODER, IMAGE, IMAGE_TOKENS, PICTURE, SAMPLES, SIDE, layout, pictures
-from shards.batch import normalize
-from trainer import model as model_module
-from trainer.decoder import PRESETS
-from trainer.errors import TrainError
-from trainer.model import VisionChatModel, build_model, check_model, portable_config
-from trainer.model_config import (
+from shards.loader import normalize
+from tests.support import model_batches
+from tests.support.model_batches import CONFIG, ENCODER, IMAGE, IMAGE_TOKENS, PICTURE, SAMPLES, SIDE, layout, pictures
+from trainer.config.model import (
     DecoderConfig,
     ProjectorConfig,
 )
+from trainer.errors import TrainError
+from trainer.model import vision_chat as model_module
+from trainer.model.decoder import PRESETS
+from trainer.model.vision_chat import VisionChatModel, build_model, check_model, portable_config
 
 one_thread = pytest.fixture(scope="module", autouse=True)(model_batches.on_one_thread)
 

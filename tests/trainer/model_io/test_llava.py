@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 pytest.importorskip("torch")
-from trainer.torchvision_compat import declare_operators
+from trainer.compat.torchvision import declare_operators
 
 declare_operators()
 transformers: Any = pytest.importorskip("transformers")
@@ -20,16 +20,15 @@ pytest.importorskip("open_clip")
 
 import torch
 
-import exports
-import model_batches
 import trainer
-from exports import CLIP, OPEN_CLIP, SIDE, SIGLIP
-from shards.batch import normalize
-from trainer.conversation import Exchange, Seen, messages_of, prompt_of
-from trainer.decoder import PRESETS
-from trainer.export import export_model
-from trainer.export_llava import refusals
-from trainer.generate import Generator, Sampling
+from shards.loader import normalize
+from tests.support import exports, model_batches
+from tests.support.exports import CLIP, OPEN_CLIP, SIDE, SIGLIP
+from trainer.export.export import export_model
+from trainer.inference.conversation import Exchange, Seen, messages_of, prompt_of
+from trainer.inference.generate import Generator, Sampling
+from trainer.model.decoder import PRESETS
+from trainer.model_io.llava import refusals
 
 one_thread = pytest.fixture(scope="module", autouse=True)(model_batches.on_one_thread)
 build_of = pytest.fixture(scope="module")(exports.builds)

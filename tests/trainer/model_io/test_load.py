@@ -15,8 +15,10 @@ from typing import Any
 
 import pytest
 
+from tests.support.paths import ROOT
+
 pytest.importorskip("torch")
-from trainer.torchvision_compat import declare_operators
+from trainer.compat.torchvision import declare_operators
 
 declare_operators()
 pytest.importorskip("transformers")
@@ -25,18 +27,17 @@ pytest.importorskip("open_clip")
 
 import torch
 
-import exports
-import model_batches
 import trainer
 from dst.errors import ConfigError
-from exports import CLIP, OPEN_CLIP, SIDE, SIGLIP
 from shards import Build
-from shards.pixels import Geometry
-from trainer.decoder import PRESETS
+from shards.images.pixels import Geometry
+from tests.support import exports, model_batches
+from tests.support.exports import CLIP, OPEN_CLIP, SIDE, SIGLIP
 from trainer.errors import TrainError
-from trainer.export import export, export_model
-from trainer.exported import Loaded
-from trainer.model import VisionChatModel
+from trainer.export.export import export, export_model
+from trainer.model.decoder import PRESETS
+from trainer.model.vision_chat import VisionChatModel
+from trainer.model_io.load import Loaded
 
 one_thread = pytest.fixture(scope="module", autouse=True)(model_batches.on_one_thread)
 
@@ -304,7 +305,7 @@ def test_weights_of_another_shape_are_refused(copy: Path) -> None:
 
 def test_importing_the_package_loads_no_torch() -> None:
     code = "import sys, trainer; trainer.load; print(*sys.modules)"
-    root = Path(__file__).parents[1]
+    root = ROOT
     done = subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True, cwd=root)
     assert not {"torch", "transformers", "deepspeed", "peft"} & set(done.stdout.split())
 

@@ -13,15 +13,15 @@ import pytest
 import torch
 
 import shards
-import train_runs
-from oracles_training import plain_losses
 from shards.loader import Loader
-from train_runs import config_file, journal, losses, train
-from trainer.config import ScheduleConfig
-from trainer.deepspeed_compat import optimizer_step
-from trainer.loop import evaluate, learning_rate_factor
-from trainer.ranks import Ranks
-from trainer.stopping import Stopped
+from tests.support import train_runs
+from tests.support.oracles_training import plain_losses
+from tests.support.train_runs import config_file, journal, losses, train
+from trainer.compat.deepspeed import optimizer_step
+from trainer.config.run import ScheduleConfig
+from trainer.distributed.ranks import Ranks
+from trainer.distributed.stop_signal import Stopped
+from trainer.training.loop import evaluate, learning_rate_factor
 
 
 @pytest.fixture(scope="module")

@@ -11,9 +11,9 @@ from pathlib import Path
 import pytest
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator  # type: ignore[import-untyped]
 
-from trainer import metrics
-from trainer.metrics import Journal, Record, Window, Work, peak_flops, read_journal, record
-from trainer.terminal import Terminal
+from trainer.training import metrics
+from trainer.training.metrics import Journal, Record, Window, Work, peak_flops, read_journal, record
+from trainer.training.progress import Terminal
 
 WORK = Work(
     encoder=1000,
@@ -45,7 +45,7 @@ def told(folder: Path, *steps: int, after_step: int = 0, tensorboard: bool = Fal
 @pytest.fixture
 def clock(monkeypatch: pytest.MonkeyPatch) -> Callable[[float], None]:
     now = [100.0]
-    monkeypatch.setattr("trainer.metrics.time.perf_counter", lambda: now[0])
+    monkeypatch.setattr("trainer.training.metrics.time.perf_counter", lambda: now[0])
 
     def set_time(seconds: float) -> None:
         now[0] = 100.0 + seconds

@@ -16,11 +16,11 @@ import pytest
 import torch
 from torch.distributed import TCPStore  # type: ignore[attr-defined]
 
-import train_runs
 from dst.errors import ConfigError
-from train_runs import config_file, folders, journal, losses, start, train
-from trainer.checkpoint import find_together
-from trainer.ranks import Ranks, check_devices, reserved_port
+from tests.support import train_runs
+from tests.support.train_runs import config_file, folders, journal, losses, start, train
+from trainer.checkpoint.reader import find_together
+from trainer.distributed.ranks import Ranks, check_devices, reserved_port
 
 STEPS = 9
 

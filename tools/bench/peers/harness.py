@@ -1,8 +1,8 @@
-"""What every runner of tools/bench_loader.py shares: its task, padded batches, and the clock.
+"""What every runner of tools/bench/loader.py shares: its task, padded batches, and the clock.
 
 A runner is one library's way to read the samples, run in that library's own environment:
 
-    python tools/bench_peers/by_webdataset.py '{"data": "...", "mode": "full", "workers": 0, ...}'
+    python tools/bench/peers/by_webdataset.py '{"data": "...", "mode": "full", "workers": 0, ...}'
 
 Its last line is JSON: samples and seconds, between a tenth and nine tenths of an epoch, where buffers neither fill nor
 drain; first_batch_s, from after the imports; and if the task asks for memory, memory_mb (a worker's own) and rss_mb

@@ -6,14 +6,13 @@ import json
 import sys
 from pathlib import Path
 
-sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
+sys.path.insert(0, str(Path(__file__).resolve().parents[3]))
 
 import torch
 
 import shards
 from harness import Task, measure
-from shards.batch import Batch
-from shards.loader import Loader
+from shards.loader import Batch, Loader
 
 
 def main() -> None:

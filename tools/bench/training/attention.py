@@ -22,13 +22,13 @@ from typing import Any, NamedTuple
 import torch
 from torch.nn import functional
 
-from trainer.torchvision_compat import declare_operators
+from trainer.compat.torchvision import declare_operators
 
 declare_operators()
 
-from bench_train_parts.goals import Goal
-from trainer.mmca import mmca_attention
-from trainer.mmca_layout import MmcaLayout, build_layout
+from tools.bench.training.goals import Goal
+from trainer.attention.layout import MmcaLayout, build_layout
+from trainer.attention.mmca import mmca_attention
 
 WIDTH = 64
 IMAGE = 576

@@ -15,11 +15,11 @@ from typing import Any
 import yaml
 
 import shards
-from bench_data import ROOT
-from bench_train_parts.goals import Goal
 from shards import Build
 from shards.loader import Loader
-from shards.rows import WINDOW
+from shards.sampling.packed_sequences import WINDOW
+from tools.bench.data import ROOT
+from tools.bench.training.goals import Goal
 
 LENGTHS = (2048, 4096, 8192)
 BATCHES = (4, 16, 64)

@@ -19,10 +19,10 @@ from typing import Any
 import torch
 import yaml
 
-from bench_data import ROOT, make_images
-from bench_train_parts.goals import Goal
-from bench_train_parts.packing import compiled
-from trainer.metrics import read_journal
+from tools.bench.data import ROOT, make_images
+from tools.bench.training.goals import Goal
+from tools.bench.training.packing import compiled
+from trainer.training.metrics import read_journal
 
 SAMPLES = 512
 ANSWER_WORDS = 24  # with the question and the template about 190 tokens of the example tokenizer

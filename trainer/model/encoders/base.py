@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from torch import nn
 
 from dst.errors import ConfigError
-from trainer.model_config import EncoderConfig
+from trainer.config.model import EncoderConfig
 
 CLIP_MEAN, CLIP_STD = (0.48145466, 0.4578275, 0.40821073), (0.26862954, 0.26130258, 0.27577711)
 LLAVA_LAYER = -2

@@ -16,9 +16,9 @@ import torch
 from torch import nn
 
 from dst.errors import ConfigError
-from trainer.model_config import EncoderConfig
-from trainer.tower import CLIP_MEAN, CLIP_STD, Tower, layers_read, one_side, require_cls
-from trainer.transformers_compat import checkpoint_activations, image_processor_settings, load_pretrained
+from trainer.compat.transformers import checkpoint_activations, image_processor_settings, load_pretrained
+from trainer.config.model import EncoderConfig
+from trainer.model.encoders.base import CLIP_MEAN, CLIP_STD, Tower, layers_read, one_side, require_cls
 
 _HALF = (0.5, 0.5, 0.5)
 

@@ -17,11 +17,11 @@ from typing import Any
 import torch
 from torch import nn
 
+from dst.common.suggest import nearest
 from dst.errors import ConfigError
-from dst.template import nearest
-from trainer.model_config import EncoderConfig
-from trainer.open_clip_compat import description, quiet
-from trainer.tower import CLIP_MEAN, CLIP_STD, Tower, layers_read, one_side, require_cls
+from trainer.compat.open_clip import description, quiet
+from trainer.config.model import EncoderConfig
+from trainer.model.encoders.base import CLIP_MEAN, CLIP_STD, Tower, layers_read, one_side, require_cls
 
 Normalisation = tuple[tuple[float, ...], tuple[float, ...]]
 

@@ -23,10 +23,10 @@ from torch import nn
 from torch.nn import functional
 from torch.utils.checkpoint import checkpoint
 
+from dst.common.config import build
 from dst.errors import ConfigError
-from dst.strict import build
-from trainer.model_config import EncoderConfig
-from trainer.tower import CLIP_MEAN, CLIP_STD, Tower
+from trainer.config.model import EncoderConfig
+from trainer.model.encoders.base import CLIP_MEAN, CLIP_STD, Tower
 
 _EPS = 1e-6
 

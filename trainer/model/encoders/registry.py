@@ -20,14 +20,14 @@ from safetensors import SafetensorError
 from torch import nn
 
 from dst.errors import ConfigError
-from trainer.hugging_face_tower import hugging_face_tower
-from trainer.model_config import EncoderConfig
-from trainer.open_clip_tower import open_clip_tower
-from trainer.qwen_vl import qwen_vl_tower
-from trainer.tiny_tower import tiny_tower
-from trainer.torchvision_compat import declare_operators
-from trainer.tower import Tower
-from trainer.transformers_compat import reason
+from trainer.compat.torchvision import declare_operators
+from trainer.compat.transformers import reason
+from trainer.config.model import EncoderConfig
+from trainer.model.encoders.base import Tower
+from trainer.model.encoders.huggingface import hugging_face_tower
+from trainer.model.encoders.open_clip import open_clip_tower
+from trainer.model.encoders.qwen_vl import qwen_vl_tower
+from trainer.model.encoders.tiny import tiny_tower
 
 
 class Encoder(nn.Module):

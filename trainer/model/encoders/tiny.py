@@ -11,11 +11,11 @@ import torch
 from torch import nn
 from torch.utils.checkpoint import checkpoint
 
+from dst.common.config import build
 from dst.errors import ConfigError
-from dst.strict import build
-from trainer.blocks import Block
-from trainer.model_config import EncoderConfig
-from trainer.tower import CLIP_MEAN, CLIP_STD, Tower, layers_read
+from trainer.config.model import EncoderConfig
+from trainer.model.encoders.base import CLIP_MEAN, CLIP_STD, Tower, layers_read
+from trainer.model.encoders.transformer_block import Block
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -1,0 +1,1 @@
+"""What both programs share: configuration files, command lines, progress, text for terminals, version checks."""

@@ -1,0 +1,1 @@
+"""Adapters: each reads a dataset's original layout and yields conversations or rejects."""

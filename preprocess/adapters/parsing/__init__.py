@@ -1,0 +1,1 @@
+"""What adapters share: reading records, checking fields, turns, identities and splits."""

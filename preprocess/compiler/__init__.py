@@ -1,0 +1,1 @@
+"""From records to shards: ingest, plan, run tasks on an engine, commit the build."""

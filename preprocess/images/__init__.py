@@ -1,0 +1,1 @@
+"""A dataset's images: the stores that hold them, the indexes of archives, checks and resizing."""

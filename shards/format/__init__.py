@@ -1,0 +1,1 @@
+"""The bytes on disk, as FORMAT.md says: samples in tars, their indexes, and the manifest that pins them."""

@@ -1,0 +1,1 @@
+"""From stored image bytes to the pixels that the encoder sees."""

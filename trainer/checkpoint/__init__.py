@@ -1,0 +1,1 @@
+"""Checkpoints of a run, and starting a run from an earlier one."""

@@ -1,0 +1,1 @@
+"""train.yaml: its dataclasses, their checks and the commented default file."""

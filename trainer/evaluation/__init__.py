@@ -1,0 +1,1 @@
+"""Measuring a model: held-out samples and dialogues, scores, the report."""

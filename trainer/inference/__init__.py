@@ -1,0 +1,1 @@
+"""Generating answers: prompts, the KV cache, conversations, the terminal chat."""

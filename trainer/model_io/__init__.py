@@ -1,0 +1,1 @@
+"""Models as folders on disk: reading and writing weights, configuration and processor."""
