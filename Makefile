@@ -8,7 +8,7 @@ BIN := $(VENV)/bin
 ifndef LOCK
 LOCK := $(shell if [ "$$(uname)" = Linux ] && ! nvidia-smi -L >/dev/null 2>&1; then echo lock-cpu.txt; else echo lock-cuda.txt; fi)
 endif
-SETUP := $(PYTHON) tools/setup_venv.py
+SETUP := $(PYTHON) tools/environment/setup_venv.py
 ALL_EXTRAS := dev,eval,ray,remote,train
 
 demo: train

@@ -24,7 +24,8 @@ import yaml
 from packaging.utils import canonicalize_name
 
 from tests.support import small_blends
-from tests.support.clean_venvs import ROOT, CleanVenv, NotInstalledError, closure, direct_requirements, packages
+from tests.support.clean_venvs import CleanVenv, NotInstalledError, closure, direct_requirements, packages
+from tests.support.paths import ROOT
 
 Venvs = Callable[..., CleanVenv]
 

@@ -18,6 +18,7 @@ from tokenizers import AddedToken, normalizers
 
 import dst
 from tests.support import text_tokenizers
+from tests.support.paths import ROOT
 
 USER = {"role": "user", "content": [{"type": "image"}, {"type": "text", "text": "What?"}]}
 
@@ -202,16 +203,14 @@ def test_importing_dst_loads_nothing_heavy() -> None:
         "import sys, dst; dst.load_template('visualchat'); "
         "print(sorted({'torch', 'transformers', 'polars', 'pyarrow', 'deepspeed', 'ray'} & set(sys.modules)))"
     )
-    got = subprocess.run(
-        [sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=text_tokenizers.ROOT
-    )
+    got = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=ROOT)
     assert got.stdout.strip() == "[]"
 
 
 def test_make_tokenizer_is_deterministic_and_loads(tmp_path: Path) -> None:
     (tmp_path / "a.json").write_text('[{"question": "What is on the table?", "answer": 3}, "A red bus."]')
     (tmp_path / "b.txt").write_text("The table is red. The bus is red too.")
-    script = text_tokenizers.ROOT / "tools" / "make_tokenizer.py"
+    script = ROOT / "tools" / "make_tokenizer.py"
     for folder in ("one", "two"):
         command = [sys.executable, *map(str, (script, tmp_path / folder, tmp_path / "a.json", tmp_path / "b.txt"))]
         subprocess.run([*command, "--vocabulary-size", "300"], check=True, capture_output=True)

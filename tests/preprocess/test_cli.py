@@ -12,7 +12,8 @@ import pytest
 import yaml
 
 from preprocess.adapters.registry import ADAPTERS
-from tests.support.small_blends import ROOT, SAMPLES, TOKENIZER, build, chat_blend, chat_record, write_images
+from tests.support.paths import ROOT
+from tests.support.small_blends import SAMPLES, TOKENIZER, build, chat_blend, chat_record, write_images
 
 
 def run(*arguments: str | Path, cwd: Path | None = None) -> subprocess.CompletedProcess[str]:

@@ -13,7 +13,7 @@ from fsspec.implementations.memory import MemoryFileSystem
 import shards
 import shards.storage.remote
 from shards import ShardError
-from shards.format.manifest import read_manifest
+from shards.format.manifest import read_manifest, write_manifest
 from shards.storage.remote import RemoteStore
 from shards.storage.store import LocalStore
 from shards.upload import check_target, plan_upload, run_upload
@@ -71,7 +71,7 @@ def test_a_tokenizer_file_that_only_the_old_build_had_goes(folder: Path, memory:
     (old / "tokenizer/merges.txt").write_bytes(b"a b\n")
     content["files"] = {**content["files"], "tokenizer/merges.txt": hashlib.sha256(b"a b\n").hexdigest()}
     del content["hash"]
-    shards.format.manifest.write_manifest(old, content)
+    write_manifest(old, content)
     publish(old, memory)
     write_at(f"{memory}/tokenizer/mine.txt", b"not ours")
     assert publish(folder, memory).stale == ("tokenizer/merges.txt",)
@@ -89,7 +89,7 @@ def test_an_interrupted_upload_never_leaves_a_manifest_that_lies(
         (other / "rejects.jsonl").write_bytes(b"")
         content["files"] = {**content["files"], "rejects.jsonl": hashlib.sha256(b"").hexdigest()}
         del content["hash"]
-        shards.format.manifest.write_manifest(other, content)
+        write_manifest(other, content)
     hashes = {shards.open(build).manifest.hash: build.name for build in (folder, other)}
     outcomes = set()
     for stop in range(20):

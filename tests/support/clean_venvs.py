@@ -28,7 +28,7 @@ from typing import Any
 from packaging.markers import Marker
 from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
-from setuptools import find_packages
+from setuptools import find_packages  # type: ignore[import-untyped]
 
 from tests.support.paths import ROOT
 from tests.support.waiting import LIMIT_S

@@ -15,11 +15,12 @@ from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 from packaging.version import Version
 
-from tests.support.clean_venvs import ROOT, closure, direct_requirements
+from tests.support.clean_venvs import closure, direct_requirements
+from tests.support.paths import ROOT
+from tools import lock
 
-sys.path.insert(0, str(ROOT / "tools"))
+sys.path.insert(0, str(ROOT / "tools" / "environment"))
 
-import lock
 import setup_venv
 
 MACHINES = [

@@ -1,4 +1,4 @@
-"""tools/setup_venv.py makes an environment once, and finishes one that was stopped at any moment.
+"""tools/environment/setup_venv.py makes an environment once, and finishes one that was stopped at any moment.
 
 The installed project is a small one, made here with its wheels, so nothing is downloaded. The script, venv and pip are
 the real ones.
@@ -27,7 +27,7 @@ import pytest
 
 from tests.support.paths import ROOT
 
-SCRIPT = ROOT / "tools/setup_venv.py"
+SCRIPT = ROOT / "tools/environment/setup_venv.py"
 sys.path.insert(0, str(SCRIPT.parent))
 
 import venv_install  # noqa: E402

@@ -26,8 +26,8 @@ from preprocess.compiler_version import COMPILER
 from preprocess.errors import ConfigError, DataError
 from preprocess.views.inspect import inspect_samples
 from shards.files import partial_path
+from tests.support.paths import ROOT
 from tests.support.small_blends import (
-    ROOT,
     TOKENIZER,
     build,
     chat_blend,

@@ -18,10 +18,10 @@ from preprocess.images.stores import (
     prepare_store,
 )
 from tests.support.image_archives import (
-    EXAMPLES,
     opened,
     reason,
 )
+from tests.support.paths import EXAMPLES
 
 SPACE = st.text(alphabet=" \t\r\n", max_size=3)
 HEX = st.sampled_from(["\\u00{:02x}", "\\u00{:02X}"])

@@ -1,4 +1,4 @@
-"""The steps of tools/setup_venv.py: make the environment, repair it, install into it, and record what it holds.
+"""The steps of setup_venv.py: make the environment, repair it, install into it, and record what it holds.
 
 An environment whose making was stopped is made again; one that pip was installing into is repaired (venv_repair.py)
 before pip continues. pip inherits the lock (venv_state.py), so a pip that outlives its killed parent is waited for.
@@ -80,7 +80,7 @@ def parse(arguments: Sequence[str] | None) -> Job:
     parser.add_argument("--venv", type=Path, required=True, help="folder of the environment")
     parser.add_argument("--lock", type=Path, required=True, help="file with the version of every package")
     parser.add_argument("--extras", default="", help="extras of pyproject.toml, separated by commas")
-    parser.add_argument("--project", type=Path, default=Path(__file__).parent.parent, help="folder of pyproject.toml")
+    parser.add_argument("--project", type=Path, default=Path(__file__).parents[2], help="folder of pyproject.toml")
     given = parser.parse_args(arguments)
     extras = tuple(sorted({extra.strip() for extra in given.extras.split(",")} - {""}))
     return Job(venv=given.venv.resolve(), lock=given.lock.resolve(), project=given.project.resolve(), extras=extras)

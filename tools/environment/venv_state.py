@@ -1,4 +1,4 @@
-"""The state of a virtual environment that tools/setup_venv.py makes, and the lock that one run at a time holds.
+"""The state of a virtual environment that setup_venv.py makes, and the lock that one run at a time holds.
 
 Both are files in the environment. The state says which step was begun; "complete" is written after everything else, so
 any other step means that a run was stopped.

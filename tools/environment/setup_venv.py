@@ -2,7 +2,7 @@
 
 A second run does nothing. A run that was stopped at any moment, with Ctrl-C or kill -9, is resumed by the next one.
 
-    python3 tools/setup_venv.py --venv .venv --lock lock-cpu.txt --extras train
+    python3 tools/environment/setup_venv.py --venv .venv --lock lock-cpu.txt --extras train
 
 This file compiles on every Python 3, so that one which is too old gets a message and not a syntax error.
 """
