@@ -237,7 +237,7 @@ def program() -> NoReturn:
     to it, and need the interpreter's lock for that; one that asks for it too late aborts the process (exit code -6),
     although the run is saved. DeepSpeed holds the process groups for good, so those threads cannot be ended before.
     """
-    code: object = None
+    code: str | int | None = None
     try:
         main()
     except SystemExit as end:
@@ -248,7 +248,8 @@ def program() -> NoReturn:
     try:
         if number and number is not code:
             click.echo(code, err=True)
-        threading._shutdown()  # as the interpreter does it: threads that are no daemons end first
+        # As the interpreter does it: threads that are not daemons end first. Neither function is declared as public.
+        threading._shutdown()  # type: ignore[attr-defined]
         atexit._run_exitfuncs()
         sys.stdout.flush()
         sys.stderr.flush()

@@ -7,6 +7,7 @@ Shapes: B batch, H heads, T tokens, D head width, N gathered rows, n those of a 
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Sequence
 from itertools import islice
 from typing import Any
@@ -37,7 +38,7 @@ class _Gather(torch.autograd.Function):
         ctx.save_for_backward(index_N)
         ctx.shape, ctx.cuts = x_BHTD.shape, cuts
         rows_NHD = rows(x_BHTD).index_select(0, index_N)
-        return tuple(piece.transpose(0, 1)[None] for lengths in cuts for piece in rows_NHD.split(list(lengths)))
+        return tuple(piece.transpose(0, 1)[None] for lengths in cuts for piece in torch.split(rows_NHD, list(lengths)))
 
     @staticmethod
     @once_differentiable
@@ -46,14 +47,16 @@ class _Gather(torch.autograd.Function):
         if some is None:
             return None, None, None
         batch, num_heads, length, width = ctx.shape
-        waiting, total_NHD = iter(gradients), None
-        for lengths in ctx.cuts:
+        waiting = iter(gradients)
+
+        def of_one_cut(lengths: Sequence[int]) -> torch.Tensor:
             pieces = [
                 some.new_zeros(count, num_heads, width) if piece is None else piece[0].transpose(0, 1)
                 for count, piece in zip(lengths, waiting, strict=False)
             ]
-            one_NHD = pieces[0] if len(pieces) == 1 else torch.cat(pieces)
-            total_NHD = one_NHD if total_NHD is None else total_NHD + one_NHD
+            return pieces[0] if len(pieces) == 1 else torch.cat(pieces)
+
+        total_NHD = functools.reduce(torch.add, map(of_one_cut, ctx.cuts))
         all_NHD = some.new_zeros(batch * length, num_heads, width).index_copy_(0, ctx.saved_tensors[0], total_NHD)
         return all_NHD.view(batch, length, num_heads, width).transpose(1, 2), None, None
 

@@ -34,7 +34,7 @@ from safetensors import SafetensorError, safe_open
 from dst.errors import ConfigError
 from trainer.checkpoint.frozen_fingerprint import other_weights
 from trainer.checkpoint.init_from import other_start
-from trainer.compat.deepspeed import MOMENTS, flats, parts, restore_loss_scale, restore_step
+from trainer.compat.deepspeed import MOMENTS, EngineState, flats, parts, restore_loss_scale, restore_step
 from trainer.distributed.ranks import Ranks
 from trainer.errors import TrainError
 
@@ -279,7 +279,7 @@ def load_weights(model: torch.nn.Module, checkpoint: Checkpoint) -> None:
             buffers[name].copy_(value)
 
 
-def load_optimizer(engine: Any, checkpoint: Checkpoint, *, ranks: Ranks) -> None:
+def load_optimizer(engine: EngineState, checkpoint: Checkpoint, *, ranks: Ranks) -> None:
     """Put fp32 weights, Adam's moments and its step count into an engine that has made no step."""
     steps = int(checkpoint.content["adam_step"])
     with torch.no_grad():
@@ -302,7 +302,7 @@ def finished(out: Path) -> dict[int, Path]:
     }
 
 
-def _differences(was: Any, now: Any, path: str) -> Iterator[tuple[str, Any, Any]]:
+def _differences(was: object, now: object, path: str) -> Iterator[tuple[str, object, object]]:
     if isinstance(was, Mapping) and isinstance(now, Mapping):
         for key in dict.fromkeys((*was, *now)):
             yield from _differences(was.get(key), now.get(key), f"{path}.{key}")

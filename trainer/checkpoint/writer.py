@@ -31,7 +31,7 @@ from trainer.checkpoint.reader import (
     folder_of,
     latest,
 )
-from trainer.compat.deepspeed import MOMENTS, flats, parts, state_of
+from trainer.compat.deepspeed import MOMENTS, EngineState, flats, parts, state_of
 from trainer.distributed.ranks import Ranks
 from trainer.errors import TrainError
 from trainer.model_io.safetensors_files import save_tensors
@@ -44,7 +44,7 @@ Pieces = dict[str, list[tuple[str, int, int]]]
 
 
 def save(
-    engine: Any,
+    engine: EngineState,
     out: Path,
     progress: Progress,
     *,
@@ -97,7 +97,7 @@ def _fresh(partial: Path) -> None:
     partial.mkdir()
 
 
-def _write_pieces(engine: Any, folder: Path, rank: int) -> Pieces:
+def _write_pieces(engine: EngineState, folder: Path, rank: int) -> Pieces:
     """This rank's files, and what is in them."""
     places: Pieces = {}
     tensors: dict[str, torch.Tensor] = {}
@@ -124,7 +124,7 @@ def _write_pieces(engine: Any, folder: Path, rank: int) -> Pieces:
 
 
 def _finish(
-    engine: Any,
+    engine: EngineState,
     partial: Path,
     folder: Path,
     progress: Progress,
@@ -164,7 +164,7 @@ def _finish(
     replace_file(folder.parent / LATEST, f"{folder.name}\n".encode())
 
 
-def _adam_step(engine: Any) -> int:
+def _adam_step(engine: EngineState) -> int:
     """Steps Adam made; fewer than the run's where fp16 skipped some."""
     for flat in flats(engine):
         step = state_of(engine, flat).get("step", 0)

@@ -22,9 +22,41 @@ import os
 import warnings
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Protocol
 
 import torch
+
+
+class EngineState(Protocol):
+    """What checkpoints and metrics read of an engine."""
+
+    @property
+    def module(self) -> torch.nn.Module:
+        """The model that is trained."""
+
+    @property
+    def optimizer(self) -> Any:
+        """ZeRO's own, of another class at each stage, of which this module alone reads anything."""
+
+    @property
+    def basic_optimizer(self) -> torch.optim.Optimizer:
+        """The optimizer that the engine was made with."""
+
+    def zero_optimization_stage(self) -> int: ...
+    def fp16_enabled(self) -> bool: ...
+
+
+class Engine(EngineState, Protocol):
+    """What the trainer uses of DeepSpeed's engine, which DeepSpeed declares no types for."""
+
+    def __call__(self, **batch: torch.Tensor) -> Any:
+        """What the model's forward returns."""
+
+    def train(self, mode: bool = ...) -> object: ...
+    def backward(self, loss: torch.Tensor) -> object: ...
+    def step(self) -> object: ...
+    def get_global_grad_norm(self) -> float: ...
+
 
 MOMENTS = ("exp_avg", "exp_avg_sq")
 _LOSS_SCALE = ("cur_scale", "cur_iter", "last_overflow_iter", "cur_hysteresis")
@@ -44,7 +76,7 @@ def quiet_deepspeed() -> Any:
     return deepspeed
 
 
-def loss_scale(engine: Any) -> dict[str, float]:
+def loss_scale(engine: EngineState) -> dict[str, float]:
     """fp16's loss scale and what it depends on; empty for other precisions."""
     scaler = getattr(engine.optimizer, "loss_scaler", None)
     if not engine.fp16_enabled():
@@ -52,7 +84,7 @@ def loss_scale(engine: Any) -> dict[str, float]:
     return {name: float(getattr(scaler, name)) for name in _LOSS_SCALE if hasattr(scaler, name)}
 
 
-def restore_loss_scale(engine: Any, saved: Mapping[str, float]) -> None:
+def restore_loss_scale(engine: EngineState, saved: Mapping[str, float]) -> None:
     """Put back what `loss_scale` returned."""
     scaler = getattr(engine.optimizer, "loss_scaler", None)
     for name, value in saved.items():
@@ -60,7 +92,7 @@ def restore_loss_scale(engine: Any, saved: Mapping[str, float]) -> None:
             setattr(scaler, name, type(getattr(scaler, name))(value))
 
 
-def optimizer_step(engine: Any) -> float:
+def optimizer_step(engine: Engine) -> float:
     """Let the optimizer step; returns the gradient's norm before clipping.
 
     Raises OverflowError on all ranks if fp16 overflowed again and again, until its loss scale could not be lowered.
@@ -103,7 +135,7 @@ class Part:
         return state.detach().reshape(-1).narrow(0, self.offset, self.count)
 
 
-def parts(engine: Any, *, rank: int) -> Iterator[Part]:
+def parts(engine: EngineState, *, rank: int) -> Iterator[Part]:
     """This rank's parts, parameters in the model's order."""
     names = {parameter: name for name, parameter in engine.module.named_parameters() if parameter.requires_grad}
     stage = engine.zero_optimization_stage()
@@ -123,13 +155,13 @@ def parts(engine: Any, *, rank: int) -> Iterator[Part]:
             )
 
 
-def state_of(engine: Any, flat: torch.Tensor) -> dict[str, Any]:
+def state_of(engine: EngineState, flat: torch.Tensor) -> dict[str, Any]:
     """Adam's state for a flat tensor: `step`, `exp_avg`, `exp_avg_sq`; empty before the first step."""
     state: dict[str, Any] = engine.basic_optimizer.state[flat]
     return state
 
 
-def flats(engine: Any) -> list[torch.Tensor]:
+def flats(engine: EngineState) -> list[torch.Tensor]:
     """The tensors that this rank's optimizer steps."""
     stage = engine.zero_optimization_stage()
     if stage == 3:
@@ -145,7 +177,7 @@ def _flat_groups(optimizer: Any) -> list[torch.Tensor]:
     return list(optimizer.single_partition_of_fp32_groups if own is None else own)
 
 
-def _stages_1_2(optimizer: Any, names: Mapping[torch.Tensor, str]) -> Iterator[Part]:
+def _stages_1_2(optimizer: Any, names: Mapping[torch.nn.Parameter, str]) -> Iterator[Part]:
     groups = _flat_groups(optimizer)
     for parameter, name in names.items():
         mapping = parameter._hp_mapping  # type: ignore[attr-defined]
@@ -161,7 +193,7 @@ def _stages_1_2(optimizer: Any, names: Mapping[torch.Tensor, str]) -> Iterator[P
         )
 
 
-def _stage_3(optimizer: Any, names: Mapping[torch.Tensor, str]) -> Iterator[Part]:
+def _stage_3(optimizer: Any, names: Mapping[torch.nn.Parameter, str]) -> Iterator[Part]:
     """Every rank holds as many elements of every parameter; the last one's are padded."""
     import torch.distributed as dist
 
@@ -182,7 +214,7 @@ def _stage_3(optimizer: Any, names: Mapping[torch.Tensor, str]) -> Iterator[Part
         )
 
 
-def restore_step(engine: Any, flat: torch.Tensor, step: int) -> dict[str, torch.Tensor]:
+def restore_step(engine: EngineState, flat: torch.Tensor, step: int) -> dict[str, torch.Tensor]:
     """Give a flat tensor the optimizer state of `step` steps, its moments zero; returns the moments, to be filled."""
     optimizer = engine.basic_optimizer
     state = state_of(engine, flat)

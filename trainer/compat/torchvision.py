@@ -29,11 +29,11 @@ def declare_operators() -> torch.library.Library | None:
         return None
     for library in sorted(Path(spec.origin).parent.glob("_C*.so")):
         try:
-            torch.ops.load_library(library)
+            torch.ops.load_library(library)  # type: ignore[no-untyped-call]  # torch declares no types here
         except OSError:
             continue
         return None
-    declared = torch.library.Library("torchvision", "FRAGMENT")
+    declared = torch.library.Library("torchvision", "FRAGMENT")  # type: ignore[no-untyped-call]  # as above
     for schema in _SCHEMAS:
-        declared.define(schema)
+        declared.define(schema)  # type: ignore[no-untyped-call]  # as above
     return declared

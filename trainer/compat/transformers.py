@@ -15,6 +15,7 @@ Nothing here imports transformers before it is called.
 from __future__ import annotations
 
 import inspect
+import logging
 from collections.abc import Callable, Collection, Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -26,7 +27,7 @@ Function = Callable[..., Any]
 
 def cache_argument() -> str:
     """What `forward` and `generate` call the KV cache in the installed release."""
-    from transformers.generation import GenerationMixin
+    from transformers import GenerationMixin
 
     named = inspect.signature(GenerationMixin.prepare_inputs_for_generation).parameters
     return "cache" if "cache" in named else "past_key_values"
@@ -44,7 +45,7 @@ def crop_cache(cache: Any, tokens: int) -> bool:
 
     A layer with a sliding window has already dropped what came before.
     """
-    kept = cache.get_seq_length() - tokens
+    kept: int = cache.get_seq_length() - tokens
     try:
         cache.crop(-tokens)
     except (NotImplementedError, RuntimeError, ValueError):
@@ -99,6 +100,11 @@ def load_pretrained(auto: Any, name: str, *, unread: Collection[str] = (), **opt
     return model
 
 
+def new_model(auto: Any, hf_config: Any, **options: Any) -> Any:
+    """`auto.from_config`: a model of this configuration with random weights."""
+    return auto.from_config(hf_config, **options)
+
+
 def reason(error: Exception) -> str:
     """Why a library could not build a model, on one line."""
     text = str(error)
@@ -125,8 +131,8 @@ def base_model_class(config: Any) -> type | None:
     """The class that AutoModel, and so LLaVA, builds for a configuration."""
     from transformers import MODEL_MAPPING
 
-    found: type | None = MODEL_MAPPING.get(type(config), None)
-    return found
+    model_class: Any = MODEL_MAPPING.get(type(config), None)
+    return model_class if isinstance(model_class, type) else None
 
 
 def image_processor_settings(name: str) -> dict[str, Any]:
@@ -142,7 +148,7 @@ def image_processor_settings(name: str) -> dict[str, Any]:
 
 def hub_file(name: str, file: str) -> str | None:
     """The path of one file of a folder or a hub id. Raises what transformers raises if it cannot be had."""
-    from transformers.utils import cached_file
+    from transformers.utils.hub import cached_file
 
     path: str | None = cached_file(name, file)
     return path
@@ -155,14 +161,14 @@ def bare(name: str) -> str:
 
 @contextmanager
 def _quiet() -> Iterator[None]:
-    from transformers.utils import logging
+    from transformers.utils import logging as transformers_logging
 
-    verbosity = logging.get_verbosity()
-    logging.set_verbosity_error()
+    verbosity = transformers_logging.get_verbosity()
+    transformers_logging.set_verbosity(logging.ERROR)
     try:
         yield
     finally:
-        logging.set_verbosity(verbosity)
+        transformers_logging.set_verbosity(verbosity)
 
 
 def _with(argument: str, signature: inspect.Signature) -> inspect.Signature:

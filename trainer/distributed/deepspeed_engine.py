@@ -16,7 +16,7 @@ from typing import Any
 import torch
 
 from dst.errors import ConfigError
-from trainer.compat.deepspeed import quiet_deepspeed
+from trainer.compat.deepspeed import Engine, quiet_deepspeed
 from trainer.config.run import TrainConfig, accumulation
 from trainer.distributed.ranks import Ranks, alone, check_devices, world_size_of
 
@@ -117,10 +117,13 @@ def make_optimizer(config: TrainConfig, groups: Sequence[dict[str, Any]]) -> tor
     return torch.optim.AdamW(groups, betas=betas, eps=eps, fused=config.optimizer.kind == "fused" or None)
 
 
-def initialize(model: torch.nn.Module, optimizer: torch.optim.Optimizer, config: TrainConfig, world_size: int) -> Any:
+def initialize(
+    model: torch.nn.Module, optimizer: torch.optim.Optimizer, config: TrainConfig, world_size: int
+) -> Engine:
     """DeepSpeed's engine around a model; the model is cast, moved and shared out."""
     import deepspeed
 
+    engine: Engine
     engine, *_ = deepspeed.initialize(
         model=model, optimizer=optimizer, config=deepspeed_config(config, world_size), dist_init_required=False
     )

@@ -12,9 +12,11 @@ import sys
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any
+from typing import TypeVar
 
 import torch
+
+Value = TypeVar("Value")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -38,13 +40,13 @@ class Ranks:
         torch.distributed.all_reduce(together)
         return [float(value) for value in together.tolist()]
 
-    def gather(self, value: Any) -> list[Any]:
+    def gather(self, value: Value) -> list[Value]:
         """Every rank's value, on every rank. Values are pickled: they come from this run's own processes."""
         if self.world_size == 1:
             return [value]
-        found: list[Any] = [None] * self.world_size
-        torch.distributed.all_gather_object(found, value)
-        return found
+        values = [value] * self.world_size
+        torch.distributed.all_gather_object(values, value)
+        return values
 
 
 def world_size_of(environment: Mapping[str, str]) -> int | None:

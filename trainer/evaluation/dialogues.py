@@ -103,7 +103,7 @@ class _Reader:
     prefix: tuple[str, ...]
     problems: list[str]
 
-    def rounds(self, name: str, rounds: Any) -> Iterator[Round]:
+    def rounds(self, name: str, rounds: object) -> Iterator[Round]:
         if not name.strip() or not _is_text(name):
             self.problems.append(f"dialogue {name!r}: its id is no text with words; wanted a name")
         if type(rounds) is not list or not rounds:
@@ -114,7 +114,7 @@ class _Reader:
             if found:
                 yield found
 
-    def _round(self, where: str, item: Any) -> Round | None:
+    def _round(self, where: str, item: object) -> Round | None:
         if type(item) is not list or not 1 <= len(item) <= 2:
             self.problems.append(f"{where}: got {_show(item)}; wanted [question] or [question, pictures]")
             return None
@@ -227,6 +227,6 @@ def _is_text(value: str) -> bool:
     return not any("\ud800" <= letter <= "\udfff" for letter in value)
 
 
-def _show(value: Any) -> str:
+def _show(value: object) -> str:
     text = ascii(value)
     return text if len(text) <= 60 else f"{text[:57]}..."

@@ -34,12 +34,12 @@ from trainer.inference.generate import answer_controls
 from trainer.model.vision_chat import VisionChatModel, portable_config
 from trainer.model_io.llava import (
     as_llava,
+    hf_config_dict,
     llava_config,
     llava_expansion,
     llava_tensors,
     own_tensors,
     refusals,
-    sizes_of,
     without_origin,
 )
 from trainer.model_io.load import DTYPES
@@ -265,7 +265,9 @@ def _generation_config(folder: Path, content: Mapping[str, Any]) -> dict[str, An
 def _model_tree(config: TrainConfig, model: VisionChatModel) -> dict[str, Any]:
     """The architecture, without where weights came from, and with a kernel that every machine has."""
     portable = portable_config(config.model, model)
-    decoder = replace(portable.decoder, kernel=config.model.decoder.kernel_anywhere, config=sizes_of(model.decoder))
+    decoder = replace(
+        portable.decoder, kernel=config.model.decoder.kernel_anywhere, config=hf_config_dict(model.decoder)
+    )
     encoder = replace(portable.encoder, config=without_origin(portable.encoder.config))
     return to_tree(replace(portable, encoder=encoder, decoder=decoder))
 

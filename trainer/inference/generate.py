@@ -208,10 +208,9 @@ class Session:
 
 def position_limit(model: VisionChatModel) -> int | None:
     """The most positions that the model can read; None if nothing sets a limit."""
-    sizes = model.decoder.config
-    limits = [max_positions(sizes)]
+    limits = [max_positions(model.decoder.config)]
     if model.attention == "mmca":
-        limits.append(attention_window(sizes))  # MMCA defines no windows
+        limits.append(attention_window(model.decoder.config))  # MMCA defines no windows
     return min((limit for limit in limits if limit), default=None)
 
 

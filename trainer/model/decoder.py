@@ -21,8 +21,9 @@ from trainer.attention import mmca
 from trainer.attention.generate import enable_generation
 from trainer.attention.layout import build_layout
 from trainer.compat.torchvision import declare_operators
-from trainer.compat.transformers import load_pretrained, reason, register_attention
+from trainer.compat.transformers import load_pretrained, new_model, reason, register_attention
 from trainer.config.model import DecoderConfig
+from trainer.model.decoder_protocol import Decoder, HfConfig
 
 _TINY = {
     "hidden_size": 64,
@@ -44,40 +45,41 @@ PRESETS: dict[str, dict[str, Any]] = {
 }
 
 
-def decoder_sizes(config: DecoderConfig, tokenizer_size: int) -> Any:
-    """transformers' configuration of the decoder. Raises ConfigError if there is none to be found."""
+def load_hf_config(config: DecoderConfig, tokenizer_size: int) -> HfConfig:
+    """transformers' configuration of the decoder. Raises ConfigError if it cannot be read or is not a decoder's."""
     declare_operators()
     from transformers import AutoConfig
 
+    hf_config: HfConfig
     try:
         if config.name is not None:
-            sizes = AutoConfig.from_pretrained(config.name, trust_remote_code=False)
+            hf_config = AutoConfig.from_pretrained(config.name, trust_remote_code=False)
         else:
             given = dict(_preset(config.preset) if config.preset is not None else config.config)
-            sizes = AutoConfig.for_model(given.pop("model_type"), **{"vocab_size": tokenizer_size, **given})
+            hf_config = AutoConfig.for_model(given.pop("model_type"), **{"vocab_size": tokenizer_size, **given})
     except (OSError, TypeError, ValueError) as error:
         raise ConfigError([f"model.decoder: {_what(config)} cannot be read: {reason(error)}"]) from error
-    text = sizes.get_text_config(decoder=True)
-    if text is not sizes:
+    text = hf_config.get_text_config(decoder=True)
+    if text is not hf_config:
         raise ConfigError(
             [
-                f"model.decoder: {_what(config)} is a {sizes.model_type}, of which a decoder of text "
+                f"model.decoder: {_what(config)} is a {hf_config.model_type}, of which a decoder of text "
                 f"({text.model_type}) is only a part; wanted a language model alone"
             ]
         )
-    return sizes
+    return hf_config
 
 
-def max_positions(sizes: Any) -> int | None:
+def max_positions(hf_config: HfConfig) -> int | None:
     """The longest row that the decoder allows; None if its configuration sets no limit."""
-    limit = getattr(sizes, "max_position_embeddings", None)
+    limit = getattr(hf_config, "max_position_embeddings", None)
     return limit if isinstance(limit, int) and limit > 0 else None
 
 
-def attention_window(sizes: Any) -> int | None:
+def attention_window(hf_config: HfConfig) -> int | None:
     """How far back the decoder's layers see, if some do not see all; without a list of layers all are alike."""
-    kinds = getattr(sizes, "layer_types", None)
-    window = getattr(sizes, "sliding_window", None)
+    kinds = getattr(hf_config, "layer_types", None)
+    window = getattr(hf_config, "sliding_window", None)
     return window if isinstance(window, int) and (kinds is None or "sliding_attention" in kinds) else None
 
 
@@ -88,21 +90,22 @@ def build_decoder(
     *,
     weights: bool = True,
     dtype: torch.dtype = torch.float32,
-) -> Any:
+) -> Decoder:
     """A transformers model with rows for `tokenizer_size` tokens; `weights=False` leaves all of it random.
 
     `attention`: mmca or causal. Raises ConfigError if the model cannot be loaded or cannot work here.
     """
-    sizes = decoder_sizes(config, tokenizer_size)
+    hf_config = load_hf_config(config, tokenizer_size)
     from transformers import AutoModelForCausalLM
 
+    model: Decoder
     try:
         if weights and config.name is not None:
             model = load_pretrained(
-                AutoModelForCausalLM, config.name, config=sizes, dtype=dtype, attn_implementation=config.kernel
+                AutoModelForCausalLM, config.name, config=hf_config, dtype=dtype, attn_implementation=config.kernel
             )
         else:
-            model = AutoModelForCausalLM.from_config(sizes, dtype=dtype, attn_implementation=config.kernel)
+            model = new_model(AutoModelForCausalLM, hf_config, dtype=dtype, attn_implementation=config.kernel)
         if weights:
             _check_behaviour(model, config)
     except (OSError, ImportError, KeyError, ValueError, RuntimeError, SafetensorError, pickle.UnpicklingError) as error:
@@ -117,7 +120,7 @@ def build_decoder(
     return model
 
 
-def check_decoder(model: Any, config: DecoderConfig, attention: str) -> None:
+def check_decoder(model: Decoder, config: DecoderConfig, attention: str) -> None:
     """Raises ConfigError unless a decoder that got its weights otherwise works with this attention."""
     if attention == "mmca":
         _check_mmca(model, config)
@@ -125,7 +128,7 @@ def check_decoder(model: Any, config: DecoderConfig, attention: str) -> None:
         _check_behaviour(model, config)
 
 
-def fit_vocabulary(model: Any, tokenizer_size: int) -> None:
+def fit_vocabulary(model: Decoder, tokenizer_size: int) -> None:
     """Add rows for new tokens, each the mean of the rows before; a table that is large enough stays as it is."""
     old = model.get_input_embeddings().weight.shape[0]
     if tokenizer_size <= old:
@@ -142,25 +145,25 @@ def fit_vocabulary(model: Any, tokenizer_size: int) -> None:
             tensor[old:] = tensor[:old].float().mean(0).to(tensor.dtype)
 
 
-def finish_logits(sizes: Any, logits: torch.Tensor) -> torch.Tensor:
+def finish_logits(hf_config: HfConfig, logits: torch.Tensor) -> torch.Tensor:
     """What some models do after their head: Granite divides, Cohere multiplies, Gemma 2 caps."""
-    if (divisor := getattr(sizes, "logits_scaling", None)) is not None:
+    if (divisor := getattr(hf_config, "logits_scaling", None)) is not None:
         logits = logits / divisor
-    if (factor := getattr(sizes, "logit_scale", None)) is not None:
+    if (factor := getattr(hf_config, "logit_scale", None)) is not None:
         logits = logits * factor
-    if (cap := getattr(sizes, "final_logit_softcapping", None)) is not None:
+    if (cap := getattr(hf_config, "final_logit_softcapping", None)) is not None:
         logits = torch.tanh(logits / cap) * cap
     return logits
 
 
-def _check_behaviour(model: Any, config: DecoderConfig) -> None:
+def _check_behaviour(model: Decoder, config: DecoderConfig) -> None:
     """Raises ConfigError unless the decoder does what the model counts on, seen on a row of two samples.
 
     Logits are its head applied to its last hidden states, and positions that restart keep samples apart. On the meta
     device there are no numbers to compare.
     """
     head, base = model.get_output_embeddings(), model.base_model
-    if not isinstance(head, nn.Module) or base is model:
+    if not isinstance(head, nn.Module) or not hasattr(model, model.base_model_prefix):
         raise ConfigError([f"model.decoder: {_what(config)} has no output head; wanted a causal language model"])
     if "position_ids" not in inspect.signature(base.forward).parameters:
         raise ConfigError(
@@ -185,7 +188,7 @@ def _check_behaviour(model: Any, config: DecoderConfig) -> None:
         raise ConfigError([f"model.decoder: {name} lets samples that share a row see each other; wanted another one"])
 
 
-def _check_mmca(model: Any, config: DecoderConfig) -> None:
+def _check_mmca(model: Decoder, config: DecoderConfig) -> None:
     """Raises ConfigError unless every layer attends through MMCA, seen on two tokens; sizes tell of windows.
 
     An architecture with attention of its own would go on with that in silence; one that adds to what attention does

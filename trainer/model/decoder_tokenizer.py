@@ -21,8 +21,13 @@ def check_tokenizer(config: DecoderConfig, folder: Path) -> list[str]:
     from tokenizers import Tokenizer
 
     try:
-        wanted = Tokenizer.from_file(hub_file(config.name, FILE)).get_vocab(with_added_tokens=False)
-    except Exception:  # there is none, or none that the tokenizers library reads; it has no other kind
+        path = hub_file(config.name, FILE)
+        if path is None:
+            return []
+        wanted = Tokenizer.from_file(path).get_vocab(with_added_tokens=False)
+    except (
+        Exception
+    ):  # the decoder has no such file, or the tokenizers library, which raises nothing else, cannot read it
         return []
     got = Tokenizer.from_file(str(folder / FILE)).get_vocab(with_added_tokens=True)
     differing = [token for token, number in wanted.items() if got.get(token) != number]

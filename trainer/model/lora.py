@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator, Sequence
-from typing import Any
 
 from torch import nn
 
@@ -17,16 +16,17 @@ from dst.errors import ConfigError
 from trainer.compat.peft import adapted_layers, inject, merged
 from trainer.compat.transformers import linear_types
 from trainer.config.model import LoraConfig, TrainedParts
+from trainer.model.vision_chat import VisionChatModel
 
 ALL_LINEAR = "all-linear"
 
 
-def add_adapters(model: Any, parts: TrainedParts) -> None:
+def add_adapters(model: VisionChatModel, parts: TrainedParts) -> None:
     """Put the adapters of `train` into a VisionChatModel. Raises ConfigError with all targets that match nothing."""
     problems = []
     for root, lora, where in (
-        (model.decoder, parts.decoder_lora, "train.decoder_lora"),
-        (model.encoder.tower, parts.encoder_lora, "train.encoder_lora"),
+        (model.get_submodule("decoder"), parts.decoder_lora, "train.decoder_lora"),
+        (model.get_submodule("encoder.tower"), parts.encoder_lora, "train.encoder_lora"),
     ):
         if lora is not None:
             try:

@@ -18,6 +18,7 @@ from torch import nn
 
 from dst.errors import ConfigError
 from trainer.config.model import TrainedParts
+from trainer.model.vision_chat import VisionChatModel
 
 COMPONENTS = ("encoder", "projector", "embeddings", "decoder", "lora")
 
@@ -55,7 +56,7 @@ class Group:
         }
 
 
-def choose_trained(model: Any, parts: TrainedParts) -> None:
+def choose_trained(model: VisionChatModel, parts: TrainedParts) -> None:
     """Freeze and unfreeze every parameter of a VisionChatModel. Raises ConfigError if nothing would learn."""
     for _, parameter, component in by_component(model):
         parameter.requires_grad_(getattr(parts, component) is not None and parameter.is_floating_point())
@@ -65,7 +66,7 @@ def choose_trained(model: Any, parts: TrainedParts) -> None:
         raise ConfigError([f"train: nothing is trained; set one of {named}, or add adapters with train.decoder_lora"])
 
 
-def parameter_groups(model: Any, parts: TrainedParts, weight_decay: float) -> list[Group]:
+def parameter_groups(model: VisionChatModel, parts: TrainedParts, weight_decay: float) -> list[Group]:
     """All parameters that learn, in groups by component and decay; empty groups are left out."""
     undecayed = _undecayed(model)
     groups: dict[tuple[str, bool], list[nn.Parameter]] = {}
@@ -85,7 +86,7 @@ def parameter_groups(model: Any, parts: TrainedParts, weight_decay: float) -> li
     ]
 
 
-def component_rows(model: Any, parts: TrainedParts) -> list[ComponentRow]:
+def component_rows(model: VisionChatModel, parts: TrainedParts) -> list[ComponentRow]:
     """The table of what there is and what learns; a component without parameters has no row."""
     counts: dict[str, list[int]] = {component: [0, 0] for component in COMPONENTS}
     for _, parameter, component in by_component(model):
@@ -118,7 +119,7 @@ def print_parameters(rows: list[ComponentRow], console: Console) -> None:
     console.print(table)
 
 
-def by_component(model: Any) -> Iterator[tuple[str, nn.Parameter, str]]:
+def by_component(model: VisionChatModel) -> Iterator[tuple[str, nn.Parameter, str]]:
     """Every parameter once: name, parameter, component."""
     tables = (model.decoder.get_input_embeddings(), model.decoder.get_output_embeddings())
     embeddings = {id(parameter) for module in tables for parameter in module.parameters()}

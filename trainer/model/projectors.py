@@ -34,7 +34,8 @@ class Linear(Projector):
         self.norm = nn.LayerNorm(hidden_size)
 
     def forward(self, features_NPW: torch.Tensor) -> torch.Tensor:
-        return self.norm(self.linear(features_NPW))
+        out_NQH: torch.Tensor = self.norm(self.linear(features_NPW))
+        return out_NQH
 
 
 class Mlp(Projector):
@@ -47,7 +48,8 @@ class Mlp(Projector):
         self.linear_2 = nn.Linear(hidden_size, hidden_size)
 
     def forward(self, features_NPW: torch.Tensor) -> torch.Tensor:
-        return self.linear_2(nn.functional.gelu(self.linear_1(features_NPW)))
+        out_NQH: torch.Tensor = self.linear_2(nn.functional.gelu(self.linear_1(features_NPW)))
+        return out_NQH
 
 
 class Perceiver(Projector):
@@ -65,10 +67,11 @@ class Perceiver(Projector):
         self.linear = nn.Linear(width, hidden_size)
 
     def forward(self, features_NPW: torch.Tensor) -> torch.Tensor:
-        found_NQW = self.queries.expand(len(features_NPW), -1, -1)
+        queries_NQW = self.queries.expand(len(features_NPW), -1, -1)
         for layer in self.layers:
-            found_NQW = layer(found_NQW, features_NPW)
-        return self.linear(self.norm(found_NQW))
+            queries_NQW = layer(queries_NQW, features_NPW)
+        out_NQH: torch.Tensor = self.linear(self.norm(queries_NQW))
+        return out_NQH
 
 
 class Vit(Projector):
@@ -82,7 +85,8 @@ class Vit(Projector):
         self.linear = nn.Linear(width, hidden_size)
 
     def forward(self, features_NPW: torch.Tensor) -> torch.Tensor:
-        return self.linear(self.norm(self.layer(features_NPW)))
+        out_NQH: torch.Tensor = self.linear(self.norm(self.layer(features_NPW)))
+        return out_NQH
 
 
 PROJECTORS: dict[str, Callable[[ProjectorConfig, int, int, int], Projector]] = {

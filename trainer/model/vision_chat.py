@@ -29,7 +29,8 @@ from trainer.attention.layout import build_layout
 from trainer.compat.transformers import checkpoint_activations
 from trainer.config.model import ModelConfig, check_model_values
 from trainer.errors import TrainError
-from trainer.model.decoder import attention_window, build_decoder, decoder_sizes, finish_logits, max_positions
+from trainer.model.decoder import attention_window, build_decoder, finish_logits, load_hf_config, max_positions
+from trainer.model.decoder_protocol import Decoder
 from trainer.model.encoders.registry import Encoder, build_encoder
 from trainer.model.projectors import Projector, build_projector
 
@@ -57,14 +58,14 @@ class VisionChatModel(nn.Module):
         self,
         encoder: Encoder,
         projector: Projector,
-        decoder: Any,
+        decoder: Decoder,
         *,
         image_id: int,
         attention: Literal["mmca", "causal"],
     ) -> None:
         super().__init__()
         self.encoder, self.projector = encoder, projector
-        self.decoder: Any = decoder
+        self.decoder: Decoder = decoder
         self.image_id, self.image_tokens = image_id, projector.num_tokens
         self.attention = attention
 
@@ -100,7 +101,8 @@ class VisionChatModel(nn.Module):
         """The decoder's last hidden states [B, T, H]."""
         embeddings = self.embed(input_ids, images, image_slots)
         arguments = attention_arguments(self.attention, input_ids == self.image_id, segment_ids, position_ids)
-        return self.decoder.base_model(inputs_embeds=embeddings, **arguments).last_hidden_state
+        hidden_BTH: torch.Tensor = self.decoder.base_model(inputs_embeds=embeddings, **arguments).last_hidden_state
+        return hidden_BTH
 
     def logits(
         self,
@@ -118,7 +120,7 @@ class VisionChatModel(nn.Module):
 
         Raises TrainError if images, slots and placeholders do not fit each other.
         """
-        tokens_BTH = self.decoder.get_input_embeddings()(input_ids)
+        tokens_BTH: torch.Tensor = self.decoder.get_input_embeddings()(input_ids)
         places = self._places(input_ids, images, image_slots)
         if not len(images):
             side = self.encoder.image_size
@@ -133,7 +135,8 @@ class VisionChatModel(nn.Module):
         pixels = normalize(images, self.encoder.mean, self.encoder.std, dtype)
         with torch.set_grad_enabled(torch.is_grad_enabled() and self._encoder_learns()):
             features = self.encoder(pixels)
-        return self.projector(features)
+        embeddings_NQH: torch.Tensor = self.projector(features)
+        return embeddings_NQH
 
     def train(self, mode: bool = True) -> VisionChatModel:
         """A frozen encoder stays as in evaluation: nothing in it is dropped."""
@@ -250,14 +253,14 @@ def check_model(config: ModelConfig, content: Mapping[str, Any]) -> list[str]:
         return f"rebuild with {rebuild}" if config.start else f"{part}, or rebuild with {rebuild}"
 
     try:
-        sizes = decoder_sizes(config.decoder, tokenizer_size(content))
-        limit, longest = max_positions(sizes), int(built["limits"]["max_length"])
+        hf_config = load_hf_config(config.decoder, tokenizer_size(content))
+        limit, longest = max_positions(hf_config), int(built["limits"]["max_length"])
         if limit is not None and longest > limit:
             problems.append(
                 f"model.decoder: allows {limit} positions but this build has samples of up to {longest}; "
                 + change("choose another decoder", f"limits: {{max_length: {limit}}}")
             )
-        window = attention_window(sizes)
+        window = attention_window(hf_config)
         if config.attention == "mmca" and window is not None and longest > window:
             problems.append(
                 f"model.attention: mmca is not defined for sliding windows; the decoder's is {window} positions but "
@@ -292,8 +295,8 @@ def check_model(config: ModelConfig, content: Mapping[str, Any]) -> list[str]:
 
 def portable_config(config: ModelConfig, model: VisionChatModel) -> ModelConfig:
     """A config that builds the same architecture, random, without the folders and hubs its weights came from."""
-    sizes = model.decoder.config.to_dict()
-    decoder = dataclasses.replace(config.decoder, name=None, preset=None, config=sizes)
+    hf_config = model.decoder.config.to_dict()
+    decoder = dataclasses.replace(config.decoder, name=None, preset=None, config=hf_config)
     return dataclasses.replace(config, start=None, encoder=model.encoder.portable, decoder=decoder)
 
 

@@ -23,9 +23,10 @@ import torch
 from trainer.compat.transformers import bare, base_model_class
 from trainer.config.model import ModelConfig
 from trainer.model.decoder import finish_logits
+from trainer.model.decoder_protocol import Decoder
 from trainer.model.encoders.registry import Encoder
 from trainer.model.vision_chat import VisionChatModel
-from trainer.model_io.llava_encoder import standard_encoder, tower_refusals
+from trainer.model_io.llava_encoder import num_layers, standard_encoder, tower_refusals
 
 FEATURE_LAYER = -2
 
@@ -48,7 +49,7 @@ def as_llava(model: VisionChatModel) -> VisionChatModel:
     """
     made = standard_encoder(model.encoder)
     made, portable = copy.copy(made), made.portable
-    sizes = {**portable.config, "num_hidden_layers": portable.layer + 1, "vision_use_head": False}
+    sizes = {**portable.config, "num_hidden_layers": num_layers(made) + 1, "vision_use_head": False}
     if sizes["model_type"] == "clip_vision_model":
         del sizes["vision_use_head"]
     made.portable = dataclasses.replace(portable, config=sizes, layer=FEATURE_LAYER, image_size=None)
@@ -58,7 +59,6 @@ def as_llava(model: VisionChatModel) -> VisionChatModel:
 
 def llava_config(model: VisionChatModel, *, dtype: str) -> dict[str, Any]:
     """config.json of what `as_llava` returned."""
-    text = sizes_of(model.decoder)
     return {
         "architectures": ["LlavaForConditionalGeneration"],
         "model_type": "llava",
@@ -67,7 +67,7 @@ def llava_config(model: VisionChatModel, *, dtype: str) -> dict[str, Any]:
         "image_seq_length": model.image_tokens,
         "multimodal_projector_bias": True,
         "projector_hidden_act": "gelu",
-        "text_config": text,
+        "text_config": hf_config_dict(model.decoder),
         "tie_word_embeddings": _is_tied(model.decoder),
         "vision_config": without_origin(model.encoder.portable.config),
         "vision_feature_layer": FEATURE_LAYER,
@@ -124,19 +124,19 @@ def own_tensors(model: VisionChatModel) -> Iterator[tuple[str, torch.Tensor]]:
             yield name, tensor
 
 
-def sizes_of(decoder: Any) -> dict[str, Any]:
+def hf_config_dict(decoder: Decoder) -> dict[str, Any]:
     """The decoder's configuration, as JSON can hold it."""
-    sizes: dict[str, Any] = json.loads(decoder.config.to_json_string(use_diff=False))
-    return without_origin(sizes)
+    hf_config: dict[str, Any] = json.loads(decoder.config.to_json_string(use_diff=False))
+    return without_origin(hf_config)
 
 
-def without_origin(sizes: Mapping[str, Any]) -> dict[str, Any]:
+def without_origin(hf_config: Mapping[str, Any]) -> dict[str, Any]:
     """Sizes alone: not where weights came from, nor what wrote them."""
     strange = ("_name_or_path", "architectures", "dtype", "torch_dtype", "transformers_version", "auto_map")
-    return {key: value for key, value in sizes.items() if key not in strange}
+    return {key: value for key, value in hf_config.items() if key not in strange}
 
 
-def _decoder_refusals(decoder: Any) -> list[str]:
+def _decoder_refusals(decoder: Decoder) -> list[str]:
     found = []
     name = type(decoder).__name__
     if base_model_class(decoder.config) is not type(decoder.base_model):
@@ -159,5 +159,5 @@ def _strategy(encoder: Encoder) -> str:
     return "default" if drops_cls else "full"
 
 
-def _is_tied(decoder: Any) -> bool:
+def _is_tied(decoder: Decoder) -> bool:
     return decoder.get_output_embeddings().weight is decoder.get_input_embeddings().weight

@@ -66,13 +66,20 @@ def standard_encoder(old: Encoder) -> Encoder:
     return made
 
 
+def num_layers(encoder: Encoder) -> int:
+    """Layers of an hf or open_clip tower, which ends with the layer that is read."""
+    layers = encoder.portable.layer
+    assert layers is not None, "these towers' portable configs name the layer"
+    return layers
+
+
 def _open_clip_refusals(encoder: Encoder) -> list[str]:
     visual, config = encoder.tower.visual, encoder.portable.config["vision_cfg"]
     timm = config.get("timm_model_name")
     what = f"open_clip encoder, timm's {timm}," if timm else "open_clip encoder"
     names = list(visual.state_dict())
     strange = [name for name in names if _place(name) is None]
-    if strange or len(names) != (_IN_SIGLIP if timm else _IN_CLIP) + _IN_A_LAYER * encoder.portable.layer:
+    if strange or len(names) != (_IN_SIGLIP if timm else _IN_CLIP) + _IN_A_LAYER * num_layers(encoder):
         why = f"has {strange[0]}" if strange else "has fewer parameters"
     elif config.get("act_kwargs"):
         why = "has act_kwargs"
@@ -95,8 +102,8 @@ def _from_open_clip(old: Encoder) -> Encoder:
         else:
             weights[place] = tensor.flatten(0, -2) if place == _POSITIONS else tensor
     sizes = _siglip_sizes(visual.trunk) if hasattr(visual, "trunk") else _clip_sizes(visual, portable.config)
-    shared = {"hidden_size": old.width, "num_hidden_layers": portable.layer + 1, "image_size": old.image_size}
-    return _filled(_standard(old, {**sizes, **shared}, portable.layer), weights)
+    shared = {"hidden_size": old.width, "num_hidden_layers": num_layers(old) + 1, "image_size": old.image_size}
+    return _filled(_standard(old, {**sizes, **shared}), weights)
 
 
 def _clip_sizes(visual: Any, config: Mapping[str, Any]) -> dict[str, Any]:
@@ -142,12 +149,17 @@ def _at_size(old: Encoder) -> Encoder:
     table = embeddings.interpolate_pos_encoding(places, old.image_size, old.image_size)[0]
     weights["embeddings.position_embedding.weight"] = table.detach()
     sizes = {**portable.config, "image_size": old.image_size}
-    return _filled(_standard(old, sizes, portable.layer), weights)
+    return _filled(_standard(old, sizes), weights)
 
 
-def _standard(old: Encoder, sizes: Mapping[str, Any], layer: int) -> Encoder:
+def _standard(old: Encoder, sizes: Mapping[str, Any]) -> Encoder:
     config = EncoderConfig(
-        kind="hf", config=dict(sizes), layer=layer, cls=old.portable.cls, mean=tuple(old.mean), std=tuple(old.std)
+        kind="hf",
+        config=dict(sizes),
+        layer=num_layers(old),
+        cls=old.portable.cls,
+        mean=tuple(old.mean),
+        std=tuple(old.std),
     )
     dtype = next(old.parameters()).dtype
     return build_encoder(config, weights=False).to(dtype).train(old.training)
@@ -181,5 +193,6 @@ def _place(name: str) -> str | None:
     return None
 
 
-def _embeddings(model: Any) -> str:
-    return next(name for name, _ in model.named_modules() if name in ("embeddings", "vision_model.embeddings"))
+def _embeddings(model: nn.Module) -> str:
+    name: str = next(name for name, _ in model.named_modules() if name in ("embeddings", "vision_model.embeddings"))
+    return name

@@ -100,7 +100,7 @@ class WeightFiles:
             raise _damaged(self.folder / file, str(error)) from None
         return tensor
 
-    def _open(self, file: str) -> Any:
+    def _open(self, file: str) -> Any:  # a safe_open, whose methods are declared without types
         if file not in self._opened:
             try:
                 self._opened[file] = safe_open(str(self.folder / file), framework="pt")

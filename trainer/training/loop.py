@@ -26,11 +26,12 @@ import torch
 from dst import IGNORE
 from shards.errors import ShardError
 from shards.loader import Batch, Loader
-from trainer.compat.deepspeed import optimizer_step
+from trainer.compat.deepspeed import Engine, optimizer_step
 from trainer.config.run import ScheduleConfig
 from trainer.distributed.ranks import Ranks
 from trainer.distributed.stop_signal import StopFlag, Stopped
 from trainer.errors import TrainError
+from trainer.model.vision_chat import Loss
 
 _NAMED = 20
 """Samples that an error names at most."""
@@ -84,7 +85,7 @@ def learning_rate_factor(schedule: ScheduleConfig, step: int, steps: int) -> flo
 
 
 def train(
-    engine: Any,
+    engine: Engine,
     loader: Loader,
     *,
     first_step: int,
@@ -153,7 +154,8 @@ def evaluate(
         if batch is None:
             break
         with torch.no_grad():
-            loss = model(**model_inputs(batch.to(ranks.device)), reduction="sample")
+            loss: Loss = model(**model_inputs(batch.to(ranks.device)), reduction="sample")
+        assert loss.per_sample is not None  # since reduction is "sample"
         owners = torch.tensor([numbers[dataset] for row in batch.samples for dataset, _ in row], dtype=torch.int64)
         sums.index_add_(0, owners, loss.per_sample.double().cpu())
         counts.index_add_(0, owners, trained_per_sample(batch).double())
@@ -263,14 +265,14 @@ def _raise_any(told: Sequence[str | None]) -> None:
         raise ShardError("\n".join(dict.fromkeys(failures)))
 
 
-def _forward_backward(engine: Any, fetched: _Fetched, step: int, seed: int, ranks: Ranks) -> float:
+def _forward_backward(engine: Engine, fetched: _Fetched, step: int, seed: int, ranks: Ranks) -> float:
     """Accumulate the gradient of the step's mean loss; returns the sum of the loss over all ranks."""
     # DeepSpeed takes the mean over ranks and micro-batches; the sum over them is wanted.
     scale = ranks.world_size * len(fetched.batches) / fetched.trained_tokens
     sums: list[torch.Tensor] = []
     for number, batch in enumerate(fetched.batches):
         torch.manual_seed(_key(seed, step, number * ranks.world_size + ranks.rank))
-        loss = engine(**model_inputs(batch.to(ranks.device)))
+        loss: Loss = engine(**model_inputs(batch.to(ranks.device)))
         sums.append(loss.total.detach())
         engine.backward(loss.total * scale)
         if number + 1 < len(fetched.batches):

@@ -17,9 +17,12 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from shards.files import replace_file
+
+if TYPE_CHECKING:
+    from torch.utils.tensorboard.writer import SummaryWriter
 
 JSONL = "metrics.jsonl"
 TENSORBOARD = "tensorboard"
@@ -184,7 +187,7 @@ class Journal:
         self._path = folder / JSONL
         _forget(self._path, after_step)
         self._file = self._path.open("a", encoding="utf-8")
-        self._board: Any = None
+        self._board: SummaryWriter | None = None
         if tensorboard:
             from torch.utils.tensorboard.writer import SummaryWriter
 

@@ -5,9 +5,12 @@ from __future__ import annotations
 import time
 from contextlib import AbstractContextManager, ExitStack
 from types import TracebackType
-from typing import Any
+from typing import TYPE_CHECKING
 
 from trainer.training.metrics import Record
+
+if TYPE_CHECKING:
+    from rich.progress import Progress
 
 
 class Terminal(AbstractContextManager["Terminal"]):
@@ -20,7 +23,7 @@ class Terminal(AbstractContextManager["Terminal"]):
         self._total, self._done, self._from = total, done, done
         self._start = time.perf_counter()
         self._stack = ExitStack()
-        self._bar: Any = None
+        self._bar: Progress | None = None
 
     def __enter__(self) -> Terminal:
         if self._console.is_terminal:

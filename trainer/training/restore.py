@@ -75,8 +75,7 @@ def restore(location: Path, *, build: str | None = None, start: str | None = Non
         raise ConfigError(problems)
     model = assemble(_for_this_machine(config), opened.manifest.content).model.float()
     checkpoints.load_weights(model, checkpoint)
-    merge_lora(model.decoder)
-    merge_lora(model.encoder)
+    merge_lora(model)
     return Restored(
         model=model.eval().requires_grad_(False),
         config=config,

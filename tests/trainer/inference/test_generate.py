@@ -157,7 +157,7 @@ def test_an_error_amid_the_layers_leaves_an_empty_memory(record: Loaded) -> None
     session = Generator(record.model, record.chat_tokenizer).session()
     given = made(record, text(6, 1))
     list(session.answer(given, Sampling(max_new_tokens=2)))
-    layer = record.model.decoder.base_model.layers[1]
+    layer = record.model.decoder.base_model.get_submodule("layers.1")
     hook = layer.register_forward_pre_hook(_interrupt)
     longer = made(record, [*text(6, 1), *text(6, 2)])
     with pytest.raises(KeyboardInterrupt):

@@ -22,7 +22,7 @@ from transformers import AutoModelForCausalLM
 
 from dst.errors import ConfigError
 from trainer.config.model import DecoderConfig
-from trainer.model.decoder import PRESETS, build_decoder, decoder_sizes, finish_logits, max_positions
+from trainer.model.decoder import PRESETS, build_decoder, finish_logits, load_hf_config, max_positions
 
 SIZES: dict[str, Any] = {
     "hidden_size": 16,
@@ -39,7 +39,7 @@ SIZES: dict[str, Any] = {
 
 def save(folder: Path, model_type: str = "llama", **changes: Any) -> Any:
     """A random model in a folder, as one downloads it."""
-    config = decoder_sizes(DecoderConfig(config={"model_type": model_type, **SIZES, **changes}), 50)
+    config = load_hf_config(DecoderConfig(config={"model_type": model_type, **SIZES, **changes}), 50)
     torch.manual_seed(0)
     auto: Any = AutoModelForCausalLM
     model = auto.from_config(config)
@@ -50,7 +50,7 @@ def save(folder: Path, model_type: str = "llama", **changes: Any) -> Any:
 @pytest.mark.parametrize("attention", ["causal", "mmca"])
 @pytest.mark.parametrize("preset", sorted(PRESETS))
 def test_presets_are_small_and_generate(preset: str, attention: str) -> None:
-    model = build_decoder(DecoderConfig(preset=preset), 60, attention)
+    model: Any = build_decoder(DecoderConfig(preset=preset), 60, attention)
     assert model.get_input_embeddings().weight.shape == (60, 64)
     assert sum(parameter.numel() for parameter in model.parameters()) < 200_000
     ids = torch.tensor([[1, 2, 3]])
@@ -76,20 +76,20 @@ def test_new_rows_are_the_mean_of_the_old_in_table_and_head(model_type: str, tie
 @pytest.mark.parametrize("tied", [False, True])
 def test_the_table_that_learns_is_the_one_that_is_saved_and_generates(tied: bool, tmp_path: Path) -> None:
     save(tmp_path / "base", tie_word_embeddings=tied)
-    model = build_decoder(DecoderConfig(name=str(tmp_path / "base")), 53, "causal")
+    model: Any = build_decoder(DecoderConfig(name=str(tmp_path / "base")), 53, "causal")
     ids = torch.tensor([[51, 52, 3]])
     optimizer = torch.optim.SGD(model.parameters(), lr=0.5)
     model(input_ids=ids, labels=ids).loss.backward()
     optimizer.step()
     wanted = model(input_ids=ids).logits
     model.save_pretrained(tmp_path / "trained")
-    again = build_decoder(DecoderConfig(name=str(tmp_path / "trained")), 53, "causal")
+    again: Any = build_decoder(DecoderConfig(name=str(tmp_path / "trained")), 53, "causal")
     torch.testing.assert_close(again(input_ids=ids).logits, wanted)
 
 
 def test_a_table_that_is_large_enough_stays_as_it_is(tmp_path: Path) -> None:
     before = save(tmp_path)
-    model = build_decoder(DecoderConfig(name=str(tmp_path)), 41, "causal")
+    model: Any = build_decoder(DecoderConfig(name=str(tmp_path)), 41, "causal")
     assert model.config.vocab_size == 50
     for name, value in before.state_dict().items():
         assert torch.equal(model.state_dict()[name], value), name
@@ -97,9 +97,9 @@ def test_a_table_that_is_large_enough_stays_as_it_is(tmp_path: Path) -> None:
 
 def test_without_weights_all_is_random_and_of_the_same_shape(tmp_path: Path) -> None:
     save(tmp_path)
-    loaded = build_decoder(DecoderConfig(name=str(tmp_path)), 53, "causal")
+    loaded: Any = build_decoder(DecoderConfig(name=str(tmp_path)), 53, "causal")
     torch.manual_seed(7)
-    random = build_decoder(DecoderConfig(name=str(tmp_path)), 53, "causal", weights=False)
+    random: Any = build_decoder(DecoderConfig(name=str(tmp_path)), 53, "causal", weights=False)
     assert {k: v.shape for k, v in random.state_dict().items()} == {k: v.shape for k, v in loaded.state_dict().items()}
     name = "model.layers.0.mlp.up_proj.weight"
     assert not torch.equal(random.state_dict()[name], loaded.state_dict()[name])
@@ -107,7 +107,7 @@ def test_without_weights_all_is_random_and_of_the_same_shape(tmp_path: Path) -> 
 
 def test_a_model_is_loaded_in_the_type_asked_for(tmp_path: Path) -> None:
     save(tmp_path)
-    model = build_decoder(DecoderConfig(name=str(tmp_path)), 53, "causal", dtype=torch.bfloat16)
+    model: Any = build_decoder(DecoderConfig(name=str(tmp_path)), 53, "causal", dtype=torch.bfloat16)
     assert {parameter.dtype for parameter in model.parameters()} == {torch.bfloat16}
 
 
@@ -120,7 +120,7 @@ def test_a_model_is_loaded_in_the_type_asked_for(tmp_path: Path) -> None:
     ],
 )
 def test_models_that_scale_their_logits_are_understood(model_type: str, extra: dict[str, float]) -> None:
-    model = build_decoder(DecoderConfig(config={"model_type": model_type, **SIZES, **extra}), 50, "causal").eval()
+    model: Any = build_decoder(DecoderConfig(config={"model_type": model_type, **SIZES, **extra}), 50, "causal").eval()
     ids = torch.tensor([[4, 5, 6]])
     hidden = model.base_model(input_ids=ids).last_hidden_state
     plain = model.get_output_embeddings()(hidden)
@@ -190,5 +190,5 @@ def test_a_model_that_sees_by_itself_is_no_decoder() -> None:
 
 
 def test_the_longest_row_is_told_where_there_is_one() -> None:
-    assert max_positions(decoder_sizes(DecoderConfig(preset="tiny_llama"), 50)) == 8192
-    assert max_positions(object()) is None
+    assert max_positions(load_hf_config(DecoderConfig(preset="tiny_llama"), 50)) == 8192
+    assert max_positions(load_hf_config(DecoderConfig(config={"model_type": "bloom"}), 50)) is None

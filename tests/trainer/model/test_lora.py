@@ -54,7 +54,7 @@ def adapted_names(model: VisionChatModel) -> set[str]:
 
 def test_all_linear_adapts_every_linear_layer_but_the_head() -> None:
     model = model_batches.make()
-    linear = {f"decoder.{n}" for n, m in model.decoder.named_modules() if isinstance(m, nn.Linear)}
+    linear = {f"decoder.{n}" for n, m in model.get_submodule("decoder").named_modules() if isinstance(m, nn.Linear)}
     add_adapters(model, TrainedParts(decoder_lora=LoraConfig(rank=2)))
     assert adapted_names(model) == linear - {"decoder.lm_head"}
 
@@ -102,7 +102,7 @@ def test_targets_that_match_nothing_are_all_told_with_what_is_near() -> None:
 
 def test_a_broken_pattern_is_told() -> None:
     with pytest.raises(ConfigError, match="is no regex"):
-        find_targets(model_batches.make().decoder, "(", where="train.decoder_lora")
+        find_targets(model_batches.make().get_submodule("decoder"), "(", where="train.decoder_lora")
 
 
 def test_torch_attention_is_adapted_as_a_block_or_not_at_all() -> None:

@@ -100,7 +100,8 @@ def test_the_loss_of_a_text_is_transformers_own(preset: str) -> None:
     inputs = layout([[[3, 7, 1, 9, 30, 4]]])
     inputs["labels"][0, 3] = -100
     loss = model(**inputs, images=pictures(0))
-    wanted = model.decoder(input_ids=inputs["input_ids"], labels=inputs["labels"]).loss
+    decoder: Any = model.decoder
+    wanted = decoder(input_ids=inputs["input_ids"], labels=inputs["labels"]).loss
     assert loss.tokens == 4
     torch.testing.assert_close(loss.total / loss.tokens, wanted.float())
 
@@ -109,7 +110,8 @@ def test_the_loss_with_images_is_transformers_own_of_the_same_embeddings(causal:
     inputs = layout([[SAMPLES[2]]])
     images = pictures(2)
     embeddings = by_hand(causal, inputs, images)
-    wanted = causal.decoder(inputs_embeds=embeddings, labels=inputs["labels"]).loss
+    decoder: Any = causal.decoder
+    wanted = decoder(inputs_embeds=embeddings, labels=inputs["labels"]).loss
     loss = causal(**inputs, images=images)
     torch.testing.assert_close(loss.total / loss.tokens, wanted.float())
 
@@ -169,7 +171,7 @@ def test_logits_are_computed_where_the_next_token_is_learnt_and_nowhere_else(
     causal: VisionChatModel, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     rows: list[int] = []
-    hook = causal.decoder.lm_head.register_forward_hook(lambda _, __, out: rows.append(len(out)))
+    hook = causal.decoder.get_output_embeddings().register_forward_hook(lambda _, __, out: rows.append(len(out)))
     inputs, images = layout([SAMPLES] * 2, 64), pictures(6)
     with torch.no_grad():
         loss = causal(**inputs, images=images)

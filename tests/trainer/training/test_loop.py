@@ -170,10 +170,12 @@ class Overflowing:
 
 
 def test_overflow_at_the_smallest_scale_of_fp16_is_told_apart_from_bugs() -> None:
+    overflowing: Any = Overflowing()
     with pytest.raises(OverflowError, match="already at minimum"):
-        optimizer_step(Overflowing())
+        optimizer_step(overflowing)
+    broken: Any = object()
     with pytest.raises(AttributeError):
-        optimizer_step(object())
+        optimizer_step(broken)
 
 
 class Knowing(torch.nn.Module):

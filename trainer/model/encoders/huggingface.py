@@ -16,7 +16,7 @@ import torch
 from torch import nn
 
 from dst.errors import ConfigError
-from trainer.compat.transformers import checkpoint_activations, image_processor_settings, load_pretrained
+from trainer.compat.transformers import checkpoint_activations, image_processor_settings, load_pretrained, new_model
 from trainer.config.model import EncoderConfig
 from trainer.model.encoders.base import CLIP_MEAN, CLIP_STD, Tower, layers_read, one_side, require_cls
 
@@ -63,7 +63,7 @@ def hugging_face_tower(config: EncoderConfig, weights: bool) -> Tower:
             AutoModel, config.name, unread=(family.norm, "head", "mask_token"), config=sizes, dtype=torch.float32
         )
     else:
-        model = AutoModel.from_config(sizes)
+        model = new_model(AutoModel, sizes)
     native = one_side(sizes.image_size)
     image_size = config.image_size or native
     patch = one_side(sizes.patch_size)

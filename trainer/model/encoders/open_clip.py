@@ -66,13 +66,13 @@ class OpenClipTower(nn.Module):
         self.visual.set_grad_checkpointing(True)
 
     def forward(self, pixels_N3SS: torch.Tensor) -> torch.Tensor:
-        found = self.visual.forward_intermediates(
+        outputs: Mapping[str, list[torch.Tensor]] = self.visual.forward_intermediates(
             pixels_N3SS, indices=1, intermediates_only=True, output_fmt="NLC", output_extra_tokens=self.cls
         )
-        patches = found["image_intermediates"][0]
+        patches = outputs["image_intermediates"][0]
         if not self.cls:
             return patches
-        return torch.cat([found["image_intermediates_prefix"][0][:, :1], patches], dim=1)
+        return torch.cat([outputs["image_intermediates_prefix"][0][:, :1], patches], dim=1)
 
 
 def _architecture(config: EncoderConfig) -> dict[str, Any]:

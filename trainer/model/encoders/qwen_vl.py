@@ -92,8 +92,9 @@ class QwenVisual(nn.Module):
     def forward(self, pixels_N3SS: torch.Tensor) -> torch.Tensor:
         patches_NPW = self.conv1(pixels_N3SS).flatten(2).transpose(1, 2)
         patches_NPW = patches_NPW + at_grid(self.positional_embedding, patches_NPW.shape[1])
-        found = self.attn_pool(self.transformer(self.ln_pre(patches_NPW)))
-        return self.ln_post(found) @ self.proj
+        pooled_NQW = self.attn_pool(self.transformer(self.ln_pre(patches_NPW)))
+        out_NQW: torch.Tensor = self.ln_post(pooled_NQW) @ self.proj
+        return out_NQW
 
 
 class Layers(nn.Module):
@@ -121,7 +122,8 @@ class Layer(nn.Module):
 
     def forward(self, x_NPW: torch.Tensor) -> torch.Tensor:
         x_NPW = x_NPW + self.attn(self.ln_1(x_NPW))
-        return x_NPW + self.mlp(self.ln_2(x_NPW))
+        out_NPW: torch.Tensor = x_NPW + self.mlp(self.ln_2(x_NPW))
+        return out_NPW
 
 
 class SelfAttention(nn.Module):
@@ -136,7 +138,9 @@ class SelfAttention(nn.Module):
     def forward(self, x_NPW: torch.Tensor) -> torch.Tensor:
         by_head_NHPD = self.in_proj(x_NPW).unflatten(-1, (self.heads, -1)).transpose(1, 2)
         query, key, value = by_head_NHPD.chunk(3, dim=-1)
-        return self.out_proj(functional.scaled_dot_product_attention(query, key, value).transpose(1, 2).flatten(2))
+        attended_NPW = functional.scaled_dot_product_attention(query, key, value).transpose(1, 2).flatten(2)
+        out_NPW: torch.Tensor = self.out_proj(attended_NPW)
+        return out_NPW
 
 
 class Resampler(nn.Module):
@@ -158,7 +162,8 @@ class Resampler(nn.Module):
         values = self.ln_kv(self.kv_proj(patches_NPW))
         keys = values + at_grid(self.pos_embed, values.shape[1])
         queries = (self.ln_q(self.query) + self.pos_embed).expand(len(values), -1, -1)
-        return self.attn(queries, keys, values, need_weights=False)[0]
+        attended_NQW: torch.Tensor = self.attn(queries, keys, values, need_weights=False)[0]
+        return attended_NQW
 
 
 def at_grid(table_PW: torch.Tensor, num_places: int) -> torch.Tensor:

@@ -7,7 +7,7 @@ before any final norm, as LLaVA reads it: what transformers calls hidden_states[
 Shapes: N images, S side in pixels, P tokens an image, W width.
 """
 
-# ruff: noqa: N803 - names end in their shape
+# ruff: noqa: N803, N806 - names end in their shape
 
 from __future__ import annotations
 
@@ -43,7 +43,8 @@ class Encoder(nn.Module):
 
     def forward(self, pixels_N3SS: torch.Tensor) -> torch.Tensor:
         """[N, 3, S, S], normalised with `mean` and `std`, of the parameters' type -> [N, P, W]."""
-        return self.tower(pixels_N3SS)
+        features_NPW: torch.Tensor = self.tower(pixels_N3SS)
+        return features_NPW
 
     def checkpoint_activations(self) -> None:
         """Compute each layer's activations again in the backward pass instead of keeping them."""

@@ -25,7 +25,9 @@ class Attention(nn.Module):
             layer(x).unflatten(-1, (self.heads, -1)).transpose(1, 2)
             for layer, x in ((self.query, query_NQD), (self.key, keys_NPD), (self.value, keys_NPD))
         )
-        return self.out(functional.scaled_dot_product_attention(query, key, value).transpose(1, 2).flatten(2))
+        attended_NQD = functional.scaled_dot_product_attention(query, key, value).transpose(1, 2).flatten(2)
+        out_NQD: torch.Tensor = self.out(attended_NQD)
+        return out_NQD
 
 
 class Block(nn.Module):
@@ -43,4 +45,5 @@ class Block(nn.Module):
         normed = self.norm_attention(x_NQD)
         keys = normed if self.norm_context is None else self.norm_context(context_NPD)
         x_NQD = x_NQD + self.attention(normed, keys)
-        return x_NQD + self.mlp(self.norm_mlp(x_NQD))
+        out_NQD: torch.Tensor = x_NQD + self.mlp(self.norm_mlp(x_NQD))
+        return out_NQD

@@ -1,0 +1,52 @@
+"""What the trainer uses of a causal language model of transformers, as types.
+
+transformers declares no type that all causal language models share with these attributes, so the two protocols name
+them. Every Decoder is a torch Module as well: code that needs its modules takes them from the model that holds it, by
+`get_submodule("decoder")`.
+"""
+
+from __future__ import annotations
+
+from typing import Any, Protocol, Self
+
+import torch
+from torch import nn
+
+
+class HfConfig(Protocol):
+    """A decoder's configuration. What only some architectures have is read with `getattr`."""
+
+    num_hidden_layers: int
+    vocab_size: int
+
+    @property
+    def model_type(self) -> str: ...
+
+    def to_dict(self) -> dict[str, Any]: ...
+    def get_text_config(self, decoder: bool = ...) -> HfConfig: ...
+    def to_json_string(self, use_diff: bool = ...) -> str: ...
+
+
+class Decoder(Protocol):
+    """A causal language model: a base model that makes hidden states, and a head that makes logits of them."""
+
+    training: bool
+    base_model_prefix: str
+    """Attribute of the base model; the names of its parameters begin with it."""
+
+    @property
+    def config(self) -> HfConfig: ...
+
+    @property
+    def base_model(self) -> nn.Module:
+        """Called with `inputs_embeds` [B, T, H] and more; its output has `last_hidden_state` [B, T, H]."""
+
+    def get_input_embeddings(self) -> nn.Embedding: ...
+    def get_output_embeddings(self) -> nn.Linear: ...
+    def resize_token_embeddings(self, new_num_tokens: int, *, mean_resizing: bool) -> object: ...
+    def set_attn_implementation(self, attn_implementation: str) -> None: ...
+    def train(self, mode: bool = ...) -> Self: ...
+    def eval(self) -> Self: ...
+
+    def __call__(self, *, inputs_embeds: torch.Tensor, position_ids: torch.Tensor, use_cache: bool) -> Any:
+        """An output with `logits` [B, T, V]; each architecture has a class of its own for it."""
