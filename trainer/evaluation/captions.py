@@ -1,10 +1,10 @@
 """CIDEr-D and BLEU-1 to 4 of captions, by the program behind the published COCO numbers (the package pycocoevalcap).
 
-Rule: only its arithmetic is used, which is plain Python. The tokenizer it comes with is a Java program, so
-`caption_tokens` stands in for it: lower case; words with the apostrophes, hyphens, dots and commas inside them; 's,
-'re, 've, 'll, 'd, 'm and n't on their own, as in the Penn Treebank; every other mark left out. Scores differ from
-published ones where the two differ: brackets, signs such as & and #, abbreviations with dots. A script without spaces
-is one word a sentence. Answers and references go through the same.
+Rule: only its arithmetic is used, which is plain Python. Its tokenizer is a Java program, so `caption_tokens` replaces
+it: lower case; apostrophes, hyphens, dots and commas inside words stay; 's, 're, 've, 'll, 'd, 'm and n't are separate
+words, as in the Penn Treebank; all other punctuation is removed. Scores differ from published ones where the two
+tokenizers differ: brackets, signs such as & and #, abbreviations with dots. A sentence in a script without spaces is
+one word. Predictions and references are tokenized in the same way.
 """
 
 from __future__ import annotations
@@ -25,10 +25,10 @@ _CLITIC = re.compile(r"(?:'(?:s|re|ve|ll|d|m)|n't)$")
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class CaptionScores:
-    """`cider` from 0 to 10 (papers print it times 100), `bleu[n - 1]` from 0 to 1; over all answers, and of each.
+    """`cider` from 0 to 10 (papers print it times 100), `bleu[n - 1]` from 0 to 1; over all answers, and for each.
 
-    BLEU over all is no mean: its counts are summed first. CIDEr is one. Where not one sequence of n words agrees, the
-    package's BLEU-n is up to 0.0002 instead of 0, and up to 0.03 where no caption has n words.
+    CIDEr over all answers is the mean. BLEU is not: its counts are summed first. Where no sequence of n words matches,
+    the package's BLEU-n is up to 0.0002 instead of 0, and up to 0.03 where no caption has n words.
     """
 
     cider: float
@@ -38,10 +38,10 @@ class CaptionScores:
 
 
 def caption_scores(predictions: Sequence[str], references: Sequence[Sequence[str]]) -> CaptionScores:
-    """Score each prediction against its own references; at least one each.
+    """Score each prediction against its own references, at least one each.
 
-    A word counts for CIDEr by how few of the answers' references have it, so the score of one caption depends on which
-    others are scored with it, and a single one scores 0. Vedantam, Zitnick and Parikh 2015 (CIDEr), Papineni et al.
+    CIDEr weighs words by how few of the references have them. So the score of one caption depends on the others that
+    are scored with it, and a single caption scores 0. Vedantam, Zitnick and Parikh 2015 (CIDEr), Papineni et al.
     2002 (BLEU). Raises ConfigError if the package is not installed.
     """
     bleu_scorer = _load("pycocoevalcap.bleu.bleu").Bleu(max(BLEU_ORDERS))

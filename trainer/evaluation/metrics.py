@@ -1,8 +1,8 @@
-"""Score generated answers: VQA accuracy, exact match, CIDEr and BLEU, a row of numbers for every dataset.
+"""Score generated answers with VQA accuracy, exact match, CIDEr and BLEU: one row of numbers for every dataset.
 
-Rule: which metrics a dataset gets depends on what its answers are (its kind), never on the answers given. A build's
-manifest names each dataset's adapter, and KIND_OF_ADAPTER says the kind of those; of any other, your own chat files
-among them, only exact match is known to make sense.
+Rule: the metrics of a dataset depend on what its answers are (its kind), never on the predictions. A build's manifest
+names each dataset's adapter, and KIND_OF_ADAPTER gives the kind. Any other adapter, your own chat files included, gets
+exact match only. docs/evaluation.md defines every metric.
 
     answers = [Answered(dataset="vqa", key=key, kind="vqa", prediction="two", references=("2", "2", "3")), ...]
     table = score(answers).datasets
@@ -17,12 +17,21 @@ from typing import Literal
 
 from trainer.errors import TrainError
 from trainer.evaluation.captions import BLEU_ORDERS, caption_scores, missing_package
-from trainer.evaluation.vqa import normalise
+from trainer.evaluation.vqa import ANSWERS_TO_MATCH, normalise, vqa_accuracy, vqa_accuracy_normalised
 
 Kind = Literal["vqa", "reasoned", "caption", "text"]
 
+METRICS = {
+    "vqa_accuracy": "the official VQA accuracy, as the challenge's evaluation program computes it",
+    "vqa_accuracy_normalised": "VQA accuracy with both sides always normalised; with 1 to 3 answers, a match is 1",
+    "exact_match": "share of predictions that equal one of the references after normalisation",
+    "cider": "CIDEr-D of captions, from 0 to 10",
+    **{f"bleu_{order}": f"BLEU-{order} of captions, from 0 to 1" for order in BLEU_ORDERS},
+}
+"""Every metric of a report -> what it is, in the order of the tables"""
+
 # vqa: a few words that several people gave; reasoned: such an answer inside "The answer is ... Because ...";
-# caption: sentences about a picture; text: all else.
+# caption: sentences about an image; text: everything else.
 KIND_OF_ADAPTER: dict[str, Kind] = {
     "aokvqa": "reasoned",
     "coco_caption": "caption",
@@ -30,14 +39,13 @@ KIND_OF_ADAPTER: dict[str, Kind] = {
     "vqa_v2": "vqa",
 }
 _REASONED = re.compile(r"\s*the answer is:?\s+(.+?)(?:\.\s+because\b.*|\.?\s*)", re.IGNORECASE | re.DOTALL)
-_ENOUGH_TO_VOTE = 4  # with fewer answers, three others never agree and no answer could be fully right
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Answered:
-    """What a model said (`prediction`), and what counts as right (`references`, at least one).
+    """A model's answer (`prediction`), and the answers that count as right (`references`, at least one).
 
-    dataset, key: of the sample in its build; errors and tables name them.
+    dataset, key: of the sample in its build, for errors and tables.
     """
 
     dataset: str
@@ -49,7 +57,7 @@ class Answered:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class DatasetScore:
-    """A row of the table: metric -> value over all of a dataset's answers. notes: what a reader has to know of them."""
+    """A row of the table: metric -> value over all of a dataset's answers. notes: how to read these values."""
 
     dataset: str
     kind: Kind
@@ -60,7 +68,7 @@ class DatasetScore:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Scores:
-    """datasets: the table, sorted by name. answers: metric -> value of each answer, in the order they were given in."""
+    """datasets: the table, sorted by name. answers: metric -> value for each answer, in the order of the input."""
 
     datasets: tuple[DatasetScore, ...]
     answers: tuple[Mapping[str, float], ...]
@@ -74,10 +82,10 @@ class _Scored:
 
 
 def score(answers: Iterable[Answered]) -> Scores:
-    """Score answers, each dataset by itself.
+    """Score answers, one dataset at a time.
 
-    Raises TrainError for an answer without references or a dataset of two kinds, ConfigError if captions are to be
-    scored and the package for it is missing (`missing_packages` tells before anything is generated).
+    Raises TrainError for an answer without references or a dataset of two kinds, and ConfigError if there are captions
+    but not the package that scores them (`missing_packages` checks this before anything is generated).
     """
     given = tuple(answers)
     of_dataset: dict[str, list[int]] = {}
@@ -106,9 +114,9 @@ def kind_of(adapter: str) -> Kind:
 
 
 def references_of(metadata: Mapping[str, object], member: int, trained_answer: str) -> tuple[str, ...]:
-    """What counts as right for the first answer of a sample's conversation number `member` (from 0).
+    """The references for the first answer of conversation number `member` (from 0) of a sample.
 
-    metadata: of a sample of a build (shards/FORMAT.md). Where it has no references, the answer that was to be learnt.
+    metadata: of a sample of a build (shards/FORMAT.md). Without references in it, the training answer is the only one.
     """
     references = metadata.get("references")
     if isinstance(references, list) and member < len(references) and references[member]:
@@ -117,37 +125,21 @@ def references_of(metadata: Mapping[str, object], member: int, trained_answer: s
 
 
 def missing_packages(kinds: Iterable[Kind]) -> list[str]:
-    """Problems that would stop `score`, to be told before hours of generating."""
+    """Problems that would stop `score`, to report before hours of generation."""
     problem = missing_package() if "caption" in set(kinds) else None
     return [problem] if problem else []
-
-
-def vqa_accuracy(prediction: str, answers: Sequence[str]) -> float:
-    """The VQA challenge's soft score: min(people who gave the answer / 3, 1), averaged over all ways to leave one out.
-
-    With ten answers: 0.3, 0.6, 0.9 and 1 for an answer that 1, 2, 3, and more people gave. The same is done with 4 to 9
-    answers and with more than 10. With 1 to 3 answers nobody could reach 1, so agreeing with any of them scores 1.
-    Antol et al. 2015, https://visualqa.org/evaluation.html; both sides are normalised (trainer/evaluation/vqa.py).
-    """
-    wanted = normalise(prediction)
-    matching = sum(normalise(answer) == wanted for answer in answers)
-    if len(answers) < _ENOUGH_TO_VOTE:
-        return float(matching > 0)
-    left_out_matches = matching * min((matching - 1) / 3, 1.0)
-    left_out_differs = (len(answers) - matching) * min(matching / 3, 1.0)
-    return (left_out_matches + left_out_differs) / len(answers)
 
 
 def exact_match(prediction: str, references: Sequence[str]) -> float:
     """1 if the normalised prediction is one of the normalised references, else 0.
 
-    Texts that normalise to nothing ("A", "?") are compared as they are, but for case and space around them.
+    Texts that normalise to nothing ("A", "?") are compared in lower case, without leading and trailing whitespace.
     """
     return float(_comparable(prediction) in {_comparable(reference) for reference in references})
 
 
 def direct_answer(prediction: str) -> str:
-    """The choice within "The answer is <choice>. Because <reasons>", as A-OKVQA is trained; any other text as it is."""
+    """The choice within "The answer is <choice>. Because <reasons>", the form of A-OKVQA here; else the whole text."""
     found = _REASONED.fullmatch(prediction)
     return found[1] if found else prediction
 
@@ -155,10 +147,10 @@ def direct_answer(prediction: str) -> str:
 def _check(answer: Answered, first: Answered) -> None:
     place = f"{answer.dataset} {answer.key}"
     if not answer.references:
-        raise TrainError(f"{place}: there is nothing to compare the answer with; wanted at least one reference")
+        raise TrainError(f"{place}: got no references to compare the answer with; expected at least one")
     if answer.kind != first.kind:
         raise TrainError(
-            f"{place}: its kind is {answer.kind}, but that of {first.key} is {first.kind}; wanted one kind in a dataset"
+            f"{place}: its kind is {answer.kind}, but that of {first.key} is {first.kind}; expected the same"
         )
 
 
@@ -170,13 +162,15 @@ def _score_vqa(answers: Sequence[Answered]) -> _Scored:
     each = [
         {
             "vqa_accuracy": vqa_accuracy(answer.prediction, answer.references),
+            "vqa_accuracy_normalised": vqa_accuracy_normalised(answer.prediction, answer.references),
             "exact_match": exact_match(answer.prediction, answer.references),
         }
         for answer in answers
     ]
-    few = sum(len(answer.references) < _ENOUGH_TO_VOTE for answer in answers)
+    few = sum(len(answer.references) <= ANSWERS_TO_MATCH for answer in answers)
     note = (
-        f"{few} of {len(answers)} questions have fewer than {_ENOUGH_TO_VOTE} answers; for them any of these scores 1"
+        f"{few} of {len(answers)} questions have fewer than {ANSWERS_TO_MATCH + 1} answers: no prediction reaches a "
+        "vqa_accuracy of 1 there; for vqa_accuracy_normalised, a match with any of these answers scores 1"
     )
     return _Scored(_means(each), each, (note,) if few else ())
 

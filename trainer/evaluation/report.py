@@ -35,7 +35,7 @@ from shards.images.pixels import (
     upright,
 )
 from trainer.errors import TrainError
-from trainer.evaluation.metrics import DatasetScore
+from trainer.evaluation.metrics import METRICS, DatasetScore
 
 PAGE_DIALOGUES = 500  # a browser shows so many at once without effort
 PAGE_PICTURES = 3000
@@ -169,7 +169,7 @@ def _page(
         title=title,
         facts=facts,
         scores=scores,
-        metrics=list(dict.fromkeys(name for row in scores for name in row.metrics)),
+        metrics={name: METRICS[name] for row in scores for name in row.metrics},
         dialogues=shown,
         num_dialogues=len(dialogues),
         num_answers=sum(len(dialogue.rounds) for dialogue in dialogues),

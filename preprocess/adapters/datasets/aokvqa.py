@@ -14,7 +14,6 @@ from preprocess.adapters.parsing.choices import choose
 from preprocess.adapters.parsing.fields import (
     BadRecordError,
     answer,
-    answers,
     coco_name,
     fence,
     image_groups,
@@ -24,6 +23,7 @@ from preprocess.adapters.parsing.fields import (
     own_id,
     question,
     show,
+    texts,
 )
 from preprocess.adapters.parsing.identities import Identities
 from preprocess.adapters.parsing.json_stream import array_items
@@ -56,13 +56,13 @@ def _conversation(place: Place, record: Any) -> Conversation:
         raise BadRecordError("no_answer", "there is neither correct_choice_idx nor rationales")
     image = Image(name=coco_name(need(record, "image_id")))
     words = question(need(record, "question"))
-    reasons = answers(list_of(record, "rationales"), "rationales")
+    reasons = [reason for reason in texts(list_of(record, "rationales"), "rationales") if reason]
     if not reasons:
-        raise BadRecordError("empty_answer", "rationales holds no words")
+        raise BadRecordError("empty_answer", "rationales has no text")
     direct = record.get("direct_answers")
     split = stated_split(record.get("split"))
     reply = f"The answer is {_choice(record)}. Because {' '.join(reasons)}"
-    references = () if direct is None else answers(direct, "direct_answers")
+    references = () if direct is None else texts(direct, "direct_answers")
     return Conversation(
         id=place.claim(),
         turns=(

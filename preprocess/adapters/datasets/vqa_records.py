@@ -1,7 +1,7 @@
 """One question of VQA v2's form with its answers, as a conversation.
 
-Rule: the answer to learn is `multiple_choice_answer`, or the most frequent of the answers (of equals the first); all of
-them are references.
+Rule: the trained answer is `multiple_choice_answer`, or else the most frequent of the answers (the first of several).
+All answers are references, empty ones included: VQA accuracy depends on the number of people who were asked.
 """
 
 from __future__ import annotations
@@ -12,11 +12,11 @@ from typing import Any
 from preprocess.adapters.parsing.fields import (
     BadRecordError,
     answer,
-    answers,
     coco_name,
     image_groups,
     image_name,
     list_of,
+    texts,
 )
 from preprocess.adapters.parsing.record_location import Place
 from preprocess.conversation import Conversation, Image, Split, Turn
@@ -35,20 +35,20 @@ def conversation(place: Place, words: str, name: str, best: str, others: Sequenc
 
 
 def answer_of(record: dict[str, Any]) -> tuple[str, tuple[str, ...]]:
-    """The answer to learn and all that count as right."""
+    """The trained answer, and the answers of all people."""
     others: tuple[str, ...] = ()
     if record.get("answers") is not None:
         given = list_of(record, "answers")
-        others = answers([item.get("answer") if type(item) is dict else item for item in given], "answers")
+        others = texts([item.get("answer") if type(item) is dict else item for item in given], "answers")
     if record.get("multiple_choice_answer") is not None:
         return answer(record["multiple_choice_answer"], "multiple_choice_answer"), others
     if record.get("answers") is None:
         raise BadRecordError("no_answer", "there is neither multiple_choice_answer nor answers")
-    if not others:
-        raise BadRecordError("empty_answer", "answers holds no words")
     counts: dict[str, int] = {}
-    for words in others:
+    for words in filter(None, others):
         counts[words] = counts.get(words, 0) + 1
+    if not counts:
+        raise BadRecordError("empty_answer", "answers has no text")
     return max(counts, key=counts.__getitem__), others
 
 

@@ -78,11 +78,11 @@ def answer(value: Any, what: str = "answer") -> str:
     return words
 
 
-def answers(value: Any, what: str) -> tuple[str, ...]:
-    """A list of further right answers; empty ones say nothing and are left out."""
+def texts(value: Any, what: str) -> tuple[str, ...]:
+    """An array of texts, each without leading and trailing whitespace; empty ones are kept."""
     if type(value) is not list:
-        raise BadRecordError("wrong_type", f"{what} is {show(value)}; wanted an array of texts")
-    return tuple(words for words in (text(item, f"an item of {what}") for item in value) if words)
+        raise BadRecordError("wrong_type", f"{what} is {show(value)}; expected an array of texts")
+    return tuple(text(item, f"an item of {what}") for item in value)
 
 
 def own_id(record: Any, key: str) -> str | None:

@@ -64,7 +64,7 @@ def test_ids_meet_as_text_and_lonely_ones_are_refused(tmp_path: Path) -> None:
     assert rejects(made) == [("3", "no_answer"), ("4", "no_match"), ("1", "duplicate_id")]
 
 
-def test_the_answer_is_the_stated_one_or_else_the_first_of_the_most_frequent(tmp_path: Path) -> None:
+def test_the_trained_answer_is_the_stated_one_or_else_the_first_of_the_most_frequent(tmp_path: Path) -> None:
     annotations = [
         reply(1, "b", "a", "a", "b", "c"),
         reply(2, "b", "a", multiple_choice_answer=" z "),
@@ -72,7 +72,7 @@ def test_the_answer_is_the_stated_one_or_else_the_first_of_the_most_frequent(tmp
     ]
     made = conversations(pair(tmp_path, [ask(1), ask(2), ask(3)], annotations))
     assert [item.turns[1].parts[0] for item in made] == ["b", "z", "x"]
-    assert [item.references for item in made] == [("b", "a", "a", "b", "c"), ("b", "a"), ("x",)]
+    assert [item.references for item in made] == [("b", "a", "a", "b", "c"), ("b", "a"), ("", "x")]
 
 
 @pytest.mark.parametrize("rows_at_once", [1, 2, 3, 7])
@@ -159,6 +159,7 @@ def test_a_bad_question_is_refused_with_its_reason(tmp_path: Path, question: Any
         ({"question_id": 2}, "no_answer"),
         (reply(2), "empty_answer"),
         (reply(2, ""), "empty_answer"),
+        (reply(2, "", " "), "empty_answer"),
         (reply(2, "a", None), "wrong_type"),
         (reply(2, "\ud800"), "bad_text"),
         ({"question_id": 2, "answers": {}}, "wrong_type"),

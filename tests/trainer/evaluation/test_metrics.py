@@ -1,4 +1,4 @@
-"""Scores are the published ones: VQA's normalisation rule by rule, its soft score, CIDEr-D and BLEU."""
+"""Scores are the published ones: exact match, CIDEr-D and BLEU; every dataset gets the metrics of its kind."""
 
 from __future__ import annotations
 
@@ -11,10 +11,12 @@ from hypothesis import strategies as st
 
 from dst.errors import ConfigError
 from tests.support import oracles_score
+from tests.support.paths import ROOT
 from trainer.errors import TrainError
 from trainer.evaluation.captions import caption_scores, caption_tokens
 from trainer.evaluation.metrics import (
     KIND_OF_ADAPTER,
+    METRICS,
     Answered,
     Kind,
     direct_answer,
@@ -23,9 +25,7 @@ from trainer.evaluation.metrics import (
     missing_packages,
     references_of,
     score,
-    vqa_accuracy,
 )
-from trainer.evaluation.vqa import CONTRACTIONS, NUMBER_WORDS, normalise
 
 WORD = st.sampled_from(["a", "cat", "dog", "sits", "on", "red", "mats"])
 CAPTION = st.lists(WORD, min_size=4, max_size=9)
@@ -36,81 +36,6 @@ REFERENCES = st.lists(st.lists(WORD, min_size=1, max_size=9), min_size=1, max_si
 def captions() -> None:
     """The caption metrics' package is an extra."""
     pytest.importorskip("pycocoevalcap.cider.cider", reason="the extra `eval` is not installed")
-
-
-@pytest.mark.parametrize(
-    ("given_answer", "compared"),
-    [
-        ("Yes", "yes"),
-        ("  two\nwords\there ", "2 words here"),
-        ("yes.", "yes"),
-        ("U.S.A.", "usa"),
-        ("3.5", "3.5"),
-        ("3.", "3"),
-        ("version 2.a", "version 2a"),
-        ("100,978", "100978"),
-        ("red/white", "red white"),
-        ("yes, no", "yes no"),
-        ("t-shirt", "t shirt"),
-        ("x-ray - arm", "xray arm"),
-        ("1,000 red/white", "1000 redwhite"),
-        ("(blue) [and] {green}?!", "blue and green"),
-        ("2:50", "2:50"),
-        ("girl's", "girl's"),
-        ("5$ & 10%", "5$ & 10%"),
-        ("the cat and a dog", "cat and dog"),
-        ("An owl", "owl"),
-        ("The", ""),
-        ("none", "0"),
-        ("Ten people", "10 people"),
-        ("eleven", "eleven"),
-        ("someone", "someone"),
-        ("dont", "don't"),
-        ("don't", "don't"),
-        ("wouldntve", "wouldntve"),
-        ("wouldnt've", "wouldn't've"),
-        ("im here", "i'm here"),
-        ("its", "its"),
-        ("well", "well"),
-        ("4 oclock", "4 o'clock"),
-    ],
-)
-def test_an_answer_is_normalised_as_the_challenge_says(given_answer: str, compared: str) -> None:
-    assert normalise(given_answer) == compared
-
-
-def test_the_tables_of_normalisation_are_closed() -> None:
-    assert set(NUMBER_WORDS.values()) == {str(number) for number in range(11)}
-    for lacking, whole in CONTRACTIONS.items():
-        assert lacking.count("'") == whole.count("'") - 1
-        assert lacking.replace("'", "") == whole.replace("'", "")
-        assert normalise(lacking) == normalise(whole) == whole
-
-
-@given(st.text(alphabet="aAn the1,.3-/?'\n", max_size=20))
-def test_a_normalised_answer_has_no_mark_article_or_double_space(answer: str) -> None:
-    normalised = normalise(answer)
-    assert normalised == " ".join(word for word in normalised.split() if word not in ("a", "an", "the"))
-    assert normalised == normalised.lower()
-    assert not set(normalised) & set(",/-?\n")
-
-
-@pytest.mark.parametrize(("matching", "expected"), [(0, 0), (1, 0.3), (2, 0.6), (3, 0.9), (4, 1), (7, 1), (10, 1)])
-def test_ten_people_give_the_official_soft_score(matching: int, expected: float) -> None:
-    answers = ["two"] * matching + ["three"] * (10 - matching)
-    assert vqa_accuracy("2", answers) == pytest.approx(expected)
-
-
-@given(st.lists(st.booleans(), min_size=4, max_size=14))
-def test_the_soft_score_is_the_mean_over_all_subsets_without_one_person(matches: list[bool]) -> None:
-    answers = ["Yes." if match else "no" for match in matches]
-    assert vqa_accuracy("yes", answers) == pytest.approx(oracles_score.soft_score(matches))
-
-
-def test_with_fewer_than_four_answers_any_of_them_is_right() -> None:
-    assert vqa_accuracy("a dog", ["cat", "dog", "cow"]) == 1
-    assert vqa_accuracy("horse", ["cat", "dog", "cow"]) == 0
-    assert vqa_accuracy("dog", ["dog", "cow", "cow", "cow"]) == pytest.approx(0.25)
 
 
 def test_exact_match_compares_normalised_texts_and_letters_that_are_articles() -> None:
@@ -212,8 +137,10 @@ def test_every_dataset_has_its_own_row_and_every_answer_its_scores() -> None:
     rows = {row.dataset: row for row in scores.datasets}
     assert list(rows) == ["aok", "ocr", "vqa", "zoo"]
     assert rows["vqa"].num_answers == 2
-    assert rows["vqa"].metrics == pytest.approx({"vqa_accuracy": 0.45, "exact_match": 0.5})
-    assert rows["aok"].metrics == {"vqa_accuracy": 1, "exact_match": 1}
+    assert rows["vqa"].metrics == pytest.approx(
+        {"vqa_accuracy": 0.45, "vqa_accuracy_normalised": 0.45, "exact_match": 0.5}
+    )
+    assert rows["aok"].metrics == {"vqa_accuracy": 1, "vqa_accuracy_normalised": 1, "exact_match": 1}
     assert rows["ocr"].metrics == {"exact_match": 1}
     assert list(rows["zoo"].metrics) == ["cider", "bleu_1", "bleu_2", "bleu_3", "bleu_4"]
     assert [list(metrics) for metrics in scores.answers][:2] == [list(rows["zoo"].metrics), list(rows["vqa"].metrics)]
@@ -221,7 +148,7 @@ def test_every_dataset_has_its_own_row_and_every_answer_its_scores() -> None:
         [answers[0].prediction, answers[2].prediction], [answers[0].references, answers[2].references]
     )
     assert scores.answers[2]["cider"] == alone.answer_cider[1]
-    assert scores.answers[5] == {"vqa_accuracy": 0, "exact_match": 0}
+    assert scores.answers[5] == {"vqa_accuracy": 0, "vqa_accuracy_normalised": 0, "exact_match": 0}
 
 
 @pytest.mark.usefixtures("captions")
@@ -229,7 +156,23 @@ def test_what_a_reader_has_to_know_of_a_row_is_noted() -> None:
     single = score([_answered("zoo", "a", "caption", "a cat", "a cat")]).datasets[0]
     assert "single caption" in single.notes[0]
     few = score([_answered("q", "a", "vqa", "x", "x"), _answered("q", "b", "vqa", "x", *"xxxx")]).datasets[0]
-    assert few.notes == ("1 of 2 questions have fewer than 4 answers; for them any of these scores 1",)
+    assert few.notes == (
+        "1 of 2 questions have fewer than 4 answers: no prediction reaches a vqa_accuracy of 1 there; for "
+        "vqa_accuracy_normalised, a match with any of these answers scores 1",
+    )
+    assert few.metrics == {"vqa_accuracy": 0.5, "vqa_accuracy_normalised": 1, "exact_match": 1}
+
+
+def test_every_metric_of_a_report_is_defined() -> None:
+    answers = [_answered(kind, "k", kind, "x", *"xxxx") for kind in ("vqa", "reasoned", "text")]
+    used = {name for row in score(answers).datasets for name in row.metrics}
+    assert used | {"cider", "bleu_1", "bleu_2", "bleu_3", "bleu_4"} == {*METRICS}
+    page = (ROOT / "docs/evaluation.md").read_text(encoding="utf-8")
+    table = [line.split("|")[1] for line in page.splitlines() if line.startswith("| `")]
+    for name in METRICS:
+        assert any(f"`{name}`" in cell for cell in table), f"docs/evaluation.md does not define {name}"
+    for adapter in KIND_OF_ADAPTER:
+        assert any(f"`{adapter}`" in cell for cell in table), f"docs/evaluation.md does not say how {adapter} is scored"
 
 
 def test_nothing_to_score_is_an_empty_table() -> None:
@@ -237,7 +180,7 @@ def test_nothing_to_score_is_an_empty_table() -> None:
 
 
 def test_an_answer_that_cannot_be_scored_is_named() -> None:
-    with pytest.raises(TrainError, match=r"vqa k7: .*at least one reference"):
+    with pytest.raises(TrainError, match=r"vqa k7: got no references .* expected at least one"):
         score([_answered("vqa", "k7", "vqa", "yes")])
     with pytest.raises(TrainError, match="vqa k2: its kind is text, but that of k1 is vqa"):
         score([_answered("vqa", "k1", "vqa", "yes", "yes"), _answered("vqa", "k2", "text", "yes", "yes")])

@@ -22,7 +22,7 @@ from tests.support.paths import PHOTOS
 from tests.support.small_blends import jpeg
 from tests.support.waiting import LIMIT_S
 from trainer.errors import TrainError
-from trainer.evaluation.metrics import DatasetScore
+from trainer.evaluation.metrics import METRICS, DatasetScore
 from trainer.evaluation.report import PAGE_DIALOGUES, AnsweredDialogue, AnsweredRound, Picture, thumbnail, write_report
 
 HOSTILE = (
@@ -121,7 +121,7 @@ def test_the_page_shows_every_text_and_picture(tmp_path: Path) -> None:
         "2 references",
     ):
         assert text in shown
-    for text in ("zoo <b>", "1,234", "0.500", "1 < 2"):
+    for text in ("zoo <b>", "1,234", "0.500", "1 < 2", f"vqa accuracy: {METRICS['vqa_accuracy']}"):
         assert text in shown
 
 
