@@ -1,18 +1,43 @@
-"""The pages tell the truth: generated ones are up to date, and what README and docs name exists."""
+"""The pages tell the truth: generated ones are up to date, and every link, command, setting and example works."""
 
 from __future__ import annotations
 
 import importlib.util
+import os
 import re
+import shlex
+import shutil
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
+import click
 import pytest
+import yaml
 
+import preprocess.cli
+import trainer.cli
+from preprocess.blend.config import load_blend
 from tests.support.paths import ROOT
+from trainer.config.run import load_config
 
-PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", ROOT / "shards/FORMAT.md", *sorted((ROOT / "docs").glob("*.md"))]
+PAGES = [
+    *(ROOT / name for name in ("README.md", "CONTRIBUTING.md", "CHANGELOG.md", "shards/FORMAT.md")),
+    *sorted((ROOT / "docs").rglob("*.md")),
+]
+PROGRAMS = {"dsvl-prep": preprocess.cli.cli, "dsvl-train": trainer.cli.cli}
+MODULES = {"dsvl-prep": "preprocess.cli", "dsvl-train": "trainer.cli"}
+SHELL = re.compile(r"^```(?:bash|sh|console)\n(.*?)^```", re.DOTALL | re.MULTILINE)
+FENCE = re.compile(r"^```.*?^```", re.DOTALL | re.MULTILINE)
+INDENTED = re.compile(r"(?:^    .*\n)+", re.MULTILINE)
+
+
+def name_of(page: Path) -> str:
+    return page.relative_to(ROOT).as_posix()
+
+
+pages = pytest.mark.parametrize("page", PAGES, ids=name_of)
 
 
 def make_docs() -> dict[str, str]:
@@ -21,8 +46,25 @@ def make_docs() -> dict[str, str]:
     assert spec.loader is not None
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
-    pages: dict[str, str] = module.pages()
-    return pages
+    generated: dict[str, str] = module.pages()
+    return generated
+
+
+def shell_lines(text: str) -> Iterator[str]:
+    """The lines of shell blocks, fenced or indented; a line that ends in a backslash is joined with the next."""
+    blocks = SHELL.findall(text) + INDENTED.findall(FENCE.sub("", text))
+    for block in blocks:
+        yield from (line.strip() for line in block.replace("\\\n", " ").splitlines())
+
+
+def commands(text: str) -> list[list[str]]:
+    """Every dsvl command of a page's shell blocks, as words; what a shell would redirect is left out."""
+    found = []
+    for line in shell_lines(text):
+        if line.startswith(tuple(f"{program} " for program in PROGRAMS)):
+            words = shlex.split(re.split(r"\s[<>|]\s|\s&", line)[0], comments=True)
+            found.append(words)
+    return found
 
 
 def test_generated_pages_are_up_to_date() -> None:
@@ -30,32 +72,79 @@ def test_generated_pages_are_up_to_date() -> None:
         assert (ROOT / "docs" / name).read_text(encoding="utf-8") == text, f"run tools/make_docs.py to renew {name}"
 
 
-@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+@pages
 def test_a_page_is_not_empty_and_its_links_and_paths_exist(page: Path) -> None:
     text = page.read_text(encoding="utf-8")
     assert text.strip(), f"{page.name} is empty"
-    for target in re.findall(r"\]\(([^)#]+)\)", text):
+    for target in re.findall(r"\]\(([^)#]+)(?:#[^)]*)?\)", text):
         if "://" not in target:
             assert (page.parent / target).exists(), target
     for path in re.findall(r"`((?:dst|preprocess|shards|trainer|tests|tools|docs|examples)/[\w./-]*)`", text):
         assert (ROOT / path).exists(), path
 
 
-def test_every_command_of_the_readme_exists() -> None:
-    text = (ROOT / "README.md").read_text(encoding="utf-8")
-    for program, module, all_commands in (
-        ("dsvl-prep", "preprocess.cli", {"build", "verify", "stats", "inspect", "render", "adapters", "init"}),
-        ("dsvl-train", "trainer.cli", {"run", "config", "eval", "export", "chat"}),
-    ):
-        commands = set(re.findall(rf"^    {program} (\w+)", text, re.MULTILINE))
-        assert commands == all_commands
-        listed = subprocess.run([sys.executable, "-m", module, "--help"], check=True, capture_output=True, text=True)
-        for command in commands:
-            assert re.search(rf"^  {command} ", listed.stdout, re.MULTILINE), command
-    targets = set(re.findall(r"^make ([\w-]+)|`make ([\w-]+)`|    make ([\w-]+)", text))
+@pages
+def test_every_command_of_a_page_is_one_that_its_program_accepts(page: Path) -> None:
+    for program, *arguments in commands(page.read_text(encoding="utf-8")):
+        command = PROGRAMS[program].commands.get(arguments[0])
+        assert command is not None, f"{program} has no command {arguments[0]}"
+        try:
+            command.make_context(arguments[0], arguments[1:])
+        except click.UsageError as error:
+            pytest.fail(f"{program} {shlex.join(arguments)}: {error.format_message()}")
+
+
+@pages
+def test_every_command_that_a_sentence_names_exists(page: Path) -> None:
+    for program, command in re.findall(r"`(dsvl-\w+) (\w+)", page.read_text(encoding="utf-8")):
+        assert command in PROGRAMS[program].commands, f"{program} {command}"
+
+
+@pages
+def test_every_make_target_of_a_page_exists(page: Path) -> None:
+    text = page.read_text(encoding="utf-8")
+    lines = [line for line in shell_lines(text) if line.startswith("make ")]
     makefile = (ROOT / "Makefile").read_text(encoding="utf-8")
-    for target in {name for names in targets for name in names if name}:
+    for target in [*(line.split()[1] for line in lines), *re.findall(r"`make ([\w-]+)", text)]:
         assert re.search(rf"^{target}:", makefile, re.MULTILINE), target
+
+
+@pages
+def test_every_whole_configuration_of_a_page_is_valid(page: Path, tmp_path: Path) -> None:
+    for number, block in enumerate(
+        re.findall(r"^```yaml\n(.*?)^```", page.read_text("utf-8"), re.DOTALL | re.MULTILINE)
+    ):
+        file = tmp_path / f"{number}.yaml"
+        file.write_text(block, encoding="utf-8")
+        tree = yaml.safe_load(block)
+        if "datasets" in tree:
+            load_blend(file)
+        elif {"build", "out", "model"} <= tree.keys() and "start" not in tree["model"]:
+            load_config(file)
+
+
+def test_the_readme_shows_every_command() -> None:
+    shown = {(program, command) for program, command, *_ in commands((ROOT / "README.md").read_text(encoding="utf-8"))}
+    assert shown == {(program, command) for program, group in PROGRAMS.items() for command in group.commands}
+
+
+@pytest.mark.slow
+def test_the_first_example_of_the_readme_runs_as_it_stands(tmp_path: Path) -> None:
+    """Every command of the first block; what installs is left out, and programs are this tree's."""
+    shutil.copytree(ROOT / "examples", tmp_path / "examples")
+    text = (ROOT / "README.md").read_text(encoding="utf-8")
+    lines = [line for line in SHELL.findall(text)[0].splitlines() if line.startswith("dsvl-")]
+    assert len(lines) == 7
+    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    for line in lines:
+        program, rest = line.split(maxsplit=1)
+        shell = f"{shlex.quote(sys.executable)} -m {MODULES[program]} {rest}"
+        done = subprocess.run(
+            shell, shell=True, cwd=tmp_path, env=environment, capture_output=True, text=True, check=False
+        )
+        assert done.returncode == 0, f"{line}\n{done.stdout}{done.stderr}"
+    assert (tmp_path / "build/exported/chat_template.jinja").is_file()
+    assert (tmp_path / "build/report/results.html").is_file()
 
 
 def test_the_template_of_the_docs_is_one_that_works(tmp_path: Path) -> None:

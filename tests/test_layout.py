@@ -131,6 +131,15 @@ def test_every_package_is_part_of_an_install() -> None:
             assert (path.parent / "__init__.py").is_file(), f"{path} is in no package, so no install holds it"
 
 
+def test_the_architecture_page_lists_the_layers_in_their_order() -> None:
+    page = (ROOT / "docs/architecture.md").read_text(encoding="utf-8")
+    block = page.split("<!-- layers -->\n```text\n")[1].split("```")[0]
+    names = block.split()
+    starts = [names.index(package) for package in LAYERS]
+    listed = {names[start]: names[start + 1 : end] for start, end in zip(starts, [*starts[1:], None], strict=True)}
+    assert listed == {package: layers.split() for package, layers in LAYERS.items()}
+
+
 def test_no_test_imports_a_test() -> None:
     for path in (ROOT / "tests").rglob("*.py"):
         assert not [name for name in imported(path) if ".test_" in name], path
