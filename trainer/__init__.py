@@ -20,9 +20,6 @@ __all__ = ["load"]
 
 def load(folder: str | Path, *, device: str | torch.device = "cpu", dtype: torch.dtype | None = None) -> Loaded:
     """Open an exported model, see `trainer.model_io.load.load_model`."""
-    from trainer.compat.torchvision import declare_operators
-
-    declare_operators()
     from trainer.model_io.load import load_model
 
     return load_model(folder, device=device, dtype=dtype)

@@ -90,9 +90,6 @@ def export(
     checkpoint: Path, out: Path, build: str | None, start: str | None, precision: str | None, file_gb: float
 ) -> None:
     """Write a trained model, adapters merged: a LLaVA folder if it is one, else one that trainer.load opens."""
-    from trainer.compat.torchvision import declare_operators
-
-    declare_operators()
     from trainer.export import export as exporting
 
     shard_bytes = int(file_gb * (1 << 30))
@@ -116,9 +113,6 @@ def chat(model: Path, run_build: str | None, max_new_tokens: int, temperature: f
     From a pipe the exit code is 1 if a line could not be done, such as a picture that is not there.
     """
     from dst.errors import ConfigError
-    from trainer.compat.torchvision import declare_operators
-
-    declare_operators()
     from trainer.inference.generate import Sampling
 
     sampling = Sampling(max_new_tokens=max_new_tokens, temperature=temperature, top_p=top_p, seed=seed)
@@ -183,9 +177,6 @@ def evaluate(
         raise click.UsageError("--out: missing; wanted a folder for what was said in the dialogues")
     if dialogues is None and not (loss or answers):
         raise click.UsageError("--no-loss and --no-answers: nothing is left to measure; wanted one of them at most")
-    from trainer.compat.torchvision import declare_operators
-
-    declare_operators()
     from trainer.evaluation.command import EvalSettings, evaluate_build, evaluate_dialogues
     from trainer.inference.generate import Sampling
 

@@ -15,6 +15,7 @@ import numpy.typing as npt
 
 from shards.errors import ShardError
 from shards.format.shard import Sample
+from shards.loader.placeholders import expand
 
 IGNORE = -100
 
@@ -46,26 +47,21 @@ def collate(rows: Sequence[Sequence[Sample]], out: Arrays, *, image_id: int, ima
         positions, segments = out.position_ids[number], out.segment_ids[number]
         start = 0
         for segment, sample in enumerate(row, start=1):
-            at = start
-            done = 0
-            marks = np.flatnonzero(sample.ids == image_id).tolist()
-            if len(marks) != len(sample.images):
+            expansion = expand(sample.ids, image_id=image_id, image_tokens=image_tokens)
+            image_starts = expansion.image_starts.tolist()
+            if len(image_starts) != len(sample.images):
                 raise ShardError(
-                    f"{sample.where} has {len(marks)} placeholders and {len(sample.images)} images; see "
+                    f"{sample.where} has {len(image_starts)} placeholders and {len(sample.images)} images; see "
                     "dsvl-prep verify"
                 )
-            for mark in (*marks, len(sample.ids)):
-                end = at + mark - done
-                ids[at:end] = sample.ids[done:mark]
-                labels[at:end] = sample.labels[done:mark]
-                if mark < len(sample.ids):
-                    ids[end : end + image_tokens] = image_id
-                    slots.append((number, end))
-                    end += image_tokens
-                at, done = end, mark + 1
+            expanded = expansion.apply(sample.ids)
+            end = start + len(expanded)
+            ids[start:end] = expanded
+            labels[start:end] = expansion.apply(np.where(expansion.is_image, IGNORE, sample.labels))
             labels[start] = IGNORE
-            positions[start:at] = ascending[: at - start]
-            segments[start:at] = segment
-            start = at
+            positions[start:end] = ascending[: end - start]
+            segments[start:end] = segment
+            slots += [(number, start + image_start) for image_start in image_starts]
+            start = end
     if slots:
         out.image_slots[:] = slots

@@ -30,7 +30,6 @@ from transformers import (
 from transformers.models.gptj import modeling_gptj
 
 from trainer.attention import mmca
-from trainer.attention.generate import enable_generation
 from trainer.attention.layout import build_layout
 
 VOCABULARY = 40
@@ -89,7 +88,6 @@ def make(name: str, **changes: Any) -> Any:
     auto: Any = AutoModelForCausalLM
     model = auto.from_config(config).double().eval()
     model.set_attn_implementation("mmca")
-    enable_generation(model)
     for parameter in model.parameters():  # biases and norms start at 0 and 1, where a mistake could hide
         parameter.data += 0.2 * torch.randn_like(parameter)
     return model

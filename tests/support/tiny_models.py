@@ -19,7 +19,7 @@ from shards.images.pixels import Geometry
 from tests.support.small_blends import TOKENIZER
 from trainer.config.model import DecoderConfig, EncoderConfig, ModelConfig, ProjectorConfig
 from trainer.inference.cached_decoder import Prompt
-from trainer.inference.conversation import expand
+from trainer.inference.conversation import expand_images
 from trainer.model.vision_chat import VisionChatModel, build_model
 
 SIDE = 32
@@ -70,7 +70,7 @@ def loaded(
 def prompt(record: Loaded, ids: list[int], *, seed: int = 0, end_id: int | None = None) -> Prompt:
     """Ids with single placeholders, and random images for them that depend on `seed` and their number alone."""
     image_id = record.chat_tokenizer.tokenizer.image_id
-    expanded, slots = expand(np.array(ids), image_id, IMAGE_TOKENS)
+    expanded, slots = expand_images(np.array(ids), image_id, IMAGE_TOKENS)
     images = [
         torch.randint(256, (3, SIDE, SIDE), dtype=torch.uint8, generator=torch.Generator().manual_seed(seed + number))
         for number in range(len(slots))

@@ -60,7 +60,7 @@ def mmca_attention(
     if mmca_layout is None:
         raise ValueError(
             "MMCA attention was called without a layout; pass model(..., mmca_layout=build_layout(is_image, "
-            "segment_ids)), and call enable_generation(model) before generate(..., is_image=...)"
+            "segment_ids)); generate() passes none, so generate with trainer.inference.generate instead"
         )
     _check(module, mmca_layout, query_BHQD, key_BKTD, sliding_window, others)
     plan = mmca_layout.plan

@@ -13,12 +13,9 @@ from typing import Any
 
 from torch import nn
 
-from trainer.compat.torchvision import declare_operators
-
 
 def inject(root: nn.Module, names: Sequence[str], *, rank: int, alpha: float, dropout: float) -> None:
     """Adapt exactly the layers of these names, in place. Raises ValueError if peft cannot adapt one of them."""
-    declare_operators()
     import peft
 
     settings = peft.LoraConfig(

@@ -1,7 +1,7 @@
 """Whether torch can be loaded, fits torchvision, and finds the device that it was built for: one line each.
 
-The rule: what cannot work is an error before work starts; what works in another way than people expect is a warning.
-torch is imported here first, so that a broken install is explained once and not by whatever module met it.
+The rule: what cannot work is an error before work starts; what works differently than expected is a warning. Commands
+call `check_torch` first, so that a broken install is explained once and not by whatever module imports torch.
 """
 
 from __future__ import annotations

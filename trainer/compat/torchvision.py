@@ -1,10 +1,10 @@
-"""Let torchvision be imported beside a torch that its compiled operators do not fit.
+"""Make torchvision importable next to a torch that its compiled operators do not fit.
 
-open_clip, peft, timm and model files of transformers import torchvision, and its import fails if its own library did
-not load, as a CUDA build's does beside a CPU-only torch. The rule: declare the two operators that the import describes,
-if and only if the library cannot load. Then transforms work, and calling such an operator still raises.
+open_clip, peft, timm and model files of transformers import torchvision. That import fails if torchvision's own library
+did not load, as that of a CUDA build next to a CPU-only torch. The rule: declare the two operators that the import
+looks up, if and only if the library cannot load. Then transforms work, and calling such an operator still raises.
 
-    declare_operators()  # before anything imports those packages
+The package trainer.compat calls `declare_operators` when it is imported.
 """
 
 from __future__ import annotations
@@ -12,8 +12,10 @@ from __future__ import annotations
 import functools
 import importlib.util
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-import torch
+if TYPE_CHECKING:
+    import torch
 
 _SCHEMAS = (
     "nms(Tensor dets, Tensor scores, float iou_threshold) -> Tensor",
@@ -23,7 +25,11 @@ _SCHEMAS = (
 
 @functools.cache
 def declare_operators() -> torch.library.Library | None:
-    """Returns what holds the declarations, or None if there was nothing to do: torchvision is healthy or absent."""
+    """Returns what holds the declarations; None if torchvision loads or is absent, or if torch cannot be imported."""
+    try:
+        import torch
+    except (ImportError, OSError):  # trainer.compat.torch explains it
+        return None
     spec = importlib.util.find_spec("torchvision")
     if spec is None or spec.origin is None:
         return None

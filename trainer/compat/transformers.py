@@ -7,7 +7,6 @@ releases is found by looking at the library, not by comparing numbers. Run with 
     checkpointing       `gradient_checkpointing_enable` until 5.x, `activation_checkpointing_enable` since
     loading report      mismatched keys are tuples in some releases, strings in others
     attention           AttentionInterface and AttentionMaskInterface; a mask function must accept any keyword
-    generation          `prepare_inputs_for_generation`: its signature says which arguments `generate` accepts
 
 Nothing here imports transformers before it is called.
 """
@@ -60,27 +59,6 @@ def register_attention(name: str, attention: Function, mask: Function) -> None:
 
     AttentionInterface.register(name, attention)
     AttentionMaskInterface.register(name, mask)
-
-
-def wrap_generation_inputs(model: Any, argument: str, extend: Function) -> None:
-    """Give `model.generate` an argument of one's own, and change what each forward of a generation gets.
-
-    `extend(inputs, num_cached, is_prompt, value, attention_mask)` is called with the forward's keyword arguments,
-    which it changes in place; with the number of tokens in the cache; and with the value that was given for `argument`.
-    `generate` reads from the signature which arguments it may pass on, and refuses all others.
-    """
-    original, cache_name = model.prepare_inputs_for_generation, cache_argument()
-
-    def prepare_inputs_for_generation(*arguments: Any, attention_mask: Any = None, **others: Any) -> dict[str, Any]:
-        value = others.pop(argument, None)
-        inputs: dict[str, Any] = original(*arguments, attention_mask=attention_mask, **others)
-        cache = inputs.get(cache_name)
-        num_cached = 0 if cache is None else cache.get_seq_length()
-        extend(inputs, num_cached, others.get("is_first_iteration") is True, value, attention_mask)
-        return inputs
-
-    prepare_inputs_for_generation.__signature__ = _with(argument, inspect.signature(original))  # type: ignore[attr-defined]
-    model.prepare_inputs_for_generation = prepare_inputs_for_generation
 
 
 def load_pretrained(auto: Any, name: str, *, unread: Collection[str] = (), **options: Any) -> Any:
@@ -169,11 +147,3 @@ def _quiet() -> Iterator[None]:
         yield
     finally:
         transformers_logging.set_verbosity(verbosity)
-
-
-def _with(argument: str, signature: inspect.Signature) -> inspect.Signature:
-    parameters = list(signature.parameters.values())
-    rest = [each for each in parameters if each.kind is inspect.Parameter.VAR_KEYWORD]
-    named = [each for each in parameters if each.kind is not inspect.Parameter.VAR_KEYWORD]
-    added = inspect.Parameter(argument, inspect.Parameter.KEYWORD_ONLY, default=None)
-    return signature.replace(parameters=[*named, added, *rest])

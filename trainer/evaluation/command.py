@@ -26,7 +26,7 @@ from trainer.evaluation.report import AnsweredDialogue, write_report
 from trainer.evaluation.runner import (
     ScoredAnswers,
     answer_held_out,
-    check_build,
+    check_model_fits_build,
     held_out_loss,
     held_out_questions,
     hold_dialogues,
@@ -63,7 +63,7 @@ def evaluate_build(
         build = shards.open(location)
     if build is None:
         raise ConfigError(["--build: missing; wanted the build to measure on, since an exported model has none"])
-    _check(check_build(speaker, build.manifest.content))
+    _check(check_model_fits_build(speaker, build.manifest.content))
     questions = held_out_questions(speaker, build, limit=limit) if answers else []
     found: Evaluation | None = None
     scored: ScoredAnswers | None = None

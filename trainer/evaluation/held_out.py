@@ -21,7 +21,7 @@ from trainer.errors import TrainError
 from trainer.evaluation.metrics import Kind, kind_of, references_of
 from trainer.evaluation.report import Picture
 from trainer.inference.cached_decoder import Prompt
-from trainer.inference.conversation import answer_text, expand, see, stack
+from trainer.inference.conversation import answer_text, expand_images, see, stack
 
 SPLIT = "eval"
 
@@ -68,7 +68,7 @@ def prompt_for(build: Build, question: Question, geometry: Geometry, image_id: i
     sample = build[SPLIT][question.index]
     ids = sample.ids[: question.start]
     image_tokens = int(build.manifest.content["config"]["image_tokens"])
-    expanded, slots = expand(ids, image_id, image_tokens)
+    expanded, slots = expand_images(ids, image_id, image_tokens)
     try:
         pixels = [see(data, geometry) for data in sample.images[: len(slots)]]
     except PictureError as error:

@@ -60,7 +60,7 @@ class Held:
     cut: tuple[Cut, ...]
 
 
-def check_build(speaker: Speaker, content: Mapping[str, Any]) -> list[str]:
+def check_model_fits_build(speaker: Speaker, content: Mapping[str, Any]) -> list[str]:
     """Why a model cannot be measured on a build, given its manifest's content; one line each."""
     problems = []
     tokenizer, template = speaker.chat_tokenizer.tokenizer, speaker.chat_tokenizer.template

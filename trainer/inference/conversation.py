@@ -21,6 +21,7 @@ from dst import ChatTokenizer, Message
 from dst.tokenizer import TextTokenizer
 from shards.images.decode import exact
 from shards.images.pixels import Geometry, PictureError
+from shards.loader.placeholders import expand
 from trainer.errors import TrainError
 from trainer.inference.cached_decoder import Prompt
 from trainer.model.vision_chat import VisionChatModel
@@ -81,18 +82,18 @@ def prompt_of(exchanges: Sequence[Exchange], speaker: Speaker, *, end_id: int) -
     """
     chat = speaker.chat_tokenizer
     encoded = chat.encode(messages_of(exchanges), add_generation_prompt=True)
-    ids, slots = expand(encoded.ids, chat.tokenizer.image_id, speaker.model.image_tokens)
+    ids, slots = expand_images(encoded.ids, chat.tokenizer.image_id, speaker.model.image_tokens)
     pixels = [picture.pixels for exchange in exchanges for picture in exchange.pictures]
     return Prompt(ids=ids, images=stack(pixels, speaker.geometry.size), slots=slots, end_id=end_id)
 
 
-def expand(ids: npt.ArrayLike, image_id: int, image_tokens: int) -> tuple[npt.NDArray[np.int64], tuple[int, ...]]:
+def expand_images(
+    ids: npt.ArrayLike, image_id: int, image_tokens: int
+) -> tuple[npt.NDArray[np.int64], tuple[int, ...]]:
     """Ids with `image_tokens` positions for each placeholder, and the first position of each image."""
     ids = np.asarray(ids, dtype=np.int64)
-    is_image = ids == image_id
-    lengths = np.where(is_image, image_tokens, 1)
-    starts = np.cumsum(lengths) - lengths
-    return np.repeat(ids, lengths), tuple(starts[is_image].tolist())
+    expansion = expand(ids, image_id=image_id, image_tokens=image_tokens)
+    return expansion.apply(ids), tuple(expansion.image_starts.tolist())
 
 
 def stack(pixels: Sequence[torch.Tensor], image_size: int) -> torch.Tensor:

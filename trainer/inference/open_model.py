@@ -14,7 +14,6 @@ from dst.errors import ConfigError
 from shards import Build
 from shards.images.pixels import Geometry
 from trainer.checkpoint.reader import PLACES, locate
-from trainer.compat.torchvision import declare_operators
 from trainer.model_io.load import DTYPES, Loaded, load_model
 from trainer.model_io.record import RECORD
 from trainer.training.restore import restore
@@ -25,7 +24,6 @@ def open_model(location: Path, *, run_build: str | None = None) -> tuple[Loaded,
 
     run_build: where that build lies now, if it was moved. Raises ConfigError, ShardError or TrainError.
     """
-    declare_operators()
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     if (location / RECORD).is_file():
         return load_model(location, device=device), None

@@ -18,9 +18,7 @@ from torch import nn
 from dst.common.suggest import nearest
 from dst.errors import ConfigError
 from trainer.attention import mmca
-from trainer.attention.generate import enable_generation
 from trainer.attention.layout import build_layout
-from trainer.compat.torchvision import declare_operators
 from trainer.compat.transformers import load_pretrained, new_model, reason, register_attention
 from trainer.config.model import DecoderConfig
 from trainer.model.decoder_protocol import Decoder, HfConfig
@@ -47,7 +45,6 @@ PRESETS: dict[str, dict[str, Any]] = {
 
 def load_hf_config(config: DecoderConfig, tokenizer_size: int) -> HfConfig:
     """transformers' configuration of the decoder. Raises ConfigError if it cannot be read or is not a decoder's."""
-    declare_operators()
     from transformers import AutoConfig
 
     hf_config: HfConfig
@@ -114,7 +111,6 @@ def build_decoder(
     if attention == "mmca":
         mmca.register()
         model.set_attn_implementation(mmca.NAME)
-        enable_generation(model)
         if weights:
             _check_mmca(model, config)
     return model

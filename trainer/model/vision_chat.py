@@ -216,13 +216,11 @@ def build_model(
     seed: int = 0,
     dtype: torch.dtype = torch.float32,
 ) -> VisionChatModel:
-    """The model for the build whose manifest's content is given; `weights=False` leaves all of it random.
+    """The model for the build with this manifest; `weights=False` leaves all of it random.
 
-    New weights are drawn from `seed` alone. Raises ConfigError with all that does not fit.
+    New weights depend on `seed` alone. The caller has run `check_model`, which says what of the config does not fit the
+    build. Raises ConfigError if an encoder, projector or decoder cannot be built or loaded.
     """
-    problems = check_model(config, content)
-    if problems:
-        raise ConfigError(problems)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         decoder = build_decoder(config.decoder, tokenizer_size(content), config.attention, weights=weights, dtype=dtype)

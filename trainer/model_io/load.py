@@ -23,7 +23,7 @@ from shards.images.pixels import Geometry
 from trainer.config.model import ModelConfig
 from trainer.errors import TrainError
 from trainer.model.decoder import check_decoder
-from trainer.model.vision_chat import VisionChatModel, build_model
+from trainer.model.vision_chat import VisionChatModel, build_model, check_model
 from trainer.model_io.llava import llava_names, own_tensors
 from trainer.model_io.record import Form, check_files, model_config, read_record, unusable
 from trainer.model_io.safetensors_files import WeightFiles
@@ -58,7 +58,10 @@ def load_model(folder: str | Path, *, device: str | torch.device = "cpu", dtype:
         content, manifest_hash = record["build"]["content"], str(record["build"]["hash"])
         geometry = Geometry.of(content["config"]["image"])
         stored, step = DTYPES[record["precision"]], int(record["step"])
-        model = _filled_model(folder, record, model_config(record), content, dtype or stored)
+        config = model_config(record)
+        if problems := check_model(config, content):
+            raise ConfigError(problems)
+        model = _filled_model(folder, record, config, content, dtype or stored)
     except (KeyError, TypeError, AttributeError, ValueError, ShardError) as error:
         raise unusable(folder, f"{type(error).__name__}: {error}") from None
     except ConfigError as error:

@@ -156,9 +156,10 @@ def evaluate(
         with torch.no_grad():
             loss: Loss = model(**model_inputs(batch.to(ranks.device)), reduction="sample")
         assert loss.per_sample is not None  # since reduction is "sample"
+        assert loss.per_sample_tokens is not None
         owners = torch.tensor([numbers[dataset] for row in batch.samples for dataset, _ in row], dtype=torch.int64)
-        sums.index_add_(0, owners, loss.per_sample.double().cpu())
-        counts.index_add_(0, owners, trained_per_sample(batch).double())
+        sums.index_add_(0, owners, loss.per_sample.cpu().double())
+        counts.index_add_(0, owners, loss.per_sample_tokens.cpu().double())
     totals = ranks.sums([*sums.tolist(), *counts.tolist()])
     losses, tokens = totals[: len(datasets)], totals[len(datasets) :]
     if not all(map(math.isfinite, losses)):
@@ -182,15 +183,6 @@ def model_inputs(batch: Batch) -> dict[str, torch.Tensor]:
         "images": batch.images,
         "image_slots": batch.image_slots,
     }
-
-
-def trained_per_sample(batch: Batch) -> torch.Tensor:
-    """int64 [samples]: trained tokens of each sample, rows in order, a row's segments in order."""
-    counts = []
-    for row, samples in enumerate(batch.samples):
-        segments = batch.segment_ids[row][batch.labels[row] != IGNORE].long()
-        counts.append(torch.bincount(segments, minlength=len(samples) + 1)[1 : len(samples) + 1])
-    return torch.cat(counts) if counts else torch.zeros(0, dtype=torch.int64)
 
 
 def _key(*parts: int) -> int:

@@ -34,7 +34,7 @@ def prepare(
     return config, build
 
 
-def check_build(config: TrainConfig, content: Mapping[str, Any], manifest_hash: str) -> list[str]:
+def check_config_fits_build(config: TrainConfig, content: Mapping[str, Any], manifest_hash: str) -> list[str]:
     """Problems between the config and a build's manifest."""
     built = content["config"]
     problems = []
@@ -77,15 +77,12 @@ def _missing(location: object) -> list[str]:
 
 def _check(config: TrainConfig, build: Build, world_size: int | None, *, loads_model: bool) -> list[str]:
     content = build.manifest.content
-    problems = check_build(config, content, build.manifest.hash)
+    problems = check_config_fits_build(config, content, build.manifest.hash)
     problems += check_start(config.model, content)
     problems += check_rows(config, build)
     if world_size is not None:
         problems += check_ranks(config, world_size)
     if loads_model or problems:
-        from trainer.compat.torchvision import declare_operators
-
-        declare_operators()
         from trainer.model.decoder_tokenizer import check_tokenizer
         from trainer.model.vision_chat import check_model
 

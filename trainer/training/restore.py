@@ -20,9 +20,9 @@ from trainer.checkpoint.init_from import other_start
 from trainer.checkpoint.reader import Checkpoint
 from trainer.config.run import TrainConfig, config_from
 from trainer.model.lora import merge_lora
-from trainer.model.vision_chat import VisionChatModel
+from trainer.model.vision_chat import VisionChatModel, check_model
 from trainer.training.assemble import assemble
-from trainer.training.preflight import check_build
+from trainer.training.preflight import check_config_fits_build
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -69,8 +69,9 @@ def restore(location: Path, *, build: str | None = None, start: str | None = Non
                 f"made with {checkpoint.manifest[:12]}; give the folder of that build with {option}"
             ]
         )
-    problems = check_build(config, opened.manifest.content, opened.manifest.hash)
+    problems = check_config_fits_build(config, opened.manifest.content, opened.manifest.hash)
     problems += other_start(config.model.start, begun)
+    problems += check_model(config.model, opened.manifest.content)
     if problems:
         raise ConfigError(problems)
     model = assemble(_for_this_machine(config), opened.manifest.content).model.float()

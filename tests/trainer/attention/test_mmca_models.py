@@ -33,6 +33,7 @@ from tests.support.mmca_models import (
 )
 from trainer.attention import mmca
 from trainer.attention.layout import build_layout
+from trainer.compat.transformers import cache_argument, new_cache
 
 one_thread = pytest.fixture(scope="module", autouse=True)(mmca_models.on_one_thread)
 no_gradients = pytest.fixture(mmca_models.without_gradients)
@@ -173,7 +174,7 @@ def test_a_sample_longer_than_a_sliding_window_is_refused_and_a_shorter_one_unch
     with torch.no_grad():
         windowed, wanted = (logits(one, ids, is_image, halves) for one in (model, whole))
     torch.testing.assert_close(windowed, wanted, rtol=0, atol=1e-12)
+    cache = {cache_argument(): new_cache(model.config)}
+    model(input_ids=ids[:, :3], mmca_layout=build_layout(is_image[:, :3]), **cache)
     with pytest.raises(ValueError, match=r"sliding window|but its layout is for"):
-        model.generate(
-            input_ids=ids[:, :3], attention_mask=ids[:, :3] * 0 + 1, is_image=is_image[:, :3], max_new_tokens=9
-        )
+        model(input_ids=ids[:, 3:], mmca_layout=build_layout(is_image, num_queries=7), **cache)

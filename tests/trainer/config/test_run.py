@@ -15,7 +15,7 @@ from dst.errors import ConfigError
 from tests.support import small_blends
 from trainer.config.defaults import default_yaml
 from trainer.config.run import TrainConfig, accumulation, check_ranks, config_from, load_config, to_tree
-from trainer.training.preflight import check_build, check_rows
+from trainer.training.preflight import check_config_fits_build, check_rows
 
 MODEL = {"encoder": {"kind": "tiny"}, "decoder": {"preset": "tiny_llama"}}
 
@@ -153,19 +153,19 @@ def test_a_build_is_held_against_all_that_is_expected_of_it(manifest: shards.Bui
             "image_size": size,
         },
     )
-    assert check_build(fits, content, digest) == []
+    assert check_config_fits_build(fits, content, digest) == []
     wrong = config(
         expect={"template": "vicuna", "tokenizer": "0123", "manifest": "4567", "image_size": size + 1},
         evaluation={"every": 5},
     )
-    assert [problem.partition(":")[0] for problem in check_build(wrong, content, digest)] == [
+    assert [problem.partition(":")[0] for problem in check_config_fits_build(wrong, content, digest)] == [
         "expect.template",
         "expect.tokenizer",
         "expect.manifest",
         "expect.image_size",
         "evaluation.every",
     ]
-    (unknown,) = check_build(config(expect={"template": "vicunia"}), content, digest)
+    (unknown,) = check_config_fits_build(config(expect={"template": "vicunia"}), content, digest)
     assert "did you mean vicuna?" in unknown
 
 

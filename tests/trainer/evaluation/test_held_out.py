@@ -19,7 +19,7 @@ from shards.loader import Loader
 from tests.support import evaluations, model_batches
 from tests.support.tiny_models import Loaded, loaded
 from trainer.evaluation.held_out import answer_spans, prompt_for, questions_of
-from trainer.evaluation.runner import check_build
+from trainer.evaluation.runner import check_model_fits_build
 
 one_thread = pytest.fixture(scope="module", autouse=True)(model_batches.on_one_thread)
 record = pytest.fixture(scope="module")(loaded)
@@ -28,7 +28,7 @@ build = pytest.fixture(scope="module")(evaluations.make_build)
 
 def test_the_build_of_these_tests_has_all_kinds_held_out(build: Build, record: Loaded) -> None:
     assert all(build["eval"].sizes.values())
-    assert check_build(record, build.manifest.content) == []
+    assert check_model_fits_build(record, build.manifest.content) == []
     questions = questions_of(build, record.chat_tokenizer.tokenizer)
     assert {question.kind for question in questions} == {"vqa", "caption", "text"}
     assert any(question.number for question in questions if question.dataset == "captions")

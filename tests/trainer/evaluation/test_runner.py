@@ -31,7 +31,7 @@ from trainer.evaluation.dialogues import Dialogue, DialogueImage, Round
 from trainer.evaluation.held_out import Question, answer_spans, prompt_for
 from trainer.evaluation.runner import (
     answer_held_out,
-    check_build,
+    check_model_fits_build,
     held_out_loss,
     held_out_questions,
     hold_dialogues,
@@ -125,7 +125,7 @@ def test_a_build_that_the_model_was_not_made_for_is_told_with_all_that_differs(r
         image={"size": 48, "fit": "pad"},
     )
     content = shards.open(small_blends.build(blend).path).manifest.content
-    problems = check_build(record, content)
+    problems = check_model_fits_build(record, content)
     beginnings = ("tokenizer: ", "template: ", "image.size: ", "image.fit: ", "image_tokens: ", "limits.max_length: ")
     assert [problem.startswith(start) for problem, start in zip(problems, beginnings, strict=False)] == [True] * 6
     assert "no held-out samples" in problems[6]

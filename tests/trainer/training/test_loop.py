@@ -185,7 +185,8 @@ class Knowing(torch.nn.Module):
 
     def forward(self, *, segment_ids: torch.Tensor, **others: object) -> SimpleNamespace:
         self.seen += 1
-        return SimpleNamespace(per_sample=torch.zeros(int(segment_ids.amax(1).sum())))
+        num_samples = int(segment_ids.amax(1).sum())
+        return SimpleNamespace(per_sample=torch.zeros(num_samples), per_sample_tokens=torch.ones(num_samples))
 
 
 def test_an_evaluation_stops_between_batches_when_a_rank_is_asked_to(build: Path) -> None:

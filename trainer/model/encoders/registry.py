@@ -20,7 +20,6 @@ from safetensors import SafetensorError
 from torch import nn
 
 from dst.errors import ConfigError
-from trainer.compat.torchvision import declare_operators
 from trainer.compat.transformers import reason
 from trainer.config.model import EncoderConfig
 from trainer.model.encoders.base import Tower
@@ -64,7 +63,6 @@ def build_encoder(config: EncoderConfig, *, weights: bool = True) -> Encoder:
 
     Raises ConfigError if files are missing, weights do not fit, or the layer or class token does not exist.
     """
-    declare_operators()
     try:
         tower = ENCODERS[config.kind](config, weights)
     except (OSError, TypeError, ValueError, RuntimeError, SafetensorError, pickle.UnpicklingError) as error:
