@@ -1,5 +1,5 @@
 # Each target does all the set-up it needs: it makes a virtual environment, or finishes it, at the versions of a lock file.
-.PHONY: demo test test-fast test-oldest test-newest lint types bench train dev lock clean
+.PHONY: demo test test-fast test-oldest test-newest lint types docs bench train dev lock clean
 
 PYTHON ?= python3
 VENV := .venv
@@ -22,7 +22,7 @@ demo: train
 	$(BIN)/dsvl-train export --checkpoint build/run --out build/exported
 	$(BIN)/dsvl-train chat --model build/exported --max-new-tokens 40 < examples/questions.txt
 
-test: lint types
+test: lint types docs
 	$(BIN)/python -m pytest -n 2
 
 test-fast: dev
@@ -40,9 +40,13 @@ test-newest:
 lint: dev
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
+	$(BIN)/codespell
 
 types: dev
 	$(BIN)/mypy
+
+docs: dev
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build
 
 bench: dev
 	$(BIN)/python -m tools.bench.compile
