@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import importlib.util
-import os
 import re
 import shlex
-import shutil
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -27,7 +25,6 @@ PAGES = [
     *sorted((ROOT / "docs").rglob("*.md")),
 ]
 PROGRAMS = {"dsvl-prep": preprocess.cli.cli, "dsvl-train": trainer.cli.cli}
-MODULES = {"dsvl-prep": "preprocess.cli", "dsvl-train": "trainer.cli"}
 SHELL = re.compile(r"^```(?:bash|sh|console)\n(.*?)^```", re.DOTALL | re.MULTILINE)
 FENCE = re.compile(r"^```.*?^```", re.DOTALL | re.MULTILINE)
 INDENTED = re.compile(r"(?:^    .*\n)+", re.MULTILINE)
@@ -126,25 +123,6 @@ def test_every_whole_configuration_of_a_page_is_valid(page: Path, tmp_path: Path
 def test_the_readme_shows_every_command() -> None:
     shown = {(program, command) for program, command, *_ in commands((ROOT / "README.md").read_text(encoding="utf-8"))}
     assert shown == {(program, command) for program, group in PROGRAMS.items() for command in group.commands}
-
-
-@pytest.mark.slow
-def test_the_first_example_of_the_readme_runs_as_it_stands(tmp_path: Path) -> None:
-    """Every command of the first block; what installs is left out, and programs are this tree's."""
-    shutil.copytree(ROOT / "examples", tmp_path / "examples")
-    text = (ROOT / "README.md").read_text(encoding="utf-8")
-    lines = [line for line in SHELL.findall(text)[0].splitlines() if line.startswith("dsvl-")]
-    assert len(lines) == 7
-    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
-    for line in lines:
-        program, rest = line.split(maxsplit=1)
-        shell = f"{shlex.quote(sys.executable)} -m {MODULES[program]} {rest}"
-        done = subprocess.run(
-            shell, shell=True, cwd=tmp_path, env=environment, capture_output=True, text=True, check=False
-        )
-        assert done.returncode == 0, f"{line}\n{done.stdout}{done.stderr}"
-    assert (tmp_path / "build/exported/chat_template.jinja").is_file()
-    assert (tmp_path / "build/report/results.html").is_file()
 
 
 def test_the_template_of_the_docs_is_one_that_works(tmp_path: Path) -> None:
