@@ -8,7 +8,7 @@ Usage:
 """
 
 from dst.chat_tokenizer import IGNORE, ChatTokenizer, Encoded
-from dst.errors import ControlTextError, TemplateError, TokenizerError
+from dst.errors import ConfigError, ControlTextError, DsvlError, TemplateError, TokenizerError
 from dst.template import BUILTIN, IMAGE_TOKEN, Message, Rendered, Template, load_template
 from dst.tokenizer import TextTokenizer, load_tokenizer
 
@@ -17,7 +17,9 @@ __all__ = [
     "IGNORE",
     "IMAGE_TOKEN",
     "ChatTokenizer",
+    "ConfigError",
     "ControlTextError",
+    "DsvlError",
     "Encoded",
     "Message",
     "Rendered",

@@ -1,3 +1,5 @@
 """The data half: adapters, image stores, the compiler and its engines, and the command line `dsvl-prep`."""
 
-__all__: list[str] = []
+from preprocess.errors import ConfigError, DataError, DsvlError
+
+__all__ = ["ConfigError", "DataError", "DsvlError"]

@@ -194,14 +194,7 @@ def render(adapter: str, root: Path, limit: int, template: str, settings: tuple[
 
 
 def main() -> None:
-    run_command(cli, stopped="stopped; the same command goes on from here", explain=_explain)
-
-
-def _explain(error: Exception) -> list[str] | None:
-    from preprocess.errors import DataError
-    from shards import ShardError
-
-    return str(error).splitlines() if isinstance(error, DataError | ShardError) else None
+    run_command(cli, stopped="stopped; the same command goes on from here")
 
 
 if __name__ == "__main__":

@@ -8,9 +8,10 @@
 shards.loader, which makes batches of tensors, is imported by itself: it needs torch.
 """
 
+from dst.errors import DsvlError
 from shards.build import Build
 from shards.build import open_build as open  # noqa: A004  it is shards.open, as in gzip.open
-from shards.errors import ShardError
+from shards.errors import ImageError, LocationError, ShardError
 from shards.format.manifest import Manifest
 from shards.format.shard import Sample, Shard
 from shards.format.split import Split
@@ -21,6 +22,9 @@ from shards.verify import Verified, verify
 __all__ = [
     "Build",
     "Cache",
+    "DsvlError",
+    "ImageError",
+    "LocationError",
     "Manifest",
     "Sample",
     "Shard",

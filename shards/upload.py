@@ -17,9 +17,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from shards.errors import ShardError
+from shards.errors import LocationError, NetworkError, ShardError
 from shards.format.manifest import NAME, SPLITS, is_build, read_manifest
-from shards.storage.remote import NetworkError, RemoteStore
+from shards.storage.remote import RemoteStore
 from shards.storage.store import LocalStore
 
 _OUR_SHARD = re.compile(rf"shards/[^/]+/(?:{'|'.join(SPLITS)})-\d{{5,}}-[0-9a-f]{{8}}\.(?:tar|arrow)")
@@ -53,18 +53,18 @@ class Upload:
 
 
 def check_target(store: RemoteStore) -> None:
-    """Raises ShardError if a build cannot be put there: no such bucket, no access, or other files."""
+    """Raises LocationError for a missing bucket or a folder with other files, ShardError if it cannot be listed."""
     try:
         found = _entries(store)
     except NetworkError as error:
         raise ShardError(f"{store.location}: {error}") from error
     except FileNotFoundError:
-        raise ShardError(f"{store.location}: there is no such bucket; make it, or mend the URL") from None
+        raise LocationError(f"{store.location}: there is no such bucket; make it, or mend the URL") from None
     if NAME in found and is_build(_read(store, NAME) or b""):
         return
     foreign = found - _OURS or (found & {NAME}) or (found if "shards" not in found else set())
     if foreign:
-        raise ShardError(
+        raise LocationError(
             f"{store.location}: holds other files, such as {min(foreign)}, which a build would mix with its own; "
             "choose another URL"
         )

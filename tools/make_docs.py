@@ -1,17 +1,25 @@
-"""Write the reference pages that the code itself knows: docs/blend.md and docs/rejects.md.
+"""Write the reference pages from texts in the code: docs/blend.md, docs/rejects.md and docs/errors.md.
 
     python tools/make_docs.py
 
-The texts are the ones under the fields of preprocess/blend/config.py and in preprocess/conversation.py.
+The texts are those under the fields of preprocess/blend/config.py, in preprocess/conversation.py, and in the docstrings
+of the four errors.py.
 """
 
 from __future__ import annotations
 
 import dataclasses
+import inspect
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import dst.errors
+import preprocess.errors
+import shards.errors
+import trainer.errors
 from dst.common.config import field_docs
+from dst.errors import DsvlError
 from preprocess.adapters.registry import ADAPTERS
 from preprocess.blend.config import Blend, Dataset, Limits, ShardSize, Split
 from preprocess.conversation import REASONS
@@ -27,7 +35,7 @@ def main() -> None:
 
 def pages() -> dict[str, str]:
     """File name -> content."""
-    return {"blend.md": blend_page(), "rejects.md": rejects_page()}
+    return {"blend.md": blend_page(), "rejects.md": rejects_page(), "errors.md": errors_page()}
 
 
 def blend_page() -> str:
@@ -69,6 +77,62 @@ def rejects_page() -> str:
         "\n".join(rows),
     ]
     return "\n\n".join(parts) + "\n"
+
+
+def errors_page() -> str:
+    classes = list(error_classes())
+    parts = [
+        "# Errors",
+        "A command that fails prints one line per problem to stderr, each with `error:` in front, and ends with an "
+        "exit code. A traceback is a bug of this project.",
+        "| exit code | meaning |\n|---|---|\n"
+        "| 0 | the work is done, or a training run was stopped by a signal and saved |\n"
+        "| 1 | what the command works on is missing or damaged, the work failed, or Ctrl-C stopped it |\n"
+        "| 2 | what was asked for cannot be done: usage, configuration, location, template, tokenizer, or a package "
+        "that is not installed; no work was started |",
+        "In Python, all errors derive from `DsvlError`: `except shards.DsvlError` catches every one of them. Its "
+        "`exit_code` is the command's, and its `lines()` are the printed lines.",
+        "| error | exit code | raised when |\n|---|---|---|\n"
+        + "\n".join(
+            f"| [{cls.__name__}](#{cls.__name__.lower()}) | {cls.exit_code} | {_described(cls)[0]} |" for cls in classes
+        ),
+    ]
+    for cls in classes:
+        summary, details, example, step = _described(cls)
+        parts += [f"## {cls.__name__}", " ".join([summary, *details]), f"{_imports(cls)}, exit code {cls.exit_code}."]
+        parts += [f"Example: `{example}`", f"What to do: {step}"]
+    return "\n\n".join(parts) + "\n"
+
+
+def error_classes() -> Iterator[type[DsvlError]]:
+    """Every error of the four packages except the base, in the order of the files."""
+    for module in (dst.errors, shards.errors, preprocess.errors, trainer.errors):
+        for cls in vars(module).values():
+            own = inspect.isclass(cls) and cls.__module__ == module.__name__
+            if own and issubclass(cls, DsvlError) and cls is not DsvlError:
+                yield cls
+
+
+def _described(cls: type) -> tuple[str, list[str], str, str]:
+    """The docstring's first paragraph, further ones, its example, and what to do."""
+    text = inspect.getdoc(cls) or ""
+    body, example_mark, rest = text.partition("\nExample: ")
+    example, step_mark, step = rest.partition("\nWhat to do: ")
+    if not example_mark or not step_mark:
+        raise ValueError(f"{cls.__module__}.{cls.__name__}: its docstring lacks an Example: or a What to do: line")
+    summary, *details = (" ".join(paragraph.split()) for paragraph in body.strip().split("\n\n"))
+    return summary, details, " ".join(example.split()), " ".join(step.split())
+
+
+def _imports(cls: type) -> str:
+    packages = [
+        package.__name__
+        for package in (dst, shards, preprocess, trainer)
+        if getattr(package, cls.__name__, None) is cls
+    ]
+    return (
+        " or ".join(f"`{name}.{cls.__name__}`" for name in packages) or f"`{cls.__module__}.{cls.__name__}`, internal"
+    )
 
 
 def _adapter_options() -> dict[tuple[str, str, str], list[str]]:

@@ -10,12 +10,15 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from dst.errors import ConfigError, DsvlError
+from trainer.errors import GpuMemoryError, TooLongError, TrainError
+
 if TYPE_CHECKING:
     import torch
 
     from trainer.model_io.load import Loaded
 
-__all__ = ["load"]
+__all__ = ["ConfigError", "DsvlError", "GpuMemoryError", "TooLongError", "TrainError", "load"]
 
 
 def load(folder: str | Path, *, device: str | torch.device = "cpu", dtype: torch.dtype | None = None) -> Loaded:

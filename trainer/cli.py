@@ -17,7 +17,9 @@ from typing import NoReturn
 import click
 from click.core import ParameterSource
 
-from dst.common.cli import Command, complain, run_command
+from dst.common.cli import Command, print_error, run_command
+from dst.errors import ConfigError, DsvlError
+from trainer.errors import GpuMemoryError
 
 PATH = click.Path(path_type=Path)
 _LESS_MEMORY = (
@@ -112,7 +114,6 @@ def chat(model: Path, run_build: str | None, max_new_tokens: int, temperature: f
 
     From a pipe the exit code is 1 if a line could not be done, such as a picture that is not there.
     """
-    from dst.errors import ConfigError
     from trainer.inference.generate import Sampling
 
     sampling = Sampling(max_new_tokens=max_new_tokens, temperature=temperature, top_p=top_p, seed=seed)
@@ -198,27 +199,21 @@ def config() -> None:
 
 
 def main() -> None:
-    run_command(cli, stopped="stopped", explain=_explain, say=_complain)
+    run_command(cli, stopped="stopped", translate=_translate, report=_report)
 
 
-def _explain(error: Exception) -> list[str] | None:
-    from shards import ShardError
-    from trainer.errors import TrainError
-
-    if isinstance(error, TrainError | ShardError):
-        return str(error).splitlines()
+def _translate(error: Exception) -> DsvlError | None:
     if type(error).__name__ == "OutOfMemoryError":  # torch's, which is not imported here
-        complain([f"{str(error).partition('. ')[0]}; {_LESS_MEMORY}"])  # by the rank that met it, be it not the first
-        return []
+        return GpuMemoryError(f"{str(error).partition('. ')[0]}; {_LESS_MEMORY}")
     if isinstance(error, ModuleNotFoundError) and str(error.name).partition(".")[0] not in _OURS:
-        return [f"{error}; dsvl-train needs the packages of pip install 'dsvl[train]'"]
+        return ConfigError([f"{error}; dsvl-train needs the packages of pip install 'dsvl[train]'"])
     return None
 
 
-def _complain(problems: Sequence[str]) -> None:
-    """Ranks raise these together, so one of each node speaks."""
-    if os.environ.get("LOCAL_RANK", "0") == "0":
-        complain(problems)
+def _report(error: DsvlError) -> None:
+    """Ranks raise the same error together, so one of each node prints it; memory runs out on any rank."""
+    if os.environ.get("LOCAL_RANK", "0") == "0" or isinstance(error, GpuMemoryError):
+        print_error(error)
 
 
 def program() -> NoReturn:

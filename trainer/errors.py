@@ -1,5 +1,34 @@
-"""What can go wrong in training; configuration errors are dst's ConfigError, data errors shards' ShardError."""
+"""What can go wrong in training, inference and evaluation; configurations raise ConfigError, builds ShardError."""
+
+from dst.errors import DsvlError
 
 
-class TrainError(Exception):
-    """A run that failed, in words a user can act on; exit code 1."""
+class TrainError(DsvlError):
+    """Training, export, chat or evaluation failed while it worked, or its input cannot be used.
+
+    Example: vqa k7: got no references to compare the answer with; expected at least one
+    What to do: the text says it; the checkpoints that were saved before stay, and the same command resumes from them.
+    """
+
+
+class GpuMemoryError(TrainError):
+    """The memory of the GPU ran out.
+
+    Example: CUDA out of memory; in training lower batch.micro_rows or batch.max_images, ...
+    What to do: lower the settings that the text names, or use more GPUs with a higher zero.stage.
+    """
+
+
+class TooLongError(TrainError):
+    """A prompt leaves no room for an answer.
+
+    Example: it takes 4101 positions with its pictures, and the model reads 4096 at most
+    What to do: shorten the question, show fewer images, or begin a new conversation (/clear in chat).
+    """
+
+    def __init__(self, positions: int, limit: int) -> None:
+        super().__init__(positions, limit)
+        self.positions, self.limit = positions, limit
+
+    def __str__(self) -> str:
+        return f"it takes {self.positions} positions with its pictures, and the model reads {self.limit} at most"

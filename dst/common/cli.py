@@ -1,6 +1,7 @@
-"""How a command ends: what a user can mend is one line each on stderr and an exit code, the rest is a traceback.
+"""How a command ends: one line per problem on stderr and an exit code; a traceback only for a bug.
 
-Exit codes: 2 if what was asked for cannot be (usage, configuration, template, tokenizer), 1 if it failed on the way.
+Exit codes (docs/errors.md): 0 done; 2 what was asked for cannot be done: usage, configuration, location, template,
+tokenizer, missing package; 1 all else: missing or damaged data, a failure on the way, Ctrl-C.
 """
 
 from __future__ import annotations
@@ -8,21 +9,18 @@ from __future__ import annotations
 import os
 import sys
 from collections.abc import Callable, Sequence
-from typing import Any, ClassVar, NoReturn
+from typing import Any, ClassVar
 
 import click
 
 from dst.common.installed_versions import report_installed
 from dst.common.terminal_text import visible
-from dst.errors import ConfigError, TemplateError, TokenizerError
-
-Explain = Callable[[Exception], Sequence[str] | None]
-Complain = Callable[[Sequence[str]], None]
+from dst.errors import DsvlError
 
 
-def complain(problems: Sequence[str]) -> None:
-    for problem in problems:
-        click.echo(f"error: {visible(problem)}", err=True)
+def print_error(error: DsvlError) -> None:
+    for line in error.lines():
+        click.echo(f"error: {visible(line)}", err=True)
 
 
 def warn(text: str) -> None:
@@ -44,10 +42,16 @@ class Command(click.Command):
         return ()
 
 
-def run_command(cli: click.Command, *, stopped: str, explain: Explain, say: Complain = complain) -> None:
-    """Run it with the program's arguments.
+def run_command(
+    cli: click.Command,
+    *,
+    stopped: str,
+    translate: Callable[[Exception], DsvlError | None] = lambda error: None,
+    report: Callable[[DsvlError], None] = print_error,
+) -> None:
+    """Run it with the program's arguments, and exit with the error's code if it fails.
 
-    stopped: what Ctrl-C is answered with. explain: what to say of an error of the program's own; None: it is a bug.
+    stopped: the text for Ctrl-C. translate: the error to report for one of a library; None means it is a bug.
     """
     try:
         cli(standalone_mode=False)
@@ -57,24 +61,14 @@ def run_command(cli: click.Command, *, stopped: str, explain: Explain, say: Comp
     except click.ClickException as error:
         error.show()
         sys.exit(error.exit_code)
-    except ConfigError as error:
-        say(error.problems)
-        sys.exit(2)
-    except (TemplateError, TokenizerError) as error:
-        say([str(error)])
-        sys.exit(2)
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         sys.exit(1)
     except Exception as error:
-        _fail(error, explain, say)
-
-
-def _fail(error: Exception, explain: Explain, say: Complain) -> NoReturn:
-    problems = explain(error)
-    if problems is None:
-        if not isinstance(error, OSError):
-            raise error
-        problems = [f"{error.filename or 'the disk'}: {error.strerror or error}"]
-    say(problems)
-    sys.exit(1)
+        known = error if isinstance(error, DsvlError) else translate(error)
+        if known is None and isinstance(error, OSError):
+            known = DsvlError(f"{error.filename or 'the disk'}: {error.strerror or error}")
+        if known is None:
+            raise
+        report(known)
+        sys.exit(known.exit_code)

@@ -10,8 +10,9 @@ from collections.abc import Iterator
 from typing import Any
 
 from dst import Encoded
-from preprocess.compiler.member import Member, RefusedError, encode, length_of
+from preprocess.compiler.member import Member, encode, length_of
 from preprocess.compiler.task import TaskContext, Tools
+from preprocess.errors import RejectError
 
 
 def join(members: Iterator[Member], tools: Tools, context: TaskContext) -> Iterator[tuple[list[Member], Encoded]]:
@@ -58,7 +59,7 @@ def _encode_group(group: list[Member], tools: Tools) -> Encoded | None:
     messages = [*group[0].messages, *(message for one in group[1:] for message in one.messages[skip:])]
     try:
         return encode(messages, tools.chat)
-    except RefusedError:
+    except RejectError:
         return None
 
 

@@ -12,15 +12,8 @@ from typing import Any
 from dst import ChatTokenizer, ControlTextError, Encoded, TemplateError
 from preprocess.compiler.task import TaskContext, Tools
 from preprocess.conversation import Conversation, to_messages
-from preprocess.images.prepare import ImageError, StoredImage, prepare_image
-
-
-class RefusedError(Exception):
-    """A conversation that cannot become part of a sample; `reason` is a name of REASONS."""
-
-    def __init__(self, reason: str, detail: str) -> None:
-        super().__init__(f"{reason}: {detail}")
-        self.reason, self.detail = reason, detail
+from preprocess.errors import RejectError
+from preprocess.images.prepare import StoredImage, prepare_image
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -37,10 +30,10 @@ class Member:
 
 
 def make_member(row: int, conversation: Conversation, tools: Tools, context: TaskContext) -> Member:
-    """Raises RefusedError with the reason of the reject."""
+    """Raises RejectError with the reason of the reject."""
     if len(conversation.images) > context.max_images:
         got = f"{len(conversation.images)} images; limits.max_images is {context.max_images}"
-        raise RefusedError("too_many_images", got)
+        raise RejectError("too_many_images", got)
     whole = to_messages(conversation)
     messages, encoded = _fit(whole, tools.chat, context)
     notes = [*conversation.notes]
@@ -52,8 +45,8 @@ def make_member(row: int, conversation: Conversation, tools: Tools, context: Tas
     for image in conversation.images[: encoded.images]:
         try:
             images.append(prepare_image(tools.stores.read(image), context.image))
-        except ImageError as error:
-            raise RefusedError(error.reason, f"{image.name}: {error.detail}") from None
+        except RejectError as error:
+            raise RejectError(error.reason, f"{image.name}: {error.detail}") from None
     return Member(
         row=row,
         conversation=conversation,
@@ -77,7 +70,7 @@ def _fit(
             return messages, encoded
         ends = [end for end in ends if end < len(messages)]
         if not ends:
-            raise RefusedError(
+            raise RejectError(
                 "too_long", f"its first round has length {length}; limits.max_length is {context.max_length}"
             )
         # A first guess: rounds end where trained ranges end. Encoding again settles it.
@@ -93,9 +86,9 @@ def encode(messages: list[dict[str, Any]], chat: ChatTokenizer) -> Encoded:
     try:
         return chat.encode(messages)
     except TemplateError as error:
-        raise RefusedError("template", str(error)) from None
+        raise RejectError("template", str(error)) from None
     except ControlTextError as error:
-        raise RefusedError("control_text", str(error)) from None
+        raise RejectError("control_text", str(error)) from None
 
 
 def length_of(encoded: Encoded, context: TaskContext) -> int:

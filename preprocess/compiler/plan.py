@@ -19,8 +19,7 @@ from preprocess.compiler.spool import Spool
 from preprocess.compiler.task import CompileTask, TaskContext
 from preprocess.compiler_version import COMPILER, libraries
 from preprocess.conversation import Image
-from preprocess.errors import DataError
-from preprocess.images.prepare import ImageError
+from preprocess.errors import DataError, RejectError
 from preprocess.images.stores import StoreList, open_stores
 
 _GROUPLESS_SALT = "conversation"
@@ -169,7 +168,7 @@ def _image_stamp(stores: StoreList, image: Image) -> bytes:
     """What tells that an image is still the one a task has read; a missing one may turn up later."""
     try:
         found = "\0".join(map(str, stores.stamp(image)))
-    except ImageError as error:
+    except RejectError as error:
         found = error.reason
     return f"{image.name}\0{found}\0".encode()
 

@@ -14,7 +14,6 @@ from typing import TYPE_CHECKING, Any
 from dst.common.progress import Progress
 from preprocess.blend.config import Blend
 from preprocess.errors import ConfigError
-from shards import ShardError
 from shards.storage.cache import cache_home
 from shards.storage.store import local_folder
 
@@ -38,23 +37,21 @@ class Published:
 def target(path: Path, blend: Blend, out: str | Path | None, work: Path | None) -> tuple[Path, RemoteStore | None]:
     """The folder to compile in, and the URL's store if it goes to one. `path` is the blend file.
 
-    Raises ConfigError if a URL cannot be written, as far as that can be seen without writing.
+    Raises LocationError or ShardError if a URL cannot be written, as far as that shows without writing; ConfigError for
+    `work` without a URL.
     """
     wanted = out or blend.out or "build"
-    try:
-        folder = local_folder(wanted)
-        if folder is not None:
-            if work:
-                problem = "--work is where a build for a URL is compiled, and this one goes to a folder:"
-                raise ConfigError([f"{work}: {problem} {folder}"])
-            return (path.parent / folder if blend.out and not out else folder).absolute(), None
-        from shards.storage.remote import RemoteStore  # fsspec is loaded for URLs alone
-        from shards.upload import check_target
+    folder = local_folder(wanted)
+    if folder is not None:
+        if work:
+            problem = "--work is where a build for a URL is compiled, and this one goes to a folder:"
+            raise ConfigError([f"{work}: {problem} {folder}"])
+        return (path.parent / folder if blend.out and not out else folder).absolute(), None
+    from shards.storage.remote import RemoteStore  # fsspec is loaded only for URLs
+    from shards.upload import check_target
 
-        store = RemoteStore(str(wanted))
-        check_target(store)
-    except ShardError as error:
-        raise ConfigError([str(error)]) from None
+    store = RemoteStore(str(wanted))
+    check_target(store)
     key = hashlib.sha256(store.location.encode()).hexdigest()[:16]
     return (work or cache_home() / "builds" / key).absolute(), store
 

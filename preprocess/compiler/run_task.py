@@ -17,11 +17,11 @@ import numpy as np
 
 from dst import Encoded
 from preprocess.compiler.concat import join
-from preprocess.compiler.member import Member, RefusedError, make_member
+from preprocess.compiler.member import Member, make_member
 from preprocess.compiler.spool import reject_all, reject_line
 from preprocess.compiler.task import CompileTask, TaskResult, Tools, open_tools
 from preprocess.conversation import Reject
-from preprocess.errors import DataError
+from preprocess.errors import DataError, RejectError
 from shards import ShardInfo, ShardWriter
 from shards.files import file_sha256, replace_file
 
@@ -98,7 +98,7 @@ def _members(task: CompileTask, tools: Tools, outcome: _Outcome) -> Iterator[Mem
         conversation = tools.spool[row]
         try:
             yield make_member(row, conversation, tools, task.context)
-        except RefusedError as refused:
+        except RejectError as refused:
             outcome.rejects += reject_all(conversation, refused.reason, refused.detail)
         except OSError:
             raise  # the disk's fault, not the record's: another run may succeed

@@ -1,8 +1,8 @@
-"""Check a picture and, if asked to, shrink it to what the encoder sees.
+"""Check an image and, if the policy says so, shrink it to what the encoder sees.
 
-Rule: whatever the bytes are, the answer is a StoredImage or an ImageError, never another exception and never a warning;
-and the same bytes and policy give the same answer everywhere. Only memory that runs out is a MemoryError, since it says
-nothing of the picture. The format is read from the bytes, not from the name.
+Rule: whatever the bytes are, the result is a StoredImage or a RejectError, never another exception or a warning, except
+MemoryError, which says nothing about the image. The same bytes and policy give the same result everywhere. The format
+is read from the bytes, not from the name.
 """
 
 from __future__ import annotations
@@ -14,13 +14,13 @@ from typing import Literal
 
 from PIL import Image
 
-from preprocess.images.errors import ImageError
+from preprocess.errors import RejectError
+from shards.errors import ImageError
 from shards.images.pixels import (
     Fit,
     Geometry,
     Interpolation,
     PadColour,
-    PictureError,
     check_kind,
     check_size,
     fit,
@@ -31,7 +31,7 @@ from shards.images.pixels import (
     upright,
 )
 
-__all__ = ["ImageError", "ImagePolicy", "StoredImage", "prepare_image"]
+__all__ = ["ImagePolicy", "StoredImage", "prepare_image"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -83,12 +83,12 @@ class StoredImage:
 
 
 def prepare_image(data: bytes, policy: ImagePolicy) -> StoredImage:
-    """Raises ImageError with the reason why the picture is rejected; MemoryError if there is not enough of it."""
+    """Raises RejectError with the reason why the picture is rejected; MemoryError if there is not enough of it."""
     try:
         with warnings.catch_warnings(action="ignore"):  # Pillow warns of odd metadata; the pixels decide here
             return _prepared(data, policy)
-    except PictureError as error:
-        raise ImageError(f"image_{error.reason}", error.detail) from None
+    except ImageError as error:
+        raise RejectError(f"image_{error.reason}", error.detail) from None
 
 
 def _prepared(data: bytes, policy: ImagePolicy) -> StoredImage:
@@ -96,7 +96,7 @@ def _prepared(data: bytes, policy: ImagePolicy) -> StoredImage:
     check_size(image, policy.max_pixels)
     if min(image.size) < policy.min_side:
         width, height = image.size
-        raise ImageError("image_too_small", f"{width}x{height}; wanted sides of at least {policy.min_side} pixels")
+        raise RejectError("image_too_small", f"{width}x{height}; wanted sides of at least {policy.min_side} pixels")
     check_kind(image, data)
     if policy.store == "resized" or policy.check == "decode":
         load_pixels(image, data)

@@ -1,9 +1,9 @@
 """Where a dataset's pictures lie: a folder, a base64 JSON, a zip, a tar or a Parquet file.
 
-Rules: a name from an annotation never leads out of its store. What is wrong with one picture, and stays so, is an
-ImageError that says so; what the next run may find mended (a disk or network error, no permission, too many open files,
-a file that shrinks while it is read) is an OSError with the file's name. `prepare_store` makes an archive's index once;
-each worker process then calls `open_stores` and reads:
+Rules: a name in a record never leads out of its store. A lasting fault of one image is a RejectError. A fault that may
+be gone in the next run (a disk or network error, no permission, too many open files, a file that shrinks while it is
+read) is an OSError with the file's name. `prepare_store` makes an archive's index once; then each worker process calls
+`open_stores` and reads:
 
     for path in paths: prepare_store(path, cache)
     stores = open_stores(paths, cache)
@@ -24,14 +24,13 @@ from typing import Protocol, TypeVar
 import pyarrow as pa
 
 from preprocess.conversation import Image
-from preprocess.errors import DataError
+from preprocess.errors import DataError, RejectError
 from preprocess.images.base64_json import decode_base64
-from preprocess.images.errors import ImageError
 from preprocess.images.index import PROBLEMS, Entry, Index, Packing
 from preprocess.images.index_cache import CachedIndex, build_index, current_files, find_index, is_prepared
 from preprocess.images.zip_tar import LOCAL_HEADER_BYTES, zip_data_offset, zip_member
 
-__all__ = ["ArchiveStore", "FolderStore", "ImageError", "ImageStore", "StoreList"]
+__all__ = ["ArchiveStore", "FolderStore", "ImageStore", "StoreList"]
 __all__ += ["current_files", "is_prepared", "open_store", "open_stores", "prepare_store"]
 
 MAX_IMAGE_BYTES = 512 << 20
@@ -49,12 +48,12 @@ T = TypeVar("T")
 
 class ImageStore(Protocol):
     def read(self, name: str) -> bytes:
-        """The image's bytes, at least one. Raises ImageError, or OSError if another try may succeed."""
+        """The image's bytes, at least one. Raises RejectError, or OSError if another try may succeed."""
 
     def stamp(self, name: str) -> tuple[int, int]:
         """Size in bytes and mtime in ns of the file that holds the image, an archive's for all of its images.
 
-        Raises ImageError if there is no such image, OSError if another try may find one.
+        Raises RejectError if there is no such image, OSError if another try may find one.
         """
 
 
@@ -95,11 +94,11 @@ class StoreList:
         for store in self.stores:
             try:
                 return ask(store)
-            except ImageError as error:
+            except RejectError as error:
                 if error.reason != "image_missing":
                     raise
                 missing.append(error.detail)
-        raise ImageError("image_missing", "; ".join(missing) or f"no image store to look for {image.name!r} in")
+        raise RejectError("image_missing", "; ".join(missing) or f"no image store to look for {image.name!r} in")
 
 
 class FolderStore:
@@ -135,15 +134,15 @@ class FolderStore:
         _check_regular(name, status)
         return status.st_size, status.st_mtime_ns
 
-    def _failed(self, name: str, error: OSError | ValueError) -> ImageError | OSError:
+    def _failed(self, name: str, error: OSError | ValueError) -> RejectError | OSError:
         """What to raise for a name that cannot be opened."""
         if not isinstance(error, OSError) or error.errno in _NO_NAME:  # ValueError: a lone surrogate
-            return ImageError("image_path", f"{name[:200]!r} is no file name ({error})")
+            return RejectError("image_path", f"{name[:200]!r} is no file name ({error})")
         if error.errno in _NO_FILE:
             os.stat(self.root)  # a folder that is gone, such as one on a lost mount, says nothing of its pictures
-            return ImageError("image_missing", f"{self.root} has no {name!r}")
+            return RejectError("image_missing", f"{self.root} has no {name!r}")
         if error.errno in _NO_READING:
-            return ImageError("image_unreadable", f"{name!r} cannot be read: {error.strerror}")
+            return RejectError("image_unreadable", f"{name!r} cannot be read: {error.strerror}")
         return _named(error, self.prefix + name)
 
 
@@ -167,11 +166,11 @@ class ArchiveStore:
     def read(self, name: str) -> bytes:
         entry = self._find(name)
         if problem := PROBLEMS.get(entry.packing):
-            raise ImageError("image_unreadable", f"{name!r} in {self.path}: {problem}")
+            raise RejectError("image_unreadable", f"{name!r} in {self.path}: {problem}")
         try:
             return self._unpack(name, entry)
         except ValueError as error:
-            raise ImageError("image_unreadable", f"{name!r} in {self.path}: {error}") from None
+            raise RejectError("image_unreadable", f"{name!r} in {self.path}: {error}") from None
         except OSError as error:
             raise _named(error, self.data_path) from None
 
@@ -185,7 +184,7 @@ class ArchiveStore:
         if entry is None:
             example = self.index.example()
             keys = "it is empty" if example is None else f"its keys look like {example!r}"
-            raise ImageError("image_missing", f"{self.path} has no {name!r}; {keys}")
+            raise RejectError("image_missing", f"{self.path} has no {name!r}; {keys}")
         return entry
 
     def _unpack(self, name: str, entry: Entry) -> bytes:
@@ -214,22 +213,22 @@ class ArchiveStore:
 def _check_name(name: str, *, in_folder: bool = False) -> None:
     """Also for archives, where a key could be anything: the same annotation must be right or wrong in either."""
     if not name or len(name) > MAX_NAME_CHARACTERS or _UNSAFE.match(name):
-        raise ImageError("image_path", f"{name[:200]!r}; wanted a relative path without . or .. in it")
+        raise RejectError("image_path", f"{name[:200]!r}; wanted a relative path without . or .. in it")
     if in_folder and _UNSAFE_IN_FOLDER.search(name):
-        raise ImageError("image_path", f"{name[:200]!r}; wanted a path with / between folders")
+        raise RejectError("image_path", f"{name[:200]!r}; wanted a path with / between folders")
 
 
 def _check_regular(name: str, status: os.stat_result) -> None:
     if not stat.S_ISREG(status.st_mode):
         kind = "a folder" if stat.S_ISDIR(status.st_mode) else "a pipe or a device"
-        raise ImageError("image_unreadable", f"{name!r} is {kind}, not a file")
+        raise RejectError("image_unreadable", f"{name!r} is {kind}, not a file")
 
 
 def _check_size(name: str, size: int) -> None:
     if not size:
-        raise ImageError("image_unreadable", f"{name!r} is empty")
+        raise RejectError("image_unreadable", f"{name!r} is empty")
     if size > MAX_IMAGE_BYTES:
-        raise ImageError("image_too_large", f"{name!r} has {size} bytes; at most {MAX_IMAGE_BYTES} are read")
+        raise RejectError("image_too_large", f"{name!r} has {size} bytes; at most {MAX_IMAGE_BYTES} are read")
 
 
 def _read_exactly(file: int, path: str, size: int, offset: int) -> bytes:

@@ -1,6 +1,6 @@
 """Stored bytes of a picture to the pixels that the encoder sees, written straight into a batch.
 
-Rule: whatever the bytes are, `out` holds the whole picture afterwards or there is a PictureError (a ValueError), never
+Rule: whatever the bytes are, `out` holds the whole picture afterwards or there is a ImageError (a ValueError), never
 a warning; and no pixel is decoded of a picture above the build's own max_pixels. `exact` gives Pillow's pixels, bit for
 bit; `fast` stays within 1.5 of 255 of them on average, for any picture, and is mostly within 0.01.
 
@@ -42,7 +42,7 @@ Pixels = npt.NDArray[np.uint8]
 
 
 class Decoder(Protocol):
-    """Fills out, C-contiguous uint8 [size, size, 3]. Raises PictureError for bytes that are no picture."""
+    """Fills out, C-contiguous uint8 [size, size, 3]. Raises ImageError for bytes that are no picture."""
 
     def __call__(self, data: bytes | memoryview, geometry: Geometry, out: Pixels) -> None: ...
 

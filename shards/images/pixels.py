@@ -1,6 +1,6 @@
 """Pictures as Pillow reads them, and the geometry that compiler, loader and chat share.
 
-Rule: whatever the bytes are, the answer is a picture or a PictureError, never another exception; the same bytes and
+Rule: whatever the bytes are, the answer is a picture or a ImageError, never another exception; the same bytes and
 Geometry give the same pixels everywhere. Only memory that runs out is a MemoryError, since it says nothing of the
 picture. Pillow warns of odd metadata: callers open, load and turn pictures with warnings ignored.
 """
@@ -23,7 +23,7 @@ from PIL import (
     WebPImagePlugin,
 )
 
-from shards.errors import ShardError
+from shards.errors import ImageError, ShardError
 
 T = TypeVar("T")
 
@@ -43,18 +43,6 @@ _FILTERS: dict[Interpolation, Image.Resampling] = {
     "bilinear": Image.Resampling.BILINEAR,
     "lanczos": Image.Resampling.LANCZOS,
 }
-
-
-class PictureError(ValueError):
-    """A picture that cannot be used. `reason` is the kind of fault; `detail` says what was got and what was wanted."""
-
-    def __init__(self, reason: Literal["unreadable", "format", "too_large", "animated"], detail: str) -> None:
-        super().__init__(reason, detail)  # both as arguments, so that the error survives pickling between processes
-        self.reason = reason
-        self.detail = detail
-
-    def __str__(self) -> str:
-        return self.detail
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -87,21 +75,21 @@ def open_picture(data: bytes) -> tuple[ImageFile.ImageFile, str]:
     if kind:
         return _fenced(lambda: kind.open(BytesIO(data))), kind.extension
     if not data:
-        raise PictureError("unreadable", "the file is empty")
+        raise ImageError("unreadable", "the file is empty")
     head = data[:1024].lstrip(b"\xef\xbb\xbf \t\r\n")
     for offset, mark, name in _UNSUPPORTED:
         if head.startswith(mark, offset):
             raise _unsupported(name)
     if head.startswith(b"<?xml") and b"<svg" in head:
         raise _unsupported("SVG")
-    raise PictureError("unreadable", f"no image: the file starts with {data[:12]!r}")
+    raise ImageError("unreadable", f"no image: the file starts with {data[:12]!r}")
 
 
 def check_size(image: Image.Image, max_pixels: int) -> None:
     """Comes before the first pixel is decoded, so that no small file fills the memory."""
     width, height = image.size
     if width * height > max_pixels:
-        raise PictureError("too_large", f"{width}x{height} is more than {max_pixels} pixels")
+        raise ImageError("too_large", f"{width}x{height} is more than {max_pixels} pixels")
 
 
 def check_kind(image: ImageFile.ImageFile, data: bytes) -> None:
@@ -109,9 +97,9 @@ def check_kind(image: ImageFile.ImageFile, data: bytes) -> None:
     # Pillow shows 16-bit colour PNG as 8-bit RGB, so the depth is read from the header: the first chunk is always IHDR.
     deep_png = isinstance(image, PngImagePlugin.PngImageFile) and data[24] > 8
     if deep_png or image.mode[0] in "IF":
-        raise PictureError("format", "more than 8 bits a channel; convert it to 8 bits first")
+        raise ImageError("format", "more than 8 bits a channel; convert it to 8 bits first")
     if _fenced(lambda: getattr(image, "is_animated", False)):  # for GIF this looks for a second frame
-        raise PictureError("animated", "the image has more than one frame; take one out and store it as PNG or JPEG")
+        raise ImageError("animated", "the image has more than one frame; take one out and store it as PNG or JPEG")
 
 
 def load_pixels(image: ImageFile.ImageFile, data: bytes) -> None:
@@ -120,7 +108,7 @@ def load_pixels(image: ImageFile.ImageFile, data: bytes) -> None:
     _fenced(image.load)
     # Pillow is content once all rows are there; other decoders also want the end.
     if isinstance(image, PngImagePlugin.PngImageFile) and b"IEND" not in data:
-        raise PictureError("unreadable", "the file is cut off: a PNG without its end")
+        raise ImageError("unreadable", "the file is cut off: a PNG without its end")
 
 
 def read_orientation(image: ImageFile.ImageFile, data: bytes) -> int:
@@ -130,7 +118,7 @@ def read_orientation(image: ImageFile.ImageFile, data: bytes) -> int:
         return 1
     try:
         value = _fenced(lambda: image.getexif().get(ExifTags.Base.Orientation, 1))
-    except PictureError:  # broken metadata makes no broken picture
+    except ImageError:  # broken metadata makes no broken picture
         return 1
     return int(value) if value in _UPRIGHT else 1
 
@@ -147,7 +135,7 @@ def upright(image: Image.Image, orientation: int) -> Image.Image:
 
 def scaled_size(width: int, height: int, geometry: Geometry) -> tuple[int, int]:
     """Width and height before crop cuts and pad fills up, as Hugging Face's image processors have it: sizes are cut
-    down to whole pixels, not rounded. Raises PictureError for a strip too long to be resized before its crop."""
+    down to whole pixels, not rounded. Raises ImageError for a strip too long to be resized before its crop."""
     size = geometry.size
     if geometry.fit == "squash":
         return size, size
@@ -157,12 +145,12 @@ def scaled_size(width: int, height: int, geometry: Geometry) -> tuple[int, int]:
     shortest = min(width, height)
     wide, high = int(size * width / shortest), int(size * height / shortest)
     if wide * high > geometry.max_pixels:
-        raise PictureError("too_large", f"{width}x{height} is so long that it would be {wide}x{high} before the crop")
+        raise ImageError("too_large", f"{width}x{height} is so long that it would be {wide}x{high} before the crop")
     return wide, high
 
 
 def fit(image: Image.Image, geometry: Geometry) -> Image.Image:
-    """An upright RGB picture as the square that the encoder sees. Raises PictureError as `scaled_size` does."""
+    """An upright RGB picture as the square that the encoder sees. Raises ImageError as `scaled_size` does."""
     size = geometry.size
     wide, high = scaled_size(*image.size, geometry)
     image = image.resize((wide, high), _FILTERS[geometry.interpolation])
@@ -225,7 +213,7 @@ def _fenced(call: Callable[[], T]) -> T:
     try:
         return call()
     except Image.DecompressionBombError as error:
-        raise PictureError("too_large", str(error)) from None
+        raise ImageError("too_large", str(error)) from None
     except MemoryError:
         raise
     except Exception as error:
@@ -233,12 +221,12 @@ def _fenced(call: Callable[[], T]) -> T:
         if _OUT_OF_MEMORY in text:
             raise MemoryError(text) from None
         if "-bit layers" in text:  # a 12-bit JPEG
-            raise PictureError("format", f"{text}; convert it to 8 bits first") from None
-        raise PictureError("unreadable", text) from None
+            raise ImageError("format", f"{text}; convert it to 8 bits first") from None
+        raise ImageError("unreadable", text) from None
 
 
-def _unsupported(name: str) -> PictureError:
-    return PictureError("format", f"{name} is not supported; convert it to JPEG, PNG or WebP")
+def _unsupported(name: str) -> ImageError:
+    return ImageError("format", f"{name} is not supported; convert it to JPEG, PNG or WebP")
 
 
 def _count(image: Mapping[str, object], key: str) -> int:

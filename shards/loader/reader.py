@@ -13,9 +13,9 @@ import numpy as np
 import numpy.typing as npt
 
 from shards.build import Build
-from shards.errors import ShardError
+from shards.errors import ImageError, ShardError
 from shards.images.decode import DECODERS
-from shards.images.pixels import Geometry, PictureError
+from shards.images.pixels import Geometry
 from shards.loader.collate import Arrays, collate
 from shards.loader.layout import Contents, Memory
 from shards.sampling.packed_sequences import Row
@@ -76,7 +76,7 @@ class Reader:
         for out, (number, image) in zip(pixels, stored, strict=True):
             try:
                 DECODERS[self._decode](image, self._geometry, out)
-            except PictureError as error:
+            except ImageError as error:
                 raise ShardError(f"{self._split.where(number)}: an image cannot be decoded: {error}") from None
 
 

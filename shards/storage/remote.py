@@ -20,7 +20,7 @@ from typing import Any, TypeVar
 
 import fsspec
 
-from shards.errors import ShardError
+from shards.errors import LocationError, NetworkError, ShardError
 from shards.storage.cache import Cache
 
 TRIES = 5
@@ -46,13 +46,12 @@ _ERRORS = (
     ("httpx", "HTTPError"),
 )
 _REFUSED = ("NoCredentialsError", "PartialCredentialsError", "ProfileNotFound", "DefaultCredentialsError")
+_OF_THE_EXTRA = ("s3", "s3a", "gs", "gcs", "http", "https")
+"""Protocols of the packages that dsvl[remote] brings"""
+
 _WAITS = random.SystemRandom()  # a generator of its own: `random`'s belongs to the program that reads
 
 T = TypeVar("T")
-
-
-class NetworkError(OSError):
-    """What could not be had, after all tries; the message says how many, and the last error."""
 
 
 class RemoteStore:
@@ -61,7 +60,7 @@ class RemoteStore:
     evicts = True
 
     def __init__(self, url: str, cache: Cache | None = None) -> None:
-        """Asks nothing of the network. Raises ShardError if this protocol cannot be read here."""
+        """Asks nothing of the network. Raises LocationError if this protocol cannot be read here."""
         protocol, _, rest = url.partition("://")
         self.location = f"{protocol.lower()}://{rest.rstrip('/')}"
         self.cache = cache or Cache()
@@ -224,7 +223,7 @@ def _check_protocol(url: str) -> None:
     known = [*fsspec.available_protocols(), *fsspec.registry]
     if protocol not in known:
         near = difflib.get_close_matches(protocol, known, n=1, cutoff=0.5)
-        raise ShardError(
+        raise LocationError(
             f"{url}: unknown protocol {protocol}"
             + (f"; did you mean {near[0]}?" if near else "")
             + "; wanted a folder, or a URL with s3, gs, file, memory or another protocol of fsspec"
@@ -232,7 +231,8 @@ def _check_protocol(url: str) -> None:
     try:
         fsspec.get_filesystem_class(protocol)
     except ImportError as error:
-        raise ShardError(
-            f"{url}: {protocol} needs a package that is not installed; pip install 'dsvl[remote]' brings those for s3 "
-            f"and gs ({error})"
-        ) from None
+        if protocol in _OF_THE_EXTRA:
+            step = f"pip install 'dsvl[remote]', which brings the packages for s3, gs and https ({error})"
+        else:
+            step = f"dsvl[remote] does not bring it: {error}"
+        raise LocationError(f"{url}: {protocol} needs a package that is not installed; {step}") from None

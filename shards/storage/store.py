@@ -11,7 +11,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
 
-from shards.errors import ShardError
+from shards.errors import LocationError, ShardError
 from shards.files import file_sha256
 
 if TYPE_CHECKING:
@@ -118,7 +118,7 @@ class LocalStore:
 def open_store(location: str | Path, cache: Cache | None = None) -> Store:
     """The store for a folder or a URL; `cache` keeps what a URL's files are read from, a folder needs none.
 
-    Raises ShardError for a URL that cannot be read here.
+    Raises LocationError for a URL that cannot be read here.
     """
     folder = local_folder(location)
     if folder is not None:
@@ -131,14 +131,14 @@ def open_store(location: str | Path, cache: Cache | None = None) -> Store:
 def local_folder(location: str | Path) -> Path | None:
     """The folder that a path or a file:// URL names; None for any other URL.
 
-    Raises ShardError for a URL that lost a slash, as a Path takes it from one, and for what is no location.
+    Raises LocationError for a URL that lost a slash, as a Path takes it from one, and for what is no location.
     """
     if not isinstance(location, str | Path):
-        raise ShardError(f"{location!r} is no build; wanted a folder or a URL")
+        raise LocationError(f"{location!r} is no build; wanted a folder or a URL")
     lost = _LOST_SLASH.match(str(location))
     if lost and not Path(location).exists():
         whole = f"{lost['protocol']}://{str(location)[lost.end() :]}"
-        raise ShardError(f"{location}: one slash is missing: {whole} (a pathlib.Path takes it; give a URL as text)")
+        raise LocationError(f"{location}: one slash is missing: {whole} (a pathlib.Path takes it; give a URL as text)")
     if isinstance(location, Path):
         return Path(os.path.expanduser(location))
     protocol, mark, rest = location.partition("://")

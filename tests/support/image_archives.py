@@ -17,12 +17,8 @@ import pyarrow.parquet as pq
 import pytest
 
 from preprocess.conversation import REASONS
-from preprocess.images.stores import (
-    ImageError,
-    ImageStore,
-    open_store,
-    prepare_store,
-)
+from preprocess.errors import RejectError
+from preprocess.images.stores import ImageStore, open_store, prepare_store
 from tests.support.paths import EXAMPLES
 
 PHOTOS = EXAMPLES / "coco" / "train2017"
@@ -91,7 +87,7 @@ def opened(path: Path) -> ImageStore:
 
 
 def reason(store: ImageStore, name: str) -> str:
-    with pytest.raises(ImageError) as caught:
+    with pytest.raises(RejectError) as caught:
         store.read(name)
     assert caught.value.reason in REASONS
     return caught.value.reason

@@ -83,7 +83,7 @@ def test_an_install_of_the_data_half_says_what_training_needs(build: Path, tmp_p
     arguments = ["dsvl-train", "run", "--config", str(config_file(tmp_path, build))]
     code = f"import sys; sys.modules[{package!r}] = None; sys.argv = {arguments}; from trainer.cli import main; main()"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
-    assert done.returncode == 1
+    assert done.returncode == 2
     (line,) = done.stderr.splitlines()
     assert line.startswith("error: ")
     assert package in line

@@ -9,23 +9,25 @@ from __future__ import annotations
 import warnings
 from importlib import metadata
 
-from trainer.errors import TrainError
+from dst.errors import ConfigError
 
 
 def check_torch() -> list[str]:
-    """Warnings about the installed torch and torchvision. Raises TrainError if torch cannot be used at all."""
+    """Warnings about the installed torch and torchvision. Raises ConfigError if torch cannot be used at all."""
     try:
         import torch
     except ModuleNotFoundError as error:
         if error.name != "torch":
-            raise TrainError(f"torch is installed, but not what it needs: {error}; install it again") from None
-        raise TrainError(
-            "torch is not installed, and dsvl-train needs it: pip install 'dsvl[train]' (its documentation "
-            "says how to get the build for your GPU, or for a CPU)"
+            raise ConfigError([f"torch is installed, but not what it needs: {error}; install it again"]) from None
+        raise ConfigError(
+            [
+                "torch is not installed, and dsvl-train needs it: pip install 'dsvl[train]' (its documentation says "
+                "how to get the build for your GPU, or for a CPU)"
+            ]
         ) from None
     except (ImportError, OSError) as error:
         why = " ".join(str(error).split())
-        raise TrainError(f"torch is installed but cannot be loaded ({why}); install it again") from None
+        raise ConfigError([f"torch is installed but cannot be loaded ({why}); install it again"]) from None
     found = _torchvision(torch.__version__)
     if torch.version.cuda is not None:
         found += _driver(torch.__version__, torch.version.cuda)

@@ -19,7 +19,7 @@ from dst.common.progress import Bar
 from dst.common.terminal_text import json_line, visible
 from dst.errors import ConfigError
 from shards import Build
-from trainer.errors import TrainError
+from trainer.errors import GpuMemoryError, TrainError
 from trainer.evaluation.dialogues import read_dialogues
 from trainer.evaluation.metrics import DatasetScore
 from trainer.evaluation.report import AnsweredDialogue, write_report
@@ -127,7 +127,7 @@ def _memory(settings: EvalSettings) -> Iterator[None]:
         yield
     except torch.OutOfMemoryError as error:
         change = f"set --batch lower than {settings.batch}" if settings.batch > 1 else "it needs a larger one"
-        raise TrainError(f"the GPU's memory ran out ({str(error).splitlines()[0]}); {change}") from None
+        raise GpuMemoryError(f"the GPU's memory ran out ({str(error).splitlines()[0]}); {change}") from None
 
 
 def _check(problems: Sequence[str]) -> None:

@@ -16,7 +16,8 @@ import numpy.typing as npt
 from dst import IGNORE
 from dst.tokenizer import TextTokenizer
 from shards import Build, Sample
-from shards.images.pixels import Geometry, PictureError
+from shards.errors import ImageError
+from shards.images.pixels import Geometry
 from trainer.errors import TrainError
 from trainer.evaluation.metrics import Kind, kind_of, references_of
 from trainer.evaluation.report import Picture
@@ -71,7 +72,7 @@ def prompt_for(build: Build, question: Question, geometry: Geometry, image_id: i
     expanded, slots = expand_images(ids, image_id, image_tokens)
     try:
         pixels = [see(data, geometry) for data in sample.images[: len(slots)]]
-    except PictureError as error:
+    except ImageError as error:
         raise TrainError(f"{build[SPLIT].where(question.index)}: a picture cannot be decoded: {error}") from None
     return Prompt(ids=expanded, images=stack(pixels, geometry.size), slots=slots, end_id=question.end_id)
 

@@ -23,17 +23,9 @@ from typing import Any
 import orjson
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
+from shards.errors import ImageError
 from shards.files import replace_file
-from shards.images.pixels import (
-    PictureError,
-    check_kind,
-    check_size,
-    load_pixels,
-    open_picture,
-    read_orientation,
-    to_rgb,
-    upright,
-)
+from shards.images.pixels import check_kind, check_size, load_pixels, open_picture, read_orientation, to_rgb, upright
 from trainer.errors import TrainError
 from trainer.evaluation.metrics import METRICS, DatasetScore
 
@@ -105,7 +97,7 @@ def write_report(
 def thumbnail(data: bytes, side: int) -> tuple[bytes, int, int]:
     """A JPEG of at most side x side pixels, and its width and height. As the model gets it: upright, alpha dropped.
 
-    Raises shards.images.pixels.PictureError for what the model could not be shown either.
+    Raises shards.images.pixels.ImageError for what the model could not be shown either.
     """
     with warnings.catch_warnings(action="ignore"):
         picture, _ = open_picture(data)
@@ -201,7 +193,7 @@ def _pictures(dialogues: Sequence[AnsweredDialogue]) -> list[list[list[dict[str,
             continue
         try:
             made[content] = _embedded(content, side)
-        except (OSError, PictureError) as error:
+        except (OSError, ImageError) as error:
             reason = error.strerror if isinstance(error, OSError) else str(error)
             problems[content] = f"{dialogue.id}, round {number}: the picture {picture.name} cannot be shown: {reason}"
     if problems:

@@ -28,7 +28,7 @@ from dst import ControlTextError, TemplateError
 from dst.common.suggest import nearest
 from dst.common.terminal_text import visible
 from trainer.distributed.stop_signal import StopFlag
-from trainer.errors import TrainError
+from trainer.errors import TooLongError, TrainError
 from trainer.inference.cached_decoder import Prompt
 from trainer.inference.conversation import (
     Exchange,
@@ -40,7 +40,7 @@ from trainer.inference.conversation import (
     messages_of,
     prompt_of,
 )
-from trainer.inference.generate import Generator, Sampling, TooLongError
+from trainer.inference.generate import Generator, Sampling
 
 PROMPT = "> "
 

@@ -19,8 +19,9 @@ import torch
 
 from dst import ChatTokenizer, Message
 from dst.tokenizer import TextTokenizer
+from shards.errors import ImageError
 from shards.images.decode import exact
-from shards.images.pixels import Geometry, PictureError
+from shards.images.pixels import Geometry
 from shards.loader.placeholders import expand
 from trainer.errors import TrainError
 from trainer.inference.cached_decoder import Prompt
@@ -102,7 +103,7 @@ def stack(pixels: Sequence[torch.Tensor], image_size: int) -> torch.Tensor:
 
 
 def see(data: bytes | memoryview, geometry: Geometry) -> torch.Tensor:
-    """A picture file's bytes as the encoder gets them, uint8 [3, S, S]. Raises PictureError."""
+    """A picture file's bytes as the encoder gets them, uint8 [3, S, S]. Raises ImageError."""
     pixels = np.empty((geometry.size, geometry.size, 3), np.uint8)
     exact(data, geometry, pixels)
     return torch.from_numpy(pixels).permute(2, 0, 1)
@@ -117,7 +118,7 @@ def look(path: Path, geometry: Geometry) -> Seen:
         if found.st_size > MAX_BYTES:  # a film, say, that would be read whole before it is no picture
             raise TrainError(f"{path}: has {found.st_size:,} bytes; wanted a picture, of {MAX_BYTES:,} at most")
         return Seen(path=path, pixels=see(path.read_bytes(), geometry))
-    except PictureError as error:
+    except ImageError as error:
         raise TrainError(f"{path}: cannot be shown: {error}") from None
     except (OSError, ValueError) as error:  # ValueError: a null character in the name
         reason = error.strerror if isinstance(error, OSError) else str(error)

@@ -12,7 +12,6 @@ from typing import Any
 from preprocess.adapters.base import Request
 from preprocess.adapters.parsing.choices import choose
 from preprocess.adapters.parsing.fields import (
-    BadRecordError,
     answer,
     coco_name,
     fence,
@@ -30,7 +29,7 @@ from preprocess.adapters.parsing.json_stream import array_items
 from preprocess.adapters.parsing.record_location import Place, places
 from preprocess.adapters.parsing.splits import stated_split
 from preprocess.conversation import Conversation, Image, Records, Turn
-from preprocess.errors import DataError
+from preprocess.errors import DataError, RejectError
 
 WHY = (
     "Why?",
@@ -53,12 +52,12 @@ def read(request: Request) -> Records:
 def _conversation(place: Place, record: Any) -> Conversation:
     record = object_of(record)
     if _lacks_answer(record):
-        raise BadRecordError("no_answer", "there is neither correct_choice_idx nor rationales")
+        raise RejectError("no_answer", "there is neither correct_choice_idx nor rationales")
     image = Image(name=coco_name(need(record, "image_id")))
     words = question(need(record, "question"))
     reasons = [reason for reason in texts(list_of(record, "rationales"), "rationales") if reason]
     if not reasons:
-        raise BadRecordError("empty_answer", "rationales has no text")
+        raise RejectError("empty_answer", "rationales has no text")
     direct = record.get("direct_answers")
     split = stated_split(record.get("split"))
     reply = f"The answer is {_choice(record)}. Because {' '.join(reasons)}"
@@ -79,7 +78,7 @@ def _conversation(place: Place, record: Any) -> Conversation:
 def _choice(record: dict[str, Any]) -> str:
     choices, index = list_of(record, "choices"), need(record, "correct_choice_idx")
     if type(index) is not int or not 0 <= index < len(choices):
-        raise BadRecordError(
+        raise RejectError(
             "bad_value", f"correct_choice_idx is {show(index)}; wanted a whole number from 0 to {len(choices) - 1}"
         )
     return answer(choices[index], "the right choice")

@@ -14,7 +14,6 @@ from typing import Any
 from preprocess.adapters.base import Request
 from preprocess.adapters.parsing.choices import choose, prompts_of
 from preprocess.adapters.parsing.fields import (
-    BadRecordError,
     answer,
     as_id,
     fence,
@@ -33,7 +32,7 @@ from preprocess.adapters.parsing.json_stream import array_items
 from preprocess.adapters.parsing.record_location import Place, place_of, places
 from preprocess.adapters.parsing.splits import split_in_name, stated_split
 from preprocess.conversation import Conversation, Image, Records, Reject, Source, Split, Turn
-from preprocess.errors import DataError
+from preprocess.errors import DataError, RejectError
 
 COCO_PROMPTS = (
     "Describe this image in one sentence.",
@@ -150,7 +149,7 @@ def _karpathy_entry(captioner: _Captioner, entry: Any) -> tuple[list[Any], _Pict
     split = stated_split(entry.get("split"))
     sentences = list_of(entry, "sentences")
     if not sentences:
-        raise BadRecordError("no_answer", "the image has no captions")
+        raise RejectError("no_answer", "the image has no captions")
     captions = _captions(item.get("raw") if type(item) is dict else None for item in sentences)
     return sentences, captioner.picture(name, split, captions)
 
@@ -187,7 +186,7 @@ def _official_entry(entry: Any, names: dict[str, str]) -> tuple[str, str]:
     entry = object_of(entry, "the entry")
     identity, name = need_id(entry, "id"), image_name(need(entry, "file_name"), "file_name")
     if identity in names:
-        raise BadRecordError("duplicate_id", f"an earlier image has the id {identity}")
+        raise RejectError("duplicate_id", f"an earlier image has the id {identity}")
     return identity, name
 
 
@@ -202,7 +201,7 @@ def _annotation(
     record = object_of(record)
     image_id = need_id(record, "image_id")
     if image_id not in names:
-        raise BadRecordError("no_match", f"image_id is {show(image_id)}; wanted the id of one of the file's images")
+        raise RejectError("no_match", f"image_id is {show(image_id)}; wanted the id of one of the file's images")
     name = names[image_id]
     picture = captioner.picture(name, in_name or split_in_name(name), tuple(captions[image_id]))
     return _sentence(captioner, place, record, "caption", picture)

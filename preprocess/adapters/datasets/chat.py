@@ -17,7 +17,6 @@ from typing import Any
 from preprocess.adapters.base import Request
 from preprocess.adapters.groups import embedded_group
 from preprocess.adapters.parsing.fields import (
-    BadRecordError,
     as_id,
     fence,
     image_groups,
@@ -35,6 +34,7 @@ from preprocess.adapters.parsing.record_location import Place, places
 from preprocess.adapters.parsing.splits import stated_split
 from preprocess.adapters.parsing.turns import Message, Slot, assemble, role_of, sharegpt, slots
 from preprocess.conversation import Conversation, Image, Records, Reject, Role
+from preprocess.errors import RejectError
 
 _KEYS = ("id", "messages", "conversations", "images", "image", "group", "split")
 _PATH_KEYS = ("image", "path", "url")
@@ -77,7 +77,7 @@ def _conversation(place: Place, record: Any, store: int | None) -> Conversation:
 def _messages(record: dict[str, Any], has_images: bool) -> list[Message]:
     if record.get("messages") is None:
         if record.get("conversations") is None:
-            raise BadRecordError("missing_key", "there is neither messages nor conversations")
+            raise RejectError("missing_key", "there is neither messages nor conversations")
         return sharegpt(record, has_images)
     messages: list[Message] = []
     for item in list_of(record, "messages"):
@@ -98,26 +98,26 @@ def _part(value: Any, role: Role) -> Slot:
         case "text":
             words = need(part, "text")
             if type(words) is not str:
-                raise BadRecordError("wrong_type", f"text is {show(words)}; wanted text")
+                raise RejectError("wrong_type", f"text is {show(words)}; wanted text")
             if not is_text(words):
-                raise BadRecordError("bad_text", f"a turn of the {role} holds a lone surrogate; wanted Unicode text")
+                raise RejectError("bad_text", f"a turn of the {role} holds a lone surrogate; wanted Unicode text")
             return words
         case "image" | "image_url" if role != "user":
-            raise BadRecordError("bad_value", f"the {role} shows an image; wanted images only in what the user says")
+            raise RejectError("bad_value", f"the {role} shows an image; wanted images only in what the user says")
         case "image":
             name = next((part[key] for key in _PATH_KEYS if part.get(key) is not None), None)
             return None if name is None else Image(name=image_name(name))
         case "image_url":
             return Image(name=image_name(need(object_of(need(part, "image_url"), "image_url"), "url"), "image_url.url"))
         case _:
-            raise BadRecordError("bad_value", f"type is {show(kind)}; wanted text, image or image_url")
+            raise RejectError("bad_value", f"type is {show(kind)}; wanted text, image or image_url")
 
 
 def _images(record: dict[str, Any], place: Place, store: int | None) -> tuple[list[Image], dict[Image, str]]:
     """The record's list of images, and the groups of those that lie in the file itself (`store`: its place)."""
     given = [key for key in ("images", "image") if record.get(key) is not None]
     if len(given) == 2:
-        raise BadRecordError("bad_value", "there are both image and images; wanted one of them")
+        raise RejectError("bad_value", "there are both image and images; wanted one of them")
     values = record[given[0]] if given else []
     images: list[Image] = []
     groups: dict[Image, str] = {}
@@ -127,10 +127,10 @@ def _images(record: dict[str, Any], place: Place, store: int | None) -> tuple[li
         if data is None:
             image = Image(name=image_name(value if type(value) is not dict else path))
         elif type(data) is not bytes:
-            raise BadRecordError("wrong_type", f"bytes is {show(data)}; only Parquet can hold pictures, as binary data")
+            raise RejectError("wrong_type", f"bytes is {show(data)}; only Parquet can hold pictures, as binary data")
         elif store is None:
             file = place.source.file
-            raise BadRecordError(
+            raise RejectError(
                 "image_missing", f"the picture lies in {file} itself; add {file} to the dataset's `images`"
             )
         else:
@@ -151,5 +151,5 @@ def _paths(value: Any) -> Iterator[Any]:
 def _group(value: Any) -> str:
     group = as_id(value)
     if group is None:
-        raise BadRecordError("wrong_type", f"group is {show(value)}; wanted the id of a video or document")
+        raise RejectError("wrong_type", f"group is {show(value)}; wanted the id of a video or document")
     return group

@@ -25,7 +25,7 @@ def read(request: Request) -> Records:
 
 
 def rounds(request: Request, record: Any) -> tuple[tuple[Turn, ...], tuple[str, ...]]:
-    """Turns and notes of one record. Raises BadRecordError."""
+    """Turns and notes of one record. Raises RejectError."""
     record = object_of(record)
     images = [Image(name=image_name(name)) for name in _image_list(record.get("image"))]
     return assemble(sharegpt(record, bool(images)), images, request)

@@ -16,11 +16,11 @@ from preprocess.adapters.base import Request
 from preprocess.adapters.datasets.llava import rounds
 from preprocess.adapters.datasets.mimicit import InstructionSet, image_group_of, instruction_sets, naming, turns_of
 from preprocess.adapters.parsing.choices import choose
-from preprocess.adapters.parsing.fields import BadRecordError, fence, image_groups, own_id
+from preprocess.adapters.parsing.fields import fence, image_groups, own_id
 from preprocess.adapters.parsing.identities import Identities
 from preprocess.adapters.parsing.json_stream import array_items, first_character
 from preprocess.conversation import Conversation, Image, Records, Reject, Source, Turn, decode, encode
-from preprocess.errors import DataError
+from preprocess.errors import DataError, RejectError
 
 if TYPE_CHECKING:
     import polars
@@ -92,7 +92,7 @@ def _conversation(
     request: Request, identities: Identities, instructions: InstructionSet, found: list[list[bytes]]
 ) -> Conversation:
     if not instructions.image_ids:
-        raise BadRecordError("no_match", "the instruction names no image; wanted images to find LLaVA's rounds by")
+        raise RejectError("no_match", "the instruction names no image; wanted images to find LLaVA's rounds by")
     name_of = naming(request)
     images = [Image(name=name_of(image_id)) for image_id in instructions.image_ids]
     key = f"{identities.label(instructions.path)}/{instructions.own or instructions.number}"
@@ -108,9 +108,7 @@ def _conversation(
         elif slot == last:
             leading = (image,)
         else:
-            raise BadRecordError(
-                "no_match", f"LLaVA has no rounds about image {slot + 1} of {len(images)}, {image.name}"
-            )
+            raise RejectError("no_match", f"LLaVA has no rounds about image {slot + 1} of {len(images)}, {image.name}")
     return Conversation(
         id=identities.claim(identities.label(instructions.path), instructions.own, instructions.number),
         turns=(*turns, *turns_of(instructions.rounds, leading)),

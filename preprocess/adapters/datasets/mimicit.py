@@ -15,7 +15,6 @@ from typing import Any
 from preprocess.adapters.base import Request
 from preprocess.adapters.groups import coco_group
 from preprocess.adapters.parsing.fields import (
-    BadRecordError,
     answer,
     as_id,
     check_image_count,
@@ -29,6 +28,7 @@ from preprocess.adapters.parsing.fields import (
 from preprocess.adapters.parsing.identities import Identities
 from preprocess.adapters.parsing.json_stream import object_items, outline
 from preprocess.conversation import Conversation, Image, Records, Reject, Source, Turn
+from preprocess.errors import RejectError
 
 _CGD_KEY = re.compile(r"CGD_IMG_(\d{1,12})")
 _FRAME_KEY = re.compile(r"([^_]+_IMG_.+)_\d+")
@@ -98,10 +98,10 @@ def naming(request: Request) -> Callable[[str], str]:
 
 
 def _coco_file(image_id: str) -> str:
-    """The COCO file of a CGD image. Raises BadRecordError for another id."""
+    """The COCO file of a CGD image. Raises RejectError for another id."""
     match = _CGD_KEY.fullmatch(image_id)
     if match is None:
-        raise BadRecordError("bad_value", f"an image id is {show(image_id)}; wanted CGD_IMG_<COCO's number>")
+        raise RejectError("bad_value", f"an image id is {show(image_id)}; wanted CGD_IMG_<COCO's number>")
     return f"{int(match[1]):012}.jpg"
 
 
@@ -183,13 +183,13 @@ def _ids(record: dict[str, Any], key: str) -> list[Any]:
     if value is None:
         return []
     if type(value) is not list:
-        raise BadRecordError("wrong_type", f"{key} is {show(value)}; wanted an array of ids")
+        raise RejectError("wrong_type", f"{key} is {show(value)}; wanted an array of ids")
     return value
 
 
 def _is_id(item: Any) -> bool:
     if type(item) is not str:
-        raise BadRecordError("wrong_type", f"an item of rel_ins_ids is {show(item)}; wanted an id")
+        raise RejectError("wrong_type", f"an item of rel_ins_ids is {show(item)}; wanted an id")
     return True
 
 

@@ -12,7 +12,6 @@ from urllib.parse import urlsplit
 
 from preprocess.adapters.base import Request
 from preprocess.adapters.parsing.fields import (
-    BadRecordError,
     answer,
     as_id,
     fence,
@@ -29,6 +28,7 @@ from preprocess.adapters.parsing.identities import Identities
 from preprocess.adapters.parsing.json_stream import object_items
 from preprocess.adapters.parsing.record_location import Place, places
 from preprocess.conversation import Conversation, Image, Records, Split, Turn
+from preprocess.errors import RejectError
 
 _SPLITS: dict[int, Split] = {1: "train", 2: "val", 3: "test"}
 
@@ -46,11 +46,9 @@ def _conversation(place: Place, key: str, record: Any) -> Conversation:
     split = _split(record.get("split"))
     asked, answered = list_of(record, "questions"), list_of(record, "answers")
     if len(asked) != len(answered):
-        raise BadRecordError(
-            "bad_value", f"got {len(asked)} questions and {len(answered)} answers; wanted equally many"
-        )
+        raise RejectError("bad_value", f"got {len(asked)} questions and {len(answered)} answers; wanted equally many")
     if not asked:
-        raise BadRecordError("no_answer", "there are no questions")
+        raise RejectError("no_answer", "there are no questions")
     turns: list[Turn] = []
     for words, reply in zip(asked, answered, strict=True):
         ask = question(words, "a question")
@@ -69,12 +67,12 @@ def _extension(url: str) -> str:
     try:
         return PurePosixPath(urlsplit(url).path).suffix
     except ValueError as error:
-        raise BadRecordError("bad_value", f"imageURL is {show(url)}, which is no URL ({error})") from None
+        raise RejectError("bad_value", f"imageURL is {show(url)}, which is no URL ({error})") from None
 
 
 def _split(value: Any) -> Split:
     if value is None:
         return ""
     if type(value) is not int or value not in _SPLITS:
-        raise BadRecordError("bad_value", f"split is {show(value)}; wanted 1 (train), 2 (val) or 3 (test)")
+        raise RejectError("bad_value", f"split is {show(value)}; wanted 1 (train), 2 (val) or 3 (test)")
     return _SPLITS[value]

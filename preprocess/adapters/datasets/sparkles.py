@@ -13,7 +13,6 @@ from typing import Any
 
 from preprocess.adapters.base import Request
 from preprocess.adapters.parsing.fields import (
-    BadRecordError,
     check_image_count,
     fence,
     image_groups,
@@ -29,6 +28,7 @@ from preprocess.adapters.parsing.identities import Identities
 from preprocess.adapters.parsing.json_stream import array_items
 from preprocess.adapters.parsing.turns import check_order, role_of
 from preprocess.conversation import Conversation, Image, Records, Role, Source, Turn
+from preprocess.errors import RejectError
 
 _SHOWN = "<Img><ImageHere></Img>"
 _CITED = re.compile(r"IMAGE#(?:([^\s<>#]+)" + re.escape(_SHOWN) + ")?")
@@ -78,13 +78,11 @@ def _conversation(
             places.setdefault(image_id, []).append(num_images)
         words = _numbered(words, numbers, places)
         if not words and not shown:
-            raise BadRecordError(
-                "empty_answer" if role == "assistant" else "empty_question", f"turn {index + 1} is empty"
-            )
+            raise RejectError("empty_answer" if role == "assistant" else "empty_question", f"turn {index + 1} is empty")
         images = [Image(name=image_name(f"{image_id}.jpg", "image_id"), store=store) for image_id in shown]
         turns.append(Turn(role=role, parts=(*images, words) if words else tuple(images)))
     if not turns or turns[-1].role != "assistant":
-        raise BadRecordError("no_answer", f"got {len(messages)} turns and no answer; wanted a question and an answer")
+        raise RejectError("no_answer", f"got {len(messages)} turns and no answer; wanted a question and an answer")
     check_image_count(num_images, request)
     return Conversation(
         id=identities.claim(label, str(number), number),
@@ -104,9 +102,9 @@ def _shown(message: dict[str, Any]) -> list[str]:
 def _check_marks(words: str, shown: list[str], role: Role) -> None:
     marked = [match[1] for match in _CITED.finditer(words) if match[1] is not None]
     if role != "user" and (shown or _SHOWN in words):
-        raise BadRecordError("image_count", f"the {role} shows an image; wanted images only in what the user says")
+        raise RejectError("image_count", f"the {role} shows an image; wanted images only in what the user says")
     if sorted(marked) != sorted(shown) or words.count(_SHOWN) != len(shown):
-        raise BadRecordError(
+        raise RejectError(
             "image_count",
             f"the text marks {words.count(_SHOWN)} images ({show(', '.join(marked))}); "
             f"wanted {len(shown)} ({show(', '.join(shown))}), as images names",
@@ -132,7 +130,7 @@ def _numbered(words: str, numbers: dict[str, int], places: dict[str, list[int]])
             if words.startswith(image_id, start) and not words[after : after + 1].isdigit():
                 break
         else:
-            raise BadRecordError(
+            raise RejectError(
                 "image_mention", f"the text cites {show(words[match.start() : start + 12])}; no such image is shown yet"
             )
         pieces.append(f"image {numbers[image_id]}")

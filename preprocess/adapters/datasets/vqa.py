@@ -12,13 +12,13 @@ from typing import Any
 from preprocess.adapters.base import Request
 from preprocess.adapters.datasets.vqa_pairs import Pairs
 from preprocess.adapters.datasets.vqa_records import answer_of, conversation, image_of
-from preprocess.adapters.parsing.fields import BadRecordError, fence, image_name, need, object_of, own_id, question
+from preprocess.adapters.parsing.fields import fence, image_name, need, object_of, own_id, question
 from preprocess.adapters.parsing.identities import Identities
 from preprocess.adapters.parsing.json_stream import array_items, first_character, outline
 from preprocess.adapters.parsing.record_location import Place, places
 from preprocess.adapters.parsing.splits import split_in_name, stated_split
 from preprocess.conversation import Conversation, Records, Split
-from preprocess.errors import DataError
+from preprocess.errors import DataError, RejectError
 
 
 def read(request: Request) -> Records:
@@ -69,7 +69,7 @@ def _whole(place: Place, record: Any, in_name: Split) -> Conversation:
     name = image_name(record["image"]) if "image" in record else image_of(need(record, "image_id"), "")
     words = question(need(record, "question"))
     if "answers" not in record and "multiple_choice_answer" not in record:
-        raise BadRecordError("no_answer", "there is no key answers")
+        raise RejectError("no_answer", "there is no key answers")
     best, others = answer_of(record)
     split = stated_split(record.get("set_name")) or in_name
     return conversation(place, words, name, best, others, split)

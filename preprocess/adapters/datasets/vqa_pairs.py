@@ -17,13 +17,13 @@ import orjson
 
 from preprocess.adapters.base import Request
 from preprocess.adapters.datasets.vqa_records import answer_of, conversation, image_of
-from preprocess.adapters.parsing.fields import BadRecordError, as_id, fence, need, need_id, object_of, own_id, question
+from preprocess.adapters.parsing.fields import as_id, fence, need, need_id, object_of, own_id, question
 from preprocess.adapters.parsing.identities import Identities
 from preprocess.adapters.parsing.json_stream import array_items, outline
 from preprocess.adapters.parsing.record_location import place_of
 from preprocess.adapters.parsing.splits import split_in_name
 from preprocess.conversation import Records, Reject, Source, Split
-from preprocess.errors import DataError
+from preprocess.errors import DataError, RejectError
 
 if TYPE_CHECKING:
     import polars
@@ -175,6 +175,6 @@ def _without_id(file: str, number: int, record: Any) -> Reject:
     source = Source(file=file, record=str(number))
     try:
         need_id(object_of(record), "question_id")
-    except BadRecordError as bad:
+    except RejectError as bad:
         return Reject(reason=bad.reason, source=source, detail=bad.detail)
     raise AssertionError("a record with a usable question_id has a key")

@@ -9,17 +9,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from preprocess.adapters.parsing.fields import (
-    BadRecordError,
-    answer,
-    coco_name,
-    image_groups,
-    image_name,
-    list_of,
-    texts,
-)
+from preprocess.adapters.parsing.fields import answer, coco_name, image_groups, image_name, list_of, texts
 from preprocess.adapters.parsing.record_location import Place
 from preprocess.conversation import Conversation, Image, Split, Turn
+from preprocess.errors import RejectError
 
 
 def conversation(place: Place, words: str, name: str, best: str, others: Sequence[str], split: Split) -> Conversation:
@@ -43,12 +36,12 @@ def answer_of(record: dict[str, Any]) -> tuple[str, tuple[str, ...]]:
     if record.get("multiple_choice_answer") is not None:
         return answer(record["multiple_choice_answer"], "multiple_choice_answer"), others
     if record.get("answers") is None:
-        raise BadRecordError("no_answer", "there is neither multiple_choice_answer nor answers")
+        raise RejectError("no_answer", "there is neither multiple_choice_answer nor answers")
     counts: dict[str, int] = {}
     for words in filter(None, others):
         counts[words] = counts.get(words, 0) + 1
     if not counts:
-        raise BadRecordError("empty_answer", "answers has no text")
+        raise RejectError("empty_answer", "answers has no text")
     return max(counts, key=counts.__getitem__), others
 
 

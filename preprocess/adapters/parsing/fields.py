@@ -12,25 +12,18 @@ from typing import Any, TypeVar
 from preprocess.adapters import groups
 from preprocess.adapters.base import Request
 from preprocess.conversation import Image, Reject, Source
+from preprocess.errors import RejectError
 
 _UNFORESEEN = (TypeError, ValueError, LookupError, AttributeError, OverflowError, RecursionError)
 
 T = TypeVar("T")
 
 
-class BadRecordError(Exception):
-    """The record cannot become a sample; `reason` is a name of REASONS."""
-
-    def __init__(self, reason: str, detail: str) -> None:
-        super().__init__(detail)
-        self.reason, self.detail = reason, detail
-
-
 def fence(source: Source, build: Callable[..., T], *arguments: Any) -> T | Reject:
     """What `build(*arguments)` makes of a record, or why it cannot."""
     try:
         return build(*arguments)
-    except BadRecordError as bad:
+    except RejectError as bad:
         return Reject(reason=bad.reason, source=source, detail=bad.detail)
     except _UNFORESEEN as error:
         return Reject(reason="internal_error", source=source, detail=f"{type(error).__name__}: {printable(str(error))}")
@@ -38,50 +31,50 @@ def fence(source: Source, build: Callable[..., T], *arguments: Any) -> T | Rejec
 
 def object_of(value: Any, what: str = "the record") -> dict[str, Any]:
     if type(value) is not dict:
-        raise BadRecordError("wrong_type", f"{what} is {show(value)}; wanted an object")
+        raise RejectError("wrong_type", f"{what} is {show(value)}; wanted an object")
     return value
 
 
 def list_of(record: dict[str, Any], key: str) -> list[Any]:
     value = need(record, key)
     if type(value) is not list:
-        raise BadRecordError("wrong_type", f"{key} is {show(value)}; wanted an array")
+        raise RejectError("wrong_type", f"{key} is {show(value)}; wanted an array")
     return value
 
 
 def need(record: dict[str, Any], key: str) -> Any:
     if key not in record:
-        raise BadRecordError("missing_key", f"there is no key {key}")
+        raise RejectError("missing_key", f"there is no key {key}")
     return record[key]
 
 
 def text(value: Any, what: str) -> str:
     """The value as text, without the white space around it; it may be empty."""
     if type(value) is not str:
-        raise BadRecordError("wrong_type", f"{what} is {show(value)}; wanted text")
+        raise RejectError("wrong_type", f"{what} is {show(value)}; wanted text")
     if not is_text(value):
-        raise BadRecordError("bad_text", f"{what} is {show(value)}, which holds a lone surrogate; wanted Unicode text")
+        raise RejectError("bad_text", f"{what} is {show(value)}, which holds a lone surrogate; wanted Unicode text")
     return value.strip()
 
 
 def question(value: Any, what: str = "question") -> str:
     words = text(value, what)
     if not words:
-        raise BadRecordError("empty_question", f"{what} is empty")
+        raise RejectError("empty_question", f"{what} is empty")
     return words
 
 
 def answer(value: Any, what: str = "answer") -> str:
     words = text(value, what)
     if not words:
-        raise BadRecordError("empty_answer", f"{what} is empty")
+        raise RejectError("empty_answer", f"{what} is empty")
     return words
 
 
 def texts(value: Any, what: str) -> tuple[str, ...]:
     """An array of texts, each without leading and trailing whitespace; empty ones are kept."""
     if type(value) is not list:
-        raise BadRecordError("wrong_type", f"{what} is {show(value)}; expected an array of texts")
+        raise RejectError("wrong_type", f"{what} is {show(value)}; expected an array of texts")
     return tuple(text(item, f"an item of {what}") for item in value)
 
 
@@ -103,29 +96,29 @@ def need_id(record: dict[str, Any], key: str) -> str:
     if identity is not None:
         return identity
     if type(value) is str:
-        raise BadRecordError("bad_text" if value else "bad_value", f"{key} is {show(value)}; wanted an id")
-    raise BadRecordError("wrong_type", f"{key} is {show(value)}; wanted an integer or a text")
+        raise RejectError("bad_text" if value else "bad_value", f"{key} is {show(value)}; wanted an id")
+    raise RejectError("wrong_type", f"{key} is {show(value)}; wanted an integer or a text")
 
 
 def coco_name(image_id: Any, prefix: str = "") -> str:
     """The file name of the COCO picture with this number."""
     if type(image_id) is not int:
-        raise BadRecordError("wrong_type", f"image_id is {show(image_id)}; wanted an integer")
+        raise RejectError("wrong_type", f"image_id is {show(image_id)}; wanted an integer")
     if image_id < 0:
-        raise BadRecordError("bad_value", f"image_id is {image_id}; wanted a number from 0 on")
+        raise RejectError("bad_value", f"image_id is {image_id}; wanted a number from 0 on")
     return f"{prefix}{image_id:012}.jpg"
 
 
 def image_name(value: Any, what: str = "image") -> str:
     """The name as it stands: whether it may be opened is for the image store to say."""
     if type(value) is not str:
-        raise BadRecordError("wrong_type", f"{what} is {show(value)}; wanted the path of an image")
+        raise RejectError("wrong_type", f"{what} is {show(value)}; wanted the path of an image")
     if not is_text(value):
-        raise BadRecordError("bad_text", f"{what} is {show(value)}, which holds a lone surrogate; wanted Unicode text")
+        raise RejectError("bad_text", f"{what} is {show(value)}, which holds a lone surrogate; wanted Unicode text")
     if not value:
-        raise BadRecordError("image_path", f"{what} is empty; wanted the path of an image")
+        raise RejectError("image_path", f"{what} is empty; wanted the path of an image")
     if "://" in value or value.startswith("data:"):
-        raise BadRecordError(
+        raise RejectError(
             "image_path", f"{what} is {show(value)}; download it first, and give its path below the image folder"
         )
     return value
@@ -133,7 +126,7 @@ def image_name(value: Any, what: str = "image") -> str:
 
 def check_image_count(count: int, request: Request) -> None:
     if count > request.max_images:
-        raise BadRecordError(
+        raise RejectError(
             "too_many_images",
             f"got {count} images, wanted at most {request.max_images}; raise limits.max_images to keep the record",
         )

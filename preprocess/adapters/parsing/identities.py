@@ -14,7 +14,7 @@ import numpy.typing as npt
 import xxhash
 
 from preprocess.adapters.base import Option, Request
-from preprocess.adapters.parsing.fields import BadRecordError
+from preprocess.errors import RejectError
 
 DUPLICATE_IDS = Option(
     default="reject",
@@ -44,12 +44,12 @@ class Identities:
         return self._files[path]
 
     def claim(self, label: str, own: str | None, number: int) -> str:
-        """The conversation's id. Raises BadRecordError for an own id that is taken, unless duplicates are kept."""
+        """The conversation's id. Raises RejectError for an own id that is taken, unless duplicates are kept."""
         identity = f"{label}/#{number}" if own is None else f"{label}/{own}"
         digest = xxhash.xxh3_64_intdigest(identity.encode())
         if digest in self._seen:
             if own is not None and not self._keep:
-                raise BadRecordError(
+                raise RejectError(
                     "duplicate_id",
                     f"an earlier record has the id {own}; set the adapter's option duplicate_ids: keep to keep both",
                 )

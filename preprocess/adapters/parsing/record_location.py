@@ -26,7 +26,7 @@ class Place:
     source: Source
 
     def claim(self) -> str:
-        """The conversation's id. Raises BadRecordError if it is taken; claim it last, for a record that is sound."""
+        """The conversation's id. Raises RejectError if it is taken; claim it last, for a record that is sound."""
         return self.identities.claim(self.label, self.own, self.number)
 
 

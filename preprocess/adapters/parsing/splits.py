@@ -8,8 +8,9 @@ from __future__ import annotations
 import re
 from typing import Any
 
-from preprocess.adapters.parsing.fields import BadRecordError, show
+from preprocess.adapters.parsing.fields import show
 from preprocess.conversation import Split
+from preprocess.errors import RejectError
 
 _SPLITS: dict[str, Split] = {
     "": "",
@@ -28,9 +29,9 @@ def stated_split(value: Any) -> Split:
     if value is None:
         return ""
     if type(value) is not str:
-        raise BadRecordError("wrong_type", f"split is {show(value)}; wanted train, val or test")
+        raise RejectError("wrong_type", f"split is {show(value)}; wanted train, val or test")
     if value not in _SPLITS:
-        raise BadRecordError("bad_value", f"split is {show(value)}; wanted train, val or test")
+        raise RejectError("bad_value", f"split is {show(value)}; wanted train, val or test")
     return _SPLITS[value]
 
 

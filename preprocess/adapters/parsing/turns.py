@@ -10,16 +10,9 @@ from collections.abc import Sequence
 from typing import Any
 
 from preprocess.adapters.base import Request
-from preprocess.adapters.parsing.fields import (
-    BadRecordError,
-    check_image_count,
-    is_text,
-    list_of,
-    need,
-    object_of,
-    show,
-)
+from preprocess.adapters.parsing.fields import check_image_count, is_text, list_of, need, object_of, show
 from preprocess.conversation import Image, Role, Turn
+from preprocess.errors import RejectError
 
 MARKER = "<image>"
 
@@ -49,18 +42,18 @@ def sharegpt(record: dict[str, Any], has_images: bool) -> list[Message]:
 
 def role_of(value: Any) -> Role:
     if type(value) is not str:
-        raise BadRecordError("wrong_type", f"a role is {show(value)}; wanted user, assistant or system")
+        raise RejectError("wrong_type", f"a role is {show(value)}; wanted user, assistant or system")
     if value not in _ROLES:
-        raise BadRecordError("role_order", f"a turn is by {show(value)}; wanted user, assistant or system")
+        raise RejectError("role_order", f"a turn is by {show(value)}; wanted user, assistant or system")
     return _ROLES[value]
 
 
 def slots(value: Any, role: Role, has_images: bool) -> list[Slot]:
     """Text cut at its markers; only what a user says can show images."""
     if type(value) is not str:
-        raise BadRecordError("wrong_type", f"a turn of the {role} is {show(value)}; wanted text")
+        raise RejectError("wrong_type", f"a turn of the {role} is {show(value)}; wanted text")
     if not is_text(value):
-        raise BadRecordError("bad_text", f"a turn of the {role} holds a lone surrogate; wanted Unicode text")
+        raise RejectError("bad_text", f"a turn of the {role} holds a lone surrogate; wanted Unicode text")
     if not has_images or role != "user" or MARKER not in value:
         return [value]
     first, *rest = value.split(MARKER)
@@ -74,7 +67,7 @@ def slots(value: Any, role: Role, has_images: bool) -> list[Slot]:
 def assemble(
     messages: Sequence[Message], images: Sequence[Image], request: Request
 ) -> tuple[tuple[Turn, ...], tuple[str, ...]]:
-    """Turns and notes. Raises BadRecordError for a wrong order, a wrong number of images, or an empty turn."""
+    """Turns and notes. Raises RejectError for a wrong order, a wrong number of images, or an empty turn."""
     check_order([role for role, _ in messages])
     notes: list[str] = []
     num_marks = num_named = 0
@@ -89,7 +82,7 @@ def assemble(
         placed_first = list(images)
         notes.append("image_placed_first")
     elif num_marks != len(images):
-        raise BadRecordError(
+        raise RejectError(
             "image_count", f"the text marks {num_marks} images; wanted {len(images)}, as the record names"
         )
     rest = iter(images)
@@ -112,13 +105,11 @@ def assemble(
         if not tidy:
             if role == "system":
                 continue
-            raise BadRecordError(
-                "empty_answer" if role == "assistant" else "empty_question", f"turn {index + 1} is empty"
-            )
+            raise RejectError("empty_answer" if role == "assistant" else "empty_question", f"turn {index + 1} is empty")
         num_shown += num_images
         turns.append(Turn(role=role, parts=tidy))
     if not turns or turns[-1].role != "assistant":
-        raise BadRecordError("no_answer", f"got {len(messages)} turns and no answer; wanted a question and an answer")
+        raise RejectError("no_answer", f"got {len(messages)} turns and no answer; wanted a question and an answer")
     check_image_count(num_shown, request)
     return tuple(turns), tuple(notes)
 
@@ -129,7 +120,7 @@ def check_order(roles: Sequence[Role]) -> None:
     for index, role in enumerate(roles[start:]):
         wanted = "assistant" if index % 2 else "user"
         if role != wanted:
-            raise BadRecordError("role_order", f"turn {start + index + 1} is by the {role}; wanted the {wanted}")
+            raise RejectError("role_order", f"turn {start + index + 1} is by the {role}; wanted the {wanted}")
 
 
 def _tidy(parts: list[str | Image]) -> tuple[str | Image, ...]:

@@ -16,7 +16,6 @@ from click.testing import CliRunner
 import shards
 from preprocess.cli import cli
 from preprocess.compiler.build import run_build
-from preprocess.errors import ConfigError
 from tests.support.small_blends import chat_blend, chat_record, files_of, write_images
 from tests.support.waiting import LIMIT_S
 
@@ -140,7 +139,7 @@ def test_a_place_that_cannot_take_a_build_is_told_before_the_work(
 def test_a_place_with_other_files_takes_no_build(blend: Path) -> None:
     files = fsspec.filesystem("memory")
     files.pipe_file("/mine/thesis.tex", b"")
-    with pytest.raises(ConfigError, match=r"memory://mine: holds other files, such as thesis\.tex"):
+    with pytest.raises(shards.LocationError, match=r"memory://mine: holds other files, such as thesis\.tex"):
         run_build(blend, out="memory://mine")
     assert set(files.find("/mine")) == {"/mine/thesis.tex"}
 

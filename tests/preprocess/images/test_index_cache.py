@@ -10,14 +10,8 @@ from pathlib import Path
 
 import pytest
 
-from preprocess.errors import DataError
-from preprocess.images.stores import (
-    ImageError,
-    current_files,
-    is_prepared,
-    open_store,
-    prepare_store,
-)
+from preprocess.errors import DataError, RejectError
+from preprocess.images.stores import current_files, is_prepared, open_store, prepare_store
 from tests.support.image_archives import (
     KINDS,
     as_folder,
@@ -155,7 +149,7 @@ def test_a_store_that_is_not_there_or_a_pipe_is_a_data_error(tmp_path: Path) -> 
 def test_a_repeated_key_is_unreadable_but_a_tar_means_its_last_member(tmp_path: Path) -> None:
     (tmp_path / "a.json").write_text('{"k": "AAAA", "other": "AAAB", "k": "AAAA"}')
     store = opened(tmp_path / "a.json")
-    with pytest.raises(ImageError, match=r"image_unreadable.*appears twice"):
+    with pytest.raises(RejectError, match=r"image_unreadable.*appears twice"):
         store.read("k")
     assert store.read("other") == b"\0\0\1"
     with tarfile.open(tmp_path / "a.tar", "w") as archive:

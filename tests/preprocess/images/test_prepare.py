@@ -17,7 +17,8 @@ from hypothesis import strategies as st
 from PIL import Image, ImageFile, ImageOps, JpegImagePlugin
 
 from preprocess.conversation import REASONS
-from preprocess.images.prepare import ImageError, ImagePolicy, StoredImage, prepare_image
+from preprocess.errors import RejectError
+from preprocess.images.prepare import ImagePolicy, StoredImage, prepare_image
 from shards.images.pixels import PAD_COLOURS, to_rgb
 from tests.support.paths import EXAMPLES
 from trainer.compat.torchvision import declare_operators
@@ -49,7 +50,7 @@ def decoded(stored: StoredImage) -> Image.Image:
 
 
 def reason(data: bytes, policy: ImagePolicy = DECODE) -> str:
-    with pytest.raises(ImageError) as caught:
+    with pytest.raises(RejectError) as caught:
         prepare_image(data, policy)
     assert caught.value.reason in REASONS
     assert caught.value.detail
@@ -59,7 +60,7 @@ def reason(data: bytes, policy: ImagePolicy = DECODE) -> str:
 def outcome(data: bytes, policy: ImagePolicy) -> str:
     try:
         prepare_image(data, policy)
-    except ImageError as error:
+    except RejectError as error:
         return error.reason
     return "stored"
 

@@ -10,16 +10,10 @@ from pathlib import Path
 import pytest
 
 from preprocess.conversation import Image
+from preprocess.errors import RejectError
 from preprocess.images import index_cache as store_cache
 from preprocess.images import stores
-from preprocess.images.stores import (
-    FolderStore,
-    ImageError,
-    StoreList,
-    open_store,
-    open_stores,
-    prepare_store,
-)
+from preprocess.images.stores import FolderStore, StoreList, open_store, open_stores, prepare_store
 from tests.support.image_archives import (
     KINDS,
     as_deflated_zip,
@@ -49,7 +43,7 @@ def test_every_kind_of_store_says_that_an_image_is_missing(kind: str, files: dic
     KINDS[kind](tmp_path / kind, files)
     store = opened(tmp_path / kind)
     for ask in (store.read, store.stamp):
-        with pytest.raises(ImageError, match=kind) as caught:
+        with pytest.raises(RejectError, match=kind) as caught:
             ask("absent.jpg")
         assert caught.value.reason == "image_missing"
 
@@ -76,7 +70,7 @@ def test_a_name_cannot_leave_any_kind_of_store(kind: str, files: dict[str, bytes
     store = opened(tmp_path / kind)
     for name in ATTACKS:
         assert reason(store, name) == "image_path", name
-        with pytest.raises(ImageError, match="image_path"):
+        with pytest.raises(RejectError, match="image_path"):
             store.stamp(name)
 
 
@@ -109,7 +103,7 @@ def test_pipes_folders_and_empty_files_are_unreadable_and_never_hang(tmp_path: P
     assert [reason(store, name) for name in ("pipe", "folder", "empty")] == ["image_unreadable"] * 3
     assert reason(store, "empty/a.jpg") == "image_missing"
     for name in ("pipe", "folder"):
-        with pytest.raises(ImageError, match="image_unreadable"):
+        with pytest.raises(RejectError, match="image_unreadable"):
             store.stamp(name)
 
 
@@ -243,7 +237,7 @@ def test_an_image_of_too_many_bytes_is_not_read(
 
 
 def test_an_image_error_survives_pickling() -> None:
-    error = pickle.loads(pickle.dumps(ImageError("image_path", "why")))
+    error = pickle.loads(pickle.dumps(RejectError("image_path", "why")))
     assert (error.reason, error.detail, str(error)) == ("image_path", "why", "image_path: why")
 
 
@@ -260,11 +254,11 @@ def test_an_image_without_a_store_is_taken_from_the_first_that_has_it(tmp_path: 
         b"2",
     ]
     assert both.stamp(Image(name="b"))[0] == (tmp_path / "two.zip").stat().st_size
-    with pytest.raises(ImageError, match=r"one has no 'c'.*two.zip has no 'c'"):
+    with pytest.raises(RejectError, match=r"one has no 'c'.*two.zip has no 'c'"):
         both.read(Image(name="c"))
-    with pytest.raises(ImageError, match="image_missing"):
+    with pytest.raises(RejectError, match="image_missing"):
         both.read(Image(name="b", store=0))
-    with pytest.raises(ImageError, match="image_unreadable"):  # it is there, and broken: not to be papered over
+    with pytest.raises(RejectError, match="image_unreadable"):  # it is there, and broken: not to be papered over
         both.read(Image(name="empty"))
-    with pytest.raises(ImageError, match="image_missing"):
+    with pytest.raises(RejectError, match="image_missing"):
         StoreList([]).read(Image(name="a"))

@@ -12,13 +12,10 @@ from pathlib import Path
 
 import pytest
 
-from preprocess.errors import DataError
+from preprocess.errors import DataError, RejectError
 from preprocess.images import index as store_index
 from preprocess.images import zip_tar as archives
-from preprocess.images.stores import (
-    ImageError,
-    prepare_store,
-)
+from preprocess.images.stores import prepare_store
 from tests.support.image_archives import (
     as_deflated_zip,
     as_tar,
@@ -68,7 +65,7 @@ def test_a_damaged_zip_is_found_out(tmp_path: Path) -> None:
     for place in range(len(whole)):  # one byte wrong: refused, missing, unreadable, or not part of the picture
         path.write_bytes(whole[:place] + bytes([whole[place] ^ 0x55]) + whole[place + 1 :])
         os.utime(path, ns=(0, place))
-        with contextlib.suppress(DataError, ImageError):
+        with contextlib.suppress(DataError, RejectError):
             assert opened(path).read("a.jpg") == b"photo" * 100
 
 
@@ -86,7 +83,7 @@ def test_encrypted_and_unusual_zip_members_are_unreadable(tmp_path: Path) -> Non
     data = bytearray((tmp_path / "b.zip").read_bytes())
     data[data.rindex(b"PK\1\2") + 8] |= 1
     (tmp_path / "b.zip").write_bytes(data)
-    with pytest.raises(ImageError, match="encrypted"):
+    with pytest.raises(RejectError, match="encrypted"):
         opened(tmp_path / "b.zip").read("a")
 
 
@@ -114,7 +111,7 @@ def test_every_form_of_tar_is_read_and_links_are_named(form: int, tmp_path: Path
     assert store.read("b.jpg") == b"b.jpg" * 140
     assert store.read(long) == b"a.jpg" * 140
     for name in ("soft", "hard"):
-        with pytest.raises(ImageError, match=r"image_unreadable.*dereference"):
+        with pytest.raises(RejectError, match=r"image_unreadable.*dereference"):
             store.read(name)
     assert reason(store, "folder") == "image_missing"
 
@@ -138,5 +135,5 @@ def test_an_empty_archive_is_an_empty_store(tmp_path: Path) -> None:
     tarfile.open(tmp_path / "a.tar", "w").close()
     zipfile.ZipFile(tmp_path / "a.zip", "w").close()
     for name in ("a.json", "a.tar", "a.zip"):
-        with pytest.raises(ImageError, match=r"image_missing.*it is empty"):
+        with pytest.raises(RejectError, match=r"image_missing.*it is empty"):
             opened(tmp_path / name).read("a")

@@ -20,8 +20,9 @@ from PIL import Image, ImageOps
 
 import shards.images.decode
 from preprocess.images.prepare import ImagePolicy, prepare_image
+from shards.errors import ImageError
 from shards.images.decode import DECODERS, Pixels, decode_pillow
-from shards.images.pixels import PAD_COLOURS, Geometry, PictureError
+from shards.images.pixels import PAD_COLOURS, Geometry
 from tests.support.paths import ROOT
 from trainer.compat.torchvision import declare_operators
 
@@ -321,7 +322,7 @@ DAMAGED = {
 def outcome(name: str, data: bytes) -> Pixels | str:
     try:
         return decode(name, data, CROP)
-    except PictureError as error:
+    except ImageError as error:
         return f"{error.reason}: {error}"
 
 
@@ -329,7 +330,7 @@ def same_as_pillow(data: bytes) -> None:
     wanted: Pixels | str
     try:
         wanted = decode_pillow(data, CROP)
-    except PictureError as error:
+    except ImageError as error:
         wanted = f"{error.reason}: {error}"
     for name, most in (("exact", 0), ("fast", CLOSE)):
         got = outcome(name, data)
@@ -417,7 +418,7 @@ def test_a_jpeg_of_another_size_than_it_says_never_leaves_a_batch_half_filled() 
 )
 def test_what_is_no_picture_for_training_is_refused_with_its_reason(data: bytes, wanted: str, name: str) -> None:
     geometry = replace(CROP, max_pixels=1_000_000)
-    with pytest.raises(PictureError) as caught:
+    with pytest.raises(ImageError) as caught:
         decode(name, data, geometry)
     assert f"{caught.value.reason}: {caught.value}".startswith(wanted)
     assert isinstance(caught.value, ValueError)

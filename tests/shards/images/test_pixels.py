@@ -13,8 +13,8 @@ import pytest
 from PIL import Image
 
 from preprocess.images.prepare import ImagePolicy
-from shards.errors import ShardError
-from shards.images.pixels import Geometry, PictureError, check_size, scaled_size
+from shards.errors import ImageError, ShardError
+from shards.images.pixels import Geometry, check_size, scaled_size
 from tests.support.paths import ROOT
 
 POLICIES = [
@@ -81,7 +81,7 @@ def test_sizes_are_cut_down_to_whole_pixels(fit: str, wanted: tuple[int, int]) -
 
 
 def test_a_picture_error_survives_pickling_between_workers() -> None:
-    with pytest.raises(PictureError) as caught:
+    with pytest.raises(ImageError) as caught:
         check_size(Image.new("RGB", (30, 20)), 599)
     copy = pickle.loads(pickle.dumps(caught.value))
     assert (copy.reason, str(copy)) == ("too_large", "30x20 is more than 599 pixels")

@@ -174,7 +174,7 @@ def test_a_location_that_cannot_be_opened_says_why(location: str | Path, expecte
         shards.open(location)
 
 
-@pytest.mark.parametrize(("protocol", "package"), [("s3", "s3fs"), ("gs", "gcsfs")])
+@pytest.mark.parametrize(("protocol", "package"), [("s3", "s3fs"), ("gs", "gcsfs"), ("https", "aiohttp")])
 def test_a_protocol_without_its_package_says_what_to_install(protocol: str, package: str) -> None:
     code = (
         f"import sys; sys.modules[{package!r}] = None\n"
@@ -184,6 +184,17 @@ def test_a_protocol_without_its_package_says_what_to_install(protocol: str, pack
     )
     done = subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True, cwd=ROOT)
     assert f"{protocol} needs a package that is not installed; pip install 'dsvl[remote]'" in done.stdout
+
+
+def test_a_protocol_that_the_extra_does_not_bring_names_its_own_package() -> None:
+    code = (
+        "import sys; sys.modules['adlfs'] = None\n"
+        "import shards\n"
+        "try: shards.open('abfs://container/build')\n"
+        "except shards.LocationError as error: print(error)"
+    )
+    done = subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True, cwd=ROOT)
+    assert "abfs needs a package that is not installed; dsvl[remote] does not bring it: Install adlfs" in done.stdout
 
 
 def test_a_bucket_that_is_not_there_holds_no_build(bucket: str) -> None:

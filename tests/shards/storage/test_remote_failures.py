@@ -11,6 +11,7 @@ import pytest
 import shards
 import shards.storage.remote
 from shards import ShardError
+from shards.errors import NetworkError
 from shards.storage.cache import Cache
 from shards.storage.remote import RemoteStore
 from shards.upload import check_target, plan_upload
@@ -114,7 +115,7 @@ def test_waits_grow_and_are_not_all_the_same(monkeypatch: pytest.MonkeyPatch) ->
         raise TimeoutError("timed out")
 
     for _ in range(20):
-        with pytest.raises(shards.storage.remote.NetworkError, match="after 5 tries, the last ended with TimeoutError"):
+        with pytest.raises(NetworkError, match="after 5 tries, the last ended with TimeoutError"):
             shards.storage.remote.retried(fail)
     for number in range(4):
         some = waits[number::4]
@@ -129,7 +130,7 @@ def test_no_try_begins_when_the_time_is_over(monkeypatch: pytest.MonkeyPatch) ->
     def fail() -> None:
         raise TimeoutError("timed out")
 
-    with pytest.raises(shards.storage.remote.NetworkError, match="after 2 tries"):
+    with pytest.raises(NetworkError, match="after 2 tries"):
         shards.storage.remote.retried(fail)
 
 

@@ -55,7 +55,7 @@ def test_a_torch_that_cannot_be_used_ends_the_command_with_one_line(tmp_path: Pa
     (tmp_path / "torch").mkdir()
     (tmp_path / "torch/__init__.py").write_text(code)
     done = chat(tmp_path)
-    assert done.returncode == 1
+    assert done.returncode == 2
     (line,) = done.stderr.splitlines()
     assert line.startswith(f"error: {said}")
 

@@ -21,9 +21,9 @@ pytest.importorskip("transformers")
 import dst
 from tests.support import model_batches
 from tests.support.tiny_models import PRESETS, Attention, Fed, Loaded, loaded, prompt
-from trainer.errors import TrainError
+from trainer.errors import TooLongError, TrainError
 from trainer.inference.cached_decoder import Prompt
-from trainer.inference.generate import Generator, Sampling, Session, TooLongError, position_limit
+from trainer.inference.generate import Generator, Sampling, Session, position_limit
 
 ATTENTIONS: tuple[Attention, ...] = ("causal", "mmca")
 IMAGE = -1
