@@ -25,7 +25,7 @@ class ConfigError(DsvlError):
 
     Raised before work starts. `problems` lists all problems, not only the first.
 
-    Example: blend.yaml: datasets.0.weigth: unknown key; did you mean weight?
+    Example: blend.yaml: datasets.0.weights: unknown key; did you mean weight?
     What to do: correct each line, and run the command again.
     """
 

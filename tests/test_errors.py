@@ -52,7 +52,7 @@ def test_every_exception_of_the_packages_has_the_one_base_class_and_is_in_a_file
 
 def no_blend() -> None:
     Path("blend.yaml").write_text(
-        "tokenizer: t\ndatasets: [{name: a, adapter: llava, root: ., samples: all, weigth: 2}]\n"
+        "tokenizer: t\ndatasets: [{name: a, adapter: llava, root: ., samples: all, weights: 2}]\n"
     )
     load_blend(Path("blend.yaml"))
 
