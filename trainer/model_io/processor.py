@@ -1,9 +1,10 @@
 """The files that make transformers' AutoProcessor give the ids and pixels that training saw.
 
 The rule: sizes, colours and filters are the build's, mean and std the encoder's. Its PIL backend then gives the very
-pixels; torchvision's differs by a rounding where it has to resize. Which of the two it takes is its caller's to say: no
-key of these files can, so the model card does. `pad` has no exact counterpart there: LLaVA's
-processor pads before it resizes and ours after, so edges differ, see `differences`.
+pixels. torchvision's differs where it has to resize: by a rounding, and by more with Lanczos, which torchvision has
+since 0.27, on the CPU only. Which of the two it takes is its caller's to say: no key of these files can, so the model
+card does. `pad` has no exact counterpart there: LLaVA's processor pads before it resizes and ours after, so edges
+differ, see `differences`.
 """
 
 from __future__ import annotations
@@ -70,9 +71,14 @@ def differences(geometry: Geometry, encoder: Encoder) -> list[str]:
         if (got := tuple(int(value * 255) for value in encoder.mean)) != wanted:
             found.append(f"The padding is {got} here, the encoder's mean, and was {wanted} in training.")
     else:
+        default = (
+            "has no Lanczos filter of its own: it approximates it, or takes bicubic instead, depending on the version of "
+            "torchvision and the device, and pixels at hard edges differ visibly"
+            if geometry.interpolation == "lanczos"
+            else "rounds differently when it resizes, by up to 1/255"
+        )
         found.append(
             'With `AutoProcessor.from_pretrained(..., backend="pil")` the pixels are those of training; the default '
-            f"backend rounds otherwise when it resizes, by up to 1/255. Pictures of {geometry.size} x {geometry.size} "
-            "pixels are not resized, so there both agree."
+            f"backend {default}. Pictures of {geometry.size} x {geometry.size} pixels are not resized, and both agree."
         )
     return found
