@@ -72,8 +72,8 @@ def differences(geometry: Geometry, encoder: Encoder) -> list[str]:
             found.append(f"The padding is {got} here, the encoder's mean, and was {wanted} in training.")
     else:
         default = (
-            "has no Lanczos filter of its own: it approximates it, or takes bicubic instead, depending on the version of "
-            "torchvision and the device, and pixels at hard edges differ visibly"
+            "has no Lanczos filter of its own: it approximates it, or takes bicubic instead, depending on the "
+            "torchvision version and the device, and pixels at hard edges differ visibly"
             if geometry.interpolation == "lanczos"
             else "rounds differently when it resizes, by up to 1/255"
         )
