@@ -14,12 +14,12 @@ ALL_EXTRAS := dev,eval,ray,remote,train
 demo: train
 	rm -rf build/demo build/run build/exported
 	$(BIN)/dsvl-prep build --blend examples/blend.yaml --out build/demo
-	$(BIN)/dsvl-prep verify build/demo
-	$(BIN)/dsvl-prep stats build/demo
-	$(BIN)/dsvl-prep inspect build/demo --limit 3
+	$(BIN)/dsvl-prep verify --build build/demo
+	$(BIN)/dsvl-prep stats --build build/demo
+	$(BIN)/dsvl-prep inspect --build build/demo --limit 3
 	$(BIN)/dsvl-train run --config examples/train.yaml
-	$(BIN)/dsvl-train run --config examples/train.yaml schedule.steps=30
-	$(BIN)/dsvl-train export --checkpoint build/run --out build/exported
+	$(BIN)/dsvl-train run --config examples/train.yaml --set schedule.steps=30
+	$(BIN)/dsvl-train export --model build/run --out build/exported
 	$(BIN)/dsvl-train chat --model build/exported --max-new-tokens 40 < examples/questions.txt
 
 test: lint types docs

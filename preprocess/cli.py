@@ -71,7 +71,7 @@ def build(
 
 
 @cli.command()
-@click.argument("build", type=location)
+@click.option("--build", required=True, type=location, help="The build: a folder or a URL.")
 def verify(build: str | Path) -> None:
     """Check every byte of a build, in a folder or at a URL: digests, indexes, samples, tokenizer, manifest."""
     import shards
@@ -107,7 +107,7 @@ def verify(build: str | Path) -> None:
 
 
 @cli.command()
-@click.argument("build", type=location)
+@click.option("--build", required=True, type=location, help="The build: a folder or a URL.")
 @click.option(
     "--max-length",
     type=click.IntRange(min=1),
@@ -133,7 +133,7 @@ def stats(build: str | Path, max_length: int | None, as_json: bool) -> None:
 
 
 @cli.command()
-@click.argument("build", type=location)
+@click.option("--build", required=True, type=location, help="The build: a folder or a URL.")
 @click.option("--dataset", help="Only samples of this dataset.")
 @click.option("--split", type=click.Choice(["train", "eval"]), help="Only samples of this side.")
 @click.option("--key", help="Only the sample with this key.")

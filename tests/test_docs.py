@@ -116,7 +116,7 @@ def test_every_whole_configuration_of_a_page_is_valid(page: Path, tmp_path: Path
         tree = yaml.safe_load(block)
         if "datasets" in tree:
             load_blend(file)
-        elif {"build", "out", "model"} <= tree.keys() and "start" not in tree["model"]:
+        elif {"build", "out", "model"} <= tree.keys() and "init_from" not in tree["model"]:
             load_config(file)
 
 

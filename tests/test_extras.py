@@ -209,9 +209,9 @@ def test_the_data_half_alone_runs_every_command_of_dsvl_prep(venvs: Venvs, user_
     assert len(yaml.safe_load((user_folder / "blend.yaml").read_text(encoding="utf-8"))["datasets"]) > 10
     assert "000000000101.jpg" in prep("render", "--adapter", "llava", "--root", "examples/data")
     assert "tasks: 40 built" in prep("build", "--blend", "examples/blend.yaml", "--out", "build", "--workers", "1")
-    assert "build: sound; 22 shards" in prep("verify", "build")
-    assert "rows of 4,096 positions" in prep("stats", "build", "--max-length", "4096")
-    assert "44 trained" in prep("inspect", "build", "--dataset", "llava")
+    assert "build: sound; 22 shards" in prep("verify", "--build", "build")
+    assert "rows of 4,096 positions" in prep("stats", "--build", "build", "--max-length", "4096")
+    assert "44 trained" in prep("inspect", "--build", "build", "--dataset", "llava")
 
 
 def test_the_data_half_alone_reads_samples(venvs: Venvs, built: Path, tmp_path: Path) -> None:
@@ -226,14 +226,14 @@ def test_the_data_half_alone_reads_samples(venvs: Venvs, built: Path, tmp_path: 
     [
         ("dsvl-train run --config examples/train.yaml build={built}", "train"),
         ("dsvl-train run --config examples/train.yaml --num-gpus 2 build={built}", "train"),
-        ("dsvl-train export --checkpoint run --out exported", "train"),
+        ("dsvl-train export --model run --out exported", "train"),
         ("dsvl-train chat --model exported", "train"),
         ("dsvl-train eval --model run", "train"),
         ("dsvl-prep build --blend small.yaml --out build --set engine=ray", "ray"),
         ("dsvl-prep build --blend small.yaml --out s3://bucket/build", "remote"),
-        ("dsvl-prep verify s3://bucket/build", "remote"),
-        ("dsvl-prep stats gs://bucket/build", "remote"),
-        ("dsvl-prep inspect https://example.org/build", "remote"),
+        ("dsvl-prep verify --build s3://bucket/build", "remote"),
+        ("dsvl-prep stats --build gs://bucket/build", "remote"),
+        ("dsvl-prep inspect --build https://example.org/build", "remote"),
     ],
 )
 def test_without_an_extra_a_command_names_it(
@@ -280,12 +280,12 @@ def test_the_train_extra_loads_batches_trains_exports_chats_and_measures(
     assert succeed(venvs("train").run("python", "-c", textwrap.dedent(code), built, cwd=user_folder)).split()[0] == "8"
     config = yaml.safe_load(train("config"))
     assert config["model"]["attention"] == "mmca"
-    few = ("schedule.steps=2", "checkpoints.every=2", "evaluation.every=2")
-    train("run", "--config", "examples/train.yaml", f"build={built}", "out=run", *few)
+    changed = (f"build={built}", "out=run", "schedule.steps=2", "checkpoints.every=2", "evaluation.every=2")
+    train("run", "--config", "examples/train.yaml", *(f"--set={setting}" for setting in changed))
     steps = [json.loads(line) for line in (user_folder / "run/metrics.jsonl").read_text(encoding="utf-8").splitlines()]
     assert max(entry["step"] for entry in steps) == 2
     assert list((user_folder / "run").rglob("events.out.tfevents.*"))
-    assert "exported: a folder for trainer.load" in train("export", "--checkpoint", "run", "--out", "exported")
+    assert "exported: a folder for trainer.load" in train("export", "--model", "run", "--out", "exported")
     questions = (user_folder / "examples/questions.txt").read_text(encoding="utf-8")
     train("chat", "--model", "exported", "--max-new-tokens", "4", stdin=questions)
     assert "held-out loss" in train("eval", "--model", "run", "--no-answers")
@@ -314,7 +314,7 @@ def test_the_remote_extra_builds_to_a_bucket_and_reads_from_it(venvs: Venvs, use
 
     url = f"{bucket}/build"
     assert f"published {url}" in run("dsvl-prep", "build", "--blend", "small.yaml", "--out", url, "--workers", "1")
-    assert f"{url}: sound" in run("dsvl-prep", "verify", url)
+    assert f"{url}: sound" in run("dsvl-prep", "verify", "--build", url)
     code = """
         import sys
         import fsspec

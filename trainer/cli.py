@@ -23,11 +23,11 @@ from trainer.errors import GpuMemoryError
 
 PATH = click.Path(path_type=Path)
 _LESS_MEMORY = (
-    "in training lower batch.micro_rows or batch.max_images, set gradient_checkpointing: true, or raise zero.stage; in "
-    "eval lower --batch"
+    "in training lower batch.micro_batch_size or batch.max_images, set gradient_checkpointing: true, or raise "
+    "zero.stage; in eval lower --batch"
 )
 _OURS = ("dst", "shards", "trainer")
-_OF_DIALOGUES, _OF_BUILDS = ("images", "prefix", "leave_out"), ("build", "loss", "answers", "limit", "workers")
+_OF_DIALOGUES, _OF_BUILDS = ("images", "prefix", "leave_out"), ("loss", "answers", "limit", "workers")
 """Options of eval that the other kind of evaluation does not read"""
 
 
@@ -58,7 +58,7 @@ def cli() -> None:
 @click.option("--num-gpus", type=click.IntRange(min=1), help="Ranks on each node.  [default: one process]")
 @click.option("--num-nodes", type=click.IntRange(min=1), help="Nodes of the hostfile to use.")
 @click.option("--hostfile", type=PATH, help="DeepSpeed's hostfile: a node and its slots on each line.")
-@click.argument("settings", nargs=-1, metavar="[a.b=value]...")
+@click.option("--set", "settings", multiple=True, metavar="a.b=value", help="Change a setting; may be given often.")
 def run(
     path: Path, num_gpus: int | None, num_nodes: int | None, hostfile: Path | None, settings: tuple[str, ...]
 ) -> None:
@@ -73,7 +73,11 @@ def run(
     world_size = layout.world_size if launches else launched or 1
     config, build = prepare(path, settings, world_size, loads_model=not launches)
     if launches:
-        sys.exit(launch(layout, ["run", "--config", str(path), *settings], Path(config.out)))
+        sys.exit(
+            launch(
+                layout, ["run", "--config", str(path), *(f"--set={setting}" for setting in settings)], Path(config.out)
+            )
+        )
     from trainer.training.run import run_training
 
     if launched is None:
@@ -82,20 +86,20 @@ def run(
 
 
 @cli.command()
-@click.option("--checkpoint", required=True, type=PATH, help="A run's `out` folder, or one of its checkpoints.")
+@click.option("--model", required=True, type=PATH, help="A run's `out` folder, or one of its checkpoints.")
 @click.option("--out", required=True, type=PATH, help="Folder to write; it must be empty or not there.")
-@click.option("--build", help="Where the run's build lies now, if it was moved.")
-@click.option("--start", help="Where the export that the run began with lies now, if it was moved.")
+@click.option("--build", help="Where the run's build is now, if it was moved.")
+@click.option("--init-from", help="Where the export of model.init_from is now, if it was moved.")
 @click.option("--precision", type=click.Choice(["bf16", "fp16", "fp32"]), help="Of weights.  [default: as trained]")
 @click.option("--file-gb", default=4.0, show_default=True, type=click.FloatRange(min=0.001), help="A file's size.")
 def export(
-    checkpoint: Path, out: Path, build: str | None, start: str | None, precision: str | None, file_gb: float
+    model: Path, out: Path, build: str | None, init_from: str | None, precision: str | None, file_gb: float
 ) -> None:
     """Write a trained model, adapters merged: a LLaVA folder if it is one, else one that trainer.load opens."""
     from trainer.export import export as exporting
 
     shard_bytes = int(file_gb * (1 << 30))
-    done = exporting.export(checkpoint, out, build=build, start=start, precision=precision, shard_bytes=shard_bytes)
+    done = exporting.export(model, out, build=build, init_from=init_from, precision=precision, shard_bytes=shard_bytes)
     for reason in done.refusals:
         click.echo(f"no LLaVA folder: {reason}", err=True)
     kind = "a LLaVA folder" if done.form == "llava" else "a folder for trainer.load"
@@ -104,12 +108,12 @@ def export(
 
 @cli.command()
 @click.option("--model", required=True, type=PATH, help="An exported folder, a run's `out` folder, or a checkpoint.")
-@click.option("--run-build", help="Where a run's build lies now, if it was moved.")
+@click.option("--build", help="Where a run's build is now, if it was moved.")
 @click.option("--max-new-tokens", default=512, show_default=True, help="Of one answer.")
 @click.option("--temperature", default=0.0, show_default=True, help="Above 0 answers are drawn; 0 is greedy.")
 @click.option("--top-p", default=1.0, show_default=True, help="Draw from the likeliest tokens of this share.")
 @click.option("--seed", default=0, show_default=True, help="Decides the draws.")
-def chat(model: Path, run_build: str | None, max_new_tokens: int, temperature: float, top_p: float, seed: int) -> None:
+def chat(model: Path, build: str | None, max_new_tokens: int, temperature: float, top_p: float, seed: int) -> None:
     """Talk to a model about pictures, round after round; lines come from the terminal or a pipe.
 
     From a pipe the exit code is 1 if a line could not be done, such as a picture that is not there.
@@ -122,7 +126,7 @@ def chat(model: Path, run_build: str | None, max_new_tokens: int, temperature: f
     from trainer.inference.chat import Chat
     from trainer.inference.open_model import open_model
 
-    speaker, _ = open_model(model, run_build=run_build)
+    speaker, _ = open_model(model, build=build)
     conversation = Chat(speaker, sampling)
     conversation.run(sys.stdin)
     if conversation.refused and not sys.stdin.isatty():
@@ -131,8 +135,7 @@ def chat(model: Path, run_build: str | None, max_new_tokens: int, temperature: f
 
 @cli.command("eval")
 @click.option("--model", required=True, type=PATH, help="An exported folder, a run's `out` folder, or a checkpoint.")
-@click.option("--run-build", help="Where a run's build lies now, if it was moved.")
-@click.option("--build", help="Build to measure on: folder or URL.  [default: the run's own]")
+@click.option("--build", help="Build to measure on: folder or URL; a run's own, if it was moved.  [default: the run's]")
 @click.option("--dialogues", type=PATH, help="Hold the dialogues of this JSON file instead.")
 @click.option("--images", type=PATH, help="Folder of the dialogues' pictures.  [default: the file's]")
 @click.option("--prefix", default="", help="Leading folders of the file's paths that the folder has not.")
@@ -140,7 +143,9 @@ def chat(model: Path, run_build: str | None, max_new_tokens: int, temperature: f
 @click.option("--out", type=PATH, help="Folder for results.csv, results.jsonl and results.html.")
 @click.option("--loss/--no-loss", default=True, help="Measure the held-out loss.  [default: loss]")
 @click.option("--answers/--no-answers", default=True, help="Answer and score.  [default: answers]")
-@click.option("--limit", type=click.IntRange(min=1), help="Answer for so many samples of each dataset.  [default: all]")
+@click.option(
+    "--limit", type=click.IntRange(min=1), help="Answer for this many samples of each dataset.  [default: all]"
+)
 @click.option("--batch", default=4, show_default=True, type=click.IntRange(min=1), help="Rows or prompts at once.")
 @click.option("--workers", default=2, show_default=True, type=click.IntRange(min=0), help="Processes that read ahead.")
 @click.option("--max-new-tokens", default=128, show_default=True, help="Of one answer.")
@@ -150,7 +155,6 @@ def chat(model: Path, run_build: str | None, max_new_tokens: int, temperature: f
 @click.option("--json", "as_json", is_flag=True, help="Print results as one line of JSON.")
 def evaluate(
     model: Path,
-    run_build: str | None,
     build: str | None,
     dialogues: Path | None,
     images: Path | None,
@@ -182,9 +186,9 @@ def evaluate(
     from trainer.inference.generate import Sampling
 
     sampling = Sampling(max_new_tokens=max_new_tokens, temperature=temperature, top_p=top_p, seed=seed)
-    settings = EvalSettings(model=model, run_build=run_build, sampling=sampling, batch=batch, out=out, as_json=as_json)
+    settings = EvalSettings(model=model, build=build, sampling=sampling, batch=batch, out=out, as_json=as_json)
     if dialogues is None:
-        evaluate_build(settings, build, loss=loss, answers=answers, limit=limit, workers=workers)
+        evaluate_build(settings, loss=loss, answers=answers, limit=limit, workers=workers)
     else:
         root = images or dialogues.parent
         evaluate_dialogues(settings, dialogues, root=root, prefix=prefix, leave_out=leave_out)

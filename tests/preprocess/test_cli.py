@@ -48,20 +48,20 @@ def test_build_prints_a_table_with_what_became_of_every_dataset(built: Path) -> 
 
 
 def test_verify_says_sound_or_what_is_wrong_with_exit_code_1(built: Path, tmp_path: Path) -> None:
-    assert "sound; 1 shards, 4 samples, 4 images" in run("verify", built).stdout
+    assert "sound; 1 shards, 4 samples, 4 images" in run("verify", "--build", built).stdout
     shutil.copytree(built, tmp_path / "copy")
     shard = next((tmp_path / "copy").glob("shards/*/*.tar"))
     data = bytearray(shard.read_bytes())
     data[1000] ^= 1
     shard.write_bytes(data)
-    done = run("verify", tmp_path / "copy")
+    done = run("verify", "--build", tmp_path / "copy")
     assert done.returncode == 1
     assert shard.name in done.stderr
     assert "sha256" in done.stderr
     assert "remove the files named above and run the same dsvl-prep build: it makes just them anew" in done.stderr
     shard.unlink()
     assert run("build", "--blend", built.parent / "blend.yaml", "--out", tmp_path / "copy").returncode == 0
-    assert run("verify", tmp_path / "copy").returncode == 0
+    assert run("verify", "--build", tmp_path / "copy").returncode == 0
 
 
 def test_verify_notes_a_picture_that_is_on_both_sides_under_two_names(tmp_path: Path) -> None:
@@ -69,27 +69,27 @@ def test_verify_notes_a_picture_that_is_on_both_sides_under_two_names(tmp_path: 
     shutil.copy(tmp_path / "mine/0.jpg", tmp_path / "mine/copy.jpg")
     records = [chat_record(0, images=["0.jpg"]), chat_record(1, images=["copy.jpg"], split="val")]
     build(chat_blend(tmp_path, records))
-    done = run("verify", tmp_path / "build")
+    done = run("verify", "--build", tmp_path / "build")
     assert done.returncode == 0
     assert "note: " in done.stdout
     assert "mine-000000001" in done.stdout
 
 
 def test_stats_counts_samples_per_dataset_and_split(built: Path) -> None:
-    (row,) = json.loads(run("stats", built, "--json").stdout)["datasets"]
+    (row,) = json.loads(run("stats", "--build", built, "--json").stdout)["datasets"]
     assert (row["dataset"], row["split"], row["samples"], row["images"]) == ("mine", "train", 4, 4)
     assert row["length_max"] >= row["length_p50"] > 16
-    assert "mine" in run("stats", built).stdout
+    assert "mine" in run("stats", "--build", built).stdout
 
 
 def test_inspect_json_gives_one_object_a_line(built: Path) -> None:
-    lines = run("inspect", built, "--json", "--limit", "2").stdout.splitlines()
+    lines = run("inspect", "--build", built, "--json", "--limit", "2").stdout.splitlines()
     assert len(lines) == 2
     sample = json.loads(lines[0])
     for key in ("key", "dataset", "source", "split", "text", "ids", "labels", "images"):
         assert key in sample
     assert set(sample["images"][0]) == {"name", "width", "height", "sha256"}
-    only = run("inspect", built, "--json", "--key", sample["key"]).stdout.splitlines()
+    only = run("inspect", "--build", built, "--json", "--key", sample["key"]).stdout.splitlines()
     assert [json.loads(line)["key"] for line in only] == [sample["key"]]
 
 
@@ -98,9 +98,9 @@ def test_inspect_shows_images_and_colours_what_is_trained(built: Path) -> None:
 
     from preprocess.views import inspect as inspector
 
-    assert run("inspect", built, "--split", "train", "--json").stdout
-    assert "on the eval side" in run("inspect", built, "--split", "eval").stderr
-    done = run("inspect", built, "--limit", "1")
+    assert run("inspect", "--build", built, "--split", "train", "--json").stdout
+    assert "on the eval side" in run("inspect", "--build", built, "--split", "eval").stderr
+    done = run("inspect", "--build", built, "--limit", "1")
     assert "image 1: 0.jpg  32 x 24" in done.stdout
     sample = next(iter(inspector.inspect_samples(built, limit=1)))
     console = Console(force_terminal=True, color_system="standard", width=100)
@@ -110,8 +110,8 @@ def test_inspect_shows_images_and_colours_what_is_trained(built: Path) -> None:
 
 
 def test_inspect_names_a_key_or_dataset_that_is_not_there(built: Path) -> None:
-    assert run("inspect", built, "--key", "nope").returncode == 1
-    done = run("inspect", built, "--dataset", "nope")
+    assert run("inspect", "--build", built, "--key", "nope").returncode == 1
+    done = run("inspect", "--build", built, "--dataset", "nope")
     assert done.returncode == 1
     assert "it has mine" in done.stderr
 
@@ -156,9 +156,9 @@ def test_init_finds_the_layouts_and_its_file_builds(tmp_path: Path) -> None:
         (["build"], 2, "Missing option '--blend'"),
         (["build", "--blend", "nowhere.yaml"], 2, "nowhere.yaml: cannot be read"),
         (["build", "--blend", "nowhere.yaml", "--workers", "0"], 2, "--workers"),
-        (["verify", "nowhere"], 1, "no manifest.json there"),
-        (["stats", "nowhere"], 1, "no manifest.json there"),
-        (["inspect", "nowhere"], 1, "no manifest.json there"),
+        (["verify", "--build", "nowhere"], 1, "no manifest.json there"),
+        (["stats", "--build", "nowhere"], 1, "no manifest.json there"),
+        (["inspect", "--build", "nowhere"], 1, "no manifest.json there"),
         (["init", "--root", "nowhere"], 2, "no such folder"),
         (["render", "--adapter", "lava", "--root", "."], 2, "did you mean llava?"),
         (["render", "--adapter", "llava", "--root", "nowhere"], 2, "no folder nowhere"),

@@ -83,7 +83,7 @@ def builds(tmp_path_factory: pytest.TempPathFactory) -> MakeBuild:
     return build
 
 
-def config_of(build: Build, *, train: Mapping[str, Any] | None = None, **settings: Any) -> TrainConfig:
+def config_of(build: Build, *, learning_rates: Mapping[str, Any] | None = None, **settings: Any) -> TrainConfig:
     """A causal model of CLIP, mlp and a tiny Llama; `encoder`, `projector`, `decoder`, `attention` change it."""
     model = {
         "encoder": {"kind": "hf", "config": CLIP},
@@ -97,7 +97,7 @@ def config_of(build: Build, *, train: Mapping[str, Any] | None = None, **setting
         "out": "out",
         "precision": "fp32",
         "model": {**model, **parts},
-        "train": dict(train or {"projector": 1e-3}),
+        "learning_rates": dict(learning_rates or {"projector": 1e-3}),
         **settings,
     }
     return config_from(tree, "train.yaml")

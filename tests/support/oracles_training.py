@@ -23,12 +23,12 @@ def plain_losses(config_path: str, result: str) -> None:
     made = assemble(config, build.manifest.content)
     steps, optimizer = config.schedule.steps, config.optimizer
     assert steps is not None
-    assert optimizer.clip is not None
+    assert optimizer.max_grad_norm is not None
     adam = torch.optim.AdamW(made.groups, betas=(optimizer.betas[0], optimizer.betas[1]), eps=optimizer.eps)
     rates = [group["lr"] for group in adam.param_groups]
-    batches = iter(Loader(build, batch_size=config.batch.rows, max_length=128, seed=config.seed))
+    batches = iter(Loader(build, batch_size=config.batch.global_batch_size, max_length=128, seed=config.seed))
     told = []
-    warmup = math.ceil(config.schedule.warmup * steps)
+    warmup = math.ceil(config.schedule.warmup_ratio * steps)
     for step in range(1, steps + 1):
         done = (step - warmup) / (steps - warmup + 1)
         factor = step / warmup if step <= warmup else 0.5 + 0.5 * math.cos(math.pi * done)
@@ -39,7 +39,7 @@ def plain_losses(config_path: str, result: str) -> None:
         adam.zero_grad()
         mean.backward()
         parameters = [parameter for parameter in made.model.parameters() if parameter.requires_grad]
-        norm = torch.nn.utils.clip_grad_norm_(parameters, optimizer.clip)
+        norm = torch.nn.utils.clip_grad_norm_(parameters, optimizer.max_grad_norm)
         adam.step()
         told.append((mean.item(), norm.item()))
     Path(result).write_text(json.dumps(told))

@@ -125,7 +125,9 @@ class Ranks:
 def start(config: Path, *settings: str, ranks: int = 1, **options: Any) -> Ranks:
     """`dsvl-train run` on so many ranks."""
     log = config.parent / f"log-{time.monotonic_ns()}"
-    return Ranks(["run", "--config", config, *settings], ranks=ranks, log=log, **options)
+    return Ranks(
+        ["run", "--config", config, *(f"--set={setting}" for setting in settings)], ranks=ranks, log=log, **options
+    )
 
 
 def train(config: Path, *settings: str, ranks: int = 1, code: int = 0, **options: Any) -> Done:
@@ -203,10 +205,10 @@ def config_file(folder: Path, build: Path, **settings: Any) -> Path:
             "projector": {"kind": "linear"},
             "decoder": {"preset": "tiny_llama"},
         },
-        "train": {"projector": 1e-3, "embeddings": 1e-3, "decoder": 1e-3},
-        "batch": {"rows": 4, "micro_rows": 1, "workers": 0},
+        "learning_rates": {"projector": 1e-3, "embeddings": 1e-3, "decoder": 1e-3},
+        "batch": {"global_batch_size": 4, "micro_batch_size": 1, "workers": 0},
         "schedule": {"steps": 8},
-        "zero": {"stage": 2, "persistence_threshold": 0},
+        "zero": {"stage": 2, "param_persistence_threshold": 0},
         "logging": {"every": 1, "tensorboard": False},
         "checkpoints": {"every": 4},
     }

@@ -74,8 +74,8 @@ finally:
 
 def test_config_prints_yaml_also_where_deepspeeds_launcher_adds_its_option() -> None:
     printed = yaml.safe_load(run("--local_rank=1", "config").stdout)
-    assert printed["batch"]["rows"] == 16
-    assert printed["train"]["decoder_lora"] is None
+    assert printed["batch"]["global_batch_size"] == 16
+    assert printed["lora"]["decoder"] is None
 
 
 @pytest.mark.parametrize("package", ["torch", "transformers"])
@@ -116,11 +116,13 @@ def test_a_process_that_trained_ends_without_tearing_down_the_interpreter(build:
     config = config_file(tmp_path, build, schedule={"steps": 1})
     thread = "threading.Thread(target=lambda: (threading.main_thread().join(), print('thread'))).start()"
     assert end_of("run", "--config", config, before=thread)[:2] == (0, ["thread", "exit handler"])
-    code, told, _ = end_of("run", "--config", config, "zero.stage=7")
+    code, told, _ = end_of("run", "--config", config, "--set", "zero.stage=7")
     assert (code, told) == (2, ["exit handler", "torn down"])  # it was told before anything was begun
-    code, told, error = end_of("run", "--config", config, "train.projector=2e-3", "train.encoder=1e-3")
+    code, told, error = end_of(
+        "run", "--config", config, "--set=learning_rates.projector=2e-3", "--set=learning_rates.encoder=1e-3"
+    )
     assert (code, told) == (2, ["exit handler"])  # a checkpoint does not fit: the ranks had met
-    assert "train.encoder: is 0.001, the checkpoint" in error
+    assert "learning_rates.encoder: is 0.001, the checkpoint" in error
 
 
 @pytest.mark.parametrize(
@@ -151,7 +153,9 @@ def test_a_closed_pipe_at_the_very_end_is_no_traceback(tmp_path: Path) -> None:
 def test_problems_end_with_exit_code_2_and_a_line_each(
     build: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    config = config_file(tmp_path, build, batch={"rows": 3}, expect={"template": "vicuna"}, evaluation={"every": -1})
+    config = config_file(
+        tmp_path, build, batch={"global_batch_size": 3}, expect={"template": "vicuna"}, evaluation={"every": -1}
+    )
 
     def problems(*arguments: str | Path) -> list[str]:
         """In this process, which has torch loaded."""
@@ -162,9 +166,9 @@ def test_problems_end_with_exit_code_2_and_a_line_each(
 
     wrong_key = "error: train.yaml: zero.stge: unknown key; did you mean stage?"
     wrong_value = "error: train.yaml: evaluation.every: got -1; wanted 0 or more"
-    done = run("run", "--config", config, "zero.stge=1")
+    done = run("run", "--config", config, "--set", "zero.stge=1")
     assert (done.returncode, done.stderr.splitlines()) == (2, [wrong_key, wrong_value])
-    told = problems("run", "--config", config, "zero.stge=1", f"build={tmp_path}")
+    told = problems("run", "--config", config, "--set", "zero.stge=1", "--set", f"build={tmp_path}")
     assert told[:2] == [wrong_key, wrong_value]
     assert f"error: build: {tmp_path}: no manifest.json there" in told[2]
     assert problems("run", "--config", config) == [wrong_value]
@@ -183,16 +187,16 @@ def test_a_device_without_memory_left_is_told_in_a_line(
         cli.main()
     assert ended.value.code == 1
     error = capsys.readouterr().err
-    assert error.startswith("error: CUDA out of memory; in training lower batch.micro_rows or batch.max_images, ")
+    assert error.startswith("error: CUDA out of memory; in training lower batch.micro_batch_size or batch.max_images, ")
     assert len(error.splitlines()) == 1
 
 
 def test_a_hostfile_and_its_layout_are_handed_to_deepspeed() -> None:
     nodes = launch.Layout(num_gpus=8, num_nodes=2, hostfile=Path("hosts"))
-    made = launch.command(nodes, ["run", "--config", "train.yaml", "seed=1"], port=1234)
+    made = launch.command(nodes, ["run", "--config", "train.yaml", "--set=seed=1"], port=1234)
     assert " ".join(made[1:]) == (
         "-m deepspeed.launcher.runner --log_level error --no_local_rank --module --num_gpus 8 --num_nodes 2 "
-        "--hostfile hosts trainer.cli run --config train.yaml seed=1"
+        "--hostfile hosts trainer.cli run --config train.yaml --set=seed=1"
     )
     assert nodes.world_size is None
     assert not nodes.is_alone
@@ -205,7 +209,7 @@ def test_problems_of_build_model_and_ranks_come_together_before_anything_starts(
     config = config_file(
         tmp_path,
         build,
-        batch={"rows": 3},
+        batch={"global_batch_size": 3},
         expect={"template": "vicuna"},
         model={
             "encoder": {"kind": "tiny", "config": {"image_size": 48, "patch_size": 16}},
@@ -217,7 +221,7 @@ def test_problems_of_build_model_and_ranks_come_together_before_anything_starts(
     errors = [line for line in done.stderr.splitlines() if line.startswith("error: ")]
     assert [line.split(": ")[1] for line in errors] == [
         "expect.template",
-        "batch.rows",
+        "batch.global_batch_size",
         "model.decoder",
         "model.encoder",
         "model.projector",
@@ -258,7 +262,7 @@ def test_num_gpus_goes_through_deepspeeds_launcher_and_trains_the_same(
     build: Path, alone: Path, tmp_path: Path
 ) -> None:
     config = config_file(tmp_path, build, schedule={"steps": 4})
-    done = run("run", "--config", config, "--num-gpus", "2", "zero.stage=3")
+    done = run("run", "--config", config, "--num-gpus", "2", "--set", "zero.stage=3")
     assert done.returncode == 0, done.stderr
     assert done.stdout == ""
     assert losses(tmp_path / "out") == pytest.approx(losses(alone), rel=1e-6)

@@ -23,6 +23,7 @@ declare_operators()
 pytest.importorskip("transformers")
 pytest.importorskip("pycocoevalcap")
 
+import shards
 import trainer
 from shards import Build
 from tests.support import evaluations, exports, model_batches, small_blends, train_runs
@@ -161,7 +162,7 @@ def test_the_command_holds_dialogues_of_a_file(
         ([], 2, "--build: missing"),
         (["--top-p", "2", "--temperature", "-1"], 2, "--temperature: got -1.0"),
         (["--dialogues", "x.json"], 2, "--out: missing"),
-        (["--dialogues", "x.json", "--build", "y"], 2, "--build: means nothing with --dialogues"),
+        (["--dialogues", "x.json", "--workers", "1"], 2, "--workers: means nothing with --dialogues"),
         (["--dialogues", "x.json", "--limit", "3"], 2, "--limit: means nothing with --dialogues"),
         (["--build", "y", "--leave-out"], 2, "--leave-out: means nothing without --dialogues"),
         (["--no-loss", "--no-answers"], 2, "nothing is left to measure"),
@@ -224,22 +225,46 @@ def test_a_gpu_that_is_too_small_is_told_with_what_helps(
     assert f"error: the GPU's memory ran out (CUDA out of memory. Tried to allocate 2.00 GiB); {told}\n" in err
 
 
-def test_a_run_whose_build_is_gone_names_the_option_that_each_command_has(
+def test_a_run_whose_build_is_gone_names_the_option_that_says_where_it_is(
     build: Build, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     model, config = random_model(build)
     exports.write_checkpoint(tmp_path / "run", model, replace(config, build=str(tmp_path / "gone")), build)
     out = tmp_path / "out"
-    for command, option in (
-        (("eval", "--model", tmp_path / "run"), "--run-build"),
-        (("chat", "--model", tmp_path / "run"), "--run-build"),
-        (("export", "--checkpoint", tmp_path / "run", "--out", out), "--build"),
-    ):
-        code, _, err = run(monkeypatch, capsys, *command)
-        assert (code, f"if it was moved, give its place with {option}\n" in err) == (2, True), err
-    again = ("--run-build", build.store.location, "--no-answers", "--workers", 0)
+    for command, options in (("eval", ()), ("chat", ()), ("export", ("--out", out))):
+        code, _, err = run(monkeypatch, capsys, command, "--model", tmp_path / "run", *options)
+        assert (code, "if it was moved, give its place with --build\n" in err) == (2, True), err
+    again = ("--build", build.store.location, "--no-answers", "--workers", 0)
     code, told, err = run(monkeypatch, capsys, "eval", "--model", tmp_path / "run", *again)
     assert (code, "held-out loss" in told) == (0, True), err
+
+
+def test_eval_of_a_run_measures_on_another_build_if_that_is_given(
+    build: Build, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    model, config = random_model(build)
+    exports.write_checkpoint(tmp_path / "run", model, config, build)
+    blend = small_blends.chat_blend(
+        tmp_path,
+        [small_blends.chat_record(number) for number in range(12)],
+        image_tokens=build.manifest.content["config"]["image_tokens"],
+        limits={"max_length": 512},
+        image={"size": SIDE},
+        split={"eval": 0.5},
+    )
+    other = shards.open(small_blends.build(blend).path)
+    assert other.manifest.hash != build.manifest.hash
+    where = ("eval", "--model", tmp_path / "run", "--no-answers", "--workers", 0, "--json")
+    for options, measured in (((), build), (("--build", other.store.location), other)):
+        code, told, err = run(monkeypatch, capsys, *where, *options)
+        assert (code, json.loads(told)["build"]) == (0, measured.manifest.hash), err
+
+
+def test_a_build_for_chat_with_an_exported_model_is_refused(
+    exported: Path, build: Build, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    code, _, err = run(monkeypatch, capsys, "chat", "--model", exported, "--build", build.store.location)
+    assert (code, "is an exported model, which needs no build; remove the option" in err) == (2, True), err
 
 
 @pytest.mark.slow
@@ -286,13 +311,14 @@ def test_a_run_a_checkpoint_and_an_export_are_measured_alike_and_as_in_training(
         build,
         schedule={"steps": 4},
         evaluation={"every": 4},
-        train={"decoder": None, "decoder_lora": {"rank": 4}, "lora": 1e-2},
+        learning_rates={"decoder": None, "lora": 1e-2},
+        lora={"decoder": {"rank": 4}},
     )
     train_runs.train(config)
     out = tmp_path / "out"
     (told,) = [entry for entry in train_runs.journal(out) if entry["kind"] == "eval"]
     measured = []
-    assert run(monkeypatch, capsys, "export", "--checkpoint", out, "--out", tmp_path / "exported")[0] == 0
+    assert run(monkeypatch, capsys, "export", "--model", out, "--out", tmp_path / "exported")[0] == 0
     for model in (out, out / "checkpoints" / "step-00000004", tmp_path / "exported"):
         where = ["--build", build] if model.name == "exported" else []
         command = ["eval", "--model", model, *where, "--limit", 2, "--max-new-tokens", 3, "--workers", 0]

@@ -1,13 +1,13 @@
 """Measure the trainer: MMCA's kernels, how full packed rows are, and whole training steps.
 
-    python -m tools.bench.train [--scratch FOLDER] [--only speed,dense,memory,packing,step] [a.b=value ...]
+    python -m tools.bench.train [--scratch FOLDER] [--only speed,dense,memory,packing,step] [--set a.b=value ...]
 
 speed: forward and backward of trainer.attention.mmca against causal scaled_dot_product_attention of one shape. dense:
 against explicit additive masks, as DeepSpeed-VisualChat's modelling code has them. memory: peak memory as rows grow; on
 the CPU it is what the peak of the resident set grows by, in a process of its own. packing: positions used by packed
 rows of the sample blend, against padding. step: `dsvl-train run` of real sizes, random weights: tokens/s, MFU, data
 wait, memory.
-`a.b=value` are settings for the runs of step, such as precision=fp16 or batch.micro_rows=4.
+`--set` changes settings of the runs of step, such as precision=fp16 or batch.micro_batch_size=4.
 Ends with a table of goals; prints Markdown for docs/benchmarks.md.
 """
 
@@ -77,7 +77,9 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument("--steps", type=int, default=20, help="of each training that count")
     parser.add_argument("--ranks", type=int, default=1, help="processes of each training")
     parser.add_argument("--build", help="a build for step that was made elsewhere; see tools/bench/training/step.py")
-    parser.add_argument("settings", nargs="*", metavar="a.b=value")
+    parser.add_argument(
+        "--set", dest="settings", action="append", default=[], metavar="a.b=value", help="of step's runs"
+    )
     arguments = parser.parse_args()
     if arguments.device == "cuda" and not cuda:
         parser.error("--device: torch sees no CUDA device; wanted cpu")

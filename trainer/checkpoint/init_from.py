@@ -1,8 +1,8 @@
 """A run that begins with an exported model: its second stage, on other data, with other parts trained.
 
-The rule: the folder that `model.start` names says what encoder, projector and decoder are, and holds all their weights;
-ids, and so the tokenizer, must be the same. The config that a run keeps has the parts in full. Its checkpoints keep
-which export that was, and what was trained before; the folder may move, but no other may take its place.
+The rule: the folder that `model.init_from` names defines encoder, projector and decoder, and has all their weights;
+token ids, and so the tokenizer, must be the same. The config that a run saves has the parts in full. Its checkpoints
+record which export that was, and what was trained before; the folder may move, but no other may take its place.
 """
 
 from __future__ import annotations
@@ -19,35 +19,35 @@ from trainer.errors import TrainError
 from trainer.model_io.record import RECORD, check_files, model_config, read_record, unusable
 
 _PARTS = ("encoder", "projector", "decoder")
-_FREE = ("decoder", "kernel")
+_FREE = ("decoder", "attn_implementation")
 """The one key of a part that may differ"""
 
 
 def with_start(tree: Mapping[str, Any], where: str) -> Mapping[str, Any]:
-    """A config's tree with the parts of the model that `model.start` names, if it names one.
+    """A config's tree with the parts of the model that `model.init_from` names, if it names one.
 
     Raises ConfigError, its problems beginning with `where`, if there is no such folder, or the config says otherwise;
     TrainError if the folder is damaged.
     """
     model = tree.get("model")
-    if not isinstance(model, Mapping) or model.get("start") is None:
+    if not isinstance(model, Mapping) or model.get("init_from") is None:
         return tree
-    start, problems = model["start"], []
+    start, problems = model["init_from"], []
     if not isinstance(start, str) or not start:
-        raise ConfigError([f"{where}: model.start: got {start!r}; wanted a folder that dsvl-train export wrote"])
+        raise ConfigError([f"{where}: model.init_from: got {start!r}; wanted a folder that dsvl-train export wrote"])
     try:
         parts = to_tree(_parts_of(Path(start)))
     except ConfigError as error:
-        raise ConfigError([f"{where}: model.start: {problem}" for problem in error.problems]) from None
+        raise ConfigError([f"{where}: model.init_from: {problem}" for problem in error.problems]) from None
     both = {**parts, **model}
     for name in (name for name in _PARTS if name in model):
         given, said = model[name], parts[name]
         if not isinstance(given, Mapping):
-            problems.append(f"model.{name}: got {given!r}, but model.start says what it is; leave it away")
+            problems.append(f"model.{name}: got {given!r}, but model.init_from says what it is; leave it away")
             continue
         both[name] = {**said, **given}
         problems += [
-            f"model.{name}.{key}: got {_short(value)}, but model.start says {_short(said[key])}; leave it away"
+            f"model.{name}.{key}: got {_short(value)}, but model.init_from says {_short(said[key])}; leave it away"
             for key, value in given.items()
             if key in said and value != said[key] and (name, key) != _FREE
         ]
@@ -58,9 +58,9 @@ def with_start(tree: Mapping[str, Any], where: str) -> Mapping[str, Any]:
 
 def check_start(config: ModelConfig, content: Mapping[str, Any]) -> list[str]:
     """Problems of the folder that a run begins with, and between it and the build."""
-    if config.start is None:
+    if config.init_from is None:
         return []
-    folder = Path(config.start)
+    folder = Path(config.init_from)
     try:
         record = read_record(folder)
         try:
@@ -69,13 +69,13 @@ def check_start(config: ModelConfig, content: Mapping[str, Any]) -> list[str]:
         except (KeyError, TypeError, AttributeError) as error:
             raise unusable(folder, f"{type(error).__name__}: {error}") from None
     except TrainError as error:
-        return [f"model.start: {error}"]
+        return [f"model.init_from: {error}"]
     now = str(content["tokenizer"].get("fingerprint"))
     if was == now:
         return []
     return [
-        f"model.start: {folder} was trained with the tokenizer {was[:12]}, this build was compiled with {now[:12]}; "
-        f"rebuild with tokenizer: {folder}"
+        f"model.init_from: {folder} was trained with the tokenizer {was[:12]}, this build was compiled with "
+        f"{now[:12]}; rebuild with tokenizer: {folder}"
     ]
 
 
@@ -108,8 +108,8 @@ def other_start(start: str | None, kept: Mapping[str, Any] | None) -> list[str]:
     if same:
         return []
     return [
-        f"model.start: {start} is not the export that the run began with; put that back, or say where it lies now: "
-        "model.start in training, --start of dsvl-train export"
+        f"model.init_from: {start} is not the export that the run began with; put that back, or say where it lies now: "
+        "model.init_from in training, --init-from of dsvl-train export"
     ]
 
 

@@ -53,11 +53,11 @@ _NEEDED = ("step", "config", "manifest", "loader", "loss_scale", "parameters", "
 _NAME = re.compile(r"step-(\d{8,})")
 _APART = ("build", "out", "expect", "checkpoints", "logging", "evaluation")
 """Parts of the config that no step depends on"""
-_MATTERS = ("model", "train", "seed")
+_MATTERS = ("model", "learning_rates", "lora", "seed")
 """Parts of the config that a checkpoint fits or does not; all others may change when a run goes on."""
 
-_RATES = {f"train.{part}" for part in ("encoder", "projector", "embeddings", "decoder", "lora")}
-_FREE = {"model.decoder.kernel", "model.start"}
+_RATES = {f"learning_rates.{part}" for part in ("encoder", "projector", "embeddings", "decoder", "lora")}
+_FREE = {"model.decoder.attn_implementation", "model.init_from"}
 """What only speeds up, and where something lies, see trainer.checkpoint.init_from"""
 
 
@@ -157,7 +157,7 @@ class Checkpoint:
                     f"{path}: is {now!r}, the checkpoint {self.folder} was made with {was!r}; set it back, or start "
                     "anew with another `out`"
                 )
-        problems += other_start(config["model"]["start"], self.content.get("start"))
+        problems += other_start(config["model"]["init_from"], self.content.get("init_from"))
         if manifest != self.manifest:
             problems.append(
                 f"build: its manifest is {manifest[:12]}, the checkpoint {self.folder} was made with "
@@ -166,7 +166,7 @@ class Checkpoint:
         return problems
 
     def changes(self, config: Mapping[str, Any]) -> list[str]:
-        """What of a run's config is new since the checkpoint and changes its steps: `batch.rows 4 to 8`."""
+        """What changed in a run's config since the checkpoint and alters steps: `batch.global_batch_size 4 to 8`."""
         sections = [name for name in config if name not in _APART]
         found = (each for name in sections for each in _differences(self.config.get(name), config[name], name))
         return [f"{path} {was!r} to {now!r}" for path, was, now in found if path not in _FREE]

@@ -30,7 +30,7 @@ def default_yaml() -> str:
     """A file that load_config takes, with every field."""
     head = [
         "# A training run. Every key that is left out keeps the default that stands here.",
-        "# Change single ones on the command line: dsvl-train run --config train.yaml batch.rows=64 zero.stage=3",
+        "# Change settings on the command line: dsvl-train run --config train.yaml --set zero.stage=3 --set seed=1",
     ]
     return "\n".join([*head, *_lines(TrainConfig, "", 0)]) + "\n"
 

@@ -1,4 +1,4 @@
-"""The `model` and `train` parts of train.yaml: which encoder, projector and decoder, and what of them learns.
+"""The parts `model`, `learning_rates` and `lora` of train.yaml: encoder, projector and decoder, and what is trained.
 
 Nothing here loads torch. What can be told from the values alone is checked here; what needs the models' own
 configuration, or the build, is checked by `trainer.model.vision_chat.check_model`.
@@ -22,7 +22,7 @@ class EncoderConfig:
     """The architecture itself, instead of a name: weights are random. For tiny and qwen_vl, sizes that differ."""
     layer: int | None = None
     """Whose output is read: 1 is the first, -1 the last. Unset: -2 as LLaVA does; qwen_vl reads its resampler."""
-    cls: bool = False
+    class_token: bool = False
     """true keeps the class token in front of the patches, which makes one more token an image."""
     image_size: int | None = None
     """hf and qwen_vl: another side in pixels than the weights were made for; position embeddings are interpolated."""
@@ -36,11 +36,11 @@ class EncoderConfig:
 class ProjectorConfig:
     kind: Literal["linear", "mlp", "perceiver", "vit"] = "mlp"
     """linear: Linear + LayerNorm; mlp: LLaVA-1.5's; perceiver: learnt queries; vit: an encoder layer, then Linear."""
-    queries: int = 64
+    num_queries: int = 64
     """perceiver: tokens an image becomes; must be the build's image_tokens. The others keep the encoder's number."""
-    layers: int = 2
+    num_layers: int = 2
     """perceiver: cross-attention layers."""
-    heads: int = 16
+    num_heads: int = 16
     """perceiver and vit: attention heads; must divide the encoder's width."""
 
 
@@ -52,20 +52,20 @@ class DecoderConfig:
     """A small random decoder for tests and demos: tiny_llama, tiny_mistral, tiny_qwen2, tiny_qwen3 or tiny_smollm3."""
     config: dict[str, Any] = field(default_factory=dict)
     """A random decoder of these sizes; the keys of transformers' config.json, model_type among them."""
-    kernel: Literal["sdpa", "eager", "flex_attention"] = "sdpa"
+    attn_implementation: Literal["sdpa", "eager", "flex_attention"] = "sdpa"
     """What computes causal attention; flex_attention needs CUDA, eager compares. mmca has kernels of its own."""
 
     @property
-    def kernel_anywhere(self) -> Literal["sdpa", "eager"]:
+    def portable_attn_implementation(self) -> Literal["sdpa", "eager"]:
         """The kernel where there may be no GPU. Some decoders know eager alone."""
-        return "eager" if self.kernel == "eager" else "sdpa"
+        return "eager" if self.attn_implementation == "eager" else "sdpa"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ModelConfig:
-    start: str | None = None
+    init_from: str | None = None
     """A folder that dsvl-train export wrote, to begin with its model: a second stage on other data, with other parts
-    trained. It says what all parts are; attention and decoder.kernel alone may stand beside it."""
+    trained. It says what all parts are; attention and decoder.attn_implementation alone may stand beside it."""
     encoder: EncoderConfig
     """What sees."""
     projector: ProjectorConfig = field(default_factory=ProjectorConfig)
@@ -84,26 +84,30 @@ class LoraConfig:
     """The update is scaled by alpha / rank; twice the rank is a usual choice."""
     dropout: float = 0.0
     """Share of an adapter's inputs dropped in training."""
-    targets: str | tuple[str, ...] = "all-linear"
+    target_modules: str | tuple[str, ...] = "all-linear"
     """all-linear, a list of module names or their last parts ([q_proj, v_proj]), or a regex of whole names."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class TrainedParts:
+class LearningRates:
     encoder: float | None = None
-    """The encoder's learning rate; nothing keeps it as it was loaded. 2e-6 is usual for full training."""
+    """The encoder's learning rate; null keeps it frozen. 2e-6 is usual for full training."""
     projector: float | None = 1e-3
-    """The projector's learning rate; it starts random, so it learns in every first run."""
+    """The projector's learning rate. Its weights start random, so every first run trains it."""
     embeddings: float | None = None
-    """Learning rate of the decoder's token table and of its output head."""
+    """Learning rate of the decoder's input embeddings and of its output head."""
     decoder: float | None = None
-    """Learning rate of all else in the decoder; 2e-5 is usual for full training."""
+    """Learning rate of everything else in the decoder; 2e-5 is usual for full training."""
     lora: float = 2e-4
-    """Learning rate of the adapters of decoder_lora and encoder_lora."""
-    decoder_lora: LoraConfig | None = None
-    """Low-rank adapters in the decoder, so that its own weights can stay frozen; {} takes the defaults."""
-    encoder_lora: LoraConfig | None = None
-    """Low-rank adapters in the encoder."""
+    """Learning rate of the LoRA adapters."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LoraAdapters:
+    decoder: LoraConfig | None = None
+    """LoRA adapters in the decoder, so that its own weights can stay frozen; {} takes the defaults."""
+    encoder: LoraConfig | None = None
+    """LoRA adapters in the encoder."""
 
 
 def check_model_values(config: ModelConfig) -> list[str]:
@@ -111,33 +115,34 @@ def check_model_values(config: ModelConfig) -> list[str]:
     return [*_check_encoder(config.encoder), *_check_projector(config.projector), *_check_decoder(config.decoder)]
 
 
-def check_trained_parts(parts: TrainedParts) -> list[str]:
-    """What is wrong with the values of `train`, one line each."""
+def check_trained(rates: LearningRates, adapters: LoraAdapters) -> list[str]:
+    """What is wrong with the values of `learning_rates` and `lora`, one line each."""
     problems = []
-    rates = {name: getattr(parts, name) for name in ("encoder", "projector", "embeddings", "decoder", "lora")}
+    by_component = {name: getattr(rates, name) for name in ("encoder", "projector", "embeddings", "decoder", "lora")}
     problems += [
-        f"train.{name}: got {rate}; wanted a learning rate above 0, or nothing to freeze it"
-        for name, rate in rates.items()
+        f"learning_rates.{name}: got {rate}; wanted a learning rate above 0, or null to freeze it"
+        for name, rate in by_component.items()
         if rate is not None and rate <= 0
     ]
-    adapters = {name: getattr(parts, name) for name in ("decoder_lora", "encoder_lora")}
-    for name, lora in adapters.items():
+    for name in ("decoder", "encoder"):
+        lora: LoraConfig | None = getattr(adapters, name)
         if lora is not None:
             checks = (
                 ("rank", lora.rank >= 1, "at least 1"),
                 ("alpha", lora.alpha > 0, "more than 0"),
                 ("dropout", 0 <= lora.dropout < 1, "0 up to, not including, 1"),
-                ("targets", bool(lora.targets), "all-linear, names, or a regex"),
+                ("target_modules", bool(lora.target_modules), "all-linear, names, or a regex"),
             )
             problems += [
-                f"train.{name}.{field_name}: got {getattr(lora, field_name)!r}; wanted {wanted}"
+                f"lora.{name}.{field_name}: got {getattr(lora, field_name)!r}; wanted {wanted}"
                 for field_name, holds, wanted in checks
                 if not holds
             ]
-    if not any(rates[name] is not None for name in rates if name != "lora") and not any(adapters.values()):
+    trains = any(by_component[name] is not None for name in by_component if name != "lora")
+    if not trains and adapters.decoder is None and adapters.encoder is None:
         problems.append(
-            "train: nothing is trained; set a learning rate for projector, decoder, embeddings or encoder, or add "
-            "adapters with decoder_lora: {}"
+            "learning_rates: nothing is trained; set a learning rate for projector, decoder, embeddings or encoder, or "
+            "add adapters with lora: {decoder: {}}"
         )
     return problems
 
@@ -161,7 +166,7 @@ def _check_encoder(encoder: EncoderConfig) -> list[str]:
     want(not needs_file or encoder.weights is not None, "weights", _WEIGHTS_WANTED.get(kind, ""))
     want(encoder.layer != 0, "layer", "1 for the first layer's output, or -1 for the last's")
     want(kind != "qwen_vl" or encoder.layer is None, "layer", "none: QWen-VL's resampler reads the last layer")
-    want(kind != "qwen_vl" or not encoder.cls, "cls", "false: QWen-VL's tower has no class token")
+    want(kind != "qwen_vl" or not encoder.class_token, "class_token", "false: QWen-VL's tower has no class token")
     sized = kind in ("hf", "qwen_vl")
     want(encoder.image_size is None or sized, "image_size", f"none; {_SIZE_FROM.get(kind, '')}")
     want(encoder.image_size is None or encoder.image_size > 0, "image_size", "at least 1")
@@ -193,7 +198,7 @@ _SIZE_FROM = {
 def _check_projector(projector: ProjectorConfig) -> list[str]:
     return [
         f"model.projector.{name}: got {value}; wanted at least 1"
-        for name in ("queries", "layers", "heads")
+        for name in ("num_queries", "num_layers", "num_heads")
         if (value := getattr(projector, name)) < 1
     ]
 

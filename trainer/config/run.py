@@ -16,7 +16,7 @@ from typing import Any, Literal
 
 from dst.common.config import build, override, read_yaml
 from dst.errors import ConfigError
-from trainer.config.model import ModelConfig, TrainedParts, check_model_values, check_trained_parts
+from trainer.config.model import LearningRates, LoraAdapters, ModelConfig, check_model_values, check_trained
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -33,17 +33,17 @@ class Expected:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class BatchConfig:
-    rows: int = 16
-    """Rows of one optimizer step, over all ranks and accumulation steps: training is the same on 1 or 8 of them."""
-    micro_rows: int = 1
-    """Rows that one rank takes through the model at once. Raise it until memory is full; accumulation follows."""
+    global_batch_size: int = 16
+    """Sequences of one optimizer step, over all ranks and accumulation steps: 1 rank and 8 ranks train the same."""
+    micro_batch_size: int = 1
+    """Sequences in one forward pass of one rank. Raise it until memory is full; gradient accumulation follows."""
     max_length: int | None = None
-    """Positions of a row; default: the longest sample the build allows. Longer rows hold more samples, and shorter ones
-    will do if no sample is longer."""
+    """Tokens of a sequence; default: the longest sample the build allows. Longer sequences hold more samples; a shorter
+    length works if no sample is longer."""
     max_images: int | None = None
-    """Most images of a row: a bound on the encoder's memory. Nothing sets no bound."""
+    """Most images in a sequence, which limits the encoder's memory; null sets no limit."""
     packed: bool = True
-    """Several samples share a row, apart from each other. Off: one sample a row, padded to the longest of its batch."""
+    """Pack several samples into a sequence; none attends to another. false: one sample each, padded to the longest."""
     shuffle: Literal["samples", "shards"] | None = None
     """samples: from a local disk. shards: from remote or rotating disks. Default: by where the build lies."""
     workers: int = 2
@@ -62,8 +62,8 @@ class OptimizerConfig:
     """Adam's epsilon."""
     weight_decay: float = 0.0
     """For matrices; norms, biases and embeddings are never decayed."""
-    clip: float | None = 1.0
-    """Largest norm of all gradients together; nothing switches clipping off."""
+    max_grad_norm: float | None = 1.0
+    """Largest norm of all gradients together; null switches clipping off."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -72,11 +72,11 @@ class ScheduleConfig:
     """Optimizer steps of the whole run."""
     epochs: int | None = None
     """The whole run in epochs of the blend, instead of in steps. Without both it is one epoch."""
-    shape: Literal["cosine", "linear", "constant"] = "cosine"
+    kind: Literal["cosine", "linear", "constant"] = "cosine"
     """How the learning rates fall after the warmup."""
-    warmup: float = 0.03
+    warmup_ratio: float = 0.03
     """Share of the steps over which the learning rates rise from nothing."""
-    final: float = 0.0
+    min_lr_ratio: float = 0.0
     """Share of the learning rates that is left at the end; constant ignores it."""
 
 
@@ -88,7 +88,7 @@ class ZeroConfig:
     """Keep optimizer state in the host's memory; needs stage 1 to 3, and wants optimizer.kind: cpu to be fast."""
     offload_parameters: bool = False
     """Keep weights in the host's memory until a layer needs them; needs stage 3."""
-    persistence_threshold: int | None = None
+    param_persistence_threshold: int | None = None
     """Stage 3 keeps weights of fewer elements whole on every rank; default: DeepSpeed's."""
 
 
@@ -115,10 +115,10 @@ class LoggingConfig:
 class EvaluationConfig:
     every: int = 0
     """Optimizer steps between evaluations on the held-out split; one also comes at the end. 0 switches both off."""
-    batches: int | None = None
-    """At most so many batches of micro_rows x ranks rows an evaluation; default: the whole split."""
-    micro_rows: int | None = None
-    """Rows of one rank at once; default: those of training."""
+    max_batches: int | None = None
+    """Most batches of micro_batch_size x ranks sequences in an evaluation; default: the whole split."""
+    micro_batch_size: int | None = None
+    """Sequences in one forward pass of one rank; default: as in training."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -129,8 +129,10 @@ class TrainConfig:
     """Folder for checkpoints and logs."""
     model: ModelConfig
     """Encoder, projector, decoder and attention."""
-    train: TrainedParts = field(default_factory=TrainedParts)
-    """What is trained, and how fast."""
+    learning_rates: LearningRates = field(default_factory=LearningRates)
+    """What is trained, and how fast: a learning rate for each part of the model; null freezes a part."""
+    lora: LoraAdapters = field(default_factory=LoraAdapters)
+    """LoRA adapters: low-rank updates next to frozen weights."""
     expect: Expected = field(default_factory=Expected)
     """What the build must be; checked before the model is loaded."""
     seed: int = 0
@@ -166,10 +168,7 @@ def load_config(path: Path, settings: Sequence[str] = ()) -> TrainConfig:
 def read_tree(path: Path, settings: Sequence[str]) -> dict[str, Any]:
     """A file with `a.b=value` settings applied, as it stands. Raises ConfigError if it or they cannot be read."""
     tree = read_yaml(path)
-    try:
-        override(tree, settings)
-    except ConfigError as error:
-        raise ConfigError([problem.removeprefix("--set ") for problem in error.problems]) from None
+    override(tree, settings)
     return tree
 
 
@@ -200,25 +199,25 @@ def to_tree(config: object) -> dict[str, Any]:
 
 def check_ranks(config: TrainConfig, world_size: int) -> list[str]:
     """Problems between the config and the number of ranks."""
-    rows, micro_rows = config.batch.rows, config.batch.micro_rows
-    if rows % (micro_rows * world_size):
+    whole, micro = config.batch.global_batch_size, config.batch.micro_batch_size
+    if whole % (micro * world_size):
         ranks = "rank" if world_size == 1 else "ranks"
-        fits = [count for count in range(1, rows // world_size + 1) if rows % (count * world_size) == 0]
+        fits = [count for count in range(1, whole // world_size + 1) if whole % (count * world_size) == 0]
         step = (
-            f"set batch.micro_rows to one of {', '.join(map(str, fits))}"
+            f"set batch.micro_batch_size to one of {', '.join(map(str, fits))}"
             if fits
-            else f"set batch.rows to a multiple of {world_size}"
+            else f"set batch.global_batch_size to a multiple of {world_size}"
         )
         return [
-            f"batch.rows: got {rows}, which {world_size} {ranks} cannot share by batch.micro_rows {micro_rows}; wanted "
-            f"a multiple of {micro_rows * world_size}; {step}, or change the number of ranks"
+            f"batch.global_batch_size: got {whole}, which {world_size} {ranks} cannot share by batch.micro_batch_size "
+            f"{micro}; wanted a multiple of {micro * world_size}; {step}, or change the number of ranks"
         ]
     return []
 
 
 def accumulation(config: TrainConfig, world_size: int) -> int:
     """Micro-batches of one optimizer step."""
-    return config.batch.rows // (config.batch.micro_rows * world_size)
+    return config.batch.global_batch_size // (config.batch.micro_batch_size * world_size)
 
 
 def row_length(config: TrainConfig, content: Mapping[str, Any]) -> int:
@@ -229,17 +228,21 @@ def row_length(config: TrainConfig, content: Mapping[str, Any]) -> int:
 def _check(config: TrainConfig) -> list[str]:
     """What field types cannot say."""
     batch, optimizer, schedule, zero = config.batch, config.optimizer, config.schedule, config.zero
-    problems = [*check_model_values(config.model), *check_trained_parts(config.train), *_at_least(config)]
+    problems = [
+        *check_model_values(config.model),
+        *check_trained(config.learning_rates, config.lora),
+        *_at_least(config),
+    ]
     if len(optimizer.betas) != 2 or not all(0 <= beta < 1 for beta in optimizer.betas):
         problems.append(f"optimizer.betas: got {list(optimizer.betas)}; wanted two numbers from 0 to below 1")
-    for name, value in (("weight_decay", optimizer.weight_decay), ("clip", optimizer.clip or 0.0)):
+    for name, value in (("weight_decay", optimizer.weight_decay), ("max_grad_norm", optimizer.max_grad_norm or 0.0)):
         if value < 0:
             problems.append(f"optimizer.{name}: got {value}; wanted 0 or more")
     if optimizer.eps <= 0:
         problems.append(f"optimizer.eps: got {optimizer.eps}; wanted more than 0")
     if schedule.steps is not None and schedule.epochs is not None:
         problems.append("schedule: got both steps and epochs; wanted one of them")
-    for name, value in (("warmup", schedule.warmup), ("final", schedule.final)):
+    for name, value in (("warmup_ratio", schedule.warmup_ratio), ("min_lr_ratio", schedule.min_lr_ratio)):
         if not 0 <= value <= 1:
             problems.append(f"schedule.{name}: got {value}; wanted a share from 0 to 1")
     if zero.stage == 0 and config.precision != "fp32":
@@ -255,7 +258,7 @@ def _check(config: TrainConfig) -> list[str]:
         problems.append("optimizer.kind: cpu works on offloaded state alone; set zero.offload_optimizer: true too")
     if optimizer.kind == "fused" and zero.offload_optimizer:
         problems.append("optimizer.kind: fused does not work on offloaded state; wanted cpu or adamw")
-    if batch.micro_rows > 0 and batch.rows > 0:
+    if batch.micro_batch_size > 0 and batch.global_batch_size > 0:
         problems += check_ranks(config, 1)
     return problems
 
@@ -270,8 +273,8 @@ def _at_least(config: TrainConfig) -> list[str]:
     )
     least = (
         ("seed", config.seed, 0),
-        ("batch.rows", batch.rows, 1),
-        ("batch.micro_rows", batch.micro_rows, 1),
+        ("batch.global_batch_size", batch.global_batch_size, 1),
+        ("batch.micro_batch_size", batch.micro_batch_size, 1),
         ("batch.max_length", batch.max_length, 2),
         ("batch.max_images", batch.max_images, 1),
         ("batch.workers", batch.workers, 0),
@@ -281,9 +284,9 @@ def _at_least(config: TrainConfig) -> list[str]:
         ("checkpoints.keep", saved.keep, 1),
         ("logging.every", said.every, 1),
         ("evaluation.every", held.every, 0),
-        ("evaluation.batches", held.batches, 1),
-        ("evaluation.micro_rows", held.micro_rows, 1),
-        ("zero.persistence_threshold", config.zero.persistence_threshold, 0),
+        ("evaluation.max_batches", held.max_batches, 1),
+        ("evaluation.micro_batch_size", held.micro_batch_size, 1),
+        ("zero.param_persistence_threshold", config.zero.param_persistence_threshold, 0),
     )
     return [
         f"{name}: got {value}; wanted {smallest} or more"

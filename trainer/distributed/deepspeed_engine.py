@@ -61,9 +61,9 @@ def check_device(config: TrainConfig) -> list[str]:
     if not supported[config.precision]():
         others = [name for name, works in supported.items() if works()]
         problems.append(f"precision: {device} cannot train in {config.precision}; wanted {' or '.join(others)}")
-    kernel = config.model.decoder.kernel
+    kernel = config.model.decoder.attn_implementation
     if kernel == "flex_attention" and config.model.attention == "causal" and device == "cpu":
-        problems.append(f"model.decoder.kernel: {kernel} has no backward pass on a CPU; wanted sdpa")
+        problems.append(f"model.decoder.attn_implementation: {kernel} has no backward pass on a CPU; wanted sdpa")
     return problems
 
 
@@ -78,17 +78,17 @@ def deepspeed_config(config: TrainConfig, world_size: int) -> dict[str, Any]:
     }
     if config.zero.stage == 3:
         zero["stage3_prefetch_bucket_size"] = _BUCKET
-        if config.zero.persistence_threshold is not None:
-            zero["stage3_param_persistence_threshold"] = config.zero.persistence_threshold
+        if config.zero.param_persistence_threshold is not None:
+            zero["stage3_param_persistence_threshold"] = config.zero.param_persistence_threshold
     pinned = torch.cuda.is_available()
     if config.zero.offload_optimizer:
         zero["offload_optimizer"] = {"device": "cpu", "pin_memory": pinned}
     if config.zero.offload_parameters:
         zero["offload_param"] = {"device": "cpu", "pin_memory": pinned}
     made: dict[str, Any] = {
-        "train_micro_batch_size_per_gpu": config.batch.micro_rows,
+        "train_micro_batch_size_per_gpu": config.batch.micro_batch_size,
         "gradient_accumulation_steps": accumulation(config, world_size),
-        "gradient_clipping": config.optimizer.clip or 0.0,
+        "gradient_clipping": config.optimizer.max_grad_norm or 0.0,
         "zero_optimization": zero,
         "zero_force_ds_cpu_optimizer": False,
         "steps_per_print": 2**31,

@@ -33,7 +33,7 @@ from trainer.evaluation.runner import (
     see_dialogues,
 )
 from trainer.inference.generate import Sampling
-from trainer.inference.open_model import open_model
+from trainer.inference.open_model import open_model, was_trained_on
 from trainer.model_io.load import Loaded
 from trainer.training.loop import Evaluation
 
@@ -43,24 +43,24 @@ class EvalSettings:
     """The command's options."""
 
     model: Path
-    run_build: str | None
+    build: str | None
+    """The build to measure on, by default the run's. With dialogues: where the run's build is, if it was moved."""
     sampling: Sampling
     batch: int
     out: Path | None
     as_json: bool
 
 
-def evaluate_build(
-    settings: EvalSettings, location: str | None, *, loss: bool, answers: bool, limit: int | None, workers: int
-) -> None:
+def evaluate_build(settings: EvalSettings, *, loss: bool, answers: bool, limit: int | None, workers: int) -> None:
     """Measure on the held-out split of a build, by default on that of the run. Raises ConfigError and others."""
     problems = [*settings.sampling.problems(), *_out_problems(settings.out)]
     if settings.out is not None and not answers:
         problems.append("--out and --no-answers: got both, but the report is of answers; leave one of them away")
     _check(problems)
-    speaker, build = open_model(settings.model, run_build=settings.run_build)
-    if location is not None:
-        build = shards.open(location)
+    chosen = None if settings.build is None else shards.open(settings.build)
+    moved = settings.build if chosen is not None and was_trained_on(settings.model, chosen) else None
+    speaker, own = open_model(settings.model, build=moved)
+    build = chosen or own
     if build is None:
         raise ConfigError(["--build: missing; wanted the build to measure on, since an exported model has none"])
     _check(check_model_fits_build(speaker, build.manifest.content))
@@ -97,7 +97,7 @@ def evaluate_dialogues(settings: EvalSettings, path: Path, *, root: Path, prefix
             f"{path}: none of its {len(dialogues.left_out)} dialogues has all of its pictures below {root}; mend the "
             "folder or the prefix"
         )
-    speaker, _ = open_model(settings.model, run_build=settings.run_build)
+    speaker, _ = open_model(settings.model, build=settings.build)
     seen = see_dialogues(speaker, dialogues.complete)
     num_rounds = sum(len(dialogue.rounds) for dialogue in dialogues.complete)
     with _memory(settings), Bar().step("rounds", num_rounds) as advance:

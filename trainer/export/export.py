@@ -83,17 +83,17 @@ def export(
     out: Path,
     *,
     build: str | None = None,
-    start: str | None = None,
+    init_from: str | None = None,
     precision: str | None = None,
     shard_bytes: int = SHARD_BYTES,
 ) -> Exported:
-    """Export the checkpoint that trainer.training.restore finds at `location`; it takes `build` and `start`.
+    """Export the checkpoint that trainer.training.restore finds at `location`; it takes `build` and `init_from`.
 
     precision: bf16, fp16, fp32, or as trained.
     Raises ConfigError, ShardError or TrainError if something of it is missing or damaged, or `out` is not empty.
     """
     check_out(out)
-    found = restore(location, build=build, start=start)
+    found = restore(location, build=build, init_from=init_from)
     return export_model(
         found.model,
         found.config,
@@ -265,16 +265,15 @@ def _generation_config(folder: Path, content: Mapping[str, Any]) -> dict[str, An
 def _model_tree(config: TrainConfig, model: VisionChatModel) -> dict[str, Any]:
     """The architecture, without where weights came from, and with a kernel that every machine has."""
     portable = portable_config(config.model, model)
-    decoder = replace(
-        portable.decoder, kernel=config.model.decoder.kernel_anywhere, config=hf_config_dict(model.decoder)
-    )
+    attn_implementation = config.model.decoder.portable_attn_implementation
+    decoder = replace(portable.decoder, attn_implementation=attn_implementation, config=hf_config_dict(model.decoder))
     encoder = replace(portable.encoder, config=without_origin(portable.encoder.config))
     return to_tree(replace(portable, encoder=encoder, decoder=decoder))
 
 
 def _training(config: TrainConfig) -> dict[str, Any]:
     tree = {key: value for key, value in to_tree(config).items() if key not in _LOCAL}
-    return {**tree, "model": {**tree["model"], "start": None}}
+    return {**tree, "model": {**tree["model"], "init_from": None}}
 
 
 def _facts(content: Mapping[str, Any]) -> dict[str, Any]:

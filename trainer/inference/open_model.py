@@ -13,23 +13,25 @@ from dst import ChatTokenizer, Template, load_tokenizer
 from dst.errors import ConfigError
 from shards import Build
 from shards.images.pixels import Geometry
-from trainer.checkpoint.reader import PLACES, locate
+from trainer.checkpoint.reader import PLACES, Checkpoint, locate
 from trainer.model_io.load import DTYPES, Loaded, load_model
 from trainer.model_io.record import RECORD
 from trainer.training.restore import restore
 
 
-def open_model(location: Path, *, run_build: str | None = None) -> tuple[Loaded, Build | None]:
-    """The model, on the GPU if there is one, and the build that a run was made with; None for an exported model.
+def open_model(location: Path, *, build: str | None = None) -> tuple[Loaded, Build | None]:
+    """The model, on the GPU if there is one, and the build that a run was trained on; None for an exported model.
 
-    run_build: where that build lies now, if it was moved. Raises ConfigError, ShardError or TrainError.
+    build: where that build is now, if it was moved. Raises ConfigError, ShardError or TrainError.
     """
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     if (location / RECORD).is_file():
+        if build is not None:
+            raise ConfigError([f"--build: {location} is an exported model, which needs no build; remove the option"])
         return load_model(location, device=device), None
     if locate(location) is None:
         raise ConfigError([f"{location}: no model there; wanted a folder that dsvl-train export wrote, {PLACES}"])
-    found = restore(location, build=run_build, option="--run-build")
+    found = restore(location, build=build)
     content = found.build.manifest.content
     template = Template(str(content["config"]["template"]), str(content["template"]))
     return (
@@ -44,3 +46,9 @@ def open_model(location: Path, *, run_build: str | None = None) -> tuple[Loaded,
         ),
         found.build,
     )
+
+
+def was_trained_on(location: Path, build: Build) -> bool:
+    """Whether the model at `location` is a run's, and the run was trained on this build."""
+    folder = None if (location / RECORD).is_file() else locate(location)
+    return folder is not None and Checkpoint(folder).manifest == build.manifest.hash

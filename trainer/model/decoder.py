@@ -99,10 +99,16 @@ def build_decoder(
     try:
         if weights and config.name is not None:
             model = load_pretrained(
-                AutoModelForCausalLM, config.name, config=hf_config, dtype=dtype, attn_implementation=config.kernel
+                AutoModelForCausalLM,
+                config.name,
+                config=hf_config,
+                dtype=dtype,
+                attn_implementation=config.attn_implementation,
             )
         else:
-            model = new_model(AutoModelForCausalLM, hf_config, dtype=dtype, attn_implementation=config.kernel)
+            model = new_model(
+                AutoModelForCausalLM, hf_config, dtype=dtype, attn_implementation=config.attn_implementation
+            )
         if weights:
             _check_behaviour(model, config)
     except (OSError, ImportError, KeyError, ValueError, RuntimeError, SafetensorError, pickle.UnpicklingError) as error:

@@ -15,18 +15,18 @@ from dst.common.suggest import nearest
 from dst.errors import ConfigError
 from trainer.compat.peft import adapted_layers, inject, merged
 from trainer.compat.transformers import linear_types
-from trainer.config.model import LoraConfig, TrainedParts
+from trainer.config.model import LoraAdapters, LoraConfig
 from trainer.model.vision_chat import VisionChatModel
 
 ALL_LINEAR = "all-linear"
 
 
-def add_adapters(model: VisionChatModel, parts: TrainedParts) -> None:
-    """Put the adapters of `train` into a VisionChatModel. Raises ConfigError with all targets that match nothing."""
+def add_adapters(model: VisionChatModel, adapters: LoraAdapters) -> None:
+    """Put the adapters of `lora` into a VisionChatModel. Raises ConfigError with all targets that match nothing."""
     problems = []
     for root, lora, where in (
-        (model.get_submodule("decoder"), parts.decoder_lora, "train.decoder_lora"),
-        (model.get_submodule("encoder.tower"), parts.encoder_lora, "train.encoder_lora"),
+        (model.get_submodule("decoder"), adapters.decoder, "lora.decoder"),
+        (model.get_submodule("encoder.tower"), adapters.encoder, "lora.encoder"),
     ):
         if lora is not None:
             try:
@@ -39,7 +39,7 @@ def add_adapters(model: VisionChatModel, parts: TrainedParts) -> None:
 
 def add_lora(root: nn.Module, config: LoraConfig, *, where: str) -> list[str]:
     """Adapt layers of `root` and return their names. Raises ConfigError, its problems beginning with `where`."""
-    names = find_targets(root, config.targets, where=where)
+    names = find_targets(root, config.target_modules, where=where)
     try:
         inject(root, names, rank=config.rank, alpha=config.alpha, dropout=config.dropout)
     except ValueError as error:
@@ -56,7 +56,7 @@ def find_targets(root: nn.Module, targets: str | Sequence[str], *, where: str) -
         head = getattr(root, "get_output_embeddings", lambda: None)()
         found = [name for name, module in layers.items() if isinstance(module, linear_types()) and module is not head]
         if not found:
-            raise ConfigError([f"{where}.targets: all-linear matches nothing, there are no linear layers"])
+            raise ConfigError([f"{where}.target_modules: all-linear matches nothing, there are no linear layers"])
         return found
     problems: list[str] = []
     chosen: dict[str, None] = {}
@@ -64,10 +64,12 @@ def find_targets(root: nn.Module, targets: str | Sequence[str], *, where: str) -
         try:
             matches = list(_matching(target, layers, is_regex=isinstance(targets, str)))
         except re.error as error:
-            raise ConfigError([f"{where}.targets: {target!r} is no regex: {error}"]) from None
+            raise ConfigError([f"{where}.target_modules: {target!r} is no regex: {error}"]) from None
         chosen.update(dict.fromkeys(matches))
         if not matches:
-            problems.append(f"{where}.targets: {target!r} matches no linear layer{_hint(target, layers, inside)}")
+            problems.append(
+                f"{where}.target_modules: {target!r} matches no linear layer{_hint(target, layers, inside)}"
+            )
     if problems:
         raise ConfigError(problems)
     return list(chosen)

@@ -17,7 +17,7 @@ from rich.table import Table
 from torch import nn
 
 from dst.errors import ConfigError
-from trainer.config.model import TrainedParts
+from trainer.config.model import LearningRates
 from trainer.model.vision_chat import VisionChatModel
 
 COMPONENTS = ("encoder", "projector", "embeddings", "decoder", "lora")
@@ -56,17 +56,19 @@ class Group:
         }
 
 
-def choose_trained(model: VisionChatModel, parts: TrainedParts) -> None:
+def choose_trained(model: VisionChatModel, rates: LearningRates) -> None:
     """Freeze and unfreeze every parameter of a VisionChatModel. Raises ConfigError if nothing would learn."""
     for _, parameter, component in by_component(model):
-        parameter.requires_grad_(getattr(parts, component) is not None and parameter.is_floating_point())
+        parameter.requires_grad_(getattr(rates, component) is not None and parameter.is_floating_point())
     model.train(model.training)
     if not any(parameter.requires_grad for parameter in model.parameters()):
-        named = ", ".join(f"train.{name}" for name in COMPONENTS[:-1])
-        raise ConfigError([f"train: nothing is trained; set one of {named}, or add adapters with train.decoder_lora"])
+        named = ", ".join(f"learning_rates.{name}" for name in COMPONENTS[:-1])
+        raise ConfigError(
+            [f"learning_rates: nothing is trained; set one of {named}, or add adapters with lora.decoder"]
+        )
 
 
-def parameter_groups(model: VisionChatModel, parts: TrainedParts, weight_decay: float) -> list[Group]:
+def parameter_groups(model: VisionChatModel, rates: LearningRates, weight_decay: float) -> list[Group]:
     """All parameters that learn, in groups by component and decay; empty groups are left out."""
     undecayed = _undecayed(model)
     groups: dict[tuple[str, bool], list[nn.Parameter]] = {}
@@ -77,7 +79,7 @@ def parameter_groups(model: VisionChatModel, parts: TrainedParts, weight_decay: 
         Group(
             name=f"{component} {'decayed' if decays else 'not decayed'}",
             parameters=tuple(groups[component, decays]),
-            learning_rate=getattr(parts, component),
+            learning_rate=getattr(rates, component),
             weight_decay=weight_decay if decays else 0.0,
         )
         for component in COMPONENTS
@@ -86,7 +88,7 @@ def parameter_groups(model: VisionChatModel, parts: TrainedParts, weight_decay: 
     ]
 
 
-def component_rows(model: VisionChatModel, parts: TrainedParts) -> list[ComponentRow]:
+def component_rows(model: VisionChatModel, rates: LearningRates) -> list[ComponentRow]:
     """The table of what there is and what learns; a component without parameters has no row."""
     counts: dict[str, list[int]] = {component: [0, 0] for component in COMPONENTS}
     for _, parameter, component in by_component(model):
@@ -98,7 +100,7 @@ def component_rows(model: VisionChatModel, parts: TrainedParts) -> list[Componen
             parameters=parameters,
             trained=trained,
             share=trained / parameters,
-            learning_rate=getattr(parts, component) if trained else None,
+            learning_rate=getattr(rates, component) if trained else None,
         )
         for component, (parameters, trained) in counts.items()
         if parameters

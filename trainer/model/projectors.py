@@ -60,9 +60,9 @@ class Perceiver(Projector):
 
     def __init__(self, config: ProjectorConfig, width: int, tokens: int, hidden_size: int) -> None:
         super().__init__()
-        self.num_tokens = config.queries
-        self.queries = nn.Parameter(torch.randn(config.queries, width) * 0.02)
-        self.layers = nn.ModuleList(Block(width, config.heads, cross=True) for _ in range(config.layers))
+        self.num_tokens = config.num_queries
+        self.queries = nn.Parameter(torch.randn(config.num_queries, width) * 0.02)
+        self.layers = nn.ModuleList(Block(width, config.num_heads, cross=True) for _ in range(config.num_layers))
         self.norm = nn.LayerNorm(width)
         self.linear = nn.Linear(width, hidden_size)
 
@@ -80,7 +80,7 @@ class Vit(Projector):
     def __init__(self, config: ProjectorConfig, width: int, tokens: int, hidden_size: int) -> None:
         super().__init__()
         self.num_tokens = tokens
-        self.layer = Block(width, config.heads)
+        self.layer = Block(width, config.num_heads)
         self.norm = nn.LayerNorm(width)
         self.linear = nn.Linear(width, hidden_size)
 
@@ -99,12 +99,12 @@ PROJECTORS: dict[str, Callable[[ProjectorConfig, int, int, int], Projector]] = {
 
 def build_projector(config: ProjectorConfig, *, encoder_width: int, encoder_tokens: int, hidden_size: int) -> Projector:
     """A random projector. Raises ConfigError if its heads do not divide the encoder's width."""
-    if config.kind in ("perceiver", "vit") and encoder_width % config.heads:
+    if config.kind in ("perceiver", "vit") and encoder_width % config.num_heads:
         divisors = [str(heads) for heads in range(1, 65) if encoder_width % heads == 0]
         raise ConfigError(
             [
-                f"model.projector.heads: got {config.heads}, no divisor of the encoder's width {encoder_width}; "
-                f"wanted one of {', '.join(divisors)}"
+                f"model.projector.num_heads: got {config.num_heads}, no divisor of the encoder's width "
+                f"{encoder_width}; wanted one of {', '.join(divisors)}"
             ]
         )
     return PROJECTORS[config.kind](config, encoder_width, encoder_tokens, hidden_size)

@@ -248,7 +248,7 @@ def check_model(config: ModelConfig, content: Mapping[str, Any]) -> list[str]:
     built = content["config"]
 
     def change(part: str, rebuild: str) -> str:  # the parts of a model to start with are as they are
-        return f"rebuild with {rebuild}" if config.start else f"{part}, or rebuild with {rebuild}"
+        return f"rebuild with {rebuild}" if config.init_from else f"{part}, or rebuild with {rebuild}"
 
     try:
         hf_config = load_hf_config(config.decoder, tokenizer_size(content))
@@ -283,7 +283,7 @@ def check_model(config: ModelConfig, content: Mapping[str, Any]) -> list[str]:
         )
     wanted = projector.num_tokens
     if wanted != got:
-        fix = f"set model.projector.queries: {got}" if config.projector.kind == "perceiver" else "use a perceiver"
+        fix = f"set model.projector.num_queries: {got}" if config.projector.kind == "perceiver" else "use a perceiver"
         problems.append(
             f"model.projector: makes {wanted} tokens of an image but this build was compiled with {got}; "
             + change(fix, f"image_tokens: {wanted}")
@@ -295,7 +295,7 @@ def portable_config(config: ModelConfig, model: VisionChatModel) -> ModelConfig:
     """A config that builds the same architecture, random, without the folders and hubs its weights came from."""
     hf_config = model.decoder.config.to_dict()
     decoder = dataclasses.replace(config.decoder, name=None, preset=None, config=hf_config)
-    return dataclasses.replace(config, start=None, encoder=model.encoder.portable, decoder=decoder)
+    return dataclasses.replace(config, init_from=None, encoder=model.encoder.portable, decoder=decoder)
 
 
 def tokenizer_size(content: Mapping[str, Any]) -> int:

@@ -155,7 +155,7 @@ def _next_layer(name: str, last: str) -> str:
 
 
 def _strategy(encoder: Encoder) -> str:
-    drops_cls = encoder.portable.config["model_type"] == "clip_vision_model" and not encoder.portable.cls
+    drops_cls = encoder.portable.config["model_type"] == "clip_vision_model" and not encoder.portable.class_token
     return "default" if drops_cls else "full"
 
 

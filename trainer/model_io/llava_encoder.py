@@ -157,7 +157,7 @@ def _standard(old: Encoder, sizes: Mapping[str, Any]) -> Encoder:
         kind="hf",
         config=dict(sizes),
         layer=num_layers(old),
-        cls=old.portable.cls,
+        class_token=old.portable.class_token,
         mean=tuple(old.mean),
         std=tuple(old.std),
     )

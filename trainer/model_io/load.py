@@ -78,13 +78,13 @@ def load_model(folder: str | Path, *, device: str | torch.device = "cpu", dtype:
 
 
 def started_model(config: ModelConfig, content: Mapping[str, Any], *, dtype: torch.dtype) -> VisionChatModel:
-    """The model that `config.start` names, for a run on the build with this manifest.
+    """The model that `config.init_from` names, for a run on the build with this manifest.
 
     trainer.checkpoint.init_from made the config.
 
     Raises as `load_model` does.
     """
-    folder = Path(str(config.start))
+    folder = Path(str(config.init_from))
     record = read_record(folder)
     try:
         model = _filled_model(folder, record, config, content, dtype)

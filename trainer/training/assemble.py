@@ -36,21 +36,21 @@ def assemble(config: TrainConfig, content: Mapping[str, Any], *, weights: bool =
     weights: False leaves pretrained ones random. Raises ConfigError if a part cannot be built or adapted.
     """
     dtype = DTYPES[config.precision]
-    if weights and config.model.start is not None:
+    if weights and config.model.init_from is not None:
         model = started_model(config.model, content, dtype=dtype)
     else:
         model = build_model(config.model, content, weights=weights, seed=config.seed, dtype=dtype)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(config.seed)
-        add_adapters(model, config.train)
-    choose_trained(model, config.train)
+        add_adapters(model, config.lora)
+    choose_trained(model, config.learning_rates)
     if config.gradient_checkpointing:
         model.checkpoint_activations()
-    groups = parameter_groups(model, config.train, config.optimizer.weight_decay)
+    groups = parameter_groups(model, config.learning_rates, config.optimizer.weight_decay)
     return Assembled(
         model=model,
         groups=[group.for_torch() for group in groups],
-        rows=component_rows(model, config.train),
+        rows=component_rows(model, config.learning_rates),
         work=_work(model),
     )
 

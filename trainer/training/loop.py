@@ -1,8 +1,8 @@
 """Optimizer steps over a build: the loss, its gradient, and when to stop.
 
 Rules
-- A step trains on `batch.rows` rows, the same ones for any number of ranks and any `micro_rows`; each rank takes its
-  part of every micro-batch.
+- A step trains on `batch.global_batch_size` sequences, the same for any number of ranks and any `micro_batch_size`;
+  each rank takes its part of every micro-batch.
 - The loss of a step is the sum over its trained tokens divided by their number, over all ranks and micro-batches. So
   its tokens are counted before the first forward pass, and every micro-batch's sum is divided by that one number:
   gradients are those of one big batch, not means of means.
@@ -74,14 +74,14 @@ class Evaluation:
 
 def learning_rate_factor(schedule: ScheduleConfig, step: int, steps: int) -> float:
     """What the learning rates are multiplied with in step `step` (from 1) of `steps`."""
-    warmup = math.ceil(schedule.warmup * steps)
+    warmup = math.ceil(schedule.warmup_ratio * steps)
     if step <= warmup:
         return step / warmup
-    if schedule.shape == "constant":
+    if schedule.kind == "constant":
         return 1.0
     done = (step - warmup) / (steps - warmup + 1)  # below 1: the last step learns too
-    left = 1 - done if schedule.shape == "linear" else (1 + math.cos(math.pi * done)) / 2
-    return schedule.final + (1 - schedule.final) * left
+    left = 1 - done if schedule.kind == "linear" else (1 + math.cos(math.pi * done)) / 2
+    return schedule.min_lr_ratio + (1 - schedule.min_lr_ratio) * left
 
 
 def train(

@@ -39,12 +39,11 @@ class Restored:
     """What was trained before, see trainer.checkpoint.init_from"""
 
 
-def restore(location: Path, *, build: str | None = None, start: str | None = None, option: str = "--build") -> Restored:
+def restore(location: Path, *, build: str | None = None, init_from: str | None = None) -> Restored:
     """The model of a checkpoint (see trainer.checkpoint.reader.locate).
 
-    build, start: where its build, and the export that it began with, lie now, if they were moved. option: what the
-    command calls the former. Raises ConfigError or TrainError if the checkpoint, its build or the base
-    weights cannot be had.
+    build, init_from: where its build, and the export that it was initialised from, are now, if they were moved. Raises
+    ConfigError or TrainError if the checkpoint, its build or the base weights are missing.
     """
     folder = checkpoints.locate(location)
     if folder is None:
@@ -53,24 +52,24 @@ def restore(location: Path, *, build: str | None = None, start: str | None = Non
     config = config_from(checkpoint.config, str(checkpoint.folder))
     if build is not None:
         config = dataclasses.replace(config, build=build)
-    if start is not None:
-        if config.model.start is None:
-            raise ConfigError([f"--start: the run of {checkpoint.folder} began with no export; leave it away"])
-        config = dataclasses.replace(config, model=dataclasses.replace(config.model, start=start))
-    begun = checkpoint.content.get("start")
+    if init_from is not None:
+        if config.model.init_from is None:
+            raise ConfigError([f"--init-from: the run of {checkpoint.folder} began with no export; leave it away"])
+        config = dataclasses.replace(config, model=dataclasses.replace(config.model, init_from=init_from))
+    begun = checkpoint.content.get("init_from")
     try:
         opened = shards.open(config.build)
     except ShardError as error:
-        raise ConfigError([f"build: {error}; if it was moved, give its place with {option}"]) from None
+        raise ConfigError([f"build: {error}; if it was moved, give its place with --build"]) from None
     if opened.manifest.hash != checkpoint.manifest:
         raise ConfigError(
             [
                 f"{config.build}: its manifest is {opened.manifest.hash[:12]}, the checkpoint {checkpoint.folder} was "
-                f"made with {checkpoint.manifest[:12]}; give the folder of that build with {option}"
+                f"made with {checkpoint.manifest[:12]}; give the folder of that build with --build"
             ]
         )
     problems = check_config_fits_build(config, opened.manifest.content, opened.manifest.hash)
-    problems += other_start(config.model.start, begun)
+    problems += other_start(config.model.init_from, begun)
     problems += check_model(config.model, opened.manifest.content)
     if problems:
         raise ConfigError(problems)
@@ -89,6 +88,7 @@ def restore(location: Path, *, build: str | None = None, start: str | None = Non
 
 def _for_this_machine(config: TrainConfig) -> TrainConfig:
     """Without what only speeds up or saves memory, which may need a GPU."""
-    decoder = dataclasses.replace(config.model.decoder, kernel=config.model.decoder.kernel_anywhere)
+    decoder = config.model.decoder
+    decoder = dataclasses.replace(decoder, attn_implementation=decoder.portable_attn_implementation)
     model = dataclasses.replace(config.model, decoder=decoder)
     return dataclasses.replace(config, model=model, gradient_checkpointing=False)

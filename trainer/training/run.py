@@ -75,7 +75,7 @@ class _Run:
         self.config, self.build, self.ranks, self.out = config, build, ranks, out
         self.tree = to_tree(config)
         self.micro_batches = accumulation(config, ranks.world_size)
-        self.loader = self._loader("train", config.batch.micro_rows)
+        self.loader = self._loader("train", config.batch.micro_batch_size)
         self.steps = self._steps()
         self.step = 0
         self.changes = found.changes(self.tree) if found else []
@@ -96,7 +96,7 @@ class _Run:
             "manifest": build.manifest.hash,
             "config": self.tree,
             "frozen": frozen_elements(made.model),
-            "start": found.content.get("start") if found else begun_with(config.model.start),
+            "init_from": found.content.get("init_from") if found else begun_with(config.model.init_from),
         }
         if found is not None:
             checkpoints.load_weights(made.model, found)
@@ -165,13 +165,13 @@ class _Run:
             stop=stop,
         )
 
-    def _loader(self, split: str, micro_rows: int) -> Loader:
+    def _loader(self, split: str, micro_batch_size: int) -> Loader:
         batch = self.config.batch
         ahead = self.micro_batches if split == "train" else 2
         return Loader(
             self.build,
             split=split,
-            batch_size=micro_rows * self.ranks.world_size,
+            batch_size=micro_batch_size * self.ranks.world_size,
             max_length=row_length(self.config, self.build.manifest.content),
             max_images=batch.max_images,
             packed=batch.packed,
@@ -189,7 +189,7 @@ class _Run:
         schedule = self.config.schedule
         if schedule.steps is not None:
             return schedule.steps
-        return math.ceil(self.loader.count_rows(schedule.epochs or 1) / self.config.batch.rows)
+        return math.ceil(self.loader.count_rows(schedule.epochs or 1) / self.config.batch.global_batch_size)
 
     def _add(self, window: Window, result: StepResult) -> None:
         window.steps += 1
@@ -257,10 +257,10 @@ class _Run:
 
     def _held_out_loss(self, stop: StopFlag) -> Evaluation:
         settings = self.config.evaluation
-        loader = self._loader("eval", settings.micro_rows or self.config.batch.micro_rows)
+        loader = self._loader("eval", settings.micro_batch_size or self.config.batch.micro_batch_size)
         return evaluate(
             self.engine.module,
-            islice(loader, settings.batches),
+            islice(loader, settings.max_batches),
             self.build.datasets,
             ranks=self.ranks,
             stop=stop,

@@ -60,13 +60,13 @@ def test_a_build_goes_to_s3_and_every_command_reads_it_there(bucket: str, blend:
     run_build(blend, out=blend.parent / "local")
     assert files_at(url) == files_of(blend.parent / "local")
 
-    done = run("verify", url)
+    done = run("verify", "--build", url)
     assert done.returncode == 0, done.stderr
     assert f"{url}: sound; 1 shards, 4 samples, 4 images" in done.stdout
-    assert said("stats", url, "--json") == said("stats", blend.parent / "local", "--json")
-    shown = said("inspect", url, "--json", "--limit", "9")
+    assert said("stats", "--build", url, "--json") == said("stats", "--build", blend.parent / "local", "--json")
+    shown = said("inspect", "--build", url, "--json", "--limit", "9")
     assert len(shown.splitlines()) == 4
-    assert shown == said("inspect", blend.parent / "local", "--json", "--limit", "9")
+    assert shown == said("inspect", "--build", blend.parent / "local", "--json", "--limit", "9")
 
     report = json.loads(said("build", "--blend", blend, "--out", url, "--json"))
     assert (report["built_tasks"], report["published"]["uploaded_files"]) == (0, 0)
@@ -77,12 +77,12 @@ def test_a_build_goes_to_s3_and_every_command_reads_it_there(bucket: str, blend:
     data = bytearray(files.cat_file(f"{root}/{shard}"))
     data[700] ^= 1
     files.pipe_file(f"{root}/{shard}", bytes(data))
-    done = run("verify", url)
+    done = run("verify", "--build", url)
     assert done.returncode == 1
     assert f"{url}/{shard}: sha256 is" in done.stderr
     files.rm_file(f"{root}/{shard}")
     assert f"published {url}: 1 files, " in said("build", "--blend", blend, "--out", url)
-    assert "sound" in said("verify", url)
+    assert "sound" in said("verify", "--build", url)
     assert {path.name for path in cache_home.iterdir()} == {"builds", "shards"}
 
 
@@ -116,7 +116,7 @@ def test_the_blend_can_name_the_url(bucket: str, blend: Path, tmp_path: Path) ->
 def test_a_file_url_is_a_folder(blend: Path, tmp_path: Path) -> None:
     said("build", "--blend", blend, "--out", f"file://{tmp_path}/there", "--workers", 1)
     assert len(shards.open(tmp_path / "there")) == 4
-    assert "sound" in said("verify", f"file://{tmp_path}/there")
+    assert "sound" in said("verify", "--build", f"file://{tmp_path}/there")
 
 
 @pytest.mark.parametrize(
@@ -145,10 +145,10 @@ def test_a_place_with_other_files_takes_no_build(blend: Path) -> None:
 
 
 def test_commands_tell_in_one_line_that_there_is_no_build(bucket: str) -> None:
-    done = run("verify", f"{bucket}/nowhere")
+    done = run("verify", "--build", f"{bucket}/nowhere")
     assert done.returncode == 1
     problem = f"{bucket}/nowhere: no manifest.json there; it is no finished build"
     assert [line.partition(" (")[0] for line in done.stderr.splitlines()] == [f"error: {problem}"]
     for command in ("stats", "inspect"):
         with pytest.raises(shards.ShardError, match=re.escape(problem)):
-            said(command, f"{bucket}/nowhere")
+            said(command, "--build", f"{bucket}/nowhere")

@@ -72,9 +72,9 @@ def test_a_big_epoch_is_judged_by_windows_spread_over_it(build: Build, monkeypat
 def test_the_command_takes_the_builds_own_limit_unless_told(build: Build, capsys: pytest.CaptureFixture[str]) -> None:
     location = str(Path(build.store.location))
     for options, length in (([], 512), (["--max-length", "300"], 300)):
-        cli(["stats", location, "--json", *options], standalone_mode=False)
+        cli(["stats", "--build", location, "--json", *options], standalone_mode=False)
         assert json.loads(capsys.readouterr().out)["rows"]["max_length"] == length
-        cli(["stats", location, *options], standalone_mode=False)
+        cli(["stats", "--build", location, *options], standalone_mode=False)
         assert f"rows of {length} positions: " in capsys.readouterr().out
 
 

@@ -27,7 +27,7 @@ from trainer.distributed.ranks import Ranks
 
 STEPS = 9
 EVERY = 3
-ADAPTERS = {"embeddings": 1e-3, "decoder": None, "decoder_lora": {"dropout": 0.1}}
+ADAPTERS = {"learning_rates": {"embeddings": 1e-3, "decoder": None}, "lora": {"decoder": {"dropout": 0.1}}}
 
 
 def settings(**more: Any) -> dict[str, Any]:
@@ -91,7 +91,7 @@ ALONE = Ranks(rank=0, world_size=1, device=torch.device("cpu"))
 
 def save_plain(out: Path, engine: PlainEngine, step: int = 3, keep: int = 2) -> Checkpoint:
     progress = Progress(step=step, loader={"position": 5}, loss_scale={})
-    about = {"config": {"seed": 1}, "manifest": "abc", "frozen": frozen_elements(engine.module), "start": None}
+    about = {"config": {"seed": 1}, "manifest": "abc", "frozen": frozen_elements(engine.module), "init_from": None}
     return Checkpoint(checkpoint_writer.save(engine, out, progress, ranks=ALONE, about=about, keep=keep))
 
 
@@ -152,7 +152,7 @@ def test_going_back_to_an_earlier_checkpoint_makes_the_later_ones_old(tmp_path: 
 @pytest.mark.slow
 @pytest.mark.parametrize(("ranks", "stage"), [(1, 0), (1, 2), (2, 3)])
 def test_a_killed_run_goes_on_to_the_bit(build: Path, tmp_path: Path, ranks: int, stage: int) -> None:
-    more = settings(train=ADAPTERS, zero={"stage": stage}, batch={"workers": ranks - 1})
+    more = settings(**ADAPTERS, zero={"stage": stage}, batch={"workers": ranks - 1})
     for name in ("whole", "killed"):
         config = config_file(tmp_path / name, build, **more)
         if name == "killed":
@@ -207,10 +207,10 @@ def test_the_newest_and_the_best_are_kept(build: Path, tmp_path: Path) -> None:
     config = config_file(
         tmp_path,
         build,
-        schedule={"steps": 6, "warmup": 0, "shape": "constant"},
+        schedule={"steps": 6, "warmup_ratio": 0, "kind": "constant"},
         checkpoints={"every": 1, "keep": 2},
         evaluation={"every": 2},
-        train={"projector": None, "embeddings": None, "decoder": 0.1},  # it gets worse after some steps
+        learning_rates={"projector": None, "embeddings": None, "decoder": 0.1},  # it gets worse after some steps
     )
     train(config)
     out = tmp_path / "out"
@@ -260,10 +260,13 @@ def test_what_a_killed_save_left_is_removed(half: Path) -> None:
     ("changes", "problem"),
     [
         ({"model": {"attention": "causal"}}, "model.attention: is 'causal', the checkpoint "),
-        ({"train": {"decoder": None}}, "train.decoder: is None, the checkpoint "),
-        ({"train": {"decoder_lora": {}}}, "train.decoder_lora: is {"),
+        ({"learning_rates": {"decoder": None}}, "learning_rates.decoder: is None, the checkpoint "),
+        ({"lora": {"decoder": {}}}, "lora.decoder: is {"),
         ({"seed": 5}, "seed: is 5, the checkpoint "),
-        ({"batch": {"packed": False, "rows": 4}}, "batch: loader state: packed is True, this loader has False"),
+        (
+            {"batch": {"packed": False, "global_batch_size": 4}},
+            "batch: loader state: packed is True, this loader has False",
+        ),
     ],
 )
 def test_a_checkpoint_of_another_config_is_refused_with_what_differs(
@@ -271,7 +274,7 @@ def test_a_checkpoint_of_another_config_is_refused_with_what_differs(
 ) -> None:
     tree = yaml.safe_load(half.read_text())
     for name, values in changes.items():
-        tree[name] = {**tree[name], **values} if isinstance(values, dict) else values
+        tree[name] = {**tree.get(name, {}), **values} if isinstance(values, dict) else values
     half.write_text(yaml.safe_dump(tree))
     done = train(half, code=2)
     assert f"error: {problem}" in done.output
@@ -280,7 +283,13 @@ def test_a_checkpoint_of_another_config_is_refused_with_what_differs(
 
 @pytest.mark.slow
 def test_other_learning_rates_and_layouts_fit_a_checkpoint(half: Path) -> None:
-    train(half, "train.decoder=5e-4", "batch.micro_rows=2", "model.decoder.kernel=eager", "logging.every=3")
+    train(
+        half,
+        "learning_rates.decoder=5e-4",
+        "batch.micro_batch_size=2",
+        "model.decoder.attn_implementation=eager",
+        "logging.every=3",
+    )
     assert journal(half.parent / "out")[-1]["step"] == STEPS
 
 

@@ -54,7 +54,7 @@ def first(build: Build, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def exported(out: Path, build: Build, parts: Mapping[str, Any]) -> Path:
-    config = exports.config_of(build, train=exports.ALL, **parts)
+    config = exports.config_of(build, learning_rates=exports.ALL, **parts)
     export_model(exports.make_model(config, build), config, build, out, step=5)
     return out
 
@@ -63,7 +63,7 @@ def second_stage(folder: Path, build: Path | str, start: Path, **settings: Any) 
     """train.yaml of a run that begins with an export."""
     path = train_runs.config_file(folder, Path(build), **settings)
     tree = yaml.safe_load(path.read_text())
-    tree["model"] = {"start": str(start), **settings.get("model", {})}
+    tree["model"] = {"init_from": str(start), **settings.get("model", {})}
     path.write_text(yaml.safe_dump(tree), encoding="utf-8")
     return path
 
@@ -87,7 +87,7 @@ def test_a_run_begins_with_all_weights_of_an_export(
 ) -> None:
     start = exported(tmp_path / "first", build, parts)
     assert json.loads((start / "dsvl.json").read_text())["form"] == form
-    path = second_stage(tmp_path, build.store.location, start, seed=1, train={"decoder_lora": {"rank": 2}})
+    path = second_stage(tmp_path, build.store.location, start, seed=1, lora={"decoder": {"rank": 2}})
 
     config, opened = prepare(path, (), 1, loads_model=True)
     begun = assemble(config, opened.manifest.content).model.eval()
@@ -101,21 +101,28 @@ def test_a_run_begins_with_all_weights_of_an_export(
 
 def test_attention_and_kernel_may_be_others_than_the_exports(build: Build, first: Path, tmp_path: Path) -> None:
     path = second_stage(
-        tmp_path, build.store.location, first, model={"attention": "causal", "decoder": {"kernel": "eager"}}
+        tmp_path,
+        build.store.location,
+        first,
+        model={"attention": "causal", "decoder": {"attn_implementation": "eager"}},
     )
     config, opened = prepare(path, (), 1, loads_model=True)
-    assert (config.model.attention, config.model.decoder.kernel) == ("causal", "eager")
+    assert (config.model.attention, config.model.decoder.attn_implementation) == ("causal", "eager")
     assert assemble(config, opened.manifest.content).model.attention == "causal"
 
 
 def test_parts_that_are_others_than_the_exports_are_refused(build: Build, first: Path, tmp_path: Path) -> None:
-    parts = {"encoder": {"kind": "hf"}, "decoder": {"preset": "tiny_qwen2", "kernel": "eager"}, "projector": "mlp"}
+    parts = {
+        "encoder": {"kind": "hf"},
+        "decoder": {"preset": "tiny_qwen2", "attn_implementation": "eager"},
+        "projector": "mlp",
+    }
     with pytest.raises(ConfigError) as caught:
         prepare(second_stage(tmp_path, build.store.location, first, model=parts), (), 1, loads_model=True)
     assert sorted(caught.value.problems) == [
-        "train.yaml: model.decoder.preset: got 'tiny_qwen2', but model.start says nothing; leave it away",
-        "train.yaml: model.encoder.kind: got 'hf', but model.start says 'tiny'; leave it away",
-        "train.yaml: model.projector: got 'mlp', but model.start says what it is; leave it away",
+        "train.yaml: model.decoder.preset: got 'tiny_qwen2', but model.init_from says nothing; leave it away",
+        "train.yaml: model.encoder.kind: got 'hf', but model.init_from says 'tiny'; leave it away",
+        "train.yaml: model.projector: got 'mlp', but model.init_from says what it is; leave it away",
     ]
 
 
@@ -123,9 +130,12 @@ def test_parts_that_are_others_than_the_exports_are_refused(build: Build, first:
     ("model", "problem"),
     [
         ({"attenton": "causal"}, "model.attenton: unknown key; did you mean attention?"),
-        ({"decoder": {"kernal": "eager"}}, "model.decoder.kernal: unknown key; did you mean kernel?"),
-        ({"start": 3}, "model.start: got 3; wanted a folder that dsvl-train export wrote"),
-        ({"start": ""}, "model.start: got ''; wanted a folder that dsvl-train export wrote"),
+        (
+            {"decoder": {"attn_implementatoin": "eager"}},
+            "model.decoder.attn_implementatoin: unknown key; did you mean attn_implementation?",
+        ),
+        ({"init_from": 3}, "model.init_from: got 3; wanted a folder that dsvl-train export wrote"),
+        ({"init_from": ""}, "model.init_from: got ''; wanted a folder that dsvl-train export wrote"),
     ],
 )
 def test_typing_errors_beside_a_start_are_told_as_everywhere(
@@ -151,9 +161,12 @@ def test_a_build_that_the_exports_parts_do_not_fit_is_to_be_built_anew(first: Pa
 
 
 def test_mmca_that_the_exports_decoder_cannot_do_is_refused(build: Build, tmp_path: Path) -> None:
-    decoder = {"config": {**PRESETS["tiny_llama"], "model_type": "gemma2", "head_dim": 16}, "kernel": "eager"}
+    decoder = {
+        "config": {**PRESETS["tiny_llama"], "model_type": "gemma2", "head_dim": 16},
+        "attn_implementation": "eager",
+    }
     start = exported(tmp_path / "first", build, {"decoder": decoder})
-    model = {"attention": "mmca", "decoder": {"kernel": "eager"}}
+    model = {"attention": "mmca", "decoder": {"attn_implementation": "eager"}}
     config, opened = prepare(second_stage(tmp_path, build.store.location, start, model=model), (), 1, loads_model=True)
     with pytest.raises(ConfigError, match=r"cannot do mmca: .*choose another decoder, or set model.attention: causal"):
         assemble(config, opened.manifest.content)
@@ -164,7 +177,7 @@ def test_a_start_that_is_no_export_says_how_to_make_one(build: Build, tmp_path: 
     with pytest.raises(ConfigError) as caught:
         prepare(path, (), 1, loads_model=True)
     start, place = caught.value.problems
-    assert start.startswith("train.yaml: model.start: ")
+    assert start.startswith("train.yaml: model.init_from: ")
     assert start.endswith("no exported model there: it has no dsvl.json; make one with dsvl-train export")
     assert place.startswith("build: ")
 
@@ -176,7 +189,7 @@ def test_a_damaged_start_is_refused_before_anything_is_loaded(
     start = shutil.copytree(first, tmp_path / "first")
     data = bytearray((start / lost).read_bytes())
     (start / lost).write_bytes(data[:-1] if lost == "model.safetensors" else data.replace(b"a", b"b", 1))
-    with pytest.raises(ConfigError, match=rf"model\.start: .*{lost}: .*copy it again, or export the model anew"):
+    with pytest.raises(ConfigError, match=rf"model\.init_from: .*{lost}: .*copy it again, or export the model anew"):
         prepare(second_stage(tmp_path, build.store.location, start), (), 1, loads_model=False)
 
 
@@ -207,7 +220,7 @@ def test_a_build_of_another_tokenizer_is_refused(build: Build, first: Path, tmp_
     with pytest.raises(ConfigError) as caught:
         prepare(second_stage(tmp_path, text_build(tmp_path, tokenizer), first), (), 1, loads_model=True)
     (problem,) = caught.value.problems
-    assert problem.startswith(f"model.start: {first} was trained with the tokenizer ")
+    assert problem.startswith(f"model.init_from: {first} was trained with the tokenizer ")
     assert problem.endswith(f"; rebuild with tokenizer: {first}")
 
 
@@ -215,20 +228,21 @@ def test_a_build_with_the_exports_tokenizer_is_for_that_model(build: Build, firs
     path = second_stage(tmp_path, text_build(tmp_path, first), first)
     config, opened = prepare(path, (), 1, loads_model=True)
     assert opened.manifest.content["tokenizer"] == build.manifest.content["tokenizer"]
-    assert config.model.start == str(first)
+    assert config.model.init_from == str(first)
 
 
 def test_both_stages_train_and_the_last_export_tells_of_all_of_them(tmp_path: Path) -> None:
     build = train_runs.compiled(tmp_path)
-    one = train_runs.config_file(tmp_path / "one", build, train={"embeddings": None, "decoder": None})
+    one = train_runs.config_file(tmp_path / "one", build, learning_rates={"embeddings": None, "decoder": None})
     train_runs.train(one, "schedule.steps=3")
     export(tmp_path / "one/out", tmp_path / "first")
 
     more = text_build(tmp_path / "more", small_blends.TOKENIZER)
-    settings = {"train": {"projector": None, "embeddings": None, "decoder": None, "decoder_lora": {"rank": 2}}}
+    rates = {"projector": None, "embeddings": None, "decoder": None}
+    settings = {"learning_rates": rates, "lora": {"decoder": {"rank": 2}}}
     two = second_stage(tmp_path / "two", more, tmp_path / "first", **settings)
-    train_runs.train(two, "schedule.steps=2", "checkpoints.every=1", "schedule.shape=constant", ranks=2)
-    train_runs.train(two, "schedule.steps=4", "checkpoints.every=1", "schedule.shape=constant")  # it goes on
+    train_runs.train(two, "schedule.steps=2", "checkpoints.every=1", "schedule.kind=constant", ranks=2)
+    train_runs.train(two, "schedule.steps=4", "checkpoints.every=1", "schedule.kind=constant")  # it goes on
     assert len(train_runs.losses(tmp_path / "two/out")) == 4
     export(tmp_path / "two/out", tmp_path / "second")
 
@@ -241,7 +255,7 @@ def test_both_stages_train_and_the_last_export_tells_of_all_of_them(tmp_path: Pa
     hashes = [shards.open(folder).manifest.hash for folder in (build, more)]
     assert [stage["build"]["hash"] for stage in record["earlier"]] == hashes[:1]
     assert record["earlier"][0]["step"] == 3
-    assert record["model"]["start"] is record["training"]["model"]["start"] is None
+    assert record["model"]["init_from"] is record["training"]["model"]["init_from"] is None
     card = (tmp_path / "second/README.md").read_text()
     assert f"1. 3 optimizer steps on seen, text, build manifest `{hashes[0]}`" in card
     assert "Then 4 optimizer steps with this config" in card
@@ -251,18 +265,18 @@ def test_both_stages_train_and_the_last_export_tells_of_all_of_them(tmp_path: Pa
     ]
 
     (tmp_path / "first").rename(tmp_path / "moved")
-    export(tmp_path / "two/out", tmp_path / "again", start=str(tmp_path / "moved"))
+    export(tmp_path / "two/out", tmp_path / "again", init_from=str(tmp_path / "moved"))
     assert (tmp_path / "again/dsvl.json").read_bytes() == (tmp_path / "second/dsvl.json").read_bytes()
-    train_runs.train(two, f"model.start={tmp_path / 'moved'}", "schedule.steps=5", "schedule.shape=constant")
+    train_runs.train(two, f"model.init_from={tmp_path / 'moved'}", "schedule.steps=5", "schedule.kind=constant")
     shutil.copytree(tmp_path / "second", tmp_path / "first")
-    with pytest.raises(ConfigError, match=r"model\.start: .*first is not the export that the run began with"):
+    with pytest.raises(ConfigError, match=r"model\.init_from: .*first is not the export that the run began with"):
         export(tmp_path / "two/out/checkpoints/step-00000004", tmp_path / "third")
-    refused = train_runs.train(two, "schedule.steps=6", "schedule.shape=constant", code=2).output
+    refused = train_runs.train(two, "schedule.steps=6", "schedule.kind=constant", code=2).output
     assert "first is not the export that the run began with; put that back, or say where it lies now" in refused
 
 
 def test_export_refuses_a_start_for_a_run_that_has_none(build: Build, tmp_path: Path) -> None:
     config = exports.config_of(build)
     exports.write_checkpoint(tmp_path / "run", exports.make_model(config, build), config, build)
-    with pytest.raises(ConfigError, match=r"--start: the run of .* began with no export; leave it away"):
-        export(tmp_path / "run", tmp_path / "out", start="elsewhere")
+    with pytest.raises(ConfigError, match=r"--init-from: the run of .* began with no export; leave it away"):
+        export(tmp_path / "run", tmp_path / "out", init_from="elsewhere")

@@ -12,12 +12,13 @@ from trainer.config import model as model_config
 from trainer.config.model import (
     DecoderConfig,
     EncoderConfig,
+    LearningRates,
+    LoraAdapters,
     LoraConfig,
     ModelConfig,
     ProjectorConfig,
-    TrainedParts,
     check_model_values,
-    check_trained_parts,
+    check_trained,
 )
 
 NAMED = EncoderConfig(name="ViT-L-14-336", weights="openai")
@@ -34,13 +35,17 @@ GOOD = ModelConfig(encoder=NAMED, decoder=DecoderConfig(preset="tiny_llama"))
         ("encoder", {"kind": "tiny"}, "model.encoder.name: got 'ViT-L-14-336'; wanted none"),
         ("encoder", {"kind": "qwen_vl", "name": None, "weights": None}, "model.encoder.weights: got None; wanted the"),
         ("encoder", {"kind": "qwen_vl", "name": None, "layer": -2}, "model.encoder.layer: got -2; wanted none"),
-        ("encoder", {"kind": "qwen_vl", "name": None, "cls": True}, "model.encoder.cls: got True; wanted false"),
+        (
+            "encoder",
+            {"kind": "qwen_vl", "name": None, "class_token": True},
+            "model.encoder.class_token: got True; wanted false",
+        ),
         ("encoder", {"layer": 0}, "model.encoder.layer: got 0; wanted 1"),
         ("encoder", {"image_size": 448}, "model.encoder.image_size: got 448; wanted none; choose"),
         ("encoder", {"mean": (0.5, 0.5, 0.5)}, "model.encoder: got only one of mean and std"),
         ("encoder", {"mean": (0.5,), "std": (0.5,)}, "model.encoder.mean: got (0.5,); wanted three numbers"),
         ("encoder", {"mean": (0.5,) * 3, "std": (0.5, 0.5, 0.0)}, "model.encoder.std: got (0.5, 0.5, 0.0); wanted"),
-        ("projector", {"queries": 0}, "model.projector.queries: got 0; wanted at least 1"),
+        ("projector", {"num_queries": 0}, "model.projector.num_queries: got 0; wanted at least 1"),
         ("decoder", {"name": "some/model"}, "model.decoder: got name and preset of"),
         ("decoder", {"preset": None}, "model.decoder: got none of"),
         ("decoder", {"preset": None, "config": {"a": 1}}, "model.decoder.config.model_type: missing"),
@@ -53,22 +58,24 @@ def test_values_that_cannot_work_are_told(part: str, values: dict[str, Any], tol
 
 
 @pytest.mark.parametrize(
-    ("values", "told"),
+    ("section", "values", "told"),
     [
-        ({"projector": None}, "train: nothing is trained"),
-        ({"decoder": -1.0}, "train.decoder: got -1.0; wanted a learning rate above 0"),
-        ({"decoder_lora": LoraConfig(rank=0)}, "train.decoder_lora.rank: got 0; wanted at least 1"),
-        ({"encoder_lora": LoraConfig(dropout=1.0)}, "train.encoder_lora.dropout: got 1.0; wanted 0 up to"),
-        ({"encoder_lora": LoraConfig(targets=())}, "train.encoder_lora.targets: got (); wanted"),
+        ("learning_rates", {"projector": None}, "learning_rates: nothing is trained"),
+        ("learning_rates", {"decoder": -1.0}, "learning_rates.decoder: got -1.0; wanted a learning rate above 0"),
+        ("lora", {"decoder": LoraConfig(rank=0)}, "lora.decoder.rank: got 0; wanted at least 1"),
+        ("lora", {"encoder": LoraConfig(dropout=1.0)}, "lora.encoder.dropout: got 1.0; wanted 0 up to"),
+        ("lora", {"encoder": LoraConfig(target_modules=())}, "lora.encoder.target_modules: got (); wanted"),
     ],
 )
-def test_training_values_that_cannot_work_are_told(values: dict[str, Any], told: str) -> None:
-    assert not check_trained_parts(TrainedParts())
-    assert not check_trained_parts(TrainedParts(projector=None, decoder_lora=LoraConfig()))
-    assert any(problem.startswith(told) for problem in check_trained_parts(replace(TrainedParts(), **values)))
+def test_training_values_that_cannot_work_are_told(section: str, values: dict[str, Any], told: str) -> None:
+    assert not check_trained(LearningRates(), LoraAdapters())
+    assert not check_trained(LearningRates(projector=None), LoraAdapters(decoder=LoraConfig()))
+    rates = replace(LearningRates(), **values) if section == "learning_rates" else LearningRates()
+    adapters = replace(LoraAdapters(), **values) if section == "lora" else LoraAdapters()
+    assert any(problem.startswith(told) for problem in check_trained(rates, adapters))
 
 
 def test_every_field_of_the_config_says_what_it_is() -> None:
-    for kind in (EncoderConfig, ProjectorConfig, DecoderConfig, ModelConfig, LoraConfig, TrainedParts):
+    for kind in (EncoderConfig, ProjectorConfig, DecoderConfig, ModelConfig, LoraConfig, LearningRates, LoraAdapters):
         assert set(field_docs(kind)) == set(kind.__dataclass_fields__), kind
     assert model_config.__doc__

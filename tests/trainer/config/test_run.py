@@ -39,7 +39,17 @@ def test_the_printed_default_is_the_default_with_every_field_and_its_meaning(tmp
     path.write_text(default_yaml())
     loaded = load_config(path)
     assert to_tree(loaded)["batch"] == to_tree(config())["batch"]
-    for section in ("train", "optimizer", "schedule", "zero", "checkpoints", "logging", "evaluation", "expect"):
+    for section in (
+        "learning_rates",
+        "lora",
+        "optimizer",
+        "schedule",
+        "zero",
+        "checkpoints",
+        "logging",
+        "evaluation",
+        "expect",
+    ):
         assert getattr(loaded, section) == getattr(config(), section)
     lines = default_yaml().splitlines()
     for number, line in enumerate(lines):
@@ -50,47 +60,53 @@ def test_the_printed_default_is_the_default_with_every_field_and_its_meaning(tmp
 
 def test_the_printed_adapters_work_without_their_comment_marks() -> None:
     text = default_yaml()
-    start = text.index("  # decoder_lora:")
+    start = text.index("  # decoder:\n  #   # Width")
     lines = text[start:].splitlines()
     inside = itertools.takewhile(lambda line: line.startswith("  #   "), lines[1:])
     block = [line.removeprefix("  # ") for line in (lines[0], *inside)]
     found = yaml.safe_load("\n".join(block))
-    assert config(train=found).train.decoder_lora == config(train={"decoder_lora": {}}).train.decoder_lora
+    assert config(lora=found).lora.decoder == config(lora={"decoder": {}}).lora.decoder
 
 
 def test_a_config_survives_json() -> None:
-    made = config(train={"decoder_lora": {"targets": ["q_proj"]}}, optimizer={"betas": [0.8, 0.9]})
+    made = config(lora={"decoder": {"target_modules": ["q_proj"]}}, optimizer={"betas": [0.8, 0.9]})
     assert config_from(json.loads(json.dumps(to_tree(made))), "x") == made
 
 
 def test_settings_go_over_the_file(tmp_path: Path) -> None:
     path = tmp_path / "train.yaml"
     path.write_text(yaml.safe_dump(tree()))
-    made = load_config(path, ["batch.rows=64", "train.decoder=2e-5", "train.projector=null"])
-    assert (made.batch.rows, made.train.decoder, made.train.projector) == (64, 2e-5, None)
+    made = load_config(
+        path, ["batch.global_batch_size=64", "learning_rates.decoder=2e-5", "learning_rates.projector=null"]
+    )
+    assert (made.batch.global_batch_size, made.learning_rates.decoder, made.learning_rates.projector) == (
+        64,
+        2e-5,
+        None,
+    )
     with pytest.raises(ConfigError) as caught:
-        load_config(path, ["batch.rows"])
-    assert caught.value.problems == ["batch.rows: wanted the form a.b=value"]
+        load_config(path, ["batch.global_batch_size"])
+    assert caught.value.problems == ["--set batch.global_batch_size: wanted the form a.b=value"]
 
 
 def test_all_problems_are_told_at_once() -> None:
     found = problems(
-        batch={"rows": 0, "micro_rows": 0},
+        batch={"global_batch_size": 0, "micro_batch_size": 0},
         optimizer={"betas": [0.9], "weight_decay": -1, "eps": 0},
-        schedule={"steps": 5, "epochs": 1, "warmup": 2},
+        schedule={"steps": 5, "epochs": 1, "warmup_ratio": 2},
         precision="fp32",
         zero={"stage": 1, "offload_parameters": True},
         checkpoints={"keep": 0},
     )
     assert found == [
-        "batch.rows: got 0; wanted 1 or more",
-        "batch.micro_rows: got 0; wanted 1 or more",
+        "batch.global_batch_size: got 0; wanted 1 or more",
+        "batch.micro_batch_size: got 0; wanted 1 or more",
         "checkpoints.keep: got 0; wanted 1 or more",
         "optimizer.betas: got [0.9]; wanted two numbers from 0 to below 1",
         "optimizer.weight_decay: got -1.0; wanted 0 or more",
         "optimizer.eps: got 0.0; wanted more than 0",
         "schedule: got both steps and epochs; wanted one of them",
-        "schedule.warmup: got 2.0; wanted a share from 0 to 1",
+        "schedule.warmup_ratio: got 2.0; wanted a share from 0 to 1",
         "zero.offload_parameters: needs zero.stage: 3, got 1",
     ]
 
@@ -103,7 +119,10 @@ def test_an_unknown_key_names_its_nearest_match() -> None:
 @pytest.mark.parametrize(
     ("sections", "problem"),
     [
-        ({"train": {"projector": None}}, "train: nothing is trained; set a learning rate for projector"),
+        (
+            {"learning_rates": {"projector": None}},
+            "learning_rates: nothing is trained; set a learning rate for projector",
+        ),
         ({"zero": {"stage": 0}}, "zero.stage: 0 cannot train in bf16: Adam's step counter runs one ahead there"),
         ({"optimizer": {"kind": "cpu"}}, "optimizer.kind: cpu works on offloaded state alone"),
         (
@@ -119,17 +138,17 @@ def test_what_cannot_train_is_refused_with_the_reason(sections: dict[str, Any], 
 
 
 def test_rows_that_the_ranks_cannot_share_are_refused_with_what_would_work() -> None:
-    made = config(batch={"rows": 12, "micro_rows": 4})
+    made = config(batch={"global_batch_size": 12, "micro_batch_size": 4})
     assert check_ranks(made, 1) == check_ranks(made, 3) == []
     assert [accumulation(made, ranks) for ranks in (1, 3)] == [3, 1]
     assert check_ranks(made, 2) == [
-        "batch.rows: got 12, which 2 ranks cannot share by batch.micro_rows 4; wanted a multiple of 8; set "
-        "batch.micro_rows to one of 1, 2, 3, 6, or change the number of ranks"
+        "batch.global_batch_size: got 12, which 2 ranks cannot share by batch.micro_batch_size 4; wanted a multiple of "
+        "8; set batch.micro_batch_size to one of 1, 2, 3, 6, or change the number of ranks"
     ]
     (problem,) = check_ranks(made, 5)
-    assert problem.endswith("set batch.rows to a multiple of 5, or change the number of ranks")
-    (problem,) = problems(batch={"rows": 10, "micro_rows": 4})
-    assert "set batch.micro_rows to one of 1, 2, 5, 10" in problem
+    assert problem.endswith("set batch.global_batch_size to a multiple of 5, or change the number of ranks")
+    (problem,) = problems(batch={"global_batch_size": 10, "micro_batch_size": 4})
+    assert "set batch.micro_batch_size to one of 1, 2, 5, 10" in problem
 
 
 @pytest.fixture(scope="module")

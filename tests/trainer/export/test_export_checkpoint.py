@@ -43,8 +43,8 @@ def test_a_checkpoint_of_two_ranks_is_exported_with_its_adapters_merged(
 ) -> None:
     build = build_of()
     targets = "all-linear" if encoder["kind"] == "hf" else ["attn", "c_fc"]
-    lora = {"decoder_lora": {"rank": 2, "targets": ["q_proj", "down_proj"]}, "encoder_lora": {"targets": targets}}
-    config = exports.config_of(build, encoder=encoder, decoder=QWEN, train={"projector": 1e-3, **lora})
+    lora = {"decoder": {"rank": 2, "target_modules": ["q_proj", "down_proj"]}, "encoder": {"target_modules": targets}}
+    config = exports.config_of(build, encoder=encoder, decoder=QWEN, learning_rates={"projector": 1e-3}, lora=lora)
     model = exports.make_model(config, build)
     exports.write_checkpoint(tmp_path / "run", model, config, build)
 
@@ -56,7 +56,7 @@ def test_a_checkpoint_of_two_ranks_is_exported_with_its_adapters_merged(
 
 def test_base_weights_that_no_adapter_touches_do_not_drift(build_of: exports.MakeBuild, tmp_path: Path) -> None:
     build = build_of()
-    config = exports.config_of(build, train={"projector": 1e-3, "decoder_lora": {"targets": ["q_proj"]}})
+    config = exports.config_of(build, lora={"decoder": {"target_modules": ["q_proj"]}})
     model = exports.make_model(config, build)
     decoder: Any = model.decoder
     base = dict(decoder.named_parameters())
@@ -81,11 +81,11 @@ def test_base_weights_that_were_exchanged_are_told(part: str, build_of: exports.
     bases: dict[str, Any] = {"decoder": made.decoder, "encoder": made.encoder.tower.model}
     for name, base in bases.items():
         base.save_pretrained(tmp_path / name)
-    parts = {
+    parts: dict[str, Any] = {
         "encoder": {"kind": "hf", "name": str(tmp_path / "encoder"), "layer": -1},
         "decoder": {"name": str(tmp_path / "decoder")},
     }
-    config = exports.config_of(build, train={"projector": 1e-3, "decoder_lora": {"rank": 2}}, **parts)
+    config = exports.config_of(build, lora={"decoder": {"rank": 2}}, **parts)
     exports.write_checkpoint(tmp_path / "run", exports.make_model(config, build), config, build)
     export(tmp_path / "run", tmp_path / "out")
 
@@ -99,8 +99,8 @@ def test_base_weights_that_were_exchanged_are_told(part: str, build_of: exports.
 
 def test_a_checkpoint_gives_the_same_bytes_each_time(build_of: exports.MakeBuild, tmp_path: Path) -> None:
     build = build_of()
-    lora = {"decoder_lora": {"rank": 2}, "encoder_lora": {"rank": 2, "targets": ["q_proj"]}}
-    config = exports.config_of(build, train={"projector": 1e-3, **lora})
+    lora = {"decoder": {"rank": 2}, "encoder": {"rank": 2, "target_modules": ["q_proj"]}}
+    config = exports.config_of(build, learning_rates={"projector": 1e-3}, lora=lora)
     exports.write_checkpoint(tmp_path / "run", exports.make_model(config, build), config, build)
     for number in (1, 2):
         export(tmp_path / "run", tmp_path / f"{number}/model")
@@ -122,7 +122,7 @@ def run(build_of: exports.MakeBuild, tmp_path: Path) -> Path:
 def test_the_command_exports_a_run_or_one_checkpoint(run: Path, tmp_path: Path) -> None:
     for number, location in enumerate((run, run / "checkpoints/step-00000003")):
         out = tmp_path / f"out-{number}"
-        done = CliRunner().invoke(cli, ["export", "--checkpoint", str(location), "--out", str(out)])
+        done = CliRunner().invoke(cli, ["export", "--model", str(location), "--out", str(out)])
         assert done.exit_code == 0, done.output
         assert "a LLaVA folder" in done.stdout
         assert exports.llava(out).dtype == torch.float32
@@ -180,10 +180,11 @@ def test_a_run_of_zero_3_on_two_ranks_is_exported_with_only_what_learnt_has_move
         tmp_path / "run",
         build,
         model={"attention": "causal", "encoder": {"kind": "hf", "config": CLIP}, "projector": {"kind": "mlp"}},
-        train={"embeddings": None, "decoder": None, "decoder_lora": {"rank": 4}, "encoder_lora": {"rank": 2}},
-        zero={"stage": 3, "persistence_threshold": 0},
+        learning_rates={"embeddings": None, "decoder": None},
+        lora={"decoder": {"rank": 4}, "encoder": {"rank": 2}},
+        zero={"stage": 3, "param_persistence_threshold": 0},
         precision="bf16",
-        batch={"rows": 8, "micro_rows": 2},  # so that pictures are surely among them
+        batch={"global_batch_size": 8, "micro_batch_size": 2},  # so that pictures are surely among them
         schedule={"steps": 2},
         checkpoints={"every": 1},
     )

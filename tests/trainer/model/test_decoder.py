@@ -171,17 +171,19 @@ def test_a_pickle_that_holds_code_is_refused(tmp_path: Path) -> None:
 def test_decoders_that_cannot_attend_as_mmca_wants_are_refused() -> None:
     sizes = {"model_type": "gpt_neo", "hidden_size": 16, "num_layers": 2, "num_heads": 2, "eos_token_id": None}
     sizes |= {"attention_types": [[["global"], 2]], "attention_layers": ["global"] * 2}
-    build_decoder(DecoderConfig(config=sizes, kernel="eager"), 50, "causal")
-    assert "0 of 2 layers of GPTNeoForCausalLM attend through" in refused("mmca", config=sizes, kernel="eager")
+    build_decoder(DecoderConfig(config=sizes, attn_implementation="eager"), 50, "causal")
+    assert "0 of 2 layers of GPTNeoForCausalLM attend through" in refused(
+        "mmca", config=sizes, attn_implementation="eager"
+    )
     gemma = {**SIZES, "model_type": "gemma2", "head_dim": 8}
-    message = refused("mmca", config=gemma, kernel="eager")
+    message = refused("mmca", config=gemma, attn_implementation="eager")
     assert "model.attention: a gemma2 of these sizes cannot do mmca: Gemma2Attention asks for softcap" in message
 
 
 def test_decoders_whose_samples_would_mix_are_refused() -> None:
     sizes = {key: value for key, value in SIZES.items() if "key_value" not in key}
     assert "lets samples that share a row see each other" in refused(config={"model_type": "opt", **sizes})
-    assert "takes no positions" in refused(config={"model_type": "bloom", **sizes}, kernel="eager")
+    assert "takes no positions" in refused(config={"model_type": "bloom", **sizes}, attn_implementation="eager")
 
 
 def test_a_model_that_sees_by_itself_is_no_decoder() -> None:

@@ -106,7 +106,7 @@ def test_transformers_encoders_give_the_hidden_states_of_their_layer(
     assert (encoder.image_size, encoder.width, encoder.num_tokens) == (SIDE, 16, 4)
     torch.testing.assert_close(encoder(pixels()), wanted[:, -4:])
     if kind != "siglip_vision_model":
-        with_cls = build_encoder(EncoderConfig(kind="hf", name=str(folder), layer=layer, cls=True)).eval()
+        with_cls = build_encoder(EncoderConfig(kind="hf", name=str(folder), layer=layer, class_token=True)).eval()
         assert with_cls.num_tokens == 5
         torch.testing.assert_close(with_cls(pixels()), torch.cat([wanted[:, :1], wanted[:, -4:]], dim=1))
 
@@ -170,7 +170,7 @@ def test_open_clip_encoders_give_what_their_layer_gives(
     side = SIDE if kind == "own" else 160
     model.encode_image(pixels(side))
     encoder = build_encoder(
-        EncoderConfig(kind="open_clip", name=registered[kind], weights=str(path), layer=layer, cls=cls)
+        EncoderConfig(kind="open_clip", name=registered[kind], weights=str(path), layer=layer, class_token=cls)
     ).eval()
     assert encoder.image_size == side
     torch.testing.assert_close(encoder(pixels(side)), seen[0] if cls else seen[0][:, 1:])
@@ -274,7 +274,7 @@ def test_a_layer_that_is_not_there_is_refused() -> None:
 
 def test_a_class_token_that_is_not_there_is_refused() -> None:
     config = {"model_type": "siglip_vision_model", **VISION}
-    assert "has no class token" in refused(EncoderConfig(kind="hf", config=config, cls=True))
+    assert "has no class token" in refused(EncoderConfig(kind="hf", config=config, class_token=True))
 
 
 def test_an_unknown_name_names_the_nearest() -> None:

@@ -23,13 +23,13 @@ from torch import nn
 
 from dst.errors import ConfigError
 from tests.support import model_batches
-from trainer.config.model import DecoderConfig, EncoderConfig, LoraConfig, TrainedParts
+from trainer.config.model import DecoderConfig, EncoderConfig, LearningRates, LoraAdapters, LoraConfig
 from trainer.model.lora import add_adapters, find_targets, merge_lora
 from trainer.model.param_groups import by_component, choose_trained, component_rows, parameter_groups, print_parameters
 from trainer.model.vision_chat import VisionChatModel
 
 one_thread = pytest.fixture(scope="module", autouse=True)(model_batches.on_one_thread)
-FROZEN = TrainedParts(projector=None)
+FROZEN = LearningRates(projector=None)
 CLIP = {"image_size": 28, "layers": 3, "width": 16, "head_width": 8, "patch_size": 14}
 OPEN_CLIP = EncoderConfig(kind="open_clip", config={"embed_dim": 8, "vision_cfg": CLIP})
 
@@ -55,7 +55,7 @@ def adapted_names(model: VisionChatModel) -> set[str]:
 def test_all_linear_adapts_every_linear_layer_but_the_head() -> None:
     model = model_batches.make()
     linear = {f"decoder.{n}" for n, m in model.get_submodule("decoder").named_modules() if isinstance(m, nn.Linear)}
-    add_adapters(model, TrainedParts(decoder_lora=LoraConfig(rank=2)))
+    add_adapters(model, LoraAdapters(decoder=LoraConfig(rank=2)))
     assert adapted_names(model) == linear - {"decoder.lm_head"}
 
 
@@ -65,7 +65,7 @@ def test_all_linear_adapts_every_linear_layer_but_the_head() -> None:
 )
 def test_names_and_patterns_choose_layers(targets: Any, parts: set[str]) -> None:
     model = model_batches.make()
-    add_adapters(model, TrainedParts(decoder_lora=LoraConfig(rank=2, targets=targets)))
+    add_adapters(model, LoraAdapters(decoder=LoraConfig(rank=2, target_modules=targets)))
     assert {name.rpartition(".")[2] for name in adapted_names(model)} == parts
     assert len(adapted_names(model)) == 2 * len(parts)
 
@@ -73,43 +73,44 @@ def test_names_and_patterns_choose_layers(targets: Any, parts: set[str]) -> None
 def test_a_whole_name_chooses_one_layer() -> None:
     model = model_batches.make()
     name = "model.layers.1.mlp.up_proj"
-    add_adapters(model, TrainedParts(decoder_lora=LoraConfig(targets=(name,))))
+    add_adapters(model, LoraAdapters(decoder=LoraConfig(target_modules=(name,))))
     assert adapted_names(model) == {f"decoder.{name}"}
 
 
 def test_decoder_and_encoder_have_adapters_of_their_own() -> None:
     model = model_batches.make()
-    parts = TrainedParts(
-        decoder_lora=LoraConfig(rank=2, targets=("o_proj",)), encoder_lora=LoraConfig(rank=3, targets=("value",))
+    adapters = LoraAdapters(
+        decoder=LoraConfig(rank=2, target_modules=("o_proj",)), encoder=LoraConfig(rank=3, target_modules=("value",))
     )
-    add_adapters(model, parts)
+    add_adapters(model, adapters)
     ranks = {name.split(".")[0]: p.shape[0] for name, p in model.named_parameters() if "lora_A" in name}
     assert ranks == {"decoder": 2, "encoder": 3}
 
 
 def test_targets_that_match_nothing_are_all_told_with_what_is_near() -> None:
-    parts = TrainedParts(
-        decoder_lora=LoraConfig(targets=("q_porj", "v_proj", "query")), encoder_lora=LoraConfig(targets=r"nothing.*")
+    adapters = LoraAdapters(
+        decoder=LoraConfig(target_modules=("q_porj", "v_proj", "query")),
+        encoder=LoraConfig(target_modules=r"nothing.*"),
     )
     with pytest.raises(ConfigError) as caught:
-        add_adapters(model_batches.make(), parts)
+        add_adapters(model_batches.make(), adapters)
     first, second, third = caught.value.problems
-    assert first.startswith("train.decoder_lora.targets: 'q_porj' matches no linear layer")
+    assert first.startswith("lora.decoder.target_modules: 'q_porj' matches no linear layer")
     assert "q_proj" in first
-    assert second.startswith("train.decoder_lora.targets: 'query' matches no linear layer")
-    assert third.startswith("train.encoder_lora.targets: 'nothing.*'")
+    assert second.startswith("lora.decoder.target_modules: 'query' matches no linear layer")
+    assert third.startswith("lora.encoder.target_modules: 'nothing.*'")
 
 
 def test_a_broken_pattern_is_told() -> None:
     with pytest.raises(ConfigError, match="is no regex"):
-        find_targets(model_batches.make().get_submodule("decoder"), "(", where="train.decoder_lora")
+        find_targets(model_batches.make().get_submodule("decoder"), "(", where="lora.decoder")
 
 
 def test_torch_attention_is_adapted_as_a_block_or_not_at_all() -> None:
     model = model_batches.make(encoder=OPEN_CLIP)
     tower = model.encoder.tower
     with pytest.raises(ConfigError, match="part of torch's attention, wanted the block: attn"):
-        find_targets(tower, ("out_proj",), where="train.encoder_lora")
+        find_targets(tower, ("out_proj",), where="lora.encoder")
     assert {name.rpartition(".")[2] for name in find_targets(tower, "all-linear", where="")} == {"c_fc", "c_proj"}
     assert {name.rpartition(".")[2] for name in find_targets(tower, ("attn",), where="")} == {"attn"}
 
@@ -127,12 +128,10 @@ def test_adapters_start_as_nothing_learn_and_merge(encoder: EncoderConfig, encod
     model = model_batches.make(encoder=encoder)
     names = set(model.state_dict())
     before = logits(model)
-    parts = replace(
-        FROZEN, decoder_lora=LoraConfig(rank=2), encoder_lora=LoraConfig(rank=2, alpha=6, targets=encoder_targets)
-    )
-    add_adapters(model, parts)
+    encoder_lora = LoraConfig(rank=2, alpha=6, target_modules=encoder_targets)
+    add_adapters(model, LoraAdapters(decoder=LoraConfig(rank=2), encoder=encoder_lora))
     model.double()
-    choose_trained(model, parts)
+    choose_trained(model, FROZEN)
     torch.testing.assert_close(logits(model), before)
     shake(model)
     adapted = logits(model)
@@ -147,7 +146,7 @@ def test_adapters_start_as_nothing_learn_and_merge(encoder: EncoderConfig, encod
 
 def test_every_parameter_is_in_one_component() -> None:
     model = model_batches.make()
-    add_adapters(model, TrainedParts(decoder_lora=LoraConfig(targets=("q_proj",))))
+    add_adapters(model, LoraAdapters(decoder=LoraConfig(target_modules=("q_proj",))))
     components: dict[str, set[str]] = {}
     for name, _, component in by_component(model):
         components.setdefault(component, set()).add(name)
@@ -162,8 +161,7 @@ def test_every_parameter_is_in_one_component() -> None:
 def test_gradients_flow_where_they_are_wanted_and_nowhere_else(component: str, preset: str) -> None:
     model = model_batches.make(decoder=DecoderConfig(preset=preset))
     rate: dict[str, Any] = {component: 1e-3}
-    parts = replace(FROZEN, **rate)
-    choose_trained(model, parts)
+    choose_trained(model, replace(FROZEN, **rate))
     model.train()
     model(**model_batches.layout([model_batches.SAMPLES]), images=model_batches.pictures(3)).total.backward()
     moved = {name for name, parameter in model.named_parameters() if parameter.grad is not None}
@@ -190,18 +188,16 @@ def test_nothing_to_train_is_an_error() -> None:
 @pytest.mark.parametrize("preset", ["tiny_llama", "tiny_qwen2"])  # an untied and a tied head
 def test_groups_hold_every_trained_parameter_once(preset: str) -> None:
     model = model_batches.make(decoder=DecoderConfig(preset=preset))
-    parts = TrainedParts(
-        encoder=1e-6, projector=1e-3, embeddings=1e-4, decoder=1e-5, decoder_lora=LoraConfig(rank=2), lora=2e-4
-    )
-    add_adapters(model, parts)
-    choose_trained(model, parts)
-    groups = parameter_groups(model, parts, 0.1)
+    rates = LearningRates(encoder=1e-6, projector=1e-3, embeddings=1e-4, decoder=1e-5, lora=2e-4)
+    add_adapters(model, LoraAdapters(decoder=LoraConfig(rank=2)))
+    choose_trained(model, rates)
+    groups = parameter_groups(model, rates, 0.1)
     listed = [id(parameter) for group in groups for parameter in group.parameters]
     assert sorted(listed) == sorted(id(parameter) for parameter in model.parameters())
     names = {id(parameter): name for name, parameter in model.named_parameters()}
     for group in groups:
         component = group.name.split()[0]
-        assert group.learning_rate == getattr(parts, component)
+        assert group.learning_rate == getattr(rates, component)
         assert group.weight_decay == (0.0 if "not decayed" in group.name else 0.1)
     free = {names[id(parameter)] for group in groups if not group.weight_decay for parameter in group.parameters}
     named = ("norm", "bias", "embed_tokens", "class_embedding", "position_embedding")
@@ -213,10 +209,10 @@ def test_groups_hold_every_trained_parameter_once(preset: str) -> None:
 
 def test_the_table_counts_every_component() -> None:
     model = model_batches.make()
-    parts = TrainedParts(decoder_lora=LoraConfig(rank=2, targets=("q_proj",)))
-    add_adapters(model, parts)
-    choose_trained(model, parts)
-    rows = {row.component: row for row in component_rows(model, parts)}
+    rates = LearningRates()
+    add_adapters(model, LoraAdapters(decoder=LoraConfig(rank=2, target_modules=("q_proj",))))
+    choose_trained(model, rates)
+    rows = {row.component: row for row in component_rows(model, rates)}
     assert sum(row.parameters for row in rows.values()) == sum(p.numel() for p in model.parameters())
     assert sum(row.trained for row in rows.values()) == sum(p.numel() for p in model.parameters() if p.requires_grad)
     assert (rows["lora"].parameters, rows["lora"].share, rows["lora"].learning_rate) == (2 * 2 * 2 * 64, 1.0, 2e-4)

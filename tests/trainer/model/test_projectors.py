@@ -17,7 +17,7 @@ KINDS = sorted(PROJECTORS)
 
 def make(kind: str, **options: int) -> Projector:
     torch.manual_seed(0)
-    config = ProjectorConfig(kind=kind, **{"heads": 2, "queries": 5, **options})  # type: ignore[arg-type]
+    config = ProjectorConfig(kind=kind, **{"num_heads": 2, "num_queries": 5, **options})  # type: ignore[arg-type]
     return build_projector(config, encoder_width=8, encoder_tokens=6, hidden_size=12).double()
 
 
@@ -75,7 +75,7 @@ def test_perceiver_reads_tokens_in_any_order_and_vit_keeps_theirs() -> None:
 @pytest.mark.parametrize("queries", [1, 7])
 @pytest.mark.parametrize("layers", [1, 3])
 def test_a_perceiver_has_the_queries_and_layers_asked_for(queries: int, layers: int) -> None:
-    perceiver = make("perceiver", queries=queries, layers=layers)
+    perceiver = make("perceiver", num_queries=queries, num_layers=layers)
     assert perceiver(torch.randn(2, 9, 8).double()).shape == (2, queries, 12)
     assert len(list(perceiver.layers)) == layers  # type: ignore[arg-type]
 
@@ -83,5 +83,5 @@ def test_a_perceiver_has_the_queries_and_layers_asked_for(queries: int, layers: 
 @pytest.mark.parametrize("kind", ["perceiver", "vit"])
 def test_heads_that_do_not_divide_the_width_are_refused(kind: str) -> None:
     with pytest.raises(ConfigError, match=r"heads: got 3, no divisor of the encoder's width 8; wanted one of 1, 2, 4"):
-        make(kind, heads=3)
-    make("mlp", heads=3)
+        make(kind, num_heads=3)
+    make("mlp", num_heads=3)

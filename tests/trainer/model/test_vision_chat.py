@@ -46,7 +46,7 @@ def image_counts(rows: list[list[list[int]]]) -> list[int]:
 def attend_by(kernel: str, preset: str) -> VisionChatModel:
     if kernel == "mmca":
         return model_batches.make(decoder=DecoderConfig(preset=preset), attention="mmca")
-    return model_batches.make(decoder=DecoderConfig(preset=preset, kernel=kernel))  # type: ignore[arg-type]
+    return model_batches.make(decoder=DecoderConfig(preset=preset, attn_implementation=kernel))  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize("kernel", ["sdpa", "eager", "mmca"])
@@ -312,8 +312,8 @@ def test_samples_longer_than_a_sliding_window_are_refused_before_mmca_meets_them
 
 
 def test_a_perceiver_makes_as_many_tokens_as_the_build_wants() -> None:
-    perceiver = ProjectorConfig(kind="perceiver", queries=7, heads=2)
+    perceiver = ProjectorConfig(kind="perceiver", num_queries=7, num_heads=2)
     config = replace(CONFIG, projector=perceiver)
     assert not check_model(config, model_batches.manifest_content(image_tokens=7))
     problems = check_model(config, model_batches.manifest_content(image_tokens=8))
-    assert "set model.projector.queries: 8" in problems[0]
+    assert "set model.projector.num_queries: 8" in problems[0]

@@ -57,7 +57,7 @@ NEW_ROWS = {"config": {**SPARE_ROWS["config"], "model_type": "qwen2", "vocab_siz
     [
         ({"kind": "hf", "config": CLIP}, {"preset": "tiny_llama"}, {}),
         ({"kind": "hf", "config": CLIP}, QWEN, {}),
-        ({"kind": "hf", "config": CLIP, "cls": True, "layer": -1}, QWEN, {"image_tokens": 5}),
+        ({"kind": "hf", "config": CLIP, "class_token": True, "layer": -1}, QWEN, {"image_tokens": 5}),
         ({"kind": "hf", "config": CLIP, "layer": 1}, SPARE_ROWS, {}),
         ({"kind": "hf", "config": {**CLIP, "image_size": 48}, "image_size": SIDE}, NEW_ROWS, {}),
         ({"kind": "hf", "config": SIGLIP}, {"preset": "tiny_llama"}, {"fit": "squash"}),
@@ -65,7 +65,11 @@ NEW_ROWS = {"config": {**SPARE_ROWS["config"], "model_type": "qwen2", "vocab_siz
         ({"kind": "hf", "config": {**SIGLIP, "image_size": 64}, "image_size": SIDE}, QWEN, {"fit": "squash"}),
         ({"kind": "hf", "config": {**SIGLIP, "image_size": 40}}, QWEN, {"fit": "squash", "size": 40}),
         ({"kind": "open_clip", "config": OPEN_CLIP}, {"preset": "tiny_llama"}, {}),
-        ({"kind": "open_clip", "config": {**OPEN_CLIP, "quick_gelu": True}, "cls": True}, QWEN, {"image_tokens": 5}),
+        (
+            {"kind": "open_clip", "config": {**OPEN_CLIP, "quick_gelu": True}, "class_token": True},
+            QWEN,
+            {"image_tokens": 5},
+        ),
     ],
     ids=[
         "CLIP, untied",
@@ -89,7 +93,7 @@ def test_a_causal_model_is_a_llava_with_the_same_logits(
     tmp_path: Path,
 ) -> None:
     build = build_of(**settings)
-    config = exports.config_of(build, encoder=encoder, decoder=decoder, train=exports.ALL)
+    config = exports.config_of(build, encoder=encoder, decoder=decoder, learning_rates=exports.ALL)
     model = exports.make_model(config, build)
 
     done = export_model(model, config, build, tmp_path / "out", step=1)
@@ -101,7 +105,7 @@ def test_a_causal_model_is_a_llava_with_the_same_logits(
 @pytest.mark.parametrize("preset", sorted(PRESETS))
 def test_every_decoder_is_part_of_a_llava(preset: str, build_of: exports.MakeBuild, tmp_path: Path) -> None:
     build = build_of()
-    config = exports.config_of(build, decoder={"preset": preset}, train=exports.ALL)
+    config = exports.config_of(build, decoder={"preset": preset}, learning_rates=exports.ALL)
     model = exports.make_model(config, build)
 
     export_model(model, config, build, tmp_path / "out", step=1)
@@ -136,7 +140,7 @@ def test_siglip_of_open_clip_is_a_llava_too(
     tmp_path: Path,
 ) -> None:
     build = build_of(fit="squash")
-    config = exports.config_of(build, encoder=timm_vit(**different), decoder=QWEN, train=exports.ALL)
+    config = exports.config_of(build, encoder=timm_vit(**different), decoder=QWEN, learning_rates=exports.ALL)
     model = exports.make_model(config, build)
 
     done = export_model(model, config, build, tmp_path / "out", step=1)
@@ -168,7 +172,7 @@ def test_transformers_generates_the_answers_that_chat_gives(
     padded: bool, build_of: exports.MakeBuild, tmp_path: Path
 ) -> None:
     build = build_of()
-    config = exports.config_of(build, train=exports.ALL)
+    config = exports.config_of(build, learning_rates=exports.ALL)
     model = exports.make_model(config, build)
     export_model(model, config, build, tmp_path / "out", step=1)
     loaded = trainer.load(tmp_path / "out")
@@ -237,7 +241,7 @@ def test_where_the_processor_cannot_be_exact_the_card_says_so(build_of: exports.
     [
         ({"attention": "mmca"}, "attends to text and to images apart (MMCA)"),
         ({"projector": {"kind": "linear"}}, "projector is linear"),
-        ({"projector": {"kind": "perceiver", "queries": 4, "heads": 4}}, "projector is perceiver"),
+        ({"projector": {"kind": "perceiver", "num_queries": 4, "num_heads": 4}}, "projector is perceiver"),
         ({"encoder": {"kind": "tiny", "config": {"image_size": SIDE, "patch_size": 16}}}, "encoder is tiny"),
         ({"encoder": {"kind": "hf", "config": {**CLIP, "model_type": "dinov2"}}}, "encoder is dinov2"),
         (

@@ -73,7 +73,7 @@ def pair_of(build: Build, tmp_path: Path) -> MakePair:
     """Export and load a model with these parts."""
 
     def pair(**model: Any) -> Pair:
-        config = exports.config_of(build, train=exports.ALL, **model)
+        config = exports.config_of(build, learning_rates=exports.ALL, **model)
         made = exports.make_model(config, build)
         export_model(made, config, build, tmp_path / "out", step=7)
         return Pair(made, trainer.load(tmp_path / "out"), build)
@@ -111,8 +111,8 @@ def test_an_mmca_model_comes_back_with_the_same_logits(preset: str, pair_of: Mak
                 },
             }
         },
-        {"projector": {"kind": "perceiver", "queries": 4, "heads": 4}},
-        {"projector": {"kind": "vit", "heads": 4}},
+        {"projector": {"kind": "perceiver", "num_queries": 4, "num_heads": 4}},
+        {"projector": {"kind": "vit", "num_heads": 4}},
         {"projector": {"kind": "linear"}},
     ],
     ids=["tiny", "open_clip", "dinov2", "SigLIP at another size", "qwen_vl", "perceiver", "vit", "linear"],
@@ -162,7 +162,7 @@ def test_an_export_needs_nothing_of_where_its_parts_came_from(build: Build, tmp_
 
 def test_what_was_loaded_can_be_exported_again(pair_of: MakePair, build: Build, tmp_path: Path) -> None:
     pair = pair_of()
-    config = exports.config_of(build, train=exports.ALL)
+    config = exports.config_of(build, learning_rates=exports.ALL)
 
     export_model(pair.after.model, config, build, tmp_path / "again", step=7)
 
@@ -171,8 +171,10 @@ def test_what_was_loaded_can_be_exported_again(pair_of: MakePair, build: Build, 
 
 
 def test_a_checkpoints_export_answers_as_the_model_with_adapters(build: Build, tmp_path: Path) -> None:
-    lora = {"decoder_lora": {"rank": 2}, "encoder_lora": {"rank": 2, "targets": ["q_proj"]}}
-    config = exports.config_of(build, attention="mmca", train={"projector": 1e-3, "embeddings": 1e-3, **lora})
+    lora = {"decoder": {"rank": 2}, "encoder": {"rank": 2, "target_modules": ["q_proj"]}}
+    config = exports.config_of(
+        build, attention="mmca", learning_rates={"projector": 1e-3, "embeddings": 1e-3}, lora=lora
+    )
     model = exports.make_model(config, build)
     folder = exports.write_checkpoint(tmp_path / "run", model, config, build)
     export(folder, tmp_path / "out")
@@ -321,7 +323,7 @@ def change_record(folder: Path, *, forget: str = "", **change: Any) -> None:
 def test_a_decoder_that_knows_eager_attention_alone_comes_back(build: Build, tmp_path: Path) -> None:
     kinds = {"attention_types": [[["global"], 2]], "attention_layers": ["global"] * 2}
     sizes = {"model_type": "gpt_neo", "hidden_size": 64, "num_layers": 2, "num_heads": 4, "eos_token_id": None, **kinds}
-    config = exports.config_of(build, decoder={"config": sizes, "kernel": "eager"})
+    config = exports.config_of(build, decoder={"config": sizes, "attn_implementation": "eager"})
     exports.write_checkpoint(tmp_path / "run", exports.make_model(config, build), config, build)
     export(tmp_path / "run", tmp_path / "out")
     assert type(trainer.load(tmp_path / "out").model.decoder).__name__ == "GPTNeoForCausalLM"

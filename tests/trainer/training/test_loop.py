@@ -39,12 +39,13 @@ def plain(build: Path) -> list[tuple[float, float]]:
 
 @pytest.mark.slow
 @pytest.mark.parametrize(
-    ("ranks", "micro_rows", "stage"), [(1, 1, 0), (1, 4, 2), (1, 2, 3), (2, 1, 0), (2, 1, 1), (2, 2, 2), (2, 1, 3)]
+    ("ranks", "micro_batch_size", "stage"),
+    [(1, 1, 0), (1, 4, 2), (1, 2, 3), (2, 1, 0), (2, 1, 1), (2, 2, 2), (2, 1, 3)],
 )
 def test_every_layout_trains_like_one_big_batch_in_plain_torch(
-    build: Path, tmp_path: Path, plain: list[tuple[float, float]], ranks: int, micro_rows: int, stage: int
+    build: Path, tmp_path: Path, plain: list[tuple[float, float]], ranks: int, micro_batch_size: int, stage: int
 ) -> None:
-    config = config_file(tmp_path, build, batch={"micro_rows": micro_rows}, zero={"stage": stage})
+    config = config_file(tmp_path, build, batch={"micro_batch_size": micro_batch_size}, zero={"stage": stage})
     train(config, ranks=ranks)
     assert losses(tmp_path / "out") == pytest.approx([loss for loss, _ in plain], rel=2e-6)
     norms = [entry["grad_norm"] for entry in journal(tmp_path / "out")]
@@ -83,7 +84,7 @@ def test_half_precision_learns_at_every_stage_that_takes_it(build: Path, tmp_pat
 @pytest.mark.slow
 @pytest.mark.parametrize("stage", [2, 3])
 def test_rows_without_pictures_beside_rows_with_many_hang_no_rank(build: Path, tmp_path: Path, stage: int) -> None:
-    batch = {"packed": False, "rows": 2}
+    batch = {"packed": False, "global_batch_size": 2}
     train(
         config_file(
             tmp_path,
@@ -91,7 +92,7 @@ def test_rows_without_pictures_beside_rows_with_many_hang_no_rank(build: Path, t
             batch=batch,
             zero={"stage": stage},
             schedule={"steps": 24},
-            train={"encoder": 1e-4},
+            learning_rates={"encoder": 1e-4},
             checkpoints={"every": 0},
         ),
         ranks=2,
@@ -106,7 +107,8 @@ def test_gradient_checkpointing_and_adapters_with_dropout_change_no_loss_with_th
     build: Path, tmp_path: Path
 ) -> None:
     settings = {
-        "train": {"embeddings": None, "decoder": None, "decoder_lora": {"dropout": 0.2}, "encoder_lora": {}},
+        "learning_rates": {"embeddings": None, "decoder": None},
+        "lora": {"decoder": {"dropout": 0.2}, "encoder": {}},
         "zero": {"stage": 3},
     }
     train(config_file(tmp_path / "one", build, **settings))
@@ -118,7 +120,9 @@ def test_gradient_checkpointing_and_adapters_with_dropout_change_no_loss_with_th
 def test_evaluation_gives_the_same_losses_on_any_number_of_ranks(build: Path, tmp_path: Path) -> None:
     for ranks in (1, 2):
         train(
-            config_file(tmp_path / str(ranks), build, zero={"stage": 3}, evaluation={"every": 4, "micro_rows": 3}),
+            config_file(
+                tmp_path / str(ranks), build, zero={"stage": 3}, evaluation={"every": 4, "micro_batch_size": 3}
+            ),
             ranks=ranks,
         )
     one, two = ([entry for entry in journal(tmp_path / name / "out") if entry["kind"] == "eval"] for name in ("1", "2"))
@@ -132,7 +136,7 @@ def test_evaluation_gives_the_same_losses_on_any_number_of_ranks(build: Path, tm
 @pytest.mark.slow
 @pytest.mark.parametrize("ranks", [1, 2])
 def test_a_loss_that_is_no_number_ends_the_run_with_the_samples(build: Path, tmp_path: Path, ranks: int) -> None:
-    config = config_file(tmp_path, build, train={"decoder": 1e30}, checkpoints={"every": 1})
+    config = config_file(tmp_path, build, learning_rates={"decoder": 1e30}, checkpoints={"every": 1})
     done = train(config, ranks=ranks, code=1)
     assert "error: step 2: the loss is " in done.output or "error: step 1: the gradient is " in done.output
     assert "it came from the samples " in done.output
@@ -150,7 +154,9 @@ def test_a_damaged_shard_ends_the_run_on_all_ranks_naming_shard_and_key(
         data = bytearray(shard.read_bytes())
         data[700] ^= 1  # in the first sample
         shard.write_bytes(data)
-    config = config_file(tmp_path, tmp_path / "build", batch={"rows": 2, "workers": workers}, schedule={"steps": 30})
+    config = config_file(
+        tmp_path, tmp_path / "build", batch={"global_batch_size": 2, "workers": workers}, schedule={"steps": 30}
+    )
     done = train(config, ranks=2, code=1)
     errors = [line for line in done.output.splitlines() if line.startswith("error:")]
     assert 1 <= len(errors) <= 2  # each rank may have met another damaged sample
@@ -203,14 +209,16 @@ def test_an_evaluation_stops_between_batches_when_a_rank_is_asked_to(build: Path
 
 
 def test_the_learning_rate_rises_from_nothing_and_falls_to_the_final_share() -> None:
-    cosine = ScheduleConfig(steps=100, warmup=0.1, final=0.2)
+    cosine = ScheduleConfig(steps=100, warmup_ratio=0.1, min_lr_ratio=0.2)
     factors = [learning_rate_factor(cosine, step, 100) for step in range(1, 101)]
     assert factors[0] == 0.1
     assert factors[9] == 1.0
     assert factors[9:] == sorted(factors[9:], reverse=True)
     assert 0.2 < factors[-1] < 0.201
-    linear = [learning_rate_factor(ScheduleConfig(shape="linear", warmup=0), step, 4) for step in range(1, 5)]
+    linear = [learning_rate_factor(ScheduleConfig(kind="linear", warmup_ratio=0), step, 4) for step in range(1, 5)]
     assert linear == pytest.approx([0.8, 0.6, 0.4, 0.2])
-    constant = [learning_rate_factor(ScheduleConfig(shape="constant", warmup=0.5), step, 4) for step in range(1, 5)]
+    constant = [
+        learning_rate_factor(ScheduleConfig(kind="constant", warmup_ratio=0.5), step, 4) for step in range(1, 5)
+    ]
     assert constant == [0.5, 1.0, 1.0, 1.0]
-    assert all(math.isfinite(learning_rate_factor(ScheduleConfig(warmup=1), step, 3)) for step in (1, 2, 3))
+    assert all(math.isfinite(learning_rate_factor(ScheduleConfig(warmup_ratio=1), step, 3)) for step in (1, 2, 3))

@@ -42,13 +42,13 @@ def test_a_run_that_begins_where_another_ended_evaluates_and_keeps_the_best_in_i
     build: Path, whole: Path, tmp_path: Path
 ) -> None:
     config = config_file(tmp_path, build, schedule={"steps": STEPS + 1}, evaluation={"every": STEPS})
-    done = train(config, f"checkpoints.resume={whole}", "train.projector=2e-3", "batch.rows=8")
+    done = train(config, f"checkpoints.resume={whole}", "learning_rates.projector=2e-3", "batch.global_batch_size=8")
     out = tmp_path / "out"
     assert list(evaluations(out)) == [STEPS, STEPS + 1]
     assert json.loads((out / "checkpoints/best").read_text())["checkpoint"] in folders(out)
     assert (
-        f"going on after step {STEPS} of {STEPS + 1}; changed since then: train.projector 0.001 to 0.002, "
-        f"batch.rows 4 to 8, schedule.steps {STEPS} to {STEPS + 1}" in done.output
+        f"going on after step {STEPS} of {STEPS + 1}; changed since then: learning_rates.projector 0.001 to 0.002, "
+        f"batch.global_batch_size 4 to 8, schedule.steps {STEPS} to {STEPS + 1}" in done.output
     )
 
 
@@ -116,7 +116,7 @@ def test_an_evaluation_that_was_due_when_the_run_stopped_comes_first_when_it_goe
 
 @pytest.mark.slow
 def test_a_finished_run_says_so_and_more_steps_go_on(build: Path, tmp_path: Path) -> None:
-    config = config_file(tmp_path, build, schedule={"steps": 2, "shape": "constant"})
+    config = config_file(tmp_path, build, schedule={"steps": 2, "kind": "constant"})
     train(config)
     done = train(config)
     assert "all 2 steps are done; raise schedule.steps or epochs to go on" in done.output
@@ -126,12 +126,15 @@ def test_a_finished_run_says_so_and_more_steps_go_on(build: Path, tmp_path: Path
 
 @pytest.mark.slow
 def test_what_the_device_cannot_do_is_told_at_once(build: Path, tmp_path: Path) -> None:
-    decoder = {"preset": "tiny_llama", "kernel": "flex_attention"}
+    decoder = {"preset": "tiny_llama", "attn_implementation": "flex_attention"}
     encoder = {"kind": "tiny", "config": {"image_size": train_runs.SIDE, "patch_size": 16}}
     model = {"encoder": encoder, "decoder": decoder, "attention": "causal"}
     done = train(config_file(tmp_path, build, model=model, precision="fp16"), code=2)
     assert "error: precision: cpu cannot train in fp16; wanted bf16 or fp32\n" in done.output
-    assert "error: model.decoder.kernel: flex_attention has no backward pass on a CPU; wanted sdpa\n" in done.output
+    assert (
+        "error: model.decoder.attn_implementation: flex_attention has no backward pass on a CPU; wanted sdpa\n"
+        in done.output
+    )
 
 
 @pytest.mark.parametrize("name", ["LOCAL_WORLD_SIZE", "LOCAL_SIZE"])

@@ -59,7 +59,7 @@ LARGE = {
         "decoder": {"config": LLAMA_1B},
     },
     "precision": "bf16",
-    "batch": {"rows": 16, "micro_rows": 2, "workers": 4},
+    "batch": {"global_batch_size": 16, "micro_batch_size": 2, "workers": 4},
 }
 COLUMNS = (
     "model",
@@ -75,8 +75,8 @@ COLUMNS = (
     "data wait",
     "peak memory",
 )
-LORA = {"projector": 1e-3, "decoder_lora": {}}
-FULL = {"encoder": 2e-6, "projector": 1e-3, "embeddings": 2e-5, "decoder": 2e-5}
+LORA = {"learning_rates": {"projector": 1e-3}, "lora": {"decoder": {}}}
+FULL = {"learning_rates": {"encoder": 2e-6, "projector": 1e-3, "embeddings": 2e-5, "decoder": 2e-5}}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -94,13 +94,13 @@ CONFIGURATIONS = {
                 "projector": {"kind": "mlp"},
                 "decoder": {"preset": "tiny_llama"},
             },
-            "train": {"encoder": 1e-3, "projector": 1e-3, "embeddings": 1e-3, "decoder": 1e-3},
+            "learning_rates": {"encoder": 1e-3, "projector": 1e-3, "embeddings": 1e-3, "decoder": 1e-3},
             "precision": "fp32",
-            "batch": {"rows": 2, "micro_rows": 1, "workers": 1},
+            "batch": {"global_batch_size": 2, "micro_batch_size": 1, "workers": 1},
         },
     ),
-    "lora": Configuration(title="1.1B Llama + ViT-L-336, LoRA", tree={**LARGE, "train": LORA}),
-    "full": Configuration(title="1.1B Llama + ViT-L-336, full", tree={**LARGE, "train": FULL}),
+    "lora": Configuration(title="1.1B Llama + ViT-L-336, LoRA", tree={**LARGE, **LORA}),
+    "full": Configuration(title="1.1B Llama + ViT-L-336, full", tree={**LARGE, **FULL}),
 }
 
 
@@ -186,7 +186,13 @@ def measure(
         command = [sys.executable, "-m", "trainer.cli", "run", "--config", str(path)]
         command += ["--num-gpus", str(ranks)] * (ranks > 1)
         hidden = {"CUDA_VISIBLE_DEVICES": "", "DS_ACCELERATOR": "cpu"} if device == "cpu" else {}
-        done = subprocess.run([*command, *settings], capture_output=True, text=True, cwd=ROOT, env=os.environ | hidden)
+        done = subprocess.run(
+            [*command, *(f"--set={setting}" for setting in settings)],
+            capture_output=True,
+            text=True,
+            cwd=ROOT,
+            env=os.environ | hidden,
+        )
         if done.returncode:
             print(done.stdout[-2000:], done.stderr[-4000:], file=sys.stderr, flush=True)
             return None
@@ -238,7 +244,7 @@ def _print(title: str, found: Measured) -> None:
         title,
         found.config["model"]["attention"],
         found.config["precision"],
-        f"{batch['rows']}, {batch['micro_rows']}",
+        f"{batch['global_batch_size']}, {batch['micro_batch_size']}",
         f"{found.seconds:.2f}",
         *(f"{value:,.0f}" for value in (found.tokens, found.trained_tokens, found.images)),
         f"{found.padding:.1%}",

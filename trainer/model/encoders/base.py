@@ -42,8 +42,8 @@ def layers_read(config: EncoderConfig, num_layers: int) -> int:
 
 def require_cls(config: EncoderConfig, has_cls: bool) -> None:
     """Raises ConfigError if a class token is asked for that the encoder does not have."""
-    if config.cls and not has_cls:
-        raise ConfigError(["model.encoder.cls: got true, but this encoder has no class token; wanted false"])
+    if config.class_token and not has_cls:
+        raise ConfigError(["model.encoder.class_token: got true, but this encoder has no class token; wanted false"])
 
 
 def one_side(size: object) -> int:

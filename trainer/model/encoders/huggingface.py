@@ -74,11 +74,11 @@ def hugging_face_tower(config: EncoderConfig, weights: bool) -> Tower:
     mean, std = (config.mean, config.std) if config.mean and config.std else _normalisation(config, family)
     return Tower(
         module=HuggingFaceTower(
-            model, num_patches, cls=config.cls, interpolate=image_size != native and not family.interpolates
+            model, num_patches, cls=config.class_token, interpolate=image_size != native and not family.interpolates
         ),
         image_size=image_size,
         width=int(sizes.hidden_size),
-        num_tokens=num_patches + config.cls,
+        num_tokens=num_patches + config.class_token,
         mean=mean,
         std=std,
         portable=dataclasses.replace(

@@ -45,7 +45,7 @@ def open_clip_tower(config: EncoderConfig, weights: bool) -> Tower:
         module=module,
         image_size=image_size,
         width=width,
-        num_tokens=num_patches + config.cls,
+        num_tokens=num_patches + config.class_token,
         mean=mean,
         std=std,
         portable=dataclasses.replace(
@@ -167,13 +167,13 @@ def _cut(visual: Any, config: EncoderConfig) -> tuple[OpenClipTower, int, bool]:
         number = layers_read(config, len(visual.transformer.resblocks))
         visual.prune_intermediate_layers([number - 1], prune_norm=True, prune_head=True)
         visual.attn_pool = None
-        return OpenClipTower(visual, cls=config.cls), number, True
+        return OpenClipTower(visual, cls=config.class_token), number, True
     if not hasattr(trunk, "blocks") or not hasattr(trunk, "prune_intermediate_layers"):
         raise ConfigError([f"model.encoder: {type(trunk).__name__} is no ViT; wanted one of open_clip's ViTs"])
     number = layers_read(config, len(trunk.blocks))
     trunk.prune_intermediate_layers([number - 1], prune_norm=True, prune_head=True)
     visual.head = nn.Identity()
-    return OpenClipTower(visual, cls=config.cls), number, getattr(trunk, "cls_token", None) is not None
+    return OpenClipTower(visual, cls=config.class_token), number, getattr(trunk, "cls_token", None) is not None
 
 
 def _sizes(visual: Any) -> tuple[int, int]:

@@ -45,12 +45,12 @@ def tiny_tower(config: EncoderConfig, weights: bool) -> Tower:
             problems.append(f"model.encoder.config.{name}: got {part}; wanted a divisor of {whole}")
     if problems:
         raise ConfigError(problems)
-    module = TinyVit(sizes, layers_read(config, sizes.layers), cls=config.cls)
+    module = TinyVit(sizes, layers_read(config, sizes.layers), cls=config.class_token)
     return Tower(
         module=module,
         image_size=sizes.image_size,
         width=sizes.width,
-        num_tokens=module.num_patches + config.cls,
+        num_tokens=module.num_patches + config.class_token,
         mean=config.mean or CLIP_MEAN,
         std=config.std or CLIP_STD,
         portable=dataclasses.replace(config, config=dataclasses.asdict(sizes)),
