@@ -78,13 +78,8 @@ def verify(build: str | Path) -> None:
     from dst.common.progress import Bar
 
     opened = shards.open(build)
-    total = sum(
-        info.size + info.index_size
-        for splits in opened.manifest.shards.values()
-        for found in splits.values()
-        for info in found
-    )
-    for path in opened.manifest.content.get("files", ()):
+    total = sum(info.size + info.index_size for _, _, info in opened.manifest.shards())
+    for path in opened.manifest.files:
         with contextlib.suppress(FileNotFoundError):  # verify will say so
             total += opened.store.size(path)
     with Bar().step("verifying", total) as advance:
@@ -123,7 +118,7 @@ def stats(build: str | Path, max_length: int | None, as_json: bool) -> None:
 
     opened = shards.open(build)
     found = build_stats(opened)
-    use = row_use(opened, max_length or opened.manifest.content["config"]["limits"]["max_length"])
+    use = row_use(opened, max_length or opened.manifest.config.limits.max_length)
     if as_json:
         click.echo(json_line({"datasets": found, "rows": use and asdict(use)}))
         return

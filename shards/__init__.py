@@ -14,8 +14,9 @@ from shards.build import open_build as open  # noqa: A004  it is shards.open, as
 from shards.errors import ImageError, LocationError, ShardError
 from shards.format.manifest import Manifest
 from shards.format.shard import Sample, Shard
+from shards.format.shard_info import ShardInfo
 from shards.format.split import Split
-from shards.format.writer import ShardInfo, ShardWriter
+from shards.format.writer import ShardWriter
 from shards.storage.cache import Cache
 from shards.verify import Verified, verify
 

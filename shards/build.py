@@ -36,15 +36,11 @@ class Build:
     @property
     def datasets(self) -> tuple[str, ...]:
         """In the blend's order."""
-        return tuple(self.manifest.shards)
+        return tuple(self.manifest.datasets)
 
     def tokenizer_folder(self) -> Path:
         """A local folder with the build's tokenizer. Raises ShardError if a file is missing or not the pinned one."""
-        try:
-            files = {str(path): str(digest) for path, digest in self.manifest.content["files"].items()}
-        except (AttributeError, KeyError):
-            files = {}
-        files = {path: digest for path, digest in files.items() if path.startswith(f"{TOKENIZER}/")}
+        files = {path: digest for path, digest in self.manifest.files.items() if path.startswith(f"{TOKENIZER}/")}
         if not files:
             raise ShardError(f"{self.store.name(NAME)}: names no tokenizer; rebuild to write it anew")
         return self.store.folder(TOKENIZER, files)
@@ -64,16 +60,13 @@ class Build:
 
         Raises ShardError for an unknown dataset, and for an index that is not the pinned one.
         """
-        if dataset is not None and dataset not in self.manifest.shards:
+        if dataset is not None and dataset not in self.manifest.datasets:
             raise ShardError(f"{self.store.location}: no dataset {dataset!r}; it has {', '.join(self.datasets)}")
-        for name, splits in self.manifest.shards.items():
-            if dataset in (None, name):
-                for split_name, shards in splits.items():
-                    if split in (None, split_name):
-                        for info in shards:
-                            shard = Shard(self.store, info)
-                            shard.check_index()
-                            yield name, split_name, shard
+        for name, split_name, info in self.manifest.shards():
+            if dataset in (None, name) and split in (None, split_name):
+                shard = Shard(self.store, info)
+                shard.check_index()
+                yield name, split_name, shard
 
     def order(self, split: str = "train", *, seed: int = 0, window: int | None = None) -> Order:
         """The endless order of a split: for train datasets mixed as the blend says, for eval each sample once an epoch.
@@ -81,11 +74,11 @@ class Build:
         window: see Order. Raises ShardError if there is nothing to draw.
         """
         seed = operator.index(seed)  # numpy's numbers are written otherwise, and the key is made of text
-        datasets = self.manifest.content["datasets"]
         sources = []
         for name, size in self[split].sizes.items():
-            draws = int(datasets[name].get("draws", size)) if split == "train" else size
-            sources.append(Source(name, tuple(self.manifest.shards[name][split].samples), draws))
+            dataset = self.manifest.datasets[name]
+            draws = dataset.draws if split == "train" else size
+            sources.append(Source(name, tuple(dataset.shards[split].samples), draws))
         if not any(source.draws for source in sources):
             raise ShardError(f"{self.store.location}: nothing to draw from the split {split}; see dsvl-prep stats")
         return Order(sources, key=(self.manifest.hash, seed), window=window)
@@ -94,7 +87,7 @@ class Build:
         return Build, (self.store,)
 
     def _open_split(self, split: str) -> Split:
-        datasets = {name: splits[split] for name, splits in self.manifest.shards.items()}
+        datasets = {name: dataset.shards[split] for name, dataset in self.manifest.datasets.items()}
         return Split(self.store, split, datasets, self.manifest.hash)
 
 

@@ -1,4 +1,4 @@
-"""What can be wrong with a build, its location, the network, or an image."""
+"""What can be wrong with a build, its location, the network, a field of JSON data, or an image."""
 
 from typing import Literal
 
@@ -32,6 +32,16 @@ class NetworkError(DsvlError, OSError):
 
     Example: gave up after 5 tries, the last ended with TimeoutError: ...
     What to do: check the network, the endpoint and the credentials, then run the same command again.
+    """
+
+
+class FieldError(DsvlError, ValueError):
+    """A field of a manifest or of an export's record is missing, has another type, or is out of range.
+
+    Inside the package only: callers get a ShardError or a TrainError with the file in front of this text.
+
+    Example: config.image.size: got 0; expected a whole number from 1 on
+    What to do: rebuild, or export the model again.
     """
 
 

@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
-import json
 import re
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
@@ -18,7 +17,8 @@ from pathlib import Path
 from typing import Any
 
 from shards.errors import LocationError, NetworkError, ShardError
-from shards.format.manifest import NAME, SPLITS, is_build, read_manifest
+from shards.format.manifest import NAME, SPLITS, is_build, named_files, read_manifest
+from shards.format.shard_info import ShardInfo
 from shards.storage.remote import RemoteStore
 from shards.storage.store import LocalStore
 
@@ -73,15 +73,14 @@ def check_target(store: RemoteStore) -> None:
 def plan_upload(folder: Path, store: RemoteStore) -> Upload:
     """Compare a finished build with what lies at the URL. Raises ShardError if either cannot be read."""
     manifest = read_manifest(LocalStore(folder))
-    infos = [info for splits in manifest.shards.values() for found in splits.values() for info in found]
-    shards = {path: size for info in infos for path, size in _sizes(info)}
-    others = {path: (folder / path).stat().st_size for path in manifest.content["files"]}
+    shards = {path: size for _, _, info in manifest.shards() for path, size in _sizes(info)}
+    others = {path: (folder / path).stat().st_size for path in manifest.files}
     there = store.sizes("shards")
     old = _read(store, NAME)
     new = (folder / NAME).read_bytes()
     upload_shards = {path: size for path, size in shards.items() if there.get(path) != size}
-    changed = {path: size for path, size in others.items() if not _same(store, path, manifest.content["files"][path])}
-    gone = _named_files(old) - others.keys()
+    changed = {path: size for path, size in others.items() if not _same(store, path, manifest.files[path])}
+    gone = named_files(old or b"") - others.keys()
     return Upload(
         folder=folder,
         shards=upload_shards,
@@ -117,7 +116,7 @@ def run_upload(
         _remove(store, path)
 
 
-def _sizes(info: Any) -> Iterable[tuple[str, int]]:
+def _sizes(info: ShardInfo) -> Iterable[tuple[str, int]]:
     yield info.path, info.size
     yield info.index, info.index_size
 
@@ -154,14 +153,6 @@ def _same(store: RemoteStore, path: str, sha256: str) -> bool:
     except NetworkError as error:
         raise ShardError(f"{store.name(path)}: {error}") from error
     return digest.hexdigest() == sha256
-
-
-def _named_files(manifest: bytes | None) -> set[str]:
-    """The files that an older manifest named; none if it is damaged, since it then says nothing reliable."""
-    try:
-        return set(json.loads(manifest or b"{}")["files"])
-    except (KeyError, TypeError, ValueError):
-        return set()
 
 
 def _put(folder: Path, store: RemoteStore, path: str) -> None:

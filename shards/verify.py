@@ -17,7 +17,7 @@ import xxhash
 from shards.build import Build
 from shards.errors import ShardError
 from shards.format.container import END_OF_ARCHIVE, check_headers
-from shards.format.manifest import NAME, manifest_text
+from shards.format.manifest import NAME, Manifest, is_canonical
 from shards.format.shard import Sample, Shard
 from shards.storage.store import Store
 
@@ -43,40 +43,31 @@ class Verified:
 def verify(build: Build, *, progress: Callable[[int], None] = lambda size_bytes: None) -> Verified:
     """Read all files once. Raises ShardError only if the manifest itself cannot be used."""
     manifest, store = build.manifest, build.store
-    where = store.name(NAME)
-    try:
-        files, rules = dict(manifest.content["files"]), _Rules.of(manifest.content)
-    except (KeyError, TypeError, ValueError) as error:
-        raise ShardError(
-            f"{where}: a part is missing or has another shape ({error}); rebuild to write it anew"
-        ) from None
     found = Verified(shards=0, samples=0, images=0, size_bytes=0, problems=[])
-    if store.read(NAME) != manifest_text(manifest.content):
-        found.problems.append(f"{where}: says the right things in other bytes; it was edited or damaged")
+    if not is_canonical(store.read(NAME)):
+        found.problems.append(f"{store.name(NAME)}: says the right things in other bytes; it was edited or damaged")
     pinned = {NAME}
-    for path, digest in files.items():
+    for path, digest in manifest.files.items():
         pinned.add(path)
         _check_digest(store, path, None, digest, found, progress)
     sound_shards: list[tuple[str, Shard]] = []
-    for dataset, splits in manifest.shards.items():
-        for split, shards in splits.items():
-            for info in shards:
-                pinned |= {info.path, info.index}
-                sound = _check_digest(store, info.path, info.size, info.sha256, found, progress)
-                sound &= _check_digest(store, info.index, info.index_size, info.index_sha256, found, progress)
-                if sound:
-                    try:
-                        shard = Shard(store, info)
-                        _check_index(shard)
-                        found.problems += _check_shard(shard, rules, dataset, split)
-                        shard.forget_index()
-                        shard.close_tar()
-                        sound_shards.append((split, shard))
-                    except ShardError as error:
-                        found.problems.append(str(error))
-                found.shards += 1
-                found.samples += info.samples
-                found.images += info.images
+    for dataset, split, info in manifest.shards():
+        pinned |= {info.path, info.index}
+        sound = _check_digest(store, info.path, info.size, info.sha256, found, progress)
+        sound &= _check_digest(store, info.index, info.index_size, info.index_sha256, found, progress)
+        if sound:
+            try:
+                shard = Shard(store, info)
+                _check_index(shard)
+                found.problems += _check_shard(shard, manifest, dataset, split)
+                shard.forget_index()
+                shard.close_tar()
+                sound_shards.append((split, shard))
+            except ShardError as error:
+                found.problems.append(str(error))
+        found.shards += 1
+        found.samples += info.samples
+        found.images += info.images
     found.problems += _check_unique(sound_shards)
     found.problems += _check_split(sound_shards)
     found.notes += _shared_pictures(sound_shards)
@@ -86,48 +77,30 @@ def verify(build: Build, *, progress: Callable[[int], None] = lambda size_bytes:
     return found
 
 
-@dataclass(frozen=True, slots=True)
-class _Rules:
-    """What the manifest promises of every sample."""
-
-    image_id: int
-    image_tokens: int
-    vocabulary_size: int
-    max_length: int
-    max_images: int
-
-    @classmethod
-    def of(cls, content: Mapping[str, Any]) -> _Rules:
-        """Raises KeyError or TypeError if the manifest lacks one of them."""
-        tokenizer, config = content["tokenizer"], content["config"]
-        return cls(
-            image_id=int(tokenizer["image_id"]),
-            image_tokens=int(config["image_tokens"]),
-            vocabulary_size=int(tokenizer["vocabulary_size"]),
-            max_length=int(config["limits"]["max_length"]),
-            max_images=int(config["limits"]["max_images"]),
-        )
-
-    def problems(self, sample: Sample, row: Mapping[str, Any], dataset: str, split: str) -> Iterator[str]:
-        num_images = len(sample.images)
-        length = len(sample.ids) - num_images + num_images * self.image_tokens
-        trained = sample.labels != IGNORE
-        metadata = sample.metadata
-        checks = {
-            "its number of <image> placeholders and images differ": int((sample.ids == self.image_id).sum())
-            == num_images
-            == len(metadata["images"]),
-            "a label is neither the token's id nor -100": bool(np.all(sample.labels[trained] == sample.ids[trained])),
-            "nothing in it is trained": bool(trained.any()),
-            "an image placeholder is trained": self.image_id not in sample.labels,
-            "its trained tokens are not as many as the index says": row["trained_tokens"] == int(trained.sum()),
-            "an id lies outside the vocabulary": bool(np.all((sample.ids >= 0) & (sample.ids < self.vocabulary_size))),
-            f"its length {length} is over limits.max_length": length <= self.max_length,
-            "it has more images than limits.max_images": num_images <= self.max_images,
-            "its metadata names another dataset or split": metadata["dataset"] == dataset
-            and metadata["split"] == split,
-        }
-        yield from (text for text, holds in checks.items() if not holds)
+def _broken_promises(
+    sample: Sample, row: Mapping[str, Any], manifest: Manifest, dataset: str, split: str
+) -> Iterator[str]:
+    """What the manifest and the index promise of every sample and this one does not keep."""
+    image_id, limits = manifest.tokenizer.image_id, manifest.config.limits
+    num_images = len(sample.images)
+    length = len(sample.ids) - num_images + num_images * manifest.config.image_tokens
+    trained = sample.labels != IGNORE
+    metadata = sample.metadata
+    in_vocabulary = (sample.ids >= 0) & (sample.ids < manifest.tokenizer.vocabulary_size)
+    checks = {
+        "its number of <image> placeholders and images differ": int((sample.ids == image_id).sum())
+        == num_images
+        == len(metadata["images"]),
+        "a label is neither the token's id nor -100": bool(np.all(sample.labels[trained] == sample.ids[trained])),
+        "nothing in it is trained": bool(trained.any()),
+        "an image placeholder is trained": image_id not in sample.labels,
+        "its trained tokens are not as many as the index says": row["trained_tokens"] == int(trained.sum()),
+        "an id lies outside the vocabulary": bool(np.all(in_vocabulary)),
+        f"its length {length} is over limits.max_length": length <= limits.max_length,
+        "it has more images than limits.max_images": num_images <= limits.max_images,
+        "its metadata names another dataset or split": metadata["dataset"] == dataset and metadata["split"] == split,
+    }
+    yield from (text for text, holds in checks.items() if not holds)
 
 
 def _is_a_guests(path: str, pinned: set[str]) -> bool:
@@ -167,7 +140,7 @@ def _check_index(shard: Shard) -> None:
         raise ShardError(f"{shard.name}: its index {shard.info.index} is damaged: {error}") from None
 
 
-def _check_shard(shard: Shard, rules: _Rules, dataset: str, split: str) -> list[str]:
+def _check_shard(shard: Shard, manifest: Manifest, dataset: str, split: str) -> list[str]:
     """Samples against the index and the rules; the tar against a second reader, the standard library's."""
     problems: list[str] = []
     members: list[tuple[str, int]] = []
@@ -179,7 +152,8 @@ def _check_shard(shard: Shard, rules: _Rules, dataset: str, split: str) -> list[
                 problems.append(f"{shard.name}: sample {sample.key} starts at byte {at['offset']}, wanted {end}")
             end = at["offset"] + at["size"]
             problems += [
-                f"{shard.name}: sample {sample.key}: {text}" for text in rules.problems(sample, at, dataset, split)
+                f"{shard.name}: sample {sample.key}: {text}"
+                for text in _broken_promises(sample, at, manifest, dataset, split)
             ]
             _, region, contents = shard.region(row)
             check_headers(sample.key, region, at["member_offsets"], at["member_sizes"])

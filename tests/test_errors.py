@@ -23,9 +23,10 @@ from preprocess.adapters.parsing.fields import question
 from preprocess.adapters.parsing.record_files import rows
 from preprocess.blend.config import load_blend
 from preprocess.errors import DataError, RejectError
-from shards.errors import ImageError, LocationError, NetworkError, ShardError
+from shards.errors import FieldError, ImageError, LocationError, NetworkError, ShardError
 from shards.images.pixels import open_picture
 from shards.storage import remote
+from shards.typed_json import PositiveCount, from_json
 from tests.support.paths import ROOT
 from trainer.errors import GpuMemoryError, TooLongError, TrainError
 from trainer.evaluation.metrics import Answered, score
@@ -98,6 +99,7 @@ EXAMPLES: dict[type[DsvlError], tuple[Callable[[], object], int]] = {
     ShardError: (lambda: shards.open("build"), 1),
     LocationError: (lambda: shards.open("s4://bucket/build"), 2),
     NetworkError: (no_network, 1),
+    FieldError: (lambda: from_json(PositiveCount, 0, "config.image.size"), 1),
     ImageError: (lambda: open_picture(b"text"), 1),
     DataError: (lambda: list(rows(Path("llava/detail_23k.json"), ())), 1),
     RejectError: (lambda: question(7), 1),

@@ -19,7 +19,7 @@ LAYERS = {
         errors  common  jinja_environment  template  control_tokens  tokenizer  chat_tokenizer
     """,
     "shards": """
-        errors  files  storage  format  images  sampling  build  verify  upload  loader
+        errors  files  typed_json  storage  images.geometry  format  images  sampling  build  verify  upload  loader
     """,
     "preprocess": """
         errors  compiler_version  terminal  conversation

@@ -13,14 +13,13 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from importlib import metadata
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
 from preprocess.blend.config import resolved
 from preprocess.blend.resolve import Prepared
 from preprocess.compiler.plan import shares
-from preprocess.compiler.report import BuildReport
+from preprocess.compiler.report import BuildReport, DatasetReport
 from preprocess.compiler.run_task import shard_root
 from preprocess.compiler.split_assignment import CONFLICT, NAMES, Side
 from preprocess.compiler.spool import Spool, reject_all, reject_line
@@ -31,7 +30,9 @@ from preprocess.images.stores import current_files
 from shards import ShardInfo
 from shards.files import file_sha256, partial_path, sync_folder
 from shards.format.manifest import NAME as MANIFEST
-from shards.format.manifest import write_manifest
+from shards.format.manifest import BuildConfig, DatasetInfo, InputFile, Manifest, TokenizerInfo, write_manifest
+from shards.format.shard_info import ShardList
+from shards.typed_json import from_json
 
 CACHE = ".cache"
 REJECTS = "rejects.jsonl"
@@ -119,39 +120,60 @@ def _check_rejects(folder: Path, prepared: Prepared, report: BuildReport, reject
         raise DataError("\n".join([*problems, f"read {kept}, mend the data or raise the limit; finished work is kept"]))
 
 
-def _manifest(prepared: Prepared, report: BuildReport, work: Work, files: Mapping[str, Path]) -> dict[str, Any]:
-    shards: dict[str, dict[str, list[Any]]] = {name: {split: [] for split in NAMES} for name in report.datasets}
+def _manifest(prepared: Prepared, report: BuildReport, work: Work, files: Mapping[str, Path]) -> Manifest:
+    shards: dict[str, dict[str, list[ShardInfo]]] = {name: {split: [] for split in NAMES} for name in report.datasets}
     for task, shard in work.shards():
-        shards[task.context.dataset][task.split].append(shard.to_json())
-    return {
-        "dsvl": metadata.version("dsvl"),
-        "compiler": COMPILER,
-        "libraries": libraries(),
-        "config": resolved(prepared.blend),
-        "template": prepared.template("").source,
-        "tokenizer": {
-            "fingerprint": prepared.tokenizer.fingerprint,
-            "vocabulary_size": prepared.tokenizer.vocabulary_size,
-            "image_id": prepared.tokenizer.image_id,
-            "bos_token": prepared.tokenizer.bos_token,
-            "eos_token": prepared.tokenizer.eos_token,
-        },
-        "datasets": {
-            dataset.name: {
-                **report.datasets[dataset.name].to_json(),
-                "adapter": dataset.adapter,
-                "template": prepared.template(dataset.name).source,
-                "inputs": report.datasets[dataset.name].inputs,
-                "draws": report.datasets[dataset.name].draws,
-                "shards": shards[dataset.name],
-            }
+        shards[task.context.dataset][task.split].append(shard)
+    return Manifest(
+        dsvl=metadata.version("dsvl"),
+        compiler=COMPILER,
+        libraries=libraries(),
+        config=from_json(BuildConfig, resolved(prepared.blend), "config"),
+        template=prepared.template("").source,
+        tokenizer=TokenizerInfo(
+            fingerprint=prepared.tokenizer.fingerprint,
+            vocabulary_size=prepared.tokenizer.vocabulary_size,
+            image_id=prepared.tokenizer.image_id,
+            bos_token=prepared.tokenizer.bos_token,
+            eos_token=prepared.tokenizer.eos_token,
+        ),
+        datasets={
+            dataset.name: _dataset_info(
+                report.datasets[dataset.name],
+                adapter=dataset.adapter,
+                template=prepared.template(dataset.name).source,
+                shards=shards[dataset.name],
+            )
             for dataset in prepared.blend.datasets
         },
-        "files": {name: file_sha256(path) for name, path in files.items()},
-    }
+        files={name: file_sha256(path) for name, path in files.items()},
+    )
 
 
-def _publish(folder: Path, content: Mapping[str, Any], files: Mapping[str, Path], work: Work) -> None:
+def _dataset_info(
+    report: DatasetReport, *, adapter: str, template: str, shards: Mapping[str, Sequence[ShardInfo]]
+) -> DatasetInfo:
+    return DatasetInfo(
+        adapter=adapter,
+        template=template,
+        records=report.records,
+        members=report.members,
+        samples=report.samples,
+        splits=report.splits,
+        images=report.images,
+        tokens=report.tokens,
+        trained_tokens=report.trained_tokens,
+        share=report.share,
+        draws=report.draws,
+        rejects=report.rejects,
+        notes=report.notes,
+        absent=report.absent,
+        inputs=tuple(InputFile(**entry) for entry in report.inputs),
+        shards={split: ShardList(infos) for split, infos in shards.items()},
+    )
+
+
+def _publish(folder: Path, manifest: Manifest, files: Mapping[str, Path], work: Work) -> None:
     changed = [name for name, path in files.items() if not _same(folder / name, path)]
     if changed:
         (folder / MANIFEST).unlink(missing_ok=True)
@@ -167,7 +189,7 @@ def _publish(folder: Path, content: Mapping[str, Any], files: Mapping[str, Path]
         os.replace(source, target)
     for parent in {target.parent for _, target in moved}:
         sync_folder(parent)
-    write_manifest(folder, content)
+    write_manifest(folder, manifest)
 
 
 def _same(path: Path, other: Path) -> bool:

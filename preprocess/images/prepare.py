@@ -16,11 +16,8 @@ from PIL import Image
 
 from preprocess.errors import RejectError
 from shards.errors import ImageError
+from shards.images.geometry import Fit, Geometry, Interpolation, PadColour
 from shards.images.pixels import (
-    Fit,
-    Geometry,
-    Interpolation,
-    PadColour,
     check_kind,
     check_size,
     fit,

@@ -39,7 +39,7 @@ def row_use(build: Build, max_length: int) -> RowUse | None:
         order = build.order()
     except ShardError:
         return None
-    image_tokens = int(build.manifest.content["config"]["image_tokens"])
+    image_tokens = build.manifest.config.image_tokens
     starts = np.arange(0, len(order), WINDOW)
     if len(starts) > _MOST_WINDOWS:
         starts = starts[np.linspace(0, len(starts) - 1, _MOST_WINDOWS).astype(int)]

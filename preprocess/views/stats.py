@@ -16,7 +16,7 @@ def build_stats(build: Build) -> list[dict[str, Any]]:
 
     Raises ShardError if an index cannot be read.
     """
-    image_tokens = build.manifest.content["config"]["image_tokens"]
+    image_tokens = build.manifest.config.image_tokens
     frames = [
         pl.DataFrame(shard.index.table.select(["text_tokens", "trained_tokens", "images"])).with_columns(
             dataset=pl.lit(name), split=pl.lit(split)
@@ -42,8 +42,10 @@ def build_stats(build: Build) -> list[dict[str, Any]]:
         )
         .with_columns(trained_share=pl.col("trained_tokens") / pl.col("text_tokens"))
     )
-    draws = {name: dataset["share"] for name, dataset in build.manifest.content["datasets"].items()}
-    return [{**row, "share": draws[row["dataset"]] if row["split"] == "train" else 0.0} for row in table.to_dicts()]
+    datasets = build.manifest.datasets
+    return [
+        {**row, "share": datasets[row["dataset"]].share if row["split"] == "train" else 0.0} for row in table.to_dicts()
+    ]
 
 
 def print_stats(rows: list[dict[str, Any]]) -> None:

@@ -2,7 +2,8 @@
 
 Rules: it names every file of the build with its digest, and its own `hash` covers all of it, so one line compares two
 builds. It holds no times, so the same inputs and configuration give the same manifest. Files are named by paths below
-the build folder; a manifest that names any other is refused.
+the build folder; a manifest that names any other is refused. The dataclasses here are its only schema: the compiler
+writes them, and `read_manifest` checks every field once.
 """
 
 from __future__ import annotations
@@ -11,24 +12,25 @@ import hashlib
 import json
 import re
 import string
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, fields
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
-from typing import Any, overload
+from typing import Annotated, Any
 
 import orjson
 
-from shards.errors import ShardError
+from shards.errors import FieldError, ShardError
 from shards.files import replace_file
-from shards.format.writer import ShardInfo
+from shards.format.shard_info import ShardInfo, ShardList
+from shards.images.geometry import Geometry
 from shards.storage.store import Store
+from shards.typed_json import WHOLE, Count, Keys, PositiveCount, field_error, from_json, to_json
 
 FORMAT = "dsvl-build"
 VERSION = 1
 """Rises when a reader of the old version would misread a new build."""
 
 NAME = "manifest.json"
-_FIELDS = [field.name for field in fields(ShardInfo)]
 SPLITS = ("train", "eval")
 
 _HASH_LINE = re.compile(rb'\n "hash": "([0-9a-f]{64})",(?=\n)')
@@ -38,64 +40,187 @@ _ALL_DOTS = bytes.maketrans(b"/\n", b"..")
 _INSIDE = re.compile(rf"(?![A-Za-z]:){_PART}(?:/{_PART})*")
 
 
-class ShardList(Sequence[ShardInfo]):
-    """The shards of a dataset's split. A build may have ten thousand, so each is parsed when it is asked for."""
+@dataclass(frozen=True, slots=True, kw_only=True)
+class BuildLimits:
+    """The most that a sample of the build has."""
 
-    def __init__(self, where: str, entries: Sequence[Mapping[str, Any]]) -> None:
-        """Raises KeyError or TypeError if an entry is none."""
-        self._where, self._entries = where, entries
-        self.paths = [name for entry in entries for name in (entry["path"], entry["index"])]
-        self.samples = [int(entry["samples"]) for entry in entries]
+    max_length: PositiveCount
+    """Text tokens + images x image_tokens"""
+    max_images: Count
 
-    def __len__(self) -> int:
-        return len(self._entries)
 
-    @overload
-    def __getitem__(self, number: int) -> ShardInfo: ...
-    @overload
-    def __getitem__(self, number: slice) -> ShardList: ...
-    def __getitem__(self, number: int | slice) -> ShardInfo | ShardList:
-        if isinstance(number, slice):
-            return ShardList(self._where, self._entries[number])
-        entry = self._entries[number]
-        try:
-            return ShardInfo(**{name: entry[name] for name in _FIELDS})  # keys that a later release added are left out
-        except (KeyError, TypeError) as error:
-            raise ShardError(f"{self._where}: shard {number} lacks {error}; rebuild to write it anew") from None
+@dataclass(frozen=True, slots=True, kw_only=True)
+class NamedDataset:
+    """A dataset of the blend."""
+
+    name: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class BuildConfig:
+    """The resolved blend: what readers need of it, and all of it as the manifest keeps it."""
+
+    datasets: tuple[NamedDataset, ...]
+    """In the blend's order"""
+    template: str
+    """A name or a path, as the blend gives it"""
+    variables: Mapping[str, Any]
+    image: Geometry
+    image_tokens: PositiveCount
+    limits: BuildLimits
+    blend: Annotated[Mapping[str, Any], WHOLE]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TokenizerInfo:
+    """The build's tokenizer. `fingerprint`: sha256 of its definition and its bos and eos tokens."""
+
+    fingerprint: str
+    vocabulary_size: PositiveCount
+    image_id: Count
+    """The id of the image placeholder"""
+    bos_token: str
+    """Empty if it has none"""
+    eos_token: str
+
+    @property
+    def num_embeddings(self) -> int:
+        """Rows that an embedding table needs for all ids."""
+        return max(self.vocabulary_size, self.image_id + 1)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class InputFile:
+    """An annotation file that a dataset was read from; `size` in bytes."""
+
+    file: str
+    size: Count
+    sha256: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DatasetFacts:
+    """What is known of a dataset wherever a model goes that was trained on it."""
+
+    adapter: str
+    template: str
+    """The text of its chat template"""
+    records: Count
+    members: Count
+    """Records that became part of a sample"""
+    samples: Count
+    splits: Annotated[Mapping[str, Count], Keys(SPLITS)]
+    """Samples of each split"""
+    images: Count
+    tokens: Count
+    """Ids stored, an image counting as one"""
+    trained_tokens: Count
+    share: float
+    """Of the draws of an epoch of the blend, 0 to 1"""
+    draws: Count
+    """Samples of it in an epoch of the blend"""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DatasetInfo(DatasetFacts):
+    """A dataset of the build. records = members + the sum of `rejects`."""
+
+    rejects: Mapping[str, Count]
+    """Reason -> records"""
+    notes: Mapping[str, Count]
+    """What was changed on the way -> how often"""
+    absent: tuple[str, ...]
+    """The adapter's annotation patterns that matched no file"""
+    inputs: tuple[InputFile, ...]
+    shards: Annotated[Mapping[str, ShardList], Keys(SPLITS)]
+    """Split -> shards by number"""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class BuildFacts:
+    """The part of a manifest that goes with a model trained on the build: no shards, no paths of the machine."""
+
+    hash: str
+    template: str
+    image: Geometry
+    image_tokens: PositiveCount
+    limits: BuildLimits
+    tokenizer: TokenizerInfo
+    datasets: Mapping[str, DatasetFacts]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Manifest:
-    """A parsed manifest. `content` is the whole document; the fields below are what readers need."""
+    """A manifest. FORMAT.md tells what each key means."""
 
-    content: Mapping[str, Any]
-    hash: str
-    shards: Mapping[str, Mapping[str, ShardList]]
-    """dataset -> split -> shards; datasets in the blend's order, train before eval."""
+    dsvl: str
+    compiler: Count
+    libraries: Mapping[str, str]
+    config: BuildConfig
+    template: str
+    """The text of the blend's chat template"""
+    tokenizer: TokenizerInfo
+    datasets: Mapping[str, DatasetInfo]
+    """In the blend's order"""
+    files: Mapping[str, str]
+    """Path -> sha256 of the tokenizer's files and rejects.jsonl"""
+    hash: str = ""
+    """sha256 of the file without the line that holds it; empty until `write_manifest` computes it"""
+
+    def shards(self) -> Iterator[tuple[str, str, ShardInfo]]:
+        """(dataset, split, shard): datasets in the blend's order, train before eval, shards by number."""
+        for name, dataset in self.datasets.items():
+            for split in SPLITS:
+                for info in dataset.shards[split]:
+                    yield name, split, info
+
+    def has_samples(self, split: str) -> bool:
+        return any(sum(dataset.shards[split].samples) for dataset in self.datasets.values())
+
+    def facts(self) -> BuildFacts:
+        """What goes with a model that was trained on the build."""
+        names = [field.name for field in fields(DatasetFacts)]
+        return BuildFacts(
+            hash=self.hash,
+            template=self.config.template,
+            image=self.config.image,
+            image_tokens=self.config.image_tokens,
+            limits=self.config.limits,
+            tokenizer=self.tokenizer,
+            datasets={
+                name: DatasetFacts(**{field: getattr(dataset, field) for field in names})
+                for name, dataset in self.datasets.items()
+            },
+        )
 
 
-def manifest_hash(content: Mapping[str, Any]) -> str:
-    """sha256 over the file's bytes without the line that holds the hash."""
-    rest = {key: value for key, value in content.items() if key != "hash"}
+def manifest_hash(document: Mapping[str, Any]) -> str:
+    """sha256 over the bytes of a manifest's JSON object without the line that holds the hash."""
+    rest = {key: value for key, value in document.items() if key != "hash"}
     return hashlib.sha256(manifest_text(rest)).hexdigest()
 
 
-def manifest_text(content: Mapping[str, Any]) -> bytes:
-    """The file's bytes, the only ones that `verify` takes.
+def manifest_text(document: Mapping[str, Any]) -> bytes:
+    """The bytes of a manifest's JSON object, the only ones that `verify` takes.
 
     Raises ValueError for text that is not Unicode and for numbers that are not finite.
     """
-    return (json.dumps(content, indent=1, ensure_ascii=False, sort_keys=True, allow_nan=False) + "\n").encode()
+    return (json.dumps(document, indent=1, ensure_ascii=False, sort_keys=True, allow_nan=False) + "\n").encode()
 
 
-def write_manifest(build: Path, content: Mapping[str, Any]) -> str:
-    """Add format, version and hash, and put the file in place, unless it is there already. Returns the hash."""
-    whole = {"format": FORMAT, "version": VERSION, **content}
-    whole["hash"] = manifest_hash(whole)
-    text = manifest_text(whole)
+def is_canonical(text: bytes) -> bool:
+    """Whether a manifest's bytes are those that `manifest_text` gives for its JSON object."""
+    return manifest_text(orjson.loads(text)) == text
+
+
+def write_manifest(build: Path, manifest: Manifest) -> Manifest:
+    """Put the file in place, unless it is there already. Returns the manifest with its hash."""
+    document = {"format": FORMAT, "version": VERSION, **to_json(manifest)}
+    document["hash"] = manifest_hash(document)
+    text = manifest_text(document)
     if not (build / NAME).is_file() or (build / NAME).read_bytes() != text:
         replace_file(build / NAME, text)
-    return str(whole["hash"])
+    return replace(manifest, hash=document["hash"])
 
 
 def is_build(text: bytes) -> bool:
@@ -103,12 +228,20 @@ def is_build(text: bytes) -> bool:
     return f'"format": "{FORMAT}"'.encode() in text
 
 
+def named_files(text: bytes) -> set[str]:
+    """The keys of `files` in a manifest of any version; none if it is damaged, since it then says nothing reliable."""
+    try:
+        return set(json.loads(text)["files"])
+    except (KeyError, TypeError, ValueError):
+        return set()
+
+
 def read_manifest(store: Store) -> Manifest:
     """Raises ShardError: no build there, damaged, edited, of another version, or naming files outside the build."""
     path = store.name(NAME)
     try:
         text = store.read(NAME)
-        content = orjson.loads(text)
+        document = orjson.loads(text)
     except NotADirectoryError:
         raise ShardError(f"{store.location}: is a file; wanted the folder of a build") from None
     except FileNotFoundError:
@@ -117,9 +250,28 @@ def read_manifest(store: Store) -> Manifest:
         ) from None
     except (OSError, ValueError, RecursionError) as error:
         raise ShardError(f"{path}: cannot be read ({error}); rebuild to write it anew") from None
-    if not isinstance(content, dict) or content.get("format") != FORMAT:
+    _check_version(path, document)
+    digest = _checked_hash(path, text, document)
+    try:
+        manifest = _in_order_of_the_blend(from_json(Manifest, {**document, "hash": digest}))
+    except FieldError as error:
+        raise ShardError(f"{path}: {error}; rebuild to write it anew") from None
+    named = [*manifest.files]
+    for dataset in manifest.datasets.values():
+        for shards in dataset.shards.values():
+            named += shards.paths
+    if outside := _outside(named):
+        raise ShardError(
+            f"{path}: names the file {outside[0]!r}; wanted a path below the build folder, with / and without .. in "
+            "it; do not use this build unless you know who wrote it"
+        )
+    return manifest
+
+
+def _check_version(path: str, document: Any) -> None:
+    if not isinstance(document, dict) or document.get("format") != FORMAT:
         raise ShardError(f"{path}: no manifest of a dsvl build; wanted an object with format {FORMAT!r}")
-    version = content.get("version")
+    version = document.get("version")
     if not isinstance(version, int) or isinstance(version, bool):
         raise ShardError(
             f"{path}: the build has no format version, only {version}; this program reads {VERSION}; rebuild it"
@@ -128,41 +280,33 @@ def read_manifest(store: Store) -> Manifest:
         age = "newer" if version > VERSION else "older"
         step = "update dsvl" if age == "newer" else "rebuild it"
         raise ShardError(f"{path}: the build is {age}: format version {version}, this program reads {VERSION}; {step}")
+
+
+def _checked_hash(path: str, text: bytes, document: Mapping[str, Any]) -> str:
     stated = _HASH_LINE.match(text, max(0, text.find(b'\n "hash": "')))
     digest = _hash_around(text, *stated.span()) if stated else "none"
     if stated is None or stated[1].decode() != digest:
         raise ShardError(
-            f"{path}: was edited or damaged: its hash is {str(content.get('hash'))[:12]}, its content hashes to "
+            f"{path}: was edited or damaged: its hash is {str(document.get('hash'))[:12]}, its content hashes to "
             f"{digest[:12]}; rebuild to write it anew"
         )
-    try:
-        shards = {
-            dataset["name"]: {
-                split: ShardList(path, content["datasets"][dataset["name"]]["shards"][split]) for split in SPLITS
-            }
-            for dataset in content["config"]["datasets"]
-        }
-        named = [*content.get("files", ())]
-        named += [name for splits in shards.values() for found in splits.values() for name in found.paths]
-        outside = _outside(named)
-    except (AttributeError, KeyError, TypeError, ValueError) as error:
-        raise ShardError(
-            f"{path}: a part is missing or has another shape ({error}); rebuild to write it anew"
-        ) from None
-    if outside:
-        raise ShardError(
-            f"{path}: names the file {outside[0]!r}; wanted a path below the build folder, with / and without .. in "
-            "it; do not use this build unless you know who wrote it"
-        )
-    return Manifest(content=content, hash=digest, shards=shards)
+    return digest
+
+
+def _in_order_of_the_blend(manifest: Manifest) -> Manifest:
+    """Keys are sorted in the file. Raises FieldError if its datasets are not those of the blend."""
+    names = [dataset.name for dataset in manifest.config.datasets]
+    if sorted(names) != sorted(manifest.datasets):
+        raise field_error("datasets", sorted(manifest.datasets), f"those of config.datasets, {sorted(names)}")
+    return replace(manifest, datasets={name: manifest.datasets[name] for name in names})
 
 
 def _hash_around(text: bytes, start: int, end: int) -> str:
-    """sha256 of all but a part."""
+    """sha256 of all bytes but those in [start, end)."""
     view = memoryview(text)
-    found = hashlib.sha256(view[:start])
-    found.update(view[end:])
-    return found.hexdigest()
+    digest = hashlib.sha256(view[:start])
+    digest.update(view[end:])
+    return digest.hexdigest()
 
 
 def _outside(names: Sequence[str]) -> list[str]:

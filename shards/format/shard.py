@@ -26,7 +26,7 @@ import xxhash
 from shards.errors import ShardError
 from shards.format.container import END_OF_ARCHIVE, decode_tokens, members
 from shards.format.index import Row, open_index
-from shards.format.writer import ShardInfo
+from shards.format.shard_info import ShardInfo
 from shards.storage.store import Store
 
 WHOLE_INDEX_BYTES = 16 << 20

@@ -10,7 +10,6 @@ import hashlib
 import os
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -22,27 +21,9 @@ import xxhash
 from shards.files import flush_and_close, partial_path, sync_folder
 from shards.format.container import BLOCK, END_OF_ARCHIVE, encode_tokens, member_names, padding, tar_header
 from shards.format.index import IndexRows
+from shards.format.shard_info import ShardInfo
 
 _KEY = re.compile(r"[a-z0-9_-]{1,80}")
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class ShardInfo:
-    """A finished shard as the manifest pins it. Paths are relative to the build folder; sizes in bytes."""
-
-    path: str
-    size: int
-    sha256: str
-    index: str
-    index_size: int
-    index_sha256: str
-    samples: int
-    images: int
-    text_tokens: int
-    trained_tokens: int
-
-    def to_json(self) -> dict[str, Any]:
-        return asdict(self)
 
 
 class ShardWriter:

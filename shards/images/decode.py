@@ -4,7 +4,7 @@ Rule: whatever the bytes are, `out` holds the whole picture afterwards or there 
 a warning; and no pixel is decoded of a picture above the build's own max_pixels. `exact` gives Pillow's pixels, bit for
 bit; `fast` stays within 1.5 of 255 of them on average, for any picture, and is mostly within 0.01.
 
-    DECODERS["fast"](sample.images[0], Geometry.of(manifest.config["image"]), batch[0])
+    DECODERS["fast"](sample.images[0], build.manifest.config.image, batch[0])
 
 Pillow reads every header but that of the plainest JPEGs, so both decoders refuse what Pillow refuses. simplejpeg, where
 it is installed, decodes JPEG files into memory of ours; torch resizes about eight times faster than Pillow. Neither is
@@ -24,9 +24,9 @@ import numpy.typing as npt
 from PIL import Image, JpegImagePlugin
 from PIL.ImageFile import ImageFile
 
+from shards.images.geometry import Geometry
 from shards.images.pixels import (
     PAD_COLOURS,
-    Geometry,
     check_kind,
     check_size,
     fit,

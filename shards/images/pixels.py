@@ -1,16 +1,15 @@
-"""Pictures as Pillow reads them, and the geometry that compiler, loader and chat share.
+"""Pictures as Pillow reads them, and as the encoder's square.
 
-Rule: whatever the bytes are, the answer is a picture or a ImageError, never another exception; the same bytes and
+Rule: whatever the bytes are, the answer is a picture or an ImageError, never another exception; the same bytes and
 Geometry give the same pixels everywhere. Only memory that runs out is a MemoryError, since it says nothing of the
 picture. Pillow warns of odd metadata: callers open, load and turn pictures with warnings ignored.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable
 from io import BytesIO
-from typing import Any, Literal, NamedTuple, TypeVar, get_args
+from typing import NamedTuple, TypeVar
 
 from PIL import (
     BmpImagePlugin,
@@ -23,13 +22,10 @@ from PIL import (
     WebPImagePlugin,
 )
 
-from shards.errors import ImageError, ShardError
+from shards.errors import ImageError
+from shards.images.geometry import Geometry, Interpolation, PadColour
 
 T = TypeVar("T")
-
-Fit = Literal["crop", "squash", "pad"]
-PadColour = Literal["clip", "siglip", "imagenet", "black"]
-Interpolation = Literal["bicubic", "bilinear", "lanczos"]
 
 PAD_COLOURS: dict[PadColour, tuple[int, int, int]] = {
     "clip": (122, 116, 104),
@@ -43,30 +39,6 @@ _FILTERS: dict[Interpolation, Image.Resampling] = {
     "bilinear": Image.Resampling.BILINEAR,
     "lanczos": Image.Resampling.LANCZOS,
 }
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Geometry:
-    """How a picture becomes the encoder's square of size x size pixels; fit and the others as in a blend's `image`."""
-
-    size: int
-    fit: Fit
-    pad_colour: PadColour
-    interpolation: Interpolation
-    max_pixels: int
-
-    @classmethod
-    def of(cls, image: object) -> Geometry:
-        """From `config.image` of a manifest; keys of no concern here are left alone. Raises ShardError if malformed."""
-        if not isinstance(image, Mapping):
-            raise ShardError(f"manifest.json: config.image is {image!r}; wanted an object with size, fit and others")
-        return cls(
-            size=_count(image, "size"),
-            fit=_choice(image, "fit", get_args(Fit)),
-            pad_colour=_choice(image, "pad_colour", get_args(PadColour)),
-            interpolation=_choice(image, "interpolation", get_args(Interpolation)),
-            max_pixels=_count(image, "max_pixels"),
-        )
 
 
 def open_picture(data: bytes) -> tuple[ImageFile.ImageFile, str]:
@@ -227,17 +199,3 @@ def _fenced(call: Callable[[], T]) -> T:
 
 def _unsupported(name: str) -> ImageError:
     return ImageError("format", f"{name} is not supported; convert it to JPEG, PNG or WebP")
-
-
-def _count(image: Mapping[str, object], key: str) -> int:
-    value = image.get(key)
-    if type(value) is not int or value < 1:
-        raise ShardError(f"manifest.json: config.image.{key} is {value!r}; wanted a whole number from 1 on")
-    return value
-
-
-def _choice(image: Mapping[str, object], key: str, choices: tuple[Any, ...]) -> Any:
-    value = image.get(key)
-    if value not in choices:
-        raise ShardError(f"manifest.json: config.image.{key} is {value!r}; wanted one of {', '.join(choices)}")
-    return value

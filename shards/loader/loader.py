@@ -137,14 +137,14 @@ class Loader:
             self._samples,
             self._order,
             key=(build.manifest.hash, seed),
-            image_tokens=int(build.manifest.content["config"]["image_tokens"]),
+            image_tokens=build.manifest.config.image_tokens,
             max_length=max_length,
             max_images=max_images,
             packed=packed,
             window=pack_window,
         )
-        limits = build.manifest.content["config"]["limits"]
-        if max_length < limits["max_length"] or (max_images is not None and max_images < limits["max_images"]):
+        limits = build.manifest.config.limits
+        if max_length < limits.max_length or (max_images is not None and max_images < limits.max_images):
             self._rows.check_all()  # the build's own limits do not vouch for these
         self._reader = Reader(build, split, decode)
         self._row_length = max_length if packed else None

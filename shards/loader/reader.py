@@ -15,7 +15,6 @@ import numpy.typing as npt
 from shards.build import Build
 from shards.errors import ImageError, ShardError
 from shards.images.decode import DECODERS
-from shards.images.pixels import Geometry
 from shards.loader.collate import Arrays, collate
 from shards.loader.layout import Contents, Memory
 from shards.sampling.packed_sequences import Row
@@ -35,11 +34,10 @@ class Reader:
     """Reads, collates and decodes."""
 
     def __init__(self, build: Build, split: str, decode: str) -> None:
-        content = build.manifest.content
         self._split = build[split]
-        self._image_tokens = int(content["config"]["image_tokens"])
-        self._image_id = int(content["tokenizer"]["image_id"])
-        self._geometry = Geometry.of(content["config"]["image"])
+        self._image_tokens = build.manifest.config.image_tokens
+        self._image_id = build.manifest.tokenizer.image_id
+        self._geometry = build.manifest.config.image
         self._decode = decode
 
     def fill(self, part: Part, allocate: Callable[[int], Memory]) -> tuple[Contents, Memory]:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import io
-import json
 import tempfile
 from collections.abc import Callable, Iterator
 from dataclasses import replace
@@ -21,10 +20,11 @@ from hypothesis import strategies as st
 
 import shards
 from shards import Build, Sample, Shard, ShardError, ShardWriter
-from shards.format.manifest import manifest_hash, manifest_text, read_manifest, write_manifest
+from shards.format.manifest import manifest_text, read_manifest, write_manifest
 from shards.storage.store import LocalStore
 from tests.support import handmade_builds
 from tests.support.handmade_builds import Draft, draft, write_shard
+from tests.support.manifests import edit_manifest, manifest_document
 
 TOKEN = st.integers(-(2**31), 2**31 - 1)
 TEXT = st.text(st.characters(exclude_categories=["Cs"]), max_size=20)
@@ -258,8 +258,7 @@ def test_a_manifest_that_is_none_is_refused(tmp_path: Path, content: bytes) -> N
 def test_a_manifest_of_another_version_is_refused_and_the_older_side_named(
     build: Build, version: Any, words: str
 ) -> None:
-    content = {**build.manifest.content, "version": version}
-    (folder_of(build) / "manifest.json").write_bytes(manifest_text({**content, "hash": manifest_hash(content)}))
+    edit_manifest(folder_of(build), lambda document: document.update(version=version))
     with pytest.raises(ShardError, match=words):
         shards.open(folder_of(build))
 
@@ -281,33 +280,82 @@ def edits(value: Any) -> Iterator[Any]:
 
 
 def test_a_manifest_edited_anywhere_is_refused(build: Build) -> None:
-    for content in edits(dict(build.manifest.content)):
-        (folder_of(build) / "manifest.json").write_bytes(manifest_text(content))
+    for document in edits(manifest_document(folder_of(build))):
+        (folder_of(build) / "manifest.json").write_bytes(manifest_text(document))
         with pytest.raises(ShardError, match=r"manifest\.json: (was edited or damaged|no manifest|the build is newer)"):
             shards.open(folder_of(build))
 
 
-@pytest.mark.parametrize(
-    "datasets", [None, [], {"a": None}, {"a": {}}, {"a": {"shards": []}}, {"a": {"shards": {"train": [{"path": "x"}]}}}]
-)
-def test_a_manifest_whose_shards_have_another_shape_is_refused(tmp_path: Path, datasets: Any) -> None:
-    write_manifest(tmp_path, {"datasets": datasets})
-    with pytest.raises(ShardError, match="a part is missing or has another shape"):
-        read_manifest(LocalStore(tmp_path))
+DAMAGED: list[tuple[str, Any, str]] = [
+    ("datasets", None, "datasets: got None; expected an object"),
+    ("datasets", [], r"datasets: got \[\]; expected an object"),
+    ("datasets", {}, r"datasets: got \[\]; expected those of config.datasets, \['alpha', 'beta'\]"),
+    ("datasets.alpha", None, "datasets.alpha: got None; expected an object"),
+    ("datasets.alpha.shards", [], r"datasets.alpha.shards: got \[\]; expected an object"),
+    ("datasets.alpha.shards", {"train": []}, "datasets.alpha.shards.eval: missing; expected a list"),
+    ("datasets.alpha.shards.train", {}, "datasets.alpha.shards.train: got {}; expected a list"),
+    ("datasets.alpha.shards.train", [{"path": "x"}], "datasets.alpha.shards.train.0.size: missing; expected a whole"),
+    ("datasets.alpha.shards.train.1", "x", "datasets.alpha.shards.train.1: got 'x'; expected an object"),
+    ("datasets.alpha.shards.train.1.sha256", 7, "datasets.alpha.shards.train.1.sha256: got 7; expected text"),
+    (
+        "datasets.alpha.shards.train.1.samples",
+        -1,
+        "datasets.alpha.shards.train.1.samples: got -1; expected a whole number from 0 on",
+    ),
+    ("datasets.alpha.draws", 1.5, "datasets.alpha.draws: got 1.5; expected a whole number from 0 on"),
+    ("datasets.alpha.share", "half", "datasets.alpha.share: got 'half'; expected a number"),
+    ("config.datasets", [{"name": 1}], "config.datasets.0.name: got 1; expected text"),
+    ("config.limits", 3, "config.limits: got 3; expected an object"),
+    ("config.image.fit", "Crop", "config.image.fit: got 'Crop'; expected one of crop, squash, pad"),
+    ("tokenizer.vocabulary_size", True, "tokenizer.vocabulary_size: got True; expected a whole number from 1 on"),
+    ("files", {"a": None}, "files.a: got None; expected text"),
+]
 
 
-def reshard(build: Build, change: Callable[[dict[str, Any]], None]) -> None:
-    """Change the first shard in the manifest as somebody would who also mends its hash."""
-    content = json.loads(manifest_text(build.manifest.content))
-    change(content["datasets"]["alpha"]["shards"]["train"][0])
-    content["hash"] = manifest_hash(content)
-    (folder_of(build) / "manifest.json").write_bytes(manifest_text(content))
+@pytest.mark.parametrize(("path", "value", "words"), DAMAGED, ids=[words for _, _, words in DAMAGED])
+def test_a_manifest_with_a_field_of_another_shape_is_refused_with_its_path_and_both_values(
+    build: Build, path: str, value: Any, words: str
+) -> None:
+    def change(document: Any) -> None:
+        *parents, last = path.split(".")
+        for key in parents:
+            document = document[int(key) if isinstance(document, list) else key]
+        document[int(last) if isinstance(document, list) else last] = value
+
+    edit_manifest(folder_of(build), change)
+    with pytest.raises(ShardError, match=rf"manifest\.json: {words}.*; rebuild"):
+        read_manifest(LocalStore(folder_of(build)))
 
 
 def test_keys_that_a_later_release_added_are_left_out(build: Build) -> None:
-    reshard(build, lambda shard: shard.update(more={"x": 1}))
+    def add_keys(value: Any) -> None:
+        """A new key in every object."""
+        for item in list(value.values() if isinstance(value, dict) else value if isinstance(value, list) else ()):
+            add_keys(item)
+        if isinstance(value, dict):
+            value["more"] = {"x": 1}
+
+    def change(document: dict[str, Any]) -> None:
+        for key in ("config", "tokenizer"):
+            add_keys(document[key])
+        for dataset in document["datasets"].values():
+            dataset["more"] = 1
+            add_keys(dataset["shards"])
+            add_keys(dataset["inputs"])
+        document["more"] = 1
+
+    edit_manifest(folder_of(build), change)
     again = read_manifest(LocalStore(folder_of(build)))
-    assert list(again.shards["alpha"]["train"]) == list(build.manifest.shards["alpha"]["train"])
+    assert list(again.shards()) == list(build.manifest.shards())
+    assert again.tokenizer == build.manifest.tokenizer
+    assert shards.verify(shards.open(folder_of(build))).problems == []
+
+
+def test_a_manifest_is_written_to_the_byte_as_it_was_read(build: Build) -> None:
+    text = (folder_of(build) / "manifest.json").read_bytes()
+    (folder_of(build) / "manifest.json").unlink()
+    assert write_manifest(folder_of(build), build.manifest).hash == build.manifest.hash
+    assert (folder_of(build) / "manifest.json").read_bytes() == text
 
 
 OUTSIDE = ["", ".", "..", "/etc/passwd", "../a.tar", "shards/../../a.tar", "shards/..", "./a", "a//b", "a/", "a/./b"]
@@ -319,7 +367,7 @@ OUTSIDE += ["shards\\a.tar", "..\\a.tar", "C:/a.tar", "c:a.tar", "//host/a.tar",
 def test_a_manifest_that_names_a_file_outside_its_build_is_refused(tmp_path: Path, key: str, path: str) -> None:
     handmade = handmade_builds.make(tmp_path)
     if key == "files":
-        handmade.extra["files"] = {path: "0" * 64}
+        handmade.files = {path: "0" * 64}
     else:
         info = handmade.shards["alpha"]["train"][0]
         handmade.shards["alpha"]["train"][0] = replace(info, path=path) if key == "path" else replace(info, index=path)
@@ -332,41 +380,42 @@ def test_a_manifest_that_names_a_file_outside_its_build_is_refused(tmp_path: Pat
 @pytest.mark.parametrize("path", ["a", "..a", "a..", "...", ".hidden/b", "a/..b/c.", "ä b/猫", "ab:/c"])
 def test_odd_names_below_the_build_are_fine(tmp_path: Path, path: str) -> None:
     handmade = handmade_builds.make(tmp_path)
-    handmade.extra["files"] = {path: "0" * 64}
+    handmade.files = {path: "0" * 64}
     handmade.finish()
-    assert path in shards.open(tmp_path).manifest.content["files"]
+    assert path in shards.open(tmp_path).manifest.files
 
 
 @pytest.mark.parametrize("files", [3, None, [3], {"a": 1, "b": 2}])
 def test_files_of_another_shape_never_raise_anything_but_a_shard_error(tmp_path: Path, files: Any) -> None:
-    handmade = handmade_builds.make(tmp_path)
-    handmade.extra["files"] = files
-    handmade.finish()
+    handmade_builds.make(tmp_path)
+    edit_manifest(tmp_path, lambda document: document.update(files=files))
     with contextlib.suppress(ShardError):
         shards.open(tmp_path)
 
 
-def test_the_manifest_is_written_once_and_left_alone_if_it_says_the_same(tmp_path: Path) -> None:
-    content = {"config": {"datasets": []}, "datasets": {}, "b": 1, "a": "größe"}
-    first = write_manifest(tmp_path, content)
-    before = (tmp_path / "manifest.json").stat()
-    assert write_manifest(tmp_path, dict(reversed(content.items()))) == first
-    assert (tmp_path / "manifest.json").stat().st_ino == before.st_ino
-    assert write_manifest(tmp_path, {**content, "b": 2}) != first
-    assert read_manifest(LocalStore(tmp_path)).content["b"] == 2
-    assert set(files(tmp_path)) == {"manifest.json"}
+def test_the_manifest_is_written_once_and_left_alone_if_it_says_the_same(build: Build, tmp_path: Path) -> None:
+    manifest, folder = build.manifest, tmp_path / "again"
+    folder.mkdir()
+    first = write_manifest(folder, manifest)
+    before = (folder / "manifest.json").stat()
+    reordered = replace(manifest, datasets=dict(reversed([*manifest.datasets.items()])), hash="")
+    assert write_manifest(folder, reordered).hash == first.hash
+    assert (folder / "manifest.json").stat().st_ino == before.st_ino
+    assert write_manifest(folder, replace(manifest, compiler=2)).hash != first.hash
+    assert read_manifest(LocalStore(folder)).compiler == 2
+    assert set(files(folder)) == {"manifest.json"}
 
 
 def test_the_manifest_hash_is_as_documented(build: Build) -> None:
     lines = (folder_of(build) / "manifest.json").read_bytes().splitlines(keepends=True)
     text = b"".join(line for line in lines if not line.startswith(b' "hash": '))
     assert len(lines) == len(text.splitlines()) + 1
-    assert build.manifest.hash == build.manifest.content["hash"] == hashlib.sha256(text).hexdigest()
+    assert build.manifest.hash == manifest_document(folder_of(build))["hash"] == hashlib.sha256(text).hexdigest()
 
 
 @pytest.mark.parametrize("part", ["path", "index"])
 def test_a_shard_or_index_of_another_size_is_refused_at_once(build: Build, part: str) -> None:
-    info = build.manifest.shards["alpha"]["train"][0]
+    info = build.manifest.datasets["alpha"].shards["train"][0]
     path = folder_of(build) / getattr(info, part)
     data = path.read_bytes()
     for content in (data[:-1], data + b"\0", b"", None):
@@ -384,7 +433,7 @@ def big_indexes(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_an_index_that_is_not_the_pinned_one_is_refused_before_a_sample_is_read(build: Build) -> None:
-    shards = build.manifest.shards["alpha"]["train"]
+    shards = build.manifest.datasets["alpha"].shards["train"]
     swapped = replace(shards[0], index=shards[1].index, index_size=shards[1].index_size)
     with pytest.raises(
         ShardError, match=r"\.arrow: sha256 is .*, the manifest says .*; it was damaged, or is the index"
@@ -394,12 +443,12 @@ def test_an_index_that_is_not_the_pinned_one_is_refused_before_a_sample_is_read(
 
 @pytest.mark.usefixtures("big_indexes")
 def test_the_index_of_another_shard_is_refused(build: Build) -> None:
-    shards = build.manifest.shards
-    mine, other = shards["alpha"]["train"][0], shards["beta"]["train"][0]
+    datasets = build.manifest.datasets
+    mine, other = datasets["alpha"].shards["train"][0], datasets["beta"].shards["train"][0]
     swapped = replace(mine, index=other.index, index_size=other.index_size)
     with pytest.raises(ShardError, match="has 3 rows, the manifest says 4; it is the index of another shard"):
         Shard(LocalStore(folder_of(build)), swapped)
-    other = shards["alpha"]["train"][1]
+    other = datasets["alpha"].shards["train"][1]
     shard = Shard(LocalStore(folder_of(build)), replace(mine, index=other.index, index_size=other.index_size))
     for row in range(4):
         with pytest.raises(ShardError, match="is damaged"):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+import re
 import shutil
 from collections.abc import Callable
 from dataclasses import replace
@@ -16,10 +17,11 @@ import pytest
 import shards
 from shards import ShardError
 from shards.format.index import Index, IndexRows, open_index
-from shards.format.manifest import manifest_hash, manifest_text, read_manifest, write_manifest
+from shards.format.manifest import read_manifest
 from shards.storage.store import LocalStore
 from tests.support import handmade_builds
 from tests.support.handmade_builds import IGNORE, IMAGE_ID, MAX_LENGTH, VOCABULARY_SIZE, Draft, Handmade, draft, retoken
+from tests.support.manifests import edit_manifest
 
 
 @pytest.fixture
@@ -159,22 +161,13 @@ def test_all_problems_are_reported_at_once(build: Path) -> None:
     assert len(problems(build)) == 3 + 8
 
 
-def rewrite(build: Path, change: Callable[[dict[str, Any]], None]) -> None:
-    """Edit the manifest as somebody would who also mends its hash."""
-    content = {
-        key: value for key, value in read_manifest(LocalStore(build)).content.items() if key not in ("hash", "format")
-    }
-    change(content)
-    write_manifest(build, content)
-
-
 def test_a_shard_pinned_with_the_index_of_another_is_found(build: Path) -> None:
     def change(content: dict[str, Any]) -> None:
         first, second = content["datasets"]["alpha"]["shards"]["train"]
         for key in ("index", "index_size", "index_sha256"):
             first[key], second[key] = second[key], first[key]
 
-    rewrite(build, change)
+    edit_manifest(build, change)
     found = problems(build)
     assert len(found) == 2
     assert all("is damaged: its bytes do not match the index's checksum" in problem for problem in found)
@@ -185,29 +178,28 @@ def test_counts_that_are_not_those_of_the_index_are_found(build: Path, name: str
     def change(content: dict[str, Any]) -> None:
         content["datasets"]["beta"]["shards"]["train"][0][name] += 1
 
-    rewrite(build, change)
+    edit_manifest(build, change)
     (problem,) = problems(build)
     assert "beta/train-00000" in problem
     assert "the manifest" in problem
 
 
 @pytest.mark.parametrize("path", ["files", "tokenizer", "config", "tokenizer.image_id", "config.limits.max_length"])
-def test_a_manifest_without_what_verify_needs_is_a_shard_error(build: Path, path: str) -> None:
+def test_a_manifest_without_what_verify_needs_is_a_shard_error_with_the_missing_key(build: Path, path: str) -> None:
     def change(content: dict[str, Any]) -> None:
         *parents, last = path.split(".")
         for parent in parents:
             content = content[parent]
         del content[last]
 
-    rewrite(build, change)
-    with pytest.raises(ShardError, match=rf"a part is missing or has another shape \('{path.split('.')[-1]}'\)"):
+    edit_manifest(build, change)
+    with pytest.raises(ShardError, match=rf"manifest\.json: {re.escape(path)}: missing; expected .*; rebuild"):
         shards.verify(shards.open(build))
 
 
 @pytest.mark.parametrize(("version", "side"), [(2, "newer"), (0, "older")])
 def test_a_build_of_another_version_is_refused_and_the_older_side_named(build: Path, version: int, side: str) -> None:
-    content = {**read_manifest(LocalStore(build)).content, "version": version}
-    (build / "manifest.json").write_bytes(manifest_text({**content, "hash": manifest_hash(content)}))
+    edit_manifest(build, lambda document: document.update(version=version))
     with pytest.raises(ShardError, match=f"the build is {side}"):
         shards.verify(shards.open(build))
 
@@ -275,7 +267,7 @@ def build_of(folder: Path, *drafts: Draft) -> Path:
 @pytest.mark.parametrize(("broken", "text"), BROKEN.values(), ids=BROKEN)
 def test_a_broken_promise_is_named_with_its_sample_and_nothing_else(tmp_path: Path, broken: Draft, text: str) -> None:
     build = build_of(tmp_path, draft(0), broken, draft(2))
-    shard = read_manifest(LocalStore(build)).shards["alpha"]["train"][0]
+    shard = read_manifest(LocalStore(build)).datasets["alpha"].shards["train"][0]
     assert problems(build) == [f"{build / shard.path}: sample {broken.key}: {text}"]
 
 
@@ -403,7 +395,7 @@ def test_verify_changes_nothing(build: Path) -> None:
 
 
 def test_what_energon_adds_is_no_problem_unless_its_tar_is_gone(build: Path) -> None:
-    shard = shards.open(build).manifest.shards["alpha"]["train"][0]
+    shard = shards.open(build).manifest.datasets["alpha"].shards["train"][0]
     for name in ("shards/.nv-meta/split.yaml", "shards/alpha/.nv-meta/index.sqlite", f"{shard.path}.idx"):
         (build / name).parent.mkdir(exist_ok=True)
         (build / name).write_bytes(b"x")

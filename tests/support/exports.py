@@ -25,7 +25,7 @@ declare_operators()
 import shards
 from dst import ChatTokenizer, Message, Template, load_tokenizer
 from shards import Build
-from shards.images.pixels import Geometry, fit
+from shards.images.pixels import fit
 from tests.support import small_blends
 from trainer.checkpoint.frozen_fingerprint import frozen_elements
 from trainer.config.run import TrainConfig, config_from, to_tree
@@ -105,7 +105,7 @@ def config_of(build: Build, *, learning_rates: Mapping[str, Any] | None = None, 
 
 def make_model(config: TrainConfig, build: Build) -> VisionChatModel:
     """As a run builds it, adapters included, then every trained weight moved."""
-    model = assemble(config, build.manifest.content).model
+    model = assemble(config, build.manifest.facts()).model
     random = torch.Generator().manual_seed(7)
     with torch.no_grad():
         for parameter in model.parameters():
@@ -149,8 +149,7 @@ def write_checkpoint(run: Path, model: VisionChatModel, config: TrainConfig, bui
 
 
 def chat_of(build: Build) -> ChatTokenizer:
-    content = build.manifest.content
-    return ChatTokenizer(Template("visualchat", content["template"]), load_tokenizer(build.tokenizer_folder()))
+    return ChatTokenizer(Template("visualchat", build.manifest.template), load_tokenizer(build.tokenizer_folder()))
 
 
 def pictures(size: tuple[int, int] = (50, 41)) -> list[Image.Image]:
@@ -161,7 +160,7 @@ def pictures(size: tuple[int, int] = (50, 41)) -> list[Image.Image]:
 
 def pixels_of(pictures: Sequence[Image.Image], build: Build) -> torch.Tensor:
     """uint8 [N, 3, S, S]"""
-    geometry = Geometry.of(build.manifest.content["config"]["image"])
+    geometry = build.manifest.config.image
     return torch.tensor(np.stack([np.asarray(fit(picture, geometry)).transpose(2, 0, 1) for picture in pictures]))
 
 

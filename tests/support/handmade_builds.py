@@ -11,8 +11,10 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from shards.format.manifest import write_manifest
-from shards.format.writer import ShardInfo, ShardWriter
+from shards.format.manifest import BuildConfig, DatasetInfo, InputFile, Manifest, TokenizerInfo, write_manifest
+from shards.format.shard_info import ShardInfo, ShardList
+from shards.format.writer import ShardWriter
+from shards.typed_json import from_json
 
 IGNORE = -100
 IMAGE_ID = 5
@@ -20,6 +22,17 @@ VOCABULARY_SIZE = 1000
 IMAGE_TOKENS = 4
 MAX_LENGTH = 64
 MAX_IMAGES = 3
+
+CONFIG: Mapping[str, Any] = {
+    "template": "mine",
+    "variables": {},
+    "image": {"size": 32, "fit": "crop", "pad_colour": "clip", "interpolation": "bicubic", "max_pixels": 10**6},
+    "image_tokens": IMAGE_TOKENS,
+    "limits": {"max_length": MAX_LENGTH, "max_images": MAX_IMAGES},
+    "learning_rate": 1e-05,
+    "note": "größer als \u4e2d",
+}
+"""A blend, in part keys that no reader knows"""
 
 JPEG = b"\xff\xd8\xff\xe0"  # shards never decode a picture, so its signature and any bytes will do
 PNG = b"\x89PNG\r\n\x1a\n"
@@ -85,17 +98,23 @@ def write_shard(
 
 @dataclass(slots=True)
 class Handmade:
-    """A build folder and the manifest's content, which a test may change and write again."""
+    """A build folder and what its manifest says, which a test may change before it is written.
+
+    draws: dataset -> its samples in an epoch; default: each of them once. config: keys of the blend that differ from
+    CONFIG. files: what the manifest names instead of the files that are written.
+    """
 
     folder: Path
     shards: dict[str, dict[str, list[ShardInfo]]] = field(default_factory=dict)
-    extra: dict[str, Any] = field(default_factory=dict)
+    draws: dict[str, int] = field(default_factory=dict)
+    config: Mapping[str, Any] = field(default_factory=dict)
+    files: Mapping[str, str] | None = None
 
     def add(self, drafts: Sequence[Draft], *, dataset: str = "alpha", split: str = "train") -> ShardInfo:
-        found = self.shards.setdefault(dataset, {"train": [], "eval": []})[split]
-        info = write_shard(self.folder, drafts, dataset=dataset, split=split, number=len(found))
+        infos = self.shards.setdefault(dataset, {"train": [], "eval": []})[split]
+        info = write_shard(self.folder, drafts, dataset=dataset, split=split, number=len(infos))
         assert info is not None
-        found.append(info)
+        infos.append(info)
         return info
 
     def finish(self) -> Path:
@@ -108,26 +127,50 @@ class Handmade:
         for name, content in files.items():
             (self.folder / name).parent.mkdir(parents=True, exist_ok=True)
             (self.folder / name).write_bytes(content)
-        write_manifest(self.folder, self.content(files))
+        digests = {name: hashlib.sha256(content).hexdigest() for name, content in files.items()}
+        write_manifest(self.folder, self.manifest(digests if self.files is None else self.files))
         return self.folder
 
-    def content(self, files: Mapping[str, bytes]) -> dict[str, Any]:
-        return {
-            "config": {
-                "datasets": [{"name": dataset} for dataset in self.shards],
-                "image_tokens": IMAGE_TOKENS,
-                "learning_rate": 1e-05,
-                "limits": {"max_length": MAX_LENGTH, "max_images": MAX_IMAGES},
-                "note": "größer als \u4e2d",
-            },
-            "tokenizer": {"vocabulary_size": VOCABULARY_SIZE, "image_id": IMAGE_ID},
-            "datasets": {
-                dataset: {"shards": {split: [info.to_json() for info in found] for split, found in splits.items()}}
-                for dataset, splits in self.shards.items()
-            },
-            "files": {name: hashlib.sha256(content).hexdigest() for name, content in files.items()},
-            **self.extra,
-        }
+    def manifest(self, files: Mapping[str, str]) -> Manifest:
+        config = {**CONFIG, **self.config, "datasets": [{"name": dataset} for dataset in self.shards]}
+        return Manifest(
+            dsvl="0.1.0",
+            compiler=1,
+            libraries={"polars": "1.0.0"},
+            config=from_json(BuildConfig, config, "config"),
+            template="{{ messages }}",
+            tokenizer=TokenizerInfo(
+                fingerprint="f" * 64,
+                vocabulary_size=VOCABULARY_SIZE,
+                image_id=IMAGE_ID,
+                bos_token="<s>",
+                eos_token="</s>",
+            ),
+            datasets={name: self._dataset(name, splits) for name, splits in self.shards.items()},
+            files=files,
+        )
+
+    def _dataset(self, name: str, splits: Mapping[str, Sequence[ShardInfo]]) -> DatasetInfo:
+        infos = [info for split in splits.values() for info in split]
+        samples = {split: sum(info.samples for info in splits[split]) for split in splits}
+        return DatasetInfo(
+            adapter="chat",
+            template="{{ messages }}",
+            records=sum(samples.values()),
+            members=sum(samples.values()),
+            samples=sum(samples.values()),
+            splits=samples,
+            images=sum(info.images for info in infos),
+            tokens=sum(info.text_tokens + info.images for info in infos),
+            trained_tokens=sum(info.trained_tokens for info in infos),
+            share=1 / len(self.shards),
+            draws=self.draws.get(name, samples["train"]),
+            rejects={},
+            notes={},
+            absent=(),
+            inputs=(InputFile(file="chat.json", size=9, sha256="0" * 64),),
+            shards={split: ShardList(infos) for split, infos in splits.items()},
+        )
 
 
 def make(folder: Path) -> Handmade:

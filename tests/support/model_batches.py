@@ -8,6 +8,8 @@ from typing import Any
 
 import torch
 
+from shards.format.manifest import BuildFacts
+from tests.support.manifests import build_facts
 from trainer.config.model import DecoderConfig, EncoderConfig, ModelConfig, ProjectorConfig
 from trainer.model.vision_chat import VisionChatModel, build_model
 
@@ -30,21 +32,20 @@ SAMPLES = [  # a picture, none, two
 ]
 
 
-def manifest_content(**changes: int) -> dict[str, Any]:
-    """What the model reads of a manifest; changes: image_size, image_tokens, max_length."""
-    return {
-        "config": {
-            "image": {"size": changes.get("image_size", SIDE)},
-            "image_tokens": changes.get("image_tokens", IMAGE_TOKENS),
-            "limits": {"max_length": changes.get("max_length", 512)},
-        },
-        "tokenizer": {"vocabulary_size": VOCABULARY, "image_id": IMAGE},
-    }
+def facts(*, image_size: int = SIDE, image_tokens: int = IMAGE_TOKENS, max_length: int = 512) -> BuildFacts:
+    """What the model reads of a build."""
+    return build_facts(
+        image_size=image_size,
+        image_tokens=image_tokens,
+        max_length=max_length,
+        vocabulary_size=VOCABULARY,
+        image_id=IMAGE,
+    )
 
 
 def make(config: ModelConfig = CONFIG, **parts: Any) -> VisionChatModel:
     """A random model in float64, in evaluation, its weights large enough for a mistake to show."""
-    model = build_model(replace(config, **parts), manifest_content(), dtype=torch.float64).eval()
+    model = build_model(replace(config, **parts), facts(), dtype=torch.float64).eval()
     generator = torch.Generator().manual_seed(1)
     for parameter in model.parameters():
         parameter.data += 0.2 * torch.randn(parameter.shape, generator=generator, dtype=parameter.dtype)

@@ -20,7 +20,7 @@ def plain_losses(config_path: str, result: str) -> None:
     torch.set_num_threads(1)
     config = load_config(Path(config_path))
     build = shards.open(config.build)
-    made = assemble(config, build.manifest.content)
+    made = assemble(config, build.manifest.facts())
     steps, optimizer = config.schedule.steps, config.optimizer
     assert steps is not None
     assert optimizer.max_grad_norm is not None

@@ -15,7 +15,8 @@ from trainer.compat.torchvision import declare_operators
 declare_operators()
 
 import dst
-from shards.images.pixels import Geometry
+from shards.images.geometry import Geometry
+from tests.support.manifests import build_facts
 from tests.support.small_blends import TOKENIZER
 from trainer.config.model import DecoderConfig, EncoderConfig, ModelConfig, ProjectorConfig
 from trainer.inference.cached_decoder import Prompt
@@ -55,11 +56,14 @@ def loaded(
 ) -> Loaded:
     """A model whose random weights are so large that what it says depends on what it is asked."""
     chat = dst.ChatTokenizer(dst.load_template(template), dst.load_tokenizer(TOKENIZER))
-    content = {
-        "config": {"limits": {"max_length": 24}, "image": {"size": SIDE}, "image_tokens": IMAGE_TOKENS},
-        "tokenizer": {"vocabulary_size": chat.tokenizer.vocabulary_size, "image_id": chat.tokenizer.image_id},
-    }
-    model = build_model(model_config(preset, attention, **sizes), content)
+    facts = build_facts(
+        image_size=SIDE,
+        image_tokens=IMAGE_TOKENS,
+        max_length=24,
+        vocabulary_size=chat.tokenizer.vocabulary_size,
+        image_id=chat.tokenizer.image_id,
+    )
+    model = build_model(model_config(preset, attention, **sizes), facts)
     random = torch.Generator().manual_seed(0)
     with torch.no_grad():
         for parameter in model.parameters():

@@ -47,7 +47,7 @@ build = pytest.fixture(scope="module")(evaluations.make_build)
 def random_model(build: Build) -> tuple[VisionChatModel, TrainConfig]:
     encoder = {"kind": "tiny", "config": {"image_size": SIDE, "patch_size": 16}}
     config = exports.config_of(build, attention="mmca", encoder=encoder, projector={"kind": "linear"})
-    return assemble(config, build.manifest.content).model, config
+    return assemble(config, build.manifest.facts()).model, config
 
 
 @pytest.fixture(scope="module")
@@ -247,7 +247,7 @@ def test_eval_of_a_run_measures_on_another_build_if_that_is_given(
     blend = small_blends.chat_blend(
         tmp_path,
         [small_blends.chat_record(number) for number in range(12)],
-        image_tokens=build.manifest.content["config"]["image_tokens"],
+        image_tokens=build.manifest.config.image_tokens,
         limits={"max_length": 512},
         image={"size": SIDE},
         split={"eval": 0.5},

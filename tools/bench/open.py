@@ -30,7 +30,9 @@ sys.path.insert(0, str(ROOT))
 
 from preprocess.images.prepare import ImagePolicy
 from shards import ShardInfo, ShardWriter
-from shards.format.manifest import write_manifest
+from shards.format.manifest import BuildConfig, DatasetInfo, Manifest, TokenizerInfo, write_manifest
+from shards.format.shard_info import ShardList
+from shards.typed_json import from_json
 
 SHARD = 8192
 SIZES = {"10 thousand": 10_000, "10 million": 10_000_000}
@@ -80,20 +82,48 @@ def make_build(folder: Path, samples: int) -> int:
         shutil.copyfile(folder / whole.index, folder / f"{stem}.arrow")
         infos.append(replace(whole, path=f"{stem}.tar", index=f"{stem}.arrow"))
     infos.append(write_shard(folder, len(infos), samples % SHARD))
-    write_manifest(
-        folder,
-        {
-            "config": {
-                "datasets": [{"name": "bench"}],
-                "image_tokens": 256,
-                "limits": {"max_length": 4096, "max_images": 8},
-                "image": dataclasses.asdict(ImagePolicy()),
-            },
-            "tokenizer": {"image_id": 1},
-            "datasets": {"bench": {"draws": samples, "shards": {"train": [i.to_json() for i in infos], "eval": []}}},
-        },
-    )
+    write_manifest(folder, manifest(infos))
     return len(infos)
+
+
+def manifest(infos: list[ShardInfo]) -> Manifest:
+    config = {
+        "datasets": [{"name": "bench"}],
+        "template": "bench",
+        "variables": {},
+        "image_tokens": 256,
+        "limits": {"max_length": 4096, "max_images": 8},
+        "image": dataclasses.asdict(ImagePolicy()),
+    }
+    samples, tokens = sum(info.samples for info in infos), sum(info.text_tokens for info in infos)
+    dataset = DatasetInfo(
+        adapter="bench",
+        template="bench",
+        records=samples,
+        members=samples,
+        samples=samples,
+        splits={"train": samples, "eval": 0},
+        images=0,
+        tokens=tokens,
+        trained_tokens=tokens,
+        share=1.0,
+        draws=samples,
+        rejects={},
+        notes={},
+        absent=(),
+        inputs=(),
+        shards={"train": ShardList(infos), "eval": ShardList()},
+    )
+    return Manifest(
+        dsvl="bench",
+        compiler=1,
+        libraries={},
+        config=from_json(BuildConfig, config, "config"),
+        template="bench",
+        tokenizer=TokenizerInfo(fingerprint="", vocabulary_size=8, image_id=1, bos_token="", eos_token=""),
+        datasets={"bench": dataset},
+        files={},
+    )
 
 
 def write_shard(folder: Path, number: int, samples: int) -> ShardInfo:

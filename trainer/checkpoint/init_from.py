@@ -12,11 +12,13 @@ from pathlib import Path
 from typing import Any
 
 from dst.errors import ConfigError
+from shards import Manifest
 from shards.files import file_sha256
+from shards.typed_json import to_json
 from trainer.config.model import ModelConfig
 from trainer.config.run import to_tree
 from trainer.errors import TrainError
-from trainer.model_io.record import RECORD, check_files, model_config, read_record, unusable
+from trainer.model_io.record import RECORD, build_facts, check_files, model_config, read_record, unusable
 
 _PARTS = ("encoder", "projector", "decoder")
 _FREE = ("decoder", "attn_implementation")
@@ -56,7 +58,7 @@ def with_start(tree: Mapping[str, Any], where: str) -> Mapping[str, Any]:
     return {**tree, "model": both}
 
 
-def check_start(config: ModelConfig, content: Mapping[str, Any]) -> list[str]:
+def check_start(config: ModelConfig, manifest: Manifest) -> list[str]:
     """Problems of the folder that a run begins with, and between it and the build."""
     if config.init_from is None:
         return []
@@ -65,12 +67,12 @@ def check_start(config: ModelConfig, content: Mapping[str, Any]) -> list[str]:
         record = read_record(folder)
         try:
             check_files(folder, record["files"])
-            was = str(record["build"]["content"]["tokenizer"]["fingerprint"])
+            was = build_facts(folder, record).tokenizer.fingerprint
         except (KeyError, TypeError, AttributeError) as error:
             raise unusable(folder, f"{type(error).__name__}: {error}") from None
     except TrainError as error:
         return [f"model.init_from: {error}"]
-    now = str(content["tokenizer"].get("fingerprint"))
+    now = manifest.tokenizer.fingerprint
     if was == now:
         return []
     return [
@@ -89,8 +91,8 @@ def begun_with(start: str | None) -> dict[str, Any] | None:
     folder = Path(start)
     record = read_record(folder)
     try:
-        build = record["build"]
-        data = {"hash": build["hash"], "datasets": build["content"]["datasets"]}
+        facts = build_facts(folder, record)
+        data = {"hash": facts.hash, "datasets": to_json(facts.datasets)}
         last = {"step": record["step"], "training": record["training"], "build": data}
         return {"record": file_sha256(folder / RECORD), "stages": [*record.get("earlier", ()), last]}
     except (KeyError, TypeError) as error:

@@ -16,6 +16,7 @@ from typing import Any, Literal
 
 from dst.common.config import build, override, read_yaml
 from dst.errors import ConfigError
+from shards import Manifest
 from trainer.config.model import LearningRates, LoraAdapters, ModelConfig, check_model_values, check_trained
 
 
@@ -220,9 +221,9 @@ def accumulation(config: TrainConfig, world_size: int) -> int:
     return config.batch.global_batch_size // (config.batch.micro_batch_size * world_size)
 
 
-def row_length(config: TrainConfig, content: Mapping[str, Any]) -> int:
+def row_length(config: TrainConfig, manifest: Manifest) -> int:
     """Positions of a row."""
-    return config.batch.max_length or int(content["config"]["limits"]["max_length"])
+    return config.batch.max_length or manifest.config.limits.max_length
 
 
 def _check(config: TrainConfig) -> list[str]:

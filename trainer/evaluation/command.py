@@ -63,7 +63,7 @@ def evaluate_build(settings: EvalSettings, *, loss: bool, answers: bool, limit: 
     build = chosen or own
     if build is None:
         raise ConfigError(["--build: missing; wanted the build to measure on, since an exported model has none"])
-    _check(check_model_fits_build(speaker, build.manifest.content))
+    _check(check_model_fits_build(speaker, build.manifest))
     questions = held_out_questions(speaker, build, limit=limit) if answers else []
     found: Evaluation | None = None
     scored: ScoredAnswers | None = None
@@ -151,7 +151,7 @@ def _facts(settings: EvalSettings, speaker: Loaded) -> dict[str, str]:
     return {
         "model": str(speaker.folder),
         "step": str(speaker.step),
-        "trained on": speaker.manifest_hash,
+        "trained on": speaker.facts.hash,
         "answers": f"up to {sampling.max_new_tokens} tokens, {drawn if sampling.temperature else 'greedy'}",
     }
 

@@ -17,7 +17,7 @@ from dst import IGNORE
 from dst.tokenizer import TextTokenizer
 from shards import Build, Sample
 from shards.errors import ImageError
-from shards.images.pixels import Geometry
+from shards.images.geometry import Geometry
 from trainer.errors import TrainError
 from trainer.evaluation.metrics import Kind, kind_of, references_of
 from trainer.evaluation.report import Picture
@@ -53,9 +53,8 @@ def questions_of(build: Build, tokenizer: TextTokenizer, *, limit: int | None = 
 
     Raises ShardError for a damaged sample.
     """
-    content = build.manifest.content
-    image_tokens = int(content["config"]["image_tokens"])
-    kinds = {name: kind_of(str(content["datasets"][name].get("adapter"))) for name in build.datasets}
+    image_tokens = build.manifest.config.image_tokens
+    kinds = {name: kind_of(dataset.adapter) for name, dataset in build.manifest.datasets.items()}
     split = build[SPLIT]
     found: list[Question] = []
     for index in _spread(list(split.sizes.values()), limit):
@@ -68,8 +67,7 @@ def prompt_for(build: Build, question: Question, geometry: Geometry, image_id: i
     """Raises TrainError for a picture that cannot be decoded."""
     sample = build[SPLIT][question.index]
     ids = sample.ids[: question.start]
-    image_tokens = int(build.manifest.content["config"]["image_tokens"])
-    expanded, slots = expand_images(ids, image_id, image_tokens)
+    expanded, slots = expand_images(ids, image_id, build.manifest.config.image_tokens)
     try:
         pixels = [see(data, geometry) for data in sample.images[: len(slots)]]
     except ImageError as error:

@@ -13,15 +13,14 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
-from typing import Any
 
 import torch
 
 from dst import ControlTextError, TemplateError
 from dst.common.progress import Advance
 from dst.errors import ConfigError
-from shards import Build
-from shards.images.pixels import Geometry
+from shards import Build, Manifest
+from shards.images.geometry import Geometry
 from shards.loader import Batch, Loader
 from trainer.distributed.ranks import Ranks
 from trainer.errors import TrainError
@@ -60,42 +59,41 @@ class Held:
     cut: tuple[Cut, ...]
 
 
-def check_model_fits_build(speaker: Speaker, content: Mapping[str, Any]) -> list[str]:
-    """Why a model cannot be measured on a build, given its manifest's content; one line each."""
+def check_model_fits_build(speaker: Speaker, manifest: Manifest) -> list[str]:
+    """Why a model cannot be measured on the build with this manifest; one line each."""
     problems = []
     tokenizer, template = speaker.chat_tokenizer.tokenizer, speaker.chat_tokenizer.template
-    got, wanted = str(content["tokenizer"].get("fingerprint")), tokenizer.fingerprint
+    got, wanted = manifest.tokenizer.fingerprint, tokenizer.fingerprint
     if got != wanted:
         problems.append(
             f"tokenizer: this build's is {got[:12]} but the model's is {wanted[:12]}; rebuild with the "
             "tokenizer folder of the model's own build"
         )
-    if content["template"] != template.source:
+    if manifest.template != template.source:
         problems.append(
-            f"template: this build was compiled with {content['config'].get('template')}, whose text is not that "
+            f"template: this build was compiled with {manifest.config.template}, whose text is not that "
             "of the model's; rebuild with the model's template"
         )
-    image = Geometry.of(content["config"]["image"])
     for name in (field.name for field in fields(Geometry) if field.name != "max_pixels"):
-        ours, theirs = getattr(speaker.geometry, name), getattr(image, name)
+        ours, theirs = getattr(speaker.geometry, name), getattr(manifest.config.image, name)
         if ours != theirs:
             problems.append(
                 f"image.{name}: this build's is {theirs} but the model was made for {ours}; rebuild with image: "
                 f"{{{name}: {ours}}}"
             )
-    tokens, wanted_tokens = int(content["config"]["image_tokens"]), speaker.model.image_tokens
+    tokens, wanted_tokens = manifest.config.image_tokens, speaker.model.image_tokens
     if tokens != wanted_tokens:
         problems.append(
             f"image_tokens: this build has {tokens} but the model makes {wanted_tokens} of an image; rebuild with "
             f"image_tokens: {wanted_tokens}"
         )
-    limit, longest = position_limit(speaker.model), int(content["config"]["limits"]["max_length"])
+    limit, longest = position_limit(speaker.model), manifest.config.limits.max_length
     if limit is not None and longest > limit:
         problems.append(
             f"limits.max_length: this build has samples of up to {longest} positions but the model reads {limit} at "
             f"most; rebuild with limits: {{max_length: {limit}}}"
         )
-    if not any(shard["samples"] for dataset in content["datasets"].values() for shard in dataset["shards"][SPLIT]):
+    if not manifest.has_samples(SPLIT):
         problems.append("this build has no held-out samples; rebuild with split: {eval: 0.01}")
     return problems
 
@@ -109,7 +107,7 @@ def held_out_loss(speaker: Speaker, build: Build, *, rows: int, workers: int, ad
         build,
         split=SPLIT,
         batch_size=rows,
-        max_length=int(build.manifest.content["config"]["limits"]["max_length"]),
+        max_length=build.manifest.config.limits.max_length,
         workers=workers,
     )
     ranks = Ranks(rank=0, world_size=1, device=_device(speaker))

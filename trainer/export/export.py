@@ -23,10 +23,10 @@ from safetensors import SafetensorError
 
 from dst import ChatTokenizer, Template, load_tokenizer
 from dst.errors import ConfigError
-from shards import Build
+from shards import Build, Manifest
 from shards.build import TOKENIZER
 from shards.files import partial_path, sync_folder
-from shards.images.pixels import Geometry
+from shards.typed_json import to_json
 from trainer.config.run import TrainConfig, to_tree
 from trainer.errors import TrainError
 from trainer.export.model_card import CardFacts, model_card
@@ -58,13 +58,8 @@ from trainer.training.restore import restore
 SHARD_BYTES = 4 << 30
 """Size of a file of weights, about which memory grows while it is written."""
 
-_DATASET_FACTS = (
-    *("adapter", "template", "records", "members", "samples", "splits", "images", "tokens", "trained_tokens"),
-    *("share", "draws"),
-)
 _LOCAL = ("build", "out", "expect")
 """Parts of the config that say where files lay, and what was checked before."""
-_BUILD_FACTS = ("image", "image_tokens", "limits", "template")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -123,8 +118,7 @@ def export_model(
 
     Raises as `export` does.
     """
-    content = build.manifest.content
-    geometry = Geometry.of(content["config"]["image"])
+    geometry = build.manifest.config.image
     why = refusals(model, config.model)
     dtype = DTYPES[precision]
     if why:
@@ -141,8 +135,7 @@ def export_model(
         precision=precision,
         parameters=sum(parameter.numel() for parameter in model.parameters()),
         image_tokens=model.image_tokens,
-        manifest_hash=build.manifest.hash,
-        content=_facts(content),
+        build=build.manifest.facts(),
         training=_training(config),
         step=step,
         earlier=earlier,
@@ -153,7 +146,7 @@ def export_model(
         record = _record(facts, _model_tree(config, model))
         trees = {
             "config.json": head,
-            "generation_config.json": _generation_config(folder, content),
+            "generation_config.json": _generation_config(folder, build.manifest),
             PREPROCESSOR: preprocessor_config(geometry, model.encoder),
             PROCESSOR: processor_config(expansion),
             RECORD: {**record, "files": {name: _file_facts(folder / name, digest) for name, digest in files.items()}},
@@ -212,11 +205,11 @@ def _copy_tokenizer(build: Build, folder: Path) -> dict[str, str | None]:
     """The build's own files, to the byte; returns the sha256 of each. Raises ShardError if they were edited."""
     source = build.tokenizer_folder()
     copied: dict[str, str | None] = {}
-    for path, digest in sorted(build.manifest.content["files"].items()):
+    for path, digest in sorted(build.manifest.files.items()):
         if path.startswith(f"{TOKENIZER}/"):
             name = path.removeprefix(f"{TOKENIZER}/")
             shutil.copyfile(source / name, folder / name)
-            copied[name] = str(digest)
+            copied[name] = digest
     return copied
 
 
@@ -233,7 +226,7 @@ def _record(facts: CardFacts, model: Mapping[str, Any]) -> dict[str, Any]:
         "precision": facts.precision,
         "step": facts.step,
         "model": model,
-        "build": {"hash": facts.manifest_hash, "content": facts.content},
+        "build": to_json(facts.build),
         "training": facts.training,
         "earlier": list(facts.earlier),
     }
@@ -249,10 +242,10 @@ def _cast(tensors: Iterator[tuple[str, torch.Tensor]], dtype: torch.dtype) -> It
         yield name, tensor.detach().to(dtype) if tensor.is_floating_point() else tensor.detach()
 
 
-def _generation_config(folder: Path, content: Mapping[str, Any]) -> dict[str, Any]:
+def _generation_config(folder: Path, manifest: Manifest) -> dict[str, Any]:
     """Answers end where training ended them."""
     tokenizer = load_tokenizer(folder)
-    chat = ChatTokenizer(Template(str(content["config"]["template"]), str(content["template"])), tokenizer)
+    chat = ChatTokenizer(Template(manifest.config.template, manifest.template), tokenizer)
     end_id, _ = answer_controls(chat)
     bos, eos = tokenizer.encode([tokenizer.bos_token, tokenizer.eos_token])
     return {
@@ -274,15 +267,3 @@ def _model_tree(config: TrainConfig, model: VisionChatModel) -> dict[str, Any]:
 def _training(config: TrainConfig) -> dict[str, Any]:
     tree = {key: value for key, value in to_tree(config).items() if key not in _LOCAL}
     return {**tree, "model": {**tree["model"], "init_from": None}}
-
-
-def _facts(content: Mapping[str, Any]) -> dict[str, Any]:
-    """What of the manifest goes with the model: no shards, no paths of the machine."""
-    return {
-        "config": {key: content["config"][key] for key in _BUILD_FACTS},
-        "tokenizer": content["tokenizer"],
-        "datasets": {
-            name: {key: dataset[key] for key in _DATASET_FACTS if key in dataset}
-            for name, dataset in content["datasets"].items()
-        },
-    }

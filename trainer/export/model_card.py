@@ -11,7 +11,7 @@ from typing import Any
 
 import yaml
 
-_COUNTS = ("samples", "images", "tokens", "trained_tokens", "draws")
+from shards.format.manifest import BuildFacts
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -26,8 +26,7 @@ class CardFacts:
     precision: str
     parameters: int
     image_tokens: int
-    manifest_hash: str
-    content: Mapping[str, Any]
+    build: BuildFacts
     training: Mapping[str, Any]
     step: int
     earlier: Sequence[Mapping[str, Any]] = ()
@@ -84,18 +83,17 @@ def _use(facts: CardFacts) -> str:
 
 
 def _data(facts: CardFacts) -> str:
-    content = facts.content
     lines = [
         "| dataset | adapter | samples | images | tokens | trained tokens | samples an epoch |",
         "|---|---|--:|--:|--:|--:|--:|",
     ]
-    for name, dataset in content["datasets"].items():
-        counts = (dataset.get(key) for key in _COUNTS)
-        cells = [name, str(dataset.get("adapter", "")), *("" if count is None else f"{count:,}" for count in counts)]
+    for name, dataset in facts.build.datasets.items():
+        counts = (dataset.samples, dataset.images, dataset.tokens, dataset.trained_tokens, dataset.draws)
+        cells = [name, dataset.adapter, *(f"{count:,}" for count in counts)]
         lines.append("| " + " | ".join(cell.replace("|", "\\|") for cell in cells) + " |")
     return (
-        f"## Data\n\nBuild manifest (sha256): `{facts.manifest_hash}`\n\nTemplate `{content['config']['template']}`, "
-        f"tokenizer `{content['tokenizer'].get('fingerprint', '')}`.\n\n" + "\n".join(lines)
+        f"## Data\n\nBuild manifest (sha256): `{facts.build.hash}`\n\nTemplate `{facts.build.template}`, "
+        f"tokenizer `{facts.build.tokenizer.fingerprint}`.\n\n" + "\n".join(lines)
     )
 
 
@@ -126,7 +124,7 @@ def _origin(facts: CardFacts) -> Mapping[str, Any]:
 
 def _licence(facts: CardFacts) -> str:
     model = _origin(facts)
-    datasets = [*(name for stage in facts.earlier for name in stage["build"]["datasets"]), *facts.content["datasets"]]
+    datasets = [*(name for stage in facts.earlier for name in stage["build"]["datasets"]), *facts.build.datasets]
     parts = [
         *(f"{part}: {model[part]['name']}" for part in ("decoder", "encoder") if model[part]["name"]),
         *(f"dataset: {name}" for name in dict.fromkeys(datasets)),

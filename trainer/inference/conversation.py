@@ -21,7 +21,7 @@ from dst import ChatTokenizer, Message
 from dst.tokenizer import TextTokenizer
 from shards.errors import ImageError
 from shards.images.decode import exact
-from shards.images.pixels import Geometry
+from shards.images.geometry import Geometry
 from shards.loader.placeholders import expand
 from trainer.errors import TrainError
 from trainer.inference.cached_decoder import Prompt

@@ -12,7 +12,6 @@ import torch
 from dst import ChatTokenizer, Template, load_tokenizer
 from dst.errors import ConfigError
 from shards import Build
-from shards.images.pixels import Geometry
 from trainer.checkpoint.reader import PLACES, Checkpoint, locate
 from trainer.model_io.load import DTYPES, Loaded, load_model
 from trainer.model_io.record import RECORD
@@ -32,15 +31,14 @@ def open_model(location: Path, *, build: str | None = None) -> tuple[Loaded, Bui
     if locate(location) is None:
         raise ConfigError([f"{location}: no model there; wanted a folder that dsvl-train export wrote, {PLACES}"])
     found = restore(location, build=build)
-    content = found.build.manifest.content
-    template = Template(str(content["config"]["template"]), str(content["template"]))
+    manifest = found.build.manifest
+    template = Template(manifest.config.template, manifest.template)
     return (
         Loaded(
             model=found.model.to(device, DTYPES[found.config.precision]),
             chat_tokenizer=ChatTokenizer(template, load_tokenizer(found.build.tokenizer_folder())),
-            geometry=Geometry.of(content["config"]["image"]),
-            content=content,
-            manifest_hash=found.build.manifest.hash,
+            geometry=manifest.config.image,
+            facts=manifest.facts(),
             step=found.step,
             folder=found.folder,
         ),

@@ -14,7 +14,6 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from collections.abc import Mapping
 from typing import Any, Literal, NamedTuple
 
 import torch
@@ -24,6 +23,7 @@ from torch.utils.checkpoint import checkpoint
 
 from dst import IGNORE
 from dst.errors import ConfigError
+from shards.format.manifest import BuildFacts
 from shards.loader import normalize
 from trainer.attention.layout import build_layout
 from trainer.compat.transformers import checkpoint_activations
@@ -210,20 +210,22 @@ def attention_arguments(
 
 def build_model(
     config: ModelConfig,
-    content: Mapping[str, Any],
+    facts: BuildFacts,
     *,
     weights: bool = True,
     seed: int = 0,
     dtype: torch.dtype = torch.float32,
 ) -> VisionChatModel:
-    """The model for the build with this manifest; `weights=False` leaves all of it random.
+    """The model for the build with these facts; `weights=False` leaves all of it random.
 
     New weights depend on `seed` alone. The caller has run `check_model`, which says what of the config does not fit the
     build. Raises ConfigError if an encoder, projector or decoder cannot be built or loaded.
     """
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        decoder = build_decoder(config.decoder, tokenizer_size(content), config.attention, weights=weights, dtype=dtype)
+        decoder = build_decoder(
+            config.decoder, facts.tokenizer.num_embeddings, config.attention, weights=weights, dtype=dtype
+        )
         encoder = build_encoder(config.encoder, weights=weights)
         projector = build_projector(
             config.projector,
@@ -235,24 +237,23 @@ def build_model(
         encoder.to(dtype),
         projector.to(dtype),
         decoder,
-        image_id=int(content["tokenizer"]["image_id"]),
+        image_id=facts.tokenizer.image_id,
         attention=config.attention,
     )
 
 
-def check_model(config: ModelConfig, content: Mapping[str, Any]) -> list[str]:
+def check_model(config: ModelConfig, facts: BuildFacts) -> list[str]:
     """Problems of the model itself and with the build, told without loading any weights."""
     problems = check_model_values(config)
     if problems:
         return problems
-    built = content["config"]
 
     def change(part: str, rebuild: str) -> str:  # the parts of a model to start with are as they are
         return f"rebuild with {rebuild}" if config.init_from else f"{part}, or rebuild with {rebuild}"
 
     try:
-        hf_config = load_hf_config(config.decoder, tokenizer_size(content))
-        limit, longest = max_positions(hf_config), int(built["limits"]["max_length"])
+        hf_config = load_hf_config(config.decoder, facts.tokenizer.num_embeddings)
+        limit, longest = max_positions(hf_config), facts.limits.max_length
         if limit is not None and longest > limit:
             problems.append(
                 f"model.decoder: allows {limit} positions but this build has samples of up to {longest}; "
@@ -275,7 +276,7 @@ def check_model(config: ModelConfig, content: Mapping[str, Any]) -> list[str]:
             )
     except ConfigError as error:
         return problems + error.problems
-    side, got = int(built["image"]["size"]), int(built["image_tokens"])
+    side, got = facts.image.size, facts.image_tokens
     if encoder.image_size != side:
         problems.append(
             f"model.encoder: takes images of {encoder.image_size} pixels but this build's have {side}; "
@@ -296,12 +297,6 @@ def portable_config(config: ModelConfig, model: VisionChatModel) -> ModelConfig:
     hf_config = model.decoder.config.to_dict()
     decoder = dataclasses.replace(config.decoder, name=None, preset=None, config=hf_config)
     return dataclasses.replace(config, init_from=None, encoder=model.encoder.portable, decoder=decoder)
-
-
-def tokenizer_size(content: Mapping[str, Any]) -> int:
-    """Rows that a build's tokenizer needs."""
-    tokenizer = content["tokenizer"]
-    return max(int(tokenizer["vocabulary_size"]), int(tokenizer["image_id"]) + 1)
 
 
 def _by_sample(

@@ -18,14 +18,14 @@ from torch.overrides import TorchFunctionMode
 import dst
 from dst import ChatTokenizer
 from dst.errors import ConfigError
-from shards.errors import ShardError
-from shards.images.pixels import Geometry
+from shards.format.manifest import BuildFacts
+from shards.images.geometry import Geometry
 from trainer.config.model import ModelConfig
 from trainer.errors import TrainError
 from trainer.model.decoder import check_decoder
 from trainer.model.vision_chat import VisionChatModel, build_model, check_model
 from trainer.model_io.llava import llava_names, own_tensors
-from trainer.model_io.record import Form, check_files, model_config, read_record, unusable
+from trainer.model_io.record import Form, build_facts, check_files, model_config, read_record, unusable
 from trainer.model_io.safetensors_files import WeightFiles
 
 TEMPLATE = "chat_template.jinja"
@@ -35,13 +35,12 @@ DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Loaded:
-    """A model to talk to. `content` is the part of the build's manifest that says what data it was made with."""
+    """A model to talk to, and the data that it was trained on."""
 
     model: VisionChatModel
     chat_tokenizer: ChatTokenizer
     geometry: Geometry
-    content: Mapping[str, Any]
-    manifest_hash: str
+    facts: BuildFacts
     step: int
     folder: Path
 
@@ -54,31 +53,29 @@ def load_model(folder: str | Path, *, device: str | torch.device = "cpu", dtype:
     """
     folder = Path(folder)
     record = read_record(folder)
+    facts = build_facts(folder, record)
     try:
-        content, manifest_hash = record["build"]["content"], str(record["build"]["hash"])
-        geometry = Geometry.of(content["config"]["image"])
         stored, step = DTYPES[record["precision"]], int(record["step"])
         config = model_config(record)
-        if problems := check_model(config, content):
+        if problems := check_model(config, facts):
             raise ConfigError(problems)
-        model = _filled_model(folder, record, config, content, dtype or stored)
-    except (KeyError, TypeError, AttributeError, ValueError, ShardError) as error:
+        model = _filled_model(folder, record, config, facts, dtype or stored)
+    except (KeyError, TypeError, AttributeError, ValueError) as error:
         raise unusable(folder, f"{type(error).__name__}: {error}") from None
     except ConfigError as error:
         raise unusable(folder, "; ".join(error.problems)) from None
     return Loaded(
         model=model.to(device).eval().requires_grad_(False),
-        chat_tokenizer=_chat_tokenizer(folder, content),
-        geometry=geometry,
-        content=content,
-        manifest_hash=manifest_hash,
+        chat_tokenizer=_chat_tokenizer(folder, facts),
+        geometry=facts.image,
+        facts=facts,
         step=step,
         folder=folder,
     )
 
 
-def started_model(config: ModelConfig, content: Mapping[str, Any], *, dtype: torch.dtype) -> VisionChatModel:
-    """The model that `config.init_from` names, for a run on the build with this manifest.
+def started_model(config: ModelConfig, facts: BuildFacts, *, dtype: torch.dtype) -> VisionChatModel:
+    """The model that `config.init_from` names, for a run on the build with these facts.
 
     trainer.checkpoint.init_from made the config.
 
@@ -87,7 +84,7 @@ def started_model(config: ModelConfig, content: Mapping[str, Any], *, dtype: tor
     folder = Path(str(config.init_from))
     record = read_record(folder)
     try:
-        model = _filled_model(folder, record, config, content, dtype)
+        model = _filled_model(folder, record, config, facts, dtype)
     except (KeyError, TypeError, AttributeError, ValueError) as error:
         raise unusable(folder, f"{type(error).__name__}: {error}") from None
     check_decoder(model.decoder, config.decoder, config.attention)  # its attention may be another than the export's
@@ -95,7 +92,7 @@ def started_model(config: ModelConfig, content: Mapping[str, Any], *, dtype: tor
 
 
 def _filled_model(
-    folder: Path, record: Mapping[str, Any], config: ModelConfig, content: Mapping[str, Any], dtype: torch.dtype
+    folder: Path, record: Mapping[str, Any], config: ModelConfig, facts: BuildFacts, dtype: torch.dtype
 ) -> VisionChatModel:
     """Raises KeyError, TypeError, ValueError or ConfigError for a damaged record, TrainError for damaged files."""
     form = record["form"]
@@ -103,7 +100,7 @@ def _filled_model(
         raise ValueError(f"form is {form!r}")
     check_files(folder, record["files"])
     with _NoDraws():
-        model = build_model(config, content, weights=False, dtype=dtype)
+        model = build_model(config, facts, weights=False, dtype=dtype)
     _fill(model, folder, form)
     return model
 
@@ -123,12 +120,12 @@ def _fill(model: VisionChatModel, folder: Path, form: Form) -> None:
             tensor.copy_(stored)
 
 
-def _chat_tokenizer(folder: Path, content: Mapping[str, Any]) -> ChatTokenizer:
+def _chat_tokenizer(folder: Path, facts: BuildFacts) -> ChatTokenizer:
     tokenizer = dst.load_tokenizer(folder)
     source = (folder / TEMPLATE).read_text(encoding="utf-8")
-    if tokenizer.fingerprint != content["tokenizer"]["fingerprint"]:
+    if tokenizer.fingerprint != facts.tokenizer.fingerprint:
         raise unusable(folder, "the tokenizer beside it is another one")
-    return ChatTokenizer(dst.Template(str(content["config"]["template"]), source), tokenizer)
+    return ChatTokenizer(dst.Template(facts.template, source), tokenizer)
 
 
 class _NoDraws(TorchFunctionMode):

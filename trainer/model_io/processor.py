@@ -13,7 +13,8 @@ from collections.abc import Mapping
 from typing import Any
 
 from dst import IMAGE_TOKEN
-from shards.images.pixels import PAD_COLOURS, Geometry
+from shards.images.geometry import Geometry
+from shards.images.pixels import PAD_COLOURS
 from trainer.model.encoders.registry import Encoder
 
 PREPROCESSOR, PROCESSOR = "preprocessor_config.json", "processor_config.json"

@@ -14,7 +14,10 @@ from typing import Any, Literal
 
 from dst.common.config import build
 from dst.errors import ConfigError
+from shards.errors import FieldError
 from shards.files import file_sha256
+from shards.format.manifest import BuildFacts
+from shards.typed_json import from_json
 from trainer.config.model import ModelConfig
 from trainer.errors import TrainError
 
@@ -54,6 +57,14 @@ def model_config(record: Mapping[str, Any]) -> ModelConfig:
     if config is None:
         raise ConfigError(problems)
     return config
+
+
+def build_facts(folder: Path, record: Mapping[str, Any]) -> BuildFacts:
+    """The data that the model was trained on. Raises TrainError if the record is damaged."""
+    try:
+        return from_json(BuildFacts, record.get("build"), "build")
+    except FieldError as error:
+        raise unusable(folder, str(error)) from None
 
 
 def check_files(folder: Path, files: Mapping[str, Mapping[str, Any]]) -> None:

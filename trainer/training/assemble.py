@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 
+from shards.format.manifest import BuildFacts
 from trainer.config.run import TrainConfig
 from trainer.model.lora import add_adapters
 from trainer.model.param_groups import ComponentRow, by_component, choose_trained, component_rows, parameter_groups
@@ -30,16 +30,16 @@ class Assembled:
     work: Work
 
 
-def assemble(config: TrainConfig, content: Mapping[str, Any], *, weights: bool = True) -> Assembled:
-    """The model of a config for the build with this manifest. The same seed gives the same new weights.
+def assemble(config: TrainConfig, facts: BuildFacts, *, weights: bool = True) -> Assembled:
+    """The model of a config for the build with these facts. The same seed gives the same new weights.
 
     weights: False leaves pretrained ones random. Raises ConfigError if a part cannot be built or adapted.
     """
     dtype = DTYPES[config.precision]
     if weights and config.model.init_from is not None:
-        model = started_model(config.model, content, dtype=dtype)
+        model = started_model(config.model, facts, dtype=dtype)
     else:
-        model = build_model(config.model, content, weights=weights, seed=config.seed, dtype=dtype)
+        model = build_model(config.model, facts, weights=weights, seed=config.seed, dtype=dtype)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(config.seed)
         add_adapters(model, config.lora)

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 import shards
 from dst.errors import ConfigError, TemplateError
 from dst.template import load_template
-from shards import Build, ShardError
+from shards import Build, Manifest, ShardError
 from trainer.checkpoint.init_from import check_start, with_start
 from trainer.config.run import TrainConfig, check_ranks, config_from, read_tree, row_length
 
@@ -34,31 +33,27 @@ def prepare(
     return config, build
 
 
-def check_config_fits_build(config: TrainConfig, content: Mapping[str, Any], manifest_hash: str) -> list[str]:
+def check_config_fits_build(config: TrainConfig, manifest: Manifest) -> list[str]:
     """Problems between the config and a build's manifest."""
-    built = content["config"]
     problems = []
     expect = config.expect
     if expect.template is not None:
-        problems += _check_template(expect.template, content)
-    fingerprint = str(content["tokenizer"].get("fingerprint"))
+        problems += _check_template(expect.template, manifest)
     for name, wanted, got in (
-        ("tokenizer", expect.tokenizer, fingerprint),
-        ("manifest", expect.manifest, manifest_hash),
+        ("tokenizer", expect.tokenizer, manifest.tokenizer.fingerprint),
+        ("manifest", expect.manifest, manifest.hash),
     ):
         if wanted is not None and (not wanted or not got.startswith(wanted)):
             problems.append(
                 f"expect.{name}: is {wanted!r} but the build has {got[:12]}; choose the right build, or rebuild"
             )
-    sides = built["image"]["size"]
+    sides = manifest.config.image.size
     if expect.image_size is not None and expect.image_size != sides:
         problems.append(
             f"expect.image_size: is {expect.image_size} but this build's pictures have {sides}; rebuild with "
             f"image: {{size: {expect.image_size}}}, or choose another encoder"
         )
-    if config.evaluation.every and not any(
-        shard["samples"] for dataset in content["datasets"].values() for shard in dataset["shards"]["eval"]
-    ):
+    if config.evaluation.every and not manifest.has_samples("eval"):
         problems.append(
             "evaluation.every: this build has no held-out samples; rebuild with split: {eval: 0.01}, or set it to 0"
         )
@@ -76,9 +71,9 @@ def _missing(location: object) -> list[str]:
 
 
 def _check(config: TrainConfig, build: Build, world_size: int | None, *, loads_model: bool) -> list[str]:
-    content = build.manifest.content
-    problems = check_config_fits_build(config, content, build.manifest.hash)
-    problems += check_start(config.model, content)
+    manifest = build.manifest
+    problems = check_config_fits_build(config, manifest)
+    problems += check_start(config.model, manifest)
     problems += check_rows(config, build)
     if world_size is not None:
         problems += check_ranks(config, world_size)
@@ -86,17 +81,16 @@ def _check(config: TrainConfig, build: Build, world_size: int | None, *, loads_m
         from trainer.model.decoder_tokenizer import check_tokenizer
         from trainer.model.vision_chat import check_model
 
-        problems += check_model(config.model, content)
+        problems += check_model(config.model, manifest.facts())
         problems += check_tokenizer(config.model.decoder, build.tokenizer_folder())
     return problems
 
 
 def check_rows(config: TrainConfig, build: Build) -> list[str]:
     """Samples that no row can hold; where rows are at least what the build's limits allow, nothing is looked at."""
-    content, rows = build.manifest.content, config.batch
-    limits = content["config"]["limits"]
-    length = row_length(config, content)
-    if length >= limits["max_length"] and (rows.max_images is None or rows.max_images >= limits["max_images"]):
+    limits, rows = build.manifest.config.limits, config.batch
+    length = row_length(config, build.manifest)
+    if length >= limits.max_length and (rows.max_images is None or rows.max_images >= limits.max_images):
         return []
     from shards.loader import Loader
 
@@ -110,14 +104,14 @@ def check_rows(config: TrainConfig, build: Build) -> list[str]:
     return problems
 
 
-def _check_template(name: str, content: Mapping[str, Any]) -> list[str]:
+def _check_template(name: str, manifest: Manifest) -> list[str]:
     try:
-        source = load_template(name, content["config"].get("variables") or None).source
+        source = load_template(name, manifest.config.variables or None).source
     except TemplateError as error:
         return [f"expect.template: {error}"]
-    if source == content["template"]:
+    if source == manifest.template:
         return []
     return [
-        f"expect.template: is {name} but this build was compiled with {content['config']['template']} (or with another "
+        f"expect.template: is {name} but this build was compiled with {manifest.config.template} (or with another "
         "text of it); rebuild with that template, or change expect.template"
     ]

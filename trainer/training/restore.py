@@ -68,12 +68,12 @@ def restore(location: Path, *, build: str | None = None, init_from: str | None =
                 f"made with {checkpoint.manifest[:12]}; give the folder of that build with --build"
             ]
         )
-    problems = check_config_fits_build(config, opened.manifest.content, opened.manifest.hash)
+    problems = check_config_fits_build(config, opened.manifest)
     problems += other_start(config.model.init_from, begun)
-    problems += check_model(config.model, opened.manifest.content)
+    problems += check_model(config.model, opened.manifest.facts())
     if problems:
         raise ConfigError(problems)
-    model = assemble(_for_this_machine(config), opened.manifest.content).model.float()
+    model = assemble(_for_this_machine(config), opened.manifest.facts()).model.float()
     checkpoints.load_weights(model, checkpoint)
     merge_lora(model)
     return Restored(

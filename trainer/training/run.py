@@ -87,7 +87,7 @@ class _Run:
                 raise ConfigError([f"batch: {error}"]) from None
         is_own = found is not None and found.folder.resolve() == checkpoints.folder_of(out, found.step).resolve()
         self.saved = _Saved(self.step, found.folder if found and is_own else None)  # another run's is not saved here
-        made = assemble(config, build.manifest.content)
+        made = assemble(config, build.manifest.facts())
         self.work = made.work
         if ranks.is_first:
             self._write_config()
@@ -172,7 +172,7 @@ class _Run:
             self.build,
             split=split,
             batch_size=micro_batch_size * self.ranks.world_size,
-            max_length=row_length(self.config, self.build.manifest.content),
+            max_length=row_length(self.config, self.build.manifest),
             max_images=batch.max_images,
             packed=batch.packed,
             seed=self.config.seed,

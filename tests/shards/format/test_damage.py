@@ -35,8 +35,7 @@ def read_all(build: Path) -> list[tuple[object, ...]]:
 
 
 def infos(build: Path) -> list[ShardInfo]:
-    manifest = shards.open(build).manifest
-    return [info for splits in manifest.shards.values() for found in splits.values() for info in found]
+    return [info for _, _, info in shards.open(build).manifest.shards()]
 
 
 def test_single_flipped_bits_in_shards_and_indexes_are_all_detected(build: Path) -> None:

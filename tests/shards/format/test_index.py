@@ -190,7 +190,7 @@ for turn in range(int(sys.argv[3])):
     path.unlink()
     path.write_bytes(damaged)
     try:
-        shard = Shard(build.store, build.manifest.shards["alpha"]["train"][0])
+        shard = Shard(build.store, build.manifest.datasets["alpha"].shards["train"][0])
     except ShardError:
         refused += 1
         continue

@@ -22,7 +22,8 @@ import shards.images.decode
 from preprocess.images.prepare import ImagePolicy, prepare_image
 from shards.errors import ImageError
 from shards.images.decode import DECODERS, Pixels, decode_pillow
-from shards.images.pixels import PAD_COLOURS, Geometry
+from shards.images.geometry import Geometry
+from shards.images.pixels import PAD_COLOURS
 from tests.support.paths import ROOT
 from trainer.compat.torchvision import declare_operators
 

@@ -13,8 +13,10 @@ import pytest
 from PIL import Image
 
 from preprocess.images.prepare import ImagePolicy
-from shards.errors import ImageError, ShardError
-from shards.images.pixels import Geometry, check_size, scaled_size
+from shards.errors import FieldError, ImageError
+from shards.images.geometry import Geometry
+from shards.images.pixels import check_size, scaled_size
+from shards.typed_json import from_json
 from tests.support.paths import ROOT
 
 POLICIES = [
@@ -31,7 +33,7 @@ def in_manifest(policy: ImagePolicy) -> dict[str, Any]:
 
 @pytest.mark.parametrize("policy", POLICIES)
 def test_a_manifests_image_config_gives_the_geometry_that_the_compiler_used(policy: ImagePolicy) -> None:
-    geometry = Geometry.of(in_manifest(policy))
+    geometry = from_json(Geometry, in_manifest(policy))
     assert geometry == policy.geometry
     for field in dataclasses.fields(Geometry):
         assert getattr(geometry, field.name) == getattr(policy, field.name)
@@ -51,24 +53,24 @@ def test_a_manifests_image_config_gives_the_geometry_that_the_compiler_used(poli
         ("interpolation", 3),
     ],
 )
-def test_a_malformed_image_config_is_a_shard_error_that_names_key_and_value(key: str, value: object) -> None:
-    with pytest.raises(ShardError, match=rf"config\.image\.{key} is .*; wanted") as caught:
-        Geometry.of(in_manifest(ImagePolicy()) | {key: value})
+def test_a_malformed_image_config_is_an_error_that_names_key_and_value(key: str, value: object) -> None:
+    with pytest.raises(FieldError, match=rf"config\.image\.{key}: got .*; expected") as caught:
+        from_json(Geometry, in_manifest(ImagePolicy()) | {key: value}, "config.image")
     assert repr(value) in str(caught.value)
 
 
 @pytest.mark.parametrize("field", [field.name for field in dataclasses.fields(Geometry)])
-def test_a_missing_key_is_a_shard_error(field: str) -> None:
+def test_a_missing_key_is_an_error(field: str) -> None:
     config = in_manifest(ImagePolicy())
     del config[field]
-    with pytest.raises(ShardError, match=rf"config\.image\.{field} is None"):
-        Geometry.of(config)
+    with pytest.raises(FieldError, match=rf"config\.image\.{field}: missing; expected"):
+        from_json(Geometry, config, "config.image")
 
 
 @pytest.mark.parametrize("image", [None, [], "crop"])
-def test_an_image_config_that_is_no_object_is_a_shard_error(image: object) -> None:
-    with pytest.raises(ShardError, match=r"config\.image is"):
-        Geometry.of(image)
+def test_an_image_config_that_is_no_object_is_an_error(image: object) -> None:
+    with pytest.raises(FieldError, match=r"config\.image: got .*; expected an object"):
+        from_json(Geometry, image, "config.image")
 
 
 @pytest.mark.parametrize(
@@ -76,7 +78,7 @@ def test_an_image_config_that_is_no_object_is_a_shard_error(image: object) -> No
     [("crop", (100, 64)), ("pad", (64, 40)), ("squash", (64, 64))],
 )
 def test_sizes_are_cut_down_to_whole_pixels(fit: str, wanted: tuple[int, int]) -> None:
-    geometry = Geometry.of(in_manifest(ImagePolicy(size=64)) | {"fit": fit})
+    geometry = from_json(Geometry, in_manifest(ImagePolicy(size=64)) | {"fit": fit})
     assert scaled_size(157, 100, geometry) == wanted  # 64 * 1.57 = 100.48; 64 / 1.57 = 40.76
 
 

@@ -13,7 +13,6 @@ import torch
 
 from shards import Build
 from shards.images.decode import decode_pillow
-from shards.images.pixels import Geometry
 from shards.loader.batch import Batch, normalize
 from tests.support.loader_builds import BATCH, IMAGE_TOKENS, LENGTH, SIDE, compiled, loader, said, some
 
@@ -36,8 +35,8 @@ def wanted(build: Build) -> list[list[tuple[Any, ...]]]:
 
 def test_a_batch_holds_its_samples_as_the_build_does(build: Build) -> None:
     by_key = {sample.key: sample for sample in build["train"]}
-    geometry = Geometry.of(build.manifest.content["config"]["image"])
-    image_id = build.manifest.content["tokenizer"]["image_id"]
+    geometry = build.manifest.config.image
+    image_id = build.manifest.tokenizer.image_id
     (batch,) = some(build, 1)
     assert batch.input_ids.shape == (BATCH, LENGTH)
     assert batch.images.shape == (len(batch.image_slots), 3, SIDE, SIDE)
@@ -78,7 +77,7 @@ def test_images_have_channels_first_in_shape_and_last_in_memory(build: Build) ->
 
 def test_original_pictures_are_made_as_the_encoder_wants_them(tmp_path: Path) -> None:
     original = compiled(tmp_path, store="original")
-    geometry = Geometry.of(original.manifest.content["config"]["image"])
+    geometry = original.manifest.config.image
     by_key = {sample.key: sample for sample in original["train"]}
     for decode, tolerance in (("exact", 0.0), ("fast", 1.5)):
         (batch,) = some(original, 1, decode=decode)
@@ -218,7 +217,7 @@ def test_an_epoch_of_training_draws_what_the_manifest_says(build: Build) -> None
         for row in batch.samples:
             for dataset, _ in row:
                 counts[dataset] = counts.get(dataset, 0) + 1
-    assert counts == {name: dataset["draws"] for name, dataset in build.manifest.content["datasets"].items()}
+    assert counts == {name: dataset.draws for name, dataset in build.manifest.datasets.items()}
 
 
 @pytest.mark.parametrize("packed", [True, False])

@@ -381,8 +381,7 @@ def build(tmp_path: Path) -> shards.Build:
 
 
 def with_draws(made: handmade_builds.Handmade, draws: dict[str, int]) -> shards.Build:
-    datasets = made.content({})["datasets"]
-    made.extra = {"datasets": {name: {**datasets[name], "draws": draws[name]} for name in datasets}}
+    made.draws = draws
     return shards.open(made.finish())
 
 
@@ -405,7 +404,7 @@ def test_the_evaluation_split_is_drawn_once_whatever_the_blend_says(build: shard
     assert all(sorted(samples) == [0, 1, 2] for samples in whole_epochs(found))
 
 
-def test_a_manifest_without_draws_takes_every_sample_once(tmp_path: Path) -> None:
+def test_as_many_draws_as_samples_take_every_sample_once(tmp_path: Path) -> None:
     build = shards.open(handmade_builds.make(tmp_path).folder)
     assert sorted(whole_epochs(build.order())[0]) == list(range(11))
 

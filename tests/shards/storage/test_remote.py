@@ -113,7 +113,7 @@ def test_only_what_is_needed_is_downloaded_and_only_once(folder: Path, flaky: st
     Flaky.answers.clear()
     build = shards.open(flaky)
     assert Flaky.answers == ["/bucket/build/manifest.json"]
-    first = build.manifest.shards["alpha"]["train"][0]
+    first = build.manifest.datasets["alpha"].shards["train"][0]
     assert build["train"][0].key == "alpha-train-00000"
     assert Flaky.answers[1:] == [f"/bucket/build/{first.index}", f"/bucket/build/{first.path}"]
     assert build["train"][1].key == shards.open(flaky)["train"][1].key
@@ -226,7 +226,7 @@ def test_a_damaged_copy_is_named_with_what_to_do(folder: Path, memory: str) -> N
     publish(folder, memory)
     build = shards.open(memory)
     assert build["train"][0].key
-    info = build.manifest.shards["alpha"]["train"][0]
+    info = build.manifest.datasets["alpha"].shards["train"][0]
     for sha256, suffix, expected in (
         (info.sha256, ".tar", rf"{memory}/{info.path}: sample alpha-train-00000 is damaged: .*"),
         (info.index_sha256, ".arrow", rf"{memory}/{info.index}: sha256 is .*"),

@@ -52,7 +52,7 @@ def test_verify_names_files_that_are_missing_or_too_many(folder: Path, memory: s
 
 def test_a_shard_that_was_swapped_is_refused_by_name_and_digests(folder: Path, memory: str) -> None:
     publish(folder, memory)
-    info = shards.open(folder).manifest.shards["alpha"]["train"][0]
+    info = shards.open(folder).manifest.datasets["alpha"].shards["train"][0]
     write_at(f"{memory}/{info.path}", flip((folder / info.path).read_bytes(), 700))
     with pytest.raises(ShardError, match=rf"{memory}/{info.path}: downloaded 2 times: .* {info.sha256[:12]}"):
         assert shards.open(memory)["train"][0]

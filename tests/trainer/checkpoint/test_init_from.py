@@ -90,7 +90,7 @@ def test_a_run_begins_with_all_weights_of_an_export(
     path = second_stage(tmp_path, build.store.location, start, seed=1, lora={"decoder": {"rank": 2}})
 
     config, opened = prepare(path, (), 1, loads_model=True)
-    begun = assemble(config, opened.manifest.content).model.eval()
+    begun = assemble(config, opened.manifest.facts()).model.eval()
 
     before = trainer.load(start)
     ids = exports.expanded(before.model, before.chat_tokenizer)
@@ -108,7 +108,7 @@ def test_attention_and_kernel_may_be_others_than_the_exports(build: Build, first
     )
     config, opened = prepare(path, (), 1, loads_model=True)
     assert (config.model.attention, config.model.decoder.attn_implementation) == ("causal", "eager")
-    assert assemble(config, opened.manifest.content).model.attention == "causal"
+    assert assemble(config, opened.manifest.facts()).model.attention == "causal"
 
 
 def test_parts_that_are_others_than_the_exports_are_refused(build: Build, first: Path, tmp_path: Path) -> None:
@@ -169,7 +169,7 @@ def test_mmca_that_the_exports_decoder_cannot_do_is_refused(build: Build, tmp_pa
     model = {"attention": "mmca", "decoder": {"attn_implementation": "eager"}}
     config, opened = prepare(second_stage(tmp_path, build.store.location, start, model=model), (), 1, loads_model=True)
     with pytest.raises(ConfigError, match=r"cannot do mmca: .*choose another decoder, or set model.attention: causal"):
-        assemble(config, opened.manifest.content)
+        assemble(config, opened.manifest.facts())
 
 
 def test_a_start_that_is_no_export_says_how_to_make_one(build: Build, tmp_path: Path) -> None:
@@ -198,7 +198,7 @@ def test_a_damaged_record_is_refused_and_not_blamed_on_the_config(build: Build, 
     record = json.loads((start / "dsvl.json").read_text())
     damaged = {
         "KeyError: 'model'": {key: record[key] for key in record if key != "model"},
-        "KeyError: 'build'": {key: record[key] for key in record if key != "build"},
+        "build: got None; expected an object": {key: record[key] for key in record if key != "build"},
         "encoder.kind: got 'bogus'": {**record, "model": {**record["model"], "encoder": {"kind": "bogus"}}},
         "'list' object has no attribute 'items'": {**record, "files": []},
     }
@@ -227,7 +227,7 @@ def test_a_build_of_another_tokenizer_is_refused(build: Build, first: Path, tmp_
 def test_a_build_with_the_exports_tokenizer_is_for_that_model(build: Build, first: Path, tmp_path: Path) -> None:
     path = second_stage(tmp_path, text_build(tmp_path, first), first)
     config, opened = prepare(path, (), 1, loads_model=True)
-    assert opened.manifest.content["tokenizer"] == build.manifest.content["tokenizer"]
+    assert opened.manifest.tokenizer == build.manifest.tokenizer
     assert config.model.init_from == str(first)
 
 

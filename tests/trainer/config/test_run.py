@@ -152,7 +152,7 @@ def test_rows_that_the_ranks_cannot_share_are_refused_with_what_would_work() -> 
 
 
 @pytest.fixture(scope="module")
-def manifest(tmp_path_factory: pytest.TempPathFactory) -> shards.Build:
+def build(tmp_path_factory: pytest.TempPathFactory) -> shards.Build:
     folder = tmp_path_factory.mktemp("config")
     blend = small_blends.chat_blend(
         folder, [small_blends.chat_record(number) for number in range(4)], limits={"max_length": 256, "max_images": 3}
@@ -160,40 +160,39 @@ def manifest(tmp_path_factory: pytest.TempPathFactory) -> shards.Build:
     return shards.open(small_blends.build(blend).path)
 
 
-def test_a_build_is_held_against_all_that_is_expected_of_it(manifest: shards.Build) -> None:
-    content, digest = manifest.manifest.content, manifest.manifest.hash
-    size = content["config"]["image"]["size"]
-    fingerprint = content["tokenizer"]["fingerprint"]
+def test_a_build_is_held_against_all_that_is_expected_of_it(build: shards.Build) -> None:
+    manifest = build.manifest
+    size = manifest.config.image.size
     fits = config(
         expect={
             "template": "visualchat",
-            "tokenizer": fingerprint[:8],
-            "manifest": digest,
+            "tokenizer": manifest.tokenizer.fingerprint[:8],
+            "manifest": manifest.hash,
             "image_size": size,
         },
     )
-    assert check_config_fits_build(fits, content, digest) == []
+    assert check_config_fits_build(fits, manifest) == []
     wrong = config(
         expect={"template": "vicuna", "tokenizer": "0123", "manifest": "4567", "image_size": size + 1},
         evaluation={"every": 5},
     )
-    assert [problem.partition(":")[0] for problem in check_config_fits_build(wrong, content, digest)] == [
+    assert [problem.partition(":")[0] for problem in check_config_fits_build(wrong, manifest)] == [
         "expect.template",
         "expect.tokenizer",
         "expect.manifest",
         "expect.image_size",
         "evaluation.every",
     ]
-    (unknown,) = check_config_fits_build(config(expect={"template": "vicunia"}), content, digest)
+    (unknown,) = check_config_fits_build(config(expect={"template": "vicunia"}), manifest)
     assert "did you mean vicuna?" in unknown
 
 
-def test_rows_may_be_shorter_than_the_build_allows_if_every_sample_fits(manifest: shards.Build) -> None:
-    longest = max(len(sample.ids) for sample in manifest["train"])
+def test_rows_may_be_shorter_than_the_build_allows_if_every_sample_fits(build: shards.Build) -> None:
+    longest = max(len(sample.ids) for sample in build["train"])
     assert longest < 256
     for batch in ({}, {"max_length": 256}, {"max_length": longest, "max_images": 1}):
-        assert check_rows(config(batch=batch), manifest) == []
-    (problem,) = check_rows(config(batch={"max_length": longest - 1}), manifest)
+        assert check_rows(config(batch=batch), build) == []
+    (problem,) = check_rows(config(batch={"max_length": longest - 1}), build)
     assert problem.startswith("batch.max_length, batch.max_images: ")
     assert f" has {longest} positions, a row takes {longest - 1}" in problem
 

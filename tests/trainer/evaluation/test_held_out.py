@@ -28,7 +28,7 @@ build = pytest.fixture(scope="module")(evaluations.make_build)
 
 def test_the_build_of_these_tests_has_all_kinds_held_out(build: Build, record: Loaded) -> None:
     assert all(build["eval"].sizes.values())
-    assert check_model_fits_build(record, build.manifest.content) == []
+    assert check_model_fits_build(record, build.manifest) == []
     questions = questions_of(build, record.chat_tokenizer.tokenizer)
     assert {question.kind for question in questions} == {"vqa", "caption", "text"}
     assert any(question.number for question in questions if question.dataset == "captions")

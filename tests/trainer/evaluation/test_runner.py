@@ -124,8 +124,7 @@ def test_a_build_that_the_model_was_not_made_for_is_told_with_all_that_differs(r
         limits={"max_length": 9000},
         image={"size": 48, "fit": "pad"},
     )
-    content = shards.open(small_blends.build(blend).path).manifest.content
-    problems = check_model_fits_build(record, content)
+    problems = check_model_fits_build(record, shards.open(small_blends.build(blend).path).manifest)
     beginnings = ("tokenizer: ", "template: ", "image.size: ", "image.fit: ", "image_tokens: ", "limits.max_length: ")
     assert [problem.startswith(start) for problem, start in zip(problems, beginnings, strict=False)] == [True] * 6
     assert "no held-out samples" in problems[6]

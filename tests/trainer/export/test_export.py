@@ -145,7 +145,7 @@ def test_the_model_card_names_data_and_training(build_of: exports.MakeBuild, tmp
     export_model(exports.make_model(config, build), config, build, tmp_path / "my-model", step=1234)
 
     card = (tmp_path / "my-model/README.md").read_text()
-    tokens = build.manifest.content["datasets"]["mine"]["tokens"]
+    tokens = build.manifest.datasets["mine"].tokens
     assert build.manifest.hash in card
     assert f"| mine | chat | 6 | 12 | {tokens:,} |" in card
     assert "# my-model" in card

@@ -20,7 +20,6 @@ pytest.importorskip("transformers")
 
 import shards
 from dst.tokenizer import TextTokenizer
-from shards.images.pixels import Geometry
 from shards.loader import Loader
 from tests.support import model_batches, small_blends
 from tests.support.talks import FEW, PHOTOS, Script, Talk, learnt
@@ -62,7 +61,7 @@ def test_what_is_sent_is_token_for_token_and_pixel_for_pixel_what_training_sees_
     build = trained(tmp_path, template=template)
     (batch,) = Loader(build, batch_size=1, max_length=2048, epochs=1)
     record = loaded(template=template)
-    assert record.geometry == Geometry.of(build.manifest.content["config"]["image"])
+    assert record.geometry == build.manifest.config.image
     script = Script(monkeypatch, record, [answer for _, _, answer in ROUNDS])
     talk = Talk(record, Sampling())
     for photos, question, _ in ROUNDS:

@@ -256,11 +256,11 @@ def test_pixels_are_normalised_by_the_encoders_own_numbers() -> None:
 
 
 def test_a_model_is_the_same_for_the_same_seed_whatever_was_drawn_before() -> None:
-    content = model_batches.manifest_content()
-    one = build_model(CONFIG, content, seed=3)
+    facts = model_batches.facts()
+    one = build_model(CONFIG, facts, seed=3)
     torch.randn(10)
     state = torch.random.get_rng_state()
-    other, third = build_model(CONFIG, content, seed=3), build_model(CONFIG, content, seed=4)
+    other, third = build_model(CONFIG, facts, seed=3), build_model(CONFIG, facts, seed=4)
     assert torch.equal(torch.random.get_rng_state(), state)
     for name, value in one.state_dict().items():
         assert torch.equal(other.state_dict()[name], value), name
@@ -270,7 +270,7 @@ def test_a_model_is_the_same_for_the_same_seed_whatever_was_drawn_before() -> No
 
 
 def test_half_precision_runs_and_sums_in_float32() -> None:
-    model = build_model(CONFIG, model_batches.manifest_content(), dtype=torch.bfloat16)
+    model = build_model(CONFIG, model_batches.facts(), dtype=torch.bfloat16)
     loss = model(**layout([SAMPLES]), images=pictures(3))
     assert {parameter.dtype for parameter in model.parameters()} == {torch.bfloat16}
     assert loss.total.dtype == torch.float32
@@ -280,15 +280,15 @@ def test_half_precision_runs_and_sums_in_float32() -> None:
 def test_a_portable_config_builds_the_same_architecture(attention: Any) -> None:
     model = model_batches.make(attention=attention)
     config = portable_config(replace(CONFIG, attention=attention), model)
-    again = build_model(config, model_batches.manifest_content(), weights=False, dtype=torch.float64).eval()
+    again = build_model(config, model_batches.facts(), weights=False, dtype=torch.float64).eval()
     again.load_state_dict(model.state_dict())
     inputs = layout([SAMPLES])
     assert torch.equal(again(**inputs, images=pictures(3)).total, model(**inputs, images=pictures(3)).total)
 
 
 def test_all_that_does_not_fit_the_build_is_told_at_once() -> None:
-    content = model_batches.manifest_content(image_size=56, image_tokens=9, max_length=9000)
-    text = "\n".join(check_model(CONFIG, content))
+    facts = model_batches.facts(image_size=56, image_tokens=9, max_length=9000)
+    text = "\n".join(check_model(CONFIG, facts))
     for part in (
         "model.decoder: allows 8192 positions but this build has samples of up to 9000",
         f"model.encoder: takes images of {SIDE} pixels but this build's have 56",
@@ -303,9 +303,9 @@ def test_samples_longer_than_a_sliding_window_are_refused_before_mmca_meets_them
 ) -> None:
     kind, more = ("mistral", {}) if layers is None else ("qwen2", {"layer_types": ["full_attention"] * 2})
     decoder = DecoderConfig(config={**PRESETS[f"tiny_{kind}"], "sliding_window": window, **more})
-    content = model_batches.manifest_content(max_length=65)
-    found = check_model(replace(CONFIG, decoder=decoder, attention="mmca"), content)
-    assert not check_model(replace(CONFIG, decoder=decoder, attention="causal"), content)
+    facts = model_batches.facts(max_length=65)
+    found = check_model(replace(CONFIG, decoder=decoder, attention="mmca"), facts)
+    assert not check_model(replace(CONFIG, decoder=decoder, attention="causal"), facts)
     assert [problem.partition(";")[0] for problem in found] == (
         [] if fits else ["model.attention: mmca is not defined for sliding windows"]
     )
@@ -314,6 +314,6 @@ def test_samples_longer_than_a_sliding_window_are_refused_before_mmca_meets_them
 def test_a_perceiver_makes_as_many_tokens_as_the_build_wants() -> None:
     perceiver = ProjectorConfig(kind="perceiver", num_queries=7, num_heads=2)
     config = replace(CONFIG, projector=perceiver)
-    assert not check_model(config, model_batches.manifest_content(image_tokens=7))
-    problems = check_model(config, model_batches.manifest_content(image_tokens=8))
+    assert not check_model(config, model_batches.facts(image_tokens=7))
+    problems = check_model(config, model_batches.facts(image_tokens=8))
     assert "set model.projector.num_queries: 8" in problems[0]

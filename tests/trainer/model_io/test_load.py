@@ -30,7 +30,6 @@ import torch
 import trainer
 from dst.errors import ConfigError
 from shards import Build
-from shards.images.pixels import Geometry
 from tests.support import exports, model_batches
 from tests.support.exports import CLIP, OPEN_CLIP, SIDE, SIGLIP
 from trainer.errors import TrainError
@@ -57,7 +56,7 @@ class Pair:
 
     def difference(self) -> float:
         """Largest, of logits of a question about two pictures."""
-        assert self.after.chat_tokenizer.template.source == self.build.manifest.content["template"]
+        assert self.after.chat_tokenizer.template.source == self.build.manifest.template
         ids = exports.expanded(self.before, self.after.chat_tokenizer)
         pixels = exports.pixels_of(exports.pictures(), self.build)
         wanted = exports.logits_of(self.before, ids, pixels)
@@ -193,15 +192,13 @@ def test_frozen_random_weights_of_half_precision_are_those_of_the_run(build: Bui
 
 def test_the_loaded_model_says_what_chat_needs(pair_of: MakePair, build: Build, tmp_path: Path) -> None:
     loaded = pair_of(attention="mmca").after
-    content = build.manifest.content
     assert not loaded.model.training
     assert not any(parameter.requires_grad for parameter in loaded.model.parameters())
-    assert loaded.geometry == Geometry.of(content["config"]["image"])
-    assert loaded.chat_tokenizer.tokenizer.fingerprint == content["tokenizer"]["fingerprint"]
-    assert loaded.content["tokenizer"] == content["tokenizer"]
-    assert loaded.content["config"]["limits"] == content["config"]["limits"]
-    assert loaded.content["datasets"]["mine"]["samples"] == 6
-    assert (loaded.manifest_hash, loaded.step, loaded.folder) == (build.manifest.hash, 7, tmp_path / "out")
+    assert loaded.geometry == build.manifest.config.image
+    assert loaded.chat_tokenizer.tokenizer.fingerprint == build.manifest.tokenizer.fingerprint
+    assert loaded.facts == build.manifest.facts()
+    assert loaded.facts.datasets["mine"].samples == 6
+    assert (loaded.facts.hash, loaded.step, loaded.folder) == (build.manifest.hash, 7, tmp_path / "out")
     head = trainer.load(tmp_path / "out", dtype=torch.bfloat16).model.decoder.get_output_embeddings()
     assert head.weight.dtype == torch.bfloat16
 
