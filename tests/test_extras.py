@@ -35,6 +35,7 @@ INSTALLS: list[tuple[str, ...]] = [(), *((extra,) for extra in EXTRAS)]
 
 EXTRA_OF = {
     "preprocess/compiler/engines.py": "ray",
+    "shards/loader/__init__.py": "train",
     "shards/loader/batch.py": "train",
     "shards/images/decode.py": "train",
     "shards/loader/loader.py": "train",

@@ -20,10 +20,7 @@ from contextlib import closing
 from dataclasses import dataclass
 from typing import Any, Literal
 
-try:
-    import torch
-except ModuleNotFoundError as error:
-    raise ImportError(f"{error}; batches are made of torch's tensors: pip install 'dsvl[train]'") from None
+import torch
 
 from shards.build import Build
 from shards.errors import ShardError

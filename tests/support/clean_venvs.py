@@ -28,7 +28,6 @@ from typing import Any
 from packaging.markers import Marker
 from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
-from setuptools import find_packages  # type: ignore[import-untyped]
 
 from tests.support.paths import ROOT
 from tests.support.waiting import LIMIT_S
@@ -110,7 +109,9 @@ def direct_requirements(extras: Iterable[str] = ()) -> list[Requirement]:
 
 def packages() -> list[str]:
     """What setuptools packs, with dotted names."""
-    return sorted(find_packages(str(ROOT), include=_pyproject()["tool"]["setuptools"]["packages"]["find"]["include"]))
+    patterns = _pyproject()["tool"]["setuptools"]["packages"]["find"]["include"]
+    folders = (path.parent for pattern in patterns for path in ROOT.glob(f"{pattern}/**/__init__.py"))
+    return sorted(".".join(folder.relative_to(ROOT).parts) for folder in folders)
 
 
 def closure(requirements: Iterable[Requirement]) -> frozenset[str]:
