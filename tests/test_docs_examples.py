@@ -48,7 +48,13 @@ SMALL_MODEL = (
     "model.encoder={kind: tiny, config: {image_size: 32, patch_size: 16}}",
     "model.decoder={preset: tiny_llama}",
 )
-SMALL_RUN = ("precision=fp32", "batch.rows=4", "batch.micro_rows=2", "batch.workers=0", "schedule={steps: 3}")
+SMALL_RUN = (
+    "precision=fp32",
+    "batch.global_batch_size=4",
+    "batch.micro_batch_size=2",
+    "batch.workers=0",
+    "schedule={steps: 3}",
+)
 
 
 def page(name: str) -> str:
@@ -111,6 +117,10 @@ def sharegpt(turns: list[tuple[str, str]]) -> list[dict[str, str]]:
     return [{"from": role, "value": text} for role, text in turns]
 
 
+def changing(*settings: str) -> list[str]:
+    return [f"--set={setting}" for setting in settings]
+
+
 def dsvl_train(folder: Path, *arguments: str) -> None:
     done = train_runs.Ranks(arguments, ranks=1, log=folder / f"log-{arguments[0]}-{arguments[2]}").wait()
     assert done.codes == [0], done.output
@@ -146,13 +156,13 @@ def test_the_quickstart_trains_both_stages_on_small_data(quickstart: Path) -> No
     report = run_build(quickstart / "pretrain-blend.yaml", settings=SMALL_BUILD)
     assert report.path == quickstart / "build/pretrain"
     assert report.to_json()["datasets"]["pretrain"]["samples"] == 12
-    dsvl_train(quickstart, "run", "--config", "pretrain.yaml", *SMALL_MODEL, *SMALL_RUN)
-    dsvl_train(quickstart, "export", "--checkpoint", "runs/pretrain", "--out", "exported/pretrain")
+    dsvl_train(quickstart, "run", "--config", "pretrain.yaml", *changing(*SMALL_MODEL, *SMALL_RUN))
+    dsvl_train(quickstart, "export", "--model", "runs/pretrain", "--out", "exported/pretrain")
     report = run_build(quickstart / "finetune-blend.yaml", settings=(*SMALL_BUILD, "split.eval=0.2"))
     counts = report.to_json()["datasets"]["mix665k"]
     assert (counts["samples"], counts["rejects"]) == (25, {})
-    dsvl_train(quickstart, "run", "--config", "finetune.yaml", *SMALL_RUN, "evaluation.every=2")
-    dsvl_train(quickstart, "export", "--checkpoint", "runs/finetune", "--out", "exported/llava-1.5-7b")
+    dsvl_train(quickstart, "run", "--config", "finetune.yaml", *changing(*SMALL_RUN, "evaluation.every=2"))
+    dsvl_train(quickstart, "export", "--model", "runs/finetune", "--out", "exported/llava-1.5-7b")
     assert trainer.load("exported/llava-1.5-7b").step == 3
     trained = {entry["kind"] for entry in train_runs.journal(quickstart / "runs/finetune")}
     assert {"train", "eval"} <= trained
@@ -203,7 +213,7 @@ def test_the_examples_of_the_python_page_run_in_its_order(tmp_path: Path, monkey
     monkeypatch.chdir(tmp_path)
     run_build(ROOT / "examples/blend.yaml", out=Path("build/demo"))
     dsvl_train(tmp_path, "run", "--config", "examples/train.yaml", "schedule={steps: 2}", "evaluation.every=0")
-    dsvl_train(tmp_path, "export", "--checkpoint", "build/run", "--out", "build/exported")
+    dsvl_train(tmp_path, "export", "--model", "build/run", "--out", "build/exported")
     code = blocks("python-api.md", "python")
     assert len(code) == 4
     names: dict[str, Any] = {}

@@ -14,7 +14,7 @@ class TrainError(DsvlError):
 class GpuMemoryError(TrainError):
     """The memory of the GPU ran out.
 
-    Example: CUDA out of memory; in training lower batch.micro_rows or batch.max_images, ...
+    Example: CUDA out of memory; in training lower batch.micro_batch_size or batch.max_images, ...
     What to do: lower the settings that the text names, or use more GPUs with a higher zero.stage.
     """
 
