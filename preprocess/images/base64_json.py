@@ -1,7 +1,10 @@
 """Find the images in a base64 JSON, {"KEY": "<base64>", ...}, as MIMIC-IT publishes them: many GB in one object.
 
-Rule: the file is walked, not parsed. A window of it is in memory, the ends of strings are found by bytes.find, and only
-keys are decoded; what is inside a value is checked when that image is read. What stands around values is checked here.
+Why not a JSON library: an index needs the byte offset of every value in the file. json, orjson and msgspec parse a text
+that is in memory as a whole; ijson reads a stream, but reports no offsets.
+
+Rule: memory holds one window of the file. The ends of strings are found by bytes.find, and only keys are decoded, by
+json. The text around the values is checked here; a value itself is checked when its image is read.
 """
 
 from __future__ import annotations
@@ -26,18 +29,18 @@ _BRACKET = re.compile(rb'["\[\]{}]')
 _SCALAR_END = re.compile(rb"[ \t\r\n,\]}]")
 _BYTE_ORDER_MARK = b"\xef\xbb\xbf"
 _INSIDE_CHARACTER = bytes(range(0x80, 0xC0))  # every byte of a UTF-8 character but its first
-_WANTED = 'wanted {"KEY": "<base64>", ...}'
+_EXPECTED = 'expected {"KEY": "<base64>", ...}'
 
 
 def index_base64_json(path: Path, index: IndexBuilder) -> None:
-    """Add every key. Raises DataError with file, line and column for text that is not such an object."""
+    """Add every key. Raises DataError with file, line and column for a text that is not such an object."""
     with path.open("rb") as file:
         scan = _Scan(path, file)
         scan.take(b"{")
         num_texts = 0
         while (got := scan.peek()) != b"}" or len(index):  # a comma must be followed by a key
             if got != b'"':
-                raise scan.fail(f"wanted a key in double quotes, got {_show(got)}", scan.at)
+                raise scan.fail(f"expected a key in double quotes, got {_show(got)}", scan.at)
             key = scan.key()
             scan.take(b":")
             if scan.peek() == b'"':
@@ -56,13 +59,15 @@ def index_base64_json(path: Path, index: IndexBuilder) -> None:
         if scan.peek():
             raise scan.fail("there is more text after the end of the document", scan.at)
         if len(index) and not num_texts:
-            raise DataError(f"{path}: none of its {len(index)} values is a text; {_WANTED}: is it an annotation file?")
+            raise DataError(
+                f"{path}: none of its {len(index)} values is a text; {_EXPECTED}: is it an annotation file?"
+            )
 
 
 def decode_base64(text: bytes, *, escaped: bool = False) -> bytes:
-    """Strictly, but for a leading `data:image/...;base64,`. escaped: the inside of a JSON string with backslashes.
+    """Strict decoding; a leading `data:image/...;base64,` is allowed. Raises ValueError for any other text.
 
-    Raises ValueError for anything else.
+    escaped: the text is the inside of a JSON string with backslashes.
     """
     if escaped:
         text = str(json.loads(b'"%b"' % text)).encode("ascii")
@@ -74,7 +79,7 @@ def decode_base64(text: bytes, *, escaped: bool = False) -> bytes:
 
 
 class _Scan:
-    """A place in the file, `at`, and the window around it."""
+    """An offset in the file, `at`, and the window around it."""
 
     def __init__(self, path: Path, file: BinaryIO) -> None:
         self.path = path
@@ -83,7 +88,7 @@ class _Scan:
         self.start = self.at = _text_start(self.file)
 
     def peek(self) -> bytes:
-        """The next byte that is not white space; b"" at the end of the file."""
+        """The next byte that is not whitespace; b"" at the end of the file."""
         while True:
             match = _SPACE.match(self.window, self.at - self.start)
             assert match is not None
@@ -94,11 +99,11 @@ class _Scan:
             if not self._load():
                 return b""
 
-    def take(self, wanted: bytes) -> None:
+    def take(self, expected: bytes) -> None:
         got = self.peek()
-        if got != wanted:
-            hint = f"; {_WANTED}" if wanted == b"{" else ""
-            raise self.fail(f"wanted {_show(wanted)}, got {_show(got)}{hint}", self.at)
+        if got != expected:
+            hint = f"; {_EXPECTED}" if expected == b"{" else ""
+            raise self.fail(f"expected {_show(expected)}, got {_show(got)}{hint}", self.at)
         self.at += 1
 
     def key(self) -> str:
@@ -111,7 +116,7 @@ class _Scan:
         return key
 
     def skip_string(self) -> bool:
-        """Go past the string that starts here. True if there is a backslash in it."""
+        """Move past the string that starts here. True if it contains a backslash."""
         opening = self.at
         self.at += 1
         escaped = False
@@ -120,7 +125,7 @@ class _Scan:
             quote = self.window.find(b'"', place)
             stop = quote if quote >= 0 else len(self.window)
             escaped = escaped or self.window.find(b"\\", place, stop) >= 0
-            # An odd number of backslashes takes what follows, be it this quote or the first byte of the next window.
+            # An odd number of backslashes escapes the next byte: this quote, or the first byte of the next window.
             odd = escaped and (stop - place - len(self.window[place:stop].rstrip(b"\\"))) % 2 == 1
             if quote >= 0 and not odd:
                 self.at = self.start + quote + 1
@@ -129,14 +134,14 @@ class _Scan:
         raise self.fail("the file ends inside the text that starts here", opening)
 
     def skip_other(self, key: str) -> None:
-        """Go past a value that is no string."""
+        """Move past a value that is not a string."""
         start = self.at
         if self.peek() in (b"[", b"{"):
             self._skip_container()
         else:
             self._find(_SCALAR_END)
         if self.at - start > MAX_OTHER_BYTES:
-            raise self.fail(f"the value of {key!r} is no text; {_WANTED}: is this an annotation file?", start)
+            raise self.fail(f"the value of {key!r} is not a text; {_EXPECTED}: is this an annotation file?", start)
         self._parsed(start)
 
     def fail(self, message: str, at: int) -> DataError:
@@ -157,7 +162,7 @@ class _Scan:
         raise self.fail("the file ends inside the value that starts here", start)
 
     def _find(self, pattern: re.Pattern[bytes]) -> bool:
-        """Go to the next match of one byte. False, and at the end, if there is none."""
+        """Move to the next match, which is one byte long. False, and at the end of the file, if there is none."""
         while self.at - self.start < len(self.window) or self._load():
             match = pattern.search(self.window, self.at - self.start)
             if match:
@@ -167,7 +172,7 @@ class _Scan:
         return False
 
     def _parsed(self, start: int) -> object:
-        """The value from `start` to here, by the real parser."""
+        """The value from `start` to here, parsed by json."""
         raw = b"".join(_pieces(self.file, start, self.at))
         try:
             return json.loads(raw.decode("utf-8"))
@@ -181,8 +186,8 @@ class _Scan:
             raise self.fail(str(error), start) from None
 
     def _load(self) -> bool:
-        """Let the window start here. False at the end of the file."""
-        self.window = b""  # before the next one is read, so that only one is in memory
+        """Move the window so that it starts here. False at the end of the file."""
+        self.window = b""  # freed before the next one is read, so that only one is in memory
         self.window, self.start = os.pread(self.file, WINDOW_BYTES, self.at), self.at
         return bool(self.window)
 

@@ -1,7 +1,10 @@
-"""Read big annotation files record by record, with exact places for what is broken.
+"""Read large annotation files record by record, with the line and column of every error.
 
-Rule: memory holds one window of text and one record, never the file. The C scanner of `json` parses each record; only
-the brackets around records are walked here.
+Why not ijson: its errors have neither line, column nor byte, and its C backend replaces half a surrogate pair by "?"
+without an error (3.6.0), so a damaged record would pass. Here `json` itself parses each record; only the brackets
+around the records are this module's own work.
+
+Rule: memory holds one window of text and one record, never the file.
 """
 
 from __future__ import annotations
@@ -41,9 +44,10 @@ def object_items(path: Path, *keys: str) -> Iterator[tuple[str, Any]]:
 
 
 def outline(path: Path) -> Iterator[tuple[str, str, Any]]:
-    """The members of the top-level object as (key, first character of the value, value); for an array or an object the
-    value is None and is read past, element by element, when the next member is asked for. So a file's form can be told
-    from its keys without keeping it. Nothing if the top level is no object. Raises DataError as `array_items`.
+    """The members of the top-level object as (key, first character of the value, value); shows the kind of file.
+
+    The value of an array or an object is None; the reader skips it, element by element, before the next member.
+    Nothing if the top level is not an object. Raises DataError as `array_items`.
     """
     reader = _Reader(path)
     with reader.file:
@@ -53,14 +57,14 @@ def outline(path: Path) -> Iterator[tuple[str, str, Any]]:
 
 
 def first_character(path: Path) -> str:
-    """The first character that is not white space ("" in an empty file): tells `[...]` from `{...}` and JSON lines."""
+    """The first character that is not whitespace; "" in an empty file."""
     reader = _Reader(path)
     with reader.file:
         return reader.peek()
 
 
 class _Reader:
-    """A window of text over a file: `buffer` from `place` on is unread; `line` and `column` say where it starts."""
+    """A window of text over a file: `buffer` is unread from `place` on; `line` and `column` are those of its start."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
@@ -73,7 +77,7 @@ class _Reader:
         self.ended = False
 
     def more(self, size: int = 0) -> bool:
-        """Drop what has been read and append the next part of the file (size 0: one window). False at its end."""
+        """Drop the text before `place` and append the next part of the file (size 0: one window). False at its end."""
         done = self.buffer[: self.place]
         newlines = done.count("\n")
         self.line += newlines
@@ -104,14 +108,14 @@ class _Reader:
             if not self.more():
                 return ""
 
-    def take(self, wanted: str) -> None:
+    def take(self, expected: str) -> None:
         got = self.peek()
-        if got != wanted:
-            raise self.fail(f"wanted {wanted!r}, got {got!r}" if got else f"the file ends where {wanted!r} was due")
+        if got != expected:
+            raise self.fail(f"expected {expected!r}, got {got!r}" if got else f"the file ends before {expected!r}")
         self.place += 1
 
     def value(self) -> Any:
-        """Parse one value. A failure may only mean that the window ends inside it, so look again with more text."""
+        """Parse one value. An error may only mean that the window ends inside it, so it tries again with more text."""
         self.peek()
         size = _WINDOW
         while True:
@@ -128,7 +132,7 @@ class _Reader:
                 raise self.fail("nested too deeply") from None
             except ValueError as error:  # an integer of more than 4300 digits
                 raise self.fail(str(error)) from None
-            # A number could go on in the next part of the file; "1.", "1e" and "1e+" are parsed as 1 until it is there.
+            # A number may continue in the next part of the file: until then "1.", "1e" and "1e+" are parsed as 1.
             length = end - self.place
             if len(self.buffer) - end <= 2 and isinstance(value, (int, float)) and self.more(size):
                 size *= 2
@@ -149,14 +153,14 @@ class _Reader:
             self.take(",")
 
     def keys(self) -> Iterator[str]:
-        """Stop before each member's value; the caller reads it."""
+        """The keys of an object; after each, the caller reads the member's value."""
         self.take("{")
         if self.peek() == "}":
             self.place += 1
             return
         while True:
             if self.peek() != '"':
-                raise self.fail(f"wanted a key in double quotes, got {self.peek()!r}")
+                raise self.fail(f"expected a key in double quotes, got {self.peek()!r}")
             key = self.value()
             self.take(":")
             yield key
@@ -179,16 +183,16 @@ class _Reader:
                 yield key, opening, self.value()
 
     def descend(self, path: tuple[str, ...]) -> None:
-        for depth, wanted in enumerate(path):
+        for depth, expected in enumerate(path):
             for key in self.keys():
-                if key == wanted:
+                if key == expected:
                     break
                 self.skip()
             else:
-                raise DataError(f"{self.path}: has no key {'.'.join(path[: depth + 1])}; wanted it at the top level")
+                raise DataError(f"{self.path}: has no key {'.'.join(path[: depth + 1])}; expected it at the top level")
 
     def skip(self) -> None:
-        """Read a value without keeping it, element by element where it is a container."""
+        """Read a value without keeping it; a container element by element."""
         match self.peek():
             case "[":
                 for _ in self.elements():
@@ -200,13 +204,13 @@ class _Reader:
                 self.value()
 
     def finish(self, depth: int) -> None:
-        """Read to the end of the file, so that a cut-off file never passes for a whole one."""
+        """Read to the end of the file, so that a truncated file never passes for a complete one."""
         for _ in range(depth):
             while self.peek() == ",":
                 self.place += 1
                 key = self.value()
                 if not isinstance(key, str):
-                    raise self.fail(f"wanted a key in double quotes, got {key!r}")
+                    raise self.fail(f"expected a key in double quotes, got {key!r}")
                 self.take(":")
                 self.skip()
             self.take("}")
