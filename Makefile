@@ -1,5 +1,5 @@
 # Each target does all the set-up it needs: it makes a virtual environment, or finishes it, at the versions of a lock file.
-.PHONY: demo test test-fast test-oldest test-newest lint types docs bench train dev lock clean
+.PHONY: demo test test-fast test-oldest test-newest lint types docs checks all-tests bench train dev lock clean
 
 PYTHON ?= python3
 VENV := .venv
@@ -10,6 +10,8 @@ LOCK := $(shell if [ "$$(uname)" = Linux ] && ! nvidia-smi -L >/dev/null 2>&1; t
 endif
 SETUP := $(PYTHON) tools/environment/setup_venv.py
 ALL_EXTRAS := dev,eval,ray,remote,train
+# Twice as many as a small machine's cores: many tests wait for a process that they started.
+WORKERS := -n 4 --dist worksteal
 
 demo: train
 	rm -rf build/demo build/run build/exported
@@ -22,20 +24,25 @@ demo: train
 	$(BIN)/dsvl-train export --model build/run --out build/exported
 	$(BIN)/dsvl-train chat --model build/exported --max-new-tokens 40 < examples/questions.txt
 
-test: lint types docs
-	$(BIN)/python -m pytest -n 2
+test: lint
+	$(MAKE) --no-print-directory -j2 checks all-tests
+
+checks: types docs
+
+all-tests: dev
+	$(BIN)/python -m pytest $(WORKERS)
 
 test-fast: dev
-	$(BIN)/python -m pytest -n 2 -m "not slow"
+	$(BIN)/python -m pytest $(WORKERS) -m "not slow"
 
 test-oldest:
 	$(SETUP) --venv .venv-oldest --lock lock-oldest.txt --extras $(ALL_EXTRAS)
-	.venv-oldest/bin/python -m pytest -n 2
+	.venv-oldest/bin/python -m pytest $(WORKERS)
 
 test-newest:
 	$(PYTHON) tools/lock.py --only $(LOCK) --out build/lock-newest.txt
 	$(SETUP) --venv .venv-newest --lock build/lock-newest.txt --extras $(ALL_EXTRAS)
-	.venv-newest/bin/python -m pytest -n 2
+	.venv-newest/bin/python -m pytest $(WORKERS)
 
 lint: dev
 	$(BIN)/ruff check .

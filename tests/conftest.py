@@ -17,6 +17,8 @@ from tests.support.paths import ROOT
 
 # Worker processes are forked in some tests, and the tokenizers library warns if its threads were started before.
 os.environ["TOKENIZERS_PARALLELISM"] = "false"
+# Several tests run at once; threads of torch that outnumber the cores spend their time waiting for each other.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 import dst
 from tests.support import text_tokenizers
