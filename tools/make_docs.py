@@ -52,7 +52,7 @@ def blend_page() -> str:
     parts += [
         "## datasets:",
         "A list, each with exactly one of `samples`, `epochs` and `weight`. Amounts decide how often an epoch of the "
-        "blend draws from a dataset; everything is compiled, so changing them later takes seconds.",
+        "blend draws from a dataset; everything is compiled, so a later change takes seconds.",
         _table(Dataset),
         "## Adapter options",
         "\n".join(
@@ -71,9 +71,9 @@ def rejects_page() -> str:
     parts = [
         "# rejects.jsonl",
         "Every record that is not part of a sample is one line: `dataset`, `reason`, `file`, `record` (the record's "
-        "id, or its number in the file) and `detail` (what was got and wanted). For every dataset, records read = "
-        "records in samples + rejects. Above `limits.max_reject_share` the build fails; what is finished is kept, so a "
-        "second run with another limit or mended data is quick.",
+        "id, or its number in the file) and `detail` (what was got and expected). For every dataset, records read = "
+        "records in samples + rejects. Above `limits.max_reject_share` the build fails; finished work is kept, so a "
+        "second run with another limit or corrected data is quick.",
         "\n".join(rows),
     ]
     return "\n\n".join(parts) + "\n"

@@ -25,23 +25,23 @@ _FRAMES = Option(
 )
 _COCO_2014 = ("coco/2014", "coco/train2014", "coco/val2014", "train2014", "val2014")
 _COCO_TERMS = "Annotations CC BY 4.0; the photos are under their Flickr licences (https://cocodataset.org/#termsofuse)."
-_LLAVA_WHERE = "https://huggingface.co/datasets/liuhaotian/LLaVA-Instruct-150K; pictures: https://cocodataset.org"
+_LLAVA_WHERE = "https://huggingface.co/datasets/liuhaotian/LLaVA-Instruct-150K; images: https://cocodataset.org"
 _LLAVA_TERMS = "CC BY-NC 4.0, and OpenAI's terms of use; COCO's photos are under their Flickr licences."
 _MIMICIT_WHERE = "https://huggingface.co/datasets/pufanyi/MIMICIT"
-_MIMICIT_TERMS = "Stated on its Hugging Face page; the pictures keep the terms of the datasets they come from."
+_MIMICIT_TERMS = "Stated on its Hugging Face page; the images keep the terms of the datasets they come from."
 
 
 def _otter(part: str) -> Adapter:
-    """A part of MIMIC-IT: the rows differ in its name, and CGD in that its pictures are COCO's."""
+    """A part of MIMIC-IT: the rows differ in its name, and CGD in that its images are COCO's."""
     coco = part == "CGD"
     images = (f"MIMIC-IT/{part}.json", f"MIMIC-IT/{part}.parquet", f"MIMIC-IT/{part}_*.parquet")
     return Adapter(
         read=partial(mimicit.read, coco_images=coco),
         annotations=(f"MIMIC-IT/{part}_instructions.json",),
         images=(*images, "coco/train2017") if coco else images,
-        layout=f"MIMIC-IT/{part}_instructions.json, pictures in MIMIC-IT/{part}.json or {part}.parquet (base64 by key)"
+        layout=f"MIMIC-IT/{part}_instructions.json, images in MIMIC-IT/{part}.json or {part}.parquet (base64 by key)"
         + (", or coco/train2017/." if coco else "."),
-        where=f"{_MIMICIT_WHERE}; pictures: https://cocodataset.org" if coco else _MIMICIT_WHERE,
+        where=f"{_MIMICIT_WHERE}; images: https://cocodataset.org" if coco else _MIMICIT_WHERE,
         licence=_MIMICIT_TERMS,
         options={**_IDS, "frames": _FRAMES},
     )
@@ -52,8 +52,8 @@ ADAPTERS: dict[str, Adapter] = {
         read=aokvqa.read,
         annotations=("aokvqa/annotations/aokvqa_v1p0_train.json",),
         images=("coco/train2017", "coco/val2017"),
-        layout="aokvqa/annotations/aokvqa_v1p0_train.json, pictures in coco/train2017/ (validation: coco/val2017/).",
-        where="https://github.com/allenai/aokvqa; pictures: https://cocodataset.org",
+        layout="aokvqa/annotations/aokvqa_v1p0_train.json, images in coco/train2017/ (validation: coco/val2017/).",
+        where="https://github.com/allenai/aokvqa; images: https://cocodataset.org",
         licence="Apache 2.0 (the authors' repository); COCO's photos are under their Flickr licences.",
         options=_IDS,
     ),
@@ -63,7 +63,7 @@ ADAPTERS: dict[str, Adapter] = {
         alternatives=True,
         images=(".", "images", "*.parquet"),
         layout="JSON lines, a JSON array or Parquet of records with `messages` or ShareGPT `conversations`; image "
-        "paths start at the root or at images/. Parquet may hold the pictures themselves.",
+        "paths start at the root or at images/. Parquet may hold the images themselves.",
         where="Your own files.",
         licence="Yours to state.",
         options=_IDS,
@@ -72,9 +72,9 @@ ADAPTERS: dict[str, Adapter] = {
         read=captions.read_coco,
         annotations=("coco_caption/dataset.json",),
         images=(*_COCO_2014, "coco/train2017", "coco/val2017"),
-        layout="coco_caption/dataset.json (Karpathy's split) or the official captions_*.json, pictures in coco/2014/.",
+        layout="coco_caption/dataset.json (Karpathy's split) or the official captions_*.json, images in coco/2014/.",
         where="https://cs.stanford.edu/people/karpathy/deepimagesent/caption_datasets.zip (Karpathy's split); "
-        "official captions and pictures: https://cocodataset.org/#download",
+        "official captions and images: https://cocodataset.org/#download",
         licence=_COCO_TERMS,
         options={**_IDS, "prompts": Option(default=list(captions.COCO_PROMPTS), help=_PROMPTS_HELP)},
     ),
@@ -82,7 +82,7 @@ ADAPTERS: dict[str, Adapter] = {
         read=llava.read,
         annotations=("llava/detail_23k.json", "llava/complex_reasoning_77k.json"),
         images=("coco/train2017",),
-        layout="llava/detail_23k.json and llava/complex_reasoning_77k.json, pictures in coco/train2017/.",
+        layout="llava/detail_23k.json and llava/complex_reasoning_77k.json, images in coco/train2017/.",
         where=_LLAVA_WHERE,
         licence=_LLAVA_TERMS,
         options=_IDS,
@@ -91,7 +91,7 @@ ADAPTERS: dict[str, Adapter] = {
         read=llava.read,
         annotations=("llava/conversation_58k.json",),
         images=("coco/train2017",),
-        layout="llava/conversation_58k.json, pictures in coco/train2017/.",
+        layout="llava/conversation_58k.json, images in coco/train2017/.",
         where=_LLAVA_WHERE,
         licence=_LLAVA_TERMS,
         options=_IDS,
@@ -105,7 +105,7 @@ ADAPTERS: dict[str, Adapter] = {
             "MIMIC-IT/CGD_instructions.json",
         ),
         images=("coco/train2017",),
-        layout="LLaVA's three files in llava/, MIMIC-IT/CGD_instructions.json, pictures in coco/train2017/.",
+        layout="LLaVA's three files in llava/, MIMIC-IT/CGD_instructions.json, images in coco/train2017/.",
         where=f"{_LLAVA_WHERE}; CGD: {_MIMICIT_WHERE}",
         joins=True,
         licence=f"{_LLAVA_TERMS} MIMIC-IT: stated on its Hugging Face page.",
@@ -115,16 +115,16 @@ ADAPTERS: dict[str, Adapter] = {
         read=captions.read_minigpt4,
         annotations=("cc_sbu_align/filter_cap.json",),
         images=("cc_sbu_align/image",),
-        layout="cc_sbu_align/filter_cap.json, pictures in cc_sbu_align/image/<image_id>.jpg.",
+        layout="cc_sbu_align/filter_cap.json, images in cc_sbu_align/image/<image_id>.jpg.",
         where="https://github.com/Vision-CAIR/MiniGPT-4 (second-stage data)",
-        licence="Stated in the authors' repository; the pictures are web photos of CC and SBU under their own terms.",
+        licence="Stated in the authors' repository; the images are web photos of CC and SBU under their own terms.",
         options={**_IDS, "prompts": Option(default=list(captions.MINIGPT4_PROMPTS), help=_PROMPTS_HELP)},
     ),
     "ocr_vqa": Adapter(
         read=ocr_vqa.read,
         annotations=("OCR_VQA/dataset.json",),
         images=("OCR_VQA/images",),
-        layout="OCR_VQA/dataset.json, pictures in OCR_VQA/images/<id><extension of imageURL>.",
+        layout="OCR_VQA/dataset.json, images in OCR_VQA/images/<id><extension of imageURL>.",
         where="https://ocr-vqa.github.io",
         licence="Stated on the authors' page; the book covers belong to their publishers.",
         options=_IDS,
@@ -140,7 +140,7 @@ ADAPTERS: dict[str, Adapter] = {
         images=("SparklesDialogueCC/images", "SparklesDialogueVG/images"),
         layout="SparklesDialogueCC/ and SparklesDialogueVG/, each with annotations/*.json and images/<image_id>.jpg.",
         where="https://github.com/HYPJUDY/Sparkles",
-        licence="BSD 3-Clause (the authors' repository); the pictures keep the terms of CC3M and Visual Genome.",
+        licence="BSD 3-Clause (the authors' repository); the images keep the terms of CC3M and Visual Genome.",
     ),
     "vqa_v2": Adapter(
         read=vqa.read,
@@ -153,8 +153,8 @@ ADAPTERS: dict[str, Adapter] = {
         alternatives=True,
         images=_COCO_2014,
         layout="v2_OpenEnded_mscoco_*_questions.json and v2_mscoco_*_annotations.json in vqa_v2/ or at the root, "
-        "pictures in coco/2014/ or coco/train2014/ and coco/val2014/. VizWiz's and TextVQA's files are read too.",
-        where="https://visualqa.org; pictures: https://cocodataset.org",
+        "images in coco/2014/ or coco/train2014/ and coco/val2014/. VizWiz's and TextVQA's files are read too.",
+        where="https://visualqa.org; images: https://cocodataset.org",
         licence="CC BY 4.0; COCO's photos are under their Flickr licences.",
         options=_IDS,
     ),

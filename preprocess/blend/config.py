@@ -26,9 +26,9 @@ _NAME = re.compile(r"[a-z0-9][a-z0-9_-]{0,39}")
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Limits:
     max_length: int = 4096
-    """Longest sample, counted as text tokens + images x image_tokens. Set it to the context you train with."""
+    """Longest sample: text tokens + images x image_tokens. Set it to the context length that you train with."""
     max_images: int = 8
-    """Most images in one sample."""
+    """Most images in a sample."""
     max_reject_share: float = 0.2
     """The build fails if a dataset loses a larger share of its records. Raise it only after reading rejects.jsonl."""
 
@@ -38,7 +38,7 @@ class Split:
     eval: float = 0.0
     """Share of image groups held out for evaluation, from 0 to below 1. No image is ever on both sides."""
     official: Literal["honour", "ignore"] = "honour"
-    """honour: what a dataset's authors call val or test goes to eval, and so does all that shares its images."""
+    """honour: what a dataset's authors call val or test goes to eval, with everything that shares its images."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -46,13 +46,13 @@ class ShardSize:
     max_samples: int = 8192
     """Most conversations in one shard; also the unit of work and of reuse."""
     max_images: int = 1024
-    """Most images in one shard. Raise it for remote storage, where bigger files travel better."""
+    """Most images in one shard. Raise it for remote storage, where larger files transfer faster."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Dataset:
     name: str
-    """Yours to choose: a-z, 0-9, _ and -. It names the shards."""
+    """A name of your choice: a-z, 0-9, _ and -. The shards are named after it."""
     adapter: str
     """How to read it; `dsvl-prep adapters` lists them."""
     root: str = "."
@@ -62,19 +62,19 @@ class Dataset:
     images: str | tuple[str, ...] = ()
     """Image folders or archives (.json, .zip, .tar, .parquet) below root, where they differ from the adapter's own."""
     template: str | None = None
-    """Another template for this dataset alone; the blend's `variables` do not go to it."""
+    """Another template for this dataset only; the blend's `variables` do not apply to it."""
     variables: dict[str, Any] | None = None
-    """Values for the names that this dataset's template leaves open."""
+    """Values of the variables that this dataset's template leaves open."""
     concat: int = 1
     """Join up to this many conversations into one multi-image, multi-round sample."""
     samples: int | Literal["all"] | None = None
     """How many samples an epoch of the blend draws: a number, or all. Exactly one of samples, epochs and weight."""
     epochs: float | None = None
-    """How often an epoch of the blend draws each sample: 0.5 every other, 2 all twice."""
+    """How often an epoch of the blend draws each sample: 0.5 draws every other one, 2 draws each twice."""
     weight: float | None = None
-    """The dataset's share of `total`, against the other weights."""
+    """Mixture weight: the dataset's share of `total`, relative to the other weights."""
     first: int | None = None
-    """Read only this many records: for a quick look at a big dataset."""
+    """Read only this many records, for a quick look at a large dataset."""
     options: dict[str, Any] = field(default_factory=dict)
     """Settings of the adapter; `dsvl-prep adapters` lists them."""
 
@@ -92,31 +92,31 @@ class Blend:
     tokenizer: str
     """A folder with tokenizer.json and tokenizer_config.json, relative to this file, or a hub id."""
     datasets: tuple[Dataset, ...]
-    """What goes in, and how much of each."""
+    """The datasets, and how much of each."""
     template: str = "visualchat"
     """visualchat, vicuna, llama2, llama3, chatml, plain, or the path of a .jinja file."""
     variables: dict[str, Any] = field(default_factory=dict)
-    """Values for the names that the template leaves open, such as system_prompt."""
+    """Values of the variables that the template leaves open, such as system_prompt."""
     add_tokens: tuple[str, ...] = ()
     """Control tokens to add to the tokenizer, if the template writes some that it lacks."""
     image_tokens: int = 256
-    """Positions one image takes in the model: 256 with QWen-VL's resampler, 576 for the patches of ViT-L/14 at 336."""
+    """Embeddings of one image in the model: 256 with QWen-VL's resampler, 576 for the patches of ViT-L/14 at 336."""
     image: ImagePolicy = field(default_factory=ImagePolicy)
-    """What is stored of each picture, and how it is checked."""
+    """How each image is checked and stored."""
     limits: Limits = field(default_factory=Limits)
-    """What a sample may be at most."""
+    """Upper limits of a sample."""
     split: Split = field(default_factory=Split)
     """What is held out for evaluation."""
     shard: ShardSize = field(default_factory=ShardSize)
-    """How big the files are."""
+    """The size of the files."""
     total: int | None = None
     """Samples in an epoch of the blend, over all datasets that have a weight."""
     seed: int = 0
-    """Decides every choice: prompts, splits, frames."""
+    """Every random choice depends on it: prompts, splits, frames."""
     out: str | None = None
-    """The build folder, relative to this file, or a URL; --out goes before it."""
+    """The build folder, relative to this file, or a URL. --out overrides it."""
     engine: Literal["process", "ray"] = "process"
-    """process: workers on this machine. ray: a Ray cluster that sees the same files. The shards are the same."""
+    """process: workers on this machine. ray: a Ray cluster with the same files mounted. The shards are identical."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -163,7 +163,7 @@ def find_inputs(blend: Blend, base: Path, *, need_images: bool = True) -> dict[s
         if need_images and not dataset.images and not images:
             problems.append(
                 f"{where}.images: none of {', '.join(dataset.spec.images)} is below {root}; wanted "
-                f"{dataset.spec.layout.rstrip('.')}; set images: to where the pictures lie"
+                f"{dataset.spec.layout.rstrip('.')}; set images: to where the images are"
             )
         problems += [
             f"{where}.images: nothing below {root} matches {pattern}"

@@ -33,30 +33,30 @@ __all__ = ["ImagePolicy", "StoredImage", "prepare_image"]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ImagePolicy:
-    """What happens to each picture on its way into a shard."""
+    """How each image is checked, resized and stored."""
 
     store: Literal["original", "resized"] = "original"
-    """original keeps the file's bytes; resized stores a small picture, which training loads about ten times faster."""
+    """original keeps the file's bytes; resized stores a small image, which loads 6 to 11 times faster."""
     check: Literal["decode", "header"] = "decode"
-    """decode proves every picture whole; header reads only sizes, for data that a build has already proved."""
+    """decode decodes every image completely; header reads only its size, for data that an earlier build decoded."""
     size: int = 336
-    """Side of a resized picture in pixels: the encoder's input size."""
+    """Side of a resized image in pixels: the encoder's input size."""
     fit: Fit = "crop"
     """crop: short side to size, then its centre (CLIP); squash: both sides (SigLIP); pad: long side (LLaVA)."""
     pad_colour: PadColour = "clip"
-    """Colour of pad's borders: the mean that the encoder subtracts, so that a border reads as nothing."""
+    """Colour of pad's borders: the mean that the encoder subtracts, so that a border becomes zero."""
     interpolation: Interpolation = "bicubic"
     """The resampling filter of the encoder's own preprocessing."""
     format: Literal["jpeg", "png"] = "jpeg"
-    """How resized pictures are stored; png keeps each pixel and takes about five times the space."""
+    """Format of resized images; png is lossless and takes about five times the space."""
     quality: int = 95
-    """JPEG quality; below 90 the encoder starts to see the difference."""
+    """JPEG quality; below 90 the encoder's input starts to differ visibly."""
     subsampling: Literal["4:4:4", "4:2:0"] = "4:4:4"
     """JPEG colour resolution; 4:2:0 saves about a fifth of the space and blurs coloured text."""
     min_side: int = 2
-    """Pictures with a shorter side are rejected; 2 catches the 1x1 stand-ins for covers that a shop no longer has."""
+    """Images with a shorter side are rejected; 2 catches the 1x1 placeholders of covers that a shop removed."""
     max_pixels: int = 100_000_000
-    """Pictures with more pixels are rejected before anything is decoded. Raise it for scans and maps."""
+    """Images with more pixels are rejected before decoding. Raise it for scans and maps."""
 
     @property
     def geometry(self) -> Geometry:

@@ -20,7 +20,7 @@ DUPLICATE_IDS = Option(
     default="reject",
     choices=("reject", "keep"),
     help="What to do with a record whose id an earlier record of the file has. Set keep for merged LLaVA files: "
-    "they repeat image ids as record ids.",
+    "they use image ids as record ids, so ids repeat.",
 )
 
 _MERGED_AT_ONCE = 1 << 17

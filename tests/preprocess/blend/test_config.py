@@ -36,7 +36,7 @@ def test_a_dataset_without_any_of_its_image_locations_is_a_mistake_in_the_settin
         inputs_of(tmp_path, "llava")
     assert caught.value.problems == [
         f"datasets.0 (x).images: none of coco/train2017 is below {tmp_path}; wanted llava/detail_23k.json and "
-        "llava/complex_reasoning_77k.json, pictures in coco/train2017/; set images: to where the pictures lie"
+        "llava/complex_reasoning_77k.json, images in coco/train2017/; set images: to where the images are"
     ]
     (tmp_path / "pictures").mkdir()
     assert inputs_of(tmp_path, "llava", images="pictures").images == (tmp_path / "pictures",)
