@@ -1,9 +1,9 @@
-"""Write the reference pages from texts in the code: docs/blend.md, docs/rejects.md and docs/errors.md.
+"""Write the reference pages from texts in the code: blend.md, rejects.md, errors.md, and a table of reading.md.
 
     python tools/make_docs.py
 
-The texts are those under the fields of preprocess/blend/config.py, in preprocess/conversation.py, and in the docstrings
-of the four errors.py.
+The texts are those under the fields of preprocess/blend/config.py, in preprocess/conversation.py, in
+shards/loader/fields.py, and in the docstrings of the four errors.py.
 """
 
 from __future__ import annotations
@@ -24,6 +24,7 @@ from preprocess.adapters.registry import ADAPTERS
 from preprocess.blend.config import Blend, Dataset, Limits, ShardSize, Split
 from preprocess.conversation import REASONS
 from preprocess.images.prepare import ImagePolicy
+from shards.loader.fields import FIELDS, BatchFields
 
 DOCS = Path(__file__).resolve().parent.parent / "docs"
 
@@ -35,7 +36,12 @@ def main() -> None:
 
 def pages() -> dict[str, str]:
     """File name -> content."""
-    return {"blend.md": blend_page(), "rejects.md": rejects_page(), "errors.md": errors_page()}
+    return {
+        "blend.md": blend_page(),
+        "rejects.md": rejects_page(),
+        "errors.md": errors_page(),
+        "reading.md": reading_page(),
+    }
 
 
 def blend_page() -> str:
@@ -77,6 +83,20 @@ def rejects_page() -> str:
         "\n".join(rows),
     ]
     return "\n\n".join(parts) + "\n"
+
+
+def reading_page() -> str:
+    """The page as it is, with the table of a batch's tensors between its two marks."""
+    before, mark, rest = (DOCS / "reading.md").read_text(encoding="utf-8").partition("<!-- batch fields -->\n")
+    _, end, after = rest.partition("<!-- end of batch fields -->\n")
+    if not mark or not end:
+        raise ValueError("docs/reading.md: the marks around the table of batch fields are missing; put them back")
+    docs = field_docs(BatchFields)
+    rows = ["| tensor | type | shape | meaning |", "|---|---|---|---|"]
+    for name, tensor in FIELDS.items():
+        shape = ", ".join(map(str, tensor.shape))
+        rows.append(f"| `{name}` | {tensor.dtype.__name__} | `[{shape}]` | {docs[name]} |")
+    return before + mark + "\n".join(rows) + "\n" + end + after
 
 
 def errors_page() -> str:

@@ -1,47 +1,29 @@
-"""A batch as the model takes it.
-
-Shapes: B rows of this rank, T positions, N images of these rows, S the image's side.
-"""
+"""A batch as the model takes it; shapes as in shards.loader.fields."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, replace
 from itertools import accumulate
 from typing import Any
 
 import numpy as np
 import torch
 
+from shards.loader.fields import FIELDS, BatchFields
 from shards.loader.layout import Contents, Memory
 
-_TYPES: dict[type[np.generic], torch.dtype] = {
-    np.uint8: torch.uint8,
-    np.int32: torch.int32,
-    np.int64: torch.int64,
-}
+_DTYPES = {name: torch.from_numpy(np.empty(0, field.dtype)).dtype for name, field in FIELDS.items()}
 
 
-@dataclass(slots=True)
-class Batch:
-    """One rank's part of a global batch."""
+@dataclass(slots=True, kw_only=True)
+class Batch(BatchFields[torch.Tensor]):
+    """One rank's part of a global batch. docs/reading.md lists its tensors, which shards.loader.fields declares."""
 
-    input_ids: torch.Tensor
-    """int64 [B, T]; an image's positions all hold the placeholder's id"""
-    labels: torch.Tensor
-    """int64 [B, T], -100 where nothing is learnt; not shifted"""
-    position_ids: torch.Tensor
-    """int64 [B, T], from 0 in each sample"""
-    segment_ids: torch.Tensor
-    """int32 [B, T]: 1, 2, ... for the samples of a row, 0 for padding"""
-    images: torch.Tensor
-    """uint8 [N, 3, S, S], RGB, in channels-last memory; none with `decode="none"`"""
     stored_images: tuple[memoryview, ...]
     """With `decode="none"` the images' files as they are stored, else empty"""
-    image_slots: torch.Tensor
-    """int64 [N, 2]: row and first position of each image"""
     samples: tuple[tuple[tuple[str, str], ...], ...]
-    """For each row and each of its segments: (dataset, key)"""
+    """For each sequence and each of its segments: (dataset, key)"""
     position: int
     """The loader's position after this batch"""
 
@@ -50,19 +32,19 @@ class Batch:
         """Views of a block of memory: it stays as it is while any of them is there."""
         whole = torch.from_numpy(memory)
         tensors = {
-            name: whole[start:end].view(_TYPES[kind]).view(shape) for name, start, end, kind, shape in contents.places()
+            name: whole[start:end].view(_DTYPES[name]).view(field.memory_shape(contents.sizes)).permute(field.axes)
+            for name, field, (start, end) in contents.ranges()
         }
-        del tensors["stored"]  # a view of the array: a tensor's memory moves if it is shared with another process
-        stored = contents.arrays(memory)["stored"].data
+        # Views of the array: a tensor's memory moves if it is shared with another process.
+        stored = contents.stored_bytes(memory).data
         starts = accumulate(contents.stored_sizes, initial=0)
         return cls(
-            images=tensors.pop("images").permute(0, 3, 1, 2),
+            **tensors,
             stored_images=tuple(
                 stored[start : start + size] for start, size in zip(starts, contents.stored_sizes, strict=False)
             ),
             samples=contents.samples,
             position=contents.position,
-            **tensors,
         )
 
     def to(self, device: torch.device | str) -> Batch:
@@ -73,12 +55,8 @@ class Batch:
         return self._each(torch.Tensor.pin_memory)
 
     def _each(self, change: Callable[[torch.Tensor], torch.Tensor]) -> Batch:
-        tensors: dict[str, Any] = {
-            field.name: change(value)
-            for field in fields(self)
-            if isinstance(value := getattr(self, field.name), torch.Tensor)
-        }
-        return replace(self, **tensors)
+        changed: dict[str, Any] = {name: change(tensor) for name, tensor in self.tensors().items()}
+        return replace(self, **changed)
 
 
 def normalize(

@@ -15,7 +15,8 @@ import numpy.typing as npt
 from shards.build import Build
 from shards.errors import ImageError, ShardError
 from shards.images.decode import DECODERS
-from shards.loader.collate import Arrays, collate
+from shards.loader.collate import collate
+from shards.loader.fields import BatchFields
 from shards.loader.layout import Contents, Memory
 from shards.sampling.packed_sequences import Row
 
@@ -60,13 +61,13 @@ class Reader:
             position=part.position,
         )
         memory = _allocated(contents.size, allocate)
-        arrays: dict[str, Any] = contents.arrays(memory)
-        pixels, files = arrays.pop("images"), arrays.pop("stored")
-        collate(rows, Arrays(**arrays), image_id=self._image_id, image_tokens=self._image_tokens)
+        arrays: BatchFields[Any] = contents.arrays(memory)
+        collate(rows, arrays, image_id=self._image_id, image_tokens=self._image_tokens)
         if raw:
+            files = contents.stored_bytes(memory)
             np.concatenate([np.frombuffer(image, np.uint8) for _, image in stored] or [files], out=files)
         else:
-            self._decode_all(stored, pixels)
+            self._decode_all(stored, arrays.images.transpose(0, 2, 3, 1))
         return contents, memory
 
     def _decode_all(self, stored: Sequence[tuple[int, memoryview]], pixels: npt.NDArray[np.uint8]) -> None:

@@ -27,6 +27,7 @@ from dst import ChatTokenizer, Message, Template, load_tokenizer
 from shards import Build
 from shards.images.pixels import fit
 from tests.support import small_blends
+from tests.support.model_batches import unlabelled
 from trainer.checkpoint.frozen_fingerprint import frozen_elements
 from trainer.config.run import TrainConfig, config_from, to_tree
 from trainer.model.vision_chat import VisionChatModel
@@ -175,9 +176,8 @@ def logits_of(model: VisionChatModel, ids: torch.Tensor, pixels: torch.Tensor) -
     """[1, T, V]"""
     firsts = (ids[0] == model.image_id).nonzero()[:: model.image_tokens, 0]
     slots = torch.stack([torch.zeros_like(firsts), firsts], dim=1)
-    positions = torch.arange(ids.shape[1])[None]
     with torch.no_grad():
-        return model.logits(ids, positions, torch.ones_like(ids, dtype=torch.int32), pixels, slots)
+        return model.logits(unlabelled(ids, pixels, slots))
 
 
 def llava(folder: Path) -> Any:

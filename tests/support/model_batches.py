@@ -9,6 +9,7 @@ from typing import Any
 import torch
 
 from shards.format.manifest import BuildFacts
+from shards.loader.fields import IGNORE, BatchFields
 from tests.support.manifests import build_facts
 from trainer.config.model import DecoderConfig, EncoderConfig, ModelConfig, ProjectorConfig
 from trainer.model.vision_chat import VisionChatModel, build_model
@@ -86,6 +87,18 @@ def layout(rows: Sequence[Sequence[list[int]]], length: int | None = None) -> di
         "segment_ids": segments,
         "image_slots": torch.tensor(slots, dtype=torch.int64).view(-1, 2),
     }
+
+
+def unlabelled(ids: torch.Tensor, images: torch.Tensor, slots: torch.Tensor) -> BatchFields[torch.Tensor]:
+    """A sequence of one sample, ids [1, T], that nothing is trained on."""
+    return BatchFields(
+        input_ids=ids,
+        labels=torch.full_like(ids, IGNORE),
+        position_ids=torch.arange(ids.shape[1])[None],
+        segment_ids=torch.ones_like(ids, dtype=torch.int32),
+        images=images,
+        image_slots=slots,
+    )
 
 
 def on_one_thread() -> Iterator[None]:

@@ -15,7 +15,6 @@ def plain_losses(config_path: str, result: str) -> None:
     from shards.loader import Loader
     from trainer.config.run import load_config
     from trainer.training.assemble import assemble
-    from trainer.training.loop import model_inputs
 
     torch.set_num_threads(1)
     config = load_config(Path(config_path))
@@ -34,7 +33,7 @@ def plain_losses(config_path: str, result: str) -> None:
         factor = step / warmup if step <= warmup else 0.5 + 0.5 * math.cos(math.pi * done)
         for group, rate in zip(adam.param_groups, rates, strict=True):
             group["lr"] = rate * factor
-        loss = made.model(**model_inputs(next(batches)))
+        loss = made.model(**next(batches).tensors())
         mean = loss.total / loss.tokens
         adam.zero_grad()
         mean.backward()

@@ -25,6 +25,7 @@ from dst import IGNORE
 from dst.errors import ConfigError
 from shards.format.manifest import BuildFacts
 from shards.loader import normalize
+from shards.loader.fields import BatchFields
 from trainer.attention.layout import build_layout
 from trainer.compat.transformers import checkpoint_activations
 from trainer.config.model import ModelConfig, check_model_values
@@ -69,51 +70,30 @@ class VisionChatModel(nn.Module):
         self.image_id, self.image_tokens = image_id, projector.num_tokens
         self.attention = attention
 
-    def forward(
-        self,
-        input_ids: torch.Tensor,
-        labels: torch.Tensor,
-        position_ids: torch.Tensor,
-        segment_ids: torch.Tensor,
-        images: torch.Tensor,
-        image_slots: torch.Tensor,
-        *,
-        reduction: Literal["sum", "sample"] = "sum",
-    ) -> Loss:
-        """The loss of a shards.loader.Batch, whose fields these are. `sample` adds the sums of every sample."""
-        hidden_BTH = self.hidden_states(input_ids, position_ids, segment_ids, images, image_slots)
-        targets = labels[:, 1:]
+    def forward(self, *, reduction: Literal["sum", "sample"] = "sum", **tensors: torch.Tensor) -> Loss:
+        """The loss of a shards.loader.Batch, given its `tensors()`. `sample` adds the sums of every sample."""
+        batch = BatchFields(**tensors)
+        hidden_BTH = self.hidden_states(batch)
+        targets = batch.labels[:, 1:]
         trained = targets != IGNORE
         losses_M = self._losses(hidden_BTH[:, :-1][trained], targets[trained])
         total, tokens = losses_M.sum(), trained.sum()
         if reduction == "sum":
             return Loss(total, tokens)
-        return Loss(total, tokens, *_by_sample(losses_M.detach(), trained, segment_ids))
+        return Loss(total, tokens, *_by_sample(losses_M.detach(), trained, batch.segment_ids))
 
-    def hidden_states(
-        self,
-        input_ids: torch.Tensor,
-        position_ids: torch.Tensor,
-        segment_ids: torch.Tensor,
-        images: torch.Tensor,
-        image_slots: torch.Tensor,
-    ) -> torch.Tensor:
+    def hidden_states(self, batch: BatchFields[torch.Tensor]) -> torch.Tensor:
         """The decoder's last hidden states [B, T, H]."""
-        embeddings = self.embed(input_ids, images, image_slots)
-        arguments = attention_arguments(self.attention, input_ids == self.image_id, segment_ids, position_ids)
+        embeddings = self.embed(batch.input_ids, batch.images, batch.image_slots)
+        arguments = attention_arguments(
+            self.attention, batch.input_ids == self.image_id, batch.segment_ids, batch.position_ids
+        )
         hidden_BTH: torch.Tensor = self.decoder.base_model(inputs_embeds=embeddings, **arguments).last_hidden_state
         return hidden_BTH
 
-    def logits(
-        self,
-        input_ids: torch.Tensor,
-        position_ids: torch.Tensor,
-        segment_ids: torch.Tensor,
-        images: torch.Tensor,
-        image_slots: torch.Tensor,
-    ) -> torch.Tensor:
+    def logits(self, batch: BatchFields[torch.Tensor]) -> torch.Tensor:
         """All logits [B, T, V]: to compare models, not to train."""
-        return self._head(self.hidden_states(input_ids, position_ids, segment_ids, images, image_slots))
+        return self._head(self.hidden_states(batch))
 
     def embed(self, input_ids: torch.Tensor, images: torch.Tensor, image_slots: torch.Tensor) -> torch.Tensor:
         """Embeddings [B, T, H] of tokens, with images in their placeholders' positions.

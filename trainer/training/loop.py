@@ -154,7 +154,7 @@ def evaluate(
         if batch is None:
             break
         with torch.no_grad():
-            loss: Loss = model(**model_inputs(batch.to(ranks.device)), reduction="sample")
+            loss: Loss = model(**batch.to(ranks.device).tensors(), reduction="sample")
         assert loss.per_sample is not None  # since reduction is "sample"
         assert loss.per_sample_tokens is not None
         owners = torch.tensor([numbers[dataset] for row in batch.samples for dataset, _ in row], dtype=torch.int64)
@@ -171,18 +171,6 @@ def evaluate(
             name: loss_sum / count for name, loss_sum, count in zip(datasets, losses, tokens, strict=True) if count
         },
     )
-
-
-def model_inputs(batch: Batch) -> dict[str, torch.Tensor]:
-    """What the model's forward takes of a batch."""
-    return {
-        "input_ids": batch.input_ids,
-        "labels": batch.labels,
-        "position_ids": batch.position_ids,
-        "segment_ids": batch.segment_ids,
-        "images": batch.images,
-        "image_slots": batch.image_slots,
-    }
 
 
 def _key(*parts: int) -> int:
@@ -264,7 +252,7 @@ def _forward_backward(engine: Engine, fetched: _Fetched, step: int, seed: int, r
     sums: list[torch.Tensor] = []
     for number, batch in enumerate(fetched.batches):
         torch.manual_seed(_key(seed, step, number * ranks.world_size + ranks.rank))
-        loss: Loss = engine(**model_inputs(batch.to(ranks.device)))
+        loss: Loss = engine(**batch.to(ranks.device).tensors())
         sums.append(loss.total.detach())
         engine.backward(loss.total * scale)
         if number + 1 < len(fetched.batches):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -11,13 +12,15 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 from shards import Sample, ShardError
-from shards.loader.collate import IGNORE, Arrays, collate
+from shards.loader.collate import collate
+from shards.loader.fields import IGNORE, BatchFields
 from tests.support import oracles_order
 
 IMAGE_ID = 5
 UNWRITTEN = 77
 """What arrays hold before: it must be gone everywhere."""
 
+Arrays = BatchFields[npt.NDArray[Any]]
 TEXT_TOKEN = st.integers(6, 1000)
 
 
@@ -46,11 +49,12 @@ ROWS = st.lists(st.lists(samples(), max_size=4), max_size=4)
 
 def unwritten(num_rows: int, length: int, num_images: int, dtype: npt.DTypeLike = np.int64) -> Arrays:
     shape = (num_rows, length)
-    return Arrays(
+    return BatchFields(
         input_ids=np.full(shape, UNWRITTEN, dtype),
         labels=np.full(shape, UNWRITTEN, dtype),
         position_ids=np.full(shape, UNWRITTEN, dtype),
         segment_ids=np.full(shape, UNWRITTEN, np.int32),
+        images=np.zeros((num_images, 3, 1, 1), np.uint8),
         image_slots=np.full((num_images, 2), UNWRITTEN, dtype),
     )
 

@@ -54,7 +54,7 @@ class Slow(Reader):
             shape=(rows, 8), side=2, num_images=0, stored_sizes=(), samples=((("a", "x" * 1000),),), position=number
         )
         memory = allocate(contents.size)
-        contents.arrays(memory)["labels"][:] = number
+        contents.arrays(memory).labels[:] = number
         return contents, memory
 
 

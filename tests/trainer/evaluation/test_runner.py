@@ -52,9 +52,7 @@ def test_the_loss_is_that_of_each_sample_alone_weighted_by_its_trained_tokens(bu
     sums: dict[str, list[float]] = {name: [0.0, 0.0] for name in build.datasets}
     for batch in Loader(build, split="eval", batch_size=1, max_length=512, packed=False):
         with torch.no_grad():
-            logits = record.model.logits(
-                batch.input_ids, batch.position_ids, batch.segment_ids, batch.images, batch.image_slots
-            )[:, :-1]
+            logits = record.model.logits(batch)[:, :-1]
         targets = batch.labels[:, 1:]
         losses = torch.nn.functional.cross_entropy(logits.transpose(1, 2), targets, reduction="none")
         ((owner, _),) = batch.samples[0]

@@ -20,6 +20,7 @@ pytest.importorskip("transformers")
 
 import dst
 from tests.support import model_batches
+from tests.support.model_batches import unlabelled
 from tests.support.tiny_models import PRESETS, Attention, Fed, Loaded, loaded, prompt
 from trainer.errors import TooLongError, TrainError
 from trainer.inference.cached_decoder import Prompt
@@ -57,9 +58,7 @@ def recomputed(record: Loaded, given: Prompt, count: int) -> list[int]:
     for _ in range(count):
         row = torch.tensor([ids])
         with torch.no_grad():
-            logits = model.logits(
-                row, torch.arange(len(ids))[None], torch.ones_like(row, dtype=torch.int32), given.images, slots
-            )[0, -1]
+            logits = model.logits(unlabelled(row, given.images, slots))[0, -1]
         logits[never] = -torch.inf
         ids.append(int(logits[: tokenizer.vocabulary_size].argmax()))
         if ids[-1] == given.end_id:

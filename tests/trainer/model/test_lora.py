@@ -22,6 +22,7 @@ from rich.console import Console
 from torch import nn
 
 from dst.errors import ConfigError
+from shards.loader.fields import BatchFields
 from tests.support import model_batches
 from trainer.config.model import DecoderConfig, EncoderConfig, LearningRates, LoraAdapters, LoraConfig
 from trainer.model.lora import add_adapters, find_targets, merge_lora
@@ -36,8 +37,7 @@ OPEN_CLIP = EncoderConfig(kind="open_clip", config={"embed_dim": 8, "vision_cfg"
 
 def logits(model: VisionChatModel) -> torch.Tensor:
     inputs = model_batches.layout([model_batches.SAMPLES])
-    del inputs["labels"]
-    return model.logits(**inputs, images=model_batches.pictures(3))
+    return model.logits(BatchFields(**inputs, images=model_batches.pictures(3)))
 
 
 def shake(model: nn.Module) -> None:

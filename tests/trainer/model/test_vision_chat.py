@@ -20,6 +20,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from shards.loader import normalize
+from shards.loader.fields import BatchFields
 from tests.support import model_batches
 from tests.support.model_batches import CONFIG, ENCODER, IMAGE, IMAGE_TOKENS, PICTURE, SAMPLES, SIDE, layout, pictures
 from trainer.config.model import (
@@ -59,8 +60,7 @@ def test_a_packed_sample_is_as_if_alone(preset: str, kernel: str) -> None:
     images = pictures(sum(counts))
     inputs = layout(rows, 30)
     out = model(**inputs, images=images, reduction="sample")
-    del inputs["labels"]
-    logits = model.logits(**inputs, images=images)
+    logits = model.logits(BatchFields(**inputs, images=images))
     # transformers' eager attention takes its softmax in float32
     rtol, atol = (1e-3, 1e-5) if kernel == "eager" else (1e-7, 1e-9)
     number = 0
@@ -72,8 +72,7 @@ def test_a_packed_sample_is_as_if_alone(preset: str, kernel: str) -> None:
             loss = model(**alone, images=seen)
             torch.testing.assert_close(out.per_sample[number], loss.total)
             assert out.per_sample_tokens[number] == loss.tokens
-            del alone["labels"]
-            wanted = model.logits(**alone, images=seen)[0]
+            wanted = model.logits(BatchFields(**alone, images=seen))[0]
             torch.testing.assert_close(logits[row, start : start + len(sample)], wanted, rtol=rtol, atol=atol)
             start += len(sample)
             number += 1
@@ -88,9 +87,10 @@ def test_windows_of_a_decoder_count_within_its_sample(sliding_window: int | None
     sample = list(range(2, 14))
     both = layout([[[1, 20, 21], sample]])
     alone = layout([[sample]])
-    del both["labels"], alone["labels"]
     none = pictures(0)
-    torch.testing.assert_close(model.logits(**both, images=none)[0, 3:], model.logits(**alone, images=none)[0])
+    torch.testing.assert_close(
+        model.logits(BatchFields(**both, images=none))[0, 3:], model.logits(BatchFields(**alone, images=none))[0]
+    )
 
 
 @pytest.mark.parametrize("preset", sorted(PRESETS))
