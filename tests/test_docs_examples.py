@@ -212,7 +212,8 @@ def test_the_examples_of_the_python_page_run_in_its_order(tmp_path: Path, monkey
     (tmp_path / "examples").symlink_to(ROOT / "examples")
     monkeypatch.chdir(tmp_path)
     run_build(ROOT / "examples/blend.yaml", out=Path("build/demo"))
-    dsvl_train(tmp_path, "run", "--config", "examples/train.yaml", "schedule={steps: 2}", "evaluation.every=0")
+    settings = ("--set", "schedule={steps: 2}", "--set", "evaluation.every=0")
+    dsvl_train(tmp_path, "run", "--config", "examples/train.yaml", *settings)
     dsvl_train(tmp_path, "export", "--model", "build/run", "--out", "build/exported")
     code = blocks("python-api.md", "python")
     assert len(code) == 4
