@@ -1,7 +1,7 @@
 """What an adapter makes of a record: a conversation, or a reject with its reason.
 
-Rule: every annotation record an adapter reads appears in exactly one of the two, by its source. A conversation knows no
-dataset any more: turns, images by name, and what must stay on one side of the train/eval split.
+Rule: every record that an adapter reads is a source of exactly one of the two. A conversation no longer depends on its
+dataset: it has turns, names of images, and the groups that keep it on one side of the train/eval split.
 """
 
 from __future__ import annotations
@@ -13,12 +13,12 @@ from typing import Any, Literal
 import orjson
 
 Role = Literal["system", "user", "assistant"]
-Split = Literal["", "train", "val", "test"]
+OfficialSplit = Literal["", "train", "val", "test"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Source:
-    """Where a record stands: the annotation file, relative to the dataset's root, and its id or number there."""
+class RecordSource:
+    """Where a record comes from: the annotation file, relative to the dataset's root, and its id or number there."""
 
     file: str
     record: str
@@ -26,9 +26,9 @@ class Source:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Image:
-    """A reference to a picture: its name in one of the dataset's image stores.
+    """A reference to an image: its name in one of the dataset's image stores.
 
-    store: the store's place in the dataset's `images`, or None to look through all of them in order.
+    store: the store's index in the dataset's `images`, or None to search all of them in order.
     """
 
     name: str
@@ -37,7 +37,7 @@ class Image:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Turn:
-    """One message; text and images in the order they are to be read."""
+    """One message; text and images in reading order."""
 
     role: Role
     parts: tuple[str | Image, ...]
@@ -47,17 +47,17 @@ class Turn:
 class Conversation:
     """Ordered turns, ready to be rendered.
 
-    id: unique within its dataset. groups: ids of the images or videos it shows; conversations that share one are kept
-    on the same side of the split (none: it stands alone). official_split: what the dataset's authors say, or "".
-    sources: the records it was made from. references: further right answers, kept for evaluation.
-    notes: what was changed on the way, as short names that the build counts (`dangling_question`, ...).
+    id: unique within its dataset. groups: ids of the images or videos that it shows; conversations with a common id
+    stay on the same side of the split. official_split: of the dataset's authors, or "". sources: the records it was
+    made from. references: the right answers, for evaluation. notes: changes to the data, as short names that the build
+    counts (`dangling_question`, ...).
     """
 
     id: str
     turns: tuple[Turn, ...]
-    sources: tuple[Source, ...]
+    sources: tuple[RecordSource, ...]
     groups: tuple[str, ...] = ()
-    official_split: Split = ""
+    official_split: OfficialSplit = ""
     references: tuple[str, ...] = ()
     notes: tuple[str, ...] = ()
 
@@ -72,10 +72,10 @@ class Conversation:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Reject:
-    """A record that cannot become a sample. `reason` is a name of REASONS, `detail` says got and wanted."""
+    """A record that cannot become a sample. `reason` is a name of REASONS, `detail` says what was got and expected."""
 
     reason: str
-    source: Source
+    source: RecordSource
     detail: str
 
 
@@ -84,7 +84,7 @@ REASONS: dict[str, str] = {
     "wrong_type": "a value has another JSON type than the format requires",
     "missing_key": "a key that the format needs is absent",
     "bad_value": "a value is out of the range that the format allows",
-    "bad_text": "text holds a lone surrogate or another character that is not Unicode text",
+    "bad_text": "text contains a lone surrogate or another character that is not Unicode text",
     "empty_answer": "an answer is empty, so nothing can be trained",
     "empty_question": "a user turn has neither text nor image",
     "no_answer": "the record has no answer",
@@ -103,14 +103,14 @@ REASONS: dict[str, str] = {
     "image_too_small": "a side is shorter than image.min_side",
     "image_too_large": "more pixels than image.max_pixels",
     "template": "the template refuses the conversation",
-    "control_text": "text cannot be kept apart from control tokens",
-    "split_conflict": "it shows images of both sides of the train/eval split",
+    "control_text": "text cannot be separated from control tokens",
+    "split_conflict": "it shows images from both sides of the train/eval split",
     "internal_error": "an unexpected error; please report it",
 }
 
 
 def to_messages(conversation: Conversation) -> list[dict[str, Any]]:
-    """The conversation as a Hugging Face chat template wants it."""
+    """The conversation in the form that Hugging Face chat templates expect."""
     return [{"role": turn.role, "content": _content(turn.parts)} for turn in conversation.turns]
 
 
@@ -147,7 +147,7 @@ def decode(line: bytes | memoryview) -> Conversation:
             )
             for role, parts in turns
         ),
-        sources=tuple(Source(file=file, record=record) for file, record in sources),
+        sources=tuple(RecordSource(file=file, record=record) for file, record in sources),
         groups=tuple(groups),
         official_split=official_split,
         references=tuple(references),

@@ -20,7 +20,7 @@ import trainer
 from dst.common.cli import run_command
 from dst.errors import ConfigError, ControlTextError, DsvlError, TemplateError, TokenizerError
 from preprocess.adapters.parsing.fields import question
-from preprocess.adapters.parsing.record_files import rows
+from preprocess.adapters.parsing.record_files import read_records
 from preprocess.blend.config import load_blend
 from preprocess.errors import DataError, RejectError
 from shards.errors import FieldError, ImageError, LocationError, NetworkError, ShardError
@@ -101,7 +101,7 @@ EXAMPLES: dict[type[DsvlError], tuple[Callable[[], object], int]] = {
     NetworkError: (no_network, 1),
     FieldError: (lambda: from_json(PositiveCount, 0, "config.image.size"), 1),
     ImageError: (lambda: open_picture(b"text"), 1),
-    DataError: (lambda: list(rows(Path("llava/detail_23k.json"), ())), 1),
+    DataError: (lambda: list(read_records(Path("llava/detail_23k.json"), ())), 1),
     RejectError: (lambda: question(7), 1),
     TrainError: (no_references, 1),
     GpuMemoryError: (no_memory, 1),

@@ -1,10 +1,10 @@
-"""Group ids: what must stay on one side of the train/eval split.
+"""Group ids: conversations with a common id stay on one side of the train/eval split.
 
-Rule: two references to one picture share an id where their names can tell: in any dataset for COCO's numbers, in any
-dataset for a file reached through whichever of its folders, and for the same bytes embedded twice. A bare file name
-gets one id for each store that may hold it, so the ids depend on names alone, never on what is on disk today. Where
-names are too weak to tell pictures apart, ids coincide; that keeps more together than needed and leaks nothing.
-Not recognised: links, a picture saved again, and an embedded picture that also lies in a folder, unless COCO's.
+Rule: two references to one image share an id if their names allow it: COCO's numbers in any dataset, a file that is
+reached through different folders, and the same bytes embedded twice. A file name without a folder gets one id for each
+store that may contain it, so ids depend only on names, never on the files on disk. If names are too weak to separate
+images, ids coincide; that keeps more together than needed, and leaks nothing. Not recognised: links, an image that was
+saved again, and an embedded image that is also in a folder, unless it is COCO's.
 """
 
 from __future__ import annotations
@@ -21,12 +21,12 @@ _COCO = re.compile(r"(?:COCO_(?:train|val|test)\d{4}_)?(\d{12})\.jpe?g", re.IGNO
 
 
 def coco_group(image_id: int | str) -> str:
-    """COCO numbers its pictures once for all of its years and splits."""
+    """COCO's image numbers are unique over all of its years and splits."""
     return f"coco:{int(image_id)}"
 
 
 def coco_group_in(name: str) -> str | None:
-    """The group of a path whose file name is COCO's."""
+    """The group of a path with a COCO file name; None for any other."""
     match = _COCO.fullmatch(name.rpartition("/")[2])
     return coco_group(match[1]) if match else None
 
@@ -34,7 +34,7 @@ def coco_group_in(name: str) -> str | None:
 def image_groups(stores: Sequence[Path], name: str) -> tuple[str, ...]:
     """The groups of an image in the first of `stores` that has it: COCO's number, or the last two parts of its path.
 
-    Two parts, so that an id is the same wherever `root` and `images` cut the path, and on every machine.
+    Two parts, so that an id does not depend on where `root` and `images` split the path, nor on the machine.
     """
     coco = coco_group_in(name)
     if coco is not None:
@@ -46,12 +46,12 @@ def image_groups(stores: Sequence[Path], name: str) -> tuple[str, ...]:
 
 
 def embedded_group(image: bytes, name: str | None) -> str:
-    """The group of a picture that lies in its record: by its bytes, or by COCO's number where `name` has one."""
+    """The group of an image inside its record: by COCO's number if `name` has one, else by its bytes."""
     return (coco_group_in(name) if name else None) or f"bytes:{hashlib.sha256(image).hexdigest()[:16]}"
 
 
 @lru_cache(maxsize=1024)
 def _folder_name(store: Path) -> str:
     path = os.path.abspath(store)
-    # The Parquet files of a folder are the pieces of one store; a dataset may have hundreds.
+    # The Parquet files of a folder are one store in pieces; a dataset may have hundreds.
     return os.path.basename(os.path.dirname(path) if path.endswith(".parquet") else path)

@@ -1,4 +1,4 @@
-"""Adapters, a literal table: each reads a dataset's original layout and yields conversations or rejects.
+"""The table of adapters: each reads a dataset in its original layout and yields conversations or rejects.
 
 A new dataset is one function `read(request)` and one row here.
 """
@@ -15,13 +15,13 @@ __all__ = ["ADAPTERS"]
 
 _IDS = {"duplicate_ids": DUPLICATE_IDS}
 _PROMPTS_HELP = (
-    "What a user asks for a caption; the seed and the record choose one. Change it to another language or length."
+    "Questions that ask for a caption; seed and record choose one. Change them for another language or length."
 )
 _FRAMES = Option(
     default="reject",
     choices=("reject", "even"),
-    help="What to do with more frames than limits.max_images: set even to show evenly spaced ones, the first and the "
-    "last among them.",
+    help="What to do with more frames than limits.max_images: even keeps evenly spaced ones, with the first and the "
+    "last.",
 )
 _COCO_2014 = ("coco/2014", "coco/train2014", "coco/val2014", "train2014", "val2014")
 _COCO_TERMS = "Annotations CC BY 4.0; the photos are under their Flickr licences (https://cocodataset.org/#termsofuse)."
@@ -31,15 +31,15 @@ _MIMICIT_WHERE = "https://huggingface.co/datasets/pufanyi/MIMICIT"
 _MIMICIT_TERMS = "Stated on its Hugging Face page; the images keep the terms of the datasets they come from."
 
 
-def _otter(part: str) -> Adapter:
-    """A part of MIMIC-IT: the rows differ in its name, and CGD in that its images are COCO's."""
-    coco = part == "CGD"
-    images = (f"MIMIC-IT/{part}.json", f"MIMIC-IT/{part}.parquet", f"MIMIC-IT/{part}_*.parquet")
+def _mimicit(subset: str) -> Adapter:
+    """A subset of MIMIC-IT: rows differ in its name, and CGD uses COCO's images."""
+    coco = subset == "CGD"
+    images = (f"MIMIC-IT/{subset}.json", f"MIMIC-IT/{subset}.parquet", f"MIMIC-IT/{subset}_*.parquet")
     return Adapter(
         read=partial(mimicit.read, coco_images=coco),
-        annotations=(f"MIMIC-IT/{part}_instructions.json",),
+        annotations=(f"MIMIC-IT/{subset}_instructions.json",),
         images=(*images, "coco/train2017") if coco else images,
-        layout=f"MIMIC-IT/{part}_instructions.json, images in MIMIC-IT/{part}.json or {part}.parquet (base64 by key)"
+        layout=f"MIMIC-IT/{subset}_instructions.json, images in MIMIC-IT/{subset}.json or .parquet (base64 by key)"
         + (", or coco/train2017/." if coco else "."),
         where=f"{_MIMICIT_WHERE}; images: https://cocodataset.org" if coco else _MIMICIT_WHERE,
         licence=_MIMICIT_TERMS,
@@ -63,9 +63,9 @@ ADAPTERS: dict[str, Adapter] = {
         alternatives=True,
         images=(".", "images", "*.parquet"),
         layout="JSON lines, a JSON array or Parquet of records with `messages` or ShareGPT `conversations`; image "
-        "paths start at the root or at images/. Parquet may hold the images themselves.",
+        "paths start at the root or at images/. Parquet may contain the images themselves.",
         where="Your own files.",
-        licence="Yours to state.",
+        licence="Your own.",
         options=_IDS,
     ),
     "coco_caption": Adapter(
@@ -129,11 +129,11 @@ ADAPTERS: dict[str, Adapter] = {
         licence="Stated on the authors' page; the book covers belong to their publishers.",
         options=_IDS,
     ),
-    "otter_mimicit_cgd": _otter("CGD"),
-    "otter_mimicit_sd": _otter("SD"),
-    "otter_mimicit_sn": _otter("SN"),
-    "otter_mimicit_tvc": _otter("TVC"),
-    "otter_mimicit_vst": _otter("VST"),
+    "otter_mimicit_cgd": _mimicit("CGD"),
+    "otter_mimicit_sd": _mimicit("SD"),
+    "otter_mimicit_sn": _mimicit("SN"),
+    "otter_mimicit_tvc": _mimicit("TVC"),
+    "otter_mimicit_vst": _mimicit("VST"),
     "sparkles_dialogue": Adapter(
         read=sparkles.read,
         annotations=("SparklesDialogueCC/annotations/*.json", "SparklesDialogueVG/annotations/*.json"),
@@ -153,7 +153,7 @@ ADAPTERS: dict[str, Adapter] = {
         alternatives=True,
         images=_COCO_2014,
         layout="v2_OpenEnded_mscoco_*_questions.json and v2_mscoco_*_annotations.json in vqa_v2/ or at the root, "
-        "images in coco/2014/ or coco/train2014/ and coco/val2014/. VizWiz's and TextVQA's files are read too.",
+        "images in coco/2014/ or coco/train2014/ and coco/val2014/. Also reads VizWiz's and TextVQA's files.",
         where="https://visualqa.org; images: https://cocodataset.org",
         licence="CC BY 4.0; COCO's photos are under their Flickr licences.",
         options=_IDS,

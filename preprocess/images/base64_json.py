@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import BinaryIO
 
 from preprocess.errors import DataError
-from preprocess.images.index import IndexBuilder, Packing
+from preprocess.images.index import ArchiveIndexBuilder, Packing
 
 WINDOW_BYTES = 16 << 20
 MAX_KEY_BYTES = 1 << 20
@@ -32,10 +32,10 @@ _INSIDE_CHARACTER = bytes(range(0x80, 0xC0))  # every byte of a UTF-8 character 
 _EXPECTED = 'expected {"KEY": "<base64>", ...}'
 
 
-def index_base64_json(path: Path, index: IndexBuilder) -> None:
+def index_base64_json(path: Path, index: ArchiveIndexBuilder) -> None:
     """Add every key. Raises DataError with file, line and column for a text that is not such an object."""
     with path.open("rb") as file:
-        scan = _Scan(path, file)
+        scan = _JsonScanner(path, file)
         scan.take(b"{")
         num_texts = 0
         while (got := scan.peek()) != b"}" or len(index):  # a comma must be followed by a key
@@ -78,7 +78,7 @@ def decode_base64(text: bytes, *, escaped: bool = False) -> bytes:
     return binascii.a2b_base64(text, strict_mode=True)
 
 
-class _Scan:
+class _JsonScanner:
     """An offset in the file, `at`, and the window around it."""
 
     def __init__(self, path: Path, file: BinaryIO) -> None:

@@ -1,7 +1,7 @@
-"""The index of an image archive: for every key, where in a data file its bytes lie and how they are packed.
+"""The index of an image archive: for every key, where its bytes are in a data file and how they are packed.
 
-Rule: an Arrow IPC file sorted by the 64-bit xxh3 of the key. It is memory-mapped, so a lookup is a binary search and
-memory does not grow with the number of keys. A key that stands twice is kept, as unreadable.
+Rule: an Arrow IPC file, sorted by the 64-bit xxh3 of the key. It is memory-mapped, so a lookup is a binary search and
+memory does not grow with the number of keys. A repeated key stays in the index, marked as unreadable.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ VERSION = 1
 
 
 class Packing(IntEnum):
-    """How an image's bytes lie in the data file; from DUPLICATE on, why they cannot be had."""
+    """How an image's bytes are packed in the data file; from DUPLICATE on, why they cannot be read."""
 
     RAW = 0
     BASE64 = 1
@@ -37,7 +37,7 @@ class Packing(IntEnum):
 
 PROBLEMS: dict[int, str] = {
     Packing.DUPLICATE: "the key appears twice",
-    Packing.NOT_TEXT: "the value is no base64 text",
+    Packing.NOT_TEXT: "the value is not a base64 text",
     Packing.ENCRYPTED: "it is encrypted",
     Packing.METHOD: "its compression method is not supported; pack it again with stored or deflate",
     Packing.LINK: "it is a link; pack the tar again with --dereference --hard-dereference",
@@ -45,8 +45,8 @@ PROBLEMS: dict[int, str] = {
 }
 
 
-class Entry(NamedTuple):
-    """offset, size: the packed bytes. crc, unpacked_size: of the image itself; 0 where the archive has none."""
+class ArchiveEntry(NamedTuple):
+    """offset, size: of the packed bytes. crc, unpacked_size: of the image itself; 0 if the archive has none."""
 
     offset: int
     size: int
@@ -56,12 +56,12 @@ class Entry(NamedTuple):
 
 
 def key_bytes(key: str) -> bytes:
-    """Keys as the index holds them; broken names in archives come with lone surrogates."""
+    """A key as the index stores it; broken names in archives contain lone surrogates."""
     return key.encode("utf-8", "surrogatepass")
 
 
-class IndexBuilder:
-    """Collects keys, about 60 bytes each plus the key, and writes them sorted."""
+class ArchiveIndexBuilder:
+    """Collects entries, 60 bytes each plus the key, and writes them sorted."""
 
     def __init__(self) -> None:
         self.keys = bytearray()
@@ -90,7 +90,7 @@ class IndexBuilder:
         self.unpacked_sizes.append(unpacked_size)
 
     def write(self, path: Path, *, last_wins: bool = False) -> None:
-        """Write the index to a new file and fsync it. last_wins: a repeated key means its last value, as in a tar."""
+        """Write the index to a new file, with fsync. last_wins: a repeated key means its last value, as in a tar."""
         hashes = np.frombuffer(self.hashes, dtype=np.uint64)
         order = np.argsort(hashes, kind="stable")
         ends, names = pa.py_buffer(self.ends), pa.py_buffer(self.keys)
@@ -118,8 +118,8 @@ class IndexBuilder:
             os.fsync(file.fileno())
 
 
-class Index:
-    """A written index, memory-mapped. Raises OSError or pa.ArrowInvalid when the file is damaged."""
+class ArchiveIndex:
+    """An index file, memory-mapped. Raises OSError or pa.ArrowInvalid if the file is damaged."""
 
     def __init__(self, path: Path) -> None:
         with pa.memory_map(str(path)) as file:
@@ -129,13 +129,13 @@ class Index:
             batch.column(name).to_numpy() for name in ("hash", "offset", "size", "packing", "crc", "unpacked_size")
         )
 
-    def find(self, key: str) -> Entry | None:
+    def find(self, key: str) -> ArchiveEntry | None:
         name = key_bytes(key)
-        wanted = np.uint64(xxhash.xxh3_64_intdigest(name))
-        row = int(self.hashes.searchsorted(wanted))
-        while row < len(self.hashes) and self.hashes[row] == wanted:
+        expected = np.uint64(xxhash.xxh3_64_intdigest(name))
+        row = int(self.hashes.searchsorted(expected))
+        while row < len(self.hashes) and self.hashes[row] == expected:
             if self.keys[row].as_py() == name:
-                return Entry(
+                return ArchiveEntry(
                     int(self.offsets[row]),
                     int(self.sizes[row]),
                     int(self.packings[row]),
@@ -146,7 +146,7 @@ class Index:
         return None
 
     def example(self) -> str | None:
-        """Some key, to show what keys look like here."""
+        """One of the keys, for messages; None if the index is empty."""
         return bytes(self.keys[0].as_py()).decode("utf-8", "replace") if len(self.keys) else None
 
 
@@ -157,7 +157,7 @@ def _mark_repeats(
     kept: np.ndarray[tuple[int], np.dtype[np.bool_]],
     last_wins: bool,
 ) -> None:
-    """Keep one row of each repeated key: its last value, or a mark. Rows of equal keys still stand in archive order."""
+    """Keep one row of each repeated key: its last value, or a mark. Rows of equal keys are still in archive order."""
     second = np.flatnonzero(hashes[1:] == hashes[:-1]) + 1
     latest: dict[bytes, int] = {}
     for row in np.union1d(second - 1, second).tolist():

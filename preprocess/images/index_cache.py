@@ -1,8 +1,8 @@
-"""The cache of archive indexes: what kind of archive a file is, and where its index lies.
+"""The cache of archive indexes: the kind of an archive, and where its index is.
 
-Rule: all lie in `<cache>/stores/`. An index's name holds the archive's path, size, mtime and the index version, so a
-changed archive never meets an old index. Files appear complete or not at all; building twice at the same time is only
-wasted work, and what a killed run leaves is named `.<name>.<random>.partial`.
+Rule: all indexes are in `<cache>/stores/`. The name of an index contains a hash of the archive's path, size, mtime and
+the index version, so a changed archive never gets an old index. Files appear complete or not at all. Two processes that
+build the same index only waste work; a killed run leaves `.<name>.<random>.partial`.
 """
 
 from __future__ import annotations
@@ -17,18 +17,18 @@ import xxhash
 
 from preprocess.errors import DataError
 from preprocess.images.base64_json import index_base64_json
-from preprocess.images.index import VERSION, IndexBuilder
+from preprocess.images.index import VERSION, ArchiveIndexBuilder
 from preprocess.images.parquet import unpack_parquet
 from preprocess.images.zip_tar import index_tar, index_zip
 from shards.files import flush_and_close, partial_path, sync_folder
 
 FOLDER = "stores"
 MAX_NAME_BYTES = 80
-"""How much of an archive's own name its index is called by; file systems end at 255 bytes."""
+"""How much of an archive's own name is in the name of its index; file systems allow 255 bytes"""
 
 
 class CachedIndex(NamedTuple):
-    """data_file: what the offsets count in. state: size and mtime_ns of the archive."""
+    """data_file: the file that the offsets refer to. state: size in bytes and mtime in ns of the archive."""
 
     index_file: Path
     data_file: Path
@@ -36,19 +36,19 @@ class CachedIndex(NamedTuple):
 
 
 class ArchiveKind(NamedTuple):
-    """marks: (offset, bytes) of which one must be in the file. last_wins: what a repeated key means."""
+    """marks: (offset, bytes); one of them must match. last_wins: a repeated key means its last value, not an error."""
 
     name: str
     marks: tuple[tuple[int, bytes], ...]
-    add_all: Callable[[Path, IndexBuilder], None] | None = None
-    unpack: Callable[[Path, IndexBuilder, BinaryIO], None] | None = None
+    add_all: Callable[[Path, ArchiveIndexBuilder], None] | None = None
+    unpack: Callable[[Path, ArchiveIndexBuilder, BinaryIO], None] | None = None
     last_wins: bool = False
 
 
 ARCHIVES = (
     ArchiveKind("zip", ((0, b"PK\3\4"), (0, b"PK\5\6")), add_all=index_zip),
     ArchiveKind("parquet", ((0, b"PAR1"),), unpack=unpack_parquet),
-    # tar -r and -u append a newer copy, and unpacking leaves the last. The magic is all zeros in an empty tar.
+    # tar -r and -u append a newer copy, and unpacking keeps the last. An empty tar is all zeros.
     ArchiveKind("tar", ((257, b"ustar"), (0, bytes(512))), add_all=index_tar, last_wins=True),
     ArchiveKind("json", ((0, b"{"),), add_all=index_base64_json),
 )
@@ -57,13 +57,13 @@ _COMPRESSED = {b"\x1f\x8b": "gzip", b"BZh": "bzip2", b"\xfd7zXZ": "xz", b"\x28\x
 
 
 def build_index(path: Path, cache: Path) -> None:
-    """Index an archive, unless its index is there. Raises DataError for a file that is no usable archive."""
+    """Index an archive, unless its index exists. Raises DataError for a file that is not a usable archive."""
     cached, kind = _place(path, cache)
     if cached.index_file.exists():
         return
     folder = cached.index_file.parent
     new_index, new_data = partial_path(cached.index_file), partial_path(cached.index_file.with_suffix(".blob"))
-    index = IndexBuilder()
+    index = ArchiveIndexBuilder()
     try:
         folder.mkdir(parents=True, exist_ok=True)
         if kind.unpack:
@@ -74,10 +74,10 @@ def build_index(path: Path, cache: Path) -> None:
             kind.add_all(path, index)
         index.write(new_index, last_wins=kind.last_wins)
         if _place(path, cache)[0] != cached:
-            raise DataError(f"{path}: was changed while it was being indexed; run again when it is complete")
+            raise DataError(f"{path}: changed while it was being indexed; run again when the file is complete")
         if kind.unpack:
             new_data.replace(cached.data_file)
-        new_index.replace(cached.index_file)  # last: an index stands for everything it needs
+        new_index.replace(cached.index_file)  # last: an index means that its data file is complete
         sync_folder(folder)
     except OSError as error:
         raise DataError(f"{error.filename or path}: {error.strerror or error}") from None
@@ -88,17 +88,17 @@ def build_index(path: Path, cache: Path) -> None:
 
 
 def find_index(path: Path, cache: Path) -> CachedIndex:
-    """Raises DataError if there is none for the archive as it is now."""
+    """The index of an archive. Raises DataError if there is none for its current state."""
     cached, _ = _place(path, cache)
     if not cached.index_file.exists():
-        raise DataError(f"{path}: has no index in {cache}, or was changed since it was made; run again to make it")
+        raise DataError(f"{path}: has no index in {cache}, or changed after it was indexed; run again to index it")
     return cached
 
 
 def current_files(path: Path, cache: Path) -> set[Path]:
-    """The files below the cache that belong to the archive as it is now, be they there or not; none for a folder.
+    """The files below the cache that belong to the archive's current state, existing or not; none for a folder.
 
-    Raises DataError for a file that is no usable archive.
+    Raises DataError for a file that is not a usable archive.
     """
     if path.is_dir():
         return set()
@@ -107,10 +107,10 @@ def current_files(path: Path, cache: Path) -> set[Path]:
 
 
 def is_prepared(path: Path, cache: Path) -> bool:
-    """Whether the store can be opened as it is now: a folder, or an archive whose index is current."""
+    """Whether the store can be opened: a folder, or an archive with a current index."""
     try:
         return path.is_dir() or _place(path, cache)[0].index_file.exists()
-    except DataError:  # to be told by `build_index`
+    except DataError:  # `build_index` reports it
         return False
 
 
@@ -118,7 +118,7 @@ def _place(path: Path, cache: Path) -> tuple[CachedIndex, ArchiveKind]:
     try:
         status = path.stat()
         if not stat.S_ISREG(status.st_mode):
-            raise DataError(f"{path}: neither a folder nor a file")
+            raise DataError(f"{path}: is neither a folder nor a file")
         with path.open("rb") as file:
             kind = _kind(path, file.read(1 << 16))
     except OSError as error:
@@ -137,18 +137,18 @@ def _kind(path: Path, head: bytes) -> ArchiveKind:
         if any((text if kind.name == "json" else head).startswith(mark, offset) for offset, mark in kind.marks):
             return kind
     if path.suffix == ".tar":
-        return next(kind for kind in ARCHIVES if kind.name == "tar")  # older than the ustar mark
+        return next(kind for kind in ARCHIVES if kind.name == "tar")  # from before the ustar mark existed
     for mark, name in _COMPRESSED.items():
         if head.startswith(mark):
-            raise DataError(f"{path}: is compressed with {name}; unpack it first, single images cannot be read from it")
+            raise DataError(f"{path}: compressed with {name}, so no single image can be read; unpack it first")
     raise DataError(
-        f"{path}: no image store; got a file that starts with {head[:12]!r}, "
-        'wanted a folder, a zip, a tar, a Parquet file or a JSON object {"KEY": "<base64>", ...}'
+        f"{path}: is not an image store: the file starts with {head[:12]!r}; "
+        'expected a folder, a zip, a tar, a Parquet file or a JSON object {"KEY": "<base64>", ...}'
     )
 
 
 def _remove_old(cached: CachedIndex) -> None:
-    """Indexes of the same archive as it was before; those who have one open keep it."""
+    """Remove indexes of earlier states of the archive; processes that have one open keep it."""
     own = cached.index_file.stem
     for old in cached.index_file.parent.iterdir():
         if old.suffix in (".arrow", ".blob") and old.stem != own and old.stem[:-16] == own[:-16]:

@@ -1,9 +1,9 @@
 """Unpack the images of a Parquet file into one flat file, because Parquet has no cheap way to read a single cell.
 
-Two layouts. MIMIC-IT: a text column `base64` and the keys in the pandas index or a text column. Hugging Face: a column
-`image` or `images` of {bytes, path} or of plain bytes, or of lists of either; the keys are "<row>/<place in the list>",
-both counted from 0, and also the path, where there is one. A file without such a column holds no image: annotations
-may stand among the stores.
+Two layouts. MIMIC-IT: a text column `base64`, with the keys in the pandas index or a text column. Hugging Face: a
+column `image` or `images` of {bytes, path} or of plain bytes, or of lists of either; the keys are
+"<row>/<index in the list>", both from 0, and also the path if there is one. A file without such a column contains no
+image: an annotation file may be in the list of stores.
 """
 
 from __future__ import annotations
@@ -18,16 +18,16 @@ import pyarrow.parquet as pq
 
 from preprocess.errors import DataError
 from preprocess.images.base64_json import decode_base64
-from preprocess.images.index import IndexBuilder, Packing
+from preprocess.images.index import ArchiveIndexBuilder, Packing
 
 _ROWS_AT_ONCE = 32
 _PREFERRED = ("image", "images")
 _ROW_KEY = re.compile(r"\d+/\d+")
-_WANTED = "wanted one of them to be called image or images"
+_EXPECTED = "expected one of them to have the name image or images"
 
 
-def unpack_parquet(path: Path, index: IndexBuilder, blob: BinaryIO) -> None:
-    """Write every image to `blob` and add its keys. Raises DataError if it is damaged or has several image columns."""
+def unpack_parquet(path: Path, index: ArchiveIndexBuilder, blob: BinaryIO) -> None:
+    """Write every image to `blob` and add its keys. Raises DataError for a damaged file or several image columns."""
     try:
         # Row groups can be gigabytes: no read-ahead of whole column chunks.
         with pq.ParquetFile(path, pre_buffer=False, buffer_size=1 << 20) as file:
@@ -39,7 +39,7 @@ def unpack_parquet(path: Path, index: IndexBuilder, blob: BinaryIO) -> None:
         raise DataError(f"{path}: damaged Parquet: {error}") from None
 
 
-def _unpack_base64(path: Path, file: pq.ParquetFile, index: IndexBuilder, blob: BinaryIO) -> None:
+def _unpack_base64(path: Path, file: pq.ParquetFile, index: ArchiveIndexBuilder, blob: BinaryIO) -> None:
     key_column = _key_column(path, file.schema_arrow)
     for batch in file.iter_batches(_ROWS_AT_ONCE, columns=[key_column, "base64"]):
         keys, texts = (batch.column(name).to_pylist() for name in (key_column, "base64"))
@@ -52,7 +52,7 @@ def _unpack_base64(path: Path, file: pq.ParquetFile, index: IndexBuilder, blob: 
                 _add(index, blob, [str(key)], b"", Packing.NOT_TEXT)
 
 
-def _unpack_images(path: Path, file: pq.ParquetFile, index: IndexBuilder, blob: BinaryIO) -> None:
+def _unpack_images(path: Path, file: pq.ParquetFile, index: ArchiveIndexBuilder, blob: BinaryIO) -> None:
     column = _image_column(path, file.schema_arrow)
     if column is None:
         return
@@ -62,13 +62,15 @@ def _unpack_images(path: Path, file: pq.ParquetFile, index: IndexBuilder, blob: 
             for place, image in enumerate(cell if isinstance(cell, list) else [cell]):
                 if image is not None:
                     data, name = (image.get("bytes"), image.get("path")) if isinstance(image, dict) else (image, None)
-                    # A path that looks like a row's key would hide that row.
+                    # A path in the form of a row's key would hide that row.
                     names = [name] if name and not _ROW_KEY.fullmatch(name) else []
-                    _add(index, blob, [f"{row}/{place}", *names], data or b"")  # no bytes: reading says so
+                    _add(index, blob, [f"{row}/{place}", *names], data or b"")  # none: an error when it is read
             row += 1
 
 
-def _add(index: IndexBuilder, blob: BinaryIO, keys: list[str], image: bytes, packing: Packing = Packing.RAW) -> None:
+def _add(
+    index: ArchiveIndexBuilder, blob: BinaryIO, keys: list[str], image: bytes, packing: Packing = Packing.RAW
+) -> None:
     offset = blob.tell()
     blob.write(image)
     for key in keys:
@@ -80,9 +82,9 @@ def _key_column(path: Path, schema: pa.Schema) -> str:
     candidates: list[Any] = [*pandas.get("index_columns", []), "__index_level_0__"]
     candidates += [field.name for field in schema if _is_text(field.type) and field.name != "base64"]
     for name in candidates:
-        if isinstance(name, str) and name in schema.names:  # a pandas range index is a dict and no column
+        if isinstance(name, str) and name in schema.names:  # a pandas range index is a dict, not a column
             return name
-    raise DataError(f"{path}: column base64 has no keys beside it; wanted them as the pandas index or in a text column")
+    raise DataError(f"{path}: column base64 has no keys; expected them in the pandas index or in a text column")
 
 
 def _image_column(path: Path, schema: pa.Schema) -> str | None:
@@ -90,7 +92,7 @@ def _image_column(path: Path, schema: pa.Schema) -> str | None:
     preferred = [name for name in _PREFERRED if name in found]
     if preferred or len(found) < 2:
         return next(iter(preferred or found), None)
-    raise DataError(f"{path}: got several image columns, {', '.join(found)}; {_WANTED}")
+    raise DataError(f"{path}: got several image columns, {', '.join(found)}; {_EXPECTED}")
 
 
 def _is_text(kind: pa.DataType) -> bool:

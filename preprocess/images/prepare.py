@@ -52,7 +52,7 @@ class ImagePolicy:
     quality: int = 95
     """JPEG quality; below 90 the encoder's input starts to differ visibly."""
     subsampling: Literal["4:4:4", "4:2:0"] = "4:4:4"
-    """JPEG colour resolution; 4:2:0 saves about a fifth of the space and blurs coloured text."""
+    """JPEG chroma subsampling; 4:2:0 saves about a fifth of the space and blurs coloured text."""
     min_side: int = 2
     """Images with a shorter side are rejected; 2 catches the 1x1 placeholders of covers that a shop removed."""
     max_pixels: int = 100_000_000
@@ -71,7 +71,7 @@ class ImagePolicy:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class StoredImage:
-    """A picture as it goes into a shard. width and height are as seen: with the EXIF orientation applied."""
+    """An image as it goes into a shard. width and height in pixels, with the EXIF orientation applied."""
 
     data: bytes
     extension: str
@@ -80,7 +80,7 @@ class StoredImage:
 
 
 def prepare_image(data: bytes, policy: ImagePolicy) -> StoredImage:
-    """Raises RejectError with the reason why the picture is rejected; MemoryError if there is not enough of it."""
+    """Check and encode an image. Raises RejectError with the reason, MemoryError if memory runs out."""
     try:
         with warnings.catch_warnings(action="ignore"):  # Pillow warns of odd metadata; the pixels decide here
             return _prepared(data, policy)
@@ -93,7 +93,7 @@ def _prepared(data: bytes, policy: ImagePolicy) -> StoredImage:
     check_size(image, policy.max_pixels)
     if min(image.size) < policy.min_side:
         width, height = image.size
-        raise RejectError("image_too_small", f"{width}x{height}; wanted sides of at least {policy.min_side} pixels")
+        raise RejectError("image_too_small", f"{width}x{height}; expected sides of at least {policy.min_side} pixels")
     check_kind(image, data)
     if policy.store == "resized" or policy.check == "decode":
         load_pixels(image, data)
@@ -101,7 +101,7 @@ def _prepared(data: bytes, policy: ImagePolicy) -> StoredImage:
     if policy.store == "resized":
         return _encoded(fit(upright(to_rgb(image), orientation), policy.geometry), policy)
     width, height = image.size
-    if orientation >= 5:  # the four orientations that lie on their side
+    if orientation >= 5:  # the four orientations with width and height swapped
         width, height = height, width
     return StoredImage(data=data, extension=extension, width=width, height=height)
 

@@ -1,4 +1,4 @@
-"""Where a dataset's pictures lie: a folder, a base64 JSON, a zip, a tar or a Parquet file.
+"""Image stores: where a dataset's images are, in a folder, a base64 JSON, a zip, a tar or a Parquet file.
 
 Rules: a name in a record never leads out of its store. A lasting fault of one image is a RejectError. A fault that may
 be gone in the next run (a disk or network error, no permission, too many open files, a file that shrinks while it is
@@ -26,7 +26,7 @@ import pyarrow as pa
 from preprocess.conversation import Image
 from preprocess.errors import DataError, RejectError
 from preprocess.images.base64_json import decode_base64
-from preprocess.images.index import PROBLEMS, Entry, Index, Packing
+from preprocess.images.index import PROBLEMS, ArchiveEntry, ArchiveIndex, Packing
 from preprocess.images.index_cache import CachedIndex, build_index, current_files, find_index, is_prepared
 from preprocess.images.zip_tar import LOCAL_HEADER_BYTES, zip_data_offset, zip_member
 
@@ -38,9 +38,13 @@ MAX_NAME_CHARACTERS = 4096
 
 _UNSAFE = re.compile(r"/|[A-Za-z]:|(?:.*/)?\.\.?(?:/|\Z)", re.DOTALL)
 _UNSAFE_IN_FOLDER = re.compile(r"[\\\0]")
-_NO_NAME = (errno.ENAMETOOLONG, errno.EILSEQ, errno.EINVAL)  # the last two: a character that the file system lacks
+_NO_NAME = (
+    errno.ENAMETOOLONG,
+    errno.EILSEQ,
+    errno.EINVAL,
+)  # the last two: a character unknown to the file system
 _NO_FILE = (errno.ENOENT, errno.ENOTDIR)
-_NO_READING = (errno.ELOOP, errno.EISDIR, errno.ENXIO)  # a circle of links, a folder, a socket or an absent device
+_NO_READING = (errno.ELOOP, errno.EISDIR, errno.ENXIO)  # a loop of links, a folder, a socket or a missing device
 _READ_FLAGS = os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK  # O_NONBLOCK: opening a pipe must not wait for a writer
 
 T = TypeVar("T")
@@ -51,14 +55,14 @@ class ImageStore(Protocol):
         """The image's bytes, at least one. Raises RejectError, or OSError if another try may succeed."""
 
     def stamp(self, name: str) -> tuple[int, int]:
-        """Size in bytes and mtime in ns of the file that holds the image, an archive's for all of its images.
+        """Size in bytes and mtime in ns of the file with the image; of the archive for all of its images.
 
         Raises RejectError if there is no such image, OSError if another try may find one.
         """
 
 
 def prepare_store(path: Path, cache: Path) -> None:
-    """Build the index of an archive below `cache`, unless it is there; nothing to do for a folder.
+    """Build the index of an archive below `cache`, unless it exists; a folder needs none.
 
     Raises DataError for an archive that cannot be used.
     """
@@ -67,7 +71,7 @@ def prepare_store(path: Path, cache: Path) -> None:
 
 
 def open_store(path: Path, cache: Path) -> ImageStore:
-    """Cheap. Raises DataError when an archive was changed since `prepare_store`."""
+    """Open a store; cheap. Raises DataError if an archive changed after `prepare_store`."""
     return FolderStore(path) if path.is_dir() else ArchiveStore(path, find_index(path, cache))
 
 
@@ -76,7 +80,7 @@ def open_stores(paths: Sequence[Path], cache: Path) -> StoreList:
 
 
 class StoreList:
-    """A dataset's stores. An image that names one is looked for there, any other in all, in order."""
+    """A dataset's stores. An image with a store is read from it, any other from the first store that has it."""
 
     def __init__(self, stores: Sequence[ImageStore]) -> None:
         self.stores = tuple(stores)
@@ -102,7 +106,7 @@ class StoreList:
 
 
 class FolderStore:
-    """Image files below a folder. Links inside it are its owner's and are followed."""
+    """Image files below a folder. Links inside it are the owner's choice and are followed."""
 
     def __init__(self, root: Path) -> None:
         self.root = str(root)
@@ -137,9 +141,9 @@ class FolderStore:
     def _failed(self, name: str, error: OSError | ValueError) -> RejectError | OSError:
         """What to raise for a name that cannot be opened."""
         if not isinstance(error, OSError) or error.errno in _NO_NAME:  # ValueError: a lone surrogate
-            return RejectError("image_path", f"{name[:200]!r} is no file name ({error})")
+            return RejectError("image_path", f"{name[:200]!r} is not a file name ({error})")
         if error.errno in _NO_FILE:
-            os.stat(self.root)  # a folder that is gone, such as one on a lost mount, says nothing of its pictures
+            os.stat(self.root)  # raises if the folder itself is gone, such as on a lost mount
             return RejectError("image_missing", f"{self.root} has no {name!r}")
         if error.errno in _NO_READING:
             return RejectError("image_unreadable", f"{name!r} cannot be read: {error.strerror}")
@@ -147,15 +151,15 @@ class FolderStore:
 
 
 class ArchiveStore:
-    """Images in one file, found through its index. Names are its keys, nothing else."""
+    """Images in one archive, found through its index. Names are keys of the index, never paths."""
 
     def __init__(self, path: Path, cached: CachedIndex) -> None:
         self.path = path
         try:
-            self.index = Index(cached.index_file)
+            self.index = ArchiveIndex(cached.index_file)
             self.file = os.open(cached.data_file, os.O_RDONLY | os.O_CLOEXEC)
         except (OSError, pa.ArrowException) as error:
-            if isinstance(error, OSError) and error.errno is not None:  # not the file's fault; Arrow's have no number
+            if isinstance(error, OSError) and error.errno is not None:  # not the file's fault; Arrow's have no errno
                 raise
             raise DataError(f"{cached.index_file}: cannot be read ({error}); delete it and run again") from None
         self.state = cached.state
@@ -178,7 +182,7 @@ class ArchiveStore:
         self._find(name)
         return self.state
 
-    def _find(self, name: str) -> Entry:
+    def _find(self, name: str) -> ArchiveEntry:
         _check_name(name)
         entry = self.index.find(name)
         if entry is None:
@@ -187,7 +191,7 @@ class ArchiveStore:
             raise RejectError("image_missing", f"{self.path} has no {name!r}; {keys}")
         return entry
 
-    def _unpack(self, name: str, entry: Entry) -> bytes:
+    def _unpack(self, name: str, entry: ArchiveEntry) -> bytes:
         offset = entry.offset
         if entry.packing in (Packing.ZIP_STORED, Packing.ZIP_DEFLATED):
             offset = zip_data_offset(self._packed(offset, LOCAL_HEADER_BYTES), offset)
@@ -206,16 +210,16 @@ class ArchiveStore:
     def _packed(self, offset: int, size: int) -> bytes:
         """Raises ValueError for a place that the archive never had, OSError if it has it no more."""
         if offset + size > self.data_size:
-            raise ValueError(f"wanted {size} bytes at byte {offset}, but the archive ends at byte {self.data_size}")
+            raise ValueError(f"expected {size} bytes at byte {offset}, but the archive ends at byte {self.data_size}")
         return _read_exactly(self.file, self.data_path, size, offset)
 
 
 def _check_name(name: str, *, in_folder: bool = False) -> None:
     """Also for archives, where a key could be anything: the same annotation must be right or wrong in either."""
     if not name or len(name) > MAX_NAME_CHARACTERS or _UNSAFE.match(name):
-        raise RejectError("image_path", f"{name[:200]!r}; wanted a relative path without . or .. in it")
+        raise RejectError("image_path", f"{name[:200]!r}; expected a relative path without . or .. in it")
     if in_folder and _UNSAFE_IN_FOLDER.search(name):
-        raise RejectError("image_path", f"{name[:200]!r}; wanted a path with / between folders")
+        raise RejectError("image_path", f"{name[:200]!r}; expected a path with / between folders")
 
 
 def _check_regular(name: str, status: os.stat_result) -> None:
@@ -237,8 +241,8 @@ def _read_exactly(file: int, path: str, size: int, offset: int) -> bytes:
     while len(data) < size:  # network file systems may give less at a time
         more = os.pread(file, size - len(data), offset + len(data))
         if not more:
-            wanted = f"ended after {len(data)} of {size} bytes at byte {offset}; was it changed while it was read?"
-            raise OSError(errno.EIO, wanted, path)
+            expected = f"ended after {len(data)} of {size} bytes at byte {offset}; was it changed while it was read?"
+            raise OSError(errno.EIO, expected, path)
         data += more
     return data
 

@@ -19,7 +19,7 @@ import zlib
 from pathlib import Path
 
 from preprocess.errors import DataError
-from preprocess.images.index import IndexBuilder, Packing
+from preprocess.images.index import ArchiveIndexBuilder, Packing
 
 # APPNOTE.TXT of PKWARE, section 4.3.7 (local header) and 4.4.4 (flags)
 _LOCAL = struct.Struct("<4s5HLLLHH")
@@ -31,7 +31,7 @@ _DAMAGED = (zipfile.BadZipFile, ValueError, struct.error)
 """What zipfile raises for bytes that are not a directory: ValueError for names that are not UTF-8, among others"""
 
 
-def index_zip(path: Path, index: IndexBuilder) -> None:
+def index_zip(path: Path, index: ArchiveIndexBuilder) -> None:
     """Add every file of the directory. Raises DataError if it is damaged, cut off or in several parts."""
     try:
         with zipfile.ZipFile(path) as archive:
@@ -85,7 +85,7 @@ def zip_data_offset(header: bytes, offset: int) -> int:
     return offset + _LOCAL.size + int(name_size) + int(extra_size)
 
 
-def index_tar(path: Path, index: IndexBuilder) -> None:
+def index_tar(path: Path, index: ArchiveIndexBuilder) -> None:
     """Add every file. Raises DataError for a tar that is damaged or cut off, with the byte where that shows."""
     try:
         with tarfile.open(path, "r:") as tar:

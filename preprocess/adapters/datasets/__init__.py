@@ -1,1 +1,1 @@
-"""One adapter per dataset family."""
+"""One adapter for each family of datasets."""

@@ -1,7 +1,7 @@
 """A-OKVQA: a question with four choices, the right one, and three rationales.
 
-Rule, as DeepSpeed-VisualChat has it: the question is asked with a "why" (chosen by seed and record id), the answer is
-"The answer is <choice>. Because <rationales>"; the ten direct answers are references.
+Rule, as in DeepSpeed-VisualChat: the question is asked with a "why" (chosen by seed and record id), and the answer is
+"The answer is <choice>. Because <rationales>". The ten direct answers are references.
 """
 
 from __future__ import annotations
@@ -13,8 +13,8 @@ from preprocess.adapters.base import Request
 from preprocess.adapters.parsing.choices import choose
 from preprocess.adapters.parsing.fields import (
     answer,
+    build_or_reject,
     coco_name,
-    fence,
     image_groups,
     list_of,
     need,
@@ -26,7 +26,7 @@ from preprocess.adapters.parsing.fields import (
 )
 from preprocess.adapters.parsing.identities import Identities
 from preprocess.adapters.parsing.json_stream import array_items
-from preprocess.adapters.parsing.record_location import Place, places
+from preprocess.adapters.parsing.record_location import RecordLocation, located_records
 from preprocess.adapters.parsing.splits import stated_split
 from preprocess.conversation import Conversation, Image, Records, Turn
 from preprocess.errors import DataError, RejectError
@@ -45,11 +45,13 @@ def read(request: Request) -> Records:
     identities = Identities(request)
     for path in request.annotations:
         _refuse_test_split(path)
-        for place, record in places(identities, path, array_items(path), lambda record: own_id(record, "question_id")):
-            yield fence(place.source, _conversation, place, record)
+        for location, record in located_records(
+            identities, path, array_items(path), lambda record: own_id(record, "question_id")
+        ):
+            yield build_or_reject(location.source, _conversation, location, record)
 
 
-def _conversation(place: Place, record: Any) -> Conversation:
+def _conversation(location: RecordLocation, record: Any) -> Conversation:
     record = object_of(record)
     if _lacks_answer(record):
         raise RejectError("no_answer", "there is neither correct_choice_idx nor rationales")
@@ -63,13 +65,13 @@ def _conversation(place: Place, record: Any) -> Conversation:
     reply = f"The answer is {_choice(record)}. Because {' '.join(reasons)}"
     references = () if direct is None else texts(direct, "direct_answers")
     return Conversation(
-        id=place.claim(),
+        id=location.claim(),
         turns=(
-            Turn(role="user", parts=(image, f"{words} {choose(WHY, place.request.seed, place.source.record)}")),
+            Turn(role="user", parts=(image, f"{words} {choose(WHY, location.request.seed, location.source.record)}")),
             Turn(role="assistant", parts=(reply,)),
         ),
-        sources=(place.source,),
-        groups=image_groups(place.request, [image]),
+        sources=(location.source,),
+        groups=image_groups(location.request, [image]),
         official_split=split,
         references=references,
     )
@@ -79,7 +81,7 @@ def _choice(record: dict[str, Any]) -> str:
     choices, index = list_of(record, "choices"), need(record, "correct_choice_idx")
     if type(index) is not int or not 0 <= index < len(choices):
         raise RejectError(
-            "bad_value", f"correct_choice_idx is {show(index)}; wanted a whole number from 0 to {len(choices) - 1}"
+            "bad_value", f"correct_choice_idx is {show(index)}; expected a whole number from 0 to {len(choices) - 1}"
         )
     return answer(choices[index], "the right choice")
 
@@ -92,5 +94,5 @@ def _refuse_test_split(path: Path) -> None:
     for record in array_items(path):
         if type(record) is dict:
             if record.get("split") == "test" and _lacks_answer(record):
-                raise DataError(f"{path}: this is the test split, which has no answers to learn; leave it out")
+                raise DataError(f"{path}: is the test split, which has no answers; remove it from `annotations`")
             return

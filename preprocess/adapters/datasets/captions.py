@@ -16,7 +16,7 @@ from preprocess.adapters.parsing.choices import choose, prompts_of
 from preprocess.adapters.parsing.fields import (
     answer,
     as_id,
-    fence,
+    build_or_reject,
     image_groups,
     image_name,
     is_text,
@@ -29,9 +29,9 @@ from preprocess.adapters.parsing.fields import (
 )
 from preprocess.adapters.parsing.identities import Identities
 from preprocess.adapters.parsing.json_stream import array_items
-from preprocess.adapters.parsing.record_location import Place, place_of, places
+from preprocess.adapters.parsing.record_location import RecordLocation, located_records, location_of
 from preprocess.adapters.parsing.splits import split_in_name, stated_split
-from preprocess.conversation import Conversation, Image, Records, Reject, Source, Split, Turn
+from preprocess.conversation import Conversation, Image, OfficialSplit, Records, RecordSource, Reject, Turn
 from preprocess.errors import DataError, RejectError
 
 COCO_PROMPTS = (
@@ -64,57 +64,59 @@ def read_coco(request: Request) -> Records:
 
 
 def read_minigpt4(request: Request) -> Records:
-    """`{"annotations": [{"image_id", "caption"}]}`; the picture is `<image_id>.jpg`."""
+    """`{"annotations": [{"image_id", "caption"}]}`; the image file is `<image_id>.jpg`."""
     captioner = _Captioner(request)
     for path in request.annotations:
         records = array_items(path, "annotations")
-        for place, record in places(captioner.identities, path, records, lambda record: own_id(record, "image_id")):
-            yield fence(place.source, _aligned, captioner, place, record)
+        for location, record in located_records(
+            captioner.identities, path, records, lambda record: own_id(record, "image_id")
+        ):
+            yield build_or_reject(location.source, _aligned, captioner, location, record)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class _Picture:
-    """What the captions of an image share."""
+class _CaptionedImage:
+    """The data that all captions of an image share."""
 
     image: Image
     groups: tuple[str, ...]
-    split: Split
+    split: OfficialSplit
     captions: tuple[str, ...]
 
 
 class _Captioner:
-    """The request, its prompts, and the ids given so far."""
+    """The request, its prompts, and the ids assigned so far."""
 
     def __init__(self, request: Request) -> None:
         self.request = request
         self.prompts = prompts_of(request)
         self.identities = Identities(request)
 
-    def picture(self, name: str, split: Split = "", captions: tuple[str, ...] = ()) -> _Picture:
+    def captioned_image(self, name: str, split: OfficialSplit = "", captions: tuple[str, ...] = ()) -> _CaptionedImage:
         image = Image(name=name)
-        return _Picture(image=image, groups=image_groups(self.request, [image]), split=split, captions=captions)
+        return _CaptionedImage(image=image, groups=image_groups(self.request, [image]), split=split, captions=captions)
 
-    def conversation(self, place: Place, caption: str, picture: _Picture) -> Conversation:
-        prompt = choose(self.prompts, self.request.seed, place.source.record)
+    def conversation(self, location: RecordLocation, caption: str, captioned: _CaptionedImage) -> Conversation:
+        prompt = choose(self.prompts, self.request.seed, location.source.record)
         return Conversation(
-            id=place.claim(),
-            turns=(Turn(role="user", parts=(picture.image, prompt)), Turn(role="assistant", parts=(caption,))),
-            sources=(place.source,),
-            groups=picture.groups,
-            official_split=picture.split,
-            references=picture.captions,
+            id=location.claim(),
+            turns=(Turn(role="user", parts=(captioned.image, prompt)), Turn(role="assistant", parts=(caption,))),
+            sources=(location.source,),
+            groups=captioned.groups,
+            official_split=captioned.split,
+            references=captioned.captions,
         )
 
 
-def _aligned(captioner: _Captioner, place: Place, record: Any) -> Conversation:
+def _aligned(captioner: _Captioner, location: RecordLocation, record: Any) -> Conversation:
     record = object_of(record)
     name = image_name(need_id(record, "image_id") + ".jpg", "image_id")
     caption = answer(need(record, "caption"), "caption")
-    return captioner.conversation(place, caption, captioner.picture(name))
+    return captioner.conversation(location, caption, captioner.captioned_image(name))
 
 
 def _is_karpathy(path: Path) -> bool:
-    """Told apart by content, since users rename files: Karpathy keeps the sentences inside the images."""
+    """By content, since users rename files: Karpathy's file has the sentences inside the images."""
     for entry in array_items(path, "images"):
         if type(entry) is dict and ("sentences" in entry or "filename" in entry):
             return True
@@ -131,19 +133,19 @@ def _karpathy(captioner: _Captioner, path: Path) -> Records:
     file = captioner.request.source_file(path)
     number = 0
     for index, entry in enumerate(array_items(path, "images")):
-        source = Source(file=file, record=own_id(entry, "cocoid") or own_id(entry, "imgid") or str(index))
-        made = fence(source, _karpathy_entry, captioner, entry)
+        source = RecordSource(file=file, record=own_id(entry, "cocoid") or own_id(entry, "imgid") or str(index))
+        made = build_or_reject(source, _karpathy_entry, captioner, entry)
         if isinstance(made, Reject):
             yield Reject(reason=made.reason, source=source, detail=f"image entry {index}: {made.detail}")
             continue
-        sentences, picture = made
+        sentences, captioned = made
         for sentence in sentences:
-            place = place_of(captioner.identities, path, own_id(sentence, "sentid"), number)
-            yield fence(place.source, _sentence, captioner, place, sentence, "raw", picture)
+            location = location_of(captioner.identities, path, own_id(sentence, "sentid"), number)
+            yield build_or_reject(location.source, _sentence, captioner, location, sentence, "raw", captioned)
             number += 1
 
 
-def _karpathy_entry(captioner: _Captioner, entry: Any) -> tuple[list[Any], _Picture]:
+def _karpathy_entry(captioner: _Captioner, entry: Any) -> tuple[list[Any], _CaptionedImage]:
     entry = object_of(entry, "the entry")
     name = image_name(need(entry, "filename"), "filename")
     split = stated_split(entry.get("split"))
@@ -151,17 +153,17 @@ def _karpathy_entry(captioner: _Captioner, entry: Any) -> tuple[list[Any], _Pict
     if not sentences:
         raise RejectError("no_answer", "the image has no captions")
     captions = _captions(item.get("raw") if type(item) is dict else None for item in sentences)
-    return sentences, captioner.picture(name, split, captions)
+    return sentences, captioner.captioned_image(name, split, captions)
 
 
 def _official(captioner: _Captioner, path: Path) -> Records:
-    """Images may come after annotations, so the file is read three times: images, captions of each, conversations."""
+    """Images may follow annotations in the file, so it is read three times: images, captions of each, conversations."""
     file = captioner.request.source_file(path)
     names: dict[str, str] = {}
     entries: dict[str, int] = {}
     for index, entry in enumerate(array_items(path, "images")):
-        source = Source(file=file, record=own_id(entry, "id") or str(index))
-        made = fence(source, _official_entry, entry, names)
+        source = RecordSource(file=file, record=own_id(entry, "id") or str(index))
+        made = build_or_reject(source, _official_entry, entry, names)
         if isinstance(made, Reject):
             yield Reject(reason=made.reason, source=source, detail=f"image entry {index}: {made.detail}")
         else:
@@ -174,12 +176,12 @@ def _official(captioner: _Captioner, path: Path) -> Records:
             captions.setdefault(key, []).extend(_captions([record.get("caption")]))
     for identity, index in entries.items():
         if identity not in captions:
-            source = Source(file=file, record=identity)
+            source = RecordSource(file=file, record=identity)
             yield Reject(reason="no_answer", source=source, detail=f"image entry {index}: the image has no captions")
     in_name = split_in_name(path.stem)
     records = array_items(path, "annotations")
-    for place, record in places(captioner.identities, path, records, lambda record: own_id(record, "id")):
-        yield fence(place.source, _annotation, captioner, place, record, in_name, names, captions)
+    for location, record in located_records(captioner.identities, path, records, lambda record: own_id(record, "id")):
+        yield build_or_reject(location.source, _annotation, captioner, location, record, in_name, names, captions)
 
 
 def _official_entry(entry: Any, names: dict[str, str]) -> tuple[str, str]:
@@ -192,27 +194,29 @@ def _official_entry(entry: Any, names: dict[str, str]) -> tuple[str, str]:
 
 def _annotation(
     captioner: _Captioner,
-    place: Place,
+    location: RecordLocation,
     record: Any,
-    in_name: Split,
+    in_name: OfficialSplit,
     names: dict[str, str],
     captions: dict[str, list[str]],
 ) -> Conversation:
     record = object_of(record)
     image_id = need_id(record, "image_id")
     if image_id not in names:
-        raise RejectError("no_match", f"image_id is {show(image_id)}; wanted the id of one of the file's images")
+        raise RejectError("no_match", f"image_id is {show(image_id)}; expected the id of one of the file's images")
     name = names[image_id]
-    picture = captioner.picture(name, in_name or split_in_name(name), tuple(captions[image_id]))
-    return _sentence(captioner, place, record, "caption", picture)
+    captioned = captioner.captioned_image(name, in_name or split_in_name(name), tuple(captions[image_id]))
+    return _sentence(captioner, location, record, "caption", captioned)
 
 
-def _sentence(captioner: _Captioner, place: Place, record: Any, key: str, picture: _Picture) -> Conversation:
+def _sentence(
+    captioner: _Captioner, location: RecordLocation, record: Any, key: str, captioned: _CaptionedImage
+) -> Conversation:
     caption = answer(need(object_of(record), key), key)
-    return captioner.conversation(place, caption, picture)
+    return captioner.conversation(location, caption, captioned)
 
 
 def _captions(values: Any) -> tuple[str, ...]:
-    """The captions that can serve as references; the others are rejected when their own record is read."""
+    """The captions that are usable references; the others are rejected when their own record is read."""
     texts: Sequence[str] = [value.strip() for value in values if type(value) is str and is_text(value)]
     return tuple(value for value in texts if value)

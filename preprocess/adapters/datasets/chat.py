@@ -3,9 +3,9 @@
     {"id"?, "messages": [{"role", "content": text or parts}], "images"?: [...], "group"?, "split"?}
     {"id"?, "conversations": [{"from", "value"}], "image"? or "images"?: path or [paths], "group"?, "split"?}
 
-Rule: each `<image>` in a question, and each part `{"type": "image"}` without a path, takes the next of the record's
-images; images without any mark lead the first question. Parquet may hold the pictures themselves: they are called
-`<row number>/<index>`, and their store is that Parquet file, which must be among the dataset's `images`.
+Rule: each `<image>` marker in a question, and each part `{"type": "image"}` without a path, takes the next image of the
+record; images without any marker go before the first question. Parquet may contain the images themselves: their names
+are `<row number>/<index>`, and their store is that Parquet file, which must be in the dataset's `images`.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from preprocess.adapters.base import Request
 from preprocess.adapters.groups import embedded_group
 from preprocess.adapters.parsing.fields import (
     as_id,
-    fence,
+    build_or_reject,
     image_groups,
     image_name,
     is_text,
@@ -29,10 +29,10 @@ from preprocess.adapters.parsing.fields import (
     show,
 )
 from preprocess.adapters.parsing.identities import Identities
-from preprocess.adapters.parsing.record_files import Unreadable, rows
-from preprocess.adapters.parsing.record_location import Place, places
+from preprocess.adapters.parsing.record_files import UnreadableRecord, read_records
+from preprocess.adapters.parsing.record_location import RecordLocation, located_records
 from preprocess.adapters.parsing.splits import stated_split
-from preprocess.adapters.parsing.turns import Message, Slot, assemble, role_of, sharegpt, slots
+from preprocess.adapters.parsing.turns import MarkedMessage, Slot, assemble, role_of, sharegpt, slots
 from preprocess.conversation import Conversation, Image, Records, Reject, Role
 from preprocess.errors import RejectError
 
@@ -45,41 +45,43 @@ def read(request: Request) -> Records:
     stores = {os.path.abspath(store): index for index, store in enumerate(request.images)}
     for path in request.annotations:
         store = stores.get(os.path.abspath(path))
-        for place, record in places(identities, path, rows(path, _KEYS), lambda record: own_id(record, "id")):
-            if isinstance(record, Unreadable):
-                yield Reject(reason=record.reason, source=place.source, detail=record.detail)
+        for location, record in located_records(
+            identities, path, read_records(path, _KEYS), lambda record: own_id(record, "id")
+        ):
+            if isinstance(record, UnreadableRecord):
+                yield Reject(reason=record.reason, source=location.source, detail=record.detail)
             else:
-                yield fence(place.source, _conversation, place, record, store)
+                yield build_or_reject(location.source, _conversation, location, record, store)
 
 
-def _conversation(place: Place, record: Any, store: int | None) -> Conversation:
+def _conversation(location: RecordLocation, record: Any, store: int | None) -> Conversation:
     record = object_of(record)
-    images, groups_within = _images(record, place, store)
-    turns, notes = assemble(_messages(record, bool(images)), images, place.request)
+    images, groups_within = _images(record, location, store)
+    turns, notes = assemble(_messages(record, bool(images)), images, location.request)
     shown = [part for turn in turns for part in turn.parts if isinstance(part, Image)]
     groups: list[str] = []
     for image in shown:
         within = groups_within.get(image)
-        groups += image_groups(place.request, [image]) if within is None else [within]
+        groups += image_groups(location.request, [image]) if within is None else [within]
     if record.get("group") is not None:
         groups.append(f"group:{_group(record['group'])}")
     split = stated_split(record.get("split"))
     return Conversation(
-        id=place.claim(),
+        id=location.claim(),
         turns=turns,
-        sources=(place.source,),
+        sources=(location.source,),
         groups=tuple(dict.fromkeys(groups)),
         official_split=split,
         notes=notes,
     )
 
 
-def _messages(record: dict[str, Any], has_images: bool) -> list[Message]:
+def _messages(record: dict[str, Any], has_images: bool) -> list[MarkedMessage]:
     if record.get("messages") is None:
         if record.get("conversations") is None:
             raise RejectError("missing_key", "there is neither messages nor conversations")
         return sharegpt(record, has_images)
-    messages: list[Message] = []
+    messages: list[MarkedMessage] = []
     for item in list_of(record, "messages"):
         message = object_of(item, "a turn")
         role = role_of(need(message, "role"))
@@ -98,26 +100,28 @@ def _part(value: Any, role: Role) -> Slot:
         case "text":
             words = need(part, "text")
             if type(words) is not str:
-                raise RejectError("wrong_type", f"text is {show(words)}; wanted text")
+                raise RejectError("wrong_type", f"text is {show(words)}; expected text")
             if not is_text(words):
-                raise RejectError("bad_text", f"a turn of the {role} holds a lone surrogate; wanted Unicode text")
+                raise RejectError("bad_text", f"a turn of the {role} contains a lone surrogate; expected Unicode text")
             return words
         case "image" | "image_url" if role != "user":
-            raise RejectError("bad_value", f"the {role} shows an image; wanted images only in what the user says")
+            raise RejectError("bad_value", f"the {role} shows an image; expected images only in user turns")
         case "image":
             name = next((part[key] for key in _PATH_KEYS if part.get(key) is not None), None)
             return None if name is None else Image(name=image_name(name))
         case "image_url":
             return Image(name=image_name(need(object_of(need(part, "image_url"), "image_url"), "url"), "image_url.url"))
         case _:
-            raise RejectError("bad_value", f"type is {show(kind)}; wanted text, image or image_url")
+            raise RejectError("bad_value", f"type is {show(kind)}; expected text, image or image_url")
 
 
-def _images(record: dict[str, Any], place: Place, store: int | None) -> tuple[list[Image], dict[Image, str]]:
-    """The record's list of images, and the groups of those that lie in the file itself (`store`: its place)."""
+def _images(
+    record: dict[str, Any], location: RecordLocation, store: int | None
+) -> tuple[list[Image], dict[Image, str]]:
+    """The record's images, and the groups of those that are in the file itself (`store`: its index in `images`)."""
     given = [key for key in ("images", "image") if record.get(key) is not None]
     if len(given) == 2:
-        raise RejectError("bad_value", "there are both image and images; wanted one of them")
+        raise RejectError("bad_value", "there are both image and images; expected one of them")
     values = record[given[0]] if given else []
     images: list[Image] = []
     groups: dict[Image, str] = {}
@@ -127,15 +131,13 @@ def _images(record: dict[str, Any], place: Place, store: int | None) -> tuple[li
         if data is None:
             image = Image(name=image_name(value if type(value) is not dict else path))
         elif type(data) is not bytes:
-            raise RejectError("wrong_type", f"bytes is {show(data)}; only Parquet can hold pictures, as binary data")
+            raise RejectError("wrong_type", f"bytes is {show(data)}; only Parquet can contain images, as binary data")
         elif store is None:
-            file = place.source.file
-            raise RejectError(
-                "image_missing", f"the picture lies in {file} itself; add {file} to the dataset's `images`"
-            )
+            file = location.source.file
+            raise RejectError("image_missing", f"the image is in {file} itself; add {file} to the dataset's `images`")
         else:
-            image = Image(name=f"{place.number}/{index}", store=store)
-            # The path of an embedded picture is often the same for all rows, so it only counts if it is COCO's number.
+            image = Image(name=f"{location.number}/{index}", store=store)
+            # The path of an embedded image is often the same for all rows, so it only counts if it is COCO's number.
             groups[image] = embedded_group(data, path if type(path) is str else None)
         images.append(image)
     return images, groups
@@ -151,5 +153,5 @@ def _paths(value: Any) -> Iterator[Any]:
 def _group(value: Any) -> str:
     group = as_id(value)
     if group is None:
-        raise RejectError("wrong_type", f"group is {show(value)}; wanted the id of a video or document")
+        raise RejectError("wrong_type", f"group is {show(value)}; expected the id of a video or document")
     return group

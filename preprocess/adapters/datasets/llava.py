@@ -1,7 +1,7 @@
 """LLaVA's instruction files: `[{"id", "image", "conversations": [{"from", "value"}]}]`.
 
-Rule: one record is one conversation with all of its rounds. The image stands where `<image>` stood in the first
-question; without a mark it leads (note `image_placed_first`). A record without an image is text alone.
+Rule: one record is one conversation with all of its rounds. The image replaces the `<image>` marker of the first
+question; without a marker it goes first (note `image_placed_first`). A record without an image is text only.
 """
 
 from __future__ import annotations
@@ -9,10 +9,10 @@ from __future__ import annotations
 from typing import Any
 
 from preprocess.adapters.base import Request
-from preprocess.adapters.parsing.fields import fence, image_groups, image_name, object_of, own_id
+from preprocess.adapters.parsing.fields import build_or_reject, image_groups, image_name, object_of, own_id
 from preprocess.adapters.parsing.identities import Identities
 from preprocess.adapters.parsing.json_stream import array_items
-from preprocess.adapters.parsing.record_location import Place, places
+from preprocess.adapters.parsing.record_location import RecordLocation, located_records
 from preprocess.adapters.parsing.turns import assemble, sharegpt
 from preprocess.conversation import Conversation, Image, Records, Turn
 
@@ -20,8 +20,10 @@ from preprocess.conversation import Conversation, Image, Records, Turn
 def read(request: Request) -> Records:
     identities = Identities(request)
     for path in request.annotations:
-        for place, record in places(identities, path, array_items(path), lambda record: own_id(record, "id")):
-            yield fence(place.source, _conversation, place, record)
+        for location, record in located_records(
+            identities, path, array_items(path), lambda record: own_id(record, "id")
+        ):
+            yield build_or_reject(location.source, _conversation, location, record)
 
 
 def rounds(request: Request, record: Any) -> tuple[tuple[Turn, ...], tuple[str, ...]]:
@@ -31,13 +33,15 @@ def rounds(request: Request, record: Any) -> tuple[tuple[Turn, ...], tuple[str, 
     return assemble(sharegpt(record, bool(images)), images, request)
 
 
-def _conversation(place: Place, record: Any) -> Conversation:
-    turns, notes = rounds(place.request, record)
+def _conversation(location: RecordLocation, record: Any) -> Conversation:
+    turns, notes = rounds(location.request, record)
     return Conversation(
-        id=place.claim(),
+        id=location.claim(),
         turns=turns,
-        sources=(place.source,),
-        groups=image_groups(place.request, (part for turn in turns for part in turn.parts if isinstance(part, Image))),
+        sources=(location.source,),
+        groups=image_groups(
+            location.request, (part for turn in turns for part in turn.parts if isinstance(part, Image))
+        ),
         notes=notes,
     )
 

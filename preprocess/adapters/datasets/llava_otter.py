@@ -1,9 +1,9 @@
 """llava_otter_blend: LLaVA's rounds about each image of a CGD pair, then CGD's rounds about both.
 
-Rule, as DeepSpeed-VisualChat has it: the records are CGD's instructions; LLaVA's files are only looked up, joined on
-COCO's image number. Of the LLaVA records about an image one is chosen by (seed, conversation id). Every image but the
-last must have one, so that images are shown in CGD's order; the last is shown in CGD's first round if it has none.
-A malformed LLaVA record is a reject of its own, since it might have been a partner; a sound one is no record here.
+Rule, as in DeepSpeed-VisualChat: the records are CGD's instructions; LLaVA's files are only a lookup table, joined on
+COCO's image number. Of the LLaVA records about an image, (seed, conversation id) chooses one. Every image except the
+last must have one, so that images appear in CGD's order; without one, the last is shown in CGD's first round.
+A malformed LLaVA record is a reject, since it might have been chosen; a valid one does not count as a record here.
 """
 
 from __future__ import annotations
@@ -16,10 +16,10 @@ from preprocess.adapters.base import Request
 from preprocess.adapters.datasets.llava import rounds
 from preprocess.adapters.datasets.mimicit import InstructionSet, image_group_of, instruction_sets, naming, turns_of
 from preprocess.adapters.parsing.choices import choose
-from preprocess.adapters.parsing.fields import fence, image_groups, own_id
+from preprocess.adapters.parsing.fields import build_or_reject, image_groups, own_id
 from preprocess.adapters.parsing.identities import Identities
 from preprocess.adapters.parsing.json_stream import array_items, first_character
-from preprocess.conversation import Conversation, Image, Records, Reject, Source, Turn, decode, encode
+from preprocess.conversation import Conversation, Image, Records, RecordSource, Reject, Turn, decode, encode
 from preprocess.errors import DataError, RejectError
 
 if TYPE_CHECKING:
@@ -32,7 +32,7 @@ def read(request: Request) -> Records:
     if not arrays or not others:
         raise DataError(
             f"{request.root}: got {len(arrays)} LLaVA files (arrays) and {len(others)} CGD files (objects); "
-            "wanted at least one of each in `annotations`"
+            "expected at least one of each in `annotations`"
         )
     sets: list[InstructionSet] = []
     for path in others:
@@ -41,13 +41,13 @@ def read(request: Request) -> Records:
                 yield item
             else:
                 sets.append(item)
-    wanted = {image_group_of(image_id) for item in sets for image_id in item.image_ids}
+    needed = {image_group_of(image_id) for item in sets for image_id in item.image_ids}
     partners: list[tuple[str, bytes]] = []
     for path in arrays:
-        yield from _partners(request, path, wanted, partners)
+        yield from _partners(request, path, needed, partners)
     identities = Identities(request)
     for instructions, found in zip(sets, _join(sets, partners), strict=True):
-        made = fence(instructions.sources[0], _conversation, request, identities, instructions, found)
+        made = build_or_reject(instructions.sources[0], _conversation, request, identities, instructions, found)
         if isinstance(made, Reject):
             for source in instructions.sources:
                 yield Reject(reason=made.reason, source=source, detail=made.detail)
@@ -55,19 +55,19 @@ def read(request: Request) -> Records:
             yield made
 
 
-def _partners(request: Request, path: Path, wanted: set[str], partners: list[tuple[str, bytes]]) -> Iterator[Reject]:
-    """Add the file's records about one wanted image to `partners`: its group and the encoded rounds."""
+def _partners(request: Request, path: Path, needed: set[str], partners: list[tuple[str, bytes]]) -> Iterator[Reject]:
+    """Add the file's records about exactly one needed image to `partners`: its group and the encoded rounds."""
     file = request.source_file(path)
     for number, record in enumerate(array_items(path)):
-        source = Source(file=file, record=own_id(record, "id") or str(number))
-        made = fence(source, rounds, request, record)
+        source = RecordSource(file=file, record=own_id(record, "id") or str(number))
+        made = build_or_reject(source, rounds, request, record)
         if isinstance(made, Reject):
             yield made
             continue
         turns, notes = made
         found = Conversation(id="", turns=turns, sources=(), notes=notes)
         groups = image_groups(request, found.images)
-        if len(found.images) == 1 and groups[0] in wanted:
+        if len(found.images) == 1 and groups[0] in needed:
             partners.append((groups[0], encode(found)))
 
 
@@ -92,7 +92,7 @@ def _conversation(
     request: Request, identities: Identities, instructions: InstructionSet, found: list[list[bytes]]
 ) -> Conversation:
     if not instructions.image_ids:
-        raise RejectError("no_match", "the instruction names no image; wanted images to find LLaVA's rounds by")
+        raise RejectError("no_match", "the instruction names no image; expected images, to look up LLaVA's rounds")
     name_of = naming(request)
     images = [Image(name=name_of(image_id)) for image_id in instructions.image_ids]
     key = f"{identities.label(instructions.path)}/{instructions.own or instructions.number}"
@@ -119,5 +119,5 @@ def _conversation(
 
 
 def _shows(turn: Turn, image: Image) -> Turn:
-    """The turn with the image under the name that CGD's images have."""
+    """The turn, with the image under its name in CGD."""
     return Turn(role=turn.role, parts=tuple(image if isinstance(part, Image) else part for part in turn.parts))

@@ -1,7 +1,7 @@
-"""MIMIC-IT: `{"data": {id: {"instruction", "answer", "image_ids", "rel_ins_ids"}}}`, one function for all its parts.
+"""MIMIC-IT: `{"data": {id: {"instruction", "answer", "image_ids", "rel_ins_ids"}}}`, one function for all subsets.
 
-Rule: instructions that name each other in rel_ins_ids and show the same images are the rounds of one conversation, in
-file order, each exactly once. The images are shown in the first question.
+Rule: instructions that name each other in rel_ins_ids and show the same images become the rounds of one conversation,
+in file order, each exactly once. The images are shown in the first question.
 """
 
 from __future__ import annotations
@@ -17,8 +17,8 @@ from preprocess.adapters.groups import coco_group
 from preprocess.adapters.parsing.fields import (
     answer,
     as_id,
+    build_or_reject,
     check_image_count,
-    fence,
     image_name,
     need,
     object_of,
@@ -27,7 +27,7 @@ from preprocess.adapters.parsing.fields import (
 )
 from preprocess.adapters.parsing.identities import Identities
 from preprocess.adapters.parsing.json_stream import object_items, outline
-from preprocess.conversation import Conversation, Image, Records, Reject, Source, Turn
+from preprocess.conversation import Conversation, Image, Records, RecordSource, Reject, Turn
 from preprocess.errors import RejectError
 
 _CGD_KEY = re.compile(r"CGD_IMG_(\d{1,12})")
@@ -43,11 +43,11 @@ class InstructionSet:
     number: int
     image_ids: tuple[str, ...]
     rounds: tuple[tuple[str, str], ...]
-    sources: tuple[Source, ...]
+    sources: tuple[RecordSource, ...]
 
 
 def read(request: Request, *, coco_images: bool = False) -> Records:
-    """coco_images: the part shows COCO's pictures, under COCO's names where there is no archive with keys (CGD)."""
+    """coco_images: the subset shows COCO's images (CGD), under COCO's names unless there is an archive with keys."""
     identities = Identities(request)
     name_of = naming(request) if coco_images else str
     for path in request.annotations:
@@ -55,7 +55,7 @@ def read(request: Request, *, coco_images: bool = False) -> Records:
             if isinstance(item, Reject):
                 yield item
                 continue
-            made = fence(item.sources[0], _conversation, request, identities, item, name_of)
+            made = build_or_reject(item.sources[0], _conversation, request, identities, item, name_of)
             if isinstance(made, Reject):
                 for source in item.sources:
                     yield Reject(reason=made.reason, source=source, detail=made.detail)
@@ -64,19 +64,19 @@ def read(request: Request, *, coco_images: bool = False) -> Records:
 
 
 def instruction_sets(request: Request, path: Path) -> Iterator[InstructionSet | Reject]:
-    """The merged sets of one file, after its rejects."""
-    graph = _Graph()
+    """The rejects of one file, then its merged sets."""
+    graph = _InstructionGraph()
     file = request.source_file(path)
     keys = ("data",) if any(key == "data" for key, _, _ in outline(path)) else ()
     keep = request.options.get("duplicate_ids") == "keep"
     for number, (key, record) in enumerate(object_items(path, *keys)):
         own = as_id(key)
-        source = Source(file=file, record=str(number) if own is None else own)
+        source = RecordSource(file=file, record=str(number) if own is None else own)
         if own is not None and not keep and graph.has(own):
-            detail = "an earlier instruction has this id; set the option duplicate_ids: keep to keep both"
+            detail = "an earlier instruction has this id; set the adapter's option duplicate_ids: keep"
             yield Reject(reason="duplicate_id", source=source, detail=detail)
             continue
-        refused = fence(source, _add, graph, request, own, number, record)
+        refused = build_or_reject(source, _add, graph, request, own, number, record)
         if refused is not None:
             yield refused
     for members in graph.merged():
@@ -87,12 +87,12 @@ def instruction_sets(request: Request, path: Path) -> Iterator[InstructionSet | 
             number=graph.numbers[first],
             image_ids=graph.images[first],
             rounds=tuple(pair for pair in (graph.rounds[member] for member in members) if pair is not None),
-            sources=tuple(Source(file=file, record=graph.record(member)) for member in members),
+            sources=tuple(RecordSource(file=file, record=graph.record(member)) for member in members),
         )
 
 
 def naming(request: Request) -> Callable[[str], str]:
-    """How a CGD image is called: by its own key in a base64 archive, or as COCO calls it in a folder, zip or tar."""
+    """The name of a CGD image: its own key in a base64 archive, or COCO's file name in a folder, zip or tar."""
     archives = any(path.suffix in (".json", ".parquet") for path in request.images)
     return str if archives else _coco_file
 
@@ -101,7 +101,7 @@ def _coco_file(image_id: str) -> str:
     """The COCO file of a CGD image. Raises RejectError for another id."""
     match = _CGD_KEY.fullmatch(image_id)
     if match is None:
-        raise RejectError("bad_value", f"an image id is {show(image_id)}; wanted CGD_IMG_<COCO's number>")
+        raise RejectError("bad_value", f"an image id is {show(image_id)}; expected CGD_IMG_<COCO's number>")
     return f"{int(match[1]):012}.jpg"
 
 
@@ -115,8 +115,8 @@ def image_group_of(image_id: str) -> str:
 
 
 @dataclass(slots=True)
-class _Graph:
-    """Instructions as columns, and which belong together. A rejected one has no rounds, but still links others."""
+class _InstructionGraph:
+    """Instructions as columns, and the links between them. A rejected one has no rounds, but still links others."""
 
     ids: list[str | None] = field(default_factory=list)
     numbers: list[int] = field(default_factory=list)
@@ -144,7 +144,7 @@ class _Graph:
         return str(self.numbers[place]) if own is None else own
 
     def merged(self) -> Iterator[list[int]]:
-        """Connected sets in file order, each by its first member."""
+        """Connected sets, in the file order of their first members."""
         parents = list(range(len(self.ids)))
 
         def root(place: int) -> int:
@@ -163,11 +163,11 @@ class _Graph:
         for place, pair in enumerate(self.rounds):
             if pair is not None:
                 sets.setdefault(root(place), []).append(place)
-        # A set's root may be a rejected instruction, so the order is that of the first member that is left.
+        # A set's root may be a rejected instruction, so the order is that of the first remaining member.
         yield from sorted(sets.values())
 
 
-def _add(graph: _Graph, request: Request, own: str | None, number: int, record: Any) -> None:
+def _add(graph: _InstructionGraph, request: Request, own: str | None, number: int, record: Any) -> None:
     record = object_of(record)
     images = tuple(image_name(item, "an image id") for item in _ids(record, "image_ids"))
     related = tuple(item for item in _ids(record, "rel_ins_ids") if _is_id(item))
@@ -183,13 +183,13 @@ def _ids(record: dict[str, Any], key: str) -> list[Any]:
     if value is None:
         return []
     if type(value) is not list:
-        raise RejectError("wrong_type", f"{key} is {show(value)}; wanted an array of ids")
+        raise RejectError("wrong_type", f"{key} is {show(value)}; expected an array of ids")
     return value
 
 
 def _is_id(item: Any) -> bool:
     if type(item) is not str:
-        raise RejectError("wrong_type", f"an item of rel_ins_ids is {show(item)}; wanted an id")
+        raise RejectError("wrong_type", f"an item of rel_ins_ids is {show(item)}; expected an id")
     return True
 
 
@@ -208,7 +208,7 @@ def _conversation(
 
 
 def turns_of(rounds: tuple[tuple[str, str], ...], images: tuple[Image, ...]) -> tuple[Turn, ...]:
-    """Questions and answers; the images lead the first question."""
+    """Questions and answers; the images come before the first question."""
     turns: list[Turn] = []
     for ask, reply in rounds:
         turns.append(Turn(role="user", parts=(ask,) if turns else (*images, ask)))
@@ -216,11 +216,11 @@ def turns_of(rounds: tuple[tuple[str, str], ...], images: tuple[Image, ...]) -> 
     return tuple(turns)
 
 
-def _evenly(image_ids: tuple[str, ...], wanted: int) -> tuple[str, ...]:
-    """At most `wanted` frames, evenly spaced, the first and the last among them."""
-    if len(image_ids) <= wanted:
+def _evenly(image_ids: tuple[str, ...], count: int) -> tuple[str, ...]:
+    """At most `count` frames, evenly spaced, with the first and the last."""
+    if len(image_ids) <= count:
         return image_ids
-    if wanted < 2:
-        return image_ids[:wanted]
+    if count < 2:
+        return image_ids[:count]
     last = len(image_ids) - 1
-    return tuple(image_ids[index * last // (wanted - 1)] for index in range(wanted))
+    return tuple(image_ids[index * last // (count - 1)] for index in range(count))

@@ -1,7 +1,7 @@
 """OCR-VQA: questions about book covers, `{id: {"imageURL", "questions", "answers", "split"}}`.
 
-Rule: one book is one conversation; its questions are the rounds, and the cover is shown in the first. The picture's
-file is `<id><extension of imageURL>`, as the authors' download script names it.
+Rule: one book is one conversation; its questions are the rounds, and the first one shows the cover. The image file is
+`<id><extension of imageURL>`, as the authors' download script names it.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from preprocess.adapters.base import Request
 from preprocess.adapters.parsing.fields import (
     answer,
     as_id,
-    fence,
+    build_or_reject,
     image_groups,
     image_name,
     list_of,
@@ -26,27 +26,31 @@ from preprocess.adapters.parsing.fields import (
 )
 from preprocess.adapters.parsing.identities import Identities
 from preprocess.adapters.parsing.json_stream import object_items
-from preprocess.adapters.parsing.record_location import Place, places
-from preprocess.conversation import Conversation, Image, Records, Split, Turn
+from preprocess.adapters.parsing.record_location import RecordLocation, located_records
+from preprocess.conversation import Conversation, Image, OfficialSplit, Records, Turn
 from preprocess.errors import RejectError
 
-_SPLITS: dict[int, Split] = {1: "train", 2: "val", 3: "test"}
+_SPLITS: dict[int, OfficialSplit] = {1: "train", 2: "val", 3: "test"}
 
 
 def read(request: Request) -> Records:
     identities = Identities(request)
     for path in request.annotations:
-        for place, (key, record) in places(identities, path, object_items(path), lambda item: as_id(item[0])):
-            yield fence(place.source, _conversation, place, key, record)
+        for location, (key, record) in located_records(
+            identities, path, object_items(path), lambda item: as_id(item[0])
+        ):
+            yield build_or_reject(location.source, _conversation, location, key, record)
 
 
-def _conversation(place: Place, key: str, record: Any) -> Conversation:
+def _conversation(location: RecordLocation, key: str, record: Any) -> Conversation:
     record = object_of(record)
     image = Image(name=image_name(key, "the id") + _extension(text(need(record, "imageURL"), "imageURL")))
     split = _split(record.get("split"))
     asked, answered = list_of(record, "questions"), list_of(record, "answers")
     if len(asked) != len(answered):
-        raise RejectError("bad_value", f"got {len(asked)} questions and {len(answered)} answers; wanted equally many")
+        raise RejectError(
+            "bad_value", f"got {len(asked)} questions and {len(answered)} answers; expected equal numbers"
+        )
     if not asked:
         raise RejectError("no_answer", "there are no questions")
     turns: list[Turn] = []
@@ -55,10 +59,10 @@ def _conversation(place: Place, key: str, record: Any) -> Conversation:
         turns.append(Turn(role="user", parts=(ask,) if turns else (image, ask)))
         turns.append(Turn(role="assistant", parts=(answer(reply, "an answer"),)))
     return Conversation(
-        id=place.claim(),
+        id=location.claim(),
         turns=tuple(turns),
-        sources=(place.source,),
-        groups=image_groups(place.request, [image]),
+        sources=(location.source,),
+        groups=image_groups(location.request, [image]),
         official_split=split,
     )
 
@@ -67,12 +71,12 @@ def _extension(url: str) -> str:
     try:
         return PurePosixPath(urlsplit(url).path).suffix
     except ValueError as error:
-        raise RejectError("bad_value", f"imageURL is {show(url)}, which is no URL ({error})") from None
+        raise RejectError("bad_value", f"imageURL is {show(url)}, which is not a URL ({error})") from None
 
 
-def _split(value: Any) -> Split:
+def _split(value: Any) -> OfficialSplit:
     if value is None:
         return ""
     if type(value) is not int or value not in _SPLITS:
-        raise RejectError("bad_value", f"split is {show(value)}; wanted 1 (train), 2 (val) or 3 (test)")
+        raise RejectError("bad_value", f"split is {show(value)}; expected 1 (train), 2 (val) or 3 (test)")
     return _SPLITS[value]

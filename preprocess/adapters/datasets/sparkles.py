@@ -1,8 +1,8 @@
 """SparklesDialogue: `[{"dialogue": [{"role", "content", "images": [{"image_id"}]}]}]`.
 
-Rule: `IMAGE#<id><Img><ImageHere></Img>` in what a user says shows an image. Its pictures lead the turn, in the order of
-the turn's `images`, and are numbered through the dialogue; the mark's words become "image N", and so does every later
-`IMAGE#<id>`. An image shown twice has two numbers: each mark says its own, a mention says the first.
+Rule: `IMAGE#<id><Img><ImageHere></Img>` in a user turn shows an image. The images come before the text of the turn, in
+the order of its `images`, and are numbered through the dialogue; the marker becomes "image N", and so does every later
+`IMAGE#<id>`. An image that is shown twice has two numbers: each marker gives its own, a mention the first.
 """
 
 from __future__ import annotations
@@ -13,8 +13,8 @@ from typing import Any
 
 from preprocess.adapters.base import Request
 from preprocess.adapters.parsing.fields import (
+    build_or_reject,
     check_image_count,
-    fence,
     image_groups,
     image_name,
     list_of,
@@ -27,7 +27,7 @@ from preprocess.adapters.parsing.fields import (
 from preprocess.adapters.parsing.identities import Identities
 from preprocess.adapters.parsing.json_stream import array_items
 from preprocess.adapters.parsing.turns import check_order, role_of
-from preprocess.conversation import Conversation, Image, Records, Role, Source, Turn
+from preprocess.conversation import Conversation, Image, Records, RecordSource, Role, Turn
 from preprocess.errors import RejectError
 
 _SHOWN = "<Img><ImageHere></Img>"
@@ -39,12 +39,12 @@ def read(request: Request) -> Records:
     for index, path in enumerate(request.annotations):
         file, label, store = request.source_file(path), identities.label(path), _store(request, index, path)
         for number, record in enumerate(array_items(path)):
-            source = Source(file=file, record=str(number))
-            yield fence(source, _conversation, request, identities, label, number, source, record, store)
+            source = RecordSource(file=file, record=str(number))
+            yield build_or_reject(source, _conversation, request, identities, label, number, source, record, store)
 
 
 def _store(request: Request, index: int, path: Path) -> int | None:
-    """The image folder beside the file's own; failing that the one at the same place in the list."""
+    """The image folder next to the file's own, or else the one at the same index in the list."""
     sibling = path.parent.parent / "images"
     if sibling in request.images:
         return request.images.index(sibling)
@@ -52,7 +52,13 @@ def _store(request: Request, index: int, path: Path) -> int | None:
 
 
 def _conversation(
-    request: Request, identities: Identities, label: str, number: int, source: Source, record: Any, store: int | None
+    request: Request,
+    identities: Identities,
+    label: str,
+    number: int,
+    source: RecordSource,
+    record: Any,
+    store: int | None,
 ) -> Conversation:
     messages = [object_of(item, "a turn") for item in list_of(object_of(record), "dialogue")]
     roles = [role_of(need(message, "role")) for message in messages]
@@ -82,7 +88,7 @@ def _conversation(
         images = [Image(name=image_name(f"{image_id}.jpg", "image_id"), store=store) for image_id in shown]
         turns.append(Turn(role=role, parts=(*images, words) if words else tuple(images)))
     if not turns or turns[-1].role != "assistant":
-        raise RejectError("no_answer", f"got {len(messages)} turns and no answer; wanted a question and an answer")
+        raise RejectError("no_answer", f"got {len(messages)} turns and no answer; expected a question and an answer")
     check_image_count(num_images, request)
     return Conversation(
         id=identities.claim(label, str(number), number),
@@ -102,12 +108,12 @@ def _shown(message: dict[str, Any]) -> list[str]:
 def _check_marks(words: str, shown: list[str], role: Role) -> None:
     marked = [match[1] for match in _CITED.finditer(words) if match[1] is not None]
     if role != "user" and (shown or _SHOWN in words):
-        raise RejectError("image_count", f"the {role} shows an image; wanted images only in what the user says")
+        raise RejectError("image_count", f"the {role} shows an image; expected images only in user turns")
     if sorted(marked) != sorted(shown) or words.count(_SHOWN) != len(shown):
         raise RejectError(
             "image_count",
             f"the text marks {words.count(_SHOWN)} images ({show(', '.join(marked))}); "
-            f"wanted {len(shown)} ({show(', '.join(shown))}), as images names",
+            f"expected {len(shown)} ({show(', '.join(shown))}), as `images` lists",
         )
 
 

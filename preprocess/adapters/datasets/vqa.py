@@ -1,7 +1,7 @@
-"""VQA v2 and what is published in its forms: VizWiz and TextVQA.
+"""VQA v2, and datasets in the same format: VizWiz and TextVQA.
 
-Rule: one question is one conversation. Question files and annotation files are told apart by their keys and joined
-(vqa_pairs); VizWiz's array and TextVQA's `{"data": [...]}` hold both in one file.
+Rule: one question is one conversation. Question files and annotation files are recognised by their keys and joined
+(vqa_pairs); VizWiz's array and TextVQA's `{"data": [...]}` have both in one file.
 """
 
 from __future__ import annotations
@@ -12,12 +12,12 @@ from typing import Any
 from preprocess.adapters.base import Request
 from preprocess.adapters.datasets.vqa_pairs import Pairs
 from preprocess.adapters.datasets.vqa_records import answer_of, conversation, image_of
-from preprocess.adapters.parsing.fields import fence, image_name, need, object_of, own_id, question
+from preprocess.adapters.parsing.fields import build_or_reject, image_name, need, object_of, own_id, question
 from preprocess.adapters.parsing.identities import Identities
 from preprocess.adapters.parsing.json_stream import array_items, first_character, outline
-from preprocess.adapters.parsing.record_location import Place, places
+from preprocess.adapters.parsing.record_location import RecordLocation, located_records
 from preprocess.adapters.parsing.splits import split_in_name, stated_split
-from preprocess.conversation import Conversation, Records, Split
+from preprocess.conversation import Conversation, OfficialSplit, Records
 from preprocess.errors import DataError, RejectError
 
 
@@ -45,7 +45,7 @@ def _kind(path: Path) -> str:
     for key, _, _ in outline(path):
         if key in ("questions", "annotations", "data"):
             return key
-    raise DataError(f"{path}: has none of the keys questions, annotations and data; wanted a file of VQA v2's form")
+    raise DataError(f"{path}: has none of the keys questions, annotations and data; expected a file in VQA v2's format")
 
 
 def _published_whole(identities: Identities, path: Path) -> Records:
@@ -58,13 +58,15 @@ def _published_whole(identities: Identities, path: Path) -> Records:
             break
     else:
         if not empty:
-            raise DataError(f"{path}: no question has answers; a test split has nothing to learn: leave it out")
+            raise DataError(f"{path}: no question has answers, as in a test split; remove it from `annotations`")
     in_name = split_in_name(path.stem)
-    for place, record in places(identities, path, array_items(path, *keys), lambda item: own_id(item, "question_id")):
-        yield fence(place.source, _whole, place, record, in_name)
+    for location, record in located_records(
+        identities, path, array_items(path, *keys), lambda item: own_id(item, "question_id")
+    ):
+        yield build_or_reject(location.source, _whole, location, record, in_name)
 
 
-def _whole(place: Place, record: Any, in_name: Split) -> Conversation:
+def _whole(location: RecordLocation, record: Any, in_name: OfficialSplit) -> Conversation:
     record = object_of(record)
     name = image_name(record["image"]) if "image" in record else image_of(need(record, "image_id"), "")
     words = question(need(record, "question"))
@@ -72,4 +74,4 @@ def _whole(place: Place, record: Any, in_name: Split) -> Conversation:
         raise RejectError("no_answer", "there is no key answers")
     best, others = answer_of(record)
     split = stated_split(record.get("set_name")) or in_name
-    return conversation(place, words, name, best, others, split)
+    return conversation(location, words, name, best, others, split)

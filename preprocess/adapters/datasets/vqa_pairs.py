@@ -1,8 +1,8 @@
 """Join question files with annotation files on question_id.
 
-Rule: 17 and "17" are the same id. A question without an annotation and an annotation without a question are rejects;
-a question file of which no question has an annotation is a test split, and refused. All rows are held until the join,
-so they are held as columns: about 0.5 kB for a question with ten answers.
+Rule: 17 and "17" are the same id. A question without an annotation and an annotation without a question are rejects. A
+question file without any annotation is a test split, which is an error. All rows stay in memory until the join, as
+columns: about 0.5 kB for a question with ten answers.
 """
 
 from __future__ import annotations
@@ -17,12 +17,12 @@ import orjson
 
 from preprocess.adapters.base import Request
 from preprocess.adapters.datasets.vqa_records import answer_of, conversation, image_of
-from preprocess.adapters.parsing.fields import as_id, fence, need, need_id, object_of, own_id, question
+from preprocess.adapters.parsing.fields import as_id, build_or_reject, need, need_id, object_of, own_id, question
 from preprocess.adapters.parsing.identities import Identities
 from preprocess.adapters.parsing.json_stream import array_items, outline
-from preprocess.adapters.parsing.record_location import place_of
+from preprocess.adapters.parsing.record_location import location_of
 from preprocess.adapters.parsing.splits import split_in_name
-from preprocess.conversation import Records, Reject, Source, Split
+from preprocess.conversation import OfficialSplit, Records, RecordSource, Reject
 from preprocess.errors import DataError, RejectError
 
 if TYPE_CHECKING:
@@ -30,12 +30,12 @@ if TYPE_CHECKING:
 
 _SUBTYPE = re.compile(r"(?:train|val|test)\d{4}")
 _ROWS_AT_ONCE = 20_000
-_QUESTION = {"key": str, "place": int, "number": int, "question": str, "name": str, "bad": str, "why": str}
+_QUESTION = {"key": str, "file_index": int, "number": int, "question": str, "name": str, "bad": str, "why": str}
 _ANNOTATION = {"key": str, "partner": int, "best": str, "answers": bytes, "unanswered": str, "reason": str}
 
 
 class Columns:
-    """Rows kept as columns; only the latest few are Python objects."""
+    """Rows in columns; only the latest few are Python objects."""
 
     def __init__(self, schema: dict[str, Any]) -> None:
         self.schema = schema
@@ -48,7 +48,7 @@ class Columns:
             self._pack()
 
     def table(self) -> polars.DataFrame:
-        """All rows; nothing is left here."""
+        """All rows; afterwards this object is empty."""
         import polars
 
         self._pack()
@@ -64,18 +64,20 @@ class Columns:
 
 @dataclass(kw_only=True)
 class Pairs:
-    """The needed columns of question and annotation files, row by row; a row that is bad keeps its id and its reason,
-    so that its partner is not called unmatched."""
+    """The needed columns of question and annotation files, row by row.
+
+    A bad row keeps its id and its reason, so that its partner does not count as unmatched.
+    """
 
     request: Request
     question_files: list[Path] = field(default_factory=list)
-    splits: list[Split] = field(default_factory=list)
+    splits: list[OfficialSplit] = field(default_factory=list)
     annotation_files: list[Path] = field(default_factory=list)
     questions: Columns = field(default_factory=lambda: Columns(_QUESTION))
     annotations: Columns = field(default_factory=lambda: Columns(_ANNOTATION))
 
     def read_questions(self, path: Path) -> Iterator[Reject]:
-        file, place = self.request.source_file(path), len(self.question_files)
+        file, file_index = self.request.source_file(path), len(self.question_files)
         self.question_files.append(path)
         subtype = _subtype(path)
         self.splits.append(split_in_name(subtype, path.stem))
@@ -84,36 +86,36 @@ class Pairs:
             if key is None:
                 yield _without_id(file, number, record)
                 continue
-            made = fence(Source(file=file, record=key), _asked, record, subtype)
+            made = build_or_reject(RecordSource(file=file, record=key), _asked, record, subtype)
             row = ("", "", made.reason, made.detail) if isinstance(made, Reject) else (*made, None, None)
-            self.questions.add((key, place, number, *row))
+            self.questions.add((key, file_index, number, *row))
 
     def read_annotations(self, path: Path) -> Iterator[Reject]:
-        file, place = self.request.source_file(path), len(self.annotation_files)
+        file, file_index = self.request.source_file(path), len(self.annotation_files)
         self.annotation_files.append(path)
         for number, record in enumerate(array_items(path, "annotations")):
             key = own_id(record, "question_id")
             if key is None:
                 yield _without_id(file, number, record)
                 continue
-            made = fence(Source(file=file, record=key), answer_of, record)
+            made = build_or_reject(RecordSource(file=file, record=key), answer_of, record)
             if isinstance(made, Reject):
-                self.annotations.add((key, place, "", b"", made.reason, made.detail))
+                self.annotations.add((key, file_index, "", b"", made.reason, made.detail))
             else:
                 best, others = made
-                # As JSON: a list column takes 16 bytes more for each answer.
-                self.annotations.add((key, place, best, orjson.dumps(others), None, None))
+                # As JSON: a list column takes 16 more bytes for each answer.
+                self.annotations.add((key, file_index, best, orjson.dumps(others), None, None))
 
     def join(self, identities: Identities) -> Records:
         questions, annotations = self.questions.table(), self.annotations.table()
         is_first = annotations["key"].is_first_distinct()
         keys = annotations.select("key").with_row_index("row").filter(is_first)
-        rows = questions.select("key", "place").join(keys, on="key", how="left", maintain_order="left")
+        rows = questions.select("key", "file_index").join(keys, on="key", how="left", maintain_order="left")
         self._refuse_unanswered(rows)
-        for key, place, number, words, name, bad, why, partner, best, others, unanswered, reason in _pairs(
+        for key, file_index, number, words, name, bad, why, partner, best, others, unanswered, reason in _pairs(
             questions, annotations, rows["row"]
         ):
-            asked = place_of(identities, self.question_files[place], key, number)
+            asked = location_of(identities, self.question_files[file_index], key, number)
             if bad is not None:
                 yield Reject(reason=bad, source=asked.source, detail=why)
             elif partner is None:
@@ -122,34 +124,36 @@ class Pairs:
                 yield Reject(reason=unanswered, source=asked.source, detail=f"its annotation: {reason}")
             else:
                 answers = orjson.loads(others)
-                yield fence(asked.source, conversation, asked, words, name, best, answers, self.splits[place])
+                yield build_or_reject(
+                    asked.source, conversation, asked, words, name, best, answers, self.splits[file_index]
+                )
         files = [self.request.source_file(path) for path in self.annotation_files]
         ids = annotations.select("key", "partner")
         leftover = ids.filter(is_first).join(questions.select("key"), on="key", how="anti", maintain_order="left")
-        for key, place in leftover.iter_rows():
-            source = Source(file=files[place], record=key)
+        for key, file_index in leftover.iter_rows():
+            source = RecordSource(file=files[file_index], record=key)
             yield Reject(reason="no_match", source=source, detail="no question has this question_id")
-        for key, place in ids.filter(~is_first).iter_rows():
-            source = Source(file=files[place], record=key)
+        for key, file_index in ids.filter(~is_first).iter_rows():
+            source = RecordSource(file=files[file_index], record=key)
             yield Reject(reason="duplicate_id", source=source, detail="an earlier annotation has this question_id")
 
     def _refuse_unanswered(self, rows: polars.DataFrame) -> None:
-        """rows: of each question its file's place and the row of its annotation, or null."""
-        for place, path in enumerate(self.question_files):
-            of_file = rows.filter(rows["place"] == place)
+        """rows: for each question, the index of its file and the row of its annotation, or null."""
+        for file_index, path in enumerate(self.question_files):
+            of_file = rows.filter(rows["file_index"] == file_index)
             if of_file.height and of_file["row"].null_count() == of_file.height:
                 raise DataError(
-                    f"{path}: none of its {of_file.height} questions has an annotation; a test split has no answers to "
-                    "learn: name only the files to use in `annotations`, each question file with its annotations"
+                    f"{path}: none of its {of_file.height} questions has an annotation, as in a test split: "
+                    "name only the files to use in `annotations`, each question file with its annotations"
                 )
         if not self.question_files:
-            raise DataError(f"{self.annotation_files[0]}: there is no question file for it; name both in `annotations`")
+            raise DataError(f"{self.annotation_files[0]}: has no question file; name both in `annotations`")
 
 
 def _pairs(
     questions: polars.DataFrame, annotations: polars.DataFrame, rows: polars.Series
 ) -> Iterator[tuple[Any, ...]]:
-    """Each question's columns with those of its annotation, at `rows`, but the key; null where there is none."""
+    """Each question's columns with those of its annotation (at `rows`) except the key; null without an annotation."""
     others = annotations.drop("key")
     for start in range(0, questions.height, _ROWS_AT_ONCE):
         partners = others[rows.slice(start, _ROWS_AT_ONCE)]
@@ -163,7 +167,7 @@ def _asked(record: dict[str, Any], subtype: str) -> tuple[str, str]:
 
 
 def _subtype(path: Path) -> str:
-    """`data_subtype` as the file states it, or else as its name does: train2014."""
+    """`data_subtype` as in the file, or else as in its name: train2014."""
     for key, _, value in outline(path):
         if key == "data_subtype" and as_id(value) is not None:
             return str(value)
@@ -172,7 +176,7 @@ def _subtype(path: Path) -> str:
 
 
 def _without_id(file: str, number: int, record: Any) -> Reject:
-    source = Source(file=file, record=str(number))
+    source = RecordSource(file=file, record=str(number))
     try:
         need_id(object_of(record), "question_id")
     except RejectError as bad:

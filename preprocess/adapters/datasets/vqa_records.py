@@ -1,4 +1,4 @@
-"""One question of VQA v2's form with its answers, as a conversation.
+"""One question in VQA v2's format, with its answers, as a conversation.
 
 Rule: the trained answer is `multiple_choice_answer`, or else the most frequent of the answers (the first of several).
 All answers are references, empty ones included: VQA accuracy depends on the number of people who were asked.
@@ -10,18 +10,20 @@ from collections.abc import Sequence
 from typing import Any
 
 from preprocess.adapters.parsing.fields import answer, coco_name, image_groups, image_name, list_of, texts
-from preprocess.adapters.parsing.record_location import Place
-from preprocess.conversation import Conversation, Image, Split, Turn
+from preprocess.adapters.parsing.record_location import RecordLocation
+from preprocess.conversation import Conversation, Image, OfficialSplit, Turn
 from preprocess.errors import RejectError
 
 
-def conversation(place: Place, words: str, name: str, best: str, others: Sequence[str], split: Split) -> Conversation:
+def conversation(
+    location: RecordLocation, words: str, name: str, best: str, others: Sequence[str], split: OfficialSplit
+) -> Conversation:
     image = Image(name=name)
     return Conversation(
-        id=place.claim(),
+        id=location.claim(),
         turns=(Turn(role="user", parts=(image, words)), Turn(role="assistant", parts=(best,))),
-        sources=(place.source,),
-        groups=image_groups(place.request, [image]),
+        sources=(location.source,),
+        groups=image_groups(location.request, [image]),
         official_split=split,
         references=tuple(others),
     )
@@ -46,7 +48,7 @@ def answer_of(record: dict[str, Any]) -> tuple[str, tuple[str, ...]]:
 
 
 def image_of(image_id: Any, subtype: str) -> str:
-    """COCO's file name for a number; a text is a file name, to which TextVQA adds no suffix."""
+    """COCO's file name for a number; a text is a file name, which in TextVQA has no suffix."""
     if type(image_id) is str:
         name = image_name(image_id, "image_id")
         return name if "." in name.rsplit("/", 1)[-1] else f"{name}.jpg"

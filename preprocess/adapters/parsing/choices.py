@@ -1,6 +1,6 @@
-"""Choices among words, such as which prompt asks for a caption.
+"""Choices between texts, such as the prompt that asks for a caption.
 
-Rule: a choice is a function of (seed, key) alone, so neither the order of records nor the number of workers matters.
+Rule: a choice is a function of (seed, key), so it depends neither on the order of records nor on the workers.
 """
 
 from __future__ import annotations
@@ -22,8 +22,8 @@ def choose(options: Sequence[T], seed: int, key: str) -> T:
 
 
 def prompts_of(request: Request) -> Sequence[str]:
-    """The option `prompts`. Raises DataError unless it holds words to ask."""
+    """The option `prompts`. Raises DataError for an empty list, or a prompt without text."""
     prompts = [item.strip() if isinstance(item, str) and is_text(item) else "" for item in request.options["prompts"]]
     if not prompts or not all(prompts):
-        raise DataError("options.prompts holds no prompt, or one without words; give texts, or leave it out")
+        raise DataError("options.prompts: got no prompt, or one without text; give texts, or remove the option")
     return prompts

@@ -1,7 +1,7 @@
-"""Check the fields of a record, and make a reject of everything that is wrong with it.
+"""Check the fields of a record, and turn every problem into a reject.
 
-Rule: whatever JSON holds, `fence` returns what was built or a reject; only a whole file that cannot be used raises
-DataError. All text that leaves this module is Unicode text: it can be encoded.
+Rule: for any JSON value, `build_or_reject` returns the result or a reject; only a file that cannot be used as a whole
+raises DataError. All text from this module is Unicode text: it can be encoded.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from typing import Any, TypeVar
 
 from preprocess.adapters import groups
 from preprocess.adapters.base import Request
-from preprocess.conversation import Image, Reject, Source
+from preprocess.conversation import Image, RecordSource, Reject
 from preprocess.errors import RejectError
 
 _UNFORESEEN = (TypeError, ValueError, LookupError, AttributeError, OverflowError, RecursionError)
@@ -19,8 +19,8 @@ _UNFORESEEN = (TypeError, ValueError, LookupError, AttributeError, OverflowError
 T = TypeVar("T")
 
 
-def fence(source: Source, build: Callable[..., T], *arguments: Any) -> T | Reject:
-    """What `build(*arguments)` makes of a record, or why it cannot."""
+def build_or_reject(source: RecordSource, build: Callable[..., T], *arguments: Any) -> T | Reject:
+    """The result of `build(*arguments)` for a record, or the reject that says why there is none."""
     try:
         return build(*arguments)
     except RejectError as bad:
@@ -31,14 +31,14 @@ def fence(source: Source, build: Callable[..., T], *arguments: Any) -> T | Rejec
 
 def object_of(value: Any, what: str = "the record") -> dict[str, Any]:
     if type(value) is not dict:
-        raise RejectError("wrong_type", f"{what} is {show(value)}; wanted an object")
+        raise RejectError("wrong_type", f"{what} is {show(value)}; expected an object")
     return value
 
 
 def list_of(record: dict[str, Any], key: str) -> list[Any]:
     value = need(record, key)
     if type(value) is not list:
-        raise RejectError("wrong_type", f"{key} is {show(value)}; wanted an array")
+        raise RejectError("wrong_type", f"{key} is {show(value)}; expected an array")
     return value
 
 
@@ -49,11 +49,11 @@ def need(record: dict[str, Any], key: str) -> Any:
 
 
 def text(value: Any, what: str) -> str:
-    """The value as text, without the white space around it; it may be empty."""
+    """The value as text, without leading and trailing whitespace; it may be empty."""
     if type(value) is not str:
-        raise RejectError("wrong_type", f"{what} is {show(value)}; wanted text")
+        raise RejectError("wrong_type", f"{what} is {show(value)}; expected text")
     if not is_text(value):
-        raise RejectError("bad_text", f"{what} is {show(value)}, which holds a lone surrogate; wanted Unicode text")
+        raise RejectError("bad_text", f"{what} is {show(value)}, with a lone surrogate; expected Unicode text")
     return value.strip()
 
 
@@ -79,7 +79,7 @@ def texts(value: Any, what: str) -> tuple[str, ...]:
 
 
 def own_id(record: Any, key: str) -> str | None:
-    """The record's id as text, or None where it has none that can serve."""
+    """The record's id as text; None if it has no usable one."""
     return as_id(record.get(key)) if type(record) is dict else None
 
 
@@ -90,33 +90,33 @@ def as_id(value: Any) -> str | None:
 
 
 def need_id(record: dict[str, Any], key: str) -> str:
-    """An id that the record cannot do without, as text: 17 and "17" are the same."""
+    """A required id, as text: 17 and "17" are the same."""
     value = need(record, key)
     identity = as_id(value)
     if identity is not None:
         return identity
     if type(value) is str:
-        raise RejectError("bad_text" if value else "bad_value", f"{key} is {show(value)}; wanted an id")
-    raise RejectError("wrong_type", f"{key} is {show(value)}; wanted an integer or a text")
+        raise RejectError("bad_text" if value else "bad_value", f"{key} is {show(value)}; expected an id")
+    raise RejectError("wrong_type", f"{key} is {show(value)}; expected an integer or a text")
 
 
 def coco_name(image_id: Any, prefix: str = "") -> str:
-    """The file name of the COCO picture with this number."""
+    """The file name of the COCO image with this number."""
     if type(image_id) is not int:
-        raise RejectError("wrong_type", f"image_id is {show(image_id)}; wanted an integer")
+        raise RejectError("wrong_type", f"image_id is {show(image_id)}; expected an integer")
     if image_id < 0:
-        raise RejectError("bad_value", f"image_id is {image_id}; wanted a number from 0 on")
+        raise RejectError("bad_value", f"image_id is {image_id}; expected 0 or more")
     return f"{prefix}{image_id:012}.jpg"
 
 
 def image_name(value: Any, what: str = "image") -> str:
-    """The name as it stands: whether it may be opened is for the image store to say."""
+    """The name, unchanged: the image store decides whether it may be opened."""
     if type(value) is not str:
-        raise RejectError("wrong_type", f"{what} is {show(value)}; wanted the path of an image")
+        raise RejectError("wrong_type", f"{what} is {show(value)}; expected the path of an image")
     if not is_text(value):
-        raise RejectError("bad_text", f"{what} is {show(value)}, which holds a lone surrogate; wanted Unicode text")
+        raise RejectError("bad_text", f"{what} is {show(value)}, with a lone surrogate; expected Unicode text")
     if not value:
-        raise RejectError("image_path", f"{what} is empty; wanted the path of an image")
+        raise RejectError("image_path", f"{what} is empty; expected the path of an image")
     if "://" in value or value.startswith("data:"):
         raise RejectError(
             "image_path", f"{what} is {show(value)}; download it first, and give its path below the image folder"
@@ -128,7 +128,7 @@ def check_image_count(count: int, request: Request) -> None:
     if count > request.max_images:
         raise RejectError(
             "too_many_images",
-            f"got {count} images, wanted at most {request.max_images}; raise limits.max_images to keep the record",
+            f"got {count} images, expected at most {request.max_images}; raise limits.max_images to keep the record",
         )
 
 
@@ -155,7 +155,7 @@ def printable(words: str) -> str:
 
 
 def show(value: Any) -> str:
-    """A value in a few words; containers are only named, since they may be large or deeply nested."""
+    """A value in a few words; a container only by its kind, since it may be large or deeply nested."""
     match value:
         case None:
             return "null"

@@ -1,7 +1,7 @@
-"""Ids of conversations, unique in a dataset.
+"""Ids of conversations, unique within a dataset.
 
-Rule: an id is `<file label>/<record id>`, or `<file label>/#<record number>` where the record has none. It depends on
-the record and the names of the annotation files alone, so it is the same in every build.
+Rule: an id is `<file label>/<record id>`, or `<file label>/#<record number>` for a record without an id. It depends
+only on the record and the names of the annotation files, so it is the same in every build.
 """
 
 from __future__ import annotations
@@ -27,12 +27,12 @@ _MERGED_AT_ONCE = 1 << 17
 
 
 class Identities:
-    """The ids given so far, as 64-bit hashes: a false match among 10^7 of them is a one in 10^5 chance."""
+    """The ids assigned so far, as 64-bit hashes: the chance of a false match among 10^7 of them is one in 10^5."""
 
     def __init__(self, request: Request) -> None:
         self.request = request
         self._keep = request.options.get("duplicate_ids") == "keep"
-        self._seen = Seen()
+        self._seen = HashSet()
         self._labels = _labels(request)
         self._files = {path: request.source_file(path) for path in request.annotations}
 
@@ -40,7 +40,7 @@ class Identities:
         return self._labels[path]
 
     def file(self, path: Path) -> str:
-        """The path as it stands in sources."""
+        """The path as sources show it."""
         return self._files[path]
 
     def claim(self, label: str, own: str | None, number: int) -> str:
@@ -51,7 +51,7 @@ class Identities:
             if own is not None and not self._keep:
                 raise RejectError(
                     "duplicate_id",
-                    f"an earlier record has the id {own}; set the adapter's option duplicate_ids: keep to keep both",
+                    f"an earlier record has the id {own}; set the adapter's option duplicate_ids: keep",
                 )
             while digest in self._seen:
                 identity = f"{identity}#{number}"
@@ -60,8 +60,8 @@ class Identities:
         return identity
 
 
-class Seen:
-    """A set of 64-bit numbers in 8 bytes each: a sorted array, and the latest ones until they are merged into it."""
+class HashSet:
+    """A set of 64-bit numbers in 8 bytes each: a sorted array, and a small set that is merged into it when full."""
 
     def __init__(self) -> None:
         self._sorted: npt.NDArray[np.uint64] = np.empty(0, np.uint64)

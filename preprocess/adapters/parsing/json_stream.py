@@ -27,7 +27,7 @@ def array_items(path: Path, *keys: str) -> Iterator[Any]:
 
     Raises DataError naming file, line and column for broken JSON, bad UTF-8, or an array that is not there.
     """
-    reader = _Reader(path)
+    reader = _JsonReader(path)
     with reader.file:
         reader.descend(keys)
         yield from reader.elements()
@@ -36,7 +36,7 @@ def array_items(path: Path, *keys: str) -> Iterator[Any]:
 
 def object_items(path: Path, *keys: str) -> Iterator[tuple[str, Any]]:
     """The (key, value) pairs of the object at `keys`, repeated keys included. Raises DataError as `array_items`."""
-    reader = _Reader(path)
+    reader = _JsonReader(path)
     with reader.file:
         reader.descend(keys)
         yield from reader.members()
@@ -49,7 +49,7 @@ def outline(path: Path) -> Iterator[tuple[str, str, Any]]:
     The value of an array or an object is None; the reader skips it, element by element, before the next member.
     Nothing if the top level is not an object. Raises DataError as `array_items`.
     """
-    reader = _Reader(path)
+    reader = _JsonReader(path)
     with reader.file:
         if reader.peek() == "{":
             yield from reader.outline()
@@ -58,12 +58,12 @@ def outline(path: Path) -> Iterator[tuple[str, str, Any]]:
 
 def first_character(path: Path) -> str:
     """The first character that is not whitespace; "" in an empty file."""
-    reader = _Reader(path)
+    reader = _JsonReader(path)
     with reader.file:
         return reader.peek()
 
 
-class _Reader:
+class _JsonReader:
     """A window of text over a file: `buffer` is unread from `place` on; `line` and `column` are those of its start."""
 
     def __init__(self, path: Path) -> None:

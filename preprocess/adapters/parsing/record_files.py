@@ -1,6 +1,6 @@
-"""The records of a chat file, whatever holds them: JSON lines, a JSON array, or Parquet.
+"""The records of a chat file: JSON lines, a JSON array, or Parquet.
 
-Rule: memory holds a few records, never the file. A line or row that cannot be read is an Unreadable in its place; a
+Rule: memory holds a few records, never the file. For a line or row that cannot be read there is an UnreadableRecord; a
 file that cannot be read raises DataError.
 """
 
@@ -15,20 +15,20 @@ from typing import Any
 from preprocess.adapters.parsing.json_stream import array_items, first_character
 from preprocess.errors import DataError
 
-_BATCH_ROWS = 16  # rows may hold pictures
-_NO_PYTHON_VALUE = (ValueError, OverflowError)  # bytes that are no UTF-8, times before year 1 or in nanoseconds
+_BATCH_ROWS = 16  # rows may contain images
+_NO_PYTHON_VALUE = (ValueError, OverflowError)  # bytes that are not UTF-8, times before year 1 or in nanoseconds
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Unreadable:
+class UnreadableRecord:
     """A record that could not be parsed; `reason` is a name of REASONS."""
 
     reason: str
     detail: str
 
 
-def rows(path: Path, keys: Sequence[str]) -> Iterator[Any]:
-    """Parsed records in file order; of Parquet only the columns `keys`, as far as it has them. Raises DataError."""
+def read_records(path: Path, keys: Sequence[str]) -> Iterator[Any]:
+    """Parsed records in file order; from Parquet, only the columns that are in `keys`. Raises DataError."""
     if path.suffix == ".parquet":
         return _parquet(path, keys)
     if path.suffix in (".jsonl", ".ndjson"):
@@ -39,7 +39,7 @@ def rows(path: Path, keys: Sequence[str]) -> Iterator[Any]:
         case "{" if _first_line_is_whole(path):
             return _lines(path)
         case _:
-            raise DataError(f"{path}: is neither a JSON array nor JSON lines; wanted an array of records")
+            raise DataError(f"{path}: is neither a JSON array nor JSON lines; expected an array of records")
 
 
 def _lines(path: Path) -> Iterator[Any]:
@@ -58,13 +58,13 @@ def _line(line: bytes, number: int) -> Any:
     try:
         return json.loads(line.decode())
     except json.JSONDecodeError as error:
-        return Unreadable(reason="broken_json", detail=f"line {number}, column {error.pos + 1}: {error.msg}")
+        return UnreadableRecord(reason="broken_json", detail=f"line {number}, column {error.pos + 1}: {error.msg}")
     except UnicodeDecodeError as error:
-        return Unreadable(reason="broken_json", detail=f"line {number}, byte {error.start + 1}: not UTF-8")
+        return UnreadableRecord(reason="broken_json", detail=f"line {number}, byte {error.start + 1}: not UTF-8")
     except RecursionError:
-        return Unreadable(reason="broken_json", detail=f"line {number}, column 1: nested too deeply")
+        return UnreadableRecord(reason="broken_json", detail=f"line {number}, column 1: nested too deeply")
     except ValueError as error:  # an integer of more than 4300 digits
-        return Unreadable(reason="broken_json", detail=f"line {number}, column 1: {error}")
+        return UnreadableRecord(reason="broken_json", detail=f"line {number}, column 1: {error}")
 
 
 def _first_line_is_whole(path: Path) -> bool:
@@ -93,6 +93,6 @@ def _row(batch: Any) -> Any:
     try:
         return batch.to_pylist()[0]
     except UnicodeDecodeError as error:
-        return Unreadable(reason="bad_text", detail=f"a column holds text that is not UTF-8 ({error.reason})")
+        return UnreadableRecord(reason="bad_text", detail=f"a column contains text that is not UTF-8 ({error.reason})")
     except _NO_PYTHON_VALUE as error:
-        return Unreadable(reason="wrong_type", detail=f"a column holds a value that cannot be used ({error})")
+        return UnreadableRecord(reason="wrong_type", detail=f"a column contains a value that cannot be used ({error})")

@@ -1,4 +1,4 @@
-"""Where a record stands: what each adapter carries from its loop over records to the conversation."""
+"""Where a record is: an adapter passes this from its loop over records to the conversation that it makes."""
 
 from __future__ import annotations
 
@@ -9,41 +9,41 @@ from typing import TypeVar
 
 from preprocess.adapters.base import Request
 from preprocess.adapters.parsing.identities import Identities
-from preprocess.conversation import Source
+from preprocess.conversation import RecordSource
 
 T = TypeVar("T")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Place:
-    """own: the record's id as text, or None. number: its number in the file, from 0. label: the file's."""
+class RecordLocation:
+    """own: the record's id as text, or None. number: its index in the file. label: the file's, in ids."""
 
     request: Request
     identities: Identities
     label: str
     own: str | None
     number: int
-    source: Source
+    source: RecordSource
 
     def claim(self) -> str:
-        """The conversation's id. Raises RejectError if it is taken; claim it last, for a record that is sound."""
+        """The conversation's id. Raises RejectError if it is taken. Call it last, for a valid record."""
         return self.identities.claim(self.label, self.own, self.number)
 
 
-def place_of(identities: Identities, path: Path, own: str | None, number: int) -> Place:
-    return Place(
+def location_of(identities: Identities, path: Path, own: str | None, number: int) -> RecordLocation:
+    return RecordLocation(
         request=identities.request,
         identities=identities,
         label=identities.label(path),
         own=own,
         number=number,
-        source=Source(file=identities.file(path), record=str(number) if own is None else own),
+        source=RecordSource(file=identities.file(path), record=str(number) if own is None else own),
     )
 
 
-def places(
+def located_records(
     identities: Identities, path: Path, records: Iterable[T], own_of: Callable[[T], str | None]
-) -> Iterator[tuple[Place, T]]:
-    """The records of a file, each with its place. own_of: a record's own id, if it has one that can serve."""
+) -> Iterator[tuple[RecordLocation, T]]:
+    """The records of a file, each with its location. own_of: a record's own id, None if it has no usable one."""
     for number, record in enumerate(records):
-        yield place_of(identities, path, own_of(record), number), record
+        yield location_of(identities, path, own_of(record), number), record

@@ -1,7 +1,7 @@
-"""Turn marked messages into turns: order of roles, images at their marks, no question without an answer.
+"""Make turns from messages with markers: order of roles, images at their markers, no question without an answer.
 
-Rule: the words stay as they are. Only white space around a message goes, and with an `<image>` marker the line break
-that sets it apart.
+Rule: the text stays unchanged, except that leading and trailing whitespace is removed, and with an `<image>` marker the
+line break next to it.
 """
 
 from __future__ import annotations
@@ -17,9 +17,9 @@ from preprocess.errors import RejectError
 MARKER = "<image>"
 
 Slot = str | Image | None
-"""A part of a message; None stands for the next of the record's images."""
+"""A part of a message; None is a marker, for the next of the record's images."""
 
-Message = tuple[Role, list[Slot]]
+MarkedMessage = tuple[Role, list[Slot]]
 
 _ROLES: dict[str, Role] = {
     "human": "user",
@@ -30,9 +30,9 @@ _ROLES: dict[str, Role] = {
 }
 
 
-def sharegpt(record: dict[str, Any], has_images: bool) -> list[Message]:
-    """The messages of `conversations: [{"from", "value"}]`. Without images a marker is only a word."""
-    messages: list[Message] = []
+def sharegpt(record: dict[str, Any], has_images: bool) -> list[MarkedMessage]:
+    """The messages of `conversations: [{"from", "value"}]`. Without images, a marker is plain text."""
+    messages: list[MarkedMessage] = []
     for item in list_of(record, "conversations"):
         message = object_of(item, "a turn")
         role = role_of(need(message, "from"))
@@ -42,18 +42,18 @@ def sharegpt(record: dict[str, Any], has_images: bool) -> list[Message]:
 
 def role_of(value: Any) -> Role:
     if type(value) is not str:
-        raise RejectError("wrong_type", f"a role is {show(value)}; wanted user, assistant or system")
+        raise RejectError("wrong_type", f"a role is {show(value)}; expected user, assistant or system")
     if value not in _ROLES:
-        raise RejectError("role_order", f"a turn is by {show(value)}; wanted user, assistant or system")
+        raise RejectError("role_order", f"a turn is by {show(value)}; expected user, assistant or system")
     return _ROLES[value]
 
 
 def slots(value: Any, role: Role, has_images: bool) -> list[Slot]:
-    """Text cut at its markers; only what a user says can show images."""
+    """Text split at its markers; only user turns can show images."""
     if type(value) is not str:
-        raise RejectError("wrong_type", f"a turn of the {role} is {show(value)}; wanted text")
+        raise RejectError("wrong_type", f"a turn of the {role} is {show(value)}; expected text")
     if not is_text(value):
-        raise RejectError("bad_text", f"a turn of the {role} holds a lone surrogate; wanted Unicode text")
+        raise RejectError("bad_text", f"a turn of the {role} contains a lone surrogate; expected Unicode text")
     if not has_images or role != "user" or MARKER not in value:
         return [value]
     first, *rest = value.split(MARKER)
@@ -65,7 +65,7 @@ def slots(value: Any, role: Role, has_images: bool) -> list[Slot]:
 
 
 def assemble(
-    messages: Sequence[Message], images: Sequence[Image], request: Request
+    messages: Sequence[MarkedMessage], images: Sequence[Image], request: Request
 ) -> tuple[tuple[Turn, ...], tuple[str, ...]]:
     """Turns and notes. Raises RejectError for a wrong order, a wrong number of images, or an empty turn."""
     check_order([role for role, _ in messages])
@@ -83,7 +83,8 @@ def assemble(
         notes.append("image_placed_first")
     elif num_marks != len(images):
         raise RejectError(
-            "image_count", f"the text marks {num_marks} images; wanted {len(images)}, as the record names"
+            "image_count",
+            f"the text has {num_marks} image markers; expected {len(images)}, one per image",
         )
     rest = iter(images)
     num_shown = 0
@@ -92,7 +93,7 @@ def assemble(
     for index, (role, parts) in enumerate(messages):
         if role == "user" and placed_first:
             parts, placed_first = placed_first + parts, []
-        if len(parts) == 1 and type(parts[0]) is str:  # most turns by far
+        if len(parts) == 1 and type(parts[0]) is str:  # nearly all turns
             words = parts[0].strip()
             tidy: tuple[str | Image, ...] = (words,) if words else ()
             num_images = 0
@@ -109,18 +110,18 @@ def assemble(
         num_shown += num_images
         turns.append(Turn(role=role, parts=tidy))
     if not turns or turns[-1].role != "assistant":
-        raise RejectError("no_answer", f"got {len(messages)} turns and no answer; wanted a question and an answer")
+        raise RejectError("no_answer", f"got {len(messages)} turns and no answer; expected a question and an answer")
     check_image_count(num_shown, request)
     return tuple(turns), tuple(notes)
 
 
 def check_order(roles: Sequence[Role]) -> None:
-    """User and assistant take turns, the user first; one system turn may lead."""
+    """User and assistant alternate, the user first; one system turn may come before. Raises RejectError."""
     start = 1 if roles and roles[0] == "system" else 0
     for index, role in enumerate(roles[start:]):
-        wanted = "assistant" if index % 2 else "user"
-        if role != wanted:
-            raise RejectError("role_order", f"turn {start + index + 1} is by the {role}; wanted the {wanted}")
+        expected = "assistant" if index % 2 else "user"
+        if role != expected:
+            raise RejectError("role_order", f"turn {start + index + 1} is by the {role}; expected the {expected}")
 
 
 def _tidy(parts: list[str | Image]) -> tuple[str | Image, ...]:

@@ -125,10 +125,10 @@ BAD_LINES: list[Bad] = [
     Bad(b"\0" * 3000, "broken_json", "LINE, column 1: "),
     Bad(b"[" * 100_000, "broken_json", "LINE, column 1: nested too deeply"),
     Bad(b'{"id": ' + b"1" * 5000 + b"}", "broken_json", "LINE, column 1: "),
-    Bad(b"NaN", "wrong_type", "the record is nan; wanted an object"),
-    Bad(b"null", "wrong_type", "the record is null; wanted an object"),
-    Bad(b"[]", "wrong_type", "the record is an array of 0; wanted an object"),
-    Bad(b'"' + b"x" * 3_000_000 + b'"', "wrong_type", 'xxx..."; wanted an object'),
+    Bad(b"NaN", "wrong_type", "the record is nan; expected an object"),
+    Bad(b"null", "wrong_type", "the record is null; expected an object"),
+    Bad(b"[]", "wrong_type", "the record is an array of 0; expected an object"),
+    Bad(b'"' + b"x" * 3_000_000 + b'"', "wrong_type", 'xxx..."; expected an object'),
 ]
 
 ODD_BUT_GOOD: dict[str, dict[str, Any]] = {

@@ -9,7 +9,7 @@ import pytest
 
 from preprocess.adapters.datasets.captions import COCO_PROMPTS, MINIGPT4_PROMPTS
 from preprocess.adapters.registry import ADAPTERS
-from preprocess.conversation import Conversation, Image, Source
+from preprocess.conversation import Conversation, Image, RecordSource
 from tests.support.adapting import adapted, conversations, rejects, request_for
 from tests.support.paths import EXAMPLES
 
@@ -40,7 +40,7 @@ def test_each_sentence_of_karpathys_file_is_a_conversation() -> None:
     assert item.turns[1].parts == ("A pink flower up close.",)
     assert item.references == ("A pink flower up close.", "One bloom on a green ground.")
     assert item.groups == ("coco:102",)
-    assert item.sources == (Source(file="coco_caption/dataset.json", record="10"),)
+    assert item.sources == (RecordSource(file="coco_caption/dataset.json", record="10"),)
 
 
 def test_an_aligned_caption_shows_the_picture_of_its_id() -> None:

@@ -12,7 +12,7 @@ import pytest
 
 from preprocess.adapters.groups import image_groups
 from preprocess.adapters.registry import ADAPTERS
-from preprocess.conversation import Conversation, Image, Reject, Source, Turn
+from preprocess.conversation import Conversation, Image, RecordSource, Reject, Turn
 from preprocess.errors import DataError
 from preprocess.images.stores import open_stores, prepare_store
 from tests.support.adapting import CHAT, Made, adapted, conversations, rejects, request_for
@@ -52,7 +52,7 @@ def test_both_forms_are_read_with_group_and_split(tmp_path: Path) -> None:
             Turn(role="user", parts=("And", TWO)),
             Turn(role="assistant", parts=("A dog.",)),
         ),
-        sources=(Source(file="talk.json", record="a"),),
+        sources=(RecordSource(file="talk.json", record="a"),),
         groups=("cats/1.jpg", f"{tmp_path.name}/2.jpg", "group:film 7"),
         official_split="val",
     )

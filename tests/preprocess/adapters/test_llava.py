@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from preprocess.adapters.registry import ADAPTERS
-from preprocess.conversation import Conversation, Image, Reject, Source, Turn
+from preprocess.conversation import Conversation, Image, RecordSource, Reject, Turn
 from tests.support.adapting import Made, adapted, conversations, rejects, request_for
 from tests.support.paths import EXAMPLES
 
@@ -54,7 +54,7 @@ def test_the_sample_is_read_as_its_authors_meant_it() -> None:
                 ),
             ),
         ),
-        sources=(Source(file="llava/detail_23k.json", record="000000000102"),),
+        sources=(RecordSource(file="llava/detail_23k.json", record="000000000102"),),
         groups=("coco:102",),
     )
 
@@ -183,7 +183,7 @@ def test_too_many_images_are_refused_with_what_was_got_and_wanted(tmp_path: Path
     (item,) = read(tmp_path, talk("What?", "That.", image=["1.jpg"] * 3), max_images=2)
     assert isinstance(item, Reject)
     assert item.reason == "too_many_images"
-    assert item.detail == "got 3 images, wanted at most 2; raise limits.max_images to keep the record"
+    assert item.detail == "got 3 images, expected at most 2; raise limits.max_images to keep the record"
 
 
 def test_a_repeated_id_is_refused_unless_it_is_to_be_kept(tmp_path: Path) -> None:

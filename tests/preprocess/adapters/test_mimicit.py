@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from preprocess.adapters.datasets.mimicit import image_group_of
 from preprocess.adapters.registry import ADAPTERS
-from preprocess.conversation import Conversation, Image, Reject, Source
+from preprocess.conversation import Conversation, Image, RecordSource, Reject
 from preprocess.errors import DataError
 from tests.support.adapting import Made, adapted, conversations, rejects, request_for, sample
 from tests.support.paths import EXAMPLES
@@ -45,7 +45,10 @@ def test_related_instructions_are_the_rounds_of_one_conversation() -> None:
         ("No, it is blurred by motion.",),
     ]
     file = "MIMIC-IT/SD_instructions.json"
-    assert second.sources == (Source(file=file, record="SD_INS_000002"), Source(file=file, record="SD_INS_000003"))
+    assert second.sources == (
+        RecordSource(file=file, record="SD_INS_000002"),
+        RecordSource(file=file, record="SD_INS_000003"),
+    )
     assert second.groups == ("SD_IMG_000003", "SD_IMG_000004")
 
 

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from preprocess.adapters.registry import ADAPTERS
-from preprocess.conversation import Conversation, Image, Source
+from preprocess.conversation import Conversation, Image, RecordSource
 from tests.support.adapting import adapted, conversations, rejects, request_for
 from tests.support.paths import EXAMPLES
 
@@ -49,7 +49,7 @@ def test_the_samples_show_their_images_and_number_them_through_the_dialogue() ->
     assert made[2].turns[1].parts == ("image 2, since grass is softer than brick.",)
     assert {image.store for image in made[2].images} == {1}
     assert made[0].groups == ("images/1001.jpg", "images/1002.jpg", "images/1003.jpg")
-    assert made[3].sources == (Source(file="SparklesDialogueVG/annotations/SparklesDialogueVG.json", record="1"),)
+    assert made[3].sources == (RecordSource(file="SparklesDialogueVG/annotations/SparklesDialogueVG.json", record="1"),)
 
 
 def test_integer_and_text_ids_are_the_same(tmp_path: Path) -> None:

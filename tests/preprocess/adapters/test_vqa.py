@@ -11,7 +11,7 @@ import pytest
 from preprocess.adapters.datasets import vqa_pairs
 from preprocess.adapters.datasets.aokvqa import WHY
 from preprocess.adapters.registry import ADAPTERS
-from preprocess.conversation import Conversation, Image, Reject, Source
+from preprocess.conversation import Conversation, Image, RecordSource, Reject
 from preprocess.errors import DataError
 from tests.support.adapting import (
     Made,
@@ -52,7 +52,7 @@ def test_questions_meet_their_annotations() -> None:
     assert item.references == ("pink",) * 7 + ("orange", "pink and orange", "red")
     assert item.groups == ("coco:102",)
     assert item.official_split == "train"
-    assert item.sources == (Source(file="vqa_v2/v2_OpenEnded_mscoco_train2014_questions.json", record="102000"),)
+    assert item.sources == (RecordSource(file="vqa_v2/v2_OpenEnded_mscoco_train2014_questions.json", record="102000"),)
 
 
 def test_ids_meet_as_text_and_lonely_ones_are_refused(tmp_path: Path) -> None:
@@ -253,7 +253,7 @@ def test_a_bad_aokvqa_record_is_refused_with_its_reason(tmp_path: Path, changed:
 
 def test_the_test_split_of_aokvqa_is_refused_by_name(tmp_path: Path) -> None:
     record = {"split": "test", "image_id": 1, "question_id": "a", "question": "What?", "choices": ["a", "b"]}
-    with pytest.raises(DataError, match=r"aokvqa_v1p0_test\.json: this is the test split"):
+    with pytest.raises(DataError, match=r"aokvqa_v1p0_test\.json: is the test split"):
         adapted("aokvqa", tmp_path, {"aokvqa_v1p0_test.json": [record]})
 
 

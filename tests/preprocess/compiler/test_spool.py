@@ -14,12 +14,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from preprocess.compiler.spool import Spool, reject_all, reject_line, write_spool
-from preprocess.conversation import Conversation, Image, Reject, Source, Turn
+from preprocess.conversation import Conversation, Image, RecordSource, Reject, Turn
 
 TEXT = st.text(st.characters(exclude_categories=["Cs"]), max_size=15)
 ANY_TEXT = st.text(max_size=6) | st.just("\ud800")
 IMAGES = st.builds(Image, name=TEXT, store=st.none() | st.integers(0, 20))
-SOURCES = st.builds(Source, file=TEXT, record=TEXT)
+SOURCES = st.builds(RecordSource, file=TEXT, record=TEXT)
 CONVERSATIONS = st.builds(
     Conversation,
     id=TEXT,
@@ -44,7 +44,7 @@ def conversation(number: int, *, images: tuple[Image, ...] = (), text: str = "Wh
     return Conversation(
         id=str(number),
         turns=(Turn(role="user", parts=(*images, text)), Turn(role="assistant", parts=("That.",))),
-        sources=(Source(file="a.json", record=str(number)), Source(file="b.json", record=f"{number}'")),
+        sources=(RecordSource(file="a.json", record=str(number)), RecordSource(file="b.json", record=f"{number}'")),
         groups=tuple(f"g{image.name}" for image in images),
     )
 
@@ -113,7 +113,7 @@ def test_an_empty_spool_has_typed_columns(tmp_path: Path) -> None:
         {"groups": ("coco:\ud800",)},
         {"references": ("\ud800",)},
         {"notes": ("\ud800",)},
-        {"sources": (Source(file="\udc80.json", record="1"), Source(file="b.json", record="\ud800"))},
+        {"sources": (RecordSource(file="\udc80.json", record="1"), RecordSource(file="b.json", record="\ud800"))},
     ],
     ids=lambda bad: next(iter(bad)),
 )
@@ -136,7 +136,9 @@ def test_text_that_is_not_unicode_is_a_reject_for_every_source(tmp_path: Path, b
 
 @given(ANY_TEXT, ANY_TEXT, ANY_TEXT | st.text(min_size=500, max_size=600))
 def test_any_reject_is_one_line_of_json(file: str, record: str, detail: str) -> None:
-    line = reject_line("alpha", Reject(reason="no_answer", source=Source(file=file, record=record), detail=detail))
+    line = reject_line(
+        "alpha", Reject(reason="no_answer", source=RecordSource(file=file, record=record), detail=detail)
+    )
     assert line.endswith(b"\n")
     assert line.count(b"\n") == 1
     assert list(json.loads(line)) == ["dataset", "reason", "file", "record", "detail"]

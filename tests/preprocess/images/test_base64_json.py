@@ -72,7 +72,7 @@ def test_any_spelling_of_a_json_object_is_read_as_json_reads_it(
     path = tmp_path / "store.json"
     path.write_bytes(text.encode())
     expected = json.loads(text)
-    builder = store_index.IndexBuilder()
+    builder = store_index.ArchiveIndexBuilder()
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(base64_json, "WINDOW_BYTES", window)
         if expected and not any(isinstance(value, str) for value in expected.values()):
@@ -81,7 +81,7 @@ def test_any_spelling_of_a_json_object_is_read_as_json_reads_it(
             return
         base64_json.index_base64_json(path, builder)
     builder.write(tmp_path / "index")
-    index = store_index.Index(tmp_path / "index")
+    index = store_index.ArchiveIndex(tmp_path / "index")
     assert len(index.keys) == len(expected)
     raw = path.read_bytes()
     for key, value in expected.items():
@@ -140,7 +140,7 @@ def test_a_base64_json_cut_anywhere_is_a_data_error(tmp_path: Path, monkeypatch:
     for length in range(len(text)):
         (tmp_path / "a.json").write_bytes(text[:length])
         with pytest.raises(DataError):
-            base64_json.index_base64_json(tmp_path / "a.json", store_index.IndexBuilder())
+            base64_json.index_base64_json(tmp_path / "a.json", store_index.ArchiveIndexBuilder())
 
 
 def test_bytes_that_are_not_utf8_in_a_key_are_a_data_error(tmp_path: Path) -> None:

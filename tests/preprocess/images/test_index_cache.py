@@ -123,7 +123,7 @@ def test_a_damaged_index_is_a_data_error(tmp_path: Path) -> None:
     [
         ("a.tar.gz", b"\x1f\x8b\x08\0", "gzip; unpack it first"),
         ("a.tgz", b"BZh91", "bzip2; unpack"),
-        ("a.json", b"[1]", "starts with b.*wanted a folder"),
+        ("a.json", b"[1]", "starts with b.*expected a folder"),
         ("a.jpg", b"\xff\xd8\xff", "no image store"),
         ("a.json", b"", "no image store"),
         ("a.tar", b"x" * 2000, "damaged tar"),
