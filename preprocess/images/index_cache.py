@@ -140,7 +140,7 @@ def _kind(path: Path, head: bytes) -> ArchiveKind:
         return next(kind for kind in ARCHIVES if kind.name == "tar")  # from before the ustar mark existed
     for mark, name in _COMPRESSED.items():
         if head.startswith(mark):
-            raise DataError(f"{path}: compressed with {name}, so no single image can be read; unpack it first")
+            raise DataError(f"{path}: compressed with {name}: single images cannot be read; unpack it first")
     raise DataError(
         f"{path}: is not an image store: the file starts with {head[:12]!r}; "
         'expected a folder, a zip, a tar, a Parquet file or a JSON object {"KEY": "<base64>", ...}'

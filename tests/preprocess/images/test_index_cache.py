@@ -38,7 +38,7 @@ def test_an_index_is_built_once_and_again_when_the_archive_changes(tmp_path: Pat
     assert len(first) == 2
     reader = open_store(path, cache)
     as_mimicit_parquet(path, {"k": b"newer and longer"})
-    with pytest.raises(DataError, match="was changed since"):
+    with pytest.raises(DataError, match="changed after it was indexed"):
         open_store(path, cache)
     assert not is_prepared(path, cache)
     prepare_store(path, cache)
@@ -121,11 +121,11 @@ def test_a_damaged_index_is_a_data_error(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("name", "data", "message"),
     [
-        ("a.tar.gz", b"\x1f\x8b\x08\0", "gzip; unpack it first"),
-        ("a.tgz", b"BZh91", "bzip2; unpack"),
+        ("a.tar.gz", b"\x1f\x8b\x08\0", "gzip: .*unpack it first"),
+        ("a.tgz", b"BZh91", "bzip2: .*unpack"),
         ("a.json", b"[1]", "starts with b.*expected a folder"),
-        ("a.jpg", b"\xff\xd8\xff", "no image store"),
-        ("a.json", b"", "no image store"),
+        ("a.jpg", b"\xff\xd8\xff", "is not an image store"),
+        ("a.json", b"", "is not an image store"),
         ("a.tar", b"x" * 2000, "damaged tar"),
         ("a.zip", b"PK\3\4" + b"x" * 50, "cut off"),
         ("a.parquet", b"PAR1" + b"x" * 50, "damaged Parquet"),

@@ -66,7 +66,7 @@ def test_mimic_it_keys_come_from_the_pandas_index_or_a_text_column(tmp_path: Pat
 @pytest.mark.parametrize(
     ("table", "message"),
     [
-        (pa.table({"base64": ["AAAA"], "x": [1]}), "no keys beside it"),
+        (pa.table({"base64": ["AAAA"], "x": [1]}), "column base64 has no keys"),
         (pa.table({"left": [b"a"], "right": [b"a"]}), "several image columns, left, right"),
     ],
 )
