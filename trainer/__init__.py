@@ -1,6 +1,6 @@
-"""The training half. It reads a build folder and nothing of the data half's code: the folder is their contract.
+"""The training half of dsvl. It reads build folders, and imports none of the code that compiles them.
 
-    loaded = trainer.load("exported")   # what `dsvl-train export` wrote: model, chat tokenizer, geometry of pictures
+    loaded = trainer.load("exported")   # an export of `dsvl-train export`: model, chat tokenizer, image geometry
 
 Importing this package loads no torch; `load` does.
 """
@@ -22,7 +22,7 @@ __all__ = ["ConfigError", "DsvlError", "GpuMemoryError", "TooLongError", "TrainE
 
 
 def load(folder: str | Path, *, device: str | torch.device = "cpu", dtype: torch.dtype | None = None) -> Loaded:
-    """Open an exported model, see `trainer.model_io.load.load_model`."""
+    """Open an exported model, frozen and in evaluation mode; see trainer.model_io.load.load_model."""
     from trainer.model_io.load import load_model
 
     return load_model(folder, device=device, dtype=dtype)

@@ -1,6 +1,6 @@
 """The command line `dsvl-train`.
 
-Exit codes: 0 fine, also when a signal ended a run that saved first; 1 bad data or a failed run; 2 bad usage or
+Exit codes: 0 success, also for a run that saved after a signal; 1 bad data or a failed run; 2 bad usage or
 configuration. Results go to stdout, progress to stderr.
 """
 
@@ -28,7 +28,7 @@ _LESS_MEMORY = (
 )
 _OURS = ("dst", "shards", "trainer")
 _OF_DIALOGUES, _OF_BUILDS = ("images", "prefix", "leave_out"), ("loss", "answers", "limit", "workers")
-"""Options of eval that the other kind of evaluation does not read"""
+"""Options of eval that apply to only one of its two kinds"""
 
 
 class _Command(Command):
@@ -50,7 +50,7 @@ class _Group(click.Group):
 @click.version_option(package_name="dsvl")
 @click.option("--local_rank", type=int, hidden=True, expose_value=False)  # DeepSpeed's launcher adds it
 def cli() -> None:
-    """Train, evaluate, export and talk to multi-image chat models on prepared shards."""
+    """Train, evaluate, export and chat with multi-image models, on builds of dsvl-prep."""
 
 
 @cli.command()
@@ -62,14 +62,14 @@ def cli() -> None:
 def run(
     path: Path, num_gpus: int | None, num_nodes: int | None, hostfile: Path | None, settings: tuple[str, ...]
 ) -> None:
-    """Train; the same command goes on from the newest checkpoint. Works under deepspeed and torchrun as well."""
-    from trainer.distributed.launch import STOP, Layout, launch
+    """Train; the same command resumes from the newest checkpoint. Works under deepspeed and torchrun as well."""
+    from trainer.distributed.launch import STOP, LaunchLayout, launch
     from trainer.distributed.ranks import world_size_of
     from trainer.training.preflight import prepare
 
-    layout = Layout(num_gpus=num_gpus, num_nodes=num_nodes, hostfile=hostfile)
+    layout = LaunchLayout(num_gpus=num_gpus, num_nodes=num_nodes, hostfile=hostfile)
     launched = world_size_of(os.environ)
-    launches = launched is None and not layout.is_alone
+    launches = launched is None and not layout.is_single_process
     world_size = layout.world_size if launches else launched or 1
     config, build = prepare(path, settings, world_size, loads_model=not launches)
     if launches:
@@ -81,42 +81,42 @@ def run(
     from trainer.training.run import run_training
 
     if launched is None:
-        (Path(config.out) / STOP).unlink(missing_ok=True)  # it was meant for a run before
+        (Path(config.out) / STOP).unlink(missing_ok=True)  # a leftover of an earlier run
     run_training(config, build)
 
 
 @cli.command()
 @click.option("--model", required=True, type=PATH, help="A run's `out` folder, or one of its checkpoints.")
-@click.option("--out", required=True, type=PATH, help="Folder to write; it must be empty or not there.")
-@click.option("--build", help="Where the run's build is now, if it was moved.")
-@click.option("--init-from", help="Where the export of model.init_from is now, if it was moved.")
+@click.option("--out", required=True, type=PATH, help="Folder to write; must be empty or missing.")
+@click.option("--build", help="The path of the run's build, if it was moved.")
+@click.option("--init-from", help="The path of the export at model.init_from, if it was moved.")
 @click.option("--precision", type=click.Choice(["bf16", "fp16", "fp32"]), help="Of weights.  [default: as trained]")
 @click.option("--file-gb", default=4.0, show_default=True, type=click.FloatRange(min=0.001), help="A file's size.")
 def export(
     model: Path, out: Path, build: str | None, init_from: str | None, precision: str | None, file_gb: float
 ) -> None:
-    """Write a trained model, adapters merged: a LLaVA folder if it is one, else one that trainer.load opens."""
+    """Write a trained model, adapters merged: a LLaVA folder if possible, else one that trainer.load opens."""
     from trainer.export import export as exporting
 
     shard_bytes = int(file_gb * (1 << 30))
     done = exporting.export(model, out, build=build, init_from=init_from, precision=precision, shard_bytes=shard_bytes)
     for reason in done.refusals:
-        click.echo(f"no LLaVA folder: {reason}", err=True)
+        click.echo(f"not a LLaVA folder: {reason}", err=True)
     kind = "a LLaVA folder" if done.form == "llava" else "a folder for trainer.load"
     click.echo(f"{done.folder}: {kind}, {done.parameters:,} parameters, {done.size_bytes / 1e6:,.1f} MB")
 
 
 @cli.command()
 @click.option("--model", required=True, type=PATH, help="An exported folder, a run's `out` folder, or a checkpoint.")
-@click.option("--build", help="Where a run's build is now, if it was moved.")
+@click.option("--build", help="The path of the run's build, if it was moved.")
 @click.option("--max-new-tokens", default=512, show_default=True, help="Of one answer.")
-@click.option("--temperature", default=0.0, show_default=True, help="Above 0 answers are drawn; 0 is greedy.")
-@click.option("--top-p", default=1.0, show_default=True, help="Draw from the likeliest tokens of this share.")
-@click.option("--seed", default=0, show_default=True, help="Decides the draws.")
+@click.option("--temperature", default=0.0, show_default=True, help="Above 0 answers are sampled; 0 is greedy.")
+@click.option("--top-p", default=1.0, show_default=True, help="Sample from the likeliest tokens with this probability.")
+@click.option("--seed", default=0, show_default=True, help="Seed of sampling.")
 def chat(model: Path, build: str | None, max_new_tokens: int, temperature: float, top_p: float, seed: int) -> None:
-    """Talk to a model about pictures, round after round; lines come from the terminal or a pipe.
+    """Chat with a model about images, in rounds; lines come from the terminal or a pipe.
 
-    From a pipe the exit code is 1 if a line could not be done, such as a picture that is not there.
+    With a pipe the exit code is 1 if any line failed, for example for a missing image.
     """
     from trainer.inference.generate import Sampling
 
@@ -137,21 +137,19 @@ def chat(model: Path, build: str | None, max_new_tokens: int, temperature: float
 @click.option("--model", required=True, type=PATH, help="An exported folder, a run's `out` folder, or a checkpoint.")
 @click.option("--build", help="Build to measure on: folder or URL; a run's own, if it was moved.  [default: the run's]")
 @click.option("--dialogues", type=PATH, help="Hold the dialogues of this JSON file instead.")
-@click.option("--images", type=PATH, help="Folder of the dialogues' pictures.  [default: the file's]")
-@click.option("--prefix", default="", help="Leading folders of the file's paths that the folder has not.")
-@click.option("--leave-out", is_flag=True, help="Leave out dialogues that lack a picture.")
+@click.option("--images", type=PATH, help="Folder of the dialogues' images.  [default: the file's]")
+@click.option("--prefix", default="", help="Leading folders to remove from the file's paths.")
+@click.option("--leave-out", is_flag=True, help="Skip dialogues with missing images.")
 @click.option("--out", type=PATH, help="Folder for results.csv, results.jsonl and results.html.")
 @click.option("--loss/--no-loss", default=True, help="Measure the held-out loss.  [default: loss]")
 @click.option("--answers/--no-answers", default=True, help="Answer and score.  [default: answers]")
-@click.option(
-    "--limit", type=click.IntRange(min=1), help="Answer for this many samples of each dataset.  [default: all]"
-)
-@click.option("--batch", default=4, show_default=True, type=click.IntRange(min=1), help="Rows or prompts at once.")
-@click.option("--workers", default=2, show_default=True, type=click.IntRange(min=0), help="Processes that read ahead.")
+@click.option("--limit", type=click.IntRange(min=1), help="Samples per dataset to answer.  [default: all]")
+@click.option("--batch", default=4, show_default=True, type=click.IntRange(min=1), help="Rows or prompts per batch.")
+@click.option("--workers", default=2, show_default=True, type=click.IntRange(min=0), help="Loader processes.")
 @click.option("--max-new-tokens", default=128, show_default=True, help="Of one answer.")
-@click.option("--temperature", default=0.0, show_default=True, help="Above 0 answers are drawn; 0 is greedy.")
-@click.option("--top-p", default=1.0, show_default=True, help="Draw from the likeliest tokens of this share.")
-@click.option("--seed", default=0, show_default=True, help="Decides the draws.")
+@click.option("--temperature", default=0.0, show_default=True, help="Above 0 answers are sampled; 0 is greedy.")
+@click.option("--top-p", default=1.0, show_default=True, help="Sample from the likeliest tokens with this probability.")
+@click.option("--seed", default=0, show_default=True, help="Seed of sampling.")
 @click.option("--json", "as_json", is_flag=True, help="Print results as one line of JSON.")
 def evaluate(
     model: Path,
@@ -173,15 +171,15 @@ def evaluate(
     as_json: bool,
 ) -> None:
     """Measure a model on held-out samples (loss, VQA accuracy, exact match, CIDEr, BLEU), or hold dialogues with it."""
-    given = click.get_current_context().get_parameter_source
+    source_of = click.get_current_context().get_parameter_source
     for name in _OF_DIALOGUES if dialogues is None else _OF_BUILDS:
-        if given(name) is ParameterSource.COMMANDLINE:
+        if source_of(name) is ParameterSource.COMMANDLINE:
             how = "without" if dialogues is None else "with"
-            raise click.UsageError(f"--{name.replace('_', '-')}: means nothing {how} --dialogues; leave it away")
+            raise click.UsageError(f"--{name.replace('_', '-')}: has no effect {how} --dialogues; remove it")
     if dialogues is not None and out is None:
-        raise click.UsageError("--out: missing; wanted a folder for what was said in the dialogues")
+        raise click.UsageError("--out: missing; expected a folder for the report of the dialogues")
     if dialogues is None and not (loss or answers):
-        raise click.UsageError("--no-loss and --no-answers: nothing is left to measure; wanted one of them at most")
+        raise click.UsageError("--no-loss and --no-answers: nothing is left to measure; expected at most one of them")
     from trainer.evaluation.command import EvalSettings, evaluate_build, evaluate_dialogues
     from trainer.inference.generate import Sampling
 
@@ -215,24 +213,24 @@ def _translate(error: Exception) -> DsvlError | None:
 
 
 def _report(error: DsvlError) -> None:
-    """Ranks raise the same error together, so one of each node prints it; memory runs out on any rank."""
+    """Print an error. All ranks raise the same one, so one rank per node prints it; but any rank may run out of memory."""
     if os.environ.get("LOCAL_RANK", "0") == "0" or isinstance(error, GpuMemoryError):
         print_error(error)
 
 
 def program() -> NoReturn:
-    """`main`, and then the end of the process, at once if it trained.
+    """Run `main` and end the process; without tearing down the interpreter if it trained.
 
-    Then the interpreter is not torn down. torch's gloo threads let go of the last collectives' tensors when they come
-    to it, and need the interpreter's lock for that; one that asks for it too late aborts the process (exit code -6),
-    although the run is saved. DeepSpeed holds the process groups for good, so those threads cannot be ended before.
+    torch's gloo threads release the tensors of the last collectives some time after a run, and take the interpreter's
+    lock for it. A thread that does so during tear-down aborts the process (exit code -6), although the run is saved.
+    DeepSpeed never releases the process groups, so those threads cannot be ended before.
     """
     code: str | int | None = None
     try:
         main()
     except SystemExit as end:
         code = end.code
-    if "trainer.distributed.deepspeed_engine" not in sys.modules:  # what starts process groups
+    if "trainer.distributed.deepspeed_engine" not in sys.modules:  # no process group was started
         sys.exit(code)
     number = code if isinstance(code, int) else int(code is not None)
     try:
@@ -243,7 +241,7 @@ def program() -> NoReturn:
         atexit._run_exitfuncs()
         sys.stdout.flush()
         sys.stderr.flush()
-    except OSError:  # nobody reads any more, or the disk is full
+    except OSError:  # stdout is closed, or the disk is full
         number = number or 1
     finally:
         os._exit(number)

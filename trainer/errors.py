@@ -20,9 +20,9 @@ class GpuMemoryError(TrainError):
 
 
 class TooLongError(TrainError):
-    """A prompt leaves no room for an answer.
+    """A prompt leaves no positions for an answer.
 
-    Example: it takes 4101 positions with its pictures, and the model reads 4096 at most
+    Example: it takes 4101 positions with its images, and the model reads at most 4096
     What to do: shorten the question, show fewer images, or begin a new conversation (/clear in chat).
     """
 
@@ -31,4 +31,4 @@ class TooLongError(TrainError):
         self.positions, self.limit = positions, limit
 
     def __str__(self) -> str:
-        return f"it takes {self.positions} positions with its pictures, and the model reads {self.limit} at most"
+        return f"it takes {self.positions} positions with its images, and the model reads at most {self.limit}"

@@ -192,16 +192,16 @@ def test_a_device_without_memory_left_is_told_in_a_line(
 
 
 def test_a_hostfile_and_its_layout_are_handed_to_deepspeed() -> None:
-    nodes = launch.Layout(num_gpus=8, num_nodes=2, hostfile=Path("hosts"))
+    nodes = launch.LaunchLayout(num_gpus=8, num_nodes=2, hostfile=Path("hosts"))
     made = launch.command(nodes, ["run", "--config", "train.yaml", "--set=seed=1"], port=1234)
     assert " ".join(made[1:]) == (
         "-m deepspeed.launcher.runner --log_level error --no_local_rank --module --num_gpus 8 --num_nodes 2 "
         "--hostfile hosts trainer.cli run --config train.yaml --set=seed=1"
     )
     assert nodes.world_size is None
-    assert not nodes.is_alone
-    assert launch.Layout(num_gpus=1).is_alone
-    assert launch.Layout(num_gpus=3).world_size == 3
+    assert not nodes.is_single_process
+    assert launch.LaunchLayout(num_gpus=1).is_single_process
+    assert launch.LaunchLayout(num_gpus=3).world_size == 3
 
 
 @pytest.mark.slow

@@ -34,7 +34,7 @@ from tests.support.waiting import LIMIT_S
 from trainer import cli
 from trainer.config.run import TrainConfig
 from trainer.evaluation.dialogues import Dialogue, DialogueImage, Round, read_dialogues
-from trainer.evaluation.runner import hold_dialogues, see_dialogues
+from trainer.evaluation.runner import hold_dialogues, load_images
 from trainer.export.export import export_model
 from trainer.inference.generate import Generator, Sampling
 from trainer.model.vision_chat import VisionChatModel
@@ -133,7 +133,7 @@ def test_the_command_holds_dialogues_of_a_file(
     assert not out.exists()
     code, _, err = run(monkeypatch, capsys, *command[:5], "--images", tmp_path, "--out", out, "--leave-out")
     assert code == 1
-    assert "none of its 2 dialogues has all of its pictures" in err
+    assert "none of its 2 dialogues has all of its images" in err
     code, printed, err = run(
         monkeypatch, capsys, *command, "--out", out, "--leave-out", "--json", "--max-new-tokens", 3
     )
@@ -162,12 +162,12 @@ def test_the_command_holds_dialogues_of_a_file(
         ([], 2, "--build: missing"),
         (["--top-p", "2", "--temperature", "-1"], 2, "--temperature: got -1.0"),
         (["--dialogues", "x.json"], 2, "--out: missing"),
-        (["--dialogues", "x.json", "--workers", "1"], 2, "--workers: means nothing with --dialogues"),
-        (["--dialogues", "x.json", "--limit", "3"], 2, "--limit: means nothing with --dialogues"),
-        (["--build", "y", "--leave-out"], 2, "--leave-out: means nothing without --dialogues"),
+        (["--dialogues", "x.json", "--workers", "1"], 2, "--workers: has no effect with --dialogues"),
+        (["--dialogues", "x.json", "--limit", "3"], 2, "--limit: has no effect with --dialogues"),
+        (["--build", "y", "--leave-out"], 2, "--leave-out: has no effect without --dialogues"),
         (["--no-loss", "--no-answers"], 2, "nothing is left to measure"),
         (["--out", "out", "--no-answers"], 2, "--out and --no-answers: got both"),
-        (["--out", "file"], 2, "file is no folder that one can write in"),
+        (["--out", "file"], 2, "file is not a writable folder"),
         (["--dialogues", "x.json", "--out", "file/below"], 2, "--out file/below: "),
         (["--dialogues", "x.json", "--out", "out"], 1, "x.json: cannot be read"),
     ],
@@ -206,7 +206,7 @@ def test_a_folder_without_a_model_and_another_build_are_told(
     assert "error: image.size: this build's is 64" in err
 
 
-@pytest.mark.parametrize(("batch", "told"), [(4, "set --batch lower than 4"), (1, "it needs a larger one")])
+@pytest.mark.parametrize(("batch", "told"), [(4, "set --batch lower than 4"), (1, "use a GPU with more memory")])
 def test_a_gpu_that_is_too_small_is_told_with_what_helps(
     batch: int,
     told: str,
@@ -233,7 +233,7 @@ def test_a_run_whose_build_is_gone_names_the_option_that_says_where_it_is(
     out = tmp_path / "out"
     for command, options in (("eval", ()), ("chat", ()), ("export", ("--out", out))):
         code, _, err = run(monkeypatch, capsys, command, "--model", tmp_path / "run", *options)
-        assert (code, "if it was moved, give its place with --build\n" in err) == (2, True), err
+        assert (code, "if it was moved, give its new path with --build\n" in err) == (2, True), err
     again = ("--build", build.store.location, "--no-answers", "--workers", 0)
     code, told, err = run(monkeypatch, capsys, "eval", "--model", tmp_path / "run", *again)
     assert (code, "held-out loss" in told) == (0, True), err
@@ -296,7 +296,7 @@ def test_piped_lines_are_answered_on_stdout_and_all_else_is_on_stderr(exported: 
     talk = [Dialogue(id="piped", rounds=rounds)]
     record = trainer.load(exported)
     sampling = Sampling(max_new_tokens=5)
-    held = hold_dialogues(record, talk, see_dialogues(record, talk), sampling, batch=1, advance=ignore)
+    held = hold_dialogues(record, talk, load_images(record, talk), sampling, batch=1, advance=ignore)
     said = [line.strip() for line in done.stdout.decode().splitlines()]
     assert said == [round_.answer for round_ in held.dialogues[0].rounds]
 

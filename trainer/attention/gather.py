@@ -1,6 +1,6 @@
-"""Rows of a sequence gathered and cut for MMCA, with one gradient buffer for everything that is read of it.
+"""Rows of a sequence gathered and cut for MMCA, with one gradient buffer for all pieces.
 
-Shapes: B batch, H heads, T tokens, D head width, N gathered rows, n those of a piece.
+Shapes: B batch, H heads, T tokens, D head width, N gathered rows, n rows of a piece.
 """
 
 # ruff: noqa: N803, N806 - names end in their shape
@@ -17,18 +17,18 @@ from torch.autograd.function import once_differentiable
 
 
 def rows(x: torch.Tensor) -> torch.Tensor:
-    """[B, H, T, D] as rows [B * T, H, D]: a view where memory is in the order B, T, H, D, as decoders make it."""
+    """[B, H, T, D] as rows [B * T, H, D]; a view if memory is in the order B, T, H, D, as decoders lay it out."""
     return x.transpose(1, 2).flatten(0, 1)
 
 
 def gather(x_BHTD: torch.Tensor, index_N: torch.Tensor, *cuts: Sequence[int]) -> list[tuple[torch.Tensor, ...]]:
-    """Rows of [B, H, T, D], cut into neighbours in one or more ways: for each way its pieces [1, H, n, D]."""
+    """Rows of [B, H, T, D], cut into consecutive pieces in one or more ways: for each way its pieces [1, H, n, D]."""
     pieces = iter(_Gather.apply(x_BHTD, index_N, cuts))  # type: ignore[no-untyped-call]
     return [tuple(islice(pieces, len(lengths))) for lengths in cuts]
 
 
 class _Gather(torch.autograd.Function):
-    """On the way back all pieces' gradients go into one buffer; torch's own steps would make one for each way."""
+    """Adds the gradients of all pieces in one buffer; torch's own operations would allocate one per way of cutting."""
 
     @staticmethod
     def forward(
@@ -43,35 +43,36 @@ class _Gather(torch.autograd.Function):
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, *gradients: torch.Tensor | None) -> tuple[torch.Tensor | None, None, None]:
-        some = next((gradient for gradient in gradients if gradient is not None), None)
-        if some is None:
+        like = next((gradient for gradient in gradients if gradient is not None), None)
+        if like is None:
             return None, None, None
         batch, num_heads, length, width = ctx.shape
-        waiting = iter(gradients)
+        remaining = iter(gradients)
 
         def of_one_cut(lengths: Sequence[int]) -> torch.Tensor:
             pieces = [
-                some.new_zeros(count, num_heads, width) if piece is None else piece[0].transpose(0, 1)
-                for count, piece in zip(lengths, waiting, strict=False)
+                like.new_zeros(count, num_heads, width) if piece is None else piece[0].transpose(0, 1)
+                for count, piece in zip(lengths, remaining, strict=False)
             ]
             return pieces[0] if len(pieces) == 1 else torch.cat(pieces)
 
         total_NHD = functools.reduce(torch.add, map(of_one_cut, ctx.cuts))
-        all_NHD = some.new_zeros(batch * length, num_heads, width).index_copy_(0, ctx.saved_tensors[0], total_NHD)
+        all_NHD = like.new_zeros(batch * length, num_heads, width).index_copy_(0, ctx.saved_tensors[0], total_NHD)
         return all_NHD.view(batch, length, num_heads, width).transpose(1, 2), None, None
 
 
 def first(sequence: torch.Tensor, count: int) -> tuple[torch.Tensor, torch.Tensor]:
-    """The beginning of [1, H, N, D] along N, and the sequence to take the next one from."""
+    """The first `count` rows of [1, H, N, D] along N, and the sequence to take the next beginning from."""
     beginning, again = _First.apply(sequence, count)  # type: ignore[no-untyped-call]
     return beginning, again
 
 
 class _First(torch.autograd.Function):
-    """Beginnings of one sequence with one gradient buffer for all of them, to which each adds when it has its own.
+    """Beginnings of one sequence with one gradient buffer, to which each beginning adds its gradient.
 
-    Plain slices would make a buffer of the sequence's size each; to gather their gradients first, and add them all at
-    once, would hold each image's as often as text follows it: memory would grow with the square of the images.
+    Plain slices would allocate a buffer of the sequence's size each. Collecting all gradients first and adding them
+    together would hold an image's gradient once per text that follows it: memory would grow with the square of the
+    number of images.
     """
 
     @staticmethod
@@ -86,7 +87,7 @@ class _First(torch.autograd.Function):
         if first is None:
             return again, None
         batch, num_heads, length, width = ctx.shape
-        if again is None and ctx.count == length:  # the last one taken comes back first, and is the buffer
+        if again is None and ctx.count == length:  # of the whole sequence: its own gradient is the buffer
             return first, None
         if again is None:
             again = first.new_zeros(batch, length, num_heads, width).transpose(1, 2)

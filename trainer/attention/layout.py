@@ -1,7 +1,7 @@
-"""Which tokens are images and which samples they belong to, prepared once per forward for every layer's attention.
+"""Which tokens are images and which samples they belong to, prepared once per forward for the attention of all layers.
 
-The rule: everything that needs a loop or a number on the host is decided here, from small [B, T] tensors, best on the
-CPU. The attention of a layer then only gathers, calls kernels and scatters; it never waits for the device.
+The rule: everything that needs a loop or a number on the host is computed here, from small [B, T] tensors, preferably
+on the CPU. The attention of a layer then only gathers, calls kernels and scatters; it never waits for the device.
 
 Shapes: B batch (rows), T key tokens, Q query tokens, the last of T (all, unless a KV cache holds earlier ones).
 """
@@ -14,12 +14,12 @@ from typing import NamedTuple
 import numpy as np
 import torch
 
-# Up to so many queries against cached keys are answered with masks over the whole cache: gathering would copy it.
 MASKED_QUERIES = 16
+"""Up to this many queries against cached keys use masks over the whole cache, since gathering would copy it"""
 
 
 class Run(NamedTuple):
-    """Neighbouring text queries of a sample that the same images precede: how many they are, and their image keys."""
+    """Consecutive text queries of a sample that follow the same images: their number, and that of their image keys."""
 
     queries: int
     image_keys: int
@@ -27,20 +27,22 @@ class Run(NamedTuple):
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class SampleRows:
-    """A sample among the gathered rows: how many of each kind are its own."""
+    """A sample in the gathered rows: its numbers of queries and keys."""
 
     queries: int
     text_keys: int
     image_keys: int
-    runs: tuple[Run, ...]  # they make up the queries; a run sees the first of the image keys
-    mask: torch.Tensor | None = None  # bool [queries, text_keys] where a KV cache holds some keys; else it is causal
+    runs: tuple[Run, ...]
+    """All queries in order; a run sees the first `image_keys` of the sample's image keys"""
+    mask: torch.Tensor | None = None
+    """bool [queries, text_keys] if a KV cache holds some keys; None: plain causal"""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class TextRows:
-    """Plan for training and prompts: gather the text rows, sample after sample, and leave the image rows alone.
+    """Plan for training and prompts: gather the text rows, sample after sample; image rows are not touched.
 
-    `queries` and `keys` index a [B * Q] and a [B * T] flattening; `keys` are each sample's text, then its images.
+    `queries` are indices into [B * Q], `keys` into [B * T]: of each sample its text, then its images.
     """
 
     queries: torch.Tensor
@@ -50,9 +52,9 @@ class TextRows:
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class StepMasks:
-    """Plan for a few new tokens against a KV cache: what each query sees, bool [B, Q, T].
+    """Plan for a few new tokens against a KV cache: the text and image keys that each query sees, bool [B, Q, T].
 
-    An image query sees, as its only text key, itself: its output is its own value.
+    The only text key that an image query sees is itself, so its output is its own value.
     """
 
     text: torch.Tensor
@@ -66,7 +68,8 @@ class MmcaLayout:
     batch: int
     num_queries: int
     num_keys: int
-    longest_sample: int  # positions from its first token to its last
+    longest_sample: int
+    """Positions from a sample's first token to its last"""
     plan: TextRows | StepMasks
 
     def to(self, device: torch.device | str | int, non_blocking: bool = False) -> MmcaLayout:
@@ -87,23 +90,26 @@ def build_layout(
 ) -> MmcaLayout:
     """Prepare the attention of one forward.
 
-    `is_image` [B, T], bool: the positions that placeholders expanded to, for all keys (those in a KV cache too).
-    `segment_ids` [B, T], whole numbers: 0 padding, else the sample's number in its row; a 0/1 attention mask is one.
-    None: no padding, one sample a row. `num_queries`: the last tokens that are new; None: all.
-    The tensors of the result are on `is_image`'s device. Raises ValueError if shapes or types do not fit.
+    is_image: bool [B, T], the positions of images, for all keys, those in a KV cache included. segment_ids: integers
+    [B, T], 0 for padding, else the sample's number in its row (a 0/1 attention mask is a special case); None: no
+    padding, one sample per row. num_queries: how many of the last tokens are new; None: all.
+
+    The result's tensors are on `is_image`'s device. Raises ValueError for shapes or types that do not match.
     """
     if segment_ids is None:
         segment_ids = torch.ones_like(is_image, dtype=torch.int64)
     if is_image.dtype != torch.bool or is_image.dim() != 2:
         got = f"{is_image.dtype} {list(is_image.shape)}"
-        raise ValueError(f"is_image is {got}; wanted torch.bool [rows, tokens], True where a token is part of an image")
+        raise ValueError(
+            f"is_image is {got}; expected torch.bool [rows, tokens], True where a token is part of an image"
+        )
     if segment_ids.shape != is_image.shape or segment_ids.is_floating_point():
         got = f"{segment_ids.dtype} {list(segment_ids.shape)}"
-        raise ValueError(f"segment_ids is {got}; wanted whole numbers {list(is_image.shape)}, as is_image is")
+        raise ValueError(f"segment_ids is {got}; expected integers {list(is_image.shape)}, the shape of is_image")
     batch, num_keys = is_image.shape
     num_queries = num_keys if num_queries is None else num_queries
     if not 0 < num_queries <= num_keys:
-        raise ValueError(f"num_queries is {num_queries}; wanted 1 to {num_keys}, the number of tokens in is_image")
+        raise ValueError(f"num_queries is {num_queries}; expected 1 to {num_keys}, the number of tokens in is_image")
     plan: TextRows | StepMasks
     if num_queries < num_keys and num_queries <= MASKED_QUERIES:
         plan, longest = _step_masks(is_image, segment_ids, num_queries), num_keys
@@ -113,15 +119,15 @@ def build_layout(
 
 
 def _step_masks(is_image: torch.Tensor, segment_ids: torch.Tensor, num_queries: int) -> StepMasks:
-    """Stays on the device: in generation a layout is made for every token."""
+    """The masks, computed on the device, since generation makes a layout for every token."""
     num_keys = is_image.shape[1]
     keys = torch.arange(num_keys, device=is_image.device)
     queries = keys[num_keys - num_queries :]
     is_text = (~is_image) & (segment_ids != 0)
     same_sample = segment_ids[:, queries, None] == segment_ids[:, None, :]
-    asks = is_text[:, queries, None]
-    seen = asks & same_sample & (keys <= queries[:, None])
-    itself = ~asks & (keys == queries[:, None])
+    is_text_query = is_text[:, queries, None]
+    seen = is_text_query & same_sample & (keys <= queries[:, None])
+    itself = ~is_text_query & (keys == queries[:, None])
     return StepMasks(text=(seen & is_text[:, None, :]) | itself, image=seen & is_image[:, None, :])
 
 
@@ -129,8 +135,8 @@ def _text_rows(is_image: torch.Tensor, segment_ids: torch.Tensor, num_queries: i
     """The gathering plan, and the number of positions that the longest sample spans."""
     num_keys = is_image.shape[1]
     first_query = num_keys - num_queries
-    none = np.zeros(0, dtype=np.int64)
-    queries, keys, samples, longest = [none], [none], [], 0
+    empty = np.zeros(0, dtype=np.int64)
+    queries, keys, samples, longest = [empty], [empty], [], 0
     for row, (images, segments) in enumerate(
         zip(is_image.numpy(force=True), segment_ids.numpy(force=True), strict=True)
     ):
@@ -142,26 +148,27 @@ def _text_rows(is_image: torch.Tensor, segment_ids: torch.Tensor, num_queries: i
             new = text >= first_query
             if new.any():
                 queries.append(text[new] - first_query + row * num_queries)
-                # images behind the last text are keys of nobody
-                before = image.cumsum()[~image][new]
-                pictures = positions[image][: before[-1]]
-                keys += [text + row * num_keys, pictures + row * num_keys]
-                seen, rows = (each.tolist() for each in np.unique(before, return_counts=True))
+                # no query sees the images after the last text
+                num_before = image.cumsum()[~image][new]
+                image_keys = positions[image][: num_before[-1]]
+                keys += [text + row * num_keys, image_keys + row * num_keys]
+                run_images, run_queries = (array.tolist() for array in np.unique(num_before, return_counts=True))
                 samples.append(
                     SampleRows(
                         queries=len(queries[-1]),
                         text_keys=len(text),
-                        image_keys=len(pictures),
-                        runs=tuple(map(Run, rows, seen)),
+                        image_keys=len(image_keys),
+                        runs=tuple(map(Run, run_queries, run_images)),
                         mask=_last_rows_of_causal(len(queries[-1]), len(text), is_image.device),
                     )
                 )
-    asking, asked = (torch.from_numpy(np.concatenate(each)).to(is_image.device) for each in (queries, keys))
-    return TextRows(queries=asking, keys=asked, samples=tuple(samples)), longest
+    query_index, key_index = (torch.from_numpy(np.concatenate(x)).to(is_image.device) for x in (queries, keys))
+    return TextRows(queries=query_index, keys=key_index, samples=tuple(samples)), longest
 
 
 def _last_rows_of_causal(num_queries: int, num_keys: int, device: torch.device) -> torch.Tensor | None:
+    """The causal mask of the last queries, bool [queries, keys]; None if all keys are queries."""
     if num_queries == num_keys:
         return None
-    whole = torch.ones(num_queries, num_keys, dtype=torch.bool, device=device)
-    return whole.tril_(num_keys - num_queries)
+    full = torch.ones(num_queries, num_keys, dtype=torch.bool, device=device)
+    return full.tril_(num_keys - num_queries)

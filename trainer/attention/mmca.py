@@ -1,20 +1,20 @@
-"""Multi-modal causal attention (MMCA, arXiv 2309.14327) for decoders of transformers, through its attention interface.
+"""Multi-modal causal attention (MMCA, https://arxiv.org/abs/2309.14327) as an attention function of transformers.
 
-For query row i, rotary embedding already applied, every set restricted to the sample that i belongs to:
+For query row i, after rotary embedding, every set restricted to the sample that i belongs to:
 
     image token   out_i = v_i
     text token    out_i = softmax over text keys j <= i . V  +  softmax over image keys j < i . V   (0 without any)
 
-Padding is read by nobody; its own rows give v_i too. Only text rows need attention, and no kernel needs a mask: the
-text rows of a sample alone are plainly causal, and the rows between two images see the same image keys. So memory is
-linear in T, and CPU and CUDA run the same code on the flash kernels of scaled_dot_product_attention.
+No row reads padding; padding rows output v_i too. Only text rows need attention, and no kernel needs a mask: among
+themselves the text rows of a sample are plain causal, and all text rows between two images see the same image keys. So
+memory is linear in T, and CPU and CUDA run the same code on the flash kernels of scaled_dot_product_attention.
 
     register()
     model.set_attn_implementation("mmca")
     model(input_ids, position_ids=..., mmca_layout=build_layout(is_image, segment_ids), use_cache=False)
 
-The layout alone says what is padding and where samples end; the model's `attention_mask` is not read. Positions are the
-caller's: they restart with each sample. Sliding windows, soft caps, sinks and position biases are refused.
+The layout defines padding and samples; the model's `attention_mask` is not read. The caller passes positions, which
+restart with each sample. Sliding windows, soft caps, sinks and position biases are refused.
 
 Shapes: B batch, H heads, K key-value heads, T key tokens, Q query tokens, D head width, N gathered rows.
 """
@@ -36,7 +36,7 @@ NAME = "mmca"
 
 
 def register() -> None:
-    """Make `attn_implementation="mmca"` known to transformers; calling it again changes nothing."""
+    """Register `attn_implementation="mmca"` with transformers; calling it again changes nothing."""
     register_attention(NAME, mmca_attention, no_mask)
 
 
@@ -52,10 +52,10 @@ def mmca_attention(
     sliding_window: int | None = None,
     **others: object,
 ) -> tuple[torch.Tensor, None]:
-    """What a decoder layer calls; returns the output [B, Q, H, D] and no weights.
+    """Called by each decoder layer; returns the output [B, Q, H, D] and no attention weights.
 
-    `dropout` drops attention weights, as transformers' sdpa does; image rows have none to drop. Raises ValueError if
-    the layout is missing or of another shape, or if the model wants attention that MMCA does not define.
+    dropout: of attention weights, as in transformers' sdpa; image rows have none. Raises ValueError if the layout is
+    missing or has another shape, or if the model needs attention that MMCA does not define.
     """
     if mmca_layout is None:
         raise ValueError(
@@ -77,7 +77,7 @@ def no_mask(
     config: object = None,
     **others: object,
 ) -> None:
-    """transformers' mask for MMCA: none, the layout knows. Chunked attention, which only shows here, is refused."""
+    """transformers' mask function for MMCA: no mask. Refuses chunked attention, which is visible only here."""
     is_sliding = local_size is not None and local_size == getattr(config, "sliding_window", None)
     if local_size is not None and not is_sliding and kv_offset + kv_length > local_size:
         raise ValueError(
@@ -94,13 +94,13 @@ def _check(
     sliding_window: int | None,
     others: dict[str, object],
 ) -> None:
-    got = (query_BHQD.shape[0], query_BHQD.shape[2], key_BKTD.shape[2])
-    wanted = (layout.batch, layout.num_queries, layout.num_keys)
-    if got != wanted:
+    actual = (query_BHQD.shape[0], query_BHQD.shape[2], key_BKTD.shape[2])
+    expected = (layout.batch, layout.num_queries, layout.num_keys)
+    if actual != expected:
         raise ValueError(
-            "MMCA attention got {} rows, {} queries and {} keys".format(*got)
-            + ", but its layout is for {} rows, {} queries and {} keys; ".format(*wanted)
-            + "build one layout for each forward, over all keys, those in a dynamic KV cache included"
+            "MMCA attention got {} rows, {} queries and {} keys".format(*actual)
+            + ", but its layout is for {} rows, {} queries and {} keys; ".format(*expected)
+            + "build one layout per forward, over all keys, those in a dynamic KV cache included"
         )
     if sliding_window is not None and layout.longest_sample > sliding_window:
         raise ValueError(
@@ -109,7 +109,7 @@ def _check(
         )
     unknown = [name for name in ("softcap", "s_aux", "position_bias") if others.get(name) is not None]
     if unknown:
-        raise ValueError(f"{type(module).__name__} asks for {', '.join(unknown)}, which MMCA does not define")
+        raise ValueError(f"{type(module).__name__} uses {', '.join(unknown)}, which MMCA does not define")
 
 
 def _attend_text_rows(
@@ -138,19 +138,19 @@ def _attend_gathered(
     scaling: float | None,
     dropout: float,
 ) -> torch.Tensor:
-    """The text rows' outputs [N, H, D], in the plan's order."""
+    """The outputs [N, H, D] of the text rows, in the plan's order."""
     samples = plan.samples
     by_sample = [sample.queries for sample in samples]
     by_run = [run.queries for sample in samples for run in sample.runs]
-    queries, asking = gather(query_BHQD, plan.queries, by_sample, by_run)
+    queries_of_samples, queries_of_runs = gather(query_BHQD, plan.queries, by_sample, by_run)
     keys, values = (gather(x, plan.keys, [*_key_lengths(samples)])[0] for x in (key_BKTD, value_BKTD))
     over_text = [
         _attend(own, key, value, sample.mask, scaling, dropout, is_causal=sample.mask is None)
-        for sample, own, key, value in zip(samples, queries, keys[::2], values[::2], strict=True)
+        for sample, own, key, value in zip(samples, queries_of_samples, keys[::2], values[::2], strict=True)
     ]
     out = torch.cat(over_text, dim=2)
     if any(sample.image_keys for sample in samples):
-        runs, over_images = iter(asking), list[torch.Tensor]()
+        runs, over_images = iter(queries_of_runs), list[torch.Tensor]()
         for sample, key, value in zip(samples, keys[1::2], values[1::2], strict=True):
             over_images += _attend_images(runs, key, value, sample.runs, scaling, dropout)
         out = out + torch.cat(over_images, dim=2)
@@ -165,11 +165,11 @@ def _attend_images(
     scaling: float | None,
     dropout: float,
 ) -> Iterator[torch.Tensor]:
-    """What each run of a sample's text reads from the images before it; key and value are those of all its images."""
+    """For each run of a sample's text, its attention over the images before it. key, value: of all its images."""
     is_shared = sum(run.image_keys > 0 for run in runs) > 1
     for run in runs:
         query = next(queries)
-        if is_shared:  # once for all runs, or memory would grow with the square of the images
+        if is_shared:  # once for all runs, else memory grows with the square of the number of images
             key, value = _heads_for(query, None, key, value)
         seen, seen_value = key, value
         if not run.image_keys:
@@ -215,8 +215,8 @@ def _heads_for(
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """Keys and values with as many heads as the kernel needs.
 
-    Without a mask and in these types the flash kernels read grouped heads in place; other kernels would fall back to
-    one that materialises every weight.
+    Without a mask and in these types the flash kernels read grouped heads in place. In other cases the kernel would be
+    one that materialises every attention weight, so heads are repeated.
     """
     groups = query.shape[1] // key.shape[1]
     in_place = mask is None and (query.device.type == "cpu" or query.dtype in (torch.float16, torch.bfloat16))
@@ -233,11 +233,11 @@ def _attend_by_masks(
     scaling: float | None,
     dropout: float,
 ) -> torch.Tensor:
-    """Few queries: score every cached key once, and take both softmaxes of the same scores."""
+    """For few queries: score every cached key once, and take both softmaxes of the same scores."""
     batch, num_heads, num_queries, width = query_BHQD.shape
     num_key_heads, num_keys = key_BKTD.shape[1:3]
     scale = width**-0.5 if scaling is None else scaling
-    grouped = query_BHQD.reshape(batch, num_key_heads, -1, width)  # a key head's queries: groups x Q rows
+    grouped = query_BHQD.reshape(batch, num_key_heads, -1, width)  # the queries of a key head: groups * Q rows
     scores = grouped @ key_BKTD.transpose(2, 3)
     scores = scores.to(torch.promote_types(scores.dtype, torch.float32)) * scale
     scores = scores.view(batch, num_key_heads, -1, num_queries, num_keys)
@@ -248,5 +248,5 @@ def _attend_by_masks(
 
 
 def _softmax_over(scores: torch.Tensor, seen: torch.Tensor) -> torch.Tensor:
-    """Softmax over the seen keys; all zero where none is seen."""
+    """Softmax over the seen keys; all zero where no key is seen."""
     return scores.masked_fill(~seen, torch.finfo(scores.dtype).min).softmax(-1) * seen

@@ -1,8 +1,8 @@
-"""What a run's frozen weights were: a few elements of each, kept in its checkpoints, which hold trained weights alone.
+"""A fingerprint of a run's frozen weights: a few elements of each, kept in checkpoints next to the trained weights.
 
-Rule: frozen weights are read anew where a run goes on and where it is exported. If a hub or a folder gives others by
-then, that is an error and not another model. Elements are compared by 1 percent: what is computed on the way (rows of
-new tokens) may differ in its last bit from machine to machine.
+Rule: frozen weights are loaded again when a run resumes and when it is exported. If a hub or a folder has other weights
+by then, that is an error. Elements are compared with a tolerance of 1 percent: computed ones (embeddings of new tokens)
+may differ in the last bit between machines.
 """
 
 from __future__ import annotations
@@ -12,11 +12,11 @@ from collections.abc import Mapping, Sequence
 import torch
 from torch import nn
 
-_ELEMENTS = 8
+_NUM_ELEMENTS = 8
 
 
 def frozen_elements(model: nn.Module) -> dict[str, list[float]]:
-    """Parameter that does not learn -> elements evenly spread over it."""
+    """Frozen parameter -> elements evenly spread over it."""
     return {
         name: _spread(parameter.detach())
         for name, parameter in model.named_parameters()
@@ -24,17 +24,17 @@ def frozen_elements(model: nn.Module) -> dict[str, list[float]]:
     }
 
 
-def other_weights(model: nn.Module, kept: Mapping[str, Sequence[float]]) -> list[str]:
-    """Frozen parameters of the model that are not those that were kept."""
-    found = frozen_elements(model)
-    return [name for name in found if name not in kept or not _alike(found[name], kept[name])]
+def changed_parameters(model: nn.Module, fingerprint: Mapping[str, Sequence[float]]) -> list[str]:
+    """Names of the model's frozen parameters that differ from what `frozen_elements` returned."""
+    current = frozen_elements(model)
+    return [name for name in current if name not in fingerprint or not _alike(current[name], fingerprint[name])]
 
 
 def _spread(parameter: torch.Tensor) -> list[float]:
     last = parameter.numel() - 1
-    places = [number * last // (_ELEMENTS - 1) for number in range(_ELEMENTS)]
-    return [float(value) for value in parameter.flatten()[places]]
+    indices = [number * last // (_NUM_ELEMENTS - 1) for number in range(_NUM_ELEMENTS)]
+    return [float(value) for value in parameter.flatten()[indices]]
 
 
-def _alike(found: Sequence[float], kept: Sequence[float]) -> bool:
-    return torch.allclose(torch.tensor(found), torch.tensor(kept), rtol=0.01, atol=1e-7)
+def _alike(current: Sequence[float], recorded: Sequence[float]) -> bool:
+    return torch.allclose(torch.tensor(current), torch.tensor(recorded), rtol=0.01, atol=1e-7)

@@ -1,8 +1,8 @@
-"""A run that begins with an exported model: its second stage, on other data, with other parts trained.
+"""A run that begins with an exported model: a second stage, on other data, with other parts trained.
 
-The rule: the folder that `model.init_from` names defines encoder, projector and decoder, and has all their weights;
-token ids, and so the tokenizer, must be the same. The config that a run saves has the parts in full. Its checkpoints
-record which export that was, and what was trained before; the folder may move, but no other may take its place.
+The rule: the folder at `model.init_from` defines encoder, projector and decoder and holds all their weights. Token
+ids, and so the tokenizer, must be the same. The config that a run saves has the parts in full. Its checkpoints record
+which export it was and what was trained before: the folder may move, but must not be replaced by another.
 """
 
 from __future__ import annotations
@@ -21,14 +21,14 @@ from trainer.errors import TrainError
 from trainer.model_io.record import RECORD, build_facts, check_files, model_config, read_record, unusable
 
 _PARTS = ("encoder", "projector", "decoder")
-_FREE = ("decoder", "attn_implementation")
-"""The one key of a part that may differ"""
+_MAY_DIFFER = ("decoder", "attn_implementation")
+"""The one key of a part that may differ from the export's"""
 
 
 def with_start(tree: Mapping[str, Any], where: str) -> Mapping[str, Any]:
-    """A config's tree with the parts of the model that `model.init_from` names, if it names one.
+    """A config's tree with the parts of the model filled in from the export at `model.init_from`, if it is set.
 
-    Raises ConfigError, its problems beginning with `where`, if there is no such folder, or the config says otherwise;
+    where: what problems begin with. Raises ConfigError if there is no such folder, or if the config contradicts it;
     TrainError if the folder is damaged.
     """
     model = tree.get("model")
@@ -36,30 +36,33 @@ def with_start(tree: Mapping[str, Any], where: str) -> Mapping[str, Any]:
         return tree
     start, problems = model["init_from"], []
     if not isinstance(start, str) or not start:
-        raise ConfigError([f"{where}: model.init_from: got {start!r}; wanted a folder that dsvl-train export wrote"])
+        raise ConfigError([f"{where}: model.init_from: got {start!r}; expected a folder that dsvl-train export wrote"])
     try:
         parts = to_tree(_parts_of(Path(start)))
     except ConfigError as error:
         raise ConfigError([f"{where}: model.init_from: {problem}" for problem in error.problems]) from None
-    both = {**parts, **model}
+    merged = {**parts, **model}
     for name in (name for name in _PARTS if name in model):
-        given, said = model[name], parts[name]
-        if not isinstance(given, Mapping):
-            problems.append(f"model.{name}: got {given!r}, but model.init_from says what it is; leave it away")
+        configured, exported = model[name], parts[name]
+        if not isinstance(configured, Mapping):
+            problems.append(
+                f"model.{name}: got {configured!r}, but the export at model.init_from defines it; remove it"
+            )
             continue
-        both[name] = {**said, **given}
+        merged[name] = {**exported, **configured}
         problems += [
-            f"model.{name}.{key}: got {_short(value)}, but model.init_from says {_short(said[key])}; leave it away"
-            for key, value in given.items()
-            if key in said and value != said[key] and (name, key) != _FREE
+            f"model.{name}.{key}: got {_short(value)}, but the export at model.init_from has {_short(exported[key])}; "
+            "remove it"
+            for key, value in configured.items()
+            if key in exported and value != exported[key] and (name, key) != _MAY_DIFFER
         ]
     if problems:
         raise ConfigError([f"{where}: {problem}" for problem in problems])
-    return {**tree, "model": both}
+    return {**tree, "model": merged}
 
 
 def check_start(config: ModelConfig, manifest: Manifest) -> list[str]:
-    """Problems of the folder that a run begins with, and between it and the build."""
+    """Problems of the export that a run begins with, and between it and the build with this manifest."""
     if config.init_from is None:
         return []
     folder = Path(config.init_from)
@@ -67,24 +70,25 @@ def check_start(config: ModelConfig, manifest: Manifest) -> list[str]:
         record = read_record(folder)
         try:
             check_files(folder, record["files"])
-            was = build_facts(folder, record).tokenizer.fingerprint
+            before = build_facts(folder, record).tokenizer.fingerprint
         except (KeyError, TypeError, AttributeError) as error:
             raise unusable(folder, f"{type(error).__name__}: {error}") from None
     except TrainError as error:
         return [f"model.init_from: {error}"]
     now = manifest.tokenizer.fingerprint
-    if was == now:
+    if before == now:
         return []
     return [
-        f"model.init_from: {folder} was trained with the tokenizer {was[:12]}, this build was compiled with "
+        f"model.init_from: {folder} was trained with the tokenizer {before[:12]}, this build was compiled with "
         f"{now[:12]}; rebuild with tokenizer: {folder}"
     ]
 
 
-def begun_with(start: str | None) -> dict[str, Any] | None:
-    """What a run's checkpoints keep of the export: the digest of its record, and what was trained before.
+def start_facts(start: str | None) -> dict[str, Any] | None:
+    """What a run's checkpoints record of the export it began with; None if it began with none.
 
-    `stages`: first one first; step, training, and the build's hash and datasets of each. Raises as `read_record` does.
+    `record`: the digest of the export's record. `stages`: what was trained before, first stage first: step, training,
+    and the build's hash and datasets of each. Raises as `read_record` does.
     """
     if start is None:
         return None
@@ -99,19 +103,19 @@ def begun_with(start: str | None) -> dict[str, Any] | None:
         raise unusable(folder, f"{type(error).__name__}: {error}") from None
 
 
-def other_start(start: str | None, kept: Mapping[str, Any] | None) -> list[str]:
+def other_start(start: str | None, recorded: Mapping[str, Any] | None) -> list[str]:
     """Problems if the folder is not the export that a checkpoint's run began with."""
-    if start is None or kept is None:
+    if start is None or recorded is None:
         return []
     try:
-        same = file_sha256(Path(start) / RECORD) == kept["record"]
+        is_same = file_sha256(Path(start) / RECORD) == recorded["record"]
     except OSError:
-        same = False
-    if same:
+        is_same = False
+    if is_same:
         return []
     return [
-        f"model.init_from: {start} is not the export that the run began with; put that back, or say where it lies now: "
-        "model.init_from in training, --init-from of dsvl-train export"
+        f"model.init_from: {start} is not the export that the run began with; restore that folder, or give its new "
+        "path: model.init_from in training, --init-from of dsvl-train export"
     ]
 
 

@@ -1,7 +1,7 @@
-"""Writing checkpoints: whole or not at all, by all ranks together. trainer.checkpoint.reader says what is in them.
+"""Writing checkpoints: complete or not at all, by all ranks together. trainer.checkpoint.reader describes the contents.
 
-Rule: everything is written under another name and flushed to disk before the folder gets its name; then `latest` names
-it. A run that is killed or out of disk at any moment leaves the checkpoints before it as they were.
+Rule: everything is written under a temporary name and flushed to disk before the folder gets its name; then `latest`
+names it. If a run is killed or out of disk space at any moment, earlier checkpoints stay as they were.
 """
 
 from __future__ import annotations
@@ -18,26 +18,15 @@ import torch
 from safetensors import SafetensorError
 
 from shards.files import replace_file, sync_folder
-from trainer.checkpoint.reader import (
-    BEST,
-    BUFFERS,
-    CONTENT,
-    FOLDER,
-    LATEST,
-    VERSION,
-    Progress,
-    best,
-    finished,
-    folder_of,
-    latest,
-)
-from trainer.compat.deepspeed import MOMENTS, EngineState, flats, parts, state_of
+from trainer.checkpoint.discovery import BEST, FOLDER, LATEST, best, checkpoint_folder, complete, latest
+from trainer.checkpoint.reader import BUFFERS, CONTENT, VERSION, RunState
+from trainer.compat.deepspeed import MOMENTS, EngineState, flats, parameter_pieces, state_of
 from trainer.distributed.ranks import Ranks
 from trainer.errors import TrainError
 from trainer.model_io.safetensors_files import save_tensors
 
 _FILE_BYTES = 2 << 30
-"""Size of a rank's file from which on the next one is begun: a bound on memory while it is written."""
+"""A rank begins a new file from this size on; bounds the memory that writing takes."""
 
 Pieces = dict[str, list[tuple[str, int, int]]]
 """Parameter -> (file, first element, number of elements) of each piece."""
@@ -46,20 +35,21 @@ Pieces = dict[str, list[tuple[str, int, int]]]
 def save(
     engine: EngineState,
     out: Path,
-    progress: Progress,
+    state: RunState,
     *,
     ranks: Ranks,
-    about: Mapping[str, Any],
+    run_facts: Mapping[str, Any],
     keep: int,
 ) -> Path:
-    """Write a checkpoint by all ranks together, and remove old ones. Raises TrainError on all if one rank cannot.
+    """Write a checkpoint and remove old ones; all ranks call this. Raises TrainError on all ranks if one fails.
 
-    about: what all checkpoints of a run say: config, manifest (its hash), frozen (see
-    trainer.checkpoint.frozen_fingerprint) and start (see trainer.checkpoint.init_from).
+    run_facts: what is the same in all checkpoints of a run: config, manifest (its hash), frozen (see
+    trainer.checkpoint.frozen_fingerprint) and init_from (see trainer.checkpoint.init_from). keep: how many
+    of the newest checkpoints stay, in addition to the best.
     """
-    folder = folder_of(out, progress.step)
+    folder = checkpoint_folder(out, state.step)
     partial = folder.with_name(f".{folder.name}.partial")
-    written: list[Pieces] = []
+    own_pieces: list[Pieces] = []
 
     def together(work: Callable[[], None], *, by_all: bool = False) -> None:
         """One stage. Every rank raises if it failed on any."""
@@ -68,18 +58,18 @@ def save(
         if problems:
             if ranks.is_first:
                 shutil.rmtree(partial, ignore_errors=True)
-            raise TrainError(f"{folder}: cannot be written: {problems[0]}; {_kept(out)}")
+            raise TrainError(f"{folder}: cannot be written: {problems[0]}; {_what_is_left(out)}")
 
-    together(lambda: _fresh(partial))
-    together(lambda: written.append(_write_pieces(engine, partial, ranks.rank)), by_all=True)
-    everyone = ranks.gather(written[0])
-    together(lambda: _finish(engine, partial, folder, progress, about, everyone))
+    together(lambda: _make_partial(partial))
+    together(lambda: own_pieces.append(_write_pieces(engine, partial, ranks.rank)), by_all=True)
+    pieces_of_ranks = ranks.gather(own_pieces[0])
+    together(lambda: _finish(engine, partial, folder, state, run_facts, pieces_of_ranks))
     together(lambda: _prune(out, keep))
     return folder
 
 
 def mark_best(out: Path, folder: Path, loss: float, *, ranks: Ranks, keep: int) -> None:
-    """Name the checkpoint with the lowest evaluation loss. Raises TrainError on all ranks if it cannot be written."""
+    """Record the checkpoint with the lowest evaluation loss. Raises TrainError on all ranks if that fails."""
 
     def mark() -> None:
         replace_file(out / FOLDER / BEST, (json.dumps({"checkpoint": folder.name, "loss": loss}) + "\n").encode())
@@ -87,55 +77,62 @@ def mark_best(out: Path, folder: Path, loss: float, *, ranks: Ranks, keep: int) 
 
     problem = ranks.gather(_failure(mark) if ranks.is_first else None)[0]
     if problem is not None:
-        raise TrainError(f"{out / FOLDER / BEST}: cannot be written: {problem}; {_kept(out)}")
+        raise TrainError(f"{out / FOLDER / BEST}: cannot be written: {problem}; {_what_is_left(out)}")
 
 
-def _fresh(partial: Path) -> None:
+def _make_partial(partial: Path) -> None:
     partial.parent.mkdir(parents=True, exist_ok=True)
-    for left in partial.parent.glob(".step-*.partial"):  # what a killed run began
-        shutil.rmtree(left)
+    for leftover in partial.parent.glob(".step-*.partial"):  # of a run that was killed while it wrote
+        shutil.rmtree(leftover)
     partial.mkdir()
 
 
 def _write_pieces(engine: EngineState, folder: Path, rank: int) -> Pieces:
-    """This rank's files, and what is in them."""
-    places: Pieces = {}
+    """Write this rank's files; returns what they contain."""
+    pieces: Pieces = {}
     tensors: dict[str, torch.Tensor] = {}
-    files = 0
+    num_files = 0
+
+    def file_name() -> str:
+        return f"rank-{rank:05d}-{num_files:03d}.safetensors"
 
     def flush() -> None:
-        nonlocal files
+        nonlocal num_files
         if tensors:
-            save_tensors(tensors, folder / f"rank-{rank:05d}-{files:03d}.safetensors")
+            save_tensors(tensors, folder / file_name())
             tensors.clear()
-            files += 1
+            num_files += 1
 
-    for part in parts(engine, rank=rank):
-        state = state_of(engine, part.flat)
-        tensors[f"weight/{part.name}"] = part.weight.to("cpu", torch.float32).clone()
+    for piece in parameter_pieces(engine, rank=rank):
+        adam = state_of(engine, piece.flat)
+        tensors[f"weight/{piece.name}"] = piece.weight.to("cpu", torch.float32).clone()
         for kind in MOMENTS:
-            if kind in state:
-                tensors[f"{kind}/{part.name}"] = part.view(state[kind]).to("cpu", torch.float32).clone()
-        places.setdefault(part.name, []).append((f"rank-{rank:05d}-{files:03d}.safetensors", part.start, part.count))
+            if kind in adam:
+                tensors[f"{kind}/{piece.name}"] = piece.view(adam[kind]).to("cpu", torch.float32).clone()
+        pieces.setdefault(piece.name, []).append((file_name(), piece.start, piece.count))
         if sum(tensor.nbytes for tensor in tensors.values()) >= _FILE_BYTES:
             flush()
     flush()
-    return places
+    return pieces
 
 
 def _finish(
     engine: EngineState,
     partial: Path,
     folder: Path,
-    progress: Progress,
-    about: Mapping[str, Any],
-    everyone: Sequence[Pieces],
+    state: RunState,
+    run_facts: Mapping[str, Any],
+    pieces_of_ranks: Sequence[Pieces],
 ) -> None:
-    """The first rank's part: what is common, then the name."""
-    saved = {
-        name for module_name, module in engine.module.named_modules() for name in _saved_buffers(module_name, module)
+    """What the first rank does: write buffers and checkpoint.json, then rename the folder."""
+    persistent = {
+        name
+        for module_name, module in engine.module.named_modules()
+        for name in _persistent_buffers(module_name, module)
     }
-    buffers = {name: value.to("cpu").contiguous() for name, value in engine.module.named_buffers() if name in saved}
+    buffers = {
+        name: value.to("cpu").contiguous() for name, value in engine.module.named_buffers() if name in persistent
+    }
     if buffers:
         save_tensors(buffers, partial / BUFFERS)
     shapes = {
@@ -143,21 +140,24 @@ def _finish(
         for name, parameter in engine.module.named_parameters()
         if parameter.requires_grad
     }
-    pieces = {name: sorted((p for held in everyone for p in held.get(name, ())), key=lambda p: p[1]) for name in shapes}
+    pieces = {
+        name: sorted((piece for held in pieces_of_ranks for piece in held.get(name, ())), key=lambda piece: piece[1])
+        for name in shapes
+    }
     for name, shape in shapes.items():
         assert sum(count for _, _, count in pieces[name]) == math.prod(shape), f"{name}: pieces do not cover it"
     content = {
         "version": VERSION,
-        "step": progress.step,
+        "step": state.step,
         "adam_step": _adam_step(engine),
-        "loss_scale": dict(progress.loss_scale),
-        "loader": dict(progress.loader),
-        **about,
+        "loss_scale": dict(state.loss_scale),
+        "loader": dict(state.loader),
+        **run_facts,
         "parameters": {name: {"shape": shapes[name], "pieces": pieces[name]} for name in shapes},
     }
     replace_file(partial / CONTENT, (json.dumps(content, indent=1) + "\n").encode())
     sync_folder(partial)
-    if folder.exists():  # a run that went on from an earlier checkpoint comes by again
+    if folder.exists():  # the run went back to an earlier checkpoint and makes this step again
         shutil.rmtree(folder)
     os.rename(partial, folder)
     sync_folder(folder.parent)
@@ -165,20 +165,20 @@ def _finish(
 
 
 def _adam_step(engine: EngineState) -> int:
-    """Steps Adam made; fewer than the run's where fp16 skipped some."""
+    """Steps that Adam made; fewer than the run's if fp16 skipped some."""
     for flat in flats(engine):
         step = state_of(engine, flat).get("step", 0)
         return int(step)
     return 0
 
 
-def _saved_buffers(prefix: str, module: torch.nn.Module) -> list[str]:
-    own = [name for name in module._buffers if name not in module._non_persistent_buffers_set]
-    return [f"{prefix}.{name}" if prefix else name for name in own]
+def _persistent_buffers(prefix: str, module: torch.nn.Module) -> list[str]:
+    names = [name for name in module._buffers if name not in module._non_persistent_buffers_set]
+    return [f"{prefix}.{name}" if prefix else name for name in names]
 
 
 def _failure(work: Callable[[], None]) -> str | None:
-    """What went wrong on disk, in words; the other ranks must be told of it before anyone stops."""
+    """What went wrong on disk, in words; the other ranks must learn of it before any rank stops."""
     try:
         work()
     except OSError as error:
@@ -188,18 +188,18 @@ def _failure(work: Callable[[], None]) -> str | None:
     return None
 
 
-def _kept(out: Path) -> str:
+def _what_is_left(out: Path) -> str:
     newest = latest(out)
-    before = f"the checkpoint {newest} is as it was" if newest else "there is no checkpoint before it"
-    return f"{before}; make room and run the same command again"
+    left = f"the checkpoint {newest} is unchanged" if newest else "there is no earlier checkpoint"
+    return f"{left}; free disk space and run the same command again"
 
 
 def _prune(out: Path, keep: int) -> None:
-    """Remove all but the newest `keep` and the best; those of later steps, from before a run went back, are old."""
-    found = finished(out)
-    newest, top = latest(out), best(out)
-    by_age = sorted(found, key=lambda step: (newest is not None and found[step] <= newest, step))
+    """Remove all but the newest `keep` and the best. Steps after the newest are from before the run went back: old."""
+    folders = complete(out)
+    newest, best_checkpoint = latest(out), best(out)
+    by_age = sorted(folders, key=lambda step: (newest is not None and folders[step] <= newest, step))
     for step in by_age[:-keep]:
-        if top is None or found[step] != top[0]:
-            (found[step] / CONTENT).unlink()  # what a crash leaves of it is no checkpoint
-            shutil.rmtree(found[step])
+        if best_checkpoint is None or folders[step] != best_checkpoint[0]:
+            (folders[step] / CONTENT).unlink()  # what a crash leaves behind is then not a checkpoint
+            shutil.rmtree(folders[step])

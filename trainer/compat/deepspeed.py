@@ -1,17 +1,16 @@
-"""Everything that the trainer needs of DeepSpeed and that is not documented there.
+"""Everything the trainer needs of DeepSpeed that DeepSpeed does not document.
 
-Run with 0.18.9 and 0.19.8. With 0.18.0 two ranks of ZeRO 1 train with other losses than one, and other ones each time;
-0.18.4 has another optimizer for bf16 at stage 1, whose weights cannot be found.
+Run with 0.18.9 and 0.19.8. With 0.18.0 two ranks of ZeRO 1 have other losses than one rank, and other ones each time;
+0.18.4 has another optimizer for bf16 at stage 1, whose weights cannot be located.
 
-    start-up            its collectives for one CPU host are compiled when the group starts, unless it is told otherwise
+    start-up            by default its collectives for one CPU host are compiled when the process group starts
     loss scale          the attributes of its dynamic loss scaler; what it raises when the scale cannot be lowered
-    weights             where each trained parameter lies: `parts`, `flats`, `state_of`, `restore_step`
+    weights             where each trained parameter is: `parameter_pieces`, `flats`, `state_of`, `restore_step`
 
-DeepSpeed keeps trained weights in flat fp32 tensors, one or more a rank, and Adam's state in tensors of the same
-layout. A `Part` names a piece of one parameter: elements [start, start + count) of it, read in order, are at
-[offset, offset + count) of `flat`. The parts of all ranks cover every trained parameter exactly once. What is read is
-DeepSpeed's own bookkeeping, as its `deepspeed.utils.tensor_fragment` uses it. `state_of` returns Adam's moments; they
-exist from the first step on.
+DeepSpeed keeps trained weights in flat fp32 tensors, one or more per rank, and Adam's state in tensors of the same
+layout. A ParameterPiece is part of one parameter: its elements [start, start + count) are at [offset, offset + count)
+of `flat`. The pieces of all ranks cover every trained parameter exactly once. They come from the bookkeeping that
+`deepspeed.utils.tensor_fragment` uses. `state_of` returns Adam's moments, which exist from the first step on.
 """
 
 from __future__ import annotations
@@ -46,7 +45,7 @@ class EngineState(Protocol):
     def fp16_enabled(self) -> bool: ...
 
 
-class Engine(EngineState, Protocol):
+class DeepSpeedEngine(EngineState, Protocol):
     """What the trainer uses of DeepSpeed's engine, which DeepSpeed declares no types for."""
 
     def __call__(self, **batch: torch.Tensor) -> Any:
@@ -63,21 +62,21 @@ _LOSS_SCALE = ("cur_scale", "cur_iter", "last_overflow_iter", "cur_hysteresis")
 
 
 def quiet_deepspeed() -> Any:
-    """Import DeepSpeed so that it neither compiles an operator at the start nor talks; returns its module."""
+    """Import DeepSpeed without compiling an operator at start-up and without log lines; returns its module."""
     if not torch.accelerator.is_available():
-        os.environ.setdefault("DS_ACCELERATOR", "cpu")  # else DeepSpeed warns that it found nothing better
+        os.environ.setdefault("DS_ACCELERATOR", "cpu")  # else DeepSpeed warns that it found no accelerator
     # torch renamed collectives that DeepSpeed still calls by their old names
     warnings.filterwarnings("ignore", category=FutureWarning, module=r"torch\.distributed")
     import deepspeed
     from deepspeed.utils import logger
 
-    deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False  # compiled for a minute or more; gloo does as well
+    deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False  # takes a minute or more to compile; gloo works too
     logger.setLevel(logging.ERROR)
     return deepspeed
 
 
 def loss_scale(engine: EngineState) -> dict[str, float]:
-    """fp16's loss scale and what it depends on; empty for other precisions."""
+    """The loss scale of fp16 and the counters it depends on; empty for other precisions."""
     scaler = getattr(engine.optimizer, "loss_scaler", None)
     if not engine.fp16_enabled():
         return {}
@@ -85,45 +84,48 @@ def loss_scale(engine: EngineState) -> dict[str, float]:
 
 
 def restore_loss_scale(engine: EngineState, saved: Mapping[str, float]) -> None:
-    """Put back what `loss_scale` returned."""
+    """Restore what `loss_scale` returned."""
     scaler = getattr(engine.optimizer, "loss_scaler", None)
     for name, value in saved.items():
         if hasattr(scaler, name):
             setattr(scaler, name, type(getattr(scaler, name))(value))
 
 
-def optimizer_step(engine: Engine) -> float:
-    """Let the optimizer step; returns the gradient's norm before clipping.
+def optimizer_step(engine: DeepSpeedEngine) -> float:
+    """Make an optimizer step; returns the gradient's norm before clipping, NaN where fp16 overflowed.
 
-    Raises OverflowError on all ranks if fp16 overflowed again and again, until its loss scale could not be lowered.
+    Raises OverflowError on all ranks if fp16 overflowed until its loss scale could not be lowered any further.
     """
-    if engine.zero_optimization_stage() == 0:  # there DeepSpeed clips but keeps no norm
+    if engine.zero_optimization_stage() == 0:  # at stage 0 DeepSpeed clips but stores no norm
         gradients = [parameter.grad for parameter in engine.module.parameters() if parameter.grad is not None]
         norm = float(torch.nn.utils.get_total_norm(gradients))
         engine.step()
         return norm
     try:
         engine.step()
-    except Exception as error:  # DeepSpeed has no kind of its own for it
+    except Exception as error:  # DeepSpeed has no class of its own for it
         if "loss scale already at minimum" not in str(error):
             raise
         raise OverflowError(str(error)) from error
     norm = float(engine.get_global_grad_norm())
-    return norm if norm >= 0 else math.nan  # -1 stands for a norm that is no number
+    return norm if norm >= 0 else math.nan  # DeepSpeed returns -1 for a norm that is not finite
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Part:
-    """A piece of a trained parameter that this rank keeps."""
+class ParameterPiece:
+    """A piece of a trained parameter that this rank holds."""
 
     name: str
     shape: tuple[int, ...]
     """Of the whole parameter"""
     start: int
+    """First element in the flattened parameter"""
     count: int
+    """Number of elements"""
     flat: torch.Tensor
-    """The fp32 tensor that the optimizer steps"""
+    """The fp32 tensor that the optimizer updates"""
     offset: int
+    """First element in `flat`"""
 
     @property
     def weight(self) -> torch.Tensor:
@@ -135,8 +137,8 @@ class Part:
         return state.detach().reshape(-1).narrow(0, self.offset, self.count)
 
 
-def parts(engine: EngineState, *, rank: int) -> Iterator[Part]:
-    """This rank's parts, parameters in the model's order."""
+def parameter_pieces(engine: EngineState, *, rank: int) -> Iterator[ParameterPiece]:
+    """This rank's pieces, parameters in the model's order."""
     names = {parameter: name for name, parameter in engine.module.named_parameters() if parameter.requires_grad}
     stage = engine.zero_optimization_stage()
     if stage == 3:
@@ -145,7 +147,7 @@ def parts(engine: EngineState, *, rank: int) -> Iterator[Part]:
         yield from _stages_1_2(engine.optimizer, names)
     elif rank == 0:
         for parameter, name in names.items():
-            yield Part(
+            yield ParameterPiece(
                 name=name,
                 shape=tuple(parameter.shape),
                 start=0,
@@ -162,7 +164,7 @@ def state_of(engine: EngineState, flat: torch.Tensor) -> dict[str, Any]:
 
 
 def flats(engine: EngineState) -> list[torch.Tensor]:
-    """The tensors that this rank's optimizer steps."""
+    """The tensors that this rank's optimizer updates."""
     stage = engine.zero_optimization_stage()
     if stage == 3:
         return list(engine.optimizer.fp32_partitioned_groups_flat)
@@ -172,18 +174,18 @@ def flats(engine: EngineState) -> list[torch.Tensor]:
 
 
 def _flat_groups(optimizer: Any) -> list[torch.Tensor]:
-    """Stages 1 and 2 have two optimizers: bf16 at stage 1 has one of its own, with other names."""
-    own = getattr(optimizer, "fp32_groups_flat_partition", None)
-    return list(optimizer.single_partition_of_fp32_groups if own is None else own)
+    """Stages 1 and 2 have two optimizer classes: bf16 at stage 1 has its own, with other attribute names."""
+    of_bf16 = getattr(optimizer, "fp32_groups_flat_partition", None)
+    return list(optimizer.single_partition_of_fp32_groups if of_bf16 is None else of_bf16)
 
 
-def _stages_1_2(optimizer: Any, names: Mapping[torch.nn.Parameter, str]) -> Iterator[Part]:
+def _stages_1_2(optimizer: Any, names: Mapping[torch.nn.Parameter, str]) -> Iterator[ParameterPiece]:
     groups = _flat_groups(optimizer)
     for parameter, name in names.items():
         mapping = parameter._hp_mapping  # type: ignore[attr-defined]
-        if mapping is None:  # the parameter lies on other ranks
+        if mapping is None:  # the parameter is on other ranks
             continue
-        yield Part(
+        yield ParameterPiece(
             name=name,
             shape=tuple(parameter.shape),
             start=mapping.lp_fragment_address.start,
@@ -193,18 +195,18 @@ def _stages_1_2(optimizer: Any, names: Mapping[torch.nn.Parameter, str]) -> Iter
         )
 
 
-def _stage_3(optimizer: Any, names: Mapping[torch.nn.Parameter, str]) -> Iterator[Part]:
-    """Every rank holds as many elements of every parameter; the last one's are padded."""
+def _stage_3(optimizer: Any, names: Mapping[torch.nn.Parameter, str]) -> Iterator[ParameterPiece]:
+    """Every rank holds the same number of elements of every parameter; the last rank's are padded."""
     import torch.distributed as dist
 
     for parameter, name in names.items():
         group, offset, share = optimizer.grad_position[optimizer.get_param_id(parameter)]
-        whole = int(parameter.ds_numel)  # type: ignore[attr-defined]
+        num_elements = int(parameter.ds_numel)  # type: ignore[attr-defined]
         start = share * dist.get_rank(parameter.ds_process_group)  # type: ignore[attr-defined]
-        count = min(share, whole - start)
+        count = min(share, num_elements - start)
         if count <= 0:
             continue
-        yield Part(
+        yield ParameterPiece(
             name=name,
             shape=tuple(parameter.ds_shape),  # type: ignore[attr-defined]
             start=start,
@@ -215,7 +217,7 @@ def _stage_3(optimizer: Any, names: Mapping[torch.nn.Parameter, str]) -> Iterato
 
 
 def restore_step(engine: EngineState, flat: torch.Tensor, step: int) -> dict[str, torch.Tensor]:
-    """Give a flat tensor the optimizer state of `step` steps, its moments zero; returns the moments, to be filled."""
+    """Give a flat tensor Adam's state after `step` steps; returns its moments, zeros for the caller to fill."""
     optimizer = engine.basic_optimizer
     state = state_of(engine, flat)
     moments = {name: torch.zeros_like(flat, memory_format=torch.preserve_format).detach() for name in MOMENTS}
@@ -225,7 +227,7 @@ def restore_step(engine: EngineState, flat: torch.Tensor, step: int) -> dict[str
     else:
         state["step"] = step
     for name, moment in moments.items():
-        if name in state:  # DeepSpeed links views of it
+        if name in state:  # DeepSpeed has views of this tensor
             state[name].zero_()
             moments[name] = state[name]
         else:

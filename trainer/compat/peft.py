@@ -1,8 +1,8 @@
-"""Everything that the trainer needs of peft and that is not documented there. Run with 0.18.0 and 0.21.2.
+"""Everything the trainer needs of peft that peft does not document. Run with 0.18.0 and 0.21.2.
 
-injection    a list of targets matches name endings, so exactly these layers are named by a regex
-merging      adapted layers are merged and replaced one by one, as peft's own `merge_and_unload` does; a layer
-             that knows more (torch's attention block) has a method of its own for it
+injection    a list of targets matches name endings, so a regex names exactly the layers meant
+merging      adapted layers are merged and replaced one by one, as peft's own `merge_and_unload` does; a layer that
+             needs more (torch's attention block) has its own method
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from torch import nn
 
 
 def inject(root: nn.Module, names: Sequence[str], *, rank: int, alpha: float, dropout: float) -> None:
-    """Adapt exactly the layers of these names, in place. Raises ValueError if peft cannot adapt one of them."""
+    """Adapt exactly the layers with these names, in place. Raises ValueError if peft cannot adapt one of them."""
     import peft
 
     settings = peft.LoraConfig(
@@ -28,14 +28,14 @@ def inject(root: nn.Module, names: Sequence[str], *, rank: int, alpha: float, dr
 
 
 def adapted_layers(root: nn.Module) -> dict[str, Any]:
-    """The layers below `root` that have an adapter, by name."""
+    """The layers in `root` that have an adapter, by name."""
     from peft.tuners.lora import LoraLayer
 
     return {name: module for name, module in root.named_modules() if isinstance(module, LoraLayer)}
 
 
 def merged(layer: Any) -> nn.Module:
-    """The plain layer, with its adapter added to its weights. Raises ValueError if that gives NaN or infinity."""
+    """The plain layer, with its adapter merged into its weights. Raises ValueError if that gives NaN or infinity."""
     if hasattr(layer, "unload_and_optionally_merge_module"):
         plain: nn.Module = layer.unload_and_optionally_merge_module(merge=True, safe_merge=True, adapter_names=None)
         return plain

@@ -1,4 +1,4 @@
-"""Whether torch can be loaded, fits torchvision, and finds the device that it was built for: one line each.
+"""Whether torch can be loaded, fits torchvision, and finds the device that it was built for.
 
 The rule: what cannot work is an error before work starts; what works differently than expected is a warning. Commands
 call `check_torch` first, so that a broken install is explained once and not by whatever module imports torch.
@@ -13,7 +13,7 @@ from dst.errors import ConfigError
 
 
 def check_torch() -> list[str]:
-    """Warnings about the installed torch and torchvision. Raises ConfigError if torch cannot be used at all."""
+    """Warnings about the installed torch and torchvision, one line each. Raises ConfigError if torch cannot be used."""
     try:
         import torch
     except ModuleNotFoundError as error:
@@ -28,25 +28,25 @@ def check_torch() -> list[str]:
     except (ImportError, OSError) as error:
         why = " ".join(str(error).split())
         raise ConfigError([f"torch is installed but cannot be loaded ({why}); install it again"]) from None
-    found = _torchvision(torch.__version__)
+    warnings_found = _torchvision(torch.__version__)
     if torch.version.cuda is not None:
-        found += _driver(torch.__version__, torch.version.cuda)
-    return found
+        warnings_found += _driver(torch.__version__, torch.version.cuda)
+    return warnings_found
 
 
 def _torchvision(torch_version: str) -> list[str]:
-    """Each torchvision is built for one torch, and names it among its requirements."""
+    """Each torchvision is built for one torch, which is in its requirements."""
     from packaging.requirements import Requirement
 
     try:
         installed = metadata.distribution("torchvision")
     except metadata.PackageNotFoundError:
         return []
-    needs = [need for need in map(Requirement, installed.requires or ()) if need.name == "torch"]
-    if not needs or needs[0].specifier.contains(torch_version, prereleases=True):
+    required = [one for one in map(Requirement, installed.requires or ()) if one.name == "torch"]
+    if not required or required[0].specifier.contains(torch_version, prereleases=True):
         return []
     return [
-        f"torchvision {installed.version} was built for torch{needs[0].specifier}, but torch {torch_version} is "
+        f"torchvision {installed.version} was built for torch{required[0].specifier}, but torch {torch_version} is "
         "installed; its transforms are used, its compiled operators are not: install the torchvision of your torch"
     ]
 
@@ -54,12 +54,14 @@ def _torchvision(torch_version: str) -> list[str]:
 def _driver(torch_version: str, cuda: str) -> list[str]:
     import torch
 
-    with warnings.catch_warnings(record=True) as said:
+    with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
         works = torch.cuda.is_available()
     if works:
         return []
-    why = " ".join(str(said[0].message).split()).partition(" (Triggered")[0] if said else "no NVIDIA driver was found"
+    why = (
+        " ".join(str(caught[0].message).split()).partition(" (Triggered")[0] if caught else "no NVIDIA driver was found"
+    )
     return [
         f"torch {torch_version} is built for CUDA {cuda}, but cannot use a GPU: {why}; running on the CPU. Without a "
         "GPU install torch's CPU build; with one, check that nvidia-smi works"

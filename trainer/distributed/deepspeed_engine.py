@@ -1,7 +1,7 @@
 """DeepSpeed: starting and ending its process group, its configuration, and the engine around a model.
 
-Rules: no operator is compiled unless `optimizer.kind: cpu` asks for one. The learning rate of every group is set before
-each step by trainer.training.loop, so DeepSpeed is given no scheduler. Its files are not used: see
+Rules: no operator is compiled unless `optimizer.kind: cpu` asks for one. trainer.training.loop sets the learning rate
+of every group before each step, so DeepSpeed gets no scheduler. DeepSpeed's checkpoint files are not used: see
 trainer.checkpoint.reader.
 """
 
@@ -16,22 +16,22 @@ from typing import Any
 import torch
 
 from dst.errors import ConfigError
-from trainer.compat.deepspeed import Engine, quiet_deepspeed
+from trainer.compat.deepspeed import DeepSpeedEngine, quiet_deepspeed
 from trainer.config.run import TrainConfig, accumulation
-from trainer.distributed.ranks import Ranks, alone, check_devices, world_size_of
+from trainer.distributed.ranks import Ranks, become_single_rank, check_devices, world_size_of
 
 TIMEOUT = timedelta(minutes=30)
-"""How long a rank waits for the others: the first may be decoding, or writing a checkpoint."""
+"""How long a rank waits for the others, which may be decoding images or writing a checkpoint"""
 
 _BUCKET = 50_000_000
-"""Elements that are reduced and gathered at once: DeepSpeed's own 500 million take 2 GB."""
+"""Elements that are reduced and gathered at once; DeepSpeed's default of 500 million takes 2 GB"""
 
 
 @contextlib.contextmanager
 def process_group() -> Iterator[Ranks]:
-    """The ranks of this run. A process that no launcher started is a run of its own."""
+    """The ranks of this run. A process that no launcher started is a run with one rank."""
     if world_size_of(os.environ) is None:
-        alone()
+        become_single_rank()
     deepspeed = quiet_deepspeed()
     from deepspeed.accelerator import get_accelerator
 
@@ -60,10 +60,10 @@ def check_device(config: TrainConfig) -> list[str]:
     supported = {"bf16": accelerator.is_bf16_supported, "fp16": accelerator.is_fp16_supported, "fp32": lambda: True}
     if not supported[config.precision]():
         others = [name for name, works in supported.items() if works()]
-        problems.append(f"precision: {device} cannot train in {config.precision}; wanted {' or '.join(others)}")
+        problems.append(f"precision: {device} cannot train in {config.precision}; expected {' or '.join(others)}")
     kernel = config.model.decoder.attn_implementation
     if kernel == "flex_attention" and config.model.attention == "causal" and device == "cpu":
-        problems.append(f"model.decoder.attn_implementation: {kernel} has no backward pass on a CPU; wanted sdpa")
+        problems.append(f"model.decoder.attn_implementation: {kernel} has no backward pass on a CPU; expected sdpa")
     return problems
 
 
@@ -85,7 +85,7 @@ def deepspeed_config(config: TrainConfig, world_size: int) -> dict[str, Any]:
         zero["offload_optimizer"] = {"device": "cpu", "pin_memory": pinned}
     if config.zero.offload_parameters:
         zero["offload_param"] = {"device": "cpu", "pin_memory": pinned}
-    made: dict[str, Any] = {
+    settings: dict[str, Any] = {
         "train_micro_batch_size_per_gpu": config.batch.micro_batch_size,
         "gradient_accumulation_steps": accumulation(config, world_size),
         "gradient_clipping": config.optimizer.max_grad_norm or 0.0,
@@ -94,9 +94,9 @@ def deepspeed_config(config: TrainConfig, world_size: int) -> dict[str, Any]:
         "steps_per_print": 2**31,
     }
     if config.precision != "fp32":
-        made[config.precision] = {"enabled": True}
-        made["data_types"] = {"grad_accum_dtype": "fp32"}
-    return made
+        settings[config.precision] = {"enabled": True}
+        settings["data_types"] = {"grad_accum_dtype": "fp32"}
+    return settings
 
 
 def make_optimizer(config: TrainConfig, groups: Sequence[dict[str, Any]]) -> torch.optim.Optimizer:
@@ -107,23 +107,23 @@ def make_optimizer(config: TrainConfig, groups: Sequence[dict[str, Any]]) -> tor
         from deepspeed.ops.adam import DeepSpeedCPUAdam
 
         try:
-            made: torch.optim.Optimizer = DeepSpeedCPUAdam(groups, betas=betas, eps=eps)
+            optimizer: torch.optim.Optimizer = DeepSpeedCPUAdam(groups, betas=betas, eps=eps)
         except (ImportError, RuntimeError, OSError) as error:
             why = next(iter(str(error).splitlines()), type(error).__name__)
             raise ConfigError(
                 [f"optimizer.kind: cpu could not be compiled ({why}); install a C++ compiler, or use adamw"]
             ) from None
-        return made
+        return optimizer
     return torch.optim.AdamW(groups, betas=betas, eps=eps, fused=config.optimizer.kind == "fused" or None)
 
 
 def initialize(
     model: torch.nn.Module, optimizer: torch.optim.Optimizer, config: TrainConfig, world_size: int
-) -> Engine:
+) -> DeepSpeedEngine:
     """DeepSpeed's engine around a model; the model is cast, moved and shared out."""
     import deepspeed
 
-    engine: Engine
+    engine: DeepSpeedEngine
     engine, *_ = deepspeed.initialize(
         model=model, optimizer=optimizer, config=deepspeed_config(config, world_size), dist_init_required=False
     )

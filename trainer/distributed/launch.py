@@ -1,8 +1,8 @@
 """Start a run's processes through DeepSpeed's launcher.
 
-Rule: the launcher runs the same command again, once a rank; there RANK and WORLD_SIZE are set, and the command trains
-instead of launching. A signal to stop is passed on as a file in the run's folder, which reaches the ranks of all nodes
-and gives them the time to save; DeepSpeed's launcher would kill them after 30 seconds.
+Rule: the launcher runs the same command again, once per rank, with RANK and WORLD_SIZE set, so that the command trains
+instead of launching. A signal to stop is passed on as a file in the run's folder. That reaches the ranks on all nodes
+and gives them time to save; DeepSpeed's launcher would kill them after 30 seconds.
 """
 
 from __future__ import annotations
@@ -19,12 +19,12 @@ from trainer.distributed.ranks import reserved_port
 
 STDERR = 2
 STOP = "stop"
-"""A file of this name in the run's folder ends the run after its current step, with a checkpoint."""
+"""A file of this name in the run's folder ends the run after the current step, with a checkpoint."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Layout:
-    """Which processes a run has."""
+class LaunchLayout:
+    """The nodes and processes of a run."""
 
     num_gpus: int | None = None
     """Ranks on each node"""
@@ -32,32 +32,32 @@ class Layout:
     hostfile: Path | None = None
 
     @property
-    def is_alone(self) -> bool:
-        """One process, so that nothing is launched."""
+    def is_single_process(self) -> bool:
+        """The run has one process, so nothing is launched."""
         return self.hostfile is None and (self.num_nodes or 1) == 1 and (self.num_gpus or 1) == 1
 
     @property
     def world_size(self) -> int | None:
-        """Ranks of the run, where that can be told from here."""
+        """Number of ranks; None if only the launcher knows it."""
         return self.num_gpus if self.num_gpus and self.hostfile is None and (self.num_nodes or 1) == 1 else None
 
 
-def command(layout: Layout, arguments: Sequence[str], *, port: int) -> list[str]:
-    """The launcher's command line for `dsvl-train` with these arguments. port: where the ranks of one host meet."""
-    made = [sys.executable, "-m", "deepspeed.launcher.runner", "--log_level", "error", "--no_local_rank", "--module"]
+def command(layout: LaunchLayout, arguments: Sequence[str], *, port: int) -> list[str]:
+    """The launcher's command line for `dsvl-train` with these arguments. port: for the ranks of a run on one host."""
+    line = [sys.executable, "-m", "deepspeed.launcher.runner", "--log_level", "error", "--no_local_rank", "--module"]
     if layout.num_gpus is not None:
-        made += ["--num_gpus", str(layout.num_gpus)]
+        line += ["--num_gpus", str(layout.num_gpus)]
     if layout.num_nodes is not None:
-        made += ["--num_nodes", str(layout.num_nodes)]
+        line += ["--num_nodes", str(layout.num_nodes)]
     if layout.hostfile is not None:
-        made += ["--hostfile", str(layout.hostfile)]
+        line += ["--hostfile", str(layout.hostfile)]
     if layout.world_size is not None:
-        made += ["--master_addr", "127.0.0.1", "--master_port", str(port)]
-    return [*made, "trainer.cli", *arguments]
+        line += ["--master_addr", "127.0.0.1", "--master_port", str(port)]
+    return [*line, "trainer.cli", *arguments]
 
 
-def launch(layout: Layout, arguments: Sequence[str], out: Path) -> int:
-    """Run `dsvl-train` with these arguments on every rank, and wait. Returns the exit code: 0, 1 or 2."""
+def launch(layout: LaunchLayout, arguments: Sequence[str], out: Path) -> int:
+    """Run `dsvl-train` with these arguments on every rank, and wait for it. Returns the exit code: 0, 1 or 2."""
     with reserved_port() as port:
         return _run(command(layout, arguments, port=port), out)
 
@@ -65,8 +65,8 @@ def launch(layout: Layout, arguments: Sequence[str], out: Path) -> int:
 def _run(command: Sequence[str], out: Path) -> int:
     stop_file = out / STOP
     stop_file.unlink(missing_ok=True)
-    # A session of its own: a Ctrl-C in the terminal comes to this process alone, which passes it on in its own way.
-    # The launcher writes what it tells to stdout, where results go.
+    # A session of its own, so that Ctrl-C in the terminal reaches this process alone, which passes it on as a file. The
+    # launcher logs to stdout, which is for results.
     process = subprocess.Popen(command, start_new_session=True, stdout=STDERR)
 
     def pass_on(number: int, frame: FrameType | None) -> None:

@@ -1,7 +1,7 @@
-"""The processes of a run and what they tell each other.
+"""The processes of a run and what they exchange.
 
-Rule: what one rank finds out and all must act on (a failed read, a NaN, a signal) goes through here, so that every rank
-raises the same error or makes the same step, and none waits for one that is gone.
+Rule: what one rank observes and all must act on (a failed read, a NaN, a signal) goes through here. So every rank
+raises the same error or makes the same step, and none waits for a rank that has ended.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ Value = TypeVar("Value")
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Ranks:
-    """This process among all of the run."""
+    """This process among all processes of the run."""
 
     rank: int
     world_size: int
@@ -36,12 +36,12 @@ class Ranks:
         if self.world_size == 1:
             return [float(value) for value in values]
         dtype = torch.float32 if self.device.type == "mps" else torch.float64
-        together = torch.tensor(values, dtype=dtype, device=self.device)
-        torch.distributed.all_reduce(together)
-        return [float(value) for value in together.tolist()]
+        sums = torch.tensor(values, dtype=dtype, device=self.device)
+        torch.distributed.all_reduce(sums)
+        return [float(value) for value in sums.tolist()]
 
     def gather(self, value: Value) -> list[Value]:
-        """Every rank's value, on every rank. Values are pickled: they come from this run's own processes."""
+        """The values of all ranks, on every rank. They are pickled; all come from this run's own processes."""
         if self.world_size == 1:
             return [value]
         values = [value] * self.world_size
@@ -50,32 +50,33 @@ class Ranks:
 
 
 def world_size_of(environment: Mapping[str, str]) -> int | None:
-    """Ranks of the run that a launcher started this process for; None if no launcher did."""
+    """The number of ranks, if a launcher started this process; else None."""
     if "RANK" in environment and "WORLD_SIZE" in environment:
         return int(environment["WORLD_SIZE"])
     return None
 
 
 def check_devices(environment: Mapping[str, str], devices: int) -> list[str]:
-    """Problems between the ranks that a launcher started on this host and its devices, the same for all of them."""
-    here = int(environment.get("LOCAL_WORLD_SIZE") or environment.get("LOCAL_SIZE") or 1)  # torchrun's, DeepSpeed's
-    if here <= devices:
+    """Problems if a launcher started more ranks on this host than it has devices; the same on all its ranks."""
+    # torchrun sets the first of these, DeepSpeed's launcher the second
+    num_ranks = int(environment.get("LOCAL_WORLD_SIZE") or environment.get("LOCAL_SIZE") or 1)
+    if num_ranks <= devices:
         return []
-    return [f"--num-gpus: {here} ranks were started on a host with {devices} devices; wanted at most {devices}"]
+    return [f"--num-gpus: {num_ranks} ranks were started on a host with {devices} devices; expected at most {devices}"]
 
 
-def alone() -> None:
-    """Make this process a run of one rank, as a launcher would. Port 0: torch binds any free port when it listens."""
+def become_single_rank() -> None:
+    """Set the environment of a run with one rank, as a launcher would. Port 0: torch listens on any free port."""
     os.environ.update(RANK="0", LOCAL_RANK="0", WORLD_SIZE="1", MASTER_ADDR="127.0.0.1", MASTER_PORT="0")
 
 
 @contextmanager
 def reserved_port() -> Iterator[int]:
-    """A port of the loopback for a rank to listen on. Linux gives it to no other program until this block ends.
+    """A port of the loopback interface for a rank to listen on. On Linux no other program gets it in this block.
 
-    Between the choice and the first rank's listening there are seconds of imports. So the port stays bound meanwhile;
-    since both sockets set SO_REUSEADDR and this one does not listen, torch's can. Elsewhere a socket that is bound
-    but does not listen could take the ranks' connections, so there the port is only one that was free.
+    The first rank listens only after seconds of imports, so the port stays bound until then. torch can still listen
+    on it, since both sockets set SO_REUSEADDR and this one does not listen. On other systems a socket that is bound
+    but does not listen could take the ranks' connections; there the port was free when it was chosen, and no more.
     """
     with socket.socket() as holder:
         holder.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)

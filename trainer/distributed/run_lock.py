@@ -1,8 +1,8 @@
 """One run at a time in a folder: two would write the same checkpoints and metrics.
 
-Rule: the lock is the kernel's, on the file `lock`, and ends with the process that holds it, however that ends; the file
-stays. It is a POSIX lock because loader workers, which are forked and may outlive a killed run by seconds, do not
-inherit those, and network file systems know them. Where a file system knows no locks, nothing is kept apart.
+Rule: the kernel holds the lock, on the file `lock`, and releases it when the process ends, however it ends; the file
+stays. It is a POSIX lock: forked loader workers, which may outlive a killed run by seconds, do not inherit it, and
+network file systems support it. On a file system without locks two runs are not kept apart.
 """
 
 from __future__ import annotations
@@ -21,9 +21,9 @@ LOCK = "lock"
 
 
 @contextmanager
-def alone_in(out: Path, ranks: Ranks) -> Iterator[None]:
-    """Hold the folder, which is made if it is not there. Raises ConfigError on all ranks if another run has it."""
-    handle, problem = _take(out) if ranks.is_first else (None, None)
+def run_lock(out: Path, ranks: Ranks) -> Iterator[None]:
+    """Lock a run's folder, which is created if needed. Raises ConfigError on all ranks if another run has locked it."""
+    handle, problem = _acquire(out) if ranks.is_first else (None, None)
     try:
         problem = ranks.gather(problem)[0]
         if problem is not None:
@@ -34,8 +34,8 @@ def alone_in(out: Path, ranks: Ranks) -> Iterator[None]:
             os.close(handle)
 
 
-def _take(out: Path) -> tuple[int | None, str | None]:
-    """(the open lock file, what is wrong)"""
+def _acquire(out: Path) -> tuple[int | None, str | None]:
+    """(the open lock file, the problem); one of them is None"""
     try:
         out.mkdir(parents=True, exist_ok=True)
         handle = os.open(out / LOCK, os.O_RDWR | os.O_CREAT, 0o666)
@@ -47,9 +47,9 @@ def _take(out: Path) -> tuple[int | None, str | None]:
         holder = os.read(handle, 200).decode(errors="replace").strip() or "another process"
         os.close(handle)
         return None, f"out: {holder} is training in {out}; wait for it, stop it, or choose another `out`"
-    except OSError:  # no locks here
+    except OSError:  # the file system has no locks
         pass
-    with suppress(OSError):  # whoever it is, the lock holds; a full disk is told of when something matters
+    with suppress(OSError):  # the lock holds without this note; a full disk is reported when a checkpoint is written
         os.truncate(handle, 0)
         os.write(handle, f"process {os.getpid()} on {socket.gethostname()}\n".encode())
     return handle, None

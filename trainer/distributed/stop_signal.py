@@ -1,4 +1,4 @@
-"""Signals that ask a run to stop: they are noted, and acted on where nothing is half done."""
+"""Signals that ask a run to stop: they set a flag, which is read where nothing is half done."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from contextlib import contextmanager
 from types import FrameType
 
 
-class Stopped(Exception):  # noqa: N818 - nothing failed
+class Stopped(Exception):  # noqa: N818 - not an error
     """A rank was asked to stop in the middle of an evaluation."""
 
 
@@ -16,7 +16,7 @@ class StopFlag:
     """Whether this process was asked to stop."""
 
     def __init__(self, also: Callable[[], bool] = lambda: False) -> None:
-        """also: another way to be asked."""
+        """also: another source of the request."""
         self._asked, self._also = False, also
 
     def __call__(self) -> bool:
@@ -24,7 +24,7 @@ class StopFlag:
 
     @contextmanager
     def on_signals(self, *numbers: signal.Signals) -> Iterator[StopFlag]:
-        """A signal asks to stop after the current step; the same one again acts as it did before."""
+        """The first signal of each number asks to stop; a second one acts as it did before this block."""
         before = {number: signal.getsignal(number) for number in numbers}
 
         def ask(number: int, frame: FrameType | None) -> None:

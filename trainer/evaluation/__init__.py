@@ -1,1 +1,1 @@
-"""Measuring a model: held-out samples and dialogues, scores, the report."""
+"""Evaluating a model: held-out samples and dialogues, scores, the report."""

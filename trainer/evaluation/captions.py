@@ -46,13 +46,13 @@ def caption_scores(predictions: Sequence[str], references: Sequence[Sequence[str
     """
     bleu_scorer = _load("pycocoevalcap.bleu.bleu").Bleu(max(BLEU_ORDERS))
     cider_scorer = _load("pycocoevalcap.cider.cider").Cider()
-    right = {number: [_tokenized(text) for text in texts] for number, texts in enumerate(references)}
-    given = {number: [_tokenized(text)] for number, text in enumerate(predictions)}
-    bleu, answer_bleu = bleu_scorer.compute_score(right, given, verbose=0)
-    if any(text for texts in right.values() for text in texts):
-        cider, answer_cider = cider_scorer.compute_score(right, given)
+    tokenized = {index: [_tokenized(text)] for index, text in enumerate(predictions)}
+    expected = {index: [_tokenized(text) for text in texts] for index, texts in enumerate(references)}
+    bleu, answer_bleu = bleu_scorer.compute_score(expected, tokenized, verbose=0)
+    if any(text for texts in expected.values() for text in texts):
+        cider, answer_cider = cider_scorer.compute_score(expected, tokenized)
     else:  # the package takes the maximum over the words of all references
-        cider, answer_cider = 0.0, [0.0] * len(given)
+        cider, answer_cider = 0.0, [0.0] * len(tokenized)
     return CaptionScores(
         cider=float(cider),
         bleu=tuple(float(value) for value in bleu),
@@ -66,15 +66,15 @@ def caption_tokens(text: str) -> list[str]:
     tokens = []
     for word in _WORD.findall(text.lower().replace("’", "'")):
         clitics: list[str] = []
-        while (found := _CLITIC.search(word)) and found.start():
-            clitics.insert(0, found[0])
-            word = word[: found.start()]
+        while (clitic := _CLITIC.search(word)) and clitic.start():
+            clitics.insert(0, clitic[0])
+            word = word[: clitic.start()]
         tokens += [word, *clitics]
     return tokens
 
 
 def missing_package() -> str | None:
-    """What to install before captions can be scored; None if all is there."""
+    """What to install before captions can be scored; None if nothing is missing."""
     try:
         _load("pycocoevalcap.cider.cider")
     except ConfigError as error:

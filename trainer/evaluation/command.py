@@ -1,6 +1,7 @@
 """What `dsvl-train eval` does: open and check, measure, then print and write.
 
-Rule: all that a user can mend is told before the first token is made. Results go to stdout, progress to stderr.
+Rule: problems that a user can fix are reported before the first token is generated. Results go to stdout, progress to
+stderr.
 """
 
 from __future__ import annotations
@@ -19,7 +20,7 @@ from dst.common.progress import Bar
 from dst.common.terminal_text import json_line, visible
 from dst.errors import ConfigError
 from shards import Build
-from trainer.errors import GpuMemoryError, TrainError
+from trainer.errors import TrainError
 from trainer.evaluation.dialogues import read_dialogues
 from trainer.evaluation.metrics import DatasetScore
 from trainer.evaluation.report import AnsweredDialogue, write_report
@@ -30,7 +31,7 @@ from trainer.evaluation.runner import (
     held_out_loss,
     held_out_questions,
     hold_dialogues,
-    see_dialogues,
+    load_images,
 )
 from trainer.inference.generate import Sampling
 from trainer.inference.open_model import open_model, was_trained_on
@@ -52,69 +53,76 @@ class EvalSettings:
 
 
 def evaluate_build(settings: EvalSettings, *, loss: bool, answers: bool, limit: int | None, workers: int) -> None:
-    """Measure on the held-out split of a build, by default on that of the run. Raises ConfigError and others."""
+    """Measure on the held-out split of a build; default: the run's. Raises ConfigError, ShardError or TrainError."""
     problems = [*settings.sampling.problems(), *_out_problems(settings.out)]
     if settings.out is not None and not answers:
-        problems.append("--out and --no-answers: got both, but the report is of answers; leave one of them away")
-    _check(problems)
+        problems.append("--out and --no-answers: got both, but the report is about answers; remove one of them")
+    _raise_if_any(problems)
     chosen = None if settings.build is None else shards.open(settings.build)
     moved = settings.build if chosen is not None and was_trained_on(settings.model, chosen) else None
     speaker, own = open_model(settings.model, build=moved)
     build = chosen or own
     if build is None:
-        raise ConfigError(["--build: missing; wanted the build to measure on, since an exported model has none"])
-    _check(check_model_fits_build(speaker, build.manifest))
+        raise ConfigError(["--build: missing; expected the build to measure on, since an exported model has none"])
+    _raise_if_any(check_model_fits_build(speaker, build.manifest))
     questions = held_out_questions(speaker, build, limit=limit) if answers else []
-    found: Evaluation | None = None
+    evaluation: Evaluation | None = None
     scored: ScoredAnswers | None = None
     if loss:
-        with _memory(settings), Bar().step("loss", len(build["eval"])) as advance:
-            found = held_out_loss(speaker, build, rows=settings.batch, workers=workers, advance=advance)
+        with _explain_out_of_memory(settings), Bar().step("loss", len(build["eval"])) as advance:
+            evaluation = held_out_loss(speaker, build, rows=settings.batch, workers=workers, advance=advance)
     if answers:
-        with _memory(settings), Bar().step("answers", len(questions)) as advance:
+        with _explain_out_of_memory(settings), Bar().step("answers", len(questions)) as advance:
             scored = answer_held_out(
                 speaker, build, questions, settings.sampling, batch=settings.batch, advance=advance
             )
     scores = scored.scores.datasets if scored else ()
     if settings.as_json:
-        print(json_line(_measures(speaker, build, found, scores)))
+        print(json_line(_measures(speaker, build, evaluation, scores)))
     else:
-        _print_measures(build, found, scores)
+        _print_measures(build, evaluation, scores)
     if settings.out is not None and scored:
         facts = {**_facts(settings, speaker), "build": build.manifest.hash, "earlier answers": "as recorded"}
-        if found:
-            facts["held-out loss"] = f"{found.loss:.4f}"
+        if evaluation:
+            facts["held-out loss"] = f"{evaluation.loss:.4f}"
         _write(settings.out, scored.dialogues, facts, scores)
 
 
 def evaluate_dialogues(settings: EvalSettings, path: Path, *, root: Path, prefix: str, leave_out: bool) -> None:
-    """Hold the dialogues of a file. Raises ConfigError, TrainError and others."""
+    """Hold the dialogues of a file. Raises ConfigError, ShardError or TrainError."""
     assert settings.out is not None
-    _check([*settings.sampling.problems(), *_out_problems(settings.out)])
+    _raise_if_any([*settings.sampling.problems(), *_out_problems(settings.out)])
     dialogues = read_dialogues(path, root=root, prefix=prefix, incomplete="leave_out" if leave_out else "error")
     if not dialogues.complete:
         raise TrainError(
-            f"{path}: none of its {len(dialogues.left_out)} dialogues has all of its pictures below {root}; mend the "
+            f"{path}: none of its {len(dialogues.left_out)} dialogues has all of its images in {root}; correct the "
             "folder or the prefix"
         )
     speaker, _ = open_model(settings.model, build=settings.build)
-    seen = see_dialogues(speaker, dialogues.complete)
+    images = load_images(speaker, dialogues.complete)
     num_rounds = sum(len(dialogue.rounds) for dialogue in dialogues.complete)
-    with _memory(settings), Bar().step("rounds", num_rounds) as advance:
+    with _explain_out_of_memory(settings), Bar().step("rounds", num_rounds) as advance:
         held = hold_dialogues(
-            speaker, dialogues.complete, seen, settings.sampling, batch=settings.batch, advance=advance
+            speaker, dialogues.complete, images, settings.sampling, batch=settings.batch, advance=advance
         )
-    notes = [f"dialogue {one.id}: left out, it lacks {', '.join(one.missing)}" for one in dialogues.left_out]
+    notes = [
+        f"dialogue {dialogue.id}: left out, it lacks {', '.join(dialogue.missing)}" for dialogue in dialogues.left_out
+    ]
     notes += [
-        f"dialogue {one.id}: ended before round {one.round}, which would take {one.positions} positions"
-        for one in held.cut
+        f"dialogue {dialogue.id}: ended before round {dialogue.round}, which would take {dialogue.positions} positions"
+        for dialogue in held.cut
     ]
     facts = {**_facts(settings, speaker), "dialogues": path.name}
     _write(settings.out, held.dialogues, facts | ({"not held": "; ".join(notes)} if notes else {}), ())
     if settings.as_json:
-        answered = sum(len(dialogue.rounds) for dialogue in held.dialogues)
-        whole = {"dialogues": len(held.dialogues), "answers": answered, "cut": [asdict(one) for one in held.cut]}
-        print(json_line(whole | {"left_out": [asdict(one) for one in dialogues.left_out], "out": str(settings.out)}))
+        result = {
+            "dialogues": len(held.dialogues),
+            "answers": sum(len(dialogue.rounds) for dialogue in held.dialogues),
+            "cut": [asdict(dialogue) for dialogue in held.cut],
+            "left_out": [asdict(dialogue) for dialogue in dialogues.left_out],
+            "out": str(settings.out),
+        }
+        print(json_line(result))
     else:
         for note in notes:
             print(visible(note))
@@ -122,37 +130,37 @@ def evaluate_dialogues(settings: EvalSettings, path: Path, *, root: Path, prefix
 
 
 @contextmanager
-def _memory(settings: EvalSettings) -> Iterator[None]:
+def _explain_out_of_memory(settings: EvalSettings) -> Iterator[None]:
     try:
         yield
     except torch.OutOfMemoryError as error:
-        change = f"set --batch lower than {settings.batch}" if settings.batch > 1 else "it needs a larger one"
-        raise GpuMemoryError(f"the GPU's memory ran out ({str(error).splitlines()[0]}); {change}") from None
+        change = f"set --batch lower than {settings.batch}" if settings.batch > 1 else "use a GPU with more memory"
+        raise TrainError(f"the GPU's memory ran out ({str(error).splitlines()[0]}); {change}") from None
 
 
-def _check(problems: Sequence[str]) -> None:
+def _raise_if_any(problems: Sequence[str]) -> None:
     if problems:
         raise ConfigError(list(problems))
 
 
 def _out_problems(out: Path | None) -> list[str]:
-    """Why no report can be written there, as far as can be told before."""
+    """Why no report can be written in the folder, as far as is known in advance."""
     if out is None:
         return []
-    there = next(path for path in (out.absolute(), *out.absolute().parents) if path.exists())
-    if there.is_dir() and os.access(there, os.W_OK | os.X_OK):
+    existing = next(path for path in (out.absolute(), *out.absolute().parents) if path.exists())
+    if existing.is_dir() and os.access(existing, os.W_OK | os.X_OK):
         return []
-    return [f"--out {out}: {there} is no folder that one can write in; choose another"]
+    return [f"--out {out}: {existing} is not a writable folder; choose another"]
 
 
 def _facts(settings: EvalSettings, speaker: Loaded) -> dict[str, str]:
     sampling = settings.sampling
-    drawn = f"temperature {sampling.temperature}, top-p {sampling.top_p}, seed {sampling.seed}"
+    method = f"temperature {sampling.temperature}, top-p {sampling.top_p}, seed {sampling.seed}"
     return {
         "model": str(speaker.folder),
         "step": str(speaker.step),
         "trained on": speaker.facts.hash,
-        "answers": f"up to {sampling.max_new_tokens} tokens, {drawn if sampling.temperature else 'greedy'}",
+        "answers": f"up to {sampling.max_new_tokens} tokens, {method if sampling.temperature else 'greedy'}",
     }
 
 
@@ -163,7 +171,7 @@ def _write(
 
 
 def _measures(
-    speaker: Loaded, build: Build, found: Evaluation | None, scores: Sequence[DatasetScore]
+    speaker: Loaded, build: Build, evaluation: Evaluation | None, scores: Sequence[DatasetScore]
 ) -> dict[str, Any]:
     measures: dict[str, Any] = {
         "model": str(speaker.folder),
@@ -171,23 +179,23 @@ def _measures(
         "build": build.manifest.hash,
         "scores": [asdict(row) for row in scores],
     }
-    if found is not None:
-        measures["loss"] = {"all": found.loss, "datasets": dict(found.datasets)}
+    if evaluation is not None:
+        measures["loss"] = {"all": evaluation.loss, "datasets": dict(evaluation.datasets)}
     return measures
 
 
-def _print_measures(build: Build, found: Evaluation | None, scores: Sequence[DatasetScore]) -> None:
+def _print_measures(build: Build, evaluation: Evaluation | None, scores: Sequence[DatasetScore]) -> None:
     from rich.console import Console
     from rich.table import Table
     from rich.text import Text
 
     rows = {row.dataset: row for row in scores}
-    losses = dict(found.datasets) if found else {}
+    losses = dict(evaluation.datasets) if evaluation else {}
     metrics = list(dict.fromkeys(name for row in scores for name in row.metrics))
-    table = Table("dataset", *(["loss"] if found else []), *(["answers", *metrics] if scores else []))
+    table = Table("dataset", *(["loss"] if evaluation else []), *(["answers", *metrics] if scores else []))
     for name in build.datasets:
         if name in rows or name in losses:
-            cells = [f"{losses[name]:.4f}" if name in losses else ""] if found else []
+            cells = [f"{losses[name]:.4f}" if name in losses else ""] if evaluation else []
             if scores:
                 row = rows.get(name)
                 cells.append(str(row.num_answers) if row else "")
@@ -196,9 +204,9 @@ def _print_measures(build: Build, found: Evaluation | None, scores: Sequence[Dat
     console = Console(highlight=False, soft_wrap=True)
     if not console.is_terminal:
         console.width = 160
-    if found:
-        console.print(Text(f"held-out loss {found.loss:.4f}"))
-    if found or scores:
+    if evaluation:
+        console.print(Text(f"held-out loss {evaluation.loss:.4f}"))
+    if evaluation or scores:
         console.print(table)
     for row in scores:
         for note in row.notes:

@@ -1,7 +1,7 @@
-"""The questions that a build's held-out samples ask, each answer a question of its own.
+"""The questions of a build's held-out samples; each answer of a sample makes one question.
 
-Rule: an answer's prompt is the ids that stand before it in the build, recorded answers to earlier questions included;
-nothing is rendered or tokenized anew. What counts as right comes from the build alone.
+Rule: the prompt is the ids before the answer in the build, recorded answers to earlier questions included; nothing is
+rendered or tokenized again. References come from the build alone.
 """
 
 from __future__ import annotations
@@ -20,16 +20,16 @@ from shards.errors import ImageError
 from shards.images.geometry import Geometry
 from trainer.errors import TrainError
 from trainer.evaluation.metrics import Kind, kind_of, references_of
-from trainer.evaluation.report import Picture
+from trainer.evaluation.report import ReportImage
 from trainer.inference.cached_decoder import Prompt
-from trainer.inference.conversation import answer_text, expand_images, see, stack
+from trainer.inference.conversation import answer_text, expand_images, image_pixels, stack
 
 SPLIT = "eval"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Question:
-    """One answer of a sample that the model is to give itself."""
+    """One answer of a sample, which the model is asked to generate."""
 
     dataset: str
     key: str
@@ -38,63 +38,63 @@ class Question:
     number: int
     """Of the answer in the sample, from 0"""
     after: int
-    """Where the answer before it ends, in the sample's ids; 0 for the first"""
+    """Index in the sample's ids where the previous answer ends; 0 for the first answer"""
     start: int
-    """Where this answer starts"""
+    """Index in the sample's ids where this answer starts"""
     end_id: int
     positions: int
-    """Of its prompt, pictures expanded"""
+    """Number of positions of its prompt, images expanded"""
     kind: Kind
     references: tuple[str, ...]
 
 
 def questions_of(build: Build, tokenizer: TextTokenizer, *, limit: int | None = None) -> list[Question]:
-    """All questions of the held-out split, or those of at most `limit` samples of each dataset, evenly spread.
+    """All questions of the held-out split, or those of at most `limit` samples per dataset, evenly spread.
 
     Raises ShardError for a damaged sample.
     """
     image_tokens = build.manifest.config.image_tokens
     kinds = {name: kind_of(dataset.adapter) for name, dataset in build.manifest.datasets.items()}
     split = build[SPLIT]
-    found: list[Question] = []
+    questions: list[Question] = []
     for index in _spread(list(split.sizes.values()), limit):
         dataset, sample = split.named(index)
-        found += _questions(sample, dataset, index, kinds[dataset], tokenizer, image_tokens)
-    return found
+        questions += _questions(sample, dataset, index, kinds[dataset], tokenizer, image_tokens)
+    return questions
 
 
 def prompt_for(build: Build, question: Question, geometry: Geometry, image_id: int) -> Prompt:
-    """Raises TrainError for a picture that cannot be decoded."""
+    """The prompt of a question. Raises TrainError for an image that cannot be decoded."""
     sample = build[SPLIT][question.index]
     ids = sample.ids[: question.start]
     expanded, slots = expand_images(ids, image_id, build.manifest.config.image_tokens)
     try:
-        pixels = [see(data, geometry) for data in sample.images[: len(slots)]]
+        pixels = [image_pixels(data, geometry) for data in sample.images[: len(slots)]]
     except ImageError as error:
-        raise TrainError(f"{build[SPLIT].where(question.index)}: a picture cannot be decoded: {error}") from None
+        raise TrainError(f"{build[SPLIT].where(question.index)}: an image cannot be decoded: {error}") from None
     return Prompt(ids=expanded, images=stack(pixels, geometry.size), slots=slots, end_id=question.end_id)
 
 
-def shown(
-    build: Build, question: Question, tokenizer: TextTokenizer, *, with_pictures: bool
-) -> tuple[str, tuple[Picture, ...]]:
-    """What the model reads between the answer before and this one, and the pictures there, for the report.
+def question_text(
+    build: Build, question: Question, tokenizer: TextTokenizer, *, with_images: bool
+) -> tuple[str, tuple[ReportImage, ...]]:
+    """For the report: the text between the previous answer and this one, and the images in it.
 
-    with_pictures: their bytes too, and not their names alone.
+    with_images: include their bytes, not only their names.
     """
     sample = build[SPLIT][question.index]
-    before = int((sample.ids[: question.after] == tokenizer.image_id).sum())
-    until = int((sample.ids[: question.start] == tokenizer.image_id).sum())
+    first = int((sample.ids[: question.after] == tokenizer.image_id).sum())
+    end = int((sample.ids[: question.start] == tokenizer.image_id).sum())
     names = [str(image.get("name")) for image in sample.metadata.get("images", [])]
-    pictures = tuple(
-        Picture(name=names[number], content=bytes(sample.images[number]) if with_pictures else b"")
-        for number in range(before, until)
+    images = tuple(
+        ReportImage(name=names[index], content=bytes(sample.images[index]) if with_images else b"")
+        for index in range(first, end)
     )
-    return tokenizer.decode(sample.ids[question.after : question.start].tolist()).strip(), pictures
+    return tokenizer.decode(sample.ids[question.after : question.start].tolist()).strip(), images
 
 
 def answer_spans(labels: npt.NDArray[np.int32]) -> list[tuple[int, int]]:
-    """Ranges [start, end) of the trained runs."""
+    """Ranges [start, end) of consecutive trained tokens."""
     edges = np.flatnonzero(np.diff((labels != IGNORE).astype(np.int8), prepend=0, append=0)).tolist()
     return list(zip(edges[::2], edges[1::2], strict=True))
 
@@ -105,9 +105,9 @@ def _questions(
     spans = answer_spans(sample.labels)
     metadata = sample.metadata
     references = metadata.get("references")
-    # Conversations that were joined to a sample have references for their first answers. Which answers these are can be
-    # told where each conversation has one; else only the sample's first is sure to be one.
-    one_each = isinstance(references, list) and len(references) == len(spans)
+    # A sample of several conversations has references for the first answer of each. Which answers these are is known if
+    # every conversation has one answer; else only the sample's first answer is known to be one of them.
+    has_one_each = isinstance(references, list) and len(references) == len(spans)
     for number, (start, end) in enumerate(spans):
         ids = sample.ids[:start]
         end_id = int(sample.ids[end - 1])
@@ -122,7 +122,7 @@ def _questions(
             end_id=end_id,
             positions=start + int((ids == tokenizer.image_id).sum()) * (image_tokens - 1),
             kind=kind,
-            references=references_of(metadata, number, answer) if one_each or number == 0 else (answer,),
+            references=references_of(metadata, number, answer) if has_one_each or number == 0 else (answer,),
         )
 
 

@@ -1,8 +1,8 @@
-"""What an evaluation leaves behind: results.csv and results.jsonl, a row for every answer, and results.html to read.
+"""The report of an evaluation: results.csv and results.jsonl with a row per answer, and results.html to read.
 
-Rule: the two tables hold every text in full; the page shows pictures small and the longest texts cut, and says so. It
-is one file that needs no network and runs no script: texts are escaped by the template, and a content security policy
-stands behind that. Same results, same bytes; each file is whole or not there.
+Rule: the two tables contain every text in full. The page shows small images and truncates the longest texts, and says
+so. It is one file that needs no network and runs no script: the template escapes texts, and a content security policy
+forbids scripts. The same results give the same bytes; each file is complete or missing.
 
     write_report(Path("out"), dialogues, title="llama-7b", facts={"build": "1a2b"}, scores=score(answers).datasets)
 """
@@ -29,23 +29,23 @@ from shards.images.pixels import check_kind, check_size, load_pixels, open_pictu
 from trainer.errors import TrainError
 from trainer.evaluation.metrics import METRICS, DatasetScore
 
-PAGE_DIALOGUES = 500  # a browser shows so many at once without effort
-PAGE_PICTURES = 3000
+PAGE_DIALOGUES = 500  # browsers show this many without delay
+PAGE_IMAGES = 3000
 PAGE_CHARACTERS = 20_000  # of one text
-# Up to so many pictures on the page -> the longest side of each in pixels. Photos then fill less than about 20 MB.
+# Images on the page, at most -> longest side of each in pixels. Photos then take less than about 20 MB.
 THUMBNAILS = ((150, 512), (500, 320), (1500, 192))
 _SMALLEST = 112
 _JPEG_QUALITY = 80
-_MAX_PIXELS = 200_000_000  # what a small file may claim to be before it is decoded
+_MAX_PIXELS = 200_000_000  # decoding a small file must not take unlimited memory
 _COLUMNS = ("dataset", "dialogue", "round", "question", "images", "answer", "references")
-# What HTML and terminals cannot show: C0 without tab, line feed and return, DEL, C1; and halves of a character.
+# What HTML and terminals cannot show: C0 except tab, line feed and return; DEL; C1; halves of surrogate pairs.
 _UNSHOWABLE = re.compile(r"[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f\ud800-\udfff]")
-_HALF = re.compile(r"[\ud800-\udfff]")
+_SURROGATE = re.compile(r"[\ud800-\udfff]")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Picture:
-    """A picture that a question brought in: the name to show, and its file or the file's bytes."""
+class ReportImage:
+    """An image of a question: its name, and its path or the bytes of its file."""
 
     name: str
     content: Path | bytes
@@ -53,18 +53,18 @@ class Picture:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class AnsweredRound:
-    """A question, the model's answer and, where there is something to compare with, references and metric -> value."""
+    """A question and the model's answer; if it was scored, the references, and metric -> value."""
 
     question: str
     answer: str
-    pictures: tuple[Picture, ...] = ()
+    images: tuple[ReportImage, ...] = ()
     references: tuple[str, ...] = ()
     scores: Mapping[str, float] | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class AnsweredDialogue:
-    """A conversation as it was held. dataset: the part of the evaluation it belongs to, or ""."""
+    """A conversation as it was held. dataset: the dataset of the sample, or ""."""
 
     id: str
     rounds: tuple[AnsweredRound, ...]
@@ -79,10 +79,10 @@ def write_report(
     facts: Mapping[str, str] | None = None,
     scores: Sequence[DatasetScore] = (),
 ) -> None:
-    """Write the three files into `folder`, which is made where it is not there.
+    """Write the three files into `folder`, which is created if needed.
 
-    facts: what the page says of model and build, as name -> text. scores: the page's table.
-    Raises TrainError for a picture that cannot be shown; the tables are written by then, so no answer is lost.
+    facts: name -> text, about model and build. scores: for the page's table. Raises TrainError for images that cannot
+    be shown; the tables are written before, so no answer is lost.
     """
     folder.mkdir(parents=True, exist_ok=True)
     rows = _rows(dialogues)
@@ -95,9 +95,9 @@ def write_report(
 
 
 def thumbnail(data: bytes, side: int) -> tuple[bytes, int, int]:
-    """A JPEG of at most side x side pixels, and its width and height. As the model gets it: upright, alpha dropped.
+    """A JPEG of at most side x side pixels, its width and height. Upright and without alpha, as for the model.
 
-    Raises shards.images.pixels.ImageError for what the model could not be shown either.
+    Raises shards.images.pixels.ImageError for images that the model cannot be shown either.
     """
     with warnings.catch_warnings(action="ignore"):
         picture, _ = open_picture(data)
@@ -112,20 +112,20 @@ def thumbnail(data: bytes, side: int) -> tuple[bytes, int, int]:
 
 
 def _rows(dialogues: Sequence[AnsweredDialogue]) -> list[dict[str, Any]]:
-    """A row an answer: the columns, and after them every metric that any answer has, null where this one has not."""
+    """A row per answer: the columns, then every metric that any answer has, null where this answer has none."""
     rounds = [
         (dialogue, number, round_) for dialogue in dialogues for number, round_ in enumerate(dialogue.rounds, start=1)
     ]
     metrics = list(dict.fromkeys(name for _, _, round_ in rounds for name in round_.scores or ()))
     return [
         {
-            "dataset": _whole(dialogue.dataset),
-            "dialogue": _whole(dialogue.id),
+            "dataset": _valid(dialogue.dataset),
+            "dialogue": _valid(dialogue.id),
             "round": number,
-            "question": _whole(round_.question),
-            "images": [_whole(picture.name) for picture in round_.pictures],
-            "answer": _whole(round_.answer),
-            "references": [_whole(text) for text in round_.references],
+            "question": _valid(round_.question),
+            "images": [_valid(image.name) for image in round_.images],
+            "answer": _valid(round_.answer),
+            "references": [_valid(text) for text in round_.references],
             **{name: (round_.scores or {}).get(name) for name in metrics},
         }
         for dialogue, number, round_ in rounds
@@ -133,7 +133,7 @@ def _rows(dialogues: Sequence[AnsweredDialogue]) -> list[dict[str, Any]]:
 
 
 def _csv(rows: Sequence[Mapping[str, Any]]) -> bytes:
-    """Lists are written as JSON, what is missing as nothing."""
+    """CSV; lists as JSON, missing values as empty fields."""
     out = io.StringIO(newline="")
     writer = csv.DictWriter(out, list(rows[0]) if rows else list(_COLUMNS), lineterminator="\r\n")
     writer.writeheader()
@@ -165,62 +165,62 @@ def _page(
         dialogues=shown,
         num_dialogues=len(dialogues),
         num_answers=sum(len(dialogue.rounds) for dialogue in dialogues),
-        pictures=_pictures(shown),
+        images=_page_images(shown),
     )
 
 
 def _on_page(dialogues: Sequence[AnsweredDialogue]) -> Sequence[AnsweredDialogue]:
-    """As many as fit from the start, and one at least."""
-    pictures = accumulate(sum(len(round_.pictures) for round_ in dialogue.rounds) for dialogue in dialogues)
-    fitting = sum(total <= PAGE_PICTURES for total in pictures)
+    """The first dialogues, as many as the page can show, and at least one."""
+    totals = accumulate(sum(len(round_.images) for round_ in dialogue.rounds) for dialogue in dialogues)
+    fitting = sum(total <= PAGE_IMAGES for total in totals)
     return dialogues[: min(max(fitting, 1), PAGE_DIALOGUES)]
 
 
-def _pictures(dialogues: Sequence[AnsweredDialogue]) -> list[list[list[dict[str, Any]]]]:
-    """For every dialogue and round: each picture's name, data URL, width and height; all problems are told at once."""
-    places = [
-        (dialogue, number, picture)
+def _page_images(dialogues: Sequence[AnsweredDialogue]) -> list[list[list[dict[str, Any]]]]:
+    """For every dialogue and round: each image's name, data URL, width, height. Raises TrainError with all problems."""
+    uses = [
+        (dialogue, number, image)
         for dialogue in dialogues
         for number, round_ in enumerate(dialogue.rounds, start=1)
-        for picture in round_.pictures
+        for image in round_.images
     ]
-    side = next((side for most, side in THUMBNAILS if len(places) <= most), _SMALLEST)
-    made: dict[Path | bytes, dict[str, Any]] = {}
+    side = next((side for most, side in THUMBNAILS if len(uses) <= most), _SMALLEST)
+    embedded: dict[Path | bytes, dict[str, Any]] = {}
     problems: dict[Path | bytes, str] = {}
-    for dialogue, number, picture in places:
-        content = picture.content
-        if content in made or content in problems:
+    for dialogue, number, image in uses:
+        content = image.content
+        if content in embedded or content in problems:
             continue
         try:
-            made[content] = _embedded(content, side)
+            embedded[content] = _embed(content, side)
         except (OSError, ImageError) as error:
             reason = error.strerror if isinstance(error, OSError) else str(error)
-            problems[content] = f"{dialogue.id}, round {number}: the picture {picture.name} cannot be shown: {reason}"
+            problems[content] = f"{dialogue.id}, round {number}: the image {image.name} cannot be shown: {reason}"
     if problems:
         raise TrainError(
             "\n".join(
                 [
                     *problems.values(),
-                    "results.csv and results.jsonl are written, results.html is not; mend the pictures",
+                    "results.csv and results.jsonl are written, results.html is not; replace these images",
                 ]
             )
         )
     return [
-        [[{"name": picture.name, **made[picture.content]} for picture in round_.pictures] for round_ in dialogue.rounds]
+        [[{"name": image.name, **embedded[image.content]} for image in round_.images] for round_ in dialogue.rounds]
         for dialogue in dialogues
     ]
 
 
-def _embedded(content: Path | bytes, side: int) -> dict[str, Any]:
+def _embed(content: Path | bytes, side: int) -> dict[str, Any]:
     data, width, height = thumbnail(content.read_bytes() if isinstance(content, Path) else content, side)
     return {"url": f"data:image/jpeg;base64,{base64.b64encode(data).decode()}", "width": width, "height": height}
 
 
-def _whole(text: str) -> str:
-    """The text itself; halves of a character, which no file can hold, become U+FFFD."""
-    return _HALF.sub("\ufffd", text)
+def _valid(text: str) -> str:
+    """The text; halves of surrogate pairs, which cannot be encoded, become U+FFFD."""
+    return _SURROGATE.sub("\ufffd", text)
 
 
 def _shown(text: str) -> str:
-    """As much of a text as the page shows, without what would break it."""
+    """The part of a text that the page shows, without characters that it cannot show."""
     return _UNSHOWABLE.sub("\ufffd", text[:PAGE_CHARACTERS])

@@ -1,11 +1,10 @@
-"""Measure a model: its loss on a build's held-out samples, its answers to their questions, and to your own dialogues.
+"""Evaluating a model: its loss on a build's held-out samples, and its answers to their questions and to your dialogues.
 
 Rules
-- Held-out answers are asked for one by one, after the recorded ones before them. Dialogues are held for real: the model
-  hears its own answers.
-- What can be told before the first token is told then: a build that the model was not made for, a picture that is no
-  picture, a package that is missing.
-- Prompts of like length share a batch. That changes no answer but by rounding; draws are keyed by what is asked.
+- A held-out question is asked after the recorded answers before it. In a dialogue the model sees its own answers.
+- What can be checked before the first token is generated is checked then: a build that the model was not made for, a
+  file that is not an image, a package that is missing.
+- Prompts of similar length share a batch. That changes answers only by rounding; samples are keyed by the question.
 """
 
 from __future__ import annotations
@@ -25,26 +24,34 @@ from shards.loader import Batch, Loader
 from trainer.distributed.ranks import Ranks
 from trainer.errors import TrainError
 from trainer.evaluation.dialogues import Dialogue
-from trainer.evaluation.held_out import SPLIT, Question, prompt_for, questions_of, shown
+from trainer.evaluation.held_out import SPLIT, Question, prompt_for, question_text, questions_of
 from trainer.evaluation.metrics import Answered, Scores, missing_packages, score
-from trainer.evaluation.report import PAGE_DIALOGUES, AnsweredDialogue, AnsweredRound, Picture
+from trainer.evaluation.report import PAGE_DIALOGUES, AnsweredDialogue, AnsweredRound, ReportImage
 from trainer.inference.cached_decoder import Prompt
-from trainer.inference.conversation import Exchange, Seen, Speaker, answer_text, look, messages_of, prompt_of
+from trainer.inference.conversation import (
+    Exchange,
+    LoadedImage,
+    Speaker,
+    answer_text,
+    load_image,
+    messages_of,
+    prompt_of,
+)
 from trainer.inference.generate import Generator, Sampling, position_limit
 from trainer.training.loop import Evaluation, evaluate
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ScoredAnswers:
-    """What a model answered to held-out questions. `dialogues`: one for every sample, as the report wants them."""
+    """A model's answers to held-out questions. dialogues: one per sample, for the report."""
 
     scores: Scores
     dialogues: tuple[AnsweredDialogue, ...]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Cut:
-    """A dialogue that grew too long: the round, from 1, that could not be asked, and the positions it would take."""
+class CutDialogue:
+    """A dialogue that became too long: the round (from 1) that could not be asked, and the positions it would take."""
 
     id: str
     round: int
@@ -52,21 +59,21 @@ class Cut:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Held:
+class HeldDialogues:
     """Dialogues as they were held, and those that ended early."""
 
     dialogues: tuple[AnsweredDialogue, ...]
-    cut: tuple[Cut, ...]
+    cut: tuple[CutDialogue, ...]
 
 
 def check_model_fits_build(speaker: Speaker, manifest: Manifest) -> list[str]:
-    """Why a model cannot be measured on the build with this manifest; one line each."""
+    """Why a model cannot be evaluated on the build with this manifest, one line each."""
     problems = []
     tokenizer, template = speaker.chat_tokenizer.tokenizer, speaker.chat_tokenizer.template
-    got, wanted = manifest.tokenizer.fingerprint, tokenizer.fingerprint
-    if got != wanted:
+    of_build, of_model = manifest.tokenizer.fingerprint, tokenizer.fingerprint
+    if of_build != of_model:
         problems.append(
-            f"tokenizer: this build's is {got[:12]} but the model's is {wanted[:12]}; rebuild with the "
+            f"tokenizer: this build's is {of_build[:12]} but the model's is {of_model[:12]}; rebuild with the "
             "tokenizer folder of the model's own build"
         )
     if manifest.template != template.source:
@@ -75,23 +82,23 @@ def check_model_fits_build(speaker: Speaker, manifest: Manifest) -> list[str]:
             "of the model's; rebuild with the model's template"
         )
     for name in (field.name for field in fields(Geometry) if field.name != "max_pixels"):
-        ours, theirs = getattr(speaker.geometry, name), getattr(manifest.config.image, name)
-        if ours != theirs:
+        of_model, of_build = getattr(speaker.geometry, name), getattr(manifest.config.image, name)
+        if of_model != of_build:
             problems.append(
-                f"image.{name}: this build's is {theirs} but the model was made for {ours}; rebuild with image: "
-                f"{{{name}: {ours}}}"
+                f"image.{name}: this build's is {of_build} but the model was made for {of_model}; rebuild with image: "
+                f"{{{name}: {of_model}}}"
             )
-    tokens, wanted_tokens = manifest.config.image_tokens, speaker.model.image_tokens
-    if tokens != wanted_tokens:
+    build_tokens, model_tokens = manifest.config.image_tokens, speaker.model.image_tokens
+    if build_tokens != model_tokens:
         problems.append(
-            f"image_tokens: this build has {tokens} but the model makes {wanted_tokens} of an image; rebuild with "
-            f"image_tokens: {wanted_tokens}"
+            f"image_tokens: this build has {build_tokens} but the model makes {model_tokens} per image; rebuild with "
+            f"image_tokens: {model_tokens}"
         )
     limit, longest = position_limit(speaker.model), manifest.config.limits.max_length
     if limit is not None and longest > limit:
         problems.append(
-            f"limits.max_length: this build has samples of up to {longest} positions but the model reads {limit} at "
-            f"most; rebuild with limits: {{max_length: {limit}}}"
+            f"limits.max_length: this build has samples of up to {longest} positions but the model reads at most "
+            f"{limit}; rebuild with limits: {{max_length: {limit}}}"
         )
     if not manifest.has_samples(SPLIT):
         problems.append("this build has no held-out samples; rebuild with split: {eval: 0.01}")
@@ -101,7 +108,7 @@ def check_model_fits_build(speaker: Speaker, manifest: Manifest) -> list[str]:
 def held_out_loss(speaker: Speaker, build: Build, *, rows: int, workers: int, advance: Advance) -> Evaluation:
     """The mean loss over all trained tokens of the held-out split. Raises ShardError or TrainError.
 
-    rows: packed rows at once. advance is told of samples.
+    rows: packed rows per batch. advance: called with the number of samples done.
     """
     loader = Loader(
         build,
@@ -115,7 +122,7 @@ def held_out_loss(speaker: Speaker, build: Build, *, rows: int, workers: int, ad
 
 
 def held_out_questions(speaker: Speaker, build: Build, *, limit: int | None) -> list[Question]:
-    """What `answer_held_out` is to ask. Raises ConfigError if what scores it is not installed, or ShardError."""
+    """The questions for `answer_held_out`. Raises ConfigError if a package for the scores is missing, or ShardError."""
     questions = questions_of(build, speaker.chat_tokenizer.tokenizer, limit=limit)
     problems = missing_packages(question.kind for question in questions)
     if problems:
@@ -132,7 +139,7 @@ def answer_held_out(
     batch: int,
     advance: Advance,
 ) -> ScoredAnswers:
-    """Ask and score. Raises ShardError or TrainError. advance is told of answers."""
+    """Generate and score answers. Raises ShardError or TrainError. advance: called with the number of answers done."""
     generator, tokenizer = Generator(speaker.model, speaker.chat_tokenizer), speaker.chat_tokenizer.tokenizer
     answers = [""] * len(questions)
     for numbers in _batches({number: question.positions for number, question in enumerate(questions)}, batch):
@@ -155,66 +162,67 @@ def answer_held_out(
     return ScoredAnswers(scores=scores, dialogues=tuple(_dialogues(speaker, build, questions, answers, scores)))
 
 
-def see_dialogues(speaker: Speaker, dialogues: Sequence[Dialogue]) -> dict[Path, Seen]:
-    """Their pictures. Raises TrainError with all pictures that are none and all dialogues that cannot be held."""
-    seen: dict[Path, Seen] = {}
+def load_images(speaker: Speaker, dialogues: Sequence[Dialogue]) -> dict[Path, LoadedImage]:
+    """The images of dialogues. Raises TrainError with all invalid images and all dialogues that cannot be held."""
+    images: dict[Path, LoadedImage] = {}
     problems: dict[str, None] = {}
     for dialogue in dialogues:
         for image in dialogue.images:
-            if image.path not in seen:
+            if image.path not in images:
                 try:
-                    seen[image.path] = look(image.path, speaker.geometry)
+                    images[image.path] = load_image(image.path, speaker.geometry)
                 except TrainError as error:
                     problems[f"dialogue {dialogue.id!r}: {error}"] = None
-        blank = Seen(path=Path(), pixels=torch.zeros(0))
-        held = [
-            Exchange(question=round_.question, pictures=(blank,) * len(round_.images), answer="!")
+        blank = LoadedImage(path=Path(), pixels=torch.zeros(0))
+        exchanges = [
+            Exchange(question=round_.question, images=(blank,) * len(round_.images), answer="!")
             for round_ in dialogue.rounds
         ]
         try:
-            speaker.chat_tokenizer.encode(messages_of(held))
+            speaker.chat_tokenizer.encode(messages_of(exchanges))
         except (ControlTextError, TemplateError) as error:
             problems[f"dialogue {dialogue.id!r}: {error}"] = None
     if problems:
         raise TrainError("\n".join(problems))
-    return seen
+    return images
 
 
 def hold_dialogues(
     speaker: Speaker,
     dialogues: Sequence[Dialogue],
-    seen: Mapping[Path, Seen],
+    images: Mapping[Path, LoadedImage],
     sampling: Sampling,
     *,
     batch: int,
     advance: Advance,
-) -> Held:
-    """Ask all dialogues' first questions, then all second ones, and so on. advance is told of rounds."""
+) -> HeldDialogues:
+    """Ask the first questions of all dialogues, then the second, and so on. advance: called with the rounds done."""
     generator, tokenizer = Generator(speaker.model, speaker.chat_tokenizer), speaker.chat_tokenizer.tokenizer
     held: list[list[Exchange]] = [[] for _ in dialogues]
-    cut: dict[int, Cut] = {}
+    cut: dict[int, CutDialogue] = {}
     for number in range(max((len(dialogue.rounds) for dialogue in dialogues), default=0)):
         prompts: dict[int, Prompt] = {}
-        for place, dialogue in enumerate(dialogues):
-            if number < len(dialogue.rounds) and place not in cut:
-                asked = dialogue.rounds[number]
-                pictures = tuple(seen[image.path] for image in asked.images)
-                held[place].append(Exchange(question=asked.question, pictures=pictures))
-                prompt = prompt_of(held[place], speaker, end_id=generator.end_id)
+        for index, dialogue in enumerate(dialogues):
+            if number < len(dialogue.rounds) and index not in cut:
+                round_ = dialogue.rounds[number]
+                new_images = tuple(images[image.path] for image in round_.images)
+                held[index].append(Exchange(question=round_.question, images=new_images))
+                prompt = prompt_of(held[index], speaker, end_id=generator.end_id)
                 if generator.limit is not None and len(prompt.ids) >= generator.limit:
-                    cut[place] = Cut(id=dialogue.id, round=number + 1, positions=len(prompt.ids))
-                    del held[place][-1]
+                    cut[index] = CutDialogue(id=dialogue.id, round=number + 1, positions=len(prompt.ids))
+                    del held[index][-1]
                     advance(len(dialogue.rounds) - number)
                 else:
-                    prompts[place] = prompt
-        for places in _batches({place: len(prompt.ids) for place, prompt in prompts.items()}, batch):
-            keys = [(dialogues[place].id, number) for place in places]
-            answers = generator.batch([prompts[place] for place in places], sampling, keys=keys)
-            for place, tokens in zip(places, answers, strict=True):
+                    prompts[index] = prompt
+        for indices in _batches({index: len(prompt.ids) for index, prompt in prompts.items()}, batch):
+            keys = [(dialogues[index].id, number) for index in indices]
+            answers = generator.batch([prompts[index] for index in indices], sampling, keys=keys)
+            for index, tokens in zip(indices, answers, strict=True):
                 answer = answer_text(tokenizer, tokens, generator.end_id)
-                held[place][-1] = replace(held[place][-1], answer=answer)
-            advance(len(places))
-    return Held(dialogues=tuple(map(_answered, dialogues, held)), cut=tuple(cut[place] for place in sorted(cut)))
+                held[index][-1] = replace(held[index][-1], answer=answer)
+            advance(len(indices))
+    answered = tuple(map(_answered, dialogues, held))
+    return HeldDialogues(dialogues=answered, cut=tuple(cut[index] for index in sorted(cut)))
 
 
 def _counted(loader: Loader, advance: Advance) -> Iterator[Batch]:
@@ -228,8 +236,8 @@ def _device(speaker: Speaker) -> torch.device:
 
 
 def _batches(lengths: Mapping[int, int], batch: int) -> Iterator[list[int]]:
-    """Numbers in groups of like length, the longest first: if memory does not suffice, that shows at once."""
-    ordered = sorted(lengths, key=lambda number: -lengths[number])
+    """Indices in groups of similar length, the longest first, so that too little memory shows at once."""
+    ordered = sorted(lengths, key=lambda index: -lengths[index])
     for start in range(0, len(ordered), batch):
         yield ordered[start : start + batch]
 
@@ -237,16 +245,17 @@ def _batches(lengths: Mapping[int, int], batch: int) -> Iterator[list[int]]:
 def _dialogues(
     speaker: Speaker, build: Build, questions: Sequence[Question], answers: Sequence[str], scores: Scores
 ) -> Iterator[AnsweredDialogue]:
-    """The questions of a sample stand together, in order. Pictures' bytes are kept for those that the page can show."""
+    """A dialogue per sample, its questions in order; with images' bytes only if the page can show it."""
     rounds: list[AnsweredRound] = []
-    made = 0
+    num_dialogues = 0
     for number, (question, answer) in enumerate(zip(questions, answers, strict=True)):
-        text, pictures = shown(build, question, speaker.chat_tokenizer.tokenizer, with_pictures=made < PAGE_DIALOGUES)
+        is_on_page = num_dialogues < PAGE_DIALOGUES
+        text, images = question_text(build, question, speaker.chat_tokenizer.tokenizer, with_images=is_on_page)
         rounds.append(
             AnsweredRound(
                 question=text,
                 answer=answer,
-                pictures=pictures,
+                images=images,
                 references=question.references,
                 scores=scores.answers[number],
             )
@@ -254,7 +263,7 @@ def _dialogues(
         if number + 1 == len(questions) or questions[number + 1].index != question.index:
             yield AnsweredDialogue(id=question.key, rounds=tuple(rounds), dataset=question.dataset)
             rounds = []
-            made += 1
+            num_dialogues += 1
 
 
 def _answered(dialogue: Dialogue, held: Sequence[Exchange]) -> AnsweredDialogue:
@@ -264,8 +273,8 @@ def _answered(dialogue: Dialogue, held: Sequence[Exchange]) -> AnsweredDialogue:
             AnsweredRound(
                 question=exchange.question,
                 answer=exchange.answer or "",
-                pictures=tuple(Picture(name=image.name, content=image.path) for image in asked.images),
+                images=tuple(ReportImage(name=image.name, content=image.path) for image in round_.images),
             )
-            for asked, exchange in zip(dialogue.rounds, held, strict=False)
+            for round_, exchange in zip(dialogue.rounds, held, strict=False)
         ),
     )

@@ -1,1 +1,1 @@
-"""A trained model as a folder that others open, with its model card."""
+"""A trained model as a folder for other programs, with a model card."""

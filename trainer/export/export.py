@@ -1,10 +1,10 @@
-"""Write a trained model as a folder that others open: weights, configuration, tokenizer, processor, model card.
+"""Write a trained model as a folder for other programs: weights, configuration, tokenizer, processor, model card.
 
-A causal model of LLaVA's parts becomes a standard LLaVA folder. Any other has a `model_type` that transformers does not
-know, and in its config.json, where transformers' LLaVA looks for its vision and text parts, the reason why it is none:
-that is what one reads who tries. `trainer.load` opens both.
+A causal model with the parts of LLaVA becomes a standard LLaVA folder. Any other model gets a `model_type` that
+transformers does not know. Its config.json has the reason where transformers' LLaVA classes look for the vision and
+text configurations, so that their error message shows it. `trainer.load` opens both.
 
-The rule: the folder is whole or not there. It is written under another name, flushed to disk and then renamed.
+The rule: the folder is complete or missing. It is written under a temporary name, flushed to disk and then renamed.
 """
 
 from __future__ import annotations
@@ -56,15 +56,15 @@ from trainer.model_io.safetensors_files import write_weights
 from trainer.training.restore import restore
 
 SHARD_BYTES = 4 << 30
-"""Size of a file of weights, about which memory grows while it is written."""
+"""Size of a file of weights; writing takes about this much memory"""
 
 _LOCAL = ("build", "out", "expect")
-"""Parts of the config that say where files lay, and what was checked before."""
+"""Sections of the config that contain paths of this machine, or checks that were made before"""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Exported:
-    """What was written. `refusals`: why it is no LLaVA folder; empty if it is one."""
+    """What was written. refusals: why it is not a LLaVA folder; empty if it is one."""
 
     folder: Path
     form: Form
@@ -84,19 +84,19 @@ def export(
 ) -> Exported:
     """Export the checkpoint that trainer.training.restore finds at `location`; it takes `build` and `init_from`.
 
-    precision: bf16, fp16, fp32, or as trained.
-    Raises ConfigError, ShardError or TrainError if something of it is missing or damaged, or `out` is not empty.
+    precision: bf16, fp16 or fp32; default: as trained. Raises ConfigError, ShardError or TrainError if anything needed
+    is missing or damaged, or if `out` is not empty.
     """
     check_out(out)
-    found = restore(location, build=build, init_from=init_from)
+    restored = restore(location, build=build, init_from=init_from)
     return export_model(
-        found.model,
-        found.config,
-        found.build,
+        restored.model,
+        restored.config,
+        restored.build,
         out,
-        step=found.step,
-        earlier=found.stages,
-        precision=precision or found.config.precision,
+        step=restored.step,
+        earlier=restored.stages,
+        precision=precision or restored.config.precision,
         shard_bytes=shard_bytes,
     )
 
@@ -112,25 +112,23 @@ def export_model(
     precision: str = "fp32",
     shard_bytes: int = SHARD_BYTES,
 ) -> Exported:
-    """Write a model without adapters that was made with `build`.
+    """Write a model whose adapters are merged and which was trained on `build`.
 
-    earlier: stages before it, see trainer.checkpoint.init_from.
-
-    Raises as `export` does.
+    earlier: the stages before it, see trainer.checkpoint.init_from. Raises as `export` does.
     """
     geometry = build.manifest.config.image
-    why = refusals(model, config.model)
+    reasons = refusals(model, config.model)
     dtype = DTYPES[precision]
-    if why:
-        head, tensors = own_config(model.attention, why), own_tensors(model)
+    if reasons:
+        hf_config, tensors = own_config(model.attention, reasons), own_tensors(model)
         expansion = plain_expansion(geometry, model.image_tokens)
     else:
         model = as_llava(model)
-        head, tensors = llava_config(model, dtype=str(dtype).removeprefix("torch.")), llava_tensors(model)
+        hf_config, tensors = llava_config(model, dtype=str(dtype).removeprefix("torch.")), llava_tensors(model)
         expansion = llava_expansion(model)
     facts = CardFacts(
         name=out.resolve().name,
-        refusals=why,
+        refusals=reasons,
         differences=differences(geometry, model.encoder),
         precision=precision,
         parameters=sum(parameter.numel() for parameter in model.parameters()),
@@ -145,7 +143,7 @@ def export_model(
         files |= dict.fromkeys(write_weights(folder, _cast(tensors, dtype), max_bytes=shard_bytes))
         record = _record(facts, _model_tree(config, model))
         trees = {
-            "config.json": head,
+            "config.json": hf_config,
             "generation_config.json": _generation_config(folder, build.manifest),
             PREPROCESSOR: preprocessor_config(geometry, model.encoder),
             PROCESSOR: processor_config(expansion),
@@ -155,22 +153,24 @@ def export_model(
             (folder / name).write_text(json.dumps(tree, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
         (folder / "README.md").write_text(model_card(facts), encoding="utf-8")
         size = sum(path.stat().st_size for path in folder.iterdir())
-    return Exported(folder=out, form=_form(why), refusals=tuple(why), parameters=facts.parameters, size_bytes=size)
+    return Exported(
+        folder=out, form=_form(reasons), refusals=tuple(reasons), parameters=facts.parameters, size_bytes=size
+    )
 
 
 def check_out(out: Path) -> None:
-    """Raises ConfigError if something is there already."""
+    """Raises ConfigError unless the folder is empty or does not exist."""
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
-        raise ConfigError([f"--out {out}: is there already and not an empty folder; choose another, or remove it"])
+        raise ConfigError([f"--out {out}: exists already and is not an empty folder; choose another, or remove it"])
 
 
-def own_config(attention: str, why: list[str]) -> dict[str, Any]:
-    """config.json of a model that transformers must refuse, with words wherever it would look for sub-models.
+def own_config(attention: str, reasons: list[str]) -> dict[str, Any]:
+    """config.json of a model that transformers must refuse with an understandable message.
 
-    The Auto classes print the model_type that they do not know; LLaVA's own class ignores it, but prints the
-    model_type of a part that it does not know.
+    The Auto classes print a model_type that they do not know. LLaVA's own class ignores it, but prints an unknown
+    model_type of the text or vision configuration.
     """
-    reason = f"none, since this is no LLaVA model: {'; '.join(why)}. Open the folder with trainer.load of dsvl"
+    reason = f"none, since this is not a LLaVA model: {'; '.join(reasons)}. Open the folder with trainer.load of dsvl"
     return {
         "architectures": ["VisionChatModel"],
         "model_type": f"dsvl_{attention}-is-not-llava-open-it-with-trainer.load",
@@ -190,7 +190,7 @@ def _whole_folder(out: Path) -> Iterator[Path]:
             with path.open("rb+") as file:
                 os.fsync(file.fileno())
         sync_folder(partial)
-        os.rename(partial, out)  # an empty folder gives way
+        os.rename(partial, out)  # replaces an empty folder
         sync_folder(out.absolute().parent)
     except (OSError, SafetensorError) as error:
         shutil.rmtree(partial, ignore_errors=True)
@@ -202,7 +202,7 @@ def _whole_folder(out: Path) -> Iterator[Path]:
 
 
 def _copy_tokenizer(build: Build, folder: Path) -> dict[str, str | None]:
-    """The build's own files, to the byte; returns the sha256 of each. Raises ShardError if they were edited."""
+    """Copy the build's files byte for byte; returns name -> sha256. Raises ShardError if they were edited."""
     source = build.tokenizer_folder()
     copied: dict[str, str | None] = {}
     for path, digest in sorted(build.manifest.files.items()):
@@ -213,12 +213,12 @@ def _copy_tokenizer(build: Build, folder: Path) -> dict[str, str | None]:
     return copied
 
 
-def _form(refused: Sequence[str]) -> Form:
-    return "dsvl" if refused else "llava"
+def _form(reasons: Sequence[str]) -> Form:
+    return "dsvl" if reasons else "llava"
 
 
 def _record(facts: CardFacts, model: Mapping[str, Any]) -> dict[str, Any]:
-    """What trainer.model_io.load reads, but for the list of files."""
+    """The record that trainer.model_io.load reads, without the list of files."""
     return {
         "format": FORMAT,
         "version": VERSION,
@@ -243,7 +243,7 @@ def _cast(tensors: Iterator[tuple[str, torch.Tensor]], dtype: torch.dtype) -> It
 
 
 def _generation_config(folder: Path, manifest: Manifest) -> dict[str, Any]:
-    """Answers end where training ended them."""
+    """generation_config.json: answers end with the token that ends them in training."""
     tokenizer = load_tokenizer(folder)
     chat = ChatTokenizer(Template(manifest.config.template, manifest.template), tokenizer)
     end_id, _ = answer_controls(chat)
@@ -256,7 +256,7 @@ def _generation_config(folder: Path, manifest: Manifest) -> dict[str, Any]:
 
 
 def _model_tree(config: TrainConfig, model: VisionChatModel) -> dict[str, Any]:
-    """The architecture, without where weights came from, and with a kernel that every machine has."""
+    """The architecture, without the origin of weights, and with a kernel that every machine has."""
     portable = portable_config(config.model, model)
     attn_implementation = config.model.decoder.portable_attn_implementation
     decoder = replace(portable.decoder, attn_implementation=attn_implementation, config=hf_config_dict(model.decoder))

@@ -1,6 +1,6 @@
-"""The README.md of an exported model: what it is, how it is used, and from which data and settings it came.
+"""The README.md of an exported model: what it is, how to use it, and the data and settings of its training.
 
-It is a draft for people to go on with; what only they can know (licences, intended use) is marked as such.
+It is a draft. What only its authors know (licences, intended use) is marked as missing.
 """
 
 from __future__ import annotations
@@ -16,7 +16,9 @@ from shards.format.manifest import BuildFacts
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class CardFacts:
-    """What the card tells. `refusals`: why it is no LLaVA. `training`: the config, no local paths. `earlier`: stages
+    """The contents of the card.
+
+    refusals: why it is not a LLaVA model. training: the config, without paths of this machine. earlier: the stages
     before this one, see trainer.checkpoint.init_from.
     """
 
@@ -33,7 +35,7 @@ class CardFacts:
 
 
 def model_card(facts: CardFacts) -> str:
-    """The text, in Markdown with the header that model hubs read."""
+    """The card in Markdown, with the header that model hubs read."""
     parts = [_header(facts), _title(facts), _use(facts), _data(facts), _training(facts), _licence(facts)]
     return "\n\n".join(part.strip("\n") for part in parts) + "\n"
 
@@ -53,38 +55,38 @@ def _title(facts: CardFacts) -> str:
     model = _origin(facts)
     decoder, encoder = model["decoder"], model["encoder"]
     language = decoder["name"] or decoder["preset"] or decoder["config"].get("model_type")
-    sees = encoder["name"] or encoder["weights"] or encoder["kind"]
+    vision = encoder["name"] or encoder["weights"] or encoder["kind"]
     return (
-        f"# {facts.name}\n\nA chat model for conversations with many images: the decoder `{language}` reads what the "
-        f"encoder `{sees}` sees through the projector `{model['projector']['kind']}`, {facts.image_tokens} tokens an "
-        f"image. {facts.parameters:,} parameters, stored in {facts.precision}."
+        f"# {facts.name}\n\nA chat model for conversations with several images: the decoder `{language}`, the encoder "
+        f"`{vision}` and a projector of kind `{model['projector']['kind']}`, {facts.image_tokens} tokens per image. "
+        f"{facts.parameters:,} parameters, stored in {facts.precision}."
     )
 
 
 def _use(facts: CardFacts) -> str:
     ours = (
         "import trainer  # of dsvl\n\n"
-        'loaded = trainer.load("path/of/this/folder")  # model, chat tokenizer, geometry of pictures'
+        'loaded = trainer.load("path/of/this/folder")  # model, chat tokenizer, image geometry'
     )
     if facts.refusals:
         why = "; ".join(facts.refusals)
-        text = f"It opens with dsvl, and not as LLaVA: {why}.\n\n```python\n{ours}\n```"
+        text = f"Open it with dsvl. It is not a LLaVA model: {why}.\n\n```python\n{ours}\n```"
     else:
         text = (
             "It is a standard LLaVA folder:\n\n```python\nfrom transformers import AutoProcessor, "
             "LlavaForConditionalGeneration\n\n"
             'model = LlavaForConditionalGeneration.from_pretrained("path/of/this/folder")\n'
             'processor = AutoProcessor.from_pretrained("path/of/this/folder", backend="pil")\n'
-            'processor.tokenizer.padding_side = "left"  # for prompts of unlike length in one batch\n```\n\n'
-            f"and opens with dsvl as well:\n\n```python\n{ours}\n```"
+            'processor.tokenizer.padding_side = "left"  # for prompts of different lengths in one batch\n```\n\n'
+            f"dsvl opens it too:\n\n```python\n{ours}\n```"
         )
     notes = "\n".join(f"- {difference}" for difference in facts.differences)
-    return f"## Use\n\n{text}\n\nPictures through `AutoProcessor`:\n\n{notes}"
+    return f"## Use\n\n{text}\n\nImages with `AutoProcessor`:\n\n{notes}"
 
 
 def _data(facts: CardFacts) -> str:
     lines = [
-        "| dataset | adapter | samples | images | tokens | trained tokens | samples an epoch |",
+        "| dataset | adapter | samples | images | tokens | trained tokens | samples per epoch |",
         "|---|---|--:|--:|--:|--:|--:|",
     ]
     for name, dataset in facts.build.datasets.items():
@@ -99,7 +101,7 @@ def _data(facts: CardFacts) -> str:
 
 def _training(facts: CardFacts) -> str:
     training = dict(facts.training)
-    if facts.earlier:  # its parts are those of the first stage, in sizes alone
+    if facts.earlier:  # its parts are those of the first stage, without their names
         training["model"] = {"attention": training["model"]["attention"]}
     text = yaml.safe_dump(training, sort_keys=False, allow_unicode=True)
     return f"## Training\n\n{_earlier(facts)}{facts.step:,} optimizer steps with this config:\n\n```yaml\n{text}```"
@@ -116,7 +118,7 @@ def _earlier(facts: CardFacts) -> str:
 
 
 def _origin(facts: CardFacts) -> Mapping[str, Any]:
-    """The parts of the model as the first stage named them."""
+    """The model section of the first stage, which names the parts."""
     first = facts.earlier[0]["training"] if facts.earlier else facts.training
     model: Mapping[str, Any] = first["model"]
     return model
@@ -133,5 +135,5 @@ def _licence(facts: CardFacts) -> str:
     return (
         "## Licence\n\nNot chosen yet. Choose one that all of these allow, and name it in this file's header.\n\n"
         f"{rows}\n\n## Intended use and limits\n\n"
-        "Not written yet: say what the model is for, what it was tried on, and where it fails."
+        "Not written yet: describe what the model is for, how it was evaluated, and where it fails."
     )

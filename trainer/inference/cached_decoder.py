@@ -1,9 +1,10 @@
-"""A decoder that reads prompts and single tokens into a KV cache, and says what may come next.
+"""A decoder with a KV cache: it reads prompts and single tokens, and returns the logits of the next token.
 
-Rule: rows of a batch never see each other's padding, and positions count from a row's own first token. With MMCA every
-forward gets a layout over all that was read; the cache alone does not know what is an image.
+Rule: padding is never attended to, and positions count from a row's own first token. With MMCA every forward gets a
+layout over all tokens that were read, since the cache does not record which of them are images.
 
-Shapes: B rows, T new positions, K positions in all, N images, S side in pixels, H hidden size, V vocabulary.
+Shapes: B rows, T new positions, K positions in the cache and new ones, N images, S side in pixels, H hidden size, V
+vocabulary.
 """
 
 # ruff: noqa: N803, N806 - names end in their shape
@@ -25,10 +26,10 @@ from trainer.model.vision_chat import VisionChatModel
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class Prompt:
-    """What an answer is to follow; trainer.inference.conversation makes it of a history."""
+    """The input that an answer follows; trainer.inference.conversation makes it from a conversation."""
 
     ids: npt.NDArray[np.int64]
-    """[T]: as in training, each image's positions all hold the placeholder's id"""
+    """[T]: as in training, all positions of an image hold the placeholder's id"""
     images: torch.Tensor
     """uint8 [N, 3, S, S]"""
     slots: tuple[int, ...]
@@ -37,8 +38,8 @@ class Prompt:
     """The token that ends the answer"""
 
 
-class Reader:
-    """The decoder and what it has read: its cache and, for every position there, whether it is an image or padding."""
+class CachedDecoder:
+    """The decoder and what it has read: the KV cache and, for each position in it, if it is an image or padding."""
 
     def __init__(self, model: VisionChatModel, rows: int, device: torch.device) -> None:
         self._model, self._device = model, device
@@ -48,7 +49,7 @@ class Reader:
         self._mask_BK = torch.zeros(rows, 0, dtype=torch.int64, device=device)
 
     def read_padded(self, prompts: Sequence[Prompt], *, first_position: int = 0) -> torch.Tensor:
-        """Prompts of any length, padded on the left. Returns the logits [B, V] after each."""
+        """Read prompts of any length, padded on the left. Returns the logits [B, V] after each."""
         model = self._model
         longest = max(len(prompt.ids) for prompt in prompts)
         padding = int(model.image_id == 0)  # any id but the placeholder's
@@ -70,7 +71,7 @@ class Reader:
         return self._feed(embeddings_BTH, ids_BT == model.image_id, mask_BT, positions_BT)
 
     def read_tokens(self, tokens: Sequence[int], positions_B1: torch.Tensor) -> torch.Tensor:
-        """One token of text a row. Returns the logits [B, V] after it."""
+        """Read one text token per row. Returns the logits [B, V] after it."""
         ids_B1 = torch.tensor(tokens, device=self._device)[:, None]
         return self._feed(
             self._model.decoder.get_input_embeddings()(ids_B1),
@@ -80,7 +81,7 @@ class Reader:
         )
 
     def crop(self, positions: int) -> bool:
-        """Forget the last positions. False: this decoder cannot (a sliding window has let go of what came before)."""
+        """Forget the last positions. False if the cache cannot do that, see trainer.compat.transformers.crop_cache."""
         if not positions:
             return True
         kept = self._is_image_BK.shape[1] - positions

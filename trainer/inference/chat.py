@@ -1,9 +1,10 @@
-"""Talk to a model in the terminal, round after round, about pictures that come in as one goes.
+"""A conversation with a model in the terminal, in rounds, with images that may be added in each round.
 
 Rules
-- What one types is a question, unless it begins with `/`: see COMMANDS. `//` sends a question that begins with `/`.
-- A question that could not be asked or answered leaves the conversation as it was; its pictures wait for the next one.
-- Answers go to stdout, all else to stderr. Nothing that the model says commands the terminal.
+- A line is a question, unless it begins with `/`: see COMMANDS. `//` sends a question that begins with `/`.
+- A question that could not be asked or answered leaves the conversation as it was; its images wait for the next one.
+- Answers go to stdout, everything else to stderr. Control characters of an answer are made visible, so that no answer
+  controls the terminal.
 
     Chat(speaker, Sampling()).run(stdin)
 """
@@ -32,11 +33,11 @@ from trainer.errors import TooLongError, TrainError
 from trainer.inference.cached_decoder import Prompt
 from trainer.inference.conversation import (
     Exchange,
-    Seen,
+    LoadedImage,
     Speaker,
     TextStream,
     answer_text,
-    look,
+    load_image,
     messages_of,
     prompt_of,
 )
@@ -46,26 +47,26 @@ PROMPT = "> "
 
 
 class Chat:
-    """A conversation and what each line does to it."""
+    """A conversation, and what each line does to it."""
 
     def __init__(
         self, speaker: Speaker, sampling: Sampling, *, out: TextIO | None = None, err: TextIO | None = None
     ) -> None:
         self.exchanges: list[Exchange] = []
-        self.waiting: list[Seen] = []
-        """Pictures that the next question brings in"""
+        self.waiting: list[LoadedImage] = []
+        """Images for the next question"""
         self.refused = False
-        """Whether a line could not be done"""
+        """Whether any line failed"""
         self._speaker, self._sampling = speaker, sampling
         self._out, self._err = out or sys.stdout, err or sys.stderr
         self._generator = Generator(speaker.model, speaker.chat_tokenizer)
         self._session = self._generator.session()
 
     def run(self, stdin: TextIO) -> None:
-        """Until /quit or the end of input. Ctrl-C ends an answer, or the line that is being typed."""
+        """Read lines until /quit or the end of input. Ctrl-C ends an answer, or the line that is being typed."""
         for stream in (stdin, self._out, self._err):
-            _never_fail(stream)
-        self._note("a line is a question; /image PATH... shows pictures; /help shows all commands")
+            _tolerate_encoding_errors(stream)
+        self._note("a line is a question; /image PATH... adds images; /help lists all commands")
         read = _reader(stdin)
         while True:
             try:
@@ -77,7 +78,7 @@ class Chat:
                 self._note("stopped; /quit or Ctrl-D ends the conversation")
 
     def line(self, line: str) -> bool:
-        """One line that was typed. False: it ends the conversation."""
+        """Do what one line says. False: it ends the conversation."""
         line = line.strip()
         if line.startswith("/") and not line.startswith("//"):
             name, *rest = line.split(maxsplit=1)
@@ -87,58 +88,58 @@ class Chat:
         return True
 
     def ask(self, question: str) -> None:
-        """Ask, and say the answer as it comes."""
-        exchange = Exchange(question=question, pictures=tuple(self.waiting))
+        """Ask a question, and print the answer while it is generated."""
+        exchange = Exchange(question=question, images=tuple(self.waiting))
         end_id = self._generator.end_id
         try:
             prompt = prompt_of([*self.exchanges, exchange], self._speaker, end_id=end_id)
-            tokens, stopped = self._hear(prompt)
+            tokens, was_stopped = self._stream_answer(prompt)
         except (ControlTextError, TemplateError) as error:
-            self._refuse(f"not asked: {error}; put it in other words, or /clear")
+            self._refuse(f"not asked: {error}; rephrase it, or /clear")
             return
         except TooLongError as error:
-            self._refuse(f"not asked: {error}; ask for less, or /clear starts a new conversation")
+            self._refuse(f"not asked: {error}; ask a shorter question, or start a new conversation with /clear")
             return
         except torch.OutOfMemoryError:
-            self._refuse("not answered: the GPU's memory ran out; ask for less, or /clear starts a new conversation")
+            self._refuse("not answered: the GPU's memory ran out; use fewer images, or start again with /clear")
             return
         answer = answer_text(self._speaker.chat_tokenizer.tokenizer, tokens, end_id)
-        if stopped and not answer:
-            self._note("stopped before the first word; the question is forgotten")
+        if was_stopped and not answer:
+            self._note("stopped before the first word; the question is dropped")
             return
         self.exchanges.append(replace(exchange, answer=answer))
         self.waiting = []
-        if stopped:
-            self._note("stopped; what was said stays in the conversation")
+        if was_stopped:
+            self._note("stopped; the answer so far stays in the conversation")
         elif tokens[-1] != end_id:
-            full = len(tokens) < self._sampling.max_new_tokens
-            why = f"the model reads {self._generator.limit} positions" if full else "--max-new-tokens allows no more"
+            is_full = len(tokens) < self._sampling.max_new_tokens
+            why = f"the model reads {self._generator.limit} positions" if is_full else "--max-new-tokens allows no more"
             self._note(f"cut off after {len(tokens)} tokens: {why}")
         elif not answer:
-            self._note("the model ended its answer without a word")
+            self._note("the answer is empty")
 
-    def show(self, arguments: str) -> None:
+    def add_images(self, arguments: str) -> None:
         """/image"""
         try:
             paths = [Path(name).expanduser() for name in shlex.split(arguments)]
-        except (RuntimeError, ValueError) as error:  # no home folder; a quotation mark that stands alone
-            self._refuse(f"not shown: {error}; paths with spaces want quotes around them")
+        except (RuntimeError, ValueError) as error:  # no home folder; an unpaired quotation mark
+            self._refuse(f"not added: {error}; put quotes around paths with spaces")
             return
         if not paths:
-            dropped, self.waiting = len(self.waiting), []
-            self._note(f"waiting pictures put away: {dropped}; /image PATH... shows pictures")
+            num_dropped, self.waiting = len(self.waiting), []
+            self._note(f"images removed: {num_dropped}; /image PATH... adds images")
             return
-        found, problems = [], []
+        images, problems = [], []
         for path in paths:
             try:
-                found.append(look(path, self._speaker.geometry))
+                images.append(load_image(path, self._speaker.geometry))
             except TrainError as error:
                 problems.append(str(error))
         if problems:
-            self._refuse("\n".join([*problems, "none of these pictures is shown"] if found else problems))
+            self._refuse("\n".join([*problems, "none of these images is added"] if images else problems))
             return
-        self.waiting += found
-        self._note(f"pictures waiting for the next question: {len(self.waiting)}")
+        self.waiting += images
+        self._note(f"images for the next question: {len(self.waiting)}")
 
     def clear(self, arguments: str) -> None:
         """/clear"""
@@ -151,9 +152,9 @@ class Chat:
         try:
             names = shlex.split(arguments)
             if len(names) != 1 or not names[0].endswith(".jsonl"):
-                self._refuse("not saved: wanted one file whose name ends in .jsonl")
+                self._refuse("not saved: expected one file whose name ends in .jsonl")
             elif not self.exchanges:
-                self._refuse("not saved: nothing was answered yet")
+                self._refuse("not saved: there is no answer yet")
             else:
                 self._save(Path(names[0]).expanduser())
         except OSError as error:
@@ -163,17 +164,18 @@ class Chat:
 
     def help(self, arguments: str) -> None:
         """/help"""
-        width = max(len(f"{name} {command.arguments}") for name, command in COMMANDS.items())
-        self._note("\n".join(f"{f'{name} {one.arguments}':{width}}  {one.text}" for name, one in COMMANDS.items()))
+        texts = {f"{name} {command.arguments}": command.text for name, command in COMMANDS.items()}
+        width = max(map(len, texts))
+        self._note("\n".join(f"{usage:{width}}  {text}" for usage, text in texts.items()))
 
     def _save(self, path: Path) -> None:
         _append_line(path, record_of(self.exchanges, path.parent))
         self._note(f"{path}: added the conversation as one line; rounds: {len(self.exchanges)}")
-        shown = [picture.path for exchange in self.exchanges for picture in exchange.pictures]
-        if outside := [name for name in (_name(picture, path.parent) for picture in shown) if name.startswith("/")]:
+        paths = [image.path for exchange in self.exchanges for image in exchange.images]
+        if outside := [name for name in (_name(image, path.parent) for image in paths) if name.startswith("/")]:
             self._note(
-                f"dsvl-prep reads only pictures below the file's folder, and {outside[0]} is not; save the "
-                "conversation in a folder above its pictures, or copy them there and mend their paths"
+                f"dsvl-prep reads only images in the file's folder or below it, and {outside[0]} is not; save the "
+                "conversation in a folder that contains its images, or copy them there and change their paths"
             )
 
     def _command(self, name: str, arguments: str) -> bool:
@@ -183,33 +185,33 @@ class Chat:
             COMMANDS[name].run(self, arguments)
         else:
             hint = nearest(name, COMMANDS) or f"; there are {', '.join(COMMANDS)}"
-            self._refuse(f"{name}: no such command{hint} (// sends a question that begins with /)")
+            self._refuse(f"{name}: no such command{hint} (type // for a question that begins with /)")
         return True
 
-    def _hear(self, prompt: Prompt) -> tuple[list[int], bool]:
-        """The answer's tokens, said as they come, and whether Ctrl-C ended it."""
+    def _stream_answer(self, prompt: Prompt) -> tuple[list[int], bool]:
+        """Print the answer while it is generated. Returns its tokens, and whether Ctrl-C ended it."""
         stream = TextStream(self._speaker.chat_tokenizer.tokenizer)
         tokens: list[int] = []
-        begun = False
-        with _stopping() as asked_to_stop:
+        has_begun = False
+        with _stop_on_interrupt() as asked_to_stop:
             for token in self._session.answer(prompt, self._sampling, key=("chat", len(self.exchanges))):
                 tokens.append(token)
                 if token != prompt.end_id:
-                    begun = self._say(stream.add(token), begun)
+                    has_begun = self._print(stream.add(token), has_begun)
                 if asked_to_stop():
                     break
-            self._say(stream.end(), begun)
+            self._print(stream.end(), has_begun)
         self._out.write("\n")
         self._out.flush()
         return tokens, asked_to_stop() and tokens[-1] != prompt.end_id
 
-    def _say(self, piece: str, begun: bool) -> bool:
-        """Write a piece of an answer, which begins without white space. Returns whether it has begun."""
-        piece = piece if begun else piece.lstrip()
+    def _print(self, piece: str, has_begun: bool) -> bool:
+        """Print a piece of an answer, without leading white space. Returns whether the answer has begun."""
+        piece = piece if has_begun else piece.lstrip()
         if piece:
             self._out.write(visible(piece))
             self._out.flush()
-        return begun or bool(piece)
+        return has_begun or bool(piece)
 
     def _refuse(self, text: str) -> None:
         self.refused = True
@@ -220,31 +222,31 @@ class Chat:
         self._err.flush()
 
 
-class Command(NamedTuple):
-    """A line that is no question: what comes after its name, what it does."""
+class ChatCommand(NamedTuple):
+    """A command: its arguments and its help text, as /help prints them, and what runs it."""
 
     arguments: str
     text: str
     run: Callable[[Chat, str], None]
 
 
-COMMANDS: dict[str, Command] = {
-    "/image": Command("PATH...", "show pictures with the next question; no path: put waiting ones away", Chat.show),
-    "/clear": Command("", "start a new conversation", Chat.clear),
-    "/save": Command("FILE", "add the conversation to a .jsonl file that dsvl-prep's chat adapter reads", Chat.save),
-    "/help": Command("", "show this", Chat.help),
-    "/quit": Command("", "end; Ctrl-D does it too", lambda chat, arguments: None),
+COMMANDS: dict[str, ChatCommand] = {
+    "/image": ChatCommand("PATH...", "add images to the next question; without a path: remove them", Chat.add_images),
+    "/clear": ChatCommand("", "start a new conversation", Chat.clear),
+    "/save": ChatCommand("FILE", "add the conversation to a .jsonl file for dsvl-prep's chat adapter", Chat.save),
+    "/help": ChatCommand("", "list the commands", Chat.help),
+    "/quit": ChatCommand("", "end the conversation, as Ctrl-D does", lambda chat, arguments: None),
 }
 
 
 def record_of(exchanges: list[Exchange], folder: Path) -> dict[str, Any]:
-    """The conversation as the chat adapter reads it. Pictures are named from `folder` where they lie below it."""
+    """The conversation as the chat adapter reads it. Paths of images in `folder` are relative to it."""
     messages = [dict(message) for message in messages_of(exchanges)]
-    pictures = iter([_name(picture.path, folder) for exchange in exchanges for picture in exchange.pictures])
+    paths = iter([_name(image.path, folder) for exchange in exchanges for image in exchange.images])
     for message in messages:
         if not isinstance(message["content"], str):
             message["content"] = [
-                {**part, "path": next(pictures)} if part["type"] == "image" else part for part in message["content"]
+                {**part, "path": next(paths)} if part["type"] == "image" else part for part in message["content"]
             ]
     return {"messages": messages}
 
@@ -264,7 +266,7 @@ def _append_line(path: Path, record: dict[str, Any]) -> None:
 
 
 @contextmanager
-def _stopping() -> Iterator[StopFlag]:
+def _stop_on_interrupt() -> Iterator[StopFlag]:
     """Ctrl-C asks to stop after the current token; a second one stops at once."""
     if threading.current_thread() is threading.main_thread():
         with StopFlag().on_signals(signal.SIGINT) as flag:
@@ -274,15 +276,15 @@ def _stopping() -> Iterator[StopFlag]:
 
 
 def _reader(stdin: TextIO) -> Callable[[], str | None]:
-    """Gives the next line; None at the end."""
-    if stdin is sys.stdin and stdin.isatty() and sys.stdout.isatty():  # a prompt would be among the answers of a file
+    """A function that returns the next line; None at the end."""
+    if stdin is sys.stdin and stdin.isatty() and sys.stdout.isatty():  # else a prompt would be among the answers
         with suppress(ImportError):
-            import readline  # noqa: F401 - `input` then lets one edit the line and go back to earlier ones
-        return _typed
+            import readline  # noqa: F401 - `input` then supports editing and history
+        return _typed_line
     return lambda: stdin.readline() or None
 
 
-def _typed() -> str | None:
+def _typed_line() -> str | None:
     try:
         return input(PROMPT)
     except EOFError:
@@ -290,7 +292,7 @@ def _typed() -> str | None:
         return None
 
 
-def _never_fail(stream: TextIO) -> None:
-    """Bytes that are no text are told as an error of the question; what a terminal cannot show becomes a `?`."""
+def _tolerate_encoding_errors(stream: TextIO) -> None:
+    """Undecodable input becomes an error of the question; output that the terminal cannot encode becomes `?`."""
     if hasattr(stream, "reconfigure"):
         stream.reconfigure(errors="surrogateescape" if stream.readable() else "replace")

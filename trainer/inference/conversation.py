@@ -1,8 +1,7 @@
-"""A conversation with the model as ids and images, exactly as training would have seen it.
+"""A conversation with the model as ids and images, exactly as in training.
 
-Rules: the ids before an answer are the first ids of the finished conversation (dst), images are expanded as the loader
-expands them, and pictures become pixels as the loader's exact decoder makes them. Text that somebody typed stays text:
-nothing in it becomes a control token.
+Rules: the ids before an answer are the first ids of the finished conversation (dst). Placeholders are expanded and
+images are decoded as the loader does it. Typed text stays text: nothing in it becomes a control token.
 """
 
 from __future__ import annotations
@@ -28,14 +27,14 @@ from trainer.inference.cached_decoder import Prompt
 from trainer.model.vision_chat import VisionChatModel
 
 MAX_BYTES = 1 << 30
-"""Of a picture's file"""
+"""Of an image file"""
 
-_HALF = "\ufffd"
-"""What a tokenizer decodes bytes to that are no whole character."""
+_REPLACEMENT = "\ufffd"
+"""What a tokenizer decodes an incomplete character to"""
 
 
 class Speaker(Protocol):
-    """A model and what it was trained with: what trainer.load and trainer.inference.open_model give."""
+    """A model with its tokenizer and preprocessing: what trainer.load and trainer.inference.open_model return."""
 
     @property
     def model(self) -> VisionChatModel: ...
@@ -46,29 +45,30 @@ class Speaker(Protocol):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
-class Seen:
-    """A picture: where it came from, and what the encoder gets of it, uint8 [3, S, S]."""
+class LoadedImage:
+    """An image file, and the encoder's input made from it."""
 
     path: Path
     pixels: torch.Tensor
+    """uint8 [3, S, S]"""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Exchange:
-    """A question, the pictures that came in with it, and its answer, if it has one already."""
+    """A question with its images, and its answer; None before it is answered."""
 
     question: str
-    pictures: tuple[Seen, ...] = ()
+    images: tuple[LoadedImage, ...] = ()
     answer: str | None = None
 
 
 def messages_of(exchanges: Sequence[Exchange]) -> list[Message]:
-    """As the compiler writes them: pictures lead their question."""
+    """Messages as the compiler writes them: images come before their question."""
     messages: list[Message] = []
     for exchange in exchanges:
         content: object = exchange.question
-        if exchange.pictures:
-            content = [{"type": "image"} for _ in exchange.pictures]
+        if exchange.images:
+            content = [{"type": "image"} for _ in exchange.images]
             content += [{"type": "text", "text": exchange.question}] if exchange.question else []
         messages.append({"role": "user", "content": content})
         if exchange.answer is not None:
@@ -77,14 +77,14 @@ def messages_of(exchanges: Sequence[Exchange]) -> list[Message]:
 
 
 def prompt_of(exchanges: Sequence[Exchange], speaker: Speaker, *, end_id: int) -> Prompt:
-    """What the answer to the last exchange follows.
+    """The prompt for the answer to the last exchange.
 
-    Raises TemplateError if the template refuses the conversation, ControlTextError for text no tokens can stand for.
+    Raises TemplateError if the template refuses the conversation, ControlTextError for text that cannot be tokenized.
     """
     chat = speaker.chat_tokenizer
     encoded = chat.encode(messages_of(exchanges), add_generation_prompt=True)
     ids, slots = expand_images(encoded.ids, chat.tokenizer.image_id, speaker.model.image_tokens)
-    pixels = [picture.pixels for exchange in exchanges for picture in exchange.pictures]
+    pixels = [image.pixels for exchange in exchanges for image in exchange.images]
     return Prompt(ids=ids, images=stack(pixels, speaker.geometry.size), slots=slots, end_id=end_id)
 
 
@@ -98,47 +98,47 @@ def expand_images(
 
 
 def stack(pixels: Sequence[torch.Tensor], image_size: int) -> torch.Tensor:
-    """uint8 [N, 3, S, S], also of none."""
+    """Images [N, 3, S, S] uint8; N may be 0."""
     return torch.stack(list(pixels)) if pixels else torch.zeros(0, 3, image_size, image_size, dtype=torch.uint8)
 
 
-def see(data: bytes | memoryview, geometry: Geometry) -> torch.Tensor:
-    """A picture file's bytes as the encoder gets them, uint8 [3, S, S]. Raises ImageError."""
+def image_pixels(data: bytes | memoryview, geometry: Geometry) -> torch.Tensor:
+    """The encoder's input, uint8 [3, S, S], from the bytes of an image file. Raises ImageError."""
     pixels = np.empty((geometry.size, geometry.size, 3), np.uint8)
     exact(data, geometry, pixels)
     return torch.from_numpy(pixels).permute(2, 0, 1)
 
 
-def look(path: Path, geometry: Geometry) -> Seen:
-    """Raises TrainError for a file that is not there or holds no picture."""
+def load_image(path: Path, geometry: Geometry) -> LoadedImage:
+    """Read an image file. Raises TrainError if it is missing or is not an image that can be decoded."""
     try:
-        found = path.stat()
-        if not stat.S_ISREG(found.st_mode):
-            raise TrainError(f"{path}: is no file; wanted a picture")
-        if found.st_size > MAX_BYTES:  # a film, say, that would be read whole before it is no picture
-            raise TrainError(f"{path}: has {found.st_size:,} bytes; wanted a picture, of {MAX_BYTES:,} at most")
-        return Seen(path=path, pixels=see(path.read_bytes(), geometry))
+        status = path.stat()
+        if not stat.S_ISREG(status.st_mode):
+            raise TrainError(f"{path}: is not a file; expected an image")
+        if status.st_size > MAX_BYTES:  # a video, for example, which would be read completely before it is refused
+            raise TrainError(f"{path}: has {status.st_size:,} bytes; expected an image of at most {MAX_BYTES:,}")
+        return LoadedImage(path=path, pixels=image_pixels(path.read_bytes(), geometry))
     except ImageError as error:
-        raise TrainError(f"{path}: cannot be shown: {error}") from None
+        raise TrainError(f"{path}: cannot be decoded: {error}") from None
     except (OSError, ValueError) as error:  # ValueError: a null character in the name
         reason = error.strerror if isinstance(error, OSError) else str(error)
-        raise TrainError(f"{path}: cannot be read: {reason}; wanted the path of a picture") from None
+        raise TrainError(f"{path}: cannot be read: {reason}; expected the path of an image") from None
 
 
 def answer_text(tokenizer: TextTokenizer, tokens: Sequence[int], end_id: int) -> str:
-    """An answer's words: without its end token, without a character that was cut off, and stripped as in training."""
-    words = tokens[:-1] if tokens and tokens[-1] == end_id else tokens
-    return tokenizer.decode(words).rstrip(_HALF).strip()
+    """An answer's text: without its end token and an incomplete last character, stripped as in training."""
+    text_tokens = tokens[:-1] if tokens and tokens[-1] == end_id else tokens
+    return tokenizer.decode(text_tokens).rstrip(_REPLACEMENT).strip()
 
 
 class TextStream:
-    """Tokens to text as they come; a character of several tokens waits until it is whole."""
+    """Text from tokens, one by one; a character of several tokens is held back until it is complete."""
 
     def __init__(self, tokenizer: TextTokenizer) -> None:
         self._tokenizer = tokenizer
         self._ids: list[int] = []
-        # Decoders look at what stands before (a space at the start, bytes of a character), so the last piece that was
-        # shown is decoded again with what follows: ids from _start on, of which those before _shown are out.
+        # The text of a token depends on the tokens before it (a leading space, bytes of one character). So the piece
+        # that was shown last is decoded again with what follows: the ids from _start on; those before _shown are out.
         self._start = self._shown = 0
 
     def add(self, token: int) -> str:
@@ -147,15 +147,15 @@ class TextStream:
         return self._piece(self._new())
 
     def end(self) -> str:
-        """What was waiting, without a character that is cut off."""
-        return self._piece(self._new().rstrip(_HALF))
+        """The text that was held back, without an incomplete character."""
+        return self._piece(self._new().rstrip(_REPLACEMENT))
 
     def _new(self) -> str:
         before = self._tokenizer.decode(self._ids[self._start : self._shown])
         return self._tokenizer.decode(self._ids[self._start :])[len(before) :]
 
     def _piece(self, text: str) -> str:
-        if not text or text.endswith(_HALF):
+        if not text or text.endswith(_REPLACEMENT):
             return ""
         self._start, self._shown = self._shown, len(self._ids)
         return text

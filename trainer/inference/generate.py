@@ -1,15 +1,15 @@
 """Answers of a VisionChatModel, token by token: one conversation round after round, or a batch of prompts at once.
 
 Rules
-- The tokens are those that the whole sequence, computed anew for each of them, would give; a KV cache only saves work.
-- In a later round only what is new is fed: from the first position on where ids or pictures differ from what the cache
-  has read. So a history may change in any way and is still answered as it stands.
-- An answer holds no control token but those that the template itself writes into answers, and no id that the tokenizer
-  does not have.
+- The KV cache only saves work: the tokens are those that a forward over the whole sequence for each token would give.
+- In a later round only the positions from the first one on where ids or images differ from the cache are computed. So
+  the conversation may change in any way, and the answer is to its current form.
+- An answer contains no control tokens but those that the template itself writes in answers, and only ids that the
+  tokenizer has.
 
     generator = Generator(model, chat_tokenizer)
     session = generator.session()
-    for token in session.answer(prompt, Sampling()): ...           # ends with prompt.end_id, unless room ran out
+    for token in session.answer(prompt, Sampling()): ...  # the last is prompt.end_id, or a length limit was met
     answers = generator.batch(prompts, Sampling(), keys=[("vqa", "7"), ...])
 
 Shapes: B rows, V vocabulary.
@@ -27,35 +27,43 @@ import numpy as np
 import torch
 
 from dst import ChatTokenizer, Message
-from trainer.errors import TooLongError, TrainError
-from trainer.inference.cached_decoder import Prompt, Reader
+from trainer.errors import TrainError
+from trainer.inference.cached_decoder import CachedDecoder, Prompt
 from trainer.model.decoder import attention_window, max_positions
 from trainer.model.vision_chat import VisionChatModel
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Sampling:
-    """How answers are drawn."""
+    """How answers are sampled."""
 
     max_new_tokens: int = 512
     temperature: float = 0.0
-    """0 takes the likeliest token always"""
+    """0: always the likeliest token"""
     top_p: float = 1.0
-    """Draw from the likeliest tokens that together have this probability"""
+    """Sample from the likeliest tokens that together have this probability"""
     seed: int = 0
 
     def problems(self) -> list[str]:
-        """What is wrong with the values, one line each."""
+        """Problems of the values, one line each."""
         checks = (
             ("max-new-tokens", self.max_new_tokens, self.max_new_tokens >= 1, "1 or more"),
             ("temperature", self.temperature, 0 <= self.temperature < float("inf"), "0 or more"),
             ("top-p", self.top_p, 0 < self.top_p <= 1, "more than 0, up to 1"),
         )
-        return [f"--{name}: got {value}; wanted {wanted}" for name, value, holds, wanted in checks if not holds]
+        return [f"--{name}: got {value}; expected {expected}" for name, value, holds, expected in checks if not holds]
+
+
+class TooLongError(TrainError):
+    """A prompt that leaves no positions for an answer."""
+
+    def __init__(self, positions: int, limit: int) -> None:
+        super().__init__(f"it takes {positions} positions with its images, and the model reads at most {limit}")
+        self.positions, self.limit = positions, limit
 
 
 class Generator:
-    """What answering needs beside a prompt. It sets the model to evaluation."""
+    """Generates answers with one model. It sets the model to evaluation mode."""
 
     def __init__(self, model: VisionChatModel, chat: ChatTokenizer) -> None:
         self.model = model.eval()
@@ -68,11 +76,11 @@ class Generator:
         self._forbidden = forbidden.to(self.device)
 
     def session(self) -> Session:
-        """A conversation's memory."""
+        """A new conversation with a KV cache of its own."""
         return Session(self)
 
-    def room(self, prompt: Prompt, sampling: Sampling) -> int:
-        """Tokens that an answer may have. Raises TooLongError if that is none."""
+    def max_tokens(self, prompt: Prompt, sampling: Sampling) -> int:
+        """Most tokens that the answer may have. Raises TooLongError if that is none."""
         if self.limit is None:
             return sampling.max_new_tokens
         if len(prompt.ids) >= self.limit:
@@ -83,30 +91,30 @@ class Generator:
     def batch(
         self, prompts: Sequence[Prompt], sampling: Sampling, *, keys: Sequence[Sequence[Hashable]] = ()
     ) -> list[list[int]]:
-        """The answers to all prompts, each with its end token if it came to that.
+        """The tokens of the answers to all prompts, each with its end token unless the length limit ended it.
 
-        keys: what an answer's draws depend on beside the seed, so that they do not depend on its batch; default: its
-        number. Raises TooLongError.
+        keys: of each answer, what its samples depend on in addition to the seed, so that they do not depend on the
+        batch; default: its index. Raises TooLongError.
         """
-        rooms = [self.room(prompt, sampling) for prompt in prompts]
-        drawers = [_generator(sampling, key) for key in keys or [(number,) for number in range(len(prompts))]]
-        reader = Reader(self.model, len(prompts), self.device)
-        logits = reader.read_padded(prompts)
+        limits = [self.max_tokens(prompt, sampling) for prompt in prompts]
+        randoms = [_random(sampling, key) for key in keys or [(index,) for index in range(len(prompts))]]
+        decoder = CachedDecoder(self.model, len(prompts), self.device)
+        logits = decoder.read_padded(prompts)
         positions = torch.tensor([[len(prompt.ids)] for prompt in prompts], device=self.device)
         end_ids = [prompt.end_id for prompt in prompts]
         answers: list[list[int]] = [[] for _ in prompts]
         open_rows = set(range(len(prompts)))
         while True:
-            tokens = self.choose(logits, end_ids, sampling, drawers)
+            tokens = self.choose(logits, end_ids, sampling, randoms)
             for row in sorted(open_rows):
                 answers[row].append(tokens[row])
-                if tokens[row] == end_ids[row] or len(answers[row]) == rooms[row]:
+                if tokens[row] == end_ids[row] or len(answers[row]) == limits[row]:
                     open_rows.remove(row)
             if not open_rows:
                 return answers
-            if self.limit is not None:  # rows that have ended go along; nobody reads what they give
+            if self.limit is not None:  # finished rows continue; their tokens are not used
                 positions = positions.clamp(max=self.limit - 1)
-            logits = reader.read_tokens(tokens, positions)
+            logits = decoder.read_tokens(tokens, positions)
             positions = positions + 1
 
     def choose(
@@ -114,61 +122,63 @@ class Generator:
         logits_BV: torch.Tensor,
         end_ids: Sequence[int],
         sampling: Sampling,
-        drawers: Sequence[torch.Generator],
+        randoms: Sequence[torch.Generator],
     ) -> list[int]:
-        """The next token of each row. Raises TrainError for logits that are no numbers."""
+        """The next token of each row. Raises TrainError for logits that are not finite."""
         logits_BV = logits_BV.float()
         if not bool(logits_BV.isfinite().all()):
-            raise TrainError("the model's output is no number; its weights are damaged, or its precision overflows")
+            raise TrainError(
+                "the model's output is NaN or infinite; its weights are damaged, or its precision overflows"
+            )
         ends = torch.tensor(end_ids, device=self.device)[:, None]
         allowed_BV = logits_BV.masked_fill(self._forbidden, float("-inf")).scatter(1, ends, logits_BV.gather(1, ends))
         if not sampling.temperature:
             return [int(token) for token in allowed_BV.argmax(-1).tolist()]
         rows = (allowed_BV.cpu() / sampling.temperature).softmax(-1)
-        return [_draw(row, sampling.top_p, drawer) for row, drawer in zip(rows, drawers, strict=True)]
+        return [_sample(row, sampling.top_p, random) for row, random in zip(rows, randoms, strict=True)]
 
 
 class Session:
-    """A conversation that goes on: what the model has read stays in a KV cache."""
+    """A conversation of several rounds: what the model has read stays in a KV cache."""
 
     def __init__(self, generator: Generator) -> None:
         self._generator = generator
         self.reset()
 
     def reset(self) -> None:
-        """Forget all."""
-        self._read = np.zeros(0, np.int64)
+        """Forget everything."""
+        self._ids = np.zeros(0, np.int64)
         self._slots: tuple[int, ...] = ()
         self._images: Sequence[torch.Tensor] = ()
-        self._reader = Reader(self._generator.model, 1, self._generator.device)
+        self._decoder = CachedDecoder(self._generator.model, 1, self._generator.device)
 
     @torch.no_grad()
     def answer(self, prompt: Prompt, sampling: Sampling, *, key: Sequence[Hashable] = ()) -> Iterator[int]:
-        """The answer's tokens as they come; the end token is the last, unless room ran out.
+        """The answer's tokens, one by one; the end token is the last, unless the length limit ended the answer.
 
-        One may stop asking for more at any token. key: what draws depend on beside the seed. Raises TooLongError.
+        The caller may stop at any token. key: what samples depend on in addition to the seed. Raises TooLongError.
         """
         generator = self._generator
-        room, drawer = generator.room(prompt, sampling), _generator(sampling, key)
+        max_tokens, random = generator.max_tokens(prompt, sampling), _random(sampling, key)
         try:
-            logits = self._read_on(prompt)
-            for number in range(1, room + 1):
-                (token,) = generator.choose(logits, [prompt.end_id], sampling, [drawer])
+            logits = self._read(prompt)
+            for number in range(1, max_tokens + 1):
+                (token,) = generator.choose(logits, [prompt.end_id], sampling, [random])
                 yield token
-                if token == prompt.end_id or number == room:
+                if token == prompt.end_id or number == max_tokens:
                     return
-                logits = self._reader.read_tokens([token], torch.tensor([[len(self._read)]]))
-                self._read = np.append(self._read, token)
+                logits = self._decoder.read_tokens([token], torch.tensor([[len(self._ids)]]))
+                self._ids = np.append(self._ids, token)
         except GeneratorExit:
             raise
-        except BaseException:  # some layers may have read what others have not
+        except BaseException:  # some layers may have cached tokens that others have not
             self.reset()
             raise
 
-    def _read_on(self, prompt: Prompt) -> torch.Tensor:
-        """Read what is new in the prompt; the logits after it."""
-        kept = self._common(prompt)
-        if not self._reader.crop(len(self._read) - kept):
+    def _read(self, prompt: Prompt) -> torch.Tensor:
+        """Read what is new in the prompt; returns the logits after it."""
+        kept = self._num_shared(prompt)
+        if not self._decoder.crop(len(self._ids) - kept):
             self.reset()
             kept = 0
         first = sum(slot < kept for slot in prompt.slots)
@@ -178,20 +188,20 @@ class Session:
             slots=tuple(slot - kept for slot in prompt.slots[first:]),
             end_id=prompt.end_id,
         )
-        logits = self._reader.read_padded([new], first_position=kept)
-        self._read, self._slots, self._images = prompt.ids, prompt.slots, tuple(prompt.images)
+        logits = self._decoder.read_padded([new], first_position=kept)
+        self._ids, self._slots, self._images = prompt.ids, prompt.slots, tuple(prompt.images)
         return logits
 
-    def _common(self, prompt: Prompt) -> int:
-        """How many positions from the start are read already and the same. At least one is left to be fed."""
-        length = min(len(self._read), len(prompt.ids) - 1)
-        different = np.flatnonzero(self._read[:length] != prompt.ids[:length])
+    def _num_shared(self, prompt: Prompt) -> int:
+        """How many positions from the start are in the cache and unchanged; at least one position is left to read."""
+        length = min(len(self._ids), len(prompt.ids) - 1)
+        different = np.flatnonzero(self._ids[:length] != prompt.ids[:length])
         kept = int(different[0]) if len(different) else length
         for number, slot in enumerate(prompt.slots):
             if slot >= kept:
                 break
-            whole = slot + self._generator.model.image_tokens <= kept
-            if not whole or slot not in self._slots[number : number + 1]:
+            is_complete = slot + self._generator.model.image_tokens <= kept
+            if not is_complete or slot not in self._slots[number : number + 1]:
                 return slot
             if not torch.equal(self._images[number], prompt.images[number]):
                 return slot
@@ -199,7 +209,7 @@ class Session:
 
 
 def position_limit(model: VisionChatModel) -> int | None:
-    """The most positions that the model can read; None if nothing sets a limit."""
+    """The most positions that the model can read; None if there is no limit."""
     limits = [max_positions(model.decoder.config)]
     if model.attention == "mmca":
         limits.append(attention_window(model.decoder.config))  # MMCA defines no windows
@@ -207,7 +217,7 @@ def position_limit(model: VisionChatModel) -> int | None:
 
 
 def answer_controls(chat: ChatTokenizer) -> tuple[int, frozenset[int]]:
-    """The token that the template ends answers with, and all control tokens that it writes into them."""
+    """The token with which the template ends answers, and all control tokens that it writes in answers."""
     question: Message = {"role": "user", "content": [{"type": "image"}, {"type": "text", "text": "?"}]}
     encoded = chat.encode([question, {"role": "assistant", "content": "!"}])
     start, end = encoded.trained[0]
@@ -215,15 +225,15 @@ def answer_controls(chat: ChatTokenizer) -> tuple[int, frozenset[int]]:
     return ids[-1], chat.tokenizer.control_ids.intersection(ids)
 
 
-def _draw(probabilities_V: torch.Tensor, top_p: float, drawer: torch.Generator) -> int:
+def _sample(probabilities_V: torch.Tensor, top_p: float, random: torch.Generator) -> int:
     if top_p < 1:
         sorted_V, order_V = probabilities_V.sort(descending=True, stable=True)
         before_V = sorted_V.cumsum(0) - sorted_V
         sorted_V = sorted_V.masked_fill(before_V >= top_p, 0.0)
-        return int(order_V[torch.multinomial(sorted_V, 1, generator=drawer)])
-    return int(torch.multinomial(probabilities_V, 1, generator=drawer))
+        return int(order_V[torch.multinomial(sorted_V, 1, generator=random)])
+    return int(torch.multinomial(probabilities_V, 1, generator=random))
 
 
-def _generator(sampling: Sampling, key: Sequence[Hashable]) -> torch.Generator:
+def _random(sampling: Sampling, key: Sequence[Hashable]) -> torch.Generator:
     digest = hashlib.sha256(repr((sampling.seed, *key)).encode()).digest()
     return torch.Generator().manual_seed(int.from_bytes(digest[:8]) >> 1)

@@ -1,6 +1,6 @@
-"""A model to talk to or to measure: an exported folder, a run's folder, or one of its checkpoints.
+"""Opening a model for chat or evaluation: an exported folder, a run's folder, or one of its checkpoints.
 
-Rule: a run's model is the one that exporting it in the run's precision would give.
+Rule: the model of a run or checkpoint equals its export in the run's precision.
 """
 
 from __future__ import annotations
@@ -12,7 +12,8 @@ import torch
 from dst import ChatTokenizer, Template, load_tokenizer
 from dst.errors import ConfigError
 from shards import Build
-from trainer.checkpoint.reader import PLACES, Checkpoint, locate
+from trainer.checkpoint.discovery import PLACES, locate
+from trainer.checkpoint.reader import Checkpoint
 from trainer.model_io.load import DTYPES, Loaded, load_model
 from trainer.model_io.record import RECORD
 from trainer.training.restore import restore
@@ -21,7 +22,7 @@ from trainer.training.restore import restore
 def open_model(location: Path, *, build: str | None = None) -> tuple[Loaded, Build | None]:
     """The model, on the GPU if there is one, and the build that a run was trained on; None for an exported model.
 
-    build: where that build is now, if it was moved. Raises ConfigError, ShardError or TrainError.
+    build: the path of that build, if it was moved. Raises ConfigError, ShardError or TrainError.
     """
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     if (location / RECORD).is_file():
@@ -29,24 +30,24 @@ def open_model(location: Path, *, build: str | None = None) -> tuple[Loaded, Bui
             raise ConfigError([f"--build: {location} is an exported model, which needs no build; remove the option"])
         return load_model(location, device=device), None
     if locate(location) is None:
-        raise ConfigError([f"{location}: no model there; wanted a folder that dsvl-train export wrote, {PLACES}"])
-    found = restore(location, build=build)
-    manifest = found.build.manifest
+        raise ConfigError([f"{location}: no model there; expected a folder that dsvl-train export wrote, {PLACES}"])
+    restored = restore(location, build=build)
+    manifest = restored.build.manifest
     template = Template(manifest.config.template, manifest.template)
     return (
         Loaded(
-            model=found.model.to(device, DTYPES[found.config.precision]),
-            chat_tokenizer=ChatTokenizer(template, load_tokenizer(found.build.tokenizer_folder())),
+            model=restored.model.to(device, DTYPES[restored.config.precision]),
+            chat_tokenizer=ChatTokenizer(template, load_tokenizer(restored.build.tokenizer_folder())),
             geometry=manifest.config.image,
             facts=manifest.facts(),
-            step=found.step,
-            folder=found.folder,
+            step=restored.step,
+            folder=restored.folder,
         ),
-        found.build,
+        restored.build,
     )
 
 
 def was_trained_on(location: Path, build: Build) -> bool:
-    """Whether the model at `location` is a run's, and the run was trained on this build."""
+    """Whether `location` is a run or a checkpoint, and the run was trained on this build."""
     folder = None if (location / RECORD).is_file() else locate(location)
-    return folder is not None and Checkpoint(folder).manifest == build.manifest.hash
+    return folder is not None and Checkpoint(folder).manifest_hash == build.manifest.hash

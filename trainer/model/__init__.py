@@ -1,1 +1,1 @@
-"""The model: encoder, projector, decoder, adapters, and which of its parameters are trained."""
+"""The model: encoder, projector, decoder, adapters, and which of the parameters are trained."""

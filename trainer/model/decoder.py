@@ -1,8 +1,8 @@
-"""Decoders: any causal language model of transformers, made ready for a build's tokenizer.
+"""Decoders: any causal language model of transformers, fitted to a build's tokenizer.
 
-The rule: every token of the build has a row in the table and in the head, no row that the model brought is lost, and
-new rows start as the mean of the old ones. Input table and head stay one tensor where the model ties them, and two
-where it does not; what embeds in training is what generates.
+The rule: every token of the build has an input embedding and a row of the output head. Pretrained rows are kept, and
+new ones are initialised to the mean of the pretrained ones. Embeddings and head stay one tensor where the model ties
+them, and two where it does not.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from trainer.attention import mmca
 from trainer.attention.layout import build_layout
 from trainer.compat.transformers import load_pretrained, new_model, reason, register_attention
 from trainer.config.model import DecoderConfig
-from trainer.model.decoder_protocol import Decoder, HfConfig
+from trainer.model.decoder_protocol import CausalDecoder, HfConfig
 
 _TINY = {
     "hidden_size": 64,
@@ -52,32 +52,32 @@ def load_hf_config(config: DecoderConfig, tokenizer_size: int) -> HfConfig:
         if config.name is not None:
             hf_config = AutoConfig.from_pretrained(config.name, trust_remote_code=False)
         else:
-            given = dict(_preset(config.preset) if config.preset is not None else config.config)
-            hf_config = AutoConfig.for_model(given.pop("model_type"), **{"vocab_size": tokenizer_size, **given})
+            settings = dict(_preset(config.preset) if config.preset is not None else config.config)
+            hf_config = AutoConfig.for_model(settings.pop("model_type"), **{"vocab_size": tokenizer_size, **settings})
     except (OSError, TypeError, ValueError) as error:
         raise ConfigError([f"model.decoder: {_what(config)} cannot be read: {reason(error)}"]) from error
     text = hf_config.get_text_config(decoder=True)
     if text is not hf_config:
         raise ConfigError(
             [
-                f"model.decoder: {_what(config)} is a {hf_config.model_type}, of which a decoder of text "
-                f"({text.model_type}) is only a part; wanted a language model alone"
+                f"model.decoder: {_what(config)} is a {hf_config.model_type}, which contains a text decoder "
+                f"({text.model_type}) and more; expected a language model alone"
             ]
         )
     return hf_config
 
 
 def max_positions(hf_config: HfConfig) -> int | None:
-    """The longest row that the decoder allows; None if its configuration sets no limit."""
+    """The most positions that the decoder allows; None if its configuration sets no limit."""
     limit = getattr(hf_config, "max_position_embeddings", None)
     return limit if isinstance(limit, int) and limit > 0 else None
 
 
 def attention_window(hf_config: HfConfig) -> int | None:
-    """How far back the decoder's layers see, if some do not see all; without a list of layers all are alike."""
-    kinds = getattr(hf_config, "layer_types", None)
+    """The sliding window of the decoder's layers in tokens; None if all layers see everything."""
+    layer_types = getattr(hf_config, "layer_types", None)
     window = getattr(hf_config, "sliding_window", None)
-    return window if isinstance(window, int) and (kinds is None or "sliding_attention" in kinds) else None
+    return window if isinstance(window, int) and (layer_types is None or "sliding_attention" in layer_types) else None
 
 
 def build_decoder(
@@ -87,15 +87,15 @@ def build_decoder(
     *,
     weights: bool = True,
     dtype: torch.dtype = torch.float32,
-) -> Decoder:
-    """A transformers model with rows for `tokenizer_size` tokens; `weights=False` leaves all of it random.
+) -> CausalDecoder:
+    """A transformers model with embeddings for `tokenizer_size` tokens; `weights=False` leaves all weights random.
 
-    `attention`: mmca or causal. Raises ConfigError if the model cannot be loaded or cannot work here.
+    attention: mmca or causal. Raises ConfigError if the model cannot be loaded, or does not work with this attention.
     """
     hf_config = load_hf_config(config, tokenizer_size)
     from transformers import AutoModelForCausalLM
 
-    model: Decoder
+    model: CausalDecoder
     try:
         if weights and config.name is not None:
             model = load_pretrained(
@@ -122,18 +122,18 @@ def build_decoder(
     return model
 
 
-def check_decoder(model: Decoder, config: DecoderConfig, attention: str) -> None:
-    """Raises ConfigError unless a decoder that got its weights otherwise works with this attention."""
+def check_decoder(model: CausalDecoder, config: DecoderConfig, attention: str) -> None:
+    """Raises ConfigError unless the decoder works with this attention. For weights that build_decoder did not load."""
     if attention == "mmca":
         _check_mmca(model, config)
     else:
         _check_behaviour(model, config)
 
 
-def fit_vocabulary(model: Decoder, tokenizer_size: int) -> None:
-    """Add rows for new tokens, each the mean of the rows before; a table that is large enough stays as it is."""
-    old = model.get_input_embeddings().weight.shape[0]
-    if tokenizer_size <= old:
+def fit_vocabulary(model: CausalDecoder, tokenizer_size: int) -> None:
+    """Add embeddings for new tokens, each the mean of all others; a table that is large enough is unchanged."""
+    num_old = model.get_input_embeddings().weight.shape[0]
+    if tokenizer_size <= num_old:
         return
     model.resize_token_embeddings(tokenizer_size, mean_resizing=False)
     tensors = [model.get_input_embeddings().weight]
@@ -144,11 +144,11 @@ def fit_vocabulary(model: Decoder, tokenizer_size: int) -> None:
         tensors.append(head.bias)
     with torch.no_grad():
         for tensor in tensors:
-            tensor[old:] = tensor[:old].float().mean(0).to(tensor.dtype)
+            tensor[num_old:] = tensor[:num_old].float().mean(0).to(tensor.dtype)
 
 
 def finish_logits(hf_config: HfConfig, logits: torch.Tensor) -> torch.Tensor:
-    """What some models do after their head: Granite divides, Cohere multiplies, Gemma 2 caps."""
+    """Scale the head's output as some models do: Granite divides, Cohere multiplies, Gemma 2 caps."""
     if (divisor := getattr(hf_config, "logits_scaling", None)) is not None:
         logits = logits / divisor
     if (factor := getattr(hf_config, "logit_scale", None)) is not None:
@@ -158,18 +158,18 @@ def finish_logits(hf_config: HfConfig, logits: torch.Tensor) -> torch.Tensor:
     return logits
 
 
-def _check_behaviour(model: Decoder, config: DecoderConfig) -> None:
-    """Raises ConfigError unless the decoder does what the model counts on, seen on a row of two samples.
+def _check_behaviour(model: CausalDecoder, config: DecoderConfig) -> None:
+    """Raises ConfigError unless the decoder behaves as VisionChatModel assumes; tested on a row of two samples.
 
-    Logits are its head applied to its last hidden states, and positions that restart keep samples apart. On the meta
-    device there are no numbers to compare.
+    The assumptions: logits are the head applied to the last hidden states, and positions that restart keep samples
+    apart. On the meta device there is nothing to compare.
     """
     head, base = model.get_output_embeddings(), model.base_model
     if not isinstance(head, nn.Module) or not hasattr(model, model.base_model_prefix):
-        raise ConfigError([f"model.decoder: {_what(config)} has no output head; wanted a causal language model"])
+        raise ConfigError([f"model.decoder: {_what(config)} has no output head; expected a causal language model"])
     if "position_ids" not in inspect.signature(base.forward).parameters:
         raise ConfigError(
-            [f"model.decoder: {type(model).__name__} takes no positions, so it cannot tell samples apart"]
+            [f"model.decoder: {type(model).__name__} takes no position_ids and mixes samples; choose another"]
         )
     if head.weight.is_meta:
         return
@@ -177,34 +177,39 @@ def _check_behaviour(model: Decoder, config: DecoderConfig) -> None:
     model.eval()
     with torch.no_grad():
         embedded = model.get_input_embeddings()(torch.tensor([[0, 1]]))
-        restart = torch.zeros(1, 2, dtype=torch.int64)
-        both = model(inputs_embeds=embedded, position_ids=restart, use_cache=False).logits
-        hidden = base(inputs_embeds=embedded, position_ids=restart, use_cache=False).last_hidden_state
-        alone = model(inputs_embeds=embedded[:, 1:], position_ids=restart[:, 1:], use_cache=False).logits
-        ours = finish_logits(model.config, head(hidden))
+        restarting = torch.zeros(1, 2, dtype=torch.int64)
+        packed = model(inputs_embeds=embedded, position_ids=restarting, use_cache=False).logits
+        hidden = base(inputs_embeds=embedded, position_ids=restarting, use_cache=False).last_hidden_state
+        alone = model(inputs_embeds=embedded[:, 1:], position_ids=restarting[:, 1:], use_cache=False).logits
+        by_head = finish_logits(model.config, head(hidden))
     model.train(was_training)
     name = type(model).__name__
-    if not _nearly_equal(ours, both):
-        raise ConfigError([f"model.decoder: {name} does more to its logits than its head and known scalings do"])
-    if not _nearly_equal(both[:, 1:], alone):
-        raise ConfigError([f"model.decoder: {name} lets samples that share a row see each other; wanted another one"])
+    if not _nearly_equal(by_head, packed):
+        raise ConfigError(
+            [
+                f"model.decoder: {name} computes its logits in another way than its head and known scalings do; "
+                "choose another"
+            ]
+        )
+    if not _nearly_equal(packed[:, 1:], alone):
+        raise ConfigError([f"model.decoder: {name} lets samples that share a row see each other; choose another"])
 
 
-def _check_mmca(model: Decoder, config: DecoderConfig) -> None:
-    """Raises ConfigError unless every layer attends through MMCA, seen on two tokens; sizes tell of windows.
+def _check_mmca(model: CausalDecoder, config: DecoderConfig) -> None:
+    """Raises ConfigError unless every layer attends through MMCA; tested on two tokens.
 
-    An architecture with attention of its own would go on with that in silence; one that adds to what attention does
-    (soft caps, sinks) refuses the layout.
+    An architecture with its own attention code would silently keep that; one that adds to attention (soft caps, sinks)
+    refuses the layout. Sliding windows are checked in trainer.model.vision_chat.check_model.
     """
     if model.get_input_embeddings().weight.is_meta:
         return
     change = "choose another decoder, or set model.attention: causal"
     embedded = model.get_input_embeddings()(torch.tensor([[0, 1]]))
-    layers = 0
+    num_mmca = 0
 
     def counted(*arguments: Any, **options: Any) -> Any:
-        nonlocal layers
-        layers += 1
+        nonlocal num_mmca
+        num_mmca += 1
         return mmca.mmca_attention(*arguments, **options)
 
     was_training = model.training
@@ -219,28 +224,29 @@ def _check_mmca(model: Decoder, config: DecoderConfig) -> None:
     finally:
         mmca.register()
         model.train(was_training)
-    whole, name = model.config.num_hidden_layers, type(model).__name__
-    if layers != whole:
+    num_layers, name = model.config.num_hidden_layers, type(model).__name__
+    if num_mmca != num_layers:
         raise ConfigError(
             [
-                f"model.attention: {layers} of {whole} layers of {name} attend through transformers' attention "
+                f"model.attention: {num_mmca} of {num_layers} layers of {name} attend through transformers' attention "
                 f"interface, which mmca needs; {change}"
             ]
         )
 
 
-def _nearly_equal(got: torch.Tensor, wanted: torch.Tensor) -> bool:
-    """Equal but for what the type rounds off."""
-    tolerance = 1e-4 if got.dtype in (torch.float32, torch.float64) else 0.02
-    return bool((got - wanted).float().norm() <= tolerance * wanted.float().norm())
+def _nearly_equal(actual: torch.Tensor, expected: torch.Tensor) -> bool:
+    """Equal within the rounding of the type."""
+    tolerance = 1e-4 if actual.dtype in (torch.float32, torch.float64) else 0.02
+    return bool((actual - expected).float().norm() <= tolerance * expected.float().norm())
 
 
 def _preset(name: str) -> dict[str, Any]:
     if name not in PRESETS:
-        hint = nearest(name, PRESETS) or f"; wanted one of {', '.join(PRESETS)}"
+        hint = nearest(name, PRESETS) or f"; expected one of {', '.join(PRESETS)}"
         raise ConfigError([f"model.decoder.preset: unknown preset {name!r}{hint}"])
     return PRESETS[name]
 
 
 def _what(config: DecoderConfig) -> str:
+    """The decoder as errors name it."""
     return config.name or config.preset or f"a {config.config.get('model_type')} of these sizes"

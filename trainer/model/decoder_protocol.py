@@ -1,8 +1,8 @@
 """What the trainer uses of a causal language model of transformers, as types.
 
 transformers declares no type that all causal language models share with these attributes, so the two protocols name
-them. Every Decoder is a torch Module as well: code that needs its modules takes them from the model that holds it, by
-`get_submodule("decoder")`.
+them. Every CausalDecoder is a torch Module as well: code that needs its modules gets them with
+`get_submodule("decoder")` of the model that contains it.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from torch import nn
 
 
 class HfConfig(Protocol):
-    """A decoder's configuration. What only some architectures have is read with `getattr`."""
+    """A decoder's configuration. Attributes that only some architectures have are read with `getattr`."""
 
     num_hidden_layers: int
     vocab_size: int
@@ -27,8 +27,8 @@ class HfConfig(Protocol):
     def to_json_string(self, use_diff: bool = ...) -> str: ...
 
 
-class Decoder(Protocol):
-    """A causal language model: a base model that makes hidden states, and a head that makes logits of them."""
+class CausalDecoder(Protocol):
+    """A causal language model: a base model that computes hidden states, and a head that computes logits from them."""
 
     training: bool
     base_model_prefix: str
@@ -49,4 +49,4 @@ class Decoder(Protocol):
     def eval(self) -> Self: ...
 
     def __call__(self, *, inputs_embeds: torch.Tensor, position_ids: torch.Tensor, use_cache: bool) -> Any:
-        """An output with `logits` [B, T, V]; each architecture has a class of its own for it."""
+        """An output with `logits` [B, T, V], of a class that depends on the architecture."""

@@ -1,7 +1,7 @@
-"""LoRA adapters by peft, in place: the model stays the same module, with adapted layers where linear ones were.
+"""LoRA adapters of peft, in place: the model stays the same module; linear layers are replaced by adapted ones.
 
-The rule: every target matches a layer, or it is an error that names what is near. Adapters are parameters whose names
-contain `lora_`; which parameters learn is not decided here but in trainer.model.param_groups.
+The rule: a target that matches no layer is an error, which names the nearest. Parameters of adapters have `lora_` in
+their names. trainer.model.param_groups decides which parameters are trained.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ ALL_LINEAR = "all-linear"
 
 
 def add_adapters(model: VisionChatModel, adapters: LoraAdapters) -> None:
-    """Put the adapters of `lora` into a VisionChatModel. Raises ConfigError with all targets that match nothing."""
+    """Add the adapters that `lora` configures. Raises ConfigError with all targets that match nothing."""
     problems = []
     for root, lora, where in (
         (model.get_submodule("decoder"), adapters.decoder, "lora.decoder"),
@@ -38,7 +38,7 @@ def add_adapters(model: VisionChatModel, adapters: LoraAdapters) -> None:
 
 
 def add_lora(root: nn.Module, config: LoraConfig, *, where: str) -> list[str]:
-    """Adapt layers of `root` and return their names. Raises ConfigError, its problems beginning with `where`."""
+    """Adapt layers of `root` and return their names. where: what problems begin with. Raises ConfigError."""
     names = find_targets(root, config.target_modules, where=where)
     try:
         inject(root, names, rank=config.rank, alpha=config.alpha, dropout=config.dropout)
@@ -48,23 +48,25 @@ def add_lora(root: nn.Module, config: LoraConfig, *, where: str) -> list[str]:
 
 
 def find_targets(root: nn.Module, targets: str | Sequence[str], *, where: str) -> list[str]:
-    """Names of the linear layers meant. Attention blocks of torch hold their matrices themselves, so there the block
-    is adapted as a whole, if it is named; all-linear leaves it, and always the output head.
+    """Names of the layers that `targets` selects.
+
+    Attention blocks of torch hold their matrices themselves, so such a block is adapted as a whole if it is named.
+    all-linear selects neither these blocks nor the output head. Raises ConfigError.
     """
     layers, inside = _layers(root)
     if targets == ALL_LINEAR:
         head = getattr(root, "get_output_embeddings", lambda: None)()
-        found = [name for name, module in layers.items() if isinstance(module, linear_types()) and module is not head]
-        if not found:
+        linear = [name for name, module in layers.items() if isinstance(module, linear_types()) and module is not head]
+        if not linear:
             raise ConfigError([f"{where}.target_modules: all-linear matches nothing, there are no linear layers"])
-        return found
+        return linear
     problems: list[str] = []
     chosen: dict[str, None] = {}
     for target in [targets] if isinstance(targets, str) else targets:
         try:
             matches = list(_matching(target, layers, is_regex=isinstance(targets, str)))
         except re.error as error:
-            raise ConfigError([f"{where}.target_modules: {target!r} is no regex: {error}"]) from None
+            raise ConfigError([f"{where}.target_modules: {target!r} is not a valid regex: {error}"]) from None
         chosen.update(dict.fromkeys(matches))
         if not matches:
             problems.append(
@@ -76,7 +78,7 @@ def find_targets(root: nn.Module, targets: str | Sequence[str], *, where: str) -
 
 
 def merge_lora(root: nn.Module) -> None:
-    """Add every adapter below `root` to its layer's weights and put the plain layer back."""
+    """Merge every adapter in `root` into its layer's weights, and restore the plain layers."""
     adapted = adapted_layers(root)
     for name, module in adapted.items():
         if name.removesuffix(".base_layer.out_proj") in adapted.keys() - {name}:
@@ -86,7 +88,7 @@ def merge_lora(root: nn.Module) -> None:
 
 
 def _layers(root: nn.Module) -> tuple[dict[str, nn.Module], dict[str, str]]:
-    """What can be adapted, by name; and the linear layers inside torch's attention, each with its block's name."""
+    """Layers that can be adapted, by name; and each linear layer inside torch's attention -> name of its block."""
     layers: dict[str, nn.Module] = {}
     inside: dict[str, str] = {}
     kinds: tuple[type[nn.Module], ...] = (*linear_types(), nn.MultiheadAttention)
@@ -109,6 +111,6 @@ def _matching(target: str, names: dict[str, nn.Module], *, is_regex: bool) -> It
 def _hint(target: str, layers: dict[str, nn.Module], inside: dict[str, str]) -> str:
     for name, block in inside.items():
         if name == target or name.endswith(f".{target}"):
-            return f"; it is a part of torch's attention, wanted the block: {block.rpartition('.')[2]}"
+            return f"; it is part of torch's attention, expected the block: {block.rpartition('.')[2]}"
     last_parts = sorted({name.rpartition(".")[2] for name in layers})
     return nearest(target, [*last_parts, *layers]) or f"; there are {', '.join(last_parts)}"

@@ -1,8 +1,8 @@
-"""What learns, how fast, and what is decayed.
+"""Which parameters are trained, with which learning rate and which weight decay.
 
-The rule: every parameter belongs to one component, by its name or, for embeddings, by what it is: a head that is tied
-to the input table is that table, once. Whether a parameter learns is decided here for all of them, never left over
-from how a model was loaded.
+The rule: every parameter belongs to one component, by its name; embeddings are recognised by identity, so a head that
+is tied to the input embeddings counts once. This module sets `requires_grad` of every parameter, however the model was
+loaded.
 """
 
 from __future__ import annotations
@@ -22,13 +22,13 @@ from trainer.model.vision_chat import VisionChatModel
 
 COMPONENTS = ("encoder", "projector", "embeddings", "decoder", "lora")
 
-# Tables and learnt vectors that are parameters of their own, not a layer's `weight`.
+# Embedding tables and trained vectors that are parameters themselves, not a layer's `weight`.
 _TABLE = re.compile(r".*(embed(ding)?s?|quer(y|ies)|tokens?)")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ComponentRow:
-    """A line of the table. share: of the component that learns, 0 to 1. learning_rate: None if it is frozen."""
+    """A line of the table. share: trained part of the component, 0 to 1. learning_rate: None if it is frozen."""
 
     component: str
     parameters: int
@@ -39,7 +39,7 @@ class ComponentRow:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Group:
-    """An optimizer's parameter group; its name says component and decay."""
+    """An optimizer's parameter group, named after component and decay."""
 
     name: str
     parameters: tuple[nn.Parameter, ...]
@@ -47,7 +47,7 @@ class Group:
     weight_decay: float
 
     def for_torch(self) -> dict[str, Any]:
-        """As torch optimizers take it; DeepSpeed keeps the name."""
+        """As torch's optimizers take it; DeepSpeed keeps the name."""
         return {
             "name": self.name,
             "params": list(self.parameters),
@@ -57,7 +57,7 @@ class Group:
 
 
 def choose_trained(model: VisionChatModel, rates: LearningRates) -> None:
-    """Freeze and unfreeze every parameter of a VisionChatModel. Raises ConfigError if nothing would learn."""
+    """Freeze or unfreeze every parameter. Raises ConfigError if none would be trained."""
     for _, parameter, component in by_component(model):
         parameter.requires_grad_(getattr(rates, component) is not None and parameter.is_floating_point())
     model.train(model.training)
@@ -69,7 +69,7 @@ def choose_trained(model: VisionChatModel, rates: LearningRates) -> None:
 
 
 def parameter_groups(model: VisionChatModel, rates: LearningRates, weight_decay: float) -> list[Group]:
-    """All parameters that learn, in groups by component and decay; empty groups are left out."""
+    """All trained parameters, in groups by component and decay; empty groups are omitted."""
     undecayed = _undecayed(model)
     groups: dict[tuple[str, bool], list[nn.Parameter]] = {}
     for _, parameter, component in by_component(model):
@@ -89,7 +89,7 @@ def parameter_groups(model: VisionChatModel, rates: LearningRates, weight_decay:
 
 
 def component_rows(model: VisionChatModel, rates: LearningRates) -> list[ComponentRow]:
-    """The table of what there is and what learns; a component without parameters has no row."""
+    """The table of all parameters and trained ones; a component without parameters has no row."""
     counts: dict[str, list[int]] = {component: [0, 0] for component in COMPONENTS}
     for _, parameter, component in by_component(model):
         counts[component][0] += _size(parameter)
@@ -115,9 +115,9 @@ def print_parameters(rows: list[ComponentRow], console: Console) -> None:
     for row in rows:
         rate = "frozen" if row.learning_rate is None else f"{row.learning_rate:g}"
         table.add_row(row.component, f"{row.parameters:,}", f"{row.trained:,}", f"{row.share:.1%}", rate)
-    whole, trained = sum(row.parameters for row in rows), sum(row.trained for row in rows)
+    total, trained = sum(row.parameters for row in rows), sum(row.trained for row in rows)
     table.add_section()
-    table.add_row("all", f"{whole:,}", f"{trained:,}", f"{trained / max(1, whole):.1%}", "")
+    table.add_row("all", f"{total:,}", f"{trained:,}", f"{trained / max(1, total):.1%}", "")
     console.print(table)
 
 
@@ -135,16 +135,16 @@ def by_component(model: VisionChatModel) -> Iterator[tuple[str, nn.Parameter, st
 
 
 def _undecayed(model: nn.Module) -> set[int]:
-    """Norms and biases have one dimension; tables are embeddings, or parameters that are named as such."""
-    found = set()
+    """Ids of norms and biases, which have one dimension, and of embedding tables, by class or by name."""
+    undecayed = set()
     for module in model.modules():
         for name, parameter in module.named_parameters(recurse=False):
             is_table = isinstance(module, nn.Embedding) or _TABLE.fullmatch(name)
             if is_table or len(getattr(parameter, "ds_shape", parameter.shape)) < 2:
-                found.add(id(parameter))
-    return found
+                undecayed.add(id(parameter))
+    return undecayed
 
 
 def _size(parameter: nn.Parameter) -> int:
-    """Numbers of the whole parameter, also where ZeRO-3 leaves a rank only its part."""
+    """Elements of the whole parameter, also where ZeRO-3 leaves a rank only its share."""
     return int(getattr(parameter, "ds_numel", parameter.numel()))

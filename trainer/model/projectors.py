@@ -1,7 +1,7 @@
 """Projectors: from an encoder's tokens to the decoder's embeddings.
 
-Shapes: N images, P tokens an image from the encoder, Q tokens an image for the decoder, W encoder width, H hidden size.
-PROJECTORS is the table of the kinds.
+Shapes: N images, P tokens per image from the encoder, Q tokens per image for the decoder, W encoder width, H hidden
+size. PROJECTORS is the table of all kinds.
 """
 
 # ruff: noqa: N803, N806 - names end in their shape
@@ -15,7 +15,7 @@ from torch import nn
 
 from dst.errors import ConfigError
 from trainer.config.model import ProjectorConfig
-from trainer.model.encoders.transformer_block import Block
+from trainer.model.encoders.transformer_block import TransformerBlock
 
 
 class Projector(nn.Module):
@@ -53,16 +53,18 @@ class Mlp(Projector):
 
 
 class Perceiver(Projector):
-    """Learnt queries read the tokens through cross-attention; a linear map widens what they found.
+    """Trained queries read the tokens through cross-attention; a linear map brings the result to the decoder's width.
 
-    Where a token stands is the encoder's to say: its position embeddings are in the tokens.
+    It adds no position embeddings: those of the encoder are in the tokens.
     """
 
     def __init__(self, config: ProjectorConfig, width: int, tokens: int, hidden_size: int) -> None:
         super().__init__()
         self.num_tokens = config.num_queries
         self.queries = nn.Parameter(torch.randn(config.num_queries, width) * 0.02)
-        self.layers = nn.ModuleList(Block(width, config.num_heads, cross=True) for _ in range(config.num_layers))
+        self.layers = nn.ModuleList(
+            TransformerBlock(width, config.num_heads, cross=True) for _ in range(config.num_layers)
+        )
         self.norm = nn.LayerNorm(width)
         self.linear = nn.Linear(width, hidden_size)
 
@@ -75,12 +77,12 @@ class Perceiver(Projector):
 
 
 class Vit(Projector):
-    """One more encoder layer, in which an image's tokens see each other, then a linear map."""
+    """One more encoder layer, in which an image's tokens attend to each other, then a linear map."""
 
     def __init__(self, config: ProjectorConfig, width: int, tokens: int, hidden_size: int) -> None:
         super().__init__()
         self.num_tokens = tokens
-        self.layer = Block(width, config.num_heads)
+        self.layer = TransformerBlock(width, config.num_heads)
         self.norm = nn.LayerNorm(width)
         self.linear = nn.Linear(width, hidden_size)
 
@@ -103,8 +105,8 @@ def build_projector(config: ProjectorConfig, *, encoder_width: int, encoder_toke
         divisors = [str(heads) for heads in range(1, 65) if encoder_width % heads == 0]
         raise ConfigError(
             [
-                f"model.projector.num_heads: got {config.num_heads}, no divisor of the encoder's width "
-                f"{encoder_width}; wanted one of {', '.join(divisors)}"
+                f"model.projector.num_heads: got {config.num_heads}, which does not divide the encoder's width "
+                f"{encoder_width}; expected one of {', '.join(divisors)}"
             ]
         )
     return PROJECTORS[config.kind](config, encoder_width, encoder_tokens, hidden_size)

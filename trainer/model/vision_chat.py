@@ -1,10 +1,13 @@
-"""The model: images through encoder and projector into their placeholders, then a causal decoder, then the loss.
+"""The model: images pass through encoder and projector into their placeholders, then a causal decoder, then the loss.
 
-Rules. A row's samples never see each other: positions restart with each sample, and that is what keeps them apart, so
-no attention mask and no cache is passed. Logits exist only where the next token is trained on, a chunk at a time. All
-parts run in every forward, on a blank image if there is none, so that ranks that share weights never wait in vain.
+Rules
+- Samples that share a row never see each other. Positions restart with each sample, which keeps them apart, so neither
+  an attention mask nor a cache is passed.
+- Logits are computed only where the next token is trained on, a chunk at a time.
+- All parts run in every forward, on a blank image if there is none. With ZeRO-3 each part's weights are gathered from
+  all ranks, so a rank that skipped a part would leave the others waiting.
 
-Shapes: B rows, T positions, N images, S side in pixels, P and Q tokens an image before and after the projector, H
+Shapes: B rows, T positions, N images, S side in pixels, P and Q tokens per image before and after the projector, H
 hidden size, M trained tokens, V vocabulary.
 """
 
@@ -31,47 +34,47 @@ from trainer.compat.transformers import checkpoint_activations
 from trainer.config.model import ModelConfig, check_model_values
 from trainer.errors import TrainError
 from trainer.model.decoder import attention_window, build_decoder, finish_logits, load_hf_config, max_positions
-from trainer.model.decoder_protocol import Decoder
+from trainer.model.decoder_protocol import CausalDecoder
 from trainer.model.encoders.registry import Encoder, build_encoder
 from trainer.model.projectors import Projector, build_projector
 
 LOGITS_AT_ONCE = 2**27
-"""Most logits in memory: half a GiB in float32."""
+"""Most logits that are in memory together: half a GiB in float32"""
 
 
 class Loss(NamedTuple):
-    """Sums, not means: only who knows all ranks and accumulation steps can divide."""
+    """Sums, not means: only the training loop knows the tokens of all ranks and accumulation steps."""
 
     total: torch.Tensor
     """float32 []: over the trained tokens"""
     tokens: torch.Tensor
-    """int64 []: how many they are"""
+    """int64 []: number of trained tokens"""
     per_sample: torch.Tensor | None = None
-    """float32 [samples], if asked for: the sum of each sample; rows in order, in a row by segment id"""
+    """float32 [samples], with reduction="sample": the sum of each sample; by row, then by segment id"""
     per_sample_tokens: torch.Tensor | None = None
-    """int64 [samples]: the trained tokens of each"""
+    """int64 [samples], with reduction="sample": the trained tokens of each"""
 
 
 class VisionChatModel(nn.Module):
-    """encoder, projector and decoder are ordinary modules; the decoder is transformers' own."""
+    """A vision encoder, a projector and a decoder of transformers; all three are ordinary submodules."""
 
     def __init__(
         self,
         encoder: Encoder,
         projector: Projector,
-        decoder: Decoder,
+        decoder: CausalDecoder,
         *,
         image_id: int,
         attention: Literal["mmca", "causal"],
     ) -> None:
         super().__init__()
         self.encoder, self.projector = encoder, projector
-        self.decoder: Decoder = decoder
+        self.decoder: CausalDecoder = decoder
         self.image_id, self.image_tokens = image_id, projector.num_tokens
         self.attention = attention
 
     def forward(self, *, reduction: Literal["sum", "sample"] = "sum", **tensors: torch.Tensor) -> Loss:
-        """The loss of a shards.loader.Batch, given its `tensors()`. `sample` adds the sums of every sample."""
+        """The loss of a shards.loader.Batch, given its `tensors()`. reduction: sample adds the sums of each sample."""
         batch = BatchFields(**tensors)
         hidden_BTH = self.hidden_states(batch)
         targets = batch.labels[:, 1:]
@@ -92,73 +95,75 @@ class VisionChatModel(nn.Module):
         return hidden_BTH
 
     def logits(self, batch: BatchFields[torch.Tensor]) -> torch.Tensor:
-        """All logits [B, T, V]: to compare models, not to train."""
+        """All logits [B, T, V]; to compare models, not to train."""
         return self._head(self.hidden_states(batch))
 
     def embed(self, input_ids: torch.Tensor, images: torch.Tensor, image_slots: torch.Tensor) -> torch.Tensor:
-        """Embeddings [B, T, H] of tokens, with images in their placeholders' positions.
+        """Embeddings [B, T, H] of tokens, with those of images in the positions of their placeholders.
 
-        Raises TrainError if images, slots and placeholders do not fit each other.
+        Raises TrainError if images, slots and placeholders do not match.
         """
         tokens_BTH: torch.Tensor = self.decoder.get_input_embeddings()(input_ids)
-        places = self._places(input_ids, images, image_slots)
+        image_positions = self._image_positions(input_ids, images, image_slots)
         if not len(images):
             side = self.encoder.image_size
-            nothing = self.encode(torch.zeros(1, 3, side, side, dtype=torch.uint8, device=input_ids.device))
-            return tokens_BTH + nothing.sum().to(tokens_BTH.dtype) * 0
+            blank = self.encode(torch.zeros(1, 3, side, side, dtype=torch.uint8, device=input_ids.device))
+            return tokens_BTH + blank.sum().to(tokens_BTH.dtype) * 0
         features = self.encode(images).to(tokens_BTH.dtype).flatten(0, 1)
-        return tokens_BTH.flatten(0, 1).index_copy(0, places, features).view_as(tokens_BTH)
+        return tokens_BTH.flatten(0, 1).index_copy(0, image_positions, features).view_as(tokens_BTH)
 
     def encode(self, images: torch.Tensor) -> torch.Tensor:
-        """uint8 images [N, 3, S, S] as the decoder takes them: [N, Q, H]."""
+        """Embeddings [N, Q, H] of uint8 images [N, 3, S, S]."""
         dtype = next(self.encoder.parameters()).dtype
         pixels = normalize(images, self.encoder.mean, self.encoder.std, dtype)
-        with torch.set_grad_enabled(torch.is_grad_enabled() and self._encoder_learns()):
+        with torch.set_grad_enabled(torch.is_grad_enabled() and self._trains_encoder()):
             features = self.encoder(pixels)
         embeddings_NQH: torch.Tensor = self.projector(features)
         return embeddings_NQH
 
     def train(self, mode: bool = True) -> VisionChatModel:
-        """A frozen encoder stays as in evaluation: nothing in it is dropped."""
+        """As of any module, but a frozen encoder stays in evaluation mode, without dropout."""
         super().train(mode)
-        if not self._encoder_learns():
+        if not self._trains_encoder():
             self.encoder.eval()
         return self
 
     def checkpoint_activations(self) -> None:
-        """Compute activations again in the backward pass instead of keeping them: slower, far less memory."""
+        """Recompute activations in the backward pass instead of keeping them: slower, far less memory."""
         checkpoint_activations(self.decoder)
         self.encoder.checkpoint_activations()
 
-    def _encoder_learns(self) -> bool:
+    def _trains_encoder(self) -> bool:
         return any(parameter.requires_grad for parameter in self.encoder.parameters())
 
-    def _places(self, input_ids: torch.Tensor, images: torch.Tensor, image_slots: torch.Tensor) -> torch.Tensor:
-        """Where image tokens go, in a row of all B * T positions."""
-        side, wanted = self.encoder.image_size, len(images)
-        if wanted and tuple(images.shape[1:]) != (3, side, side):
+    def _image_positions(
+        self, input_ids: torch.Tensor, images: torch.Tensor, image_slots: torch.Tensor
+    ) -> torch.Tensor:
+        """Indices [N * Q] of the images' positions among all B * T positions. Raises as `embed` does."""
+        side, num_images = self.encoder.image_size, len(images)
+        if num_images and tuple(images.shape[1:]) != (3, side, side):
             raise TrainError(
-                f"images are {list(images.shape[1:])}, but the encoder wants [3, {side}, {side}]; rebuild with "
+                f"images are {list(images.shape[1:])}, but the encoder takes [3, {side}, {side}]; rebuild with "
                 f"image: {{size: {side}}}, or choose another encoder"
             )
         rows, firsts = image_slots[:, :1], image_slots[:, 1:]
-        places = rows * input_ids.shape[1] + firsts + torch.arange(self.image_tokens, device=input_ids.device)
-        inside = (firsts >= 0) & (firsts + self.image_tokens <= input_ids.shape[1])
+        indices = rows * input_ids.shape[1] + firsts + torch.arange(self.image_tokens, device=input_ids.device)
+        is_inside = (firsts >= 0) & (firsts + self.image_tokens <= input_ids.shape[1])
         is_image = (input_ids == self.image_id).flatten()
-        fits = len(image_slots) == wanted and bool(inside.all()) and bool(is_image[places].all())
-        if not fits or int(is_image.sum()) != places.numel():
+        fits = len(image_slots) == num_images and bool(is_inside.all()) and bool(is_image[indices].all())
+        if not fits or int(is_image.sum()) != indices.numel():
             raise TrainError(
-                f"{wanted} images at {len(image_slots)} places need {wanted * self.image_tokens} positions, "
-                f"{self.image_tokens} an image, but the rows hold {int(is_image.sum())} positions with the "
-                f"placeholder's id {self.image_id}; wanted the build that this model was made for"
+                f"{num_images} images at {len(image_slots)} slots need {num_images * self.image_tokens} positions, "
+                f"{self.image_tokens} per image, but the rows have {int(is_image.sum())} positions with the "
+                f"placeholder's id {self.image_id}; expected the build that this model was made for"
             )
-        return places.flatten()
+        return indices.flatten()
 
     def _losses(self, hidden_MH: torch.Tensor, targets_M: torch.Tensor) -> torch.Tensor:
-        """Cross entropy of each token, float32 [M], without ever holding all logits."""
+        """Cross entropy of each token, float32 [M], without all logits in memory at once."""
         head = self.decoder.get_output_embeddings()
         chunks = math.ceil(len(hidden_MH) * self.decoder.config.vocab_size / LOGITS_AT_ONCE)
-        chunks = _most_of_all_ranks(max(1, chunks), head, hidden_MH.device)
+        chunks = _maximum_over_ranks(max(1, chunks), head, hidden_MH.device)
         losses = []
         for hidden, targets in zip(hidden_MH.tensor_split(chunks), targets_M.tensor_split(chunks), strict=True):
             if torch.is_grad_enabled():
@@ -177,10 +182,10 @@ class VisionChatModel(nn.Module):
 def attention_arguments(
     attention: str, is_image: torch.Tensor, segment_ids: torch.Tensor, position_ids: torch.Tensor
 ) -> dict[str, Any]:
-    """What a decoder is called with so that samples of a row stay apart; all [B, T].
+    """The decoder's arguments that keep the samples of a row apart. All inputs are [B, T].
 
-    For causal attention transformers itself finds the samples by their restarting positions, for each of its kernels
-    and with sliding windows, but only without a mask and a cache.
+    For causal attention transformers finds the samples by their restarting positions, for each of its kernels and with
+    sliding windows, but only if it gets neither a mask nor a cache.
     """
     arguments: dict[str, Any] = {"position_ids": position_ids, "attention_mask": None, "use_cache": False}
     if attention == "mmca":
@@ -223,13 +228,13 @@ def build_model(
 
 
 def check_model(config: ModelConfig, facts: BuildFacts) -> list[str]:
-    """Problems of the model itself and with the build, told without loading any weights."""
+    """Problems of the model's config, and between it and the build with these facts. Loads no weights."""
     problems = check_model_values(config)
     if problems:
         return problems
 
-    def change(part: str, rebuild: str) -> str:  # the parts of a model to start with are as they are
-        return f"rebuild with {rebuild}" if config.init_from else f"{part}, or rebuild with {rebuild}"
+    def next_step(change: str, rebuild: str) -> str:  # the parts of an export to start with cannot be changed
+        return f"rebuild with {rebuild}" if config.init_from else f"{change}, or rebuild with {rebuild}"
 
     try:
         hf_config = load_hf_config(config.decoder, facts.tokenizer.num_embeddings)
@@ -237,14 +242,14 @@ def check_model(config: ModelConfig, facts: BuildFacts) -> list[str]:
         if limit is not None and longest > limit:
             problems.append(
                 f"model.decoder: allows {limit} positions but this build has samples of up to {longest}; "
-                + change("choose another decoder", f"limits: {{max_length: {limit}}}")
+                + next_step("choose another decoder", f"limits: {{max_length: {limit}}}")
             )
         window = attention_window(hf_config)
         if config.attention == "mmca" and window is not None and longest > window:
             problems.append(
                 f"model.attention: mmca is not defined for sliding windows; the decoder's is {window} positions but "
                 f"this build has samples of up to {longest}; set model.attention: causal, "
-                + change("choose another decoder", f"limits: {{max_length: {window}}}")
+                + next_step("choose another decoder", f"limits: {{max_length: {window}}}")
             )
     except ConfigError as error:
         problems += error.problems
@@ -256,24 +261,25 @@ def check_model(config: ModelConfig, facts: BuildFacts) -> list[str]:
             )
     except ConfigError as error:
         return problems + error.problems
-    side, got = facts.image.size, facts.image_tokens
+    side, image_tokens = facts.image.size, facts.image_tokens
     if encoder.image_size != side:
         problems.append(
             f"model.encoder: takes images of {encoder.image_size} pixels but this build's have {side}; "
-            + change("choose another encoder", f"image: {{size: {encoder.image_size}}}")
+            + next_step("choose another encoder", f"image: {{size: {encoder.image_size}}}")
         )
-    wanted = projector.num_tokens
-    if wanted != got:
-        fix = f"set model.projector.num_queries: {got}" if config.projector.kind == "perceiver" else "use a perceiver"
+    num_tokens = projector.num_tokens
+    if num_tokens != image_tokens:
+        is_perceiver = config.projector.kind == "perceiver"
+        fix = f"set model.projector.num_queries: {image_tokens}" if is_perceiver else "use a perceiver"
         problems.append(
-            f"model.projector: makes {wanted} tokens of an image but this build was compiled with {got}; "
-            + change(fix, f"image_tokens: {wanted}")
+            f"model.projector: makes {num_tokens} tokens per image but this build was compiled with {image_tokens}; "
+            + next_step(fix, f"image_tokens: {num_tokens}")
         )
     return problems
 
 
 def portable_config(config: ModelConfig, model: VisionChatModel) -> ModelConfig:
-    """A config that builds the same architecture, random, without the folders and hubs its weights came from."""
+    """A config that builds the same architecture with random weights, without folders and hub ids."""
     hf_config = model.decoder.config.to_dict()
     decoder = dataclasses.replace(config.decoder, name=None, preset=None, config=hf_config)
     return dataclasses.replace(config, init_from=None, encoder=model.encoder.portable, decoder=decoder)
@@ -282,6 +288,7 @@ def portable_config(config: ModelConfig, model: VisionChatModel) -> ModelConfig:
 def _by_sample(
     losses_M: torch.Tensor, trained: torch.Tensor, segment_ids: torch.Tensor
 ) -> tuple[torch.Tensor, torch.Tensor]:
+    """Sums of losses and numbers of trained tokens, both [samples]."""
     samples_of_rows = segment_ids.amax(1).long()
     before = samples_of_rows.cumsum(0) - samples_of_rows
     rows, columns = trained.nonzero(as_tuple=True)
@@ -291,10 +298,10 @@ def _by_sample(
     return totals, torch.bincount(sample, minlength=num_samples)
 
 
-def _most_of_all_ranks(chunks: int, head: nn.Module, device: torch.device) -> int:
-    """Where ranks share the head's weight out (ZeRO-3), each use of it is a step that all ranks take together."""
+def _maximum_over_ranks(chunks: int, head: nn.Module, device: torch.device) -> int:
+    """The most chunks of any rank. With ZeRO-3 ranks gather the head's weight together, so they need equal numbers."""
     if not hasattr(head.weight, "ds_id") or not torch.distributed.is_initialized():
         return chunks
-    most = torch.tensor(chunks, device=device)
-    torch.distributed.all_reduce(most, torch.distributed.ReduceOp.MAX)
-    return int(most)
+    maximum = torch.tensor(chunks, device=device)
+    torch.distributed.all_reduce(maximum, torch.distributed.ReduceOp.MAX)
+    return int(maximum)

@@ -1,1 +1,1 @@
-"""Models as folders on disk: reading and writing weights, configuration and processor."""
+"""Models as folders: reading and writing weights, configuration and processor."""

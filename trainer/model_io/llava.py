@@ -1,13 +1,13 @@
 """A causal model as a standard LLaVA folder of transformers.
 
-LLaVA is a CLIP or SigLIP tower, a projector of two linear layers, and a decoder with plain causal attention, its head
-a bare linear layer. `refusals` says why a model is no such thing.
+LLaVA (https://arxiv.org/abs/2310.03744) is a CLIP or SigLIP tower, a projector of two linear layers, and a decoder with
+plain causal attention and a linear head. `refusals` says why a model is not a LLaVA model.
 
 Rules
-- `vision_feature_layer` is -2, as in LLaVA-1.5. Our towers end with the layer that is read, so one more layer is
-  written behind it, all zeros, whose output is its input; nobody reads it, and it keeps the meaning of -2 the same for
-  every release of transformers and for other programs that read LLaVA folders.
-- Names are those of LLaVA-1.5's published folder, which every reader knows.
+- `vision_feature_layer` is -2, as in LLaVA-1.5. Our towers end with the layer that is read, so one more layer of zeros
+  is written after it. Nothing reads its output, and -2 means the same layer in every release of transformers and in
+  other programs that read LLaVA folders.
+- Names are those of LLaVA-1.5's published folder.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ import torch
 from trainer.compat.transformers import bare, base_model_class
 from trainer.config.model import ModelConfig
 from trainer.model.decoder import finish_logits
-from trainer.model.decoder_protocol import Decoder
+from trainer.model.decoder_protocol import CausalDecoder
 from trainer.model.encoders.registry import Encoder
 from trainer.model.vision_chat import VisionChatModel
 from trainer.model_io.llava_encoder import num_layers, standard_encoder, tower_refusals
@@ -32,33 +32,34 @@ FEATURE_LAYER = -2
 
 
 def refusals(model: VisionChatModel, config: ModelConfig) -> list[str]:
-    """Why a model is no LLaVA, a part of a sentence each; empty if it is."""
-    found = []
+    """Why a model is not a LLaVA model, a clause each; empty if it is."""
+    reasons = []
     if model.attention == "mmca":
-        found.append("its text attends to text and to images apart (MMCA)")
+        reasons.append("its text attends to text and to images separately (MMCA)")
     if config.projector.kind != "mlp":
-        found.append(f"its projector is {config.projector.kind}, LLaVA's is mlp")
-    found += _decoder_refusals(model.decoder)
-    return found + tower_refusals(model.encoder)
+        reasons.append(f"its projector is {config.projector.kind}, LLaVA's is mlp")
+    reasons += _decoder_refusals(model.decoder)
+    return reasons + tower_refusals(model.encoder)
 
 
 def as_llava(model: VisionChatModel) -> VisionChatModel:
-    """The same model with its encoder as transformers' LLaVA has it, everything else shared.
+    """The same model with its encoder as in transformers' LLaVA; the other parts are shared with `model`.
 
-    Raises TrainError if that encoder does not compute the same, which a release of a library could bring about.
+    Raises TrainError if that encoder computes something else, as with an incompatible release of a library.
     """
-    made = standard_encoder(model.encoder)
-    made, portable = copy.copy(made), made.portable
-    sizes = {**portable.config, "num_hidden_layers": num_layers(made) + 1, "vision_use_head": False}
-    if sizes["model_type"] == "clip_vision_model":
-        del sizes["vision_use_head"]
-    made.portable = dataclasses.replace(portable, config=sizes, layer=FEATURE_LAYER, image_size=None)
-    same = VisionChatModel(made, model.projector, model.decoder, image_id=model.image_id, attention=model.attention)
-    return same.train(model.training)
+    encoder = copy.copy(standard_encoder(model.encoder))
+    hf_config = {**encoder.portable.config, "num_hidden_layers": num_layers(encoder) + 1, "vision_use_head": False}
+    if hf_config["model_type"] == "clip_vision_model":
+        del hf_config["vision_use_head"]
+    encoder.portable = dataclasses.replace(encoder.portable, config=hf_config, layer=FEATURE_LAYER, image_size=None)
+    converted = VisionChatModel(
+        encoder, model.projector, model.decoder, image_id=model.image_id, attention=model.attention
+    )
+    return converted.train(model.training)
 
 
 def llava_config(model: VisionChatModel, *, dtype: str) -> dict[str, Any]:
-    """config.json of what `as_llava` returned."""
+    """config.json of a model that `as_llava` returned."""
     return {
         "architectures": ["LlavaForConditionalGeneration"],
         "model_type": "llava",
@@ -76,7 +77,7 @@ def llava_config(model: VisionChatModel, *, dtype: str) -> dict[str, Any]:
 
 
 def llava_expansion(model: VisionChatModel) -> dict[str, Any]:
-    """How many tokens an image takes, as LLaVA's processor counts them."""
+    """The settings from which LLaVA's processor computes the tokens per image."""
     has_cls = model.encoder.portable.config["model_type"] == "clip_vision_model"
     return {
         "patch_size": int(model.encoder.portable.config["patch_size"]),
@@ -104,19 +105,19 @@ def llava_names(model: VisionChatModel) -> dict[str, str]:
 
 
 def llava_tensors(model: VisionChatModel) -> Iterator[tuple[str, torch.Tensor]]:
-    """What `as_llava` returned, by LLaVA's names, with the parts of its tower that nobody reads."""
+    """The tensors of what `as_llava` returned, by LLaVA's names, with the unused ones of its tower."""
     names = llava_names(model)
-    last = f"vision_tower.vision_model.encoder.layers.{model.encoder.portable.config['num_hidden_layers'] - 2}."
+    last_layer = f"vision_tower.vision_model.encoder.layers.{model.encoder.portable.config['num_hidden_layers'] - 2}."
     for name, tensor in own_tensors(model):
         yield names[name], tensor
-        if names[name].startswith(last):
-            yield _next_layer(names[name], last), torch.zeros_like(tensor)
+        if names[name].startswith(last_layer):
+            yield _next_layer(names[name], last_layer), torch.zeros_like(tensor)
     for name, fill in (("weight", torch.ones), ("bias", torch.zeros)):
         yield f"vision_tower.vision_model.post_layernorm.{name}", fill(model.encoder.width)
 
 
 def own_tensors(model: VisionChatModel) -> Iterator[tuple[str, torch.Tensor]]:
-    """Parameters and saved buffers by our names, a tied one once."""
+    """Parameters and persistent buffers by our names; tied ones once."""
     seen = set()
     for name, tensor in model.state_dict(keep_vars=True).items():
         if id(tensor) not in seen:
@@ -124,34 +125,35 @@ def own_tensors(model: VisionChatModel) -> Iterator[tuple[str, torch.Tensor]]:
             yield name, tensor
 
 
-def hf_config_dict(decoder: Decoder) -> dict[str, Any]:
-    """The decoder's configuration, as JSON can hold it."""
+def hf_config_dict(decoder: CausalDecoder) -> dict[str, Any]:
+    """The decoder's configuration as JSON values."""
     hf_config: dict[str, Any] = json.loads(decoder.config.to_json_string(use_diff=False))
     return without_origin(hf_config)
 
 
 def without_origin(hf_config: Mapping[str, Any]) -> dict[str, Any]:
-    """Sizes alone: not where weights came from, nor what wrote them."""
-    strange = ("_name_or_path", "architectures", "dtype", "torch_dtype", "transformers_version", "auto_map")
-    return {key: value for key, value in hf_config.items() if key not in strange}
+    """The configuration without the origin of its weights and the program that wrote it."""
+    origin = ("_name_or_path", "architectures", "dtype", "torch_dtype", "transformers_version", "auto_map")
+    return {key: value for key, value in hf_config.items() if key not in origin}
 
 
-def _decoder_refusals(decoder: Decoder) -> list[str]:
-    found = []
+def _decoder_refusals(decoder: CausalDecoder) -> list[str]:
+    reasons = []
     name = type(decoder).__name__
     if base_model_class(decoder.config) is not type(decoder.base_model):
-        found.append(f"its decoder {name} is not what transformers builds inside of LLaVA")
+        reasons.append(f"its decoder {name} is not what transformers builds for LLaVA")
     if getattr(decoder.get_output_embeddings(), "bias", None) is not None:
-        found.append(f"the head of its decoder {name} has a bias, LLaVA's has none")
+        reasons.append(f"the head of its decoder {name} has a bias, LLaVA's has none")
     probe = torch.tensor([-300.0, 2.0, 300.0])
     if not torch.equal(finish_logits(decoder.config, probe), probe):
-        found.append(f"its decoder {name} scales its logits, LLaVA does not")
-    return found
+        reasons.append(f"its decoder {name} scales its logits, LLaVA does not")
+    return reasons
 
 
-def _next_layer(name: str, last: str) -> str:
-    start, _, number = last.rstrip(".").rpartition(".")
-    return f"{start}.{int(number) + 1}.{name.removeprefix(last)}"
+def _next_layer(name: str, layer: str) -> str:
+    """The name of the same tensor in the layer after `layer`."""
+    start, _, number = layer.rstrip(".").rpartition(".")
+    return f"{start}.{int(number) + 1}.{name.removeprefix(layer)}"
 
 
 def _strategy(encoder: Encoder) -> str:
@@ -159,5 +161,5 @@ def _strategy(encoder: Encoder) -> str:
     return "default" if drops_cls else "full"
 
 
-def _is_tied(decoder: Decoder) -> bool:
+def _is_tied(decoder: CausalDecoder) -> bool:
     return decoder.get_output_embeddings().weight is decoder.get_input_embeddings().weight

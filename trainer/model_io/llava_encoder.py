@@ -1,7 +1,7 @@
-"""A vision tower as transformers' LLaVA has it: a CLIPVisionModel or SiglipVisionModel at its own image size.
+"""A vision tower as in transformers' LLaVA: a CLIPVisionModel or SiglipVisionModel at its native image size.
 
-The rule: an open_clip tower is converted only if all of its parameters have a place there and no place is left empty,
-and every tower that was changed is held against the old one on one picture before it is used.
+The rule: an open_clip tower is converted only if its parameters and those of the new tower correspond one to one, and
+every converted tower is compared with the original on one image before it is used.
 """
 
 from __future__ import annotations
@@ -20,10 +20,10 @@ from trainer.model.encoders.registry import Encoder, build_encoder
 
 STANDARD = ("clip_vision_model", "siglip_vision_model")
 
-_WANTED = "LLaVA's is CLIP or SigLIP (encoder.kind: hf or open_clip)"
+_EXPECTED = "LLaVA's is CLIP or SigLIP (encoder.kind: hf or open_clip)"
 
 _POSITIONS = "embeddings.position_embedding.weight"
-_PLACES = (  # open_clip's names, and below them those of timm's ViTs, which open_clip uses for SigLIP
+_NAMES = (  # those of open_clip, then those of timm's ViTs, which open_clip uses for SigLIP
     (r"class_embedding", "embeddings.class_embedding"),
     (r"positional_embedding", _POSITIONS),
     (r"conv1\.weight", "embeddings.patch_embedding.weight"),
@@ -41,29 +41,29 @@ _PLACES = (  # open_clip's names, and below them those of timm's ViTs, which ope
     (r"trunk\.blocks\.(\d+)\.mlp\.fc([12])\.(weight|bias)", r"encoder.layers.\1.mlp.fc\2.\3"),
 )
 _IN_A_LAYER, _IN_CLIP, _IN_SIGLIP = 12, 5, 3
-"""Parameters of a layer, and those of either model that are in none"""
+"""Numbers of parameters: of a layer, and of either model outside its layers"""
 _ACTIVATIONS = {"QuickGELU": "quick_gelu", "GELUTanh": "gelu_pytorch_tanh"}
 
 
 def tower_refusals(encoder: Encoder) -> list[str]:
-    """Why LLaVA has no such tower, a part of a sentence each; empty if it has."""
+    """Why this is not a tower of LLaVA, a clause each; empty if it is."""
     kind = encoder.portable.kind
     if kind == "open_clip":
         return _open_clip_refusals(encoder)
-    what = encoder.tower.model.config.model_type if kind == "hf" else kind
-    return [] if what in STANDARD else [f"its encoder is {what}, {_WANTED}"]
+    model_type = encoder.tower.model.config.model_type if kind == "hf" else kind
+    return [] if model_type in STANDARD else [f"its encoder is {model_type}, {_EXPECTED}"]
 
 
 def standard_encoder(old: Encoder) -> Encoder:
-    """The encoder as such a tower; the same object if it is one already. Raises TrainError if it computes otherwise."""
+    """The encoder as such a tower; the same object if it is one. Raises TrainError if the outputs differ."""
     if old.portable.kind == "open_clip":
-        made = _from_open_clip(old)
+        new = _from_open_clip(old)
     elif old.tower.options:
-        made = _at_size(old)
+        new = _at_size(old)
     else:
         return old
-    _check_same(old, made)
-    return made
+    _check_same(old, new)
+    return new
 
 
 def num_layers(encoder: Encoder) -> int:
@@ -76,37 +76,37 @@ def num_layers(encoder: Encoder) -> int:
 def _open_clip_refusals(encoder: Encoder) -> list[str]:
     visual, config = encoder.tower.visual, encoder.portable.config["vision_cfg"]
     timm = config.get("timm_model_name")
-    what = f"open_clip encoder, timm's {timm}," if timm else "open_clip encoder"
+    kind = f"open_clip encoder, timm's {timm}," if timm else "open_clip encoder"
     names = list(visual.state_dict())
-    strange = [name for name in names if _place(name) is None]
-    if strange or len(names) != (_IN_SIGLIP if timm else _IN_CLIP) + _IN_A_LAYER * num_layers(encoder):
-        why = f"has {strange[0]}" if strange else "has fewer parameters"
+    unknown = [name for name in names if _standard_name(name) is None]
+    if unknown or len(names) != (_IN_SIGLIP if timm else _IN_CLIP) + _IN_A_LAYER * num_layers(encoder):
+        why = f"has {unknown[0]}" if unknown else "has fewer parameters"
     elif config.get("act_kwargs"):
         why = "has act_kwargs"
     elif timm and _activation(visual.trunk.blocks[0].mlp.act) is None:
         why = f"has {type(visual.trunk.blocks[0].mlp.act).__name__}"
     else:
         return []
-    return [f"its {what} {why}, {_WANTED}"]
+    return [f"its {kind} {why}, {_EXPECTED}"]
 
 
 def _from_open_clip(old: Encoder) -> Encoder:
     visual, portable = old.tower.visual, old.portable
     weights = {}
     for name, tensor in visual.state_dict().items():
-        place = _place(name)
-        assert place is not None, name
-        if "{}" in place:
-            for part, piece in zip("qkv", tensor.chunk(3), strict=True):
-                weights[place.format(part)] = piece
+        new_name = _standard_name(name)
+        assert new_name is not None, name
+        if "{}" in new_name:
+            for letter, third in zip("qkv", tensor.chunk(3), strict=True):
+                weights[new_name.format(letter)] = third
         else:
-            weights[place] = tensor.flatten(0, -2) if place == _POSITIONS else tensor
-    sizes = _siglip_sizes(visual.trunk) if hasattr(visual, "trunk") else _clip_sizes(visual, portable.config)
+            weights[new_name] = tensor.flatten(0, -2) if new_name == _POSITIONS else tensor
+    hf_config = _siglip_config(visual.trunk) if hasattr(visual, "trunk") else _clip_config(visual, portable.config)
     shared = {"hidden_size": old.width, "num_hidden_layers": num_layers(old) + 1, "image_size": old.image_size}
-    return _filled(_standard(old, {**sizes, **shared}), weights)
+    return _filled(_standard(old, {**hf_config, **shared}), weights)
 
 
-def _clip_sizes(visual: Any, config: Mapping[str, Any]) -> dict[str, Any]:
+def _clip_config(visual: Any, config: Mapping[str, Any]) -> dict[str, Any]:
     block = visual.transformer.resblocks[0]
     return {
         "model_type": "clip_vision_model",
@@ -119,7 +119,7 @@ def _clip_sizes(visual: Any, config: Mapping[str, Any]) -> dict[str, Any]:
     }
 
 
-def _siglip_sizes(trunk: Any) -> dict[str, Any]:
+def _siglip_config(trunk: Any) -> dict[str, Any]:
     block = trunk.blocks[0]
     return {
         "model_type": "siglip_vision_model",
@@ -132,30 +132,30 @@ def _siglip_sizes(trunk: Any) -> dict[str, Any]:
 
 
 def _activation(module: nn.Module) -> str | None:
-    """What transformers calls it; None for one that neither CLIP nor SigLIP has."""
+    """The activation's name in transformers; None for one that neither CLIP nor SigLIP has."""
     if isinstance(module, nn.GELU):
         return "gelu" if module.approximate == "none" else "gelu_pytorch_tanh"
     return _ACTIVATIONS.get(type(module).__name__)
 
 
 def _at_size(old: Encoder) -> Encoder:
-    """A tower whose position embeddings are those that the old one interpolates each time."""
+    """A tower with the position embeddings that the old one interpolates in every forward."""
     model, portable = old.tower.model, old.portable
     embeddings = model.get_submodule(_embeddings(model))
     weights = {bare(name): tensor for name, tensor in model.state_dict().items()}
     patch = portable.config["patch_size"]
     extra = len(embeddings.position_embedding.weight) - (portable.config["image_size"] // patch) ** 2
-    places = torch.zeros(1, (old.image_size // patch) ** 2 + extra, old.width)
-    table = embeddings.interpolate_pos_encoding(places, old.image_size, old.image_size)[0]
+    tokens = torch.zeros(1, (old.image_size // patch) ** 2 + extra, old.width)
+    table = embeddings.interpolate_pos_encoding(tokens, old.image_size, old.image_size)[0]
     weights["embeddings.position_embedding.weight"] = table.detach()
-    sizes = {**portable.config, "image_size": old.image_size}
-    return _filled(_standard(old, sizes), weights)
+    hf_config = {**portable.config, "image_size": old.image_size}
+    return _filled(_standard(old, hf_config), weights)
 
 
-def _standard(old: Encoder, sizes: Mapping[str, Any]) -> Encoder:
+def _standard(old: Encoder, hf_config: Mapping[str, Any]) -> Encoder:
     config = EncoderConfig(
         kind="hf",
-        config=dict(sizes),
+        config=dict(hf_config),
         layer=num_layers(old),
         class_token=old.portable.class_token,
         mean=tuple(old.mean),
@@ -165,31 +165,32 @@ def _standard(old: Encoder, sizes: Mapping[str, Any]) -> Encoder:
     return build_encoder(config, weights=False).to(dtype).train(old.training)
 
 
-def _filled(made: Encoder, weights: Mapping[str, torch.Tensor]) -> Encoder:
-    """Weights by names without the prefix that some releases have; all of them, no more."""
-    model = made.tower.model
+def _filled(new: Encoder, weights: Mapping[str, torch.Tensor]) -> Encoder:
+    """Load weights, which are named without the prefix that some releases have; there must be exactly the model's."""
+    model = new.tower.model
     model.load_state_dict({name: weights[bare(name)] for name in model.state_dict()})
     assert len(weights) == len(model.state_dict())
-    return made
+    return new
 
 
-def _check_same(old: Encoder, made: Encoder) -> None:
+def _check_same(old: Encoder, new: Encoder) -> None:
     random = torch.Generator().manual_seed(0)
     pixels = torch.randn(1, 3, old.image_size, old.image_size, generator=random)
     with torch.no_grad():
-        wanted, got = (encoder.eval()(pixels.to(next(encoder.parameters()))) for encoder in (old, made))
-    if not torch.allclose(got, wanted, rtol=1e-3, atol=1e-3 * float(wanted.abs().max())):
-        worst = float((got - wanted).abs().max())
+        before, after = (encoder.eval()(pixels.to(next(encoder.parameters()))) for encoder in (old, new))
+    if not torch.allclose(after, before, rtol=1e-3, atol=1e-3 * float(before.abs().max())):
+        worst = float((after - before).abs().max())
         raise TrainError(
-            f"the encoder as transformers has it differs by {worst:.2g} from the one that was trained; export it "
+            f"the encoder converted to transformers differs by {worst:.2g} from the one that was trained; export it "
             "with the releases of open_clip and transformers that it was trained with"
         )
 
 
-def _place(name: str) -> str | None:
-    for pattern, place in _PLACES:
+def _standard_name(name: str) -> str | None:
+    """The name in transformers of an open_clip parameter; `{}` stands for q, k and v. None if it has none."""
+    for pattern, new_name in _NAMES:
         if match := re.fullmatch(pattern, name):
-            return match.expand(place)
+            return match.expand(new_name)
     return None
 
 

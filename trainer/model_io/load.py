@@ -1,4 +1,4 @@
-"""An exported model opened again, as trainer.model_io.record says it is.
+"""Opening an exported model, as trainer.model_io.record describes it.
 
 The rule: nothing in the folder is unpickled or executed.
 
@@ -35,7 +35,7 @@ DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Loaded:
-    """A model to talk to, and the data that it was trained on."""
+    """A model with its tokenizer and preprocessing, and facts about the build that it was trained on."""
 
     model: VisionChatModel
     chat_tokenizer: ChatTokenizer
@@ -46,10 +46,10 @@ class Loaded:
 
 
 def load_model(folder: str | Path, *, device: str | torch.device = "cpu", dtype: torch.dtype | None = None) -> Loaded:
-    """Open what `dsvl-train export` wrote; `dtype`: of the weights, instead of the one they are stored in.
+    """Open what `dsvl-train export` wrote. dtype: of the weights; default: as stored.
 
-    The model is in evaluation mode and nothing in it learns. Raises ConfigError if there is no export, or one of a
-    newer release; TrainError if files are missing, damaged or edited.
+    The model is frozen and in evaluation mode. Raises ConfigError if there is no export, or one of a newer release;
+    TrainError if files are missing, damaged or edited.
     """
     folder = Path(folder)
     record = read_record(folder)
@@ -75,11 +75,10 @@ def load_model(folder: str | Path, *, device: str | torch.device = "cpu", dtype:
 
 
 def started_model(config: ModelConfig, facts: BuildFacts, *, dtype: torch.dtype) -> VisionChatModel:
-    """The model that `config.init_from` names, for a run on the build with these facts.
+    """The model of the export at `config.init_from`, for a run on the build with these facts.
 
-    trainer.checkpoint.init_from made the config.
-
-    Raises as `load_model` does.
+    config: filled in by trainer.checkpoint.init_from, and checked by trainer.model.vision_chat.check_model. Raises as
+    `load_model` does.
     """
     folder = Path(str(config.init_from))
     record = read_record(folder)
@@ -87,7 +86,7 @@ def started_model(config: ModelConfig, facts: BuildFacts, *, dtype: torch.dtype)
         model = _filled_model(folder, record, config, facts, dtype)
     except (KeyError, TypeError, AttributeError, ValueError) as error:
         raise unusable(folder, f"{type(error).__name__}: {error}") from None
-    check_decoder(model.decoder, config.decoder, config.attention)  # its attention may be another than the export's
+    check_decoder(model.decoder, config.decoder, config.attention)  # which may differ from the export's
     return model
 
 
@@ -99,14 +98,14 @@ def _filled_model(
     if form not in get_args(Form):
         raise ValueError(f"form is {form!r}")
     check_files(folder, record["files"])
-    with _NoDraws():
+    with _ZeroInitialisation():
         model = build_model(config, facts, weights=False, dtype=dtype)
     _fill(model, folder, form)
     return model
 
 
 def _fill(model: VisionChatModel, folder: Path, form: Form) -> None:
-    """Every parameter and saved buffer from the files; more in there is for others to read."""
+    """Load every parameter and persistent buffer; other tensors in the files are for other programs."""
     names = llava_names(model) if form == "llava" else {}
     weights = WeightFiles(folder)
     with torch.no_grad():
@@ -114,8 +113,8 @@ def _fill(model: VisionChatModel, folder: Path, form: Form) -> None:
             stored = weights.read(names.get(name, name))
             if stored.shape != tensor.shape:
                 raise TrainError(
-                    f"{folder}: {names.get(name, name)} is {list(stored.shape)}, wanted {list(tensor.shape)}; "
-                    "export the model anew"
+                    f"{folder}: {names.get(name, name)} is {list(stored.shape)}, expected {list(tensor.shape)}; "
+                    "export the model again"
                 )
             tensor.copy_(stored)
 
@@ -124,22 +123,22 @@ def _chat_tokenizer(folder: Path, facts: BuildFacts) -> ChatTokenizer:
     tokenizer = dst.load_tokenizer(folder)
     source = (folder / TEMPLATE).read_text(encoding="utf-8")
     if tokenizer.fingerprint != facts.tokenizer.fingerprint:
-        raise unusable(folder, "the tokenizer beside it is another one")
+        raise unusable(folder, "the tokenizer next to it is another one")
     return ChatTokenizer(dst.Template(facts.template, source), tokenizer)
 
 
-class _NoDraws(TorchFunctionMode):
-    """New weights are zeros: all of them are read right after, and drawing takes a minute for a large model.
+class _ZeroInitialisation(TorchFunctionMode):
+    """New weights are zeros: all are loaded right after, and random initialisation of a large model takes a minute.
 
-    torch and transformers draw with functions of these names, which take the tensor first.
+    torch and transformers initialise with functions of these names, whose first argument is the tensor.
     """
 
-    _DRAWS = frozenset(
+    _RANDOM = frozenset(
         ("normal_", "uniform_", "trunc_normal_", "kaiming_uniform_", "kaiming_normal_", "xavier_uniform_")
     )
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        if getattr(func, "__name__", "") in self._DRAWS:
+        if getattr(func, "__name__", "") in self._RANDOM:
             with torch.no_grad():
                 return (args or (kwargs["tensor"],))[0].zero_()
         return func(*args, **(kwargs or {}))

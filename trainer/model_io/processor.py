@@ -1,10 +1,10 @@
-"""The files that make transformers' AutoProcessor give the ids and pixels that training saw.
+"""The files with which transformers' AutoProcessor gives the ids and pixels of training.
 
-The rule: sizes, colours and filters are the build's, mean and std the encoder's. Its PIL backend then gives the very
-pixels. torchvision's differs where it has to resize: by a rounding, and by more with Lanczos, which torchvision has
-since 0.27, on the CPU only. Which of the two it takes is its caller's to say: no key of these files can, so the model
-card does. `pad` has no exact counterpart there: LLaVA's processor pads before it resizes and ours after, so edges
-differ, see `differences`.
+The rule: sizes, colours and filters are the build's, mean and std the encoder's. The PIL backend then gives exactly the
+pixels of training. The torchvision backend differs where it resizes: it rounds differently, and with Lanczos, which
+torchvision has since 0.27 and only on the CPU, it differs more. No key of these files selects the backend, so the model
+card says how to. `pad` has no exact counterpart: LLaVA's processor pads before it resizes, ours after, so edges differ,
+see `differences`.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ _RESAMPLE = {"lanczos": 1, "bilinear": 2, "bicubic": 3}
 
 
 def preprocessor_config(geometry: Geometry, encoder: Encoder) -> dict[str, Any]:
-    """preprocessor_config.json: from a picture, turned upright before, to the encoder's input."""
+    """preprocessor_config.json: from an upright image to the encoder's input."""
     side = geometry.size
     square = {"height": side, "width": side}
     return {
@@ -44,12 +44,12 @@ def preprocessor_config(geometry: Geometry, encoder: Encoder) -> dict[str, Any]:
 
 
 def processor_config(expansion: Mapping[str, Any]) -> dict[str, Any]:
-    """processor_config.json; `expansion` says how many tokens an image takes."""
+    """processor_config.json. expansion: the settings that determine the tokens per image."""
     return {"processor_class": "LlavaProcessor", "image_token": IMAGE_TOKEN, **expansion}
 
 
 def plain_expansion(geometry: Geometry, image_tokens: int) -> dict[str, Any]:
-    """For encoders and projectors whose tokens are no patches: one patch, and the rest additional."""
+    """For encoders and projectors whose tokens are not patches: one patch, all others additional tokens."""
     return {
         "patch_size": geometry.size,
         "num_additional_image_tokens": image_tokens - 1,
@@ -58,19 +58,19 @@ def plain_expansion(geometry: Geometry, image_tokens: int) -> dict[str, Any]:
 
 
 def differences(geometry: Geometry, encoder: Encoder) -> list[str]:
-    """In what the exported processor's pixels are not those of training, a sentence each."""
-    found = [
-        "Pictures are taken as they are stored: turn them upright by their EXIF orientation first "
+    """Where the exported processor's pixels differ from those of training, a sentence each."""
+    notes = [
+        "The processor ignores EXIF orientation: turn images upright first "
         "(`PIL.ImageOps.exif_transpose`), as training did."
     ]
     if geometry.fit == "pad":
-        found.append(
-            "Pictures that are not square are padded before they are resized here, and after it in training, so pixels "
+        notes.append(
+            "Images that are not square are padded before they are resized here, and after it in training, so pixels "
             "near the padding differ; `trainer.load` has the exact preprocessing."
         )
-        wanted = PAD_COLOURS[geometry.pad_colour]
-        if (got := tuple(int(value * 255) for value in encoder.mean)) != wanted:
-            found.append(f"The padding is {got} here, the encoder's mean, and was {wanted} in training.")
+        in_training = PAD_COLOURS[geometry.pad_colour]
+        if (here := tuple(int(value * 255) for value in encoder.mean)) != in_training:
+            notes.append(f"The padding colour is {here} here, the encoder's mean, and was {in_training} in training.")
     else:
         default = (
             "has no Lanczos filter of its own: it approximates it, or takes bicubic instead, depending on the "
@@ -78,8 +78,9 @@ def differences(geometry: Geometry, encoder: Encoder) -> list[str]:
             if geometry.interpolation == "lanczos"
             else "rounds differently when it resizes, by up to 1/255"
         )
-        found.append(
+        notes.append(
             'With `AutoProcessor.from_pretrained(..., backend="pil")` the pixels are those of training; the default '
-            f"backend {default}. Pictures of {geometry.size} x {geometry.size} pixels are not resized, and both agree."
+            f"backend {default}. Images of {geometry.size} x {geometry.size} pixels are not resized, so both backends "
+            "agree."
         )
-    return found
+    return notes

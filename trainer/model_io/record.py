@@ -1,7 +1,7 @@
-"""dsvl.json, which stands beside the weights of an exported model: what it is called, and how it is read and checked.
+"""dsvl.json, the record next to the weights of an exported model: reading and checking it.
 
-The rule: it alone says how the model is built, with what tokenizer, template and preprocessing, and from which data.
-The tokenizer's files must be the build's to the byte, since ids depend on them; README.md and the files for
+The rule: this file alone defines architecture, tokenizer, template, preprocessing and training data of the model. The
+tokenizer's files must be byte for byte those of the build, since ids depend on them; README.md and the files for
 transformers may be edited.
 """
 
@@ -23,16 +23,16 @@ from trainer.errors import TrainError
 
 FORMAT = "dsvl-model"
 VERSION = 1
-"""Rises when a program of the old version would misread a new export."""
+"""Raised when a program that reads the old version would misread a new export."""
 
 RECORD = "dsvl.json"
 
 Form = Literal["llava", "dsvl"]
-"""Whose names the weights have: LLaVA's of transformers, or our own."""
+"""Which names the weights have: those of LLaVA in transformers, or our own."""
 
 
 def read_record(folder: Path) -> Mapping[str, Any]:
-    """Raises ConfigError if there is no export, or one of a newer release; TrainError if the record is damaged."""
+    """The record. Raises ConfigError if there is no export, or one of a newer release; TrainError if it is damaged."""
     try:
         record = json.loads((folder / RECORD).read_text(encoding="utf-8"))
     except (FileNotFoundError, NotADirectoryError):
@@ -42,17 +42,17 @@ def read_record(folder: Path) -> Mapping[str, Any]:
     except (OSError, ValueError) as error:
         raise unusable(folder, str(error)) from None
     if not isinstance(record, dict) or record.get("format") != FORMAT:
-        raise unusable(folder, f"it is no {FORMAT} record")
+        raise unusable(folder, f"it is not a {FORMAT} record")
     version = record.get("version")
     if version != VERSION:
         newer = isinstance(version, int) and version > VERSION
-        age, step = ("newer", "update dsvl") if newer else ("older", "export the model anew")
+        age, step = ("newer", "update dsvl") if newer else ("older", "export the model again")
         raise ConfigError([f"{folder}: the export is {age}: version {version!r}, this program reads {VERSION}; {step}"])
     return record
 
 
 def model_config(record: Mapping[str, Any]) -> ModelConfig:
-    """The architecture. Raises KeyError, or ConfigError with what is wrong with it."""
+    """The architecture. Raises KeyError, or ConfigError with all problems."""
     config, problems = build(ModelConfig, record["model"])
     if config is None:
         raise ConfigError(problems)
@@ -68,23 +68,24 @@ def build_facts(folder: Path, record: Mapping[str, Any]) -> BuildFacts:
 
 
 def check_files(folder: Path, files: Mapping[str, Mapping[str, Any]]) -> None:
-    """Sizes of all files, and the content of the small ones: those of the tokenizer. Raises TrainError."""
+    """Check the sizes of all files and the digests of the tokenizer's. Raises TrainError."""
     for name, entry in files.items():
         path = folder / name
         if Path(name).name != name:
-            raise unusable(folder, f"it names {name!r}, no file of the folder")
+            raise unusable(folder, f"it names {name!r}, which is not a file of the folder")
         if not path.is_file():
-            raise TrainError(f"{path}: is missing; copy it again, or export the model anew")
+            raise TrainError(f"{path}: is missing; copy it again, or export the model again")
         if (size := path.stat().st_size) != entry["size"]:
             raise TrainError(
-                f"{path}: has {size} bytes, wanted {entry['size']}; it is cut off or edited: copy it again, or export "
-                "the model anew"
+                f"{path}: has {size} bytes, expected {entry['size']}; it is truncated or edited: copy it again, or "
+                "export the model again"
             )
         if "sha256" in entry and file_sha256(path) != entry["sha256"]:
             raise TrainError(
-                f"{path}: is not what was exported; it is damaged or edited: copy it again, or export the model anew"
+                f"{path}: is not what was exported; it is damaged or edited: copy it again, or export the model again"
             )
 
 
 def unusable(folder: Path, why: str) -> TrainError:
-    return TrainError(f"{folder / RECORD}: cannot be used ({why}); copy it again, or export the model anew")
+    """The error for a record that cannot be used."""
+    return TrainError(f"{folder / RECORD}: cannot be used ({why}); copy it again, or export the model again")

@@ -1,7 +1,7 @@
-"""Weights as safetensors files, the way transformers names and reads them: one file, or several and an index.
+"""Weights as safetensors files, named as in transformers: one file, or several and an index.
 
-The rule: tensors pass one by one, so that beside the model no more than one file's worth is ever in memory; and what is
-read is exactly what the index and the files say, never unpickled.
+The rule: tensors are written one by one, so that memory holds the model and at most one file's worth more. Nothing is
+unpickled.
 """
 
 from __future__ import annotations
@@ -26,47 +26,47 @@ _NAME = re.compile(r"model(-\d{5}-of-\d{5})?\.safetensors")
 
 
 def write_weights(folder: Path, tensors: Iterable[tuple[str, torch.Tensor]], *, max_bytes: int) -> list[str]:
-    """Write named tensors, a new file from `max_bytes` on, and return the names of all files written."""
-    parts: list[Path] = []
-    held: dict[str, torch.Tensor] = {}
-    places: dict[str, int] = {}
-    held_bytes = total_bytes = 0
+    """Write named tensors in files of about `max_bytes` bytes; returns the names of all files written."""
+    written: list[Path] = []
+    waiting: dict[str, torch.Tensor] = {}
+    file_numbers: dict[str, int] = {}
+    waiting_bytes = total_bytes = 0
 
     def flush() -> None:
-        nonlocal held_bytes
-        parts.append(folder / f".part-{len(parts):05d}")
-        save_tensors(held, parts[-1])
-        held.clear()
-        held_bytes = 0
+        nonlocal waiting_bytes
+        written.append(folder / f".part-{len(written):05d}")
+        save_tensors(waiting, written[-1])
+        waiting.clear()
+        waiting_bytes = 0
 
     for name, tensor in tensors:
-        if held and held_bytes + tensor.nbytes > max_bytes:
+        if waiting and waiting_bytes + tensor.nbytes > max_bytes:
             flush()
-        held[name] = tensor.detach().cpu().contiguous()
-        places[name] = len(parts)
-        held_bytes += tensor.nbytes
+        waiting[name] = tensor.detach().cpu().contiguous()
+        file_numbers[name] = len(written)
+        waiting_bytes += tensor.nbytes
         total_bytes += tensor.nbytes
     flush()
-    if len(parts) == 1:
-        parts[0].rename(folder / SINGLE)
+    if len(written) == 1:
+        written[0].rename(folder / SINGLE)
         return [SINGLE]
-    names = [f"model-{number:05d}-of-{len(parts):05d}.safetensors" for number in range(1, len(parts) + 1)]
-    for part, name in zip(parts, names, strict=True):
-        part.rename(folder / name)
+    names = [f"model-{number:05d}-of-{len(written):05d}.safetensors" for number in range(1, len(written) + 1)]
+    for path, name in zip(written, names, strict=True):
+        path.rename(folder / name)
     index = {
         "metadata": {"total_size": total_bytes},
-        "weight_map": {name: names[place] for name, place in sorted(places.items())},
+        "weight_map": {name: names[number] for name, number in sorted(file_numbers.items())},
     }
     (folder / INDEX).write_text(json.dumps(index, indent=2) + "\n", encoding="utf-8")
     return [*names, INDEX]
 
 
 def save_tensors(tensors: Mapping[str, torch.Tensor], path: Path) -> None:
-    """A safetensors file, on disk when this returns, with the rights of any new file: the library's are its owner's."""
+    """Write a safetensors file and flush it to disk, with the default mode of new files; the library sets 0600."""
     path.touch()
-    rights = path.stat().st_mode
+    mode = path.stat().st_mode
     save_file(dict(tensors), str(path), metadata={"format": "pt"})
-    path.chmod(rights)
+    path.chmod(mode)
     handle = os.open(path, os.O_RDWR)
     try:
         os.fsync(handle)
@@ -82,18 +82,18 @@ class WeightFiles:
         self.folder = folder
         self._opened: dict[str, Any] = {}
         if (folder / INDEX).is_file():
-            self._places = _read_index(folder / INDEX)
+            self._files = _read_index(folder / INDEX)
         else:
-            self._places = dict.fromkeys(self._open(SINGLE).keys(), SINGLE)
+            self._files = dict.fromkeys(self._open(SINGLE).keys(), SINGLE)
 
     def __contains__(self, name: str) -> bool:
-        return name in self._places
+        return name in self._files
 
     def read(self, name: str) -> torch.Tensor:
-        """Raises TrainError for a tensor that is not there."""
-        file = self._places.get(name)
+        """The tensor of this name. Raises TrainError if it is missing or damaged."""
+        file = self._files.get(name)
         if file is None:
-            raise TrainError(f"{self.folder}: the weights lack {name}; export the model anew")
+            raise TrainError(f"{self.folder}: the weights lack {name}; export the model again")
         try:
             tensor: torch.Tensor = self._open(file).get_tensor(name)
         except SafetensorError as error:
@@ -105,7 +105,9 @@ class WeightFiles:
             try:
                 self._opened[file] = safe_open(str(self.folder / file), framework="pt")
             except FileNotFoundError:
-                raise TrainError(f"{self.folder / file}: is missing; copy it again, or export the model anew") from None
+                raise TrainError(
+                    f"{self.folder / file}: is missing; copy it again, or export the model again"
+                ) from None
             except (OSError, SafetensorError) as error:
                 raise _damaged(self.folder / file, str(error)) from None
         return self._opened[file]
@@ -113,14 +115,14 @@ class WeightFiles:
 
 def _read_index(path: Path) -> dict[str, str]:
     try:
-        places: dict[str, str] = json.loads(path.read_text(encoding="utf-8"))["weight_map"]
-        strange = [file for file in places.values() if not _NAME.fullmatch(file)]
+        files: dict[str, str] = json.loads(path.read_text(encoding="utf-8"))["weight_map"]
+        invalid = [file for file in files.values() if not _NAME.fullmatch(file)]
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise _damaged(path, f"{type(error).__name__}: {error}") from None
-    if strange:
-        raise _damaged(path, f"it names {strange[0]!r}, no file of weights")
-    return places
+    if invalid:
+        raise _damaged(path, f"it names {invalid[0]!r}, which is not a file of weights")
+    return files
 
 
 def _damaged(path: Path, why: str) -> TrainError:
-    return TrainError(f"{path}: is damaged ({why}); copy it again, or export the model anew")
+    return TrainError(f"{path}: is damaged ({why}); copy it again, or export the model again")

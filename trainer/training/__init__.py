@@ -1,1 +1,1 @@
-"""A run from configuration to last checkpoint: preflight, assembly, the loop, metrics."""
+"""A run from configuration to last checkpoint: preflight checks, assembly, the loop, metrics."""

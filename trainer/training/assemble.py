@@ -1,4 +1,4 @@
-"""From the config to what DeepSpeed takes: a model with its adapters, what is frozen, and the optimizer's groups."""
+"""From the config to what DeepSpeed takes: a model with adapters and frozen parts, and the optimizer's groups."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from trainer.model.lora import add_adapters
 from trainer.model.param_groups import ComponentRow, by_component, choose_trained, component_rows, parameter_groups
 from trainer.model.vision_chat import VisionChatModel, build_model
 from trainer.model_io.load import started_model
-from trainer.training.metrics import Work
+from trainer.training.metrics import MultipliedWeights
 
 DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16, "fp32": torch.float32}
 
@@ -27,13 +27,15 @@ class Assembled:
     """As torch's optimizers take them, each with a `name`"""
     rows: list[ComponentRow]
     """The table of parameters"""
-    work: Work
+    weights: MultipliedWeights
+    """For counting operations"""
 
 
 def assemble(config: TrainConfig, facts: BuildFacts, *, weights: bool = True) -> Assembled:
     """The model of a config for the build with these facts. The same seed gives the same new weights.
 
-    weights: False leaves pretrained ones random. Raises ConfigError if a part cannot be built or adapted.
+    weights: False leaves pretrained weights random. The config has passed trainer.model.vision_chat.check_model.
+    Raises ConfigError if a part cannot be built or adapted.
     """
     dtype = DTYPES[config.precision]
     if weights and config.model.init_from is not None:
@@ -51,26 +53,26 @@ def assemble(config: TrainConfig, facts: BuildFacts, *, weights: bool = True) ->
         model=model,
         groups=[group.for_torch() for group in groups],
         rows=component_rows(model, config.learning_rates),
-        work=_work(model),
+        weights=_multiplied_weights(model),
     )
 
 
-def _work(model: VisionChatModel) -> Work:
-    whole = {"encoder": 0, "projector": 0, "decoder": 0}
-    trained = dict(whole)
+def _multiplied_weights(model: VisionChatModel) -> MultipliedWeights:
+    total = {"encoder": 0, "projector": 0, "decoder": 0}
+    trained = dict(total)
     for name, parameter, component in by_component(model):
-        if component != "embeddings":  # tables multiply nothing
-            part = name.partition(".")[0]
-            whole[part] += parameter.numel()
-            trained[part] += parameter.numel() * parameter.requires_grad
+        if component != "embeddings":  # a lookup is not a multiplication
+            module = name.partition(".")[0]
+            total[module] += parameter.numel()
+            trained[module] += parameter.numel() * parameter.requires_grad
     head = model.decoder.get_output_embeddings().weight
-    return Work(
-        encoder=whole["encoder"],
+    return MultipliedWeights(
+        encoder=total["encoder"],
         encoder_trained=trained["encoder"],
         encoder_tokens=model.encoder.num_tokens,
-        projector=whole["projector"],
+        projector=total["projector"],
         projector_trained=trained["projector"],
-        decoder=whole["decoder"],
+        decoder=total["decoder"],
         decoder_trained=trained["decoder"],
         head=head.numel(),
         head_trained=head.numel() * head.requires_grad,

@@ -1,14 +1,14 @@
 """Optimizer steps over a build: the loss, its gradient, and when to stop.
 
 Rules
-- A step trains on `batch.global_batch_size` sequences, the same for any number of ranks and any `micro_batch_size`;
-  each rank takes its part of every micro-batch.
+- A step trains on `batch.global_batch_size` sequences, the same ones for any number of ranks and any
+  `micro_batch_size`; each rank takes its share of every micro-batch.
 - The loss of a step is the sum over its trained tokens divided by their number, over all ranks and micro-batches. So
-  its tokens are counted before the first forward pass, and every micro-batch's sum is divided by that one number:
-  gradients are those of one big batch, not means of means.
-- Randomness (dropout) is keyed by seed, step and the micro-batch's place in the step: a run that goes on draws as the
-  one before would have, also on another number of ranks.
-- A batch that cannot be read, and a loss that is no number, end the run on all ranks before weights change.
+  the tokens are counted before the first forward pass, and every micro-batch's sum is divided by that one number:
+  gradients are those of one large batch, not means of means.
+- Randomness (dropout) is keyed by seed, step and the micro-batch's index in the step. So a resumed run draws what the
+  interrupted run would have drawn, also on another number of ranks.
+- A batch that cannot be read and a NaN or infinite loss end the run on all ranks, before weights change.
 """
 
 from __future__ import annotations
@@ -26,15 +26,15 @@ import torch
 from dst import IGNORE
 from shards.errors import ShardError
 from shards.loader import Batch, Loader
-from trainer.compat.deepspeed import Engine, optimizer_step
+from trainer.compat.deepspeed import DeepSpeedEngine, optimizer_step
 from trainer.config.run import ScheduleConfig
 from trainer.distributed.ranks import Ranks
 from trainer.distributed.stop_signal import StopFlag, Stopped
 from trainer.errors import TrainError
 from trainer.model.vision_chat import Loss
 
-_NAMED = 20
-"""Samples that an error names at most."""
+_MAX_NAMED = 20
+"""Most samples that an error names"""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -47,16 +47,16 @@ class StepResult:
     trained_tokens: int
     positions: int
     tokens: int
-    """Positions without padding"""
+    """Positions that are not padding"""
     images: int
     grad_norm: float
-    """Before clipping; nan where fp16 overflowed and the step was skipped"""
+    """Before clipping; NaN where fp16 overflowed and the step was skipped"""
     wait_seconds: float
-    """This rank's, for its batches"""
+    """How long this rank waited for its batches"""
     loader: Mapping[str, Any]
     """Loader state after this step's rows"""
     stopping: bool
-    """A rank was asked to stop; there is no step after this one"""
+    """A rank was asked to stop; this step is the last"""
 
     @property
     def loss(self) -> float:
@@ -65,27 +65,27 @@ class StepResult:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Evaluation:
-    """Mean loss over trained tokens of the held-out split."""
+    """Mean loss over the trained tokens of the held-out split."""
 
     loss: float
     datasets: Mapping[str, float]
-    """Of each dataset that has held-out samples"""
+    """By dataset, for those with held-out samples"""
 
 
 def learning_rate_factor(schedule: ScheduleConfig, step: int, steps: int) -> float:
-    """What the learning rates are multiplied with in step `step` (from 1) of `steps`."""
+    """The factor of all learning rates in step `step` (from 1) of `steps`."""
     warmup = math.ceil(schedule.warmup_ratio * steps)
     if step <= warmup:
         return step / warmup
     if schedule.kind == "constant":
         return 1.0
-    done = (step - warmup) / (steps - warmup + 1)  # below 1: the last step learns too
-    left = 1 - done if schedule.kind == "linear" else (1 + math.cos(math.pi * done)) / 2
-    return schedule.min_lr_ratio + (1 - schedule.min_lr_ratio) * left
+    done = (step - warmup) / (steps - warmup + 1)  # below 1, so that the last step still trains
+    remaining = 1 - done if schedule.kind == "linear" else (1 + math.cos(math.pi * done)) / 2
+    return schedule.min_lr_ratio + (1 - schedule.min_lr_ratio) * remaining
 
 
 def train(
-    engine: Engine,
+    engine: DeepSpeedEngine,
     loader: Loader,
     *,
     first_step: int,
@@ -96,12 +96,12 @@ def train(
     ranks: Ranks,
     stop: StopFlag,
 ) -> Generator[StepResult, None, None]:
-    """Make steps `first_step` to `steps` (numbers from 1), giving each when it is done. Close it, in any case.
+    """Make steps `first_step` to `steps` (numbers from 1); yields the result of each. The caller closes the generator.
 
-    Raises ShardError (a batch cannot be read) or TrainError (no finite loss or gradient), the same on all ranks.
+    Raises ShardError (a batch cannot be read) or TrainError (loss or gradient not finite), the same on all ranks.
     """
     batches = cast(Generator[Batch, None, None], iter(loader))
-    with closing(batches):  # ends the loader's workers, which no signal would
+    with closing(batches):  # ends the loader's workers, which ignore signals
         for step in range(first_step, steps + 1):
             fetched = _fetch(batches, micro_batches, ranks, stop)
             if fetched is None:
@@ -139,18 +139,18 @@ def evaluate(
     ranks: Ranks,
     stop: Callable[[], bool] = lambda: False,
 ) -> Evaluation:
-    """The loss on batches, of which every rank has as many. Raises as `train` does, and Stopped."""
+    """The loss on batches; every rank has the same number of them. Raises as `train` does, and Stopped."""
     model.eval()
     numbers = {name: number for number, name in enumerate(datasets)}
     sums = torch.zeros(len(datasets), dtype=torch.float64)
     counts = torch.zeros(len(datasets), dtype=torch.float64)
-    found = iter(batches)
+    remaining = iter(batches)
     while True:
-        failure, batch = _next(found)
-        told = ranks.gather((failure, stop()))
-        if any(asked for _, asked in told):
+        failure, batch = _next(remaining)
+        of_all_ranks = ranks.gather((failure, stop()))
+        if any(asked_to_stop for _, asked_to_stop in of_all_ranks):
             raise Stopped
-        _raise_any([text for text, _ in told])
+        _raise_any([rank_failure for rank_failure, _ in of_all_ranks])
         if batch is None:
             break
         with torch.no_grad():
@@ -164,7 +164,7 @@ def evaluate(
     losses, tokens = totals[: len(datasets)], totals[len(datasets) :]
     if not all(map(math.isfinite, losses)):
         names = [name for name, loss_sum in zip(datasets, losses, strict=True) if not math.isfinite(loss_sum)]
-        raise TrainError(f"evaluation: the loss of {', '.join(names)} is no number; lower the learning rate")
+        raise TrainError(f"evaluation: the loss of {', '.join(names)} is NaN or infinite; lower the learning rate")
     return Evaluation(
         loss=sum(losses) / max(sum(tokens), 1),
         datasets={
@@ -173,9 +173,9 @@ def evaluate(
     )
 
 
-def _key(*parts: int) -> int:
-    """What torch's generators start with."""
-    return int.from_bytes(hashlib.sha256(repr(parts).encode()).digest()[:8], "big") >> 1
+def _torch_seed(*key: int) -> int:
+    """A seed for torch's generators."""
+    return int.from_bytes(hashlib.sha256(repr(key).encode()).digest()[:8], "big") >> 1
 
 
 def set_learning_rates(optimizer: torch.optim.Optimizer, factor: float) -> None:
@@ -197,7 +197,7 @@ class _Fetched:
 
 
 def _fetch(batches: Iterator[Batch], count: int, ranks: Ranks, stop: StopFlag) -> _Fetched | None:
-    """A step's micro-batches, or None if a rank that was asked to stop has lost its loader's workers."""
+    """A step's micro-batches; None if a rank was asked to stop and the loader's workers are gone."""
     start = time.perf_counter()
     failure: str | None = None
     micro: list[Batch] = []
@@ -232,45 +232,46 @@ def _fetch(batches: Iterator[Batch], count: int, ranks: Ranks, stop: StopFlag) -
 
 
 def _next(batches: Iterator[Batch]) -> tuple[str | None, Batch | None]:
-    """(what went wrong, the batch); neither at the end."""
+    """(what went wrong, the batch); both None at the end."""
     try:
         return None, next(batches, None)
     except ShardError as error:
         return str(error), None
 
 
-def _raise_any(told: Sequence[str | None]) -> None:
-    failures = [text for text in told if text is not None]
-    if failures:
-        raise ShardError("\n".join(dict.fromkeys(failures)))
+def _raise_any(failures: Sequence[str | None]) -> None:
+    """Raises ShardError with the failures of all ranks, each once."""
+    texts = dict.fromkeys(failure for failure in failures if failure is not None)
+    if texts:
+        raise ShardError("\n".join(texts))
 
 
-def _forward_backward(engine: Engine, fetched: _Fetched, step: int, seed: int, ranks: Ranks) -> float:
+def _forward_backward(engine: DeepSpeedEngine, fetched: _Fetched, step: int, seed: int, ranks: Ranks) -> float:
     """Accumulate the gradient of the step's mean loss; returns the sum of the loss over all ranks."""
-    # DeepSpeed takes the mean over ranks and micro-batches; the sum over them is wanted.
+    # DeepSpeed takes the mean over ranks and micro-batches; the sum over them is needed.
     scale = ranks.world_size * len(fetched.batches) / fetched.trained_tokens
     sums: list[torch.Tensor] = []
     for number, batch in enumerate(fetched.batches):
-        torch.manual_seed(_key(seed, step, number * ranks.world_size + ranks.rank))
+        torch.manual_seed(_torch_seed(seed, step, number * ranks.world_size + ranks.rank))
         loss: Loss = engine(**batch.to(ranks.device).tensors())
         sums.append(loss.total.detach())
         engine.backward(loss.total * scale)
         if number + 1 < len(fetched.batches):
             engine.step()
-    own = torch.stack(sums).double().tolist()
-    (loss_sum,) = ranks.sums([sum(own)])
+    own_sums = torch.stack(sums).double().tolist()
+    (loss_sum,) = ranks.sums([sum(own_sums)])
     if not math.isfinite(loss_sum):
-        bad = [batch for batch, value in zip(fetched.batches, own, strict=True) if not math.isfinite(value)]
-        _give_up(f"step {step}: the loss is {loss_sum / fetched.trained_tokens}", bad, ranks)
+        causes = [batch for batch, value in zip(fetched.batches, own_sums, strict=True) if not math.isfinite(value)]
+        _give_up(f"step {step}: the loss is {loss_sum / fetched.trained_tokens}", causes, ranks)
     return loss_sum
 
 
 def _give_up(what: str, batches: Sequence[Batch], ranks: Ranks) -> NoReturn:
     """Raises TrainError with the samples of these batches of all ranks."""
-    own = [key for batch in batches for row in batch.samples for _, key in row]
-    names = list(dict.fromkeys(name for found in ranks.gather(own) for name in found))
-    more = f" and {len(names) - _NAMED} more" if len(names) > _NAMED else ""
+    own_names = [key for batch in batches for row in batch.samples for _, key in row]
+    names = list(dict.fromkeys(name for rank_names in ranks.gather(own_names) for name in rank_names))
+    more = f" and {len(names) - _MAX_NAMED} more" if len(names) > _MAX_NAMED else ""
     raise TrainError(
-        f"{what}; it came from the samples {', '.join(names[:_NAMED])}{more}; look at them with dsvl-prep inspect, or "
-        "lower the learning rate; the last checkpoint is from before"
+        f"{what}; it came from the samples {', '.join(names[:_MAX_NAMED])}{more}; look at them with dsvl-prep inspect, "
+        "or lower the learning rate; the newest checkpoint is from before that step"
     )

@@ -1,11 +1,12 @@
-"""What a run tells while it trains, for metrics.jsonl and TensorBoard files; trainer.training.progress shows it.
+"""What a run logs while it trains: metrics.jsonl and TensorBoard files. trainer.training.progress shows the terminal.
 
-Rules: numbers are those of all ranks. A record covers the steps since the one before: its loss is the mean over their
-trained tokens, its rates are per second of all that time. Every step is told once: where a run goes on from an earlier
-step, what was told of later ones is taken out.
+Rules: numbers are over all ranks. A record covers the steps since the record before it: its loss is the mean over their
+trained tokens, its rates are per second of that time. Every step is logged once: where a run resumes from an earlier
+step, the records of later steps are removed.
 
-MFU counts the multiplications of weights with activations, two operations each, once forward, once backward for
-activations and once backward for trained weights; attention's own and what gradient checkpointing repeats are left out.
+MFU (model FLOPs utilization) counts multiplications of weights with activations, two operations each: once forward,
+once backward for activations and once backward for trained weights. The operations of attention itself, and those that
+gradient checkpointing repeats, are not counted.
 """
 
 from __future__ import annotations
@@ -54,7 +55,7 @@ PEAK_FLOPS: Mapping[str, float] = {
     "MI300X": 1307e12,
     "MI250X": 383e12,
 }
-"""Dense half-precision operations per second by the vendors' data sheets; the first name found in a device's wins."""
+"""Dense half-precision operations per second, from data sheets; the first name found in a device's name counts"""
 
 
 def peak_flops(device_name: str, precision: str) -> float | None:
@@ -65,8 +66,8 @@ def peak_flops(device_name: str, precision: str) -> float | None:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Work:
-    """Weights that every position of a component is multiplied with; lookup tables do not count."""
+class MultipliedWeights:
+    """Number of weights that each position of a component is multiplied with; lookup tables do not count."""
 
     encoder: int
     encoder_trained: int
@@ -78,13 +79,13 @@ class Work:
     """Without the token table and the output layer"""
     decoder_trained: int
     head: int
-    """The output layer, which works at trained positions alone"""
+    """The output layer, which is applied at trained positions only"""
     head_trained: int
 
     def flops(self, *, positions: int, images: int, trained_tokens: int) -> float:
-        """Operations of a step; positions of the decoder without padding.
+        """Operations of a step. positions: of the decoder, without padding.
 
-        Gradients pass through the encoder only if it is trained; through all that follows always.
+        Gradients pass through the encoder only if it is trained; they always pass through what follows it.
         """
         encoder = 2 * self.encoder + (2 * self.encoder if self.encoder_trained else 0) + 2 * self.encoder_trained
         projector = 4 * self.projector + 2 * self.projector_trained
@@ -112,12 +113,12 @@ class Window:
     start: float = field(default_factory=time.perf_counter)
 
     def seconds(self) -> float:
-        """Since the window began, without pauses."""
+        """Time since the window began, without pauses."""
         return max(time.perf_counter() - self.start, 1e-9)
 
     @contextmanager
     def paused(self) -> Iterator[None]:
-        """What is done inside is no training: an evaluation, a checkpoint."""
+        """What is done inside does not count as training: an evaluation, a checkpoint."""
         before = time.perf_counter()
         try:
             yield
@@ -131,24 +132,24 @@ class Record:
 
     step: int
     epoch: float
-    """Epochs done, to the packing window: counted up to where all rows of a window are trained on"""
+    """Epochs done, counted in whole packing windows: up to the last window all of whose rows are trained on"""
     loss: float
     lr: Mapping[str, float]
     """By parameter group"""
     grad_norm: float | None
     """Of the last step, before clipping; None if fp16 skipped it"""
     tokens_per_second: float
-    """Positions without padding; an image counts all of its positions"""
+    """Positions that are not padding; an image counts all of its positions"""
     trained_tokens_per_second: float
     images_per_second: float
     padding_share: float
     data_wait_share: float
-    """Of the time: rank 0 waiting for batches"""
+    """Share of the time that rank 0 waited for batches"""
     seconds_per_step: float
     memory_bytes: int
-    """Most that was in use: of rank 0's device, or of its process on a CPU"""
+    """Peak memory of rank 0's device, or of its process on a CPU"""
     mfu: float | None
-    """Model FLOPs over the device's peak; None where the peak is not known"""
+    """Model FLOPs over the devices' peak; None where the peak is unknown"""
 
 
 def record(
@@ -160,7 +161,7 @@ def record(
     peak: float | None,
     memory_bytes: int,
 ) -> Record:
-    """peak: operations per second of all ranks' devices together."""
+    """The record of a window. peak: operations per second of all ranks' devices together."""
     seconds = window.seconds()
     return Record(
         step=step,
@@ -180,12 +181,12 @@ def record(
 
 
 class Journal:
-    """Writes records below a folder; on other ranks than 0 nothing is made."""
+    """Writes metrics.jsonl and TensorBoard files in a folder; rank 0 alone makes one."""
 
     def __init__(self, folder: Path, *, tensorboard: bool, after_step: int) -> None:
-        """after_step: the step that the run goes on from; what was told of later ones goes."""
+        """after_step: the step that the run resumes from; records of later steps are removed."""
         self._path = folder / JSONL
-        _forget(self._path, after_step)
+        _remove_later(self._path, after_step)
         self._file = self._path.open("a", encoding="utf-8")
         self._board: SummaryWriter | None = None
         if tensorboard:
@@ -221,22 +222,22 @@ class Journal:
 
 
 def read_journal(folder: Path) -> list[dict[str, Any]]:
-    """The lines of metrics.jsonl. One that was cut off by a crash is left out."""
+    """The entries of metrics.jsonl, without a last line that a crash cut off."""
     try:
         lines = (folder / JSONL).read_text(encoding="utf-8").splitlines()
     except FileNotFoundError:
         return []
-    found = []
+    entries = []
     for line in lines:
         try:
-            found.append(json.loads(line))
+            entries.append(json.loads(line))
         except ValueError:
             continue
-    return found
+    return entries
 
 
-def _forget(path: Path, after_step: int) -> None:
-    """Keep what was told of the steps up to one."""
+def _remove_later(path: Path, after_step: int) -> None:
+    """Keep the entries of steps up to `after_step`."""
     entries = read_journal(path.parent)
     kept = [entry for entry in entries if entry["step"] <= after_step]
     if path.exists():
@@ -244,10 +245,10 @@ def _forget(path: Path, after_step: int) -> None:
 
 
 def _flat(values: Mapping[str, Any], prefix: str = "") -> list[tuple[str, Any]]:
-    found: list[tuple[str, Any]] = []
+    leaves: list[tuple[str, Any]] = []
     for name, value in values.items():
         if isinstance(value, Mapping):
-            found += _flat(value, f"{prefix}{name}/")
+            leaves += _flat(value, f"{prefix}{name}/")
         else:
-            found.append((prefix + name, value))
-    return found
+            leaves.append((prefix + name, value))
+    return leaves

@@ -1,4 +1,4 @@
-"""Open the build of a run and hold the whole config against it, before any weights are loaded."""
+"""Open a run's build and check the whole config against it, before any weights are loaded."""
 
 from __future__ import annotations
 
@@ -18,14 +18,14 @@ def prepare(
 ) -> tuple[TrainConfig, Build]:
     """A run's config and its build. Raises ConfigError with all problems, or ShardError if only the build is missing.
 
-    world_size: None if it is not known. loads_model: False for a process that only starts others. Those check the
-    model too, so that this one imports nothing heavy for it unless there is something to report already.
+    world_size: None if it is unknown. loads_model: False for a process that only launches others. Those check the model
+    themselves, so this process checks it, which takes heavy imports, only if there are other problems to report.
     """
     tree = read_tree(path, settings)
     try:
         config = config_from(with_start(tree, path.name), path.name)
     except ConfigError as error:
-        raise ConfigError([*error.problems, *_missing(tree.get("build"))]) from None
+        raise ConfigError([*error.problems, *_build_problems(tree.get("build"))]) from None
     build = shards.open(config.build)
     problems = _check(config, build, world_size, loads_model=loads_model)
     if problems:
@@ -39,18 +39,18 @@ def check_config_fits_build(config: TrainConfig, manifest: Manifest) -> list[str
     expect = config.expect
     if expect.template is not None:
         problems += _check_template(expect.template, manifest)
-    for name, wanted, got in (
+    for name, expected, got in (
         ("tokenizer", expect.tokenizer, manifest.tokenizer.fingerprint),
         ("manifest", expect.manifest, manifest.hash),
     ):
-        if wanted is not None and (not wanted or not got.startswith(wanted)):
+        if expected is not None and (not expected or not got.startswith(expected)):
             problems.append(
-                f"expect.{name}: is {wanted!r} but the build has {got[:12]}; choose the right build, or rebuild"
+                f"expect.{name}: is {expected!r} but the build has {got[:12]}; choose the right build, or rebuild"
             )
-    sides = manifest.config.image.size
-    if expect.image_size is not None and expect.image_size != sides:
+    side = manifest.config.image.size
+    if expect.image_size is not None and expect.image_size != side:
         problems.append(
-            f"expect.image_size: is {expect.image_size} but this build's pictures have {sides}; rebuild with "
+            f"expect.image_size: is {expect.image_size} but this build's images have {side}; rebuild with "
             f"image: {{size: {expect.image_size}}}, or choose another encoder"
         )
     if config.evaluation.every and not manifest.has_samples("eval"):
@@ -60,8 +60,8 @@ def check_config_fits_build(config: TrainConfig, manifest: Manifest) -> list[str
     return problems
 
 
-def _missing(location: object) -> list[str]:
-    """What is wrong with the place of the build, where the rest of the config is not worth looking at yet."""
+def _build_problems(location: object) -> list[str]:
+    """Why there is no build at this location; for a config that cannot be checked further."""
     try:
         if isinstance(location, str):
             shards.open(location)
@@ -87,7 +87,7 @@ def _check(config: TrainConfig, build: Build, world_size: int | None, *, loads_m
 
 
 def check_rows(config: TrainConfig, build: Build) -> list[str]:
-    """Samples that no row can hold; where rows are at least what the build's limits allow, nothing is looked at."""
+    """Problems of samples that no row can hold. Nothing is read if rows hold whatever the build's limits allow."""
     limits, rows = build.manifest.config.limits, config.batch
     length = row_length(config, build.manifest)
     if length >= limits.max_length and (rows.max_images is None or rows.max_images >= limits.max_images):

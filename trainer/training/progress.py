@@ -1,4 +1,4 @@
-"""What a run tells in the terminal: a bar with the time left, or lines where nobody watches."""
+"""A run's progress on stderr: a bar with the time left in a terminal, lines in a file."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
 
 class Terminal(AbstractContextManager["Terminal"]):
-    """A bar with the time left where stderr is a terminal, lines where it is a file."""
+    """The bar or the lines, and messages between them."""
 
     def __init__(self, total: int, *, done: int) -> None:
         from rich.console import Console
@@ -61,10 +61,10 @@ class Terminal(AbstractContextManager["Terminal"]):
         if self._bar is not None:
             self._bar.update(self._task, note=note)
         else:
-            self.say(f"step {entry.step}/{self._total}  {note}  left {self._left()}")
+            self.print(f"step {entry.step}/{self._total}  {note}  left {self._left()}")
 
-    def say(self, text: str) -> None:
-        """A line of its own."""
+    def print(self, text: str) -> None:
+        """Print a line."""
         self._console.print(text, markup=False)
 
     def _left(self) -> str:

@@ -1,8 +1,9 @@
 """A trained model from a run's checkpoint, its adapters merged, on the CPU.
 
-The rule: the model is built as the run built it, from the checkpoint's own config and the same build, and then holds
-the checkpoint's float32 weights. Adapters are added to the base weights in float32, once, here; what is frozen is what
-the run trained beside. Which ZeRO stage or how many ranks wrote the checkpoint does not matter.
+The rule: the model is built as the run built it, from the checkpoint's own config and the same build; then the
+checkpoint's float32 weights are loaded. Adapters are merged into the base weights in float32, here and only once.
+Frozen weights must be those that the run had. The ZeRO stage and the number of ranks that wrote the checkpoint do not
+matter.
 """
 
 from __future__ import annotations
@@ -15,9 +16,9 @@ from typing import Any
 import shards
 from dst.errors import ConfigError
 from shards import Build, ShardError
-from trainer.checkpoint import reader as checkpoints
+from trainer.checkpoint.discovery import PLACES, locate
 from trainer.checkpoint.init_from import other_start
-from trainer.checkpoint.reader import Checkpoint
+from trainer.checkpoint.reader import Checkpoint, load_weights
 from trainer.config.run import TrainConfig, config_from
 from trainer.model.lora import merge_lora
 from trainer.model.vision_chat import VisionChatModel, check_model
@@ -40,41 +41,41 @@ class Restored:
 
 
 def restore(location: Path, *, build: str | None = None, init_from: str | None = None) -> Restored:
-    """The model of a checkpoint (see trainer.checkpoint.reader.locate).
+    """The model of a checkpoint (see trainer.checkpoint.discovery.locate).
 
-    build, init_from: where its build, and the export that it was initialised from, are now, if they were moved. Raises
-    ConfigError or TrainError if the checkpoint, its build or the base weights are missing.
+    build, init_from: the paths of its build and of the export that the run began with, if they were moved. Raises
+    ConfigError or TrainError if the checkpoint, its build or the base weights are missing, damaged or changed.
     """
-    folder = checkpoints.locate(location)
+    folder = locate(location)
     if folder is None:
-        raise ConfigError([f"{location}: no checkpoint there; wanted {checkpoints.PLACES}"])
+        raise ConfigError([f"{location}: no checkpoint there; expected {PLACES}"])
     checkpoint = Checkpoint(folder)
     config = config_from(checkpoint.config, str(checkpoint.folder))
     if build is not None:
         config = dataclasses.replace(config, build=build)
     if init_from is not None:
         if config.model.init_from is None:
-            raise ConfigError([f"--init-from: the run of {checkpoint.folder} began with no export; leave it away"])
+            raise ConfigError([f"--init-from: the run of {checkpoint.folder} began with no export; remove it"])
         config = dataclasses.replace(config, model=dataclasses.replace(config.model, init_from=init_from))
-    begun = checkpoint.content.get("init_from")
+    start_facts = checkpoint.content.get("init_from")
     try:
         opened = shards.open(config.build)
     except ShardError as error:
-        raise ConfigError([f"build: {error}; if it was moved, give its place with --build"]) from None
-    if opened.manifest.hash != checkpoint.manifest:
+        raise ConfigError([f"build: {error}; if it was moved, give its new path with --build"]) from None
+    if opened.manifest.hash != checkpoint.manifest_hash:
         raise ConfigError(
             [
                 f"{config.build}: its manifest is {opened.manifest.hash[:12]}, the checkpoint {checkpoint.folder} was "
-                f"made with {checkpoint.manifest[:12]}; give the folder of that build with --build"
+                f"made with {checkpoint.manifest_hash[:12]}; give the folder of that build with --build"
             ]
         )
     problems = check_config_fits_build(config, opened.manifest)
-    problems += other_start(config.model.init_from, begun)
+    problems += other_start(config.model.init_from, start_facts)
     problems += check_model(config.model, opened.manifest.facts())
     if problems:
         raise ConfigError(problems)
     model = assemble(_for_this_machine(config), opened.manifest.facts()).model.float()
-    checkpoints.load_weights(model, checkpoint)
+    load_weights(model, checkpoint)
     merge_lora(model)
     return Restored(
         model=model.eval().requires_grad_(False),
@@ -82,12 +83,12 @@ def restore(location: Path, *, build: str | None = None, init_from: str | None =
         build=opened,
         step=checkpoint.step,
         folder=checkpoint.folder,
-        stages=begun["stages"] if begun else [],
+        stages=start_facts["stages"] if start_facts else [],
     )
 
 
 def _for_this_machine(config: TrainConfig) -> TrainConfig:
-    """Without what only speeds up or saves memory, which may need a GPU."""
+    """Without settings that only change speed or memory, since they may need a GPU."""
     decoder = config.model.decoder
     decoder = dataclasses.replace(decoder, attn_implementation=decoder.portable_attn_implementation)
     model = dataclasses.replace(config.model, decoder=decoder)

@@ -116,10 +116,10 @@ def test_a_layout_moves_with_all_its_tensors() -> None:
     ("is_image", "segment_ids", "num_queries", "message"),
     [
         (torch.zeros(1, 3), None, None, "is_image is torch.float32"),
-        (torch.zeros(3, dtype=torch.bool), None, None, "wanted torch.bool"),
+        (torch.zeros(3, dtype=torch.bool), None, None, "expected torch.bool"),
         (torch.zeros(1, 3, dtype=torch.bool), torch.ones(1, 4, dtype=torch.int64), None, "segment_ids is torch.int64"),
-        (torch.zeros(1, 3, dtype=torch.bool), None, 4, "num_queries is 4; wanted 1 to 3"),
-        (torch.zeros(1, 3, dtype=torch.bool), None, 0, "num_queries is 0; wanted 1 to 3"),
+        (torch.zeros(1, 3, dtype=torch.bool), None, 4, "num_queries is 4; expected 1 to 3"),
+        (torch.zeros(1, 3, dtype=torch.bool), None, 0, "num_queries is 0; expected 1 to 3"),
     ],
 )
 def test_a_layout_of_the_wrong_shape_says_what_was_wanted(
@@ -131,7 +131,7 @@ def test_a_layout_of_the_wrong_shape_says_what_was_wanted(
 
 @pytest.mark.parametrize("extra", ["softcap", "s_aux", "position_bias"])
 def test_attention_that_is_not_defined_is_refused(extra: str) -> None:
-    with pytest.raises(ValueError, match=f"asks for {extra}"):
+    with pytest.raises(ValueError, match=f"uses {extra}"):
         interleaved().ours(**{extra: 1.0})
 
 

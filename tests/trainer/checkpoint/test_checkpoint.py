@@ -19,10 +19,10 @@ from safetensors.torch import save_file
 from dst.errors import ConfigError
 from tests.support import train_runs
 from tests.support.train_runs import config_file, folders, journal, losses, start, train
-from trainer.checkpoint import reader as checkpoint
+from trainer.checkpoint import discovery
 from trainer.checkpoint import writer as checkpoint_writer
 from trainer.checkpoint.frozen_fingerprint import frozen_elements
-from trainer.checkpoint.reader import Checkpoint, Progress
+from trainer.checkpoint.reader import Checkpoint, RunState, load_optimizer, load_weights
 from trainer.distributed.ranks import Ranks
 
 STEPS = 9
@@ -90,9 +90,9 @@ ALONE = Ranks(rank=0, world_size=1, device=torch.device("cpu"))
 
 
 def save_plain(out: Path, engine: PlainEngine, step: int = 3, keep: int = 2) -> Checkpoint:
-    progress = Progress(step=step, loader={"position": 5}, loss_scale={})
-    about = {"config": {"seed": 1}, "manifest": "abc", "frozen": frozen_elements(engine.module), "init_from": None}
-    return Checkpoint(checkpoint_writer.save(engine, out, progress, ranks=ALONE, about=about, keep=keep))
+    state = RunState(step=step, loader={"position": 5}, loss_scale={})
+    run_facts = {"config": {"seed": 1}, "manifest": "abc", "frozen": frozen_elements(engine.module), "init_from": None}
+    return Checkpoint(checkpoint_writer.save(engine, out, state, ranks=ALONE, run_facts=run_facts, keep=keep))
 
 
 def test_weights_moments_and_buffers_come_back_from_many_small_files(
@@ -103,12 +103,12 @@ def test_weights_moments_and_buffers_come_back_from_many_small_files(
     saved = save_plain(tmp_path, engine)
     assert len(list(saved.folder.glob("rank-*.safetensors"))) == 5  # a trained tensor each
     assert "0.bias" not in saved.shapes
-    with pytest.raises(ConfigError, match=r"0\.bias has other weights now than those that .*step-00000003"):
-        checkpoint.load_weights(other.module, saved)
+    with pytest.raises(ConfigError, match=r"0\.bias is frozen and has other weights now than when .*step-00000003"):
+        load_weights(other.module, saved)
     frozen = {"0.bias": engine.module.state_dict()["0.bias"]}  # made again from the config
     other.module.load_state_dict(frozen, strict=False)
-    checkpoint.load_weights(other.module, saved)
-    checkpoint.load_optimizer(other, saved, ranks=ALONE)
+    load_weights(other.module, saved)
+    load_optimizer(other, saved, ranks=ALONE)
     for one in (engine, other):
         assert int(one.module.state_dict()["1.num_batches_tracked"]) == 3
         torch.manual_seed(0)
@@ -135,7 +135,7 @@ def test_any_piece_is_read_from_the_pieces_that_ranks_wrote(start: int, count: i
         content["parameters"] = {"w": {"shape": [5, 7], "pieces": pieces}}
         (folder / "checkpoint.json").write_text(json.dumps(content))
         saved = Checkpoint(folder)
-        assert torch.equal(saved.piece("weight", "w", start, count), whole[start : start + count])
+        assert torch.equal(saved.elements("weight", "w", start, count), whole[start : start + count])
         assert torch.equal(dict(saved.weights())["w"], whole.view(5, 7))
 
 
@@ -143,7 +143,7 @@ def test_going_back_to_an_earlier_checkpoint_makes_the_later_ones_old(tmp_path: 
     engine = PlainEngine(steps=1)
     for step in (10, 20, 30, 15):
         save_plain(tmp_path, engine, step=step)
-    assert checkpoint.latest(tmp_path) == tmp_path / "checkpoints/step-00000015"
+    assert discovery.latest(tmp_path) == tmp_path / "checkpoints/step-00000015"
     assert folders(tmp_path) == ["step-00000015", "step-00000030"]
     save_plain(tmp_path, engine, step=16)
     assert folders(tmp_path) == ["step-00000015", "step-00000016"]
@@ -176,7 +176,7 @@ def test_another_number_of_ranks_goes_on_with_the_same_losses(
     out = tmp_path / "out"
     shutil.rmtree(out / "checkpoints/step-00000009")
     done = train(config, ranks=second)
-    assert "going on after step 6 of 9" in done.output
+    assert "resuming after step 6 of 9" in done.output
     assert losses(out) == pytest.approx(losses(whole / "out"), rel=1e-6)
 
 
@@ -226,9 +226,9 @@ def test_the_newest_and_the_best_are_kept(build: Path, tmp_path: Path) -> None:
     (out / "checkpoints/latest").write_text("step-00000005\n")
     (out / "checkpoints/best").write_text(json.dumps({"checkpoint": "step-00000006", "loss": 0.0}))
     train(config)
-    assert checkpoint.best(out) == (out / "checkpoints/step-00000006", evaluations[6])
+    assert discovery.best(out) == (out / "checkpoints/step-00000006", evaluations[6])
     shutil.rmtree(out / "checkpoints/step-00000006")
-    assert checkpoint.best(out) is None
+    assert discovery.best(out) is None
 
 
 @pytest.mark.slow
@@ -237,8 +237,8 @@ def test_a_full_disk_while_saving_leaves_the_checkpoint_before(half: Path, whole
     for ranks in (1, 2):
         done = train(half, f"batch.workers={ranks - 1}", ranks=ranks, code=1, max_file_bytes=200_000)
         assert "step-00000009: cannot be written: " in done.output
-        assert f"the checkpoint {out / 'checkpoints/step-00000006'} is as it was" in done.output
-        assert "make room and run the same command again" in done.output
+        assert f"the checkpoint {out / 'checkpoints/step-00000006'} is unchanged" in done.output
+        assert "free disk space and run the same command again" in done.output
         assert folders(out) == ["step-00000006"]
     train(half)
     assert [entry["loss"] for entry in journal(out)] == losses(whole / "out")[6:]
@@ -251,7 +251,7 @@ def test_what_a_killed_save_left_is_removed(half: Path) -> None:
     (left / "rank-00000-000.safetensors").write_bytes(b"half of it")
     (half.parent / "out/checkpoints/step-00000008").mkdir()  # its content was unlinked when it was removed
     done = train(half)
-    assert "going on after step 6 of 9" in done.output
+    assert "resuming after step 6 of 9" in done.output
     assert not left.exists()
 
 
@@ -278,7 +278,7 @@ def test_a_checkpoint_of_another_config_is_refused_with_what_differs(
     half.write_text(yaml.safe_dump(tree))
     done = train(half, code=2)
     assert f"error: {problem}" in done.output
-    assert "start anew" in done.output
+    assert "start a new run" in done.output or "start anew" in done.output
 
 
 @pytest.mark.slow
@@ -329,7 +329,7 @@ def test_another_runs_checkpoint_is_where_a_run_begins_and_an_own_one_is_where_i
     out = tmp_path / "out"
 
     def found(resume: Path) -> int:
-        gone_on = checkpoint.find(out, str(resume))
+        gone_on = discovery.find(out, str(resume))
         assert gone_on is not None
         return gone_on.step
 
@@ -345,5 +345,5 @@ def test_a_description_that_lacks_something_is_named(tmp_path: Path) -> None:
     content = json.loads((saved.folder / "checkpoint.json").read_text())
     del content["frozen"], content["loader"]
     (saved.folder / "checkpoint.json").write_text(json.dumps(content))
-    with pytest.raises(ConfigError, match=r"checkpoint\.json: lacks loader, frozen; go on from another checkpoint"):
+    with pytest.raises(ConfigError, match=r"checkpoint\.json: lacks loader, frozen; resume from another checkpoint"):
         Checkpoint(saved.folder)

@@ -120,9 +120,9 @@ def test_parts_that_are_others_than_the_exports_are_refused(build: Build, first:
     with pytest.raises(ConfigError) as caught:
         prepare(second_stage(tmp_path, build.store.location, first, model=parts), (), 1, loads_model=True)
     assert sorted(caught.value.problems) == [
-        "train.yaml: model.decoder.preset: got 'tiny_qwen2', but model.init_from says nothing; leave it away",
-        "train.yaml: model.encoder.kind: got 'hf', but model.init_from says 'tiny'; leave it away",
-        "train.yaml: model.projector: got 'mlp', but model.init_from says what it is; leave it away",
+        "train.yaml: model.decoder.preset: got 'tiny_qwen2', but the export at model.init_from has nothing; remove it",
+        "train.yaml: model.encoder.kind: got 'hf', but the export at model.init_from has 'tiny'; remove it",
+        "train.yaml: model.projector: got 'mlp', but the export at model.init_from defines it; remove it",
     ]
 
 
@@ -134,8 +134,8 @@ def test_parts_that_are_others_than_the_exports_are_refused(build: Build, first:
             {"decoder": {"attn_implementatoin": "eager"}},
             "model.decoder.attn_implementatoin: unknown key; did you mean attn_implementation?",
         ),
-        ({"init_from": 3}, "model.init_from: got 3; wanted a folder that dsvl-train export wrote"),
-        ({"init_from": ""}, "model.init_from: got ''; wanted a folder that dsvl-train export wrote"),
+        ({"init_from": 3}, "model.init_from: got 3; expected a folder that dsvl-train export wrote"),
+        ({"init_from": ""}, "model.init_from: got ''; expected a folder that dsvl-train export wrote"),
     ],
 )
 def test_typing_errors_beside_a_start_are_told_as_everywhere(
@@ -189,7 +189,7 @@ def test_a_damaged_start_is_refused_before_anything_is_loaded(
     start = shutil.copytree(first, tmp_path / "first")
     data = bytearray((start / lost).read_bytes())
     (start / lost).write_bytes(data[:-1] if lost == "model.safetensors" else data.replace(b"a", b"b", 1))
-    with pytest.raises(ConfigError, match=rf"model\.init_from: .*{lost}: .*copy it again, or export the model anew"):
+    with pytest.raises(ConfigError, match=rf"model\.init_from: .*{lost}: .*copy it again, or export the model again"):
         prepare(second_stage(tmp_path, build.store.location, start), (), 1, loads_model=False)
 
 
@@ -259,7 +259,7 @@ def test_both_stages_train_and_the_last_export_tells_of_all_of_them(tmp_path: Pa
     card = (tmp_path / "second/README.md").read_text()
     assert f"1. 3 optimizer steps on seen, text, build manifest `{hashes[0]}`" in card
     assert "Then 4 optimizer steps with this config" in card
-    assert "the decoder `tiny_llama` reads what the encoder `tiny` sees" in card
+    assert "the decoder `tiny_llama`, the encoder `tiny`" in card
     assert [line for line in card.splitlines() if line.startswith("- dataset: ")] == [
         f"- dataset: {name}: (its licence)" for name in ("seen", "text", "mine")
     ]
@@ -272,11 +272,11 @@ def test_both_stages_train_and_the_last_export_tells_of_all_of_them(tmp_path: Pa
     with pytest.raises(ConfigError, match=r"model\.init_from: .*first is not the export that the run began with"):
         export(tmp_path / "two/out/checkpoints/step-00000004", tmp_path / "third")
     refused = train_runs.train(two, "schedule.steps=6", "schedule.kind=constant", code=2).output
-    assert "first is not the export that the run began with; put that back, or say where it lies now" in refused
+    assert "first is not the export that the run began with; restore that folder, or give its new path" in refused
 
 
 def test_export_refuses_a_start_for_a_run_that_has_none(build: Build, tmp_path: Path) -> None:
     config = exports.config_of(build)
     exports.write_checkpoint(tmp_path / "run", exports.make_model(config, build), config, build)
-    with pytest.raises(ConfigError, match=r"--init-from: the run of .* began with no export; leave it away"):
+    with pytest.raises(ConfigError, match=r"--init-from: the run of .* began with no export; remove it"):
         export(tmp_path / "run", tmp_path / "out", init_from="elsewhere")

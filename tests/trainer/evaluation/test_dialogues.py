@@ -60,20 +60,20 @@ def test_leading_folders_of_the_file_can_be_left_out(root: Path) -> None:
     [dialogue] = _read(root, content, prefix="./eval/eval_data/").complete
     assert dialogue.images[0].path == root / "cats/a.jpg"
     assert dialogue.images[0].name == "./eval/eval_data/cats/a.jpg"
-    with pytest.raises(TrainError, match=r"does not lie below the prefix 'evil'"):
+    with pytest.raises(TrainError, match=r"does not begin with the prefix 'evil'"):
         _read(root, content, prefix="evil")
 
 
 def test_a_missing_picture_is_named_with_the_prefix_that_would_find_it(root: Path) -> None:
-    with pytest.raises(TrainError, match=r"dialogue 'a': no file ./eval/cats/a.jpg below .* with --prefix eval$"):
+    with pytest.raises(TrainError, match=r"dialogue 'a': no file ./eval/cats/a.jpg in .* with --prefix eval$"):
         _read(root, {"a": [["What?", "./eval/cats/a.jpg"]]})
-    with pytest.raises(TrainError, match=r"no file eval/a/0.jpg, eval/cats/a.jpg below .* with --prefix eval$"):
+    with pytest.raises(TrainError, match=r"no file eval/a/0.jpg, eval/cats/a.jpg in .* with --prefix eval$"):
         _read(root, {"a": [["What?", "eval/cats/a.jpg eval/a/0.jpg"]]})
-    with pytest.raises(TrainError, match=r"no file cats/c.jpg, cats/d.jpg below .*or --leave-out such dialogues"):
+    with pytest.raises(TrainError, match=r"no file cats/c.jpg, cats/d.jpg in .*or set --leave-out"):
         _read(root, {"a": [["What?", "cats/d.jpg cats/a.jpg cats/c.jpg"]]})
-    with pytest.raises(TrainError, match=r"no file cats below"):
+    with pytest.raises(TrainError, match=r"no file cats in"):
         _read(root, {"a": [["What?", "cats"]]})
-    with pytest.raises(TrainError, match=r"no file x+ below"):  # longer than a name can be
+    with pytest.raises(TrainError, match=r"no file x+ in"):  # longer than a name can be
         _read(root, {"a": [["What?", "x" * 5000]]})
 
 
@@ -89,7 +89,7 @@ def test_dialogues_that_lack_pictures_are_left_out_if_asked_and_told(root: Path)
     ["../secret.jpg", "cats/../../secret.jpg", "/etc/passwd", "C:/a.jpg", "cats\\a.jpg", ".", "a\0.jpg", "\ud800.jpg"],
 )
 def test_a_path_that_could_leave_its_root_is_refused_unseen(root: Path, name: str) -> None:
-    with pytest.raises(TrainError, match=r"dialogue 'a', round 1: the picture .*; wanted a path below"):
+    with pytest.raises(TrainError, match=r"dialogue 'a', round 1: the image .*; expected a path in"):
         _read(root, {"a": [["What?", [name]]]}, incomplete="leave_out")
 
 
@@ -99,7 +99,7 @@ def test_a_link_that_leads_out_of_the_root_is_refused(root: Path) -> None:
     (root / "in.jpg").symlink_to(root / "cats/a.jpg")
     assert _read(root, {"a": [["What?", "in.jpg"]]}).complete
     for name in ("out.jpg", "far/secret.jpg", "far/absent.jpg"):
-        with pytest.raises(TrainError, match=r"is a link that leads out"):
+        with pytest.raises(TrainError, match=r"is a link to a file outside"):
             _read(root, {"a": [["What?", name]]}, incomplete="leave_out")
 
 
@@ -118,17 +118,17 @@ def test_a_link_in_a_circle_is_refused(root: Path) -> None:
 @pytest.mark.parametrize(
     ("rounds", "problem"),
     [
-        ([], r"dialogue 'a': got \[\]; wanted a list of one or more rounds"),
-        ("What?", r"dialogue 'a': got 'What\?'; wanted a list"),
-        ([[]], r"round 1: got \[\]; wanted \[question\]"),
-        ([["What?"], ["What?", "cats/a.jpg", "cats/b.jpg"]], r"round 2: got .*; wanted \[question\] or"),
-        ([{"question": "What?"}], r"round 1: got .*wanted \[question\]"),
-        ([["  "]], r"round 1: its question is '  '; wanted a text with words"),
+        ([], r"dialogue 'a': got \[\]; expected a list of one or more rounds"),
+        ("What?", r"dialogue 'a': got 'What\?'; expected a list"),
+        ([[]], r"round 1: got \[\]; expected \[question\]"),
+        ([["What?"], ["What?", "cats/a.jpg", "cats/b.jpg"]], r"round 2: got .*; expected \[question\] or"),
+        ([{"question": "What?"}], r"round 1: got .*expected \[question\]"),
+        ([["  "]], r"round 1: its question is '  '; expected text that is not blank"),
         ([[None]], r"round 1: its question is None"),
         ([["half \ud800"]], r"round 1: its question is 'half \\ud800'"),
-        ([["What?", " "]], r"round 1: the text for its pictures is empty"),
-        ([["What?", 7]], r"round 1: its pictures are 7; wanted a text or a list of texts"),
-        ([["What?", ["cats/a.jpg", 7]]], r"round 1: its pictures are .*; wanted a text or a list"),
+        ([["What?", " "]], r"round 1: the text for its images is empty"),
+        ([["What?", 7]], r"round 1: its images are 7; expected text or a list of texts"),
+        ([["What?", ["cats/a.jpg", 7]]], r"round 1: its images are .*; expected text or a list"),
     ],
 )
 def test_a_malformed_round_is_named(root: Path, rounds: Any, problem: str) -> None:
@@ -149,12 +149,12 @@ def test_all_problems_are_told_at_once_and_many_are_counted(root: Path) -> None:
 @pytest.mark.parametrize(
     ("content", "problem"),
     [
-        (b"{", "is no JSON"),
-        (b"[" * 100_000, "is no JSON"),
-        (b"[]", r"got \[\]; wanted an object"),
-        (b"{}", "got {}; wanted an object of one or more dialogues"),
-        (b'{"a": "\xff"}', r"is no UTF-8 \(byte 7\)"),
-        (b'{"a": [["x"]], "a": [["y"]]}', "dialogue 'a': stands in the file more than once"),
+        (b"{", "is not JSON"),
+        (b"[" * 100_000, "is not JSON"),
+        (b"[]", r"got \[\]; expected an object"),
+        (b"{}", "got {}; expected an object of one or more dialogues"),
+        (b'{"a": "\xff"}', r"is not UTF-8 \(byte 7\)"),
+        (b'{"a": [["x"]], "a": [["y"]]}', "dialogue 'a': is in the file more than once"),
     ],
 )
 def test_a_file_of_another_form_is_refused(root: Path, content: bytes, problem: str) -> None:
@@ -173,7 +173,7 @@ def test_a_byte_order_mark_is_no_fault(root: Path) -> None:
 def test_absent_files_and_folders_are_named(root: Path) -> None:
     with pytest.raises(TrainError, match=r"absent.json: cannot be read: No such file"):
         read_dialogues(root / "absent.json", root=root)
-    with pytest.raises(TrainError, match=r"nowhere: is no folder; wanted the one that holds the pictures"):
+    with pytest.raises(TrainError, match=r"nowhere: is not a folder; expected the one with the images"):
         read_dialogues(root / "absent.json", root=root / "nowhere")
 
 

@@ -23,7 +23,14 @@ from tests.support.small_blends import jpeg
 from tests.support.waiting import LIMIT_S
 from trainer.errors import TrainError
 from trainer.evaluation.metrics import METRICS, DatasetScore
-from trainer.evaluation.report import PAGE_DIALOGUES, AnsweredDialogue, AnsweredRound, Picture, thumbnail, write_report
+from trainer.evaluation.report import (
+    PAGE_DIALOGUES,
+    AnsweredDialogue,
+    AnsweredRound,
+    ReportImage,
+    thumbnail,
+    write_report,
+)
 
 HOSTILE = (
     """<script>document.title='hacked'</script><img src=x onerror="document.title='hacked'">"""
@@ -170,7 +177,7 @@ def test_a_very_long_answer_is_cut_on_the_page_and_the_page_says_so(tmp_path: Pa
     dialogue = AnsweredDialogue(id="d", rounds=(AnsweredRound(question="?", answer="x" * 1_020_000),))
     shown = "".join(_page(tmp_path, dialogue).texts)
     assert shown.count("x") < 20_100
-    assert "1,000,000 more characters; results.jsonl holds them all" in shown
+    assert "1,000,000 more characters; all are in results.jsonl" in shown
 
 
 def test_a_page_of_hundreds_of_dialogues_stays_small_and_counts_what_it_leaves_out(tmp_path: Path) -> None:
@@ -179,7 +186,7 @@ def test_a_page_of_hundreds_of_dialogues_stays_small_and_counts_what_it_leaves_o
             id=f"dialogue {number}",
             rounds=tuple(
                 AnsweredRound(
-                    question="What?", answer="A cat.", pictures=(Picture(name="a.jpg", content=PHOTOS[index]),)
+                    question="What?", answer="A cat.", images=(ReportImage(name="a.jpg", content=PHOTOS[index]),)
                 )
                 for index in range(3)
             ),
@@ -195,19 +202,19 @@ def test_a_page_of_hundreds_of_dialogues_stays_small_and_counts_what_it_leaves_o
 
 
 def test_pictures_are_smaller_where_there_are_more_of_them(tmp_path: Path) -> None:
-    picture = Picture(name="a.png", content=_encoded(Image.new("RGB", (900, 600)), "PNG"))
+    picture = ReportImage(name="a.png", content=_encoded(Image.new("RGB", (900, 600)), "PNG"))
     sizes = []
     for count in (150, 151, 501, 1501):
         dialogue = AnsweredDialogue(
-            id="d", rounds=(AnsweredRound(question="?", answer="!", pictures=(picture,) * count),)
+            id="d", rounds=(AnsweredRound(question="?", answer="!", images=(picture,) * count),)
         )
         sizes.append({image["width"] for image in _page(tmp_path, dialogue).all("img")})
     assert sizes == [{"512"}, {"320"}, {"192"}, {"112"}]
 
 
 def test_dialogues_of_many_pictures_fill_a_page_sooner(tmp_path: Path) -> None:
-    picture = Picture(name="a.png", content=_encoded(Image.new("RGB", (90, 60)), "PNG"))
-    rounds = (AnsweredRound(question="?", answer="!", pictures=(picture,) * 1400),)
+    picture = ReportImage(name="a.png", content=_encoded(Image.new("RGB", (90, 60)), "PNG"))
+    rounds = (AnsweredRound(question="?", answer="!", images=(picture,) * 1400),)
     page = _page(tmp_path, *[AnsweredDialogue(id=f"d{number}", rounds=rounds) for number in range(3)])
     assert len(page.all("img")) == 2800
     assert "this page shows the first 2," in "".join(page.texts)
@@ -221,17 +228,17 @@ def test_missing_and_broken_pictures_are_named_and_no_answer_is_lost(tmp_path: P
         id="cats",
         rounds=(
             AnsweredRound(
-                question="?", answer="!", pictures=(Picture(name="a.jpg", content=tmp_path / "absent.jpg"),) * 2
+                question="?", answer="!", images=(ReportImage(name="a.jpg", content=tmp_path / "absent.jpg"),) * 2
             ),
-            AnsweredRound(question="?", answer="kept", pictures=(Picture(name="b.jpg", content=b"text"),)),
+            AnsweredRound(question="?", answer="kept", images=(ReportImage(name="b.jpg", content=b"text"),)),
         ),
     )
     with pytest.raises(TrainError) as caught:
         write_report(tmp_path / "out", [dialogue], title="t")
     assert str(caught.value).splitlines() == [
-        "cats, round 1: the picture a.jpg cannot be shown: No such file or directory",
-        "cats, round 2: the picture b.jpg cannot be shown: no image: the file starts with b'text'",
-        "results.csv and results.jsonl are written, results.html is not; mend the pictures",
+        "cats, round 1: the image a.jpg cannot be shown: No such file or directory",
+        "cats, round 2: the image b.jpg cannot be shown: no image: the file starts with b'text'",
+        "results.csv and results.jsonl are written, results.html is not; replace these images",
     ]
     assert "kept" in (tmp_path / "out/results.jsonl").read_text()
     assert sorted(path.name for path in (tmp_path / "out").iterdir()) == ["results.csv", "results.jsonl"]
@@ -310,8 +317,8 @@ def _dialogue(text: str = "") -> AnsweredDialogue:
 
 
 def _round(question: str, answer: str, *, pictures: tuple[str, ...] = (), **more: Any) -> AnsweredRound:
-    shown = tuple(Picture(name=name, content=jpeg(number)) for number, name in enumerate(pictures))
-    return AnsweredRound(question=question, answer=answer, pictures=shown, **more)
+    shown = tuple(ReportImage(name=name, content=jpeg(number)) for number, name in enumerate(pictures))
+    return AnsweredRound(question=question, answer=answer, images=shown, **more)
 
 
 def _page(folder: Path, *dialogues: AnsweredDialogue, title: str = "A title", fact: str = "smollm") -> Page:

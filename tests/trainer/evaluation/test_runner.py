@@ -35,7 +35,7 @@ from trainer.evaluation.runner import (
     held_out_loss,
     held_out_questions,
     hold_dialogues,
-    see_dialogues,
+    load_images,
 )
 from trainer.inference.cached_decoder import Prompt
 from trainer.inference.chat import Chat
@@ -99,7 +99,7 @@ def test_right_answers_get_full_marks_and_wrong_ones_none(
     (mine, *_) = [dialogue for dialogue in scored.dialogues if dialogue.dataset == "mine"]
     assert [round_.answer for round_ in mine.rounds] == [round_.references[0] for round_ in mine.rounds]
     assert "Question 1" in mine.rounds[1].question
-    assert [len(round_.pictures) for round_ in mine.rounds] == [1, 0]
+    assert [len(round_.images) for round_ in mine.rounds] == [1, 0]
     monkeypatch.setattr(Generator, "batch", lambda self, prompts, *_, **options: [[1] for _ in prompts])
     nothing = answer_held_out(record, build, questions, FEW, batch=4, advance=ignore)
     assert all(row.metrics.get("exact_match", 0.0) == 0.0 for row in nothing.scores.datasets)
@@ -132,7 +132,7 @@ def test_a_build_that_the_model_was_not_made_for_is_told_with_all_that_differs(r
 
 @pytest.mark.parametrize("sampling", [FEW, replace(FEW, temperature=1.2, seed=3)], ids=["greedy", "drawn"])
 def test_dialogues_are_answered_the_same_in_any_batch(record: Loaded, sampling: Sampling) -> None:
-    seen = see_dialogues(record, dialogues())
+    seen = load_images(record, dialogues())
     told: list[int] = []
     held = hold_dialogues(record, dialogues(), seen, sampling, batch=3, advance=told.append)
     assert held == hold_dialogues(record, dialogues(), seen, sampling, batch=1, advance=ignore)
@@ -142,7 +142,7 @@ def test_dialogues_are_answered_the_same_in_any_batch(record: Loaded, sampling: 
 
 
 def test_greedy_dialogues_are_answered_as_chat_answers_them(record: Loaded, capsys: pytest.CaptureFixture[str]) -> None:
-    held = hold_dialogues(record, dialogues(), see_dialogues(record, dialogues()), FEW, batch=2, advance=ignore)
+    held = hold_dialogues(record, dialogues(), load_images(record, dialogues()), FEW, batch=2, advance=ignore)
     for dialogue, answered in zip(dialogues(), held.dialogues, strict=True):
         talk = Chat(record, FEW)
         for round_ in dialogue.rounds:
@@ -155,7 +155,7 @@ def test_greedy_dialogues_are_answered_as_chat_answers_them(record: Loaded, caps
 def test_a_dialogue_that_grows_too_long_ends_there_and_the_others_go_on() -> None:
     tight = loaded(max_position_embeddings=116)
     told: list[int] = []
-    held = hold_dialogues(tight, dialogues(), see_dialogues(tight, dialogues()), FEW, batch=3, advance=told.append)
+    held = hold_dialogues(tight, dialogues(), load_images(tight, dialogues()), FEW, batch=3, advance=told.append)
     assert [len(dialogue.rounds) for dialogue in held.dialogues] == [1, 2, 1]
     (cut,) = held.cut
     assert (cut.id, cut.round) == ("buses", 2)
@@ -171,9 +171,9 @@ def test_pictures_and_questions_that_cannot_be_used_are_told_all_at_once(tmp_pat
         Dialogue(id="b", rounds=(Round(question="Only words"),)),
     ]
     with pytest.raises(TrainError) as error:
-        see_dialogues(loaded(template="plain"), bad)
+        load_images(loaded(template="plain"), bad)
     assert "dialogue 'a': " in str(error.value)
-    assert "broken.jpg: cannot be shown" in str(error.value)
+    assert "broken.jpg: cannot be decoded" in str(error.value)
     assert "dialogue 'b': template plain" in str(error.value)
 
 

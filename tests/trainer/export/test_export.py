@@ -161,7 +161,7 @@ def test_a_folder_that_is_not_empty_is_left_alone(build_of: exports.MakeBuild, t
     (tmp_path / "out/notes.txt").write_text("mine")
     build = build_of()
     config = exports.config_of(build)
-    with pytest.raises(ConfigError, match="already and not an empty folder"):
+    with pytest.raises(ConfigError, match="exists already and is not an empty folder"):
         export_model(exports.make_model(config, build), config, build, tmp_path / "out", step=1)
     assert [path.name for path in (tmp_path / "out").iterdir()] == ["notes.txt"]
 

@@ -37,16 +37,16 @@ record = pytest.fixture(scope="module")(loaded)
     ("line", "told"),
     [
         ("/image missing.jpg", "missing.jpg: cannot be read: No such file or directory"),
-        ("/image .", ".: is no file"),
-        ("/image notes.txt", "notes.txt: cannot be shown: no image"),
-        (f"/image '{PHOTOS[0]}' missing.jpg", "none of these pictures is shown"),
+        ("/image .", ".: is not a file"),
+        ("/image notes.txt", "notes.txt: cannot be decoded: no image"),
+        (f"/image '{PHOTOS[0]}' missing.jpg", "none of these images is added"),
         ("/image 'open", "No closing quotation"),
         ("/image \0", "null"),
         ("/imag x", "no such command; did you mean /image?"),
         ("/xyzzy", "there are /image, /clear, /save, /help, /quit"),
-        ("/save", "wanted one file whose name ends in .jsonl"),
-        ("/save talk.json", "wanted one file whose name ends in .jsonl"),
-        ("/save talk.jsonl", "nothing was answered yet"),
+        ("/save", "expected one file whose name ends in .jsonl"),
+        ("/save talk.json", "expected one file whose name ends in .jsonl"),
+        ("/save talk.jsonl", "there is no answer yet"),
         ("half a \ud83d character", "half of a surrogate pair"),
     ],
 )
@@ -68,9 +68,9 @@ def test_paths_with_spaces_are_quoted_and_waiting_pictures_can_be_put_away(recor
     path.write_bytes(PHOTOS[0].read_bytes())
     talk = Talk(record)
     assert "next question: 2" in talk(f"/image '{path}' {PHOTOS[1]}")
-    assert "put away: 2" in talk("/image")
+    assert "images removed: 2" in talk("/image")
     talk(f'/image "{path}"', "What is it?")
-    assert [picture.path for picture in talk.chat.exchanges[0].pictures] == [path]
+    assert [image.path for image in talk.chat.exchanges[0].images] == [path]
 
 
 def test_a_history_that_is_too_long_is_told_and_a_new_conversation_starts_with_clear() -> None:
@@ -79,7 +79,7 @@ def test_a_history_that_is_too_long_is_told_and_a_new_conversation_starts_with_c
     told = ""
     for _ in range(9):
         told += talk("What is there, on the left of the house, and what is behind the house?")
-    assert "positions with its pictures, and the model reads 96 at most" in told
+    assert "positions with its images, and the model reads at most 96" in told
     assert "/clear" in told
     rounds = len(talk.chat.exchanges)
     assert 0 < rounds < 9
@@ -187,7 +187,7 @@ def test_pictures_elsewhere_are_saved_by_their_whole_path_and_it_is_told_who_can
     file = tmp_path / "chat.jsonl"
     file.write_text('{"messages": []}', encoding="utf-8")  # no line break at its end
     told = talk(f"/image {PHOTOS[0]}", "What is it?", f"/save {file}")
-    assert f"dsvl-prep reads only pictures below the file's folder, and {PHOTOS[0]} is not" in told
+    assert f"dsvl-prep reads only images in the file's folder or below it, and {PHOTOS[0]} is not" in told
     before, line = file.read_text(encoding="utf-8").splitlines()
     assert json.loads(before) == {"messages": []}
     assert json.loads(line)["messages"][0]["content"][0]["path"] == str(PHOTOS[0])
@@ -224,7 +224,7 @@ def test_ctrl_c_ends_the_answer_and_keeps_what_was_said(record: Loaded, monkeypa
     interrupt = _Interrupt(record, after=3)
     told = talk("Count.")
     interrupt.remove()
-    assert "stopped; what was said stays" in told
+    assert "stopped; the answer so far stays" in told
     said = talk.chat.exchanges[0].answer
     assert said
     assert "One two three four.".startswith(said)

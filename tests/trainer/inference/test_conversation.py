@@ -25,7 +25,7 @@ from tests.support import model_batches, small_blends
 from tests.support.talks import FEW, PHOTOS, Script, Talk, learnt
 from tests.support.tiny_models import IMAGE_TOKENS, SIDE, Fed, Loaded, loaded
 from trainer.errors import TrainError
-from trainer.inference.conversation import MAX_BYTES, Exchange, TextStream, answer_text, look, prompt_of
+from trainer.inference.conversation import MAX_BYTES, Exchange, TextStream, answer_text, load_image, prompt_of
 from trainer.inference.generate import Generator, Sampling
 
 one_thread = pytest.fixture(scope="module", autouse=True)(model_batches.on_one_thread)
@@ -100,7 +100,7 @@ def test_a_random_model_s_answers_are_those_of_a_conversation_without_memory(rec
     talk(f"/image {PHOTOS[0]}", "What is it?", "Why?", f"/image {PHOTOS[1]}", "And this?")
     end_id = Generator(record.model, record.chat_tokenizer).end_id
     for number, exchange in enumerate(talk.chat.exchanges):
-        asked = [*talk.chat.exchanges[:number], Exchange(question=exchange.question, pictures=exchange.pictures)]
+        asked = [*talk.chat.exchanges[:number], Exchange(question=exchange.question, images=exchange.images)]
         (tokens,) = Generator(record.model, record.chat_tokenizer).batch([prompt_of(asked, record, end_id=end_id)], FEW)
         assert exchange.answer == answer_text(record.chat_tokenizer.tokenizer, tokens, end_id)
     assert talk.out.getvalue() == "".join(f"{exchange.answer}\n" for exchange in talk.chat.exchanges) or "\\x" in (
@@ -145,11 +145,11 @@ def test_a_character_of_several_tokens_waits_and_one_that_is_cut_off_is_not_show
 
 
 def test_a_picture_is_seen_as_the_build_s_geometry_says(record: Loaded, tmp_path: Path) -> None:
-    seen = look(PHOTOS[0], record.geometry)
+    seen = load_image(PHOTOS[0], record.geometry)
     assert seen.pixels.shape == (3, SIDE, SIDE)
-    with pytest.raises(TrainError, match="is no file"):
-        look(tmp_path, record.geometry)
+    with pytest.raises(TrainError, match="is not a file"):
+        load_image(tmp_path, record.geometry)
     with (tmp_path / "film.jpg").open("wb") as film:
         film.truncate(MAX_BYTES + 1)
-    with pytest.raises(TrainError, match=r"film\.jpg: has 1,073,741,825 bytes; wanted a picture"):
-        look(tmp_path / "film.jpg", record.geometry)
+    with pytest.raises(TrainError, match=r"film\.jpg: has 1,073,741,825 bytes; expected an image"):
+        load_image(tmp_path / "film.jpg", record.geometry)

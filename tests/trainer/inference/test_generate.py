@@ -248,7 +248,7 @@ def test_an_answer_has_the_room_that_the_decoder_leaves_and_no_more() -> None:
     short = made(record, text(9, 2))
     lengths = [len(answer) for answer in generator.batch([nearly, short], Sampling(max_new_tokens=9))]
     assert lengths == [3, 9]
-    with pytest.raises(TooLongError, match="takes 64 positions with its pictures, and the model reads 64 at most"):
+    with pytest.raises(TooLongError, match="takes 64 positions with its images, and the model reads at most 64"):
         generator.batch([short, made(record, text(64, 1))], Sampling())
     session: Session = generator.session()
     with pytest.raises(TooLongError):
@@ -277,14 +277,14 @@ def test_weights_that_give_no_numbers_are_an_error() -> None:
     record = loaded()
     with torch.no_grad():
         record.model.decoder.get_output_embeddings().weight.fill_(torch.nan)
-    with pytest.raises(TrainError, match="no number"):
+    with pytest.raises(TrainError, match="NaN or infinite"):
         Generator(record.model, record.chat_tokenizer).batch([made(record, text(3, 1))], Sampling())
 
 
 def test_settings_out_of_range_are_told_all_at_once() -> None:
     assert Sampling().problems() == []
     assert Sampling(max_new_tokens=0, temperature=-1.0, top_p=0.0).problems() == [
-        "--max-new-tokens: got 0; wanted 1 or more",
-        "--temperature: got -1.0; wanted 0 or more",
-        "--top-p: got 0.0; wanted more than 0, up to 1",
+        "--max-new-tokens: got 0; expected 1 or more",
+        "--temperature: got -1.0; expected 0 or more",
+        "--top-p: got 0.0; expected more than 0, up to 1",
     ]

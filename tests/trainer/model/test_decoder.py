@@ -153,7 +153,7 @@ def test_code_that_a_folder_brings_is_never_run_nor_asked_about(
     described = {"model_type": "foo", "auto_map": {"AutoConfig": "configuration_foo.FooConfig"}}
     (tmp_path / "config.json").write_text(json.dumps(described))
     (tmp_path / "configuration_foo.py").write_text(f"open({str(tmp_path / 'ran')!r}, 'w')")
-    assert "it brings code of its own, which is never run here" in refused(name=str(tmp_path))
+    assert "it has code of its own, which is never run here" in refused(name=str(tmp_path))
     assert not (tmp_path / "ran").exists()
     assert "y/N" not in capsys.readouterr().out
 
@@ -177,18 +177,18 @@ def test_decoders_that_cannot_attend_as_mmca_wants_are_refused() -> None:
     )
     gemma = {**SIZES, "model_type": "gemma2", "head_dim": 8}
     message = refused("mmca", config=gemma, attn_implementation="eager")
-    assert "model.attention: a gemma2 of these sizes cannot do mmca: Gemma2Attention asks for softcap" in message
+    assert "model.attention: a gemma2 of these sizes cannot do mmca: Gemma2Attention uses softcap" in message
 
 
 def test_decoders_whose_samples_would_mix_are_refused() -> None:
     sizes = {key: value for key, value in SIZES.items() if "key_value" not in key}
     assert "lets samples that share a row see each other" in refused(config={"model_type": "opt", **sizes})
-    assert "takes no positions" in refused(config={"model_type": "bloom", **sizes}, attn_implementation="eager")
+    assert "takes no position_ids" in refused(config={"model_type": "bloom", **sizes}, attn_implementation="eager")
 
 
 def test_a_model_that_sees_by_itself_is_no_decoder() -> None:
     message = refused(config={"model_type": "gemma3", "text_config": SIZES})
-    assert "is a gemma3, of which a decoder of text (gemma3_text) is only a part" in message
+    assert "is a gemma3, which contains a text decoder (gemma3_text) and more" in message
 
 
 def test_the_longest_row_is_told_where_there_is_one() -> None:

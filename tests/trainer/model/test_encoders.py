@@ -269,7 +269,7 @@ def refused(config: EncoderConfig) -> str:
 
 def test_a_layer_that_is_not_there_is_refused() -> None:
     message = refused(EncoderConfig(kind="tiny", config=INLINE["tiny"], layer=-4))
-    assert "layer: got -4, but the encoder has 3 layers; wanted 1 to 3" in message
+    assert "layer: got -4, but the encoder has 3 layers; expected 1 to 3" in message
 
 
 def test_a_class_token_that_is_not_there_is_refused() -> None:
@@ -291,11 +291,11 @@ def test_an_unknown_tag_names_those_there_are() -> None:
 
 def test_weights_of_another_activation_are_refused() -> None:
     message = refused(EncoderConfig(kind="open_clip", name="ViT-L-14-336", weights="openai"))
-    assert "wanted name: ViT-L-14-336-quickgelu" in message
+    assert "expected name: ViT-L-14-336-quickgelu" in message
 
 
 def test_other_architectures_are_refused() -> None:
-    assert "wanted one of clip_vision_model" in refused(EncoderConfig(kind="hf", config={"model_type": "llama"}))
+    assert "expected one of clip_vision_model" in refused(EncoderConfig(kind="hf", config={"model_type": "llama"}))
     assert "ResNet" in refused(EncoderConfig(kind="open_clip", name="RN50"))
     assert "cannot be built" in refused(EncoderConfig(kind="hf", name="./no/such/folder"))
 

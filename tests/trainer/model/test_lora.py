@@ -102,14 +102,14 @@ def test_targets_that_match_nothing_are_all_told_with_what_is_near() -> None:
 
 
 def test_a_broken_pattern_is_told() -> None:
-    with pytest.raises(ConfigError, match="is no regex"):
+    with pytest.raises(ConfigError, match="is not a valid regex"):
         find_targets(model_batches.make().get_submodule("decoder"), "(", where="lora.decoder")
 
 
 def test_torch_attention_is_adapted_as_a_block_or_not_at_all() -> None:
     model = model_batches.make(encoder=OPEN_CLIP)
     tower = model.encoder.tower
-    with pytest.raises(ConfigError, match="part of torch's attention, wanted the block: attn"):
+    with pytest.raises(ConfigError, match="part of torch's attention, expected the block: attn"):
         find_targets(tower, ("out_proj",), where="lora.encoder")
     assert {name.rpartition(".")[2] for name in find_targets(tower, "all-linear", where="")} == {"c_fc", "c_proj"}
     assert {name.rpartition(".")[2] for name in find_targets(tower, ("attn",), where="")} == {"attn"}

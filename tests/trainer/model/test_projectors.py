@@ -82,6 +82,8 @@ def test_a_perceiver_has_the_queries_and_layers_asked_for(queries: int, layers: 
 
 @pytest.mark.parametrize("kind", ["perceiver", "vit"])
 def test_heads_that_do_not_divide_the_width_are_refused(kind: str) -> None:
-    with pytest.raises(ConfigError, match=r"heads: got 3, no divisor of the encoder's width 8; wanted one of 1, 2, 4"):
+    with pytest.raises(
+        ConfigError, match=r"heads: got 3, which does not divide the encoder's width 8; expected one of 1, 2, 4"
+    ):
         make(kind, num_heads=3)
     make("mlp", num_heads=3)

@@ -240,10 +240,10 @@ def test_weights_of_another_tower_say_what_does_not_fit(checkpoint: Path, tmp_pa
     save_file({**tensors, "ln_post.bias": torch.zeros(3), "more": torch.zeros(1)}, out)
     with pytest.raises(ConfigError) as caught:
         build_encoder(config)
-    for part in ("lacks proj", "has more, which", r"ln_post.bias is [3], wanted [256]", "extract_qwen_vl"):
+    for part in ("lacks proj", "has more, which", r"ln_post.bias is [3], expected [256]", "extract_qwen_vl"):
         assert part in str(caught.value)
     out.write_bytes(b"no tensors")
-    with pytest.raises(ConfigError, match="is no safetensors file"):
+    with pytest.raises(ConfigError, match="is not a safetensors file"):
         build_encoder(config)
     out.unlink()
     with pytest.raises(ConfigError, match="no file"):

@@ -162,7 +162,7 @@ def test_images_and_places_that_do_not_fit_are_refused(change: str, causal: Visi
         slots[0, 1] += 1
     else:
         images = images[:, :, :14, :14]
-    with pytest.raises(TrainError, match="the encoder wants" if change == "small" else "wanted the build"):
+    with pytest.raises(TrainError, match="the encoder takes" if change == "small" else "expected the build"):
         causal(**inputs, images=images)
 
 
@@ -292,7 +292,7 @@ def test_all_that_does_not_fit_the_build_is_told_at_once() -> None:
     for part in (
         "model.decoder: allows 8192 positions but this build has samples of up to 9000",
         f"model.encoder: takes images of {SIDE} pixels but this build's have 56",
-        f"model.projector: makes {IMAGE_TOKENS} tokens of an image but this build was compiled with 9",
+        f"model.projector: makes {IMAGE_TOKENS} tokens per image but this build was compiled with 9",
     ):
         assert part in text
 

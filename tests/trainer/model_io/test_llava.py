@@ -25,7 +25,7 @@ from shards.loader import normalize
 from tests.support import exports, model_batches
 from tests.support.exports import CLIP, OPEN_CLIP, SIDE, SIGLIP
 from trainer.export.export import export_model
-from trainer.inference.conversation import Exchange, Seen, messages_of, prompt_of
+from trainer.inference.conversation import Exchange, LoadedImage, messages_of, prompt_of
 from trainer.inference.generate import Generator, Sampling
 from trainer.model.decoder import PRESETS
 from trainer.model_io.llava import refusals
@@ -178,8 +178,10 @@ def test_transformers_generates_the_answers_that_chat_gives(
     loaded = trainer.load(tmp_path / "out")
     generator = Generator(loaded.model, loaded.chat_tokenizer)
     question = "Which of the two is older?"
-    pictures = tuple(Seen(path=tmp_path, pixels=pixels) for pixels in exports.pixels_of(exports.pictures(), build))
-    asked = [Exchange(question=question, pictures=pictures), *[Exchange(question="Why?")] * padded]
+    pictures = tuple(
+        LoadedImage(path=tmp_path, pixels=pixels) for pixels in exports.pixels_of(exports.pictures(), build)
+    )
+    asked = [Exchange(question=question, images=pictures), *[Exchange(question="Why?")] * padded]
     prompts = [prompt_of([exchange], loaded, end_id=generator.end_id) for exchange in asked]
     wanted = generator.batch(prompts, Sampling(max_new_tokens=8))
 
@@ -239,7 +241,7 @@ def test_where_the_processor_cannot_be_exact_the_card_says_so(build_of: exports.
 @pytest.mark.parametrize(
     ("model", "reason"),
     [
-        ({"attention": "mmca"}, "attends to text and to images apart (MMCA)"),
+        ({"attention": "mmca"}, "attends to text and to images separately (MMCA)"),
         ({"projector": {"kind": "linear"}}, "projector is linear"),
         ({"projector": {"kind": "perceiver", "num_queries": 4, "num_heads": 4}}, "projector is perceiver"),
         ({"encoder": {"kind": "tiny", "config": {"image_size": SIDE, "patch_size": 16}}}, "encoder is tiny"),
@@ -274,7 +276,7 @@ def test_what_is_no_llava_is_refused_by_transformers_with_the_reason(
     assert any(reason in why for why in done.refusals)
     assert reason in (tmp_path / "out/README.md").read_text()
     for plain in (transformers.LlavaConfig, transformers.LlavaForConditionalGeneration):
-        with pytest.raises((ValueError, KeyError), match="this is no LLaVA model") as caught:  # by release
+        with pytest.raises((ValueError, KeyError), match="this is not a LLaVA model") as caught:  # by release
             plain.from_pretrained(tmp_path / "out")
         assert reason in str(caught.value)
         assert "trainer.load" in str(caught.value)

@@ -237,7 +237,7 @@ def test_a_missing_or_cut_file_is_named(name: str, copy: Path) -> None:
     content = (copy / name).read_bytes()
     for damage in (content[:-1], content + b" "):
         (copy / name).write_bytes(damage)
-        with pytest.raises(TrainError, match=f"{name}: has .* bytes, wanted"):
+        with pytest.raises(TrainError, match=f"{name}: has .* bytes, expected"):
             trainer.load(copy)
     (copy / name).unlink()
     with pytest.raises(TrainError, match=f"{name}: is missing"):
@@ -300,7 +300,7 @@ def test_weights_of_another_shape_are_refused(copy: Path) -> None:
     record = json.loads((copy / "dsvl.json").read_text())
     record["model"]["decoder"]["config"]["intermediate_size"] = 64
     (copy / "dsvl.json").write_text(json.dumps(record))
-    with pytest.raises(TrainError, match=r"is \[128, 64\], wanted \[64, 64\]"):
+    with pytest.raises(TrainError, match=r"is \[128, 64\], expected \[64, 64\]"):
         trainer.load(copy)
 
 

@@ -69,7 +69,7 @@ def test_offloading_and_fused_steps_train_and_go_on_alike(
     train(config)
     assert losses(tmp_path / "out") == wanted
     shutil.rmtree(tmp_path / "out/checkpoints/step-00000008")
-    assert "going on after step 4" in train(config).output
+    assert "resuming after step 4" in train(config).output
     assert losses(tmp_path / "out") == wanted
 
 

@@ -12,10 +12,10 @@ import pytest
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator  # type: ignore[import-untyped]
 
 from trainer.training import metrics
-from trainer.training.metrics import Journal, Record, Window, Work, peak_flops, read_journal, record
+from trainer.training.metrics import Journal, MultipliedWeights, Record, Window, peak_flops, read_journal, record
 from trainer.training.progress import Terminal
 
-WORK = Work(
+WORK = MultipliedWeights(
     encoder=1000,
     encoder_trained=0,
     encoder_tokens=10,
@@ -121,7 +121,7 @@ def test_lines_go_to_a_stderr_that_is_no_terminal(monkeypatch: pytest.MonkeyPatc
     with Terminal(10, done=0) as terminal:
         terminal.step(1)
         terminal.show(entry(1))
-        terminal.say("[bold]as it is[/bold]")
+        terminal.print("[bold]as it is[/bold]")
     lines = stderr.getvalue().splitlines()
     assert lines[0].startswith("step 1/10  loss 2.0000  lr 0.1  0 tokens/s  padding 100%  left 0:00:0")
     assert lines[1] == "[bold]as it is[/bold]"

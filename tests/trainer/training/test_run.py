@@ -19,7 +19,7 @@ from torch.distributed import TCPStore  # type: ignore[attr-defined]
 from dst.errors import ConfigError
 from tests.support import train_runs
 from tests.support.train_runs import config_file, folders, journal, losses, start, train
-from trainer.checkpoint.reader import find_together
+from trainer.checkpoint.discovery import find_together
 from trainer.distributed.ranks import Ranks, check_devices, reserved_port
 
 STEPS = 9
@@ -47,7 +47,7 @@ def test_a_run_that_begins_where_another_ended_evaluates_and_keeps_the_best_in_i
     assert list(evaluations(out)) == [STEPS, STEPS + 1]
     assert json.loads((out / "checkpoints/best").read_text())["checkpoint"] in folders(out)
     assert (
-        f"going on after step {STEPS} of {STEPS + 1}; changed since then: learning_rates.projector 0.001 to 0.002, "
+        f"resuming after step {STEPS} of {STEPS + 1}; changed since then: learning_rates.projector 0.001 to 0.002, "
         f"batch.global_batch_size 4 to 8, schedule.steps {STEPS} to {STEPS + 1}" in done.output
     )
 
@@ -90,7 +90,7 @@ def test_a_signal_to_all_processes_saves_and_ends_the_run_with_exit_code_0(
     done = run.wait()
     assert done.codes == [0, 0], done.output
     step = int(folders(tmp_path / "out")[-1].removeprefix("step-"))
-    assert f"stopped after step {step}; the same command goes on from there" in done.output
+    assert f"stopped after step {step}; the same command resumes from there" in done.output
     assert len(losses(tmp_path / "out")) == step < STEPS
     train(config, ranks=2)
     assert losses(tmp_path / "out") == pytest.approx(losses(whole), rel=1e-6)
@@ -119,7 +119,7 @@ def test_a_finished_run_says_so_and_more_steps_go_on(build: Path, tmp_path: Path
     config = config_file(tmp_path, build, schedule={"steps": 2, "kind": "constant"})
     train(config)
     done = train(config)
-    assert "all 2 steps are done; raise schedule.steps or epochs to go on" in done.output
+    assert "all 2 steps are done; raise schedule.steps or schedule.epochs to train further" in done.output
     train(config, "schedule.steps=3")
     assert len(losses(tmp_path / "out")) == 3
 
@@ -130,9 +130,9 @@ def test_what_the_device_cannot_do_is_told_at_once(build: Path, tmp_path: Path) 
     encoder = {"kind": "tiny", "config": {"image_size": train_runs.SIDE, "patch_size": 16}}
     model = {"encoder": encoder, "decoder": decoder, "attention": "causal"}
     done = train(config_file(tmp_path, build, model=model, precision="fp16"), code=2)
-    assert "error: precision: cpu cannot train in fp16; wanted bf16 or fp32\n" in done.output
+    assert "error: precision: cpu cannot train in fp16; expected bf16 or fp32\n" in done.output
     assert (
-        "error: model.decoder.attn_implementation: flex_attention has no backward pass on a CPU; wanted sdpa\n"
+        "error: model.decoder.attn_implementation: flex_attention has no backward pass on a CPU; expected sdpa\n"
         in done.output
     )
 
@@ -141,7 +141,7 @@ def test_what_the_device_cannot_do_is_told_at_once(build: Path, tmp_path: Path) 
 def test_more_ranks_than_devices_are_told(name: str) -> None:
     assert check_devices({}, 1) == check_devices({name: "2"}, 2) == []
     assert check_devices({name: "4"}, 2) == [
-        "--num-gpus: 4 ranks were started on a host with 2 devices; wanted at most 2"
+        "--num-gpus: 4 ranks were started on a host with 2 devices; expected at most 2"
     ]
 
 
@@ -158,7 +158,7 @@ class OneOfTwo(Ranks):
 @pytest.mark.parametrize(
     ("other", "problem"),
     [
-        (("step-00000006", []), "out: ranks see different checkpoints in .*: none, step-00000006; wanted one folder"),
+        (("step-00000006", []), "out: ranks see different checkpoints in .*: none, step-00000006; expected one folder"),
         ((None, ["a checkpoint that only it can see does not fit"]), "only it can see"),
     ],
 )

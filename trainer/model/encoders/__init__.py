@@ -1,1 +1,1 @@
-"""Vision encoders, a file for each kind."""
+"""Vision encoders, one file per kind."""

@@ -1,4 +1,4 @@
-"""What every kind of vision tower is, and the choices that all of them make alike."""
+"""What every kind of vision tower has in common."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ LLAVA_LAYER = -2
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Tower:
-    """`module` maps [N, 3, S, S] to [N, P, W] and has `checkpoint_activations()`."""
+    """A vision tower: `module` maps [N, 3, S, S] to [N, P, W] and has `checkpoint_activations()`."""
 
     module: nn.Module
     image_size: int
@@ -24,31 +24,32 @@ class Tower:
     mean: tuple[float, ...]
     std: tuple[float, ...]
     portable: EncoderConfig
+    """A config that contains the architecture and builds this tower with random weights"""
 
 
 def layers_read(config: EncoderConfig, num_layers: int) -> int:
-    """How many layers are run: a layer's number from 1, also for one counted from the end."""
+    """How many layers run: the configured layer, counted from 1. Raises ConfigError if it does not exist."""
     layer = LLAVA_LAYER if config.layer is None else config.layer
     number = layer if layer > 0 else num_layers + 1 + layer
     if not 1 <= number <= num_layers:
         raise ConfigError(
             [
-                f"model.encoder.layer: got {layer}, but the encoder has {num_layers} layers; wanted 1 to {num_layers}, "
-                f"or -1 to -{num_layers} from the end"
+                f"model.encoder.layer: got {layer}, but the encoder has {num_layers} layers; expected 1 to "
+                f"{num_layers}, or -1 to -{num_layers} from the end"
             ]
         )
     return number
 
 
 def require_cls(config: EncoderConfig, has_cls: bool) -> None:
-    """Raises ConfigError if a class token is asked for that the encoder does not have."""
+    """Raises ConfigError if the config keeps a class token that the encoder does not have."""
     if config.class_token and not has_cls:
-        raise ConfigError(["model.encoder.class_token: got true, but this encoder has no class token; wanted false"])
+        raise ConfigError(["model.encoder.class_token: got true, but this encoder has no class token; expected false"])
 
 
 def one_side(size: object) -> int:
-    """An image size as libraries write it: a number or equal sides."""
+    """The side of an image size as libraries write it: a number, or two equal ones. Raises ConfigError otherwise."""
     sides = tuple(size) if isinstance(size, list | tuple) else (size, size)
     if len(sides) != 2 or sides[0] != sides[1]:
-        raise ConfigError([f"model.encoder: its images are {sides} pixels; wanted an encoder of square images"])
+        raise ConfigError([f"model.encoder: its images are {sides} pixels; expected an encoder of square images"])
     return int(sides[0])

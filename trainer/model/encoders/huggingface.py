@@ -1,7 +1,7 @@
 """Vision towers of transformers: CLIP, SigLIP and DINOv2, from a folder or the hub.
 
-A tower is built with as many layers as are read and without its final norm, so its last_hidden_state is what
-transformers calls hidden_states[layer] of the whole model.
+A tower is built with only the layers that are read and without its final norm. So its last_hidden_state is
+hidden_states[layer] of the full model.
 """
 
 # ruff: noqa: N803 - names end in their shape
@@ -25,7 +25,7 @@ _HALF = (0.5, 0.5, 0.5)
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Family:
-    """What has to be known of an architecture. `norm`: its final norm; `interpolates`: without being asked."""
+    """Facts of an architecture. norm: its final norm. interpolates: it always interpolates position embeddings."""
 
     norm: str
     mean: tuple[float, ...]
@@ -44,31 +44,33 @@ FAMILIES = {
 
 
 def hugging_face_tower(config: EncoderConfig, weights: bool) -> Tower:
-    """Raises ConfigError for other architectures; OSError and ValueError come from transformers."""
+    """A tower of one of FAMILIES. Raises ConfigError for others, and OSError and ValueError of transformers."""
     from transformers import AutoModel
 
-    sizes = _sizes(config)
-    family = FAMILIES.get(sizes.model_type)
+    hf_config = _hf_config(config)
+    family = FAMILIES.get(hf_config.model_type)
     if family is None:
         raise ConfigError(
-            [f"model.encoder: {sizes.model_type} is not known as an encoder; wanted one of {', '.join(FAMILIES)}"]
+            [f"model.encoder: {hf_config.model_type} is not a known encoder; expected one of {', '.join(FAMILIES)}"]
         )
     require_cls(config, family.has_cls)
-    whole = sizes.to_dict()
-    sizes.num_hidden_layers = layers_read(config, sizes.num_hidden_layers)
-    sizes.vision_use_head = False  # SigLIP's pooling; the others do not read it
-    sizes._attn_implementation = "sdpa"
+    full_config = hf_config.to_dict()
+    hf_config.num_hidden_layers = layers_read(config, hf_config.num_hidden_layers)
+    hf_config.vision_use_head = False  # SigLIP's pooling head; other families ignore it
+    hf_config._attn_implementation = "sdpa"
     if weights and config.name is not None:
         model = load_pretrained(
-            AutoModel, config.name, unread=(family.norm, "head", "mask_token"), config=sizes, dtype=torch.float32
+            AutoModel, config.name, unread=(family.norm, "head", "mask_token"), config=hf_config, dtype=torch.float32
         )
     else:
-        model = new_model(AutoModel, sizes)
-    native = one_side(sizes.image_size)
+        model = new_model(AutoModel, hf_config)
+    native = one_side(hf_config.image_size)
     image_size = config.image_size or native
-    patch = one_side(sizes.patch_size)
-    if image_size != native and image_size % patch:  # SigLIP's own 384 leaves a rest of its patches of 14
-        raise ConfigError([f"model.encoder.image_size: got {image_size}; wanted a multiple of the patches' {patch}"])
+    patch = one_side(hf_config.patch_size)
+    if image_size != native and image_size % patch:  # native sizes are exempt: SigLIP's 384 is not a multiple of 14
+        raise ConfigError(
+            [f"model.encoder.image_size: got {image_size}; expected a multiple of the patch size {patch}"]
+        )
     _cut(model, family)
     num_patches = (image_size // patch) ** 2
     mean, std = (config.mean, config.std) if config.mean and config.std else _normalisation(config, family)
@@ -77,18 +79,18 @@ def hugging_face_tower(config: EncoderConfig, weights: bool) -> Tower:
             model, num_patches, cls=config.class_token, interpolate=image_size != native and not family.interpolates
         ),
         image_size=image_size,
-        width=int(sizes.hidden_size),
+        width=int(hf_config.hidden_size),
         num_tokens=num_patches + config.class_token,
         mean=mean,
         std=std,
         portable=dataclasses.replace(
-            config, name=None, config=whole, layer=sizes.num_hidden_layers, mean=mean, std=std
+            config, name=None, config=full_config, layer=hf_config.num_hidden_layers, mean=mean, std=std
         ),
     )
 
 
 class HuggingFaceTower(nn.Module):
-    """The patches' output of the last layer, with or without the class token; other extra tokens are left out."""
+    """The last layer's output for the patches, with or without the class token, without other extra tokens."""
 
     def __init__(self, model: Any, num_patches: int, *, cls: bool, interpolate: bool) -> None:
         super().__init__()
@@ -106,22 +108,22 @@ class HuggingFaceTower(nn.Module):
         return torch.cat([tokens[:, :1], patches], dim=1) if self.cls else patches
 
 
-def _sizes(config: EncoderConfig) -> Any:
-    """The configuration of the vision model alone, also where that is a part of a larger one."""
+def _hf_config(config: EncoderConfig) -> Any:
+    """The configuration of the vision model; of a larger model, that of its vision part."""
     from transformers import AutoConfig
 
     if config.name is not None:
-        found = AutoConfig.from_pretrained(config.name, trust_remote_code=False)
+        hf_config = AutoConfig.from_pretrained(config.name, trust_remote_code=False)
     else:
-        given = dict(config.config)
-        if "model_type" not in given:
-            raise ConfigError(["model.encoder.config.model_type: missing; wanted one of " + ", ".join(FAMILIES)])
-        found = AutoConfig.for_model(given.pop("model_type"), **given)
-    return getattr(found, "vision_config", found)
+        settings = dict(config.config)
+        if "model_type" not in settings:
+            raise ConfigError(["model.encoder.config.model_type: missing; expected one of " + ", ".join(FAMILIES)])
+        hf_config = AutoConfig.for_model(settings.pop("model_type"), **settings)
+    return getattr(hf_config, "vision_config", hf_config)
 
 
 def _cut(model: Any, family: Family) -> None:
-    """Take out the final norm, and DINOv2's stand-in for masked patches."""
+    """Remove the final norm, and DINOv2's embedding for masked patches."""
     for name, module in list(model.named_modules()):
         parent, _, last = name.rpartition(".")
         if last == family.norm and "layer" not in parent:
@@ -131,8 +133,8 @@ def _cut(model: Any, family: Family) -> None:
 
 
 def _normalisation(config: EncoderConfig, family: Family) -> tuple[tuple[float, ...], tuple[float, ...]]:
-    """From the model's own preprocessor_config.json, else what its family was trained with."""
+    """Mean and std: from the model's preprocessor_config.json, else those that its family was trained with."""
     if config.name is None:
         return family.mean, family.std
-    found = image_processor_settings(config.name)
-    return tuple(found.get("image_mean") or family.mean), tuple(found.get("image_std") or family.std)
+    settings = image_processor_settings(config.name)
+    return tuple(settings.get("image_mean") or family.mean), tuple(settings.get("image_std") or family.std)

@@ -1,7 +1,7 @@
 """Vision towers of open_clip: its own ViTs and timm's, SigLIP among them.
 
-Normalisation comes from what the weights were trained with. open_clip itself reports CLIP's mean and std for a SigLIP
-model whose weights are read from a file, so it is asked about the model's published weights instead.
+Mean and std are those that the weights were trained with. For a SigLIP model whose weights are read from a file,
+open_clip reports those of CLIP, so they are taken from the model's published weights instead.
 """
 
 # ruff: noqa: N803 - names end in their shape
@@ -25,12 +25,12 @@ from trainer.model.encoders.base import CLIP_MEAN, CLIP_STD, Tower, layers_read,
 
 Normalisation = tuple[tuple[float, ...], tuple[float, ...]]
 
-# Only the visual half of a config is built; open_clip wants a text half too.
+# Only the visual half of a config is built, but open_clip requires a text half.
 _NO_TEXT = {"context_length": 1, "vocab_size": 1, "width": 8, "heads": 1, "layers": 1}
 
 
 def open_clip_tower(config: EncoderConfig, weights: bool) -> Tower:
-    """Raises ConfigError for unknown names and tags, and for towers that are no ViTs."""
+    """A ViT of open_clip. Raises ConfigError for unknown names and tags, and for other towers."""
     architecture, published = _architecture(config), _published(config)
     if weights and config.name is not None and (config.weights is not None or ":" in config.name):
         visual = _pretrained(config)
@@ -55,7 +55,7 @@ def open_clip_tower(config: EncoderConfig, weights: bool) -> Tower:
 
 
 class OpenClipTower(nn.Module):
-    """The patches' output of the last layer that is left, with or without the class token."""
+    """The last layer's output for the patches, with or without the class token."""
 
     def __init__(self, visual: Any, *, cls: bool) -> None:
         super().__init__()
@@ -76,27 +76,27 @@ class OpenClipTower(nn.Module):
 
 
 def _architecture(config: EncoderConfig) -> dict[str, Any]:
-    """open_clip's description of the model, visual half alone."""
+    """open_clip's description of the visual half of the model."""
     import open_clip
 
-    found: Mapping[str, Any] = config.config
+    model: Mapping[str, Any] = config.config
     if config.name is not None:
         described = description(config.name)
-        found = (open_clip.get_model_config(config.name) or {}) if described is None else described["model_cfg"]
-        if not found:
+        model = (open_clip.get_model_config(config.name) or {}) if described is None else described["model_cfg"]
+        if not model:
             hint = nearest(config.name, open_clip.list_models()) or "; see open_clip.list_models()"
             raise ConfigError([f"model.encoder.name: open_clip has no model {config.name!r}{hint}"])
-    missing = [key for key in ("embed_dim", "vision_cfg") if key not in found]
+    missing = [key for key in ("embed_dim", "vision_cfg") if key not in model]
     if missing:
-        raise ConfigError([f"model.encoder.config: lacks {', '.join(missing)}; wanted a model config of open_clip"])
-    vision = {**found["vision_cfg"], "patch_dropout": 0.0}  # dropped patches would leave placeholders empty
+        raise ConfigError([f"model.encoder.config: lacks {', '.join(missing)}; expected a model config of open_clip"])
+    vision = {**model["vision_cfg"], "patch_dropout": 0.0}  # every placeholder needs its patch
     if isinstance(vision.get("layers"), list):
-        raise ConfigError([f"model.encoder: {config.name} is a ResNet; wanted one of open_clip's ViTs"])
-    return {"embed_dim": found["embed_dim"], "vision_cfg": vision, "quick_gelu": bool(found.get("quick_gelu"))}
+        raise ConfigError([f"model.encoder: {config.name} is a ResNet; expected one of open_clip's ViTs"])
+    return {"embed_dim": model["embed_dim"], "vision_cfg": vision, "quick_gelu": bool(model.get("quick_gelu"))}
 
 
 def _published(config: EncoderConfig) -> Normalisation:
-    """Mean and std of the weights that were published for this model; CLIP's for an architecture of one's own."""
+    """Mean and std of the published weights of this model; those of CLIP for a custom architecture."""
     import open_clip
 
     name, tag = config.name, config.weights
@@ -110,37 +110,37 @@ def _published(config: EncoderConfig) -> Normalisation:
     if tag is not None and tag not in known and not Path(tag).is_file():
         hint = nearest(tag, known) or f"; published are {', '.join(known) or 'none'}"
         raise ConfigError([f"model.encoder.weights: {tag!r} is neither a file nor a pretrained tag of {name}{hint}"])
-    found = {
+    published = {
         (tuple(entry["mean"]), tuple(entry["std"]))
-        for entry in (open_clip.get_pretrained_cfg(name, each) for each in tags)
+        for entry in (open_clip.get_pretrained_cfg(name, known_tag) for known_tag in tags)
         if entry.get("mean") and entry.get("std")
     }
-    if len(found) > 1 and not (config.mean and config.std):
+    if len(published) > 1 and not (config.mean and config.std):
         raise ConfigError(
             [
                 f"model.encoder.mean: weights of {name} were published with different means; set mean and std to those "
-                f"of {tag or 'your weights'}: {' or '.join(map(str, sorted(found)))}"
+                f"of {tag or 'your weights'}: {' or '.join(map(str, sorted(published)))}"
             ]
         )
     _check_activation(name, tag if tag in known else None)
-    return found.pop() if found else (CLIP_MEAN, CLIP_STD)
+    return published.pop() if published else (CLIP_MEAN, CLIP_STD)
 
 
 def _check_activation(name: str, tag: str | None) -> None:
-    """OpenAI's weights need the quick GELU; open_clip has a name of its own for that architecture, and only warns."""
+    """OpenAI's weights need quick GELU. open_clip has separate model names for it, and only warns about the others."""
     import open_clip
 
     if tag is None:
         return
-    wanted = bool(open_clip.get_pretrained_cfg(name, tag).get("quick_gelu", False))
-    if wanted and not open_clip.get_model_config(name).get("quick_gelu", False):
+    needs_quick = bool(open_clip.get_pretrained_cfg(name, tag).get("quick_gelu", False))
+    if needs_quick and not open_clip.get_model_config(name).get("quick_gelu", False):
         raise ConfigError(
-            [f"model.encoder.name: the weights {tag} were trained with quick GELU; wanted name: {name}-quickgelu"]
+            [f"model.encoder.name: the weights {tag} were trained with quick GELU; expected name: {name}-quickgelu"]
         )
 
 
 def _pretrained(config: EncoderConfig) -> Any:
-    """open_clip knows many forms of checkpoints; it reads them without unpickling code."""
+    """The visual half with weights. open_clip reads many checkpoint formats, none of them by running pickled code."""
     import open_clip
 
     return open_clip.create_model(
@@ -161,7 +161,7 @@ def _random(architecture: Mapping[str, Any]) -> Any:
 
 
 def _cut(visual: Any, config: EncoderConfig) -> tuple[OpenClipTower, int, bool]:
-    """Leave out what comes after the layer that is read. Returns its number, and whether there is a class token."""
+    """Remove what follows the layer that is read. Returns the tower, that layer's number, and has_cls."""
     trunk = getattr(visual, "trunk", None)
     if trunk is None:
         number = layers_read(config, len(visual.transformer.resblocks))
@@ -169,7 +169,7 @@ def _cut(visual: Any, config: EncoderConfig) -> tuple[OpenClipTower, int, bool]:
         visual.attn_pool = None
         return OpenClipTower(visual, cls=config.class_token), number, True
     if not hasattr(trunk, "blocks") or not hasattr(trunk, "prune_intermediate_layers"):
-        raise ConfigError([f"model.encoder: {type(trunk).__name__} is no ViT; wanted one of open_clip's ViTs"])
+        raise ConfigError([f"model.encoder: {type(trunk).__name__} is not a ViT; expected one of open_clip's ViTs"])
     number = layers_read(config, len(trunk.blocks))
     trunk.prune_intermediate_layers([number - 1], prune_norm=True, prune_head=True)
     visual.head = nn.Identity()

@@ -1,8 +1,9 @@
 """QWen-VL's vision tower: a ViT-bigG without a class token, and a resampler that turns any grid into 256 tokens.
 
-Parameter names are those of a QWen-VL checkpoint below `transformer.visual.`, so that what tools/extract_qwen_vl.py
-wrote loads strictly. The tower was trained at 224 px and used at 448: both position tables hold 16 x 16 places and are
-interpolated (bicubic) to the grid at hand. arXiv 2308.12966 describes it; sizes are those of the released checkpoint.
+Parameter names are those of a QWen-VL checkpoint in `transformer.visual.`, so the file that tools/extract_qwen_vl.py
+writes loads strictly. The tower was trained at 224 px and is used at 448: both tables of position embeddings are for
+16 x 16 patches and are interpolated (bicubic) to the actual grid. QWen-VL: https://arxiv.org/abs/2308.12966; the sizes
+are those of the released checkpoint.
 
 Shapes: N images, P patches, Q queries, H heads, W width.
 """
@@ -38,25 +39,25 @@ class QwenVlSizes:
     patch_size: int = 14
     """Side of a patch in pixels."""
     width: int = 1664
-    """Numbers a patch."""
+    """Width of a patch's features."""
     layers: int = 48
     """Transformer layers."""
     heads: int = 16
     """Attention heads of a layer; must divide the width."""
     mlp_ratio: float = 4.9231
-    """Width of a layer's MLP, in widths."""
+    """Width of a layer's MLP, as a multiple of width."""
     output_dim: int = 4096
-    """Numbers a query; a multiple of head_width."""
+    """Width of the output tokens; a multiple of head_width."""
     n_queries: int = 256
-    """Tokens an image becomes; a square."""
+    """Tokens per image; a square number."""
     head_width: int = 128
-    """Numbers of one head of the resampler."""
+    """Width of one head of the resampler."""
     positions: int = 256
-    """Places in the table of position embeddings; a square."""
+    """Entries of the table of position embeddings; a square number."""
 
 
 def qwen_vl_tower(config: EncoderConfig, weights: bool) -> Tower:
-    """Raises ConfigError for sizes that do not fit together, or weights that are not those of such a tower."""
+    """QWen-VL's tower. Raises ConfigError for inconsistent sizes, or weights of another tower."""
     sizes = _sizes(config)
     module = QwenVisual(sizes)
     if weights and config.weights is not None:
@@ -105,8 +106,8 @@ class Layers(nn.Module):
 
     def forward(self, x_NPW: torch.Tensor) -> torch.Tensor:
         for layer in self.resblocks:
-            again = self.checkpoints and self.training
-            x_NPW = checkpoint(layer, x_NPW, use_reentrant=False) if again else layer(x_NPW)
+            recompute = self.checkpoints and self.training
+            x_NPW = checkpoint(layer, x_NPW, use_reentrant=False) if recompute else layer(x_NPW)
         return x_NPW
 
 
@@ -117,8 +118,8 @@ class Layer(nn.Module):
         self.ln_1 = nn.LayerNorm(width, eps=_EPS)
         self.attn = SelfAttention(width, sizes.heads)
         self.ln_2 = nn.LayerNorm(width, eps=_EPS)
-        parts = {"c_fc": nn.Linear(width, inner), "gelu": nn.GELU(), "c_proj": nn.Linear(inner, width)}
-        self.mlp = nn.Sequential(OrderedDict(parts))
+        layers = {"c_fc": nn.Linear(width, inner), "gelu": nn.GELU(), "c_proj": nn.Linear(inner, width)}
+        self.mlp = nn.Sequential(OrderedDict(layers))
 
     def forward(self, x_NPW: torch.Tensor) -> torch.Tensor:
         x_NPW = x_NPW + self.attn(self.ln_1(x_NPW))
@@ -127,7 +128,7 @@ class Layer(nn.Module):
 
 
 class SelfAttention(nn.Module):
-    """In the checkpoint's in_proj, query, key and value of a head lie together, head after head."""
+    """Self-attention. In the checkpoint's in_proj, a head's query, key and value are adjacent."""
 
     def __init__(self, width: int, heads: int) -> None:
         super().__init__()
@@ -144,7 +145,7 @@ class SelfAttention(nn.Module):
 
 
 class Resampler(nn.Module):
-    """Learnt queries at fixed places read the patches by one cross-attention."""
+    """Trained queries at fixed positions read the patches through one cross-attention."""
 
     pos_embed: torch.Tensor
 
@@ -166,18 +167,18 @@ class Resampler(nn.Module):
         return attended_NQW
 
 
-def at_grid(table_PW: torch.Tensor, num_places: int) -> torch.Tensor:
-    """A square table of position embeddings, interpolated to a square grid of `num_places`."""
-    if len(table_PW) == num_places:
+def at_grid(table_PW: torch.Tensor, num_patches: int) -> torch.Tensor:
+    """A square table of position embeddings, interpolated to a square grid of `num_patches`."""
+    if len(table_PW) == num_patches:
         return table_PW
-    old, new = math.isqrt(len(table_PW)), math.isqrt(num_places)
+    old, new = math.isqrt(len(table_PW)), math.isqrt(num_patches)
     grid = table_PW.float().view(1, old, old, -1).permute(0, 3, 1, 2)
     resized = functional.interpolate(grid, size=(new, new), mode="bicubic", align_corners=False)
     return resized.permute(0, 2, 3, 1).flatten(0, 2).to(table_PW.dtype)
 
 
 def sine_table(side: int, width: int) -> torch.Tensor:
-    """[side x side, width]: half of the numbers tell the column, half the row; sines, then cosines."""
+    """Position embeddings [side * side, width]: half for the column, half for the row; sines, then cosines."""
     frequencies = 10000.0 ** -(torch.arange(width // 4, dtype=torch.float64) / (width / 4))
     angles = torch.arange(side, dtype=torch.float64)[:, None] * frequencies
     line = torch.cat([angles.sin(), angles.cos()], dim=1)
@@ -187,32 +188,32 @@ def sine_table(side: int, width: int) -> torch.Tensor:
 
 
 def _sizes(config: EncoderConfig) -> QwenVlSizes:
-    """The released sizes, those beside the weights, those in the config: the last that says something counts."""
-    where = "model.encoder.config"
+    """The released sizes, overridden by those next to the weights, overridden by those in the config."""
+    path = "model.encoder.config"
     tree = dict(config.config)
     if config.weights is not None:
-        beside = Path(config.weights).with_suffix(".json")
-        if beside.is_file():
-            tree = {**json.loads(beside.read_text("utf-8"))["sizes"], **tree}
+        sizes_file = Path(config.weights).with_suffix(".json")
+        if sizes_file.is_file():
+            tree = {**json.loads(sizes_file.read_text("utf-8"))["sizes"], **tree}
     if config.image_size is not None:
         tree["image_size"] = config.image_size
-    sizes, problems = build(QwenVlSizes, tree, where)
+    sizes, problems = build(QwenVlSizes, tree, path)
     if sizes is None:
         raise ConfigError(problems)
-    for name, whole, part in (
+    for name, total, divisor in (
         ("patch_size", sizes.image_size, sizes.patch_size),
         ("heads", sizes.width, sizes.heads),
         ("head_width", sizes.output_dim, sizes.head_width),
     ):
-        if part < 1 or whole < 1 or whole % part:
-            problems.append(f"{where}.{name}: got {part}; wanted a divisor of {whole}")
+        if divisor < 1 or total < 1 or total % divisor:
+            problems.append(f"{path}.{name}: got {divisor}; expected a divisor of {total}")
     problems += [
-        f"{where}.{name}: got {value}; wanted a square number"
+        f"{path}.{name}: got {value}; expected a square number"
         for name in ("n_queries", "positions")
         if (value := getattr(sizes, name)) < 1 or math.isqrt(value) ** 2 != value
     ]
     if sizes.output_dim % 4:
-        problems.append(f"{where}.output_dim: got {sizes.output_dim}; wanted a multiple of 4")
+        problems.append(f"{path}.output_dim: got {sizes.output_dim}; expected a multiple of 4")
     if problems:
         raise ConfigError(problems)
     return sizes
@@ -226,18 +227,18 @@ def _load(module: QwenVisual, path: Path) -> None:
     if not path.is_file():
         raise ConfigError([f"model.encoder.weights: no file {path}; {step}"])
     try:
-        found = load_file(path)
+        tensors = load_file(path)
     except SafetensorError as error:
-        raise ConfigError([f"model.encoder.weights: {path} is no safetensors file ({error}); {step}"]) from None
-    wanted = module.state_dict()
-    problems = [f"lacks {name}" for name in wanted if name not in found]
-    problems += [f"has {name}, which the tower does not" for name in found if name not in wanted]
+        raise ConfigError([f"model.encoder.weights: {path} is not a safetensors file ({error}); {step}"]) from None
+    expected = module.state_dict()
+    problems = [f"lacks {name}" for name in expected if name not in tensors]
+    problems += [f"has {name}, which the tower does not" for name in tensors if name not in expected]
     problems += [
-        f"{name} is {list(found[name].shape)}, wanted {list(tensor.shape)}"
-        for name, tensor in wanted.items()
-        if name in found and found[name].shape != tensor.shape
+        f"{name} is {list(tensors[name].shape)}, expected {list(tensor.shape)}"
+        for name, tensor in expected.items()
+        if name in tensors and tensors[name].shape != tensor.shape
     ]
     if problems:
         more = f" and {len(problems) - 5} more" if len(problems) > 5 else ""
         raise ConfigError([f"model.encoder.weights: {path} does not fit: {'; '.join(problems[:5])}{more}; {step}"])
-    module.load_state_dict(found)
+    module.load_state_dict(tensors)

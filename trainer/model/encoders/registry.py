@@ -1,10 +1,10 @@
 """Encoders: from normalised pixels to features of patches.
 
-The rule: an Encoder holds exactly the parameters that its output needs. Layers behind the one that is read, final norms
-and pooling heads are left out, so nothing idle is stored, sharded or trained. What is read is a layer's output itself,
-before any final norm, as LLaVA reads it: what transformers calls hidden_states[layer].
+The rule: an Encoder holds exactly the parameters that its output needs. Layers after the one that is read, final norms
+and pooling heads are removed, so no unused weight is stored, partitioned or trained. The output is that of a layer,
+before any final norm, as in LLaVA: hidden_states[layer] in transformers.
 
-Shapes: N images, S side in pixels, P tokens an image, W width.
+Shapes: N images, S side in pixels, P tokens per image, W width.
 """
 
 # ruff: noqa: N803, N806 - names end in their shape
@@ -30,7 +30,7 @@ from trainer.model.encoders.tiny import tiny_tower
 
 
 class Encoder(nn.Module):
-    """A vision tower and what one has to know to feed it and to build it again."""
+    """A vision tower, with what is needed to prepare its input and to build it again."""
 
     def __init__(self, tower: Tower) -> None:
         super().__init__()
@@ -38,15 +38,15 @@ class Encoder(nn.Module):
         self.image_size, self.width, self.num_tokens = tower.image_size, tower.width, tower.num_tokens
         self.mean, self.std = tower.mean, tower.std
         self.portable = tower.portable
-        """A config with the architecture in it, which builds this encoder (random) where the weights' source is not."""
+        """A config that contains the architecture: builds this encoder with random weights, without their source."""
 
     def forward(self, pixels_N3SS: torch.Tensor) -> torch.Tensor:
-        """[N, 3, S, S], normalised with `mean` and `std`, of the parameters' type -> [N, P, W]."""
+        """Features [N, P, W] of pixels normalised with `mean` and `std`, of the parameters' type."""
         features_NPW: torch.Tensor = self.tower(pixels_N3SS)
         return features_NPW
 
     def checkpoint_activations(self) -> None:
-        """Compute each layer's activations again in the backward pass instead of keeping them."""
+        """Recompute each layer's activations in the backward pass instead of keeping them."""
         self.tower.checkpoint_activations()
 
 
@@ -59,7 +59,7 @@ ENCODERS: dict[str, Callable[[EncoderConfig, bool], Tower]] = {
 
 
 def build_encoder(config: EncoderConfig, *, weights: bool = True) -> Encoder:
-    """The encoder with its pretrained weights; `weights=False` leaves them random, for a checkpoint to fill.
+    """The encoder with its pretrained weights; `weights=False` leaves them random, for weights that are loaded later.
 
     Raises ConfigError if files are missing, weights do not fit, or the layer or class token does not exist.
     """

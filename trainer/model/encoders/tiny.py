@@ -1,4 +1,4 @@
-"""A small random ViT, so that tests and the demo need no download: class token, patches, pre-norm layers."""
+"""A small random ViT with a class token and pre-norm layers, for tests and the demo: it needs no download."""
 
 # ruff: noqa: N803 - names end in their shape
 
@@ -15,7 +15,7 @@ from dst.common.config import build
 from dst.errors import ConfigError
 from trainer.config.model import EncoderConfig
 from trainer.model.encoders.base import CLIP_MEAN, CLIP_STD, Tower, layers_read
-from trainer.model.encoders.transformer_block import Block
+from trainer.model.encoders.transformer_block import TransformerBlock
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -25,7 +25,7 @@ class TinySizes:
     patch_size: int = 14
     """Side of a patch in pixels."""
     width: int = 32
-    """Numbers a token."""
+    """Width of a token's features."""
     layers: int = 3
     """Transformer layers."""
     heads: int = 2
@@ -33,16 +33,16 @@ class TinySizes:
 
 
 def tiny_tower(config: EncoderConfig, weights: bool) -> Tower:
-    """A random tower; there are no weights to load. Raises ConfigError for sizes that do not fit together."""
+    """A random tower; there are no weights to load. Raises ConfigError for inconsistent sizes."""
     sizes, problems = build(TinySizes, config.config, "model.encoder.config")
     if sizes is None:
         raise ConfigError(problems)
-    for name, whole, part in (
+    for name, total, divisor in (
         ("patch_size", sizes.image_size, sizes.patch_size),
         ("heads", sizes.width, sizes.heads),
     ):
-        if part < 1 or whole < 1 or whole % part:
-            problems.append(f"model.encoder.config.{name}: got {part}; wanted a divisor of {whole}")
+        if divisor < 1 or total < 1 or total % divisor:
+            problems.append(f"model.encoder.config.{name}: got {divisor}; expected a divisor of {total}")
     if problems:
         raise ConfigError(problems)
     module = TinyVit(sizes, layers_read(config, sizes.layers), cls=config.class_token)
@@ -68,7 +68,7 @@ class TinyVit(nn.Module):
         self.patches = nn.Conv2d(3, sizes.width, sizes.patch_size, sizes.patch_size)
         self.class_embedding = nn.Parameter(torch.randn(sizes.width) * 0.02)
         self.position_embedding = nn.Parameter(torch.randn(1 + self.num_patches, sizes.width) * 0.02)
-        self.layers = nn.ModuleList(Block(sizes.width, sizes.heads) for _ in range(layers))
+        self.layers = nn.ModuleList(TransformerBlock(sizes.width, sizes.heads) for _ in range(layers))
 
     def checkpoint_activations(self) -> None:
         self.checkpoints = True

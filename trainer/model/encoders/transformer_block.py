@@ -1,4 +1,4 @@
-"""The transformer block that our own small parts are made of: attention and an MLP, each behind a LayerNorm.
+"""The transformer block of the tiny encoder and the projectors: attention and an MLP, each after a LayerNorm.
 
 Shapes: N images, Q queries, P keys, D width.
 """
@@ -30,8 +30,8 @@ class Attention(nn.Module):
         return out_NQD
 
 
-class Block(nn.Module):
-    """x + attention(norm(x)), then x + MLP(norm(x)). With `context` it attends to that, under a norm of its own."""
+class TransformerBlock(nn.Module):
+    """x + attention(norm(x)), then x + MLP(norm(x)). With `cross` it attends to a context, which has its own norm."""
 
     def __init__(self, width: int, heads: int, *, cross: bool = False, mlp_ratio: int = 4) -> None:
         super().__init__()
