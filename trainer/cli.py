@@ -213,7 +213,7 @@ def _translate(error: Exception) -> DsvlError | None:
 
 
 def _report(error: DsvlError) -> None:
-    """Print an error. All ranks raise the same one, so one rank per node prints it; but any rank may run out of memory."""
+    """Print an error. All ranks raise the same one, so one rank per node prints it; but any may run out of memory."""
     if os.environ.get("LOCAL_RANK", "0") == "0" or isinstance(error, GpuMemoryError):
         print_error(error)
 

@@ -27,7 +27,7 @@ import numpy as np
 import torch
 
 from dst import ChatTokenizer, Message
-from trainer.errors import TrainError
+from trainer.errors import TooLongError, TrainError
 from trainer.inference.cached_decoder import CachedDecoder, Prompt
 from trainer.model.decoder import attention_window, max_positions
 from trainer.model.vision_chat import VisionChatModel
@@ -52,14 +52,6 @@ class Sampling:
             ("top-p", self.top_p, 0 < self.top_p <= 1, "more than 0, up to 1"),
         )
         return [f"--{name}: got {value}; expected {expected}" for name, value, holds, expected in checks if not holds]
-
-
-class TooLongError(TrainError):
-    """A prompt that leaves no positions for an answer."""
-
-    def __init__(self, positions: int, limit: int) -> None:
-        super().__init__(f"it takes {positions} positions with its images, and the model reads at most {limit}")
-        self.positions, self.limit = positions, limit
 
 
 class Generator:
