@@ -31,10 +31,10 @@ from shards.loader.layout import Contents, Memory
 from shards.loader.memory_blocks import Block, OwnBlocks, SeenBlocks
 from shards.loader.reader import Part, Reader
 
-_PATIENCE_S = 60.0  # until the system tells how a worker ended: it may have much memory to free, on a busy machine
+_EXIT_TIMEOUT_S = 60.0  # a worker that ends may take this long to free its memory on a busy machine
 _THE_PARENTS = (signal.SIGINT, signal.SIGTERM)  # signals to the whole group: the parent ends its workers
 _STARTING = threading.Lock()  # a worker that another thread forks meanwhile would hold these pipes open
-_LOOK_S = 1.0  # how often a worker looks whether its parent is there
+_PARENT_POLL_S = 1.0  # how often a worker checks that its parent still runs
 
 
 def batches_ahead(reader: Reader, parts: Iterable[Part], *, workers: int, prefetch: int) -> Generator[Batch]:
@@ -165,7 +165,7 @@ class _Worker:
         return Batch.of(reply.contents, self._blocks.look(reply.block))
 
     def death(self) -> ShardError:
-        self._process.join(_PATIENCE_S)
+        self._process.join(_EXIT_TIMEOUT_S)
         code = self._process.exitcode
         how = f"was ended by {_signal_name(-code)}" if code is not None and code < 0 else f"ended with {code}"
         return ShardError(
@@ -268,7 +268,7 @@ def _listen(tasks: Connection[Any, Any], inbox: queue.SimpleQueue[Any]) -> None:
     assert parent is not None
     try:
         while True:
-            while not tasks.poll(_LOOK_S):
+            while not tasks.poll(_PARENT_POLL_S):
                 if os.getppid() != started_by or not parent.is_alive():
                     os._exit(1)
             inbox.put(tasks.recv())

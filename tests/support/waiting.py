@@ -14,7 +14,7 @@ T = TypeVar("T")
 
 LIMIT_S = 600
 
-_LOOK_S = 0.01
+_POLL_S = 0.01
 
 
 def wait_until(look: Callable[[], T], *, limit_s: float = LIMIT_S) -> T:
@@ -22,5 +22,5 @@ def wait_until(look: Callable[[], T], *, limit_s: float = LIMIT_S) -> T:
     end = time.monotonic() + limit_s
     while not (found := look()):
         assert time.monotonic() < end, f"waited {limit_s} s in vain"
-        time.sleep(_LOOK_S)
+        time.sleep(_POLL_S)
     return found

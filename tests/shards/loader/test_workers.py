@@ -75,7 +75,7 @@ class Watchful(Slow):
                 return getppid()
 
             mock.patch.object(os, "getppid", look).start()
-            mock.patch.object(shards.loader.workers, "_LOOK_S", 0.001).start()
+            mock.patch.object(shards.loader.workers, "_PARENT_POLL_S", 0.001).start()
         return super().fill(part, allocate)
 
 
