@@ -99,11 +99,13 @@ def export(
     from trainer.export import export as exporting
 
     shard_bytes = int(file_gb * (1 << 30))
-    done = exporting.export(model, out, build=build, init_from=init_from, precision=precision, shard_bytes=shard_bytes)
-    for reason in done.refusals:
+    exported = exporting.export(
+        model, out, build=build, init_from=init_from, precision=precision, shard_bytes=shard_bytes
+    )
+    for reason in exported.refusals:
         click.echo(f"not a LLaVA folder: {reason}", err=True)
-    kind = "a LLaVA folder" if done.form == "llava" else "a folder for trainer.load"
-    click.echo(f"{done.folder}: {kind}, {done.parameters:,} parameters, {done.size_bytes / 1e6:,.1f} MB")
+    kind = "a LLaVA folder" if exported.form == "llava" else "a folder for trainer.load"
+    click.echo(f"{exported.folder}: {kind}, {exported.parameters:,} parameters, {exported.size_bytes / 1e6:,.1f} MB")
 
 
 @cli.command()

@@ -81,7 +81,9 @@ class MmcaLayout:
         plan = self.plan
         if isinstance(plan, StepMasks):
             return replace(self, plan=StepMasks(text=move(plan.text), image=move(plan.image)))
-        samples = tuple(one if one.mask is None else replace(one, mask=move(one.mask)) for one in plan.samples)
+        samples = tuple(
+            sample if sample.mask is None else replace(sample, mask=move(sample.mask)) for sample in plan.samples
+        )
         return replace(self, plan=replace(plan, queries=move(plan.queries), keys=move(plan.keys), samples=samples))
 
 

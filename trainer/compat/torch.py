@@ -28,10 +28,10 @@ def check_torch() -> list[str]:
     except (ImportError, OSError) as error:
         why = " ".join(str(error).split())
         raise ConfigError([f"torch is installed but cannot be loaded ({why}); install it again"]) from None
-    warnings_found = _torchvision(torch.__version__)
+    problems = _torchvision(torch.__version__)
     if torch.version.cuda is not None:
-        warnings_found += _driver(torch.__version__, torch.version.cuda)
-    return warnings_found
+        problems += _driver(torch.__version__, torch.version.cuda)
+    return problems
 
 
 def _torchvision(torch_version: str) -> list[str]:
@@ -42,12 +42,13 @@ def _torchvision(torch_version: str) -> list[str]:
         installed = metadata.distribution("torchvision")
     except metadata.PackageNotFoundError:
         return []
-    required = [one for one in map(Requirement, installed.requires or ()) if one.name == "torch"]
-    if not required or required[0].specifier.contains(torch_version, prereleases=True):
+    requirements = map(Requirement, installed.requires or ())
+    torch_requirement = next((requirement for requirement in requirements if requirement.name == "torch"), None)
+    if torch_requirement is None or torch_requirement.specifier.contains(torch_version, prereleases=True):
         return []
     return [
-        f"torchvision {installed.version} was built for torch{required[0].specifier}, but torch {torch_version} is "
-        "installed; its transforms are used, its compiled operators are not: install the torchvision of your torch"
+        f"torchvision {installed.version} was built for torch{torch_requirement.specifier}, but torch {torch_version} "
+        "is installed; its transforms are used, its compiled operators are not: install the torchvision of your torch"
     ]
 
 

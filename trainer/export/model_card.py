@@ -64,13 +64,13 @@ def _title(facts: CardFacts) -> str:
 
 
 def _use(facts: CardFacts) -> str:
-    ours = (
+    with_dsvl = (
         "import trainer  # of dsvl\n\n"
         'loaded = trainer.load("path/of/this/folder")  # model, chat tokenizer, image geometry'
     )
     if facts.refusals:
         why = "; ".join(facts.refusals)
-        text = f"Open it with dsvl. It is not a LLaVA model: {why}.\n\n```python\n{ours}\n```"
+        text = f"Open it with dsvl. It is not a LLaVA model: {why}.\n\n```python\n{with_dsvl}\n```"
     else:
         text = (
             "It is a standard LLaVA folder:\n\n```python\nfrom transformers import AutoProcessor, "
@@ -78,7 +78,7 @@ def _use(facts: CardFacts) -> str:
             'model = LlavaForConditionalGeneration.from_pretrained("path/of/this/folder")\n'
             'processor = AutoProcessor.from_pretrained("path/of/this/folder", backend="pil")\n'
             'processor.tokenizer.padding_side = "left"  # for prompts of different lengths in one batch\n```\n\n'
-            f"dsvl opens it too:\n\n```python\n{ours}\n```"
+            f"dsvl opens it too:\n\n```python\n{with_dsvl}\n```"
         )
     notes = "\n".join(f"- {difference}" for difference in facts.differences)
     return f"## Use\n\n{text}\n\nImages with `AutoProcessor`:\n\n{notes}"

@@ -29,10 +29,13 @@ from dst.errors import ConfigError
 from shards import Build
 from tests.support import exports, model_batches, small_blends, train_runs
 from tests.support.exports import OPEN_CLIP
+from trainer.config.model import EncoderConfig
 from trainer.config.run import to_tree
 from trainer.errors import TrainError
 from trainer.export.export import export, export_model
+from trainer.model import vision_chat
 from trainer.model.decoder import PRESETS
+from trainer.model.encoders.registry import Encoder, build_encoder
 from trainer.training.assemble import assemble
 from trainer.training.preflight import prepare
 
@@ -109,6 +112,21 @@ def test_attention_and_kernel_may_be_others_than_the_exports(build: Build, first
     config, opened = prepare(path, (), 1, loads_model=True)
     assert (config.model.attention, config.model.decoder.attn_implementation) == ("causal", "eager")
     assert assemble(config, opened.manifest.facts()).model.attention == "causal"
+
+
+def test_a_run_builds_its_encoder_for_one_check_and_for_training(
+    build: Build, first: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    devices: list[str] = []
+
+    def recording(config: EncoderConfig, *, weights: bool = True) -> Encoder:
+        devices.append((encoder := build_encoder(config, weights=weights)).tower.class_embedding.device.type)
+        return encoder
+
+    monkeypatch.setattr(vision_chat, "build_encoder", recording)
+    config, opened = prepare(second_stage(tmp_path, build.store.location, first), (), 1, loads_model=True)
+    assemble(config, opened.manifest.facts())
+    assert devices == ["meta", "cpu"]
 
 
 def test_parts_that_are_others_than_the_exports_are_refused(build: Build, first: Path, tmp_path: Path) -> None:

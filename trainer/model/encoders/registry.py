@@ -34,7 +34,7 @@ class Encoder(nn.Module):
 
     def __init__(self, tower: Tower) -> None:
         super().__init__()
-        self.tower: Any = tower.module
+        self.tower: Any = tower.module  # its class depends on the kind, and LLaVA's export reads its parts
         self.image_size, self.width, self.num_tokens = tower.image_size, tower.width, tower.num_tokens
         self.mean, self.std = tower.mean, tower.std
         self.portable = tower.portable
