@@ -189,7 +189,7 @@ def render(adapter: str, root: Path, limit: int, template: str, settings: tuple[
 
 
 def main() -> None:
-    run_command(cli, stopped="stopped; the same command goes on from here")
+    run_command(cli, stopped="stopped; the same command resumes from here")
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""What can change a byte of a shard though neither data nor configuration did; part of every content key."""
+"""Versions that can change a byte of a shard without a change of data or configuration; part of every content key."""
 
 from __future__ import annotations
 
@@ -6,12 +6,12 @@ from functools import lru_cache
 from importlib import metadata
 
 COMPILER = 2
-"""Raise it with any change of our own that can alter a shard; finished tasks of older compilers are then not reused."""
+"""Raise it with every change of this project that can alter a shard; then older finished tasks are not reused."""
 
 _LIBRARIES = ("jinja2", "pillow", "polars", "tokenizers")
 
 
 @lru_cache(maxsize=1)
 def libraries() -> dict[str, str]:
-    """The libraries whose own version decides bytes: templates, pixels, indexes, ids."""
+    """The libraries whose version can change bytes: templates, pixels, indexes, ids."""
     return {name: metadata.version(name) for name in _LIBRARIES}

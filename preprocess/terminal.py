@@ -1,4 +1,4 @@
-"""How results are printed: as wide as the terminal is, and with nothing in them that would command it.
+"""How results are printed: in the width of the terminal, without control characters from data.
 
 Rule: every text that may hold a user's data goes through dst.common.terminal_text, a table's cells through `cell`.
 """
@@ -16,14 +16,14 @@ if TYPE_CHECKING:
 
 
 def cell(text: object, style: str = "") -> Text:
-    """A text to print as it stands: no markup is read in it, no control character is sent."""
+    """A text to print unchanged: markup in it is not interpreted, control characters are escaped."""
     from rich.text import Text
 
     return Text(visible(text), style=style)
 
 
 def results() -> Console:
-    """The console on stdout. A file or a pipe is wide enough that no table is cut."""
+    """The console on stdout; in a file or a pipe it is 160 columns wide, so that no table is cut."""
     from rich.console import Console
 
     return Console(width=None if sys.stdout.isatty() else 160, highlight=False, soft_wrap=True)

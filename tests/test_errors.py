@@ -144,9 +144,9 @@ def test_the_errors_of_each_part_are_importable_from_its_top_package() -> None:
     "arguments",
     [
         ["build", "--blend", str(ROOT / "examples/blend.yaml"), "--out", "s3://bucket/build"],
-        ["verify", "s3://bucket/build"],
-        ["stats", "s3://bucket/build"],
-        ["inspect", "s3://bucket/build"],
+        ["verify", "--build", "s3://bucket/build"],
+        ["stats", "--build", "s3://bucket/build"],
+        ["inspect", "--build", "s3://bucket/build"],
     ],
     ids=lambda arguments: arguments[0],
 )

@@ -14,16 +14,16 @@ from preprocess.blend.config import Blend, Dataset, Limits, Split
 from preprocess.errors import ConfigError
 
 _DEPTH = 3
-"""How far below the root a dataset's folder is looked for."""
+"""How many levels below the root are searched for a dataset's folder"""
 
 _WITHOUT_LAYOUT = ("chat",)
-"""Adapters whose patterns match any JSON file say nothing about what lies there."""
+"""Adapters whose patterns match any JSON file, so that a match means nothing"""
 
 
 def write_blend(root: Path, out: Path) -> list[tuple[str, Path]]:
     """Write a commented blend file for the datasets found; returns their names and folders.
 
-    Raises ConfigError if the root is no folder, nothing is found, or the file exists already.
+    Raises ConfigError if the root is not a folder, nothing is found, or the file exists already.
     """
     if not root.is_dir():
         raise ConfigError([f"--root {root}: no such folder"])
@@ -34,7 +34,7 @@ def write_blend(root: Path, out: Path) -> list[tuple[str, Path]]:
         raise ConfigError(
             [
                 f"--root {root}: no known dataset there or {_DEPTH} folders below; `dsvl-prep adapters` lists the "
-                "layouts; files of your own are not looked for, write them into a blend file: {name: mine, adapter: "
+                "layouts; your own files are not searched for: add them to a blend file as {name: mine, adapter: "
                 f"chat, root: {root}, samples: all}}"
             ]
         )
@@ -43,7 +43,7 @@ def write_blend(root: Path, out: Path) -> list[tuple[str, Path]]:
 
 
 def find_layouts(root: Path) -> Iterator[tuple[str, Path]]:
-    """(adapter, folder) for every layout whose annotation files lie in place; the same files count once."""
+    """(adapter, folder) for every layout whose annotation files exist; the same files count once."""
     seen: set[tuple[str, Path]] = set()
     for folder in _folders(root):
         for name, adapter in ADAPTERS.items():
@@ -58,7 +58,7 @@ def find_layouts(root: Path) -> Iterator[tuple[str, Path]]:
 
 
 def _folders(root: Path) -> Iterator[Path]:
-    """The root and the folders below it, in order. A folder of many pictures costs one pass over its names."""
+    """The root and the folders below it, in order. A folder with many images costs one pass over its names."""
     level = [root]
     for _ in range(_DEPTH + 1):
         yield from level
@@ -66,7 +66,7 @@ def _folders(root: Path) -> Iterator[Path]:
 
 
 def _folders_in(folder: Path) -> list[Path]:
-    """Files are passed by as they come: they are neither kept nor sorted."""
+    """The folders in a folder, sorted; files are neither kept nor sorted."""
     try:
         with os.scandir(folder) as entries:
             return sorted(Path(entry.path) for entry in entries if entry.is_dir() and not entry.name.startswith("."))
@@ -78,7 +78,7 @@ def _blend_text(found: list[tuple[str, Path]], base: Path) -> str:
     blend_docs, dataset_docs = field_docs(Blend), field_docs(Dataset)
     lines = [
         "# Which datasets, how much of each, with which template and tokenizer.",
-        "# Every key that is left out keeps its default; docs/blend.md lists them all.",
+        "# A key that is not here has its default; docs/blend.md lists all keys.",
         "",
         f"# {blend_docs['tokenizer']}",
         "tokenizer: path/of/your/tokenizer",
@@ -87,8 +87,8 @@ def _blend_text(found: list[tuple[str, Path]], base: Path) -> str:
         f"# {blend_docs['image_tokens']}",
         f"image_tokens: {Blend.__dataclass_fields__['image_tokens'].default}",
         "image:",
-        "  store: original  # resized stores small JPEGs that train about ten times faster; then set size and fit",
-        "  check: decode    # header is faster, for data already known good",
+        "  store: original  # resized stores small JPEGs, which load about ten times faster; then set size and fit",
+        "  check: decode    # header is faster, for data that an earlier build checked",
     ]
     for key, cls in (("limits", Limits), ("split", Split)):
         lines.append(f"{key}:")
@@ -116,5 +116,5 @@ def _blend_text(found: list[tuple[str, Path]], base: Path) -> str:
 
 
 def _scalar(text: str) -> str:
-    """The text in quotes: a folder may be called 2014 or yes, which YAML would read as something else."""
+    """The text in quotes: YAML reads a folder name such as 2014 or yes as another type."""
     return yaml.safe_dump(text, default_style='"', allow_unicode=True, width=2**30).rstrip("\n")

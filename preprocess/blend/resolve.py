@@ -1,6 +1,6 @@
-"""The checked configuration: everything about a build that is known before any data is read.
+"""Check the configuration, and find its files: everything about a build that does not need the data itself.
 
-Rule: all problems at once, each with its place; nothing is written.
+Rule: all problems are reported at once, each with its place; nothing is written.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ from preprocess.errors import ConfigError
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Prepared:
-    """A blend with its files, tokenizer and templates found."""
+    """A blend with its files, tokenizer and templates."""
 
     blend: Blend
     inputs: Mapping[str, Inputs]
@@ -51,21 +51,21 @@ def prepare(path: Path, settings: Sequence[str] = ()) -> Prepared:
     except ConfigError as error:
         problems += error.problems
     templates: dict[str, Template] = {}
-    wanted: list[tuple[str, str, str, Mapping[str, Any]]] = [("", "template", blend.template, blend.variables)]
+    template_names: list[tuple[str, str, str, Mapping[str, Any]]] = [("", "template", blend.template, blend.variables)]
     for index, dataset in enumerate(blend.datasets):
         if dataset.template is not None or dataset.variables is not None:
             variables = dataset.variables if dataset.variables is not None else {}
             where = f"datasets.{index} ({dataset.name}).template"
-            wanted.append((dataset.name, where, dataset.template or blend.template, variables))
-    for name, where, template, template_variables in wanted:
+            template_names.append((dataset.name, where, dataset.template or blend.template, variables))
+    for name, where, template, template_variables in template_names:
         try:
             templates[name] = load_template(
-                template if template in BUILTIN else _beside(base, template), template_variables
+                template if template in BUILTIN else _next_to(base, template), template_variables
             )
         except TemplateError as error:
             problems.append(f"{where}: {error}")
     try:
-        tokenizer = load_tokenizer(_beside(base, blend.tokenizer), blend.add_tokens)
+        tokenizer = load_tokenizer(_next_to(base, blend.tokenizer), blend.add_tokens)
     except TokenizerError as error:
         problems.append(f"tokenizer: {error}")
         raise ConfigError([f"{path.name}: {problem}" for problem in problems]) from None
@@ -81,13 +81,13 @@ def prepare(path: Path, settings: Sequence[str] = ()) -> Prepared:
 
 
 def engine_problems(engine: str) -> list[str]:
-    """Why an engine cannot be used here; nothing is started."""
+    """Why an engine cannot be used here; it is not started."""
     if engine == "ray" and importlib.util.find_spec("ray") is None:
         return ["engine: ray is not installed; pip install 'dsvl[ray]', or set engine: process"]
     return []
 
 
-def _beside(base: Path, name: str) -> str:
-    """A relative path that exists beside the blend file; otherwise the name as it is."""
+def _next_to(base: Path, name: str) -> str:
+    """The path next to the blend file if it exists there; otherwise the name, unchanged."""
     path = base / os.path.expanduser(name)
     return str(path) if path.exists() else name

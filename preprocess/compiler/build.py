@@ -2,8 +2,8 @@
 
     config -> ingest (an adapter's pass over each dataset) -> split -> tasks -> shards -> manifest (-> upload to a URL)
 
-Rules: everything a user can fix is reported before work starts. The manifest is written last, so a folder with a
-manifest is a whole build. What an earlier run finished is found by its content key and used again.
+Rules: errors that a user can fix are reported before work starts. The manifest is written last, so a folder with a
+manifest is a complete build. Results of an earlier run are found by their content keys and reused.
 """
 
 from __future__ import annotations
@@ -49,9 +49,10 @@ def run_build(
 ) -> BuildReport:
     """Compile the blend file at `path` into a build folder; if `out` is a URL, publish it there.
 
-    out: the folder or URL; default the file's `out:`, else ./build. work: the folder in which a build for a URL is
-    compiled, and which is kept for the next run; default one of the URL's own. settings: `a.b=value` overrides.
-    Raises ConfigError (nothing was done), or DataError or ShardError (what is finished stays for the next run).
+    out: the folder or URL; default: the file's `out:`, else ./build. work: the folder where a build for a URL is
+    compiled; it stays for the next run; default: a folder of its own for each URL. settings: `a.b=value` overrides.
+    Raises ConfigError or shards.LocationError (no work was done), or DataError or ShardError (finished work stays for
+    the next run).
     """
     return build_and_publish(path, out=out, work=work, workers=workers, settings=settings, progress=progress)[0]
 
@@ -65,7 +66,7 @@ def build_and_publish(
     settings: Sequence[str] = (),
     progress: Progress | None = None,
 ) -> tuple[BuildReport, Published | None]:
-    """`run_build`, and what was done at the URL, if `out` is one."""
+    """As `run_build`; also returns what was uploaded, if `out` is a URL."""
     prepared = prepare(path, settings)
     blend = prepared.blend
     folder, store = target(path, blend, out, work)
@@ -90,7 +91,7 @@ def build_and_publish(
 
 
 class _Runner:
-    """Runs tasks on the chosen engine, skips what an earlier run finished, and counts both."""
+    """Runs tasks on the chosen engine, skips those that an earlier run finished, and counts both."""
 
     def __init__(self, blend: Blend, workers: int, progress: Progress) -> None:
         self._engine = ENGINES[blend.engine]
@@ -122,7 +123,7 @@ class _Runner:
 
 
 def _index_archives(prepared: Prepared, folder: Path, run: _Runner) -> None:
-    """Archives of pictures get their index first, on every build, since they may have changed alone."""
+    """Index image archives first, in every build: an archive may have changed while its records did not."""
     cache = folder / CACHE
     paths = dict.fromkeys(path for inputs in prepared.inputs.values() for path in inputs.images)
     tasks = [(path, cache) for path in paths if not is_prepared(path, cache)]
@@ -133,7 +134,7 @@ def _index_archives(prepared: Prepared, folder: Path, run: _Runner) -> None:
 
 
 def _prepare_store(task: tuple[Path, Path]) -> str:
-    """Why an archive cannot be used, or nothing."""
+    """Why an archive cannot be used; "" if it can."""
     try:
         prepare_store(*task)
     except DataError as error:
@@ -204,9 +205,9 @@ def _report(name: str, ingested: Ingested, inputs: Inputs, spool: Spool, side: S
 
 @contextlib.contextmanager
 def _locked(folder: Path) -> Iterator[None]:
-    """One build at a time in a folder. The lock goes with its process, however that ends."""
+    """One build at a time in a folder. The lock ends with its process, in whatever way that ends."""
     if folder.exists() and not folder.is_dir():
-        raise ConfigError([f"{folder}: is a file; wanted a folder for the build"])
+        raise ConfigError([f"{folder}: is a file; expected a folder for the build"])
     manifest = folder / MANIFEST
     ours = (folder / CACHE / "lock").exists() or (manifest.is_file() and is_build(manifest.read_bytes()))
     if folder.exists() and not ours and any(folder.iterdir()):

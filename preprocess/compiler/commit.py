@@ -1,7 +1,7 @@
-"""The last stage of a build: rejects, tokenizer, shards and manifest in place; then what no longer belongs is removed.
+"""The last stage of a build: put rejects, tokenizer, shards and manifest in place, then remove obsolete files.
 
 Rule: manifest.json appears last and names every file by digest. Until then new shards stay in the cache; if other files
-must change first, the old manifest goes before them. So a manifest never describes files it was not made for.
+must change first, the old manifest is removed before them. So a manifest never describes files of another build.
 """
 
 from __future__ import annotations
@@ -55,7 +55,7 @@ class Work:
 
 
 def finish(folder: Path, prepared: Prepared, report: BuildReport, work: Work) -> None:
-    """Raises DataError, and changes nothing in the build, if a dataset lost too many records or gives no samples."""
+    """Raises DataError, without a change to the build, for a dataset with too many rejects or without samples."""
     for dataset in report.datasets.values():
         assert dataset.records == dataset.members + sum(dataset.rejects.values()), dataset
     scratch = partial_path(folder / CACHE / "finish")
@@ -77,7 +77,7 @@ def finish(folder: Path, prepared: Prepared, report: BuildReport, work: Work) ->
 
 
 def sweep_partials(folder: Path) -> None:
-    """Remove what a killed run left half-written."""
+    """Remove partial files of a killed run."""
     for path in (
         *folder.glob(f"{CACHE}/**/.*.partial"),
         *folder.glob(".*.partial"),
@@ -87,13 +87,15 @@ def sweep_partials(folder: Path) -> None:
 
 
 def _reject_lines(work: Work) -> Iterator[bytes]:
-    """Dataset by dataset: what the adapter refused, what the split could not place, what the compiler refused."""
+    """For each dataset: the rejects of the adapter, of the split, and of the compiler."""
     for name, spool in work.spools.items():
         with (spool.folder / REJECTS).open("rb") as file:
             yield from file
         for row in np.flatnonzero(work.sides[name] == CONFLICT).tolist():
             conversation = spool[row]
-            detail = f"shows {', '.join(conversation.groups)}; some are held out for eval, some are not"
+            detail = (
+                f"shows {', '.join(conversation.groups)}; some of them are on the eval side, some on the train side"
+            )
             for reject in reject_all(conversation, "split_conflict", detail):
                 yield reject_line(name, reject)
         for task, result in zip(work.tasks, work.results, strict=True):
@@ -114,10 +116,10 @@ def _check_rejects(folder: Path, prepared: Prepared, report: BuildReport, reject
                 f"limits.max_reject_share allows {limit:g}"
             )
     if problems:
-        # A manifest that is there pins its own rejects file, which must stay as it is.
+        # An existing manifest pins its own rejects file, which must not change.
         kept = folder / (f"failed-{REJECTS}" if (folder / MANIFEST).exists() else REJECTS)
         os.replace(rejects, kept)
-        raise DataError("\n".join([*problems, f"read {kept}, mend the data or raise the limit; finished work is kept"]))
+        raise DataError("\n".join([*problems, f"see {kept}; fix the data or raise the limit; finished work is kept"]))
 
 
 def _manifest(prepared: Prepared, report: BuildReport, work: Work, files: Mapping[str, Path]) -> Manifest:

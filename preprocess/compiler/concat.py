@@ -1,7 +1,7 @@
 """`concat`: several conversations of a dataset as one multi-image, multi-round sample.
 
-Rule: up to `concat` neighbours are joined, never past max_images or max_length, never with two system prompts, and
-never so that one picture shows twice. Every member comes out exactly once.
+Rule: up to `concat` neighbours are joined, never beyond max_images or max_length, never with two system prompts, and
+never with the same image twice. Every member is part of exactly one sample.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ def _may_join(waiting: list[Member], member: Member, context: TaskContext) -> bo
 
 
 def _close(waiting: list[Member], tools: Tools, context: TaskContext) -> Iterator[tuple[list[Member], Encoded]]:
-    """Encode neighbours as one conversation; should numbering have made it too long, the last ones start anew."""
+    """Encode neighbours as one conversation. If image numbers make it too long, the last ones start a new one."""
     while waiting:
         for count in range(len(waiting), 0, -1):
             group = waiting[:count]
@@ -52,7 +52,7 @@ def _close(waiting: list[Member], tools: Tools, context: TaskContext) -> Iterato
 
 
 def _encode_group(group: list[Member], tools: Tools) -> Encoded | None:
-    """None if the template takes the conversations one by one but not together."""
+    """None if the template accepts the conversations one by one but not together."""
     if len(group) == 1:
         return group[0].encoded
     skip = 1 if _system(group[0]) is not None else 0

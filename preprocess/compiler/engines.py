@@ -1,7 +1,7 @@
 """Where tasks run: worker processes on this machine, or a Ray cluster. Results are the same, only their order differs.
 
-Rule: a run never hangs. A worker that dies is noticed at once and ends the run with its task's name; workers die with
-their parent, so a killed build leaves nobody behind who still writes.
+Rule: a run never hangs. The death of a worker ends the run at once, with the number of its task. Workers die with their
+parent, so a killed build leaves no process that still writes.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ class Engine(Protocol):
 
 
 def process_engine(function: PerTask[T, R], tasks: Iterable[T], workers: int) -> Iterator[tuple[int, R]]:
-    """Spawned processes, one task each at a time."""
+    """Spawned processes, each with one task at a time."""
     queue = deque(enumerate(tasks))
     context = multiprocessing.get_context("spawn")
     crew: list[_Worker] = []
@@ -64,10 +64,10 @@ def process_engine(function: PerTask[T, R], tasks: Iterable[T], workers: int) ->
 
 
 def ray_engine(function: PerTask[T, R], tasks: Iterable[T], workers: int) -> Iterator[tuple[int, R]]:
-    """Ray Core tasks, at most four waiting for each worker. Run with Ray 2.47.0 and 2.60.0."""
+    """Ray Core tasks, at most four in the queue for each worker. Tested with Ray 2.47.0 and 2.60.0."""
     ray = importlib.import_module("ray")
     if not ray.is_initialized():
-        # A cluster has its own number of CPUs; Ray refuses to be told another.
+        # A cluster has its own number of CPUs; Ray rejects another one.
         place = {} if os.environ.get("RAY_ADDRESS") else {"address": "local", "num_cpus": workers}
         ray.init(include_dashboard=False, log_to_driver=False, logging_level="error", **place)
     remote = ray.remote(_quietly(function))
@@ -94,12 +94,12 @@ def ray_engine(function: PerTask[T, R], tasks: Iterable[T], workers: int) -> Ite
             ray.cancel(reference, force=True)
 
 
-# What a task may end with that is no bug of ours; it reaches the user as one line.
+# Errors of a task that are not bugs of this project; the user gets one line.
 _USERS_TO_MEND = (ConfigError, DataError, MemoryError, OSError, ShardError, TemplateError, TokenizerError)
 
 
 def _quietly(function: PerTask[T, R]) -> PerTask[T, R]:
-    """One task is one thread: the parallelism is between tasks."""
+    """One thread per task: the parallelism is between tasks."""
 
     def run(task: T) -> R:
         os.environ["TOKENIZERS_PARALLELISM"] = "false"
@@ -157,18 +157,19 @@ class _Worker:
             step = "what it printed last says why; if that is a traceback, please report it"
         raise DataError(
             f"a worker process died in task {self._index} ({cause}); {step}; "
-            "the same command goes on where this run stopped"
+            "the same command resumes where this run stopped"
         )
 
 
 @contextlib.contextmanager
 def _ctrl_c_later() -> Iterator[None]:
-    """Start a child undisturbed: Ctrl-C is the parent's to handle, once the child knows what it is for.
+    """Block Ctrl-C while a child starts; the parent handles it after that.
 
-    The child inherits the block, since one that is still importing would print a traceback. The block holds for this
-    thread only, and another one (a progress bar's) may take the signal and interrupt this one, so it is held back too.
+    The child inherits the block, because a child that is still importing would print a traceback. A block applies to
+    one thread only, and another thread (a progress bar's) may get the signal and interrupt this one, so the signal is
+    also deferred.
     """
-    resource_tracker.ensure_running()  # starting it lifts the block, so it has to run before
+    resource_tracker.ensure_running()  # its start lifts the block, so it must run before
     pressed: list[int] = []
     in_main_thread = threading.current_thread() is threading.main_thread()
     handler = signal.signal(signal.SIGINT, lambda number, frame: pressed.append(number)) if in_main_thread else None
@@ -184,7 +185,7 @@ def _ctrl_c_later() -> Iterator[None]:
 
 
 def _work(pipe: Connection, function: Callable[[Any], Any], parent: int) -> None:
-    """The child: run what comes through the pipe until it closes."""
+    """The child: run tasks from the pipe until it closes."""
     _die_with_parent(parent)
     os.environ["TOKENIZERS_PARALLELISM"] = "false"
     while True:
@@ -206,13 +207,13 @@ def _failure(error: Exception) -> str:
     if not isinstance(error, OSError):
         return str(error)
     if error.errno is None:
-        full = os.strerror(errno.ENOSPC) in str(error)  # as libraries tell it that are not written in Python
+        full = os.strerror(errno.ENOSPC) in str(error)  # as libraries in other languages report it
         return f"reading or writing: {error}" + ("; free some space and run it again" if full else "")
-    return f"{error.filename or 'writing'}: {error.strerror}; free some space or mend the folder"
+    return f"{error.filename or 'writing'}: {error.strerror}; free some space or fix the folder"
 
 
 def _die_with_parent(parent: int) -> None:
-    """Linux kills us with our parent; elsewhere the closed pipe ends us after the current task."""
+    """On Linux the kernel kills this process with its parent; elsewhere the closed pipe ends it after its task."""
     if sys.platform == "linux":
         ctypes.CDLL(None).prctl(1, signal.SIGKILL)  # PR_SET_PDEATHSIG
         if os.getppid() != parent:

@@ -1,6 +1,6 @@
-"""First stage of a build: run one dataset's adapter and keep what it says, so that it is read once.
+"""First stage of a build: run the adapter of one dataset and keep its output, so that it runs only once.
 
-Rule: the result is named by a key over everything it depends on. A finished folder is never written again.
+Rule: the key in the result's name covers everything that it depends on. A finished folder never changes.
 """
 
 from __future__ import annotations
@@ -29,9 +29,9 @@ _DONE = "done.json"
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class IngestTask:
-    """One dataset to be read. cache: the build's cache folder; first: read only so many records.
+    """One dataset to read. cache: the build's cache folder; first: read only this many records.
 
-    key: covers the adapter, its options and the state of the annotation files when the task was made.
+    key: covers the adapter, its options and the state of the annotation files at the start.
     """
 
     dataset: str
@@ -48,9 +48,9 @@ class IngestTask:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Ingested:
-    """What an adapter made of a dataset. inputs: {"file", "size", "sha256"} of each annotation file.
+    """The output of an adapter, in numbers. inputs: {"file", "size", "sha256"} of each annotation file.
 
-    error: why a whole file is unusable; the other fields say nothing then.
+    error: why a whole file cannot be used; then the other fields are meaningless.
     """
 
     records: int = 0
@@ -61,7 +61,7 @@ class Ingested:
 
 
 def ingest_task(dataset: str, adapter: str, request: Request, cache: Path, first: int | None) -> IngestTask:
-    """Raises DataError if an annotation file cannot be looked at."""
+    """The task for one dataset. Raises DataError if an annotation file cannot be read."""
     key = _key(adapter, request, first)
     return IngestTask(dataset=dataset, adapter=adapter, request=request, cache=cache, first=first, key=key)
 
@@ -71,13 +71,13 @@ def content_key(parts: Mapping[str, Any]) -> str:
 
 
 def stamp(path: Path) -> tuple[int, int]:
-    """Size in bytes and time of change in ns: what tells that a file is still the one read before."""
+    """Size in bytes and mtime in ns, to detect a changed file. Raises DataError if it is not a readable file."""
     try:
         status = path.stat()
     except OSError as error:
         raise DataError(f"{path}: cannot be read ({error.strerror})") from None
-    if not stat.S_ISREG(status.st_mode):  # opening a pipe would wait for a writer for ever
-        raise DataError(f"{path}: is a folder, a pipe or a device; wanted an annotation file")
+    if not stat.S_ISREG(status.st_mode):  # opening a pipe would wait for a writer forever
+        raise DataError(f"{path}: is a folder, a pipe or a device; expected an annotation file")
     return status.st_size, status.st_mtime_ns
 
 
@@ -90,16 +90,18 @@ def finished(task: IngestTask) -> Ingested | None:
 
 
 def run_ingest(task: IngestTask) -> Ingested:
-    """Read the dataset into `task.folder`. A file that is unusable as a whole is named in the result's `error`."""
+    """Read the dataset into `task.folder`. If a whole file cannot be used, the result's `error` names it."""
     partial = partial_path(task.folder)
     try:
         inputs = [_describe(task.request, path) for path in task.request.annotations]
         partial.mkdir(parents=True)
         found = Ingested(**write_spool(partial, task.dataset, _limited(task)), inputs=inputs)
         if not found.records:
-            raise DataError(f"{', '.join(map(str, task.request.annotations))}: no record there; take the dataset out")
+            raise DataError(
+                f"{', '.join(map(str, task.request.annotations))}: no records in it; remove the dataset from the blend"
+            )
         if _key(task.adapter, task.request, task.first) != task.key:
-            raise DataError("an annotation file was changed while it was read; run the same command again")
+            raise DataError("an annotation file changed while it was read; run the same command again")
         replace_file(partial / _DONE, json.dumps(asdict(found)).encode())
         shutil.rmtree(task.folder, ignore_errors=True)
         os.replace(partial, task.folder)

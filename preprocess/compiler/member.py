@@ -1,7 +1,7 @@
-"""A conversation as part of a sample: tokenized, cut to fit, its pictures read and checked.
+"""A conversation as part of a sample: tokenized, cut to fit, its images read and checked.
 
-Rule: a conversation that is too long loses whole trailing rounds, never part of an image or half an answer, and what is
-left is encoded as if it had been alone. What cannot be kept at all is refused with a reason.
+Rule: a conversation that is too long loses whole rounds at its end, never part of an image or of an answer. The rest is
+encoded as if the removed rounds had never existed. A conversation without a usable first round is a reject.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from preprocess.images.prepare import StoredImage, prepare_image
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Member:
-    """A conversation that fits on its own: its messages, length and pictures."""
+    """A conversation that fits on its own: its messages, length in tokens and images."""
 
     row: int
     conversation: Conversation
@@ -30,7 +30,7 @@ class Member:
 
 
 def make_member(row: int, conversation: Conversation, tools: Tools, context: TaskContext) -> Member:
-    """Raises RejectError with the reason of the reject."""
+    """Tokenize a conversation, cut it to fit, and read its images. Raises RejectError with the reason."""
     if len(conversation.images) > context.max_images:
         got = f"{len(conversation.images)} images; limits.max_images is {context.max_images}"
         raise RejectError("too_many_images", got)
@@ -61,7 +61,7 @@ def make_member(row: int, conversation: Conversation, tools: Tools, context: Tas
 def _fit(
     messages: list[dict[str, Any]], chat: ChatTokenizer, context: TaskContext
 ) -> tuple[list[dict[str, Any]], Encoded]:
-    """Drop whole trailing rounds until the conversation fits; what is left is encoded anew, as if it had been alone."""
+    """Remove rounds from the end until the conversation fits, and encode the rest again."""
     ends = [index + 1 for index, message in enumerate(messages) if message["role"] == "assistant"]
     while True:
         encoded = encode(messages, chat)
@@ -73,7 +73,7 @@ def _fit(
             raise RejectError(
                 "too_long", f"its first round has length {length}; limits.max_length is {context.max_length}"
             )
-        # A first guess: rounds end where trained ranges end. Encoding again settles it.
+        # An estimate: rounds end where trained ranges end. The next encoding checks it.
         fitting = [
             end
             for end, (_, last) in zip(ends, encoded.trained, strict=False)

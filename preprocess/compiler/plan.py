@@ -1,4 +1,4 @@
-"""From what the adapters found to a list of pure tasks, and from counts to each dataset's share of the blend."""
+"""Make pure tasks from the adapters' conversations, and each dataset's share of the blend from counts."""
 
 from __future__ import annotations
 
@@ -63,7 +63,7 @@ def plan_tasks(
 ) -> Iterator[CompileTask]:
     """Train and eval conversations, cut into tasks of bounded size.
 
-    They keep the adapter's order; for `concat` they are shuffled, since neighbours are often about the same picture.
+    They keep the adapter's order; with `concat` they are shuffled, since neighbours are often about the same image.
     """
     hashes = spool.column("hash")
     counts = spool.counts("images")
@@ -96,8 +96,8 @@ def plan_tasks(
 def shares(blend: Blend, samples: Mapping[str, int]) -> dict[str, Share]:
     """How often an epoch of the blend draws from each dataset, given its number of train samples.
 
-    Weights share out `total` exactly, by largest remainder. Raises DataError if samples are to come from a dataset that
-    has none.
+    Weights divide `total` exactly, by largest remainder. Raises DataError if the blend draws from a dataset without
+    train samples.
     """
     draws: dict[str, int] = {}
     weighted = {dataset.name: dataset.weight for dataset in blend.datasets if dataset.weight is not None}
@@ -114,7 +114,7 @@ def shares(blend: Blend, samples: Mapping[str, int]) -> dict[str, Share]:
     empty = [name for name, count in draws.items() if count and not samples[name]]
     if empty:
         raise DataError(
-            f"dataset {empty[0]}: the blend draws {draws[empty[0]]} samples of it, but it has no train sample; "
+            f"dataset {empty[0]}: the blend draws {draws[empty[0]]} samples from it, but it has no train samples; "
             "see its rejects, and its eval split (split.official, split.eval)"
         )
     total = sum(draws.values())
@@ -154,7 +154,7 @@ def make_context(
 
 
 def _cut(rows: npt.NDArray[np.int64], images: npt.NDArray[np.int64], blend: Blend) -> Iterator[npt.NDArray[np.int64]]:
-    """Runs of rows with at most max_samples rows and, unless one row alone has more, max_images images."""
+    """Runs of rows, each with at most max_samples rows and max_images images; a single row may have more images."""
     before = np.concatenate([[0], np.cumsum(images)])
     start = 0
     while start < len(rows):
@@ -165,7 +165,7 @@ def _cut(rows: npt.NDArray[np.int64], images: npt.NDArray[np.int64], blend: Blen
 
 
 def _image_stamp(stores: StoreList, image: Image) -> bytes:
-    """What tells that an image is still the one a task has read; a missing one may turn up later."""
+    """Identifies the state of an image, to detect a change since a task read it; a missing image may appear later."""
     try:
         found = "\0".join(map(str, stores.stamp(image)))
     except RejectError as error:

@@ -1,7 +1,7 @@
 """A build that goes to a URL: where it is compiled, and how it gets there.
 
-Rule: it is compiled in a folder of this machine like any other, which stays, so that the next run reuses it. That a URL
-can be used is found out before the work starts.
+Rule: it is compiled in a folder of this machine like any other build; the folder stays, so that the next run reuses it.
+Whether the URL can be used is checked before work starts.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Published:
-    """What was done at a URL so that it holds the build."""
+    """What was uploaded to a URL, and removed there."""
 
     location: str
     uploaded_files: int
@@ -57,7 +57,7 @@ def target(path: Path, blend: Blend, out: str | Path | None, work: Path | None) 
 
 
 def publish(folder: Path, store: RemoteStore, progress: Progress) -> Published:
-    """Bring a finished build to its URL. Raises ShardError; what was uploaded stays for the next run."""
+    """Upload a finished build to its URL. Raises ShardError; uploaded files stay for the next run."""
     from shards.upload import plan_upload, run_upload
 
     upload = plan_upload(folder, store)

@@ -1,4 +1,4 @@
-"""What became of every dataset: counts for people, for --json and for the manifest."""
+"""The result for every dataset: counts for people, for --json and for the manifest."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 @dataclass(slots=True, kw_only=True)
 class DatasetReport:
-    """records = members + rejects. tokens: ids stored, an image counting as one. share: of a blend epoch's draws.
+    """records = members + rejects. tokens: stored ids, with one for each image. share: of a blend epoch's draws.
 
     absent: the adapter's annotation patterns that matched nothing, where each of them should match.
     """
@@ -83,7 +83,7 @@ class BuildReport:
 
 
 def print_report(report: BuildReport) -> None:
-    """The table on stdout; below it why records were refused, what was changed on the way, and what was not found."""
+    """Print the table to stdout, and below it the reasons of rejects, the notes, and the files that were not found."""
     from preprocess.terminal import cell, results
 
     console = results()
@@ -93,14 +93,14 @@ def print_report(report: BuildReport) -> None:
         if dataset.rejects:
             console.print(cell(f"{name}: rejects: {_counts(dataset.rejects)}"))
         if dataset.notes:
-            console.print(cell(f"{name}: changed on the way: {_counts(dataset.notes)}"))
+            console.print(cell(f"{name}: notes: {_counts(dataset.notes)}"))
         if dataset.absent:
             console.print(cell(f"{name}: not found: {', '.join(dataset.absent)}"))
     console.print(f"tasks: {report.built_tasks} built, {report.reused_tasks} reused")
 
 
 def report_table(report: BuildReport) -> Table:
-    """One row a dataset; it fits 120 columns."""
+    """One row per dataset; at most 120 columns wide."""
     from rich.box import SIMPLE_HEAD
     from rich.table import Table
 
@@ -126,7 +126,7 @@ def report_table(report: BuildReport) -> Table:
 
 
 def _counts(counter: Counter[str]) -> str:
-    """Most first; equal counts by name."""
+    """Largest first; equal counts by name."""
     return ", ".join(
         f"{name} {count:,}" for name, count in sorted(counter.items(), key=lambda item: (-item[1], item[0]))
     )

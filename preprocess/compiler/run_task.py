@@ -1,7 +1,7 @@
 """Second stage of a build: one task turns some conversations of a dataset into one shard.
 
 Rule: a task is pure: the same task gives the same bytes on any engine. Its result is written under its key only after
-its shard is whole, so an interrupted build goes on where it was. Memory is bounded by one sample and the shard's index.
+its shard is complete, so an interrupted build resumes where it stopped. Memory holds one sample and the shard's index.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ from shards.files import file_sha256, replace_file
 
 
 def run_task(task: CompileTask) -> TaskResult:
-    """Write the task's shard, its rejects and its marker. Raises DataError or OSError where another try may succeed."""
+    """Write the task's shard, its rejects and its marker. Raises DataError or OSError if another try may succeed."""
     context = task.context
     tools = open_tools(context)
     writer = ShardWriter(task.staging, f"shards/{context.dataset}", f"{task.split}-{task.number:05d}")
@@ -55,7 +55,7 @@ def run_task(task: CompileTask) -> TaskResult:
 
 
 def read_result(task: CompileTask) -> TaskResult | None:
-    """The result of an earlier run of the same task, if its shard is still there and was not touched since."""
+    """The result of an earlier run of the same task, if its shard still exists and has not changed since."""
     try:
         result = TaskResult.from_json(json.loads(task.marker.read_bytes()))
         if result.rejects and not task.rejects.is_file():
@@ -66,12 +66,12 @@ def read_result(task: CompileTask) -> TaskResult | None:
 
 
 def shard_root(task: CompileTask, shard: ShardInfo) -> Path:
-    """The folder below which the shard lies: staging while it is new, the build once a manifest names it."""
+    """The folder above the shard: staging while it is new, the build once a manifest names it."""
     return task.staging if (task.staging / shard.path).is_file() else task.context.build
 
 
 def _untouched(task: CompileTask, shard: ShardInfo, changed_ns: tuple[int, ...]) -> bool:
-    """Same sizes and times as when it was written; with other times, as in a copied folder, the bytes decide."""
+    """Whether sizes and times are those of the write; with other times, as in a copied folder, compare the bytes."""
     root = shard_root(task, shard)
     pinned = ((shard.path, shard.size, shard.sha256), (shard.index, shard.index_size, shard.index_sha256))
     if any((root / path).stat().st_size != size for path, size, _ in pinned):
@@ -107,7 +107,7 @@ def _members(task: CompileTask, tools: Tools, outcome: _Outcome) -> Iterator[Mem
             raise DataError(
                 f"dataset {task.context.dataset}: memory ran out at {sources}; use fewer --workers"
             ) from None
-        except Exception as error:  # the fence: one bad sample never ends a build, and never goes unnoticed
+        except Exception as error:  # one bad sample neither ends a build nor is dropped without a reject
             outcome.rejects += reject_all(conversation, "internal_error", f"{type(error).__name__}: {error}")
 
 

@@ -1,13 +1,12 @@
-"""Which side of the train/eval split a conversation is on.
+"""Assign every conversation to a side of the train/eval split.
 
-Rule: no group (an image or a video) is ever on both sides. Groups that appear in one conversation hang together, so
-whole connected components move, over all datasets at once. A component's side depends on its smallest group id and the
-seed alone, so adding data elsewhere does not reshuffle it.
+Rule: no group (an image or a video) is ever on both sides. Groups in one conversation belong together, so the unit is a
+connected component, over all datasets at once. The side of a component depends only on its smallest group id and the
+seed, so it does not change when data is added elsewhere.
 
-Two cases need care. Where an official val or test record is part of a component, the component goes to eval with it.
-Multi-image datasets can tie almost everything into one giant component, though; a giant stays in train, only the groups
-that official eval records show are held out of it, and a record that shows groups of both sides is a conflict, which
-the compiler reports as a reject.
+Two special cases. A component with an official val or test record goes to eval. But multi-image datasets can connect
+nearly everything into one giant component: a giant stays in train, except for the groups in official eval records. Then
+a record that shows groups from both sides is a conflict, which becomes a reject.
 """
 
 from __future__ import annotations
@@ -18,7 +17,7 @@ import numpy.typing as npt
 from shards.format.manifest import SPLITS
 
 TRAIN, EVAL, CONFLICT = 0, 1, 2
-NAMES = SPLITS  # TRAIN and EVAL count in it
+NAMES = SPLITS  # TRAIN and EVAL are its indexes
 
 Hashes = npt.NDArray[np.uint64]
 Side = npt.NDArray[np.uint8]
@@ -35,9 +34,9 @@ def assign(
 ) -> Side:
     """The side of each of R conversations, uint8 [R].
 
-    groups: uint64 [N], group ids of all conversations one after the other. starts: int64 [R + 1], where each
+    groups: uint64 [N], concatenated group ids of all conversations. starts: int64 [R + 1], where each
     conversation's groups begin. own: uint64 [R], a hash of each conversation's identity, for those without groups.
-    official_eval: bool [R]. share: wanted share of groups in eval.
+    official_eval: bool [R]. share: of the groups, for eval.
     """
     counts = np.diff(starts)
     side = np.where((_chance(own, seed) < share) | official_eval, EVAL, TRAIN).astype(np.uint8)
@@ -61,9 +60,9 @@ def assign(
 
 
 def _components(size: int, index: npt.NDArray[np.int64], row: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
-    """For each group the smallest member of its connected component; groups of one row are connected.
+    """For each group, the smallest member of its connected component; groups of one row are connected.
 
-    Labels only ever fall, by the smallest label across an edge and by jumping to the label's own label, until nothing
+    Each pass lowers labels to the smallest label across an edge, and then to the label of that label, until nothing
     changes: a logarithmic number of vector passes.
     """
     label = np.arange(size, dtype=np.int64)

@@ -1,11 +1,11 @@
-"""A dataset's conversations between the adapter and the compiler: JSON lines and a mapped table of where they stand.
+"""A dataset's conversations between the adapter and the compiler: JSON lines, and a memory-mapped table of offsets.
 
-Rule: any conversation can be read alone, by number, so a task takes any subset and holds one at a time.
+Rule: any conversation can be read by its number, so a task reads any subset and holds one at a time.
 
-    records.jsonl   one conversation a line
-    table.arrow     offset, size, hash of the line; members (records it was made from); image names and stores;
-                    group hashes; whether its authors call it val or test
-    rejects.jsonl   what the adapter refused
+    records.jsonl   one conversation per line
+    table.arrow     offset, size, hash of the line; members (number of its records); image names and stores;
+                    group hashes; whether it is in an official val or test split
+    rejects.jsonl   the adapter's rejects
 """
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ _SCHEMA = pa.schema(
 
 
 def write_spool(folder: Path, dataset: str, stream: Iterable[Conversation | Reject]) -> dict[str, Any]:
-    """Consume an adapter's stream. Returns {"records", "conversations", "rejects": {reason: n}}."""
+    """Write the output of an adapter. Returns {"records", "conversations", "rejects": {reason: n}}."""
     rejects: Counter[str] = Counter()
     records = conversations = offset = 0
     rows: list[dict[str, Any]] = []
@@ -82,7 +82,7 @@ def write_spool(folder: Path, dataset: str, stream: Iterable[Conversation | Reje
 
 
 class Spool:
-    """An open spool; cheap to open in every worker."""
+    """A spool on disk, memory-mapped; cheap to open in every worker."""
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
@@ -103,18 +103,18 @@ class Spool:
         return np.asarray(self.table.column(name).to_numpy())
 
     def counts(self, name: str) -> npt.NDArray[np.int64]:
-        """How long each row's list is."""
+        """The length of each row's list."""
         return np.asarray(pc.list_value_length(self.table.column(name)).to_numpy()).astype(np.int64)
 
     def images(self, rows: npt.NDArray[np.int64]) -> Iterator[Image]:
-        """The images of some conversations, one after the other."""
+        """The images of some conversations, in order."""
         part = self.table.select(["images", "stores"]).take(rows)
         for names, stores in zip(part.column("images").to_pylist(), part.column("stores").to_pylist(), strict=True):
             for name, store in zip(names, stores, strict=True):
                 yield Image(name=name, store=None if store < 0 else store)
 
     def lists(self, name: str) -> tuple[npt.NDArray[Any], npt.NDArray[np.int64]]:
-        """A list column as its values one after the other, and where each row's begin (one entry more than rows)."""
+        """A list column: its concatenated values, and where each row's values begin (one entry more than rows)."""
         column = self.table.column(name)
         values = [np.asarray(chunk.flatten().to_numpy(zero_copy_only=False)) for chunk in column.chunks]
         counts = [np.diff(chunk.offsets.to_numpy()) for chunk in column.chunks]
@@ -123,13 +123,13 @@ class Spool:
 
 
 def reject_all(conversation: Conversation, reason: str, detail: str) -> Iterator[Reject]:
-    """A conversation that fails takes every record it was made from with it."""
+    """One reject for every record of a conversation that failed."""
     for source in conversation.sources:
         yield Reject(reason=reason, source=source, detail=detail)
 
 
 def reject_line(dataset: str, reject: Reject) -> bytes:
-    """One line of rejects.jsonl. Text that is not Unicode is shown escaped."""
+    """One line of rejects.jsonl. Text that is not Unicode is escaped."""
     fields = {"reason": reject.reason, "file": reject.source.file, "record": reject.source.record}
     safe = {key: value.encode("utf-8", "backslashreplace").decode() for key, value in fields.items()}
     detail = reject.detail[:500].encode("utf-8", "backslashreplace").decode()

@@ -1,7 +1,7 @@
-"""A compile task: what it reads, and the opened things it works with.
+"""A compile task: its input, and the open files and tokenizer that it works with.
 
-Rule: a task is plain data. It travels to any process that sees the same files, and `key` covers all that can change its
-result.
+Rule: a task is plain data. It can be sent to any process with access to the same files, and `key` covers everything
+that can change its result.
 """
 
 from __future__ import annotations
@@ -24,11 +24,11 @@ from shards import ShardInfo
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TaskContext:
-    """What all tasks of a dataset share."""
+    """The common input of all tasks of a dataset."""
 
     dataset: str
     build: Path
-    """The build folder, where finished shards may lie."""
+    """The build folder, where finished shards may be."""
     cache: Path
     spool: Path
     stores: tuple[Path, ...]
@@ -44,7 +44,7 @@ class TaskContext:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class CompileTask:
-    """Conversations `rows` (numbers in the dataset's spool) of one split, to become shard `number` of it."""
+    """Conversations `rows` (numbers in the dataset's spool) of one split, which become its shard `number`."""
 
     context: TaskContext
     split: str
@@ -54,23 +54,23 @@ class CompileTask:
 
     @property
     def marker(self) -> Path:
-        """Its result, there once the shard is whole."""
+        """The file of its result; it exists once the shard is complete."""
         return self.context.cache / "tasks" / f"{self.key[:32]}.json"
 
     @property
     def rejects(self) -> Path:
-        """What it refused, as lines of rejects.jsonl; there if it refused anything."""
+        """The file of its rejects, as lines of rejects.jsonl; it exists if there are any."""
         return self.marker.with_suffix(".rejects.jsonl")
 
     @property
     def staging(self) -> Path:
-        """Where its shard lies, under the path it will have in the build, until a manifest names it."""
+        """The folder of its shard until a manifest names it; below it, paths are those in the build."""
         return self.context.cache / "staged"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TaskResult:
-    """What became of a task. ids: tokens stored; changed_ns: when the shard's tar and index were last written."""
+    """The result of a task. ids: stored tokens; changed_ns: mtimes of the shard's tar and index."""
 
     shard: ShardInfo | None
     changed_ns: tuple[int, ...]
@@ -84,7 +84,7 @@ class TaskResult:
 
     @classmethod
     def from_json(cls, fields: Mapping[str, Any]) -> TaskResult:
-        """Raises KeyError or TypeError if the fields are not those of a result."""
+        """The inverse of `to_json`. Raises KeyError or TypeError if the fields are not those of a result."""
         shard = fields["shard"]
         found = {**fields, "shard": shard and ShardInfo(**shard), "changed_ns": tuple(fields["changed_ns"])}
         return cls(**found)
@@ -99,6 +99,6 @@ class Tools:
 
 @lru_cache(maxsize=4)
 def open_tools(context: TaskContext) -> Tools:
-    """Opened once in each worker process for each dataset."""
+    """Tokenizer, template and image stores; opened once per worker process and dataset."""
     chat = ChatTokenizer(Template(context.template_name, context.template), load_tokenizer(context.tokenizer))
     return Tools(chat, open_stores(context.stores, context.cache), Spool(context.spool))

@@ -1,1 +1,1 @@
-"""Looking at data: before a build, in a build, and how full its sequences will be."""
+"""Views of data: before a build, in a build, and how full its training sequences will be."""

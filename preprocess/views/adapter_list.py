@@ -1,4 +1,4 @@
-"""What can be read: the list of adapters, for people and for programs."""
+"""The list of adapters, for people and for programs."""
 
 from __future__ import annotations
 

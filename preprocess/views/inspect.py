@@ -1,7 +1,7 @@
 """Look at the samples of a build.
 
-Rule: what is shown comes from ids and labels alone, through the build's own tokenizer: it is what the model sees. So
-the words `<image>` in data are words; an image's placeholder is known by its id.
+Rule: the text comes only from ids and labels, through the build's own tokenizer, so it is what the model sees. The
+text `<image>` in data is plain text; only the id of the placeholder is an image.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ IMAGE = "bold cyan"
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Inspected:
-    """A sample with its text, in runs of (text, trained). placeholders: which runs stand for images."""
+    """A sample with its text, in runs of (text, trained). placeholders: the runs that are images."""
 
     sample: Sample
     dataset: str
@@ -99,7 +99,7 @@ def print_sample(inspected: Inspected) -> None:
     trained = int(np.count_nonzero(sample.labels != IGNORE))
     console.print(cell(f"  {len(sample.ids)} ids, {trained} trained"))
     if metadata.get("notes"):
-        console.print(cell(f"  changed on the way: {', '.join(metadata['notes'])}"))
+        console.print(cell(f"  notes: {', '.join(metadata['notes'])}"))
     console.print(coloured(inspected))
     console.print()
 
@@ -114,9 +114,9 @@ def coloured(inspected: Inspected) -> Text:
 
 
 def _runs(sample: Sample, tokenizer: TextTokenizer) -> tuple[tuple[tuple[str, bool], ...], frozenset[int]]:
-    """Text of neighbouring tokens that are all trained or all not, all image placeholders or none; and which are those.
+    """Runs of tokens that are all trained or all not, and all image placeholders or none; and the placeholder runs.
 
-    Prefixes are decoded and compared, because a tokenizer may drop a space at the start of what it decodes.
+    It decodes prefixes and compares them, because a tokenizer may drop a space at the start of a decoded text.
     """
     trained, image = sample.labels != IGNORE, sample.ids == tokenizer.image_id
     changes = (trained[1:] != trained[:-1]) | (image[1:] != image[:-1])

@@ -1,4 +1,4 @@
-"""How full training rows will be: packed by best fit, and padded for comparison."""
+"""How full training sequences will be: packed by best fit, and padded for comparison."""
 
 from __future__ import annotations
 

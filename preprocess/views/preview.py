@@ -1,6 +1,6 @@
-"""Look at the conversations a dataset would give, as text, before anything is built.
+"""Show the conversations of a dataset as text, before a build.
 
-Neither a tokenizer nor pictures are needed. What cannot become a sample is shown with its reason, like in a build.
+This needs neither a tokenizer nor images. A record that cannot become a sample is shown with its reason, as in a build.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ def print_rendered(adapter: str, root: Path, *, limit: int, template: str, setti
         root=inputs.root, annotations=inputs.annotations, images=inputs.images, options=dataset.all_options
     )
     for path in inputs.annotations:
-        stamp(path)  # a pipe or a device would be waited for
+        stamp(path)  # opening a pipe or a device would wait
     console = results()
     for item in islice(dataset.spec.read(request), limit):
         if isinstance(item, Reject):
@@ -75,7 +75,7 @@ def _print_conversation(console: Console, conversation: Conversation, template: 
     for number, image in enumerate(conversation.images, start=1):
         console.print(cell(f"  image {number}: {image.name}"))
     if conversation.notes:
-        console.print(cell(f"  changed on the way: {', '.join(conversation.notes)}"))
+        console.print(cell(f"  notes: {', '.join(conversation.notes)}"))
     text = Text()
     borders = [0, *(place for span in rendered.spans for place in span), len(rendered.text)]
     for number, (start, end) in enumerate(pairwise(borders)):

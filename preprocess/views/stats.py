@@ -1,4 +1,4 @@
-"""What is in a build, read from its indexes with polars: no shard is opened."""
+"""The content of a build in numbers, read from its indexes with polars: no shard is opened."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ _QUANTILES = (0.5, 0.9, 0.99)
 
 
 def build_stats(build: Build) -> list[dict[str, Any]]:
-    """One row a dataset and split. Lengths count text tokens + images x image_tokens.
+    """One row per dataset and split. Lengths count text tokens + images x image_tokens.
 
     Raises ShardError if an index cannot be read.
     """

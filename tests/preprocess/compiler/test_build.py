@@ -230,7 +230,7 @@ def test_every_kind_of_amount_gives_exact_draws(tmp_path: Path) -> None:
 def test_weights_on_a_dataset_without_train_samples_are_refused(tmp_path: Path) -> None:
     records = [chat_record(number, split="val") for number in range(4)]
     blend = chat_blend(tmp_path, records, dataset={"weight": 1.0}, total=10)
-    with pytest.raises(DataError, match="mine: the blend draws 10 samples of it, but it has no train sample"):
+    with pytest.raises(DataError, match="mine: the blend draws 10 samples from it, but it has no train samples"):
         build(blend)
 
 

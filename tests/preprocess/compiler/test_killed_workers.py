@@ -84,7 +84,7 @@ def test_a_killed_worker_ends_the_build_with_a_clear_line_and_nothing_is_lost(
     assert process.returncode == 1
     assert "Traceback" not in errors
     assert "error: a worker process died in task" in errors
-    assert "the same command goes on where this run stopped" in errors
+    assert "the same command resumes where this run stopped" in errors
     build(folder / "blend.yaml", out=folder / out, workers=2)
     assert files_of(folder / out) == whole
 
@@ -109,7 +109,7 @@ def test_ctrl_c_ends_with_code_1_and_no_traceback_and_the_same_command_goes_on(
     _, errors = process.communicate(timeout=LIMIT_S)
     assert process.returncode == 1
     assert "Traceback" not in errors, errors
-    assert "stopped; the same command goes on from here" in errors
+    assert "stopped; the same command resumes from here" in errors
     assert not (folder / out / "manifest.json").exists()
     build(folder / "blend.yaml", out=folder / out, workers=2)
     assert files_of(folder / out) == whole

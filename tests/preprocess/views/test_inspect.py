@@ -134,7 +134,7 @@ def test_a_preview_says_what_was_changed_on_the_way(tmp_path: Path, capsys: pyte
     record = chat_record(0)
     record["messages"].append({"role": "user", "content": "And then?"})
     render(write_chat(tmp_path, [record]))
-    assert "changed on the way: dangling_question" in capsys.readouterr().out
+    assert "notes: dangling_question" in capsys.readouterr().out
 
 
 def test_a_preview_needs_no_pictures(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -185,7 +185,7 @@ def test_below_the_table_stands_why_and_what_was_not_found(capsys: pytest.Captur
     print_report(report_of(one))
     lines = capsys.readouterr().out.splitlines()
     assert "llava: rejects: image_missing 2, too_long 1" in lines
-    assert "llava: changed on the way: dangling_question 3" in lines
+    assert "llava: notes: dangling_question 3" in lines
     assert "llava: not found: llava/complex_reasoning_77k.json" in lines
     assert one.to_json()["absent"] == ["llava/complex_reasoning_77k.json"]
 
