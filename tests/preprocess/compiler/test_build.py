@@ -308,7 +308,7 @@ def test_first_reads_only_so_many_records(tmp_path: Path) -> None:
 def test_an_output_path_that_is_a_file_is_refused(tmp_path: Path) -> None:
     blend = chat_blend(tmp_path, [chat_record(0)])
     (tmp_path / "taken").write_text("x")
-    with pytest.raises(ConfigError, match="is a file; wanted a folder"):
+    with pytest.raises(ConfigError, match="is a file; expected a folder"):
         build(blend, out=tmp_path / "taken")
 
 
