@@ -32,20 +32,18 @@ def collate(
         start = 0
         for segment, sample in enumerate(row, start=1):
             expansion = expand(sample.ids, image_id=image_id, image_tokens=image_tokens)
-            image_starts = expansion.image_starts.tolist()
-            if len(image_starts) != len(sample.images):
+            if len(expansion.image_starts) != len(sample.images):
                 raise ShardError(
-                    f"{sample.where} has {len(image_starts)} placeholders and {len(sample.images)} images; see "
-                    "dsvl-prep verify"
+                    f"{sample.where} has {len(expansion.image_starts)} placeholders and {len(sample.images)} images; "
+                    "see dsvl-prep verify"
                 )
-            expanded = expansion.apply(sample.ids)
-            end = start + len(expanded)
-            ids[start:end] = expanded
-            labels[start:end] = expansion.apply(np.where(expansion.is_image, IGNORE, sample.labels))
+            end = start + expansion.length
+            expansion.write(sample.ids, ids[start:end], image_value=image_id)
+            expansion.write(sample.labels, labels[start:end], image_value=IGNORE)
             labels[start] = IGNORE
             positions[start:end] = ascending[: end - start]
             segments[start:end] = segment
-            slots += [(number, start + image_start) for image_start in image_starts]
+            slots += [(number, start + image_start) for image_start in expansion.image_starts]
             start = end
     if slots:
         out.image_slots[:] = slots

@@ -1,4 +1,4 @@
-"""Placeholders of images, one token each in a sample, expanded to the positions that an image takes."""
+"""Placeholders of images, one token each in a sample, expanded to the tokens that an image takes."""
 
 from __future__ import annotations
 
@@ -11,25 +11,34 @@ import numpy.typing as npt
 
 @dataclass(frozen=True, slots=True)
 class Expansion:
-    """How ids [S] become [T]: each placeholder `image_tokens` times, every other token once."""
+    """How S tokens with placeholders become T tokens with expanded images."""
 
-    is_image: npt.NDArray[np.bool_]
-    """[S]: which tokens are placeholders"""
-    repeats: npt.NDArray[np.int64]
-    """[S]: positions that each token takes"""
+    length: int
+    """T"""
+    text: tuple[tuple[slice, slice], ...]
+    """Runs of text: where they are in the S tokens, and where in the T tokens"""
+    image_starts: tuple[int, ...]
+    """First token of each image in the T tokens"""
 
-    @property
-    def image_starts(self) -> npt.NDArray[np.int64]:
-        """[N]: the first position of each image."""
-        starts: npt.NDArray[np.int64] = (np.cumsum(self.repeats) - self.repeats)[self.is_image]
-        return starts
-
-    def apply(self, values: npt.NDArray[Any]) -> npt.NDArray[Any]:
-        """Values [S] of the tokens as values [T] of the positions."""
-        return np.repeat(values, self.repeats)
+    def write(self, values: npt.NDArray[Any], out: npt.NDArray[Any], *, image_value: int) -> None:
+        """Write one value per token, [S], to `out` [T]; all tokens of images get `image_value`."""
+        if self.image_starts:
+            out.fill(image_value)
+        for source, target in self.text:
+            out[target] = values[source]
 
 
 def expand(ids: npt.NDArray[Any], *, image_id: int, image_tokens: int) -> Expansion:
-    """The expansion of a sample's or a prompt's ids [S]."""
-    is_image = ids == image_id
-    return Expansion(is_image, np.where(is_image, image_tokens, 1))
+    """The expansion of ids [S] in which each `image_id` stands for an image of `image_tokens` tokens."""
+    text: list[tuple[slice, slice]] = []
+    image_starts: list[int] = []
+    source = target = 0
+    for placeholder in (*np.flatnonzero(ids == image_id).tolist(), len(ids)):
+        end = target + placeholder - source
+        if end > target:
+            text.append((slice(source, placeholder), slice(target, end)))
+        if placeholder < len(ids):
+            image_starts.append(end)
+            end += image_tokens
+        source, target = placeholder + 1, end
+    return Expansion(target, tuple(text), tuple(image_starts))

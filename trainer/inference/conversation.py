@@ -94,7 +94,9 @@ def expand_images(
     """Ids with `image_tokens` positions for each placeholder, and the first position of each image."""
     ids = np.asarray(ids, dtype=np.int64)
     expansion = expand(ids, image_id=image_id, image_tokens=image_tokens)
-    return expansion.apply(ids), tuple(expansion.image_starts.tolist())
+    expanded = np.empty(expansion.length, dtype=np.int64)
+    expansion.write(ids, expanded, image_value=image_id)
+    return expanded, expansion.image_starts
 
 
 def stack(pixels: Sequence[torch.Tensor], image_size: int) -> torch.Tensor:
