@@ -15,7 +15,7 @@ from shards.errors import ImageError, LocationError, ShardError
 from shards.format.manifest import Manifest
 from shards.format.shard import Sample, Shard
 from shards.format.shard_info import ShardInfo
-from shards.format.split import Split
+from shards.format.split import SplitSamples
 from shards.format.writer import ShardWriter
 from shards.storage.cache import Cache
 from shards.verify import Verified, verify
@@ -32,7 +32,7 @@ __all__ = [
     "ShardError",
     "ShardInfo",
     "ShardWriter",
-    "Split",
+    "SplitSamples",
     "Verified",
     "open",
     "verify",

@@ -14,8 +14,8 @@ from pathlib import Path
 from shards.errors import ShardError
 from shards.format.manifest import NAME, SPLITS, Manifest, read_manifest
 from shards.format.shard import Shard
-from shards.format.split import Split
-from shards.sampling.order import Order, Source
+from shards.format.split import SplitSamples
+from shards.sampling.order import Draws, Order
 from shards.storage.cache import Cache
 from shards.storage.store import Store, open_store
 
@@ -49,7 +49,7 @@ class Build:
         """Samples of all splits."""
         return sum(len(self[split]) for split in self.splits)
 
-    def __getitem__(self, split: str) -> Split:
+    def __getitem__(self, split: str) -> SplitSamples:
         """Raises ShardError for an unknown split."""
         if split not in self.splits:
             raise ShardError(f"{self.store.location}: no split {split!r}; it has {', '.join(self.splits)}")
@@ -74,21 +74,21 @@ class Build:
         window: see Order. Raises ShardError if there is nothing to draw.
         """
         seed = operator.index(seed)  # numpy's numbers are written otherwise, and the key is made of text
-        sources = []
+        drawn = []
         for name, size in self[split].sizes.items():
             dataset = self.manifest.datasets[name]
-            draws = dataset.draws if split == "train" else size
-            sources.append(Source(name, tuple(dataset.shards[split].samples), draws))
-        if not any(source.draws for source in sources):
+            count = dataset.draws if split == "train" else size
+            drawn.append(Draws(name, tuple(dataset.shards[split].samples), count))
+        if not any(draws.count for draws in drawn):
             raise ShardError(f"{self.store.location}: nothing to draw from the split {split}; see dsvl-prep stats")
-        return Order(sources, key=(self.manifest.hash, seed), window=window)
+        return Order(drawn, key=(self.manifest.hash, seed), window=window)
 
     def __reduce__(self) -> tuple[type[Build], tuple[Store]]:
         return Build, (self.store,)
 
-    def _open_split(self, split: str) -> Split:
+    def _open_split(self, split: str) -> SplitSamples:
         datasets = {name: dataset.shards[split] for name, dataset in self.manifest.datasets.items()}
-        return Split(self.store, split, datasets, self.manifest.hash)
+        return SplitSamples(self.store, split, datasets, self.manifest.hash)
 
 
 def open_build(location: str | Path, *, cache: Cache | None = None) -> Build:

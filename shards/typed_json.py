@@ -114,12 +114,12 @@ def _record(kind: Any) -> _Convert:
 
     def convert(value: Any, path: str) -> Any:
         _checked(isinstance(value, Mapping), value, path, kind)
-        found = {} if whole is None else {whole: value}
+        values = {} if whole is None else {whole: value}
         for name, (hint, convert_field) in converters.items():
             where = f"{path}.{name}" if path else name
             _checked(name in value, _MISSING, where, hint)
-            found[name] = convert_field(value[name], where)
-        return kind(**found)
+            values[name] = convert_field(value[name], where)
+        return kind(**values)
 
     return convert
 
@@ -139,7 +139,7 @@ def _list(kind: Any, item: Any) -> _Convert:
 
     def convert_all(value: Any, path: str) -> Any:
         _checked(isinstance(value, list | tuple), value, path, kind)
-        return tuple(convert(one, f"{path}.{number}") for number, one in enumerate(value))
+        return tuple(convert(element, f"{path}.{number}") for number, element in enumerate(value))
 
     return convert_all
 

@@ -55,14 +55,14 @@ class Upload:
 def check_target(store: RemoteStore) -> None:
     """Raises LocationError for a missing bucket or a folder with other files, ShardError if it cannot be listed."""
     try:
-        found = _entries(store)
+        names = _entries(store)
     except NetworkError as error:
         raise ShardError(f"{store.location}: {error}") from error
     except FileNotFoundError:
         raise LocationError(f"{store.location}: there is no such bucket; make it, or mend the URL") from None
-    if NAME in found and is_build(_read(store, NAME) or b""):
+    if NAME in names and is_build(_read(store, NAME) or b""):
         return
-    foreign = found - _OURS or (found & {NAME}) or (found if "shards" not in found else set())
+    foreign = names - _OURS or (names & {NAME}) or (names if "shards" not in names else set())
     if foreign:
         raise LocationError(
             f"{store.location}: holds other files, such as {min(foreign)}, which a build would mix with its own; "
@@ -146,8 +146,8 @@ def _same(store: RemoteStore, path: str, sha256: str) -> bool:
     """Whether the file there has this content; it is read, since its name says nothing of it."""
     digest = hashlib.sha256()
     try:
-        for part in store.stream(path):
-            digest.update(part)
+        for piece in store.stream(path):
+            digest.update(piece)
     except FileNotFoundError:
         return False
     except NetworkError as error:

@@ -43,42 +43,44 @@ class Verified:
 def verify(build: Build, *, progress: Callable[[int], None] = lambda size_bytes: None) -> Verified:
     """Read all files once. Raises ShardError only if the manifest itself cannot be used."""
     manifest, store = build.manifest, build.store
-    found = Verified(shards=0, samples=0, images=0, size_bytes=0, problems=[])
+    result = Verified(shards=0, samples=0, images=0, size_bytes=0, problems=[])
     if not is_canonical(store.read(NAME)):
-        found.problems.append(f"{store.name(NAME)}: says the right things in other bytes; it was edited or damaged")
+        result.problems.append(f"{store.name(NAME)}: says the right things in other bytes; it was edited or damaged")
     pinned = {NAME}
     for path, digest in manifest.files.items():
         pinned.add(path)
-        _check_digest(store, path, None, digest, found, progress)
+        _check_digest(store, path, None, digest, result, progress)
     sound_shards: list[tuple[str, Shard]] = []
     for dataset, split, info in manifest.shards():
         pinned |= {info.path, info.index}
-        sound = _check_digest(store, info.path, info.size, info.sha256, found, progress)
-        sound &= _check_digest(store, info.index, info.index_size, info.index_sha256, found, progress)
+        sound = _check_digest(store, info.path, info.size, info.sha256, result, progress)
+        sound &= _check_digest(store, info.index, info.index_size, info.index_sha256, result, progress)
         if sound:
             try:
                 shard = Shard(store, info)
                 _check_index(shard)
-                found.problems += _check_shard(shard, manifest, dataset, split)
+                result.problems += _check_shard(shard, manifest, dataset, split)
                 shard.forget_index()
                 shard.close_tar()
                 sound_shards.append((split, shard))
             except ShardError as error:
-                found.problems.append(str(error))
-        found.shards += 1
-        found.samples += info.samples
-        found.images += info.images
-    found.problems += _check_unique(sound_shards)
-    found.problems += _check_split(sound_shards)
-    found.notes += _shared_pictures(sound_shards)
+                result.problems.append(str(error))
+        result.shards += 1
+        result.samples += info.samples
+        result.images += info.images
+    result.problems += _check_unique(sound_shards)
+    result.problems += _check_split(sound_shards)
+    result.notes += _shared_images(sound_shards)
     for path in (path for folder in _OURS for path in store.files(folder)):
         if path not in pinned and not _is_a_guests(path, pinned):
-            found.problems.append(f"{store.name(path)}: lies in the build but the manifest does not name it; remove it")
-    return found
+            result.problems.append(
+                f"{store.name(path)}: lies in the build but the manifest does not name it; remove it"
+            )
+    return result
 
 
 def _broken_promises(
-    sample: Sample, row: Mapping[str, Any], manifest: Manifest, dataset: str, split: str
+    sample: Sample, entry: Mapping[str, Any], manifest: Manifest, dataset: str, split: str
 ) -> Iterator[str]:
     """What the manifest and the index promise of every sample and this one does not keep."""
     image_id, limits = manifest.tokenizer.image_id, manifest.config.limits
@@ -94,7 +96,7 @@ def _broken_promises(
         "a label is neither the token's id nor -100": bool(np.all(sample.labels[trained] == sample.ids[trained])),
         "nothing in it is trained": bool(trained.any()),
         "an image placeholder is trained": image_id not in sample.labels,
-        "its trained tokens are not as many as the index says": row["trained_tokens"] == int(trained.sum()),
+        "its trained tokens are not as many as the index says": entry["trained_tokens"] == int(trained.sum()),
         "an id lies outside the vocabulary": bool(np.all(in_vocabulary)),
         f"its length {length} is over limits.max_length": length <= limits.max_length,
         "it has more images than limits.max_images": num_images <= limits.max_images,
@@ -109,25 +111,25 @@ def _is_a_guests(path: str, pinned: set[str]) -> bool:
 
 
 def _check_digest(
-    store: Store, path: str, size: int | None, digest: str, found: Verified, progress: Callable[[int], None]
+    store: Store, path: str, size: int | None, digest: str, result: Verified, progress: Callable[[int], None]
 ) -> bool:
     sha256 = hashlib.sha256()
     read = 0
     where = store.name(path)
     try:
-        for part in store.stream(path):
-            sha256.update(part)
-            read += len(part)
-            progress(len(part))
+        for piece in store.stream(path):
+            sha256.update(piece)
+            read += len(piece)
+            progress(len(piece))
     except OSError as error:
-        found.problems.append(f"{where}: cannot be read ({error.strerror or error})")
+        result.problems.append(f"{where}: cannot be read ({error.strerror or error})")
         return False
-    found.size_bytes += read
+    result.size_bytes += read
     if size is not None and read != size:
-        found.problems.append(f"{where}: has {read} bytes, the manifest says {size}")
+        result.problems.append(f"{where}: has {read} bytes, the manifest says {size}")
         return False
     if sha256.hexdigest() != digest:
-        found.problems.append(f"{where}: sha256 is {sha256.hexdigest()[:12]}, the manifest says {digest[:12]}")
+        result.problems.append(f"{where}: sha256 is {sha256.hexdigest()[:12]}, the manifest says {digest[:12]}")
         return False
     return True
 
@@ -146,20 +148,20 @@ def _check_shard(shard: Shard, manifest: Manifest, dataset: str, split: str) -> 
     members: list[tuple[str, int]] = []
     end = 0
     try:
-        for row, at in enumerate(shard.index.table.to_pylist()):
-            sample = shard[row]
-            if at["offset"] != end:
-                problems.append(f"{shard.name}: sample {sample.key} starts at byte {at['offset']}, wanted {end}")
-            end = at["offset"] + at["size"]
+        for number, entry in enumerate(shard.index.table.to_pylist()):
+            sample = shard[number]
+            if entry["offset"] != end:
+                problems.append(f"{shard.name}: sample {sample.key} starts at byte {entry['offset']}, expected {end}")
+            end = entry["offset"] + entry["size"]
             problems += [
                 f"{shard.name}: sample {sample.key}: {text}"
-                for text in _broken_promises(sample, at, manifest, dataset, split)
+                for text in _broken_promises(sample, entry, manifest, dataset, split)
             ]
-            _, region, contents = shard.region(row)
-            check_headers(sample.key, region, at["member_offsets"], at["member_sizes"])
-            if [xxhash.xxh3_64_intdigest(content) for content in contents] != at["member_checksums"]:
+            _, region, contents = shard.region(number)
+            check_headers(sample.key, region, entry["member_offsets"], entry["member_sizes"])
+            if [xxhash.xxh3_64_intdigest(content) for content in contents] != entry["member_checksums"]:
                 problems.append(f"{shard.name}: sample {sample.key}: its members do not match the index's checksums")
-            members += [(sample.key, at["offset"] + start) for start in at["member_offsets"]]
+            members += [(sample.key, entry["offset"] + start) for start in entry["member_offsets"]]
         if end + len(END_OF_ARCHIVE) != shard.info.size:
             problems.append(f"{shard.name}: {shard.info.size} bytes, its samples end at {end}")
         with shard.file() as file, tarfile.open(fileobj=file, mode="r:") as tar:
@@ -189,9 +191,9 @@ def _check_unique(shards: Sequence[tuple[str, Shard]]) -> Iterator[str]:
     if not len(repeated):
         return
     for (_, shard), own in zip(shards, hashes, strict=True):
-        rows = np.flatnonzero(np.isin(own, repeated))
-        if len(rows):
-            yield f"{shard.name}: {len(rows)} keys stand elsewhere too, such as {shard.sample_keys()[rows[0]]}"
+        numbers = np.flatnonzero(np.isin(own, repeated))
+        if len(numbers):
+            yield f"{shard.name}: {len(numbers)} keys are elsewhere too, such as {shard.sample_keys()[numbers[0]]}"
 
 
 def _check_split(shards: Sequence[tuple[str, Shard]]) -> Iterator[str]:
@@ -207,28 +209,28 @@ def _check_split(shards: Sequence[tuple[str, Shard]]) -> Iterator[str]:
             yield f"{shard.name}: {len(shared)} groups are in eval too, such as {shared[0]}"
 
 
-def _shared_pictures(shards: Sequence[tuple[str, Shard]]) -> Iterator[str]:
-    """Pictures of eval whose very bytes are trained on too, under whatever name. Memory: 8 bytes for each of eval's."""
+def _shared_images(shards: Sequence[tuple[str, Shard]]) -> Iterator[str]:
+    """Images of eval whose very bytes are trained on too, under any name. Memory: 8 bytes for each image of eval."""
     held_out = np.unique(
-        np.concatenate([np.zeros(0, np.uint64), *(_pictures(shard)[0] for side, shard in shards if side == "eval")])
+        np.concatenate([np.zeros(0, np.uint64), *(_images(shard)[0] for side, shard in shards if side == "eval")])
     )
     trained = np.zeros(len(held_out), np.bool_)
     for side, shard in shards:
         if side == "train":
-            trained |= np.isin(held_out, _pictures(shard)[0])
+            trained |= np.isin(held_out, _images(shard)[0])
     for side, shard in shards:
         if side == "eval":
-            checksums, rows = _pictures(shard)
+            checksums, numbers = _images(shard)
             shared = np.isin(checksums, held_out[trained])
             if shared.any():
-                count, key = len(np.unique(checksums[shared])), shard.sample_keys()[rows[shared][0]]
-                yield f"{shard.name}: pictures that are in train too, byte for byte: {count}, such as in sample {key}"
+                count, key = len(np.unique(checksums[shared])), shard.sample_keys()[numbers[shared][0]]
+                yield f"{shard.name}: images that are in train too, byte for byte: {count}, such as in sample {key}"
 
 
-def _pictures(shard: Shard) -> tuple[npt.NDArray[np.uint64], npt.NDArray[np.int64]]:
-    """The checksum of every picture in a shard, and its sample's row. A sample's first two members are no pictures."""
+def _images(shard: Shard) -> tuple[npt.NDArray[np.uint64], npt.NDArray[np.int64]]:
+    """The checksum of every image in a shard, and its sample's number. A sample's first two members are not images."""
     members = shard.index.table.column("member_checksums").combine_chunks()
     checksums = pc.list_flatten(members).to_numpy(zero_copy_only=False).astype(np.uint64, copy=False)
-    rows = pc.list_parent_indices(members).to_numpy(zero_copy_only=False)
-    pictures = np.arange(len(rows)) - np.searchsorted(rows, rows) >= 2
-    return checksums[pictures], rows[pictures]
+    numbers = pc.list_parent_indices(members).to_numpy(zero_copy_only=False)
+    is_image = np.arange(len(numbers)) - np.searchsorted(numbers, numbers) >= 2
+    return checksums[is_image], numbers[is_image]

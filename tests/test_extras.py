@@ -276,7 +276,7 @@ def test_the_train_extra_loads_batches_trains_exports_chats_and_measures(
         from shards.loader import Loader
 
         loader = Loader(shards.open(sys.argv[1]), batch_size=1, max_length=1024, seed=1, workers=1, epochs=1)
-        print(sum(len(batch.samples[0]) for batch in loader), loader.state_dict()["position"])
+        print(sum(len(batch.samples[0]) for batch in loader), loader.state_dict()["cursor"])
     """
     assert succeed(venvs("train").run("python", "-c", textwrap.dedent(code), built, cwd=user_folder)).split()[0] == "8"
     config = yaml.safe_load(train("config"))

@@ -18,7 +18,7 @@ from dst.common.progress import Progress, Silent
 from preprocess.adapters.base import Request
 from preprocess.blend.config import Blend, Inputs
 from preprocess.blend.resolve import Prepared, prepare
-from preprocess.compiler.commit import CACHE, Work, finish, sweep_partials
+from preprocess.compiler.commit import CACHE, StageResults, finish, sweep_partials
 from preprocess.compiler.engines import ENGINES
 from preprocess.compiler.ingest import Ingested, finished, ingest_task, run_ingest
 from preprocess.compiler.plan import assign_splits, make_context, plan_tasks
@@ -86,7 +86,7 @@ def build_and_publish(
         for task, result in zip(tasks, results, strict=True):
             reports[task.context.dataset].add(task.split, result)
         report = BuildReport(path=folder, datasets=reports, reused_tasks=run.reused, built_tasks=run.built)
-        finish(folder, prepared, report, Work(spools=spools, sides=sides, tasks=tasks, results=results))
+        finish(folder, prepared, report, StageResults(spools=spools, sides=sides, tasks=tasks, results=results))
         return report, publish(folder, store, progress) if store else None
 
 

@@ -40,7 +40,7 @@ _OUR_SHARD = re.compile(rf"(?:{'|'.join(NAMES)})-\d{{5,}}-[0-9a-f]{{8}}\.(?:tar|
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Work:
+class StageResults:
     """What the earlier stages made: by dataset, and each task with its result."""
 
     spools: Mapping[str, Spool]
@@ -54,7 +54,7 @@ class Work:
                 yield task, result.shard
 
 
-def finish(folder: Path, prepared: Prepared, report: BuildReport, work: Work) -> None:
+def finish(folder: Path, prepared: Prepared, report: BuildReport, work: StageResults) -> None:
     """Raises DataError, without a change to the build, for a dataset with too many rejects or without samples."""
     for dataset in report.datasets.values():
         assert dataset.records == dataset.members + sum(dataset.rejects.values()), dataset
@@ -86,7 +86,7 @@ def sweep_partials(folder: Path) -> None:
         shutil.rmtree(path) if path.is_dir() else path.unlink(missing_ok=True)
 
 
-def _reject_lines(work: Work) -> Iterator[bytes]:
+def _reject_lines(work: StageResults) -> Iterator[bytes]:
     """For each dataset: the rejects of the adapter, of the split, and of the compiler."""
     for name, spool in work.spools.items():
         with (spool.folder / REJECTS).open("rb") as file:
@@ -122,7 +122,7 @@ def _check_rejects(folder: Path, prepared: Prepared, report: BuildReport, reject
         raise DataError("\n".join([*problems, f"see {kept}; fix the data or raise the limit; finished work is kept"]))
 
 
-def _manifest(prepared: Prepared, report: BuildReport, work: Work, files: Mapping[str, Path]) -> Manifest:
+def _manifest(prepared: Prepared, report: BuildReport, work: StageResults, files: Mapping[str, Path]) -> Manifest:
     shards: dict[str, dict[str, list[ShardInfo]]] = {name: {split: [] for split in NAMES} for name in report.datasets}
     for task, shard in work.shards():
         shards[task.context.dataset][task.split].append(shard)
@@ -175,7 +175,7 @@ def _dataset_info(
     )
 
 
-def _publish(folder: Path, manifest: Manifest, files: Mapping[str, Path], work: Work) -> None:
+def _publish(folder: Path, manifest: Manifest, files: Mapping[str, Path], work: StageResults) -> None:
     changed = [name for name, path in files.items() if not _same(folder / name, path)]
     if changed:
         (folder / MANIFEST).unlink(missing_ok=True)
@@ -198,7 +198,7 @@ def _same(path: Path, other: Path) -> bool:
     return path.is_file() and path.stat().st_size == other.stat().st_size and file_sha256(path) == file_sha256(other)
 
 
-def _sweep(folder: Path, prepared: Prepared, work: Work) -> None:
+def _sweep(folder: Path, prepared: Prepared, work: StageResults) -> None:
     """Remove our own files that belong to nothing of this build: shards, cached results, indexes of archives."""
     cache = folder / CACHE
     keep = {folder / path for _, shard in work.shards() for path in (shard.path, shard.index, f"{shard.path}.idx")}

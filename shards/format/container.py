@@ -89,16 +89,16 @@ def members(key: str, region: bytes, starts: Sequence[int], sizes: Sequence[int]
         raise ValueError(f"the index has {len(starts)} member offsets and {len(sizes)} member sizes")
     names = [f"{name}\0" for name in member_names(key, ())]
     names += [f"{key}.{number}." for number in range(len(starts) - 2)]
-    end, found, view = 0, [], memoryview(region)
+    end, contents, view = 0, [], memoryview(region)
     for number, (name, start, size) in enumerate(zip(names, starts, sizes, strict=True)):
         written = region.startswith(name.encode(), end) and region[end + 124 : end + 135] == b"%011o" % size
         if start != end + BLOCK or not written:
             raise ValueError(f"its member {number} is not where the index says, or not written as the format says")
-        found.append(view[start : start + size])
+        contents.append(view[start : start + size])
         end = start + size + -size % BLOCK
     if end != len(region):
         raise ValueError(f"its members fill {end} bytes of {len(region)}")
-    return found
+    return contents
 
 
 def check_headers(key: str, region: bytes, starts: Sequence[int], sizes: Sequence[int]) -> None:

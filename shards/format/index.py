@@ -1,4 +1,4 @@
-"""The index beside every shard: an Arrow IPC file with one row a sample, memory-mapped, never loaded.
+"""The index beside every shard: an Arrow IPC file with one entry for each sample, memory-mapped, never loaded.
 
 Columns (FORMAT.md is normative):
     key               string
@@ -42,14 +42,14 @@ SCHEMA: Mapping[str, pa.DataType] = {
 
 
 @dataclass(slots=True)
-class IndexRows:
+class IndexWriter:
     """The index of a shard that is being written, column by column."""
 
     columns: dict[str, list[Any]] = field(default_factory=lambda: {name: [] for name in SCHEMA})
 
-    def add(self, **row: Any) -> None:
+    def add(self, **entry: Any) -> None:
         for name, values in self.columns.items():
-            values.append(row[name])
+            values.append(entry[name])
 
     def __len__(self) -> int:
         return len(self.columns["key"])
@@ -63,7 +63,7 @@ class IndexRows:
         frame.write_ipc(path, compression="uncompressed", compat_level=pl.CompatLevel.oldest())
 
 
-class Row(NamedTuple):
+class IndexEntry(NamedTuple):
     """Where a sample lies in its shard and what it holds; offsets and sizes in bytes."""
 
     key: str
@@ -77,8 +77,8 @@ class Row(NamedTuple):
     member_sizes: list[int]
 
 
-class Index:
-    """A mapped index. A row is read from its own few bytes, so the time for it does not grow with the index."""
+class ShardIndex:
+    """A mapped index. An entry is read from its own few bytes, so the time for it does not grow with the index."""
 
     def __init__(self, table: pa.Table, buffer: Any = b"") -> None:
         """buffer: the whole mapped file. Raises ValueError or an Arrow error if a column has holes or does not fit."""
@@ -103,23 +103,23 @@ class Index:
     def __len__(self) -> int:
         return int(self.table.num_rows)
 
-    def row(self, number: int) -> Row:
+    def entry(self, number: int) -> IndexEntry:
         """What the index says of a sample, without its groups. Raises ValueError where damaged bytes point nowhere."""
         start, end = self._key_ends[number], self._key_ends[number + 1]
         if not 0 <= start <= end <= len(self._key_text):
-            raise ValueError(f"the key of row {number} lies outside its column")
+            raise ValueError(f"the key of entry {number} lies outside its column")
         key = bytes(self._key_text[start:end]).decode()
         offset, size, checksum, text_tokens, trained_tokens, images = [column[number] for column in self._scalars]
-        starts, sizes = [_cut(ends, values, number) for ends, values in self._lists]
-        return Row(key, offset, size, checksum, text_tokens, trained_tokens, images, starts, sizes)
+        starts, sizes = [_list_at(ends, values, number) for ends, values in self._lists]
+        return IndexEntry(key, offset, size, checksum, text_tokens, trained_tokens, images, starts, sizes)
 
     def _chunk(self, name: str) -> Any:
         column = self.table.column(name)
         return column.chunk(0) if column.num_chunks == 1 else column.combine_chunks()
 
     def _numbers(self, name: str) -> npt.NDArray[Any]:
-        found: npt.NDArray[Any] = self._chunk(name).to_numpy()
-        return found
+        numbers: npt.NDArray[Any] = self._chunk(name).to_numpy()
+        return numbers
 
     def _list(self, name: str) -> tuple[memoryview, memoryview]:
         """Where each list ends in the values, after a 0, and the values of all."""
@@ -129,15 +129,15 @@ class Index:
         return column.offsets.to_numpy().data, column.values.to_numpy().data
 
 
-def _cut(ends: memoryview, values: memoryview, number: int) -> list[int]:
+def _list_at(ends: memoryview, values: memoryview, number: int) -> list[int]:
     start, end = ends[number], ends[number + 1]
     if not 0 <= start <= end <= len(values):
-        raise ValueError(f"a list of row {number} lies outside its column")
-    found: list[int] = values[start:end].tolist()
-    return found
+        raise ValueError(f"a list of entry {number} lies outside its column")
+    items: list[int] = values[start:end].tolist()
+    return items
 
 
-def open_index(path: Path) -> Index:
+def open_index(path: Path) -> ShardIndex:
     """The mapped index. Raises ShardError if it is missing, damaged, or has other columns."""
     try:
         with pa.memory_map(str(path)) as source:
@@ -145,9 +145,9 @@ def open_index(path: Path) -> Index:
         table = pa.ipc.open_file(pa.BufferReader(buffer)).read_all()
         got = list(zip(table.schema.names, table.schema.types, strict=True))
         if got == list(SCHEMA.items()):
-            return Index(table, buffer)
+            return ShardIndex(table, buffer)
     except (OSError, ValueError, pa.ArrowException) as error:
         raise ShardError(f"{path}: the index cannot be read ({error})") from None
-    found = ", ".join(f"{name} {kind}" for name, kind in got)
-    wanted = ", ".join(f"{name} {kind}" for name, kind in SCHEMA.items())
-    raise ShardError(f"{path}: the index has columns {found}; wanted {wanted}")
+    columns = ", ".join(f"{name} {kind}" for name, kind in got)
+    expected = ", ".join(f"{name} {kind}" for name, kind in SCHEMA.items())
+    raise ShardError(f"{path}: the index has columns {columns}; expected {expected}")

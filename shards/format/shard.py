@@ -25,12 +25,12 @@ import xxhash
 
 from shards.errors import ShardError
 from shards.format.container import END_OF_ARCHIVE, decode_tokens, members
-from shards.format.index import Row, open_index
+from shards.format.index import IndexEntry, open_index
 from shards.format.shard_info import ShardInfo
 from shards.storage.store import Store
 
 WHOLE_INDEX_BYTES = 16 << 20
-"""Up to this size (100,000 samples) an index is compared with its digest; a bigger one row by row, as rows are used."""
+"""Up to this size (100,000 samples) an index is compared with its digest; a larger one entry by entry, when used."""
 
 _DONTNEED = 4  # MADV_DONTNEED, the same number on Linux and macOS
 _OPENS = 3
@@ -59,14 +59,14 @@ class Sample:
     def metadata(self) -> dict[str, Any]:
         """What FORMAT.md lists: id, dataset, sources, images. Raises ShardError if it is no JSON object."""
         try:
-            found = orjson.loads(self._metadata)
+            metadata = orjson.loads(self._metadata)
         except ValueError as error:
             raise ShardError(f"{self._shard}: the metadata of sample {self.key} cannot be read: {error}") from None
-        if not isinstance(found, dict):
+        if not isinstance(metadata, dict):
             raise ShardError(
-                f"{self._shard}: the metadata of sample {self.key} is {type(found).__name__}; wanted a dict"
+                f"{self._shard}: the metadata of sample {self.key} is {type(metadata).__name__}; expected an object"
             )
-        return found
+        return metadata
 
     @property
     def where(self) -> str:
@@ -90,8 +90,8 @@ class Shard:
         self._index_path, self.index = self._opened(info.index, info.index_size, info.index_sha256, open_index)
         if len(self.index) != info.samples:
             raise ShardError(
-                f"{self._index_name}: has {len(self.index)} rows, the manifest says {info.samples}; it is the index of "
-                "another shard"
+                f"{self._index_name}: has {len(self.index)} entries, the manifest says {info.samples}; it is the index "
+                "of another shard"
             )
 
     def __len__(self) -> int:
@@ -109,7 +109,7 @@ class Shard:
     def check_index(self) -> None:
         """Compare the index with the manifest's digest. Raises ShardError.
 
-        Done before the first sample is read, and no earlier: to pack rows, lengths are looked up in thousands of
+        Done before the first sample is read, and no earlier: to pack sequences, lengths are looked up in thousands of
         shards, and each sample is compared with its length anyway.
         """
         if self.info.index_size <= WHOLE_INDEX_BYTES:
@@ -128,29 +128,29 @@ class Shard:
             keys.validate(full=True)
         except (ValueError, pa.ArrowException) as error:
             raise self._index_error(str(error)) from None
-        found: list[str] = keys.column("key").to_pylist()
-        return found
+        names: list[str] = keys.column("key").to_pylist()
+        return names
 
-    def region(self, row: int) -> tuple[str, bytes, list[memoryview]]:
+    def region(self, number: int) -> tuple[str, bytes, list[memoryview]]:
         """Key, all bytes of the sample, and the contents of its members, checked against the index.
 
-        Raises ShardError for damage in the sample or in its row of the index, IndexError for a row that is not there.
+        Raises ShardError for damage in the sample or in its entry of the index, IndexError for an unknown sample.
         """
-        at = self._row(row)
-        region = self._read(at)
-        return at.key, region, self._members(at, region)
+        entry = self._entry(number)
+        region = self._read(entry)
+        return entry.key, region, self._members(entry, region)
 
-    def __getitem__(self, row: int) -> Sample:
-        at = self._row(row)
-        contents = self._members(at, self._read(at))
+    def __getitem__(self, number: int) -> Sample:
+        entry = self._entry(number)
+        contents = self._members(entry, self._read(entry))
         num_images = len(contents) - 2
-        if num_images != at.images:
-            raise ShardError(f"{self.name}: sample {at.key} has {num_images} images, its index says {at.images}")
+        if num_images != entry.images:
+            raise ShardError(f"{self.name}: sample {entry.key} has {num_images} images, its index says {entry.images}")
         try:
-            tokens = decode_tokens(contents[1], at.text_tokens + num_images)
+            tokens = decode_tokens(contents[1], entry.text_tokens + num_images)
         except ValueError as error:
-            raise ShardError(f"{self.name}: the tokens of sample {at.key} cannot be read: {error}") from None
-        return Sample(self.name, at.key, contents[0], tokens, contents[2:])
+            raise ShardError(f"{self.name}: the tokens of sample {entry.key} cannot be read: {error}") from None
+        return Sample(self.name, entry.key, contents[0], tokens, contents[2:])
 
     def close_tar(self) -> None:
         """It is opened again when a sample is read."""
@@ -168,15 +168,15 @@ class Shard:
     def _open_tar(self) -> _File:
         if self._path is None:
             self.check_index()
-        self._path, found = self._opened(self.info.path, self.info.size, self.info.sha256, self._open)
+        self._path, tar = self._opened(self.info.path, self.info.size, self.info.sha256, self._open)
         try:
-            end = found.read(self.info.size - len(END_OF_ARCHIVE), len(END_OF_ARCHIVE))
+            end = tar.read(self.info.size - len(END_OF_ARCHIVE), len(END_OF_ARCHIVE))
         except OSError as error:
             raise self._unreadable(error) from None
         if end != END_OF_ARCHIVE:
             raise self._damaged(f"its end is damaged; wanted {len(END_OF_ARCHIVE)} zero bytes")
-        self._tar = found
-        return found
+        self._tar = tar
+        return tar
 
     def _open(self, local: Path) -> _File:
         try:
@@ -202,30 +202,30 @@ class Shard:
     def _damaged(self, problem: str) -> ShardError:
         return ShardError(f"{self.name}: {problem}" + (self._store.advice(self._path) if self._path else ""))
 
-    def _row(self, row: int) -> Row:
-        if not -len(self) <= row < len(self):
-            raise IndexError(f"{self.name}: no sample {row}; it has {len(self)}")
+    def _entry(self, number: int) -> IndexEntry:
+        if not -len(self) <= number < len(self):
+            raise IndexError(f"{self.name}: no sample {number}; it has {len(self)}")
         try:
-            return self.index.row(row % len(self))
+            return self.index.entry(number % len(self))
         except ValueError as error:
-            raise self._index_error(f"row {row}: {error}") from None
+            raise self._index_error(f"entry {number}: {error}") from None
 
-    def _read(self, at: Row) -> bytes:
+    def _read(self, entry: IndexEntry) -> bytes:
         """All bytes of a sample, compared with its checksum."""
         tar = self._tar or self._open_tar()
         try:  # a damaged index may name any place
-            region = tar.read(at.offset, at.size) if at.offset + at.size <= self.info.size else b""
+            region = tar.read(entry.offset, entry.size) if entry.offset + entry.size <= self.info.size else b""
         except OSError as error:
             raise self._unreadable(error) from None
-        if len(region) != at.size or xxhash.xxh3_64_intdigest(region) != at.checksum:
-            raise self._damaged(f"sample {at.key} is damaged: its bytes do not match the index's checksum")
+        if len(region) != entry.size or xxhash.xxh3_64_intdigest(region) != entry.checksum:
+            raise self._damaged(f"sample {entry.key} is damaged: its bytes do not match the index's checksum")
         return region
 
-    def _members(self, at: Row, region: bytes) -> list[memoryview]:
+    def _members(self, entry: IndexEntry, region: bytes) -> list[memoryview]:
         try:
-            return members(at.key, region, at.member_offsets, at.member_sizes)
+            return members(entry.key, region, entry.member_offsets, entry.member_sizes)
         except ValueError as error:
-            raise self._damaged(f"sample {at.key} is damaged: {error}") from None
+            raise self._damaged(f"sample {entry.key} is damaged: {error}") from None
 
     def _index_error(self, problem: str) -> ShardError:
         return ShardError(f"{self.name}: its index {self.info.index} is damaged: {problem}")
@@ -241,10 +241,10 @@ class _File:
 
     def read(self, offset: int, size: int) -> bytes:
         """Less where the file ends. Raises OSError."""
-        found = os.pread(self._number, size, offset)
-        while len(found) < size and (more := os.pread(self._number, size - len(found), offset + len(found))):
-            found += more  # Linux reads at most 2 GiB at once
-        return found
+        data = os.pread(self._number, size, offset)
+        while len(data) < size and (more := os.pread(self._number, size - len(data), offset + len(data))):
+            data += more  # Linux reads at most 2 GiB at once
+        return data
 
     def whole(self) -> BinaryIO:
         file = os.fdopen(os.dup(self._number), "rb")

@@ -37,7 +37,7 @@ TOUCHED_BYTES = 128 << 20
 """After so many bytes of indexes the pages that were read are let go."""
 
 
-class Split(Sequence[Sample]):
+class SplitSamples(Sequence[Sample]):
     """`split[i]` reads sample i. `sizes`: dataset -> number of samples."""
 
     def __init__(self, store: Store, name: str, datasets: Mapping[str, ShardList], manifest_hash: str) -> None:
@@ -70,22 +70,22 @@ class Split(Sequence[Sample]):
 
     def named(self, index: int) -> tuple[str, Sample]:
         """A sample and its dataset. Raises as `split[index]` does."""
-        number, row = self.locate(index)
+        number, in_shard = self.locate(index)
         try:
             shard = self.shard(number)
-            sample = shard[row]
+            sample = shard[in_shard]
         except ShardError as error:
             raise self._explained(error) from None
         self._note_tar(number, shard)
         self._touch(number, shard)
         return self._names[bisect_right(self._list_ends, number) - 1], sample
 
-    def __reduce__(self) -> tuple[type[Split], tuple[Store, str, Mapping[str, ShardList], str]]:
+    def __reduce__(self) -> tuple[type[SplitSamples], tuple[Store, str, Mapping[str, ShardList], str]]:
         """For worker processes: open shards do not travel, they are opened anew."""
-        return Split, (self._store, self.name, self._datasets, self._manifest_hash)
+        return SplitSamples, (self._store, self.name, self._datasets, self._manifest_hash)
 
     def locate(self, index: int) -> tuple[int, int]:
-        """(number of the shard, row in it). Raises IndexError."""
+        """(number of the shard, number in it). Raises IndexError."""
         if not -len(self) <= index < len(self):
             raise IndexError(f"no sample {index}; the split {self.name} has {len(self)}")
         index %= len(self)
@@ -94,33 +94,34 @@ class Split(Sequence[Sample]):
 
     def shard(self, number: int) -> Shard:
         """Raises ShardError if it cannot be opened."""
-        found = self._open.get(number)
-        if found is None:
-            part = bisect_right(self._list_ends, number) - 1
-            found = self._open[number] = Shard(self._store, self._lists[part][number - self._list_ends[part]])
+        shard = self._open.get(number)
+        if shard is None:
+            dataset = bisect_right(self._list_ends, number) - 1
+            info = self._lists[dataset][number - self._list_ends[dataset]]
+            shard = self._open[number] = Shard(self._store, info)
             if len(self._open) > OPEN_INDEXES:
                 self._open.popitem(last=False)
         else:
             self._open.move_to_end(number)
-        return found
+        return shard
 
     def counts(self, indices: npt.NDArray[np.int64]) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]:
         """Text tokens and images of samples, both int64 [n]. Only indexes are read, no sample."""
         starts = np.array(self._starts, np.int64)
         numbers = starts.searchsorted(indices, side="right") - 1
-        rows = indices - starts[numbers]
+        in_shard = indices - starts[numbers]
         text, images = np.empty(len(indices), np.int64), np.empty(len(indices), np.int64)
         by_shard = np.argsort(numbers, kind="stable")
         borders = np.flatnonzero(np.diff(numbers[by_shard], prepend=-1, append=-1))
         for start, end in zip(borders[:-1].tolist(), borders[1:].tolist(), strict=True):
-            some = by_shard[start:end]
-            number = int(numbers[some[0]])
+            members = by_shard[start:end]
+            number = int(numbers[members[0]])
             try:
                 shard = self.shard(number)
             except ShardError as error:
                 raise self._explained(error) from None
-            text[some] = shard.index.text_tokens[rows[some]]
-            images[some] = shard.index.images[rows[some]]
+            text[members] = shard.index.text_tokens[in_shard[members]]
+            images[members] = shard.index.images[in_shard[members]]
             self._touch(number, shard)
         return text, images
 
@@ -142,10 +143,10 @@ class Split(Sequence[Sample]):
 
     def where(self, index: int) -> str:
         """Shard and key of a sample, for messages."""
-        number, row = self.locate(index)
+        number, in_shard = self.locate(index)
         shard = self.shard(number)
         try:
-            return f"{shard.name}: sample {shard.index.row(row).key}"
+            return f"{shard.name}: sample {shard.index.entry(in_shard).key}"
         except ValueError as error:
             raise ShardError(f"{shard.name}: its index is damaged: {error}") from None
 
@@ -180,5 +181,5 @@ class Split(Sequence[Sample]):
         self._touched_bytes += shard.info.index_size
         if self._touched_bytes > TOUCHED_BYTES:
             touched, self._touched, self._touched_bytes = list(self._touched.values()), {}, 0
-            for one in touched:  # of a list: another thread may read too
-                one.forget_index()
+            for read_shard in touched:  # of a list: another thread may read too
+                read_shard.forget_index()

@@ -20,14 +20,14 @@ import xxhash
 
 from shards.files import flush_and_close, partial_path, sync_folder
 from shards.format.container import BLOCK, END_OF_ARCHIVE, encode_tokens, member_names, padding, tar_header
-from shards.format.index import IndexRows
+from shards.format.index import IndexWriter
 from shards.format.shard_info import ShardInfo
 
 _KEY = re.compile(r"[a-z0-9_-]{1,80}")
 
 
 class ShardWriter:
-    """Samples go in one by one; `finish` names the shard. Memory: one sample, and one index row per sample."""
+    """Samples go in one by one; `finish` names the shard. Memory: one sample, and one index entry per sample."""
 
     def __init__(self, root: Path, folder: str, stem: str) -> None:
         """The shard becomes `root/folder/<stem>-<digest>.tar`."""
@@ -38,7 +38,7 @@ class ShardWriter:
         self._file = self._partial.open("wb", buffering=1 << 20)
         self._sha256 = hashlib.sha256()
         self._offset = 0
-        self._rows = IndexRows()
+        self._index = IndexWriter()
         self._keys: set[str] = set()
 
     def add(
@@ -62,16 +62,16 @@ class ShardWriter:
         self._keys.add(key)
         contents = [orjson.dumps(metadata), encode_tokens(tokens), *(data for _, data in images)]
         names = member_names(key, [extension for extension, _ in images])
-        parts: list[bytes] = []
+        pieces: list[bytes] = []
         size, starts = 0, []
         for name, content in zip(names, contents, strict=True):
-            parts += (tar_header(name, len(content)), content, padding(len(content)))
+            pieces += (tar_header(name, len(content)), content, padding(len(content)))
             starts.append(size + BLOCK)
-            size += BLOCK + len(content) + len(parts[-1])
-        region = b"".join(parts)
+            size += BLOCK + len(content) + len(pieces[-1])
+        region = b"".join(pieces)
         self._sha256.update(region)
         self._file.write(region)
-        self._rows.add(
+        self._index.add(
             key=key,
             offset=self._offset,
             size=size,
@@ -88,14 +88,14 @@ class ShardWriter:
 
     def finish(self) -> ShardInfo | None:
         """Put the shard in place and say what it is; None, and no file, if nothing was added."""
-        if not len(self._rows):
+        if not len(self._index):
             self.discard()
             return None
         self._file.write(END_OF_ARCHIVE)
         self._sha256.update(END_OF_ARCHIVE)
         flush_and_close(self._file)
         digest = self._sha256.hexdigest()
-        self._rows.write(self._partial_index)
+        self._index.write(self._partial_index)
         index = self._partial_index.read_bytes()
         with self._partial_index.open("rb+") as file:
             os.fsync(file.fileno())
@@ -105,7 +105,7 @@ class ShardWriter:
         os.replace(self._partial_index, self._root / f"{stem}.arrow")
         os.replace(self._partial, self._root / f"{stem}.tar")
         sync_folder(self._root / self._folder)
-        columns = self._rows.columns
+        columns = self._index.columns
         return ShardInfo(
             path=f"{stem}.tar",
             size=self._offset + len(END_OF_ARCHIVE),
@@ -113,7 +113,7 @@ class ShardWriter:
             index=f"{stem}.arrow",
             index_size=len(index),
             index_sha256=index_digest,
-            samples=len(self._rows),
+            samples=len(self._index),
             images=sum(columns["images"]),
             text_tokens=sum(columns["text_tokens"]),
             trained_tokens=sum(columns["trained_tokens"]),

@@ -41,7 +41,7 @@ from shards.images.pixels import (
 Pixels = npt.NDArray[np.uint8]
 
 
-class Decoder(Protocol):
+class ImageDecoder(Protocol):
     """Fills out, C-contiguous uint8 [size, size, 3]. Raises ImageError for bytes that are no picture."""
 
     def __call__(self, data: bytes | memoryview, geometry: Geometry, out: Pixels) -> None: ...
@@ -83,7 +83,7 @@ def fast(data: bytes | memoryview, geometry: Geometry, out: Pixels) -> None:
         _fit_torch(pixels, geometry, mode, out)
 
 
-DECODERS: Mapping[str, Decoder] = {"exact": exact, "fast": fast}
+DECODERS: Mapping[str, ImageDecoder] = {"exact": exact, "fast": fast}
 
 _TORCH_MODES = {"bicubic": "bicubic", "bilinear": "bilinear"}  # our name -> torch's; it has no Lanczos filter
 

@@ -24,8 +24,8 @@ class Batch(BatchFields[torch.Tensor]):
     """With `decode="none"` the images' files as they are stored, else empty"""
     samples: tuple[tuple[tuple[str, str], ...], ...]
     """For each sequence and each of its segments: (dataset, key)"""
-    position: int
-    """The loader's position after this batch"""
+    cursor: int
+    """The loader's cursor after this batch"""
 
     @classmethod
     def of(cls, contents: Contents, memory: Memory) -> Batch:
@@ -44,11 +44,11 @@ class Batch(BatchFields[torch.Tensor]):
                 stored[start : start + size] for start, size in zip(starts, contents.stored_sizes, strict=False)
             ),
             samples=contents.samples,
-            position=contents.position,
+            cursor=contents.cursor,
         )
 
     def to(self, device: torch.device | str) -> Batch:
-        """The same batch there; from pinned memory without waiting for it: no other stays as it is meanwhile."""
+        """The same batch there; from pinned memory non-blocking: do not modify the source until the copy completes."""
         return self._each(lambda tensor: tensor.to(device, non_blocking=tensor.is_pinned()))
 
     def pin_memory(self) -> Batch:

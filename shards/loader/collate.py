@@ -18,19 +18,22 @@ from shards.loader.placeholders import expand
 
 
 def collate(
-    rows: Sequence[Sequence[Sample]], out: BatchFields[npt.NDArray[Any]], *, image_id: int, image_tokens: int
+    sequences: Sequence[Sequence[Sample]], out: BatchFields[npt.NDArray[Any]], *, image_id: int, image_tokens: int
 ) -> None:
-    """Fill `out`, whose T no row may exceed. Raises ShardError for a sample whose placeholders are not its images."""
+    """Fill `out`, whose T no sequence may exceed.
+
+    Raises ShardError for a sample whose placeholders are not its images.
+    """
     for name, field in FIELDS.items():
         if field.padding is not None:
             getattr(out, name).fill(field.padding)
     ascending = np.arange(out.input_ids.shape[1])
     slots: list[tuple[int, int]] = []
-    for number, row in enumerate(rows):
+    for number, sequence in enumerate(sequences):
         ids, labels = out.input_ids[number], out.labels[number]
         positions, segments = out.position_ids[number], out.segment_ids[number]
         start = 0
-        for segment, sample in enumerate(row, start=1):
+        for segment, sample in enumerate(sequence, start=1):
             expansion = expand(sample.ids, image_id=image_id, image_tokens=image_tokens)
             if len(expansion.image_starts) != len(sample.images):
                 raise ShardError(

@@ -40,8 +40,8 @@ class Contents:
     """Bytes of each image's file, if images stay as they are stored"""
     samples: tuple[tuple[tuple[str, str], ...], ...]
     """For each sequence and each of its segments: (dataset, key)"""
-    position: int
-    """The loader's position after this batch"""
+    cursor: int
+    """The loader's cursor after this batch"""
 
     @property
     def sizes(self) -> dict[str, int]:

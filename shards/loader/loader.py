@@ -1,9 +1,9 @@
 """Batches of tensors from a build, for one rank of a run. It needs torch, so `import shards` does not import it.
 
 Rules
-- The sequence of global batches is a function of (manifest, seed, row settings) alone: not of ranks, workers or of
-  where a run was stopped. A rank takes its rows of every global batch; a worker makes whole batches of a rank.
-- The state is one position. It is that of the last batch given out: what workers have made ahead is made again.
+- The sequence of global batches is a function of (manifest, seed, sequence settings) alone: not of ranks, workers or of
+  where a run was stopped. A rank takes its sequences of every global batch; a worker makes whole batches of a rank.
+- The state is one cursor, that of the last batch given out: what workers have made ahead is made again.
 - Images leave as uint8; batch.normalize turns them into the encoder's numbers on the device.
 
     loader = Loader(shards.open("build"), batch_size=16, max_length=4096, workers=4)
@@ -27,10 +27,10 @@ from shards.errors import ShardError
 from shards.images.decode import DECODERS
 from shards.loader.batch import Batch
 from shards.loader.memory_blocks import LocalBlocks
-from shards.loader.reader import Part, Reader
+from shards.loader.reader import BatchReader, BatchRequest
 from shards.loader.workers import batches_ahead
 from shards.sampling.order import StoredOrder
-from shards.sampling.packed_sequences import WINDOW, Rows
+from shards.sampling.packed_sequences import WINDOW, PackedSequences
 from shards.storage.store import LocalStore
 
 STATE_VERSION = 1
@@ -39,21 +39,21 @@ SHUFFLE_SAMPLES = 4096
 SHUFFLE_SHARDS = 8
 """`shuffle="shards"` shuffles so many samples and so many of the largest shard among each other, at least."""
 
-_PAD_TO = 8  # unpacked rows have a length that tensor cores like
+_PAD_TO = 8  # unpacked sequences have a length that tensor cores like
 
 
 class Loader:
     """Endless batches over the training split, or one pass over another split.
 
     build: what shards.open gives.
-    batch_size: rows of a global batch, over all ranks.
-    max_length: positions of a row; samples fill it (`packed`), or have a row each, padded to the longest of a batch.
-    max_images: most images of a row; None sets no limit.
+    batch_size: sequences of a global batch, over all ranks.
+    max_length: tokens of a sequence; samples fill it (`packed`), or have one each, padded to the longest of a batch.
+    max_images: most images of a sequence; None sets no limit.
     rank, world_size: which part of each global batch this process takes.
     workers: processes that read and decode ahead; 0 does it in this one. prefetch: batches each of them makes ahead.
     shuffle: samples (from a local disk), shards (from remote storage and rotating disks), none (as they lie);
         default: samples on a local disk, shards elsewhere, none for the eval split.
-    epochs: how many to give; default: no end for train, one for eval. The last batch may hold empty rows.
+    epochs: how many to give; default: no end for train, one for eval. The last batch may hold empty sequences.
     pack_window: samples that are packed together. shuffle_window: samples that `shuffle="shards"` shuffles among each
         other; default: 4,096, or eight of the largest shard if that is more.
     decode: exact gives Pillow's pixels bit for bit; fast those within 1.5/255 on average; none leaves images out.
@@ -81,7 +81,7 @@ class Loader:
         shuffle_window: int | None = None,
         pin_memory: bool | None = None,
     ) -> None:
-        """Raises ShardError for settings that do not fit the build or each other, and for samples no row can hold."""
+        """Raises ShardError for settings that do not fit the build or each other, and for samples that are too long."""
         if not isinstance(build, Build):
             raise ShardError(f"loader: build is {build!r}; wanted what shards.open gives")
         seed = _whole("seed", seed, None)
@@ -130,7 +130,7 @@ class Loader:
         )
         if not len(self._order) and self._epochs is None:
             raise ShardError(f"{build.store.location}: the split {split} has no samples; see dsvl-prep stats")
-        self._rows = Rows(
+        self._sequences = PackedSequences(
             self._samples,
             self._order,
             key=(build.manifest.hash, seed),
@@ -142,44 +142,44 @@ class Loader:
         )
         limits = build.manifest.config.limits
         if max_length < limits.max_length or (max_images is not None and max_images < limits.max_images):
-            self._rows.check_all()  # the build's own limits do not vouch for these
-        self._reader = Reader(build, split, decode)
-        self._row_length = max_length if packed else None
-        self._position = 0
+            self._sequences.check_all()  # the build's own limits do not vouch for these
+        self._reader = BatchReader(build, split, decode)
+        self._length = max_length if packed else None
+        self._cursor = 0
         self._resumed = False
 
     @property
     def epoch_length(self) -> int:
-        """Samples of an epoch; `position // epoch_length` is the epoch."""
+        """Samples of an epoch; `cursor // epoch_length` is the epoch."""
         return len(self._order)
 
-    def epochs_before(self, position: int) -> float:
-        """Epochs that were given out before a position of `state_dict`: its samples, out of those of an epoch."""
-        return self._rows.samples_before(position) / self.epoch_length
+    def epochs_before(self, cursor: int) -> float:
+        """Epochs that were given out before a cursor of `state_dict`: its samples, out of those of an epoch."""
+        return self._sequences.samples_before(cursor) / self.epoch_length
 
-    def count_rows(self, epochs: int) -> int:
-        """Rows of so many epochs. Each is packed once for it, which takes some seconds for a million samples."""
-        rows = position = 0
+    def count_sequences(self, epochs: int) -> int:
+        """Sequences of this many epochs. Each is packed once for it, which takes some seconds for a million samples."""
+        count = cursor = 0
         while True:
-            found, position = self._rows.take(position, 1 << 16, epochs=epochs)
-            if not found:
-                return rows
-            rows += len(found)
+            taken, cursor = self._sequences.take(cursor, 1 << 16, epochs=epochs)
+            if not taken:
+                return count
+            count += len(taken)
 
     def state_dict(self) -> dict[str, Any]:
-        """Where the next batch begins. `rows`: the settings that rows depend on."""
+        """Where the next batch begins. `sequences`: the settings that sequences depend on."""
         return {
             "version": STATE_VERSION,
             "manifest": self._build.manifest.hash,
             "seed": self._seed,
-            "position": self._position,
-            "rows": dict(self._settings),
+            "cursor": self._cursor,
+            "sequences": dict(self._settings),
         }
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Go on where another loader stopped, of any world size, workers and batch size.
+        """Resume where another loader stopped, of any world size, workers and batch size.
 
-        Raises ShardError if that was over another build, seed or kind of row, or by a newer release.
+        Raises ShardError if that was over another build, seed or kind of sequence, or by a newer release.
         """
         if not isinstance(state, Mapping):
             raise ShardError(f"loader state: is {state!r}; wanted what state_dict gave")
@@ -189,9 +189,9 @@ class Loader:
             step = "update dsvl" if newer else "start anew"
             raise ShardError(f"loader state: version is {version!r}, this program reads {STATE_VERSION}; {step}")
         wanted = self.state_dict()
-        rows = state.get("rows")
+        saved = state.get("sequences")
         pairs = [(name, state.get(name), wanted[name]) for name in ("manifest", "seed")]
-        settings = rows if isinstance(rows, Mapping) else {}
+        settings = saved if isinstance(saved, Mapping) else {}
         pairs += [(name, settings.get(name), own) for name, own in self._settings.items()]
         for name, got, own in pairs:
             if got != own:
@@ -199,20 +199,20 @@ class Loader:
                     f"loader state: {name} is {_short(got)}, this loader has {_short(own)}; go on with the build and "
                     "settings of the run that saved it, or start anew"
                 )
-        self._position = _whole("position of the state", state.get("position"), 0)
+        self._cursor = _whole("cursor of the state", state.get("cursor"), 0)
         self._resumed = True
 
     def __iter__(self) -> Iterator[Batch]:
-        """Batches from the current position on; without a loaded state, of other splits than train from the beginning.
+        """Batches from the current cursor on; without a loaded state, of other splits than train from the beginning.
 
-        Raises ShardError if a sample is damaged or a worker died. One iteration at a time: it sets the position.
+        Raises ShardError if a sample is damaged or a worker died. One iteration at a time: it sets the cursor.
         """
         if self._settings["split"] != "train" and not self._resumed:
-            self._position = 0
+            self._cursor = 0
         self._resumed = False
         with closing(self._batches()) as batches:
             for batch in batches:
-                self._position = batch.position
+                self._cursor = batch.cursor
                 yield batch.pin_memory() if self._pin_memory else batch
 
     def _batches(self) -> Generator[Batch]:
@@ -220,38 +220,38 @@ class Loader:
             yield from batches_ahead(self._reader, self._plan(), workers=self._workers, prefetch=self._prefetch)
             return
         blocks = LocalBlocks()
-        for part in self._plan():
-            yield Batch.of(*self._reader.fill(part, blocks.take))
+        for request in self._plan():
+            yield Batch.of(*self._reader.fill(request, blocks.take))
 
     def _plan(self) -> _Plan:
         share = self._batch_size // self._world_size
         return _Plan(
-            self._rows, self._position, self._batch_size, self._rank * share, share, self._epochs, self._row_length
+            self._sequences, self._cursor, self._batch_size, self._rank * share, share, self._epochs, self._length
         )
 
 
 @dataclass(frozen=True, slots=True)
 class _Plan:
-    """The parts of a rank, in order: of each batch the rows from `first` on. Runs in the main process."""
+    """The requests of a rank, in order: of each batch the sequences from `first` on. Runs in the main process."""
 
-    rows: Rows
-    position: int
+    sequences: PackedSequences
+    cursor: int
     batch_size: int
     first: int
     count: int
     epochs: int | None
-    row_length: int | None
+    length: int | None
     """None pads to the longest of the global batch, so that its shape does not depend on the ranks"""
 
-    def __iter__(self) -> Iterator[Part]:
-        position = self.position
+    def __iter__(self) -> Iterator[BatchRequest]:
+        cursor = self.cursor
         while True:
-            rows, position = self.rows.take(position, self.batch_size, epochs=self.epochs)
-            if not rows:
+            sequences, cursor = self.sequences.take(cursor, self.batch_size, epochs=self.epochs)
+            if not sequences:
                 return
-            length = self.row_length or -(-self.rows.longest(rows) // _PAD_TO) * _PAD_TO
-            rows += [()] * (self.batch_size - len(rows))
-            yield Part(rows[self.first : self.first + self.count], length, position)
+            length = self.length or -(-self.sequences.longest(sequences) // _PAD_TO) * _PAD_TO
+            sequences += [()] * (self.batch_size - len(sequences))
+            yield BatchRequest(sequences[self.first : self.first + self.count], length, cursor)
 
 
 def _check_layout(batch_size: int, rank: int, world_size: int) -> None:

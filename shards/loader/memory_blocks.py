@@ -21,7 +21,7 @@ from shards.loader.layout import Memory
 
 
 @dataclass(frozen=True, slots=True)
-class Block:
+class MemoryBlock:
     """number: among those of its worker. file: what another process maps; for the caller to close when it was sent."""
 
     number: int
@@ -33,21 +33,21 @@ class OwnBlocks:
     """A worker's blocks."""
 
     def __init__(self) -> None:
-        self._free: list[Block] = []
-        self._taken: dict[int, Block] = {}
+        self._free: list[MemoryBlock] = []
+        self._taken: dict[int, MemoryBlock] = {}
         self._made = 0
         self._largest = 0
 
-    def take(self, size: int) -> tuple[Block, int | None]:
+    def take(self, size: int) -> tuple[MemoryBlock, int | None]:
         """A block of at least `size` bytes, and the number of one that is gone for it.
 
         Raises OSError or MemoryError if there is no memory.
         """
         self._largest = max(self._largest, size)
         gone = None
-        at = next((at for at, block in enumerate(self._free) if len(block.memory) >= size), None)
-        if at is not None:
-            block = self._free.pop(at)
+        index = next((index for index, block in enumerate(self._free) if len(block.memory) >= size), None)
+        if index is not None:
+            block = self._free.pop(index)
         else:
             if self._free:  # all are too small, and so the next batches would find them
                 gone = self._free.pop().number
@@ -58,10 +58,10 @@ class OwnBlocks:
     def give_back(self, numbers: Iterable[int]) -> None:
         self._free += [self._taken.pop(number) for number in numbers]
 
-    def _new(self) -> Block:
+    def _new(self) -> MemoryBlock:
         file = _anonymous_file(self._largest)
         self._made += 1
-        return Block(self._made, file, np.frombuffer(mmap.mmap(file, 0), np.uint8))
+        return MemoryBlock(self._made, file, np.frombuffer(mmap.mmap(file, 0), np.uint8))
 
 
 class SeenBlocks:

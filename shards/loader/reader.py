@@ -18,20 +18,20 @@ from shards.images.decode import DECODERS
 from shards.loader.collate import collate
 from shards.loader.fields import BatchFields
 from shards.loader.layout import Contents, Memory
-from shards.sampling.packed_sequences import Row
+from shards.sampling.packed_sequences import PackedSequence
 
 
 @dataclass(frozen=True, slots=True)
-class Part:
-    """A rank's rows of one global batch, and the position after the batch."""
+class BatchRequest:
+    """A rank's sequences of one global batch, and the cursor after the batch."""
 
-    rows: list[Row]
+    sequences: list[PackedSequence]
     length: int
-    """Positions of every row"""
-    position: int
+    """Tokens of every sequence"""
+    cursor: int
 
 
-class Reader:
+class BatchReader:
     """Reads, collates and decodes."""
 
     def __init__(self, build: Build, split: str, decode: str) -> None:
@@ -41,28 +41,28 @@ class Reader:
         self._geometry = build.manifest.config.image
         self._decode = decode
 
-    def fill(self, part: Part, allocate: Callable[[int], Memory]) -> tuple[Contents, Memory]:
+    def fill(self, request: BatchRequest, allocate: Callable[[int], Memory]) -> tuple[Contents, Memory]:
         """A batch in the memory that `allocate` gives for its size. Raises ShardError."""
-        named = [[self._split.named(number) for number in row] for row in part.rows]
-        rows = [[sample for _, sample in row] for row in named]
+        named = [[self._split.named(number) for number in sequence] for sequence in request.sequences]
+        sequences = [[sample for _, sample in sequence] for sequence in named]
         stored = [
             (number, image)
-            for numbers, row in zip(part.rows, rows, strict=True)
-            for number, sample in zip(numbers, row, strict=True)
+            for numbers, sequence in zip(request.sequences, sequences, strict=True)
+            for number, sample in zip(numbers, sequence, strict=True)
             for image in sample.images
         ]
         raw = self._decode == "none"
         contents = Contents(
-            shape=(len(rows), part.length),
+            shape=(len(sequences), request.length),
             side=self._geometry.size,
             num_images=len(stored),
             stored_sizes=tuple(len(image) for _, image in stored) if raw else (),
-            samples=tuple(tuple((dataset, sample.key) for dataset, sample in row) for row in named),
-            position=part.position,
+            samples=tuple(tuple((dataset, sample.key) for dataset, sample in sequence) for sequence in named),
+            cursor=request.cursor,
         )
         memory = _allocated(contents.size, allocate)
         arrays: BatchFields[Any] = contents.arrays(memory)
-        collate(rows, arrays, image_id=self._image_id, image_tokens=self._image_tokens)
+        collate(sequences, arrays, image_id=self._image_id, image_tokens=self._image_tokens)
         if raw:
             files = contents.stored_bytes(memory)
             np.concatenate([np.frombuffer(image, np.uint8) for _, image in stored] or [files], out=files)

@@ -2,7 +2,7 @@
 
 Rules
 - Batches come in the order of their tasks, and an error at its task's turn: nothing depends on which worker was faster.
-- A worker that died is told where its batch is waited for, as a ShardError, and nowhere else.
+- A worker that died is reported where its batch is waited for, as a ShardError, and nowhere else.
 - Workers end with their iteration and with their parent, however these end.
 """
 
@@ -28,25 +28,27 @@ import torch
 from shards.errors import ShardError
 from shards.loader.batch import Batch
 from shards.loader.layout import Contents, Memory
-from shards.loader.memory_blocks import Block, OwnBlocks, SeenBlocks
-from shards.loader.reader import Part, Reader
+from shards.loader.memory_blocks import MemoryBlock, OwnBlocks, SeenBlocks
+from shards.loader.reader import BatchReader, BatchRequest
 
 _EXIT_TIMEOUT_S = 60.0  # a worker that ends may take this long to free its memory on a busy machine
-_THE_PARENTS = (signal.SIGINT, signal.SIGTERM)  # signals to the whole group: the parent ends its workers
+_FOR_THE_PARENT = (signal.SIGINT, signal.SIGTERM)  # signals to the whole group: the parent ends its workers
 _STARTING = threading.Lock()  # a worker that another thread forks meanwhile would hold these pipes open
 _PARENT_POLL_S = 1.0  # how often a worker checks that its parent still runs
 
 
-def batches_ahead(reader: Reader, parts: Iterable[Part], *, workers: int, prefetch: int) -> Generator[Batch]:
-    """Each part's batch, in order, from so many processes that each make up to `prefetch` ahead.
+def batches_ahead(
+    reader: BatchReader, requests: Iterable[BatchRequest], *, workers: int, prefetch: int
+) -> Generator[Batch]:
+    """The batch of each request, in order, from `workers` processes that each make up to `prefetch` ahead.
 
-    Raises ShardError for a part that cannot be read and for a worker that died, RuntimeError if one failed otherwise.
+    Raises ShardError for a request that cannot be read and for a dead worker, RuntimeError if one failed otherwise.
     """
-    pool: list[_Worker] = []
+    pool: list[_LoaderWorker] = []
     try:
         for number in range(workers):
             pool.append(_start(reader, number))
-        yield from _in_order(pool, iter(parts), workers * prefetch)
+        yield from _in_order(pool, iter(requests), workers * prefetch)
     finally:
         for worker in pool:
             worker.kill()
@@ -54,9 +56,9 @@ def batches_ahead(reader: Reader, parts: Iterable[Part], *, workers: int, prefet
             worker.stop()
 
 
-def _start(reader: Reader, number: int) -> _Worker:
+def _start(reader: BatchReader, number: int) -> _LoaderWorker:
     try:
-        return _Worker(reader, number)
+        return _LoaderWorker(reader, number)
     except (OSError, AssertionError) as error:  # AssertionError: a daemonic process may start none
         raise ShardError(
             f"loader: worker {number} cannot be started ({error}); use fewer workers, or allow more open files and "
@@ -64,23 +66,23 @@ def _start(reader: Reader, number: int) -> _Worker:
         ) from None
 
 
-def _in_order(pool: Sequence[_Worker], parts: Iterator[Part], ahead: int) -> Iterator[Batch]:
-    done: dict[int, tuple[_Worker, _Reply]] = {}
-    sent = given = 0
-    part = next(parts, None)
-    while part is not None or given < sent:
-        while part is not None and sent - given < ahead:
-            min(pool, key=lambda worker: worker.waiting).send(sent, part)
+def _in_order(pool: Sequence[_LoaderWorker], requests: Iterator[BatchRequest], ahead: int) -> Iterator[Batch]:
+    done: dict[int, tuple[_LoaderWorker, _Reply]] = {}
+    sent = returned = 0
+    request = next(requests, None)
+    while request is not None or returned < sent:
+        while request is not None and sent - returned < ahead:
+            min(pool, key=lambda worker: worker.waiting).send(sent, request)
             sent += 1
-            part = next(parts, None)
-        while given not in done:
+            request = next(requests, None)
+        while returned not in done:
             done |= _received(pool)
-        worker, reply = done.pop(given)
+        worker, reply = done.pop(returned)
         yield worker.batch(reply)
-        given += 1
+        returned += 1
 
 
-def _received(pool: Sequence[_Worker]) -> dict[int, tuple[_Worker, _Reply]]:
+def _received(pool: Sequence[_LoaderWorker]) -> dict[int, tuple[_LoaderWorker, _Reply]]:
     """Replies, by the number of their task; waits for one. Raises ShardError if there will be none."""
     ready = wait([*(worker.results for worker in pool), *(worker.sentinel for worker in pool)])
     replies = {}
@@ -109,10 +111,10 @@ class _Reply:
     """The traceback of any other error"""
 
 
-class _Worker:
+class _LoaderWorker:
     """A process, as its parent sees it."""
 
-    def __init__(self, reader: Reader, number: int) -> None:
+    def __init__(self, reader: BatchReader, number: int) -> None:
         self._number = number
         self._blocks = SeenBlocks()
         self.waiting = 0
@@ -131,9 +133,9 @@ class _Worker:
         self._parent = os.getpid()
         atexit.register(self.stop)  # comes before multiprocessing's own, which waits for processes after a SIGTERM
 
-    def send(self, task: int, part: Part) -> None:
-        with contextlib.suppress(BrokenPipeError):  # it died: told when its batch is waited for
-            self._tasks.send((task, part, self._blocks.take_done()))
+    def send(self, task: int, request: BatchRequest) -> None:
+        with contextlib.suppress(BrokenPipeError):  # it died: reported when its batch is waited for
+            self._tasks.send((task, request, self._blocks.take_done()))
         self.waiting += 1
 
     def receive(self) -> _Reply | None:
@@ -185,7 +187,7 @@ class _Worker:
         atexit.unregister(self.stop)
         self._process.kill()
         self._process.join()
-        with contextlib.suppress(ValueError):  # where a program ignores SIGCHLD nobody is told of the end
+        with contextlib.suppress(ValueError):  # where a program ignores SIGCHLD nobody learns of the end
             self._process.close()
         self._tasks.close()
         self.results.close()
@@ -210,7 +212,7 @@ def _signals_held() -> Iterator[None]:
     """A process that starts inside is not ended by these before it can ignore them."""
     if multiprocessing.get_start_method() != "fork":  # else it would start inside, and let the signals through again
         resource_tracker.ensure_running()
-    before = signal.pthread_sigmask(signal.SIG_BLOCK, _THE_PARENTS)
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, _FOR_THE_PARENT)
     try:
         yield
     finally:
@@ -224,18 +226,18 @@ def _signal_name(number: int) -> str:
         return f"signal {number}"
 
 
-def _work(reader: Reader, tasks: Connection[Any, Any], results: Connection[Any, Any]) -> None:
+def _work(reader: BatchReader, tasks: Connection[Any, Any], results: Connection[Any, Any]) -> None:
     """What the process does until it is killed."""
-    for number in _THE_PARENTS:
+    for number in _FOR_THE_PARENT:
         signal.signal(number, signal.SIG_IGN)
     torch.set_num_threads(1)
-    inbox: queue.SimpleQueue[tuple[int, Part, list[int]]] = queue.SimpleQueue()
+    inbox: queue.SimpleQueue[tuple[int, BatchRequest, list[int]]] = queue.SimpleQueue()
     threading.Thread(target=_listen, args=(tasks, inbox), daemon=True).start()
     blocks, shown = OwnBlocks(), set[int]()
     while True:
-        task, part, done = inbox.get()
+        task, request, done = inbox.get()
         blocks.give_back(done)
-        reply, block = _answer(reader, task, part, blocks, shown)
+        reply, block = _answer(reader, task, request, blocks, shown)
         results.send(reply)
         if block is not None and reply.is_new:
             shown.add(block.number)
@@ -243,7 +245,9 @@ def _work(reader: Reader, tasks: Connection[Any, Any], results: Connection[Any, 
             os.close(block.file)  # both sides have it mapped
 
 
-def _answer(reader: Reader, task: int, part: Part, blocks: OwnBlocks, shown: set[int]) -> tuple[_Reply, Block | None]:
+def _answer(
+    reader: BatchReader, task: int, request: BatchRequest, blocks: OwnBlocks, shown: set[int]
+) -> tuple[_Reply, MemoryBlock | None]:
     block = gone = None
 
     def allocate(size: int) -> Memory:
@@ -252,7 +256,7 @@ def _answer(reader: Reader, task: int, part: Part, blocks: OwnBlocks, shown: set
         return block.memory
 
     try:
-        contents, _ = reader.fill(part, allocate)
+        contents, _ = reader.fill(request, allocate)
         assert block is not None
     except ShardError as error:
         return _Reply(task, problem=str(error)), None

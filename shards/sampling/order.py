@@ -1,4 +1,4 @@
-"""Which sample comes when: a pure function of (manifest, seed, epoch, position), in constant memory.
+"""Which sample comes when: a pure function of (manifest, seed, epoch, draw), in constant memory.
 
 Rules
 - An epoch draws from each dataset exactly as often as the manifest says (`draws`), evenly spread over the epoch.
@@ -8,7 +8,7 @@ Rules
     order = build.order(seed=1)
     order.samples(epoch=0, start=0, stop=1000)      # numbers of samples in build["train"]
 
-How: an epoch's positions are cut into stripes of 1024. The number of a dataset's draws before a stripe is that of its
+How: an epoch's draws are cut into stripes of 1024. The number of a dataset's draws before a stripe is that of its
 draws k with (2k + 1) / 2n below a common threshold; within a stripe the datasets are shuffled. A dataset's draw K lies
 in cycle K // m. A shuffle of its m samples says which of them a run of draws shows, the same until an epoch and a cycle
 begin together again; and each run within one cycle and one epoch is shuffled once more, so that no two are alike.
@@ -31,32 +31,33 @@ _FINE = 1 << 62  # thresholds are integers out of this
 
 
 @dataclass(frozen=True, slots=True)
-class Source:
-    """A dataset in an order: `blocks` are its shards' numbers of samples, `draws` what an epoch takes of it."""
+class Draws:
+    """What an order draws of a dataset. shard_sizes: samples of each shard. count: draws in an epoch."""
 
     name: str
-    blocks: tuple[int, ...]
-    draws: int
+    shard_sizes: tuple[int, ...]
+    count: int
 
 
 class Order:
-    """Positions of an endless run of epochs -> samples. `len(order)` is the length of one epoch."""
+    """Draws of an endless run of epochs -> samples. `len(order)` is the number of draws of one epoch."""
 
-    def __init__(self, sources: Sequence[Source], *, key: object, window: int | None = None) -> None:
-        """key: what, beside the epoch and the position, decides: the manifest's hash and the seed.
+    def __init__(self, datasets: Sequence[Draws], *, key: object, window: int | None = None) -> None:
+        """key: what decides next to the epoch and the draw: the manifest's hash and the seed.
 
-        window: None shuffles each dataset as a whole; a number shuffles shards, and samples within so many, so that
-        reading stays near one place: for remote storage and rotating disks. Raises ShardError for draws of no samples.
+        window: None shuffles each dataset as a whole; a number shuffles shards, and samples within a window of this
+        size, so that reading stays local: for remote storage and rotating disks. Raises ShardError for draws of no
+        samples.
         """
-        for source in sources:
-            if source.draws and not sum(source.blocks):
-                raise ShardError(f"an order draws {source.draws} samples of {source.name}, which has none")
+        for dataset in datasets:
+            if dataset.count and not sum(dataset.shard_sizes):
+                raise ShardError(f"an order draws {dataset.count} samples of {dataset.name}, which has none")
         if window is not None and window < 1:
-            raise ShardError(f"an order's window is {window}; wanted at least 1")
-        self._sources = [_Stream(source, make_key(key, source.name), window) for source in sources]
-        starts = np.cumsum([0, *(stream.size for stream in self._sources)])
+            raise ShardError(f"an order's window is {window}; expected at least 1")
+        self._streams = [_Stream(dataset, make_key(key, dataset.name), window) for dataset in datasets]
+        starts = np.cumsum([0, *(stream.size for stream in self._streams)])
         self._starts = starts[:-1]
-        self._draws = [stream.draws for stream in self._sources]
+        self._draws = [stream.draws for stream in self._streams]
         self._length = sum(self._draws)
         self._key = key
         self._stripe = lru_cache(maxsize=8)(self._make_stripe)
@@ -65,22 +66,22 @@ class Order:
         return self._length
 
     def samples(self, epoch: int, start: int, stop: int) -> Indices:
-        """The samples at positions [start, stop) of an epoch: their numbers in the split, int64 [stop - start].
+        """The samples of draws [start, stop) of an epoch: their numbers in the split, int64 [stop - start].
 
-        Raises IndexError for positions that are not in an epoch.
+        Raises IndexError for draws that are not in an epoch.
         """
         if not 0 <= start <= stop <= self._length or epoch < 0:
-            raise IndexError(f"positions {start} to {stop} of epoch {epoch}; an epoch has 0 to {self._length}")
-        parts = [np.zeros(0, np.int64)]
+            raise IndexError(f"draws {start} to {stop} of epoch {epoch}; an epoch has 0 to {self._length}")
+        pieces = [np.zeros(0, np.int64)]
         for number in range(start // STRIPE, -(-stop // STRIPE)):
             begin = number * STRIPE
-            parts.append(self._stripe(epoch, number)[max(0, start - begin) : stop - begin])
-        return np.concatenate(parts)
+            pieces.append(self._stripe(epoch, number)[max(0, start - begin) : stop - begin])
+        return np.concatenate(pieces)
 
-    def sample_at(self, position: int) -> int:
-        """The sample at a position of the endless run, from 0: epoch `position // len(order)`."""
-        epoch, place = divmod(position, self._length)
-        return int(self.samples(epoch, place, place + 1)[0])
+    def sample_at(self, draw: int) -> int:
+        """The sample of a draw of the endless run, from 0: epoch `draw // len(order)`."""
+        epoch, in_epoch = divmod(draw, self._length)
+        return int(self.samples(epoch, in_epoch, in_epoch + 1)[0])
 
     def _make_stripe(self, epoch: int, number: int) -> Indices:
         start = number * STRIPE
@@ -89,18 +90,18 @@ class Order:
         counts = [last - first for first, last in zip(before, until, strict=True)]
         drawn = [
             stream.draw(epoch, first, last) + offset
-            for stream, first, last, offset in zip(self._sources, before, until, self._starts, strict=True)
+            for stream, first, last, offset in zip(self._streams, before, until, self._starts, strict=True)
         ]
-        places = shuffled(sum(counts), make_key(self._key, epoch, number))
-        turns = np.repeat(np.arange(len(counts)), counts)[places]  # whose turn it is at each position
-        found = np.empty(len(turns), np.int64)
-        for dataset, samples in enumerate(drawn):
-            found[turns == dataset] = samples
-        return found
+        shuffle = shuffled(sum(counts), make_key(self._key, epoch, number))
+        turns = np.repeat(np.arange(len(counts)), counts)[shuffle]  # the dataset of each draw
+        samples = np.empty(len(turns), np.int64)
+        for dataset, own in enumerate(drawn):
+            samples[turns == dataset] = own
+        return samples
 
 
 class StoredOrder:
-    """Every sample once, as they lie in the split: for evaluation."""
+    """Every sample once, in the order of the split: for evaluation."""
 
     def __init__(self, length: int) -> None:
         self._length = length
@@ -109,38 +110,38 @@ class StoredOrder:
         return self._length
 
     def samples(self, epoch: int, start: int, stop: int) -> Indices:
-        """The samples at positions [start, stop), the same in every epoch."""
+        """The samples of draws [start, stop), the same in every epoch."""
         return np.arange(start, stop, dtype=np.int64)
 
 
 class _Stream:
     """One dataset's draws, numbered through all epochs."""
 
-    def __init__(self, source: Source, key: int, window: int | None) -> None:
-        self.size, self.draws = sum(source.blocks), source.draws
+    def __init__(self, dataset: Draws, key: int, window: int | None) -> None:
+        self.size, self.draws = sum(dataset.shard_sizes), dataset.count
         self._key, self._window = key, window
-        self._blocks = np.array(source.blocks, np.int64)
+        self._shard_sizes = np.array(dataset.shard_sizes, np.int64)
         self._round = math.lcm(self.size, self.draws)  # after so many draws an epoch and a cycle begin together
         self._base = lru_cache(maxsize=2)(self._make_base)
         self._run = lru_cache(maxsize=8)(self._make_run)
 
     def draw(self, epoch: int, first: int, last: int) -> Indices:
         """Draws [first, last) of an epoch."""
-        parts = [np.zeros(0, np.int64)]
-        at, end = epoch * self.draws + first, epoch * self.draws + last
-        while at < end:
-            cycle = at // self.size * self.size
+        pieces = [np.zeros(0, np.int64)]
+        draw, end = epoch * self.draws + first, epoch * self.draws + last
+        while draw < end:
+            cycle = draw // self.size * self.size
             start = max(cycle, epoch * self.draws)
             stop = min(cycle + self.size, (epoch + 1) * self.draws)
             until = min(end, stop)
-            inside = self._run(start, stop)(np.arange(at - start, until - start))
-            parts.append(self._base(at // self._round)(start - cycle + inside))
-            at = until
-        return np.concatenate(parts)
+            inside = self._run(start, stop)(np.arange(draw - start, until - start))
+            pieces.append(self._base(draw // self._round)(start - cycle + inside))
+            draw = until
+        return np.concatenate(pieces)
 
     def _make_base(self, number: int) -> Permutation | BlockPermutation:
         key = make_key(self._key, "round", number)
-        return Permutation(self.size, key) if self._window is None else BlockPermutation(self._blocks, key, 1)
+        return Permutation(self.size, key) if self._window is None else BlockPermutation(self._shard_sizes, key, 1)
 
     def _make_run(self, start: int, stop: int) -> Permutation | BlockPermutation:
         key = make_key(self._key, start)
@@ -151,24 +152,24 @@ class _Stream:
         return BlockPermutation(base.block_sizes(start - cycle, stop - cycle), key, self._window)
 
 
-def _draws_before(position: int, draws: Sequence[int]) -> list[int]:
-    """How many draws of each dataset come before a position: they sum to it, and never fall as it grows."""
+def _draws_before(draw: int, draws: Sequence[int]) -> list[int]:
+    """How many draws of each dataset come before a draw of the epoch: they sum to it, and never fall as it grows."""
     low, high = 0, _FINE
     while high - low > 1:
         middle = (low + high) // 2
-        if sum(_below(middle, count) for count in draws) <= position:
+        if sum(_below(middle, count) for count in draws) <= draw:
             low = middle
         else:
             high = middle
-    if position >= sum(draws):
+    if draw >= sum(draws):
         return list(draws)
-    found = [_below(low, count) for count in draws]
-    rest = position - sum(found)
+    before = [_below(low, count) for count in draws]
+    rest = draw - sum(before)
     for dataset, count in enumerate(draws):  # these fall on one threshold; the earlier dataset goes first
-        if rest and _below(high, count) > found[dataset]:
-            found[dataset] += 1
+        if rest and _below(high, count) > before[dataset]:
+            before[dataset] += 1
             rest -= 1
-    return found
+    return before
 
 
 def _below(threshold: int, draws: int) -> int:

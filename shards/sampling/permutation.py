@@ -1,4 +1,4 @@
-"""Shuffles that are computed, not stored: position -> element, the same on every machine and in every process.
+"""Shuffles that are computed, not stored: index -> element, the same on every machine and in every process.
 
 Rule: each is a pure function of (size, key), a bijection of [0, size), and free of any library's random generator,
 whose streams may change between releases.
@@ -52,16 +52,16 @@ class Permutation:
         self._low_bits = np.uint64(bits // 2)
         self._masks = (np.uint64((1 << (bits // 2)) - 1), np.uint64((1 << (bits - bits // 2)) - 1))
 
-    def __call__(self, positions: Indices) -> Indices:
-        """Elements at `positions`, int64 [n] in [0, size)."""
+    def __call__(self, indices: Indices) -> Indices:
+        """Elements at `indices`, int64 [n] in [0, size)."""
         if self.size <= TABLE:
-            return self._table[positions]
-        found = self._encrypt(positions.astype(np.uint64))
-        outside = np.flatnonzero(found >= self.size)
+            return self._table[indices]
+        elements = self._encrypt(indices.astype(np.uint64))
+        outside = np.flatnonzero(elements >= self.size)
         while len(outside):
-            found[outside] = self._encrypt(found[outside])
-            outside = outside[found[outside] >= self.size]
-        return found.astype(np.int64)
+            elements[outside] = self._encrypt(elements[outside])
+            outside = outside[elements[outside] >= self.size]
+        return elements.astype(np.int64)
 
     @cached_property
     def _table(self) -> Indices:
@@ -86,7 +86,7 @@ class Permutation:
 class BlockPermutation:
     """A shuffle that keeps neighbours near each other: blocks in random order, then elements within a moving window.
 
-    For storage where a jump is dear. Memory: some numbers a block, none an element.
+    For storage where a jump is expensive. Memory: some numbers per block, none per element.
     """
 
     def __init__(self, sizes: Indices, key: int, window: int) -> None:
@@ -99,22 +99,22 @@ class BlockPermutation:
         self._ends = np.cumsum(sizes[self._order])
         self._starts = self._ends - sizes[self._order]
 
-    def __call__(self, positions: Indices) -> Indices:
-        """Elements at `positions`, int64 [n] in [0, size)."""
-        places = positions.copy()
+    def __call__(self, indices: Indices) -> Indices:
+        """Elements at `indices`, int64 [n] in [0, size)."""
+        moved = indices.copy()
         if self._window > 1:
-            windows = positions // self._window
+            windows = indices // self._window
             for window in np.unique(windows).tolist():
-                some = windows == window
-                places[some] = window * self._window + self._inside(window)(positions[some] - window * self._window)
-        blocks = self._ends.searchsorted(places, side="right")
-        found: Indices = self._stored_starts[blocks] + places - self._starts[blocks]
-        return found
+                members = windows == window
+                moved[members] = window * self._window + self._inside(window)(indices[members] - window * self._window)
+        blocks = self._ends.searchsorted(moved, side="right")
+        elements: Indices = self._stored_starts[blocks] + moved - self._starts[blocks]
+        return elements
 
     def block_sizes(self, start: int, stop: int) -> Indices:
-        """The parts of blocks that lie in [start, stop) of the sequence without the window's shuffle."""
-        parts: Indices = np.minimum(self._ends, stop) - np.maximum(self._starts, start)
-        return parts[parts > 0]
+        """Elements of each block in [start, stop) of the order without the window's shuffle, if there are any."""
+        sizes: Indices = np.minimum(self._ends, stop) - np.maximum(self._starts, start)
+        return sizes[sizes > 0]
 
     def _shuffle(self, window: int) -> Permutation:
         return Permutation(min(self._window, self.size - window * self._window), make_key(self._key, window))

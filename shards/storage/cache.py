@@ -67,7 +67,7 @@ class Cache:
         path = self.folder / f"{sha256}{suffix}"
         if _touch(path, size):
             return path
-        with self._told(name, size), self._download_lock(sha256):
+        with self._as_shard_error(name, size), self._download_lock(sha256):
             if not _touch(path, size):
                 self._download(path, sha256, size, name, download)
         return path
@@ -80,7 +80,7 @@ class Cache:
         """
         key = hashlib.sha256("".join(f"{path}\0{digest}\0" for path, digest in sorted(files.items())).encode())
         target = self.folder / "folders" / key.hexdigest()[:32]
-        with self._told(name, 0), self._download_lock(key.hexdigest()):
+        with self._as_shard_error(name, 0), self._download_lock(key.hexdigest()):
             if not _is_folder_of(target, files):
                 target.parent.mkdir(exist_ok=True)
                 shutil.rmtree(target, ignore_errors=True)
@@ -149,7 +149,7 @@ class Cache:
 
     def _evict(self, room: int | None) -> int:
         """Remove leftovers, then the least recently used until `room` bytes are enough. Returns the bytes that stay."""
-        found: list[tuple[int, int, Path]] = []
+        copies: list[tuple[int, int, Path]] = []
         total = 0
         with os.scandir(self.folder) as entries:
             for entry in entries:
@@ -166,8 +166,8 @@ class Cache:
                     continue
                 total += status.st_size
                 if ours["whole"]:
-                    found.append((status.st_mtime_ns, status.st_size, path))
-        for _, size, path in sorted(found):
+                    copies.append((status.st_mtime_ns, status.st_size, path))
+        for _, size, path in sorted(copies):
             if room is None or total <= room:
                 break
             path.unlink(missing_ok=True)
@@ -193,7 +193,7 @@ class Cache:
             yield
 
     @contextlib.contextmanager
-    def _told(self, name: str, size: int) -> Iterator[None]:
+    def _as_shard_error(self, name: str, size: int) -> Iterator[None]:
         """What the disk refuses, as ShardError."""
         try:
             yield
@@ -240,14 +240,14 @@ def _touch(path: Path, size: int) -> bool:
     return True
 
 
-def _write(path: Path, parts: Iterable[bytes]) -> tuple[str, int]:
+def _write(path: Path, pieces: Iterable[bytes]) -> tuple[str, int]:
     """(sha256, bytes) of what was written."""
     sha256, size = hashlib.sha256(), 0
     with path.open("rb+") as file:
-        for part in parts:
-            file.write(part)
-            sha256.update(part)
-            size += len(part)
+        for piece in pieces:
+            file.write(piece)
+            sha256.update(piece)
+            size += len(piece)
     return sha256.hexdigest(), size
 
 

@@ -109,10 +109,10 @@ class RemoteStore:
         """path -> bytes of all files below a folder of the build; none if it is not there."""
         with _named(self.name(folder)):
             try:
-                root, found = self.ask(lambda files, root: (root, _find(files, f"{root}/{folder}")))
+                root, files = self.ask(lambda files, root: (root, _find(files, f"{root}/{folder}")))
             except FileNotFoundError:
                 return {}
-        return {path.removeprefix(root).strip("/"): int(info["size"]) for path, info in found.items()}
+        return {path.removeprefix(root).strip("/"): int(info["size"]) for path, info in files.items()}
 
     def advice(self, local: Path) -> str:
         return f"; if only the copy {local} is damaged, delete it, and it is downloaded again"
@@ -132,7 +132,7 @@ class RemoteStore:
     def _pieces(self, path: str, size: int) -> Iterator[bytes]:
         for start in range(0, size, PIECES * PIECE_BYTES):
             starts = range(start, min(start + PIECES * PIECE_BYTES, size), PIECE_BYTES)
-            cuts = [(at, min(at + PIECE_BYTES, size)) for at in starts]
+            cuts = [(first, min(first + PIECE_BYTES, size)) for first in starts]
             yield from self.ask(partial(_cat, path, cuts))
 
     def _download(self, path: str, size: int) -> Iterator[bytes]:
@@ -182,13 +182,13 @@ def retried(action: Callable[[], T]) -> T:
 def _cat(path: str, cuts: Sequence[tuple[int, int]], files: Any, root: str) -> list[bytes]:
     """Pieces of a file, each whole."""
     starts, ends = zip(*cuts, strict=True)
-    parts: list[Any] = files.cat_ranges([f"{root}/{path}"] * len(cuts), list(starts), list(ends), on_error="return")
-    for part, (start, end) in zip(parts, cuts, strict=True):
-        if isinstance(part, BaseException):
-            raise part
-        if len(part) != end - start:
-            raise OSError(f"{len(part)} bytes came, wanted {end - start} from byte {start} on")
-    return parts
+    pieces: list[Any] = files.cat_ranges([f"{root}/{path}"] * len(cuts), list(starts), list(ends), on_error="return")
+    for piece, (start, end) in zip(pieces, cuts, strict=True):
+        if isinstance(piece, BaseException):
+            raise piece
+        if len(piece) != end - start:
+            raise OSError(f"{len(piece)} bytes came, expected {end - start} from byte {start} on")
+    return pieces
 
 
 def _size(path: str, files: Any, root: str) -> int:
@@ -198,8 +198,8 @@ def _size(path: str, files: Any, root: str) -> int:
 
 def _find(files: Any, folder: str) -> dict[str, Any]:
     files.invalidate_cache()
-    found: dict[str, Any] | list[str] = files.find(folder, detail=True)
-    return found if isinstance(found, dict) else {}  # some give an empty list for an empty folder
+    details: dict[str, Any] | list[str] = files.find(folder, detail=True)
+    return details if isinstance(details, dict) else {}  # some give an empty list for an empty folder
 
 
 def _errors() -> tuple[type[Exception], ...]:

@@ -1,6 +1,6 @@
 """Where a build lies: a folder on this machine, or a URL (shards/storage/remote.py).
 
-Rule: readers name a file by its path below the build, and get a local file that they can read at any place.
+Rule: readers name a file by its path below the build, and get a local file that they can read at any offset.
 """
 
 from __future__ import annotations
@@ -79,17 +79,17 @@ class LocalStore:
 
     def stream(self, path: str) -> Iterator[bytes]:
         with (self._folder / path).open("rb") as file:
-            while part := file.read(1 << 20):
-                yield part
+            while piece := file.read(1 << 20):
+                yield piece
 
     def local(self, path: str, *, size: int | None, sha256: str) -> Path:
         file = self._folder / path
         try:
-            found = file.stat().st_size
+            actual_size = file.stat().st_size
         except OSError as error:
             raise ShardError(f"{file}: cannot be read ({error.strerror}); rebuild to write it anew") from None
-        if size is not None and found != size:
-            raise ShardError(f"{file}: has {found} bytes, the manifest says {size}; it was cut or swapped")
+        if size is not None and actual_size != size:
+            raise ShardError(f"{file}: has {actual_size} bytes, the manifest says {size}; it was cut or swapped")
         return file
 
     def folder(self, name: str, files: Mapping[str, str]) -> Path:
@@ -108,8 +108,8 @@ class LocalStore:
         return self._folder / name
 
     def files(self, folder: str) -> list[str]:
-        found = sorted(path for path in (self._folder / folder).rglob("*") if path.is_file())
-        return [path.relative_to(self._folder).as_posix() for path in found]
+        paths = sorted(path for path in (self._folder / folder).rglob("*") if path.is_file())
+        return [path.relative_to(self._folder).as_posix() for path in paths]
 
     def advice(self, local: Path) -> str:
         return ""

@@ -222,7 +222,7 @@ def test_a_build_gives_its_shards_by_dataset_and_split(build: Build) -> None:
         next(build.shards(dataset="gamma"))
 
 
-def test_a_row_that_is_not_there_is_an_index_error(build: Build) -> None:
+def test_a_sample_that_is_not_there_is_an_index_error(build: Build) -> None:
     shard = first_shard(build)
     for row in (4, -5, 10**30):
         with pytest.raises(IndexError, match=r"no sample .*; it has 4"):
@@ -446,7 +446,7 @@ def test_the_index_of_another_shard_is_refused(build: Build) -> None:
     datasets = build.manifest.datasets
     mine, other = datasets["alpha"].shards["train"][0], datasets["beta"].shards["train"][0]
     swapped = replace(mine, index=other.index, index_size=other.index_size)
-    with pytest.raises(ShardError, match="has 3 rows, the manifest says 4; it is the index of another shard"):
+    with pytest.raises(ShardError, match="has 3 entries, the manifest says 4; it is the index of another shard"):
         Shard(LocalStore(folder_of(build)), swapped)
     other = datasets["alpha"].shards["train"][1]
     shard = Shard(LocalStore(folder_of(build)), replace(mine, index=other.index, index_size=other.index_size))

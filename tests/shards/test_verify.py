@@ -16,7 +16,7 @@ import pytest
 
 import shards
 from shards import ShardError
-from shards.format.index import Index, IndexRows, open_index
+from shards.format.index import IndexWriter, ShardIndex, open_index
 from shards.format.manifest import read_manifest
 from shards.storage.store import LocalStore
 from tests.support import handmade_builds
@@ -313,7 +313,7 @@ def test_the_same_picture_under_other_names_on_both_sides_is_a_note(tmp_path: Pa
     found = shards.verify(shards.open(build.finish()))
     assert found.problems == []
     (note,) = found.notes
-    assert note.endswith("pictures that are in train too, byte for byte: 2, such as in sample alpha-eval-00006")
+    assert note.endswith("images that are in train too, byte for byte: 2, such as in sample alpha-eval-00006")
     assert "alpha/eval-00000" in note
 
 
@@ -339,16 +339,16 @@ def test_an_index_with_broken_text_is_a_problem_and_not_the_end(
     assert "is damaged" in problem
 
 
-def broken_groups(open_whole: Callable[[Path], Index]) -> Callable[[Path], Index]:
+def broken_groups(open_whole: Callable[[Path], ShardIndex]) -> Callable[[Path], ShardIndex]:
     """The same index, but its groups are bytes that are no UTF-8."""
 
-    def open_broken(path: Path) -> Index:
+    def open_broken(path: Path) -> ShardIndex:
         table = open_whole(path).table
         place = table.schema.get_field_index("groups")
         bad = pa.array([[b"\xff"]] * table.num_rows, pa.large_list(pa.large_binary())).view(
             table.schema.field(place).type
         )
-        return Index(table.set_column(place, table.schema.field(place), bad))
+        return ShardIndex(table.set_column(place, table.schema.field(place), bad))
 
     return open_broken
 
@@ -358,13 +358,15 @@ def test_a_key_that_stands_in_two_shards_is_found(tmp_path: Path) -> None:
     build.add([draft(1), draft(2)])
     build.add([draft(3), draft(2)])
     both = problems(build.finish())
-    assert all(problem.endswith("1 keys stand elsewhere too, such as alpha-train-00002") for problem in both)
+    assert all(problem.endswith("1 keys are elsewhere too, such as alpha-train-00002") for problem in both)
     assert [f"alpha/train-0000{number}" in problem for number, problem in enumerate(both)] == [True, True]
 
 
 def test_member_checksums_that_do_not_fit_are_found(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    add = IndexRows.add
-    monkeypatch.setattr(IndexRows, "add", lambda rows, **row: add(rows, **{**row, "member_checksums": [1, 2, 3, 4]}))
+    add = IndexWriter.add
+    monkeypatch.setattr(
+        IndexWriter, "add", lambda index, **entry: add(index, **(entry | {"member_checksums": [1, 2, 3, 4]}))
+    )
     build = build_of(tmp_path, SOUND)
     (problem,) = problems(build)
     assert problem.endswith(f"sample {SOUND.key}: its members do not match the index's checksums")

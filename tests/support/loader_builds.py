@@ -59,18 +59,18 @@ def some(build: Build, count: int, **settings: Any) -> list[Batch]:
 
 
 def said(batches: list[Batch]) -> list[tuple[Any, ...]]:
-    """All rows of a global batch, whichever ranks hold them, as plain values; images with the rows they belong to."""
-    rows = []
+    """All sequences of a global batch, whichever ranks hold them, as plain values; images with their sequence."""
+    sequences = []
     for batch in batches:
-        for row in range(len(batch.input_ids)):
-            mine = batch.image_slots[:, 0] == row
+        for sequence in range(len(batch.input_ids)):
+            mine = batch.image_slots[:, 0] == sequence
             tensors = (batch.input_ids, batch.labels, batch.position_ids, batch.segment_ids)
-            rows.append(
+            sequences.append(
                 (
-                    batch.samples[row],
-                    *(tensor[row].tolist() for tensor in tensors),
+                    batch.samples[sequence],
+                    *(tensor[sequence].tolist() for tensor in tensors),
                     batch.image_slots[mine, 1].tolist(),
                     batch.images[mine].tolist(),
                 )
             )
-    return rows
+    return sequences

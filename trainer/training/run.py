@@ -195,7 +195,7 @@ class _Run:
         schedule = self.config.schedule
         if schedule.steps is not None:
             return schedule.steps
-        return math.ceil(self.loader.count_rows(schedule.epochs or 1) / self.config.batch.global_batch_size)
+        return math.ceil(self.loader.count_sequences(schedule.epochs or 1) / self.config.batch.global_batch_size)
 
     def _add(self, window: Window, result: StepResult) -> None:
         window.steps += 1
@@ -226,7 +226,7 @@ class _Run:
         entry = record(
             window,
             step=self.step,
-            epoch=self.loader.epochs_before(self.state.loader["position"]),
+            epoch=self.loader.epochs_before(self.state.loader["cursor"]),
             lr={group["name"]: group["lr"] for group in self.engine.basic_optimizer.param_groups},
             peak=peak * self.ranks.world_size if peak else None,
             memory_bytes=_memory_bytes(device),

@@ -57,16 +57,18 @@ def test_single_flipped_bits_in_shards_and_indexes_are_all_detected(build: Path)
 def test_a_flipped_bit_in_one_sample_is_told_with_its_key_and_leaves_the_others_readable(build: Path) -> None:
     wanted = read_all(build)
     opened = shards.open(build)
-    number, row = opened["train"].locate(5)
+    number, in_shard = opened["train"].locate(5)
     shard = opened["train"].shard(number)
-    at = shard.index.row(row)
+    entry = shard.index.entry(in_shard)
     data = bytearray(shard.path.read_bytes())
-    data[at.offset + at.size // 2] ^= 16
+    data[entry.offset + entry.size // 2] ^= 16
     shard.path.write_bytes(data)
     again = shards.open(build)["train"]
     for index in range(len(again)):
         if index == 5:
-            with pytest.raises(ShardError, match=rf"{shard.path}: sample {at.key} is damaged: its bytes do not match"):
+            with pytest.raises(
+                ShardError, match=rf"{shard.path}: sample {entry.key} is damaged: its bytes do not match"
+            ):
                 again[index]
         else:
             assert said(again[index]) == wanted[index]
@@ -200,7 +202,7 @@ def test_a_disk_that_fails_is_told_with_the_shard(build: Path, monkeypatch: pyte
 @pytest.mark.parametrize("offset", [2**63, 2**64 - 1, 2**40])
 def test_a_place_far_outside_the_shard_is_damage(build: Path, monkeypatch: pytest.MonkeyPatch, offset: int) -> None:
     shard = shards.open(build)["train"].shard(0)
-    row = shard.index.row(0)
-    monkeypatch.setattr(shard.index, "row", lambda _: row._replace(offset=offset))
-    with pytest.raises(ShardError, match=rf"sample {row.key} is damaged: its bytes do not match"):
+    entry = shard.index.entry(0)
+    monkeypatch.setattr(shard.index, "entry", lambda _: entry._replace(offset=offset))
+    with pytest.raises(ShardError, match=rf"sample {entry.key} is damaged: its bytes do not match"):
         shard[0]

@@ -16,7 +16,7 @@ import xxhash
 
 from shards.errors import ShardError
 from shards.format.container import encode_tokens
-from shards.format.index import SCHEMA, Index, IndexRows, open_index
+from shards.format.index import SCHEMA, IndexWriter, ShardIndex, open_index
 from tests.support import handmade_builds
 from tests.support.paths import ROOT
 from tests.support.waiting import LIMIT_S
@@ -37,7 +37,7 @@ ROW: dict[str, Any] = {
 
 
 def write(path: Path, *rows: dict[str, Any]) -> Path:
-    index = IndexRows()
+    index = IndexWriter()
     for row in rows:
         index.add(**row)
     index.write(path)
@@ -64,7 +64,7 @@ def test_the_index_is_mapped_and_not_loaded(tmp_path: Path) -> None:
     index = open_index(path)
     assert len(index) == 20_000
     assert pa.total_allocated_bytes() - before < 1 << 16
-    assert index.row(19_999).checksum == 2**64 - 1
+    assert index.entry(19_999).checksum == 2**64 - 1
 
 
 def test_the_same_rows_give_the_same_bytes(tmp_path: Path) -> None:
@@ -105,7 +105,7 @@ def test_rows_are_found_in_every_batch(tmp_path: Path) -> None:
     several = open_index(tmp_path / "several.arrow")
     assert several.table.column("key").num_chunks == 3
     for number, row in enumerate(rows):
-        found = several.row(number)._asdict()
+        found = several.entry(number)._asdict()
         assert found == {name: row[name] for name in found}
 
 
@@ -131,7 +131,7 @@ def test_an_index_with_other_columns_is_refused(tmp_path: Path, change: str) -> 
     table = other_columns(change)
     with pa.OSFile(str(tmp_path / "index.arrow"), "wb") as sink, pa.ipc.new_file(sink, table.schema) as file:
         file.write_table(table)
-    with pytest.raises(ShardError, match=r"index\.arrow: the index has columns .*; wanted key large_string, offset"):
+    with pytest.raises(ShardError, match=r"index\.arrow: the index has columns .*; expected key large_string, offset"):
         open_index(tmp_path / "index.arrow")
 
 
@@ -156,7 +156,7 @@ def test_a_row_with_an_empty_field_is_refused(tmp_path: Path) -> None:
     table = open_index(write(tmp_path / "index.arrow", ROW)).table
     holes = table.set_column(1, "offset", pa.array([None], pa.uint64()))
     with pytest.raises(ValueError, match="empty field"):
-        Index(holes)
+        ShardIndex(holes)
 
 
 # In its own process, because a mistake here does not fail but crashes the interpreter. A sample that is read in spite

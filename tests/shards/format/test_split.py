@@ -20,7 +20,7 @@ import pytest
 
 import shards
 import shards.format.split
-from shards import Build, Sample, Shard, ShardError, Split
+from shards import Build, Sample, Shard, ShardError, SplitSamples
 from tests.support import handmade_builds
 from tests.support.handmade_builds import Draft, draft
 from tests.support.paths import ROOT
@@ -55,7 +55,7 @@ def build(tmp_path: Path) -> Build:
 
 
 @pytest.fixture
-def split(build: Build) -> Split:
+def split(build: Build) -> SplitSamples:
     return build["train"]
 
 
@@ -81,14 +81,14 @@ def stored(one: Draft) -> tuple[str, list[int], list[int], list[bytes]]:
     return one.key, one.tokens[0].tolist(), one.tokens[1].tolist(), [data for _, data in one.images]
 
 
-def read_all(split: Split) -> list[tuple[str, list[int], list[int], list[bytes]]]:
+def read_all(split: SplitSamples) -> list[tuple[str, list[int], list[int], list[bytes]]]:
     return [content(sample) for sample in split]
 
 
 # As a sequence
 
 
-def test_a_split_is_the_samples_of_its_shards_in_the_manifests_order(build: Build, split: Split) -> None:
+def test_a_split_is_the_samples_of_its_shards_in_the_manifests_order(build: Build, split: SplitSamples) -> None:
     assert len(split) == len(DRAFTS) == 17
     assert read_all(split) == [stored(one) for one in DRAFTS]
     in_shards = [shard[row] for _, _, shard in build.shards(split="train") for row in range(len(shard))]
@@ -99,7 +99,7 @@ def test_a_split_is_the_samples_of_its_shards_in_the_manifests_order(build: Buil
 
 
 @pytest.mark.parametrize("index", [0, 3, 4, 5, 10, 11, 13, 14, 16])
-def test_a_number_counts_from_the_front_or_from_the_end(split: Split, index: int) -> None:
+def test_a_number_counts_from_the_front_or_from_the_end(split: SplitSamples, index: int) -> None:
     assert content(split[index]) == content(split[index - 17]) == stored(DRAFTS[index])
     name, sample = split.named(index)
     assert (name, content(sample)) == (NAMES[index], stored(DRAFTS[index]))
@@ -111,15 +111,17 @@ def test_a_number_counts_from_the_front_or_from_the_end(split: Split, index: int
     [slice(None), slice(3, 12), slice(-4, None), slice(None, None, -1), slice(12, 2, -3), slice(5, 5), slice(9, 99)],
     ids=str,
 )
-def test_a_slice_is_a_list_of_samples(split: Split, part: slice) -> None:
+def test_a_slice_is_a_list_of_samples(split: SplitSamples, part: slice) -> None:
     found = split[part]
     assert isinstance(found, list)
     assert [content(sample) for sample in found] == [stored(one) for one in DRAFTS[part]]
 
 
-@pytest.mark.parametrize("ask", [Split.__getitem__, Split.named, Split.locate, Split.where])
+@pytest.mark.parametrize("ask", [SplitSamples.__getitem__, SplitSamples.named, SplitSamples.locate, SplitSamples.where])
 @pytest.mark.parametrize("index", [17, -18, 10**9])
-def test_a_number_out_of_range_is_an_index_error(split: Split, ask: Callable[[Split, int], object], index: int) -> None:
+def test_a_number_out_of_range_is_an_index_error(
+    split: SplitSamples, ask: Callable[[SplitSamples, int], object], index: int
+) -> None:
     with pytest.raises(IndexError, match=f"no sample {index}; the split train has 17"):
         ask(split, index)
 
@@ -153,7 +155,7 @@ def test_an_unknown_split_is_an_error_that_names_the_known_ones(build: Build) ->
         build["validation"]
 
 
-def test_a_sample_is_named_by_its_shard_and_key(split: Split) -> None:
+def test_a_sample_is_named_by_its_shard_and_key(split: SplitSamples) -> None:
     assert split.where(4) == f"{split.shard(1).name}: sample alpha-train-00004"
     assert split.where(-1) == f"{split.shard(6).name}: sample gamma-train-00002"
     assert [split.locate(index) for index in (0, 3, 4, 10, 11, 14, 16, -1)] == [
@@ -171,14 +173,14 @@ def test_a_sample_is_named_by_its_shard_and_key(split: Split) -> None:
 # Counts
 
 
-def test_counts_are_what_reading_every_sample_gives(split: Split) -> None:
+def test_counts_are_what_reading_every_sample_gives(split: SplitSamples) -> None:
     text, images = split.counts(np.arange(len(split)))
     assert text.dtype == images.dtype == np.int64
     assert images.tolist() == [len(sample.images) for sample in split]
     assert text.tolist() == [len(sample.ids) - len(sample.images) for sample in split]
 
 
-def test_counts_come_in_the_order_asked_for(split: Split) -> None:
+def test_counts_come_in_the_order_asked_for(split: SplitSamples) -> None:
     text, images = split.counts(np.arange(len(split)))
     asked = np.random.default_rng(0).integers(0, len(split), 100)
     found = split.counts(asked)
@@ -186,7 +188,7 @@ def test_counts_come_in_the_order_asked_for(split: Split) -> None:
     assert found[1].tolist() == images[asked].tolist()
 
 
-def test_counts_need_the_indexes_alone(build: Build, split: Split) -> None:
+def test_counts_need_the_indexes_alone(build: Build, split: SplitSamples) -> None:
     wanted = [counts.tolist() for counts in split.counts(np.arange(17))]
     for tar in Path(build.store.location).rglob("*.tar"):
         tar.unlink()
@@ -198,14 +200,14 @@ def test_counts_need_the_indexes_alone(build: Build, split: Split) -> None:
 # Open shards
 
 
-def test_a_shard_is_opened_when_it_is_needed_and_once(split: Split, opened: list[str]) -> None:
+def test_a_shard_is_opened_when_it_is_needed_and_once(split: SplitSamples, opened: list[str]) -> None:
     assert opened == []
     split[4], split[4], split[16], split[4]
     assert opened == ["train-00001 of alpha", "train-00002 of gamma"]
 
 
 def test_the_least_recently_used_shard_is_closed_first(
-    split: Split, opened: list[str], monkeypatch: pytest.MonkeyPatch
+    split: SplitSamples, opened: list[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(shards.format.split, "OPEN_INDEXES", 2)
     first, second, third = 0, 4, 5  # of three shards
@@ -220,7 +222,7 @@ def test_the_least_recently_used_shard_is_closed_first(
 
 @pytest.mark.parametrize("limit", [1, 2, 3])
 def test_with_few_shards_open_everything_is_still_read_right(
-    split: Split, opened: list[str], monkeypatch: pytest.MonkeyPatch, limit: int
+    split: SplitSamples, opened: list[str], monkeypatch: pytest.MonkeyPatch, limit: int
 ) -> None:
     monkeypatch.setattr(shards.format.split, "OPEN_INDEXES", limit)
     numbers = random.Random(limit).choices(range(17), k=200)
@@ -234,7 +236,7 @@ def test_with_few_shards_open_everything_is_still_read_right(
 
 @pytest.mark.parametrize("touched_bytes", [0, 3000, 10_000])
 def test_reading_goes_on_right_after_pages_were_let_go(
-    split: Split, monkeypatch: pytest.MonkeyPatch, touched_bytes: int
+    split: SplitSamples, monkeypatch: pytest.MonkeyPatch, touched_bytes: int
 ) -> None:
     monkeypatch.setattr(shards.format.split, "TOUCHED_BYTES", touched_bytes)
     let_go: list[str] = []
@@ -251,7 +253,7 @@ def test_reading_goes_on_right_after_pages_were_let_go(
     assert {split.shard(number).name for number in range(7)} == set(let_go)
 
 
-def test_pages_are_let_go_of_closed_shards_too(split: Split, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_pages_are_let_go_of_closed_shards_too(split: SplitSamples, monkeypatch: pytest.MonkeyPatch) -> None:
     let_go: list[str] = []
     monkeypatch.setattr(Shard, "forget_index", lambda shard: let_go.append(shard.name))
     monkeypatch.setattr(shards.format.split, "OPEN_INDEXES", 1)
@@ -266,7 +268,7 @@ def test_pages_are_let_go_of_closed_shards_too(split: Split, monkeypatch: pytest
 @pytest.mark.skipif(not Path("/proc/self/fd").exists(), reason="open files are counted as Linux tells them")
 @pytest.mark.parametrize("limit", [1, 3])
 def test_few_tars_stay_open_and_everything_is_still_read_right(
-    build: Build, split: Split, monkeypatch: pytest.MonkeyPatch, limit: int
+    build: Build, split: SplitSamples, monkeypatch: pytest.MonkeyPatch, limit: int
 ) -> None:
     monkeypatch.setattr(shards.format.split, "OPEN_TARS", limit)
     for number in random.Random(limit).choices(range(17), k=100):
@@ -276,14 +278,14 @@ def test_few_tars_stay_open_and_everything_is_still_read_right(
         assert len(set(open_tars)) == len(open_tars)
 
 
-def test_a_kept_sample_needs_its_shard_no_more(build: Build, split: Split) -> None:
+def test_a_kept_sample_needs_its_shard_no_more(build: Build, split: SplitSamples) -> None:
     kept = list(split)
     for path in Path(build.store.location).rglob("*.tar"):
         os.truncate(path, 0)
     assert [content(sample) for sample in kept] == [stored(one) for one in DRAFTS]
 
 
-def test_a_shard_that_is_cut_while_it_is_open_is_told_and_ends_no_process(build: Build, split: Split) -> None:
+def test_a_shard_that_is_cut_while_it_is_open_is_told_and_ends_no_process(build: Build, split: SplitSamples) -> None:
     assert split[0].key
     (path,) = (split.shard(0).path,)
     os.truncate(path, 700)
@@ -302,13 +304,13 @@ def open_files() -> list[str]:
 # Other processes
 
 
-def test_a_split_reads_the_same_in_a_process_that_starts_anew(split: Split) -> None:
+def test_a_split_reads_the_same_in_a_process_that_starts_anew(split: SplitSamples) -> None:
     here = read_all(split)
     with ProcessPoolExecutor(1, mp_context=multiprocessing.get_context("spawn")) as pool:
         assert pool.submit(read_all, split).result(timeout=LIMIT_S) == here
 
 
-def test_no_open_shard_travels_with_a_split_or_a_build(build: Build, split: Split, opened: list[str]) -> None:
+def test_no_open_shard_travels_with_a_split_or_a_build(build: Build, split: SplitSamples, opened: list[str]) -> None:
     closed = pickle.dumps(split)
     wanted = read_all(split)
     assert len(pickle.dumps(split)) == len(closed)

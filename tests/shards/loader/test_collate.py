@@ -24,8 +24,8 @@ Arrays = BatchFields[npt.NDArray[Any]]
 TEXT_TOKEN = st.integers(6, 1000)
 
 
-def row_length(row: Sequence[Sample], image_tokens: int) -> int:
-    return sum(len(sample.ids) + len(sample.images) * (image_tokens - 1) for sample in row)
+def sequence_length(sequence: Sequence[Sample], image_tokens: int) -> int:
+    return sum(len(sample.ids) + len(sample.images) * (image_tokens - 1) for sample in sequence)
 
 
 def sample(ids: Sequence[int], *, labels: Sequence[int] | None = None, num_images: int | None = None) -> Sample:
@@ -44,7 +44,7 @@ def samples(draw: st.DrawFn) -> Sample:
     return sample(ids, labels=labels)
 
 
-ROWS = st.lists(st.lists(samples(), max_size=4), max_size=4)
+SEQUENCES = st.lists(st.lists(samples(), max_size=4), max_size=4)
 
 
 def unwritten(num_rows: int, length: int, num_images: int, dtype: npt.DTypeLike = np.int64) -> Arrays:
@@ -60,43 +60,47 @@ def unwritten(num_rows: int, length: int, num_images: int, dtype: npt.DTypeLike 
 
 
 def collated(
-    rows: Sequence[Sequence[Sample]], *, image_tokens: int, length: int | None = None, dtype: npt.DTypeLike = np.int64
+    sequences: Sequence[Sequence[Sample]],
+    *,
+    image_tokens: int,
+    length: int | None = None,
+    dtype: npt.DTypeLike = np.int64,
 ) -> Arrays:
-    longest = max((row_length(row, image_tokens) for row in rows), default=0)
-    num_images = sum(len(one.images) for row in rows for one in row)
-    out = unwritten(len(rows), longest if length is None else length, num_images, dtype)
-    collate(rows, out, image_id=IMAGE_ID, image_tokens=image_tokens)
+    longest = max((sequence_length(sequence, image_tokens) for sequence in sequences), default=0)
+    num_images = sum(len(one.images) for sequence in sequences for one in sequence)
+    out = unwritten(len(sequences), longest if length is None else length, num_images, dtype)
+    collate(sequences, out, image_id=IMAGE_ID, image_tokens=image_tokens)
     return out
 
 
-@given(ROWS, st.integers(1, 5), st.integers(0, 6), st.sampled_from([np.int32, np.int64]))
+@given(SEQUENCES, st.integers(1, 5), st.integers(0, 6), st.sampled_from([np.int32, np.int64]))
 @example([[sample([IMAGE_ID])], [], [sample([9]), sample([IMAGE_ID, IMAGE_ID])]], 3, 0, np.int64)
 def test_arrays_equal_those_written_position_by_position(
-    rows: list[list[Sample]], image_tokens: int, padding: int, dtype: type[np.signedinteger[npt.NBitBase]]
+    sequences: list[list[Sample]], image_tokens: int, padding: int, dtype: type[np.signedinteger[npt.NBitBase]]
 ) -> None:
-    length = max((row_length(row, image_tokens) for row in rows), default=0) + padding
-    out = collated(rows, image_tokens=image_tokens, length=length, dtype=dtype)
+    length = max((sequence_length(sequence, image_tokens) for sequence in sequences), default=0) + padding
+    out = collated(sequences, image_tokens=image_tokens, length=length, dtype=dtype)
     wanted = [
         oracles_order.padded_row(
-            [(one.ids.tolist(), one.labels.tolist(), len(one.images)) for one in row],
+            [(one.ids.tolist(), one.labels.tolist(), len(one.images)) for one in sequence],
             length=length,
             image_id=IMAGE_ID,
             image_tokens=image_tokens,
         )
-        for row in rows
+        for sequence in sequences
     ]
-    assert out.input_ids.tolist() == [row.input_ids for row in wanted]
-    assert out.labels.tolist() == [row.labels for row in wanted]
-    assert out.position_ids.tolist() == [row.position_ids for row in wanted]
-    assert out.segment_ids.tolist() == [row.segment_ids for row in wanted]
+    assert out.input_ids.tolist() == [sequence.input_ids for sequence in wanted]
+    assert out.labels.tolist() == [sequence.labels for sequence in wanted]
+    assert out.position_ids.tolist() == [sequence.position_ids for sequence in wanted]
+    assert out.segment_ids.tolist() == [sequence.segment_ids for sequence in wanted]
     assert out.image_slots.tolist() == [
-        [number, first] for number, row in enumerate(wanted) for first in row.first_positions
+        [number, first] for number, sequence in enumerate(wanted) for first in sequence.first_positions
     ]
 
 
-def test_a_row_of_two_samples_looks_like_this() -> None:
-    row = [sample([11, IMAGE_ID, 12, 13], labels=[11, IGNORE, 12, 13]), sample([21, 22])]
-    out = collated([row], image_tokens=3, length=10)
+def test_a_sequence_of_two_samples_looks_like_this() -> None:
+    sequence = [sample([11, IMAGE_ID, 12, 13], labels=[11, IGNORE, 12, 13]), sample([21, 22])]
+    out = collated([sequence], image_tokens=3, length=10)
     assert out.input_ids.tolist() == [[11, 5, 5, 5, 12, 13, 21, 22, 0, 0]]
     assert out.labels.tolist() == [[-100, -100, -100, -100, 12, 13, -100, 22, -100, -100]]
     assert out.position_ids.tolist() == [[0, 1, 2, 3, 4, 5, 0, 1, 0, 0]]
@@ -105,8 +109,8 @@ def test_a_row_of_two_samples_looks_like_this() -> None:
 
 
 def test_no_sample_learns_its_first_position_from_the_sample_before() -> None:
-    rows = [[sample([11, 12]), sample([13]), sample([14, 15])], [sample([16, 17])]]
-    out = collated(rows, image_tokens=2)
+    sequences = [[sample([11, 12]), sample([13]), sample([14, 15])], [sample([16, 17])]]
+    out = collated(sequences, image_tokens=2)
     assert out.labels.tolist() == [[-100, 12, -100, -100, 15], [-100, 17, -100, -100, -100]]
 
 
@@ -118,13 +122,13 @@ def test_the_samples_own_arrays_are_not_written_to() -> None:
     assert (one.ids.tolist(), one.labels.tolist()) == (ids, labels)
 
 
-def test_slots_follow_rows_then_samples_then_placeholders() -> None:
-    rows = [
+def test_slots_follow_sequences_then_samples_then_placeholders() -> None:
+    sequences = [
         [sample([IMAGE_ID, 11, IMAGE_ID]), sample([IMAGE_ID])],
         [sample([12])],
         [sample([13, IMAGE_ID, IMAGE_ID])],
     ]
-    assert collated(rows, image_tokens=4).image_slots.tolist() == [[0, 0], [0, 5], [0, 9], [2, 1], [2, 5]]
+    assert collated(sequences, image_tokens=4).image_slots.tolist() == [[0, 0], [0, 5], [0, 9], [2, 1], [2, 5]]
 
 
 def test_an_image_of_one_token_stays_one_position() -> None:
@@ -135,13 +139,13 @@ def test_an_image_of_one_token_stays_one_position() -> None:
 
 
 @pytest.mark.parametrize("length", [0, 4])
-def test_rows_without_samples_are_all_padding(length: int) -> None:
+def test_sequences_without_samples_are_all_padding(length: int) -> None:
     out = collated([[], []], image_tokens=4, length=length)
     assert out.input_ids.tolist() == out.position_ids.tolist() == out.segment_ids.tolist() == [[0] * length] * 2
     assert out.labels.tolist() == [[IGNORE] * length] * 2
 
 
-def test_no_rows_are_no_arrays() -> None:
+def test_no_sequences_are_no_arrays() -> None:
     assert collated([], image_tokens=4, length=6).input_ids.shape == (0, 6)
 
 
@@ -158,6 +162,6 @@ def test_a_sample_whose_placeholders_are_not_its_images_is_named(ids: list[int],
 
 
 @given(st.lists(samples(), max_size=4), st.integers(1, 5))
-def test_the_length_of_a_row_is_what_collating_fills(row: list[Sample], image_tokens: int) -> None:
-    out = collated([row], image_tokens=image_tokens, length=300)
-    assert np.count_nonzero(out.segment_ids) == row_length(row, image_tokens)
+def test_the_length_of_a_sequence_is_what_collating_fills(sequence: list[Sample], image_tokens: int) -> None:
+    out = collated([sequence], image_tokens=image_tokens, length=300)
+    assert np.count_nonzero(out.segment_ids) == sequence_length(sequence, image_tokens)

@@ -16,7 +16,7 @@ from shards.loader.fields import FIELDS
 from shards.loader.layout import Contents
 from tests.support.loader_builds import SIDE, compiled, some
 
-CONTENTS = Contents(shape=(2, 7), side=3, num_images=4, stored_sizes=(), samples=((), ()), position=9)
+CONTENTS = Contents(shape=(2, 7), side=3, num_images=4, stored_sizes=(), samples=((), ()), cursor=9)
 
 
 @pytest.fixture(scope="module")

@@ -1,4 +1,4 @@
-"""Batches: what is in them, and that nothing but the build, the seed and the row settings decides it."""
+"""Batches: what is in them, and that nothing but the build, the seed and the sequence settings decides it."""
 
 from __future__ import annotations
 
@@ -41,24 +41,24 @@ def test_a_batch_holds_its_samples_as_the_build_does(build: Build) -> None:
     assert batch.input_ids.shape == (BATCH, LENGTH)
     assert batch.images.shape == (len(batch.image_slots), 3, SIDE, SIDE)
     seen = 0
-    for row, names in enumerate(batch.samples):
+    for sequence, names in enumerate(batch.samples):
         for segment, (dataset, key) in enumerate(names, start=1):
             sample = by_key[key]
             assert sample.metadata["dataset"] == dataset
-            mine = batch.segment_ids[row] == segment
+            mine = batch.segment_ids[sequence] == segment
             ids, labels = [], []
             for token, label in zip(sample.ids.tolist(), sample.labels.tolist(), strict=True):
                 ids += [token] * (IMAGE_TOKENS if token == image_id else 1)
                 labels += [label] * (IMAGE_TOKENS if token == image_id else 1)
-            assert batch.input_ids[row][mine].tolist() == ids
-            assert batch.labels[row][mine].tolist() == [-100, *labels[1:]]
-            assert batch.position_ids[row][mine].tolist() == list(range(len(ids)))
+            assert batch.input_ids[sequence][mine].tolist() == ids
+            assert batch.labels[sequence][mine].tolist() == [-100, *labels[1:]]
+            assert batch.position_ids[sequence][mine].tolist() == list(range(len(ids)))
             start = int(mine.nonzero()[0])
             for image in sample.images:
-                at_row, at = batch.image_slots[seen].tolist()
-                assert at_row == row
+                in_sequence, at = batch.image_slots[seen].tolist()
+                assert in_sequence == sequence
                 assert start <= at < start + len(ids)
-                assert (batch.input_ids[row, at : at + IMAGE_TOKENS] == image_id).all()
+                assert (batch.input_ids[sequence, at : at + IMAGE_TOKENS] == image_id).all()
                 pixels = batch.images[seen]
                 assert np.array_equal(pixels.permute(1, 2, 0).numpy(), decode_pillow(image, geometry))
                 seen += 1
@@ -81,7 +81,7 @@ def test_original_pictures_are_made_as_the_encoder_wants_them(tmp_path: Path) ->
     by_key = {sample.key: sample for sample in original["train"]}
     for decode, tolerance in (("exact", 0.0), ("fast", 1.5)):
         (batch,) = some(original, 1, decode=decode)
-        stored = [image for row in batch.samples for _, key in row for image in by_key[key].images]
+        stored = [image for sequence in batch.samples for _, key in sequence for image in by_key[key].images]
         for pixels, image in zip(batch.images, stored, strict=True):
             difference = pixels.permute(1, 2, 0).numpy().astype(float) - decode_pillow(image, geometry)
             assert np.abs(difference).mean() <= tolerance
@@ -91,7 +91,9 @@ def test_without_decoding_a_batch_holds_the_stored_files(build: Build) -> None:
     by_key = {sample.key: sample for sample in build["train"]}
     for workers in (0, 1):
         (batch,) = some(build, 1, decode="none", workers=workers)
-        stored = tuple(bytes(image) for row in batch.samples for _, key in row for image in by_key[key].images)
+        stored = tuple(
+            bytes(image) for sequence in batch.samples for _, key in sequence for image in by_key[key].images
+        )
         assert batch.stored_images == stored
         assert batch.images.shape == (0, 3, SIDE, SIDE)
 
@@ -107,9 +109,9 @@ def test_stored_files_stay_when_the_rest_of_their_batch_goes_to_shared_memory(bu
     assert [bytes(image) for image in kept.stored_images] == wanted
 
 
-def test_unpacked_rows_hold_a_sample_each_and_are_as_long_as_the_longest(build: Build) -> None:
+def test_unpacked_sequences_hold_a_sample_each_and_are_as_long_as_the_longest(build: Build) -> None:
     for batch in some(build, 3, packed=False):
-        assert {len(row) for row in batch.samples} == {1}
+        assert {len(sequence) for sequence in batch.samples} == {1}
         longest = int((batch.segment_ids > 0).sum(1).max())
         assert longest <= batch.input_ids.shape[1] < longest + 8
         assert batch.input_ids.shape[1] % 8 == 0
@@ -129,7 +131,7 @@ def test_a_batch_moves_as_a_whole(build: Build) -> None:
     (batch,) = some(build, 1)
     moved = batch.to("meta")
     assert {moved.input_ids.device.type, moved.images.device.type} == {"meta"}
-    assert (moved.samples, moved.position) == (batch.samples, batch.position)
+    assert (moved.samples, moved.cursor) == (batch.samples, batch.cursor)
 
 
 # Nothing else decides
@@ -142,7 +144,7 @@ def test_global_batches_are_the_same_for_any_ranks_and_workers(
     parts = [some(build, 3, rank=rank, world_size=ranks, workers=workers) for rank in range(ranks)]
     for step in range(3):
         assert said([part[step] for part in parts]) == wanted[step]
-        assert len({part[step].position for part in parts}) == 1
+        assert len({part[step].cursor for part in parts}) == 1
 
 
 def test_a_run_stopped_at_any_step_goes_on_the_same_on_other_ranks(
@@ -167,13 +169,13 @@ def test_the_state_is_that_of_the_last_batch_given_whatever_workers_have_made_ah
     ahead, alone = loader(build, workers=2, prefetch=4), loader(build)
     for one, other in zip(range(4), zip(ahead, alone, strict=False), strict=False):
         assert one >= 0
-        assert ahead.state_dict() == alone.state_dict() == {**alone.state_dict(), "position": other[0].position}
+        assert ahead.state_dict() == alone.state_dict() == {**alone.state_dict(), "cursor": other[0].cursor}
 
 
-def test_another_batch_size_takes_the_same_rows(build: Build, wanted: list[list[tuple[Any, ...]]]) -> None:
-    rows = [row for batch in wanted for row in batch]
-    small = [row for batch in some(build, 10, batch_size=7) for row in said([batch])]
-    assert small == rows[:70]
+def test_another_batch_size_takes_the_same_sequences(build: Build, wanted: list[list[tuple[Any, ...]]]) -> None:
+    sequences = [sequence for batch in wanted for sequence in batch]
+    small = [sequence for batch in some(build, 10, batch_size=7) for sequence in said([batch])]
+    assert small == sequences[:70]
 
 
 def test_a_seed_of_numpy_is_the_same_number(build: Build, wanted: list[list[tuple[Any, ...]]]) -> None:
@@ -205,7 +207,7 @@ def test_shards_are_shuffled_among_each_other(build: Build) -> None:
 
 def test_seeds_and_shuffles_give_other_orders(build: Build) -> None:
     first = [
-        tuple(row for batch in some(build, 4, **settings) for row in batch.samples)
+        tuple(sequence for batch in some(build, 4, **settings) for sequence in batch.samples)
         for settings in ({}, {"seed": 1}, {"shuffle": "shards"}, {"shuffle": "none"})
     ]
     assert len(set(first)) == 4
@@ -214,8 +216,8 @@ def test_seeds_and_shuffles_give_other_orders(build: Build) -> None:
 def test_an_epoch_of_training_draws_what_the_manifest_says(build: Build) -> None:
     counts: dict[str, int] = {}
     for batch in loader(build, epochs=1):
-        for row in batch.samples:
-            for dataset, _ in row:
+        for sequence in batch.samples:
+            for dataset, _ in sequence:
                 counts[dataset] = counts.get(dataset, 0) + 1
     assert counts == {name: dataset.draws for name, dataset in build.manifest.datasets.items()}
 
@@ -226,20 +228,20 @@ def test_a_position_tells_how_many_epochs_were_given_out(build: Build, packed: b
     assert given.epochs_before(0) == 0
     for batch in given:
         samples += sum(map(len, batch.samples))
-        assert given.epochs_before(given.state_dict()["position"]) == pytest.approx(samples / given.epoch_length)
+        assert given.epochs_before(given.state_dict()["cursor"]) == pytest.approx(samples / given.epoch_length)
 
 
-def test_the_rows_of_some_epochs_can_be_counted_before_they_are_read(build: Build) -> None:
+def test_the_sequences_of_some_epochs_can_be_counted_before_they_are_read(build: Build) -> None:
     for packed in (True, False):
         given = loader(build, epochs=2, batch_size=1, packed=packed)
-        assert given.count_rows(2) == len(list(given)) > given.count_rows(1) > given.count_rows(0) == 0
+        assert given.count_sequences(2) == len(list(given)) > given.count_sequences(1) > given.count_sequences(0) == 0
 
 
 @pytest.mark.parametrize("ranks", [1, 2, 8])
 def test_evaluation_shows_every_sample_once_and_every_rank_the_same_number_of_batches(build: Build, ranks: int) -> None:
     parts = [list(loader(build, split="eval", batch_size=8, rank=rank, world_size=ranks)) for rank in range(ranks)]
     assert len({len(part) for part in parts}) == 1
-    keys = [key for part in parts for batch in part for row in batch.samples for _, key in row]
+    keys = [key for part in parts for batch in part for sequence in batch.samples for _, key in sequence]
     assert sorted(keys) == sorted(sample.key for sample in build["eval"])
     assert {len(batch.input_ids) for part in parts for batch in part} == {8 // ranks}
 

@@ -61,10 +61,10 @@ def test_an_endless_run_over_no_samples_is_refused(tmp_path: Path) -> None:
             loader(build, shuffle=shuffle, decode="none")
 
 
-def test_rows_too_short_for_a_sample_are_refused_with_its_shard_and_key(build: Build) -> None:
-    with pytest.raises(ShardError, match=r"\.tar: sample \w+-\d+ has \d+ positions, a row takes 16, and \d+ more "):
+def test_sequences_too_short_for_a_sample_are_refused_with_its_shard_and_key(build: Build) -> None:
+    with pytest.raises(ShardError, match=r"\.tar: sample \w+-\d+ has \d+ tokens, a sequence takes 16, and \d+ more "):
         loader(build, max_length=16)
-    with pytest.raises(ShardError, match=r"sample seen-\d+ has 2 images, a row takes 1"):
+    with pytest.raises(ShardError, match=r"sample seen-\d+ has 2 images, a sequence takes 1"):
         loader(build, max_images=1)
 
 
@@ -78,10 +78,10 @@ STATES = [
     ({"version": None}, "version is None, this program reads 1; start anew"),
     ({"manifest": "f" * 64}, "manifest is ffffffffffff, this loader has"),
     ({"seed": 3}, "seed is 3, this loader has 0"),
-    ({"rows": {"split": "eval"}}, "split is eval, this loader has train"),
-    ({"rows": None}, "split is None, this loader has train"),
-    ({"position": -1}, "position of the state is -1; wanted a whole number from 0"),
-    ({"position": "5"}, "position of the state is '5'"),
+    ({"sequences": {"split": "eval"}}, "split is eval, this loader has train"),
+    ({"sequences": None}, "split is None, this loader has train"),
+    ({"cursor": -1}, "cursor of the state is -1; wanted a whole number from 0"),
+    ({"cursor": "5"}, "cursor of the state is '5'"),
 ]
 
 
@@ -98,17 +98,17 @@ def test_the_state_of_another_run_is_refused(build: Build, change: dict[str, Any
 def damaged(tmp_path: Path) -> tuple[Build, Path, str]:
     """A build one of whose training samples has a flipped bit in a picture; its shard and key."""
     folder = Path(compiled(tmp_path, store="resized").store.location)
-    shard, row = next(
-        (shard, row)
+    shard, number = next(
+        (shard, number)
         for _, _, shard in shards.open(folder).shards(dataset="seen", split="train")
-        for row in range(len(shard))
-        if shard[row].images
+        for number in range(len(shard))
+        if shard[number].images
     )
-    at = shard.index.row(row)
+    entry = shard.index.entry(number)
     data = bytearray(shard.path.read_bytes())
-    data[at.offset + at.member_offsets[2] + 200] ^= 4
+    data[entry.offset + entry.member_offsets[2] + 200] ^= 4
     shard.path.write_bytes(data)
-    return shards.open(folder), shard.path, at.key
+    return shards.open(folder), shard.path, entry.key
 
 
 @pytest.mark.parametrize("workers", [0, 2])

@@ -12,10 +12,10 @@ import numpy as np
 import pytest
 import torch
 
-from shards.loader.memory_blocks import Block, LocalBlocks, OwnBlocks, SeenBlocks
+from shards.loader.memory_blocks import LocalBlocks, MemoryBlock, OwnBlocks, SeenBlocks
 
 
-def pass_on(block: Block, seen: SeenBlocks) -> None:
+def pass_on(block: MemoryBlock, seen: SeenBlocks) -> None:
     seen.add(block.number, os.dup(block.file))
 
 

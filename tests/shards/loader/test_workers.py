@@ -22,7 +22,7 @@ import shards.loader.workers
 from shards.errors import ShardError
 from shards.loader import Batch
 from shards.loader.layout import Contents, Memory
-from shards.loader.reader import Part, Reader
+from shards.loader.reader import BatchReader, BatchRequest
 from shards.loader.workers import batches_ahead
 from tests.support.paths import ROOT
 from tests.support.waiting import LIMIT_S, wait_until
@@ -30,14 +30,14 @@ from tests.support.waiting import LIMIT_S, wait_until
 pytestmark = pytest.mark.usefixtures("no_hang")
 
 
-class Slow(Reader):
+class Slow(BatchReader):
     """Batches of a known content, some of which take long, fail, or end their process."""
 
     def __init__(self, *, sizes: int = 1, fail: dict[int, str] | None = None) -> None:
         self._sizes, self._fail = sizes, fail or {}
 
-    def fill(self, part: Part, allocate: Callable[[int], Memory]) -> tuple[Contents, Memory]:
-        number = part.position
+    def fill(self, request: BatchRequest, allocate: Callable[[int], Memory]) -> tuple[Contents, Memory]:
+        number = request.cursor
         time.sleep(random.Random(number).random() / 100)
         match self._fail.get(number):
             case "damage":
@@ -51,7 +51,7 @@ class Slow(Reader):
                 threading.Event().wait()
         rows = 1 + number % self._sizes
         contents = Contents(
-            shape=(rows, 8), side=2, num_images=0, stored_sizes=(), samples=((("a", "x" * 1000),),), position=number
+            shape=(rows, 8), side=2, num_images=0, stored_sizes=(), samples=((("a", "x" * 1000),),), cursor=number
         )
         memory = allocate(contents.size)
         contents.arrays(memory).labels[:] = number
@@ -65,8 +65,8 @@ class Watchful(Slow):
         super().__init__()
         self._looks = looks
 
-    def fill(self, part: Part, allocate: Callable[[int], Memory]) -> tuple[Contents, Memory]:
-        if part.position == 0:
+    def fill(self, request: BatchRequest, allocate: Callable[[int], Memory]) -> tuple[Contents, Memory]:
+        if request.cursor == 0:
             getppid = os.getppid
 
             def look() -> int:
@@ -76,18 +76,18 @@ class Watchful(Slow):
 
             mock.patch.object(os, "getppid", look).start()
             mock.patch.object(shards.loader.workers, "_PARENT_POLL_S", 0.001).start()
-        return super().fill(part, allocate)
+        return super().fill(request, allocate)
 
 
-def parts(count: int) -> Iterator[Part]:
-    return (Part([], 0, number) for number in range(count))
+def requests(count: int) -> Iterator[BatchRequest]:
+    return (BatchRequest([], 0, number) for number in range(count))
 
 
 def numbers(batches: Iterator[Batch]) -> list[int]:
     found = []
     for batch in batches:
-        assert set(batch.labels.flatten().tolist()) == {batch.position}
-        found.append(batch.position)
+        assert set(batch.labels.flatten().tolist()) == {batch.cursor}
+        found.append(batch.cursor)
     return found
 
 
@@ -95,8 +95,8 @@ def numbers(batches: Iterator[Batch]) -> list[int]:
 @pytest.mark.parametrize("prefetch", [1, 4])
 def test_batches_come_in_order_whichever_worker_is_faster(workers: int, prefetch: int) -> None:
     reader = Slow(sizes=3)
-    assert numbers(batches_ahead(reader, parts(60), workers=workers, prefetch=prefetch)) == list(range(60))
-    assert numbers(batches_ahead(reader, parts(0), workers=workers, prefetch=prefetch)) == []
+    assert numbers(batches_ahead(reader, requests(60), workers=workers, prefetch=prefetch)) == list(range(60))
+    assert numbers(batches_ahead(reader, requests(0), workers=workers, prefetch=prefetch)) == []
     assert multiprocessing.active_children() == []
 
 
@@ -111,8 +111,8 @@ def start_method(request: pytest.FixtureRequest) -> Iterator[str]:
 def test_workers_are_started_as_the_program_wants_it(start_method: str, tmp_path: Path) -> None:
     assert multiprocessing.get_start_method() == start_method
     looks = tmp_path / "looks"
-    batches = batches_ahead(Watchful(looks), parts(5), workers=1, prefetch=1)
-    assert next(batches).position == 0
+    batches = batches_ahead(Watchful(looks), requests(5), workers=1, prefetch=1)
+    assert next(batches).cursor == 0
     wait_until(lambda: looks.stat().st_size > 10)  # a worker that has nothing to do looks whether its parent is there
     assert numbers(batches) == [1, 2, 3, 4]
 
@@ -120,18 +120,18 @@ def test_workers_are_started_as_the_program_wants_it(start_method: str, tmp_path
 def test_batches_that_are_kept_stay_as_they_are() -> None:
     """Their memory is used again only when they are gone."""
     kept = []
-    for batch in batches_ahead(Slow(sizes=4), parts(80), workers=2, prefetch=2):
-        if batch.position % 5 == 0:
+    for batch in batches_ahead(Slow(sizes=4), requests(80), workers=2, prefetch=2):
+        if batch.cursor % 5 == 0:
             kept.append(batch)
-        if batch.position % 20 == 19:
+        if batch.cursor % 20 == 19:
             kept.pop(0)
     for batch in kept:
-        assert set(batch.labels.flatten().tolist()) == {batch.position}
+        assert set(batch.labels.flatten().tolist()) == {batch.cursor}
 
 
 def test_after_the_first_batches_memory_is_used_again() -> None:
     places = []
-    for batch in batches_ahead(Slow(), parts(50), workers=1, prefetch=2):
+    for batch in batches_ahead(Slow(), requests(50), workers=1, prefetch=2):
         places.append(batch.labels.data_ptr())
     assert len(set(places)) <= 5
 
@@ -147,9 +147,9 @@ def test_after_the_first_batches_memory_is_used_again() -> None:
 @pytest.mark.parametrize("workers", [1, 3])
 def test_an_error_comes_at_the_turn_of_its_batch(kind: str, error: type[Exception], words: str, workers: int) -> None:
     found: list[int] = []
-    batches = batches_ahead(Slow(fail={7: kind}), parts(40), workers=workers, prefetch=2)
+    batches = batches_ahead(Slow(fail={7: kind}), requests(40), workers=workers, prefetch=2)
     with pytest.raises(error, match=words):
-        found.extend(batch.position for batch in batches)
+        found.extend(batch.cursor for batch in batches)
     if kind == "exit":  # batches that others made before may be lost with it
         assert found == list(range(len(found)))
         assert len(found) <= 7
@@ -159,8 +159,8 @@ def test_an_error_comes_at_the_turn_of_its_batch(kind: str, error: type[Exceptio
 
 
 def test_workers_that_hang_end_with_the_iteration() -> None:
-    batches = batches_ahead(Slow(fail={3: "stuck"}), parts(40), workers=3, prefetch=8)
-    assert next(batches).position == 0
+    batches = batches_ahead(Slow(fail={3: "stuck"}), requests(40), workers=3, prefetch=8)
+    assert next(batches).cursor == 0
     stopped = multiprocessing.active_children()[0]
     os.kill(stopped.pid or 0, signal.SIGSTOP)
     batches.close()
@@ -188,7 +188,7 @@ def test_signals_to_the_group_end_no_worker_that_is_just_starting(start: str) ->
 STORM = """
 import multiprocessing, os, signal, sys, threading, time
 sys.path[:0] = {paths!r}
-from tests.shards.loader.test_workers import Slow, parts
+from tests.shards.loader.test_workers import Slow, requests
 from shards.loader.workers import batches_ahead
 
 caught = []
@@ -203,7 +203,7 @@ multiprocessing.set_start_method({start!r})
 threading.Thread(target=storm, daemon=True).start()
 while not caught:
     time.sleep(0.001)
-made = [batch.position for batch in batches_ahead(Slow(), parts(20), workers=2, prefetch=2)]
+made = [batch.cursor for batch in batches_ahead(Slow(), requests(20), workers=2, prefetch=2)]
 print(f"all {{len(made)}} batches, and signals", flush=True)
 os._exit(0)
 """
@@ -230,11 +230,11 @@ def send_blocked_signals(pipe: Connection) -> None:
 LATER = """
 import multiprocessing, sys
 sys.path[:0] = {paths!r}
-from tests.shards.loader.test_workers import Slow, parts, send_blocked_signals
+from tests.shards.loader.test_workers import Slow, requests, send_blocked_signals
 from shards.loader.workers import batches_ahead
 
 multiprocessing.set_start_method({start!r})
-assert len(list(batches_ahead(Slow(), parts(2), workers=1, prefetch=1))) == 2
+assert len(list(batches_ahead(Slow(), requests(2), workers=1, prefetch=1))) == 2
 ours, theirs = multiprocessing.Pipe()
 multiprocessing.Process(target=send_blocked_signals, args=(theirs,)).start()
 print("blocked:", ours.recv())
@@ -246,7 +246,7 @@ def test_what_outgrew_its_block_is_mapped_no_more() -> None:
     if not maps.exists():
         pytest.skip("mappings are counted as Linux tells them")
     counts = []
-    for batch in batches_ahead(Slow(sizes=100), parts(60), workers=1, prefetch=1):
+    for batch in batches_ahead(Slow(sizes=100), requests(60), workers=1, prefetch=1):
         counts.append(maps.read_text().count("dsvl-batch"))
         del batch
     assert len(counts) == 60
@@ -263,7 +263,7 @@ def test_too_many_workers_for_the_open_files_a_process_may_have_are_told() -> No
 LIMITED = """
 import resource, sys
 sys.path[:0] = {paths!r}
-from tests.shards.loader.test_workers import Slow, parts
+from tests.shards.loader.test_workers import Slow, requests
 from shards import ShardError
 from shards.loader.workers import batches_ahead
 import multiprocessing, os
@@ -271,7 +271,7 @@ import multiprocessing, os
 used = len(os.listdir("/proc/self/fd"))
 resource.setrlimit(resource.RLIMIT_NOFILE, (used + 20, used + 20))
 try:
-    next(batches_ahead(Slow(), parts(100), workers=40, prefetch=2))
+    next(batches_ahead(Slow(), requests(100), workers=40, prefetch=2))
 except ShardError as error:
     print(error)
 assert multiprocessing.active_children() == []
@@ -281,12 +281,12 @@ assert multiprocessing.active_children() == []
 ENDS = """
 import os, signal, sys, time
 sys.path[:0] = {paths!r}
-from tests.shards.loader.test_workers import Slow, parts
+from tests.shards.loader.test_workers import Slow, requests
 from shards.loader.workers import batches_ahead
 import multiprocessing
 
 signal.pthread_sigmask(signal.SIG_BLOCK, {{signal.SIGTERM}})
-batches = batches_ahead(Slow(), parts(10**6), workers=2, prefetch=2)
+batches = batches_ahead(Slow(), requests(10**6), workers=2, prefetch=2)
 next(batches)
 print(*(child.pid for child in multiprocessing.active_children()), flush=True)
 {how}
@@ -317,8 +317,8 @@ def is_running(pid: int) -> bool:
 
 
 def test_a_forked_copy_of_the_parent_leaves_the_workers_alone() -> None:
-    batches = batches_ahead(Slow(), parts(30), workers=1, prefetch=1)
-    found = [next(batches).position]
+    batches = batches_ahead(Slow(), requests(30), workers=1, prefetch=1)
+    found = [next(batches).cursor]
     child = os.fork()
     if child == 0:
         code = 1
@@ -332,7 +332,7 @@ def test_a_forked_copy_of_the_parent_leaves_the_workers_alone() -> None:
 
 
 def test_memory_views_do_not_keep_a_worker_alive() -> None:
-    batches = batches_ahead(Slow(), parts(3), workers=1, prefetch=2)
+    batches = batches_ahead(Slow(), requests(3), workers=1, prefetch=2)
     kept = list(batches)
     assert multiprocessing.active_children() == []
     assert [int(batch.labels[0, 0]) for batch in kept] == [0, 1, 2]

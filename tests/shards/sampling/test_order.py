@@ -22,7 +22,7 @@ from hypothesis import strategies as st
 import shards
 from shards import ShardError
 from shards.sampling import order
-from shards.sampling.order import STRIPE, Order, Source, StoredOrder
+from shards.sampling.order import STRIPE, Draws, Order, StoredOrder
 from tests.support import handmade_builds, oracles_order
 from tests.support.handmade_builds import draft
 from tests.support.paths import ROOT
@@ -31,16 +31,16 @@ EPOCHS = 4
 
 
 @st.composite
-def blends(draw: st.DrawFn) -> list[Source]:
+def blends(draw: st.DrawFn) -> list[Draws]:
     """One to four datasets; draws below, at and above the size; some without draws, some without samples."""
     sources = []
     for number in range(draw(st.integers(1, 4))):
         blocks = tuple(draw(st.lists(st.integers(1, 12), max_size=5)))
         size = sum(blocks)
         draws = draw(st.integers(0, 3 * size) | st.sampled_from([0, size, size // 2, 5 * size // 2, 2 * size]))
-        sources.append(Source(f"d{number}", blocks, draws))
-    if not any(source.draws for source in sources):
-        sources.append(Source("last", (3, 1), 5))
+        sources.append(Draws(f"d{number}", blocks, draws))
+    if not any(source.count for source in sources):
+        sources.append(Draws("last", (3, 1), 5))
     return sources
 
 
@@ -53,13 +53,13 @@ def whole_epochs(found: Order, count: int = EPOCHS) -> list[list[int]]:
     return [found.samples(epoch, 0, len(found)).tolist() for epoch in range(count)]
 
 
-def dataset_of(sources: Sequence[Source], sample: int) -> int:
-    ends = list(accumulate(sum(source.blocks) for source in sources))
+def dataset_of(sources: Sequence[Draws], sample: int) -> int:
+    ends = list(accumulate(sum(source.shard_sizes) for source in sources))
     return next(number for number, end in enumerate(ends) if sample < end)
 
 
-def twin(sources: Sequence[Source], *, key: object, window: int | None, count: int, stripe: int) -> list[list[int]]:
-    plain = [(source.name, source.blocks, source.draws) for source in sources]
+def twin(sources: Sequence[Draws], *, key: object, window: int | None, count: int, stripe: int) -> list[list[int]]:
+    plain = [(source.name, source.shard_sizes, source.count) for source in sources]
     return oracles_order.epochs_of(plain, key=key, window=window, count=count, stripe=stripe)
 
 
@@ -68,7 +68,7 @@ def twin(sources: Sequence[Source], *, key: object, window: int | None, count: i
 
 @given(blends(), KEYS, WINDOWS, STRIPES)
 def test_the_order_equals_the_one_made_of_lists(
-    sources: list[Source], key: int, window: int | None, stripe: int
+    sources: list[Draws], key: int, window: int | None, stripe: int
 ) -> None:
     with mock.patch.object(order, "STRIPE", stripe):
         found = Order(sources, key=key, window=window)
@@ -77,14 +77,18 @@ def test_the_order_equals_the_one_made_of_lists(
 
 @pytest.mark.parametrize("window", [None, 100])
 def test_an_order_of_many_stripes_equals_the_one_made_of_lists(window: int | None) -> None:
-    sources = [Source("big", (3000, 2500), 4096), Source("small", (70,), 1000), Source("cut", (900,), 13)]
+    sources = [
+        Draws("big", (3000, 2500), 4096),
+        Draws("small", (70,), 1000),
+        Draws("cut", (900,), 13),
+    ]
     found = Order(sources, key=("manifest", 3), window=window)
     assert whole_epochs(found, 3) == twin(sources, key=("manifest", 3), window=window, count=3, stripe=1024)
 
 
 def test_the_order_is_the_same_in_every_release() -> None:
     """Whoever changes these numbers changes the order of every run that was ever saved."""
-    sources = [Source("alpha", (5, 3), 12), Source("beta", (4,), 2)]
+    sources = [Draws("alpha", (5, 3), 12), Draws("beta", (4,), 2)]
     assert whole_epochs(Order(sources, key=("manifest", 1)), 2) == [
         [2, 4, 1, 11, 5, 7, 3, 0, 6, 3, 2, 10, 6, 1],
         [0, 7, 9, 5, 4, 3, 7, 2, 4, 5, 1, 8, 6, 0],
@@ -101,41 +105,41 @@ def test_the_order_is_the_same_in_every_release() -> None:
 
 @given(blends(), KEYS, WINDOWS, STRIPES)
 def test_every_epoch_draws_as_often_as_asked_and_every_sample_as_often_as_its_neighbours(
-    sources: list[Source], key: int, window: int | None, stripe: int
+    sources: list[Draws], key: int, window: int | None, stripe: int
 ) -> None:
     with mock.patch.object(order, "STRIPE", stripe):
         found = Order(sources, key=key, window=window)
-        assert len(found) == sum(source.draws for source in sources)
+        assert len(found) == sum(source.count for source in sources)
         for samples in whole_epochs(found):
             seen = Counter(samples)
             start = 0
             for source in sources:
-                size = sum(source.blocks)
+                size = sum(source.shard_sizes)
                 times = [seen.pop(sample, 0) for sample in range(start, start + size)]
-                assert sum(times) == source.draws
+                assert sum(times) == source.count
                 if size:
-                    assert set(times) <= {source.draws // size, math.ceil(source.draws / size)}
+                    assert set(times) <= {source.count // size, math.ceil(source.count / size)}
                 start += size
             assert not seen
 
 
 @given(blends(), KEYS, WINDOWS)
-@example([Source("halves", (4, 6), 25)], 1, None)
-@example([Source("halves", (4, 6), 25)], 1, 3)
+@example([Draws("halves", (4, 6), 25)], 1, None)
+@example([Draws("halves", (4, 6), 25)], 1, 3)
 def test_no_sample_comes_again_before_every_other_of_its_dataset_came(
-    sources: list[Source], key: int, window: int | None
+    sources: list[Draws], key: int, window: int | None
 ) -> None:
     seen: dict[int, Counter[int]] = {number: Counter() for number in range(len(sources))}
     for sample in (sample for epoch in whole_epochs(Order(sources, key=key, window=window)) for sample in epoch):
         dataset = dataset_of(sources, sample)
         times = seen[dataset]
-        fewest = min(times.values()) if len(times) == sum(sources[dataset].blocks) else 0
+        fewest = min(times.values()) if len(times) == sum(sources[dataset].shard_sizes) else 0
         assert times[sample] == fewest
         times[sample] += 1
 
 
 def test_two_and_a_half_draws_are_two_or_three_in_an_epoch_and_five_in_two() -> None:
-    first, second = whole_epochs(Order([Source("one", (7, 3), 25)], key=0), 2)
+    first, second = whole_epochs(Order([Draws("one", (7, 3), 25)], key=0), 2)
     assert sorted(Counter(first).values()) == [2] * 5 + [3] * 5
     assert sorted(Counter(second).values()) == [2] * 5 + [3] * 5
     assert set(Counter(first + second).values()) == {5}
@@ -143,13 +147,13 @@ def test_two_and_a_half_draws_are_two_or_three_in_an_epoch_and_five_in_two() -> 
 
 @pytest.mark.parametrize("window", [None, 8])
 def test_no_two_epochs_are_alike(window: int | None) -> None:
-    epochs = whole_epochs(Order([Source("one", (20, 20), 40), Source("two", (8,), 16)], key=0, window=window), 30)
+    epochs = whole_epochs(Order([Draws("one", (20, 20), 40), Draws("two", (8,), 16)], key=0, window=window), 30)
     assert len({tuple(samples) for samples in epochs}) == 30
     assert len({tuple(sample for sample in samples if sample < 40) for samples in epochs}) == 30
 
 
 def test_a_cut_dataset_shows_other_samples_in_the_next_epoch() -> None:
-    epochs = whole_epochs(Order([Source("one", (10, 10), 5)], key=0), 4)
+    epochs = whole_epochs(Order([Draws("one", (10, 10), 5)], key=0), 4)
     assert sorted(sample for samples in epochs for sample in samples) == list(range(20))
 
 
@@ -158,7 +162,7 @@ def test_a_cut_dataset_shows_other_samples_in_the_next_epoch() -> None:
 
 @given(blends(), KEYS, WINDOWS, STRIPES, st.data())
 def test_any_part_of_an_epoch_is_a_slice_of_the_whole(
-    sources: list[Source], key: int, window: int | None, stripe: int, data: st.DataObject
+    sources: list[Draws], key: int, window: int | None, stripe: int, data: st.DataObject
 ) -> None:
     with mock.patch.object(order, "STRIPE", stripe):
         whole = whole_epochs(Order(sources, key=key, window=window))
@@ -176,23 +180,23 @@ def test_any_part_of_an_epoch_is_a_slice_of_the_whole(
 @pytest.mark.parametrize(("epoch", "start", "stop"), [(0, 0, 71), (0, -1, 3), (0, 5, 4), (-1, 0, 1)])
 def test_positions_that_an_epoch_does_not_have_are_refused(epoch: int, start: int, stop: int) -> None:
     with pytest.raises(IndexError, match="an epoch has 0 to 70"):
-        Order([Source("one", (70,), 70)], key=1).samples(epoch, start, stop)
+        Order([Draws("one", (70,), 70)], key=1).samples(epoch, start, stop)
 
 
 def test_an_order_is_no_sequence_that_a_loop_could_run_through_for_ever() -> None:
     with pytest.raises(TypeError):
-        iter(Order([Source("one", (70,), 70)], key=1))  # type: ignore[call-overload]
+        iter(Order([Draws("one", (70,), 70)], key=1))  # type: ignore[call-overload]
 
 
-@pytest.mark.parametrize(("sources", "window"), [([Source("none", (), 5)], None), ([Source("one", (3,), 3)], 0)])
-def test_draws_of_nothing_and_an_empty_window_are_refused(sources: list[Source], window: int | None) -> None:
-    with pytest.raises(ShardError, match=r"5 samples of none, which has none|window is 0; wanted at least 1"):
+@pytest.mark.parametrize(("sources", "window"), [([Draws("none", (), 5)], None), ([Draws("one", (3,), 3)], 0)])
+def test_draws_of_nothing_and_an_empty_window_are_refused(sources: list[Draws], window: int | None) -> None:
+    with pytest.raises(ShardError, match=r"5 samples of none, which has none|window is 0; expected at least 1"):
         Order(sources, key=1, window=window)
 
 
 @pytest.mark.parametrize("window", [None, 10])
 def test_half_an_epoch_shows_other_halves_once_every_sample_was_seen(window: int | None) -> None:
-    found = Order([Source("one", (10,) * 10, 50)], key=1, window=window)
+    found = Order([Draws("one", (10,) * 10, 50)], key=1, window=window)
     halves = [frozenset(found.samples(epoch, 0, 50).tolist()) for epoch in range(8)]
     for epoch in range(0, 8, 2):
         assert halves[epoch] | halves[epoch + 1] == set(range(100))
@@ -200,7 +204,7 @@ def test_half_an_epoch_shows_other_halves_once_every_sample_was_seen(window: int
 
 
 def test_parts_across_many_stripes_are_slices_of_the_whole() -> None:
-    sources = [Source("one", (4000,), 3000), Source("two", (2000,), 2500)]
+    sources = [Draws("one", (4000,), 3000), Draws("two", (2000,), 2500)]
     whole = Order(sources, key=1).samples(1, 0, 5500)
     for start, stop in [(0, 0), (1023, 1025), (1024, 2048), (1, 5499), (5120, 5500), (3000, 3001), (4000, 5500)]:
         assert np.array_equal(Order(sources, key=1).samples(1, start, stop), whole[start:stop])
@@ -208,7 +212,7 @@ def test_parts_across_many_stripes_are_slices_of_the_whole() -> None:
 
 @given(blends(), KEYS, WINDOWS)
 def test_a_position_of_the_endless_run_is_a_place_in_an_epoch(
-    sources: list[Source], key: int, window: int | None
+    sources: list[Draws], key: int, window: int | None
 ) -> None:
     found = Order(sources, key=key, window=window)
     run = [sample for samples in whole_epochs(found, 2) for sample in samples]
@@ -219,12 +223,12 @@ def test_a_position_of_the_endless_run_is_a_place_in_an_epoch(
 
 def test_every_process_finds_the_same_order() -> None:
     code = (
-        "import json\nfrom shards.sampling.order import Order, Source\n"
-        "sources = [Source('a', (3, 40), 90), Source('b', (5,), 2)]\n"
+        "import json\nfrom shards.sampling.order import Draws, Order\n"
+        "sources = [Draws('a', (3, 40), 90), Draws('b', (5,), 2)]\n"
         "orders = [Order(sources, key=('hash', 7), window=window) for window in (None, 4)]\n"
         "print(json.dumps([order.samples(5, 0, 92).tolist() for order in orders]))"
     )
-    sources = [Source("a", (3, 40), 90), Source("b", (5,), 2)]
+    sources = [Draws("a", (3, 40), 90), Draws("b", (5,), 2)]
     here = [Order(sources, key=("hash", 7), window=window).samples(5, 0, 92).tolist() for window in (None, 4)]
     for hash_seed in ("0", "12345"):
         environment = {**os.environ, "PYTHONHASHSEED": hash_seed}
@@ -236,7 +240,7 @@ def test_every_process_finds_the_same_order() -> None:
 
 @pytest.mark.parametrize("window", [None, 8])
 def test_another_seed_or_manifest_is_another_order(window: int | None) -> None:
-    sources = [Source("a", (50, 50), 100), Source("b", (30,), 30)]
+    sources = [Draws("a", (50, 50), 100), Draws("b", (30,), 30)]
     keys = [("hash", 0), ("hash", 1), ("other", 0)]
     found = [whole_epochs(Order(sources, key=key, window=window), 1)[0] for key in keys]
     assert len({tuple(samples) for samples in found}) == 3
@@ -246,7 +250,7 @@ def test_another_seed_or_manifest_is_another_order(window: int | None) -> None:
 
 
 def test_two_datasets_of_one_size_are_shuffled_differently() -> None:
-    samples = Order([Source("a", (50,), 50), Source("b", (50,), 50)], key=0).samples(0, 0, 100).tolist()
+    samples = Order([Draws("a", (50,), 50), Draws("b", (50,), 50)], key=0).samples(0, 0, 100).tolist()
     assert [one for one in samples if one < 50] != [one - 50 for one in samples if one >= 50]
 
 
@@ -263,7 +267,7 @@ def test_every_dataset_comes_evenly_over_the_epoch(draws: list[int]) -> None:
     Why: draws before a border are share x threshold rounded to the nearest, and the roundings of all sum to nothing.
     """
     stripe = 64
-    sources = [Source(f"d{number}", (max(1, count),), count) for number, count in enumerate(draws)]
+    sources = [Draws(f"d{number}", (max(1, count),), count) for number, count in enumerate(draws)]
     borders = np.cumsum([0, *(max(1, count) for count in draws)])
     drawing = sum(count > 0 for count in draws)
     with mock.patch.object(order, "STRIPE", stripe):
@@ -281,7 +285,11 @@ def test_every_dataset_comes_evenly_over_the_epoch(draws: list[int]) -> None:
 
 
 def test_with_real_stripes_every_1024_positions_hold_a_datasets_share_give_or_take_one() -> None:
-    sources = [Source("half", (9000,), 9000), Source("third", (6000,), 6000), Source("sixth", (500,), 3000)]
+    sources = [
+        Draws("half", (9000,), 9000),
+        Draws("third", (6000,), 6000),
+        Draws("sixth", (500,), 3000),
+    ]
     samples = Order(sources, key=5).samples(0, 0, 18_000)
     for start in range(0, 17 * 1024, 1024):
         stripe = samples[start : start + 1024]
@@ -292,7 +300,7 @@ def test_with_real_stripes_every_1024_positions_hold_a_datasets_share_give_or_ta
 
 def test_the_mix_does_not_follow_the_ranks() -> None:
     """Two halves that took turns would give each of two ranks one dataset alone."""
-    found = Order([Source("a", (20_000,), 20_000), Source("b", (20_000,), 20_000)], key=0)
+    found = Order([Draws("a", (20_000,), 20_000), Draws("b", (20_000,), 20_000)], key=0)
     turns = found.samples(0, 0, len(found)) >= 20_000
     for world_size in (2, 3, 4, 8, 64):
         for rank in range(world_size):
@@ -311,7 +319,7 @@ def test_with_a_window_a_shard_is_read_in_one_stretch_of_a_cycle(window: int, dr
     """A run of draws within one cycle and one epoch reads a part of b samples within b + 2 (window - 1) positions."""
     blocks = (100, 37, 63, 100, 1, 99, 100, 100, 150, 150)
     shard_of = [shard for shard, size in enumerate(blocks) for _ in range(size)]
-    found = Order([Source("one", blocks, draws)], key=2, window=window)
+    found = Order([Draws("one", blocks, draws)], key=2, window=window)
     run = [(number // 900, number // draws, shard_of[found.sample_at(number)]) for number in range(3 * draws)]
     starts = []
     for _, piece in groupby(run, key=lambda drawn: drawn[:2]):
@@ -328,12 +336,12 @@ def test_with_a_window_a_shard_is_read_in_one_stretch_of_a_cycle(window: int, dr
 def test_with_a_window_a_stretch_of_draws_touches_few_shards(window: int) -> None:
     """n draws lie within n + 2 (window - 1) places of the sequence of shards, which b-sample shards cut in so many."""
     shards_of_hundred, length = 100, 200
-    found = Order([Source("one", (100,) * shards_of_hundred, 10_000)], key=2, window=window)
+    found = Order([Draws("one", (100,) * shards_of_hundred, 10_000)], key=2, window=window)
     touched_shards = found.samples(0, 0, 10_000) // 100
     most = (length + 2 * (window - 1) - 2) // 100 + 2
     for start in range(10_000 - length):
         assert len(np.unique(touched_shards[start : start + length])) <= most
-    everywhere = Order([Source("one", (100,) * shards_of_hundred, 10_000)], key=2).samples(0, 0, length) // 100
+    everywhere = Order([Draws("one", (100,) * shards_of_hundred, 10_000)], key=2).samples(0, 0, length) // 100
     assert len(np.unique(everywhere)) > 4 * most, "without a window they lie all over"
 
 
@@ -344,7 +352,7 @@ def test_with_a_window_a_stretch_of_draws_touches_few_shards(window: int) -> Non
 def test_one_position_of_an_order_over_many_millions_takes_little_memory(window: int | None) -> None:
     blocks = (1_000_000,) * 40
     tracemalloc.start()
-    found = Order([Source("one", blocks, 40_000_000), Source("two", blocks, 90_000_000)], key=1, window=window)
+    found = Order([Draws("one", blocks, 40_000_000), Draws("two", blocks, 90_000_000)], key=1, window=window)
     samples = [found.sample_at(position) for position in (0, 77_000_000, 129_999_999, 10**12)]
     peak = tracemalloc.get_traced_memory()[1]
     tracemalloc.stop()
@@ -387,7 +395,7 @@ def with_draws(made: handmade_builds.Handmade, draws: dict[str, int]) -> shards.
 
 def test_a_build_draws_what_its_manifest_says(build: shards.Build) -> None:
     found = build.order(seed=1)
-    sources = [Source("alpha", (5, 3), 12), Source("beta", (4,), 2)]
+    sources = [Draws("alpha", (5, 3), 12), Draws("beta", (4,), 2)]
     assert len(found) == 14
     assert whole_epochs(found) == whole_epochs(Order(sources, key=(build.manifest.hash, 1)))
     by_shards = build.order("train", seed=1, window=3)

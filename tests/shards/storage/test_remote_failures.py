@@ -159,7 +159,9 @@ def test_a_truncated_answer_is_asked_for_again(folder: Path, flaky: str) -> None
     assert all_samples(build) == all_samples(shards.open(folder))
     Flaky.failures = 1000
     shutil.rmtree(Cache().folder)
-    with pytest.raises(ShardError, match=r"gave up after 5 tries, the last ended with OSError: \d+ bytes came, wanted"):
+    with pytest.raises(
+        ShardError, match=r"gave up after 5 tries, the last ended with OSError: \d+ bytes came, expected"
+    ):
         assert shards.open(flaky)["train"][0]
 
 

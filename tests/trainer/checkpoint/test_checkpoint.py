@@ -90,7 +90,7 @@ ALONE = Ranks(rank=0, world_size=1, device=torch.device("cpu"))
 
 
 def save_plain(out: Path, engine: PlainEngine, step: int = 3, keep: int = 2) -> Checkpoint:
-    state = RunState(step=step, loader={"position": 5}, loss_scale={})
+    state = RunState(step=step, loader={"cursor": 5}, loss_scale={})
     run_facts = {"config": {"seed": 1}, "manifest": "abc", "frozen": frozen_elements(engine.module), "init_from": None}
     return Checkpoint(checkpoint_writer.save(engine, out, state, ranks=ALONE, run_facts=run_facts, keep=keep))
 

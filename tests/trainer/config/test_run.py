@@ -194,7 +194,7 @@ def test_rows_may_be_shorter_than_the_build_allows_if_every_sample_fits(build: s
         assert check_rows(config(batch=batch), build) == []
     (problem,) = check_rows(config(batch={"max_length": longest - 1}), build)
     assert problem.startswith("batch.max_length, batch.max_images: ")
-    assert f" has {longest} positions, a row takes {longest - 1}" in problem
+    assert f" has {longest} tokens, a sequence takes {longest - 1}" in problem
 
 
 def test_a_home_folder_is_written_as_in_a_shell(monkeypatch: pytest.MonkeyPatch) -> None:
