@@ -6,6 +6,7 @@ Exit codes: 0 fine, 1 bad data or a failed run, 2 bad usage or configuration. Re
 from __future__ import annotations
 
 import contextlib
+import json
 import os
 import sys
 from dataclasses import asdict
@@ -186,6 +187,15 @@ def render(adapter: str, root: Path, limit: int, template: str, settings: tuple[
     from preprocess.views.preview import print_rendered
 
     print_rendered(adapter, root, limit=limit, template=template, settings=settings)
+
+
+@cli.command()
+def schema() -> None:
+    """Print the JSON schema of blend.yaml, by which editors complete and check the file."""
+    from dst.common.config import json_schema
+    from preprocess.blend.config import Blend
+
+    click.echo(json.dumps(json_schema(Blend), indent=2))
 
 
 def main() -> None:

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import dataclasses
 import inspect
+import typing
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -25,8 +26,17 @@ from preprocess.blend.config import Blend, Dataset, Limits, ShardSize, Split
 from preprocess.conversation import REASONS
 from preprocess.images.prepare import ImagePolicy
 from shards.loader.fields import FIELDS, BatchFields
+from trainer.config.defaults import dataclass_in
+from trainer.config.run import TrainConfig
 
 DOCS = Path(__file__).resolve().parent.parent / "docs"
+
+
+EDITORS = (
+    "Editors with a YAML language server complete and check the file by its JSON schema: run `{program} schema > "
+    "{name}.schema.json`, and make this the file's first line:\n\n"
+    "```yaml\n# yaml-language-server: $schema={name}.schema.json\n```"
+)
 
 
 def main() -> None:
@@ -38,6 +48,7 @@ def pages() -> dict[str, str]:
     """File name -> content."""
     return {
         "blend.md": blend_page(),
+        "train-yaml.md": train_page(),
         "rejects.md": rejects_page(),
         "errors.md": errors_page(),
         "reading.md": reading_page(),
@@ -51,6 +62,7 @@ def blend_page() -> str:
         "values are reported before anything is read, all at once, with the nearest known name. `--set a.b=value` "
         "changes any of them from the command line; a dataset goes by its name: `--set datasets.llava.concat=2`. "
         "Relative paths start at the file's own folder.",
+        EDITORS.format(program="dsvl-prep", name="blend"),
         _table(Blend, skip=("datasets", "image", "limits", "split", "shard")),
     ]
     for title, cls in (("image", ImagePolicy), ("limits", Limits), ("split", Split), ("shard", ShardSize)):
@@ -70,6 +82,33 @@ def blend_page() -> str:
         ),
     ]
     return "\n\n".join(parts) + "\n"
+
+
+def train_page() -> str:
+    parts = [
+        "# train.yaml",
+        "Every setting of `dsvl-train run`; `dsvl-train config` prints them as a file. Unknown keys and wrong values are "
+        "reported before a model is loaded, all at once, with the nearest known name. `--set a.b=value` changes any of "
+        "them from the command line: `--set zero.stage=3`. [Training](training.md) explains how they work together.",
+        EDITORS.format(program="dsvl-train", name="train"),
+        *_sections(TrainConfig, ""),
+    ]
+    return "\n\n".join(parts) + "\n"
+
+
+def _sections(cls: Any, path: str) -> Iterator[str]:
+    """The table of a config class, and below it those of its sections."""
+    hints = typing.get_type_hints(cls)
+    sections = {name: section for name, hint in hints.items() if (section := dataclass_in(hint))}
+    plain = [field.name for field in dataclasses.fields(cls) if field.name not in sections]
+    if plain:
+        yield _table(cls, skip=tuple(sections))
+    docs = field_docs(cls)
+    for name, section in sections.items():
+        inner = f"{path}{name}"
+        yield f"## {inner}:"
+        yield docs[name]
+        yield from _sections(section, f"{inner}.")
 
 
 def rejects_page() -> str:

@@ -7,6 +7,7 @@ configuration. Results go to stdout, progress to stderr.
 from __future__ import annotations
 
 import atexit
+import json
 import os
 import sys
 import threading
@@ -35,7 +36,7 @@ class _Command(Command):
     extras = ("train", "eval", "remote")
 
     def warnings(self) -> Sequence[str]:
-        if self.name == "config":
+        if self.name in ("config", "schema"):
             return ()
         from trainer.compat.torch import check_torch
 
@@ -200,6 +201,15 @@ def config() -> None:
     from trainer.config.defaults import default_yaml
 
     click.echo(default_yaml(), nl=False)
+
+
+@cli.command()
+def schema() -> None:
+    """Print the JSON schema of train.yaml, by which editors complete and check the file."""
+    from dst.common.config import json_schema
+    from trainer.config.run import TrainConfig
+
+    click.echo(json.dumps(json_schema(TrainConfig), indent=2))
 
 
 def main() -> None:

@@ -1,29 +1,65 @@
-"""Read a YAML file into a tree of dataclasses, and report everything that is wrong with it at once.
+"""Read a YAML file into a tree of frozen dataclasses, and report everything that is wrong with it at once.
 
-Rule: a problem is one line: dotted path, what was got, what was wanted. An unknown key names its nearest match. Field
-documentation is the string literal under each field; `field_docs` reads it for `init` and the docs.
+pydantic checks types, ranges and unknown keys, and makes the JSON schema. Hand-written is what it does not do:
+- YAML: PyYAML keeps the last of two equal keys and reads 1e-3 as text (`read_yaml`).
+- `--set a.b=value`: list entries go by index or by their `name` (`override`).
+- Problems: one line each, with dotted path, what was got, what was wanted and the nearest known key (`build`). pydantic
+  reports each member of a union apart, names no nearest key, and checks nothing across keys if any key is wrong.
+
+    @config_class
+    class Batch:
+        size: Annotated[int, Field(ge=1)] = 16
+        \"\"\"Sequences of one step.\"\"\"
 """
 
 from __future__ import annotations
 
-import ast
 import dataclasses
-import inspect
+import json
 import math
 import re
-import textwrap
-import types
-import typing
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from functools import lru_cache
 from pathlib import Path
-from typing import Any, Literal, TypeVar
+from typing import Annotated, Any, TypeVar, dataclass_transform
 
+import pydantic.dataclasses
 import yaml
+from pydantic import AfterValidator, ConfigDict, Field, TypeAdapter, ValidationError
+from pydantic_core import ErrorDetails, InitErrorDetails
 
 from dst.common.suggest import nearest
 from dst.errors import ConfigError
 
 T = TypeVar("T")
+Place = tuple[int | str, ...]
+
+
+@dataclass_transform(kw_only_default=True, frozen_default=True, field_specifiers=(dataclasses.field,))
+def config_class(cls: type[T]) -> type[T]:
+    """A frozen dataclass whose fields pydantic checks: no "1" for 1, no true for 1, no unknown key, no infinity.
+
+    The string literal under a field documents it. A choice of numbers is an int with a range: pydantic takes true for
+    the 1 of a Literal.
+    """
+    rules = ConfigDict(strict=True, extra="forbid", allow_inf_nan=False, use_attribute_docstrings=True)
+    made: Any = pydantic.dataclasses.dataclass(frozen=True, slots=True, kw_only=True, config=rules)(cls)
+    return made  # type: ignore[no-any-return]
+
+
+def _all_finite(value: Any) -> Any:
+    """What is read here is written to JSON, which has no other numbers."""
+    if found := [InitErrorDetails(type="finite_number", loc=loc, input=bad) for loc, bad in _infinite(value, ())]:
+        raise ValidationError.from_exception_data("numbers", found)
+    return value
+
+
+Positive = Annotated[int, Field(ge=1)]
+Natural = Annotated[int, Field(ge=0)]
+Share = Annotated[float, Field(ge=0, le=1)]
+FreeKeys = Annotated[dict[str, Any], AfterValidator(_all_finite)]
+"""Keys and values that somebody else defines; any JSON."""
+FreeValue = Annotated[Any, AfterValidator(_all_finite)]
 
 
 def read_yaml(path: Path) -> dict[str, Any]:
@@ -47,7 +83,7 @@ def read_yaml(path: Path) -> dict[str, Any]:
 
 
 def override(tree: dict[str, Any], settings: Iterable[str]) -> None:
-    """Apply `a.b=value` settings in place; values are YAML. List entries go by position or by their `name`.
+    """Apply `a.b=value` settings in place; values are YAML. List entries go by index or by their `name`.
 
     Raises ConfigError for a setting without "=" or a path through something that has no keys.
     """
@@ -70,45 +106,47 @@ def override(tree: dict[str, Any], settings: Iterable[str]) -> None:
         raise ConfigError(problems)
 
 
-def build(cls: type[T], value: object, where: str = "") -> tuple[T | None, list[str]]:
-    """Make a dataclass from parsed YAML, and say what is wrong.
+def build(
+    cls: type[T], value: object, where: str = "", *, check: Callable[[Any], Sequence[str]] | None = None
+) -> tuple[T | None, list[str]]:
+    """Make a config class from JSON values (parsed YAML or JSON), and say what is wrong.
 
-    Unknown keys are problems that leave the rest to be looked at; after any other there is None.
+    check: problems between keys, each beginning with its path. Where keys are wrong themselves it sees the rest with
+    their defaults, and what it says of the wrong ones is left out. After a problem other than an unknown key there is
+    no result but None.
     """
-    problems = _Problems()
-    made = _dataclass(cls, value, where, problems)
-    return (None if problems.spoil else made), list(problems)
+    errors = _errors(cls, value)
+    problems = _lines(errors, value, where, cls)
+    wrong = [_location(error, value)[0] for error in errors]
+    rest = _without(value, wrong) if errors and () not in wrong else value
+    if errors and (rest is value or _errors(cls, rest)):
+        return None, problems
+    kind: type = cls
+    made: T = _adapter(kind).validate_json(json.dumps(rest))
+    unusable = [
+        _join(where, place)
+        for error, place in zip(errors, wrong, strict=True)
+        if error["type"] != "unexpected_keyword_argument"
+    ]
+    if check is not None:
+        problems += [line for line in check(made) if not _concerns(line, unusable)]
+    return (None if unusable else made), problems
+
+
+def json_schema(cls: type) -> dict[str, Any]:
+    """The JSON schema (2020-12) of a config class, for editors; texts under fields are descriptions of one line."""
+    schema: dict[str, Any] = _one_line(TypeAdapter(cls).json_schema())
+    return {"$schema": "https://json-schema.org/draft/2020-12/schema", **schema}
 
 
 def field_docs(cls: type) -> dict[str, str]:
     """Field name -> the sentence under it in the class body."""
-    body = ast.parse(textwrap.dedent(inspect.getsource(cls))).body[0]
-    assert isinstance(body, ast.ClassDef)
-    docs: dict[str, str] = {}
-    for statement, following in zip(body.body, body.body[1:], strict=False):
-        if (
-            isinstance(statement, ast.AnnAssign)
-            and isinstance(statement.target, ast.Name)
-            and isinstance(following, ast.Expr)
-            and isinstance(following.value, ast.Constant)
-        ):
-            docs[statement.target.id] = " ".join(str(following.value.value).split())
-    return docs
-
-
-class _Problems(list[str]):
-    """unknown: how many of them are unknown keys."""
-
-    unknown = 0
-
-    @property
-    def spoil(self) -> bool:
-        """Whether a value is missing or cannot be had."""
-        return len(self) > self.unknown
+    fields: Mapping[str, Any] = cls.__pydantic_fields__  # type: ignore[attr-defined]
+    return {name: " ".join(field.description.split()) for name, field in fields.items() if field.description}
 
 
 class _UniqueKeys(yaml.SafeLoader):
-    """YAML's safe loader, except that a repeated key is an error and `1e-3` is a number."""
+    """YAML's safe loader with JSON's values alone: a repeated key is an error, `1e-3` a number, a date text."""
 
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
         seen: set[Any] = set()
@@ -131,114 +169,213 @@ def _whole_number(loader: _UniqueKeys, node: yaml.ScalarNode) -> int:
     return value
 
 
+def _text(loader: _UniqueKeys, node: yaml.ScalarNode) -> str:
+    value: str = loader.construct_scalar(node)
+    if re.search("[\ud800-\udfff]", value):
+        raise yaml.MarkedYAMLError(problem=f"{value!r} is half of a character", problem_mark=node.start_mark)
+    return value
+
+
+def _no_json(loader: _UniqueKeys, node: yaml.Node) -> None:
+    raise yaml.MarkedYAMLError(problem=f"{node.tag} is no value of JSON", problem_mark=node.start_mark)
+
+
 # What is read here is written to JSON, which other programs read: most of them know no larger numbers.
 _UniqueKeys.add_constructor("tag:yaml.org,2002:int", _whole_number)
+_UniqueKeys.add_constructor("tag:yaml.org,2002:str", _text)
+_UniqueKeys.add_constructor("tag:yaml.org,2002:timestamp", _text)
+for _tag in ("binary", "set", "omap", "pairs"):
+    _UniqueKeys.add_constructor(f"tag:yaml.org,2002:{_tag}", _no_json)
 
 # YAML 1.1 wants a dot and a sign there, so it reads 1e-3 as text.
 _UniqueKeys.add_implicit_resolver(
     "tag:yaml.org,2002:float", re.compile(r"[-+]?[0-9][0-9_]*(?:\.[0-9_]*)?[eE][-+]?[0-9]+$"), list("-+0123456789")
 )
 
-
-def _dataclass(cls: type, value: object, where: str, problems: _Problems) -> Any:
-    if not isinstance(value, Mapping):
-        problems.append(f"{where or 'the file'}: got {_kind(value)}; wanted keys")
-        return None
-    hints = typing.get_type_hints(cls)
-    fields = {field.name: field for field in dataclasses.fields(cls)}
-    for key in value:
-        if key not in fields:
-            problems.append(f"{_join(where, key)}: unknown key{nearest(str(key), fields) or _known(fields)}")
-            problems.unknown += 1
-    arguments = {}
-    for name, field in fields.items():
-        if name in value:
-            arguments[name] = _value(hints[name], value[name], _join(where, name), problems)
-        elif field.default is dataclasses.MISSING and field.default_factory is dataclasses.MISSING:
-            problems.append(f"{_join(where, name)}: missing")
-    return None if problems.spoil else cls(**arguments)
-
-
-def _value(kind: Any, value: object, where: str, problems: _Problems) -> Any:
-    origin, arguments = typing.get_origin(kind), typing.get_args(kind)
-    if origin in (types.UnionType, typing.Union):
-        return _union(arguments, value, where, problems)
-    if origin is Literal:
-        if not any(type(value) is type(choice) and value == choice for choice in arguments):  # True is no 1
-            hint = nearest(value, map(str, arguments)) if isinstance(value, str) else ""
-            problems.append(f"{where}: got {value!r}; wanted one of {', '.join(map(str, arguments))}{hint}")
-        return value
-    if dataclasses.is_dataclass(kind) and isinstance(kind, type):
-        return _dataclass(kind, value, where, problems)
-    if origin is tuple:
-        if not isinstance(value, list):
-            problems.append(f"{where}: got {_kind(value)}; wanted a list")
-            return ()
-        return tuple(_value(arguments[0], item, f"{where}.{index}", problems) for index, item in enumerate(value))
-    if origin in (dict, Mapping) or kind is dict or origin is typing.get_origin(Mapping[str, Any]):
-        if not isinstance(value, dict):
-            problems.append(f"{where}: got {_kind(value)}; wanted keys")
-            return {}
-        _check_finite(value, where, problems)
-        return value
-    return _scalar(kind, value, where, problems)
+_WANTED = {
+    "int_type": "a whole number",
+    "float_type": "a number",
+    "string_type": "text",
+    "bool_type": "true or false",
+    "tuple_type": "a list",
+    "dict_type": "keys",
+    "dataclass_type": "keys",
+    "finite_number": "a finite number",
+    "greater_than_equal": "at least {ge:g}",
+    "greater_than": "more than {gt:g}",
+    "less_than_equal": "at most {le:g}",
+    "less_than": "less than {lt:g}",
+    "too_short": "a list of at least {min_length}",
+    "too_long": "a list of at most {max_length}",
+    "string_too_short": "text that is not empty",
+}
+"""What pydantic's errors want, in the words of YAML"""
 
 
-def _union(kinds: Sequence[Any], value: object, where: str, problems: _Problems) -> Any:
-    if value is None and type(None) in kinds:
-        return None
-    rest = [kind for kind in kinds if kind is not type(None)]
-    for kind in rest:
-        attempt = _Problems()
-        result = _value(kind, value, where, attempt)
-        if not attempt or len(rest) == 1:
-            problems += attempt
-            problems.unknown += attempt.unknown
-            return result
-    problems.append(f"{where}: got {_kind(value)} {value!r}; wanted {' or '.join(map(_wanted, rest))}")
-    return None
+@lru_cache
+def _adapter(cls: Any) -> TypeAdapter[Any]:
+    return TypeAdapter(cls)
 
 
-def _scalar(kind: Any, value: object, where: str, problems: list[str]) -> Any:
-    if kind is float and isinstance(value, int) and not isinstance(value, bool):
-        value = float(value) if abs(value) < 2**1023 else math.inf
-    if kind is Any or (kind is float and isinstance(value, float)):
-        _check_finite(value, where, problems)
-    elif not isinstance(value, kind) or (isinstance(value, bool) and kind is not bool):
-        problems.append(f"{where}: got {_kind(value)} {value!r}; wanted {_wanted(kind)}")
-    return value
+def _errors(cls: type, value: object) -> list[ErrorDetails]:
+    """As JSON, since strict dataclasses take no mapping from Python. There a list is a tuple; all else stays strict."""
+    try:
+        _adapter(cls).validate_json(json.dumps(value))
+    except ValidationError as error:
+        return error.errors(include_url=False)
+    return []
 
 
-def _check_finite(value: object, where: str, problems: list[str]) -> None:
-    """Where keys are free, too: what is read here is written to JSON, which has no other numbers."""
+def _location(error: ErrorDetails, value: Any) -> tuple[Place, bool]:
+    """Where in the value it is, and whether a member of a union says so, whose name pydantic puts into the path."""
+    place: list[int | str] = []
+    for step in error["loc"]:
+        if isinstance(value, dict):
+            inside = step in value
+        else:
+            inside = isinstance(value, list) and isinstance(step, int) and step < len(value)
+        if inside:
+            place.append(step)
+            value = _at(value, (step,))
+        elif error["type"] == "missing":
+            place.append(step)
+        else:
+            return tuple(place), True
+    return tuple(place), False
+
+
+def _lines(errors: Sequence[ErrorDetails], value: object, where: str, cls: type) -> list[str]:
+    """A line for each place."""
+    lines: dict[Place, str] = {}
+    members: dict[Place, list[str]] = {}
+    for error in errors:
+        place, in_union = _location(error, value)
+        path = _join(where, place) or "the file"
+        if in_union:
+            members.setdefault(place, []).append(_wanted(error))
+            got = _at(value, place)
+            lines[place] = f"{path}: got {_kind(got)} {_short(got)}; wanted {' or '.join(members[place])}"
+        else:
+            lines[place] = f"{path}: {_problem(error, cls, place)}"
+    return list(lines.values())
+
+
+def _problem(error: ErrorDetails, cls: type, place: Place) -> str:
+    got = error["input"]
+    if error["type"] == "missing":
+        return "missing"
+    if error["type"] == "unexpected_keyword_argument":
+        known = _known(cls, place[:-1])
+        hint = nearest(str(place[-1]), known)
+        return f"unknown key{hint or '; known are '}{'' if hint else ', '.join(known)}"
+    if error["type"] == "literal_error":
+        hint = nearest(got, _choices(error)) if isinstance(got, str) else ""
+        return f"got {got!r}; wanted one of {', '.join(_choices(error))}{hint}"
+    if error["type"].endswith("_type"):
+        shown = _kind(got) if _WANTED.get(error["type"]) in ("a list", "keys") else f"{_kind(got)} {_short(got)}"
+    else:
+        shown = _short(got)
+    return f"got {shown}; wanted {_wanted(error)}"
+
+
+def _wanted(error: ErrorDetails) -> str:
+    if error["type"] == "literal_error":
+        return " or ".join(_choices(error))
+    return _WANTED.get(error["type"], error["msg"]).format(**error.get("ctx", {}))
+
+
+def _choices(error: ErrorDetails) -> list[str]:
+    return re.findall(r"'([^']*)'", error["ctx"]["expected"])
+
+
+def _known(cls: Any, place: Place) -> list[str]:
+    """The keys that there are at this place of a config class."""
+    schema = _adapter(cls).json_schema()
+    parts, node = schema.get("$defs", {}), schema
+    for step in (*place, None):
+        found = [node, *node.get("anyOf", ())]
+        found = [parts[one["$ref"].rpartition("/")[2]] if "$ref" in one else one for one in found]
+        if step is None:
+            return [key for one in found for key in one.get("properties", ())]
+        inside = "items" if isinstance(step, int) else "properties"
+        within = next(one[inside] for one in found if inside in one)
+        node = within if isinstance(step, int) else within[step]
+    raise AssertionError("the last step returns")
+
+
+def _concerns(line: str, paths: Iterable[str]) -> bool:
+    """Whether a problem names one of these paths, or is about a section and names one of these keys of it."""
+    own, words = line.partition(":")[0], set(re.findall(r"\w+", line))
+    return any(path in line or (path.startswith(f"{own}.") and path.rpartition(".")[2] in words) for path in paths)
+
+
+def _without(value: Any, places: Iterable[Place]) -> Any:
+    """A copy without the keys there; a whole list goes with a wrong entry of it."""
+    copy = json.loads(json.dumps(value))
+    for place in places:
+        node, last = copy, None
+        for step in place:
+            if isinstance(node, dict) and step in node:
+                last, node = (node, step), node[step]
+            elif isinstance(node, list) and isinstance(step, int) and step < len(node):
+                node = node[step]
+            else:
+                break
+        if last is not None:
+            last[0].pop(last[1])
+    return copy
+
+
+def _infinite(value: Any, place: Place) -> Iterator[tuple[Place, float]]:
     if isinstance(value, float) and not math.isfinite(value):
-        problems.append(f"{where}: got {value}; wanted a finite number")
+        yield place, value
     elif isinstance(value, dict):
         for key, each in value.items():
-            _check_finite(each, _join(where, key), problems)
+            yield from _infinite(each, (*place, key))
     elif isinstance(value, list):
         for index, each in enumerate(value):
-            _check_finite(each, f"{where}.{index}", problems)
+            yield from _infinite(each, (*place, index))
+
+
+def _one_line(schema: Any) -> Any:
+    if isinstance(schema, dict):
+        return {
+            key: " ".join(value.split()) if key == "description" and isinstance(value, str) else _one_line(value)
+            for key, value in schema.items()
+            if not (key == "title" and isinstance(value, str))
+        }
+    return [_one_line(each) for each in schema] if isinstance(schema, list) else schema
+
+
+def _short(value: object) -> str:
+    text = repr(value)
+    return text if len(text) <= 80 else f"{text[:77]}..."
+
+
+def _at(value: Any, place: Place) -> Any:
+    for step in place:
+        value = value[step]
+    return value
 
 
 def _child(node: Any, key: str) -> Any:
     if isinstance(node, dict):
         return node.setdefault(key, {})
     if isinstance(node, list):
-        return node[_position(node, key)]
+        return node[_index(node, key)]
     raise ValueError(f"{key}: stands below {_kind(node)}, which has no keys")
 
 
 def _assign(node: Any, key: str, value: Any) -> None:
     if isinstance(node, list):
-        node[_position(node, key)] = value
+        node[_index(node, key)] = value
     elif isinstance(node, dict):
         node[key] = value
     else:
         raise ValueError(f"{key}: stands below {_kind(node)}, which has no keys")
 
 
-def _position(node: list[Any], key: str) -> int:
+def _index(node: list[Any], key: str) -> int:
     if key.isdigit() and int(key) < len(node):
         return int(key)
     names = [entry.get("name") if isinstance(entry, dict) else None for entry in node]
@@ -248,18 +385,8 @@ def _position(node: list[Any], key: str) -> int:
     raise ValueError(f"no entry {key!r}; there are {', '.join(known) or len(node)}{nearest(key, known)}")
 
 
-def _join(where: str, key: object) -> str:
-    return f"{where}.{key}" if where else str(key)
-
-
-def _known(fields: Iterable[str]) -> str:
-    return f"; known are {', '.join(fields)}"
-
-
-def _wanted(kind: Any) -> str:
-    if typing.get_origin(kind) is Literal:
-        return " or ".join(map(str, typing.get_args(kind)))
-    return {int: "a whole number", float: "a number", str: "text", bool: "true or false"}.get(kind, str(kind))
+def _join(where: str, place: Place) -> str:
+    return ".".join(map(str, (where, *place) if where else place))
 
 
 def _kind(value: object) -> str:

@@ -11,9 +11,11 @@ import re
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
-from dst.common.config import build, override, read_yaml
+from pydantic import Field
+
+from dst.common.config import FreeKeys, Positive, Share, build, config_class, override, read_yaml
 from dst.common.suggest import nearest
 from preprocess.adapters.base import Adapter
 from preprocess.adapters.registry import ADAPTERS
@@ -22,34 +24,36 @@ from preprocess.images.prepare import ImagePolicy
 
 _NAME = re.compile(r"[a-z0-9][a-z0-9_-]{0,39}")
 
+Amount = Annotated[float, Field(gt=0)]
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+
+@config_class
 class Limits:
-    max_length: int = 4096
+    max_length: Positive = 4096
     """Longest sample: text tokens + images x image_tokens. Set it to the context length that you train with."""
-    max_images: int = 8
+    max_images: Positive = 8
     """Most images in a sample."""
-    max_reject_share: float = 0.2
+    max_reject_share: Share = 0.2
     """The build fails if a dataset loses a larger share of its records. Raise it only after reading rejects.jsonl."""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@config_class
 class Split:
-    eval: float = 0.0
+    eval: Annotated[float, Field(ge=0, lt=1)] = 0.0
     """Share of image groups held out for evaluation, from 0 to below 1. No image is ever on both sides."""
     official: Literal["honour", "ignore"] = "honour"
     """honour: what a dataset's authors call val or test goes to eval, with everything that shares its images."""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@config_class
 class ShardSize:
-    max_samples: int = 8192
+    max_samples: Positive = 8192
     """Most conversations in one shard; also the unit of work and of reuse."""
-    max_images: int = 1024
+    max_images: Positive = 1024
     """Most images in one shard. Raise it for remote storage, where larger files transfer faster."""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@config_class
 class Dataset:
     name: str
     """A name of your choice: a-z, 0-9, _ and -. The shards are named after it."""
@@ -63,19 +67,19 @@ class Dataset:
     """Image folders or archives (.json, .zip, .tar, .parquet) below root, where they differ from the adapter's own."""
     template: str | None = None
     """Another template for this dataset only; the blend's `variables` do not apply to it."""
-    variables: dict[str, Any] | None = None
+    variables: FreeKeys | None = None
     """Values of the variables that this dataset's template leaves open."""
-    concat: int = 1
+    concat: Positive = 1
     """Join up to this many conversations into one multi-image, multi-round sample."""
-    samples: int | Literal["all"] | None = None
+    samples: Positive | Literal["all"] | None = None
     """How many samples an epoch of the blend draws: a number, or all. Exactly one of samples, epochs and weight."""
-    epochs: float | None = None
+    epochs: Amount | None = None
     """How often an epoch of the blend draws each sample: 0.5 draws every other one, 2 draws each twice."""
-    weight: float | None = None
+    weight: Amount | None = None
     """Mixture weight: the dataset's share of `total`, relative to the other weights."""
-    first: int | None = None
+    first: Positive | None = None
     """Read only this many records, for a quick look at a large dataset."""
-    options: dict[str, Any] = field(default_factory=dict)
+    options: FreeKeys = field(default_factory=dict)
     """Settings of the adapter; `dsvl-prep adapters` lists them."""
 
     @property
@@ -87,19 +91,19 @@ class Dataset:
         return {name: self.options.get(name, option.default) for name, option in self.spec.options.items()}
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@config_class
 class Blend:
     tokenizer: str
     """A folder with tokenizer.json and tokenizer_config.json, relative to this file, or a hub id."""
-    datasets: tuple[Dataset, ...]
+    datasets: Annotated[tuple[Dataset, ...], Field(min_length=1)]
     """The datasets, and how much of each."""
     template: str = "visualchat"
     """visualchat, vicuna, llama2, llama3, chatml, plain, or the path of a .jinja file."""
-    variables: dict[str, Any] = field(default_factory=dict)
+    variables: FreeKeys = field(default_factory=dict)
     """Values of the variables that the template leaves open, such as system_prompt."""
     add_tokens: tuple[str, ...] = ()
     """Control tokens to add to the tokenizer, if the template writes some that it lacks."""
-    image_tokens: int = 256
+    image_tokens: Positive = 256
     """Embeddings of one image in the model: 256 with QWen-VL's resampler, 576 for the patches of ViT-L/14 at 336."""
     image: ImagePolicy = field(default_factory=ImagePolicy)
     """How each image is checked and stored."""
@@ -109,7 +113,7 @@ class Blend:
     """What is held out for evaluation."""
     shard: ShardSize = field(default_factory=ShardSize)
     """The size of the files."""
-    total: int | None = None
+    total: Positive | None = None
     """Samples in an epoch of the blend, over all datasets that have a weight."""
     seed: int = 0
     """Every random choice depends on it: prompts, splits, frames."""
@@ -133,9 +137,7 @@ def load_blend(path: Path, settings: Sequence[str] = ()) -> Blend:
     """Read and check a blend file with `a.b=value` settings applied. Raises ConfigError with all problems."""
     tree = read_yaml(path)
     override(tree, settings)
-    blend, problems = build(Blend, tree)
-    if blend is not None:
-        problems += check_blend(blend)
+    blend, problems = build(Blend, tree, check=check_blend)
     if problems or blend is None:
         raise ConfigError([f"{path.name}: {problem}" for problem in problems])
     return blend
@@ -189,39 +191,22 @@ def resolved(blend: Blend) -> dict[str, Any]:
 
 
 def check_blend(blend: Blend) -> list[str]:
-    """What is wrong with the values, one line each."""
+    """Problems between keys, one line each."""
     problems: list[str] = []
 
     def want(holds: bool, where: str, got: object, wanted: str) -> None:
         if not holds:
             problems.append(f"{where}: got {got}; wanted {wanted}")
 
-    want(blend.image_tokens > 0, "image_tokens", blend.image_tokens, "at least 1")
-    want(blend.limits.max_length > 0, "limits.max_length", blend.limits.max_length, "at least 1")
-    want(blend.limits.max_images > 0, "limits.max_images", blend.limits.max_images, "at least 1")
-    share = blend.limits.max_reject_share
-    want(0 <= share <= 1, "limits.max_reject_share", share, "0 to 1")
-    want(0 <= blend.split.eval < 1, "split.eval", blend.split.eval, "0 up to, not including, 1")
-    want(blend.shard.max_samples > 0, "shard.max_samples", blend.shard.max_samples, "at least 1")
-    want(blend.shard.max_images > 0, "shard.max_images", blend.shard.max_images, "at least 1")
-    want(8 <= blend.image.size <= 8192, "image.size", blend.image.size, "8 to 8192")
-    want(1 <= blend.image.quality <= 100, "image.quality", blend.image.quality, "1 to 100")
-    want(blend.image.min_side > 0, "image.min_side", blend.image.min_side, "at least 1")
-    want(blend.image.max_pixels > 0, "image.max_pixels", blend.image.max_pixels, "at least 1")
-    want(bool(blend.datasets), "datasets", "none", "at least one")
     names = [dataset.name for dataset in blend.datasets]
     weighted = [dataset for dataset in blend.datasets if dataset.weight is not None]
     for index, dataset in enumerate(blend.datasets):
         where = f"datasets.{index} ({dataset.name})"
         want(bool(_NAME.fullmatch(dataset.name)), f"{where}.name", dataset.name, "1 to 40 of a-z, 0-9, _ and -")
         want(names.count(dataset.name) == 1, f"{where}.name", f"{dataset.name} twice", "a name of its own")
-        want(dataset.concat > 0, f"{where}.concat", dataset.concat, "at least 1")
-        want(dataset.first is None or dataset.first > 0, f"{where}.first", dataset.first, "at least 1")
         amounts = {key: getattr(dataset, key) for key in ("samples", "epochs", "weight")}
         given = {key: amount for key, amount in amounts.items() if amount is not None}
         want(len(given) == 1, where, " and ".join(given) or "no amount", "exactly one of samples, epochs and weight")
-        for key, amount in given.items():
-            want(amount == "all" or amount > 0, f"{where}.{key}", amount, "more than 0")
         if dataset.adapter not in ADAPTERS:
             hint = nearest(dataset.adapter, ADAPTERS)
             problems.append(f"{where}.adapter: unknown adapter {dataset.adapter!r}{hint or '; see dsvl-prep adapters'}")
@@ -230,7 +215,6 @@ def check_blend(blend: Blend) -> list[str]:
     if weighted and blend.total is None:
         problems.append(f"total: missing; datasets with a weight ({weighted[0].name}) share out a total")
     if blend.total is not None:
-        want(blend.total > 0, "total", blend.total, "at least 1")
         want(bool(weighted), "total", blend.total, "no total, since no dataset has a weight")
     return problems
 

@@ -10,10 +10,12 @@ from __future__ import annotations
 import warnings
 from dataclasses import dataclass
 from io import BytesIO
-from typing import Literal
+from typing import Annotated, Literal
 
 from PIL import Image
+from pydantic import Field
 
+from dst.common.config import Positive, config_class
 from preprocess.errors import RejectError
 from shards.errors import ImageError
 from shards.images.geometry import Fit, Geometry, Interpolation, PadColour
@@ -31,7 +33,7 @@ from shards.images.pixels import (
 __all__ = ["ImagePolicy", "StoredImage", "prepare_image"]
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@config_class
 class ImagePolicy:
     """How each image is checked, resized and stored."""
 
@@ -39,7 +41,7 @@ class ImagePolicy:
     """original keeps the file's bytes; resized stores a small image, which loads 6 to 11 times faster."""
     check: Literal["decode", "header"] = "decode"
     """decode decodes every image completely; header reads only its size, for data that an earlier build decoded."""
-    size: int = 336
+    size: Annotated[int, Field(ge=8, le=8192)] = 336
     """Side of a resized image in pixels: the encoder's input size."""
     fit: Fit = "crop"
     """crop: short side to size, then its centre (CLIP); squash: both sides (SigLIP); pad: long side (LLaVA)."""
@@ -49,13 +51,13 @@ class ImagePolicy:
     """The resampling filter of the encoder's own preprocessing."""
     format: Literal["jpeg", "png"] = "jpeg"
     """Format of resized images; png is lossless and takes about five times the space."""
-    quality: int = 95
+    quality: Annotated[int, Field(ge=1, le=100)] = 95
     """JPEG quality; below 90 the encoder's input starts to differ visibly."""
     subsampling: Literal["4:4:4", "4:2:0"] = "4:4:4"
     """JPEG chroma subsampling; 4:2:0 saves about a fifth of the space and blurs coloured text."""
-    min_side: int = 2
+    min_side: Positive = 2
     """Images with a shorter side are rejected; 2 catches the 1x1 placeholders of covers that a shop removed."""
-    max_pixels: int = 100_000_000
+    max_pixels: Positive = 100_000_000
     """Images with more pixels are rejected before decoding. Raise it for scans and maps."""
 
     @property

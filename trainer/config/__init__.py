@@ -1,1 +1,1 @@
-"""train.yaml: its dataclasses, their checks and the commented default file."""
+"""train.yaml: its config classes, their checks and the commented default file."""

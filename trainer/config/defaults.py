@@ -43,7 +43,7 @@ def _lines(cls: type, where: str, depth: int) -> Iterator[str]:
         if depth == 0:
             yield ""
         yield from _comment(docs[field.name], indent)
-        part = _dataclass_in(hints[field.name])
+        part = dataclass_in(hints[field.name])
         if part is None:
             yield f"{indent}{field.name}: {_scalar(_value(field, path))}"
         elif _is_optional(hints[field.name]):
@@ -74,7 +74,7 @@ def _scalar(value: object) -> str:
     return text.removesuffix("...\n").strip()
 
 
-def _dataclass_in(hint: Any) -> type | None:
+def dataclass_in(hint: Any) -> type | None:
     kinds = typing.get_args(hint) if isinstance(hint, types.UnionType) else (hint,)
     return next((kind for kind in kinds if dataclasses.is_dataclass(kind) and isinstance(kind, type)), None)
 

@@ -6,11 +6,19 @@ configuration, or the build, is checked by `trainer.model.vision_chat.check_mode
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
-from typing import Any, Literal
+from dataclasses import field
+from typing import Annotated, Literal
+
+from pydantic import Field
+
+from dst.common.config import FreeKeys, Positive, config_class
+
+Rate = Annotated[float, Field(gt=0)]
+Deviation = Annotated[float, Field(gt=0)]
+Name = Annotated[str, Field(min_length=1)]
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@config_class
 class EncoderConfig:
     kind: Literal["open_clip", "hf", "qwen_vl", "tiny"] = "open_clip"
     """open_clip: any of its ViTs; hf: CLIP, SigLIP or DINOv2 of transformers; qwen_vl: QWen-VL's; tiny: random."""
@@ -18,39 +26,39 @@ class EncoderConfig:
     """open_clip: a model of `open_clip.list_models()`, local-dir:FOLDER or hf-hub:ID. hf: a folder or a hub id."""
     weights: str | None = None
     """open_clip: a pretrained tag or a weights file. qwen_vl: the .safetensors that tools/extract_qwen_vl.py wrote."""
-    config: dict[str, Any] = field(default_factory=dict)
+    config: FreeKeys = field(default_factory=dict)
     """The architecture itself, instead of a name: weights are random. For tiny and qwen_vl, sizes that differ."""
     layer: int | None = None
     """Whose output is read: 1 is the first, -1 the last. Unset: -2 as LLaVA does; qwen_vl reads its resampler."""
     class_token: bool = False
     """true keeps the class token in front of the patches, which makes one more token an image."""
-    image_size: int | None = None
+    image_size: Positive | None = None
     """hf and qwen_vl: another side in pixels than the weights were made for; position embeddings are interpolated."""
-    mean: tuple[float, ...] | None = None
+    mean: Annotated[tuple[float, ...], Field(min_length=3, max_length=3)] | None = None
     """Mean of red, green and blue, from 0 to 1, where the weights do not say it themselves."""
-    std: tuple[float, ...] | None = None
+    std: Annotated[tuple[Deviation, ...], Field(min_length=3, max_length=3)] | None = None
     """Standard deviation of red, green and blue; set it together with mean."""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@config_class
 class ProjectorConfig:
     kind: Literal["linear", "mlp", "perceiver", "vit"] = "mlp"
     """linear: Linear + LayerNorm; mlp: LLaVA-1.5's; perceiver: learnt queries; vit: an encoder layer, then Linear."""
-    num_queries: int = 64
+    num_queries: Positive = 64
     """perceiver: tokens an image becomes; must be the build's image_tokens. The others keep the encoder's number."""
-    num_layers: int = 2
+    num_layers: Positive = 2
     """perceiver: cross-attention layers."""
-    num_heads: int = 16
+    num_heads: Positive = 16
     """perceiver and vit: attention heads; must divide the encoder's width."""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@config_class
 class DecoderConfig:
     name: str | None = None
     """A folder or a hub id of a causal language model. Exactly one of name, preset and config."""
     preset: str | None = None
     """A small random decoder for tests and demos: tiny_llama, tiny_mistral, tiny_qwen2, tiny_qwen3 or tiny_smollm3."""
-    config: dict[str, Any] = field(default_factory=dict)
+    config: FreeKeys = field(default_factory=dict)
     """A random decoder of these sizes; the keys of transformers' config.json, model_type among them."""
     attn_implementation: Literal["sdpa", "eager", "flex_attention"] = "sdpa"
     """What computes causal attention; flex_attention needs CUDA, eager compares. mmca has kernels of its own."""
@@ -61,7 +69,7 @@ class DecoderConfig:
         return "eager" if self.attn_implementation == "eager" else "sdpa"
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@config_class
 class ModelConfig:
     init_from: str | None = None
     """A folder that dsvl-train export wrote, to begin with its model: a second stage on other data, with other parts
@@ -76,33 +84,33 @@ class ModelConfig:
     """mmca: text attends to text and to images apart, images to nothing. causal: as the decoder was pretrained."""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@config_class
 class LoraConfig:
-    rank: int = 16
+    rank: Positive = 16
     """Width of the low-rank update; more learns more and takes more memory."""
-    alpha: float = 32.0
+    alpha: Annotated[float, Field(gt=0)] = 32.0
     """The update is scaled by alpha / rank; twice the rank is a usual choice."""
-    dropout: float = 0.0
+    dropout: Annotated[float, Field(ge=0, lt=1)] = 0.0
     """Share of an adapter's inputs dropped in training."""
-    target_modules: str | tuple[str, ...] = "all-linear"
+    target_modules: Name | Annotated[tuple[Name, ...], Field(min_length=1)] = "all-linear"
     """all-linear, a list of module names or their last parts ([q_proj, v_proj]), or a regex of whole names."""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@config_class
 class LearningRates:
-    encoder: float | None = None
+    encoder: Rate | None = None
     """The encoder's learning rate; null keeps it frozen. 2e-6 is usual for full training."""
-    projector: float | None = 1e-3
+    projector: Rate | None = 1e-3
     """The projector's learning rate. Its weights start random, so every first run trains it."""
-    embeddings: float | None = None
+    embeddings: Rate | None = None
     """Learning rate of the decoder's input embeddings and of its output head."""
-    decoder: float | None = None
+    decoder: Rate | None = None
     """Learning rate of everything else in the decoder; 2e-5 is usual for full training."""
-    lora: float = 2e-4
+    lora: Rate = 2e-4
     """Learning rate of the LoRA adapters."""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@config_class
 class LoraAdapters:
     decoder: LoraConfig | None = None
     """LoRA adapters in the decoder, so that its own weights can stay frozen; {} takes the defaults."""
@@ -112,39 +120,18 @@ class LoraAdapters:
 
 def check_model_values(config: ModelConfig) -> list[str]:
     """What is wrong with the values themselves, one line each, by dotted path below the file's top."""
-    return [*_check_encoder(config.encoder), *_check_projector(config.projector), *_check_decoder(config.decoder)]
+    return [*_check_encoder(config.encoder), *_check_decoder(config.decoder)]
 
 
 def check_trained(rates: LearningRates, adapters: LoraAdapters) -> list[str]:
-    """What is wrong with the values of `learning_rates` and `lora`, one line each."""
-    problems = []
-    by_component = {name: getattr(rates, name) for name in ("encoder", "projector", "embeddings", "decoder", "lora")}
-    problems += [
-        f"learning_rates.{name}: got {rate}; wanted a learning rate above 0, or null to freeze it"
-        for name, rate in by_component.items()
-        if rate is not None and rate <= 0
+    """What is wrong between `learning_rates` and `lora`, one line each."""
+    trained = (rates.encoder, rates.projector, rates.embeddings, rates.decoder)
+    if any(rate is not None for rate in trained) or adapters.decoder is not None or adapters.encoder is not None:
+        return []
+    return [
+        "learning_rates: nothing is trained; set a learning rate for projector, decoder, embeddings or encoder, or add "
+        "adapters with lora: {decoder: {}}"
     ]
-    for name in ("decoder", "encoder"):
-        lora: LoraConfig | None = getattr(adapters, name)
-        if lora is not None:
-            checks = (
-                ("rank", lora.rank >= 1, "at least 1"),
-                ("alpha", lora.alpha > 0, "more than 0"),
-                ("dropout", 0 <= lora.dropout < 1, "0 up to, not including, 1"),
-                ("target_modules", bool(lora.target_modules), "all-linear, names, or a regex"),
-            )
-            problems += [
-                f"lora.{name}.{field_name}: got {getattr(lora, field_name)!r}; wanted {wanted}"
-                for field_name, holds, wanted in checks
-                if not holds
-            ]
-    trains = any(by_component[name] is not None for name in by_component if name != "lora")
-    if not trains and adapters.decoder is None and adapters.encoder is None:
-        problems.append(
-            "learning_rates: nothing is trained; set a learning rate for projector, decoder, embeddings or encoder, or "
-            "add adapters with lora: {decoder: {}}"
-        )
-    return problems
 
 
 def _check_encoder(encoder: EncoderConfig) -> list[str]:
@@ -169,11 +156,6 @@ def _check_encoder(encoder: EncoderConfig) -> list[str]:
     want(kind != "qwen_vl" or not encoder.class_token, "class_token", "false: QWen-VL's tower has no class token")
     sized = kind in ("hf", "qwen_vl")
     want(encoder.image_size is None or sized, "image_size", f"none; {_SIZE_FROM.get(kind, '')}")
-    want(encoder.image_size is None or encoder.image_size > 0, "image_size", "at least 1")
-    for name in ("mean", "std"):
-        values = getattr(encoder, name)
-        want(values is None or len(values) == 3, name, "three numbers: red, green, blue")
-    want(encoder.std is None or all(value > 0 for value in encoder.std), "std", "numbers above 0")
     if (encoder.mean is None) != (encoder.std is None):
         problems.append("model.encoder: got only one of mean and std; wanted both or none")
     return problems
@@ -193,14 +175,6 @@ _SIZE_FROM = {
     "open_clip": "choose the model that was made for the size, such as ViT-L-14-336",
     "tiny": "set config: {image_size: ...}",
 }
-
-
-def _check_projector(projector: ProjectorConfig) -> list[str]:
-    return [
-        f"model.projector.{name}: got {value}; wanted at least 1"
-        for name in ("num_queries", "num_layers", "num_heads")
-        if (value := getattr(projector, name)) < 1
-    ]
 
 
 def _check_decoder(decoder: DecoderConfig) -> list[str]:

@@ -10,17 +10,22 @@ from __future__ import annotations
 import dataclasses
 import os
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import field
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
-from dst.common.config import build, override, read_yaml
+from pydantic import Field
+
+from dst.common.config import Natural, Positive, Share, build, config_class, override, read_yaml
 from dst.errors import ConfigError
 from shards import Manifest
 from trainer.config.model import LearningRates, LoraAdapters, ModelConfig, check_model_values, check_trained
 
+Beta = Annotated[float, Field(ge=0, lt=1)]
+NotNegative = Annotated[float, Field(ge=0)]
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+
+@config_class
 class Expected:
     template: str | None = None
     """The template the build must have been compiled with: a built-in name or the path of a .jinja file."""
@@ -32,97 +37,97 @@ class Expected:
     """The side of the build's pictures in pixels."""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@config_class
 class BatchConfig:
-    global_batch_size: int = 16
+    global_batch_size: Positive = 16
     """Sequences of one optimizer step, over all ranks and accumulation steps: 1 rank and 8 ranks train the same."""
-    micro_batch_size: int = 1
+    micro_batch_size: Positive = 1
     """Sequences in one forward pass of one rank. Raise it until memory is full; gradient accumulation follows."""
-    max_length: int | None = None
+    max_length: Annotated[int, Field(ge=2)] | None = None
     """Tokens of a sequence; default: the longest sample the build allows. Longer sequences hold more samples; a shorter
     length works if no sample is longer."""
-    max_images: int | None = None
+    max_images: Positive | None = None
     """Most images in a sequence, which limits the encoder's memory; null sets no limit."""
     packed: bool = True
     """Pack several samples into a sequence; none attends to another. false: one sample each, padded to the longest."""
     shuffle: Literal["samples", "shards"] | None = None
     """samples: from a local disk. shards: from remote or rotating disks. Default: by where the build lies."""
-    workers: int = 2
+    workers: Natural = 2
     """Processes of each rank that read and decode pictures ahead. 0 does it between the steps."""
     decode: Literal["exact", "fast"] = "exact"
     """fast is twice as fast where pictures are stored as they were, and differs by under 1.5/255 on average."""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@config_class
 class OptimizerConfig:
     kind: Literal["adamw", "fused", "cpu"] = "adamw"
     """adamw: torch's. fused: torch's fused kernels, for CUDA. cpu: DeepSpeed's for offloading; needs a compiler."""
-    betas: tuple[float, ...] = (0.9, 0.95)
+    betas: tuple[Beta, Beta] = (0.9, 0.95)
     """Adam's two decay rates."""
-    eps: float = 1e-8
+    eps: Annotated[float, Field(gt=0)] = 1e-8
     """Adam's epsilon."""
-    weight_decay: float = 0.0
+    weight_decay: NotNegative = 0.0
     """For matrices; norms, biases and embeddings are never decayed."""
-    max_grad_norm: float | None = 1.0
+    max_grad_norm: NotNegative | None = 1.0
     """Largest norm of all gradients together; null switches clipping off."""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@config_class
 class ScheduleConfig:
-    steps: int | None = None
+    steps: Positive | None = None
     """Optimizer steps of the whole run."""
-    epochs: int | None = None
+    epochs: Positive | None = None
     """The whole run in epochs of the blend, instead of in steps. Without both it is one epoch."""
     kind: Literal["cosine", "linear", "constant"] = "cosine"
     """How the learning rates fall after the warmup."""
-    warmup_ratio: float = 0.03
+    warmup_ratio: Share = 0.03
     """Share of the steps over which the learning rates rise from nothing."""
-    min_lr_ratio: float = 0.0
+    min_lr_ratio: Share = 0.0
     """Share of the learning rates that is left at the end; constant ignores it."""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@config_class
 class ZeroConfig:
-    stage: Literal[0, 1, 2, 3] = 2
+    stage: Annotated[int, Field(ge=0, le=3)] = 2
     """What ranks share out: 0 nothing (fp32 only), 1 optimizer state, 2 gradients too, 3 weights too."""
     offload_optimizer: bool = False
     """Keep optimizer state in the host's memory; needs stage 1 to 3, and wants optimizer.kind: cpu to be fast."""
     offload_parameters: bool = False
     """Keep weights in the host's memory until a layer needs them; needs stage 3."""
-    param_persistence_threshold: int | None = None
+    param_persistence_threshold: Natural | None = None
     """Stage 3 keeps weights of fewer elements whole on every rank; default: DeepSpeed's."""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@config_class
 class CheckpointConfig:
-    every: int = 500
+    every: Natural = 500
     """Optimizer steps between checkpoints; one is also written at the end. 0 writes that one alone."""
-    keep: int = 2
+    keep: Positive = 2
     """How many of the newest are kept, beside the best."""
     resume: str = "auto"
     """auto: from the newest checkpoint below `out`, if any. never: refuse to. Or the folder of a checkpoint, or of a
     run for its newest one: another run's, to begin from it, or one of this run's, to go back to it."""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@config_class
 class LoggingConfig:
-    every: int = 10
+    every: Positive = 10
     """Optimizer steps between lines of metrics.jsonl, TensorBoard and the terminal."""
     tensorboard: bool = True
     """Write TensorBoard files below `out`/tensorboard."""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@config_class
 class EvaluationConfig:
-    every: int = 0
+    every: Natural = 0
     """Optimizer steps between evaluations on the held-out split; one also comes at the end. 0 switches both off."""
-    max_batches: int | None = None
+    max_batches: Positive | None = None
     """Most batches of micro_batch_size x ranks sequences in an evaluation; default: the whole split."""
-    micro_batch_size: int | None = None
+    micro_batch_size: Positive | None = None
     """Sequences in one forward pass of one rank; default: as in training."""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@config_class
 class TrainConfig:
     build: str
     """The build folder that dsvl-prep made, or its URL."""
@@ -136,7 +141,7 @@ class TrainConfig:
     """LoRA adapters: low-rank updates next to frozen weights."""
     expect: Expected = field(default_factory=Expected)
     """What the build must be; checked before the model is loaded."""
-    seed: int = 0
+    seed: Natural = 0
     """Decides the order of samples, new weights and dropout."""
     precision: Literal["bf16", "fp16", "fp32"] = "bf16"
     """Of weights and activations; optimizer state is always fp32."""
@@ -175,13 +180,10 @@ def read_tree(path: Path, settings: Sequence[str]) -> dict[str, Any]:
 
 def config_from(tree: Mapping[str, Any], where: str) -> TrainConfig:
     """The config in parsed YAML or JSON. Raises ConfigError with all problems."""
-    config, problems = build(TrainConfig, tree)
-    if config is not None:
-        config = dataclasses.replace(config, out=os.path.expanduser(config.out))
-        problems += _check(config)
+    config, problems = build(TrainConfig, tree, check=_check)
     if problems or config is None:
         raise ConfigError([f"{where}: {problem}" for problem in problems])
-    return config
+    return dataclasses.replace(config, out=os.path.expanduser(config.out))
 
 
 def to_tree(config: object) -> dict[str, Any]:
@@ -227,25 +229,11 @@ def row_length(config: TrainConfig, manifest: Manifest) -> int:
 
 
 def _check(config: TrainConfig) -> list[str]:
-    """What field types cannot say."""
-    batch, optimizer, schedule, zero = config.batch, config.optimizer, config.schedule, config.zero
-    problems = [
-        *check_model_values(config.model),
-        *check_trained(config.learning_rates, config.lora),
-        *_at_least(config),
-    ]
-    if len(optimizer.betas) != 2 or not all(0 <= beta < 1 for beta in optimizer.betas):
-        problems.append(f"optimizer.betas: got {list(optimizer.betas)}; wanted two numbers from 0 to below 1")
-    for name, value in (("weight_decay", optimizer.weight_decay), ("max_grad_norm", optimizer.max_grad_norm or 0.0)):
-        if value < 0:
-            problems.append(f"optimizer.{name}: got {value}; wanted 0 or more")
-    if optimizer.eps <= 0:
-        problems.append(f"optimizer.eps: got {optimizer.eps}; wanted more than 0")
+    """Problems between keys."""
+    optimizer, schedule, zero = config.optimizer, config.schedule, config.zero
+    problems = [*check_model_values(config.model), *check_trained(config.learning_rates, config.lora)]
     if schedule.steps is not None and schedule.epochs is not None:
         problems.append("schedule: got both steps and epochs; wanted one of them")
-    for name, value in (("warmup_ratio", schedule.warmup_ratio), ("min_lr_ratio", schedule.min_lr_ratio)):
-        if not 0 <= value <= 1:
-            problems.append(f"schedule.{name}: got {value}; wanted a share from 0 to 1")
     if zero.stage == 0 and config.precision != "fp32":
         problems.append(
             f"zero.stage: 0 cannot train in {config.precision}: Adam's step counter runs one ahead there, so the run "
@@ -259,38 +247,4 @@ def _check(config: TrainConfig) -> list[str]:
         problems.append("optimizer.kind: cpu works on offloaded state alone; set zero.offload_optimizer: true too")
     if optimizer.kind == "fused" and zero.offload_optimizer:
         problems.append("optimizer.kind: fused does not work on offloaded state; wanted cpu or adamw")
-    if batch.micro_batch_size > 0 and batch.global_batch_size > 0:
-        problems += check_ranks(config, 1)
-    return problems
-
-
-def _at_least(config: TrainConfig) -> list[str]:
-    batch, schedule, saved, said, held = (
-        config.batch,
-        config.schedule,
-        config.checkpoints,
-        config.logging,
-        config.evaluation,
-    )
-    least = (
-        ("seed", config.seed, 0),
-        ("batch.global_batch_size", batch.global_batch_size, 1),
-        ("batch.micro_batch_size", batch.micro_batch_size, 1),
-        ("batch.max_length", batch.max_length, 2),
-        ("batch.max_images", batch.max_images, 1),
-        ("batch.workers", batch.workers, 0),
-        ("schedule.steps", schedule.steps, 1),
-        ("schedule.epochs", schedule.epochs, 1),
-        ("checkpoints.every", saved.every, 0),
-        ("checkpoints.keep", saved.keep, 1),
-        ("logging.every", said.every, 1),
-        ("evaluation.every", held.every, 0),
-        ("evaluation.max_batches", held.max_batches, 1),
-        ("evaluation.micro_batch_size", held.micro_batch_size, 1),
-        ("zero.param_persistence_threshold", config.zero.param_persistence_threshold, 0),
-    )
-    return [
-        f"{name}: got {value}; wanted {smallest} or more"
-        for name, value, smallest in least
-        if value is not None and value < smallest
-    ]
+    return [*problems, *check_ranks(config, 1)]

@@ -4,22 +4,33 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Callable
+from dataclasses import field
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from pydantic import Field
 
-from dst.common.config import build, field_docs, override, read_yaml
+from dst.common.config import (
+    FreeKeys,
+    FreeValue,
+    Positive,
+    build,
+    config_class,
+    field_docs,
+    json_schema,
+    override,
+    read_yaml,
+)
 from dst.common.suggest import nearest
 from preprocess.blend.config import Blend
 from preprocess.errors import ConfigError
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@config_class
 class Part:
     """The class's own sentence is no field's."""
 
@@ -36,17 +47,17 @@ class Part:
     """Where it lies."""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@config_class
 class Tree:
     seed: int
     on: bool = False
-    level: Literal[0, 1, 2] = 0
+    level: Annotated[int, Field(ge=0, le=2)] = 0
     words: tuple[str, ...] = ()
     parts: tuple[Part, ...] = ()
     main: Part | None = None
-    options: dict[str, Any] = field(default_factory=dict)
-    more: Mapping[str, Any] = field(default_factory=dict)
-    anything: Any = None
+    options: FreeKeys = field(default_factory=dict)
+    more: FreeKeys = field(default_factory=dict)
+    anything: FreeValue = None
 
 
 def wrong(**values: Any) -> list[str]:
@@ -125,11 +136,11 @@ PROBLEMS: dict[str, tuple[dict[str, Any], str]] = {
         {"parts": [{"name": "a", "kind": "s3"}]},
         "parts.0.kind: got 's3'; wanted one of folder, zip, parquet",
     ),
-    "choice of another type": ({"level": "1"}, "level: got '1'; wanted one of 0, 1, 2; did you mean 1?"),
-    "true is no 1": ({"level": True}, "level: got True; wanted one of 0, 1, 2"),
-    "false is no 0": ({"level": False}, "level: got False; wanted one of 0, 1, 2"),
-    "1.0 is no 1": ({"level": 1.0}, "level: got 1.0; wanted one of 0, 1, 2"),
-    "a list for a choice": ({"level": [1]}, "level: got [1]; wanted one of 0, 1, 2"),
+    "choice of another type": ({"level": "1"}, "level: got text '1'; wanted a whole number"),
+    "true is no 1": ({"level": True}, "level: got true/false True; wanted a whole number"),
+    "false is no 0": ({"level": False}, "level: got true/false False; wanted a whole number"),
+    "1.0 is no 1": ({"level": 1.0}, "level: got a number 1.0; wanted a whole number"),
+    "a list for a choice": ({"level": [1]}, "level: got a list [1]; wanted a whole number"),
     "union": (
         {"parts": [{"name": "a", "count": 1.5}]},
         "parts.0.count: got a number 1.5; wanted a whole number or all",
@@ -144,7 +155,10 @@ PROBLEMS: dict[str, tuple[dict[str, Any], str]] = {
     ),
     "nan": ({"main": {"name": "a", "weight": math.nan}}, "main.weight: got nan; wanted a finite number"),
     "infinity": ({"main": {"name": "a", "weight": -math.inf}}, "main.weight: got -inf; wanted a finite number"),
-    "a number too large": ({"main": {"name": "a", "weight": 10**400}}, "main.weight: got inf; wanted a finite number"),
+    "a number too large": (
+        {"main": {"name": "a", "weight": 10**400}},
+        "main.weight: got 1" + 76 * "0" + "...; wanted a finite number",
+    ),
     "nan among options": ({"options": {"a": [1, {"b": math.nan}]}}, "options.a.1.b: got nan; wanted a finite number"),
     "infinity for anything": ({"anything": math.inf}, "anything: got inf; wanted a finite number"),
     "true for a weight": ({"main": {"name": "a", "weight": True}}, "main.weight: got true/false True; wanted a number"),
@@ -164,7 +178,7 @@ def test_unknown_keys_leave_the_rest_to_be_looked_at() -> None:
         Tree, {"seed": 3, "sed": 1, "main": {"name": "a", "nam": "b"}, "parts": [{"name": "c", "x": 1}]}
     )
     assert made == Tree(seed=3, main=Part(name="a"), parts=(Part(name="c"),))
-    assert [problem.partition(":")[0] for problem in problems] == ["sed", "parts.0.x", "main.nam"]
+    assert [problem.partition(":")[0] for problem in problems] == ["parts.0.x", "main.nam", "sed"]
     assert build(Tree, {"seed": "3", "sed": 1})[0] is None
 
 
@@ -211,6 +225,51 @@ JSON = st.recursive(
 def test_any_value_gives_a_tree_or_problems_of_one_line_each(value: dict[str, Any]) -> None:
     made, problems = build(Tree, value)
     assert (made is None) == bool(problems)
+
+
+@config_class
+class Range:
+    low: Positive = 1
+    high: Positive = 9
+    step: Positive = 1
+    words: tuple[str, ...] = ()
+
+
+def in_order(made: Range) -> list[str]:
+    return [
+        *([f"low: got {made.low}; wanted less than high"] if made.low >= made.high else []),
+        *([f"step: got {made.step}; wanted 5 at most"] if made.step > 5 else []),
+    ]
+
+
+@pytest.mark.parametrize(
+    ("values", "told"),
+    [
+        ({"low": 9, "step": 6}, ["low: got 9; wanted less than high", "step: got 6; wanted 5 at most"]),
+        ({"low": 9, "hihg": 10}, ["hihg: unknown key; did you mean high?", "low: got 9; wanted less than high"]),
+        ({"low": 9, "words": 3}, ["words: got a number; wanted a list", "low: got 9; wanted less than high"]),
+        ({"low": 9, "high": 0, "step": 6}, ["high: got 0; wanted at least 1", "step: got 6; wanted 5 at most"]),
+        ({"low": "9"}, ["low: got text '9'; wanted a whole number"]),
+    ],
+)
+def test_checks_between_keys_come_with_the_rest_unless_a_wrong_key_is_part_of_them(
+    values: dict[str, Any], told: list[str]
+) -> None:
+    assert build(Range, values, check=in_order)[1] == told
+
+
+def test_the_schema_has_descriptions_ranges_and_no_other_keys() -> None:
+    schema = json_schema(Tree)
+    part = schema["$defs"]["Part"]
+    assert schema["$schema"] == "https://json-schema.org/draft/2020-12/schema"
+    assert (schema["required"], schema["additionalProperties"], part["additionalProperties"]) == (
+        ["seed"],
+        False,
+        False,
+    )
+    assert part["properties"]["name"] == {"description": "What it is called. Over two lines.", "type": "string"}
+    assert part["properties"]["kind"]["enum"] == ["folder", "zip", "parquet"]
+    assert (schema["properties"]["level"]["minimum"], schema["properties"]["level"]["maximum"]) == (0, 2)
 
 
 def test_the_blend_itself_can_be_built_this_way() -> None:
@@ -262,7 +321,9 @@ def test_a_number_with_an_exponent_is_a_number(read: Read, number: str) -> None:
     assert value == 0.001
 
 
-@pytest.mark.parametrize("text", ["1e", "e3", "1e-", "1e3x", "12e3abc", "1-e3", "0x1g", "1e3-4"])
+@pytest.mark.parametrize(
+    "text", ["1e", "e3", "1e-", "1e3x", "12e3abc", "1-e3", "0x1g", "1e3-4", "2024-01-31", "2024-02-3"]
+)
 def test_a_word_that_looks_like_a_number_stays_text(read: Read, text: str) -> None:
     assert read(f"a: {text}") == {"a": text}
 
@@ -294,7 +355,11 @@ BROKEN: dict[str, tuple[str | bytes, str]] = {
     "a word": ("hello\n", "blend.yaml: holds text; wanted keys"),
     "bytes": (b"a: \xff\n", "blend.yaml: cannot be read ("),
     "a control character": ("a: \x07\n", "blend.yaml: broken YAML: "),
-    "an impossible date": ("a: 2024-02-31\n", "blend.yaml: broken YAML: day is out of range for month"),
+    "bytes in base64": (
+        "a: !!binary aGk=\n",
+        "line 1, column 4: broken YAML: tag:yaml.org,2002:binary is no value of JSON",
+    ),
+    "half of a character": ('a: "\\ud800"\n', "line 1, column 4: broken YAML: '\\ud800' is half of a character"),
     "deep": ("[" * 5000, "blend.yaml: broken YAML: "),
 }
 
@@ -324,7 +389,6 @@ def test_a_file_that_is_not_there_and_a_folder_are_a_problem(tmp_path: Path) -> 
         ("name: 12:30", "name: got a number 750; wanted text"),
         ("name: ~", "name: got nothing None; wanted text"),
         ("name:", "name: got nothing None; wanted text"),
-        ("name: 2024-01-31", "name: got date datetime.date(2024, 1, 31); wanted text"),
         ("name: 1e3", "name: got a number 1000.0; wanted text"),
         ("{name: a, weight: .nan}", "weight: got nan; wanted a finite number"),
         ("{name: a, weight: .inf}", "weight: got inf; wanted a finite number"),
@@ -396,7 +460,7 @@ def test_later_settings_win() -> None:
         ("main.name.deep.er=1", "deep: stands below text, which has no keys"),
         ("main.name=[", "broken YAML: expected the node content, but found '<stream end>'"),
         ("main={a: 1, a: 2}", "broken YAML: the key 'a' stands twice"),
-        ("seed=2024-02-31", "day is out of range for month"),
+        ("seed=!!set {a}", "broken YAML: tag:yaml.org,2002:set is no value of JSON"),
         ("seed=\x07", "unacceptable character #x0007: special characters are not allowed"),
     ],
 )

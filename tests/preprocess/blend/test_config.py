@@ -84,4 +84,4 @@ def test_an_unknown_key_hides_no_other_mistake(tmp_path: Path) -> None:
     blend = chat_blend(tmp_path, [chat_record(0)], sead=3)
     with pytest.raises(ConfigError) as caught:
         load_blend(blend, ["image_tokens=-1"])
-    assert [problem.split(": ")[1] for problem in caught.value.problems] == ["sead", "image_tokens"]
+    assert [problem.split(": ")[1] for problem in caught.value.problems] == ["image_tokens", "sead"]

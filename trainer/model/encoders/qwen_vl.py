@@ -16,7 +16,6 @@ import dataclasses
 import json
 import math
 from collections import OrderedDict
-from dataclasses import dataclass
 from pathlib import Path
 
 import torch
@@ -24,7 +23,7 @@ from torch import nn
 from torch.nn import functional
 from torch.utils.checkpoint import checkpoint
 
-from dst.common.config import build
+from dst.common.config import build, config_class
 from dst.errors import ConfigError
 from trainer.config.model import EncoderConfig
 from trainer.model.encoders.base import CLIP_MEAN, CLIP_STD, Tower
@@ -32,7 +31,7 @@ from trainer.model.encoders.base import CLIP_MEAN, CLIP_STD, Tower
 _EPS = 1e-6
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@config_class
 class QwenVlSizes:
     image_size: int = 448
     """Side of the image in pixels; a multiple of patch_size."""

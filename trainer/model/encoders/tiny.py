@@ -5,20 +5,19 @@
 from __future__ import annotations
 
 import dataclasses
-from dataclasses import dataclass
 
 import torch
 from torch import nn
 from torch.utils.checkpoint import checkpoint
 
-from dst.common.config import build
+from dst.common.config import build, config_class
 from dst.errors import ConfigError
 from trainer.config.model import EncoderConfig
 from trainer.model.encoders.base import CLIP_MEAN, CLIP_STD, Tower, layers_read
 from trainer.model.encoders.transformer_block import TransformerBlock
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@config_class
 class TinySizes:
     image_size: int = 336
     """Side of the image in pixels; a multiple of patch_size."""
