@@ -34,8 +34,7 @@ DOCS = Path(__file__).resolve().parent.parent / "docs"
 
 EDITORS = (
     "Editors with a YAML language server complete and check the file by its JSON schema: run `{program} schema > "
-    "{name}.schema.json`, and make this the file's first line:\n\n"
-    "```yaml\n# yaml-language-server: $schema={name}.schema.json\n```"
+    "{name}.schema.json`, and make this the file's first line: `# yaml-language-server: $schema={name}.schema.json`."
 )
 
 
@@ -87,9 +86,9 @@ def blend_page() -> str:
 def train_page() -> str:
     parts = [
         "# train.yaml",
-        "Every setting of `dsvl-train run`; `dsvl-train config` prints them as a file. Unknown keys and wrong values are "
-        "reported before a model is loaded, all at once, with the nearest known name. `--set a.b=value` changes any of "
-        "them from the command line: `--set zero.stage=3`. [Training](training.md) explains how they work together.",
+        "Every setting of `dsvl-train run`; `dsvl-train config` prints them as a file. Unknown keys and wrong values "
+        "are reported before a model is loaded, all at once, with the nearest known name. `--set a.b=value` changes any "
+        "of them from the command line: `--set zero.stage=3`. [Training](training.md) explains how they work together.",
         EDITORS.format(program="dsvl-train", name="train"),
         *_sections(TrainConfig, ""),
     ]
@@ -222,6 +221,8 @@ def _default(field: dataclasses.Field[Any]) -> str:
 def _cell(value: Any) -> str:
     if value is None or value == ():
         return ""
+    if isinstance(value, bool):
+        return f"`{str(value).lower()}`"
     return f"{len(value)} built in" if isinstance(value, list | tuple) else f"`{value}`"
 
 

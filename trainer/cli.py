@@ -206,10 +206,9 @@ def config() -> None:
 @cli.command()
 def schema() -> None:
     """Print the JSON schema of train.yaml, by which editors complete and check the file."""
-    from dst.common.config import json_schema
-    from trainer.config.run import TrainConfig
+    from trainer.config.run import train_schema
 
-    click.echo(json.dumps(json_schema(TrainConfig), indent=2))
+    click.echo(json.dumps(train_schema(), indent=2))
 
 
 def main() -> None:

@@ -16,7 +16,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field
 
-from dst.common.config import Natural, Positive, Share, build, config_class, override, read_yaml
+from dst.common.config import Natural, Positive, Share, build, config_class, json_schema, override, read_yaml
 from dst.errors import ConfigError
 from shards import Manifest
 from trainer.config.model import LearningRates, LoraAdapters, ModelConfig, check_model_values, check_trained
@@ -184,6 +184,14 @@ def config_from(tree: Mapping[str, Any], where: str) -> TrainConfig:
     if problems or config is None:
         raise ConfigError([f"{where}: {problem}" for problem in problems])
     return dataclasses.replace(config, out=os.path.expanduser(config.out))
+
+
+def train_schema() -> dict[str, Any]:
+    """The JSON schema of train.yaml. A model has an encoder and a decoder, or `init_from` to take them from."""
+    schema = json_schema(TrainConfig)
+    model = schema["$defs"]["ModelConfig"]
+    model["anyOf"] = [{"required": model.pop("required")}, {"required": ["init_from"]}]
+    return schema
 
 
 def to_tree(config: object) -> dict[str, Any]:

@@ -14,7 +14,7 @@ import shards
 from dst.errors import ConfigError
 from tests.support import small_blends
 from trainer.config.defaults import default_yaml
-from trainer.config.run import TrainConfig, accumulation, check_ranks, config_from, load_config, to_tree
+from trainer.config.run import TrainConfig, accumulation, check_ranks, config_from, load_config, to_tree, train_schema
 from trainer.training.preflight import check_config_fits_build, check_rows
 
 MODEL = {"encoder": {"kind": "tiny"}, "decoder": {"preset": "tiny_llama"}}
@@ -56,6 +56,23 @@ def test_the_printed_default_is_the_default_with_every_field_and_its_meaning(tmp
         assert len(line) <= 120
         if line and not line.lstrip().startswith("#"):
             assert lines[number - 1].lstrip().startswith("#"), f"{line} has no comment"
+
+
+def test_the_schema_has_every_key_of_the_printed_default_and_says_what_it_means() -> None:
+    schema = train_schema()
+
+    def compare(tree: dict[str, Any], part: dict[str, Any], path: str) -> None:
+        for key, value in tree.items():
+            found = part["properties"][key]
+            assert found["description"], f"{path}{key}"
+            if isinstance(value, dict) and value:
+                compare(value, schema["$defs"][found["$ref"].rpartition("/")[2]], f"{path}{key}.")
+
+    compare(yaml.safe_load(default_yaml()), schema, "")
+    assert schema["$defs"]["ModelConfig"]["anyOf"] == [
+        {"required": ["encoder", "decoder"]},
+        {"required": ["init_from"]},
+    ]
 
 
 def test_the_printed_adapters_work_without_their_comment_marks() -> None:
