@@ -8,8 +8,10 @@ shards/loader/fields.py, and in the docstrings of the four errors.py.
 
 from __future__ import annotations
 
+import ast
 import dataclasses
 import inspect
+import textwrap
 import typing
 from collections.abc import Iterator
 from pathlib import Path
@@ -87,8 +89,9 @@ def train_page() -> str:
     parts = [
         "# train.yaml",
         "Every setting of `dsvl-train run`; `dsvl-train config` prints them as a file. Unknown keys and wrong values "
-        "are reported before a model is loaded, all at once, with the nearest known name. `--set a.b=value` changes any "
-        "of them from the command line: `--set zero.stage=3`. [Training](training.md) explains how they work together.",
+        "are reported before a model is loaded, all at once, with the nearest known name. `--set a.b=value` changes "
+        "any of them from the command line: `--set zero.stage=3`. "
+        "[Training](training.md) explains how they work together.",
         EDITORS.format(program="dsvl-train", name="train"),
         *_sections(TrainConfig, ""),
     ]
@@ -129,7 +132,7 @@ def reading_page() -> str:
     _, end, after = rest.partition("<!-- end of batch fields -->\n")
     if not mark or not end:
         raise ValueError("docs/reading.md: the marks around the table of batch fields are missing; put them back")
-    docs = field_docs(BatchFields)
+    docs = attribute_docs(BatchFields)
     rows = ["| tensor | type | shape | meaning |", "|---|---|---|---|"]
     for name, tensor in FIELDS.items():
         shape = ", ".join(map(str, tensor.shape))
@@ -160,6 +163,20 @@ def errors_page() -> str:
         parts += [f"## {cls.__name__}", " ".join([summary, *details]), f"{_imports(cls)}, exit code {cls.exit_code}."]
         parts += [f"Example: `{example}`", f"What to do: {step}"]
     return "\n\n".join(parts) + "\n"
+
+
+def attribute_docs(cls: type) -> dict[str, str]:
+    """Field name -> the sentence under it, of a class that is no config class."""
+    body = ast.parse(textwrap.dedent(inspect.getsource(cls))).body[0]
+    assert isinstance(body, ast.ClassDef)
+    return {
+        statement.target.id: " ".join(str(following.value.value).split())
+        for statement, following in zip(body.body, body.body[1:], strict=False)
+        if isinstance(statement, ast.AnnAssign)
+        and isinstance(statement.target, ast.Name)
+        and isinstance(following, ast.Expr)
+        and isinstance(following.value, ast.Constant)
+    }
 
 
 def error_classes() -> Iterator[type[DsvlError]]:

@@ -111,9 +111,9 @@ def build(
 ) -> tuple[T | None, list[str]]:
     """Make a config class from JSON values (parsed YAML or JSON), and say what is wrong.
 
-    check: problems between keys, each beginning with its path. Where keys are wrong themselves it sees the rest with
-    their defaults, and what it says of the wrong ones is left out. After a problem other than an unknown key there is
-    no result but None.
+    check: problems between keys, each beginning with its path. If keys are wrong themselves, it gets the others with
+    the defaults of those, and its lines that name such a key are left out. With a problem other than an unknown key the
+    result is None.
     """
     errors = _errors(cls, value)
     problems = _lines(errors, value, where, cls)
@@ -123,13 +123,13 @@ def build(
         return None, problems
     kind: type = cls
     made: T = _adapter(kind).validate_json(json.dumps(rest))
-    unusable = [
-        _join(where, place)
+    unusable = {
+        next((str(step) for step in reversed(place) if isinstance(step, str)), "")
         for error, place in zip(errors, wrong, strict=True)
         if error["type"] != "unexpected_keyword_argument"
-    ]
+    }
     if check is not None:
-        problems += [line for line in check(made) if not _concerns(line, unusable)]
+        problems += [line for line in check(made) if not unusable.intersection(re.findall(r"\w+", line))]
     return (None if unusable else made), problems
 
 
@@ -222,8 +222,14 @@ def _errors(cls: type, value: object) -> list[ErrorDetails]:
     try:
         _adapter(cls).validate_json(json.dumps(value))
     except ValidationError as error:
-        return error.errors(include_url=False)
+        found = error.errors(include_url=False)
+        return [each for each in found if each["type"] != "too_short" or not _has_inside(found, each["loc"])]
     return []
+
+
+def _has_inside(errors: Sequence[ErrorDetails], loc: Place) -> bool:
+    """Whether entries of that list are wrong: pydantic does not count them, so it finds the list too short as well."""
+    return any(each["loc"][: len(loc)] == loc and len(each["loc"]) > len(loc) for each in errors)
 
 
 def _location(error: ErrorDetails, value: Any) -> tuple[Place, bool]:
@@ -301,12 +307,6 @@ def _known(cls: Any, place: Place) -> list[str]:
         within = next(one[inside] for one in found if inside in one)
         node = within if isinstance(step, int) else within[step]
     raise AssertionError("the last step returns")
-
-
-def _concerns(line: str, paths: Iterable[str]) -> bool:
-    """Whether a problem names one of these paths, or is about a section and names one of these keys of it."""
-    own, words = line.partition(":")[0], set(re.findall(r"\w+", line))
-    return any(path in line or (path.startswith(f"{own}.") and path.rpartition(".")[2] in words) for path in paths)
 
 
 def _without(value: Any, places: Iterable[Place]) -> Any:
