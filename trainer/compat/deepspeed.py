@@ -91,6 +91,7 @@ def restore_loss_scale(engine: EngineState, saved: Mapping[str, float]) -> None:
             setattr(scaler, name, type(getattr(scaler, name))(value))
 
 
+@torch.no_grad()  # ZeRO gathers updated weights in place, which gloo of torch 2.9 refuses where gradients are recorded
 def optimizer_step(engine: DeepSpeedEngine) -> float:
     """Make an optimizer step; returns the gradient's norm before clipping, NaN where fp16 overflowed.
 
