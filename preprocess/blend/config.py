@@ -15,8 +15,9 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field
 
-from dst.common.config import FreeKeys, Positive, Share, build, config_class, override, read_yaml
+from dst.common.config import FreeKeys, Positive, Share, build, config_class
 from dst.common.suggest import nearest
+from dst.common.yaml_files import override, read_yaml
 from preprocess.adapters.base import Adapter
 from preprocess.adapters.registry import ADAPTERS
 from preprocess.errors import ConfigError

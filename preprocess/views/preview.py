@@ -14,7 +14,8 @@ from rich.console import Console
 from rich.text import Text
 
 from dst import Template, TemplateError, load_template
-from dst.common.config import build, override
+from dst.common.config import build
+from dst.common.yaml_files import override
 from preprocess.adapters.base import Request
 from preprocess.blend.config import Blend, Dataset, check_blend, find_inputs
 from preprocess.compiler.ingest import stamp

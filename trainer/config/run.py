@@ -16,7 +16,8 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field
 
-from dst.common.config import Natural, Positive, Share, build, config_class, json_schema, override, read_yaml
+from dst.common.config import Natural, Positive, Share, build, config_class, json_schema
+from dst.common.yaml_files import override, read_yaml
 from dst.errors import ConfigError
 from shards import Manifest
 from trainer.config.model import LearningRates, LoraAdapters, ModelConfig, check_model_values, check_trained
