@@ -7,6 +7,7 @@ tokenizer, missing package; 1 all else: missing or damaged data, a failure on th
 from __future__ import annotations
 
 import os
+import re
 import sys
 from collections.abc import Callable, Sequence
 from typing import Any, ClassVar
@@ -16,6 +17,8 @@ import click
 from dst.common.installed_versions import report_installed
 from dst.common.terminal_text import visible
 from dst.errors import DsvlError
+
+_SETTING = re.compile(r"[a-z_][\w.]*=.*", re.DOTALL)
 
 
 def print_error(error: DsvlError) -> None:
@@ -32,6 +35,16 @@ class Command(click.Command):
 
     extras: ClassVar[Sequence[str]] = ()
     """Of pyproject.toml, whose packages the command may use"""
+
+    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
+        given = list(args)  # click empties its own
+        try:
+            return super().parse_args(ctx, args)
+        except click.UsageError as error:
+            refused = [arg for arg in given if _SETTING.fullmatch(arg) and arg in error.message]
+            if not refused or all(parameter.name != "settings" for parameter in self.params):
+                raise
+            raise click.UsageError(f"{error.message}; settings are given as --set {refused[0]}", ctx) from None
 
     def invoke(self, ctx: click.Context) -> Any:
         report_installed(self.extras, self.warnings, warn)
