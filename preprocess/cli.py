@@ -30,15 +30,15 @@ def usable_cpus() -> int:
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
-class _Command(Command):
+class _PrepCommand(Command):
     extras = ("ray", "remote")
 
 
-class _Group(click.Group):
-    command_class = _Command
+class _PrepGroup(click.Group):
+    command_class = _PrepCommand
 
 
-@click.group(cls=_Group, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 120})
+@click.group(cls=_PrepGroup, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 120})
 @click.version_option(package_name="dsvl")
 def cli() -> None:
     """Compile visual-instruction datasets into verified, pretokenized shards."""
@@ -92,7 +92,7 @@ def verify(build: str | Path) -> None:
     if found.problems:
         click.echo(
             f"{visible(build)}: {len(found.problems)} problems; remove the files named above and run the same "
-            "dsvl-prep build: it makes just them anew",
+            "dsvl-prep build: it makes just them again",
             err=True,
         )
         sys.exit(1)
@@ -108,24 +108,24 @@ def verify(build: str | Path) -> None:
     "--max-length",
     type=click.IntRange(min=1),
     show_default="the build's limits.max_length",
-    help="Tell how full rows of so many positions will be.",
+    help="Report how full packed sequences of this many tokens will be.",
 )
 @click.option("--json", "as_json", is_flag=True, help="Print the statistics as JSON.")
 def stats(build: str | Path, max_length: int | None, as_json: bool) -> None:
-    """Lengths, images and trained shares of a build, per dataset and split; and how full its training rows will be."""
+    """Lengths, images and trained shares per dataset and split, and how full packed sequences will be."""
     import shards
-    from preprocess.views.packing_report import row_use, row_use_text
+    from preprocess.views.packing_report import packing_report, packing_report_text
     from preprocess.views.stats import build_stats, print_stats
 
     opened = shards.open(build)
     found = build_stats(opened)
-    use = row_use(opened, max_length or opened.manifest.config.limits.max_length)
+    report = packing_report(opened, max_length or opened.manifest.config.limits.max_length)
     if as_json:
-        click.echo(json_line({"datasets": found, "rows": use and asdict(use)}))
+        click.echo(json_line({"datasets": found, "packing": report and asdict(report)}))
         return
     print_stats(found)
-    if use:
-        click.echo(row_use_text(use))
+    if report:
+        click.echo(packing_report_text(report))
 
 
 @cli.command()

@@ -32,7 +32,7 @@ _OF_DIALOGUES, _OF_BUILDS = ("images", "prefix", "leave_out"), ("loss", "answers
 """Options of eval that apply to only one of its two kinds"""
 
 
-class _Command(Command):
+class _TrainCommand(Command):
     extras = ("train", "eval", "remote")
 
     def warnings(self) -> Sequence[str]:
@@ -43,11 +43,11 @@ class _Command(Command):
         return check_torch()
 
 
-class _Group(click.Group):
-    command_class = _Command
+class _TrainGroup(click.Group):
+    command_class = _TrainCommand
 
 
-@click.group(cls=_Group, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 120})
+@click.group(cls=_TrainGroup, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 120})
 @click.version_option(package_name="dsvl")
 @click.option("--local_rank", type=int, hidden=True, expose_value=False)  # DeepSpeed's launcher adds it
 def cli() -> None:
