@@ -33,7 +33,7 @@ from shards.sampling.order import StoredOrder
 from shards.sampling.packed_sequences import WINDOW, PackedSequences
 from shards.storage.store import LocalStore
 
-STATE_VERSION = 1
+STATE_VERSION = 2
 
 SHUFFLE_SAMPLES = 4096
 SHUFFLE_SHARDS = 8
@@ -83,7 +83,7 @@ class Loader:
     ) -> None:
         """Raises ShardError for settings that do not fit the build or each other, and for samples that are too long."""
         if not isinstance(build, Build):
-            raise ShardError(f"loader: build is {build!r}; wanted what shards.open gives")
+            raise ShardError(f"loader: build is {build!r}; expected what shards.open gives")
         seed = _whole("seed", seed, None)
         for name, value, least in (
             ("batch_size", batch_size, 1),
@@ -182,11 +182,11 @@ class Loader:
         Raises ShardError if that was over another build, seed or kind of sequence, or by a newer release.
         """
         if not isinstance(state, Mapping):
-            raise ShardError(f"loader state: is {state!r}; wanted what state_dict gave")
+            raise ShardError(f"loader state: is {state!r}; expected what state_dict gave")
         version = state.get("version")
         if version != STATE_VERSION:
             newer = isinstance(version, int) and version > STATE_VERSION
-            step = "update dsvl" if newer else "start anew"
+            step = "update dsvl" if newer else "start again"
             raise ShardError(f"loader state: version is {version!r}, this program reads {STATE_VERSION}; {step}")
         wanted = self.state_dict()
         saved = state.get("sequences")
@@ -196,8 +196,8 @@ class Loader:
         for name, got, own in pairs:
             if got != own:
                 raise ShardError(
-                    f"loader state: {name} is {_short(got)}, this loader has {_short(own)}; go on with the build and "
-                    "settings of the run that saved it, or start anew"
+                    f"loader state: {name} is {_short(got)}, this loader has {_short(own)}; continue with the build "
+                    "and settings of the run that saved it, or start again"
                 )
         self._cursor = _whole("cursor of the state", state.get("cursor"), 0)
         self._resumed = True
@@ -256,28 +256,29 @@ class _Plan:
 
 def _check_layout(batch_size: int, rank: int, world_size: int) -> None:
     if rank >= world_size:
-        raise ShardError(f"loader: rank {rank} of {world_size} ranks; wanted a rank from 0 to below their number")
+        raise ShardError(f"loader: rank {rank} of {world_size} ranks; expected a rank from 0 to below their number")
     if batch_size % world_size:
         raise ShardError(
-            f"loader: batch_size {batch_size} cannot be shared by {world_size} ranks; wanted a multiple of {world_size}"
+            f"loader: batch_size {batch_size} cannot be shared by {world_size} ranks; expected a multiple of "
+            f"{world_size}"
         )
 
 
 def _whole(name: str, value: object, least: int | None) -> int:
     """The value as Python's own integer: numpy's are written otherwise where a key is made of them."""
     try:
-        number = operator.index(value)  # type: ignore[arg-type]  # it raises TypeError for what is no integer
+        number = operator.index(value)  # type: ignore[arg-type]  # it raises TypeError for what is not an integer
     except TypeError:
         number = None
     if number is None or isinstance(value, bool) or (least is not None and number < least):
         wanted = "a whole number" if least is None else f"a whole number from {least}"
-        raise ShardError(f"loader: {name} is {value!r}; wanted {wanted}")
+        raise ShardError(f"loader: {name} is {value!r}; expected {wanted}")
     return number
 
 
 def _check_choice(name: str, got: str, choices: Sequence[str]) -> None:
     if got not in choices:
-        raise ShardError(f"loader: {name} is {got!r}; wanted one of {', '.join(choices)}")
+        raise ShardError(f"loader: {name} is {got!r}; expected one of {', '.join(choices)}")
 
 
 def _short(value: object) -> str:

@@ -28,23 +28,23 @@ def build(tmp_path_factory: pytest.TempPathFactory) -> Build:
 @pytest.mark.parametrize(
     ("settings", "words"),
     [
-        ({"batch_size": 6, "world_size": 4}, "batch_size 6 cannot be shared by 4 ranks; wanted a multiple of 4"),
-        ({"batch_size": 0}, "batch_size is 0; wanted a whole number from 1"),
-        ({"rank": 4, "world_size": 4}, "rank 4 of 4 ranks; wanted a rank from 0 to below their number"),
-        ({"world_size": 0}, "world_size is 0; wanted a whole number from 1"),
-        ({"workers": -1}, "workers is -1; wanted a whole number from 0"),
+        ({"batch_size": 6, "world_size": 4}, "batch_size 6 cannot be shared by 4 ranks; expected a multiple of 4"),
+        ({"batch_size": 0}, "batch_size is 0; expected a whole number from 1"),
+        ({"rank": 4, "world_size": 4}, "rank 4 of 4 ranks; expected a rank from 0 to below their number"),
+        ({"world_size": 0}, "world_size is 0; expected a whole number from 1"),
+        ({"workers": -1}, "workers is -1; expected a whole number from 0"),
         ({"split": "test"}, "no split 'test'; it has train, eval"),
-        ({"seed": 1.0}, r"seed is 1\.0; wanted a whole number"),
-        ({"seed": True}, "seed is True; wanted a whole number"),
-        ({"pack_window": 0}, "pack_window is 0; wanted a whole number from 1"),
+        ({"seed": 1.0}, r"seed is 1\.0; expected a whole number"),
+        ({"seed": True}, "seed is True; expected a whole number"),
+        ({"pack_window": 0}, "pack_window is 0; expected a whole number from 1"),
         ({"pack_window": -1}, "pack_window is -1"),
         ({"shuffle": "shards", "shuffle_window": 0}, "shuffle_window is 0"),
-        ({"prefetch": 0, "workers": 1}, "prefetch is 0; wanted a whole number from 1"),
+        ({"prefetch": 0, "workers": 1}, "prefetch is 0; expected a whole number from 1"),
         ({"max_length": None}, "max_length is None"),
         ({"max_length": "2048"}, "max_length is '2048'"),
-        ({"epochs": -1}, "epochs is -1; wanted a whole number from 0"),
-        ({"decode": "quick"}, "decode is 'quick'; wanted one of exact, fast, none"),
-        ({"shuffle": "all"}, "shuffle is 'all'; wanted one of samples, shards, none"),
+        ({"epochs": -1}, "epochs is -1; expected a whole number from 0"),
+        ({"decode": "quick"}, "decode is 'quick'; expected one of exact, fast, none"),
+        ({"shuffle": "all"}, "shuffle is 'all'; expected one of samples, shards, none"),
     ],
 )
 def test_settings_that_cannot_be_are_refused_at_once(build: Build, settings: dict[str, Any], words: str) -> None:
@@ -69,18 +69,19 @@ def test_sequences_too_short_for_a_sample_are_refused_with_its_shard_and_key(bui
 
 
 def test_something_else_than_a_build_is_refused() -> None:
-    with pytest.raises(ShardError, match=r"build is 'build'; wanted what shards\.open gives"):
+    with pytest.raises(ShardError, match=r"build is 'build'; expected what shards\.open gives"):
         Loader("build", batch_size=1, max_length=64)  # type: ignore[arg-type]
 
 
 STATES = [
-    ({"version": 2}, "version is 2, this program reads 1; update dsvl"),
-    ({"version": None}, "version is None, this program reads 1; start anew"),
+    ({"version": 1}, "version is 1, this program reads 2; start again"),
+    ({"version": 3}, "version is 3, this program reads 2; update dsvl"),
+    ({"version": None}, "version is None, this program reads 2; start again"),
     ({"manifest": "f" * 64}, "manifest is ffffffffffff, this loader has"),
     ({"seed": 3}, "seed is 3, this loader has 0"),
     ({"sequences": {"split": "eval"}}, "split is eval, this loader has train"),
     ({"sequences": None}, "split is None, this loader has train"),
-    ({"cursor": -1}, "cursor of the state is -1; wanted a whole number from 0"),
+    ({"cursor": -1}, "cursor of the state is -1; expected a whole number from 0"),
     ({"cursor": "5"}, "cursor of the state is '5'"),
 ]
 
