@@ -73,7 +73,7 @@ class ChatTokenizer:
         try:
             rendered.text.encode()
         except UnicodeEncodeError:
-            raise ControlTextError("text holds half of a surrogate pair, which is no character") from None
+            raise ControlTextError("text holds half of a surrogate pair, which is not a character") from None
         texts = [text for message in messages for text in _texts(message)]
         control_texts = sum(len(self._marked.find(text)) for text in texts)
         borders = {0, len(rendered.text)}.union(*rendered.spans)

@@ -69,6 +69,6 @@ class ControlTextError(DsvlError, ValueError):
 
     The compiler makes a reject of such a conversation.
 
-    Example: text holds half of a surrogate pair, which is no character
+    Example: text holds half of a surrogate pair, which is not a character
     What to do: change the text, or use a tokenizer that can write it with ordinary tokens.
     """

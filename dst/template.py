@@ -144,7 +144,7 @@ def load_template(name_or_path: str | Path, variables: Mapping[str, Any] | None 
             raise TemplateError(f"template {name}: cannot be read ({error})") from None
     else:
         raise TemplateError(
-            f"template {name}: unknown; wanted one of {', '.join(BUILTIN)}, or the path of a .jinja file"
+            f"template {name}: unknown; expected one of {', '.join(BUILTIN)}, or the path of a .jinja file"
             f"{nearest(name, BUILTIN)}"
         )
     template = Template(name, source)
@@ -158,7 +158,7 @@ def load_template(name_or_path: str | Path, variables: Mapping[str, Any] | None 
             )
         if not isinstance(value, str | int | float | bool):
             raise TemplateError(
-                f"template {name}: variable {variable} is {type(value).__name__}; wanted text or a number"
+                f"template {name}: variable {variable} is {type(value).__name__}; expected text or a number"
             )
     return Template(name, _bake(source, variables))
 
@@ -169,11 +169,11 @@ def count_images(messages: Sequence[Message]) -> int:
     for number, message in enumerate(messages, start=1):
         role, content = message.get("role"), message.get("content")
         if role not in ROLES:
-            raise TemplateError(f"message {number}: role is {role!r}; wanted one of {', '.join(ROLES)}")
+            raise TemplateError(f"message {number}: role is {role!r}; expected one of {', '.join(ROLES)}")
         if isinstance(content, str):
             continue
         if not isinstance(content, list | tuple):
-            raise TemplateError(f"message {number}: content is {type(content).__name__}; wanted text or a list")
+            raise TemplateError(f"message {number}: content is {type(content).__name__}; expected text or a list")
         for part in content:
             match part:
                 case {"type": "image"}:
@@ -181,7 +181,7 @@ def count_images(messages: Sequence[Message]) -> int:
                 case {"type": "text", "text": str()}:
                     pass
                 case _:
-                    raise TemplateError(f"message {number}: a part is {part!r:.80}; wanted an image or a text part")
+                    raise TemplateError(f"message {number}: a part is {part!r:.80}; expected an image or a text part")
     return images
 
 

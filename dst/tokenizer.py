@@ -143,11 +143,11 @@ def _locate(name: str) -> Path:
         hint = (
             "it has a tokenizer.model only: load it with transformers and save_pretrained it as a fast tokenizer"
             if (Path(name) / "tokenizer.model").is_file()
-            else "wanted a folder with tokenizer.json and tokenizer_config.json"
+            else "expected a folder with tokenizer.json and tokenizer_config.json"
         )
         raise TokenizerError(f"tokenizer {name}: no tokenizer.json there; {hint}")
     if not re.fullmatch(r"[\w.-]+(/[\w.-]+)?", name):
-        raise TokenizerError(f"tokenizer {name}: no such folder; wanted one with tokenizer.json, or a hub id")
+        raise TokenizerError(f"tokenizer {name}: no such folder; expected one with tokenizer.json, or a hub id")
     import huggingface_hub
 
     try:
@@ -167,7 +167,7 @@ def _read_json(path: Path, *, missing_ok: bool = False) -> dict[str, Any]:
     except (OSError, ValueError) as error:
         raise TokenizerError(f"{path}: cannot be read ({error})") from None
     if not isinstance(value, dict):
-        raise TokenizerError(f"{path}: holds {type(value).__name__}; wanted an object")
+        raise TokenizerError(f"{path}: holds {type(value).__name__}; expected an object")
     return value
 
 

@@ -42,7 +42,7 @@ class Build:
         """A local folder with the build's tokenizer. Raises ShardError if a file is missing or not the pinned one."""
         files = {path: digest for path, digest in self.manifest.files.items() if path.startswith(f"{TOKENIZER}/")}
         if not files:
-            raise ShardError(f"{self.store.name(NAME)}: names no tokenizer; rebuild to write it anew")
+            raise ShardError(f"{self.store.name(NAME)}: names no tokenizer; rebuild to write it again")
         return self.store.folder(TOKENIZER, files)
 
     def __len__(self) -> int:

@@ -59,7 +59,7 @@ def check_target(store: RemoteStore) -> None:
     except NetworkError as error:
         raise ShardError(f"{store.location}: {error}") from error
     except FileNotFoundError:
-        raise LocationError(f"{store.location}: there is no such bucket; make it, or mend the URL") from None
+        raise LocationError(f"{store.location}: there is no such bucket; make it, or fix the URL") from None
     if NAME in names and is_build(_read(store, NAME) or b""):
         return
     foreign = names - _OURS or (names & {NAME}) or (names if "shards" not in names else set())
@@ -99,7 +99,7 @@ def plan_upload(folder: Path, store: RemoteStore) -> Upload:
 def run_upload(
     upload: Upload, store: RemoteStore, *, progress: Callable[[int], None] = lambda size_bytes: None
 ) -> None:
-    """Do it. Raises ShardError if the URL cannot be written; the same upload, planned anew, goes on from there."""
+    """Do it. Raises ShardError if the URL cannot be written; the same upload, planned again, resumes from there."""
     for path, size in upload.shards.items():
         _put(upload.folder, store, path)
         progress(size)
@@ -187,4 +187,4 @@ def _check_arrived(upload: Upload, store: RemoteStore) -> None:
     for path, size in upload.pinned.items():
         if there.get(path) != size:
             got = f"has {there[path]} bytes" if path in there else "is not there"
-            raise ShardError(f"{store.name(path)}: {got} after its upload, wanted {size} bytes; run it again")
+            raise ShardError(f"{store.name(path)}: {got} after its upload, expected {size} bytes; run it again")

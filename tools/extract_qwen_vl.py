@@ -32,7 +32,7 @@ class ExtractError(Exception):
 def extract(folder: Path, out: Path) -> dict[str, torch.Tensor]:
     """Write the tower and its sizes; returns its tensors. Raises ExtractError, and then writes nothing."""
     if out.suffix != ".safetensors":
-        raise ExtractError(f"{out}: wanted a name that ends in .safetensors")
+        raise ExtractError(f"{out}: expected a name that ends in .safetensors")
     listed = _listed(folder)
     sizes = _sizes(folder)
     tensors: dict[str, torch.Tensor] = {}
@@ -40,7 +40,9 @@ def extract(folder: Path, out: Path) -> dict[str, torch.Tensor]:
         print(f"{shard.name}", file=sys.stderr)
         tensors.update(_read(shard, names))
     if not tensors:
-        raise ExtractError(f"{folder}: no weight begins with {PREFIX}; wanted a checkpoint of QWen-VL or QWen-VL-Chat")
+        raise ExtractError(
+            f"{folder}: no weight begins with {PREFIX}; expected a checkpoint of QWen-VL or QWen-VL-Chat"
+        )
     _check(tensors, sizes, folder)
     _put(out, tensors, sizes)
     return tensors
@@ -49,7 +51,7 @@ def extract(folder: Path, out: Path) -> dict[str, torch.Tensor]:
 def _listed(folder: Path) -> dict[Path, list[str] | None]:
     """The files to open, with the names to take; None: whatever has the prefix."""
     if not folder.is_dir():
-        raise ExtractError(f"{folder}: no such folder; wanted a QWen-VL checkpoint, as `hf download` stores it")
+        raise ExtractError(f"{folder}: no such folder; expected a QWen-VL checkpoint, as `hf download` stores it")
     for index in (folder / name for name in _INDEXES):
         if index.is_file():
             try:
@@ -69,7 +71,7 @@ def _listed(folder: Path) -> dict[Path, list[str] | None]:
     for whole in (folder / name for name in _WHOLE):
         if whole.is_file():
             return {whole: None}
-    raise ExtractError(f"{folder}: holds none of {', '.join((*_INDEXES, *_WHOLE))}; wanted a checkpoint's folder")
+    raise ExtractError(f"{folder}: holds none of {', '.join((*_INDEXES, *_WHOLE))}; expected a checkpoint's folder")
 
 
 def _read(shard: Path, names: list[str] | None) -> Iterator[tuple[str, torch.Tensor]]:

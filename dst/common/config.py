@@ -166,7 +166,7 @@ def _lines(errors: Sequence[ErrorDetails], value: object, where: str, cls: type)
         if in_union:
             members.setdefault(place, []).append(_wanted(error))
             got = _at(value, place)
-            lines[place] = f"{path}: got {kind_of(got)} {_short(got)}; wanted {' or '.join(members[place])}"
+            lines[place] = f"{path}: got {kind_of(got)} {_short(got)}; expected {' or '.join(members[place])}"
         else:
             lines[place] = f"{path}: {_problem(error, cls, place)}"
     return list(lines.values())
@@ -182,12 +182,12 @@ def _problem(error: ErrorDetails, cls: type, place: Place) -> str:
         return f"unknown key{hint or '; known are '}{'' if hint else ', '.join(known)}"
     if error["type"] == "literal_error":
         hint = nearest(got, _choices(error)) if isinstance(got, str) else ""
-        return f"got {got!r}; wanted one of {', '.join(_choices(error))}{hint}"
+        return f"got {got!r}; expected one of {', '.join(_choices(error))}{hint}"
     if error["type"].endswith("_type"):
         shown = kind_of(got) if _WANTED.get(error["type"]) in ("a list", "keys") else f"{kind_of(got)} {_short(got)}"
     else:
         shown = _short(got)
-    return f"got {shown}; wanted {_wanted(error)}"
+    return f"got {shown}; expected {_wanted(error)}"
 
 
 def _wanted(error: ErrorDetails) -> str:

@@ -18,12 +18,12 @@ from dst.errors import ConfigError
 
 
 def read_yaml(path: Path) -> dict[str, Any]:
-    """Raises ConfigError with line and column for broken YAML, a repeated key, or a document that is no mapping."""
+    """Raises ConfigError with line and column for broken YAML, a repeated key, or a document that is not a mapping."""
     try:
         text = path.read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as error:
         why = getattr(error, "strerror", None) or error
-        raise ConfigError([f"{path}: cannot be read ({why}); wanted a YAML file"]) from None
+        raise ConfigError([f"{path}: cannot be read ({why}); expected a YAML file"]) from None
     try:
         value = yaml.load(text, Loader=_UniqueKeys)
     except yaml.MarkedYAMLError as error:
@@ -33,7 +33,7 @@ def read_yaml(path: Path) -> dict[str, Any]:
     except (yaml.YAMLError, ValueError, RecursionError) as error:
         raise ConfigError([f"{path}: broken YAML: {' '.join(str(error).split())}"]) from None
     if not isinstance(value, dict):
-        raise ConfigError([f"{path}: holds {kind_of(value)}; wanted keys such as `tokenizer:` and `datasets:`"])
+        raise ConfigError([f"{path}: holds {kind_of(value)}; expected keys such as `tokenizer:` and `datasets:`"])
     return value
 
 
@@ -48,7 +48,7 @@ def override(tree: dict[str, Any], settings: Iterable[str]) -> None:
         keys = path.strip().split(".")
         try:
             if not equals or not all(keys):
-                raise ValueError("wanted the form a.b=value")
+                raise ValueError("expected the form a.b=value")
             node: Any = tree
             for key in keys[:-1]:
                 node = _child(node, key)
@@ -93,7 +93,7 @@ def _text(loader: _UniqueKeys, node: yaml.ScalarNode) -> str:
 
 
 def _no_json(loader: _UniqueKeys, node: yaml.Node) -> None:
-    raise yaml.MarkedYAMLError(problem=f"{node.tag} is no value of JSON", problem_mark=node.start_mark)
+    raise yaml.MarkedYAMLError(problem=f"{node.tag} is not a JSON value", problem_mark=node.start_mark)
 
 
 # What is read here is written to JSON, which other programs read: most of them know no larger numbers.

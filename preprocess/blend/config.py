@@ -155,17 +155,19 @@ def find_inputs(blend: Blend, base: Path, *, need_images: bool = True) -> dict[s
         where = f"datasets.{index} ({dataset.name})"
         root = base / os.path.expanduser(dataset.root)
         if not root.is_dir():
-            problems.append(f"{where}.root: no folder {root}; wanted the folder that holds {dataset.spec.layout}")
+            problems.append(f"{where}.root: no folder {root}; expected the folder that holds {dataset.spec.layout}")
             continue
         images = _match(root, _patterns(dataset.images) or dataset.spec.images)
         patterns = _patterns(dataset.annotations) or dataset.spec.annotations
         missing = [pattern for pattern in patterns if not _match(root, (pattern,))]
         if len(missing) == len(patterns) or (missing and (dataset.annotations or dataset.spec.joins)):
             wanted = ", ".join(missing)
-            problems.append(f"{where}.annotations: nothing below {root} matches {wanted}; wanted {dataset.spec.layout}")
+            problems.append(
+                f"{where}.annotations: nothing below {root} matches {wanted}; expected {dataset.spec.layout}"
+            )
         if need_images and not dataset.images and not images:
             problems.append(
-                f"{where}.images: none of {', '.join(dataset.spec.images)} is below {root}; wanted "
+                f"{where}.images: none of {', '.join(dataset.spec.images)} is below {root}; expected "
                 f"{dataset.spec.layout.rstrip('.')}; set images: to where the images are"
             )
         problems += [
@@ -197,7 +199,7 @@ def check_blend(blend: Blend) -> list[str]:
 
     def want(holds: bool, where: str, got: object, wanted: str) -> None:
         if not holds:
-            problems.append(f"{where}: got {got}; wanted {wanted}")
+            problems.append(f"{where}: got {got}; expected {wanted}")
 
     names = [dataset.name for dataset in blend.datasets]
     weighted = [dataset for dataset in blend.datasets if dataset.weight is not None]
@@ -231,13 +233,13 @@ def _check_options(dataset: Dataset, where: str) -> list[str]:
         elif option.choices and value not in option.choices:
             wanted = ", ".join(map(str, option.choices))
             problems.append(
-                f"{where}.options.{name}: got {value!r}; wanted one of {wanted}{nearest(str(value), option.choices)}"
+                f"{where}.options.{name}: got {value!r}; expected one of {wanted}{nearest(str(value), option.choices)}"
             )
         elif not option.choices and not _same_type(value, option.default):
             wanted = (
                 "a list of texts, none of them blank" if _is_list(option.default) else f"the kind of {option.default!r}"
             )
-            problems.append(f"{where}.options.{name}: got {value!r}; wanted {wanted}")
+            problems.append(f"{where}.options.{name}: got {value!r}; expected {wanted}")
     return problems
 
 

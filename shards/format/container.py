@@ -26,7 +26,7 @@ def tar_header(name: str, size_bytes: int) -> bytes:
     encoded = name.encode("ascii")
     if len(encoded) > 100 or size_bytes > MAX_MEMBER_BYTES:
         raise ValueError(
-            f"tar member {name}: {len(encoded)} name bytes, {size_bytes} bytes; wanted up to 100 and 8 GiB"
+            f"tar member {name}: {len(encoded)} name bytes, {size_bytes} bytes; expected up to 100 and 8 GiB"
         )
     header = b"".join(
         (
@@ -54,7 +54,7 @@ def padding(size_bytes: int) -> bytes:
 def encode_tokens(tokens: npt.NDArray[np.int32]) -> bytes:
     """An .npy file, format 1.0, of an int32 array [2, T]. Raises ValueError for another type or shape."""
     if tokens.dtype != np.int32 or tokens.ndim != 2 or tokens.shape[0] != 2:
-        raise ValueError(f"tokens are {tokens.dtype} {list(tokens.shape)}; wanted int32 [2, T]")
+        raise ValueError(f"tokens are {tokens.dtype} {list(tokens.shape)}; expected int32 [2, T]")
     return npy_header(tokens.shape[1]) + tokens.astype("<i4", copy=False).tobytes()
 
 

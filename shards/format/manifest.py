@@ -243,26 +243,26 @@ def read_manifest(store: Store) -> Manifest:
         text = store.read(NAME)
         document = orjson.loads(text)
     except NotADirectoryError:
-        raise ShardError(f"{store.location}: is a file; wanted the folder of a build") from None
+        raise ShardError(f"{store.location}: is a file; expected the folder of a build") from None
     except FileNotFoundError:
         raise ShardError(
-            f"{store.location}: no {NAME} there; it is no finished build (run dsvl-prep build, or mend the path)"
+            f"{store.location}: no {NAME} there; it is not a finished build (run dsvl-prep build, or fix the path)"
         ) from None
     except (OSError, ValueError, RecursionError) as error:
-        raise ShardError(f"{path}: cannot be read ({error}); rebuild to write it anew") from None
+        raise ShardError(f"{path}: cannot be read ({error}); rebuild to write it again") from None
     _check_version(path, document)
     digest = _checked_hash(path, text, document)
     try:
         manifest = _in_order_of_the_blend(from_json(Manifest, {**document, "hash": digest}))
     except FieldError as error:
-        raise ShardError(f"{path}: {error}; rebuild to write it anew") from None
+        raise ShardError(f"{path}: {error}; rebuild to write it again") from None
     named = [*manifest.files]
     for dataset in manifest.datasets.values():
         for shards in dataset.shards.values():
             named += shards.paths
     if outside := _outside(named):
         raise ShardError(
-            f"{path}: names the file {outside[0]!r}; wanted a path below the build folder, with / and without .. in "
+            f"{path}: names the file {outside[0]!r}; expected a path below the build folder, with / and without .. in "
             "it; do not use this build unless you know who wrote it"
         )
     return manifest
@@ -270,7 +270,7 @@ def read_manifest(store: Store) -> Manifest:
 
 def _check_version(path: str, document: Any) -> None:
     if not isinstance(document, dict) or document.get("format") != FORMAT:
-        raise ShardError(f"{path}: no manifest of a dsvl build; wanted an object with format {FORMAT!r}")
+        raise ShardError(f"{path}: no manifest of a dsvl build; expected an object with format {FORMAT!r}")
     version = document.get("version")
     if not isinstance(version, int) or isinstance(version, bool):
         raise ShardError(
@@ -288,7 +288,7 @@ def _checked_hash(path: str, text: bytes, document: Mapping[str, Any]) -> str:
     if stated is None or stated[1].decode() != digest:
         raise ShardError(
             f"{path}: was edited or damaged: its hash is {str(document.get('hash'))[:12]}, its content hashes to "
-            f"{digest[:12]}; rebuild to write it anew"
+            f"{digest[:12]}; rebuild to write it again"
         )
     return digest
 

@@ -117,7 +117,7 @@ class Shard:
             if digest != self.info.index_sha256:
                 raise ShardError(
                     f"{self._index_name}: sha256 is {digest[:12]}, the manifest says {self.info.index_sha256[:12]}; it "
-                    "was damaged, or is the index of another shard; rebuild to write it anew"
+                    "was damaged, or is the index of another shard; rebuild to write it again"
                     + self._store.advice(self._index_path)
                 )
 
@@ -174,7 +174,7 @@ class Shard:
         except OSError as error:
             raise self._unreadable(error) from None
         if end != END_OF_ARCHIVE:
-            raise self._damaged(f"its end is damaged; wanted {len(END_OF_ARCHIVE)} zero bytes")
+            raise self._damaged(f"its end is damaged; expected {len(END_OF_ARCHIVE)} zero bytes")
         self._tar = tar
         return tar
 

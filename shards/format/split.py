@@ -81,7 +81,7 @@ class SplitSamples(Sequence[Sample]):
         return self._names[bisect_right(self._list_ends, number) - 1], sample
 
     def __reduce__(self) -> tuple[type[SplitSamples], tuple[Store, str, Mapping[str, ShardList], str]]:
-        """For worker processes: open shards do not travel, they are opened anew."""
+        """For worker processes: open shards do not travel, they are opened again."""
         return SplitSamples, (self._store, self.name, self._datasets, self._manifest_hash)
 
     def locate(self, index: int) -> tuple[int, int]:
@@ -161,7 +161,7 @@ class SplitSamples(Sequence[Sample]):
         if not replaced:
             return error
         return ShardError(
-            f"{self._store.location}: the build was replaced while it was read ({error}); open it anew; a run that "
+            f"{self._store.location}: the build was replaced while it was read ({error}); open it again; a run that "
             "began with the old build needs it back"
         )
 

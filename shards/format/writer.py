@@ -56,7 +56,7 @@ class ShardWriter:
         Raises ValueError for a key that a WebDataset reader would split or join, OSError if the disk is full.
         """
         if not _KEY.fullmatch(key):
-            raise ValueError(f"sample key {key!r}: wanted 1 to 80 of a-z, 0-9, _ and -")
+            raise ValueError(f"sample key {key!r}: expected 1 to 80 of a-z, 0-9, _ and -")
         if key in self._keys:
             raise ValueError(f"sample key {key!r} was there before; a WebDataset reader would take both for one sample")
         self._keys.add(key)

@@ -61,7 +61,7 @@ class Cache:
     def fetch(self, sha256: str, *, size: int, suffix: str, name: str, download: Callable[[], Iterable[bytes]]) -> Path:
         """The local file with this digest, downloaded unless it is there. One that is there is known by name and size.
 
-        name: what is downloaded, for messages. download: gives its bytes anew each time; it may raise ShardError.
+        name: what is downloaded, for messages. download: gives its bytes again each time; it may raise ShardError.
         Raises ShardError if other bytes come, and if there is no room for them.
         """
         path = self.folder / f"{sha256}{suffix}"
@@ -200,9 +200,9 @@ class Cache:
         except OSError as error:
             if error.errno in _FULL:
                 free = shutil.disk_usage(self.folder).free
-                problem = f"no room for {name}: {size} bytes wanted, {free} free, and nothing left to remove; free some"
+                problem = f"no room for {name}: {size} bytes needed, {free} free, and nothing left to remove; free some"
             else:
-                problem = f"cannot be written or locked ({error.strerror}); mend that"
+                problem = f"cannot be written or locked ({error.strerror}); fix that"
             raise ShardError(f"{self.folder}: {problem}, or choose another folder for the cache (DSVL_CACHE)") from None
 
 

@@ -226,7 +226,7 @@ def _check_protocol(url: str) -> None:
         raise LocationError(
             f"{url}: unknown protocol {protocol}"
             + (f"; did you mean {near[0]}?" if near else "")
-            + "; wanted a folder, or a URL with s3, gs, file, memory or another protocol of fsspec"
+            + "; expected a folder, or a URL with s3, gs, file, memory or another protocol of fsspec"
         )
     try:
         fsspec.get_filesystem_class(protocol)

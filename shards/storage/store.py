@@ -55,7 +55,7 @@ class Store(Protocol):
         ...
 
     def advice(self, local: Path) -> str:
-        """How a message about damage in a local file goes on: what to do if only this copy is damaged."""
+        """How a message about damage in a local file ends: what to do if only this copy is damaged."""
         ...
 
 
@@ -87,7 +87,7 @@ class LocalStore:
         try:
             actual_size = file.stat().st_size
         except OSError as error:
-            raise ShardError(f"{file}: cannot be read ({error.strerror}); rebuild to write it anew") from None
+            raise ShardError(f"{file}: cannot be read ({error.strerror}); rebuild to write it again") from None
         if size is not None and actual_size != size:
             raise ShardError(f"{file}: has {actual_size} bytes, the manifest says {size}; it was cut or swapped")
         return file
@@ -98,12 +98,12 @@ class LocalStore:
                 digest = file_sha256(self._folder / path)
             except OSError as error:
                 raise ShardError(
-                    f"{self.name(path)}: cannot be read ({error.strerror}); rebuild to write it anew"
+                    f"{self.name(path)}: cannot be read ({error.strerror}); rebuild to write it again"
                 ) from None
             if digest != wanted:
                 raise ShardError(
                     f"{self.name(path)}: sha256 is {digest[:12]}, the manifest says {wanted[:12]}; it was edited or "
-                    "damaged; rebuild to write it anew"
+                    "damaged; rebuild to write it again"
                 )
         return self._folder / name
 
@@ -131,10 +131,10 @@ def open_store(location: str | Path, cache: Cache | None = None) -> Store:
 def local_folder(location: str | Path) -> Path | None:
     """The folder that a path or a file:// URL names; None for any other URL.
 
-    Raises LocationError for a URL that lost a slash, as a Path takes it from one, and for what is no location.
+    Raises LocationError for a URL that lost a slash, as a Path takes it from one, and for what is not a location.
     """
     if not isinstance(location, str | Path):
-        raise LocationError(f"{location!r} is no build; wanted a folder or a URL")
+        raise LocationError(f"{location!r} is not a build; expected a folder or a URL")
     lost = _LOST_SLASH.match(str(location))
     if lost and not Path(location).exists():
         whole = f"{lost['protocol']}://{str(location)[lost.end() :]}"

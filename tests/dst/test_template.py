@@ -87,9 +87,9 @@ def test_captions_without_an_image_are_an_error() -> None:
         ({"role": "user", "content": None}, "content is NoneType"),
         ({"role": "user"}, "content is NoneType"),
         ({"role": "user", "content": ["x"]}, "a part is 'x'"),
-        ({"role": "user", "content": [{"type": "video"}]}, "wanted an image or a text part"),
-        ({"role": "user", "content": [{"type": "text"}]}, "wanted an image or a text part"),
-        ({"role": "user", "content": [{"type": "text", "text": 3}]}, "wanted an image or a text part"),
+        ({"role": "user", "content": [{"type": "video"}]}, "expected an image or a text part"),
+        ({"role": "user", "content": [{"type": "text"}]}, "expected an image or a text part"),
+        ({"role": "user", "content": [{"type": "text", "text": 3}]}, "expected an image or a text part"),
     ],
 )
 def test_messages_of_another_form_are_an_error(message: dst.Message, error: str) -> None:
@@ -159,7 +159,7 @@ def test_names_may_be_tested_for(tmp_path: Path) -> None:
 
 
 def test_an_unknown_template_names_the_nearest() -> None:
-    with pytest.raises(dst.TemplateError, match=r"template vicunia: unknown; wanted one of .*did you mean vicuna\?"):
+    with pytest.raises(dst.TemplateError, match=r"template vicunia: unknown; expected one of .*did you mean vicuna\?"):
         dst.load_template("vicunia")
 
 
@@ -176,7 +176,7 @@ def test_an_unknown_variable_names_the_nearest() -> None:
         dst.load_template("visualchat", {"sytem_prompt": "x"})
     with pytest.raises(dst.TemplateError, match=r"no variable 'system_prompt'; it has: none"):
         dst.load_template("chatml", {"system_prompt": "x"})
-    with pytest.raises(dst.TemplateError, match="system_prompt is list; wanted text or a number"):
+    with pytest.raises(dst.TemplateError, match="system_prompt is list; expected text or a number"):
         dst.load_template("vicuna", {"system_prompt": ["x"]})
 
 

@@ -172,7 +172,7 @@ def test_bos_and_eos_are_read_from_either_file(tmp_path: Path) -> None:
 
 
 def test_folders_that_cannot_be_used_are_refused(tmp_path: Path) -> None:
-    with pytest.raises(dst.TokenizerError, match=r"no tokenizer\.json there; wanted a folder"):
+    with pytest.raises(dst.TokenizerError, match=r"no tokenizer\.json there; expected a folder"):
         dst.load_tokenizer(tmp_path)
     (tmp_path / "tokenizer.model").write_bytes(b"")
     with pytest.raises(dst.TokenizerError, match=r"tokenizer\.model only"):
@@ -183,7 +183,7 @@ def test_folders_that_cannot_be_used_are_refused(tmp_path: Path) -> None:
     with pytest.raises(dst.TokenizerError, match="cannot be read"):
         dst.load_tokenizer(tmp_path)
     (tmp_path / "tokenizer.json").write_text("[]")
-    with pytest.raises(dst.TokenizerError, match="holds list; wanted an object"):
+    with pytest.raises(dst.TokenizerError, match="holds list; expected an object"):
         dst.load_tokenizer(tmp_path)
     (tmp_path / "tokenizer.json").write_text("{}")
     (tmp_path / "tokenizer_config.json").write_text('{"eos_token": "</s>"}')

@@ -58,7 +58,7 @@ def test_verify_says_sound_or_what_is_wrong_with_exit_code_1(built: Path, tmp_pa
     assert done.returncode == 1
     assert shard.name in done.stderr
     assert "sha256" in done.stderr
-    assert "remove the files named above and run the same dsvl-prep build: it makes just them anew" in done.stderr
+    assert "remove the files named above and run the same dsvl-prep build: it makes just them again" in done.stderr
     shard.unlink()
     assert run("build", "--blend", built.parent / "blend.yaml", "--out", tmp_path / "copy").returncode == 0
     assert run("verify", "--build", tmp_path / "copy").returncode == 0
@@ -178,8 +178,8 @@ def test_wrong_usage_says_what_was_wanted(tmp_path: Path, arguments: list[str], 
     [
         ("datasets: [", "line 1, column"),
         ("a: 1\na: 2\n", "'a' stands twice"),
-        ("- 1\n", "wanted keys"),
-        ("tokenizer: 5\ndatasets: []\n", "wanted text"),
+        ("- 1\n", "expected keys"),
+        ("tokenizer: 5\ndatasets: []\n", "expected text"),
         ("datasets: []\n", "tokenizer: missing"),
     ],
 )

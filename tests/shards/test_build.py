@@ -179,7 +179,7 @@ def test_a_shard_that_cannot_be_finished_leaves_nothing_after_discard(
 @pytest.mark.parametrize("key", ["", "a.b", "A", "a/b", "a b", "ä", "a" * 81, "a\n", "..", "a\0"])
 def test_a_key_that_a_webdataset_reader_would_split_or_change_is_refused(tmp_path: Path, key: str) -> None:
     writer = ShardWriter(tmp_path, "shards/alpha", "train-00000")
-    with pytest.raises(ValueError, match="wanted 1 to 80 of a-z, 0-9, _ and -"):
+    with pytest.raises(ValueError, match="expected 1 to 80 of a-z, 0-9, _ and -"):
         writer.add(key, metadata={}, tokens=draft(1).tokens, images=(), trained_tokens=1, groups=())
     assert writer.finish() is None
 
@@ -460,7 +460,7 @@ def test_a_shard_whose_end_is_damaged_is_refused(build: Build) -> None:
     data = bytearray(shard.path.read_bytes())
     data[-100] = 1
     shard.path.write_bytes(data)
-    with pytest.raises(ShardError, match="its end is damaged; wanted 1024 zero bytes"):
+    with pytest.raises(ShardError, match="its end is damaged; expected 1024 zero bytes"):
         shard[0]
 
 

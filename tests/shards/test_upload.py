@@ -121,7 +121,7 @@ def test_an_upload_that_did_not_arrive_gets_no_manifest(
     folder: Path, flaky: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(Flaky, "put_file", lambda self, local, path: self.pipe_file(path, b"lost"))
-    with pytest.raises(ShardError, match="has 4 bytes after its upload, wanted"):
+    with pytest.raises(ShardError, match="has 4 bytes after its upload, expected"):
         publish(folder, flaky)
     assert "manifest.json" not in files_at(flaky)
 

@@ -1,6 +1,6 @@
 """Tiny models and builds for tests of export: every part random, weights large enough that logits tell them apart."""
 
-# ruff: noqa: E402 - torchvision is mended before anything looks at it
+# ruff: noqa: E402 - torchvision is fixed before anything looks at it
 
 from __future__ import annotations
 

@@ -75,7 +75,7 @@ def draft(number: int, *, dataset: str = "alpha", split: str = "train", num_imag
 
 
 def retoken(draft: Draft, ids: npt.ArrayLike, labels: npt.ArrayLike) -> Draft:
-    """The same sample with other tokens, its trained tokens counted anew."""
+    """The same sample with other tokens, its trained tokens counted again."""
     tokens = np.stack([np.asarray(ids, dtype=np.int32), np.asarray(labels, dtype=np.int32)])
     return replace(draft, tokens=tokens, trained_tokens=int((tokens[1] != IGNORE).sum()))
 

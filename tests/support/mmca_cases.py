@@ -1,6 +1,6 @@
 """Sequences of text, images and padding for tests of MMCA, and what its definition gives for them."""
 
-# ruff: noqa: E402 - torch and transformers may be missing, and torchvision is mended before they look at it
+# ruff: noqa: E402 - torch and transformers may be missing, and torchvision is fixed before they look at it
 
 from __future__ import annotations
 

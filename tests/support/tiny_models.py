@@ -1,6 +1,6 @@
 """Tiny random chat models with the example tokenizer, and prompts for them."""
 
-# ruff: noqa: E402 - torchvision is mended before anything looks at it
+# ruff: noqa: E402 - torchvision is fixed before anything looks at it
 
 from __future__ import annotations
 

@@ -165,7 +165,7 @@ def test_problems_end_with_exit_code_2_and_a_line_each(
         return capsys.readouterr().err.splitlines()
 
     wrong_key = "error: train.yaml: zero.stge: unknown key; did you mean stage?"
-    wrong_value = "error: train.yaml: evaluation.every: got -1; wanted at least 0"
+    wrong_value = "error: train.yaml: evaluation.every: got -1; expected at least 0"
     done = run("run", "--config", config, "--set", "zero.stge=1")
     assert (done.returncode, done.stderr.splitlines()) == (2, [wrong_key, wrong_value])
     told = problems("run", "--config", config, "--set", "zero.stge=1", "--set", f"build={tmp_path}")

@@ -71,7 +71,7 @@ def main() -> None:
 
 
 def bench_images(folder: Path, count: int, repeats: int) -> None:
-    print("| image policy | bare parts, samples/s | compiler, samples/s | ratio | wanted |\n|---|---|---|---|---|")
+    print("| image policy | bare parts, samples/s | compiler, samples/s | ratio | expected |\n|---|---|---|---|---|")
     for name, policy in POLICIES.items():
         bare, ours = [], []
         few = count if name != "resized" else max(count // 2, 200)
@@ -171,8 +171,8 @@ def bench_rebuild(folder: Path, count: int) -> None:
     other, _, last = run_build(folder, amount, folder / "build", workers=2)
     print(f"{count:,} pictures, 2 workers, first build {first:.1f} s\n")
     share = f"{again:.2f} s, {again / first:.2%}"
-    print(f"- nothing changed ({report['built_tasks']} tasks built): {share} (wanted: under 2%)")
-    print(f"- another amount ({last['built_tasks']} tasks built): {other:.2f} s (wanted: under 5 s)\n", flush=True)
+    print(f"- nothing changed ({report['built_tasks']} tasks built): {share} (expected: under 2%)")
+    print(f"- another amount ({last['built_tasks']} tasks built): {other:.2f} s (expected: under 5 s)\n", flush=True)
 
 
 def bench_text(folder: Path, count: int) -> None:
@@ -196,7 +196,7 @@ def bench_text(folder: Path, count: int) -> None:
     print(
         f"{count:,} text-only records, {(root / 'chat.jsonl').stat().st_size / 1e6:,.0f} MB of JSON lines, 2 workers\n"
     )
-    print("| | seconds | wanted | peak memory of one process | wanted |\n|---|---|---|---|---|")
+    print("| | seconds | expected | peak memory of one process | expected |\n|---|---|---|---|---|")
     print(f"| first build ({report['built_tasks']} tasks) | {first:,.1f} | | {peak:,.0f} MB | under 1,000 MB |")
     share = f"{again:.2f} ({again / first:.2%} of the first)"
     print(f"| nothing changed ({second['built_tasks']} tasks built) | {share} | under 2% | {again_peak:,.0f} MB | |")
@@ -236,7 +236,7 @@ def bench_base64(folder: Path, size_bytes: int) -> None:
     seconds, peak, report = run_build(root, blend, folder / "mimic-build", workers=2)
     size = (root / "MIMIC-IT/SD.json").stat().st_size
     print(f"base64 JSON of {size / 1e9:.2f} GB, {images:,} images, {report['datasets']['bench']['samples']:,} samples:")
-    print(f"{seconds:.1f} s, peak memory of one process {peak:,.0f} MB (wanted: under 1,000 MB)\n", flush=True)
+    print(f"{seconds:.1f} s, peak memory of one process {peak:,.0f} MB (expected: under 1,000 MB)\n", flush=True)
     shutil.rmtree(folder / "mimic-build")
     shutil.rmtree(root)
 

@@ -234,7 +234,7 @@ def measure(bench: Bench, columns: list[Column], repeats: int) -> dict[tuple[str
 
 
 def print_goals(medians: dict[tuple[str, str], float | str], bare: dict[str, float]) -> None:
-    """Each ratio that was wanted, against the peers as their users run them."""
+    """Each ratio that was expected, against the peers as their users run them."""
     own = _all_work("")
     peers = [column.title for column in COLUMNS.values() if column.packages]
 
@@ -247,7 +247,7 @@ def print_goals(medians: dict[tuple[str, str], float | str], bare: dict[str, flo
 
     exact, fast, resized = (COLUMNS[name].title for name in ("original-exact", "original-fast", "resized"))
     decode, walk, walk_resized, copy = bare.values()
-    print("\n| ratio | got | wanted |\n|---|---|---|")
+    print("\n| ratio | got | expected |\n|---|---|---|")
     for preprocess in PEERS:
         row = _all_work(preprocess)
         print(f"| {exact} / best library with {PREPROCESS[preprocess]} | {value(own, exact) / best(row):.2f}x | 1.5x |")

@@ -82,7 +82,7 @@ def _arguments() -> argparse.Namespace:
     )
     arguments = parser.parse_args()
     if arguments.device == "cuda" and not cuda:
-        parser.error("--device: torch sees no CUDA device; wanted cpu")
+        parser.error("--device: torch sees no CUDA device; expected cpu")
     if arguments.models is None:
         arguments.models = ["tiny"] if arguments.device == "cpu" else ["lora", "full"]
     if arguments.scratch is not None:
@@ -98,7 +98,7 @@ def _some_of(names: Sequence[str]) -> Callable[[str], list[str]]:
         found = text.split(",")
         unknown = [name for name in found if name not in names]
         if unknown:
-            raise argparse.ArgumentTypeError(f"got {', '.join(unknown)}; wanted some of {', '.join(names)}")
+            raise argparse.ArgumentTypeError(f"got {', '.join(unknown)}; expected some of {', '.join(names)}")
         return found
 
     return chosen

@@ -87,7 +87,7 @@ def parse(arguments: Sequence[str] | None) -> Job:
 
 
 def set_up(job: Job) -> None:
-    """Bring the environment to the wanted state. Raises SetupError and OSError."""
+    """Bring the environment to the expected state. Raises SetupError and OSError."""
     wanted = job.wanted()
     if is_ready(job, wanted):
         return

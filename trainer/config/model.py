@@ -1,6 +1,6 @@
 """The parts `model`, `learning_rates` and `lora` of train.yaml: encoder, projector and decoder, and what is trained.
 
-Nothing here loads torch. What can be told from the values alone is checked here; what needs the models' own
+Nothing here loads torch. What the values alone show is checked here; what needs the models' own
 configuration, or the build, is checked by `trainer.model.vision_chat.check_model`.
 """
 
@@ -43,7 +43,7 @@ class EncoderConfig:
 @config_class
 class ProjectorConfig:
     kind: Literal["linear", "mlp", "perceiver", "vit"] = "mlp"
-    """linear: Linear + LayerNorm; mlp: LLaVA-1.5's; perceiver: learnt queries; vit: an encoder layer, then Linear."""
+    """linear: Linear + LayerNorm; mlp: LLaVA-1.5's; perceiver: learned queries; vit: an encoder layer, then Linear."""
     num_queries: Positive = 64
     """perceiver: tokens an image becomes; must be the build's image_tokens. The others keep the encoder's number."""
     num_layers: Positive = 2
@@ -139,14 +139,14 @@ def _check_encoder(encoder: EncoderConfig) -> list[str]:
 
     def want(holds: bool, field_name: str, wanted: str) -> None:
         if not holds:
-            problems.append(f"model.encoder.{field_name}: got {getattr(encoder, field_name)!r}; wanted {wanted}")
+            problems.append(f"model.encoder.{field_name}: got {getattr(encoder, field_name)!r}; expected {wanted}")
 
     kind = encoder.kind
     named = kind in ("open_clip", "hf")
     want(named or encoder.name is None, "name", f"none, since {kind} encoders have no name")
     if named and (encoder.name is None) == (not encoder.config):
         got = "both" if encoder.config else "neither"
-        problems.append(f"model.encoder: got {got} of name and config; wanted exactly one for {kind}")
+        problems.append(f"model.encoder: got {got} of name and config; expected exactly one for {kind}")
     loads_file = kind == "qwen_vl" or (kind == "open_clip" and encoder.name is not None and ":" not in encoder.name)
     want(loads_file or encoder.weights is None, "weights", f"none: {_WEIGHTS_FROM[kind]}")
     needs_file = loads_file and not encoder.config
@@ -157,7 +157,7 @@ def _check_encoder(encoder: EncoderConfig) -> list[str]:
     sized = kind in ("hf", "qwen_vl")
     want(encoder.image_size is None or sized, "image_size", f"none; {_SIZE_FROM.get(kind, '')}")
     if (encoder.mean is None) != (encoder.std is None):
-        problems.append("model.encoder: got only one of mean and std; wanted both or none")
+        problems.append("model.encoder: got only one of mean and std; expected both or none")
     return problems
 
 
@@ -181,7 +181,7 @@ def _check_decoder(decoder: DecoderConfig) -> list[str]:
     given = [name for name in ("name", "preset", "config") if getattr(decoder, name)]
     if len(given) != 1:
         got = " and ".join(given) or "none"
-        return [f"model.decoder: got {got} of name, preset and config; wanted exactly one"]
+        return [f"model.decoder: got {got} of name, preset and config; expected exactly one"]
     if decoder.config and not isinstance(decoder.config.get("model_type"), str):
-        return ["model.decoder.config.model_type: missing; wanted an architecture of transformers, such as llama"]
+        return ["model.decoder.config.model_type: missing; expected an architecture of transformers, such as llama"]
     return []

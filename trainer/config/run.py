@@ -157,9 +157,9 @@ class TrainConfig:
     zero: ZeroConfig = field(default_factory=ZeroConfig)
     """DeepSpeed ZeRO: what is shared out among ranks."""
     checkpoints: CheckpointConfig = field(default_factory=CheckpointConfig)
-    """What is written when, and where a run goes on."""
+    """What is written when, and from where a run resumes."""
     logging: LoggingConfig = field(default_factory=LoggingConfig)
-    """What is told while it runs."""
+    """What is logged while it runs."""
     evaluation: EvaluationConfig = field(default_factory=EvaluationConfig)
     """The loss on the held-out split."""
 
@@ -222,7 +222,7 @@ def check_ranks(config: TrainConfig, world_size: int) -> list[str]:
         )
         return [
             f"batch.global_batch_size: got {whole}, which {world_size} {ranks} cannot share by batch.micro_batch_size "
-            f"{micro}; wanted a multiple of {micro * world_size}; {step}, or change the number of ranks"
+            f"{micro}; expected a multiple of {micro * world_size}; {step}, or change the number of ranks"
         ]
     return []
 
@@ -242,7 +242,7 @@ def _check(config: TrainConfig) -> list[str]:
     optimizer, schedule, zero = config.optimizer, config.schedule, config.zero
     problems = [*check_model_values(config.model), *check_trained(config.learning_rates, config.lora)]
     if schedule.steps is not None and schedule.epochs is not None:
-        problems.append("schedule: got both steps and epochs; wanted one of them")
+        problems.append("schedule: got both steps and epochs; expected one of them")
     if zero.stage == 0 and config.precision != "fp32":
         problems.append(
             f"zero.stage: 0 cannot train in {config.precision}: Adam's step counter runs one ahead there, so the run "
@@ -255,5 +255,5 @@ def _check(config: TrainConfig) -> list[str]:
     if optimizer.kind == "cpu" and not zero.offload_optimizer:
         problems.append("optimizer.kind: cpu works on offloaded state alone; set zero.offload_optimizer: true too")
     if optimizer.kind == "fused" and zero.offload_optimizer:
-        problems.append("optimizer.kind: fused does not work on offloaded state; wanted cpu or adamw")
+        problems.append("optimizer.kind: fused does not work on offloaded state; expected cpu or adamw")
     return [*problems, *check_ranks(config, 1)]

@@ -1,4 +1,4 @@
-"""Strict configuration: every mistake in one go, each with its dotted path, what was got and what was wanted."""
+"""Strict configuration: every mistake in one go, each with its dotted path, what was got and what was expected."""
 
 from __future__ import annotations
 
@@ -109,56 +109,59 @@ PROBLEMS: dict[str, tuple[dict[str, Any], str]] = {
         "parts.1.wieght: unknown key; did you mean weight?",
     ),
     "missing in a list": ({"parts": [{}]}, "parts.0.name: missing"),
-    "text for a number": ({"seed": "1"}, "seed: got text '1'; wanted a whole number"),
-    "broken number for whole": ({"seed": 1.5}, "seed: got a number 1.5; wanted a whole number"),
-    "true for a number": ({"seed": True}, "seed: got true/false True; wanted a whole number"),
-    "nothing for a number": ({"seed": None}, "seed: got nothing None; wanted a whole number"),
-    "number for true": ({"on": 1}, "on: got a number 1; wanted true or false"),
-    "text for true": ({"on": "yes"}, "on: got text 'yes'; wanted true or false"),
-    "number for text": ({"parts": [{"name": 5}]}, "parts.0.name: got a number 5; wanted text"),
-    "false for text": ({"main": {"name": False}}, "main.name: got true/false False; wanted text"),
-    "text for a list": ({"words": "abc"}, "words: got text; wanted a list"),
-    "keys for a list": ({"words": {"a": 1}}, "words: got keys; wanted a list"),
-    "a number in a list": ({"words": ["a", 1]}, "words.1: got a number 1; wanted text"),
-    "a list for keys": ({"options": []}, "options: got a list; wanted keys"),
-    "text for keys": ({"more": "a"}, "more: got text; wanted keys"),
-    "a list for a part": ({"parts": [["name"]]}, "parts.0: got a list; wanted keys"),
-    "text for an optional part": ({"main": "m"}, "main: got text; wanted keys"),
+    "text for a number": ({"seed": "1"}, "seed: got text '1'; expected a whole number"),
+    "broken number for whole": ({"seed": 1.5}, "seed: got a number 1.5; expected a whole number"),
+    "true for a number": ({"seed": True}, "seed: got true/false True; expected a whole number"),
+    "nothing for a number": ({"seed": None}, "seed: got nothing None; expected a whole number"),
+    "number for true": ({"on": 1}, "on: got a number 1; expected true or false"),
+    "text for true": ({"on": "yes"}, "on: got text 'yes'; expected true or false"),
+    "number for text": ({"parts": [{"name": 5}]}, "parts.0.name: got a number 5; expected text"),
+    "false for text": ({"main": {"name": False}}, "main.name: got true/false False; expected text"),
+    "text for a list": ({"words": "abc"}, "words: got text; expected a list"),
+    "keys for a list": ({"words": {"a": 1}}, "words: got keys; expected a list"),
+    "a number in a list": ({"words": ["a", 1]}, "words.1: got a number 1; expected text"),
+    "a list for keys": ({"options": []}, "options: got a list; expected keys"),
+    "text for keys": ({"more": "a"}, "more: got text; expected keys"),
+    "a list for a part": ({"parts": [["name"]]}, "parts.0: got a list; expected keys"),
+    "text for an optional part": ({"main": "m"}, "main: got text; expected keys"),
     "optional part": ({"main": {"nmae": "m"}}, "main.nmae: unknown key; did you mean name?"),
     "choice": (
         {"parts": [{"name": "a", "kind": "Parquet"}]},
-        "parts.0.kind: got 'Parquet'; wanted one of folder, zip, parquet; did you mean parquet?",
+        "parts.0.kind: got 'Parquet'; expected one of folder, zip, parquet; did you mean parquet?",
     ),
     "choice without neighbour": (
         {"parts": [{"name": "a", "kind": "s3"}]},
-        "parts.0.kind: got 's3'; wanted one of folder, zip, parquet",
+        "parts.0.kind: got 's3'; expected one of folder, zip, parquet",
     ),
-    "choice of another type": ({"level": "1"}, "level: got text '1'; wanted a whole number"),
-    "true is no 1": ({"level": True}, "level: got true/false True; wanted a whole number"),
-    "false is no 0": ({"level": False}, "level: got true/false False; wanted a whole number"),
-    "1.0 is no 1": ({"level": 1.0}, "level: got a number 1.0; wanted a whole number"),
-    "a list for a choice": ({"level": [1]}, "level: got a list [1]; wanted a whole number"),
+    "choice of another type": ({"level": "1"}, "level: got text '1'; expected a whole number"),
+    "true is no 1": ({"level": True}, "level: got true/false True; expected a whole number"),
+    "false is no 0": ({"level": False}, "level: got true/false False; expected a whole number"),
+    "1.0 is no 1": ({"level": 1.0}, "level: got a number 1.0; expected a whole number"),
+    "a list for a choice": ({"level": [1]}, "level: got a list [1]; expected a whole number"),
     "union": (
         {"parts": [{"name": "a", "count": 1.5}]},
-        "parts.0.count: got a number 1.5; wanted a whole number or all",
+        "parts.0.count: got a number 1.5; expected a whole number or all",
     ),
     "union with text": (
         {"main": {"name": "a", "count": "al"}},
-        "main.count: got text 'al'; wanted a whole number or all",
+        "main.count: got text 'al'; expected a whole number or all",
     ),
     "union with true": (
         {"main": {"name": "a", "count": True}},
-        "main.count: got true/false True; wanted a whole number or all",
+        "main.count: got true/false True; expected a whole number or all",
     ),
-    "nan": ({"main": {"name": "a", "weight": math.nan}}, "main.weight: got nan; wanted a finite number"),
-    "infinity": ({"main": {"name": "a", "weight": -math.inf}}, "main.weight: got -inf; wanted a finite number"),
+    "nan": ({"main": {"name": "a", "weight": math.nan}}, "main.weight: got nan; expected a finite number"),
+    "infinity": ({"main": {"name": "a", "weight": -math.inf}}, "main.weight: got -inf; expected a finite number"),
     "a number too large": (
         {"main": {"name": "a", "weight": 10**400}},
-        "main.weight: got 1" + 76 * "0" + "...; wanted a finite number",
+        "main.weight: got 1" + 76 * "0" + "...; expected a finite number",
     ),
-    "nan among options": ({"options": {"a": [1, {"b": math.nan}]}}, "options.a.1.b: got nan; wanted a finite number"),
-    "infinity for anything": ({"anything": math.inf}, "anything: got inf; wanted a finite number"),
-    "true for a weight": ({"main": {"name": "a", "weight": True}}, "main.weight: got true/false True; wanted a number"),
+    "nan among options": ({"options": {"a": [1, {"b": math.nan}]}}, "options.a.1.b: got nan; expected a finite number"),
+    "infinity for anything": ({"anything": math.inf}, "anything: got inf; expected a finite number"),
+    "true for a weight": (
+        {"main": {"name": "a", "weight": True}},
+        "main.weight: got true/false True; expected a number",
+    ),
 }
 
 
@@ -193,13 +196,13 @@ def test_all_mistakes_are_reported_at_once() -> None:
     assert made is None
     assert problems == [
         "config.seed: missing",
-        "config.on: got a number 3; wanted true or false",
-        "config.words: got a number; wanted a list",
+        "config.on: got a number 3; expected true or false",
+        "config.words: got a number; expected a list",
         "config.parts.0.name: missing",
-        "config.parts.0.weight: got text 'x'; wanted a number",
+        "config.parts.0.weight: got text 'x'; expected a number",
         "config.parts.1.kinds: unknown key; did you mean kind?",
-        "config.main.name: got nothing None; wanted text",
-        "config.main.count: got a list []; wanted a whole number or all",
+        "config.main.name: got nothing None; expected text",
+        "config.main.count: got a list []; expected a whole number or all",
     ]
 
 
@@ -208,7 +211,7 @@ def test_what_is_no_mapping_is_one_problem(value: object) -> None:
     made, (problem,) = build(Tree, value)
     assert made is None
     assert problem.startswith("the file: got ")
-    assert problem.endswith("; wanted keys")
+    assert problem.endswith("; expected keys")
 
 
 JSON = st.recursive(
@@ -234,19 +237,19 @@ class Range:
 
 def in_order(made: Range) -> list[str]:
     return [
-        *([f"low: got {made.low}; wanted less than high"] if made.low >= made.high else []),
-        *([f"step: got {made.step}; wanted 5 at most"] if made.step > 5 else []),
+        *([f"low: got {made.low}; expected less than high"] if made.low >= made.high else []),
+        *([f"step: got {made.step}; expected 5 at most"] if made.step > 5 else []),
     ]
 
 
 @pytest.mark.parametrize(
     ("values", "told"),
     [
-        ({"low": 9, "step": 6}, ["low: got 9; wanted less than high", "step: got 6; wanted 5 at most"]),
-        ({"low": 9, "hihg": 10}, ["hihg: unknown key; did you mean high?", "low: got 9; wanted less than high"]),
-        ({"low": 9, "words": 3}, ["words: got a number; wanted a list", "low: got 9; wanted less than high"]),
-        ({"low": 9, "high": 0, "step": 6}, ["high: got 0; wanted at least 1", "step: got 6; wanted 5 at most"]),
-        ({"low": "9"}, ["low: got text '9'; wanted a whole number"]),
+        ({"low": 9, "step": 6}, ["low: got 9; expected less than high", "step: got 6; expected 5 at most"]),
+        ({"low": 9, "hihg": 10}, ["hihg: unknown key; did you mean high?", "low: got 9; expected less than high"]),
+        ({"low": 9, "words": 3}, ["words: got a number; expected a list", "low: got 9; expected less than high"]),
+        ({"low": 9, "high": 0, "step": 6}, ["high: got 0; expected at least 1", "step: got 6; expected 5 at most"]),
+        ({"low": "9"}, ["low: got text '9'; expected a whole number"]),
     ],
 )
 def test_checks_between_keys_come_with_the_rest_unless_a_wrong_key_is_part_of_them(
@@ -296,17 +299,17 @@ def test_field_docs_are_the_sentences_under_the_fields() -> None:
 @pytest.mark.parametrize(
     ("text", "problem"),
     [
-        ("name: no", "name: got true/false False; wanted text"),
-        ("name: on", "name: got true/false True; wanted text"),
-        ("name: 1.10", "name: got a number 1.1; wanted text"),
-        ("name: 007", "name: got a number 7; wanted text"),
-        ("name: 12:30", "name: got a number 750; wanted text"),
-        ("name: ~", "name: got nothing None; wanted text"),
-        ("name:", "name: got nothing None; wanted text"),
-        ("name: 1e3", "name: got a number 1000.0; wanted text"),
-        ("{name: a, weight: .nan}", "weight: got nan; wanted a finite number"),
-        ("{name: a, weight: .inf}", "weight: got inf; wanted a finite number"),
-        ("{name: a, kind: off}", "kind: got False; wanted one of folder, zip, parquet"),
+        ("name: no", "name: got true/false False; expected text"),
+        ("name: on", "name: got true/false True; expected text"),
+        ("name: 1.10", "name: got a number 1.1; expected text"),
+        ("name: 007", "name: got a number 7; expected text"),
+        ("name: 12:30", "name: got a number 750; expected text"),
+        ("name: ~", "name: got nothing None; expected text"),
+        ("name:", "name: got nothing None; expected text"),
+        ("name: 1e3", "name: got a number 1000.0; expected text"),
+        ("{name: a, weight: .nan}", "weight: got nan; expected a finite number"),
+        ("{name: a, weight: .inf}", "weight: got inf; expected a finite number"),
+        ("{name: a, kind: off}", "kind: got False; expected one of folder, zip, parquet"),
     ],
 )
 def test_what_yaml_turns_into_another_type_is_a_problem(tmp_path: Path, text: str, problem: str) -> None:

@@ -95,12 +95,12 @@ def test_an_array_or_object_behind_keys_is_found_past_its_neighbours(
     tmp_path: Path, size: int, before: dict[str, Any], wanted: list[Any], style: dict[str, Any]
 ) -> None:
     members = {str(number): value for number, value in enumerate(wanted)}
-    inner = {**before, "wanted": wanted, "members": members}
+    inner = {**before, "expected": wanted, "members": members}
     path = written(tmp_path, text := dumped({**before, "outer": inner, "after": before}, style))
     read = json.loads(text)
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(json_stream, "_WINDOW", size)
-        assert same(list(array_items(path, "outer", "wanted")), read["outer"]["wanted"])
+        assert same(list(array_items(path, "outer", "expected")), read["outer"]["expected"])
         assert same(dict(object_items(path, "outer", "members")), read["outer"]["members"])
         keys = [(key, opening) for key, opening, _ in outline(path)]
     assert [key for key, _ in keys] == list(read)

@@ -35,7 +35,7 @@ def test_a_dataset_without_any_of_its_image_locations_is_a_mistake_in_the_settin
     with pytest.raises(ConfigError) as caught:
         inputs_of(tmp_path, "llava")
     assert caught.value.problems == [
-        f"datasets.0 (x).images: none of coco/train2017 is below {tmp_path}; wanted llava/detail_23k.json and "
+        f"datasets.0 (x).images: none of coco/train2017 is below {tmp_path}; expected llava/detail_23k.json and "
         "llava/complex_reasoning_77k.json, images in coco/train2017/; set images: to where the images are"
     ]
     (tmp_path / "pictures").mkdir()
@@ -76,7 +76,7 @@ def test_every_sample_dataset_is_found_whole(name: str) -> None:
 @pytest.mark.parametrize("prompts", [[], [""], ["Describe it.", " \n"], ["Describe it.", 5], "Describe it.", None])
 def test_a_list_option_holds_texts_that_are_not_blank(prompts: Any) -> None:
     (problem,) = check_blend(blend_of("coco_caption", options={"prompts": prompts}))
-    assert problem == (f"datasets.0 (x).options.prompts: got {prompts!r}; wanted a list of texts, none of them blank")
+    assert problem == (f"datasets.0 (x).options.prompts: got {prompts!r}; expected a list of texts, none of them blank")
     assert check_blend(blend_of("coco_caption", options={"prompts": ["Describe it."]})) == []
 
 
@@ -84,7 +84,7 @@ def test_a_wrong_amount_is_told_once(tmp_path: Path) -> None:
     blend = chat_blend(tmp_path, [chat_record(0)], dataset={"weight": "two"}, total=5)
     with pytest.raises(ConfigError) as caught:
         load_blend(blend)
-    assert caught.value.problems == ["blend.yaml: datasets.0.weight: got text 'two'; wanted a number"]
+    assert caught.value.problems == ["blend.yaml: datasets.0.weight: got text 'two'; expected a number"]
 
 
 def test_an_unknown_key_hides_no_other_mistake(tmp_path: Path) -> None:

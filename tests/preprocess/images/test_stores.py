@@ -115,7 +115,7 @@ def test_a_file_without_permission_is_an_os_error(tmp_path: Path) -> None:
         FolderStore(tmp_path).read("a")
 
 
-# What another run may find mended
+# What another run may find fixed
 
 
 PASSING = [errno.EIO, errno.ESTALE, errno.EACCES, errno.EMFILE, errno.ENFILE, errno.ETIMEDOUT, errno.ENOMEM]

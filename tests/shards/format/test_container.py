@@ -64,7 +64,7 @@ def test_names_over_100_bytes_and_members_over_8_gib_are_refused() -> None:
     assert len(tar_header("n" * 100, MAX_MEMBER_BYTES)) == 512
     with pytest.raises(ValueError, match="101 name bytes"):
         tar_header("n" * 101, 0)
-    with pytest.raises(ValueError, match="8589934592 bytes; wanted up to 100 and 8 GiB"):
+    with pytest.raises(ValueError, match="8589934592 bytes; expected up to 100 and 8 GiB"):
         tar_header("name", MAX_MEMBER_BYTES + 1)
     with pytest.raises(ValueError, match="ascii"):
         tar_header("größe", 0)
@@ -101,7 +101,7 @@ def test_the_header_of_any_number_of_tokens_is_numpys(num_tokens: int) -> None:
     ids=["float64", "int64", "three rows", "one dimension"],
 )
 def test_tokens_of_another_type_or_shape_are_not_written(array: np.ndarray) -> None:
-    with pytest.raises(ValueError, match=r"wanted int32 \[2, T\]"):
+    with pytest.raises(ValueError, match=r"expected int32 \[2, T\]"):
         encode_tokens(array)
 
 

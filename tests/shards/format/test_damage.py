@@ -149,7 +149,7 @@ def test_a_build_that_is_replaced_while_it_is_read_is_told_as_such(build: Path) 
     other = handmade_builds.Handmade(build)
     other.add([handmade_builds.draft(77)])
     other.finish()
-    with pytest.raises(ShardError, match=r"the build was replaced while it was read .*; open it anew"):
+    with pytest.raises(ShardError, match=r"the build was replaced while it was read .*; open it again"):
         reader["train"][7]
 
 
@@ -166,9 +166,9 @@ def test_a_relative_path_stays_right_when_the_program_changes_its_folder(
 @pytest.mark.parametrize(
     ("location", "words"),
     [
-        (5, "5 is no build; wanted a folder or a URL"),
+        (5, "5 is not a build; expected a folder or a URL"),
         ("S3:/bucket/build", "one slash is missing: S3://bucket/build"),
-        ("manifest.json", "is a file; wanted the folder of a build"),
+        ("manifest.json", "is a file; expected the folder of a build"),
     ],
 )
 def test_a_location_that_cannot_be_one_says_what_is_wrong(

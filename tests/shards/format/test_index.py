@@ -173,7 +173,7 @@ random.seed(int(sys.argv[2]))
 build = shards.open(sys.argv[1])
 _, _, sound = next(build.shards(split="train"))
 said = lambda sample: (sample.key, sample.metadata, sample.ids.tolist(), sample.labels.tolist(), sample.images)
-wanted = [said(sound[row]) for row in range(len(sound))]
+expected = [said(sound[row]) for row in range(len(sound))]
 path = Path(build.store.location) / sound.info.index
 del sound
 data = path.read_bytes()
@@ -194,9 +194,9 @@ for turn in range(int(sys.argv[3])):
     except ShardError:
         refused += 1
         continue
-    for row in range(len(wanted)):
+    for row in range(len(expected)):
         try:
-            assert said(shard[row]) == wanted[row], (place, row)
+            assert said(shard[row]) == expected[row], (place, row)
             read += 1
         except ShardError as error:
             assert str(shard.path) in str(error)

@@ -179,7 +179,7 @@ def test_a_full_disk_costs_older_copies_and_then_tells(tmp_path: Path, monkeypat
     cache = Cache(tmp_path)
     paths = [fetch(cache, content(number)) for number in range(5)]
     assert copies(tmp_path) == sorted(paths[-2:])
-    with pytest.raises(ShardError, match=r"no room for s3://bucket/a\.tar: 251 bytes wanted, \d+ free") as raised:
+    with pytest.raises(ShardError, match=r"no room for s3://bucket/a\.tar: 251 bytes needed, \d+ free") as raised:
         fetch(cache, content(9, 251))
     assert "DSVL_CACHE" in str(raised.value)
     assert copies(tmp_path) == []

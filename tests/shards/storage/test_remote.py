@@ -163,7 +163,7 @@ def test_a_remote_tokenizer_that_was_edited_is_refused(folder: Path, memory: str
     ("location", "expected"),
     [
         ("s4://bucket/build", "unknown protocol s4; did you mean s3"),
-        ("qwertyuiop://bucket", "unknown protocol qwertyuiop; wanted a folder, or a URL with s3, gs, file, memory"),
+        ("qwertyuiop://bucket", "unknown protocol qwertyuiop; expected a folder, or a URL with s3, gs, file, memory"),
         ("simplecache::s3://bucket", "unknown protocol simplecache::s3"),
         (Path("s3://bucket/build"), r"one slash is missing: s3://bucket/build \(a pathlib\.Path takes it"),
         ("memory://nowhere/build", "memory://nowhere/build: no manifest.json there; it is no finished build"),
@@ -200,9 +200,7 @@ def test_a_protocol_that_the_extra_does_not_bring_names_its_own_package() -> Non
 def test_a_bucket_that_is_not_there_holds_no_build(bucket: str) -> None:
     with pytest.raises(ShardError, match=r"no manifest\.json there"):
         shards.open("s3://nobodys-bucket/build")
-    with pytest.raises(
-        ShardError, match="s3://nobodys-bucket/build: there is no such bucket; make it, or mend the URL"
-    ):
+    with pytest.raises(ShardError, match="s3://nobodys-bucket/build: there is no such bucket; make it, or fix the URL"):
         check_target(RemoteStore("s3://nobodys-bucket/build"))
 
 

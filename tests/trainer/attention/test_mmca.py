@@ -1,6 +1,6 @@
 """Multi-modal causal attention of one layer equals its definition."""
 
-# ruff: noqa: E402 - torch and transformers may be missing, and torchvision is mended before they look at it
+# ruff: noqa: E402 - torch and transformers may be missing, and torchvision is fixed before they look at it
 
 from __future__ import annotations
 

@@ -1,6 +1,6 @@
 """Whole decoders with MMCA: packed, padded, checkpointed, adapted, each gives what the definition gives."""
 
-# ruff: noqa: E402 - torch and transformers may be missing, and torchvision is mended before they look at it
+# ruff: noqa: E402 - torch and transformers may be missing, and torchvision is fixed before they look at it
 
 from __future__ import annotations
 

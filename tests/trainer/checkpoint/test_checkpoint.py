@@ -278,7 +278,7 @@ def test_a_checkpoint_of_another_config_is_refused_with_what_differs(
     half.write_text(yaml.safe_dump(tree))
     done = train(half, code=2)
     assert f"error: {problem}" in done.output
-    assert "start a new run" in done.output or "start anew" in done.output
+    assert "start a new run" in done.output or "start again" in done.output
 
 
 @pytest.mark.slow

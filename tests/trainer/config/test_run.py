@@ -103,7 +103,7 @@ def test_settings_go_over_the_file(tmp_path: Path) -> None:
     )
     with pytest.raises(ConfigError) as caught:
         load_config(path, ["batch.global_batch_size"])
-    assert caught.value.problems == ["--set batch.global_batch_size: wanted the form a.b=value"]
+    assert caught.value.problems == ["--set batch.global_batch_size: expected the form a.b=value"]
 
 
 def test_all_problems_are_told_at_once() -> None:
@@ -116,14 +116,14 @@ def test_all_problems_are_told_at_once() -> None:
         checkpoints={"keep": 0},
     )
     assert found == [
-        "batch.global_batch_size: got 0; wanted at least 1",
-        "batch.micro_batch_size: got 0; wanted at least 1",
+        "batch.global_batch_size: got 0; expected at least 1",
+        "batch.micro_batch_size: got 0; expected at least 1",
         "optimizer.betas.1: missing",
-        "optimizer.eps: got 0; wanted more than 0",
-        "optimizer.weight_decay: got -1; wanted at least 0",
-        "schedule.warmup_ratio: got 2; wanted at most 1",
-        "checkpoints.keep: got 0; wanted at least 1",
-        "schedule: got both steps and epochs; wanted one of them",
+        "optimizer.eps: got 0; expected more than 0",
+        "optimizer.weight_decay: got -1; expected at least 0",
+        "schedule.warmup_ratio: got 2; expected at most 1",
+        "checkpoints.keep: got 0; expected at least 1",
+        "schedule: got both steps and epochs; expected one of them",
         "zero.offload_parameters: needs zero.stage: 3, got 1",
     ]
 
@@ -159,8 +159,8 @@ def test_rows_that_the_ranks_cannot_share_are_refused_with_what_would_work() -> 
     assert check_ranks(made, 1) == check_ranks(made, 3) == []
     assert [accumulation(made, ranks) for ranks in (1, 3)] == [3, 1]
     assert check_ranks(made, 2) == [
-        "batch.global_batch_size: got 12, which 2 ranks cannot share by batch.micro_batch_size 4; wanted a multiple of "
-        "8; set batch.micro_batch_size to one of 1, 2, 3, 6, or change the number of ranks"
+        "batch.global_batch_size: got 12, which 2 ranks cannot share by batch.micro_batch_size 4; expected a multiple "
+        "of 8; set batch.micro_batch_size to one of 1, 2, 3, 6, or change the number of ranks"
     ]
     (problem,) = check_ranks(made, 5)
     assert problem.endswith("set batch.global_batch_size to a multiple of 5, or change the number of ranks")

@@ -88,7 +88,7 @@ class Screen:
         end = time.monotonic() + LIMIT_S
         while text not in self._text:
             ready, _, _ = select.select([self._terminal], [], [], 3 if again else max(0.0, end - time.monotonic()))
-            assert ready or (again and time.monotonic() < end), f"wanted {text!r}, got {self._text[-2000:]!r}"
+            assert ready or (again and time.monotonic() < end), f"expected {text!r}, got {self._text[-2000:]!r}"
             if not ready:
                 os.write(self._terminal, again)
                 continue

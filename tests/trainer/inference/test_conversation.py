@@ -136,7 +136,7 @@ def test_a_character_of_several_tokens_waits_and_one_that_is_cut_off_is_not_show
     byte_tokenizer: TextTokenizer,
 ) -> None:
     ids = byte_tokenizer.encode(["🙂"])[0]
-    assert len(ids) > 1, "wanted a character that this tokenizer has no token for"
+    assert len(ids) > 1, "expected a character that this tokenizer has no token for"
     stream = TextStream(byte_tokenizer)
     assert [stream.add(index) for index in ids] == [*[""] * (len(ids) - 1), "🙂"]
     assert [stream.add(index) for index in ids[:-1]] == [""] * (len(ids) - 1)

@@ -1,4 +1,4 @@
-"""Adapters go where they are wanted, learn alone, and merge away; what learns is what was chosen."""
+"""Adapters go where they are expected, learn alone, and merge away; what learns is what was chosen."""
 
 # ruff: noqa: E402 - torch, transformers and peft may be missing
 

@@ -81,7 +81,7 @@ def measure(
             quarter = min(4 * (seen - 1) // task.samples, 3)
             peaks[quarter] = (max(peaks[quarter][0], own), max(peaks[quarter][1], resident))
     if seen != task.samples:
-        raise SystemExit(f"got {seen} samples in an epoch, wanted {task.samples}")
+        raise SystemExit(f"got {seen} samples in an epoch, expected {task.samples}")
     steady = [mark for mark in marks if task.samples // 10 <= mark[0] <= task.samples * 9 // 10]
     (first_seen, begin), (last_seen, end) = steady[0], steady[-1]
     result: dict[str, Any] = {"samples": last_seen - first_seen, "seconds": end - begin, "first_batch_s": marks[0][1]}

@@ -5,7 +5,7 @@ layers (MMCA's layout, the dense form's masks) is made before the clock starts; 
 Before they are timed, the dense form and MMCA are held against each other: outputs and gradients.
 """
 
-# ruff: noqa: E402 - torchvision is mended before transformers looks at it
+# ruff: noqa: E402 - torchvision is fixed before transformers looks at it
 
 from __future__ import annotations
 

@@ -33,6 +33,6 @@ class Goal:
 
 
 def print_goals(goals: Sequence[Goal]) -> None:
-    print("\n| against what was wanted | got | wanted | |\n|---|---|---|---|")
+    print("\n| against what was expected | got | expected | |\n|---|---|---|---|")
     for goal in goals:
         print(goal.row())
