@@ -231,7 +231,7 @@ def test_a_sample_that_is_not_there_is_an_index_error(build: Build) -> None:
 
 def test_a_folder_without_manifest_is_no_build(tmp_path: Path) -> None:
     for folder in (tmp_path, tmp_path / "nowhere"):
-        with pytest.raises(ShardError, match=r"no manifest\.json there; it is no finished build"):
+        with pytest.raises(ShardError, match=r"no manifest\.json there; it is not a finished build"):
             shards.open(folder)
 
 

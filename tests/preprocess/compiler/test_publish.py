@@ -147,7 +147,7 @@ def test_a_place_with_other_files_takes_no_build(blend: Path) -> None:
 def test_commands_tell_in_one_line_that_there_is_no_build(bucket: str) -> None:
     done = run("verify", "--build", f"{bucket}/nowhere")
     assert done.returncode == 1
-    problem = f"{bucket}/nowhere: no manifest.json there; it is no finished build"
+    problem = f"{bucket}/nowhere: no manifest.json there; it is not a finished build"
     assert [line.partition(" (")[0] for line in done.stderr.splitlines()] == [f"error: {problem}"]
     for command in ("stats", "inspect"):
         with pytest.raises(shards.ShardError, match=re.escape(problem)):

@@ -166,7 +166,7 @@ def test_a_remote_tokenizer_that_was_edited_is_refused(folder: Path, memory: str
         ("qwertyuiop://bucket", "unknown protocol qwertyuiop; expected a folder, or a URL with s3, gs, file, memory"),
         ("simplecache::s3://bucket", "unknown protocol simplecache::s3"),
         (Path("s3://bucket/build"), r"one slash is missing: s3://bucket/build \(a pathlib\.Path takes it"),
-        ("memory://nowhere/build", "memory://nowhere/build: no manifest.json there; it is no finished build"),
+        ("memory://nowhere/build", "memory://nowhere/build: no manifest.json there; it is not a finished build"),
     ],
 )
 def test_a_location_that_cannot_be_opened_says_why(location: str | Path, expected: str) -> None:
