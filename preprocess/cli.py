@@ -14,7 +14,7 @@ from pathlib import Path
 
 import click
 
-from dst.common.cli import Command, run_command
+from dst.common.cli import Command, note, run_command
 from dst.common.terminal_text import json_line, visible
 
 PATH = click.Path(path_type=Path)
@@ -85,8 +85,8 @@ def verify(build: str | Path) -> None:
             total += opened.store.size(path)
     with Bar().step("verifying", total) as advance:
         found = shards.verify(opened, progress=advance)
-    for note in found.notes:
-        click.echo(f"note: {visible(note)}")
+    for line in found.notes:
+        click.echo(f"note: {visible(line)}")
     for problem in found.problems:
         click.echo(visible(problem), err=True)
     if found.problems:
@@ -149,16 +149,24 @@ def inspect(
 
 
 @cli.command()
+@click.argument("names", nargs=-1, metavar="[NAME]...")
 @click.option("--json", "as_json", is_flag=True, help="One JSON object a line.")
-def adapters(as_json: bool) -> None:
-    """List the datasets that can be read, their layouts, options, sources and licences."""
-    from preprocess.views.adapter_list import adapter_rows, print_adapters
+def adapters(names: tuple[str, ...], as_json: bool) -> None:
+    """List the datasets that can be read, their layouts, options, sources and licences.
 
+    NAME: only these; a name of the list, or an adapter of your own as my_package.my_module:ADAPTER. Without it,
+    extensions that are installed are listed too, with their distribution and version.
+    """
+    from preprocess.views.adapter_list import list_adapters, print_adapters
+
+    found = list_adapters(names)
     if as_json:
-        for row in adapter_rows():
+        for row in found.rows:
             click.echo(json_line(row))
     else:
-        print_adapters()
+        print_adapters(found.rows)
+    for line in found.notes:
+        note(line)
 
 
 @cli.command()
@@ -175,7 +183,7 @@ def init(root: Path, out: Path) -> None:
 
 
 @cli.command()
-@click.option("--adapter", required=True, help="See `dsvl-prep adapters`.")
+@click.option("--adapter", required=True, help="A name of `dsvl-prep adapters`, or my_package.my_module:ADAPTER.")
 @click.option("--root", required=True, type=PATH, help="The dataset's folder.")
 @click.option("--limit", type=click.IntRange(min=1), default=3, show_default=True, help="How many conversations.")
 @click.option("--template", default="visualchat", show_default=True, help="A built-in name or a .jinja file.")

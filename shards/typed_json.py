@@ -6,7 +6,8 @@ are ignored, since a later release may add some (FORMAT.md, Versions).
     from_json(Geometry, {"size": 0, ...}, "config.image")   # FieldError: config.image.size: got 0; expected ...
 
 A field's annotation is one of str, int, float, bool, None, Any, Literal, `X | None`, tuple[X, ...], Mapping[str, X], a
-dataclass, a class with its own `from_json(value, path)`, or Annotated[X, AtLeast(...) or Keys(...) or WHOLE].
+dataclass, a class with its own `from_json(value, path)`, or Annotated[X, AtLeast(...) or Keys(...) or OPTIONAL or
+WHOLE].
 """
 
 from __future__ import annotations
@@ -48,6 +49,7 @@ class Keys:
     names: tuple[str, ...]
 
 
+OPTIONAL: Final = "a key that is left out where the field is None; such a field has the default None"
 WHOLE: Final = "the whole object that the other fields are read from, and that the dataclass is written as"
 
 Count = Annotated[int, AtLeast(0)]
@@ -72,7 +74,9 @@ def to_json(value: Any) -> Any:
         whole = _whole_field(type(value))
         if whole is not None:
             return getattr(value, whole)
-        return {field.name: to_json(getattr(value, field.name)) for field in dataclasses.fields(value)}
+        left_out = {name for name in _noted_fields(type(value), OPTIONAL) if getattr(value, name) is None}
+        names = (field.name for field in dataclasses.fields(value) if field.name not in left_out)
+        return {name: to_json(getattr(value, name)) for name in names}
     if isinstance(value, Mapping):
         return {key: to_json(item) for key, item in value.items()}
     if isinstance(value, Sequence) and not isinstance(value, str):
@@ -110,6 +114,7 @@ def _converter(kind: Any) -> _Convert:
 def _record(kind: Any) -> _Convert:
     hints = get_type_hints(kind, include_extras=True)
     whole = _whole_field(kind)
+    optional = _noted_fields(kind, OPTIONAL)
     converters = {name: (hint, _converter(hint)) for name, hint in hints.items() if name != whole}
 
     def convert(value: Any, path: str) -> Any:
@@ -117,6 +122,8 @@ def _record(kind: Any) -> _Convert:
         values = {} if whole is None else {whole: value}
         for name, (hint, convert_field) in converters.items():
             where = f"{path}.{name}" if path else name
+            if name in optional and name not in value:
+                continue
             _checked(name in value, _MISSING, where, hint)
             values[name] = convert_field(value[name], where)
         return kind(**values)
@@ -181,7 +188,11 @@ def _shown(value: object) -> str:
     return text if len(text) <= _LONGEST_VALUE else f"{text[: _LONGEST_VALUE - 3]}..."
 
 
-@cache
 def _whole_field(kind: Any) -> str | None:
+    return next(iter(_noted_fields(kind, WHOLE)), None)
+
+
+@cache
+def _noted_fields(kind: Any, note: str) -> tuple[str, ...]:
     hints = get_type_hints(kind, include_extras=True)
-    return next((name for name, hint in hints.items() if WHOLE in getattr(hint, "__metadata__", ())), None)
+    return tuple(name for name, hint in hints.items() if note in getattr(hint, "__metadata__", ()))

@@ -23,7 +23,7 @@ LAYERS = {
     """,
     "preprocess": """
         errors  compiler_version  terminal  conversation
-        adapters.groups  adapters.base  adapters.parsing  adapters.datasets  adapters.registry
+        adapters.groups  adapters.base  adapters.parsing  adapters.datasets  adapters.registry  adapters.lookup
         images  blend  compiler  views  cli
     """,
     "trainer": """

@@ -30,6 +30,11 @@ def warn(text: str) -> None:
     click.echo(f"warning: {visible(text)}", err=True)
 
 
+def note(text: str) -> None:
+    """A fact that the user may want to know, and that needs no action."""
+    click.echo(f"note: {visible(text)}", err=True)
+
+
 class Command(click.Command):
     """A command that compares the installed packages with what was tested, before it works; `--help` does not."""
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 import dataclasses
 import os
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -18,8 +18,8 @@ from pydantic import Field
 from dst.common.config import FreeKeys, Positive, Share, build, config_class
 from dst.common.suggest import nearest
 from dst.common.yaml_files import override, read_yaml
-from preprocess.adapters.base import Adapter
-from preprocess.adapters.registry import ADAPTERS
+from preprocess.adapters.base import Adapter, Option
+from preprocess.adapters.lookup import find_adapter
 from preprocess.errors import ConfigError
 from preprocess.images.prepare import ImagePolicy
 
@@ -59,7 +59,7 @@ class Dataset:
     name: str
     """A name of your choice: a-z, 0-9, _ and -. The shards are named after it."""
     adapter: str
-    """How to read it; `dsvl-prep adapters` lists them."""
+    """How to read it: a name that `dsvl-prep adapters` lists, or your own adapter as my_package.my_module:ADAPTER."""
     root: str = "."
     """The dataset's folder, relative to this file."""
     annotations: str | tuple[str, ...] = ()
@@ -85,7 +85,7 @@ class Dataset:
 
     @property
     def spec(self) -> Adapter:
-        return ADAPTERS[self.adapter]
+        return find_adapter(self.adapter)
 
     @property
     def all_options(self) -> dict[str, Any]:
@@ -210,11 +210,10 @@ def check_blend(blend: Blend) -> list[str]:
         amounts = {key: getattr(dataset, key) for key in ("samples", "epochs", "weight")}
         given = {key: amount for key, amount in amounts.items() if amount is not None}
         want(len(given) == 1, where, " and ".join(given) or "no amount", "exactly one of samples, epochs and weight")
-        if dataset.adapter not in ADAPTERS:
-            hint = nearest(dataset.adapter, ADAPTERS)
-            problems.append(f"{where}.adapter: unknown adapter {dataset.adapter!r}{hint or '; see dsvl-prep adapters'}")
-        else:
-            problems += _check_options(dataset, where)
+        try:
+            problems += _check_options(dataset, find_adapter(dataset.adapter, f"{where}.adapter").options, where)
+        except ConfigError as error:
+            problems += error.problems
     if weighted and blend.total is None:
         problems.append(f"total: missing; datasets with a weight ({weighted[0].name}) share out a total")
     if blend.total is not None:
@@ -222,13 +221,13 @@ def check_blend(blend: Blend) -> list[str]:
     return problems
 
 
-def _check_options(dataset: Dataset, where: str) -> list[str]:
+def _check_options(dataset: Dataset, options: Mapping[str, Option], where: str) -> list[str]:
     problems = []
     for name, value in dataset.options.items():
-        option = dataset.spec.options.get(name)
+        option = options.get(name)
         if option is None:
-            known = ", ".join(dataset.spec.options) or "none"
-            hint = nearest(name, dataset.spec.options) or f"; {dataset.adapter} has: {known}"
+            known = ", ".join(options) or "none"
+            hint = nearest(name, options) or f"; {dataset.adapter} has: {known}"
             problems.append(f"{where}.options.{name}: unknown option{hint}")
         elif option.choices and value not in option.choices:
             wanted = ", ".join(map(str, option.choices))

@@ -22,6 +22,8 @@ from dst import (
     load_template,
     load_tokenizer,
 )
+from dst.common.extensions import ExtensionOrigin
+from preprocess.adapters.lookup import adapter_origin
 from preprocess.blend.config import Blend, Inputs, find_inputs, load_blend
 from preprocess.errors import ConfigError
 
@@ -35,6 +37,8 @@ class Prepared:
     tokenizer: TextTokenizer
     templates: Mapping[str, Template]
     """dataset name -> template; "" -> the blend's own."""
+    extensions: Mapping[str, ExtensionOrigin]
+    """dataset name -> the code of its adapter, if that is an extension."""
 
     def template(self, dataset: str) -> Template:
         return self.templates.get(dataset, self.templates[""])
@@ -77,7 +81,10 @@ def prepare(path: Path, settings: Sequence[str] = ()) -> Prepared:
             problems.append(f"{where}: {error}")
     if problems:
         raise ConfigError([f"{path.name}: {problem}" for problem in problems])
-    return Prepared(blend=blend, inputs=inputs, tokenizer=tokenizer, templates=templates)
+    extensions = {
+        dataset.name: found for dataset in blend.datasets if (found := adapter_origin(dataset.adapter)) is not None
+    }
+    return Prepared(blend=blend, inputs=inputs, tokenizer=tokenizer, templates=templates, extensions=extensions)
 
 
 def engine_problems(engine: str) -> list[str]:

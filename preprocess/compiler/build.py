@@ -157,6 +157,7 @@ def _ingest(prepared: Prepared, folder: Path, run: _Runner) -> tuple[dict[str, I
             ),
             folder / CACHE,
             dataset.first,
+            prepared.extensions.get(dataset.name),
         )
         for dataset in prepared.blend.datasets
     ]

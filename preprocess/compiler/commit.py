@@ -10,12 +10,13 @@ import os
 import re
 import shutil
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from importlib import metadata
 from pathlib import Path
 
 import numpy as np
 
+from dst.common.extensions import ExtensionOrigin
 from preprocess.blend.config import resolved
 from preprocess.blend.resolve import Prepared
 from preprocess.compiler.plan import shares
@@ -30,7 +31,15 @@ from preprocess.images.stores import current_files
 from shards import ShardInfo
 from shards.files import file_sha256, partial_path, sync_folder
 from shards.format.manifest import NAME as MANIFEST
-from shards.format.manifest import BuildConfig, DatasetInfo, InputFile, Manifest, TokenizerInfo, write_manifest
+from shards.format.manifest import (
+    BuildConfig,
+    DatasetInfo,
+    ExtensionFacts,
+    InputFile,
+    Manifest,
+    TokenizerInfo,
+    write_manifest,
+)
 from shards.format.shard_info import ShardList
 from shards.typed_json import from_json
 
@@ -143,6 +152,7 @@ def _manifest(prepared: Prepared, report: BuildReport, work: StageResults, files
             dataset.name: _dataset_info(
                 report.datasets[dataset.name],
                 adapter=dataset.adapter,
+                extension=prepared.extensions.get(dataset.name),
                 template=prepared.template(dataset.name).source,
                 shards=shards[dataset.name],
             )
@@ -153,10 +163,16 @@ def _manifest(prepared: Prepared, report: BuildReport, work: StageResults, files
 
 
 def _dataset_info(
-    report: DatasetReport, *, adapter: str, template: str, shards: Mapping[str, Sequence[ShardInfo]]
+    report: DatasetReport,
+    *,
+    adapter: str,
+    extension: ExtensionOrigin | None,
+    template: str,
+    shards: Mapping[str, Sequence[ShardInfo]],
 ) -> DatasetInfo:
     return DatasetInfo(
         adapter=adapter,
+        extension=ExtensionFacts(**asdict(extension)) if extension else None,
         template=template,
         records=report.records,
         members=report.members,

@@ -16,8 +16,9 @@ from itertools import islice
 from pathlib import Path
 from typing import Any
 
+from dst.common.extensions import ExtensionOrigin
 from preprocess.adapters.base import Request
-from preprocess.adapters.registry import ADAPTERS
+from preprocess.adapters.lookup import adapter_origin, read_records
 from preprocess.compiler.spool import write_spool
 from preprocess.compiler_version import COMPILER
 from preprocess.conversation import Records
@@ -31,11 +32,13 @@ _DONE = "done.json"
 class IngestTask:
     """One dataset to read. cache: the build's cache folder; first: read only this many records.
 
-    key: covers the adapter, its options and the state of the annotation files at the start.
+    extension: the code of the adapter, if it is not dsvl's. key: covers the adapter, its code, its options and the
+    state of the annotation files at the start.
     """
 
     dataset: str
     adapter: str
+    extension: ExtensionOrigin | None
     request: Request
     cache: Path
     first: int | None
@@ -60,10 +63,19 @@ class Ingested:
     error: str | None = None
 
 
-def ingest_task(dataset: str, adapter: str, request: Request, cache: Path, first: int | None) -> IngestTask:
+def ingest_task(
+    dataset: str,
+    adapter: str,
+    request: Request,
+    cache: Path,
+    first: int | None,
+    extension: ExtensionOrigin | None = None,
+) -> IngestTask:
     """The task for one dataset. Raises DataError if an annotation file cannot be read."""
-    key = _key(adapter, request, first)
-    return IngestTask(dataset=dataset, adapter=adapter, request=request, cache=cache, first=first, key=key)
+    key = _key(adapter, request, first, extension)
+    return IngestTask(
+        dataset=dataset, adapter=adapter, extension=extension, request=request, cache=cache, first=first, key=key
+    )
 
 
 def content_key(parts: Mapping[str, Any]) -> str:
@@ -93,6 +105,7 @@ def run_ingest(task: IngestTask) -> Ingested:
     """Read the dataset into `task.folder`. If a whole file cannot be used, the result's `error` names it."""
     partial = partial_path(task.folder)
     try:
+        _check_code(task)
         inputs = [_describe(task.request, path) for path in task.request.annotations]
         partial.mkdir(parents=True)
         found = Ingested(**write_spool(partial, task.dataset, _limited(task)), inputs=inputs)
@@ -100,7 +113,7 @@ def run_ingest(task: IngestTask) -> Ingested:
             raise DataError(
                 f"{', '.join(map(str, task.request.annotations))}: no records in it; remove the dataset from the blend"
             )
-        if _key(task.adapter, task.request, task.first) != task.key:
+        if _key(task.adapter, task.request, task.first, task.extension) != task.key:
             raise DataError("an annotation file changed while it was read; run the same command again")
         replace_file(partial / _DONE, json.dumps(asdict(found)).encode())
         shutil.rmtree(task.folder, ignore_errors=True)
@@ -112,8 +125,8 @@ def run_ingest(task: IngestTask) -> Ingested:
     return found
 
 
-def _key(adapter: str, request: Request, first: int | None) -> str:
-    parts = {
+def _key(adapter: str, request: Request, first: int | None, extension: ExtensionOrigin | None) -> str:
+    parts: dict[str, Any] = {
         "compiler": COMPILER,
         "adapter": adapter,
         "options": dict(request.options),
@@ -123,11 +136,29 @@ def _key(adapter: str, request: Request, first: int | None) -> str:
         "annotations": [[request.source_file(path), *stamp(path)] for path in request.annotations],
         "images": [[path.name, path.is_dir()] for path in request.images],
     }
+    if extension is not None:
+        parts["extension"] = asdict(extension)
     return content_key(parts)
 
 
+def _check_code(task: IngestTask) -> None:
+    """Raises DataError if this process would run another version of an adapter than the one that the key covers."""
+    if task.extension is None:
+        return
+    here = adapter_origin(task.adapter)
+    if here != task.extension:
+        raise DataError(
+            f"adapter {task.adapter}: this worker has {_code(here)}, the build began with {_code(task.extension)}; "
+            "install the same version on every node, and do not edit it during a build"
+        )
+
+
+def _code(extension: ExtensionOrigin | None) -> str:
+    return f"{extension.release} (sha256 {extension.sha256[:12]})" if extension else "an adapter of dsvl"
+
+
 def _limited(task: IngestTask) -> Records:
-    return islice(ADAPTERS[task.adapter].read(task.request), task.first)
+    return islice(read_records(task.adapter, task.request), task.first)
 
 
 def _describe(request: Request, path: Path) -> dict[str, Any]:

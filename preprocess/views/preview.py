@@ -17,6 +17,7 @@ from dst import Template, TemplateError, load_template
 from dst.common.config import build
 from dst.common.yaml_files import override
 from preprocess.adapters.base import Request
+from preprocess.adapters.lookup import read_records
 from preprocess.blend.config import Blend, Dataset, check_blend, find_inputs
 from preprocess.compiler.ingest import stamp
 from preprocess.conversation import Conversation, Reject, to_messages
@@ -44,7 +45,7 @@ def print_rendered(adapter: str, root: Path, *, limit: int, template: str, setti
     for path in inputs.annotations:
         stamp(path)  # opening a pipe or a device would wait
     console = results()
-    for item in islice(dataset.spec.read(request), limit):
+    for item in islice(read_records(dataset.adapter, request), limit):
         if isinstance(item, Reject):
             _print_reject(console, item)
         else:

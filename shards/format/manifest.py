@@ -24,7 +24,7 @@ from shards.files import replace_file
 from shards.format.shard_info import ShardInfo, ShardList
 from shards.images.geometry import Geometry
 from shards.storage.store import Store
-from shards.typed_json import WHOLE, Count, Keys, PositiveCount, field_error, from_json, to_json
+from shards.typed_json import OPTIONAL, WHOLE, Count, Keys, PositiveCount, field_error, from_json, to_json
 
 FORMAT = "dsvl-build"
 VERSION = 1
@@ -99,10 +99,25 @@ class InputFile:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class ExtensionFacts:
+    """The code of an adapter that is not dsvl's. Readers never import it."""
+
+    name: str
+    """As the blend spells it"""
+    distribution: str | None
+    version: str | None
+    """Of the distribution; None if the code belongs to none"""
+    sha256: str
+    """Digest of its source files"""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class DatasetFacts:
     """What is known of a dataset wherever a model goes that was trained on it."""
 
     adapter: str
+    extension: Annotated[ExtensionFacts | None, OPTIONAL] = None
+    """None if the adapter is dsvl's"""
     template: str
     """The text of its chat template"""
     records: Count

@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from shards.errors import FieldError
-from shards.typed_json import WHOLE, AtLeast, Keys, from_json, to_json
+from shards.typed_json import OPTIONAL, WHOLE, AtLeast, Keys, from_json, to_json
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -54,6 +54,21 @@ TREES = st.builds(
     by_side=st.fixed_dictionaries({"left": st.integers(), "right": st.integers()}),
     anything=st.none() | st.integers() | st.lists(st.text()),
 )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Labelled:
+    size: int
+    label: Annotated[str | None, OPTIONAL] = None
+
+
+def test_an_optional_key_is_left_out_where_it_says_nothing() -> None:
+    assert to_json(Labelled(size=1)) == {"size": 1}
+    assert to_json(Labelled(size=1, label="")) == {"size": 1, "label": ""}
+    for tree in ({"size": 1}, {"size": 1, "label": None}):
+        assert from_json(Labelled, tree) == Labelled(size=1)
+    with pytest.raises(FieldError, match=r"^label: got 3; expected text$"):
+        from_json(Labelled, {"size": 1, "label": 3})
 
 
 @settings(max_examples=30)

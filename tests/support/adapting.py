@@ -9,8 +9,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from preprocess.adapters.base import Request
-from preprocess.adapters.registry import ADAPTERS
+from preprocess.adapters.base import Adapter, Request
+from preprocess.adapters.lookup import find_adapter
 from preprocess.conversation import Conversation, Reject, encode, to_messages
 from tests.support.paths import EXAMPLES
 
@@ -58,8 +58,23 @@ def request_for(
     max_images: int = 8,
     **options: Any,
 ) -> Request:
+    """A request for the adapter with this name, see `request_of`."""
+    return request_of(
+        find_adapter(name), root, annotations=annotations, images=images, seed=seed, max_images=max_images, **options
+    )
+
+
+def request_of(
+    adapter: Adapter,
+    root: Path,
+    *,
+    annotations: tuple[str, ...] = (),
+    images: tuple[str, ...] = (),
+    seed: int = 0,
+    max_images: int = 8,
+    **options: Any,
+) -> Request:
     """A request as the compiler makes it: patterns below the root, sorted matches, complete options."""
-    adapter = ADAPTERS[name]
     defaults = {key: option.default for key, option in adapter.options.items()}
     assert set(options) <= set(defaults)
     return Request(
@@ -83,7 +98,7 @@ def adapted(name: str, root: Path, documents: Mapping[str, Any], **options: Any)
     """What an adapter makes of these documents."""
     written(root, documents)
     options.setdefault("annotations", tuple(documents))
-    return list(ADAPTERS[name].read(request_for(name, root, **options)))
+    return list(find_adapter(name).read(request_for(name, root, **options)))
 
 
 def rejects(made: Made) -> list[tuple[str, str]]:

@@ -20,6 +20,7 @@ import pytest
 from preprocess.blend.resolve import engine_problems
 from preprocess.compiler.engines import ENGINES, process_engine, ray_engine
 from preprocess.errors import DataError
+from tests.support import extensions
 from tests.support.paths import ROOT
 from tests.support.small_blends import build, files_of, picture_blend
 from tests.support.waiting import LIMIT_S, wait_until
@@ -260,10 +261,16 @@ def _ray() -> Iterator[None]:
         patch.setenv("RAY_memory_monitor_refresh_ms", "0")  # it kills tasks where other programs fill the memory
         for limit in RAY_LIMITS:
             patch.setenv(f"RAY_{limit}", str(LIMIT_S))
-        patch.setenv("PYTHONPATH", os.pathsep.join(map(str, [ROOT, *sys.path[:1]])))
+        patch.setenv("PYTHONPATH", os.pathsep.join(map(str, [ROOT, extensions.EXAMPLE, *sys.path[:1]])))
         ray.cloudpickle.register_pickle_by_value(sys.modules[__name__])
         yield
         ray.shutdown()
+
+
+@pytest.fixture
+def _example(monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+    """The package of examples/extensions can be imported."""
+    yield from extensions.on_path(monkeypatch, extensions.EXAMPLE)
 
 
 @pytest.mark.slow
@@ -291,4 +298,14 @@ def test_a_ray_cluster_gives_the_same_bytes_as_worker_processes(tmp_path: Path) 
     blend = picture_blend(tmp_path)
     build(blend, out=tmp_path / "processes")
     build(blend, out=tmp_path / "ray", settings=["engine=ray"], workers=2)
+    assert files_of(tmp_path / "processes") == files_of(tmp_path / "ray")
+
+
+@pytest.mark.slow
+@pytest.mark.filterwarnings("ignore")  # Ray's own
+@pytest.mark.usefixtures("_ray", "_example")
+def test_a_ray_cluster_reads_with_an_adapter_of_another_package(tmp_path: Path) -> None:
+    blend = extensions.EXAMPLE / "blend.yaml"
+    build(blend, out=tmp_path / "processes")
+    build(blend, out=tmp_path / "ray", settings=["engine=ray"], workers=1)
     assert files_of(tmp_path / "processes") == files_of(tmp_path / "ray")

@@ -1,0 +1,327 @@
+"""Objects of other packages that a configuration names: `module:NAME`, or the name of an entry point.
+
+Rules
+- A built-in name is found in its table, and nothing else is looked at. So no distribution can replace it.
+- Looking for a name reads the metadata of installed distributions and imports nothing. `load` imports the one module.
+- The caller decides whether a name may be loaded: a file that the user wrote may name any object, a folder that they
+  open may not (trainer.config.extensions).
+
+    point = ExtensionPoint(group="dsvl.adapters", what="adapter", built_in=ADAPTERS.keys(), attribute="ADAPTER")
+    adapter = load(point, "my_package.photos:ADAPTER", "datasets.0.adapter")
+"""
+
+from __future__ import annotations
+
+import hashlib
+import importlib
+import json
+import re
+import sys
+import traceback
+from collections.abc import Collection, Iterator, Mapping
+from dataclasses import dataclass
+from functools import lru_cache
+from importlib import metadata
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+from urllib.parse import unquote, urlsplit
+
+from dst.common.suggest import nearest
+from dst.errors import ConfigError
+
+_DOTTED = r"[^\W\d]\w*(?:\.[^\W\d]\w*)*"
+_REFERENCE = re.compile(rf"(?P<module>{_DOTTED}):(?P<attribute>{_DOTTED})")
+_EXTRAS = re.compile(r"\s*\[.*\]\s*\Z")
+"""What an entry point may have after its object; long obsolete, and still allowed"""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ExtensionPoint:
+    """A kind of object that others may add."""
+
+    group: str
+    """The group of its entry points"""
+    what: str
+    """What users call such an object"""
+    built_in: Collection[str]
+    """Names of dsvl's own"""
+    attribute: str
+    """The name that examples give such an object"""
+
+    @property
+    def one(self) -> str:
+        """`what` with its article."""
+        return f"{'an' if self.what[0] in 'aeiou' else 'a'} {self.what}"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ExtensionOrigin:
+    """Where the code of an extension came from; builds and models record it."""
+
+    name: str
+    """As the configuration spells it"""
+    distribution: str | None
+    """The installed distribution that the module belongs to; None if it belongs to none, as with PYTHONPATH"""
+    version: str | None
+    """Of the distribution"""
+    sha256: str
+    """Digest of the source files, see `source_digest`"""
+
+    @property
+    def release(self) -> str:
+        """Distribution and version, for people."""
+        return f"{self.distribution} {self.version}" if self.distribution else "code of no distribution"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class InstalledName:
+    """An entry point of a group."""
+
+    name: str
+    value: str
+    """The object's spelling in the metadata of its distribution"""
+    distribution: metadata.Distribution
+
+    @property
+    def release(self) -> str:
+        return f"{self.distribution.metadata['Name']} {self.distribution.version}"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class InstalledNames:
+    """All entry points of a group. notes: a line for each that cannot be used."""
+
+    names: Mapping[str, tuple[InstalledName, ...]]
+    """Name -> its entry points, one for each distribution that has it; without those of built-in names"""
+    notes: tuple[str, ...]
+
+
+def installed_names(point: ExtensionPoint) -> InstalledNames:
+    """The extensions that installed distributions declare. Imports none of them."""
+    entries, unreadable = _entry_points(point.group, tuple(sys.path))
+    names: dict[str, tuple[InstalledName, ...]] = {}
+    notes = list(unreadable)
+    for entry in entries:
+        if entry.name in point.built_in:
+            notes.append(
+                f"{entry.release} has an entry point {entry.name} in {point.group}, but {entry.name} is a built-in "
+                f"{point.what}, which nothing replaces; expected another name in its pyproject.toml"
+            )
+        else:
+            names[entry.name] = (*names.get(entry.name, ()), entry)
+    return InstalledNames(names=dict(sorted(names.items())), notes=tuple(notes))
+
+
+def name_problems(point: ExtensionPoint, name: str, where: str) -> list[str]:
+    """Why a name cannot be that of a built-in object or of an extension; nothing is imported.
+
+    where: the dotted path of the name in its file, which the problem begins with.
+    """
+    if name in point.built_in or (":" in name and _REFERENCE.fullmatch(name)):
+        return []
+    if ":" in name or not name.strip():
+        return [f"{where}: got {name!r}; expected the name of {point.one}, or {_spelling(point)}"]
+    found = installed_names(point).names
+    entries = found.get(name, ())
+    if not entries:
+        hint = nearest(name, [*point.built_in, *found])
+        return [f"{where}: unknown {point.what} {name!r}; {_expected(point)}{hint}"]
+    if len(entries) > 1:
+        both = " and ".join(f"{entry.release} ({entry.value})" for entry in entries)
+        return [
+            f"{where}: {name!r} is {point.one} of {both}; uninstall one of them, or name the object itself, as "
+            f"{entries[0].value}"
+        ]
+    return []
+
+
+def load(point: ExtensionPoint, name: str, where: str) -> Any:
+    """The object with this name, which is not a built-in one. Imports its module, and so runs its code.
+
+    Raises ConfigError, with `where` in front, if there is none or its module cannot be imported.
+    """
+    target = _target(point, name, where)
+    value: Any = _imported(target, where)
+    for part in target.attribute.split("."):
+        if not hasattr(value, part):
+            public = [known for known in vars(value) if not known.startswith("_")] if hasattr(value, "__dict__") else []
+            hint = nearest(part, public)
+            raise ConfigError([f"{where}: {target}: {target.module} has no {target.attribute}{hint}"])
+        value = getattr(value, part)
+    return value
+
+
+def origin(point: ExtensionPoint, name: str, where: str) -> ExtensionOrigin:
+    """Where the code of an extension came from. Raises as `load` does."""
+    target = _target(point, name, where)
+    module = _imported(target, where)
+    if not getattr(module, "__file__", None):
+        raise ConfigError(
+            [f"{where}: {target}: {target.module} has no file, so its code cannot be recorded; expected a .py file"]
+        )
+    distribution = target.distribution or _owner(module)
+    return ExtensionOrigin(
+        name=name,
+        distribution=distribution.metadata["Name"] if distribution else None,
+        version=distribution.version if distribution else None,
+        sha256=source_digest(module),
+    )
+
+
+def source_digest(module: ModuleType) -> str:
+    """sha256 over the module's file and, if it is in a package, all .py files of the outermost package.
+
+    A package without __init__.py does not count. Paths below the package are part of the digest.
+    """
+    own = Path(str(module.__file__))
+    base, files = own.parent, {own}
+    for package in _outer_names(module.__name__):
+        if file := getattr(sys.modules.get(package), "__file__", None):
+            if Path(file).name.startswith("__init__."):
+                base = Path(file).parent
+                files |= set(base.rglob("*.py"))
+            break
+    digest = hashlib.sha256()
+    for path in sorted(files):
+        name = path.relative_to(base).as_posix() if path.is_relative_to(base) else path.name
+        content = path.read_bytes()
+        digest.update(f"{name}\0{len(content)}\0".encode())
+        digest.update(content)
+    return digest.hexdigest()
+
+
+def failure(error: BaseException) -> str:
+    """An exception of somebody else's code on one line, with file and line."""
+    text = " ".join(str(error).split())[:600]
+    if isinstance(error, SyntaxError) and error.filename:
+        text, file, line = error.msg, error.filename, error.lineno
+    else:
+        frames = [
+            frame for frame in traceback.extract_tb(error.__traceback__) if not frame.filename.startswith("<frozen")
+        ]
+        if not frames:
+            return f"{type(error).__name__}: {text}"
+        file, line = frames[-1].filename, frames[-1].lineno
+    return f"{type(error).__name__}: {text} ({file}, line {line})"
+
+
+def wrong_object(value: object, expected: str) -> str:
+    """What was got and what was expected, for an object that is not what it should be."""
+    got = f"the class {value.__name__}" if isinstance(value, type) else f"an object of type {type(value).__name__}"
+    return f"got {got}; expected {expected}"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Target:
+    """The object that a name stands for."""
+
+    name: str
+    module: str
+    attribute: str
+    distribution: metadata.Distribution | None = None
+
+    def __str__(self) -> str:
+        reference = f"{self.module}:{self.attribute}"
+        return reference if self.name == reference else f"{self.name} ({reference})"
+
+
+def _target(point: ExtensionPoint, name: str, where: str) -> _Target:
+    if problems := name_problems(point, name, where):
+        raise ConfigError(problems)
+    if match := _REFERENCE.fullmatch(name):
+        return _Target(name=name, module=match["module"], attribute=match["attribute"])
+    (entry,) = installed_names(point).names[name]
+    match = _REFERENCE.fullmatch(_EXTRAS.sub("", entry.value))
+    if match is None:
+        raise ConfigError(
+            [
+                f"{where}: {name} of {entry.release} is {entry.value!r}; expected its pyproject.toml to have "
+                f"{_spelling(point)}"
+            ]
+        )
+    return _Target(name=name, module=match["module"], attribute=match["attribute"], distribution=entry.distribution)
+
+
+def _imported(target: _Target, where: str) -> ModuleType:
+    try:
+        return importlib.import_module(target.module)
+    except (Exception, SystemExit) as error:  # the module is somebody else's: whatever it raises is one line
+        missing = error.name if isinstance(error, ModuleNotFoundError) else None
+        if missing and f"{target.module}.".startswith(f"{missing}."):
+            raise ConfigError(
+                [
+                    f"{where}: {target}: there is no module {missing}; install the package that has it, or add the "
+                    "folder that holds it to PYTHONPATH"
+                ]
+            ) from None
+        raise ConfigError([f"{where}: {target}: importing {target.module} failed: {failure(error)}"]) from None
+
+
+@lru_cache(maxsize=8)
+def _entry_points(group: str, path: tuple[str, ...]) -> tuple[tuple[InstalledName, ...], tuple[str, ...]]:
+    """A group's entry points, sorted, and a note for each distribution whose entry points cannot be read.
+
+    importlib.metadata.entry_points raises for all distributions if one cannot be read. path: sys.path, which decides
+    what is installed.
+    """
+    found, notes, seen = [], [], set()
+    for distribution in metadata.distributions():
+        try:
+            name = distribution.metadata["Name"]
+            if not name or (normalised := re.sub(r"[-_.]+", "-", name).lower()) in seen:
+                continue  # Python imports the first on the path, so its entry points count
+            seen.add(normalised)
+            entries = [entry for entry in distribution.entry_points if entry.group == group]
+        except (AttributeError, OSError, TypeError, ValueError) as error:
+            where = getattr(distribution, "_path", "an installed distribution")
+            notes.append(f"{where}: its entry points cannot be read: {type(error).__name__}: {error}; reinstall it")
+            continue
+        found += [InstalledName(name=entry.name, value=entry.value, distribution=distribution) for entry in entries]
+    return tuple(sorted(found, key=lambda entry: (entry.name, entry.release))), tuple(notes)
+
+
+def _owner(module: ModuleType) -> metadata.Distribution | None:
+    """The installed distribution that has the module's file, or whose source folder has it (an editable install)."""
+    file, top = Path(str(module.__file__)).resolve(), module.__name__.partition(".")[0]
+    for distribution in metadata.distributions():
+        if top not in (distribution.read_text("top_level.txt") or top).split():
+            continue
+        source = _editable_source(distribution)
+        if source is not None and file.is_relative_to(source):
+            return distribution
+        base = Path(str(distribution.locate_file(""))).resolve()
+        if file.is_relative_to(base):
+            relative = file.relative_to(base).as_posix()
+            if any(path.as_posix() == relative for path in distribution.files or ()):
+                return distribution
+    return None
+
+
+def _editable_source(distribution: metadata.Distribution) -> Path | None:
+    """The folder that `pip install --editable` was given (PEP 610)."""
+    text = distribution.read_text("direct_url.json")
+    try:
+        record = json.loads(text or "{}")
+        if not record.get("dir_info", {}).get("editable"):
+            return None
+        return Path(unquote(urlsplit(record["url"]).path)).resolve()
+    except (AttributeError, KeyError, TypeError, ValueError):
+        return None
+
+
+def _outer_names(module: str) -> Iterator[str]:
+    """a, a.b, a.b.c for a.b.c"""
+    parts = module.split(".")
+    for count in range(1, len(parts) + 1):
+        yield ".".join(parts[:count])
+
+
+def _spelling(point: ExtensionPoint) -> str:
+    return f"an object of your own as my_package.my_module:{point.attribute}"
+
+
+def _expected(point: ExtensionPoint) -> str:
+    names = sorted(point.built_in)
+    known = ", ".join(names) if len(names) < 8 else f"one that dsvl-prep {point.what}s lists"
+    return f"expected {known}, an entry point of {point.group}, or {_spelling(point)}"

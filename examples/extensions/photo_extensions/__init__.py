@@ -1,0 +1,1 @@
+"""Extensions of dsvl: objects that its configuration names, in a package of their own."""
