@@ -5,12 +5,20 @@ Usage:
     chat = dst.ChatTokenizer(dst.load_template("visualchat"), dst.load_tokenizer("path/of/tokenizer"))
     sample = chat.encode(messages)                            # text, ids, labels
     prompt = chat.encode(messages[:1], add_generation_prompt=True)  # its ids begin the sample's ids
+
+A name is imported when it is first used: all packages import dst.errors, and `--help` needs no tokenizer.
 """
 
-from dst.chat_tokenizer import IGNORE, ChatTokenizer, Encoded
-from dst.errors import ConfigError, ControlTextError, DsvlError, TemplateError, TokenizerError
-from dst.template import BUILTIN, IMAGE_TOKEN, Message, Rendered, Template, load_template
-from dst.tokenizer import TextTokenizer, load_tokenizer
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from dst.chat_tokenizer import IGNORE, ChatTokenizer, Encoded
+    from dst.errors import ConfigError, ControlTextError, DsvlError, TemplateError, TokenizerError
+    from dst.template import BUILTIN, IMAGE_TOKEN, Message, Rendered, Template, load_template
+    from dst.tokenizer import TextTokenizer, load_tokenizer
 
 __all__ = [
     "BUILTIN",
@@ -30,3 +38,23 @@ __all__ = [
     "load_template",
     "load_tokenizer",
 ]
+
+_NAMES = {
+    "chat_tokenizer": ("IGNORE", "ChatTokenizer", "Encoded"),
+    "errors": ("ConfigError", "ControlTextError", "DsvlError", "TemplateError", "TokenizerError"),
+    "template": ("BUILTIN", "IMAGE_TOKEN", "Message", "Rendered", "Template", "load_template"),
+    "tokenizer": ("TextTokenizer", "load_tokenizer"),
+}
+_MODULE_OF = {name: f"dst.{module}" for module, names in _NAMES.items() for name in names}
+
+
+if not TYPE_CHECKING:  # type checkers would take it as a promise of every name
+
+    def __getattr__(name):
+        if name not in _MODULE_OF:
+            raise AttributeError(f"module 'dst' has no attribute {name!r}")
+        return getattr(importlib.import_module(_MODULE_OF[name]), name)
+
+
+def __dir__() -> list[str]:
+    return __all__
