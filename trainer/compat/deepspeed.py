@@ -3,7 +3,8 @@
 Run with 0.18.9 and 0.19.8. With 0.18.0 two ranks of ZeRO 1 have other losses than one rank, and other ones each time;
 0.18.4 has another optimizer for bf16 at stage 1, whose weights cannot be located.
 
-    start-up            by default its collectives for one CPU host are compiled when the process group starts
+    start-up            by default its collectives for one CPU host are compiled when the process group starts, and
+                        torch's compiler is imported for an optimizer that is not used
     loss scale          the attributes of its dynamic loss scaler; what it raises when the scale cannot be lowered
     weights             where each trained parameter is: `parameter_pieces`, `flats`, `state_of`, `restore_step`
 
@@ -15,6 +16,7 @@ of `flat`. The pieces of all ranks cover every trained parameter exactly once. T
 
 from __future__ import annotations
 
+import importlib
 import logging
 import math
 import os
@@ -72,7 +74,24 @@ def quiet_deepspeed() -> Any:
 
     deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False  # takes a minute or more to compile; gloo works too
     logger.setLevel(logging.ERROR)
+    _import_muon_uncompiled()
     return deepspeed
+
+
+def _import_muon_uncompiled() -> None:
+    """Import DeepSpeed's optimizer Muon, whose functions stay as they are.
+
+    0.19 imports it in every `initialize`, to see whether it is in use. That decorates functions with torch.compile,
+    which imports torch's inductor: 3 s of each rank's start. 0.18.9 has done it when it was imported itself.
+    """
+    from deepspeed.runtime import compiler
+
+    compile_function = compiler.compile
+    compiler.compile = lambda *_, **__: lambda function: function
+    try:
+        importlib.import_module("deepspeed.runtime.zero.muon.muon_optimizer")
+    finally:
+        compiler.compile = compile_function
 
 
 def loss_scale(engine: EngineState) -> dict[str, float]:
