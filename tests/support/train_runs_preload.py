@@ -3,12 +3,12 @@
 import gc
 import importlib
 
+from trainer.compat.deepspeed import quiet_deepspeed
 from trainer.compat.torchvision import declare_operators
 
 declare_operators()
+quiet_deepspeed()
 for name in (
-    "deepspeed",
-    "deepspeed.runtime.zero.muon.muon_optimizer",  # DeepSpeed asks at each start whether it is in use: 3 s, for inductor
     "numpy.ma",
     "packaging.requirements",
     "peft",

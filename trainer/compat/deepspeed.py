@@ -64,7 +64,7 @@ _LOSS_SCALE = ("cur_scale", "cur_iter", "last_overflow_iter", "cur_hysteresis")
 
 
 def quiet_deepspeed() -> Any:
-    """Import DeepSpeed without compiling an operator at start-up and without log lines; returns its module."""
+    """Import DeepSpeed without compiling anything at start-up and without log lines; returns its module."""
     if not torch.accelerator.is_available():
         os.environ.setdefault("DS_ACCELERATOR", "cpu")  # else DeepSpeed warns that it found no accelerator
     # torch renamed collectives that DeepSpeed still calls by their old names
