@@ -5,7 +5,6 @@
 from __future__ import annotations
 
 import contextlib
-import importlib.util
 import io
 import json
 import re
@@ -13,6 +12,7 @@ import shlex
 import shutil
 import subprocess
 import sys
+import tomllib
 import zipfile
 from collections.abc import Iterator
 from pathlib import Path
@@ -27,20 +27,15 @@ from trainer.compat.torchvision import declare_operators
 
 declare_operators()
 
-import torch
-
 import dst
 import preprocess.cli
 import shards
 import shards.loader
 import trainer
-from preprocess.adapters.registry import ADAPTERS
+from preprocess.compiler import engines
 from preprocess.compiler.build import run_build
-from tests.support import small_blends, train_runs
-from tests.support.adapting import adapted, check_form, conversations, rejects
+from tests.support import extensions, small_blends, train_runs
 from tests.support.paths import ROOT
-from trainer.config.model import EncoderConfig
-from trainer.model.encoders.registry import ENCODERS, build_encoder
 
 DOCS = ROOT / "docs"
 SMALL_BUILD = ("image_tokens=4", "image.size=32", "limits.max_length=192")
@@ -64,19 +59,6 @@ def page(name: str) -> str:
 def blocks(name: str, language: str) -> list[str]:
     """The code of a page's blocks of this language, without those that have a title."""
     return re.findall(rf"^```{language}\n(.*?)^```", page(name), re.DOTALL | re.MULTILINE)
-
-
-def module_of(code: str, folder: Path, name: str) -> ModuleType:
-    """The code as a module of its own."""
-    path = folder / f"{name}.py"
-    path.write_text(code, encoding="utf-8")
-    spec = importlib.util.spec_from_file_location(name, path)
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    sys.modules[name] = module
-    spec.loader.exec_module(module)
-    return module
 
 
 @pytest.fixture
@@ -168,17 +150,46 @@ def test_the_quickstart_trains_both_stages_on_small_data(quickstart: Path) -> No
     assert {"train", "eval"} <= trained
 
 
-def test_the_adapter_of_the_docs_reads_its_layout(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    module = module_of(blocks("add-an-adapter.md", "python")[0], tmp_path, "described_photos")
-    monkeypatch.setitem(ADAPTERS, "described_photos", module.ADAPTER)
-    records = [{"photo": f"{number}.jpg", "description": f" Photo {number}. "} for number in range(3)]
-    records += [{"photo": "0.jpg", "description": "Again."}, {"photo": "9.jpg", "description": " "}, {}]
-    (tmp_path / "photos").mkdir()
-    made = adapted("described_photos", tmp_path, {"photos.json": records})
-    assert rejects(made) == [("0.jpg", "duplicate_id"), ("9.jpg", "empty_answer"), ("5", "missing_key")]
-    assert [item.turns[1].parts for item in conversations(made)] == [("Photo 0.",), ("Photo 1.",), ("Photo 2.",)]
-    for item in conversations(made):
-        check_form(item)
+@pytest.fixture
+def _example_package(monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+    """The package of examples/extensions can be imported."""
+    yield from extensions.on_path(monkeypatch, extensions.EXAMPLE)
+
+
+@pytest.mark.parametrize(
+    ("guide", "module"),
+    [
+        ("add-an-adapter.md", "described_photos"),
+        ("add-an-encoder.md", "convolutions"),
+        ("extending.md", "pooling"),
+    ],
+)
+def test_the_code_of_a_guide_is_that_of_the_example_package(guide: str, module: str) -> None:
+    path = extensions.EXAMPLE / f"photo_extensions/{module}.py"
+    assert blocks(guide, "python")[0] == path.read_text(encoding="utf-8")
+    assert f"{module}.py" in page("extending.md")
+
+
+def test_the_entry_points_of_the_guide_are_those_of_the_example_package() -> None:
+    project = tomllib.loads((extensions.EXAMPLE / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+    shown = tomllib.loads(blocks("extending.md", "toml")[0])["project"]
+    assert shown == {"entry-points": project["entry-points"]}
+
+
+@pytest.mark.usefixtures("_example_package")
+@pytest.mark.parametrize("guide", ["add-an-adapter.md", "extending.md"])
+def test_the_data_commands_of_a_guide_work_as_they_stand(
+    guide: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "examples").symlink_to(ROOT / "examples")
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setitem(engines.ENGINES, "process", extensions.in_this_process)
+    lines = [line for block in blocks(guide, "bash") for line in block.splitlines() if line.startswith("dsvl-prep ")]
+    assert len(lines) >= 2
+    for line in lines:
+        done = CliRunner().invoke(preprocess.cli.cli, shlex.split(line)[1:])
+        assert done.exit_code == 0, (line, done.stderr, done.exception)
+        assert done.stdout
 
 
 def test_the_template_of_the_guide_prints_what_the_guide_says(
@@ -189,22 +200,6 @@ def test_the_template_of_the_guide_prints_what_the_guide_says(
     monkeypatch.chdir(tmp_path)
     exec(blocks("add-a-template.md", "python")[0], {})
     assert capsys.readouterr().out == blocks("add-a-template.md", "text")[-1]
-
-
-def test_the_encoder_of_the_docs_is_one_that_trains(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    module = module_of(blocks("add-an-encoder.md", "python")[0], tmp_path, "convolutions")
-    monkeypatch.setitem(ENCODERS, "tiny", module.convolutions_tower)  # the page adds a kind, a test cannot
-    config = EncoderConfig(kind="tiny", config={"image_size": 64, "width": 16})
-    encoder = build_encoder(config)
-    pixels = torch.randn(2, 3, 64, 64)
-    features = encoder(pixels)
-    assert features.shape == (2, encoder.num_tokens, encoder.width) == (2, 64, 16)
-    features.sum().backward()
-    assert all(parameter.grad is not None for parameter in encoder.parameters())
-    again = build_encoder(encoder.portable, weights=False)
-    again.load_state_dict(encoder.state_dict())
-    again.checkpoint_activations()
-    assert torch.equal(again(pixels), features)
 
 
 @pytest.mark.slow

@@ -7,6 +7,7 @@ Importing this package loads no torch; `load` does.
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -21,8 +22,14 @@ if TYPE_CHECKING:
 __all__ = ["ConfigError", "DsvlError", "GpuMemoryError", "TooLongError", "TrainError", "load"]
 
 
-def load(folder: str | Path, *, device: str | torch.device = "cpu", dtype: torch.dtype | None = None) -> Loaded:
+def load(
+    folder: str | Path,
+    *,
+    device: str | torch.device = "cpu",
+    dtype: torch.dtype | None = None,
+    allow_extensions: Collection[str] = (),
+) -> Loaded:
     """Open an exported model, frozen and in evaluation mode; see trainer.model_io.load.load_model."""
     from trainer.model_io.load import load_model
 
-    return load_model(folder, device=device, dtype=dtype)
+    return load_model(folder, device=device, dtype=dtype, allow_extensions=allow_extensions)

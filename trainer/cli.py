@@ -18,7 +18,7 @@ from typing import NoReturn
 import click
 from click.core import ParameterSource
 
-from dst.common.cli import Command, print_error, run_command
+from dst.common.cli import Command, note, print_error, run_command
 from dst.errors import ConfigError, DsvlError
 from trainer.errors import GpuMemoryError
 
@@ -47,6 +47,16 @@ class _TrainGroup(click.Group):
     command_class = _TrainCommand
 
 
+_allow_extension = click.option(
+    "--allow-extension",
+    "allow_extensions",
+    multiple=True,
+    metavar="MODULE:NAME",
+    help="Code of another package that the model may name and run; may be given often.",
+)
+"""For commands that open a folder with a model"""
+
+
 @click.group(cls=_TrainGroup, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 120})
 @click.version_option(package_name="dsvl")
 @click.option("--local_rank", type=int, hidden=True, expose_value=False)  # DeepSpeed's launcher adds it
@@ -60,8 +70,14 @@ def cli() -> None:
 @click.option("--num-nodes", type=click.IntRange(min=1), help="Nodes of the hostfile to use.")
 @click.option("--hostfile", type=PATH, help="DeepSpeed's hostfile: a node and its slots on each line.")
 @click.option("--set", "settings", multiple=True, metavar="a.b=value", help="Change a setting; may be given often.")
+@_allow_extension
 def run(
-    path: Path, num_gpus: int | None, num_nodes: int | None, hostfile: Path | None, settings: tuple[str, ...]
+    path: Path,
+    num_gpus: int | None,
+    num_nodes: int | None,
+    hostfile: Path | None,
+    settings: tuple[str, ...],
+    allow_extensions: tuple[str, ...],
 ) -> None:
     """Train; the same command resumes from the newest checkpoint. Works under deepspeed and torchrun as well."""
     from trainer.distributed.launch import STOP, LaunchLayout, launch
@@ -72,13 +88,10 @@ def run(
     launched = world_size_of(os.environ)
     launches = launched is None and not layout.is_single_process
     world_size = layout.world_size if launches else launched or 1
-    config, build = prepare(path, settings, world_size, loads_model=not launches)
+    config, build = prepare(path, settings, world_size, loads_model=not launches, allow_extensions=allow_extensions)
     if launches:
-        sys.exit(
-            launch(
-                layout, ["run", "--config", str(path), *(f"--set={setting}" for setting in settings)], Path(config.out)
-            )
-        )
+        options = [*(f"--set={each}" for each in settings), *(f"--allow-extension={each}" for each in allow_extensions)]
+        sys.exit(launch(layout, ["run", "--config", str(path), *options], Path(config.out)))
     from trainer.training.run import run_training
 
     if launched is None:
@@ -93,16 +106,31 @@ def run(
 @click.option("--init-from", help="The path of the export at model.init_from, if it was moved.")
 @click.option("--precision", type=click.Choice(["bf16", "fp16", "fp32"]), help="Of weights.  [default: as trained]")
 @click.option("--file-gb", default=4.0, show_default=True, type=click.FloatRange(min=0.001), help="A file's size.")
+@_allow_extension
 def export(
-    model: Path, out: Path, build: str | None, init_from: str | None, precision: str | None, file_gb: float
+    model: Path,
+    out: Path,
+    build: str | None,
+    init_from: str | None,
+    precision: str | None,
+    file_gb: float,
+    allow_extensions: tuple[str, ...],
 ) -> None:
     """Write a trained model, adapters merged: a LLaVA folder if possible, else one that trainer.load opens."""
     from trainer.export import export as exporting
 
     shard_bytes = int(file_gb * (1 << 30))
     exported = exporting.export(
-        model, out, build=build, init_from=init_from, precision=precision, shard_bytes=shard_bytes
+        model,
+        out,
+        build=build,
+        init_from=init_from,
+        precision=precision,
+        shard_bytes=shard_bytes,
+        allow_extensions=allow_extensions,
     )
+    for line in exported.notes:
+        note(line)
     for reason in exported.refusals:
         click.echo(f"not a LLaVA folder: {reason}", err=True)
     kind = "a LLaVA folder" if exported.form == "llava" else "a folder for trainer.load"
@@ -116,7 +144,16 @@ def export(
 @click.option("--temperature", default=0.0, show_default=True, help="Above 0 answers are sampled; 0 is greedy.")
 @click.option("--top-p", default=1.0, show_default=True, help="Sample from the likeliest tokens with this probability.")
 @click.option("--seed", default=0, show_default=True, help="Seed of sampling.")
-def chat(model: Path, build: str | None, max_new_tokens: int, temperature: float, top_p: float, seed: int) -> None:
+@_allow_extension
+def chat(
+    model: Path,
+    build: str | None,
+    max_new_tokens: int,
+    temperature: float,
+    top_p: float,
+    seed: int,
+    allow_extensions: tuple[str, ...],
+) -> None:
     """Chat with a model about images, in rounds; lines come from the terminal or a pipe.
 
     With a pipe the exit code is 1 if any line failed, for example for a missing image.
@@ -129,7 +166,9 @@ def chat(model: Path, build: str | None, max_new_tokens: int, temperature: float
     from trainer.inference.chat import Chat
     from trainer.inference.open_model import open_model
 
-    speaker, _ = open_model(model, build=build)
+    speaker, _ = open_model(model, build=build, allow_extensions=allow_extensions)
+    for line in speaker.notes:
+        note(line)
     conversation = Chat(speaker, sampling)
     conversation.run(sys.stdin)
     if conversation.refused and not sys.stdin.isatty():
@@ -154,6 +193,7 @@ def chat(model: Path, build: str | None, max_new_tokens: int, temperature: float
 @click.option("--top-p", default=1.0, show_default=True, help="Sample from the likeliest tokens with this probability.")
 @click.option("--seed", default=0, show_default=True, help="Seed of sampling.")
 @click.option("--json", "as_json", is_flag=True, help="Print results as one line of JSON.")
+@_allow_extension
 def evaluate(
     model: Path,
     build: str | None,
@@ -172,6 +212,7 @@ def evaluate(
     top_p: float,
     seed: int,
     as_json: bool,
+    allow_extensions: tuple[str, ...],
 ) -> None:
     """Measure a model on held-out samples (loss, VQA accuracy, exact match, CIDEr, BLEU), or hold dialogues with it."""
     source_of = click.get_current_context().get_parameter_source
@@ -187,7 +228,15 @@ def evaluate(
     from trainer.inference.generate import Sampling
 
     sampling = Sampling(max_new_tokens=max_new_tokens, temperature=temperature, top_p=top_p, seed=seed)
-    settings = EvalSettings(model=model, build=build, sampling=sampling, batch=batch, out=out, as_json=as_json)
+    settings = EvalSettings(
+        model=model,
+        build=build,
+        sampling=sampling,
+        batch=batch,
+        out=out,
+        as_json=as_json,
+        allow_extensions=allow_extensions,
+    )
     if dialogues is None:
         evaluate_build(settings, loss=loss, answers=answers, limit=limit, workers=workers)
     else:

@@ -15,20 +15,23 @@ from __future__ import annotations
 import hashlib
 import importlib
 import json
+import os
 import re
 import sys
 import traceback
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from dataclasses import dataclass
 from functools import lru_cache
 from importlib import metadata
 from pathlib import Path
 from types import ModuleType
-from typing import Any
+from typing import Any, TypeVar
 from urllib.parse import unquote, urlsplit
 
 from dst.common.suggest import nearest
-from dst.errors import ConfigError
+from dst.errors import ConfigError, DsvlError
+
+T = TypeVar("T")
 
 _DOTTED = r"[^\W\d]\w*(?:\.[^\W\d]\w*)*"
 _REFERENCE = re.compile(rf"(?P<module>{_DOTTED}):(?P<attribute>{_DOTTED})")
@@ -99,7 +102,7 @@ class InstalledNames:
 
 def installed_names(point: ExtensionPoint) -> InstalledNames:
     """The extensions that installed distributions declare. Imports none of them."""
-    entries, unreadable = _entry_points(point.group, tuple(sys.path))
+    entries, unreadable = _entry_points(point.group, tuple(_stamps()))
     names: dict[str, tuple[InstalledName, ...]] = {}
     notes = list(unreadable)
     for entry in entries:
@@ -206,6 +209,16 @@ def failure(error: BaseException) -> str:
     return f"{type(error).__name__}: {text} ({file}, line {line})"
 
 
+def call(function: Callable[..., T], what: str, *arguments: object) -> T:
+    """Call a function of an extension. Raises ConfigError, with `what` in front, whatever the function raises."""
+    try:
+        return function(*arguments)
+    except DsvlError:
+        raise
+    except Exception as error:  # the function is somebody else's
+        raise ConfigError([f"{what}: {failure(error)}"]) from error
+
+
 def wrong_object(value: object, expected: str) -> str:
     """What was got and what was expected, for an object that is not what it should be."""
     got = f"the class {value.__name__}" if isinstance(value, type) else f"an object of type {type(value).__name__}"
@@ -259,11 +272,11 @@ def _imported(target: _Target, where: str) -> ModuleType:
 
 
 @lru_cache(maxsize=8)
-def _entry_points(group: str, path: tuple[str, ...]) -> tuple[tuple[InstalledName, ...], tuple[str, ...]]:
+def _entry_points(group: str, stamps: tuple[tuple[str, int], ...]) -> tuple[tuple[InstalledName, ...], tuple[str, ...]]:
     """A group's entry points, sorted, and a note for each distribution whose entry points cannot be read.
 
-    importlib.metadata.entry_points raises for all distributions if one cannot be read. path: sys.path, which decides
-    what is installed.
+    importlib.metadata.entry_points raises for all distributions if one cannot be read. stamps: the result is reused
+    while they are the same.
     """
     found, notes, seen = [], [], set()
     for distribution in metadata.distributions():
@@ -279,6 +292,15 @@ def _entry_points(group: str, path: tuple[str, ...]) -> tuple[tuple[InstalledNam
             continue
         found += [InstalledName(name=entry.name, value=entry.value, distribution=distribution) for entry in entries]
     return tuple(sorted(found, key=lambda entry: (entry.name, entry.release))), tuple(notes)
+
+
+def _stamps() -> Iterator[tuple[str, int]]:
+    """The folders of sys.path with their mtimes in ns, which change when a distribution is installed or removed."""
+    for path in sys.path:
+        try:
+            yield path, os.stat(path or ".").st_mtime_ns
+        except OSError:
+            yield path, 0
 
 
 def _owner(module: ModuleType) -> metadata.Distribution | None:

@@ -29,6 +29,7 @@ from shards.images.pixels import fit
 from tests.support import small_blends
 from tests.support.model_batches import unlabelled
 from trainer.checkpoint.frozen_fingerprint import frozen_elements
+from trainer.config.extensions import model_extensions
 from trainer.config.run import TrainConfig, config_from, to_tree
 from trainer.model.vision_chat import VisionChatModel
 from trainer.training.assemble import assemble
@@ -143,6 +144,7 @@ def write_checkpoint(run: Path, model: VisionChatModel, config: TrainConfig, bui
         "config": to_tree(config),
         "parameters": parameters,
         "frozen": frozen_elements(model),
+        **({"extensions": extensions} if (extensions := model_extensions(to_tree(config.model))) else {}),
     }
     (folder / "checkpoint.json").write_text(json.dumps(content), encoding="utf-8")
     (run / "checkpoints/latest").write_text(f"{folder.name}\n", encoding="utf-8")

@@ -7,7 +7,7 @@ which export it was and what was trained before: the folder may move, but must n
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -15,21 +15,31 @@ from dst.errors import ConfigError
 from shards import Manifest
 from shards.files import file_sha256
 from shards.typed_json import to_json
+from trainer.config.extensions import extension_kinds, extension_notes, require_consent
 from trainer.config.model import ModelConfig
 from trainer.config.run import to_tree
 from trainer.errors import TrainError
-from trainer.model_io.record import RECORD, build_facts, check_files, model_config, read_record, unusable
+from trainer.model_io.record import (
+    RECORD,
+    build_facts,
+    check_files,
+    model_config,
+    read_record,
+    record_extensions,
+    unusable,
+)
 
 _PARTS = ("encoder", "projector", "decoder")
 _MAY_DIFFER = ("decoder", "attn_implementation")
 """The one key of a part that may differ from the export's"""
 
 
-def with_start(tree: Mapping[str, Any], where: str) -> Mapping[str, Any]:
+def with_start(tree: Mapping[str, Any], where: str, allow_extensions: Collection[str] = ()) -> Mapping[str, Any]:
     """A config's tree with the parts of the model filled in from the export at `model.init_from`, if it is set.
 
-    where: what problems begin with. Raises ConfigError if there is no such folder, or if the config contradicts it;
-    TrainError if the folder is damaged.
+    where: what problems begin with. allow_extensions: those that the export may name, besides those that the config
+    names itself. Raises ConfigError if there is no such folder, if the config contradicts it, or if it names other
+    extensions; TrainError if the folder is damaged.
     """
     model = tree.get("model")
     if not isinstance(model, Mapping) or model.get("init_from") is None:
@@ -37,8 +47,9 @@ def with_start(tree: Mapping[str, Any], where: str) -> Mapping[str, Any]:
     start, problems = model["init_from"], []
     if not isinstance(start, str) or not start:
         raise ConfigError([f"{where}: model.init_from: got {start!r}; expected a folder that dsvl-train export wrote"])
+    allowed = {*allow_extensions, *extension_kinds(model).values()}
     try:
-        parts = to_tree(_parts_of(Path(start)))
+        parts = to_tree(_parts_of(Path(start), allowed))
     except ConfigError as error:
         raise ConfigError([f"{where}: model.init_from: {problem}" for problem in error.problems]) from None
     merged = {**parts, **model}
@@ -119,8 +130,17 @@ def other_start(start: str | None, recorded: Mapping[str, Any] | None) -> list[s
     ]
 
 
-def _parts_of(folder: Path) -> ModelConfig:
+def start_notes(config: ModelConfig) -> list[str]:
+    """A line for each part of the export that a run begins with whose code is another one now."""
+    if config.init_from is None:
+        return []
+    folder = Path(config.init_from)
+    return extension_notes(to_tree(config), record_extensions(folder, read_record(folder)))
+
+
+def _parts_of(folder: Path, allowed: Collection[str]) -> ModelConfig:
     record = read_record(folder)
+    require_consent(folder, record.get("model"), record_extensions(folder, record), allowed)
     try:
         return model_config(record)
     except KeyError as error:

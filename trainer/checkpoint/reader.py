@@ -4,7 +4,8 @@ trainer.checkpoint.writer writes them; trainer.checkpoint.discovery finds them i
 
 A checkpoint is a folder `checkpoints/step-00000500` in the run's folder:
 
-    checkpoint.json             version, step, config, manifest hash, loader state, loss scale, index of all pieces
+    checkpoint.json             version, step, config, manifest hash, loader state, loss scale, index of all pieces;
+                                the code of extensions, if the model has any
     rank-00000-000.safetensors  pieces of one rank: `weight/<parameter>`, `exp_avg/...`, `exp_avg_sq/...`, fp32 [count]
     buffers.safetensors         the model's persistent buffers, if it has any
 
@@ -30,9 +31,12 @@ from typing import Any
 import torch
 from safetensors import SafetensorError, safe_open
 
+from dst.common.extensions import ExtensionOrigin
 from dst.errors import ConfigError
+from shards.errors import FieldError
 from trainer.checkpoint.frozen_fingerprint import changed_parameters
 from trainer.compat.deepspeed import MOMENTS, EngineState, flats, parameter_pieces, restore_loss_scale, restore_step
+from trainer.config.extensions import recorded_extensions
 from trainer.distributed.ranks import Ranks
 from trainer.errors import TrainError
 
@@ -91,6 +95,14 @@ class Checkpoint:
     @property
     def state(self) -> RunState:
         return RunState(step=self.step, loader=self.content["loader"], loss_scale=self.content["loss_scale"])
+
+    @cached_property
+    def extensions(self) -> Mapping[str, ExtensionOrigin]:
+        """The code of the model's extensions, by part. Raises ConfigError if the record is damaged."""
+        try:
+            return recorded_extensions(self.content)
+        except FieldError as error:
+            raise ConfigError([f"{self.folder / CONTENT}: {error}; resume from another checkpoint"]) from None
 
     @cached_property
     def shapes(self) -> Mapping[str, tuple[int, ...]]:

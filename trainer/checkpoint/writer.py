@@ -44,8 +44,8 @@ def save(
     """Write a checkpoint and remove old ones; all ranks call this. Raises TrainError on all ranks if one fails.
 
     run_facts: what is the same in all checkpoints of a run: config, manifest (its hash), frozen (see
-    trainer.checkpoint.frozen_fingerprint) and init_from (see trainer.checkpoint.init_from). keep: how many
-    of the newest checkpoints stay, in addition to the best.
+    trainer.checkpoint.frozen_fingerprint), init_from (see trainer.checkpoint.init_from) and extensions (see
+    trainer.config.extensions). keep: how many of the newest checkpoints stay, in addition to the best.
     """
     folder = checkpoint_folder(out, state.step)
     partial = folder.with_name(f".{folder.name}.partial")

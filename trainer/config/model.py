@@ -12,6 +12,8 @@ from typing import Annotated, Literal
 from pydantic import Field
 
 from dst.common.config import FreeKeys, Positive, config_class
+from dst.common.extensions import name_problems
+from trainer.config.kinds import ENCODER_KINDS, ENCODER_POINT, PROJECTOR_KINDS, PROJECTOR_POINT
 
 Rate = Annotated[float, Field(gt=0)]
 Deviation = Annotated[float, Field(gt=0)]
@@ -20,14 +22,16 @@ Name = Annotated[str, Field(min_length=1)]
 
 @config_class
 class EncoderConfig:
-    kind: Literal["open_clip", "hf", "qwen_vl", "tiny"] = "open_clip"
-    """open_clip: any of its ViTs; hf: CLIP, SigLIP or DINOv2 of transformers; qwen_vl: QWen-VL's; tiny: random."""
+    kind: Annotated[str, Field(examples=[*ENCODER_KINDS])] = "open_clip"
+    """open_clip: any of its ViTs; hf: CLIP, SigLIP or DINOv2 of transformers; qwen_vl: QWen-VL's; tiny: random; or an
+    encoder of your own as my_package.my_module:ENCODER."""
     name: str | None = None
     """open_clip: a model of `open_clip.list_models()`, local-dir:FOLDER or hf-hub:ID. hf: a folder or a hub id."""
     weights: str | None = None
     """open_clip: a pretrained tag or a weights file. qwen_vl: the .safetensors that tools/extract_qwen_vl.py wrote."""
     config: FreeKeys = field(default_factory=dict)
-    """The architecture itself, instead of a name: weights are random. For tiny and qwen_vl, sizes that differ."""
+    """The architecture itself, instead of a name: weights are random. For tiny and qwen_vl, sizes that differ. For your
+    own encoder, its settings."""
     layer: int | None = None
     """Whose output is read: 1 is the first, -1 the last. Unset: -2 as LLaVA does; qwen_vl reads its resampler."""
     class_token: bool = False
@@ -42,14 +46,17 @@ class EncoderConfig:
 
 @config_class
 class ProjectorConfig:
-    kind: Literal["linear", "mlp", "perceiver", "vit"] = "mlp"
-    """linear: Linear + LayerNorm; mlp: LLaVA-1.5's; perceiver: learned queries; vit: an encoder layer, then Linear."""
+    kind: Annotated[str, Field(examples=[*PROJECTOR_KINDS])] = "mlp"
+    """linear: Linear + LayerNorm; mlp: LLaVA-1.5's; perceiver: learned queries; vit: an encoder layer, then Linear; or
+    a projector of your own as my_package.my_module:PROJECTOR."""
     num_queries: Positive = 64
     """perceiver: tokens an image becomes; must be the build's image_tokens. The others keep the encoder's number."""
     num_layers: Positive = 2
     """perceiver: cross-attention layers."""
     num_heads: Positive = 16
     """perceiver and vit: attention heads; must divide the encoder's width."""
+    config: FreeKeys = field(default_factory=dict)
+    """The settings of your own projector; dsvl's have none but the keys above."""
 
 
 @config_class
@@ -120,7 +127,7 @@ class LoraAdapters:
 
 def check_model_values(config: ModelConfig) -> list[str]:
     """What is wrong with the values themselves, one line each, by dotted path below the file's top."""
-    return [*_check_encoder(config.encoder), *_check_decoder(config.decoder)]
+    return [*_check_encoder(config.encoder), *_check_projector(config.projector), *_check_decoder(config.decoder)]
 
 
 def check_trained(rates: LearningRates, adapters: LoraAdapters) -> list[str]:
@@ -142,6 +149,11 @@ def _check_encoder(encoder: EncoderConfig) -> list[str]:
             problems.append(f"model.encoder.{field_name}: got {getattr(encoder, field_name)!r}; expected {wanted}")
 
     kind = encoder.kind
+    want(encoder.layer != 0, "layer", "1 for the first layer's output, or -1 for the last's")
+    if (encoder.mean is None) != (encoder.std is None):
+        problems.append("model.encoder: got only one of mean and std; expected both or none")
+    if kind not in ENCODER_KINDS:  # an extension checks its own settings
+        return [*name_problems(ENCODER_POINT, kind, "model.encoder.kind"), *problems]
     named = kind in ("open_clip", "hf")
     want(named or encoder.name is None, "name", f"none, since {kind} encoders have no name")
     if named and (encoder.name is None) == (not encoder.config):
@@ -151,14 +163,20 @@ def _check_encoder(encoder: EncoderConfig) -> list[str]:
     want(loads_file or encoder.weights is None, "weights", f"none: {_WEIGHTS_FROM[kind]}")
     needs_file = loads_file and not encoder.config
     want(not needs_file or encoder.weights is not None, "weights", _WEIGHTS_WANTED.get(kind, ""))
-    want(encoder.layer != 0, "layer", "1 for the first layer's output, or -1 for the last's")
     want(kind != "qwen_vl" or encoder.layer is None, "layer", "none: QWen-VL's resampler reads the last layer")
     want(kind != "qwen_vl" or not encoder.class_token, "class_token", "false: QWen-VL's tower has no class token")
     sized = kind in ("hf", "qwen_vl")
     want(encoder.image_size is None or sized, "image_size", f"none; {_SIZE_FROM.get(kind, '')}")
-    if (encoder.mean is None) != (encoder.std is None):
-        problems.append("model.encoder: got only one of mean and std; expected both or none")
     return problems
+
+
+def _check_projector(projector: ProjectorConfig) -> list[str]:
+    kind = projector.kind
+    if kind not in PROJECTOR_KINDS:
+        return name_problems(PROJECTOR_POINT, kind, "model.projector.kind")
+    if projector.config:
+        return [f"model.projector.config: got {projector.config!r}; expected none, since {kind} has no settings there"]
+    return []
 
 
 _WEIGHTS_FROM = {

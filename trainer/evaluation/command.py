@@ -16,6 +16,7 @@ from typing import Any
 import torch
 
 import shards
+from dst.common.cli import note
 from dst.common.progress import Bar
 from dst.common.terminal_text import json_line, visible
 from dst.errors import ConfigError
@@ -50,6 +51,8 @@ class EvalSettings:
     batch: int
     out: Path | None
     as_json: bool
+    allow_extensions: tuple[str, ...] = ()
+    """Encoders and projectors of other packages that the model may name"""
 
 
 def evaluate_build(settings: EvalSettings, *, loss: bool, answers: bool, limit: int | None, workers: int) -> None:
@@ -60,7 +63,7 @@ def evaluate_build(settings: EvalSettings, *, loss: bool, answers: bool, limit: 
     _raise_if_any(problems)
     chosen = None if settings.build is None else shards.open(settings.build)
     moved = settings.build if chosen is not None and was_trained_on(settings.model, chosen) else None
-    speaker, own = open_model(settings.model, build=moved)
+    speaker, own = _open(settings, moved)
     build = chosen or own
     if build is None:
         raise ConfigError(["--build: missing; expected the build to measure on, since an exported model has none"])
@@ -98,7 +101,7 @@ def evaluate_dialogues(settings: EvalSettings, path: Path, *, root: Path, prefix
             f"{path}: none of its {len(dialogues.left_out)} dialogues has all of its images in {root}; correct the "
             "folder or the prefix"
         )
-    speaker, _ = open_model(settings.model, build=settings.build)
+    speaker, _ = _open(settings, settings.build)
     images = load_images(speaker, dialogues.complete)
     num_rounds = sum(len(dialogue.rounds) for dialogue in dialogues.complete)
     with _explain_out_of_memory(settings), Bar().step("rounds", num_rounds) as advance:
@@ -124,9 +127,17 @@ def evaluate_dialogues(settings: EvalSettings, path: Path, *, root: Path, prefix
         }
         print(json_line(result))
     else:
-        for note in notes:
-            print(visible(note))
+        for line in notes:
+            print(visible(line))
         print(visible(f"{len(held.dialogues)} dialogues held; see {settings.out / 'results.html'}"))
+
+
+def _open(settings: EvalSettings, build: str | None) -> tuple[Loaded, Build | None]:
+    """The model and the build it was trained on, as open_model gives them; its notes are printed."""
+    speaker, own = open_model(settings.model, build=build, allow_extensions=settings.allow_extensions)
+    for line in speaker.notes:
+        note(line)
+    return speaker, own
 
 
 @contextmanager
@@ -209,5 +220,5 @@ def _print_measures(build: Build, evaluation: Evaluation | None, scores: Sequenc
     if evaluation or scores:
         console.print(table)
     for row in scores:
-        for note in row.notes:
-            console.print(Text(visible(f"{row.dataset}: {note}")))
+        for line in row.notes:
+            console.print(Text(visible(f"{row.dataset}: {line}")))

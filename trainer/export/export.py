@@ -12,9 +12,9 @@ from __future__ import annotations
 import json
 import os
 import shutil
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +27,8 @@ from shards import Build, Manifest
 from shards.build import TOKENIZER
 from shards.files import partial_path, sync_folder
 from shards.typed_json import to_json
+from trainer.config.extensions import KEY as EXTENSIONS
+from trainer.config.extensions import model_extensions
 from trainer.config.run import TrainConfig, to_tree
 from trainer.errors import TrainError
 from trainer.export.model_card import CardFacts, model_card
@@ -71,6 +73,8 @@ class Exported:
     refusals: tuple[str, ...]
     parameters: int
     size_bytes: int
+    notes: tuple[str, ...] = ()
+    """A line for each part whose code is not the one that trained it"""
 
 
 def export(
@@ -81,15 +85,18 @@ def export(
     init_from: str | None = None,
     precision: str | None = None,
     shard_bytes: int = SHARD_BYTES,
+    allow_extensions: Collection[str] = (),
 ) -> Exported:
-    """Export the checkpoint that trainer.training.restore finds at `location`; it takes `build` and `init_from`.
+    """Export the checkpoint that trainer.training.restore finds at `location`.
+
+    build, init_from, allow_extensions: as trainer.training.restore takes them.
 
     precision: bf16, fp16 or fp32; default: as trained. Raises ConfigError, ShardError or TrainError if anything needed
     is missing or damaged, or if `out` is not empty.
     """
     check_out(out)
-    restored = restore(location, build=build, init_from=init_from)
-    return export_model(
+    restored = restore(location, build=build, init_from=init_from, allow_extensions=allow_extensions)
+    exported = export_model(
         restored.model,
         restored.config,
         restored.build,
@@ -98,7 +105,9 @@ def export(
         earlier=restored.stages,
         precision=precision or restored.config.precision,
         shard_bytes=shard_bytes,
+        extensions={part: asdict(extension) for part, extension in restored.extensions.items()},
     )
+    return replace(exported, notes=restored.notes)
 
 
 def export_model(
@@ -111,10 +120,12 @@ def export_model(
     earlier: Sequence[Mapping[str, Any]] = (),
     precision: str = "fp32",
     shard_bytes: int = SHARD_BYTES,
+    extensions: Mapping[str, Mapping[str, Any]] | None = None,
 ) -> Exported:
     """Write a model whose adapters are merged and which was trained on `build`.
 
-    earlier: the stages before it, see trainer.checkpoint.init_from. Raises as `export` does.
+    earlier: the stages before it, see trainer.checkpoint.init_from. extensions: the code that it was trained with, by
+    part, see trainer.config.extensions; default: the code that is installed. Raises as `export` does.
     """
     geometry = build.manifest.config.image
     reasons = refusals(model, config.model)
@@ -137,6 +148,7 @@ def export_model(
         training=_training(config),
         step=step,
         earlier=earlier,
+        extensions=model_extensions(to_tree(config.model)) if extensions is None else extensions,
     )
     with _whole_folder(out) as folder:
         files = _copy_tokenizer(build, folder)
@@ -229,6 +241,7 @@ def _record(facts: CardFacts, model: Mapping[str, Any]) -> dict[str, Any]:
         "build": to_json(facts.build),
         "training": facts.training,
         "earlier": list(facts.earlier),
+        **({EXTENSIONS: facts.extensions} if facts.extensions else {}),
     }
 
 

@@ -6,7 +6,7 @@ It is a draft. What only its authors know (licences, intended use) is marked as 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import yaml
@@ -19,7 +19,8 @@ class CardFacts:
     """The contents of the card.
 
     refusals: why it is not a LLaVA model. training: the config, without paths of this machine. earlier: the stages
-    before this one, see trainer.checkpoint.init_from.
+    before this one, see trainer.checkpoint.init_from. extensions: the code of other packages that it needs, by part,
+    see trainer.config.extensions.
     """
 
     name: str
@@ -32,6 +33,7 @@ class CardFacts:
     training: Mapping[str, Any]
     step: int
     earlier: Sequence[Mapping[str, Any]] = ()
+    extensions: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
 
 
 def model_card(facts: CardFacts) -> str:
@@ -64,9 +66,11 @@ def _title(facts: CardFacts) -> str:
 
 
 def _use(facts: CardFacts) -> str:
+    allowed = tuple(each["name"] for each in facts.extensions.values() if ":" in each["name"])
+    consent = f", allow_extensions={allowed!r}" if allowed else ""
     with_dsvl = (
         "import trainer  # of dsvl\n\n"
-        'loaded = trainer.load("path/of/this/folder")  # model, chat tokenizer, image geometry'
+        f'loaded = trainer.load("path/of/this/folder"{consent})  # model, chat tokenizer, image geometry'
     )
     if facts.refusals:
         why = "; ".join(facts.refusals)
@@ -81,7 +85,14 @@ def _use(facts: CardFacts) -> str:
             f"dsvl opens it too:\n\n```python\n{with_dsvl}\n```"
         )
     notes = "\n".join(f"- {difference}" for difference in facts.differences)
+    text += "".join(f"\n\nIts {part} needs {_code(each)}." for part, each in facts.extensions.items())
     return f"## Use\n\n{text}\n\nImages with `AutoProcessor`:\n\n{notes}"
+
+
+def _code(extension: Mapping[str, Any]) -> str:
+    if extension["distribution"]:
+        return f"`{extension['name']}` of {extension['distribution']} {extension['version']}"
+    return f"`{extension['name']}`, whose source has the digest `{extension['sha256'][:12]}`"
 
 
 def _data(facts: CardFacts) -> str:

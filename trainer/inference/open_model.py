@@ -5,6 +5,7 @@ Rule: the model of a run or checkpoint equals its export in the run's precision.
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from pathlib import Path
 
 import torch
@@ -19,19 +20,22 @@ from trainer.model_io.record import RECORD
 from trainer.training.restore import restore
 
 
-def open_model(location: Path, *, build: str | None = None) -> tuple[Loaded, Build | None]:
+def open_model(
+    location: Path, *, build: str | None = None, allow_extensions: Collection[str] = ()
+) -> tuple[Loaded, Build | None]:
     """The model, on the GPU if there is one, and the build that a run was trained on; None for an exported model.
 
-    build: the path of that build, if it was moved. Raises ConfigError, ShardError or TrainError.
+    build: the path of that build, if it was moved. allow_extensions: encoders and projectors of other packages that the
+    model may name. Raises ConfigError, ShardError or TrainError.
     """
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     if (location / RECORD).is_file():
         if build is not None:
             raise ConfigError([f"--build: {location} is an exported model, which needs no build; remove the option"])
-        return load_model(location, device=device), None
+        return load_model(location, device=device, allow_extensions=allow_extensions), None
     if locate(location) is None:
         raise ConfigError([f"{location}: no model there; expected a folder that dsvl-train export wrote, {PLACES}"])
-    restored = restore(location, build=build)
+    restored = restore(location, build=build, allow_extensions=allow_extensions)
     manifest = restored.build.manifest
     template = Template(manifest.config.template, manifest.template)
     return (
@@ -42,6 +46,7 @@ def open_model(location: Path, *, build: str | None = None) -> tuple[Loaded, Bui
             facts=manifest.facts(),
             step=restored.step,
             folder=restored.folder,
+            notes=restored.notes,
         ),
         restored.build,
     )

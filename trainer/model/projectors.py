@@ -9,19 +9,23 @@ size. PROJECTORS is the table of all kinds.
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 
 import torch
 from torch import nn
 
+from dst.common.extensions import call, load, wrong_object
 from dst.errors import ConfigError
+from trainer.config.kinds import PROJECTOR_POINT
 from trainer.config.model import ProjectorConfig
 from trainer.model.encoders.transformer_block import TransformerBlock
 
 
 class Projector(nn.Module):
-    """Maps [N, P, W] to [N, num_tokens, H]."""
+    """Maps [N, P, W] to [N, num_tokens, H]. A kind is a subclass that takes (config, W, P, H) as those below do."""
 
     num_tokens: int
+    """Q, tokens per image that come out"""
 
 
 class Linear(Projector):
@@ -91,7 +95,10 @@ class Vit(Projector):
         return out_NQH
 
 
-PROJECTORS: dict[str, Callable[[ProjectorConfig, int, int, int], Projector]] = {
+ProjectorFunction = Callable[[ProjectorConfig, int, int, int], Projector]
+"""A projector: its config, W, P and H. Raises ConfigError"""
+
+PROJECTORS: dict[str, ProjectorFunction] = {
     "linear": Linear,
     "mlp": Mlp,
     "perceiver": Perceiver,
@@ -99,8 +106,22 @@ PROJECTORS: dict[str, Callable[[ProjectorConfig, int, int, int], Projector]] = {
 }
 
 
+def projector_function(kind: str) -> ProjectorFunction:
+    """The projector of this kind; an extension is imported. Raises ConfigError if there is none."""
+    if kind in PROJECTORS:
+        return PROJECTORS[kind]
+    function = load(PROJECTOR_POINT, kind, "model.projector.kind")
+    if not callable(function):
+        expected = "a class derived from Projector of trainer.model.projectors"
+        raise ConfigError([f"model.projector.kind: {kind}: {wrong_object(function, expected)}"])
+    return partial(_extension_projector, function)
+
+
 def build_projector(config: ProjectorConfig, *, encoder_width: int, encoder_tokens: int, hidden_size: int) -> Projector:
-    """A random projector. Raises ConfigError if its heads do not divide the encoder's width."""
+    """A random projector.
+
+    Raises ConfigError if its heads do not divide the encoder's width, or if an extension is not a projector.
+    """
     if config.kind in ("perceiver", "vit") and encoder_width % config.num_heads:
         divisors = [str(heads) for heads in range(1, 65) if encoder_width % heads == 0]
         raise ConfigError(
@@ -109,4 +130,17 @@ def build_projector(config: ProjectorConfig, *, encoder_width: int, encoder_toke
                 f"{encoder_width}; expected one of {', '.join(divisors)}"
             ]
         )
-    return PROJECTORS[config.kind](config, encoder_width, encoder_tokens, hidden_size)
+    return projector_function(config.kind)(config, encoder_width, encoder_tokens, hidden_size)
+
+
+def _extension_projector(
+    function: ProjectorFunction, config: ProjectorConfig, width: int, tokens: int, hidden_size: int
+) -> Projector:
+    made: object = call(function, f"model.projector: {config.kind} cannot be built", config, width, tokens, hidden_size)
+    where = f"model.projector.kind: {config.kind}"
+    if not isinstance(made, Projector):
+        expected = "a Projector of trainer.model.projectors"
+        raise ConfigError([f"{where}: it returned: {wrong_object(made, expected)}"])
+    if type(number := getattr(made, "num_tokens", None)) is not int or number < 1:
+        raise ConfigError([f"{where}: num_tokens: got {number!r}; expected a whole number of at least 1"])
+    return made

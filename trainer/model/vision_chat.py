@@ -31,12 +31,13 @@ from shards.loader import normalize
 from shards.loader.fields import BatchFields
 from trainer.attention.layout import build_layout
 from trainer.compat.transformers import checkpoint_activations
+from trainer.config.kinds import PROJECTOR_KINDS
 from trainer.config.model import ModelConfig, check_model_values
 from trainer.errors import TrainError
 from trainer.model.decoder import attention_window, build_decoder, finish_logits, load_hf_config, max_positions
 from trainer.model.decoder_protocol import CausalDecoder
-from trainer.model.encoders.registry import Encoder, build_encoder
-from trainer.model.projectors import Projector, build_projector
+from trainer.model.encoders.registry import Encoder, build_encoder, encoder_function, shape_of
+from trainer.model.projectors import Projector, build_projector, projector_function
 
 LOGITS_AT_ONCE = 2**27
 """Most logits that are in memory together: half a GiB in float32"""
@@ -71,6 +72,7 @@ class VisionChatModel(nn.Module):
         self.encoder, self.projector = encoder, projector
         self.decoder: CausalDecoder = decoder
         self.image_id, self.image_tokens = image_id, projector.num_tokens
+        self.hidden_size = int(decoder.get_input_embeddings().weight.shape[1])
         self.attention = attention
 
     def forward(self, *, reduction: Literal["sum", "sample"] = "sum", **tensors: torch.Tensor) -> Loss:
@@ -113,12 +115,21 @@ class VisionChatModel(nn.Module):
         return tokens_BTH.flatten(0, 1).index_copy(0, image_positions, features).view_as(tokens_BTH)
 
     def encode(self, images: torch.Tensor) -> torch.Tensor:
-        """Embeddings [N, Q, H] of uint8 images [N, 3, S, S]."""
+        """Embeddings [N, Q, H] of uint8 images [N, 3, S, S].
+
+        Raises TrainError if encoder or projector make another shape than they say.
+        """
         dtype = next(self.encoder.parameters()).dtype
         pixels = normalize(images, self.encoder.mean, self.encoder.std, dtype)
         with torch.set_grad_enabled(torch.is_grad_enabled() and self._trains_encoder()):
             features = self.encoder(pixels)
         embeddings_NQH: torch.Tensor = self.projector(features)
+        expected = [len(images), self.image_tokens, self.hidden_size]
+        if (shape := shape_of(embeddings_NQH)) != expected:
+            raise TrainError(
+                f"model.projector.kind: {type(self.projector).__name__} made {shape} of {expected[0]} images; expected "
+                f"{expected}: the images, its num_tokens, and the decoder's width"
+            )
         return embeddings_NQH
 
     def train(self, mode: bool = True) -> VisionChatModel:
@@ -253,6 +264,9 @@ def check_model(config: ModelConfig, facts: BuildFacts) -> list[str]:
             )
     except ConfigError as error:
         problems += error.problems
+    missing = _missing_kinds(config)
+    if missing:
+        return problems + missing
     try:
         with torch.device("meta"):
             encoder = build_encoder(config.encoder, weights=False)
@@ -269,13 +283,29 @@ def check_model(config: ModelConfig, facts: BuildFacts) -> list[str]:
         )
     num_tokens = projector.num_tokens
     if num_tokens != image_tokens:
-        is_perceiver = config.projector.kind == "perceiver"
-        fix = f"set model.projector.num_queries: {image_tokens}" if is_perceiver else "use a perceiver"
+        fix = _fix_num_tokens(config.projector.kind, image_tokens)
         problems.append(
             f"model.projector: makes {num_tokens} tokens per image but this build was compiled with {image_tokens}; "
             + next_step(fix, f"image_tokens: {num_tokens}")
         )
     return problems
+
+
+def _missing_kinds(config: ModelConfig) -> list[str]:
+    """Problems of an encoder and a projector of other packages that cannot be imported."""
+    problems = []
+    for find, kind in ((encoder_function, config.encoder.kind), (projector_function, config.projector.kind)):
+        try:
+            find(kind)
+        except ConfigError as error:
+            problems += error.problems
+    return problems
+
+
+def _fix_num_tokens(kind: str, image_tokens: int) -> str:
+    if kind == "perceiver":
+        return f"set model.projector.num_queries: {image_tokens}"
+    return "use a perceiver" if kind in PROJECTOR_KINDS else "change model.projector.config"
 
 
 def portable_config(config: ModelConfig, model: VisionChatModel) -> ModelConfig:

@@ -1,13 +1,14 @@
 """Opening an exported model, as trainer.model_io.record describes it.
 
-The rule: nothing in the folder is unpickled or executed.
+The rule: nothing in the folder is unpickled or executed. Code of other packages that the folder names is imported only
+if the caller names it too.
 
     loaded = trainer.load("folder")   # loaded.model, loaded.chat_tokenizer, loaded.geometry
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, get_args
@@ -20,12 +21,21 @@ from dst import ChatTokenizer
 from dst.errors import ConfigError
 from shards.format.manifest import BuildFacts
 from shards.images.geometry import Geometry
+from trainer.config.extensions import extension_notes, require_consent
 from trainer.config.model import ModelConfig
 from trainer.errors import TrainError
 from trainer.model.decoder import check_decoder
 from trainer.model.vision_chat import VisionChatModel, build_model, check_model
 from trainer.model_io.llava import llava_names, own_tensors
-from trainer.model_io.record import Form, build_facts, check_files, model_config, read_record, unusable
+from trainer.model_io.record import (
+    Form,
+    build_facts,
+    check_files,
+    model_config,
+    read_record,
+    record_extensions,
+    unusable,
+)
 from trainer.model_io.safetensors_files import WeightFiles
 
 TEMPLATE = "chat_template.jinja"
@@ -43,17 +53,30 @@ class Loaded:
     facts: BuildFacts
     step: int
     folder: Path
+    notes: tuple[str, ...] = ()
+    """A line for each part whose code is not the code that the model was made with, see trainer.config.extensions"""
 
 
-def load_model(folder: str | Path, *, device: str | torch.device = "cpu", dtype: torch.dtype | None = None) -> Loaded:
+def load_model(
+    folder: str | Path,
+    *,
+    device: str | torch.device = "cpu",
+    dtype: torch.dtype | None = None,
+    allow_extensions: Collection[str] = (),
+) -> Loaded:
     """Open what `dsvl-train export` wrote. dtype: of the weights; default: as stored.
 
-    The model is frozen and in evaluation mode. Raises ConfigError if there is no export, or one of a newer release;
-    TrainError if files are missing, damaged or edited.
+    allow_extensions: encoders and projectors of other packages (`my_package.my_module:ENCODER`) that the folder may
+    name, and that are then imported. The model is frozen and in evaluation mode. Raises ConfigError if there is no
+    export, one of a newer release, or one that names other extensions; TrainError if files are missing, damaged or
+    edited.
     """
     folder = Path(folder)
     record = read_record(folder)
     facts = build_facts(folder, record)
+    recorded = record_extensions(folder, record)
+    require_consent(folder, record.get("model"), recorded, allow_extensions)
+    notes = extension_notes(record.get("model"), recorded, f"{folder}: ")
     try:
         stored, step = DTYPES[record["precision"]], int(record["step"])
         config = model_config(record)
@@ -71,6 +94,7 @@ def load_model(folder: str | Path, *, device: str | torch.device = "cpu", dtype:
         facts=facts,
         step=step,
         folder=folder,
+        notes=tuple(notes),
     )
 
 

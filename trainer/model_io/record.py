@@ -13,12 +13,14 @@ from pathlib import Path
 from typing import Any, Literal
 
 from dst.common.config import build
+from dst.common.extensions import ExtensionOrigin
 from dst.errors import ConfigError
 from shards.errors import FieldError
 from shards.files import file_sha256
 from shards.format.manifest import BuildFacts
 from shards.typed_json import from_json
-from trainer.config.model import ModelConfig
+from trainer.config.extensions import recorded_extensions
+from trainer.config.model import ModelConfig, check_model_values
 from trainer.errors import TrainError
 
 FORMAT = "dsvl-model"
@@ -53,8 +55,10 @@ def read_record(folder: Path) -> Mapping[str, Any]:
 
 def model_config(record: Mapping[str, Any]) -> ModelConfig:
     """The architecture. Raises KeyError, or ConfigError with all problems."""
-    config, problems = build(ModelConfig, record["model"])
+    config, problems = build(ModelConfig, record["model"])  # unknown keys may be of a newer release
     if config is None:
+        raise ConfigError(problems)
+    if problems := check_model_values(config):
         raise ConfigError(problems)
     return config
 
@@ -63,6 +67,14 @@ def build_facts(folder: Path, record: Mapping[str, Any]) -> BuildFacts:
     """The data that the model was trained on. Raises TrainError if the record is damaged."""
     try:
         return from_json(BuildFacts, record.get("build"), "build")
+    except FieldError as error:
+        raise unusable(folder, str(error)) from None
+
+
+def record_extensions(folder: Path, record: Mapping[str, Any]) -> Mapping[str, ExtensionOrigin]:
+    """The code of the model's extensions, by part. Raises TrainError if the record is damaged."""
+    try:
+        return recorded_extensions(record)
     except FieldError as error:
         raise unusable(folder, str(error)) from None
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from pathlib import Path
 
 import shards
@@ -14,16 +14,22 @@ from trainer.config.run import TrainConfig, check_ranks, config_from, read_tree,
 
 
 def prepare(
-    path: Path, settings: Sequence[str], world_size: int | None, *, loads_model: bool
+    path: Path,
+    settings: Sequence[str],
+    world_size: int | None,
+    *,
+    loads_model: bool,
+    allow_extensions: Collection[str] = (),
 ) -> tuple[TrainConfig, Build]:
     """A run's config and its build. Raises ConfigError with all problems, or ShardError if only the build is missing.
 
     world_size: None if it is unknown. loads_model: False for a process that only launches others. Those check the model
     themselves, so this process checks it, which takes heavy imports, only if there are other problems to report.
+    allow_extensions: those that the export at model.init_from may name; the file itself may name any.
     """
     tree = read_tree(path, settings)
     try:
-        config = config_from(with_start(tree, path.name), path.name)
+        config = config_from(with_start(tree, path.name, allow_extensions), path.name)
     except ConfigError as error:
         raise ConfigError([*error.problems, *_build_problems(tree.get("build"))]) from None
     build = shards.open(config.build)

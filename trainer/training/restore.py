@@ -9,16 +9,19 @@ matter.
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import shards
+from dst.common.extensions import ExtensionOrigin
 from dst.errors import ConfigError
 from shards import Build, ShardError
 from trainer.checkpoint.discovery import PLACES, locate
 from trainer.checkpoint.init_from import other_start
 from trainer.checkpoint.reader import Checkpoint, load_weights
+from trainer.config.extensions import extension_notes, require_consent
 from trainer.config.run import TrainConfig, config_from
 from trainer.model.lora import merge_lora
 from trainer.model.vision_chat import VisionChatModel, check_model
@@ -38,18 +41,28 @@ class Restored:
     """Of the checkpoint"""
     stages: list[dict[str, Any]]
     """What was trained before, see trainer.checkpoint.init_from"""
+    extensions: Mapping[str, ExtensionOrigin]
+    """The code that the checkpoint records, by part of the model"""
+    notes: tuple[str, ...]
+    """A line for each part whose code is another one now"""
 
 
-def restore(location: Path, *, build: str | None = None, init_from: str | None = None) -> Restored:
+def restore(
+    location: Path, *, build: str | None = None, init_from: str | None = None, allow_extensions: Collection[str] = ()
+) -> Restored:
     """The model of a checkpoint (see trainer.checkpoint.discovery.locate).
 
-    build, init_from: the paths of its build and of the export that the run began with, if they were moved. Raises
-    ConfigError or TrainError if the checkpoint, its build or the base weights are missing, damaged or changed.
+    build, init_from: the paths of its build and of the export that the run began with, if they were moved.
+    allow_extensions: encoders and projectors of other packages that the checkpoint may name. Raises ConfigError or
+    TrainError if the checkpoint, its build or the base weights are missing, damaged or changed, or if the checkpoint
+    names other extensions.
     """
     folder = locate(location)
     if folder is None:
         raise ConfigError([f"{location}: no checkpoint there; expected {PLACES}"])
     checkpoint = Checkpoint(folder)
+    require_consent(folder, checkpoint.config.get("model"), checkpoint.extensions, allow_extensions)
+    notes = extension_notes(checkpoint.config.get("model"), checkpoint.extensions, f"{folder}: ")
     config = config_from(checkpoint.config, str(checkpoint.folder))
     if build is not None:
         config = dataclasses.replace(config, build=build)
@@ -84,6 +97,8 @@ def restore(location: Path, *, build: str | None = None, init_from: str | None =
         step=checkpoint.step,
         folder=checkpoint.folder,
         stages=start_facts["stages"] if start_facts else [],
+        extensions=checkpoint.extensions,
+        notes=tuple(notes),
     )
 
 

@@ -28,9 +28,11 @@ from trainer.checkpoint import writer
 from trainer.checkpoint.compatibility import changed_settings
 from trainer.checkpoint.discovery import best, checkpoint_folder, find_together
 from trainer.checkpoint.frozen_fingerprint import frozen_elements
-from trainer.checkpoint.init_from import start_facts
+from trainer.checkpoint.init_from import start_facts, start_notes
 from trainer.checkpoint.reader import Checkpoint, RunState, load_optimizer, load_weights
 from trainer.compat.deepspeed import loss_scale
+from trainer.config.extensions import KEY as EXTENSIONS
+from trainer.config.extensions import extension_notes, model_extensions
 from trainer.config.run import TrainConfig, accumulation, row_length, to_tree
 from trainer.distributed.deepspeed_engine import check_device, initialize, make_optimizer, process_group
 from trainer.distributed.launch import STOP
@@ -102,7 +104,11 @@ class _Run:
             "config": self.tree,
             "frozen": frozen_elements(assembled.model),
             "init_from": checkpoint.content.get("init_from") if checkpoint else start_facts(config.model.init_from),
+            **({EXTENSIONS: extensions} if (extensions := model_extensions(self.tree["model"])) else {}),
         }
+        self.notes = (
+            extension_notes(self.tree["model"], checkpoint.extensions) if checkpoint else start_notes(config.model)
+        )
         if checkpoint is not None:
             load_weights(assembled.model, checkpoint)
         self.engine = initialize(assembled.model, make_optimizer(config, assembled.groups), config, ranks.world_size)
@@ -113,6 +119,8 @@ class _Run:
     def train(self) -> None:
         with ExitStack() as stack:
             journal, terminal = self._open_loggers(stack)
+            for line in self.notes:
+                self._print(terminal, f"note: {line}")
             if self.step >= self.steps:
                 message = f"all {self.steps} steps are done; raise schedule.steps or schedule.epochs to train further"
                 self._print(terminal, message)

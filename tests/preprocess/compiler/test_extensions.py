@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import pytest
 
@@ -48,14 +47,9 @@ def counts(report: BuildReport) -> tuple[int, int]:
     return report.built_tasks, report.reused_tasks
 
 
-def in_this_process(function: Callable[[Any], Any], tasks: Iterable[Any], workers: int) -> Iterator[tuple[int, Any]]:
-    """An engine that starts no process, which would take most of a test's time."""
-    yield from enumerate(map(function, tasks))
-
-
 @pytest.fixture
 def alone(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(engines.ENGINES, "process", in_this_process)
+    monkeypatch.setitem(engines.ENGINES, "process", extensions.in_this_process)
 
 
 @pytest.mark.usefixtures("folder")
@@ -64,7 +58,7 @@ def test_worker_processes_give_the_same_bytes_and_a_manifest_with_the_code(
 ) -> None:
     blend = blend_of(tmp_path)
     assert counts(build(blend, workers=2)) == (3 + 5, 0)
-    monkeypatch.setitem(engines.ENGINES, "process", in_this_process)
+    monkeypatch.setitem(engines.ENGINES, "process", extensions.in_this_process)
     build(blend, out=tmp_path / "again")
     assert files_of(tmp_path / "build") == files_of(tmp_path / "again")
     opened = shards.open(tmp_path / "build")

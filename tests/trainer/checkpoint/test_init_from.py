@@ -217,7 +217,7 @@ def test_a_damaged_record_is_refused_and_not_blamed_on_the_config(build: Build, 
     damaged = {
         "KeyError: 'model'": {key: record[key] for key in record if key != "model"},
         "build: got None; expected an object": {key: record[key] for key in record if key != "build"},
-        "encoder.kind: got 'bogus'": {**record, "model": {**record["model"], "encoder": {"kind": "bogus"}}},
+        "encoder.kind: unknown encoder 'bogus'": {**record, "model": {**record["model"], "encoder": {"kind": "bogus"}}},
         "'list' object has no attribute 'items'": {**record, "files": []},
     }
     for why, text in damaged.items():

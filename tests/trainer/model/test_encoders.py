@@ -212,7 +212,7 @@ def test_qwen_vl_is_as_large_as_it_was_released() -> None:
 
 def inline(kind: str, **changes: Any) -> Encoder:
     torch.manual_seed(0)
-    return build_encoder(EncoderConfig(kind=kind, config=INLINE[kind], **changes))  # type: ignore[arg-type]
+    return build_encoder(EncoderConfig(kind=kind, config=INLINE[kind], **changes))
 
 
 @pytest.mark.parametrize("kind", sorted(ENCODERS))
