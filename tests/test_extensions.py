@@ -46,10 +46,11 @@ def prep(*arguments: str | Path) -> str:
     return done.stdout
 
 
-def train(folder: Path, *arguments: str | Path) -> None:
-    """`dsvl-train` in a process of its own."""
+def train(folder: Path, *arguments: str | Path) -> str:
+    """`dsvl-train` in a process of its own: what it printed."""
     done = train_runs.Ranks(arguments, ranks=1, log=folder / f"log-{arguments[0]}").wait()
     assert done.codes == [0], done.output
+    return done.output
 
 
 def chat(monkeypatch: pytest.MonkeyPatch, model: Path, photo: Path, *options: str) -> str:
@@ -68,18 +69,24 @@ def chat(monkeypatch: pytest.MonkeyPatch, model: Path, photo: Path, *options: st
     return out.getvalue()
 
 
+def run(folder: Path, names: dict[str, str], *settings: str) -> str:
+    """`dsvl-train run` with the example's file and these names; returns what it printed."""
+    kinds = [f"model.{part}.kind={names[part]}" for part in MODEL_PARTS]
+    places = [f"build={folder / 'build'}", f"out={folder / 'run'}"]
+    options = [f"--set={setting}" for setting in (*places, *kinds, *settings)]
+    return train(folder, "run", "--config", EXAMPLE / "train.yaml", *options)
+
+
 def whole_path(folder: Path, monkeypatch: pytest.MonkeyPatch, names: dict[str, str], *consent: str) -> None:
     """Build, verify, train, export and chat with the example's files under these names."""
     blend = yaml.safe_load((EXAMPLE / "blend.yaml").read_text())
     config = yaml.safe_load((EXAMPLE / "train.yaml").read_text())
     assert blend["datasets"][0]["adapter"] == NAMES["adapter"]
     assert {part: config["model"][part]["kind"] for part in MODEL_PARTS} == {part: NAMES[part] for part in MODEL_PARTS}
-    settings = [f"--set=model.{part}.kind={names[part]}" for part in MODEL_PARTS]
-    files = ["--set", f"build={folder / 'build'}", "--set", f"out={folder / 'run'}"]
     adapter = ["--set", f"datasets.photos.adapter={names['adapter']}"]
     prep("build", "--blend", EXAMPLE / "blend.yaml", "--out", folder / "build", "--workers", "1", *adapter)
     assert "sound; 1 shards, 6 samples, 6 images" in prep("verify", "--build", folder / "build")
-    train(folder, "run", "--config", EXAMPLE / "train.yaml", *files, *settings)
+    assert "note:" not in run(folder, names)
     assert len(train_runs.losses(folder / "run")) == 2
     train(folder, "export", "--model", folder / "run", "--out", folder / "exported", *consent)
     answers = chat(monkeypatch, folder / "exported", ROOT / "examples/data/coco/train2017/000000000101.jpg", *consent)
@@ -128,9 +135,8 @@ def test_the_example_goes_from_records_to_an_answer_by_the_names_of_its_objects(
 
 
 @pytest.mark.slow
-@pytest.mark.usefixtures("installed")
 def test_the_installed_example_goes_from_records_to_an_answer_by_its_entry_points(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    installed: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     assert "(photo-extensions 1.0)" in prep("adapters", "described_photos")
     whole_path(tmp_path, monkeypatch, INSTALLED)
@@ -138,3 +144,13 @@ def test_the_installed_example_goes_from_records_to_an_answer_by_its_entry_point
     assert {part: entry["name"] for part, entry in found.items()} == INSTALLED
     assert {(entry["distribution"], entry["version"]) for entry in found.values()} == {("photo-extensions", "1.0")}
     assert len({entry["sha256"] for entry in found.values()}) == 1
+    (metadata,) = installed.glob("photo_extensions-*.dist-info/METADATA")
+    metadata.write_text(metadata.read_text().replace("Version: 1.0", "Version: 1.1"))
+    printed = run(tmp_path, INSTALLED, "schedule.steps=3")
+    for part in MODEL_PARTS:
+        line = (
+            f"note: model.{part}.kind: {INSTALLED[part]}: recorded photo-extensions 1.0, installed photo-extensions 1.1"
+        )
+        assert printed.count(line) == 1
+    checkpoint = json.loads((tmp_path / "run/checkpoints/step-00000003/checkpoint.json").read_text())
+    assert {entry["version"] for entry in checkpoint["extensions"].values()} == {"1.1"}

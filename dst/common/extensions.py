@@ -76,6 +76,11 @@ class ExtensionOrigin:
         """Distribution and version, for people."""
         return f"{self.distribution} {self.version}" if self.distribution else "code of no distribution"
 
+    @property
+    def code(self) -> str:
+        """Distribution, version and the beginning of the digest, for people."""
+        return f"{self.release} (sha256 {self.sha256[:12]})"
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class InstalledName:
@@ -93,27 +98,34 @@ class InstalledName:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class InstalledNames:
-    """All entry points of a group. notes: a line for each that cannot be used."""
+    """All entry points of a group. Each line of `unreadable` and `shadowed` is a note to the user."""
 
     names: Mapping[str, tuple[InstalledName, ...]]
     """Name -> its entry points, one for each distribution that has it; without those of built-in names"""
-    notes: tuple[str, ...]
+    unreadable: tuple[str, ...]
+    """A line for each distribution whose entry points cannot be read"""
+    shadowed: tuple[str, ...]
+    """A line for each entry point with a built-in name"""
+
+    @property
+    def notes(self) -> tuple[str, ...]:
+        return (*self.unreadable, *self.shadowed)
 
 
 def installed_names(point: ExtensionPoint) -> InstalledNames:
     """The extensions that installed distributions declare. Imports none of them."""
     entries, unreadable = _entry_points(point.group, tuple(_stamps()))
     names: dict[str, tuple[InstalledName, ...]] = {}
-    notes = list(unreadable)
+    shadowed = []
     for entry in entries:
         if entry.name in point.built_in:
-            notes.append(
+            shadowed.append(
                 f"{entry.release} has an entry point {entry.name} in {point.group}, but {entry.name} is a built-in "
                 f"{point.what}, which nothing replaces; expected another name in its pyproject.toml"
             )
         else:
             names[entry.name] = (*names.get(entry.name, ()), entry)
-    return InstalledNames(names=dict(sorted(names.items())), notes=tuple(notes))
+    return InstalledNames(names=dict(sorted(names.items())), unreadable=unreadable, shadowed=tuple(shadowed))
 
 
 def name_problems(point: ExtensionPoint, name: str, where: str) -> list[str]:
@@ -125,11 +137,12 @@ def name_problems(point: ExtensionPoint, name: str, where: str) -> list[str]:
         return []
     if ":" in name or not name.strip():
         return [f"{where}: got {name!r}; expected the name of {point.one}, or {_spelling(point)}"]
-    found = installed_names(point).names
-    entries = found.get(name, ())
+    installed = installed_names(point)
+    entries = installed.names.get(name, ())
     if not entries:
-        hint = nearest(name, [*point.built_in, *found])
-        return [f"{where}: unknown {point.what} {name!r}; {_expected(point)}{hint}"]
+        hint = nearest(name, [*point.built_in, *installed.names])
+        unread = "".join(f"; {line}" for line in installed.unreadable)  # it may be there
+        return [f"{where}: unknown {point.what} {name!r}; {_expected(point)}{unread}{hint}"]
     if len(entries) > 1:
         both = " and ".join(f"{entry.release} ({entry.value})" for entry in entries)
         return [
@@ -164,11 +177,17 @@ def origin(point: ExtensionPoint, name: str, where: str) -> ExtensionOrigin:
             [f"{where}: {target}: {target.module} has no file, so its code cannot be recorded; expected a .py file"]
         )
     distribution = target.distribution or _owner(module)
+    try:
+        sha256 = source_digest(module)
+    except OSError as error:
+        raise ConfigError(
+            [f"{where}: {target}: its source cannot be read ({error.filename}: {error.strerror}); expected .py files"]
+        ) from None
     return ExtensionOrigin(
         name=name,
         distribution=distribution.metadata["Name"] if distribution else None,
         version=distribution.version if distribution else None,
-        sha256=source_digest(module),
+        sha256=sha256,
     )
 
 

@@ -147,14 +147,11 @@ def _check_code(task: IngestTask) -> None:
         return
     here = adapter_origin(task.adapter)
     if here != task.extension:
+        other = here.code if here else "an adapter of dsvl"
         raise DataError(
-            f"adapter {task.adapter}: this worker has {_code(here)}, the build began with {_code(task.extension)}; "
+            f"adapter {task.adapter}: this worker has {other}, the build began with {task.extension.code}; "
             "install the same version on every node, and do not edit it during a build"
         )
-
-
-def _code(extension: ExtensionOrigin | None) -> str:
-    return f"{extension.release} (sha256 {extension.sha256[:12]})" if extension else "an adapter of dsvl"
 
 
 def _limited(task: IngestTask) -> Records:

@@ -9,7 +9,7 @@ Rules
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -80,12 +80,27 @@ def extension_notes(model: object, recorded: Mapping[str, ExtensionOrigin], wher
         if part not in recorded:
             continue
         before, now = recorded[part], origin(POINTS[part], kind, f"{where}model.{part}.kind")
-        is_same_release = before.release == now.release
-        if before.sha256 != now.sha256 or not is_same_release:
-            codes = f"recorded {_code(before, is_same_release)}, installed {_code(now, is_same_release)}"
-            notes.append(f"model.{part}.kind: {kind}: {codes}")
+        if before.release != now.release:
+            codes = f"recorded {before.release}, installed {now.release}"
+        elif before.sha256 != now.sha256:
+            codes = f"recorded {before.code}, installed {now.code}"
+        else:
+            continue
+        notes.append(f"model.{part}.kind: {kind}: {codes}")
     return notes
 
 
-def _code(extension: ExtensionOrigin, with_digest: bool) -> str:
-    return f"{extension.release} (sha256 {extension.sha256[:12]})" if with_digest else extension.release
+def differing_code(of_ranks: Sequence[Mapping[str, Mapping[str, Any]]]) -> list[str]:
+    """Problems if the ranks of a run have different code, as nodes with different installations do.
+
+    of_ranks: what `model_extensions` gives on each rank, for the same model.
+    """
+    problems = []
+    for part, entry in of_ranks[0].items():
+        first, *others = dict.fromkeys(ExtensionOrigin(**rank[part]).code for rank in of_ranks)
+        if others:
+            problems.append(
+                f"model.{part}.kind: {entry['name']}: ranks have different code: {first} and {', '.join(others)}; "
+                "install the same version on every node"
+            )
+    return problems

@@ -32,7 +32,7 @@ from trainer.checkpoint.init_from import start_facts, start_notes
 from trainer.checkpoint.reader import Checkpoint, RunState, load_optimizer, load_weights
 from trainer.compat.deepspeed import loss_scale
 from trainer.config.extensions import KEY as EXTENSIONS
-from trainer.config.extensions import extension_notes, model_extensions
+from trainer.config.extensions import differing_code, extension_notes, model_extensions
 from trainer.config.run import TrainConfig, accumulation, row_length, to_tree
 from trainer.distributed.deepspeed_engine import check_device, initialize, make_optimizer, process_group
 from trainer.distributed.launch import STOP
@@ -99,12 +99,15 @@ class _Run:
         if ranks.is_first:
             self._write_config()
             print_parameters(assembled.rows, Console(stderr=True))
+        extensions = ranks.gather(model_extensions(self.tree["model"]))
+        if problems := differing_code(extensions):
+            raise ConfigError(problems)
         self.run_facts = {
             "manifest": build.manifest.hash,
             "config": self.tree,
             "frozen": frozen_elements(assembled.model),
             "init_from": checkpoint.content.get("init_from") if checkpoint else start_facts(config.model.init_from),
-            **({EXTENSIONS: extensions} if (extensions := model_extensions(self.tree["model"])) else {}),
+            **({EXTENSIONS: extensions[0]} if extensions[0] else {}),
         }
         self.notes = (
             extension_notes(self.tree["model"], checkpoint.extensions) if checkpoint else start_notes(config.model)

@@ -155,6 +155,7 @@ def test_metadata_that_cannot_be_read_is_a_note_and_hides_no_other_distribution(
     assert load(POINT, "prime", "camera.lens") == 1
     (note,) = names().notes
     assert note.startswith(f"{broken}: its entry points cannot be read: ")
+    assert note in name_problems(POINT, "unknown", "camera.lens")[0]
 
 
 def test_an_entry_point_that_names_no_object_says_whose_it_is(folder: Path) -> None:
@@ -206,6 +207,15 @@ def test_an_object_without_source_cannot_be_recorded() -> None:
     assert load(POINT, "itertools:count", "camera.lens")
     assert problem("sys:maxsize", origin) == (
         "camera.lens: sys:maxsize: sys has no file, so its code cannot be recorded; expected a .py file"
+    )
+
+
+def test_source_that_cannot_be_read_is_one_line(folder: Path) -> None:
+    write_module(folder, "optics.prime", "LENS = 5")
+    (folder / "optics/gone.py").symlink_to(folder / "nowhere.py")
+    assert problem("optics.prime:LENS", origin) == (
+        f"camera.lens: optics.prime:LENS: its source cannot be read ({folder / 'optics/gone.py'}: No such file or "
+        "directory); expected .py files"
     )
 
 

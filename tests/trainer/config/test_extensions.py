@@ -16,6 +16,7 @@ from shards.errors import FieldError
 from tests.support import extensions
 from tests.support.extensions import EXAMPLE, install, write_module
 from trainer.config.extensions import (
+    differing_code,
     extension_kinds,
     extension_notes,
     model_extensions,
@@ -132,6 +133,20 @@ def test_other_code_than_the_recorded_is_one_line_for_each_part(folder: Path) ->
     ]
     with pytest.raises(FieldError, match=r"extensions\.encoder\.sha256: missing; expected text"):
         recorded_extensions({"extensions": {"encoder": {"name": "a", "distribution": None, "version": None}}})
+
+
+def test_ranks_with_different_code_are_refused_with_both() -> None:
+    def entry(**changed: str) -> dict[str, Any]:
+        return {"name": "a:E", "distribution": "my-dsvl", "version": "1.0", "sha256": "1" * 64, **changed}
+
+    ranks = [{"encoder": entry(), "projector": entry()} for _ in range(3)]
+    assert differing_code(ranks) == []
+    assert differing_code([{}, {}]) == []
+    ranks[2]["projector"] = entry(version="1.1", sha256="2" * 64)
+    assert differing_code(ranks) == [
+        "model.projector.kind: a:E: ranks have different code: my-dsvl 1.0 (sha256 111111111111) and my-dsvl 1.1 "
+        "(sha256 222222222222); install the same version on every node"
+    ]
 
 
 def test_the_example_configuration_names_the_objects_of_its_package() -> None:

@@ -8,12 +8,14 @@ import io
 import json
 import shutil
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 import yaml
+from click.testing import CliRunner
 
 pytest.importorskip("torch")
 from trainer.compat.torchvision import declare_operators
@@ -30,9 +32,11 @@ from tests.support import exports, extensions, model_batches, train_runs
 from tests.support.extensions import EXAMPLE, forget, install
 from trainer import cli
 from trainer.config.run import TrainConfig
+from trainer.distributed import launch
 from trainer.errors import TrainError
 from trainer.export.export import export, export_model
-from trainer.model.vision_chat import VisionChatModel
+from trainer.model.vision_chat import VisionChatModel, check_model
+from trainer.model_io.llava import refusals
 from trainer.training.preflight import prepare
 
 PACKAGE = "photo_extensions"
@@ -219,6 +223,30 @@ def test_a_second_stage_needs_the_flag_or_the_names_in_its_own_file(
     forget(PACKAGE)
     write(encoder={"kind": ENCODER})
     assert len(problems(prepare, path, (), 1, loads_model=False)) == 1
+
+
+def test_the_flag_reaches_every_rank_that_is_launched(
+    exported: Path, build: Build, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = train_runs.config_file(tmp_path / "second", Path(build.store.location))
+    path.write_text(yaml.safe_dump({**yaml.safe_load(path.read_text()), "model": {"init_from": str(exported)}}))
+    launched: list[Sequence[str]] = []
+    monkeypatch.setattr(launch, "launch", lambda layout, arguments, out: launched.append(arguments))
+    flags = [f"--allow-extension={name}" for name in BOTH]
+    arguments = ["run", "--config", str(path), "--num-gpus", "2"]
+    assert CliRunner().invoke(cli.cli, arguments).exit_code != 0
+    assert CliRunner().invoke(cli.cli, [*arguments, *flags]).exit_code == 0
+    assert launched == [["run", "--config", str(path), *flags]]
+
+
+def test_a_causal_model_with_an_encoder_of_another_package_is_not_a_llava(build: Build) -> None:
+    facts = replace(build.manifest.facts(), image_tokens=16)
+    config = exports.config_of(build, encoder=SETTINGS["encoder"])
+    assert check_model(config.model, facts) == []
+    model = exports.make_model(config, build)
+    assert refusals(model, config.model) == [
+        f"its encoder is {ENCODER}, LLaVA's is CLIP or SigLIP (encoder.kind: hf or open_clip)"
+    ]
 
 
 @pytest.mark.parametrize("command", ["chat", "eval"])
