@@ -12,22 +12,17 @@ Rules
 
 from __future__ import annotations
 
-import hashlib
 import importlib
-import json
-import os
 import re
-import sys
 import traceback
-from collections.abc import Callable, Collection, Iterator, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
-from functools import lru_cache
 from importlib import metadata
-from pathlib import Path
 from types import ModuleType
 from typing import Any, TypeVar
-from urllib.parse import unquote, urlsplit
 
+from dst.common.entry_points import EntryPoint, read_entry_points
+from dst.common.source_origin import owner, source_digest
 from dst.common.suggest import nearest
 from dst.errors import ConfigError, DsvlError
 
@@ -69,7 +64,7 @@ class ExtensionOrigin:
     version: str | None
     """Of the distribution"""
     sha256: str
-    """Digest of the source files, see `source_digest`"""
+    """Digest of the source files, see dst.common.source_origin"""
 
     @property
     def release(self) -> str:
@@ -83,24 +78,10 @@ class ExtensionOrigin:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class InstalledName:
-    """An entry point of a group."""
-
-    name: str
-    value: str
-    """The object's spelling in the metadata of its distribution"""
-    distribution: metadata.Distribution
-
-    @property
-    def release(self) -> str:
-        return f"{self.distribution.metadata['Name']} {self.distribution.version}"
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
 class InstalledNames:
     """All entry points of a group. Each line of `unreadable` and `shadowed` is a note to the user."""
 
-    names: Mapping[str, tuple[InstalledName, ...]]
+    names: Mapping[str, tuple[EntryPoint, ...]]
     """Name -> its entry points, one for each distribution that has it; without those of built-in names"""
     unreadable: tuple[str, ...]
     """A line for each distribution whose entry points cannot be read"""
@@ -114,8 +95,8 @@ class InstalledNames:
 
 def installed_names(point: ExtensionPoint) -> InstalledNames:
     """The extensions that installed distributions declare. Imports none of them."""
-    entries, unreadable = _entry_points(point.group, tuple(_stamps()))
-    names: dict[str, tuple[InstalledName, ...]] = {}
+    entries, unreadable = read_entry_points(point.group)
+    names: dict[str, tuple[EntryPoint, ...]] = {}
     shadowed = []
     for entry in entries:
         if entry.name in point.built_in:
@@ -176,7 +157,7 @@ def origin(point: ExtensionPoint, name: str, where: str) -> ExtensionOrigin:
         raise ConfigError(
             [f"{where}: {target}: {target.module} has no file, so its code cannot be recorded; expected a .py file"]
         )
-    distribution = target.distribution or _owner(module)
+    distribution = target.distribution or owner(module)
     try:
         sha256 = source_digest(module)
     except OSError as error:
@@ -189,28 +170,6 @@ def origin(point: ExtensionPoint, name: str, where: str) -> ExtensionOrigin:
         version=distribution.version if distribution else None,
         sha256=sha256,
     )
-
-
-def source_digest(module: ModuleType) -> str:
-    """sha256 over the module's file and, if it is in a package, all .py files of the outermost package.
-
-    A package without __init__.py does not count. Paths below the package are part of the digest.
-    """
-    own = Path(str(module.__file__))
-    base, files = own.parent, {own}
-    for package in _outer_names(module.__name__):
-        if file := getattr(sys.modules.get(package), "__file__", None):
-            if Path(file).name.startswith("__init__."):
-                base = Path(file).parent
-                files |= set(base.rglob("*.py"))
-            break
-    digest = hashlib.sha256()
-    for path in sorted(files):
-        name = path.relative_to(base).as_posix() if path.is_relative_to(base) else path.name
-        content = path.read_bytes()
-        digest.update(f"{name}\0{len(content)}\0".encode())
-        digest.update(content)
-    return digest.hexdigest()
 
 
 def failure(error: BaseException) -> str:
@@ -288,74 +247,6 @@ def _imported(target: _Target, where: str) -> ModuleType:
                 ]
             ) from None
         raise ConfigError([f"{where}: {target}: importing {target.module} failed: {failure(error)}"]) from None
-
-
-@lru_cache(maxsize=8)
-def _entry_points(group: str, stamps: tuple[tuple[str, int], ...]) -> tuple[tuple[InstalledName, ...], tuple[str, ...]]:
-    """A group's entry points, sorted, and a note for each distribution whose entry points cannot be read.
-
-    importlib.metadata.entry_points raises for all distributions if one cannot be read. stamps: the result is reused
-    while they are the same.
-    """
-    found, notes, seen = [], [], set()
-    for distribution in metadata.distributions():
-        try:
-            name = distribution.metadata["Name"]
-            if not name or (normalised := re.sub(r"[-_.]+", "-", name).lower()) in seen:
-                continue  # Python imports the first on the path, so its entry points count
-            seen.add(normalised)
-            entries = [entry for entry in distribution.entry_points if entry.group == group]
-        except (AttributeError, OSError, TypeError, ValueError) as error:
-            where = getattr(distribution, "_path", "an installed distribution")
-            notes.append(f"{where}: its entry points cannot be read: {type(error).__name__}: {error}; reinstall it")
-            continue
-        found += [InstalledName(name=entry.name, value=entry.value, distribution=distribution) for entry in entries]
-    return tuple(sorted(found, key=lambda entry: (entry.name, entry.release))), tuple(notes)
-
-
-def _stamps() -> Iterator[tuple[str, int]]:
-    """The folders of sys.path with their mtimes in ns, which change when a distribution is installed or removed."""
-    for path in sys.path:
-        try:
-            yield path, os.stat(path or ".").st_mtime_ns
-        except OSError:
-            yield path, 0
-
-
-def _owner(module: ModuleType) -> metadata.Distribution | None:
-    """The installed distribution that has the module's file, or whose source folder has it (an editable install)."""
-    file, top = Path(str(module.__file__)).resolve(), module.__name__.partition(".")[0]
-    for distribution in metadata.distributions():
-        if top not in (distribution.read_text("top_level.txt") or top).split():
-            continue
-        source = _editable_source(distribution)
-        if source is not None and file.is_relative_to(source):
-            return distribution
-        base = Path(str(distribution.locate_file(""))).resolve()
-        if file.is_relative_to(base):
-            relative = file.relative_to(base).as_posix()
-            if any(path.as_posix() == relative for path in distribution.files or ()):
-                return distribution
-    return None
-
-
-def _editable_source(distribution: metadata.Distribution) -> Path | None:
-    """The folder that `pip install --editable` was given (PEP 610)."""
-    text = distribution.read_text("direct_url.json")
-    try:
-        record = json.loads(text or "{}")
-        if not record.get("dir_info", {}).get("editable"):
-            return None
-        return Path(unquote(urlsplit(record["url"]).path)).resolve()
-    except (AttributeError, KeyError, TypeError, ValueError):
-        return None
-
-
-def _outer_names(module: str) -> Iterator[str]:
-    """a, a.b, a.b.c for a.b.c"""
-    parts = module.split(".")
-    for count in range(1, len(parts) + 1):
-        yield ".".join(parts[:count])
 
 
 def _spelling(point: ExtensionPoint) -> str:

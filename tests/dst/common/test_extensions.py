@@ -158,6 +158,24 @@ def test_metadata_that_cannot_be_read_is_a_note_and_hides_no_other_distribution(
     assert note in name_problems(POINT, "unknown", "camera.lens")[0]
 
 
+def test_what_an_interrupted_install_left_is_passed_over(folder: Path) -> None:
+    left = install(folder, "left", "1", entry_points={"dsvl.lenses/prime": "left:LENS"}, files={"left.py": "LENS = 1"})
+    (left / "METADATA").unlink()
+    assert names() == InstalledNames(names={}, unreadable=(), shadowed=())
+    assert origin(POINT, "left:LENS", "camera.lens").distribution is None
+
+
+def test_the_first_of_two_installs_of_a_distribution_counts(
+    folder: Path, tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    first = tmp_path_factory.mktemp("first")
+    install(folder, "my-optics", "1", entry_points={"dsvl.lenses/prime": "optics:LENS"}, files={})
+    install(first, "My_Optics", "2", entry_points={"dsvl.lenses/prime": "optics:LENS"}, files={})
+    monkeypatch.syspath_prepend(first)
+    (entry,) = names().names["prime"]
+    assert entry.release == "My_Optics 2"
+
+
 def test_an_entry_point_that_names_no_object_says_whose_it_is(folder: Path) -> None:
     install(folder, "my-optics", "1", entry_points={"dsvl.lenses/prime": "optics"}, files={"optics.py": ""})
     assert problem("prime") == (
