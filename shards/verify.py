@@ -11,7 +11,6 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
-import pyarrow.compute as pc
 import xxhash
 
 from shards.build import Build
@@ -230,7 +229,7 @@ def _shared_images(shards: Sequence[tuple[str, Shard]]) -> Iterator[str]:
 def _images(shard: Shard) -> tuple[npt.NDArray[np.uint64], npt.NDArray[np.int64]]:
     """The checksum of every image in a shard, and its sample's number. A sample's first two members are not images."""
     members = shard.index.table.column("member_checksums").combine_chunks()
-    checksums = pc.list_flatten(members).to_numpy(zero_copy_only=False).astype(np.uint64, copy=False)
-    numbers = pc.list_parent_indices(members).to_numpy(zero_copy_only=False)
+    checksums = members.flatten().to_numpy(zero_copy_only=False).astype(np.uint64, copy=False)
+    numbers = np.repeat(np.arange(len(members)), np.diff(members.offsets.to_numpy()))
     is_image = np.arange(len(numbers)) - np.searchsorted(numbers, numbers) >= 2
     return checksums[is_image], numbers[is_image]

@@ -1,62 +1,27 @@
-"""Turn JSON values into a tree of frozen dataclasses, and report everything that is wrong with them at once.
+"""Turn JSON values into a tree of config classes, and report everything that is wrong with them at once.
 
-dst.common.yaml_files reads the values. pydantic checks types, ranges and unknown keys, and makes the JSON schema.
-Hand-written are the problems (`build`): one line each, with dotted path, got, expected and the nearest known key.
-pydantic reports each member of a union separately, names no nearest key, and checks nothing across keys if any key is
-wrong.
-
-    @config_class
-    class Batch:
-        size: Annotated[int, Field(ge=1)] = 16
-        \"\"\"Sequences of one step.\"\"\"
+dst.common.config_class declares the classes, dst.common.yaml_files reads the values. pydantic checks types, ranges and
+unknown keys, and makes the JSON schema. Hand-written are the problems (`build`): one line each, with dotted path, got,
+expected and the nearest known key. pydantic reports each member of a union separately, names no nearest key, and checks
+nothing across keys if any key is wrong.
 """
 
 from __future__ import annotations
 
-import dataclasses
 import json
-import math
 import re
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from functools import lru_cache
-from typing import Annotated, Any, TypeVar, dataclass_transform
+from typing import Any, TypeVar
 
-import pydantic.dataclasses
-from pydantic import AfterValidator, ConfigDict, Field, TypeAdapter, ValidationError
-from pydantic_core import ErrorDetails, InitErrorDetails
+from pydantic import TypeAdapter, ValidationError
+from pydantic_core import ErrorDetails
 
 from dst.common.suggest import nearest
 from dst.common.yaml_files import kind_of
 
 T = TypeVar("T")
 Place = tuple[int | str, ...]
-
-
-@dataclass_transform(kw_only_default=True, frozen_default=True, field_specifiers=(dataclasses.field,))
-def config_class(cls: type[T]) -> type[T]:
-    """A frozen dataclass whose fields pydantic checks: no "1" for 1, no true for 1, no unknown key, no infinity.
-
-    The string literal under a field documents it. A choice of numbers is an int with a range: pydantic takes true for
-    the 1 of a Literal.
-    """
-    rules = ConfigDict(strict=True, extra="forbid", allow_inf_nan=False, use_attribute_docstrings=True)
-    made: Any = pydantic.dataclasses.dataclass(frozen=True, slots=True, kw_only=True, config=rules)(cls)
-    return made  # type: ignore[no-any-return]
-
-
-def _all_finite(value: Any) -> Any:
-    """What is read here is written to JSON, which has no other numbers."""
-    if found := [InitErrorDetails(type="finite_number", loc=loc, input=bad) for loc, bad in _infinite(value, ())]:
-        raise ValidationError.from_exception_data("numbers", found)
-    return value
-
-
-Positive = Annotated[int, Field(ge=1)]
-Natural = Annotated[int, Field(ge=0)]
-Share = Annotated[float, Field(ge=0, le=1)]
-FreeKeys = Annotated[dict[str, Any], AfterValidator(_all_finite)]
-"""Keys and values that somebody else defines; any JSON."""
-FreeValue = Annotated[Any, AfterValidator(_all_finite)]
 
 
 def build(
@@ -94,8 +59,8 @@ def json_schema(cls: type) -> dict[str, Any]:
 
 def field_docs(cls: type) -> dict[str, str]:
     """Field name -> the sentence under it in the class body."""
-    fields: Mapping[str, Any] = cls.__pydantic_fields__  # type: ignore[attr-defined]
-    return {name: " ".join(field.description.split()) for name, field in fields.items() if field.description}
+    properties: dict[str, dict[str, Any]] = json_schema(cls)["properties"]
+    return {name: entry["description"] for name, entry in properties.items() if "description" in entry}
 
 
 _WANTED = {
@@ -230,17 +195,6 @@ def _without(value: Any, places: Iterable[Place]) -> Any:
         if last is not None:
             last[0].pop(last[1])
     return copy
-
-
-def _infinite(value: Any, place: Place) -> Iterator[tuple[Place, float]]:
-    if isinstance(value, float) and not math.isfinite(value):
-        yield place, value
-    elif isinstance(value, dict):
-        for key, each in value.items():
-            yield from _infinite(each, (*place, key))
-    elif isinstance(value, list):
-        for index, each in enumerate(value):
-            yield from _infinite(each, (*place, index))
 
 
 def _one_line(schema: Any) -> Any:

@@ -13,9 +13,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import Field
+from annotated_types import Ge, Gt, Lt, MinLen
 
-from dst.common.config import FreeKeys, Positive, Share, build, config_class
+from dst.common.config import build
+from dst.common.config_class import FreeKeys, Positive, Share, config_class
 from dst.common.suggest import nearest
 from dst.common.yaml_files import override, read_yaml
 from preprocess.adapters.base import Adapter, Option
@@ -25,7 +26,7 @@ from preprocess.images.prepare import ImagePolicy
 
 _NAME = re.compile(r"[a-z0-9][a-z0-9_-]{0,39}")
 
-Amount = Annotated[float, Field(gt=0)]
+Amount = Annotated[float, Gt(0)]
 
 
 @config_class
@@ -40,7 +41,7 @@ class Limits:
 
 @config_class
 class Split:
-    eval: Annotated[float, Field(ge=0, lt=1)] = 0.0
+    eval: Annotated[float, Ge(0), Lt(1)] = 0.0
     """Share of image groups held out for evaluation, from 0 to below 1. No image is ever on both sides."""
     official: Literal["honour", "ignore"] = "honour"
     """honour: what a dataset's authors call val or test goes to eval, with everything that shares its images."""
@@ -96,7 +97,7 @@ class Dataset:
 class Blend:
     tokenizer: str
     """A folder with tokenizer.json and tokenizer_config.json, relative to this file, or a hub id."""
-    datasets: Annotated[tuple[Dataset, ...], Field(min_length=1)]
+    datasets: Annotated[tuple[Dataset, ...], MinLen(1)]
     """The datasets, and how much of each."""
     template: str = "visualchat"
     """visualchat, vicuna, llama2, llama3, chatml, plain, or the path of a .jinja file."""

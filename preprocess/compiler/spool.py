@@ -21,7 +21,6 @@ import numpy as np
 import numpy.typing as npt
 import orjson
 import pyarrow as pa
-import pyarrow.compute as pc
 import xxhash
 
 from preprocess.conversation import Conversation, Image, Reject, decode, encode
@@ -104,7 +103,8 @@ class Spool:
 
     def counts(self, name: str) -> npt.NDArray[np.int64]:
         """The length of each row's list."""
-        return np.asarray(pc.list_value_length(self.table.column(name)).to_numpy()).astype(np.int64)
+        counts = [np.diff(chunk.offsets.to_numpy()) for chunk in self.table.column(name).chunks]
+        return np.concatenate([np.zeros(0, np.int64), *counts])
 
     def images(self, rows: npt.NDArray[np.int64]) -> Iterator[Image]:
         """The images of some conversations, in order."""
@@ -117,8 +117,7 @@ class Spool:
         """A list column: its concatenated values, and where each row's values begin (one entry more than rows)."""
         column = self.table.column(name)
         values = [np.asarray(chunk.flatten().to_numpy(zero_copy_only=False)) for chunk in column.chunks]
-        counts = [np.diff(chunk.offsets.to_numpy()) for chunk in column.chunks]
-        starts = np.concatenate([[0], np.cumsum(np.concatenate(counts or [np.zeros(0, np.int64)]))]).astype(np.int64)
+        starts = np.concatenate([[0], np.cumsum(self.counts(name))]).astype(np.int64)
         return (np.concatenate(values) if values else np.zeros(0)), starts
 
 

@@ -12,10 +12,10 @@ from dataclasses import dataclass
 from io import BytesIO
 from typing import Annotated, Literal
 
+from annotated_types import Ge, Le
 from PIL import Image
-from pydantic import Field
 
-from dst.common.config import Positive, config_class
+from dst.common.config_class import Positive, config_class
 from preprocess.errors import RejectError
 from shards.errors import ImageError
 from shards.images.geometry import Fit, Geometry, Interpolation, PadColour
@@ -41,7 +41,7 @@ class ImagePolicy:
     """original keeps the file's bytes; resized stores a small image, which loads 6 to 11 times faster."""
     check: Literal["decode", "header"] = "decode"
     """decode decodes every image completely; header reads only its size, for data that an earlier build decoded."""
-    size: Annotated[int, Field(ge=8, le=8192)] = 336
+    size: Annotated[int, Ge(8), Le(8192)] = 336
     """Side of a resized image in pixels: the encoder's input size."""
     fit: Fit = "crop"
     """crop: short side to size, then its centre (CLIP); squash: both sides (SigLIP); pad: long side (LLaVA)."""
@@ -51,7 +51,7 @@ class ImagePolicy:
     """The resampling filter of the encoder's own preprocessing."""
     format: Literal["jpeg", "png"] = "jpeg"
     """Format of resized images; png is lossless and takes about five times the space."""
-    quality: Annotated[int, Field(ge=1, le=100)] = 95
+    quality: Annotated[int, Ge(1), Le(100)] = 95
     """JPEG quality; below 90 the encoder's input starts to differ visibly."""
     subsampling: Literal["4:4:4", "4:2:0"] = "4:4:4"
     """JPEG chroma subsampling; 4:2:0 saves about a fifth of the space and blurs coloured text."""

@@ -9,20 +9,20 @@ from __future__ import annotations
 from dataclasses import field
 from typing import Annotated, Literal
 
-from pydantic import Field
+from annotated_types import Ge, Gt, Lt, MaxLen, MinLen
 
-from dst.common.config import FreeKeys, Positive, config_class
+from dst.common.config_class import FreeKeys, Positive, Suggested, config_class
 from dst.common.extensions import name_problems
 from trainer.config.kinds import ENCODER_KINDS, ENCODER_POINT, PROJECTOR_KINDS, PROJECTOR_POINT
 
-Rate = Annotated[float, Field(gt=0)]
-Deviation = Annotated[float, Field(gt=0)]
-Name = Annotated[str, Field(min_length=1)]
+Rate = Annotated[float, Gt(0)]
+Deviation = Annotated[float, Gt(0)]
+Name = Annotated[str, MinLen(1)]
 
 
 @config_class
 class EncoderConfig:
-    kind: Annotated[str, Field(examples=[*ENCODER_KINDS])] = "open_clip"
+    kind: Annotated[str, Suggested(ENCODER_KINDS)] = "open_clip"
     """open_clip: any of its ViTs; hf: CLIP, SigLIP or DINOv2 of transformers; qwen_vl: QWen-VL's; tiny: random; or an
     encoder of your own as my_package.my_module:ENCODER."""
     name: str | None = None
@@ -38,15 +38,15 @@ class EncoderConfig:
     """true keeps the class token in front of the patches, which makes one more token an image."""
     image_size: Positive | None = None
     """hf and qwen_vl: another side in pixels than the weights were made for; position embeddings are interpolated."""
-    mean: Annotated[tuple[float, ...], Field(min_length=3, max_length=3)] | None = None
+    mean: Annotated[tuple[float, ...], MinLen(3), MaxLen(3)] | None = None
     """Mean of red, green and blue, from 0 to 1, where the weights do not say it themselves."""
-    std: Annotated[tuple[Deviation, ...], Field(min_length=3, max_length=3)] | None = None
+    std: Annotated[tuple[Deviation, ...], MinLen(3), MaxLen(3)] | None = None
     """Standard deviation of red, green and blue; set it together with mean."""
 
 
 @config_class
 class ProjectorConfig:
-    kind: Annotated[str, Field(examples=[*PROJECTOR_KINDS])] = "mlp"
+    kind: Annotated[str, Suggested(PROJECTOR_KINDS)] = "mlp"
     """linear: Linear + LayerNorm; mlp: LLaVA-1.5's; perceiver: learned queries; vit: an encoder layer, then Linear; or
     a projector of your own as my_package.my_module:PROJECTOR."""
     num_queries: Positive = 64
@@ -95,11 +95,11 @@ class ModelConfig:
 class LoraConfig:
     rank: Positive = 16
     """Width of the low-rank update; more learns more and takes more memory."""
-    alpha: Annotated[float, Field(gt=0)] = 32.0
+    alpha: Annotated[float, Gt(0)] = 32.0
     """The update is scaled by alpha / rank; twice the rank is a usual choice."""
-    dropout: Annotated[float, Field(ge=0, lt=1)] = 0.0
+    dropout: Annotated[float, Ge(0), Lt(1)] = 0.0
     """Share of an adapter's inputs dropped in training."""
-    target_modules: Name | Annotated[tuple[Name, ...], Field(min_length=1)] = "all-linear"
+    target_modules: Name | Annotated[tuple[Name, ...], MinLen(1)] = "all-linear"
     """all-linear, a list of module names or their last parts ([q_proj, v_proj]), or a regex of whole names."""
 
 

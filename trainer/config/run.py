@@ -14,16 +14,17 @@ from dataclasses import field
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import Field
+from annotated_types import Ge, Gt, Le, Lt
 
-from dst.common.config import Natural, Positive, Share, build, config_class, json_schema
+from dst.common.config import build, json_schema
+from dst.common.config_class import Natural, Positive, Share, config_class
 from dst.common.yaml_files import override, read_yaml
 from dst.errors import ConfigError
 from shards import Manifest
 from trainer.config.model import LearningRates, LoraAdapters, ModelConfig, check_model_values, check_trained
 
-Beta = Annotated[float, Field(ge=0, lt=1)]
-NotNegative = Annotated[float, Field(ge=0)]
+Beta = Annotated[float, Ge(0), Lt(1)]
+NotNegative = Annotated[float, Ge(0)]
 
 
 @config_class
@@ -44,7 +45,7 @@ class BatchConfig:
     """Sequences of one optimizer step, over all ranks and accumulation steps: 1 rank and 8 ranks train the same."""
     micro_batch_size: Positive = 1
     """Sequences in one forward pass of one rank. Raise it until memory is full; gradient accumulation follows."""
-    max_length: Annotated[int, Field(ge=2)] | None = None
+    max_length: Annotated[int, Ge(2)] | None = None
     """Tokens of a sequence; default: the longest sample the build allows. Longer sequences hold more samples; a shorter
     length works if no sample is longer."""
     max_images: Positive | None = None
@@ -65,7 +66,7 @@ class OptimizerConfig:
     """adamw: torch's. fused: torch's fused kernels, for CUDA. cpu: DeepSpeed's for offloading; needs a compiler."""
     betas: tuple[Beta, Beta] = (0.9, 0.95)
     """Adam's two decay rates."""
-    eps: Annotated[float, Field(gt=0)] = 1e-8
+    eps: Annotated[float, Gt(0)] = 1e-8
     """Adam's epsilon."""
     weight_decay: NotNegative = 0.0
     """For matrices; norms, biases and embeddings are never decayed."""
@@ -89,7 +90,7 @@ class ScheduleConfig:
 
 @config_class
 class ZeroConfig:
-    stage: Annotated[int, Field(ge=0, le=3)] = 2
+    stage: Annotated[int, Ge(0), Le(3)] = 2
     """What ranks share out: 0 nothing (fp32 only), 1 optimizer state, 2 gradients too, 3 weights too."""
     offload_optimizer: bool = False
     """Keep optimizer state in the host's memory; needs stage 1 to 3, and wants optimizer.kind: cpu to be fast."""

@@ -9,19 +9,12 @@ from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import pytest
+from annotated_types import Ge, Le
 from hypothesis import given
 from hypothesis import strategies as st
-from pydantic import Field
 
-from dst.common.config import (
-    FreeKeys,
-    FreeValue,
-    Positive,
-    build,
-    config_class,
-    field_docs,
-    json_schema,
-)
+from dst.common.config import build, field_docs, json_schema
+from dst.common.config_class import FreeKeys, FreeValue, Positive, config_class
 from dst.common.suggest import nearest
 from dst.common.yaml_files import read_yaml
 from preprocess.blend.config import Blend
@@ -48,7 +41,7 @@ class Part:
 class Tree:
     seed: int
     on: bool = False
-    level: Annotated[int, Field(ge=0, le=2)] = 0
+    level: Annotated[int, Ge(0), Le(2)] = 0
     words: tuple[str, ...] = ()
     parts: tuple[Part, ...] = ()
     main: Part | None = None

@@ -23,7 +23,8 @@ from torch import nn
 from torch.nn import functional
 from torch.utils.checkpoint import checkpoint
 
-from dst.common.config import build, config_class
+from dst.common.config import build
+from dst.common.config_class import config_class
 from dst.errors import ConfigError
 from trainer.config.model import EncoderConfig
 from trainer.model.encoders.base import CLIP_MEAN, CLIP_STD, Tower

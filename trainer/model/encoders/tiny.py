@@ -10,7 +10,8 @@ import torch
 from torch import nn
 from torch.utils.checkpoint import checkpoint
 
-from dst.common.config import build, config_class
+from dst.common.config import build
+from dst.common.config_class import config_class
 from dst.errors import ConfigError
 from trainer.config.model import EncoderConfig
 from trainer.model.encoders.base import CLIP_MEAN, CLIP_STD, Tower, layers_read
