@@ -121,6 +121,13 @@ def test_importing_the_data_half_or_a_command_line_loads_no_heavy_package(module
     assert not HEAVY & set(done.stdout.split())
 
 
+@pytest.mark.parametrize("module", ["shards", "preprocess.compiler.ingest", "preprocess.compiler.run_task"])
+def test_a_worker_of_the_compiler_starts_without_what_only_the_command_needs(module: str) -> None:
+    code = f"import sys, {module}; print(*sys.modules)"
+    done = subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True, cwd=ROOT)
+    assert not {"pydantic", "pyarrow.compute", "yaml"} & set(done.stdout.split())
+
+
 def test_an_install_of_the_data_half_asks_for_no_heavy_package() -> None:
     project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
     needs = {need.split(">")[0].split("[")[0] for need in project["dependencies"]}
