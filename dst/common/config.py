@@ -17,6 +17,7 @@ from typing import Any, TypeVar
 from pydantic import TypeAdapter, ValidationError
 from pydantic_core import ErrorDetails
 
+from dst.common.config_class import RULES
 from dst.common.suggest import nearest
 from dst.common.yaml_files import kind_of
 
@@ -53,7 +54,11 @@ def build(
 
 def json_schema(cls: type) -> dict[str, Any]:
     """The JSON schema (2020-12) of a config class, for editors; texts under fields are descriptions of one line."""
-    schema: dict[str, Any] = _one_line(TypeAdapter(cls).json_schema())
+    RULES["use_attribute_docstrings"] = True  # parses the source, for which reading a configuration need not wait
+    try:
+        schema: dict[str, Any] = _one_line(TypeAdapter(cls).json_schema())
+    finally:
+        del RULES["use_attribute_docstrings"]
     return {"$schema": "https://json-schema.org/draft/2020-12/schema", **schema}
 
 

@@ -19,7 +19,8 @@ from typing import Annotated, Any, TypeVar, dataclass_transform
 from annotated_types import Ge, Le
 
 T = TypeVar("T")
-_RULES = {"strict": True, "extra": "forbid", "allow_inf_nan": False, "use_attribute_docstrings": True}
+RULES = {"strict": True, "extra": "forbid", "allow_inf_nan": False}
+"""pydantic's settings; one mapping that all config classes share"""
 
 
 @dataclass_transform(kw_only_default=True, frozen_default=True, field_specifiers=(dataclasses.field,))
@@ -30,7 +31,7 @@ def config_class(cls: type[T]) -> type[T]:
     the 1 of a Literal. An object that a program makes itself is not checked.
     """
     made = dataclasses.dataclass(frozen=True, slots=True, kw_only=True)(cls)
-    made.__pydantic_config__ = _RULES  # type: ignore[attr-defined]
+    made.__pydantic_config__ = RULES  # type: ignore[attr-defined]
     return made
 
 
