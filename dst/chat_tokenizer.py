@@ -3,7 +3,7 @@
 Rules, for every conversation:
 - text is encoded segment by segment, so a token never crosses the border of a trained span, and the ids of a prompt
   alone are the first ids of the finished conversation;
-- a token is trained exactly if it lies in a trained span;
+- a token is trained exactly if it is in a trained span;
 - as many `<image>` tokens as images, all written by the template; no control token comes from data.
 """
 
@@ -115,7 +115,7 @@ class ChatTokenizer:
         fenced = remove_fences(self.render(fenced_messages, add_generation_prompt=add_generation_prompt).text, fences)
         if fenced is None or fenced.text != rendered.text:
             raise ControlTextError(
-                f"template {self.template.name} rewrites text that contains control strings, so it cannot be told "
+                f"template {self.template.name} rewrites text that contains control strings, so it is unknown "
                 "which of them come from data"
             )
         return list(self.tokenizer.control_strings.cuts(fenced, list(pairwise(borders))))
@@ -135,23 +135,23 @@ class ChatTokenizer:
         for start, end in trained:
             labels[start:end] = all_ids[start:end]
             if self.tokenizer.image_id in ids[start:end]:
-                raise TemplateError(f"template {self.template.name}: an image stands inside text that is to be learnt")
+                raise TemplateError(f"template {self.template.name}: an image is inside a trained span")
         return Encoded(rendered.text, all_ids, labels, trained, rendered.images, control_texts)
 
     def _check_control(self, pieces: Sequence[str], encoded: Sequence[Sequence[int]], images: int) -> None:
         """The control tokens in the ids must be the control strings that the template wrote, one by one."""
         control, control_ids = self.tokenizer.control, self.tokenizer.control_ids
-        wanted = [
+        written = [
             control[piece[start:end]] for piece in pieces for start, end in self.tokenizer.control_strings.find(piece)
         ]
-        if wanted.count(self.tokenizer.image_id) != images:
-            got, line = wanted.count(self.tokenizer.image_id), _first_line(self.template.source, IMAGE_TOKEN)
+        if written.count(self.tokenizer.image_id) != images:
+            got, line = written.count(self.tokenizer.image_id), _first_line(self.template.source, IMAGE_TOKEN)
             where, hint = (f", line {line}", "") if line else ("", f"; it has no {IMAGE_TOKEN} in it")
             raise TemplateError(
                 f"template {self.template.name}{where}: wrote {got} image placeholders for {images} images{hint}"
             )
         control_of_ids = [index for piece_ids in encoded for index in piece_ids if index in control_ids]
-        if control_of_ids != [index for index in wanted if index in control_ids]:
+        if control_of_ids != [index for index in written if index in control_ids]:
             raise ControlTextError("text from data would become a control token once the tokenizer normalises it")
 
 
@@ -176,7 +176,7 @@ def check(chat: ChatTokenizer) -> None:
     whole = chat.encode(messages)
     if len(whole.trained) != 2:
         raise TemplateError(
-            f"template {name} marks {len(whole.trained)} parts to be learnt in a conversation of two rounds"
+            f"template {name} marks {len(whole.trained)} trained spans in a conversation of two rounds; expected 2"
         )
     end_ids = chat.tokenizer.control_ids - {chat.tokenizer.image_id}
     for number, (start, end) in enumerate(whole.trained, start=1):

@@ -5,7 +5,7 @@ characters of text.
 
 How: before rendering, text that holds a control string, or could complete one together with its neighbour, is put
 between two fence characters. Fences sit inside the text's outer white space, so a template's `trim` works as always.
-After rendering they show where data lies; `cuts` are the places where the tokenizer must start afresh so that no
+After rendering they show where data is; `cuts` are the places where the tokenizer must start afresh so that no
 control string is seen whole.
 """
 
@@ -46,7 +46,7 @@ class Fenced:
 
 @dataclass(frozen=True, slots=True)
 class Cut:
-    """A place to cut, and whether the control string that it breaks lies within one text of the data."""
+    """A place to cut, and whether the control string that it breaks is within one text of the data."""
 
     position: int
     within_one_text: bool
@@ -98,7 +98,7 @@ class ControlStrings:
         return [match.span() for match in self._any.finditer(text)]
 
     def touches(self, text: str) -> bool:
-        """Whether the text holds a control string, or could complete one with what stands beside it."""
+        """Whether the text holds a control string, or could complete one with the text next to it."""
         if self._any.search(text):
             return True
         head, tail = text[: self._reach], text[max(0, len(text) - self._reach) :]
@@ -121,7 +121,7 @@ class ControlStrings:
                 if touched is None:
                     continue
                 if end - start == 1:
-                    raise ControlTextError(f"{match[1]!r} is a control token of one character and stands in the data")
+                    raise ControlTextError(f"{match[1]!r} is a control token of one character and is in the data")
                 low, high = touched
                 yield Cut(start + 1 if low <= start else low, within_one_text=low <= start and end <= high)
 

@@ -63,7 +63,7 @@ def generation_lines(tree: jinja2.nodes.Template) -> tuple[list[int], list[int]]
 
 
 class _Generation(jinja2.ext.Extension):
-    """`{% generation %}`: notes where the block's text stands in the output."""
+    """`{% generation %}`: records where the block's text is in the output."""
 
     tags = frozenset({"generation"})  # type: ignore[assignment]  # Jinja annotates a mutable set
 

@@ -82,12 +82,12 @@ class Template:
         lines, buffered = generation_lines(tree)
         if not lines:
             raise TemplateError(
-                f"template {name}: nothing is marked to be learnt; put "
+                f"template {name}: no text is marked as trained; put "
                 "{% generation %}...{% endgeneration %} around each answer and its end token"
             )
         if buffered:
             raise TemplateError(
-                f"template {name}, line {buffered[0]}: a {{% generation %}} block stands inside a macro, "
+                f"template {name}, line {buffered[0]}: a {{% generation %}} block is inside a macro, "
                 "a set, filter or call block, a recursive loop or another generation block, so its place in the text "
                 "is unknown; move it to the top level"
             )

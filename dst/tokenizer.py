@@ -65,7 +65,7 @@ class TextTokenizer:
         return hashlib.sha256(canonical.encode()).hexdigest()
 
     def encode(self, pieces: Sequence[str]) -> list[list[int]]:
-        """The ids of each piece; no token lies across the border of two pieces."""
+        """The ids of each piece; no token crosses the border of two pieces."""
         if self._after_control is None or self._amid is None:
             return [encoding.ids for encoding in self._start.encode_batch_fast(pieces, add_special_tokens=False)]
         ids: list[list[int]] = []

@@ -71,7 +71,7 @@ def check_target(store: RemoteStore) -> None:
 
 
 def plan_upload(folder: Path, store: RemoteStore) -> Upload:
-    """Compare a finished build with what lies at the URL. Raises ShardError if either cannot be read."""
+    """Compare a finished build with what is at the URL. Raises ShardError if either cannot be read."""
     manifest = read_manifest(LocalStore(folder))
     shards = {path: size for _, _, info in manifest.shards() for path, size in _sizes(info)}
     others = {path: (folder / path).stat().st_size for path in manifest.files}
@@ -178,7 +178,7 @@ def _remove(store: RemoteStore, path: str) -> None:
 
 
 def _check_arrived(upload: Upload, store: RemoteStore) -> None:
-    """Raises ShardError unless everything that the manifest will name lies there in full length."""
+    """Raises ShardError unless everything that the manifest will name is there in full length."""
     there = store.sizes("shards")
     for path in upload.pinned:
         if not path.startswith("shards/"):

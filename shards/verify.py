@@ -72,9 +72,7 @@ def verify(build: Build, *, progress: Callable[[int], None] = lambda size_bytes:
     result.notes += _shared_images(sound_shards)
     for path in (path for folder in _OURS for path in store.files(folder)):
         if path not in pinned and not _is_a_guests(path, pinned):
-            result.problems.append(
-                f"{store.name(path)}: lies in the build but the manifest does not name it; remove it"
-            )
+            result.problems.append(f"{store.name(path)}: is in the build but not in the manifest; remove it")
     return result
 
 
@@ -96,7 +94,7 @@ def _broken_promises(
         "nothing in it is trained": bool(trained.any()),
         "an image placeholder is trained": image_id not in sample.labels,
         "its trained tokens are not as many as the index says": entry["trained_tokens"] == int(trained.sum()),
-        "an id lies outside the vocabulary": bool(np.all(in_vocabulary)),
+        "an id is outside the vocabulary": bool(np.all(in_vocabulary)),
         f"its length {length} is over limits.max_length": length <= limits.max_length,
         "it has more images than limits.max_images": num_images <= limits.max_images,
         "its metadata names another dataset or split": metadata["dataset"] == dataset and metadata["split"] == split,
@@ -105,7 +103,7 @@ def _broken_promises(
 
 
 def _is_a_guests(path: str, pinned: set[str]) -> bool:
-    """Megatron-Energon's `prepare` writes folders .nv-meta, and an .idx beside each tar."""
+    """Megatron-Energon's `prepare` writes folders .nv-meta, and an .idx next to each tar."""
     return ".nv-meta" in path.split("/")[:-1] or (path.endswith(".tar.idx") and path.removesuffix(".idx") in pinned)
 
 
@@ -170,8 +168,8 @@ def _check_shard(shard: Shard, manifest: Manifest, dataset: str, split: str) -> 
         for name in ("images", "text_tokens", "trained_tokens"):
             total = int(shard.index.table.column(name).to_numpy().sum(dtype=np.uint64))
             if total != getattr(shard.info, name):
-                wanted = getattr(shard.info, name)
-                problems.append(f"{shard.name}: its index counts {total} {name}, the manifest {wanted}")
+                expected = getattr(shard.info, name)
+                problems.append(f"{shard.name}: its index counts {total} {name}, the manifest {expected}")
     except ShardError as error:
         problems.append(str(error))
     except (tarfile.TarError, pa.ArrowException, KeyError, TypeError, ValueError) as error:

@@ -1,7 +1,7 @@
 """Take the vision tower out of a QWen-VL checkpoint: `python tools/extract_qwen_vl.py FOLDER OUT.safetensors`.
 
 The rule: shard by shard, so that memory holds one shard and the tower; weights are read from safetensors or by torch
-without unpickling code; nothing is written unless the tower is whole. Beside OUT goes a .json with the sizes that the
+without unpickling code; nothing is written unless the tower is whole. A .json next to OUT gets with the sizes that the
 encoder `qwen_vl` builds it from.
 """
 
@@ -115,9 +115,9 @@ def _sizes(folder: Path) -> dict[str, float]:
 
 def _check(tensors: dict[str, torch.Tensor], sizes: dict[str, float], folder: Path) -> None:
     layers = {name.split(".")[2] for name in tensors if name.startswith("transformer.resblocks.")}
-    wanted = {str(number) for number in range(int(sizes.get("layers", 48)))}
+    expected = {str(number) for number in range(int(sizes.get("layers", 48)))}
     once = {"conv1.weight", "positional_embedding", "attn_pool.query", "attn_pool.pos_embed", "ln_post.weight", "proj"}
-    missing = sorted(once - tensors.keys()) + [f"layer {number}" for number in sorted(wanted - layers, key=int)]
+    missing = sorted(once - tensors.keys()) + [f"layer {number}" for number in sorted(expected - layers, key=int)]
     if missing:
         raise ExtractError(f"{folder}: the tower lacks {', '.join(missing[:5])}; download the whole checkpoint")
 

@@ -186,7 +186,9 @@ def chat(
 @click.option("--loss/--no-loss", default=True, help="Measure the held-out loss.  [default: loss]")
 @click.option("--answers/--no-answers", default=True, help="Answer and score.  [default: answers]")
 @click.option("--limit", type=click.IntRange(min=1), help="Samples per dataset to answer.  [default: all]")
-@click.option("--batch", default=4, show_default=True, type=click.IntRange(min=1), help="Rows or prompts per batch.")
+@click.option(
+    "--batch", default=4, show_default=True, type=click.IntRange(min=1), help="Sequences, or prompts, a batch."
+)
 @click.option("--workers", default=2, show_default=True, type=click.IntRange(min=0), help="Loader processes.")
 @click.option("--max-new-tokens", default=128, show_default=True, help="Of one answer.")
 @click.option("--temperature", default=0.0, show_default=True, help="Above 0 answers are sampled; 0 is greedy.")

@@ -46,7 +46,7 @@ class Suggested:
 
 
 class _AllFinite:
-    """In an annotation: no number in the value, at any depth, is infinite or NaN, which JSON does not have."""
+    """In an annotation: the value has no infinite number or NaN at any depth, which JSON does not have."""
 
     def __get_pydantic_core_schema__(self, source: Any, handler: Any) -> Any:
         from pydantic_core.core_schema import no_info_after_validator_function

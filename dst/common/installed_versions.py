@@ -1,6 +1,6 @@
 """Whether the installed packages are versions that this release was tested with.
 
-The rule: a range stands once, in pyproject.toml, and is read from the installed metadata of dsvl. A version outside of
+The rule: a range is written once, in pyproject.toml, and is read from dsvl's installed metadata. A version outside of
 it is one warning line; a version that is known to break something is an error before work starts. Extras that a command
 does not use are not looked at, nor are packages that are not installed: what needs them says so itself.
 

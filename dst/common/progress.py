@@ -1,4 +1,4 @@
-"""How a long command tells that it moves: a bar with an estimate of the time left, on stderr."""
+"""How a long command shows its progress: a bar with an estimate of the time left, on stderr."""
 
 from __future__ import annotations
 

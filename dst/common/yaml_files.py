@@ -73,7 +73,7 @@ class _UniqueKeys(yaml.SafeLoader):
             if not isinstance(key, str):
                 raise yaml.MarkedYAMLError(problem=f"the key {key!r} is not text", problem_mark=key_node.start_mark)
             if key in seen:
-                raise yaml.MarkedYAMLError(problem=f"the key {key!r} stands twice", problem_mark=key_node.start_mark)
+                raise yaml.MarkedYAMLError(problem=f"the key {key!r} occurs twice", problem_mark=key_node.start_mark)
             seen.add(key)
         return super().construct_mapping(node, deep)
 
@@ -114,7 +114,7 @@ def _child(node: Any, key: str) -> Any:
         return node.setdefault(key, {})
     if isinstance(node, list):
         return node[_index(node, key)]
-    raise ValueError(f"{key}: stands below {kind_of(node)}, which has no keys")
+    raise ValueError(f"{key}: is below {kind_of(node)}, which has no keys")
 
 
 def _assign(node: Any, key: str, value: Any) -> None:
@@ -123,7 +123,7 @@ def _assign(node: Any, key: str, value: Any) -> None:
     elif isinstance(node, dict):
         node[key] = value
     else:
-        raise ValueError(f"{key}: stands below {kind_of(node)}, which has no keys")
+        raise ValueError(f"{key}: is below {kind_of(node)}, which has no keys")
 
 
 def _index(node: list[Any], key: str) -> int:

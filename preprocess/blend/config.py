@@ -148,7 +148,7 @@ def load_blend(path: Path, settings: Sequence[str] = ()) -> Blend:
 def find_inputs(blend: Blend, base: Path, *, need_images: bool = True) -> dict[str, Inputs]:
     """The files of every dataset; relative paths start at `base`. Raises ConfigError with all that is missing.
 
-    need_images: False if no picture is opened, so that none of the adapter's own image locations has to exist.
+    need_images: False if no image is opened, so that none of the adapter's own image locations has to exist.
     """
     found: dict[str, Inputs] = {}
     problems: list[str] = []
@@ -162,9 +162,9 @@ def find_inputs(blend: Blend, base: Path, *, need_images: bool = True) -> dict[s
         patterns = _patterns(dataset.annotations) or dataset.spec.annotations
         missing = [pattern for pattern in patterns if not _match(root, (pattern,))]
         if len(missing) == len(patterns) or (missing and (dataset.annotations or dataset.spec.joins)):
-            wanted = ", ".join(missing)
+            patterns_text = ", ".join(missing)
             problems.append(
-                f"{where}.annotations: nothing below {root} matches {wanted}; expected {dataset.spec.layout}"
+                f"{where}.annotations: nothing below {root} matches {patterns_text}; expected {dataset.spec.layout}"
             )
         if need_images and not dataset.images and not images:
             problems.append(
@@ -198,9 +198,9 @@ def check_blend(blend: Blend) -> list[str]:
     """Problems between keys, one line each."""
     problems: list[str] = []
 
-    def want(holds: bool, where: str, got: object, wanted: str) -> None:
+    def want(holds: bool, where: str, got: object, expected: str) -> None:
         if not holds:
-            problems.append(f"{where}: got {got}; expected {wanted}")
+            problems.append(f"{where}: got {got}; expected {expected}")
 
     names = [dataset.name for dataset in blend.datasets]
     weighted = [dataset for dataset in blend.datasets if dataset.weight is not None]
@@ -231,15 +231,15 @@ def _check_options(dataset: Dataset, options: Mapping[str, Option], where: str) 
             hint = nearest(name, options) or f"; {dataset.adapter} has: {known}"
             problems.append(f"{where}.options.{name}: unknown option{hint}")
         elif option.choices and value not in option.choices:
-            wanted = ", ".join(map(str, option.choices))
+            choices = ", ".join(map(str, option.choices))
             problems.append(
-                f"{where}.options.{name}: got {value!r}; expected one of {wanted}{nearest(str(value), option.choices)}"
+                f"{where}.options.{name}: got {value!r}; expected one of {choices}{nearest(str(value), option.choices)}"
             )
         elif not option.choices and not _same_type(value, option.default):
-            wanted = (
+            expected = (
                 "a list of texts, none of them blank" if _is_list(option.default) else f"the kind of {option.default!r}"
             )
-            problems.append(f"{where}.options.{name}: got {value!r}; expected {wanted}")
+            problems.append(f"{where}.options.{name}: got {value!r}; expected {expected}")
     return problems
 
 

@@ -40,8 +40,8 @@ def target(path: Path, blend: Blend, out: str | Path | None, work: Path | None) 
     Raises LocationError or ShardError if a URL cannot be written, as far as that shows without writing; ConfigError for
     `work` without a URL.
     """
-    wanted = out or blend.out or "build"
-    folder = local_folder(wanted)
+    target = out or blend.out or "build"
+    folder = local_folder(target)
     if folder is not None:
         if work:
             problem = "--work is where a build for a URL is compiled, and this one goes to a folder:"
@@ -50,7 +50,7 @@ def target(path: Path, blend: Blend, out: str | Path | None, work: Path | None) 
     from shards.storage.remote import RemoteStore  # fsspec is loaded only for URLs
     from shards.upload import check_target
 
-    store = RemoteStore(str(wanted))
+    store = RemoteStore(str(target))
     check_target(store)
     key = hashlib.sha256(store.location.encode()).hexdigest()[:16]
     return (work or cache_home() / "builds" / key).absolute(), store

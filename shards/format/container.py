@@ -60,7 +60,7 @@ def encode_tokens(tokens: npt.NDArray[np.int32]) -> bytes:
 
 @lru_cache(maxsize=8192)
 def npy_header(num_tokens: int) -> bytes:
-    """What stands before the data of an int32 array [2, T], filled up to 64 bytes. Source: numpy.lib.format's page."""
+    """The header before the data of an int32 array [2, T], filled up to 64 bytes. Source: numpy.lib.format's page."""
     fields = f"{{'descr': '<i4', 'fortran_order': False, 'shape': (2, {num_tokens}), }}".encode()
     fields = fields + b" " * (-(len(_MAGIC) + 2 + len(fields) + 1) % 64) + b"\n"
     return _MAGIC + len(fields).to_bytes(2, "little") + fields

@@ -1,4 +1,4 @@
-"""The index beside every shard: an Arrow IPC file with one entry for each sample, memory-mapped, never loaded.
+"""The index next to every shard: an Arrow IPC file with one entry for each sample, memory-mapped, never loaded.
 
 Columns (FORMAT.md is normative):
     key               string
@@ -64,7 +64,7 @@ class IndexWriter:
 
 
 class IndexEntry(NamedTuple):
-    """Where a sample lies in its shard and what it holds; offsets and sizes in bytes."""
+    """Where a sample is in its shard and what it holds; offsets and sizes in bytes."""
 
     key: str
     offset: int
@@ -107,7 +107,7 @@ class ShardIndex:
         """What the index says of a sample, without its groups. Raises ValueError where damaged bytes point nowhere."""
         start, end = self._key_ends[number], self._key_ends[number + 1]
         if not 0 <= start <= end <= len(self._key_text):
-            raise ValueError(f"the key of entry {number} lies outside its column")
+            raise ValueError(f"the key of entry {number} is outside its column")
         key = bytes(self._key_text[start:end]).decode()
         offset, size, checksum, text_tokens, trained_tokens, images = [column[number] for column in self._scalars]
         starts, sizes = [_list_at(ends, values, number) for ends, values in self._lists]
@@ -132,7 +132,7 @@ class ShardIndex:
 def _list_at(ends: memoryview, values: memoryview, number: int) -> list[int]:
     start, end = ends[number], ends[number + 1]
     if not 0 <= start <= end <= len(values):
-        raise ValueError(f"a list of entry {number} lies outside its column")
+        raise ValueError(f"a list of entry {number} is outside its column")
     items: list[int] = values[start:end].tolist()
     return items
 

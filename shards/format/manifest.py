@@ -166,7 +166,7 @@ class BuildFacts:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Manifest:
-    """A manifest. FORMAT.md tells what each key means."""
+    """A manifest. FORMAT.md says what each key means."""
 
     dsvl: str
     compiler: Count

@@ -41,7 +41,7 @@ T = TypeVar("T")
 class Sample:
     """One tokenized conversation.
 
-    ids, labels: int32 [T], labels -100 where nothing is learnt. images: the stored files' bytes in placeholder order.
+    ids, labels: int32 [T], labels -100 where nothing is trained. images: the stored files' bytes in placeholder order.
     All are views of the sample's own bytes, which can not be written to.
     """
 

@@ -1,6 +1,6 @@
 """All samples of one side of a build, as one sequence: datasets in the blend's order, shards by number.
 
-Rule: a sample costs the same wherever it lies and however many there are. Shards are opened when they are needed; the
+Rule: a sample costs the same wherever it is and however many there are. Shards are opened when they are needed; the
 least recently used are closed again.
 """
 
@@ -28,13 +28,13 @@ OPEN_INDEXES = 16384
 _FILES = resource.getrlimit(resource.RLIMIT_NOFILE)[0]
 
 OPEN_TARS = 256 if _FILES == resource.RLIM_INFINITY else min(256, max(1, _FILES // 8))
-"""Most of them whose tar is open: a process may open so many files in all, and may read several splits."""
+"""Most of them whose tar is open: a process may open a limited number of files, and may read several splits."""
 
 OPEN_COPIES = 8
 """The same for copies in a cache: one that was removed takes its space until nobody has it open."""
 
 TOUCHED_BYTES = 128 << 20
-"""After so many bytes of indexes the pages that were read are let go."""
+"""After this many bytes of indexes, the pages that were read are released."""
 
 
 class SplitSamples(Sequence[Sample]):

@@ -1,8 +1,8 @@
-"""Stored bytes of a picture to the pixels that the encoder sees, written straight into a batch.
+"""Stored bytes of an image to the pixels that the encoder sees, written straight into a batch.
 
-Rule: whatever the bytes are, `out` holds the whole picture afterwards or there is a ImageError (a ValueError), never
-a warning; and no pixel is decoded of a picture above the build's own max_pixels. `exact` gives Pillow's pixels, bit for
-bit; `fast` stays within 1.5 of 255 of them on average, for any picture, and is mostly within 0.01.
+Rule: whatever the bytes are, `out` holds the whole image afterwards or there is an ImageError (a ValueError), never
+a warning; and no pixel is decoded of an image above the build's own max_pixels. `exact` gives Pillow's pixels, bit for
+bit; `fast` stays within 1.5 of 255 of them on average, for any image, and is mostly within 0.01.
 
     DECODERS["fast"](sample.images[0], build.manifest.config.image, batch[0])
 
@@ -42,7 +42,7 @@ Pixels = npt.NDArray[np.uint8]
 
 
 class ImageDecoder(Protocol):
-    """Fills out, C-contiguous uint8 [size, size, 3]. Raises ImageError for bytes that are no picture."""
+    """Fills out, C-contiguous uint8 [size, size, 3]. Raises ImageError for bytes that are not an image."""
 
     def __call__(self, data: bytes | memoryview, geometry: Geometry, out: Pixels) -> None: ...
 
@@ -109,7 +109,7 @@ def _seen(image: ImageFile, data: bytes) -> Image.Image:
 def _decoded_jpeg(image: ImageFile, data: bytes, out: Pixels) -> bool:
     """Fill out, uint8 [height, width, 3], with an upright gray or colour JPEG. False: out is undefined, ask Pillow.
 
-    simplejpeg refuses files that libjpeg warns of. Many of these are pictures all the same: Pillow decides.
+    simplejpeg refuses files that libjpeg warns of. Many of these can still be read: Pillow decides.
     """
     decode_jpeg = _simplejpeg()
     if decode_jpeg is None or not isinstance(image, JpegImagePlugin.JpegImageFile) or image.mode not in ("RGB", "L"):
@@ -192,7 +192,7 @@ def _fit_torch(pixels: Pixels, geometry: Geometry, mode: str, out: Pixels) -> No
 
 @functools.cache
 def _tall_first() -> bool:
-    """Whether this Pillow resizes vertically first where a picture loses more than twice as many rows as columns.
+    """Whether this Pillow resizes vertically first where an image loses more than twice as many rows as columns.
 
     Pillow has done so since version 13; before it, and always in torch, the horizontal pass comes first. Bicubic
     overshoots, each pass cuts that off, and so the order shows: by 4 of 255, on average, in black and white specks.

@@ -1,8 +1,8 @@
-"""Pictures as Pillow reads them, and as the encoder's square.
+"""Images as Pillow reads them, and as the encoder's square.
 
-Rule: whatever the bytes are, the answer is a picture or an ImageError, never another exception; the same bytes and
+Rule: whatever the bytes are, the result is an image or an ImageError, never another exception; the same bytes and
 Geometry give the same pixels everywhere. Only memory that runs out is a MemoryError, since it says nothing of the
-picture. Pillow warns of odd metadata: callers open, load and turn pictures with warnings ignored.
+image. Pillow warns of odd metadata: callers open, load and rotate images with warnings ignored.
 """
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ _FILTERS: dict[Interpolation, Image.Resampling] = {
 
 
 def open_picture(data: bytes) -> tuple[ImageFile.ImageFile, str]:
-    """The picture, of which only the header is read, and its file extension. The bytes decide, not a name."""
+    """The image, of which only the header is read, and its file extension. The bytes decide, not a name."""
     kind = next((kind for start, kind in _FORMATS.items() if data.startswith(start)), None)
     if kind:
         return _fenced(lambda: kind.open(BytesIO(data))), kind.extension
@@ -90,7 +90,7 @@ def read_orientation(image: ImageFile.ImageFile, data: bytes) -> int:
         return 1
     try:
         value = _fenced(lambda: image.getexif().get(ExifTags.Base.Orientation, 1))
-    except ImageError:  # broken metadata makes no broken picture
+    except ImageError:  # broken metadata does not make an image broken
         return 1
     return int(value) if value in _UPRIGHT else 1
 
@@ -101,7 +101,7 @@ def to_rgb(image: Image.Image) -> Image.Image:
 
 
 def upright(image: Image.Image, orientation: int) -> Image.Image:
-    """The picture as seen, turned and mirrored as its orientation says."""
+    """The image as seen, rotated and mirrored as its orientation says."""
     return image.transpose(_UPRIGHT[orientation]) if orientation in _UPRIGHT else image
 
 
@@ -122,7 +122,7 @@ def scaled_size(width: int, height: int, geometry: Geometry) -> tuple[int, int]:
 
 
 def fit(image: Image.Image, geometry: Geometry) -> Image.Image:
-    """An upright RGB picture as the square that the encoder sees. Raises ImageError as `scaled_size` does."""
+    """An upright RGB image as the square that the encoder sees. Raises ImageError as `scaled_size` does."""
     size = geometry.size
     wide, high = scaled_size(*image.size, geometry)
     image = image.resize((wide, high), _FILTERS[geometry.interpolation])
@@ -138,7 +138,7 @@ def fit(image: Image.Image, geometry: Geometry) -> Image.Image:
 
 class _Format(NamedTuple):
     # Plugins are called directly: Image.open would apply Pillow's own pixel limit, whatever ours is, and for an MPO (a
-    # phone's JPEG with more pictures behind it) read the whole list of them.
+    # phone's JPEG with more images behind it) read the whole list of them.
     open: Callable[[BytesIO], ImageFile.ImageFile]
     extension: str
 

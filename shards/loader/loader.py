@@ -37,7 +37,7 @@ STATE_VERSION = 2
 
 SHUFFLE_SAMPLES = 4096
 SHUFFLE_SHARDS = 8
-"""`shuffle="shards"` shuffles so many samples and so many of the largest shard among each other, at least."""
+"""`shuffle="shards"` shuffles at least this many samples, and this many times the largest shard, among each other."""
 
 _PAD_TO = 8  # unpacked sequences have a length that tensor cores like
 
@@ -188,9 +188,9 @@ class Loader:
             newer = isinstance(version, int) and version > STATE_VERSION
             step = "update dsvl" if newer else "start again"
             raise ShardError(f"loader state: version is {version!r}, this program reads {STATE_VERSION}; {step}")
-        wanted = self.state_dict()
+        own_state = self.state_dict()
         saved = state.get("sequences")
-        pairs = [(name, state.get(name), wanted[name]) for name in ("manifest", "seed")]
+        pairs = [(name, state.get(name), own_state[name]) for name in ("manifest", "seed")]
         settings = saved if isinstance(saved, Mapping) else {}
         pairs += [(name, settings.get(name), own) for name, own in self._settings.items()]
         for name, got, own in pairs:
@@ -271,8 +271,8 @@ def _whole(name: str, value: object, least: int | None) -> int:
     except TypeError:
         number = None
     if number is None or isinstance(value, bool) or (least is not None and number < least):
-        wanted = "a whole number" if least is None else f"a whole number from {least}"
-        raise ShardError(f"loader: {name} is {value!r}; expected {wanted}")
+        expected = "a whole number" if least is None else f"a whole number from {least}"
+        raise ShardError(f"loader: {name} is {value!r}; expected {expected}")
     return number
 
 

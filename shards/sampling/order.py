@@ -9,7 +9,7 @@ Rules
     order.samples(epoch=0, start=0, stop=1000)      # numbers of samples in build["train"]
 
 How: an epoch's draws are cut into stripes of 1024. The number of a dataset's draws before a stripe is that of its
-draws k with (2k + 1) / 2n below a common threshold; within a stripe the datasets are shuffled. A dataset's draw K lies
+draws k with (2k + 1) / 2n below a common threshold; within a stripe the datasets are shuffled. A dataset's draw K is
 in cycle K // m. A shuffle of its m samples says which of them a run of draws shows, the same until an epoch and a cycle
 begin together again; and each run within one cycle and one epoch is shuffled once more, so that no two are alike.
 """
@@ -121,7 +121,7 @@ class _Stream:
         self.size, self.draws = sum(dataset.shard_sizes), dataset.count
         self._key, self._window = key, window
         self._shard_sizes = np.array(dataset.shard_sizes, np.int64)
-        self._round = math.lcm(self.size, self.draws)  # after so many draws an epoch and a cycle begin together
+        self._round = math.lcm(self.size, self.draws)  # after this many draws an epoch and a cycle begin together
         self._base = lru_cache(maxsize=2)(self._make_base)
         self._run = lru_cache(maxsize=8)(self._make_run)
 

@@ -115,7 +115,7 @@ class Cache:
             if wrong == DOWNLOADS:
                 raise ShardError(
                     f"{name}: downloaded {DOWNLOADS} times: got {got} bytes with sha256 {digest[:12]}, the manifest "
-                    f"says {size} bytes with {sha256[:12]}; it was damaged or swapped where it lies: remove it there, "
+                    f"says {size} bytes with {sha256[:12]}; it was damaged or swapped at its source: remove it there, "
                     "and run the same dsvl-prep build"
                 )
 
@@ -258,13 +258,13 @@ def _is_folder_of(folder: Path, files: Mapping[str, str]) -> bool:
         return False
 
 
-def _read_checked(path: str, wanted: str, name: str, read: Callable[[str], bytes]) -> bytes:
+def _read_checked(path: str, expected: str, name: str, read: Callable[[str], bytes]) -> bytes:
     for _ in range(DOWNLOADS):
         content = read(path)
         digest = hashlib.sha256(content).hexdigest()
-        if digest == wanted:
+        if digest == expected:
             return content
     raise ShardError(
-        f"{name}/{path}: downloaded {DOWNLOADS} times: its sha256 is {digest[:12]}, the manifest says {wanted[:12]}; "
-        "it was edited or damaged where it lies: run the same dsvl-prep build"
+        f"{name}/{path}: downloaded {DOWNLOADS} times: its sha256 is {digest[:12]}, the manifest says {expected[:12]}; "
+        "it was edited or damaged at its source: run the same dsvl-prep build"
     )

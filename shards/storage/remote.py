@@ -32,7 +32,7 @@ LONGEST_S = 60.0
 
 PIECE_BYTES = 8 << 20
 PIECES = 4
-"""So many pieces of a file are asked for at once, and what fails costs no more than them."""
+"""This many pieces of a file are requested at once; a failure costs no more than these."""
 
 # fsspec has no error for a broken line: each library below raises its own, and one that is not loaded raises none.
 _ERRORS = (

@@ -1,4 +1,4 @@
-"""Where a build lies: a folder on this machine, or a URL (shards/storage/remote.py).
+"""Where a build is stored: a folder on this machine, or a URL (shards/storage/remote.py).
 
 Rule: readers name a file by its path below the build, and get a local file that they can read at any offset.
 """
@@ -39,7 +39,7 @@ class Store(Protocol):
         ...
 
     def stream(self, path: str) -> Iterator[bytes]:
-        """A file piece by piece, from where it really lies. Raises OSError if it cannot be read."""
+        """A file piece by piece, from where it is really stored. Raises OSError if it cannot be read."""
         ...
 
     def local(self, path: str, *, size: int | None, sha256: str) -> Path:
@@ -93,16 +93,16 @@ class LocalStore:
         return file
 
     def folder(self, name: str, files: Mapping[str, str]) -> Path:
-        for path, wanted in files.items():
+        for path, expected in files.items():
             try:
                 digest = file_sha256(self._folder / path)
             except OSError as error:
                 raise ShardError(
                     f"{self.name(path)}: cannot be read ({error.strerror}); rebuild to write it again"
                 ) from None
-            if digest != wanted:
+            if digest != expected:
                 raise ShardError(
-                    f"{self.name(path)}: sha256 is {digest[:12]}, the manifest says {wanted[:12]}; it was edited or "
+                    f"{self.name(path)}: sha256 is {digest[:12]}, the manifest says {expected[:12]}; it was edited or "
                     "damaged; rebuild to write it again"
                 )
         return self._folder / name

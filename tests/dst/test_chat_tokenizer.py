@@ -251,12 +251,12 @@ def test_no_messages_are_no_tokens(byte_tokenizer: dst.TextTokenizer) -> None:
         (LOOP.replace("BODY", "").replace("A:", "{% if add_generation_prompt %}A:{% endif %}"), "not the beginning"),
         (LOOP.replace("BODY", "").replace("{{ eos_token }}{% endg", "{% endg"), "not in an end token"),
         (LOOP.replace("BODY", "").replace("{{ eos_token }}{% endg", "<image>{% endg"), "image placeholders"),
-        (LOOP.replace("BODY", "") + "{% generation %}more{{ eos_token }}{% endgeneration %}", "3 parts to be learnt"),
+        (LOOP.replace("BODY", "") + "{% generation %}more{{ eos_token }}{% endgeneration %}", "3 trained spans"),
         (
             LOOP.replace("{{ m.content }}", "{% if not loop.last %}{{ m.content }}{% endif %}")
             .replace("BODY", "")
             .replace("{{ eos_token }}{% endg", "{% endg"),
-            "1 parts to be learnt",
+            "1 trained spans",
         ),
     ],
 )

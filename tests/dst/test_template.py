@@ -139,7 +139,7 @@ def test_what_fails_while_rendering_names_template_and_line(source: str, error: 
         (BLOCK + "\n{% for m in messages %}", "line 2: Unexpected end of template"),
         ("{% generation %}\nx", "line 2: Unexpected end of template"),
         ("{% endgeneration %}", "line 1: "),
-        ("{{ messages }}", ": nothing is marked to be learnt"),
+        ("{{ messages }}", ": no text is marked as trained"),
         ("\n{% macro answer() %}\n" + BLOCK + "{% endmacro %}{{ answer() }}", "line 3: .*inside a macro"),
         ("\n{% set answer %}" + BLOCK + "{% endset %}{{ answer }}", "line 2: .*inside a macro, a set"),
         ("{% filter upper %}" + BLOCK + "{% endfilter %}", "line 1: .*inside a macro, a set, filter"),

@@ -177,7 +177,7 @@ def test_wrong_usage_says_what_was_wanted(tmp_path: Path, arguments: list[str], 
     ("text", "expected"),
     [
         ("datasets: [", "line 1, column"),
-        ("a: 1\na: 2\n", "'a' stands twice"),
+        ("a: 1\na: 2\n", "'a' occurs twice"),
         ("- 1\n", "expected keys"),
         ("tokenizer: 5\ndatasets: []\n", "expected text"),
         ("datasets: []\n", "tokenizer: missing"),

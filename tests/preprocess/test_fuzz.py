@@ -327,7 +327,7 @@ def write_all(folder: Path, *, damage: bool) -> tuple[Path, dict[str, int], dict
 
 
 def samples_by_record(folder: Path) -> dict[tuple[str, str], list[Any]]:
-    """All samples of (dataset, record): an id that stands twice must not give two."""
+    """All samples of (dataset, record): an id that occurs twice must not give two."""
     found: dict[tuple[str, str], list[Any]] = {}
     for dataset, split, shard in shards.open(folder).shards():
         for row in range(len(shard)):

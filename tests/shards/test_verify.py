@@ -143,7 +143,7 @@ def test_exchanged_shards_and_indexes_are_found(build: Path, suffix: str) -> Non
 def test_a_file_too_many_is_named(build: Path, name: str) -> None:
     (build / name).parent.mkdir(exist_ok=True)
     (build / name).write_bytes(b"{}")
-    assert problems(build) == [f"{build / name}: lies in the build but the manifest does not name it; remove it"]
+    assert problems(build) == [f"{build / name}: is in the build but not in the manifest; remove it"]
 
 
 def test_what_is_not_of_the_build_is_left_alone(build: Path) -> None:
@@ -243,8 +243,8 @@ BROKEN: dict[str, tuple[Draft, str]] = {
     "nothing trained": (retoken(SOUND, IDS, np.full(len(IDS), IGNORE)), "nothing in it is trained"),
     "a trained placeholder": (retoken(SOUND, IDS, changed(LABELS, 0, IMAGE_ID)), "an image placeholder is trained"),
     "too many trained": (replace(SOUND, trained_tokens=7), "its trained tokens are not as many as the index says"),
-    "a negative id": (retoken(SOUND, changed(IDS, 3, -1), LABELS), "an id lies outside the vocabulary"),
-    "an id too high": (retoken(SOUND, changed(IDS, 3, VOCABULARY_SIZE), LABELS), "an id lies outside the vocabulary"),
+    "a negative id": (retoken(SOUND, changed(IDS, 3, -1), LABELS), "an id is outside the vocabulary"),
+    "an id too high": (retoken(SOUND, changed(IDS, 3, VOCABULARY_SIZE), LABELS), "an id is outside the vocabulary"),
     "too long": (longer(SOUND, FITTING + 1), f"its length {MAX_LENGTH + 1} is over limits.max_length"),
     "too many images": (draft(1, num_images=4), "it has more images than limits.max_images"),
     "another dataset": (
@@ -403,6 +403,4 @@ def test_what_energon_adds_is_no_problem_unless_its_tar_is_gone(build: Path) -> 
         (build / name).write_bytes(b"x")
     assert problems(build) == []
     (build / "shards/alpha/gone.tar.idx").write_bytes(b"x")
-    assert problems(build) == [
-        f"{build}/shards/alpha/gone.tar.idx: lies in the build but the manifest does not name it; remove it"
-    ]
+    assert problems(build) == [f"{build}/shards/alpha/gone.tar.idx: is in the build but not in the manifest; remove it"]

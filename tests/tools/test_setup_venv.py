@@ -428,7 +428,7 @@ def test_an_environment_whose_python_or_pip_does_not_start_is_made_again(ready: 
 
 def test_what_makes_an_environment_unusable_is_named(ready: Project) -> None:
     job = ready.job("train")
-    state, wanted = begun(ready), job.wanted()
+    state, wanted = begun(ready), job.target()
 
     def problem(state: venv_state.State | None, wanted: venv_state.State) -> str | None:
         return venv_install.examine(job, state, wanted)[1]
@@ -448,7 +448,7 @@ def test_a_removal_that_was_stopped_is_resumed(ready: Project) -> None:
     venv_state.write_state(ready.venv, replace(state, step="venv"))
     (ready.venv / "pyvenv.cfg").unlink()
     job = ready.job("train")
-    assert venv_install.usable_site_packages(job, venv_state.read_state(ready.venv), job.wanted()) is None
+    assert venv_install.usable_site_packages(job, venv_state.read_state(ready.venv), job.target()) is None
     assert {path.name for path in ready.venv.iterdir()} == {venv_state.STATE, venv_state.LOCK}
 
 

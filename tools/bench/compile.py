@@ -40,7 +40,7 @@ POLICIES = {
     "decode": ImagePolicy(check="decode"),
     "resized": ImagePolicy(store="resized"),
 }
-WANTED = {"header": 0.60, "decode": 0.80, "resized": 0.85}
+EXPECTED = {"header": 0.60, "decode": 0.80, "resized": 0.85}
 
 
 def main() -> None:
@@ -82,7 +82,7 @@ def bench_images(folder: Path, count: int, repeats: int) -> None:
         ratio = statistics.median(one / other for one, other in zip(ours, bare, strict=True))
         print(
             f"| {name} | {statistics.median(bare):,.0f} | {statistics.median(ours):,.0f} | {ratio:.0%} "
-            f"| {WANTED[name]:.0%} |",
+            f"| {EXPECTED[name]:.0%} |",
             flush=True,
         )
     parts = bare_parts(folder, min(count, 2000), ImagePolicy(check="header"))
@@ -128,7 +128,7 @@ def bare_parts(folder: Path, count: int, policy: ImagePolicy) -> dict[str, float
 
 
 def _bare_check(data: bytes, policy: ImagePolicy) -> bytes:
-    """What Pillow alone takes for the same check, or the same stored picture."""
+    """What Pillow alone takes for the same check, or the same stored image."""
     with Image.open(io.BytesIO(data)) as image:
         if policy.store == "resized":
             width, height = (round(side * policy.size / min(image.size)) for side in image.size)
@@ -169,7 +169,7 @@ def bench_rebuild(folder: Path, count: int) -> None:
     again, _, report = run_build(folder, _blend(folder, "llava", settings, None), folder / "build", workers=2)
     amount = _blend(folder, "llava", settings, None, amount={"epochs": 2.0})
     other, _, last = run_build(folder, amount, folder / "build", workers=2)
-    print(f"{count:,} pictures, 2 workers, first build {first:.1f} s\n")
+    print(f"{count:,} images, 2 workers, first build {first:.1f} s\n")
     share = f"{again:.2f} s, {again / first:.2%}"
     print(f"- nothing changed ({report['built_tasks']} tasks built): {share} (expected: under 2%)")
     print(f"- another amount ({last['built_tasks']} tasks built): {other:.2f} s (expected: under 5 s)\n", flush=True)

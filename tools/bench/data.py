@@ -1,4 +1,4 @@
-"""What the benchmark scripts share: LLaVA-like records with photo-like pictures, and a line that says which machine."""
+"""What the benchmark scripts share: LLaVA-like records with photo-like images, and a line that says which machine."""
 
 from __future__ import annotations
 
@@ -25,21 +25,21 @@ def make_images(folder: Path, count: int, answer_words: int = 90) -> None:
     """LLaVA's layout: one 640x480 photo a record, 64 different ones; a question, and an answer of some sentences."""
     source = sorted((ROOT / "examples/data/coco/train2017").glob("*.jpg"))
     choose = random.Random(0)
-    pictures = folder / PHOTOS
-    pictures.mkdir(parents=True)
+    photos = folder / PHOTOS
+    photos.mkdir(parents=True)
     encoded = []
     for index in range(64):
         with Image.open(source[index % len(source)]) as image:
-            picture = image.convert("RGB").resize((640, 480), Image.Resampling.BICUBIC)
+            photo = image.convert("RGB").resize((640, 480), Image.Resampling.BICUBIC)
         grain = np.random.default_rng(index).normal(0, 6, (480, 640, 3))
-        pixels = np.clip(np.asarray(picture, dtype=np.float32) + grain, 0, 255).astype(np.uint8)
+        pixels = np.clip(np.asarray(photo, dtype=np.float32) + grain, 0, 255).astype(np.uint8)
         data = io.BytesIO()
         Image.fromarray(pixels).save(data, "JPEG", quality=90)
         encoded.append(data.getvalue())
     records = []
     for index in range(count):
         name = f"{index:012d}.jpg"
-        (pictures / name).write_bytes(encoded[index % 64])
+        (photos / name).write_bytes(encoded[index % 64])
         question, answer = words(choose, 12), words(choose, answer_words)
         conversation = [{"from": "human", "value": f"<image>\n{question}"}, {"from": "gpt", "value": answer}]
         records.append({"id": f"{index:012d}", "image": name, "conversations": conversation})

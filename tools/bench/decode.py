@@ -1,4 +1,4 @@
-"""Compare picture decoders on one thread: bare ones, and ours with the resizing that CLIP at 336 pixels wants.
+"""Compare image decoders on one thread: bare ones, and ours with the resizing that CLIP at 336 pixels needs.
 
     python -m tools.bench.decode [--repeats 9]      # OpenCV is measured if it is installed
 
@@ -41,14 +41,14 @@ def main() -> None:
         make_images(Path(folder), 16)
         originals = [path.read_bytes() for path in sorted((Path(folder) / PHOTOS).iterdir())]
     stored = [prepare_image(data, POLICY).data for data in originals]
-    wanted = [decode_pillow(data, POLICY.geometry) for data in originals]
+    expected = [decode_pillow(data, POLICY.geometry) for data in originals]
     print("| | original 640x480, ms | difference from Pillow, of 255 | stored 336x336, ms |\n|---|---|---|---|")
     for name, decode in decoders().items():
-        milliseconds = [best(decode, pictures, repeats) for pictures in (originals, stored)]
+        milliseconds = [best(decode, images, repeats) for images in (originals, stored)]
         pixels = [decode(data) for data in originals]
         far = ""
-        if pixels[0].shape == wanted[0].shape:
-            pairs = zip(pixels, wanted, strict=True)
+        if pixels[0].shape == expected[0].shape:
+            pairs = zip(pixels, expected, strict=True)
             far = f"{np.mean([np.abs(one.astype(int) - other).mean() for one, other in pairs]):.4f}"
         print(f"| {name} | {milliseconds[0]:.2f} | {far} | {milliseconds[1]:.2f} |")
 
@@ -81,14 +81,14 @@ def decoders() -> dict[str, Callable[[bytes], Pixels]]:
     }
 
 
-def best(decode: Callable[[bytes], Pixels], pictures: list[bytes], repeats: int) -> float:
-    """Milliseconds a picture."""
+def best(decode: Callable[[bytes], Pixels], images: list[bytes], repeats: int) -> float:
+    """Milliseconds an image."""
     seconds = []
     for _ in range(repeats):
         start = time.perf_counter()
-        for data in pictures:
+        for data in images:
             decode(data)
-        seconds.append((time.perf_counter() - start) / len(pictures))
+        seconds.append((time.perf_counter() - start) / len(images))
     return min(seconds) * 1e3
 
 

@@ -5,7 +5,7 @@
 All read the same samples: a 640x480 JPEG of about 82 KB and about 190 text tokens each. webdataset and Megatron-Energon
 read our tars, mosaicml-streaming reads MDS shards written from them, and a map dataset as DeepSpeed-VisualChat has it
 reads the original files. A runner is a script of tools/bench/peers; each runs in its library's own environment, made
-below --scratch and kept there. No two run at the same time. Pictures come from the page cache.
+below --scratch and kept there. No two run at the same time. Images come from the page cache.
 Takes about an hour; prints Markdown for docs/benchmarks.md.
 """
 
@@ -80,7 +80,7 @@ COLUMNS = {
     "map": Column(title="map dataset, on the fly", runner="by_map_dataset", packages=TORCH, preprocess=PEERS),
 }
 BARE = {
-    "simplejpeg decodes the `resized` pictures into a buffer": (
+    "simplejpeg decodes the `resized` images into a buffer": (
         Column(title="", runner="bare", task={"build": "resized"}),
         "full",
     ),

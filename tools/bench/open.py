@@ -4,7 +4,7 @@
 
 Builds of 10 thousand and of 10 million text samples, in shards of 8,192 as the compiler cuts them. The big one's tars
 are links to one file, its indexes (1.6 GB) are files of their own. Each measurement is a new process with a seed of its
-own, so that the first sample lies now in a whole shard, now in a rest; files were just written and come from the page
+own, so that the first sample is now in a whole shard, now in a rest; files were just written and come from the page
 cache. Prints Markdown for docs/benchmarks.md.
 """
 

@@ -1,12 +1,12 @@
-"""Measure the trainer: MMCA's kernels, how full packed rows are, and whole training steps.
+"""Measure the trainer: MMCA's kernels, how full packed sequences are, and whole training steps.
 
     python -m tools.bench.train [--scratch FOLDER] [--only speed,dense,memory,packing,step] [--set a.b=value ...]
 
 speed: forward and backward of trainer.attention.mmca against causal scaled_dot_product_attention of one shape. dense:
-against explicit additive masks, as DeepSpeed-VisualChat's modelling code has them. memory: peak memory as rows grow; on
-the CPU it is what the peak of the resident set grows by, in a process of its own. packing: positions used by packed
-rows of the sample blend, against padding. step: `dsvl-train run` of real sizes, random weights: tokens/s, MFU, data
-wait, memory.
+against explicit additive masks, as DeepSpeed-VisualChat's modelling code has them. memory: peak memory as they grow; on
+the CPU it is what the peak of the resident set grows by, in a process of its own. packing: tokens used by packed
+sequences of the sample blend, against padding. step: `dsvl-train run` of real sizes, random weights: tokens/s, MFU,
+data wait, memory.
 `--set` changes settings of the runs of step, such as precision=fp16 or batch.micro_batch_size=4.
 Ends with a table of goals; prints Markdown for docs/benchmarks.md.
 """

@@ -49,7 +49,7 @@ class Job:
     def python(self) -> Path:
         return self.venv / "bin/python"
 
-    def wanted(self) -> State:
+    def target(self) -> State:
         return State(
             step="complete",
             folder=str(self.venv),
@@ -88,29 +88,29 @@ def parse(arguments: Sequence[str] | None) -> Job:
 
 def set_up(job: Job) -> None:
     """Bring the environment to the expected state. Raises SetupError and OSError."""
-    wanted = job.wanted()
-    if is_ready(job, wanted):
+    target = job.target()
+    if is_ready(job, target):
         return
     refuse_other_folders(job.venv)
     with exclusive(job.venv) as lock_descriptor:
         state = read_state(job.venv)
-        if state is not None and is_ready(job, wanted):
+        if state is not None and is_ready(job, target):
             return  # the run that held the lock did it
         runner = Runner(inherited=lock_descriptor)
-        site_packages = usable_site_packages(job, state, wanted)
+        site_packages = usable_site_packages(job, state, target)
         if site_packages is None:
-            site_packages = make_venv(job, wanted, runner)
+            site_packages = make_venv(job, target, runner)
             state = None
         kept = set(state.extras) & project_extras(job.project) if state else set()
-        wanted = replace(wanted, extras=tuple(sorted(kept | set(wanted.extras))))
-        write_state(job.venv, replace(wanted, step="packages"))
-        install(job, wanted, site_packages, runner)
-        write_state(job.venv, wanted)
+        target = replace(target, extras=tuple(sorted(kept | set(target.extras))))
+        write_state(job.venv, replace(target, step="packages"))
+        install(job, target, site_packages, runner)
+        write_state(job.venv, target)
 
 
-def is_ready(job: Job, wanted: State) -> bool:
+def is_ready(job: Job, target: State) -> bool:
     state = read_state(job.venv)
-    return state is not None and state.holds(wanted) and job.python.exists()  # its link may lead nowhere by now
+    return state is not None and state.holds(target) and job.python.exists()  # its link may lead nowhere by now
 
 
 # The environment itself
@@ -122,27 +122,27 @@ def refuse_other_folders(venv: Path) -> None:
         raise SetupError(f"{venv} is not a virtual environment; remove it, or give another folder with --venv")
 
 
-def usable_site_packages(job: Job, state: State | None, wanted: State) -> Path | None:
+def usable_site_packages(job: Job, state: State | None, target: State) -> Path | None:
     """Where an environment that can be finished has its packages; or None, after removing one that cannot."""
     others = [path for path in job.venv.iterdir() if path.name not in OWN]
     if not others:
         return None
-    site_packages, problem = examine(job, state, wanted)
+    site_packages, problem = examine(job, state, target)
     if problem is None:
         return site_packages
     say(f"making {job.venv} again: {problem}")
-    write_state(job.venv, replace(wanted, step="venv"))  # first, so that a run which is stopped here is resumed
+    write_state(job.venv, replace(target, step="venv"))  # first, so that a run which is stopped here is resumed
     for path in others:
         shutil.rmtree(path) if path.is_dir() and not path.is_symlink() else path.unlink()
     return None
 
 
-def examine(job: Job, state: State | None, wanted: State) -> tuple[Path, str | None]:
+def examine(job: Job, state: State | None, target: State) -> tuple[Path, str | None]:
     """Where the environment has its packages, and why it cannot be used, if so."""
     nowhere = Path()
     if state is not None and state.step == "venv":
         return nowhere, "the run that made it was stopped"
-    if state is not None and (state.folder, state.project) != (wanted.folder, wanted.project):
+    if state is not None and (state.folder, state.project) != (target.folder, target.project):
         return nowhere, f"it was made as {state.folder} for {state.project}"
     code = (
         "import json, os, sys, sysconfig, pip._internal.cli.main\n"
@@ -154,37 +154,37 @@ def examine(job: Job, state: State | None, wanted: State) -> tuple[Path, str | N
         version, base, site_packages = json.loads(answer)
     except (OSError, ValueError, subprocess.CalledProcessError):
         return nowhere, "its Python or its pip does not start"
-    if (version, base) != (wanted.python, wanted.base):
-        return nowhere, f"it has Python {version} of {base}, and this run uses {wanted.python} of {wanted.base}"
+    if (version, base) != (target.python, target.base):
+        return nowhere, f"it has Python {version} of {base}, and this run uses {target.python} of {target.base}"
     if any(info.name.startswith("pip-") for info in venv_repair.incomplete(Path(site_packages))):
         return nowhere, "its pip is incomplete"
     return Path(site_packages), None
 
 
-def make_venv(job: Job, wanted: State, runner: Runner) -> Path:
+def make_venv(job: Job, target: State, runner: Runner) -> Path:
     if importlib.util.find_spec("ensurepip") is None:
         raise SetupError(
-            f"Python {wanted.python} ({sys.executable}) has no ensurepip, which virtual environments need; install its "
-            f"venv package (on Debian and Ubuntu: apt-get install python{wanted.python}-venv)"
+            f"Python {target.python} ({sys.executable}) has no ensurepip, which virtual environments need; install its "
+            f"venv package (on Debian and Ubuntu: apt-get install python{target.python}-venv)"
         )
-    write_state(job.venv, replace(wanted, step="venv"))
+    write_state(job.venv, replace(target, step="venv"))
     base_python = getattr(sys, "_base_executable", sys.executable)  # not that of an active environment
     if message := runner.run([base_python, "-m", "venv", str(job.venv)]):
         raise SetupError(f"{message}no virtual environment could be made in {job.venv}; see above")
-    return job.venv / f"lib/python{wanted.python}/site-packages"
+    return job.venv / f"lib/python{target.python}/site-packages"
 
 
 # Packages
 
 
-def install(job: Job, wanted: State, site_packages: Path, runner: Runner) -> None:
+def install(job: Job, target: State, site_packages: Path, runner: Runner) -> None:
     """pip, setuptools and wheel come first: packages without wheels are built with them."""
     say(f"installing into {job.venv} at the versions of {job.lock.name}; the first time this takes minutes")
     if removed := venv_repair.repair(site_packages):
         say(f"installing again what was not complete: {', '.join(removed)}")
     pip = [str(job.python), "-I", "-m", "pip"]
     constrained = [*pip, "install", "-qq", "--disable-pip-version-check", "-c", str(job.lock)]
-    extras = f"[{','.join(wanted.extras)}]" if wanted.extras else ""
+    extras = f"[{','.join(target.extras)}]" if target.extras else ""
     steps = [
         [*constrained, "pip", "setuptools", "wheel"],
         [*constrained, "--no-build-isolation", "-e", f"{job.project}{extras}"],

@@ -34,8 +34,8 @@ class State:
     lock: str
     extras: tuple[str, ...]
 
-    def holds(self, wanted: State) -> bool:
-        return set(self.extras) >= set(wanted.extras) and replace(self, extras=wanted.extras) == wanted
+    def holds(self, target: State) -> bool:
+        return set(self.extras) >= set(target.extras) and replace(self, extras=target.extras) == target
 
 
 @contextmanager

@@ -3,7 +3,7 @@
 The rule: everything that needs a loop or a number on the host is computed here, from small [B, T] tensors, preferably
 on the CPU. The attention of a layer then only gathers, calls kernels and scatters; it never waits for the device.
 
-Shapes: B batch (rows), T key tokens, Q query tokens, the last of T (all, unless a KV cache holds earlier ones).
+Shapes: B batch (sequences), T key tokens, Q query tokens, the last of T (all, unless a KV cache holds earlier ones).
 """
 
 from __future__ import annotations
@@ -93,8 +93,8 @@ def build_layout(
     """Prepare the attention of one forward.
 
     is_image: bool [B, T], the positions of images, for all keys, those in a KV cache included. segment_ids: integers
-    [B, T], 0 for padding, else the sample's number in its row (a 0/1 attention mask is a special case); None: no
-    padding, one sample per row. num_queries: how many of the last tokens are new; None: all.
+    [B, T], 0 for padding, else the sample's number in its sequence (a 0/1 attention mask is a special case); None: no
+    padding, one sample per sequence. num_queries: how many of the last tokens are new; None: all.
 
     The result's tensors are on `is_image`'s device. Raises ValueError for shapes or types that do not match.
     """
@@ -103,7 +103,7 @@ def build_layout(
     if is_image.dtype != torch.bool or is_image.dim() != 2:
         got = f"{is_image.dtype} {list(is_image.shape)}"
         raise ValueError(
-            f"is_image is {got}; expected torch.bool [rows, tokens], True where a token is part of an image"
+            f"is_image is {got}; expected torch.bool [sequences, tokens], True where a token is part of an image"
         )
     if segment_ids.shape != is_image.shape or segment_ids.is_floating_point():
         got = f"{segment_ids.dtype} {list(segment_ids.shape)}"

@@ -81,8 +81,8 @@ def no_mask(
     is_sliding = local_size is not None and local_size == getattr(config, "sliding_window", None)
     if local_size is not None and not is_sliding and kv_offset + kv_length > local_size:
         raise ValueError(
-            f"this model attends in chunks of {local_size} tokens, which MMCA does not define, and rows are "
-            f"{kv_offset + kv_length} tokens long; use shorter rows, another model, or causal attention"
+            f"this model attends in chunks of {local_size} tokens, which MMCA does not define, and sequences are "
+            f"{kv_offset + kv_length} tokens long; use shorter sequences, another model, or causal attention"
         )
 
 

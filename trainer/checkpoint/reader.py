@@ -14,8 +14,8 @@ Rules
   again, see trainer.checkpoint.frozen_fingerprint. Nothing is unpickled.
 - Each rank writes the pieces it holds and reads the pieces it needs. So a run can resume with another number of ranks,
   another ZeRO stage or another precision, without a conversion.
-- No random generator is saved: randomness is keyed by seed, step and row, see trainer.training.loop. Learning rates are
-  a function of the step.
+- No random generator is saved: randomness is keyed by seed, step and sequence (trainer.training.loop). Learning rates
+  are a function of the step.
 """
 
 from __future__ import annotations

@@ -21,7 +21,7 @@ _EXAMPLES: Mapping[str, object] = {
     "model.encoder.weights": "openai",
     "model.decoder.name": "path/of/your/decoder",
 }
-"""What stands in fields that have no default, or none that would train."""
+"""Values of fields that have no default, or none that would train."""
 
 _WIDTH = 110
 
@@ -29,7 +29,7 @@ _WIDTH = 110
 def default_yaml() -> str:
     """A file that load_config takes, with every field."""
     head = [
-        "# A training run. Every key that is left out keeps the default that stands here.",
+        "# A training run. Every key that is left out keeps the default shown here.",
         "# Change settings on the command line: dsvl-train run --config train.yaml --set zero.stage=3 --set seed=1",
     ]
     return "\n".join([*head, *_lines(TrainConfig, "", 0)]) + "\n"

@@ -80,7 +80,7 @@ class DecoderConfig:
 class ModelConfig:
     init_from: str | None = None
     """A folder that dsvl-train export wrote, to begin with its model: a second stage on other data, with other parts
-    trained. It says what all parts are; attention and decoder.attn_implementation alone may stand beside it."""
+    trained. It decides all parts; only attention and decoder.attn_implementation may be set next to it."""
     encoder: EncoderConfig
     """What sees."""
     projector: ProjectorConfig = field(default_factory=ProjectorConfig)
@@ -144,9 +144,9 @@ def check_trained(rates: LearningRates, adapters: LoraAdapters) -> list[str]:
 def _check_encoder(encoder: EncoderConfig) -> list[str]:
     problems = []
 
-    def want(holds: bool, field_name: str, wanted: str) -> None:
+    def want(holds: bool, field_name: str, expected: str) -> None:
         if not holds:
-            problems.append(f"model.encoder.{field_name}: got {getattr(encoder, field_name)!r}; expected {wanted}")
+            problems.append(f"model.encoder.{field_name}: got {getattr(encoder, field_name)!r}; expected {expected}")
 
     kind = encoder.kind
     want(encoder.layer != 0, "layer", "1 for the first layer's output, or -1 for the last's")

@@ -32,11 +32,11 @@ class Expected:
     template: str | None = None
     """The template the build must have been compiled with: a built-in name or the path of a .jinja file."""
     tokenizer: str | None = None
-    """The fingerprint of the build's tokenizer, or how it begins; manifest.json tells it."""
+    """The fingerprint of the build's tokenizer, or its first characters; see manifest.json."""
     manifest: str | None = None
-    """The hash of the build's manifest, or how it begins: set it to pin the data to the last byte."""
+    """The hash of the build's manifest, or its first characters: set it to pin the data to the last byte."""
     image_size: int | None = None
-    """The side of the build's pictures in pixels."""
+    """The side of the build's images in pixels."""
 
 
 @config_class
@@ -53,11 +53,11 @@ class BatchConfig:
     packed: bool = True
     """Pack several samples into a sequence; none attends to another. false: one sample each, padded to the longest."""
     shuffle: Literal["samples", "shards"] | None = None
-    """samples: from a local disk. shards: from remote or rotating disks. Default: by where the build lies."""
+    """samples: from a local disk. shards: from remote or rotating disks. Default: by where the build is stored."""
     workers: Natural = 2
-    """Processes of each rank that read and decode pictures ahead. 0 does it between the steps."""
+    """Processes of each rank that read and decode images ahead. 0 does it between the steps."""
     decode: Literal["exact", "fast"] = "exact"
-    """fast is twice as fast where pictures are stored as they were, and differs by under 1.5/255 on average."""
+    """fast is twice as fast where images are stored as they were, and differs by under 1.5/255 on average."""
 
 
 @config_class
@@ -91,9 +91,9 @@ class ScheduleConfig:
 @config_class
 class ZeroConfig:
     stage: Annotated[int, Ge(0), Le(3)] = 2
-    """What ranks share out: 0 nothing (fp32 only), 1 optimizer state, 2 gradients too, 3 weights too."""
+    """What is partitioned across ranks: 0 nothing (fp32 only), 1 optimizer state, 2 gradients too, 3 weights too."""
     offload_optimizer: bool = False
-    """Keep optimizer state in the host's memory; needs stage 1 to 3, and wants optimizer.kind: cpu to be fast."""
+    """Keep optimizer state in the host's memory; needs stage 1 to 3, and is fast only with optimizer.kind: cpu."""
     offload_parameters: bool = False
     """Keep weights in the host's memory until a layer needs them; needs stage 3."""
     param_persistence_threshold: Natural | None = None
@@ -105,7 +105,7 @@ class CheckpointConfig:
     every: Natural = 500
     """Optimizer steps between checkpoints; one is also written at the end. 0 writes that one alone."""
     keep: Positive = 2
-    """How many of the newest are kept, beside the best."""
+    """How many of the newest are kept, in addition to the best."""
     resume: str = "auto"
     """auto: from the newest checkpoint below `out`, if any. never: refuse to. Or the folder of a checkpoint, or of a
     run for its newest one: another run's, to begin from it, or one of this run's, to go back to it."""
@@ -156,7 +156,7 @@ class TrainConfig:
     schedule: ScheduleConfig = field(default_factory=ScheduleConfig)
     """How long, and the course of the learning rates."""
     zero: ZeroConfig = field(default_factory=ZeroConfig)
-    """DeepSpeed ZeRO: what is shared out among ranks."""
+    """DeepSpeed ZeRO: what is partitioned across ranks."""
     checkpoints: CheckpointConfig = field(default_factory=CheckpointConfig)
     """What is written when, and from where a run resumes."""
     logging: LoggingConfig = field(default_factory=LoggingConfig)
@@ -174,7 +174,7 @@ def load_config(path: Path, settings: Sequence[str] = ()) -> TrainConfig:
 
 
 def read_tree(path: Path, settings: Sequence[str]) -> dict[str, Any]:
-    """A file with `a.b=value` settings applied, as it stands. Raises ConfigError if it or they cannot be read."""
+    """A file with `a.b=value` settings applied, not yet checked. Raises ConfigError if it or they cannot be read."""
     tree = read_yaml(path)
     override(tree, settings)
     return tree
@@ -233,8 +233,8 @@ def accumulation(config: TrainConfig, world_size: int) -> int:
     return config.batch.global_batch_size // (config.batch.micro_batch_size * world_size)
 
 
-def row_length(config: TrainConfig, manifest: Manifest) -> int:
-    """Positions of a row."""
+def sequence_length(config: TrainConfig, manifest: Manifest) -> int:
+    """Tokens of a packed sequence."""
     return config.batch.max_length or manifest.config.limits.max_length
 
 

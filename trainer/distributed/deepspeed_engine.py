@@ -120,7 +120,7 @@ def make_optimizer(config: TrainConfig, groups: Sequence[dict[str, Any]]) -> tor
 def initialize(
     model: torch.nn.Module, optimizer: torch.optim.Optimizer, config: TrainConfig, world_size: int
 ) -> DeepSpeedEngine:
-    """DeepSpeed's engine around a model; the model is cast, moved and shared out."""
+    """DeepSpeed's engine around a model; the model is cast, moved and partitioned."""
     import deepspeed
 
     engine: DeepSpeedEngine

@@ -73,7 +73,7 @@ def evaluate_build(settings: EvalSettings, *, loss: bool, answers: bool, limit: 
     scored: ScoredAnswers | None = None
     if loss:
         with _explain_out_of_memory(settings), Bar().step("loss", len(build["eval"])) as advance:
-            evaluation = held_out_loss(speaker, build, rows=settings.batch, workers=workers, advance=advance)
+            evaluation = held_out_loss(speaker, build, sequences=settings.batch, workers=workers, advance=advance)
     if answers:
         with _explain_out_of_memory(settings), Bar().step("answers", len(questions)) as advance:
             scored = answer_held_out(

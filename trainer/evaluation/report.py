@@ -100,11 +100,11 @@ def thumbnail(data: bytes, side: int) -> tuple[bytes, int, int]:
     Raises shards.images.pixels.ImageError for images that the model cannot be shown either.
     """
     with warnings.catch_warnings(action="ignore"):
-        picture, _ = open_picture(data)
-        check_size(picture, _MAX_PIXELS)
-        check_kind(picture, data)
-        load_pixels(picture, data)
-        image = upright(to_rgb(picture), read_orientation(picture, data))
+        original, _ = open_picture(data)
+        check_size(original, _MAX_PIXELS)
+        check_kind(original, data)
+        load_pixels(original, data)
+        image = upright(to_rgb(original), read_orientation(original, data))
     image.thumbnail((side, side))
     out = io.BytesIO()
     image.save(out, "JPEG", quality=_JPEG_QUALITY, optimize=True)

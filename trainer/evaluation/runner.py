@@ -105,15 +105,15 @@ def check_model_fits_build(speaker: Speaker, manifest: Manifest) -> list[str]:
     return problems
 
 
-def held_out_loss(speaker: Speaker, build: Build, *, rows: int, workers: int, advance: Advance) -> Evaluation:
+def held_out_loss(speaker: Speaker, build: Build, *, sequences: int, workers: int, advance: Advance) -> Evaluation:
     """The mean loss over all trained tokens of the held-out split. Raises ShardError or TrainError.
 
-    rows: packed rows per batch. advance: called with the number of samples done.
+    sequences: packed sequences per batch. advance: called with the number of samples done.
     """
     loader = Loader(
         build,
         split=SPLIT,
-        batch_size=rows,
+        batch_size=sequences,
         max_length=build.manifest.config.limits.max_length,
         workers=workers,
     )

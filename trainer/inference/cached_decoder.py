@@ -1,9 +1,9 @@
 """A decoder with a KV cache: it reads prompts and single tokens, and returns the logits of the next token.
 
-Rule: padding is never attended to, and positions count from a row's own first token. With MMCA every forward gets a
-layout over all tokens that were read, since the cache does not record which of them are images.
+Rule: padding is never attended to, and positions count from a sequence's own first token. With MMCA every forward gets
+a layout over all tokens that were read, since the cache does not record which of them are images.
 
-Shapes: B rows, T new positions, K positions in the cache and new ones, N images, S side in pixels, H hidden size, V
+Shapes: B sequences, T new tokens, K tokens in the cache and new ones, N images, S side in pixels, H hidden size, V
 vocabulary.
 """
 
@@ -71,7 +71,7 @@ class CachedDecoder:
         return self._feed(embeddings_BTH, ids_BT == model.image_id, mask_BT, positions_BT)
 
     def read_tokens(self, tokens: Sequence[int], positions_B1: torch.Tensor) -> torch.Tensor:
-        """Read one text token per row. Returns the logits [B, V] after it."""
+        """Read one text token per sequence. Returns the logits [B, V] after it."""
         ids_B1 = torch.tensor(tokens, device=self._device)[:, None]
         return self._feed(
             self._model.decoder.get_input_embeddings()(ids_B1),

@@ -12,7 +12,7 @@ Rules
     for token in session.answer(prompt, Sampling()): ...  # the last is prompt.end_id, or a length limit was met
     answers = generator.batch(prompts, Sampling(), keys=[("vqa", "7"), ...])
 
-Shapes: B rows, V vocabulary.
+Shapes: B sequences, V vocabulary.
 """
 
 # ruff: noqa: N803, N806 - names end in their shape
@@ -104,7 +104,7 @@ class Generator:
                     open_rows.remove(row)
             if not open_rows:
                 return answers
-            if self.limit is not None:  # finished rows continue; their tokens are not used
+            if self.limit is not None:  # finished sequences continue; their tokens are not used
                 positions = positions.clamp(max=self.limit - 1)
             logits = decoder.read_tokens(tokens, positions)
             positions = positions + 1
@@ -116,7 +116,7 @@ class Generator:
         sampling: Sampling,
         randoms: Sequence[torch.Generator],
     ) -> list[int]:
-        """The next token of each row. Raises TrainError for logits that are not finite."""
+        """The next token of each sequence. Raises TrainError for logits that are not finite."""
         logits_BV = logits_BV.float()
         if not bool(logits_BV.isfinite().all()):
             raise TrainError(

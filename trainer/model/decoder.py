@@ -159,7 +159,7 @@ def finish_logits(hf_config: HfConfig, logits: torch.Tensor) -> torch.Tensor:
 
 
 def _check_behaviour(model: CausalDecoder, config: DecoderConfig) -> None:
-    """Raises ConfigError unless the decoder behaves as VisionChatModel assumes; tested on a row of two samples.
+    """Raises ConfigError unless the decoder behaves as VisionChatModel assumes; tested on a sequence of two samples.
 
     The assumptions: logits are the head applied to the last hidden states, and positions that restart keep samples
     apart. On the meta device there is nothing to compare.
@@ -192,7 +192,7 @@ def _check_behaviour(model: CausalDecoder, config: DecoderConfig) -> None:
             ]
         )
     if not _nearly_equal(packed[:, 1:], alone):
-        raise ConfigError([f"model.decoder: {name} lets samples that share a row see each other; choose another"])
+        raise ConfigError([f"model.decoder: {name} lets samples that share a sequence see each other; choose another"])
 
 
 def _check_mmca(model: CausalDecoder, config: DecoderConfig) -> None:

@@ -1,13 +1,13 @@
 """The model: images pass through encoder and projector into their placeholders, then a causal decoder, then the loss.
 
 Rules
-- Samples that share a row never see each other. Positions restart with each sample, which keeps them apart, so neither
-  an attention mask nor a cache is passed.
+- Samples that share a sequence never see each other. Positions restart with each sample, which keeps them apart, so
+  neither an attention mask nor a cache is passed.
 - Logits are computed only where the next token is trained on, a chunk at a time.
 - All parts run in every forward, on a blank image if there is none. With ZeRO-3 each part's weights are gathered from
   all ranks, so a rank that skipped a part would leave the others waiting.
 
-Shapes: B rows, T positions, N images, S side in pixels, P and Q tokens per image before and after the projector, H
+Shapes: B sequences, T tokens, N images, S side in pixels, P and Q tokens per image before and after the projector, H
 hidden size, M trained tokens, V vocabulary.
 """
 
@@ -51,7 +51,7 @@ class Loss(NamedTuple):
     tokens: torch.Tensor
     """int64 []: number of trained tokens"""
     per_sample: torch.Tensor | None = None
-    """float32 [samples], with reduction="sample": the sum of each sample; by row, then by segment id"""
+    """float32 [samples], with reduction="sample": the sum of each sample; by sequence, then by segment id"""
     per_sample_tokens: torch.Tensor | None = None
     """int64 [samples], with reduction="sample": the trained tokens of each"""
 
@@ -165,7 +165,7 @@ class VisionChatModel(nn.Module):
         if not fits or int(is_image.sum()) != indices.numel():
             raise TrainError(
                 f"{num_images} images at {len(image_slots)} slots need {num_images * self.image_tokens} positions, "
-                f"{self.image_tokens} per image, but the rows have {int(is_image.sum())} positions with the "
+                f"{self.image_tokens} per image, but the sequences have {int(is_image.sum())} positions with the "
                 f"placeholder's id {self.image_id}; expected the build that this model was made for"
             )
         return indices.flatten()
@@ -193,7 +193,7 @@ class VisionChatModel(nn.Module):
 def attention_arguments(
     attention: str, is_image: torch.Tensor, segment_ids: torch.Tensor, position_ids: torch.Tensor
 ) -> dict[str, Any]:
-    """The decoder's arguments that keep the samples of a row apart. All inputs are [B, T].
+    """The decoder's arguments that keep the samples of a sequence apart. All inputs are [B, T].
 
     For causal attention transformers finds the samples by their restarting positions, for each of its kernels and with
     sliding windows, but only if it gets neither a mask nor a cache.

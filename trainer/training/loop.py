@@ -54,7 +54,7 @@ class StepResult:
     wait_seconds: float
     """How long this rank waited for its batches"""
     loader: Mapping[str, Any]
-    """Loader state after this step's rows"""
+    """Loader state after this step's sequences"""
     stopping: bool
     """A rank was asked to stop; this step is the last"""
 
@@ -157,7 +157,9 @@ def evaluate(
             loss: Loss = model(**batch.to(ranks.device).tensors(), reduction="sample")
         assert loss.per_sample is not None  # since reduction is "sample"
         assert loss.per_sample_tokens is not None
-        owners = torch.tensor([numbers[dataset] for row in batch.samples for dataset, _ in row], dtype=torch.int64)
+        owners = torch.tensor(
+            [numbers[dataset] for sequence in batch.samples for dataset, _ in sequence], dtype=torch.int64
+        )
         sums.index_add_(0, owners, loss.per_sample.cpu().double())
         counts.index_add_(0, owners, loss.per_sample_tokens.cpu().double())
     totals = ranks.sums([*sums.tolist(), *counts.tolist()])
@@ -268,7 +270,7 @@ def _forward_backward(engine: DeepSpeedEngine, fetched: _Fetched, step: int, see
 
 def _give_up(what: str, batches: Sequence[Batch], ranks: Ranks) -> NoReturn:
     """Raises TrainError with the samples of these batches of all ranks."""
-    own_names = [key for batch in batches for row in batch.samples for _, key in row]
+    own_names = [key for batch in batches for sequence in batch.samples for _, key in sequence]
     names = list(dict.fromkeys(name for rank_names in ranks.gather(own_names) for name in rank_names))
     more = f" and {len(names) - _MAX_NAMED} more" if len(names) > _MAX_NAMED else ""
     raise TrainError(

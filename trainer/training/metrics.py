@@ -132,7 +132,7 @@ class Record:
 
     step: int
     epoch: float
-    """Epochs done, counted in whole packing windows: up to the last window all of whose rows are trained on"""
+    """Epochs done, counted in whole packing windows: up to the last window all of whose sequences are trained on"""
     loss: float
     lr: Mapping[str, float]
     """By parameter group"""

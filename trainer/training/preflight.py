@@ -10,7 +10,7 @@ from dst.errors import ConfigError, TemplateError
 from dst.template import load_template
 from shards import Build, Manifest, ShardError
 from trainer.checkpoint.init_from import check_start, with_start
-from trainer.config.run import TrainConfig, check_ranks, config_from, read_tree, row_length
+from trainer.config.run import TrainConfig, check_ranks, config_from, read_tree, sequence_length
 
 
 def prepare(
@@ -80,7 +80,7 @@ def _check(config: TrainConfig, build: Build, world_size: int | None, *, loads_m
     manifest = build.manifest
     problems = check_config_fits_build(config, manifest)
     problems += check_start(config.model, manifest)
-    problems += check_rows(config, build)
+    problems += check_sequences(config, build)
     if world_size is not None:
         problems += check_ranks(config, world_size)
     if loads_model or problems:
@@ -92,11 +92,11 @@ def _check(config: TrainConfig, build: Build, world_size: int | None, *, loads_m
     return problems
 
 
-def check_rows(config: TrainConfig, build: Build) -> list[str]:
-    """Problems of samples that no row can hold. Nothing is read if rows hold whatever the build's limits allow."""
-    limits, rows = build.manifest.config.limits, config.batch
-    length = row_length(config, build.manifest)
-    if length >= limits.max_length and (rows.max_images is None or rows.max_images >= limits.max_images):
+def check_sequences(config: TrainConfig, build: Build) -> list[str]:
+    """Problems of samples that no sequence can hold. Nothing is read if they hold all that the build's limits allow."""
+    limits, batch = build.manifest.config.limits, config.batch
+    length = sequence_length(config, build.manifest)
+    if length >= limits.max_length and (batch.max_images is None or batch.max_images >= limits.max_images):
         return []
     from shards.loader import Loader
 
@@ -104,7 +104,7 @@ def check_rows(config: TrainConfig, build: Build) -> list[str]:
     for split in ("train", "eval") if config.evaluation.every else ("train",):
         try:
             if len(build[split]):
-                Loader(build, split=split, batch_size=1, max_length=length, max_images=rows.max_images, decode="none")
+                Loader(build, split=split, batch_size=1, max_length=length, max_images=batch.max_images, decode="none")
         except ShardError as error:
             problems.append(f"batch.max_length, batch.max_images: {error}")
     return problems

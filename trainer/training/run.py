@@ -33,7 +33,7 @@ from trainer.checkpoint.reader import Checkpoint, RunState, load_optimizer, load
 from trainer.compat.deepspeed import loss_scale
 from trainer.config.extensions import KEY as EXTENSIONS
 from trainer.config.extensions import differing_code, extension_notes, model_extensions
-from trainer.config.run import TrainConfig, accumulation, row_length, to_tree
+from trainer.config.run import TrainConfig, accumulation, sequence_length, to_tree
 from trainer.distributed.deepspeed_engine import check_device, initialize, make_optimizer, process_group
 from trainer.distributed.launch import STOP
 from trainer.distributed.ranks import Ranks
@@ -189,7 +189,7 @@ class _Run:
             self.build,
             split=split,
             batch_size=micro_batch_size * self.ranks.world_size,
-            max_length=row_length(self.config, self.build.manifest),
+            max_length=sequence_length(self.config, self.build.manifest),
             max_images=batch.max_images,
             packed=batch.packed,
             seed=self.config.seed,

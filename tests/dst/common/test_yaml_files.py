@@ -50,8 +50,8 @@ def test_mappings_can_be_merged(read: Read) -> None:
 
 
 BROKEN: dict[str, tuple[str | bytes, str]] = {
-    "a repeated key": ("a: 1\nb: 2\na: 3\n", "blend.yaml, line 3, column 1: broken YAML: the key 'a' stands twice"),
-    "a repeated key below": ("a:\n  - b: 1\n    b: 1\n", "line 3, column 5: broken YAML: the key 'b' stands twice"),
+    "a repeated key": ("a: 1\nb: 2\na: 3\n", "blend.yaml, line 3, column 1: broken YAML: the key 'a' occurs twice"),
+    "a repeated key below": ("a:\n  - b: 1\n    b: 1\n", "line 3, column 5: broken YAML: the key 'b' occurs twice"),
     "a number of 65 bits": (
         "a: 9223372036854775808",
         "line 1, column 4: broken YAML: 9223372036854775808 takes more than",
@@ -152,10 +152,10 @@ def test_later_settings_win() -> None:
         ("parts.-1=1", "no entry '-1'; there are coco, vqa"),
         ("words.5=c", "no entry '5'; there are 2"),
         ("words.²=c", ""),
-        ("seed.deep=1", "deep: stands below a number, which has no keys"),
-        ("main.name.deep.er=1", "deep: stands below text, which has no keys"),
+        ("seed.deep=1", "deep: is below a number, which has no keys"),
+        ("main.name.deep.er=1", "deep: is below text, which has no keys"),
         ("main.name=[", "broken YAML: expected the node content, but found '<stream end>'"),
-        ("main={a: 1, a: 2}", "broken YAML: the key 'a' stands twice"),
+        ("main={a: 1, a: 2}", "broken YAML: the key 'a' occurs twice"),
         ("seed=!!set {a}", "broken YAML: tag:yaml.org,2002:set is not a JSON value"),
         ("seed=\x07", "unacceptable character #x0007: special characters are not allowed"),
     ],

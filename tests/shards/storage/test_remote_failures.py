@@ -45,7 +45,7 @@ def test_verify_names_files_that_are_missing_or_too_many(folder: Path, memory: s
     remove_at(f"{memory}/{shard}")
     write_at(f"{memory}/shards/alpha/more.tar", b"")
     problems = shards.verify(shards.open(memory)).problems
-    assert [problem.split(": ")[1][:15] for problem in problems] == ["cannot be read ", "lies in the bui"]
+    assert [problem.split(": ")[1][:15] for problem in problems] == ["cannot be read ", "is in the build"]
     with pytest.raises(ShardError, match="is not there, but the manifest names it; run the same dsvl-prep build"):
         all_samples(shards.open(memory))
 

@@ -15,7 +15,7 @@ from dst.errors import ConfigError
 from tests.support import small_blends
 from trainer.config.defaults import default_yaml
 from trainer.config.run import TrainConfig, accumulation, check_ranks, config_from, load_config, to_tree, train_schema
-from trainer.training.preflight import check_config_fits_build, check_rows
+from trainer.training.preflight import check_config_fits_build, check_sequences
 
 MODEL = {"encoder": {"kind": "tiny"}, "decoder": {"preset": "tiny_llama"}}
 
@@ -208,8 +208,8 @@ def test_rows_may_be_shorter_than_the_build_allows_if_every_sample_fits(build: s
     longest = max(len(sample.ids) for sample in build["train"])
     assert longest < 256
     for batch in ({}, {"max_length": 256}, {"max_length": longest, "max_images": 1}):
-        assert check_rows(config(batch=batch), build) == []
-    (problem,) = check_rows(config(batch={"max_length": longest - 1}), build)
+        assert check_sequences(config(batch=batch), build) == []
+    (problem,) = check_sequences(config(batch={"max_length": longest - 1}), build)
     assert problem.startswith("batch.max_length, batch.max_images: ")
     assert f" has {longest} tokens, a sequence takes {longest - 1}" in problem
 

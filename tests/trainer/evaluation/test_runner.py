@@ -48,7 +48,7 @@ build = pytest.fixture(scope="module")(evaluations.make_build)
 
 def test_the_loss_is_that_of_each_sample_alone_weighted_by_its_trained_tokens(build: Build, record: Loaded) -> None:
     told: list[int] = []
-    found = held_out_loss(record, build, rows=3, workers=0, advance=told.append)
+    found = held_out_loss(record, build, sequences=3, workers=0, advance=told.append)
     sums: dict[str, list[float]] = {name: [0.0, 0.0] for name in build.datasets}
     for batch in Loader(build, split="eval", batch_size=1, max_length=512, packed=False):
         with torch.no_grad():

@@ -182,7 +182,7 @@ def test_decoders_that_cannot_attend_as_mmca_wants_are_refused() -> None:
 
 def test_decoders_whose_samples_would_mix_are_refused() -> None:
     sizes = {key: value for key, value in SIZES.items() if "key_value" not in key}
-    assert "lets samples that share a row see each other" in refused(config={"model_type": "opt", **sizes})
+    assert "lets samples that share a sequence see each other" in refused(config={"model_type": "opt", **sizes})
     assert "takes no position_ids" in refused(config={"model_type": "bloom", **sizes}, attn_implementation="eager")
 
 

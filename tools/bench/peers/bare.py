@@ -62,7 +62,7 @@ def _walk(several: list[list[Callable[[], Row]]]) -> Iterator[Any]:
 
 
 def _decode(several: list[list[Row]]) -> Iterator[Any]:
-    pictures = [
+    images = [
         [
             tar[offset + start : offset + start + size]
             for tar, offset, _, starts, sizes in some
@@ -71,10 +71,10 @@ def _decode(several: list[list[Row]]) -> Iterator[Any]:
         for some in several
     ]
     buffer = np.empty((SIZE, SIZE, 3), np.uint8)
-    for some_pictures in pictures:
-        for picture in some_pictures:
-            simplejpeg.decode_jpeg(picture, buffer=buffer)
-        yield {"input_ids": some_pictures}
+    for sample_images in images:
+        for image in sample_images:
+            simplejpeg.decode_jpeg(image, buffer=buffer)
+        yield {"input_ids": sample_images}
 
 
 if __name__ == "__main__":

@@ -18,7 +18,7 @@ SYSTEM = "You are a powerful vision-language assistant.\n"
 
 
 class Conversations(torch.utils.data.Dataset[harness.Sample]):
-    """LLaVA's records. Prompt pieces are not trained on, answers are; one token stands for the picture."""
+    """LLaVA's records. Prompt pieces are not trained on, answers are; one token stands for the image."""
 
     def __init__(self, task: harness.Task, preprocess: Preprocess) -> None:
         self._records = json.loads((task.folder / "llava/detail_23k.json").read_text(encoding="utf-8"))
@@ -34,8 +34,8 @@ class Conversations(torch.utils.data.Dataset[harness.Sample]):
         question, answer = (turn["value"] for turn in record["conversations"])
         text = question.replace("<image>", "### Image 1:\n<image>")
         prompt = self._ids(f"{SYSTEM}{text}\n### Question:\n")
-        learnt = self._ids(f"### Answer:\n{answer}{self._tokenizer.eos_token}")
-        tokens = np.array([prompt + learnt, [harness.IGNORE] * len(prompt) + learnt], dtype=np.int32)
+        trained = self._ids(f"### Answer:\n{answer}{self._tokenizer.eos_token}")
+        tokens = np.array([prompt + trained, [harness.IGNORE] * len(prompt) + trained], dtype=np.int32)
         path = self._photos / record["image"]
         if self._preprocess is None:
             return tokens, [path.read_bytes()]

@@ -20,7 +20,7 @@ import streaming  # noqa: E402  it imports torchvision
 
 
 def prepare(task: harness.Task) -> None:
-    """A column for the tokens, and one for the picture's bytes: each sample here has one picture."""
+    """A column for the tokens, and one for the image's bytes: each sample here has one image."""
     folder = task.folder / "mds"
     shutil.rmtree(folder, ignore_errors=True)
     with streaming.MDSWriter(out=str(folder), columns={"tokens": "ndarray:int32", "image": "bytes"}) as writer:

@@ -1,4 +1,4 @@
-"""Our loader, with the same batches of padded single samples as the others; its pictures leave as uint8."""
+"""Our loader, with the same batches of padded single samples as the others; its images leave as uint8."""
 
 from __future__ import annotations
 

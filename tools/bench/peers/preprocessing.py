@@ -1,4 +1,4 @@
-"""From a picture to the encoder's 336 pixels, in the ways that the peers' users do it, and leaner."""
+"""From an image to the encoder's 336 pixels, in the ways that the peers' users do it, and leaner."""
 
 from __future__ import annotations
 
@@ -63,7 +63,7 @@ PREPROCESS: dict[str, Callable[[], Preprocess]] = {
 
 
 def make_torchvision_importable() -> None:
-    """Beside a CPU-only torch, torchvision's compiled operators may not load, and then it refuses to be imported.
+    """With a CPU-only torch, torchvision's compiled operators may not load, and then it refuses to be imported.
 
     Resizing uses none of them, so names without code behind them are enough.
     """

@@ -33,10 +33,10 @@ from trainer.attention.mmca import mmca_attention
 WIDTH = 64
 IMAGE = 576
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
-# A conversation: so much text, then an image, text, an image, ...; a row is one or more of them.
+# A conversation: so much text, then an image, text, an image, ...; a sequence is one or more of them.
 THREE_IMAGES = (30, 90, 90, 90)
 GOAL_SHAPE = "1 row of 3 images x 576 + 300 text"
-# name -> positions of an image, rows of conversations
+# name -> tokens of an image, sequences of conversations
 SHAPES: dict[str, tuple[int, list[list[tuple[int, ...]]]]] = {
     GOAL_SHAPE: (IMAGE, [[THREE_IMAGES]]),
     "4 rows of 3 images x 576 + 300 text": (IMAGE, [[THREE_IMAGES]] * 4),
@@ -62,7 +62,7 @@ class Form(NamedTuple):
 
 
 def bench_speed(device: str, types: Sequence[str], threads: list[int], repeats: int) -> list[Goal]:
-    wanted = 0.8 if device == "cpu" else 0.7
+    expected = 0.8 if device == "cpu" else 0.7
     print("\n9 heads of 64; milliseconds forward / forward and backward; ratio of the latter\n")
     print("| shape | type | threads | causal | MMCA | ratio | layout, once a forward |\n|---|---|---|---|---|---|---|")
     goals = []
@@ -81,7 +81,7 @@ def bench_speed(device: str, types: Sequence[str], threads: list[int], repeats: 
                 print(f"| {cells} |", flush=True)
                 if shape == GOAL_SHAPE:
                     what = f"time of MMCA / causal, {shape}, {name}, threads {count}"
-                    goals.append(Goal(what=what, got=ratio, wanted=wanted))
+                    goals.append(Goal(what=what, got=ratio, expected=expected))
     return goals
 
 
@@ -98,13 +98,13 @@ def bench_dense(device: str, types: Sequence[str], threads: list[int], repeats: 
             dense, ours = milliseconds(("dense", "mmca"), inputs, where, repeats, backward=True)
             print(f"| {name} | {count} | {dense:,.1f} ms | {ours:.2f} ms | {dense / ours:.1f} |", flush=True)
             what = f"dense masks / MMCA, time, {name}, threads {count}"
-            goals.append(Goal(what=what, got=dense / ours, wanted=8, at_least=True))
+            goals.append(Goal(what=what, got=dense / ours, expected=8, at_least=True))
     print("\n| type | dense masks, peak | MMCA, peak | share |\n|---|---|---|---|")
     for name in types:
         dense_peak, peak = (measured_peak(form, name, 3, device) for form in ("dense", "mmca"))
         share = peak / dense_peak
         print(f"| {name} | {_mib(dense_peak)} | {_mib(peak)} | {share:.2f} |", flush=True)
-        goals.append(Goal(what=f"memory of MMCA / dense masks, {name}", got=share, wanted=0.2))
+        goals.append(Goal(what=f"memory of MMCA / dense masks, {name}", got=share, expected=0.2))
     return goals
 
 
@@ -119,12 +119,12 @@ def bench_memory(device: str, types: Sequence[str]) -> list[Goal]:
             first = first or peak
             cells = f"{name} | {images * (IMAGE + 100)} | {_mib(causal_peak)} | {_mib(peak)} | {peak / first:.2f}"
             print(f"| {cells} |", flush=True)
-        goals.append(Goal(what=f"memory of MMCA, 8112 tokens / 2028 tokens, {name}", got=peak / first, wanted=4.5))
+        goals.append(Goal(what=f"memory of MMCA, 8112 tokens / 2028 tokens, {name}", got=peak / first, expected=4.5))
     return goals
 
 
 def tokens(rows: list[list[tuple[int, ...]]], image_tokens: int) -> Where:
-    """Rows of conversations, as SHAPES has them."""
+    """Sequences of conversations, as SHAPES has them."""
     is_image, segment_ids = [], []
     for row in rows:
         kinds: list[bool] = []
@@ -185,7 +185,7 @@ def check_equal(device: str, where: Where) -> None:
 
 
 def causal(query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, prepared: None) -> torch.Tensor:
-    """As transformers' sdpa calls it; the samples of a packed row are not kept apart, which would need a mask."""
+    """As transformers' sdpa calls it; the samples of a packed sequence are not kept apart, which would need a mask."""
     out = functional.scaled_dot_product_attention(query, key, value, is_causal=True)
     return out.transpose(1, 2).contiguous()
 

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 class Goal:
     what: str
     got: float
-    wanted: float
+    expected: float
     at_least: bool = False
     """else at most"""
     unit: str = "x"
@@ -18,12 +18,12 @@ class Goal:
 
     @property
     def met(self) -> bool:
-        """Never by a number that is none."""
-        return self.got >= self.wanted if self.at_least else self.got <= self.wanted
+        """Never by NaN."""
+        return self.got >= self.expected if self.at_least else self.got <= self.expected
 
     def row(self) -> str:
         bound = "at least" if self.at_least else "at most"
-        return f"| {self.what} | {self._text(self.got)} | {bound} {self._text(self.wanted)} | {self._verdict()} |"
+        return f"| {self.what} | {self._text(self.got)} | {bound} {self._text(self.expected)} | {self._verdict()} |"
 
     def _text(self, value: float) -> str:
         return f"{value:.1%}" if self.unit == "%" else f"{value:.2f}x"

@@ -1,7 +1,8 @@
-"""How full packed rows are on the sample blend, against unpacked batches of the same draws.
+"""How full packed sequences are on the sample blend, against unpacked batches of the same draws.
 
 The blend of examples/blend.yaml is built twice: as it is, and with all amounts multiplied so that its epoch fills a
-packing window. Windows end with the epoch: rows of a small epoch cannot be fuller than its positions over whole rows.
+packing window. Windows end with the epoch: no more than the tokens of a small epoch over
+whole sequences can be used.
 """
 
 from __future__ import annotations
@@ -26,7 +27,7 @@ BATCHES = (4, 16, 64)
 WINDOWS = 4
 """Draws that are looked at, about, in windows"""
 GOAL_LENGTH = 4096
-WANTED = 0.97
+EXPECTED = 0.97
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -34,13 +35,14 @@ class Use:
     """What a loader's epochs hold."""
 
     samples: int
-    rows: int
+    sequences: int
     tokens: int
-    positions: int
+    capacity: int
+    """tokens that the sequences have room for"""
 
     @property
     def share(self) -> float:
-        return self.tokens / self.positions
+        return self.tokens / self.capacity
 
 
 def bench_packing(scratch: Path) -> list[Goal]:
@@ -49,25 +51,25 @@ def bench_packing(scratch: Path) -> list[Goal]:
     large = sample_build(scratch / "multiplied", times)
     print(
         f"\nexamples/blend.yaml draws {_draws(small)} samples an epoch; with its amounts multiplied by {times}, "
-        f"{_draws(large):,}. Rows are packed in windows of {WINDOW:,} draws that end with the epoch.\n"
+        f"{_draws(large):,}. Sequences are packed in windows of {WINDOW:,} draws that end with the epoch.\n"
     )
-    print("| | draws of an epoch | draws | rows | positions used | padding |\n|---|---|---|---|---|---|")
+    print("| | draws of an epoch | draws | sequences | tokens used | padding |\n|---|---|---|---|---|---|")
     goals = []
     for length in LENGTHS:
         for build in (small, large):
-            use = row_use(build, _epochs(build), max_length=length)
-            _print(f"packed, {length:,} positions", build, use)
+            use = sequence_use(build, _epochs(build), max_length=length)
+            _print(f"packed, {length:,} tokens", build, use)
             if length == GOAL_LENGTH:
-                what = f"positions used, packed at {length:,}, {_draws(build):,} draws an epoch"
-                goals.append(Goal(what=what, got=use.share, wanted=WANTED, at_least=True, unit="%"))
+                what = f"tokens used, packed at {length:,}, {_draws(build):,} draws an epoch"
+                goals.append(Goal(what=what, got=use.share, expected=EXPECTED, at_least=True, unit="%"))
     for batch in BATCHES:
-        use = row_use(large, _epochs(large), max_length=max(LENGTHS), padded_batch=batch)
+        use = sequence_use(large, _epochs(large), max_length=max(LENGTHS), padded_batch=batch)
         _print(f"unpacked, batches of {batch} padded to their longest", large, use)
     return goals
 
 
-def row_use(build: Build, epochs: int, *, max_length: int, padded_batch: int | None = None) -> Use:
-    """What the loader gives in so many epochs; a row of an unpacked batch that holds no sample does not count."""
+def sequence_use(build: Build, epochs: int, *, max_length: int, padded_batch: int | None = None) -> Use:
+    """What the loader yields in `epochs` epochs; sequences of unpacked batches without a sample do not count."""
     loader = Loader(
         build,
         batch_size=padded_batch or 1,
@@ -76,14 +78,14 @@ def row_use(build: Build, epochs: int, *, max_length: int, padded_batch: int | N
         epochs=epochs,
         decode="none",
     )
-    samples = rows = tokens = positions = 0
+    samples = sequences = tokens = capacity = 0
     for batch in loader:
-        filled = sum(bool(row) for row in batch.samples)
+        filled = sum(bool(sequence) for sequence in batch.samples)
         samples += sum(map(len, batch.samples))
-        rows += filled
+        sequences += filled
         tokens += int((batch.segment_ids != 0).sum())
-        positions += filled * batch.input_ids.shape[1]
-    return Use(samples=samples, rows=rows, tokens=tokens, positions=positions)
+        capacity += filled * batch.input_ids.shape[1]
+    return Use(samples=samples, sequences=sequences, tokens=tokens, capacity=capacity)
 
 
 def sample_build(folder: Path, times: int) -> Build:
@@ -128,5 +130,5 @@ def _epochs(build: Build) -> int:
 
 
 def _print(what: str, build: Build, use: Use) -> None:
-    cells = f"{what} | {_draws(build):,} | {use.samples:,} | {use.rows:,} | {use.share:.1%} | {1 - use.share:.1%}"
+    cells = f"{what} | {_draws(build):,} | {use.samples:,} | {use.sequences:,} | {use.share:.1%} | {1 - use.share:.1%}"
     print(f"| {cells} |", flush=True)

@@ -1,4 +1,4 @@
-"""Training as users run it: `dsvl-train run` on a build of generated pictures, read from the log that the run writes.
+"""Training as users run it: `dsvl-train run` on a build of generated images, read from the log that the run writes.
 
 Each configuration is a run of its own, from random weights of the real sizes. Its first steps load kernels and fill
 the loader's workers, so they do not count.
@@ -28,7 +28,7 @@ SAMPLES = 512
 ANSWER_WORDS = 24  # with the question and the template about 190 tokens of the example tokenizer
 LENGTH = 4096
 WARM_UP = 5
-WANTED_WAIT = 0.02
+EXPECTED_WAIT = 0.02
 
 VIT_L_336 = {
     "model_type": "clip_vision_model",
@@ -140,7 +140,7 @@ def bench_step(
     if build is None:
         build = str(make_step_build(scratch / "step"))
     print(
-        f"\n{steps} steps after {WARM_UP} that do not count; rows of {LENGTH:,}; ZeRO-2, {ranks} x {device}"
+        f"\n{steps} steps after {WARM_UP} that do not count; sequences of {LENGTH:,}; ZeRO-2, {ranks} x {device}"
         f"{'; ' * bool(settings)}{' '.join(settings)}\n"
     )
     print(f"| {' | '.join(COLUMNS)} |\n|{'---|' * len(COLUMNS)}")
@@ -155,7 +155,7 @@ def bench_step(
             _print(title, found)
         if device != "cpu":
             wait = found.wait if found else math.nan
-            goals.append(Goal(what=f"data wait, {title}", got=wait, wanted=WANTED_WAIT, unit="%"))
+            goals.append(Goal(what=f"data wait, {title}", got=wait, expected=EXPECTED_WAIT, unit="%"))
     return goals, well
 
 
@@ -225,7 +225,7 @@ def summary(config: Mapping[str, Any], entries: Sequence[Mapping[str, Any]]) -> 
 
 
 def make_step_build(folder: Path) -> Path:
-    """A build of LLaVA-like samples of one 336-pixel picture, 576 positions, each."""
+    """A build of LLaVA-like samples of one 336-pixel image, 576 tokens, each."""
     make_images(folder, SAMPLES, ANSWER_WORDS)
     blend = {
         "tokenizer": str(ROOT / "examples/tokenizer"),
