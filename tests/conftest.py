@@ -58,8 +58,8 @@ def byte_tokenizer() -> dst.TextTokenizer:
 def files() -> dict[str, bytes]:
     """The sample photos by name, and one in a folder whose name is not plain."""
     photos = ROOT / "examples/data/coco/train2017"
-    pictures = {path.name: path.read_bytes() for path in sorted(photos.iterdir())}
-    return pictures | {"below/a folder/ümlaut.jpg": next(iter(pictures.values())) + b"x"}
+    images = {path.name: path.read_bytes() for path in sorted(photos.iterdir())}
+    return images | {"below/a folder/ümlaut.jpg": next(iter(images.values())) + b"x"}
 
 
 @pytest.fixture

@@ -1,4 +1,4 @@
-"""Every error has one base class, an exit code, and a page that tells the truth about it."""
+"""Every error has one base class, an exit code, and a page that is true of it."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ from preprocess.adapters.parsing.record_files import read_records
 from preprocess.blend.config import load_blend
 from preprocess.errors import DataError, RejectError
 from shards.errors import FieldError, ImageError, LocationError, NetworkError, ShardError
-from shards.images.pixels import open_picture
+from shards.images.pixels import open_image
 from shards.storage import remote
 from shards.typed_json import PositiveCount, from_json
 from tests.support.paths import ROOT
@@ -100,7 +100,7 @@ EXAMPLES: dict[type[DsvlError], tuple[Callable[[], object], int]] = {
     LocationError: (lambda: shards.open("s4://bucket/build"), 2),
     NetworkError: (no_network, 1),
     FieldError: (lambda: from_json(PositiveCount, 0, "config.image.size"), 1),
-    ImageError: (lambda: open_picture(b"text"), 1),
+    ImageError: (lambda: open_image(b"text"), 1),
     DataError: (lambda: list(read_records(Path("llava/detail_23k.json"), ())), 1),
     RejectError: (lambda: question(7), 1),
     TrainError: (no_references, 1),

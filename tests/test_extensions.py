@@ -1,7 +1,5 @@
 """The package of examples/extensions, from its records to an answer: by module and name, and installed by pip."""
 
-# ruff: noqa: E402 - torch may be missing
-
 from __future__ import annotations
 
 import io
@@ -17,9 +15,6 @@ import yaml
 from click.testing import CliRunner
 
 pytest.importorskip("torch")
-from trainer.compat.torchvision import declare_operators
-
-declare_operators()
 pytest.importorskip("deepspeed")
 
 import preprocess.cli

@@ -24,7 +24,7 @@ from shards.images.pixels import (
     check_size,
     fit,
     load_pixels,
-    open_picture,
+    open_image,
     read_orientation,
     to_rgb,
     upright,
@@ -91,7 +91,7 @@ def prepare_image(data: bytes, policy: ImagePolicy) -> StoredImage:
 
 
 def _prepared(data: bytes, policy: ImagePolicy) -> StoredImage:
-    image, extension = open_picture(data)
+    image, extension = open_image(data)
     check_size(image, policy.max_pixels)
     if min(image.size) < policy.min_side:
         width, height = image.size

@@ -31,7 +31,7 @@ from shards.images.pixels import (
     check_size,
     fit,
     load_pixels,
-    open_picture,
+    open_image,
     read_orientation,
     scaled_size,
     to_rgb,
@@ -89,7 +89,7 @@ _TORCH_MODES = {"bicubic": "bicubic", "bilinear": "bilinear"}  # our name -> tor
 
 
 def _header(data: bytes, geometry: Geometry) -> ImageFile:
-    image, _ = open_picture(data)
+    image, _ = open_image(data)
     check_size(image, geometry.max_pixels)
     check_kind(image, data)
     return image
@@ -224,7 +224,7 @@ def _simplejpeg() -> Callable[..., Pixels] | None:
     for subsampling, mode in (("4:2:0", "RGB"), ("4:2:2", "RGB"), ("4:4:4", "RGB"), ("4:4:4", "L")):
         file = BytesIO()
         Image.fromarray(noise).convert(mode).save(file, "JPEG", quality=80, subsampling=subsampling)
-        image, _ = open_picture(file.getvalue())
+        image, _ = open_image(file.getvalue())
         if not np.array_equal(decoder(file.getvalue(), "RGB"), np.asarray(to_rgb(image))):
             return None
     return decoder

@@ -41,7 +41,7 @@ _FILTERS: dict[Interpolation, Image.Resampling] = {
 }
 
 
-def open_picture(data: bytes) -> tuple[ImageFile.ImageFile, str]:
+def open_image(data: bytes) -> tuple[ImageFile.ImageFile, str]:
     """The image, of which only the header is read, and its file extension. The bytes decide, not a name."""
     kind = next((kind for start, kind in _FORMATS.items() if data.startswith(start)), None)
     if kind:

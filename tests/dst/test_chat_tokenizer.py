@@ -61,9 +61,9 @@ def test_labels_are_the_answers_and_prompts_are_their_prefix(
 
     controls = template_controls(chat, messages, prompt=False)
     ranges = aligner.align(whole.ids.tolist(), whole.text, controls)
-    wanted = [aligner.byte_range(whole.text, span) for span in spans]
-    assert len(whole.trained) == len(wanted)
-    for (first, last), (start, end) in zip(whole.trained, wanted, strict=True):
+    expected = [aligner.byte_range(whole.text, span) for span in spans]
+    assert len(whole.trained) == len(expected)
+    for (first, last), (start, end) in zip(whole.trained, expected, strict=True):
         assert all(start <= low and high <= end for low, high in ranges[first:last])  # no more than the span
         assert (ranges[first][0], ranges[last - 1][1]) == (start, end)  # and all of it
         assert int(whole.ids[last - 1]) in tokenizer.control_ids
@@ -170,7 +170,7 @@ def test_a_trimming_template_may_hold_control_strings(byte_tokenizer: dst.TextTo
     assert "</s> textA:" in byte_tokenizer.decode(encoded.ids)
 
 
-def test_a_text_with_every_noncharacter_is_an_error_only_beside_control_strings(
+def test_a_text_with_every_noncharacter_is_an_error_only_next_to_control_strings(
     byte_tokenizer: dst.TextTokenizer,
 ) -> None:
     chat = chat_of("visualchat", byte_tokenizer)

@@ -46,7 +46,7 @@ def render(template: dst.Template, messages: list[dst.Message], *, prompt: bool 
 
 @pytest.mark.parametrize("name", sorted(ANSWERS))
 def test_a_builtin_template_renders_as_its_golden_file(name: str) -> None:
-    """Trained text stands between ⟦ and ⟧; what chat would send for the next round follows after a line of dashes."""
+    """Trained text is between ⟦ and ⟧; what chat would send for the next round follows after a line of dashes."""
     messages = FIXED[1:] if name == "plain" else FIXED
     rendered = render(dst.load_template(name), messages)
     marked, position = "", 0
@@ -245,11 +245,11 @@ def test_renders_of_one_template_may_interleave(tmp_path: Path) -> None:
     from concurrent.futures import ThreadPoolExecutor
 
     template = dst.load_template("visualchat")
-    wanted = [
+    expected = [
         render(template, [*FIXED[:1], FIXED[1], {"role": "assistant", "content": "a" * n}]) for n in range(1, 200)
     ]
     with ThreadPoolExecutor(4) as pool:
         got = pool.map(
             lambda n: render(template, [*FIXED[:2], {"role": "assistant", "content": "a" * n}]), range(1, 200)
         )
-        assert list(got) == wanted
+        assert list(got) == expected

@@ -119,10 +119,10 @@ def test_normalising_never_makes_data_control(normalizer: Any, text: str, tmp_pa
         token["normalized"] = True
     folder = text_tokenizers.write(tokenizers.Tokenizer.from_str(json.dumps(definition)), tmp_path / "normalising")
     chat = chat_of(folder)
-    wanted = [chat.tokenizer.control[token] for token in ("<s>", "</s>")]
+    expected = [chat.tokenizer.control[token] for token in ("<s>", "</s>")]
     with contextlib.suppress(dst.ControlTextError):
         encoded = chat.encode(conversation(f"a {text} b"))
-        assert [index for index in encoded.ids.tolist() if index in chat.tokenizer.control_ids] == wanted
+        assert [index for index in encoded.ids.tolist() if index in chat.tokenizer.control_ids] == expected
 
 
 def test_a_control_token_of_one_character_in_data_is_an_error(tmp_path: Path) -> None:

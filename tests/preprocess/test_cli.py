@@ -33,8 +33,8 @@ def built(tmp_path_factory: pytest.TempPathFactory) -> Path:
     assert "compiling" in done.stderr
     report = json.loads(done.stdout)
     assert set(report) == {"datasets", "reused_tasks", "built_tasks"}
-    wanted = {"records", "members", "samples", "rejects", "images", "tokens", "trained_tokens", "share"}
-    assert wanted <= set(report["datasets"]["mine"])
+    expected = {"records", "members", "samples", "rejects", "images", "tokens", "trained_tokens", "share"}
+    assert expected <= set(report["datasets"]["mine"])
     return folder / "build"
 
 
@@ -64,7 +64,7 @@ def test_verify_says_sound_or_what_is_wrong_with_exit_code_1(built: Path, tmp_pa
     assert run("verify", "--build", tmp_path / "copy").returncode == 0
 
 
-def test_verify_notes_a_picture_that_is_on_both_sides_under_two_names(tmp_path: Path) -> None:
+def test_verify_notes_an_image_that_is_on_both_sides_under_two_names(tmp_path: Path) -> None:
     write_images(tmp_path / "mine", 1)
     shutil.copy(tmp_path / "mine/0.jpg", tmp_path / "mine/copy.jpg")
     records = [chat_record(0, images=["0.jpg"]), chat_record(1, images=["copy.jpg"], split="val")]
@@ -167,7 +167,7 @@ def test_init_finds_the_layouts_and_its_file_builds(tmp_path: Path) -> None:
         (["bild"], 2, "No such command"),
     ],
 )
-def test_wrong_usage_says_what_was_wanted(tmp_path: Path, arguments: list[str], code: int, expected: str) -> None:
+def test_wrong_usage_says_what_was_expected(tmp_path: Path, arguments: list[str], code: int, expected: str) -> None:
     done = run(*arguments, cwd=tmp_path)
     assert done.returncode == code
     assert expected in done.stderr

@@ -38,15 +38,15 @@ WORDS: tuple[Any, ...] = (
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Form:
-    """How a dataset looks. record: an element by its number; the number is its id, and its pictures have its name.
+    """How a dataset looks. record: an element by its number; the number is its id, and its images have its name.
 
-    files: from (key, element) pairs, the annotation files' text. picture: the file name by number; "" for
+    files: from (key, element) pairs, the annotation files' text. image_file: the file name by number; "" for
     base64 texts in MIMIC-IT/SN.json. own: the key that holds the id, if any.
     """
 
     record: Callable[[int], Any]
     files: Callable[[Sequence[tuple[str, Any]]], Mapping[str, str]]
-    picture: str
+    image_file: str
     own: str = ""
 
 
@@ -96,7 +96,7 @@ FORMS: dict[str, Form] = {
             ],
         },
         files=in_array("llava/detail_23k.json"),
-        picture="coco/train2017/{:012}.jpg",
+        image_file="coco/train2017/{:012}.jpg",
         own="id",
     ),
     "chat": Form(
@@ -112,7 +112,7 @@ FORMS: dict[str, Form] = {
             "split": "train",
         },
         files=as_lines,
-        picture="{}.jpg",
+        image_file="{}.jpg",
         own="id",
     ),
     "coco_caption": Form(
@@ -123,7 +123,7 @@ FORMS: dict[str, Form] = {
             "sentences": [{"raw": f"Picture {number}. ", "sentid": 10 * number + place} for place in range(2)],
         },
         files=in_array("coco_caption/dataset.json", "images"),
-        picture="coco/2014/COCO_val2014_{:012}.jpg",
+        image_file="coco/2014/COCO_val2014_{:012}.jpg",
         own="cocoid",
     ),
     "ocr_vqa": Form(
@@ -134,7 +134,7 @@ FORMS: dict[str, Form] = {
             "split": 1,
         },
         files=in_object("OCR_VQA/dataset.json"),
-        picture="OCR_VQA/images/{}.jpg",
+        image_file="OCR_VQA/images/{}.jpg",
     ),
     "vqa_v2": Form(
         record=lambda number: [
@@ -146,7 +146,7 @@ FORMS: dict[str, Form] = {
             },
         ],
         files=as_pairs,
-        picture="coco/2014/COCO_train2014_{:012}.jpg",
+        image_file="coco/2014/COCO_train2014_{:012}.jpg",
         own="question_id",
     ),
     "otter_mimicit_sn": Form(
@@ -157,7 +157,7 @@ FORMS: dict[str, Form] = {
             "rel_ins_ids": [str(number)],
         },
         files=in_object("MIMIC-IT/SN_instructions.json", '{"meta": {}, "data": ', "}"),
-        picture="",
+        image_file="",
     ),
     "sparkles_dialogue": Form(
         record=lambda number: {
@@ -171,7 +171,7 @@ FORMS: dict[str, Form] = {
             ]
         },
         files=in_array("SparklesDialogueCC/annotations/SparklesDialogueCC.json"),
-        picture="SparklesDialogueCC/images/{}.jpg",
+        image_file="SparklesDialogueCC/images/{}.jpg",
     ),
     "aokvqa": Form(
         record=lambda number: {
@@ -185,13 +185,13 @@ FORMS: dict[str, Form] = {
             "rationales": ["It is to be seen.", f"It is number {number}."],
         },
         files=in_array("aokvqa/annotations/aokvqa_v1p0_train.json"),
-        picture="coco/train2017/{:012}.jpg",
+        image_file="coco/train2017/{:012}.jpg",
         own="question_id",
     ),
     "minigpt4": Form(
         record=lambda number: {"image_id": str(number), "caption": f"Picture {number} shows a thing."},
         files=in_array("cc_sbu_align/filter_cap.json", "annotations"),
-        picture="cc_sbu_align/image/{}.jpg",
+        image_file="cc_sbu_align/image/{}.jpg",
         own="image_id",
     ),
 }
@@ -225,7 +225,7 @@ def mutated(element: Any, choices: random.Random) -> Any:
     return element
 
 
-def damaged_picture(data: bytes, choices: random.Random) -> bytes:
+def damaged_image(data: bytes, choices: random.Random) -> bytes:
     kind = choices.randrange(4)
     if kind == 0:
         return data[: choices.randrange(len(data))]
@@ -238,12 +238,12 @@ def damaged_picture(data: bytes, choices: random.Random) -> bytes:
 
 
 def write_dataset(root: Path, name: str, first: int, *, damage: bool) -> tuple[int, set[str]]:
-    """A dataset whose ids and picture numbers start at `first`. Returns its number of records, counted from the files,
+    """A dataset whose ids and image numbers start at `first`. Returns its number of records, counted from the files,
     and how the records that were left alone are called."""
     form, choices = FORMS[name], random.Random(f"{SEED} {name}")
     elements: list[tuple[str, Any]] = []
     whole: set[str] = set()
-    pictures: dict[str, str] = {}
+    images: dict[str, str] = {}
     for place in range(NUM_RECORDS):
         number = first + place
         key, element, data = str(number), form.record(number), jpeg(place % 16)
@@ -252,7 +252,7 @@ def write_dataset(root: Path, name: str, first: int, *, damage: bool) -> tuple[i
         elif damage:
             match choices.randrange(8):
                 case 0 | 1:
-                    data = damaged_picture(data, choices)
+                    data = damaged_image(data, choices)
                 case 2 if form.own:  # the id of an earlier record
                     earlier = form.record(first + choices.randrange(place))
                     if isinstance(element, list):
@@ -268,18 +268,18 @@ def write_dataset(root: Path, name: str, first: int, *, damage: bool) -> tuple[i
                 case _:
                     element = mutated(element, choices)
         elements.append((key, element))
-        if form.picture:
-            path = root / form.picture.format(number)
+        if form.image_file:
+            path = root / form.image_file.format(number)
             path.parent.mkdir(parents=True, exist_ok=True)
             path.write_bytes(data)
         else:
-            pictures[f"SN_IMG_{number}_00"] = base64.b64encode(data).decode()
+            images[f"SN_IMG_{number}_00"] = base64.b64encode(data).decode()
     files = form.files(elements)
     for file, content in files.items():
         (root / file).parent.mkdir(parents=True, exist_ok=True)
         (root / file).write_text(content, encoding="utf-8")
-    if pictures:
-        (root / "MIMIC-IT/SN.json").write_text(json.dumps(pictures))
+    if images:
+        (root / "MIMIC-IT/SN.json").write_text(json.dumps(images))
     return counted(name, files, elements), whole
 
 
@@ -318,7 +318,7 @@ def write_all(folder: Path, *, damage: bool) -> tuple[Path, dict[str, int], dict
     """The blend file, and of each dataset its number of records and the names of those left alone."""
     counts, whole = {}, {}
     for place, name in enumerate(FORMS):
-        first = 1000 * (place + 1)  # COCO's numbers are one for all datasets, and no picture is to be shared
+        first = 1000 * (place + 1)  # COCO's numbers are one for all datasets, and no image is to be shared
         counts[name], whole[name] = write_dataset(folder / name, name, first, damage=damage)
     entries = [{"name": name, "adapter": name, "root": name} for name in FORMS]
     limits = {"max_reject_share": 1.0, "max_images": 3, "max_length": 1500}

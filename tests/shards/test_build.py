@@ -197,11 +197,11 @@ def test_a_key_that_was_there_before_is_refused(tmp_path: Path) -> None:
 
 @pytest.mark.filterwarnings("ignore::ResourceWarning")  # it leaves closing the file to the garbage collector
 def test_a_plain_webdataset_reader_gets_every_sample_in_order_with_equal_bytes(build: Build) -> None:
-    wanted = [draft(number, num_images=number % 4) for number in range(4)]
+    expected = [draft(number, num_images=number % 4) for number in range(4)]
     reader = webdataset.WebDataset(str(first_shard(build).path), shardshuffle=False).decode()
     got = list(reader)
-    assert [sample["__key__"] for sample in got] == [one.key for one in wanted]
-    for sample, one in zip(got, wanted, strict=True):
+    assert [sample["__key__"] for sample in got] == [one.key for one in expected]
+    for sample, one in zip(got, expected, strict=True):
         assert sample["json"] == one.metadata
         assert sample["tokens.npy"].dtype == np.int32
         assert np.array_equal(sample["tokens.npy"], one.tokens)

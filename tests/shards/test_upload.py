@@ -83,7 +83,7 @@ def test_a_tokenizer_file_that_only_the_old_build_had_goes(folder: Path, memory:
 
 
 @pytest.mark.parametrize("change", ["shards", "rejects"])
-def test_an_interrupted_upload_never_leaves_a_manifest_that_lies(
+def test_an_interrupted_upload_never_leaves_a_manifest_that_names_missing_files(
     folder: Path, flaky: str, tmp_path: Path, change: str
 ) -> None:
     """Stopped after any number of writes: there is the old build, the new one, or no manifest."""
@@ -126,7 +126,7 @@ def test_an_upload_that_did_not_arrive_gets_no_manifest(
     assert "manifest.json" not in files_at(flaky)
 
 
-def test_an_upload_goes_on_after_failures_and_tells_those_that_stay(folder: Path, flaky: str) -> None:
+def test_an_upload_continues_after_failures_and_reports_those_that_stay(folder: Path, flaky: str) -> None:
     store = RemoteStore(flaky)
     upload = plan_upload(folder, store)
     Flaky.failures = shards.storage.remote.TRIES - 1

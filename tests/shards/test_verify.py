@@ -295,10 +295,10 @@ def test_an_image_or_video_on_both_sides_of_the_split_is_found(tmp_path: Path) -
     assert "alpha/train-00000" in problem
 
 
-def test_the_same_picture_under_other_names_on_both_sides_is_a_note(tmp_path: Path) -> None:
-    def showing(number: int, split: str, *pictures: bytes) -> Draft:
-        one = draft(number, split=split, num_images=len(pictures))
-        return replace(one, images=tuple(("jpg", handmade_builds.JPEG + picture) for picture in pictures))
+def test_the_same_image_under_other_names_on_both_sides_is_a_note(tmp_path: Path) -> None:
+    def showing(number: int, split: str, *images: bytes) -> Draft:
+        one = draft(number, split=split, num_images=len(images))
+        return replace(one, images=tuple(("jpg", handmade_builds.JPEG + image) for image in images))
 
     build = Handmade(tmp_path)
     build.add([showing(1, "train", b"a", b"b"), showing(2, "train", b"c")])
@@ -353,7 +353,7 @@ def broken_groups(open_whole: Callable[[Path], ShardIndex]) -> Callable[[Path], 
     return open_broken
 
 
-def test_a_key_that_stands_in_two_shards_is_found(tmp_path: Path) -> None:
+def test_a_key_that_is_in_two_shards_is_found(tmp_path: Path) -> None:
     build = Handmade(tmp_path)
     build.add([draft(1), draft(2)])
     build.add([draft(3), draft(2)])

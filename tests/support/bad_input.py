@@ -60,8 +60,8 @@ def check(folder: Path, good: Sequence[dict[str, Any]], bad: Sequence[Bad], **se
     found = rejects_of(folder / "build")
     assert set(REASONS) >= {one["reason"] for one in found}
     names = [one.record or _own_id(one.content) or numbers[id(one.content)] for one in bad]
-    wanted = Counter((name, one.reason) for name, one in zip(names, bad, strict=True))
-    assert Counter((one["record"], one["reason"]) for one in found) == wanted
+    expected = Counter((name, one.reason) for name, one in zip(names, bad, strict=True))
+    assert Counter((one["record"], one["reason"]) for one in found) == expected
     for name, one in zip(names, bad, strict=True):
         detail = one.detail.replace("LINE", f"line {int(numbers[id(one.content)]) + 1}")
         assert any(detail in reject["detail"] for reject in found if reject["record"] == name), (detail, found)

@@ -1,7 +1,5 @@
 """Tiny models and builds for tests of export: every part random, weights large enough that logits tell them apart."""
 
-# ruff: noqa: E402 - torchvision is fixed before anything looks at it
-
 from __future__ import annotations
 
 import importlib
@@ -17,10 +15,6 @@ import torch
 from PIL import Image
 from safetensors import safe_open
 from safetensors.torch import save_file
-
-from trainer.compat.torchvision import declare_operators
-
-declare_operators()
 
 import shards
 from dst import ChatTokenizer, Message, Template, load_tokenizer
@@ -60,7 +54,7 @@ QUESTION: list[Message] = [
 
 
 def make_build(folder: Path, *, image_tokens: int = 4, **image: Any) -> Build:
-    """Six samples of two pictures each."""
+    """Six samples of two images each."""
     names = small_blends.write_images(folder / "mine", 7)
     blend = small_blends.chat_blend(
         folder,
@@ -155,16 +149,16 @@ def chat_of(build: Build) -> ChatTokenizer:
     return ChatTokenizer(Template("visualchat", build.manifest.template), load_tokenizer(build.tokenizer_folder()))
 
 
-def pictures(size: tuple[int, int] = (50, 41)) -> list[Image.Image]:
+def sample_images(size: tuple[int, int] = (50, 41)) -> list[Image.Image]:
     random = np.random.default_rng(3)
     pixels = (random.integers(0, 256, (size[1], size[0], 3), dtype=np.uint8) for _ in range(2))
-    return [Image.fromarray(picture) for picture in pixels]
+    return [Image.fromarray(image) for image in pixels]
 
 
-def pixels_of(pictures: Sequence[Image.Image], build: Build) -> torch.Tensor:
+def pixels_of(images: Sequence[Image.Image], build: Build) -> torch.Tensor:
     """uint8 [N, 3, S, S]"""
     geometry = build.manifest.config.image
-    return torch.tensor(np.stack([np.asarray(fit(picture, geometry)).transpose(2, 0, 1) for picture in pictures]))
+    return torch.tensor(np.stack([np.asarray(fit(image, geometry)).transpose(2, 0, 1) for image in images]))
 
 
 def expanded(model: VisionChatModel, chat: ChatTokenizer) -> torch.Tensor:
@@ -191,26 +185,26 @@ def llava(folder: Path) -> Any:
     return model
 
 
-def processed(folder: Path, pictures: Sequence[Image.Image], **options: Any) -> Any:
-    """The question and its pictures as transformers prepares them."""
+def processed(folder: Path, images: Sequence[Image.Image], **options: Any) -> Any:
+    """The question and its images as transformers prepares them."""
     transformers: Any = importlib.import_module("transformers")
     processor = transformers.AutoProcessor.from_pretrained(folder, **options)
     text = processor.apply_chat_template(QUESTION, add_generation_prompt=True)
-    return processor(text=text, images=list(pictures), return_tensors="pt")
+    return processor(text=text, images=list(images), return_tensors="pt")
 
 
 def check_is_llava(model: VisionChatModel, build: Build, out: Path) -> None:
-    """transformers alone gives the ids, pixels and logits of our model, for two pictures that have to be resized."""
-    two = pictures()
+    """transformers alone gives the ids, pixels and logits of our model, for two images that have to be resized."""
+    two = sample_images()
     inputs = processed(out, two, backend="pil")
     ids = expanded(model, chat_of(build))
     assert torch.equal(inputs["input_ids"], ids)
     with torch.no_grad():
         got = llava(out)(**inputs).logits
-    wanted = logits_of(model, ids, pixels_of(two, build))
+    expected = logits_of(model, ids, pixels_of(two, build))
     others = logits_of(model, ids, pixels_of(two[::-1], build))
-    assert (wanted - others).abs().max() > 0.01, "the pictures must matter"
-    assert (got - wanted).abs().max() < 1e-4
+    assert (expected - others).abs().max() > 0.01, "the images must matter"
+    assert (got - expected).abs().max() < 1e-4
 
 
 def names_in(folder: Path, file: str = "model.safetensors") -> list[str]:

@@ -34,7 +34,7 @@ CONFIG: Mapping[str, Any] = {
 }
 """A blend, in part keys that no reader knows"""
 
-JPEG = b"\xff\xd8\xff\xe0"  # shards never decode a picture, so its signature and any bytes will do
+JPEG = b"\xff\xd8\xff\xe0"  # shards never decode an image, so its signature and any bytes will do
 PNG = b"\x89PNG\r\n\x1a\n"
 
 

@@ -24,7 +24,7 @@ CONFIG = {
 
 
 def compiled(folder: Path, **image: Any) -> Build:
-    """Two datasets, one drawn 2.5 times an epoch: text alone, and with up to two pictures; some held out."""
+    """Two datasets, one drawn 2.5 times an epoch: text alone, and with up to two images; some held out."""
     names = write_images(folder / "seen", 30)
     write_chat(
         folder / "seen",

@@ -1,7 +1,5 @@
 """Sequences of text, images and padding for tests of MMCA, and what its definition gives for them."""
 
-# ruff: noqa: E402 - torch and transformers may be missing, and torchvision is fixed before they look at it
-
 from __future__ import annotations
 
 from dataclasses import dataclass
@@ -10,9 +8,6 @@ from typing import Any
 import pytest
 
 pytest.importorskip("torch")
-from trainer.compat.torchvision import declare_operators
-
-declare_operators()
 
 import torch
 from hypothesis import strategies as st
@@ -88,5 +83,5 @@ def interleaved(num_queries: int = 12) -> Case:
 def assert_as_defined(case: Case) -> None:
     ours, defined = case.ours(), case.defined()
     torch.testing.assert_close(ours, defined, rtol=0, atol=1e-10)
-    for got, wanted in zip(gradients(ours, case), gradients(defined, case), strict=True):
-        torch.testing.assert_close(got, wanted, rtol=0, atol=1e-10)
+    for got, expected in zip(gradients(ours, case), gradients(defined, case), strict=True):
+        torch.testing.assert_close(got, expected, rtol=0, atol=1e-10)

@@ -10,9 +10,8 @@ from typing import Any
 import pytest
 
 pytest.importorskip("torch")
-from trainer.compat.torchvision import declare_operators
+import trainer.compat  # noqa: F401 - before transformers, which looks for torchvision
 
-declare_operators()
 peft = pytest.importorskip("peft")
 pytest.importorskip("transformers")
 

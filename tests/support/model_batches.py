@@ -25,11 +25,11 @@ CONFIG = ModelConfig(
     decoder=DecoderConfig(preset="tiny_llama"),
     attention="causal",
 )
-PICTURE = [IMAGE] * IMAGE_TOKENS
-SAMPLES = [  # a picture, none, two
-    [1, *PICTURE, 5, 6, 7, 8],
+IMAGE_IDS = [IMAGE] * IMAGE_TOKENS
+SAMPLES = [  # one image, none, two
+    [1, *IMAGE_IDS, 5, 6, 7, 8],
     [9, 10, 11],
-    [3, *PICTURE, 4, *PICTURE, 12, 13],
+    [3, *IMAGE_IDS, 4, *IMAGE_IDS, 12, 13],
 ]
 
 
@@ -53,7 +53,7 @@ def make(config: ModelConfig = CONFIG, **parts: Any) -> VisionChatModel:
     return model
 
 
-def pictures(count: int) -> torch.Tensor:
+def random_images(count: int) -> torch.Tensor:
     generator = torch.Generator().manual_seed(0)
     return torch.randint(0, 256, (count, 3, SIDE, SIDE), dtype=torch.uint8, generator=generator)
 

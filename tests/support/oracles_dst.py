@@ -72,9 +72,9 @@ class Aligner:
             section: list[bytes] = []
             while remaining and self.tokens[remaining[0]] not in self.control:
                 section.append(self.token_bytes(remaining.pop(0)))
-            wanted, got = text[position:start].encode(), b"".join(section)
-            assert got in (wanted, b" " + wanted)
-            offset = len(text[:position].encode()) - (len(got) - len(wanted))
+            expected, got = text[position:start].encode(), b"".join(section)
+            assert got in (expected, b" " + expected)
+            offset = len(text[:position].encode()) - (len(got) - len(expected))
             for token in section:
                 ranges.append((max(offset, len(text[:position].encode())), offset + len(token)))
                 offset += len(token)

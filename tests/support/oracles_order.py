@@ -98,7 +98,7 @@ def epochs_of(
 
 
 def spread(draws: Sequence[int]) -> list[int]:
-    """Whose turn it is in an epoch before stripes are shuffled: draw k of n stands at (2k + 1) / 2n."""
+    """Whose turn it is in an epoch before stripes are shuffled: draw k of n is at (2k + 1) / 2n."""
     marks = [(Fraction(2 * k + 1, 2 * n), dataset) for dataset, n in enumerate(draws) for k in range(n)]
     return [dataset for _, dataset in sorted(marks)]
 
@@ -106,7 +106,7 @@ def spread(draws: Sequence[int]) -> list[int]:
 def dataset_epochs(blocks: Sequence[int], draws: int, *, key: int, window: int | None, count: int) -> list[list[int]]:
     """What each epoch draws of one dataset: endless cycles of one shuffle, cut where an epoch ends.
 
-    The shuffle is another one when an epoch and a cycle begin together again. Each piece that lies within one cycle and
+    The shuffle is another one when an epoch and a cycle begin together again. Each piece within one cycle and
     one epoch is shuffled once more.
     """
     if not draws:

@@ -124,10 +124,10 @@ def bleu(candidates: Sequence[Words], references: Sequence[Sequence[Words]], ord
             return 0.0
         logarithms.append(math.log(right / total))
     given = sum(len(candidate) for candidate in candidates)
-    wanted = 0
+    expected = 0
     for candidate, own in zip(candidates, references, strict=True):
-        wanted += min((abs(len(reference) - len(candidate)), len(reference)) for reference in own)[1]
-    penalty = 1.0 if given >= wanted else math.exp(1 - wanted / given)
+        expected += min((abs(len(reference) - len(candidate)), len(reference)) for reference in own)[1]
+    penalty = 1.0 if given >= expected else math.exp(1 - expected / given)
     return penalty * math.exp(sum(logarithms) / order)
 
 
@@ -145,8 +145,8 @@ def _similarity(
 def _weights(words: Words, order: int, references: Sequence[Sequence[Words]]) -> dict[tuple[str, ...], float]:
     weights = {}
     for ngram, count in _ngrams(words, order).items():
-        pictures = sum(any(_ngrams(reference, order)[ngram] for reference in own) for own in references)
-        weights[ngram] = count * math.log(len(references) / max(pictures, 1))
+        images = sum(any(_ngrams(reference, order)[ngram] for reference in own) for own in references)
+        weights[ngram] = count * math.log(len(references) / max(images, 1))
     return weights
 
 

@@ -1,4 +1,4 @@
-"""A training loop as plain as can be: all rows of a step in one batch, torch's AdamW, no DeepSpeed."""
+"""A training loop as plain as can be: all sequences of a step in one batch, torch's AdamW, no DeepSpeed."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ def plain_losses(config_path: str, result: str) -> None:
     adam = torch.optim.AdamW(made.groups, betas=(optimizer.betas[0], optimizer.betas[1]), eps=optimizer.eps)
     rates = [group["lr"] for group in adam.param_groups]
     batches = iter(Loader(build, batch_size=config.batch.global_batch_size, max_length=128, seed=config.seed))
-    told = []
+    losses_and_norms = []
     warmup = math.ceil(config.schedule.warmup_ratio * steps)
     for step in range(1, steps + 1):
         done = (step - warmup) / (steps - warmup + 1)
@@ -40,5 +40,5 @@ def plain_losses(config_path: str, result: str) -> None:
         parameters = [parameter for parameter in made.model.parameters() if parameter.requires_grad]
         norm = torch.nn.utils.clip_grad_norm_(parameters, optimizer.max_grad_norm)
         adam.step()
-        told.append((mean.item(), norm.item()))
-    Path(result).write_text(json.dumps(told))
+        losses_and_norms.append((mean.item(), norm.item()))
+    Path(result).write_text(json.dumps(losses_and_norms))

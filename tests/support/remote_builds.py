@@ -1,4 +1,4 @@
-"""Builds behind URLs: memory, a line that fails, and what lies there."""
+"""Builds behind URLs: memory, a line that fails, and what is there."""
 
 from __future__ import annotations
 

@@ -21,7 +21,7 @@ SAMPLES = ROOT / "examples/data"
 
 
 def jpeg(number: int, size: tuple[int, int] = (32, 24), **options: Any) -> bytes:
-    """A picture that differs from every other number's."""
+    """An image that differs from every other number's."""
     digest = hashlib.sha256(str(number).encode()).digest()
     image = Image.frombytes("RGB", (4, 2), digest[:24]).resize(size, Image.Resampling.BICUBIC)
     data = io.BytesIO()
@@ -73,7 +73,7 @@ def chat_blend(folder: Path, records: Iterable[Mapping[str, Any] | str], **setti
 
 
 def build(blend: Path, **options: Any) -> BuildReport:
-    """Build into `build` beside the blend file."""
+    """Build into `build` next to the blend file."""
     return run_build(blend, out=options.pop("out", blend.parent / "build"), **options)
 
 
@@ -90,8 +90,8 @@ def rejects_of(folder: Path) -> list[dict[str, str]]:
     return [json.loads(line) for line in (folder / "rejects.jsonl").read_text(encoding="utf-8").splitlines()]
 
 
-def picture_blend(folder: Path, count: int = 12, **settings: object) -> Path:
-    """One picture and two rounds a record; shards of four."""
+def image_blend(folder: Path, count: int = 12, **settings: object) -> Path:
+    """One image and two rounds a record; shards of four."""
     names = write_images(folder / "mine", count)
     records = [chat_record(number, images=[name], rounds=2) for number, name in enumerate(names)]
     return chat_blend(folder, records, **{"shard": {"max_samples": 4}, **settings})

@@ -1,4 +1,4 @@
-"""Chats for tests: what one types, what is said, and a model that says what it is told to."""
+"""Chats for tests: what one types, what is said, and a model that says what a test gives it."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ class Talk:
 
 
 class Script:
-    """Stands in for the model's choice: it says the given texts, one a round, as training would have taught it."""
+    """Replaces the model's choice: it says the given texts, one a round, as training would have taught it."""
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch, record: Loaded, answers: Sequence[str]) -> None:
         self.prompts: list[Prompt] = []
@@ -43,7 +43,7 @@ class Script:
         self._tokens: Iterator[int] = iter(())
 
         def answer(session: Session, prompt: Prompt, sampling: Sampling, *, key: Sequence[Any] = ()) -> Iterator[int]:
-            self._tokens = iter(learnt(record, answers[len(self.prompts)]))
+            self._tokens = iter(trained_tokens(record, answers[len(self.prompts)]))
             self.prompts.append(prompt)
             return original(session, prompt, sampling, key=key)
 
@@ -51,7 +51,7 @@ class Script:
         monkeypatch.setattr(Generator, "choose", lambda *_: [next(self._tokens)])
 
 
-def learnt(record: Loaded, answer: str) -> list[int]:
+def trained_tokens(record: Loaded, answer: str) -> list[int]:
     """The tokens that training on an answer teaches."""
     question: dst.Message = {"role": "user", "content": [{"type": "image"}, {"type": "text", "text": "?"}]}
     encoded = record.chat_tokenizer.encode([question, {"role": "assistant", "content": answer}])

@@ -1,7 +1,5 @@
 """Tiny random chat models with the example tokenizer, and prompts for them."""
 
-# ruff: noqa: E402 - torchvision is fixed before anything looks at it
-
 from __future__ import annotations
 
 from dataclasses import dataclass
@@ -9,10 +7,6 @@ from typing import Any, Literal
 
 import numpy as np
 import torch
-
-from trainer.compat.torchvision import declare_operators
-
-declare_operators()
 
 import dst
 from shards.images.geometry import Geometry
@@ -88,7 +82,7 @@ def prompt(record: Loaded, ids: list[int], *, seed: int = 0, end_id: int | None 
 
 
 class Fed:
-    """Counts the positions that go through the decoder, and the pictures that go through the encoder."""
+    """Counts the positions that go through the decoder, and the images that go through the encoder."""
 
     def __init__(self, record: Loaded) -> None:
         self.positions: list[int] = []

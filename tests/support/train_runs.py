@@ -60,7 +60,7 @@ class Ranks:
     ) -> None:
         """max_file_bytes: larger files cannot be written, as on a full disk.
 
-        hold_after: the run stands still after this step, when metrics.jsonl tells of it, until `release` is called.
+        hold_after: the run waits after this step, once metrics.jsonl has it, until `release` is called.
         """
         self._log = log
         self._log.mkdir(parents=True, exist_ok=True)
@@ -109,21 +109,21 @@ class Ranks:
                 os.kill(pid, number)
 
     def wait_for_step(self, out: Path, step: int) -> None:
-        """Until metrics.jsonl tells of a step; the run has not ended then."""
+        """Until metrics.jsonl has a step; the run has not ended then."""
 
-        def is_told() -> bool:
+        def is_logged() -> bool:
             assert all(process.is_alive() for process in self.processes), self.output()
             return any(entry["step"] >= step for entry in journal(out))
 
-        wait_until(is_told)
+        wait_until(is_logged)
 
     def release(self) -> None:
-        """Go on from the step that hold_after named."""
+        """Resume from the step that hold_after named."""
         self._hold.unlink()
 
 
 def start(config: Path, *settings: str, ranks: int = 1, **options: Any) -> Ranks:
-    """`dsvl-train run` on so many ranks."""
+    """`dsvl-train run` on `ranks` ranks."""
     log = config.parent / f"log-{time.monotonic_ns()}"
     return Ranks(
         ["run", "--config", config, *(f"--set={setting}" for setting in settings)], ranks=ranks, log=log, **options
@@ -139,7 +139,7 @@ def train(config: Path, *settings: str, ranks: int = 1, code: int = 0, **options
 
 
 def in_process(function: Callable[..., None], *arguments: Any) -> None:
-    """Call a function of a module where the heavy packages are loaded; it tells by files."""
+    """Call a function of a module where the heavy packages are loaded; it reports through files."""
     process = _CONTEXT.Process(target=function, args=arguments)
     process.start()
     process.join(LIMIT_S)
@@ -161,14 +161,14 @@ def folders(out: Path) -> list[str]:
 
 
 def losses(out: Path) -> list[float]:
-    """The loss of every step from 1 on, each told once."""
+    """The loss of every step from 1 on, each logged once."""
     entries = [entry for entry in journal(out) if entry["kind"] == "train"]
     assert [entry["step"] for entry in entries] == list(range(1, len(entries) + 1))
     return [entry["loss"] for entry in entries]
 
 
 def compiled(folder: Path) -> Path:
-    """A build of two datasets: one of text alone, one with up to three pictures a sample; some held out."""
+    """A build of two datasets: one of text alone, one with up to three images a sample; some held out."""
     folder.mkdir(parents=True, exist_ok=True)
     names = small_blends.write_images(folder / "seen", 40)
     small_blends.write_chat(
@@ -195,7 +195,7 @@ def compiled(folder: Path) -> Path:
 
 
 def config_file(folder: Path, build: Path, **settings: Any) -> Path:
-    """train.yaml for a tiny model in fp32 that tells of every step; `settings` go over its sections."""
+    """train.yaml for a tiny model in fp32 that logs every step; `settings` go over its sections."""
     tree: dict[str, Any] = {
         "build": str(build),
         "out": str(folder / "out"),

@@ -4,9 +4,7 @@ import gc
 import importlib
 
 from trainer.compat.deepspeed import quiet_deepspeed
-from trainer.compat.torchvision import declare_operators
 
-declare_operators()
 quiet_deepspeed()
 for name in (
     "numpy.ma",

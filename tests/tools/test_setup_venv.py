@@ -428,19 +428,19 @@ def test_an_environment_whose_python_or_pip_does_not_start_is_made_again(ready: 
 
 def test_what_makes_an_environment_unusable_is_named(ready: Project) -> None:
     job = ready.job("train")
-    state, wanted = begun(ready), job.target()
+    state, expected = begun(ready), job.target()
 
-    def problem(state: venv_state.State | None, wanted: venv_state.State) -> str | None:
-        return venv_install.examine(job, state, wanted)[1]
+    def problem(state: venv_state.State | None, expected: venv_state.State) -> str | None:
+        return venv_install.examine(job, state, expected)[1]
 
-    assert problem(state, wanted) is None
-    assert problem(None, wanted) is None
-    assert "it has Python" in str(problem(state, replace(wanted, python="3.99")))
-    assert "it has Python" in str(problem(state, replace(wanted, base="/elsewhere")))
-    assert "it was made as /elsewhere" in str(problem(replace(state, folder="/elsewhere"), wanted))
-    assert "was stopped" in str(problem(replace(state, step="venv"), wanted))
+    assert problem(state, expected) is None
+    assert problem(None, expected) is None
+    assert "it has Python" in str(problem(state, replace(expected, python="3.99")))
+    assert "it has Python" in str(problem(state, replace(expected, base="/elsewhere")))
+    assert "it was made as /elsewhere" in str(problem(replace(state, folder="/elsewhere"), expected))
+    assert "was stopped" in str(problem(replace(state, step="venv"), expected))
     (ready.site_packages / "pip/py.typed").write_text("longer than it was")
-    assert problem(state, wanted) == "its pip is incomplete"
+    assert problem(state, expected) == "its pip is incomplete"
 
 
 def test_a_removal_that_was_stopped_is_resumed(ready: Project) -> None:

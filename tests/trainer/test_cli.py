@@ -105,7 +105,7 @@ cli.program()
 
 
 def end_of(*arguments: str | Path, before: str = "") -> tuple[int, list[str], str]:
-    """Exit code, the last lines of stdout, and stderr of a process that tells when its interpreter is torn down."""
+    """Exit code, the last lines of stdout, and stderr of a process that reports when its interpreter is torn down."""
     done = run("-c", PROGRAM.format(before=before), *arguments, command=[sys.executable])
     lines = [line for line in done.stdout.splitlines() if not line.startswith("[Gloo]")]  # torch 2.9 prints there
     return done.returncode, lines[-3:], done.stderr
@@ -116,12 +116,12 @@ def test_a_process_that_trained_ends_without_tearing_down_the_interpreter(build:
     config = config_file(tmp_path, build, schedule={"steps": 1})
     thread = "threading.Thread(target=lambda: (threading.main_thread().join(), print('thread'))).start()"
     assert end_of("run", "--config", config, before=thread)[:2] == (0, ["thread", "exit handler"])
-    code, told, _ = end_of("run", "--config", config, "--set", "zero.stage=7")
-    assert (code, told) == (2, ["exit handler", "torn down"])  # it was told before anything was begun
-    code, told, error = end_of(
+    code, printed, _ = end_of("run", "--config", config, "--set", "zero.stage=7")
+    assert (code, printed) == (2, ["exit handler", "torn down"])  # it was reported before anything was begun
+    code, printed, error = end_of(
         "run", "--config", config, "--set=learning_rates.projector=2e-3", "--set=learning_rates.encoder=1e-3"
     )
-    assert (code, told) == (2, ["exit handler"])  # a checkpoint does not fit: the ranks had met
+    assert (code, printed) == (2, ["exit handler"])  # a checkpoint does not fit: the ranks had met
     assert "learning_rates.encoder: is 0.001, the checkpoint" in error
 
 
@@ -131,9 +131,9 @@ def test_a_process_that_trained_ends_without_tearing_down_the_interpreter(build:
 @pytest.mark.parametrize("trained", [False, True])
 def test_a_process_ends_with_the_code_that_its_command_gave(end: str, code: int, error: str, trained: bool) -> None:
     begun = "sys.modules['trainer.distributed.deepspeed_engine'] = None\n" if trained else ""
-    got, told, stderr = end_of("config", before=f"{begun}def main():\n    {end}\ncli.main = main")
+    got, printed, stderr = end_of("config", before=f"{begun}def main():\n    {end}\ncli.main = main")
     assert (got, stderr) == (code, error)
-    assert told == (["exit handler"] if trained else ["exit handler", "torn down"])
+    assert printed == (["exit handler"] if trained else ["exit handler", "torn down"])
 
 
 def test_a_closed_pipe_at_the_very_end_is_no_traceback(tmp_path: Path) -> None:
@@ -168,15 +168,15 @@ def test_problems_end_with_exit_code_2_and_a_line_each(
     wrong_value = "error: train.yaml: evaluation.every: got -1; expected at least 0"
     done = run("run", "--config", config, "--set", "zero.stge=1")
     assert (done.returncode, done.stderr.splitlines()) == (2, [wrong_key, wrong_value])
-    told = problems("run", "--config", config, "--set", "zero.stge=1", "--set", f"build={tmp_path}")
-    assert told[:2] == [wrong_key, wrong_value]
-    assert f"error: build: {tmp_path}: no manifest.json there" in told[2]
+    reported = problems("run", "--config", config, "--set", "zero.stge=1", "--set", f"build={tmp_path}")
+    assert reported[:2] == [wrong_key, wrong_value]
+    assert f"error: build: {tmp_path}: no manifest.json there" in reported[2]
     assert problems("run", "--config", config) == [wrong_value]
     assert "--config" in "".join(problems("run"))
     assert "missing.yaml" in "".join(problems("run", "--config", tmp_path / "missing.yaml"))
 
 
-def test_a_device_without_memory_left_is_told_in_a_line(
+def test_a_device_without_memory_left_is_reported_in_a_line(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     def run_out(**_: object) -> None:
@@ -249,11 +249,11 @@ def test_a_plain_process_trains_and_leaves_config_metrics_and_boards(alone: Path
     }
     resolved = yaml.safe_load((alone / "config.yaml").read_text())
     assert resolved["batch"]["packed"] is True
-    told = journal(alone)[-1]
-    wanted = {"loss", "lr", "grad_norm", "tokens_per_second", "trained_tokens_per_second", "images_per_second"}
-    wanted |= {"padding_share", "mfu", "data_wait_share", "memory_bytes", "epoch", "seconds_per_step"}
-    assert wanted <= set(told)
-    assert told["memory_bytes"] > 1 << 20
+    entry = journal(alone)[-1]
+    expected = {"loss", "lr", "grad_norm", "tokens_per_second", "trained_tokens_per_second", "images_per_second"}
+    expected |= {"padding_share", "mfu", "data_wait_share", "memory_bytes", "epoch", "seconds_per_step"}
+    assert expected <= set(entry)
+    assert entry["memory_bytes"] > 1 << 20
     assert list((alone / "tensorboard").iterdir())
 
 

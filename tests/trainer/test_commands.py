@@ -17,9 +17,6 @@ import pytest
 from tests.support.paths import ROOT
 
 torch = pytest.importorskip("torch")
-from trainer.compat.torchvision import declare_operators
-
-declare_operators()
 pytest.importorskip("transformers")
 pytest.importorskip("pycocoevalcap")
 
@@ -156,7 +153,7 @@ def test_the_command_holds_dialogues_of_a_file(
 
 
 @pytest.mark.parametrize(
-    ("arguments", "code", "told"),
+    ("arguments", "code", "message"),
     [
         (["--build", "none"], 1, "none: no manifest.json there"),
         ([], 2, "--build: missing"),
@@ -172,10 +169,10 @@ def test_the_command_holds_dialogues_of_a_file(
         (["--dialogues", "x.json", "--out", "out"], 1, "x.json: cannot be read"),
     ],
 )
-def test_what_the_command_cannot_do_is_told_with_the_right_exit_code(
+def test_what_the_command_cannot_do_is_reported_with_the_right_exit_code(
     arguments: list[str],
     code: int,
-    told: str,
+    message: str,
     exported: Path,
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
@@ -184,11 +181,11 @@ def test_what_the_command_cannot_do_is_told_with_the_right_exit_code(
     monkeypatch.chdir(tmp_path)
     Path("file").touch()
     got, _, err = run(monkeypatch, capsys, "eval", "--model", exported, *arguments)
-    assert told in err
+    assert message in err
     assert got == code
 
 
-def test_a_folder_without_a_model_and_another_build_are_told(
+def test_a_folder_without_a_model_and_another_build_are_reported(
     exported: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     code, _, err = run(monkeypatch, capsys, "eval", "--model", tmp_path)
@@ -206,10 +203,10 @@ def test_a_folder_without_a_model_and_another_build_are_told(
     assert "error: image.size: this build's is 64" in err
 
 
-@pytest.mark.parametrize(("batch", "told"), [(4, "set --batch lower than 4"), (1, "use a GPU with more memory")])
-def test_a_gpu_that_is_too_small_is_told_with_what_helps(
+@pytest.mark.parametrize(("batch", "advice"), [(4, "set --batch lower than 4"), (1, "use a GPU with more memory")])
+def test_a_gpu_that_is_too_small_is_reported_with_what_helps(
     batch: int,
-    told: str,
+    advice: str,
     exported: Path,
     build: Build,
     monkeypatch: pytest.MonkeyPatch,
@@ -222,7 +219,7 @@ def test_a_gpu_that_is_too_small_is_told_with_what_helps(
     where = ("eval", "--model", exported, "--build", build.store.location)
     code, _, err = run(monkeypatch, capsys, *where, "--no-loss", "--batch", batch)
     assert code == 1
-    assert f"error: the GPU's memory ran out (CUDA out of memory. Tried to allocate 2.00 GiB); {told}\n" in err
+    assert f"error: the GPU's memory ran out (CUDA out of memory. Tried to allocate 2.00 GiB); {advice}\n" in err
 
 
 def test_a_run_whose_build_is_gone_names_the_option_that_says_where_it_is(
@@ -235,8 +232,8 @@ def test_a_run_whose_build_is_gone_names_the_option_that_says_where_it_is(
         code, _, err = run(monkeypatch, capsys, command, "--model", tmp_path / "run", *options)
         assert (code, "if it was moved, give its new path with --build\n" in err) == (2, True), err
     again = ("--build", build.store.location, "--no-answers", "--workers", 0)
-    code, told, err = run(monkeypatch, capsys, "eval", "--model", tmp_path / "run", *again)
-    assert (code, "held-out loss" in told) == (0, True), err
+    code, stdout, err = run(monkeypatch, capsys, "eval", "--model", tmp_path / "run", *again)
+    assert (code, "held-out loss" in stdout) == (0, True), err
 
 
 def test_eval_of_a_run_measures_on_another_build_if_that_is_given(
@@ -256,8 +253,8 @@ def test_eval_of_a_run_measures_on_another_build_if_that_is_given(
     assert other.manifest.hash != build.manifest.hash
     where = ("eval", "--model", tmp_path / "run", "--no-answers", "--workers", 0, "--json")
     for options, measured in (((), build), (("--build", other.store.location), other)):
-        code, told, err = run(monkeypatch, capsys, *where, *options)
-        assert (code, json.loads(told)["build"]) == (0, measured.manifest.hash), err
+        code, stdout, err = run(monkeypatch, capsys, *where, *options)
+        assert (code, json.loads(stdout)["build"]) == (0, measured.manifest.hash), err
 
 
 def test_a_build_for_chat_with_an_exported_model_is_refused(
@@ -287,10 +284,10 @@ def test_piped_lines_are_answered_on_stdout_and_all_else_is_on_stderr(exported: 
         cwd=ROOT,
         env={**os.environ, "OMP_NUM_THREADS": "1", "PYTHONIOENCODING": "utf-8"},
     )
-    told = done.stderr.decode()
-    assert done.returncode == 1, told  # nobody is there to read that two lines could not be done
-    assert "none.jpg: cannot be read" in told
-    assert "not asked: text holds half of a surrogate pair" in told
+    stderr = done.stderr.decode()
+    assert done.returncode == 1, stderr  # nobody is there to read that two lines could not be done
+    assert "none.jpg: cannot be read" in stderr
+    assert "not asked: text holds half of a surrogate pair" in stderr
     images = tuple(DialogueImage(name=photo.name, path=photo) for photo in PHOTOS[:2])
     rounds = (Round(question="Which of the two is older?", images=images), Round(question="Why?"))
     talk = [Dialogue(id="piped", rounds=rounds)]
@@ -316,7 +313,7 @@ def test_a_run_a_checkpoint_and_an_export_are_measured_alike_and_as_in_training(
     )
     train_runs.train(config)
     out = tmp_path / "out"
-    (told,) = [entry for entry in train_runs.journal(out) if entry["kind"] == "eval"]
+    (evaluation,) = [entry for entry in train_runs.journal(out) if entry["kind"] == "eval"]
     measured = []
     assert run(monkeypatch, capsys, "export", "--model", out, "--out", tmp_path / "exported")[0] == 0
     for model in (out, out / "checkpoints" / "step-00000004", tmp_path / "exported"):
@@ -330,5 +327,5 @@ def test_a_run_a_checkpoint_and_an_export_are_measured_alike_and_as_in_training(
     assert measured[0] == measured[1]
     assert measured[0][1:] == measured[2][1:]
     for loss, _, _ in measured:
-        assert loss["all"] == pytest.approx(told["loss"], rel=1e-4)
-        assert loss["datasets"] == pytest.approx(told["datasets"], rel=1e-4)
+        assert loss["all"] == pytest.approx(evaluation["loss"], rel=1e-4)
+        assert loss["datasets"] == pytest.approx(evaluation["datasets"], rel=1e-4)

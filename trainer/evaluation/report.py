@@ -25,7 +25,7 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
 from shards.errors import ImageError
 from shards.files import replace_file
-from shards.images.pixels import check_kind, check_size, load_pixels, open_picture, read_orientation, to_rgb, upright
+from shards.images.pixels import check_kind, check_size, load_pixels, open_image, read_orientation, to_rgb, upright
 from trainer.errors import TrainError
 from trainer.evaluation.metrics import METRICS, DatasetScore
 
@@ -100,7 +100,7 @@ def thumbnail(data: bytes, side: int) -> tuple[bytes, int, int]:
     Raises shards.images.pixels.ImageError for images that the model cannot be shown either.
     """
     with warnings.catch_warnings(action="ignore"):
-        original, _ = open_picture(data)
+        original, _ = open_image(data)
         check_size(original, _MAX_PIXELS)
         check_kind(original, data)
         load_pixels(original, data)

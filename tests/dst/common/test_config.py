@@ -34,7 +34,7 @@ class Part:
     count: int | Literal["all"] | None = None
 
     kind: Literal["folder", "zip", "parquet"] = "folder"
-    """Where it lies."""
+    """Where it is."""
 
 
 @config_class
@@ -159,7 +159,7 @@ PROBLEMS: dict[str, tuple[dict[str, Any], str]] = {
 
 
 @pytest.mark.parametrize(("values", "problem"), PROBLEMS.values(), ids=PROBLEMS)
-def test_a_mistake_is_one_line_with_path_got_and_wanted(values: dict[str, Any], problem: str) -> None:
+def test_a_mistake_is_one_line_with_path_got_and_expected(values: dict[str, Any], problem: str) -> None:
     got = wrong(**values)
     # A misspelt required key is missing, too.
     assert problem in got
@@ -236,7 +236,7 @@ def in_order(made: Range) -> list[str]:
 
 
 @pytest.mark.parametrize(
-    ("values", "told"),
+    ("values", "problems"),
     [
         ({"low": 9, "step": 6}, ["low: got 9; expected less than high", "step: got 6; expected 5 at most"]),
         ({"low": 9, "hihg": 10}, ["hihg: unknown key; did you mean high?", "low: got 9; expected less than high"]),
@@ -246,9 +246,9 @@ def in_order(made: Range) -> list[str]:
     ],
 )
 def test_checks_between_keys_come_with_the_rest_unless_a_wrong_key_is_part_of_them(
-    values: dict[str, Any], told: list[str]
+    values: dict[str, Any], problems: list[str]
 ) -> None:
-    assert build(Range, values, check=in_order)[1] == told
+    assert build(Range, values, check=in_order)[1] == problems
 
 
 def test_the_schema_has_descriptions_ranges_and_no_other_keys() -> None:
@@ -282,7 +282,7 @@ def test_field_docs_are_the_sentences_under_the_fields() -> None:
     assert field_docs(Part) == {
         "name": "What it is called. Over two lines.",
         "weight": "How much of it.",
-        "kind": "Where it lies.",
+        "kind": "Where it is.",
     }
 
 

@@ -126,12 +126,12 @@ def tree() -> dict[str, Any]:
 def test_a_setting_changes_its_place_and_nothing_else(setting: str, path: list[Any], value: Any) -> None:
     changed = tree()
     override(changed, [setting])
-    wanted: Any = tree()
-    node = wanted
+    expected: Any = tree()
+    node = expected
     for key in path[:-1]:
         node = node.setdefault(key, {}) if isinstance(node, dict) else node[key]
     node[path[-1]] = value
-    assert changed == wanted
+    assert changed == expected
 
 
 def test_later_settings_win() -> None:

@@ -153,7 +153,7 @@ def test_parquet_rows_that_cannot_be_read_are_rejects_and_other_columns_do_not_m
     assert (report.records, report.members) == (20, 14)
 
 
-def good_pictures() -> dict[str, bytes]:
+def good_images() -> dict[str, bytes]:
     return {f"{number}.jpg": jpeg(number) for number in range(4)}
 
 
@@ -179,9 +179,9 @@ def archive_blend(folder: Path, names: Sequence[str]) -> Path:
     return write_blend(folder / "blend.yaml", entries, limits={"max_reject_share": 1.0})
 
 
-def test_a_bad_picture_in_an_archive_is_a_reject_of_its_record_alone(tmp_path: Path) -> None:
-    pictures = {**good_pictures(), "cut.jpg": PHOTO[:3000], "empty.jpg": b"", "text.jpg": b"no picture"}
-    wanted = {
+def test_a_bad_image_in_an_archive_is_a_reject_of_its_record_alone(tmp_path: Path) -> None:
+    images = {**good_images(), "cut.jpg": PHOTO[:3000], "empty.jpg": b"", "text.jpg": b"no picture"}
+    expected = {
         "cut.jpg": "image_unreadable",
         "empty.jpg": "image_unreadable",
         "text.jpg": "image_unreadable",
@@ -189,9 +189,9 @@ def test_a_bad_picture_in_an_archive_is_a_reject_of_its_record_alone(tmp_path: P
         "../0.jpg": "image_path",
         "/0.jpg": "image_path",
     }
-    blend = archive_blend(tmp_path, [*pictures, *(name for name in wanted if name not in pictures)])
+    blend = archive_blend(tmp_path, [*images, *(name for name in expected if name not in images)])
     for kind, write in ARCHIVES.items():
-        write(tmp_path / kind.replace(".", "-") / kind, pictures)
+        write(tmp_path / kind.replace(".", "-") / kind, images)
     path = tmp_path / "base64-json/base64.json"
     texts = json.loads(path.read_text())
     path.write_text(json.dumps({**texts, "cut.jpg": "*no base64*", "empty.jpg": 5, "text.jpg": None}))
@@ -201,9 +201,9 @@ def test_a_bad_picture_in_an_archive_is_a_reject_of_its_record_alone(tmp_path: P
     path.write_bytes(data)
     report = build(blend, workers=2)
     for name, dataset in report.datasets.items():
-        assert (dataset.records, dataset.members) == (len(pictures) + 3, 4)
+        assert (dataset.records, dataset.members) == (len(images) + 3, 4)
         found = {one["record"]: one["reason"] for one in rejects_of(tmp_path / "build") if one["dataset"] == name}
-        assert found == wanted
+        assert found == expected
     assert shards.verify(shards.open(tmp_path / "build")).problems == []
     per_dataset: dict[str, list[Any]] = {name: [] for name in report.datasets}
     for (owner, _), content in sorted(samples_of(tmp_path / "build").items()):
@@ -217,7 +217,7 @@ def test_an_archive_that_is_cut_off_ends_the_build_by_name(tmp_path: Path, keep:
     blend = archive_blend(tmp_path, ["0.jpg"])
     for kind, write in ARCHIVES.items():
         path = tmp_path / kind.replace(".", "-") / kind
-        write(path, good_pictures())
+        write(path, good_images())
         data = path.read_bytes()
         if kind == "plain.tar":
             data = data[: data.rindex(b"\xff\xd9") + 2]  # without its end, which is zeros alone

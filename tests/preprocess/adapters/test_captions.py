@@ -43,7 +43,7 @@ def test_each_sentence_of_karpathys_file_is_a_conversation() -> None:
     assert item.sources == (RecordSource(file="coco_caption/dataset.json", record="10"),)
 
 
-def test_an_aligned_caption_shows_the_picture_of_its_id() -> None:
+def test_an_aligned_caption_shows_the_image_of_its_id() -> None:
     first = conversations(list(ADAPTERS["minigpt4"].read(request_for("minigpt4", EXAMPLES))))[0]
     assert first.id == "filter_cap/2"
     assert first.turns[0].parts[0] == Image(name="2.jpg")

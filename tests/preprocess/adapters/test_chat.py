@@ -64,15 +64,15 @@ def test_both_forms_are_read_with_group_and_split(tmp_path: Path) -> None:
 def test_the_same_records_are_read_from_json_lines_and_parquet(tmp_path: Path) -> None:
     records = [talk(id="a", group="v"), talk("Who?", "Me.", images=[], id="b", group=None)]
     (tmp_path / "array").mkdir()
-    wanted = [item.turns for item in conversations(read(tmp_path / "array", *records))]
+    expected = [item.turns for item in conversations(read(tmp_path / "array", *records))]
     lines = "\n\n".join(json.dumps(record) for record in records) + "\n"
     for name in ("a.jsonl", "b.json"):
-        assert [item.turns for item in conversations(adapted("chat", tmp_path, {name: lines}))] == wanted
-    assert [item.turns for item in conversations(table(tmp_path, records, listed=False))] == wanted
+        assert [item.turns for item in conversations(adapted("chat", tmp_path, {name: lines}))] == expected
+    assert [item.turns for item in conversations(table(tmp_path, records, listed=False))] == expected
 
 
 @pytest.mark.parametrize(
-    ("content", "images", "wanted"),
+    ("content", "images", "expected"),
     [
         ([{"type": "text", "text": " What? "}, {"type": "image"}], ["1.jpg"], ("What?", ONE)),
         ([{"type": "image", "image": "2.jpg"}, {"type": "text", "text": "What?"}], None, (TWO, "What?")),
@@ -86,9 +86,9 @@ def test_the_same_records_are_read_from_json_lines_and_parquet(tmp_path: Path) -
     ],
 )
 def test_parts_and_marks_become_images_in_order(
-    tmp_path: Path, content: Any, images: Any, wanted: tuple[str | Image, ...]
+    tmp_path: Path, content: Any, images: Any, expected: tuple[str | Image, ...]
 ) -> None:
-    assert only(read(tmp_path, talk(content, images=images))).turns[0].parts == wanted
+    assert only(read(tmp_path, talk(content, images=images))).turns[0].parts == expected
 
 
 TOOL = [{"role": "user", "content": "a"}, {"role": "assistant", "content": "b"}, {"role": "tool", "content": "c"}]
@@ -181,15 +181,15 @@ def test_a_json_file_of_another_form_is_refused_by_name(tmp_path: Path, text: st
         adapted("chat", tmp_path, {"a.json": text})
 
 
-def test_pictures_inside_a_parquet_file_are_named_by_row_and_index(tmp_path: Path) -> None:
-    pictures = [{"bytes": b"one", "path": "a.png"}, {"bytes": b"two", "path": "000000000009.jpg"}]
-    records = [talk("No picture", images=[]), talk("<image> or <image>?", images=pictures)]
+def test_images_inside_a_parquet_file_are_named_by_row_and_index(tmp_path: Path) -> None:
+    images = [{"bytes": b"one", "path": "a.png"}, {"bytes": b"two", "path": "000000000009.jpg"}]
+    records = [talk("No picture", images=[]), talk("<image> or <image>?", images=images)]
     item = conversations(table(tmp_path, records))[1]
     assert item.images == (Image(name="1/0", store=0), Image(name="1/1", store=0))
     assert item.groups == ("bytes:7692c3ad3540bb80", "coco:9")  # sha256 of "one"
 
 
-def test_a_picture_embedded_in_two_rows_has_one_group(tmp_path: Path) -> None:
+def test_an_image_embedded_in_two_rows_has_one_group(tmp_path: Path) -> None:
     records = [
         talk(images=[{"bytes": data, "path": path}])
         for data, path in [(b"same", "a.png"), (b"same", None), (b"other", "a.png"), (b"same", "000000000009.jpg")]
@@ -215,7 +215,7 @@ def test_a_parquet_file_is_its_own_store_by_default(tmp_path: Path) -> None:
     assert shown == [b"a", b"in a folder", b"b", b"in a folder", b"in a folder"]
 
 
-def test_an_embedded_picture_without_its_store_is_refused_with_the_next_step(tmp_path: Path) -> None:
+def test_an_embedded_image_without_its_store_is_refused_with_the_next_step(tmp_path: Path) -> None:
     records = [talk(images=[{"bytes": b"one", "path": "a.png"}])]
     (item,) = table(tmp_path, records, listed=False)
     assert isinstance(item, Reject)
@@ -244,7 +244,7 @@ def test_the_parquet_files_of_a_folder_do_not_multiply_the_groups(tmp_path: Path
     assert image_groups((tmp_path, *images), "a.jpg") == (f"{tmp_path.name}/a.jpg",)
 
 
-def test_a_picture_column_may_hold_bytes_or_only_paths(tmp_path: Path) -> None:
+def test_an_image_column_may_hold_bytes_or_only_paths(tmp_path: Path) -> None:
     plain = {"conversations": [{"from": "human", "value": "<image>\nWhat?"}, {"from": "gpt", "value": "That."}]}
     assert only(table(tmp_path, [{**plain, "image": b"one"}])).images == (Image(name="0/0", store=0),)
     assert only(table(tmp_path, [{**plain, "image": {"bytes": None, "path": "1.jpg"}}])).images == (ONE,)

@@ -15,14 +15,14 @@ from preprocess.adapters.parsing.identities import HashSet
 def test_seen_numbers_are_a_set(merged_at_once: int, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(identities, "_MERGED_AT_ONCE", merged_at_once)
     values = [0, 1, 2**63 - 1, 2**63, 2**64 - 1, *(random.Random(0).randrange(2**64) for _ in range(300))] * 2
-    seen, wanted = HashSet(), set[int]()
+    seen, expected = HashSet(), set[int]()
     for value in values:
-        assert (value in seen) == (value in wanted)
-        assert value ^ 4 not in seen or value ^ 4 in wanted
+        assert (value in seen) == (value in expected)
+        assert value ^ 4 not in seen or value ^ 4 in expected
         if value not in seen:
             seen.add(value)
-            wanted.add(value)
-    assert all(value in seen for value in wanted)
+            expected.add(value)
+    assert all(value in seen for value in expected)
 
 
 def test_seen_numbers_take_eight_bytes_each(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -88,14 +88,14 @@ def test_an_array_is_read_as_json_reads_it_whatever_the_window(
 
 @pytest.mark.parametrize("size", [1, 7, 1 << 20])
 @given(
-    before=st.dictionaries(st.text(max_size=3), VALUES, max_size=3), wanted=st.lists(VALUES, max_size=3), style=STYLES
+    before=st.dictionaries(st.text(max_size=3), VALUES, max_size=3), expected=st.lists(VALUES, max_size=3), style=STYLES
 )
 @settings(parent=QUIET, max_examples=60)
 def test_an_array_or_object_behind_keys_is_found_past_its_neighbours(
-    tmp_path: Path, size: int, before: dict[str, Any], wanted: list[Any], style: dict[str, Any]
+    tmp_path: Path, size: int, before: dict[str, Any], expected: list[Any], style: dict[str, Any]
 ) -> None:
-    members = {str(number): value for number, value in enumerate(wanted)}
-    inner = {**before, "expected": wanted, "members": members}
+    members = {str(number): value for number, value in enumerate(expected)}
+    inner = {**before, "expected": expected, "members": members}
     path = written(tmp_path, text := dumped({**before, "outer": inner, "after": before}, style))
     read = json.loads(text)
     with pytest.MonkeyPatch.context() as patch:

@@ -1,4 +1,4 @@
-"""LLaVA's records: where the image stands, which turns stay, and why a record is refused."""
+"""LLaVA's records: where the image is, which turns stay, and why a record is refused."""
 
 from __future__ import annotations
 
@@ -76,7 +76,7 @@ ONE, TWO = Image(name="1.jpg"), Image(name="2.jpg")
 
 
 @pytest.mark.parametrize(
-    ("question", "image", "wanted"),
+    ("question", "image", "expected"),
     [
         ("<image>\nWhat?", "1.jpg", (ONE, "What?")),
         ("What?\n<image>", "1.jpg", ("What?", ONE)),
@@ -88,11 +88,11 @@ ONE, TWO = Image(name="1.jpg"), Image(name="2.jpg")
         ("First:\n<image>\nSecond:\n<image>", ["1.jpg", "2.jpg"], ("First:", ONE, "Second:", TWO)),
     ],
 )
-def test_an_image_stands_where_its_mark_stood(
-    tmp_path: Path, question: str, image: Any, wanted: tuple[str | Image, ...]
+def test_an_image_is_where_its_mark_was(
+    tmp_path: Path, question: str, image: Any, expected: tuple[str | Image, ...]
 ) -> None:
     item = only(read(tmp_path, talk(question, "That.", image=image)))
-    assert item.turns[0].parts == wanted
+    assert item.turns[0].parts == expected
     assert item.notes == ()
 
 
@@ -179,7 +179,7 @@ def test_an_answer_of_another_type_is_refused(tmp_path: Path, value: Any) -> Non
     assert rejects(read(tmp_path, record)) == [("a", "wrong_type")]
 
 
-def test_too_many_images_are_refused_with_what_was_got_and_wanted(tmp_path: Path) -> None:
+def test_too_many_images_are_refused_with_what_was_got_and_expected(tmp_path: Path) -> None:
     (item,) = read(tmp_path, talk("What?", "That.", image=["1.jpg"] * 3), max_images=2)
     assert isinstance(item, Reject)
     assert item.reason == "too_many_images"

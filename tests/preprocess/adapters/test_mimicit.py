@@ -52,7 +52,7 @@ def test_related_instructions_are_the_rounds_of_one_conversation() -> None:
     assert second.groups == ("SD_IMG_000003", "SD_IMG_000004")
 
 
-def test_pairs_of_coco_pictures_are_named_and_grouped_as_coco_does(tmp_path: Path) -> None:
+def test_pairs_of_coco_images_are_named_and_grouped_as_coco_does(tmp_path: Path) -> None:
     first = conversations(list(ADAPTERS["otter_mimicit_cgd"].read(request_for("otter_mimicit_cgd", EXAMPLES))))[0]
     assert [image.name for image in first.images] == ["000000000103.jpg", "000000000104.jpg"]
     assert first.groups == ("coco:103", "coco:104")
@@ -68,7 +68,7 @@ def test_a_base64_archive_of_pairs_is_asked_for_its_own_keys(tmp_path: Path) -> 
 
 
 @pytest.mark.parametrize(
-    ("data", "wanted"),
+    ("data", "expected"),
     [
         ({"a": round_of("b"), "b": round_of()}, [["a", "b"]]),
         ({"a": round_of(), "b": round_of("a")}, [["a", "b"]]),
@@ -81,9 +81,9 @@ def test_a_base64_archive_of_pairs_is_asked_for_its_own_keys(tmp_path: Path) -> 
     ],
 )
 def test_only_instructions_that_name_each_other_and_share_images_merge(
-    tmp_path: Path, data: dict[str, Any], wanted: list[list[str]]
+    tmp_path: Path, data: dict[str, Any], expected: list[list[str]]
 ) -> None:
-    assert sets(read(tmp_path, data)) == wanted
+    assert sets(read(tmp_path, data)) == expected
 
 
 def test_a_bad_instruction_is_refused_alone_and_the_rest_still_merges(tmp_path: Path) -> None:
@@ -104,7 +104,7 @@ def test_merging_agrees_with_a_search_from_each_instruction(
         name: round_of(*choices.sample(names, choices.randint(0, 2)), images=choices.choice([["x"], ["y"]]))
         for name in names
     }
-    wanted: list[list[str]] = []
+    expected: list[list[str]] = []
     for name in names:
         reached = [name]
         for one in reached:
@@ -112,20 +112,22 @@ def test_merging_agrees_with_a_search_from_each_instruction(
                 linked = other in data[one]["rel_ins_ids"] or one in data[other]["rel_ins_ids"]
                 if linked and data[one]["image_ids"] == data[other]["image_ids"] and other not in reached:
                     reached.append(other)
-        if not any(name in found for found in wanted):
-            wanted.append(sorted(reached, key=names.index))
-    assert sets(read(tmp_path_factory.mktemp("merge"), data)) == wanted
+        if not any(name in found for found in expected):
+            expected.append(sorted(reached, key=names.index))
+    assert sets(read(tmp_path_factory.mktemp("merge"), data)) == expected
 
 
 @pytest.mark.parametrize(
-    ("limit", "wanted"), [(1, [0]), (2, [0, 9]), (3, [0, 4, 9]), (4, [0, 3, 6, 9]), (10, list(range(10)))]
+    ("limit", "expected"), [(1, [0]), (2, [0, 9]), (3, [0, 4, 9]), (4, [0, 3, 6, 9]), (10, list(range(10)))]
 )
-def test_frames_are_refused_or_thinned_evenly_with_the_ends_kept(tmp_path: Path, limit: int, wanted: list[int]) -> None:
+def test_frames_are_refused_or_thinned_evenly_with_the_ends_kept(
+    tmp_path: Path, limit: int, expected: list[int]
+) -> None:
     data = {"a": round_of(images=[f"VST_IMG_{number}" for number in range(10)])}
     cut = limit < 10
     assert rejects(read(tmp_path, data, max_images=limit)) == ([("a", "too_many_images")] if cut else [])
     (item,) = conversations(read(tmp_path, data, max_images=limit, frames="even"))
-    assert [image.name for image in item.images] == [f"VST_IMG_{number}" for number in wanted]
+    assert [image.name for image in item.images] == [f"VST_IMG_{number}" for number in expected]
     assert item.notes == (("frames_cut",) if cut else ())
 
 

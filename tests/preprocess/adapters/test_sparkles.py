@@ -99,7 +99,7 @@ def test_a_question_without_an_answer_is_cut_with_its_images(tmp_path: Path) -> 
     assert (item.images, item.notes, len(item.turns)) == ((), ("dangling_question",), 2)
 
 
-def test_the_folder_beside_a_file_is_its_store_and_else_the_one_in_its_place(tmp_path: Path) -> None:
+def test_the_folder_next_to_a_file_is_its_store_and_else_the_one_in_its_place(tmp_path: Path) -> None:
     record = [talk((f"IMAGE#5{MARK}", [5]), "Seen.")]
     for name in ("A/images", "B/images", "C"):
         (tmp_path / name).mkdir(parents=True)

@@ -1,4 +1,4 @@
-"""VQA v2, VizWiz, TextVQA, A-OKVQA and OCR-VQA: joins, answers, names of pictures, and what is refused."""
+"""VQA v2, VizWiz, TextVQA, A-OKVQA and OCR-VQA: joins, answers, names of images, and what is refused."""
 
 from __future__ import annotations
 
@@ -81,10 +81,10 @@ def test_however_rows_are_packed_the_join_is_the_same(
 ) -> None:
     questions = [ask(1), ask(2, question=""), ask(3), ask(4), ask(5), ask(1), ask(9), ask(6)]
     annotations = [reply(6, "f"), reply(5, "e", 'é"\n', "x"), reply(4), reply(8, "h"), reply(1, "a"), reply(1, "b")]
-    wanted = pair(tmp_path, questions, annotations)
+    expected = pair(tmp_path, questions, annotations)
     monkeypatch.setattr(vqa_pairs, "_ROWS_AT_ONCE", rows_at_once)
-    assert pair(tmp_path, questions, annotations) == wanted
-    assert [item.references for item in conversations(wanted)] == [("a",), ("e", 'é"', "x"), ("f",)]
+    assert pair(tmp_path, questions, annotations) == expected
+    assert [item.references for item in conversations(expected)] == [("a",), ("e", 'é"', "x"), ("f",)]
 
 
 def test_questions_wait_for_the_join_in_little_memory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -114,7 +114,7 @@ def test_questions_wait_for_the_join_in_little_memory(tmp_path: Path, monkeypatc
         ("a.b/c", "a.b/c.jpg"),
     ],
 )
-def test_a_number_is_a_coco_picture_and_a_text_is_a_file_name(tmp_path: Path, image_id: Any, name: str) -> None:
+def test_a_number_is_a_coco_image_and_a_text_is_a_file_name(tmp_path: Path, image_id: Any, name: str) -> None:
     (item,) = conversations(pair(tmp_path, [ask(1, image_id=image_id)], [reply(1, "a")]))
     assert item.images == (Image(name=name),)
 

@@ -80,7 +80,7 @@ def test_a_list_option_holds_texts_that_are_not_blank(prompts: Any) -> None:
     assert check_blend(blend_of("coco_caption", options={"prompts": ["Describe it."]})) == []
 
 
-def test_a_wrong_amount_is_told_once(tmp_path: Path) -> None:
+def test_a_wrong_amount_is_reported_once(tmp_path: Path) -> None:
     blend = chat_blend(tmp_path, [chat_record(0)], dataset={"weight": "two"}, total=5)
     with pytest.raises(ConfigError) as caught:
         load_blend(blend)

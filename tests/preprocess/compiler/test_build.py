@@ -33,8 +33,8 @@ from tests.support.small_blends import (
     chat_blend,
     chat_record,
     files_of,
+    image_blend,
     jpeg,
-    picture_blend,
     rejects_of,
     write_blend,
     write_chat,
@@ -84,14 +84,14 @@ def test_a_plain_webdataset_reader_yields_tokens_and_images_in_order(demo: Build
 
 @pytest.mark.parametrize("workers", [2, 4])
 def test_the_number_of_workers_does_not_change_a_byte(tmp_path: Path, workers: int) -> None:
-    blend = picture_blend(tmp_path, split={"eval": 0.3}, seed=3)
+    blend = image_blend(tmp_path, split={"eval": 0.3}, seed=3)
     build(blend, out=tmp_path / "one", workers=1)
     build(blend, out=tmp_path / "many", workers=workers)
     assert files_of(tmp_path / "one") == files_of(tmp_path / "many")
 
 
 def test_a_second_build_reuses_everything_and_touches_nothing(tmp_path: Path) -> None:
-    blend = picture_blend(tmp_path)
+    blend = image_blend(tmp_path)
     assert build(blend).built_tasks > 0
     before = {path: path.stat().st_mtime_ns for path in (tmp_path / "build").rglob("*") if path.suffix != ""}
     again = build(blend)
@@ -116,8 +116,8 @@ def test_a_change_of_weights_alone_builds_nothing(tmp_path: Path) -> None:
     assert shards.verify(shards.open(tmp_path / "build")).problems == []
 
 
-def test_a_changed_picture_rebuilds_only_its_shard(tmp_path: Path) -> None:
-    blend = picture_blend(tmp_path)
+def test_a_changed_image_rebuilds_only_its_shard(tmp_path: Path) -> None:
+    blend = image_blend(tmp_path)
     build(blend)
     (tmp_path / "mine/5.jpg").write_bytes(jpeg(99, (40, 40)))
     again = build(blend)
@@ -139,7 +139,7 @@ def test_a_changed_record_rebuilds_the_annotations_and_its_shard(tmp_path: Path)
 
 
 def test_files_of_an_older_build_are_removed_once_the_new_manifest_is_there(tmp_path: Path) -> None:
-    blend = picture_blend(tmp_path)
+    blend = image_blend(tmp_path)
     build(blend)
     old = set(files_of(tmp_path / "build"))
     build(blend, settings=["template=vicuna"])
@@ -149,7 +149,7 @@ def test_files_of_an_older_build_are_removed_once_the_new_manifest_is_there(tmp_
 
 
 def test_too_many_rejects_fail_the_build_and_keep_the_finished_one(tmp_path: Path) -> None:
-    blend = picture_blend(tmp_path)
+    blend = image_blend(tmp_path)
     build(blend)
     sound = files_of(tmp_path / "build")
     for number in range(6):
@@ -173,7 +173,7 @@ def test_a_first_build_that_fails_writes_its_rejects_and_no_manifest(tmp_path: P
 
 
 def test_two_builds_in_one_folder_do_not_mix(tmp_path: Path) -> None:
-    blend = picture_blend(tmp_path)
+    blend = image_blend(tmp_path)
     build(blend)
     with (tmp_path / "build/.cache/lock").open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
@@ -182,7 +182,7 @@ def test_two_builds_in_one_folder_do_not_mix(tmp_path: Path) -> None:
 
 
 def test_a_deleted_shard_is_built_again(tmp_path: Path) -> None:
-    blend = picture_blend(tmp_path)
+    blend = image_blend(tmp_path)
     build(blend)
     whole = files_of(tmp_path / "build")
     next((tmp_path / "build").glob("shards/*/*.tar")).unlink()
@@ -191,7 +191,7 @@ def test_a_deleted_shard_is_built_again(tmp_path: Path) -> None:
 
 
 def test_a_deleted_cache_costs_time_but_no_byte(tmp_path: Path) -> None:
-    blend = picture_blend(tmp_path)
+    blend = image_blend(tmp_path)
     build(blend)
     whole = files_of(tmp_path / "build")
     shutil.rmtree(tmp_path / "build/.cache")
@@ -200,7 +200,7 @@ def test_a_deleted_cache_costs_time_but_no_byte(tmp_path: Path) -> None:
 
 
 def test_the_manifest_holds_no_time_and_no_path_of_this_machine(tmp_path: Path) -> None:
-    blend = picture_blend(tmp_path)
+    blend = image_blend(tmp_path)
     build(blend)
     os.utime(tmp_path / "mine/0.jpg", (1, 1))
     text = (tmp_path / "build/manifest.json").read_text(encoding="utf-8")
@@ -313,7 +313,7 @@ def test_an_output_path_that_is_a_file_is_refused(tmp_path: Path) -> None:
 
 
 def test_a_folder_with_other_files_is_refused_and_left_alone(tmp_path: Path) -> None:
-    blend = picture_blend(tmp_path)
+    blend = image_blend(tmp_path)
     before = files_of(tmp_path)
     with pytest.raises(ConfigError, match="holds other files"):
         build(blend, out=tmp_path)
@@ -321,7 +321,7 @@ def test_a_folder_with_other_files_is_refused_and_left_alone(tmp_path: Path) -> 
 
 
 def test_files_of_others_below_shards_are_never_removed(tmp_path: Path) -> None:
-    blend = picture_blend(tmp_path)
+    blend = image_blend(tmp_path)
     build(blend)
     (tmp_path / "build/shards/other").mkdir()
     (tmp_path / "build/shards/other/precious.tar").write_text("x")
@@ -330,7 +330,7 @@ def test_files_of_others_below_shards_are_never_removed(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("kind", ["zip", "tar"])
-def test_an_archive_of_pictures_that_changes_is_indexed_again(tmp_path: Path, kind: str) -> None:
+def test_an_archive_of_images_that_changes_is_indexed_again(tmp_path: Path, kind: str) -> None:
     names = write_images(tmp_path / "pictures", 4)
     records = [chat_record(number, images=[name]) for number, name in enumerate(names)]
     blend = chat_blend(tmp_path, records, dataset={"images": f"i.{kind}"})
@@ -371,8 +371,8 @@ def test_a_group_that_changes_alone_never_damages_the_finished_build(tmp_path: P
     assert files_of(tmp_path / "build") == whole
 
 
-def test_a_damaged_shard_is_found_and_made_anew(tmp_path: Path) -> None:
-    blend = picture_blend(tmp_path)
+def test_a_damaged_shard_is_found_and_rebuilt(tmp_path: Path) -> None:
+    blend = image_blend(tmp_path)
     build(blend)
     whole = files_of(tmp_path / "build")
     shard = next((tmp_path / "build").glob("shards/*/*.tar"))
@@ -411,7 +411,7 @@ def test_annotations_that_change_while_they_are_read_are_not_kept_under_the_wron
 def test_another_release_of_a_library_that_makes_bytes_reuses_nothing(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    blend = picture_blend(tmp_path)
+    blend = image_blend(tmp_path)
     build(blend)
     monkeypatch.setattr(plan, "libraries", lambda: {"pillow": "0"})
     assert build(blend).built_tasks == 3
@@ -427,7 +427,7 @@ def test_shards_are_those_of_this_compiler_number(tmp_path: Path) -> None:
 
 
 def test_what_a_killed_run_left_half_written_is_swept(tmp_path: Path) -> None:
-    blend = picture_blend(tmp_path)
+    blend = image_blend(tmp_path)
     build(blend)
     whole = {path.relative_to(tmp_path) for path in (tmp_path / "build").rglob("*")}
     left = [

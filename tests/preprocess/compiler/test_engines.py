@@ -1,6 +1,6 @@
 """Engines: the same results from any number of workers, never a hang, and nobody left behind.
 
-Tasks run in spawned processes, so every function they run stands at the top of this module.
+Tasks run in spawned processes, so every function they run is at the top level of this module.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from preprocess.compiler.engines import ENGINES, process_engine, ray_engine
 from preprocess.errors import DataError
 from tests.support import extensions
 from tests.support.paths import ROOT
-from tests.support.small_blends import build, files_of, picture_blend
+from tests.support.small_blends import build, files_of, image_blend
 from tests.support.waiting import LIMIT_S, wait_until
 
 pytestmark = pytest.mark.usefixtures("no_hang")
@@ -172,7 +172,7 @@ def test_a_worker_that_leaves_ends_the_run_with_its_exit_code() -> None:
         (bare_os_error, "reading or writing: file.json is truncated"),
     ],
 )
-def test_an_error_that_a_user_can_mend_ends_the_run_with_its_text(function: Callable[[str], None], text: str) -> None:
+def test_an_error_that_a_user_can_fix_ends_the_run_with_its_text(function: Callable[[str], None], text: str) -> None:
     with pytest.raises(DataError) as caught:
         list(process_engine(function, ["file.json"] * 4, 2))
     assert str(caught.value) == text
@@ -206,7 +206,7 @@ def test_an_error_in_the_consumer_kills_the_workers() -> None:
     assert_nobody_left()
 
 
-@pytest.mark.skipif(sys.platform != "linux", reason="only Linux tells a child that its parent died")
+@pytest.mark.skipif(sys.platform != "linux", reason="only Linux signals a child that its parent died")
 def test_workers_die_with_a_killed_parent() -> None:
     program = (
         "import signal; from preprocess.compiler.engines import process_engine\n"
@@ -295,7 +295,7 @@ def test_ray_gives_the_results_and_the_errors_of_the_process_engine() -> None:
 @pytest.mark.filterwarnings("ignore")  # Ray's own
 @pytest.mark.usefixtures("_ray")
 def test_a_ray_cluster_gives_the_same_bytes_as_worker_processes(tmp_path: Path) -> None:
-    blend = picture_blend(tmp_path)
+    blend = image_blend(tmp_path)
     build(blend, out=tmp_path / "processes")
     build(blend, out=tmp_path / "ray", settings=["engine=ray"], workers=2)
     assert files_of(tmp_path / "processes") == files_of(tmp_path / "ray")

@@ -68,8 +68,8 @@ def test_twenty_kills_at_random_moments_end_in_identical_shards(tmp_path: Path) 
 
     assert run(tmp_path / "whole", "nobody", 0) == 0
     whole = files_of(tmp_path / "whole")
-    told = log.read_bytes()
-    most = {"parent": told.count(b"p"), "worker": told.count(b"w") // 2}
+    marks = log.read_bytes()
+    most = {"parent": marks.count(b"p"), "worker": marks.count(b"w") // 2}
     moments = random.Random(20)
     killed = 0
     for _ in range(20):

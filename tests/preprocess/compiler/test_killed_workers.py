@@ -1,4 +1,4 @@
-"""Killed workers and Ctrl-C end a build clearly, and the same command goes on."""
+"""Killed workers and Ctrl-C end a build clearly, and the same command resumes."""
 
 from __future__ import annotations
 
@@ -90,7 +90,7 @@ def test_a_killed_worker_ends_the_build_with_a_clear_line_and_nothing_is_lost(
 
 
 @pytest.mark.parametrize("stage", ["workers starting", "compiling"])
-def test_ctrl_c_ends_with_code_1_and_no_traceback_and_the_same_command_goes_on(
+def test_ctrl_c_ends_with_code_1_and_no_traceback_and_the_same_command_resumes(
     long_build: tuple[Path, dict[str, bytes]], stage: str
 ) -> None:
     folder, whole = long_build

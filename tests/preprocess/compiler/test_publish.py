@@ -127,7 +127,7 @@ def test_a_file_url_is_a_folder(blend: Path, tmp_path: Path) -> None:
         ("folder --work work", "--work is where a build for a URL is compiled, and this one goes to a folder: folder"),
     ],
 )
-def test_a_place_that_cannot_take_a_build_is_told_before_the_work(
+def test_a_place_that_cannot_take_a_build_is_reported_before_the_work(
     bucket: str, blend: Path, cache_home: Path, out: str, expected: str
 ) -> None:
     done = run("build", "--blend", blend, "--out", *out.split(), cwd=blend.parent)

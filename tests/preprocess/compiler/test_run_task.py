@@ -30,7 +30,7 @@ def chat() -> ChatTokenizer:
     return ChatTokenizer(load_template("visualchat"), load_tokenizer(TOKENIZER))
 
 
-def test_a_sample_is_its_conversation_encoded_and_its_pictures_as_they_were(tmp_path: Path) -> None:
+def test_a_sample_is_its_conversation_encoded_and_its_images_as_they_were(tmp_path: Path) -> None:
     names = write_images(tmp_path / "mine", 2)
     build(chat_blend(tmp_path, [chat_record(0, images=names, rounds=2)]))
     (sample,) = samples(tmp_path)
@@ -92,7 +92,7 @@ def test_concat_never_passes_max_images_or_max_length(tmp_path: Path) -> None:
     assert sum(len(sample.to_json()["sources"]) for sample in found) == 18
 
 
-def test_concat_never_shows_one_picture_twice_and_never_mixes_system_prompts(tmp_path: Path) -> None:
+def test_concat_never_shows_one_image_twice_and_never_mixes_system_prompts(tmp_path: Path) -> None:
     names = write_images(tmp_path / "mine", 2)
     records: list[dict[str, Any]] = []
     for number in range(8):
@@ -129,7 +129,7 @@ def test_a_conversation_that_is_too_long_loses_whole_trailing_rounds_and_no_more
         assert report.notes["rounds_cut"] == (fitting[-1] < 9)
 
 
-def test_pictures_of_cut_rounds_are_not_stored(tmp_path: Path) -> None:
+def test_images_of_cut_rounds_are_not_stored(tmp_path: Path) -> None:
     names = write_images(tmp_path / "mine", 3)
     messages: list[dict[str, Any]] = []
     for name in names:
@@ -161,7 +161,7 @@ def test_text_from_data_never_becomes_a_control_token_and_is_counted(tmp_path: P
 def test_every_answer_and_its_end_token_is_trained_and_nothing_else(tmp_path: Path) -> None:
     build(chat_blend(tmp_path, [chat_record(0, rounds=3)]))
     (sample,) = samples(tmp_path)
-    trained = [text for text, learnt in sample.runs if learnt]
+    trained = [text for text, is_trained in sample.runs if is_trained]
     assert trained == [f"Answer {turn} of record 0.</s>" for turn in range(3)]
     labels, ids = sample.sample.labels, sample.sample.ids
     assert set(labels[labels != ids].tolist()) == {IGNORE}
@@ -186,7 +186,7 @@ def test_a_folder_that_cannot_be_written_ends_the_run_and_is_never_a_reject(tmp_
     assert build(blend).datasets["mine"].samples == 4
 
 
-def test_a_disk_error_on_one_picture_ends_the_run_and_the_next_one_has_it(tmp_path: Path) -> None:
+def test_a_disk_error_on_one_image_ends_the_run_and_the_next_one_has_it(tmp_path: Path) -> None:
     names = write_images(tmp_path / "mine", 3)
     blend = chat_blend(tmp_path, [chat_record(number, images=[name]) for number, name in enumerate(names)])
     task = one_task(blend)

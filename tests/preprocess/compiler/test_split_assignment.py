@@ -94,7 +94,7 @@ def test_unrelated_rows_change_nothing_for_others() -> None:
 
 @pytest.mark.parametrize("groups_each", [0, 1, 3])
 @pytest.mark.parametrize("share", [0.02, 0.25])
-def test_about_the_wanted_share_is_held_out(groups_each: int, share: float) -> None:
+def test_about_the_requested_share_is_held_out(groups_each: int, share: float) -> None:
     got = np.array(sides(many(40_000, groups_each=groups_each), share=share, seed=0))
     assert np.mean(got == EVAL) == pytest.approx(share, rel=0.1)
     assert not (got == CONFLICT).any()

@@ -80,7 +80,7 @@ def test_lists_are_flat_values_and_starts_whatever_the_batches(stream: list[Conv
         write_spool(Path(name), "alpha", iter(stream))
         spool = Spool(Path(name))
         assert spool.table.column("images").num_chunks == len(stream) // batch + 1
-        for column, wanted in [
+        for column, expected in [
             ("images", [[image.name for image in one.images] for one in stream]),
             ("stores", [[-1 if image.store is None else image.store for image in one.images] for one in stream]),
             ("groups", [[xxhash.xxh3_64_intdigest(group.encode()) for group in one.groups] for one in stream]),
@@ -89,7 +89,7 @@ def test_lists_are_flat_values_and_starts_whatever_the_batches(stream: list[Conv
             assert starts.dtype == np.int64
             assert len(starts) == len(stream) + 1
             assert starts[0] == 0
-            assert [values[start:end].tolist() for start, end in itertools.pairwise(starts)] == wanted
+            assert [values[start:end].tolist() for start, end in itertools.pairwise(starts)] == expected
         assert [spool[row] for row in range(len(stream))] == stream
 
 

@@ -1,4 +1,4 @@
-"""Bad pictures through a whole build: each is a reject of its own record, and the good ones come out unchanged."""
+"""Bad images through a whole build: each is a reject of its own record, and the good ones come out unchanged."""
 
 from __future__ import annotations
 
@@ -51,7 +51,7 @@ def turned() -> bytes:
 COLOURS = Image.open(io.BytesIO(jpeg(1, (40, 30))))
 
 # name: (bytes, reason when decoded, reason when only the header is read)
-BAD_PICTURES: dict[str, tuple[bytes, str, str]] = {
+BAD_IMAGES: dict[str, tuple[bytes, str, str]] = {
     **{
         f"cut-at-{cut}": (PHOTO[:cut], "image_unreadable", "image_unreadable" if cut < 100 else "")
         for cut in (2, 21, len(PHOTO) // 3, len(PHOTO) // 2, len(PHOTO) - 20, len(PHOTO) - 2)
@@ -73,7 +73,7 @@ BAD_PICTURES: dict[str, tuple[bytes, str, str]] = {
     "webp-frames": (frames("WEBP"), "image_animated", "image_animated"),
     "png-frames": (frames("PNG"), "image_animated", "image_animated"),
 }
-GOOD_PICTURES: dict[str, tuple[bytes, tuple[int, int]]] = {
+GOOD_IMAGES: dict[str, tuple[bytes, tuple[int, int]]] = {
     "photo": (PHOTO, Image.open(io.BytesIO(PHOTO)).size),
     "cmyk": (encoded(COLOURS.convert("CMYK"), "JPEG"), (40, 30)),
     "gray": (encoded(COLOURS.convert("L"), "JPEG"), (40, 30)),
@@ -86,12 +86,12 @@ GOOD_PICTURES: dict[str, tuple[bytes, tuple[int, int]]] = {
 @pytest.mark.parametrize(
     ("store", "policy"), [("original", "decode"), ("original", "header"), ("resized", "decode"), ("resized", "header")]
 )
-def test_every_bad_picture_is_a_reject_of_its_own_record(tmp_path: Path, store: str, policy: str) -> None:
+def test_every_bad_image_is_a_reject_of_its_own_record(tmp_path: Path, store: str, policy: str) -> None:
     decoded = store == "resized" or policy == "decode"
     root = tmp_path / "mine"
     root.mkdir()
     good, bad = [], []
-    for name, (data, *reasons) in BAD_PICTURES.items():
+    for name, (data, *reasons) in BAD_IMAGES.items():
         (root / f"{name}.jpg").write_bytes(data)
         reason = reasons[0 if decoded else 1]
         record = {**chat_record(0, images=[f"{name}.jpg"]), "id": name}
@@ -99,17 +99,17 @@ def test_every_bad_picture_is_a_reject_of_its_own_record(tmp_path: Path, store: 
             bad.append(Bad(record, reason, detail=f"{name}.jpg"))
         else:
             good.append(record)
-    for name, (data, _) in GOOD_PICTURES.items():
+    for name, (data, _) in GOOD_IMAGES.items():
         (root / f"{name}.jpg").write_bytes(data)
         good.append({**chat_record(1, images=[f"{name}.jpg", "photo.jpg"], rounds=2), "id": name})
     check(tmp_path, good, bad, image={"store": store, "check": policy, "size": 32})
     for (_, name), (*_, metadata) in samples_of(tmp_path / "build").items():
-        if (identity := name.removeprefix("chat/")) in GOOD_PICTURES:
-            size = (32, 32) if store == "resized" else GOOD_PICTURES[identity][1]
+        if (identity := name.removeprefix("chat/")) in GOOD_IMAGES:
+            size = (32, 32) if store == "resized" else GOOD_IMAGES[identity][1]
             assert (metadata["images"][0]["width"], metadata["images"][0]["height"]) == size
 
 
-def test_a_path_that_is_no_picture_of_the_dataset_is_a_reject_and_never_followed(tmp_path: Path) -> None:
+def test_a_path_that_is_not_an_image_of_the_dataset_is_a_reject_and_never_followed(tmp_path: Path) -> None:
     root = tmp_path / "mine"
     names = write_images(root, 4)
     (tmp_path / "outside.jpg").write_bytes(jpeg(50))

@@ -160,7 +160,7 @@ def test_a_repeated_key_is_unreadable_but_a_tar_means_its_last_member(tmp_path: 
     assert opened(tmp_path / "a.tar").read("k") == b"333"
 
 
-def test_keys_whose_hashes_collide_are_told_apart(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_keys_whose_hashes_collide_are_distinguished(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("xxhash.xxh3_64_intdigest", lambda key: len(key))
     as_json(tmp_path / "a.json", {f"k{number}": bytes([number]) for number in range(10)} | {"long": b"x"})
     store = opened(tmp_path / "a.json")

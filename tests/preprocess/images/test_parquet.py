@@ -1,4 +1,4 @@
-"""Pictures in Parquet files: keys, kinds of columns, and files that are no store."""
+"""Images in Parquet files: keys, kinds of columns, and files that are no store."""
 
 from __future__ import annotations
 

@@ -16,12 +16,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image, ImageFile, ImageOps, JpegImagePlugin
 
+import trainer.compat  # noqa: F401 - before transformers, which looks for torchvision
 from preprocess.conversation import REASONS
 from preprocess.errors import RejectError
 from preprocess.images.prepare import ImagePolicy, StoredImage, prepare_image
 from shards.images.pixels import PAD_COLOURS, to_rgb
 from tests.support.paths import EXAMPLES
-from trainer.compat.torchvision import declare_operators
 
 PHOTOS = sorted(EXAMPLES.rglob("*.jpg"))
 
@@ -106,7 +106,7 @@ KINDS: dict[str, tuple[Image.Image, str, dict[str, Any], str]] = {
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_every_supported_kind_of_picture_is_kept_as_it_is_or_resized_from_rgb(kind: str) -> None:
+def test_every_supported_kind_of_image_is_kept_as_it_is_or_resized_from_rgb(kind: str) -> None:
     image, form, options, extension = KINDS[kind]
     data = encoded(image, form, **options)
     for policy in (DECODE, HEADER):
@@ -130,8 +130,7 @@ def slow_crop(image: Image.Image, size: int) -> Image.Image:
 
 
 @pytest.mark.parametrize("shape", [(90, 60), (60, 91), (337, 336), (65, 64), (500, 41), (7, 200), (64, 64), (33, 100)])
-def test_a_resized_picture_is_what_the_clip_processor_makes(shape: tuple[int, int]) -> None:
-    declare_operators()
+def test_a_resized_image_is_what_the_clip_processor_makes(shape: tuple[int, int]) -> None:
     transformers = pytest.importorskip("transformers")
     if not hasattr(transformers, "CLIPImageProcessorPil"):
         pytest.skip("transformers before 5 names it otherwise")
@@ -139,9 +138,9 @@ def test_a_resized_picture_is_what_the_clip_processor_makes(shape: tuple[int, in
         size={"shortest_edge": 64}, crop_size={"height": 64, "width": 64}, do_rescale=False, do_normalize=False
     )
     image = photo().resize(shape)
-    wanted = Image.fromarray(processor(image, return_tensors="np")["pixel_values"][0].transpose(1, 2, 0).astype("u1"))
+    expected = Image.fromarray(processor(image, return_tensors="np")["pixel_values"][0].transpose(1, 2, 0).astype("u1"))
     data = encoded(image, "PNG")
-    assert difference(decoded(prepare_image(data, EXACT)), wanted) == 0
+    assert difference(decoded(prepare_image(data, EXACT)), expected) == 0
     assert difference(decoded(prepare_image(data, EXACT)), slow_crop(image, 64)) == 0
 
 
@@ -151,8 +150,8 @@ def test_a_photo_stored_as_jpeg_is_close_to_the_pixels_the_encoder_would_see() -
         with Image.open(path) as image:
             if min(image.size) < 2:
                 continue
-            wanted = slow_crop(image.convert("RGB"), 224)
-        assert difference(decoded(prepare_image(path.read_bytes(), policy)), wanted) < 2
+            expected = slow_crop(image.convert("RGB"), 224)
+        assert difference(decoded(prepare_image(path.read_bytes(), policy)), expected) < 2
 
 
 @pytest.mark.parametrize("interpolation", ["bicubic", "bilinear", "lanczos"])
@@ -163,7 +162,7 @@ def test_squash_scales_both_sides(interpolation: Literal["bicubic", "bilinear", 
 
 
 @pytest.mark.parametrize("shape", [(90, 60), (60, 90), (64, 64), (3000, 2), (2, 3000)])
-def test_pad_shows_the_whole_picture_between_borders_of_the_mean_colour(shape: tuple[int, int]) -> None:
+def test_pad_shows_the_whole_image_between_borders_of_the_mean_colour(shape: tuple[int, int]) -> None:
     policy = ImagePolicy(store="resized", size=64, fit="pad", pad_colour="siglip", format="png")
     image = photo().resize(shape)
     result = decoded(prepare_image(encoded(image, "PNG"), policy))
@@ -176,7 +175,7 @@ def test_pad_shows_the_whole_picture_between_borders_of_the_mean_colour(shape: t
     assert difference(result, Image.fromarray(expected)) == 0
 
 
-def test_a_resized_picture_carries_no_metadata_and_is_the_same_every_time() -> None:
+def test_a_resized_image_carries_no_metadata_and_is_the_same_every_time() -> None:
     exif = Image.Exif()
     exif[0x010E] = "a secret place"
     options = {"exif": exif, "icc_profile": b"profile" * 100, "comment": b"a secret", "dpi": (300, 300)}
@@ -201,7 +200,7 @@ def test_quality_and_subsampling_reach_the_encoder() -> None:
 
 @pytest.mark.parametrize("form", ["JPEG", "PNG", "WEBP"])
 @pytest.mark.parametrize("orientation", range(10))
-def test_exif_orientation_turns_the_picture_as_pillow_does(form: str, orientation: int) -> None:
+def test_exif_orientation_turns_the_image_as_pillow_does(form: str, orientation: int) -> None:
     exif = Image.Exif()
     exif[0x0112] = orientation
     data = encoded(photo(), form, exif=exif)
@@ -232,7 +231,7 @@ def test_an_orientation_behind_the_pixels_of_a_png_counts() -> None:
         assert (prepare_image(late, policy).width, prepare_image(late, policy).height) == (60, 90)
 
 
-def test_broken_metadata_makes_no_broken_picture_and_no_warning() -> None:
+def test_broken_metadata_does_not_break_an_image_and_gives_no_warning() -> None:
     for exif in (b"Exif\0\0" + b"\xff" * 40, b"Exif\0\0II*\0\x08\0\0\0\xff\xff\x12\x01", b"Exif\0\0"):
         data = encoded(photo(), "JPEG", exif=exif)
         for policy in ALL:
@@ -241,7 +240,7 @@ def test_broken_metadata_makes_no_broken_picture_and_no_warning() -> None:
 
 @pytest.mark.parametrize("form", ["GIF", "WEBP", "PNG"])
 @pytest.mark.parametrize("policy", ALL)
-def test_pictures_with_several_frames_are_animated(form: str, policy: ImagePolicy) -> None:
+def test_images_with_several_frames_are_animated(form: str, policy: ImagePolicy) -> None:
     data = encoded(photo(), form, save_all=True, append_images=[photo().rotate(90)], duration=100)
     assert reason(data, policy) == "image_animated"
 
@@ -267,7 +266,7 @@ def test_a_side_below_the_limit_is_too_small(form: str, policy: ImagePolicy) -> 
 
 
 @pytest.mark.parametrize("policy", ALL)
-def test_a_picture_of_200_megapixels_is_never_decoded(policy: ImagePolicy, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_image_of_200_megapixels_is_never_decoded(policy: ImagePolicy, monkeypatch: pytest.MonkeyPatch) -> None:
     jpeg = bytearray(encoded(photo(), "JPEG"))
     size = jpeg.index(b"\xff\xc0") + 5
     jpeg[size : size + 4] = struct.pack(">HH", 10_000, 20_000)
@@ -298,7 +297,7 @@ def test_a_strip_too_long_to_be_resized_before_its_crop_is_too_large() -> None:
 
 @pytest.mark.parametrize("policy", ALL)
 @pytest.mark.parametrize(
-    ("data", "wanted"),
+    ("data", "expected"),
     [
         (b"", "image_unreadable"),
         (b"\xff\xd8\xff", "image_unreadable"),
@@ -316,18 +315,20 @@ def test_a_strip_too_long_to_be_resized_before_its_crop_is_too_large() -> None:
         (b"%PDF-1.4", "image_format"),
     ],
 )
-def test_what_is_no_supported_picture_is_rejected_by_its_bytes(data: bytes, wanted: str, policy: ImagePolicy) -> None:
-    assert reason(data, policy) == wanted
+def test_what_is_not_a_supported_image_is_rejected_by_its_bytes(
+    data: bytes, expected: str, policy: ImagePolicy
+) -> None:
+    assert reason(data, policy) == expected
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_a_picture_cut_off_anywhere_is_unreadable(kind: str) -> None:
+def test_an_image_cut_off_anywhere_is_unreadable(kind: str) -> None:
     image, form, options, _ = KINDS[kind]
     image = image.resize((30, 20))
     if form == "MPO":
         options = {"save_all": True, "append_images": [image]}
     data = encoded(image, form, **options)
-    # What may be missing: GIF's end mark, its checksum in PNG, BMP's filling, all that follows an MPO's first picture.
+    # What may be missing: GIF's end mark, its checksum in PNG, BMP's filling, all that follows an MPO's first image.
     spare = {"GIF": 2, "PNG": 4, "BMP": 2, "MPO": len(data) // 2}.get(form, 0)
     for length in range(len(data) - spare):
         assert reason(data[:length]) == "image_unreadable"
@@ -359,7 +360,7 @@ def test_noise_behind_a_magic_number_is_an_image_error(start: bytes, rest: bytes
 
 @pytest.mark.parametrize("error", [MemoryError(), ImageFile._get_oserror(-9, encoder=False)])
 @pytest.mark.parametrize("policy", [DECODE, RESIZED])
-def test_memory_that_runs_out_is_no_answer_about_a_picture(
+def test_memory_that_runs_out_is_no_answer_about_an_image(
     error: Exception, policy: ImagePolicy, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The second error is the one that Pillow makes of a decoder's own number for it."""

@@ -1,4 +1,4 @@
-"""Image stores: every kind gives the same bytes, names cannot leave, and what may pass is no answer about a picture."""
+"""Image stores: every kind gives the same bytes, names cannot leave, and what may pass is no answer about an image."""
 
 from __future__ import annotations
 
@@ -123,7 +123,7 @@ PASSING = [errno.EIO, errno.ESTALE, errno.EACCES, errno.EMFILE, errno.ENFILE, er
 
 @pytest.mark.parametrize("code", PASSING)
 @pytest.mark.parametrize("call", ["open", "fstat", "pread"])
-def test_an_error_that_may_pass_is_no_answer_about_a_picture_in_a_folder(
+def test_an_error_that_may_pass_is_no_answer_about_an_image_in_a_folder(
     call: str, code: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     (tmp_path / "a").write_bytes(b"x")
@@ -138,7 +138,7 @@ def test_an_error_that_may_pass_is_no_answer_about_a_picture_in_a_folder(
 
 
 @pytest.mark.parametrize(
-    ("code", "wanted"),
+    ("code", "expected"),
     [
         (errno.ENOENT, "image_missing"),
         (errno.ENOTDIR, "image_missing"),
@@ -150,13 +150,13 @@ def test_an_error_that_may_pass_is_no_answer_about_a_picture_in_a_folder(
     ],
 )
 def test_an_error_that_stays_is_an_image_error(
-    code: int, wanted: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    code: int, expected: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(os, "open", failing(code))
-    assert reason(FolderStore(tmp_path), "a") == wanted
+    assert reason(FolderStore(tmp_path), "a") == expected
 
 
-def test_a_folder_that_is_gone_says_nothing_of_its_pictures(tmp_path: Path) -> None:
+def test_a_folder_that_is_gone_says_nothing_of_its_images(tmp_path: Path) -> None:
     (tmp_path / "f").mkdir()
     store = open_store(tmp_path / "f", tmp_path / "cache")
     assert reason(store, "a") == "image_missing"
@@ -169,7 +169,7 @@ def test_a_folder_that_is_gone_says_nothing_of_its_pictures(tmp_path: Path) -> N
 
 @pytest.mark.parametrize("kind", [kind for kind in KINDS if kind != "folder"])
 @pytest.mark.parametrize("code", PASSING[:2])
-def test_an_error_that_may_pass_is_no_answer_about_a_picture_in_an_archive(
+def test_an_error_that_may_pass_is_no_answer_about_an_image_in_an_archive(
     kind: str, code: int, files: dict[str, bytes], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     KINDS[kind](tmp_path / kind, files)

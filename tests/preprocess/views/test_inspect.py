@@ -137,7 +137,7 @@ def test_a_preview_says_what_was_changed_on_the_way(tmp_path: Path, capsys: pyte
     assert "notes: dangling_question" in capsys.readouterr().out
 
 
-def test_a_preview_needs_no_pictures(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_preview_needs_no_images(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     (tmp_path / "llava").mkdir()
     (tmp_path / "llava/detail_23k.json").write_bytes((SAMPLES / "llava/detail_23k.json").read_bytes())
     render(tmp_path, "llava", limit=1)
@@ -147,7 +147,7 @@ def test_a_preview_needs_no_pictures(tmp_path: Path, capsys: pytest.CaptureFixtu
 # The build's table
 
 
-def test_the_build_table_tells_records_from_samples_and_fits_120_columns() -> None:
+def test_the_build_table_separates_records_from_samples_and_fits_120_columns() -> None:
     big = DatasetReport(
         name="llava_otter_blend",
         records=1_234_567,
@@ -165,15 +165,15 @@ def test_the_build_table_tells_records_from_samples_and_fits_120_columns() -> No
         console.print(report_table(report_of(big)))
     lines = [line.rstrip() for line in shown.get().splitlines() if line.strip()]
     header, _, row = lines
-    wanted = ["dataset", "records", "members", "train", "eval", "rejects", "images", "tokens", "trained", "share"]
-    assert header.split() == wanted
+    expected = ["dataset", "records", "members", "train", "eval", "rejects", "images", "tokens", "trained", "share"]
+    assert header.split() == expected
     assert row.split() == [
         *("llava_otter_blend", "1,234,567", "1,234,000", "1,111,111", "22,222", "567", "1,000,000"),
         *("123,456,789", "98,765,432", "100.0%"),
     ]
 
 
-def test_below_the_table_stands_why_and_what_was_not_found(capsys: pytest.CaptureFixture[str]) -> None:
+def test_below_the_table_are_reasons_and_what_was_not_found(capsys: pytest.CaptureFixture[str]) -> None:
     one = DatasetReport(
         name="llava",
         records=9,

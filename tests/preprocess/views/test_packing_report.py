@@ -1,4 +1,4 @@
-"""`dsvl-prep stats` tells how full rows will be: as the loader makes them."""
+"""`dsvl-prep stats` reports how full sequences will be: as the loader makes them."""
 
 from __future__ import annotations
 

@@ -54,8 +54,8 @@ def test_single_flipped_bits_in_shards_and_indexes_are_all_detected(build: Path)
     assert len(read_all(build)) == 13
 
 
-def test_a_flipped_bit_in_one_sample_is_told_with_its_key_and_leaves_the_others_readable(build: Path) -> None:
-    wanted = read_all(build)
+def test_a_flipped_bit_in_one_sample_is_reported_with_its_key_and_leaves_the_others_readable(build: Path) -> None:
+    expected = read_all(build)
     opened = shards.open(build)
     number, in_shard = opened["train"].locate(5)
     shard = opened["train"].shard(number)
@@ -71,7 +71,7 @@ def test_a_flipped_bit_in_one_sample_is_told_with_its_key_and_leaves_the_others_
             ):
                 again[index]
         else:
-            assert said(again[index]) == wanted[index]
+            assert said(again[index]) == expected[index]
 
 
 def cut(path: Path) -> None:
@@ -102,7 +102,7 @@ def test_a_file_that_is_missing_or_has_another_size_is_named(
         read_all(build)
 
 
-def test_two_shards_that_changed_places_are_told(build: Path) -> None:
+def test_two_shards_that_changed_places_are_reported(build: Path) -> None:
     one, other = infos(build)[:2]
     for part in ("path", "index"):
         first, second = build / getattr(one, part), build / getattr(other, part)
@@ -116,7 +116,7 @@ def test_two_shards_that_changed_places_are_told(build: Path) -> None:
     assert len(read_all(build)) == 13
 
 
-def test_a_shard_of_equal_size_and_other_content_is_told(tmp_path: Path) -> None:
+def test_a_shard_of_equal_size_and_other_content_is_reported(tmp_path: Path) -> None:
     """Swapped with both its files: only the digests can tell."""
     mine, theirs = (handmade_builds.Handmade(tmp_path / name) for name in ("mine", "theirs"))
     ours = mine.add([handmade_builds.draft(1)])
@@ -129,18 +129,18 @@ def test_a_shard_of_equal_size_and_other_content_is_told(tmp_path: Path) -> None
         read_all(build)
 
 
-def test_reading_again_after_the_damage_is_mended_gives_the_same_samples(build: Path) -> None:
-    wanted = read_all(build)
+def test_reading_again_after_the_damage_is_fixed_gives_the_same_samples(build: Path) -> None:
+    expected = read_all(build)
     path = build / infos(build)[0].path
     data = path.read_bytes()
     cut(path)
     with pytest.raises(ShardError):
         read_all(build)
     path.write_bytes(data)
-    assert read_all(build) == wanted
+    assert read_all(build) == expected
 
 
-def test_a_build_that_is_replaced_while_it_is_read_is_told_as_such(build: Path) -> None:
+def test_a_build_that_is_replaced_while_it_is_read_is_reported_as_such(build: Path) -> None:
     reader = shards.open(build)
     assert said(reader["train"][0])
     for path in build.rglob("*"):
@@ -158,9 +158,9 @@ def test_a_relative_path_stays_right_when_the_program_changes_its_folder(
 ) -> None:
     monkeypatch.chdir(build.parent)
     reader = shards.open(build.name)
-    wanted = read_all(build)
+    expected = read_all(build)
     monkeypatch.chdir("/")
-    assert [said(sample) for split in reader.splits for sample in reader[split]] == wanted
+    assert [said(sample) for split in reader.splits for sample in reader[split]] == expected
 
 
 @pytest.mark.parametrize(
@@ -180,13 +180,13 @@ def test_a_location_that_cannot_be_one_says_what_is_wrong(
 
 
 def test_a_disk_that_gives_little_at_once_gives_the_same(build: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    wanted = read_all(build)
+    expected = read_all(build)
     pread = os.pread
     monkeypatch.setattr(os, "pread", lambda file, size, offset: pread(file, min(size, 7), offset))
-    assert read_all(build) == wanted
+    assert read_all(build) == expected
 
 
-def test_a_disk_that_fails_is_told_with_the_shard(build: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_disk_that_fails_is_reported_with_the_shard(build: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     train = shards.open(build)["train"]
     assert train[0].key
 

@@ -41,11 +41,11 @@ class Guests:
 
 @pytest.fixture(scope="module")
 def guests(tmp_path_factory: pytest.TempPathFactory) -> Guests:
-    """Two datasets, several shards each; samples with none to three pictures (those without stay in train)."""
+    """Two datasets, several shards each; samples with none to three images (those without stay in train)."""
     folder = tmp_path_factory.mktemp("guests")
     for name in ("alpha", "beta"):
-        pictures = small_blends.write_images(folder / name, 48)
-        shown = [pictures[4 * number : 4 * number + number % 4] for number in range(12)]
+        images = small_blends.write_images(folder / name, 48)
+        shown = [images[4 * number : 4 * number + number % 4] for number in range(12)]
         records = [small_blends.chat_record(number, images=names) for number, names in enumerate(shown)]
         small_blends.write_chat(folder / name, records)
     datasets = [{"name": name, "adapter": "chat", "root": name} for name in ("alpha", "beta")]
@@ -98,11 +98,11 @@ def pixels(data: bytes) -> npt.NDArray[np.uint8]:
 @pytest.mark.parametrize("split", ENERGON_SPLITS)
 @pytest.mark.parametrize("guest", GUESTS)
 def test_a_guest_gets_every_sample_in_our_order_with_equal_bytes(guests: Guests, guest: str, split: str) -> None:
-    wanted = guests.samples[split]
-    assert {len(sample.images) for sample in wanted} >= {1, 3}
+    expected = guests.samples[split]
+    assert {len(sample.images) for sample in expected} >= {1, 3}
     got = list(GUESTS[guest](guests.folder, split, decode=False))
-    assert [sample["__key__"] for sample in got] == [sample.key for sample in wanted]
-    for theirs, ours in zip(map(members, got), wanted, strict=True):
+    assert [sample["__key__"] for sample in got] == [sample.key for sample in expected]
+    for theirs, ours in zip(map(members, got), expected, strict=True):
         images = {f"{index}.jpg": bytes(image) for index, image in enumerate(ours.images)}
         assert theirs.keys() == {"json", "tokens.npy", *images}
         assert json.loads(theirs["json"]) == ours.metadata
@@ -114,8 +114,8 @@ def test_a_guest_gets_every_sample_in_our_order_with_equal_bytes(guests: Guests,
 
 @pytest.mark.parametrize("guest", GUESTS)
 def test_a_guest_s_own_decoders_understand_every_member(guests: Guests, guest: str) -> None:
-    wanted = guests.samples["train"]
-    for theirs, ours in zip(GUESTS[guest](guests.folder, "train", decode=True), wanted, strict=True):
+    expected = guests.samples["train"]
+    for theirs, ours in zip(GUESTS[guest](guests.folder, "train", decode=True), expected, strict=True):
         assert theirs["json"] == ours.metadata
         assert np.array_equal(theirs["tokens.npy"], [ours.ids, ours.labels])
         for index, image in enumerate(ours.images):

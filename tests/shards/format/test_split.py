@@ -1,4 +1,4 @@
-"""All samples of one side of a build as one sequence, whatever is open, closed or let go on the way."""
+"""All samples of one side of a build as one sequence, whatever is open, closed or released on the way."""
 
 from __future__ import annotations
 
@@ -189,10 +189,10 @@ def test_counts_come_in_the_order_asked_for(split: SplitSamples) -> None:
 
 
 def test_counts_need_the_indexes_alone(build: Build, split: SplitSamples) -> None:
-    wanted = [counts.tolist() for counts in split.counts(np.arange(17))]
+    expected = [counts.tolist() for counts in split.counts(np.arange(17))]
     for tar in Path(build.store.location).rglob("*.tar"):
         tar.unlink()
-    assert [counts.tolist() for counts in shards.open(build.store.location)["train"].counts(np.arange(17))] == wanted
+    assert [counts.tolist() for counts in shards.open(build.store.location)["train"].counts(np.arange(17))] == expected
     with pytest.raises(ShardError, match=r"alpha.*\.tar: cannot be read"):
         shards.open(build.store.location)["train"][0]
 
@@ -235,7 +235,7 @@ def test_with_few_shards_open_everything_is_still_read_right(
 
 
 @pytest.mark.parametrize("touched_bytes", [0, 3000, 10_000])
-def test_reading_goes_on_right_after_pages_were_let_go(
+def test_reading_continues_correctly_after_pages_were_let_go(
     split: SplitSamples, monkeypatch: pytest.MonkeyPatch, touched_bytes: int
 ) -> None:
     monkeypatch.setattr(shards.format.split, "TOUCHED_BYTES", touched_bytes)
@@ -265,7 +265,7 @@ def test_pages_are_let_go_of_closed_shards_too(split: SplitSamples, monkeypatch:
     assert sorted(let_go) == sorted(names)
 
 
-@pytest.mark.skipif(not Path("/proc/self/fd").exists(), reason="open files are counted as Linux tells them")
+@pytest.mark.skipif(not Path("/proc/self/fd").exists(), reason="open files are counted as Linux reports them")
 @pytest.mark.parametrize("limit", [1, 3])
 def test_few_tars_stay_open_and_everything_is_still_read_right(
     build: Build, split: SplitSamples, monkeypatch: pytest.MonkeyPatch, limit: int
@@ -285,7 +285,9 @@ def test_a_kept_sample_needs_its_shard_no_more(build: Build, split: SplitSamples
     assert [content(sample) for sample in kept] == [stored(one) for one in DRAFTS]
 
 
-def test_a_shard_that_is_cut_while_it_is_open_is_told_and_ends_no_process(build: Build, split: SplitSamples) -> None:
+def test_a_shard_that_is_cut_while_it_is_open_is_reported_and_ends_no_process(
+    build: Build, split: SplitSamples
+) -> None:
     assert split[0].key
     (path,) = (split.shard(0).path,)
     os.truncate(path, 700)
@@ -304,7 +306,7 @@ def open_files() -> list[str]:
 # Other processes
 
 
-def test_a_split_reads_the_same_in_a_process_that_starts_anew(split: SplitSamples) -> None:
+def test_a_split_reads_the_same_in_a_process_that_was_just_started(split: SplitSamples) -> None:
     here = read_all(split)
     with ProcessPoolExecutor(1, mp_context=multiprocessing.get_context("spawn")) as pool:
         assert pool.submit(read_all, split).result(timeout=LIMIT_S) == here
@@ -312,15 +314,15 @@ def test_a_split_reads_the_same_in_a_process_that_starts_anew(split: SplitSample
 
 def test_no_open_shard_travels_with_a_split_or_a_build(build: Build, split: SplitSamples, opened: list[str]) -> None:
     closed = pickle.dumps(split)
-    wanted = read_all(split)
+    expected = read_all(split)
     assert len(pickle.dumps(split)) == len(closed)
     opened.clear()
     copy = pickle.loads(pickle.dumps(split))
     assert opened == []
-    assert (copy.name, copy.sizes, read_all(copy)) == (split.name, split.sizes, wanted)
+    assert (copy.name, copy.sizes, read_all(copy)) == (split.name, split.sizes, expected)
     other = pickle.loads(pickle.dumps(build))
     assert other.manifest.hash == build.manifest.hash
-    assert read_all(other["train"]) == wanted
+    assert read_all(other["train"]) == expected
 
 
 # Memory
@@ -329,12 +331,12 @@ def test_no_open_shard_travels_with_a_split_or_a_build(build: Build, split: Spli
 @pytest.fixture(scope="module")
 def hundred_megabytes() -> Iterator[Path]:
     """4000 samples of 25 kB in 10 shards."""
-    picture = handmade_builds.JPEG + random.Random(0).randbytes(22_000)
+    image = handmade_builds.JPEG + random.Random(0).randbytes(22_000)
     with tempfile.TemporaryDirectory() as folder:
         made = handmade_builds.Handmade(Path(folder))
         for start in range(0, 4000, 400):
             drafts = [draft(number, num_images=0) for number in range(start, start + 400)]
-            made.add([replace(one, images=(("jpg", picture),)) for one in drafts])
+            made.add([replace(one, images=(("jpg", image),)) for one in drafts])
         yield made.finish()
 
 
@@ -362,7 +364,7 @@ print(size, most - before)
 """
 
 
-@pytest.mark.skipif(not Path("/proc/self/statm").exists(), reason="resident memory is read as Linux tells it")
+@pytest.mark.skipif(not Path("/proc/self/statm").exists(), reason="resident memory is read as Linux reports it")
 @pytest.mark.parametrize("how", ["in order", "at random"])
 def test_a_process_holds_little_more_than_the_pages_it_lately_touched(hundred_megabytes: Path, how: str) -> None:
     touched = 16 << 20

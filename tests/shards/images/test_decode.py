@@ -1,4 +1,4 @@
-"""Decoders: what training sees is what the encoder's own preprocessing makes of the original picture."""
+"""Decoders: what training sees is what the encoder's own preprocessing makes of the original image."""
 
 from __future__ import annotations
 
@@ -19,13 +19,13 @@ from hypothesis import strategies as st
 from PIL import Image, ImageOps
 
 import shards.images.decode
+import trainer.compat  # noqa: F401 - before transformers, which looks for torchvision
 from preprocess.images.prepare import ImagePolicy, prepare_image
 from shards.errors import ImageError
 from shards.images.decode import DECODERS, Pixels, decode_pillow
 from shards.images.geometry import Geometry
 from shards.images.pixels import PAD_COLOURS
 from tests.support.paths import ROOT
-from trainer.compat.torchvision import declare_operators
 
 PHOTOS = sorted((ROOT / "examples" / "data").rglob("*.jpg"))
 CROP = Geometry(size=64, fit="crop", pad_colour="clip", interpolation="bicubic", max_pixels=4_000_000)
@@ -51,7 +51,7 @@ def turned(image: Image.Image, orientation: int, form: str = "JPEG") -> bytes:
 
 
 LAND = photo(150, 101)
-PICTURES: dict[str, bytes] = {
+IMAGES: dict[str, bytes] = {
     "landscape": encoded(LAND, "JPEG"),
     "portrait": encoded(photo(101, 150), "JPEG", quality=95, subsampling="4:4:4"),
     "smaller": encoded(photo(40, 31), "JPEG"),
@@ -93,7 +93,7 @@ def difference(one: npt.NDArray[Any], other: npt.NDArray[Any]) -> float:
 
 
 def seen(data: bytes) -> Image.Image:
-    """What the picture's author saw: Hugging Face's processors do not turn pictures, so this comes before them."""
+    """What the image's author saw: Hugging Face's processors do not turn images, so this comes before them."""
     with Image.open(io.BytesIO(data)) as image, warnings.catch_warnings(action="ignore"):  # of alpha in a palette
         return ImageOps.exif_transpose(image).convert("RGB")
 
@@ -118,7 +118,6 @@ def twin(data: bytes, geometry: Geometry) -> Pixels:
 
 def processed(data: bytes, size: int, *, squash: bool = False) -> Pixels:
     """Hugging Face's preprocessing of the original, without the normalisation."""
-    declare_operators()
     transformers = pytest.importorskip("transformers")
     if not hasattr(transformers, "CLIPImageProcessorPil"):
         pytest.skip("transformers before 5 names it otherwise")
@@ -142,31 +141,30 @@ def fresh() -> Iterator[None]:
         cached.cache_clear()
 
 
-@pytest.mark.parametrize("kind", PICTURES)
-def test_original_pictures_give_the_pixels_of_the_clip_processor(kind: str) -> None:
-    wanted = processed(PICTURES[kind], 64)
-    assert difference(decode("exact", PICTURES[kind], CROP), wanted) == 0
-    assert difference(decode("fast", PICTURES[kind], CROP), wanted) < CLOSE
+@pytest.mark.parametrize("kind", IMAGES)
+def test_original_images_give_the_pixels_of_the_clip_processor(kind: str) -> None:
+    expected = processed(IMAGES[kind], 64)
+    assert difference(decode("exact", IMAGES[kind], CROP), expected) == 0
+    assert difference(decode("fast", IMAGES[kind], CROP), expected) < CLOSE
 
 
-@pytest.mark.parametrize("kind", PICTURES)
-def test_squashed_pictures_give_the_pixels_of_the_siglip_processor(kind: str) -> None:
+@pytest.mark.parametrize("kind", IMAGES)
+def test_squashed_images_give_the_pixels_of_the_siglip_processor(kind: str) -> None:
     squash = replace(CROP, fit="squash")
-    wanted = processed(PICTURES[kind], 64, squash=True)
-    assert difference(decode("exact", PICTURES[kind], squash), wanted) == 0
-    assert difference(decode("fast", PICTURES[kind], squash), wanted) < CLOSE
+    expected = processed(IMAGES[kind], 64, squash=True)
+    assert difference(decode("exact", IMAGES[kind], squash), expected) == 0
+    assert difference(decode("fast", IMAGES[kind], squash), expected) < CLOSE
 
 
 @pytest.mark.parametrize("size", [(192, 96), (96, 160), (64, 64)])
-def test_original_pictures_give_the_pixels_of_open_clip(size: tuple[int, int]) -> None:
+def test_original_images_give_the_pixels_of_open_clip(size: tuple[int, int]) -> None:
     """Sides whose border is even on both sides: where it is odd, open_clip and Hugging Face cut one pixel apart."""
-    declare_operators()
     open_clip = pytest.importorskip("open_clip")
     transform = open_clip.image_transform(64, is_train=False, mean=(0, 0, 0), std=(1, 1, 1))
     data = encoded(photo(*size), "JPEG")
-    wanted = np.round(transform(seen(data)).numpy().transpose(1, 2, 0) * 255)
-    assert difference(decode("exact", data, CROP), wanted) == 0
-    assert difference(decode("fast", data, CROP), wanted) < CLOSE
+    expected = np.round(transform(seen(data)).numpy().transpose(1, 2, 0) * 255)
+    assert difference(decode("exact", data, CROP), expected) == 0
+    assert difference(decode("fast", data, CROP), expected) < CLOSE
 
 
 @pytest.mark.parametrize("name", DECODERS)
@@ -179,20 +177,20 @@ def test_resized_photos_are_close_to_what_the_clip_processor_makes_of_the_origin
 
 
 @pytest.mark.parametrize("name", DECODERS)
-@pytest.mark.parametrize("kind", PICTURES)
-def test_pictures_resized_to_png_are_what_the_clip_processor_makes_of_the_originals(kind: str, name: str) -> None:
-    stored = prepare_image(PICTURES[kind], ImagePolicy(store="resized", size=64, format="png"))
-    assert difference(decode(name, stored.data, CROP), processed(PICTURES[kind], 64)) == 0
+@pytest.mark.parametrize("kind", IMAGES)
+def test_images_resized_to_png_are_what_the_clip_processor_makes_of_the_originals(kind: str, name: str) -> None:
+    stored = prepare_image(IMAGES[kind], ImagePolicy(store="resized", size=64, format="png"))
+    assert difference(decode(name, stored.data, CROP), processed(IMAGES[kind], 64)) == 0
 
 
 @pytest.mark.parametrize("fit", ["crop", "squash", "pad"])
-@pytest.mark.parametrize("kind", PICTURES)
+@pytest.mark.parametrize("kind", IMAGES)
 def test_every_kind_and_fit_is_exactly_pillows_and_closely_the_fast_decoders(kind: str, fit: Any) -> None:
     geometry = replace(CROP, fit=fit)
-    wanted = twin(PICTURES[kind], geometry)
-    assert difference(decode_pillow(PICTURES[kind], geometry), wanted) == 0
-    assert difference(decode("exact", PICTURES[kind], geometry), wanted) == 0
-    assert difference(decode("fast", PICTURES[kind], geometry), wanted) < CLOSE
+    expected = twin(IMAGES[kind], geometry)
+    assert difference(decode_pillow(IMAGES[kind], geometry), expected) == 0
+    assert difference(decode("exact", IMAGES[kind], geometry), expected) == 0
+    assert difference(decode("fast", IMAGES[kind], geometry), expected) < CLOSE
 
 
 def drawn(content: str, width: int, height: int, seed: int) -> Image.Image:
@@ -231,11 +229,11 @@ def test_any_size_and_geometry_is_exactly_pillows_and_closely_the_fast_decoders(
 ) -> None:
     geometry = Geometry(size=size, fit=fit, interpolation=interpolation, pad_colour=pad_colour, max_pixels=10_000_000)
     data = encoded(drawn(content, width, height, seed), file[0], **file[1])
-    wanted = twin(data, geometry)
-    assert difference(decode("exact", data, geometry), wanted) == 0
+    expected = twin(data, geometry)
+    assert difference(decode("exact", data, geometry), expected) == 0
     quick = decode("fast", data, geometry)
-    assert difference(quick, wanted) < CLOSE
-    assert np.abs(quick.astype(int) - wanted).max() <= (0 if interpolation == "lanczos" else MOST)
+    assert difference(quick, expected) < CLOSE
+    assert np.abs(quick.astype(int) - expected).max() <= (0 if interpolation == "lanczos" else MOST)
 
 
 @pytest.mark.parametrize("fit", ["crop", "squash", "pad"])
@@ -245,13 +243,13 @@ def test_black_and_white_specks_are_resized_in_pillows_order_of_passes(size: tup
     data = encoded(drawn("specks", *size, seed=0), "PNG")
     for side in (8, 50, 90):
         geometry = replace(CROP, size=side, fit=fit)
-        got, wanted = decode("fast", data, geometry), decode_pillow(data, geometry)
-        assert np.abs(got.astype(int) - wanted).max() <= MOST
+        got, expected = decode("fast", data, geometry), decode_pillow(data, geometry)
+        assert np.abs(got.astype(int) - expected).max() <= MOST
 
 
 @pytest.mark.parametrize("name", DECODERS)
 @pytest.mark.parametrize("kind", READY)
-def test_a_stored_picture_of_the_right_size_is_not_resized_again(kind: str, name: str) -> None:
+def test_a_stored_image_of_the_right_size_is_not_resized_again(kind: str, name: str) -> None:
     for fit in ("crop", "squash", "pad"):
         geometry = replace(CROP, fit=fit)
         assert difference(decode(name, READY[kind], geometry), np.asarray(seen(READY[kind]))) == 0
@@ -260,7 +258,7 @@ def test_a_stored_picture_of_the_right_size_is_not_resized_again(kind: str, name
 @pytest.mark.parametrize("name", DECODERS)
 def test_pixels_go_into_their_place_in_a_batch_and_nowhere_else(name: str) -> None:
     batch = np.full((3, 64, 64, 3), 9, np.uint8)
-    for data in (PICTURES["landscape"], READY["4:4:4"]):
+    for data in (IMAGES["landscape"], READY["4:4:4"]):
         DECODERS[name](memoryview(data), CROP, batch[1])
         assert difference(batch[1], decode_pillow(data, CROP)) < CLOSE
         assert (batch[[0, 2]] == 9).all()
@@ -270,9 +268,9 @@ def test_pixels_go_into_their_place_in_a_batch_and_nowhere_else(name: str) -> No
 def test_simplejpeg_decodes_stored_jpegs_of_the_right_size(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     pytest.importorskip("simplejpeg")
     decode(name, READY["4:4:4"], CROP)
-    wanted = decode_pillow(READY["4:4:4"], CROP)
-    monkeypatch.setattr(shards.images.decode, "open_picture", lambda _: pytest.fail("Pillow was asked"))
-    assert difference(decode(name, READY["4:4:4"], CROP), wanted) == 0
+    expected = decode_pillow(READY["4:4:4"], CROP)
+    monkeypatch.setattr(shards.images.decode, "open_image", lambda _: pytest.fail("Pillow was asked"))
+    assert difference(decode(name, READY["4:4:4"], CROP), expected) == 0
     with pytest.raises(pytest.fail.Exception, match="Pillow was asked"):
         decode(name, READY["mirrored"], CROP)
 
@@ -280,7 +278,7 @@ def test_simplejpeg_decodes_stored_jpegs_of_the_right_size(name: str, monkeypatc
 def test_without_simplejpeg_everything_is_decoded_by_pillow(fresh: None, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "simplejpeg", None)
     assert shards.images.decode._simplejpeg() is None
-    for data in (*PICTURES.values(), *READY.values()):
+    for data in (*IMAGES.values(), *READY.values()):
         assert difference(decode("exact", data, CROP), twin(data, CROP)) == 0
         assert difference(decode("fast", data, CROP), twin(data, CROP)) < CLOSE
 
@@ -303,7 +301,7 @@ def test_a_simplejpeg_with_other_pixels_than_pillows_is_not_used(fresh: None, mo
 
 def test_without_torch_the_fast_decoder_is_the_exact_one(fresh: None, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "torch", None)
-    for data in PICTURES.values():
+    for data in IMAGES.values():
         assert difference(decode("fast", data, CROP), twin(data, CROP)) == 0
 
 
@@ -328,19 +326,21 @@ def outcome(name: str, data: bytes) -> Pixels | str:
 
 
 def same_as_pillow(data: bytes) -> None:
-    wanted: Pixels | str
+    expected: Pixels | str
     try:
-        wanted = decode_pillow(data, CROP)
+        expected = decode_pillow(data, CROP)
     except ImageError as error:
-        wanted = f"{error.reason}: {error}"
+        expected = f"{error.reason}: {error}"
     for name, most in (("exact", 0), ("fast", CLOSE)):
         got = outcome(name, data)
-        if isinstance(wanted, str) or isinstance(got, str):
-            assert isinstance(wanted, str), f"{name} refuses what Pillow reads: {got!r}"
-            assert isinstance(got, str), f"{name} reads what Pillow refuses: {wanted!r}"
-            assert got.partition(" object at")[0] == wanted.partition(" object at")[0]  # texts with an address in them
+        if isinstance(expected, str) or isinstance(got, str):
+            assert isinstance(expected, str), f"{name} refuses what Pillow reads: {got!r}"
+            assert isinstance(got, str), f"{name} reads what Pillow refuses: {expected!r}"
+            assert (
+                got.partition(" object at")[0] == expected.partition(" object at")[0]
+            )  # texts with an address in them
         else:
-            assert difference(got, wanted) <= most
+            assert difference(got, expected) <= most
 
 
 @given(
@@ -349,7 +349,7 @@ def same_as_pillow(data: bytes) -> None:
     kept=st.one_of(st.just(1.0), st.floats(0, 1)),
 )
 @settings(max_examples=500)
-def test_damaged_pictures_give_pillows_pixels_or_pillows_refusal(
+def test_damaged_images_give_pillows_pixels_or_pillows_refusal(
     kind: str, flips: list[tuple[float, int, bool]], kept: float
 ) -> None:
     data = bytearray(DAMAGED[kind])
@@ -381,7 +381,7 @@ def jpeg_of(width: int, height: int, *, twice: bool = False) -> bytes:
 
 
 @pytest.mark.parametrize("name", DECODERS)
-def test_a_picture_of_200_megapixels_is_never_decoded(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_image_of_200_megapixels_is_never_decoded(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     bmp = bytearray(encoded(photo(40, 30), "BMP"))
     bmp[18:26] = struct.pack("<LL", 20_000, 10_000)
     png = b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", struct.pack(">LLBBBBB", 20_000, 10_000, 8, 2, 0, 0, 0))
@@ -407,7 +407,7 @@ def test_a_jpeg_of_another_size_than_it_says_never_leaves_a_batch_half_filled() 
 
 @pytest.mark.parametrize("name", DECODERS)
 @pytest.mark.parametrize(
-    ("data", "wanted"),
+    ("data", "expected"),
     [
         (b"", "unreadable: the file is empty"),
         (b"<html>404</html>", "unreadable: no image"),
@@ -417,9 +417,9 @@ def test_a_jpeg_of_another_size_than_it_says_never_leaves_a_batch_half_filled() 
         (encoded(Image.new("L", (2, 900)), "PNG"), "too_large: 2x900 is so long that it would be 64x28800"),
     ],
 )
-def test_what_is_no_picture_for_training_is_refused_with_its_reason(data: bytes, wanted: str, name: str) -> None:
+def test_what_is_not_an_image_for_training_is_refused_with_its_reason(data: bytes, expected: str, name: str) -> None:
     geometry = replace(CROP, max_pixels=1_000_000)
     with pytest.raises(ImageError) as caught:
         decode(name, data, geometry)
-    assert f"{caught.value.reason}: {caught.value}".startswith(wanted)
+    assert f"{caught.value.reason}: {caught.value}".startswith(expected)
     assert isinstance(caught.value, ValueError)

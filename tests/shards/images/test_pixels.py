@@ -1,4 +1,4 @@
-"""The geometry in a manifest, and that reading builds alone loads no picture library."""
+"""The geometry in a manifest, and that reading builds alone loads no image library."""
 
 from __future__ import annotations
 
@@ -74,22 +74,22 @@ def test_an_image_config_that_is_no_object_is_an_error(image: object) -> None:
 
 
 @pytest.mark.parametrize(
-    ("fit", "wanted"),
+    ("fit", "expected"),
     [("crop", (100, 64)), ("pad", (64, 40)), ("squash", (64, 64))],
 )
-def test_sizes_are_cut_down_to_whole_pixels(fit: str, wanted: tuple[int, int]) -> None:
+def test_sizes_are_cut_down_to_whole_pixels(fit: str, expected: tuple[int, int]) -> None:
     geometry = from_json(Geometry, in_manifest(ImagePolicy(size=64)) | {"fit": fit})
-    assert scaled_size(157, 100, geometry) == wanted  # 64 * 1.57 = 100.48; 64 / 1.57 = 40.76
+    assert scaled_size(157, 100, geometry) == expected  # 64 * 1.57 = 100.48; 64 / 1.57 = 40.76
 
 
-def test_a_picture_error_survives_pickling_between_workers() -> None:
+def test_an_image_error_survives_pickling_between_workers() -> None:
     with pytest.raises(ImageError) as caught:
         check_size(Image.new("RGB", (30, 20)), 599)
     copy = pickle.loads(pickle.dumps(caught.value))
     assert (copy.reason, str(copy)) == ("too_large", "30x20 is more than 599 pixels")
 
 
-def test_importing_shards_loads_no_picture_library() -> None:
+def test_importing_shards_loads_no_image_library() -> None:
     code = "import sys, shards; print(*sys.modules)"
     done = subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True, cwd=ROOT)
     assert not {"torch", "simplejpeg", "PIL"} & set(done.stdout.split())

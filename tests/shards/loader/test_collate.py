@@ -39,8 +39,8 @@ def sample(ids: Sequence[int], *, labels: Sequence[int] | None = None, num_image
 @st.composite
 def samples(draw: st.DrawFn) -> Sample:
     ids = draw(st.lists(TEXT_TOKEN | st.just(IMAGE_ID), min_size=1, max_size=12))
-    learnt = draw(st.lists(st.booleans(), min_size=len(ids), max_size=len(ids)))
-    labels = [token if one and token != IMAGE_ID else IGNORE for token, one in zip(ids, learnt, strict=True)]
+    trained = draw(st.lists(st.booleans(), min_size=len(ids), max_size=len(ids)))
+    labels = [token if one and token != IMAGE_ID else IGNORE for token, one in zip(ids, trained, strict=True)]
     return sample(ids, labels=labels)
 
 
@@ -80,7 +80,7 @@ def test_arrays_equal_those_written_position_by_position(
 ) -> None:
     length = max((sequence_length(sequence, image_tokens) for sequence in sequences), default=0) + padding
     out = collated(sequences, image_tokens=image_tokens, length=length, dtype=dtype)
-    wanted = [
+    expected = [
         oracles_order.padded_row(
             [(one.ids.tolist(), one.labels.tolist(), len(one.images)) for one in sequence],
             length=length,
@@ -89,12 +89,12 @@ def test_arrays_equal_those_written_position_by_position(
         )
         for sequence in sequences
     ]
-    assert out.input_ids.tolist() == [sequence.input_ids for sequence in wanted]
-    assert out.labels.tolist() == [sequence.labels for sequence in wanted]
-    assert out.position_ids.tolist() == [sequence.position_ids for sequence in wanted]
-    assert out.segment_ids.tolist() == [sequence.segment_ids for sequence in wanted]
+    assert out.input_ids.tolist() == [sequence.input_ids for sequence in expected]
+    assert out.labels.tolist() == [sequence.labels for sequence in expected]
+    assert out.position_ids.tolist() == [sequence.position_ids for sequence in expected]
+    assert out.segment_ids.tolist() == [sequence.segment_ids for sequence in expected]
     assert out.image_slots.tolist() == [
-        [number, first] for number, sequence in enumerate(wanted) for first in sequence.first_positions
+        [number, first] for number, sequence in enumerate(expected) for first in sequence.first_positions
     ]
 
 

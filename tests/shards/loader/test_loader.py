@@ -25,7 +25,7 @@ def build(tmp_path_factory: pytest.TempPathFactory) -> Build:
 
 
 @pytest.fixture(scope="module")
-def wanted(build: Build) -> list[list[tuple[Any, ...]]]:
+def first_batches(build: Build) -> list[list[tuple[Any, ...]]]:
     """The first global batches, of one rank without workers."""
     return [said([batch]) for batch in some(build, 5)]
 
@@ -75,7 +75,7 @@ def test_images_have_channels_first_in_shape_and_last_in_memory(build: Build) ->
         assert batch.images.is_contiguous(memory_format=torch.channels_last)
 
 
-def test_original_pictures_are_made_as_the_encoder_wants_them(tmp_path: Path) -> None:
+def test_original_images_are_made_as_the_encoder_wants_them(tmp_path: Path) -> None:
     original = compiled(tmp_path, store="original")
     geometry = original.manifest.config.image
     by_key = {sample.key: sample for sample in original["train"]}
@@ -101,12 +101,12 @@ def test_without_decoding_a_batch_holds_the_stored_files(build: Build) -> None:
 def test_stored_files_stay_when_the_rest_of_their_batch_goes_to_shared_memory(build: Build) -> None:
     batches = iter(loader(build, decode="none"))
     kept = next(batches)
-    wanted = [bytes(image) for image in kept.stored_images]
+    expected = [bytes(image) for image in kept.stored_images]
     for name in ("input_ids", "labels", "position_ids", "segment_ids", "images", "image_slots"):
         getattr(kept, name).share_memory_()
     for _ in range(5):
         next(batches)
-    assert [bytes(image) for image in kept.stored_images] == wanted
+    assert [bytes(image) for image in kept.stored_images] == expected
 
 
 def test_unpacked_sequences_hold_a_sample_each_and_are_as_long_as_the_longest(build: Build) -> None:
@@ -121,8 +121,8 @@ def test_normalize_gives_the_encoders_numbers() -> None:
     images = torch.arange(2 * 3 * 4 * 4, dtype=torch.uint8).view(2, 3, 4, 4)
     mean, std = (0.5, 0.4, 0.3), (0.2, 0.3, 0.4)
     slow = [[(images[n, c].double() / 255 - mean[c]) / std[c] for c in range(3)] for n in range(2)]
-    wanted = torch.stack([torch.stack(image) for image in slow])
-    assert torch.allclose(normalize(images, mean, std).double(), wanted, atol=1e-5)
+    expected = torch.stack([torch.stack(image) for image in slow])
+    assert torch.allclose(normalize(images, mean, std).double(), expected, atol=1e-5)
     assert normalize(images, mean, std, torch.bfloat16).dtype == torch.bfloat16
     assert images.dtype == torch.uint8
 
@@ -139,16 +139,16 @@ def test_a_batch_moves_as_a_whole(build: Build) -> None:
 
 @pytest.mark.parametrize(("ranks", "workers"), WORLDS)
 def test_global_batches_are_the_same_for_any_ranks_and_workers(
-    build: Build, wanted: list[list[tuple[Any, ...]]], ranks: int, workers: int
+    build: Build, first_batches: list[list[tuple[Any, ...]]], ranks: int, workers: int
 ) -> None:
     parts = [some(build, 3, rank=rank, world_size=ranks, workers=workers) for rank in range(ranks)]
     for step in range(3):
-        assert said([part[step] for part in parts]) == wanted[step]
+        assert said([part[step] for part in parts]) == first_batches[step]
         assert len({part[step].cursor for part in parts}) == 1
 
 
-def test_a_run_stopped_at_any_step_goes_on_the_same_on_other_ranks(
-    build: Build, wanted: list[list[tuple[Any, ...]]]
+def test_a_run_stopped_at_any_step_resumes_the_same_on_other_ranks(
+    build: Build, first_batches: list[list[tuple[Any, ...]]]
 ) -> None:
     for stop in range(5):
         first = loader(build, workers=stop % 2)
@@ -162,7 +162,7 @@ def test_a_run_stopped_at_any_step_goes_on_the_same_on_other_ranks(
                 again.load_state_dict(state)
                 parts.append([batch for _, batch in zip(range(5 - stop), again, strict=False)])
             for step in range(5 - stop):
-                assert said([part[step] for part in parts]) == wanted[stop + step]
+                assert said([part[step] for part in parts]) == first_batches[stop + step]
 
 
 def test_the_state_is_that_of_the_last_batch_given_whatever_workers_have_made_ahead(build: Build) -> None:
@@ -172,14 +172,14 @@ def test_the_state_is_that_of_the_last_batch_given_whatever_workers_have_made_ah
         assert ahead.state_dict() == alone.state_dict() == {**alone.state_dict(), "cursor": other[0].cursor}
 
 
-def test_another_batch_size_takes_the_same_sequences(build: Build, wanted: list[list[tuple[Any, ...]]]) -> None:
-    sequences = [sequence for batch in wanted for sequence in batch]
+def test_another_batch_size_takes_the_same_sequences(build: Build, first_batches: list[list[tuple[Any, ...]]]) -> None:
+    sequences = [sequence for batch in first_batches for sequence in batch]
     small = [sequence for batch in some(build, 10, batch_size=7) for sequence in said([batch])]
     assert small == sequences[:70]
 
 
-def test_a_seed_of_numpy_is_the_same_number(build: Build, wanted: list[list[tuple[Any, ...]]]) -> None:
-    assert said(some(build, 1, seed=np.int64(0))) == wanted[0]
+def test_a_seed_of_numpy_is_the_same_number(build: Build, first_batches: list[list[tuple[Any, ...]]]) -> None:
+    assert said(some(build, 1, seed=np.int64(0))) == first_batches[0]
     assert loader(build, seed=np.int64(3)).state_dict() == loader(build, seed=3).state_dict()
 
 
@@ -223,7 +223,7 @@ def test_an_epoch_of_training_draws_what_the_manifest_says(build: Build) -> None
 
 
 @pytest.mark.parametrize("packed", [True, False])
-def test_a_position_tells_how_many_epochs_were_given_out(build: Build, packed: bool) -> None:
+def test_a_cursor_says_how_many_epochs_were_given_out(build: Build, packed: bool) -> None:
     given, samples = loader(build, epochs=3, batch_size=2, packed=packed), 0
     assert given.epochs_before(0) == 0
     for batch in given:
@@ -246,7 +246,7 @@ def test_evaluation_shows_every_sample_once_and_every_rank_the_same_number_of_ba
     assert {len(batch.input_ids) for part in parts for batch in part} == {8 // ranks}
 
 
-def test_an_evaluation_begins_anew_each_time_and_training_goes_on(build: Build) -> None:
+def test_an_evaluation_begins_again_each_time_and_training_continues(build: Build) -> None:
     held_out = loader(build, split="eval", batch_size=4)
     first = [said([batch]) for batch in held_out]
     assert len(first) > 1
@@ -273,8 +273,8 @@ def test_a_reader_travels_to_a_process_that_shares_no_memory(build: Build) -> No
 
 
 def test_pinned_batches_are_the_same_in_other_memory(build: Build, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Page-locked memory needs a CUDA device; a copy stands in for it."""
+    """Page-locked memory needs a CUDA device; a copy replaces it."""
     monkeypatch.setattr(Batch, "pin_memory", lambda batch: batch._each(torch.Tensor.clone))
     for workers in (0, 1):
-        wanted = [said([batch]) for batch in loader(build, epochs=1)]
-        assert [said([batch]) for batch in loader(build, epochs=1, workers=workers, pin_memory=True)] == wanted
+        expected = [said([batch]) for batch in loader(build, epochs=1)]
+        assert [said([batch]) for batch in loader(build, epochs=1, workers=workers, pin_memory=True)] == expected

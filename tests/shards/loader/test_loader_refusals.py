@@ -97,7 +97,7 @@ def test_the_state_of_another_run_is_refused(build: Build, change: dict[str, Any
 
 @pytest.fixture
 def damaged(tmp_path: Path) -> tuple[Build, Path, str]:
-    """A build one of whose training samples has a flipped bit in a picture; its shard and key."""
+    """A build one of whose training samples has a flipped bit in an image; its shard and key."""
     folder = Path(compiled(tmp_path, store="resized").store.location)
     shard, number = next(
         (shard, number)
@@ -136,7 +136,7 @@ def test_workers_that_are_killed_end_the_run_where_their_batch_is_waited_for(bui
 
 
 @pytest.mark.parametrize("workers", [0, 1])
-def test_a_picture_that_cannot_be_decoded_is_named(tmp_path: Path, workers: int) -> None:
+def test_an_image_that_cannot_be_decoded_is_named(tmp_path: Path, workers: int) -> None:
     """The compiler lets none through; a build by another program may."""
     handmade = Handmade(tmp_path)
     info = handmade.add([draft(1, num_images=1)])

@@ -79,7 +79,7 @@ def test_sizes_that_vary_end_in_as_many_blocks_as_are_in_use_at_once() -> None:
     assert len(made) < 12
 
 
-@pytest.mark.skipif(not Path("/proc/self/fd").exists(), reason="open files are counted as Linux tells them")
+@pytest.mark.skipif(not Path("/proc/self/fd").exists(), reason="open files are counted as Linux reports them")
 def test_replaced_blocks_leave_no_file_open() -> None:
     own = OwnBlocks()
     counts = set()

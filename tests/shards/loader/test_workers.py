@@ -244,7 +244,7 @@ print("blocked:", ours.recv())
 def test_what_outgrew_its_block_is_mapped_no_more() -> None:
     maps = Path("/proc/self/maps")
     if not maps.exists():
-        pytest.skip("mappings are counted as Linux tells them")
+        pytest.skip("mappings are counted as Linux reports them")
     counts = []
     for batch in batches_ahead(Slow(sizes=100), requests(60), workers=1, prefetch=1):
         counts.append(maps.read_text().count("dsvl-batch"))
@@ -253,7 +253,7 @@ def test_what_outgrew_its_block_is_mapped_no_more() -> None:
     assert max(counts) < 8
 
 
-def test_too_many_workers_for_the_open_files_a_process_may_have_are_told() -> None:
+def test_too_many_workers_for_the_open_files_a_process_may_have_are_reported() -> None:
     program = LIMITED.format(paths=[str(ROOT)])
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=LIMIT_S)
     assert "worker 3 cannot be started (" in done.stdout or "worker 4 cannot be started (" in done.stdout, done

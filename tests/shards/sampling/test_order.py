@@ -280,8 +280,8 @@ def test_every_dataset_comes_evenly_over_the_epoch(draws: list[int]) -> None:
             places = np.arange(0, len(found), stripe)
             assert np.abs(before[places] - places * share).max() <= bound + 1e-9
             from_to = before[places][None, :] - before[places][:, None]
-            wanted = (places[None, :] - places[:, None]) * share
-            assert np.abs(from_to - wanted).max() <= 2 * bound + 1e-9
+            expected = (places[None, :] - places[:, None]) * share
+            assert np.abs(from_to - expected).max() <= 2 * bound + 1e-9
 
 
 def test_with_real_stripes_every_1024_positions_hold_a_datasets_share_give_or_take_one() -> None:
@@ -334,7 +334,7 @@ def test_with_a_window_a_shard_is_read_in_one_stretch_of_a_cycle(window: int, dr
 
 @pytest.mark.parametrize("window", [1, 50, 128])
 def test_with_a_window_a_stretch_of_draws_touches_few_shards(window: int) -> None:
-    """n draws lie within n + 2 (window - 1) places of the sequence of shards, which b-sample shards cut in so many."""
+    """n draws are within n + 2 (window - 1) places of the sequence of shards of b samples each."""
     shards_of_hundred, length = 100, 200
     found = Order([Draws("one", (100,) * shards_of_hundred, 10_000)], key=2, window=window)
     touched_shards = found.samples(0, 0, 10_000) // 100
@@ -363,7 +363,7 @@ def test_one_position_of_an_order_over_many_millions_takes_little_memory(window:
 # Stored order
 
 
-def test_the_stored_order_gives_every_sample_once_as_it_lies_in_every_epoch() -> None:
+def test_the_stored_order_gives_every_sample_once_as_it_is_stored_in_every_epoch() -> None:
     found = StoredOrder(10)
     assert len(found) == 10
     for epoch in (0, 3):

@@ -1,4 +1,4 @@
-"""The sequences of a run: windows of the order, packed, and one number that says where to go on."""
+"""The sequences of a run: windows of the order, packed, and one number that says where to resume."""
 
 from __future__ import annotations
 
@@ -105,25 +105,25 @@ def windows_of(sequences: PackedSequences, length: int, epochs: int) -> list[Pac
 
 @given(runs(), st.lists(st.integers(0, 9), min_size=1, max_size=12))
 def test_sequences_taken_in_any_portions_are_the_windows_end_to_end(run: Run, portions: list[int]) -> None:
-    wanted = windows_of(run.sequences(), len(run.order), 3)
+    expected = windows_of(run.sequences(), len(run.order), 3)
     sequences, position, got = run.sequences(), 0, list[PackedSequence]()
-    while len(got) < len(wanted):
+    while len(got) < len(expected):
         for portion in (*portions, 1):
             taken, position = sequences.take(position, portion, epochs=3)
-            assert len(taken) == min(portion, len(wanted) - len(got))
+            assert len(taken) == min(portion, len(expected) - len(got))
             got += taken
-    assert got == wanted
+    assert got == expected
     assert position == 3 * len(run.order)
     assert sequences.take(position, 5, epochs=3) == ([], position)
 
 
 @given(runs(), st.data())
-def test_a_run_goes_on_exactly_where_its_position_says(run: Run, data: st.DataObject) -> None:
-    wanted = windows_of(run.sequences(), len(run.order), 2)
-    portion = data.draw(st.integers(0, len(wanted)))
+def test_a_run_resumes_exactly_where_its_cursor_says(run: Run, data: st.DataObject) -> None:
+    expected = windows_of(run.sequences(), len(run.order), 2)
+    portion = data.draw(st.integers(0, len(expected)))
     first, position = run.sequences().take(0, portion)
-    rest, _ = run.sequences().take(position, len(wanted) - portion)
-    assert first + rest == wanted
+    rest, _ = run.sequences().take(position, len(expected) - portion)
+    assert first + rest == expected
 
 
 @given(runs())
@@ -191,8 +191,8 @@ def test_packed_windows_hold_the_sequences_of_best_fit(run: Run) -> None:
             max_length=MAX_LENGTH,
             max_images=run.max_images,
         )
-        wanted = [tuple(numbers[place] for place in sequence) for sequence in best]
-        assert sorted(sequences.window(1, start)) == sorted(wanted)
+        expected = [tuple(numbers[place] for place in sequence) for sequence in best]
+        assert sorted(sequences.window(1, start)) == sorted(expected)
 
 
 def test_the_sequences_of_a_window_are_shuffled_so_that_long_samples_do_not_come_first() -> None:

@@ -72,7 +72,7 @@ def test_a_sample_goes_to_the_fullest_sequence_that_takes_it() -> None:
     assert best_fit(lengths, [2, 2, 1, 1], max_length=20, max_images=2) == [[0], [1], [2, 3]]
 
 
-def test_a_sequence_full_of_pictures_still_takes_text() -> None:
+def test_a_sequence_full_of_images_still_takes_text() -> None:
     assert best_fit([10, 4, 3], [2, 0, 2], max_length=20, max_images=2) == [[0, 1], [2]]
 
 

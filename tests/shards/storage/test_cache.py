@@ -98,7 +98,7 @@ class Fetch(NamedTuple):
     st.integers(60, 200),
 )
 def test_any_fetches_give_the_right_bytes_below_the_limit(fetches: list[Fetch], limit: int) -> None:
-    """Beside a slow, obvious list of what was used last."""
+    """Next to a slow, obvious list of what was used last."""
     with tempfile.TemporaryDirectory() as name:
         recent: list[bytes] = []
         cache = Cache(Path(name), max_bytes=limit)
@@ -165,7 +165,7 @@ def test_without_a_limit_the_cache_leaves_a_tenth_of_the_space_free(
         fetch(cache, content(1, 901))
 
 
-def test_a_full_disk_costs_older_copies_and_then_tells(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_full_disk_costs_older_copies_and_then_raises(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A disk of 250 bytes, which only says so when it is written to."""
     real = shards.storage.cache._write
 
@@ -213,7 +213,7 @@ def test_files_that_are_not_ours_are_neither_counted_nor_removed(tmp_path: Path)
     assert len(copies(tmp_path)) == 2
 
 
-def test_a_count_that_a_killed_process_left_wrong_is_mended(tmp_path: Path) -> None:
+def test_a_count_that_a_killed_process_left_wrong_is_fixed(tmp_path: Path) -> None:
     cache = Cache(tmp_path, max_bytes=300)
     kept = [fetch(cache, content(number)) for number in range(2)]
     for number, damage in enumerate((b"", b"00000000000000099999", b"garbage"), start=2):

@@ -1,4 +1,4 @@
-"""Builds behind URLs: a real S3 server, fsspec's memory, and a network that fails as often as it is told to."""
+"""Builds behind URLs: a real S3 server, fsspec's memory, and a network that fails as often as a test asks."""
 
 from __future__ import annotations
 
@@ -97,9 +97,9 @@ def test_other_processes_read_the_same(folder: Path, bucket: str, tmp_path: Path
     for one in crew:
         one.join(LIMIT_S)
         assert one.exitcode == 0
-    wanted = all_samples(shards.open(folder))
-    assert found == [wanted, wanted]
-    assert all_samples(build) == wanted  # the parent's connection still works
+    expected = all_samples(shards.open(folder))
+    assert found == [expected, expected]
+    assert all_samples(build) == expected  # the parent's connection still works
 
 
 def test_a_store_travels_with_its_cache(memory: str, tmp_path: Path) -> None:

@@ -1,4 +1,4 @@
-"""Remote builds over lines and in stores that fail: tried again, found out, and told."""
+"""Remote builds over lines and in stores that fail: tried again, detected, and reported."""
 
 from __future__ import annotations
 
@@ -74,10 +74,10 @@ def test_a_failure_that_passes_goes_unnoticed(folder: Path, flaky: str, failures
     assert Flaky.failures == 0
 
 
-def test_a_failure_that_stays_is_told_with_url_tries_and_last_error(folder: Path, flaky: str) -> None:
+def test_a_failure_that_stays_is_reported_with_url_tries_and_last_error(folder: Path, flaky: str) -> None:
     publish(folder, flaky)
     build, store = shards.open(flaky), RemoteStore(flaky)
-    told = "gave up after 5 tries, the last ended with OSError: .*reduce your request rate"
+    message = "gave up after 5 tries, the last ended with OSError: .*reduce your request rate"
     for read in (
         lambda: shards.open(flaky),
         lambda: build["train"][0],
@@ -88,7 +88,7 @@ def test_a_failure_that_stays_is_told_with_url_tries_and_last_error(folder: Path
         lambda: shards.verify(build),
     ):
         Flaky.failures, before = 1000, len(Flaky.answers)
-        with pytest.raises(ShardError, match=rf"flaky://bucket/build\S*: {told}"):
+        with pytest.raises(ShardError, match=rf"flaky://bucket/build\S*: {message}"):
             read()
         assert len(Flaky.answers) == before + shards.storage.remote.TRIES
 
@@ -174,7 +174,7 @@ def test_an_answer_with_other_bytes_is_asked_for_again(folder: Path, flaky: str)
     assert len([path for path in Cache().folder.iterdir() if path.name.endswith(".partial")]) == 0
 
 
-def test_an_endpoint_that_does_not_answer_is_told(monkeypatch: pytest.MonkeyPatch, bucket: str) -> None:
+def test_an_endpoint_that_does_not_answer_is_reported(monkeypatch: pytest.MonkeyPatch, bucket: str) -> None:
     monkeypatch.setenv("AWS_ENDPOINT_URL", "http://127.0.0.1:9")
     monkeypatch.setenv("AWS_MAX_ATTEMPTS", "1")
     monkeypatch.setattr(shards.storage.remote, "TRIES", 2)
@@ -183,7 +183,7 @@ def test_an_endpoint_that_does_not_answer_is_told(monkeypatch: pytest.MonkeyPatc
         shards.open(f"{bucket}/a")
 
 
-def test_missing_credentials_are_told_at_once(monkeypatch: pytest.MonkeyPatch, bucket: str) -> None:
+def test_missing_credentials_are_reported_at_once(monkeypatch: pytest.MonkeyPatch, bucket: str) -> None:
     monkeypatch.delenv("AWS_ACCESS_KEY_ID")
     monkeypatch.delenv("AWS_SECRET_ACCESS_KEY")
     monkeypatch.setenv("AWS_EC2_METADATA_DISABLED", "true")

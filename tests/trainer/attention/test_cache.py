@@ -1,7 +1,5 @@
 """MMCA with a KV cache gives what whole rows give without one."""
 
-# ruff: noqa: E402 - torch and transformers may be missing, and torchvision is fixed before they look at it
-
 from __future__ import annotations
 
 from typing import Any
@@ -9,9 +7,6 @@ from typing import Any
 import pytest
 
 pytest.importorskip("torch")
-from trainer.compat.torchvision import declare_operators
-
-declare_operators()
 pytest.importorskip("transformers")
 
 import torch

@@ -1,7 +1,5 @@
 """Multi-modal causal attention of one layer equals its definition."""
 
-# ruff: noqa: E402 - torch and transformers may be missing, and torchvision is fixed before they look at it
-
 from __future__ import annotations
 
 from typing import Any
@@ -9,9 +7,8 @@ from typing import Any
 import pytest
 
 pytest.importorskip("torch")
-from trainer.compat.torchvision import declare_operators
+import trainer.compat  # noqa: F401 - before transformers, which looks for torchvision
 
-declare_operators()
 pytest.importorskip("transformers")
 
 import torch
@@ -122,7 +119,7 @@ def test_a_layout_moves_with_all_its_tensors() -> None:
         (torch.zeros(1, 3, dtype=torch.bool), None, 0, "num_queries is 0; expected 1 to 3"),
     ],
 )
-def test_a_layout_of_the_wrong_shape_says_what_was_wanted(
+def test_a_layout_of_the_wrong_shape_says_what_was_expected(
     is_image: torch.Tensor, segment_ids: torch.Tensor | None, num_queries: int | None, message: str
 ) -> None:
     with pytest.raises(ValueError, match=message):

@@ -1,7 +1,5 @@
 """Whole decoders with MMCA: packed, padded, checkpointed, adapted, each gives what the definition gives."""
 
-# ruff: noqa: E402 - torch and transformers may be missing, and torchvision is fixed before they look at it
-
 from __future__ import annotations
 
 from typing import Any
@@ -9,9 +7,8 @@ from typing import Any
 import pytest
 
 pytest.importorskip("torch")
-from trainer.compat.torchvision import declare_operators
+import trainer.compat  # noqa: F401 - before transformers, which looks for torchvision
 
-declare_operators()
 pytest.importorskip("transformers")
 
 import torch
@@ -94,8 +91,8 @@ def test_packed_and_padded_samples_give_the_logits_they_give_alone(model: Any) -
     packed = torch.cat([pad, ids[0], ids[1], pad, ids[2], pad], dim=1)
     segments = torch.tensor([[0, 0, *[1] * 5, *[2] * 3, 0, 0, *[3] * 5, 0, 0]])
     together = logits(model, packed, kinds("tttiitttttttiitittt"), segments)
-    for number, wanted in enumerate(alone, start=1):
-        torch.testing.assert_close(together[segments == number], wanted[0], rtol=0, atol=1e-12)
+    for number, expected in enumerate(alone, start=1):
+        torch.testing.assert_close(together[segments == number], expected[0], rtol=0, atol=1e-12)
     assert together.isfinite().all()
 
     left_then_right = torch.cat([torch.cat([pad, ids[1]], dim=1), torch.cat([ids[1], pad], dim=1)])
@@ -131,8 +128,8 @@ def test_gradient_checkpointing_gives_equal_gradients(name: str) -> None:
             model.enable_input_require_grads()
         checkpointed = parameter_gradients(model)
         assert checkpointed.keys() == plain.keys()
-        for parameter, wanted in plain.items():
-            torch.testing.assert_close(checkpointed[parameter], wanted, rtol=0, atol=1e-12)
+        for parameter, expected in plain.items():
+            torch.testing.assert_close(checkpointed[parameter], expected, rtol=0, atol=1e-12)
 
 
 @RENAMED
@@ -172,8 +169,8 @@ def test_a_sample_longer_than_a_sliding_window_is_refused_and_a_shorter_one_unch
         logits(model, ids, is_image)
     halves = torch.tensor([[1] * 5 + [2] * 5])
     with torch.no_grad():
-        windowed, wanted = (logits(one, ids, is_image, halves) for one in (model, whole))
-    torch.testing.assert_close(windowed, wanted, rtol=0, atol=1e-12)
+        windowed, expected = (logits(one, ids, is_image, halves) for one in (model, whole))
+    torch.testing.assert_close(windowed, expected, rtol=0, atol=1e-12)
     cache = {cache_argument(): new_cache(model.config)}
     model(input_ids=ids[:, :3], mmca_layout=build_layout(is_image[:, :3]), **cache)
     with pytest.raises(ValueError, match=r"sliding window|but its layout is for"):

@@ -1,4 +1,4 @@
-"""Checkpoints: a run that goes on is the run that was not stopped, whatever stopped it and whoever goes on."""
+"""Checkpoints: a resumed run equals one that was not stopped, whatever stopped it and wherever it resumes."""
 
 from __future__ import annotations
 
@@ -62,8 +62,8 @@ def stopped_half_way(config: Path, ranks: int) -> None:
     run.wait_for_step(out, 7)
     run.kill(signal.SIGKILL)
     run.wait()
-    told = losses(out)
-    assert len(told) == 7
+    run_losses = losses(out)
+    assert len(run_losses) == 7
     assert "step-00000006" in folders(out)
 
 
@@ -151,7 +151,7 @@ def test_going_back_to_an_earlier_checkpoint_makes_the_later_ones_old(tmp_path: 
 
 @pytest.mark.slow
 @pytest.mark.parametrize(("ranks", "stage"), [(1, 0), (1, 2), (2, 3)])
-def test_a_killed_run_goes_on_to_the_bit(build: Path, tmp_path: Path, ranks: int, stage: int) -> None:
+def test_a_killed_run_resumes_to_the_bit(build: Path, tmp_path: Path, ranks: int, stage: int) -> None:
     more = settings(**ADAPTERS, zero={"stage": stage}, batch={"workers": ranks - 1})
     for name in ("whole", "killed"):
         config = config_file(tmp_path / name, build, **more)
@@ -168,7 +168,7 @@ def test_a_killed_run_goes_on_to_the_bit(build: Path, tmp_path: Path, ranks: int
 @pytest.mark.parametrize(
     ("first", "second", "stage"), [(2, 1, 1), (1, 2, 1), (2, 1, 2), (1, 2, 2), (2, 1, 3), (1, 2, 3)]
 )
-def test_another_number_of_ranks_goes_on_with_the_same_losses(
+def test_another_number_of_ranks_resumes_with_the_same_losses(
     whole: Path, build: Path, tmp_path: Path, first: int, second: int, stage: int
 ) -> None:
     config = config_file(tmp_path, build, **settings(zero={"stage": stage}))
@@ -182,16 +182,16 @@ def test_another_number_of_ranks_goes_on_with_the_same_losses(
 
 @pytest.mark.slow
 @pytest.mark.parametrize(("stage", "precision"), [(0, "fp32"), (3, "fp32"), (3, "bf16"), (1, "bf16")])
-def test_another_stage_or_precision_goes_on_from_the_same_weights(
+def test_another_stage_or_precision_resumes_from_the_same_weights(
     half: Path, whole: Path, stage: int, precision: str
 ) -> None:
     train(half, f"zero.stage={stage}", f"precision={precision}", "logging.every=1")
-    told = [entry["loss"] for entry in journal(half.parent / "out")]
-    assert told == pytest.approx(losses(whole / "out")[6:], rel=1e-6 if precision == "fp32" else 5e-3)
+    resumed_losses = [entry["loss"] for entry in journal(half.parent / "out")]
+    assert resumed_losses == pytest.approx(losses(whole / "out")[6:], rel=1e-6 if precision == "fp32" else 5e-3)
 
 
 @pytest.mark.slow
-def test_a_run_in_half_precision_goes_on_to_the_bit(build: Path, tmp_path: Path) -> None:
+def test_a_run_in_half_precision_resumes_to_the_bit(build: Path, tmp_path: Path) -> None:
     for stage in (1, 3):
         config = config_file(tmp_path / str(stage), build, **settings(precision="bf16", zero={"stage": stage}))
         train(config)
@@ -222,7 +222,7 @@ def test_the_newest_and_the_best_are_kept(build: Path, tmp_path: Path) -> None:
     assert named == {"checkpoint": f"step-{best:08d}", "loss": evaluations[best]}
     assert (out / "checkpoints/latest").read_text() == "step-00000006\n"
 
-    # A run that goes back comes by step 6 again: what was told of the one before is no longer of that checkpoint.
+    # A run that goes back comes by step 6 again: what was logged of the one before is no longer of that checkpoint.
     (out / "checkpoints/latest").write_text("step-00000005\n")
     (out / "checkpoints/best").write_text(json.dumps({"checkpoint": "step-00000006", "loss": 0.0}))
     train(config)

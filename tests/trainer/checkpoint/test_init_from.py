@@ -1,7 +1,5 @@
 """A second stage: a run that begins with the model that another run's export holds."""
 
-# ruff: noqa: E402 - torch and transformers may be missing
-
 from __future__ import annotations
 
 import json
@@ -14,9 +12,8 @@ import pytest
 import yaml
 
 pytest.importorskip("torch")
-from trainer.compat.torchvision import declare_operators
+import trainer.compat
 
-declare_operators()
 pytest.importorskip("transformers")
 pytest.importorskip("peft")
 pytest.importorskip("open_clip")
@@ -97,9 +94,9 @@ def test_a_run_begins_with_all_weights_of_an_export(
 
     before = trainer.load(start)
     ids = exports.expanded(before.model, before.chat_tokenizer)
-    pixels = exports.pixels_of(exports.pictures(), build)
-    wanted = exports.logits_of(before.model, ids, pixels)
-    assert (exports.logits_of(begun, ids, pixels) - wanted).abs().max() < 1e-5  # LoRA starts as no change at all
+    pixels = exports.pixels_of(exports.sample_images(), build)
+    expected = exports.logits_of(before.model, ids, pixels)
+    assert (exports.logits_of(begun, ids, pixels) - expected).abs().max() < 1e-5  # LoRA starts as no change at all
 
 
 def test_attention_and_kernel_may_be_others_than_the_exports(build: Build, first: Path, tmp_path: Path) -> None:
@@ -156,7 +153,7 @@ def test_parts_that_are_others_than_the_exports_are_refused(build: Build, first:
         ({"init_from": ""}, "model.init_from: got ''; expected a folder that dsvl-train export wrote"),
     ],
 )
-def test_typing_errors_beside_a_start_are_told_as_everywhere(
+def test_typing_errors_next_to_init_from_are_reported_as_everywhere(
     model: dict[str, Any], problem: str, build: Build, first: Path, tmp_path: Path
 ) -> None:
     with pytest.raises(ConfigError) as caught:
@@ -170,7 +167,7 @@ def test_the_config_that_a_run_wrote_can_be_run_again(build: Build, first: Path,
     assert prepare(tmp_path / "config.yaml", (), 1, loads_model=True)[0] == config
 
 
-def test_a_build_that_the_exports_parts_do_not_fit_is_to_be_built_anew(first: Path, tmp_path: Path) -> None:
+def test_a_build_that_the_exports_parts_do_not_fit_is_to_be_built_again(first: Path, tmp_path: Path) -> None:
     path = second_stage(tmp_path, text_build(tmp_path, small_blends.TOKENIZER, image_tokens=9), first)
     with pytest.raises(ConfigError) as caught:
         prepare(path, (), 1, loads_model=True)
@@ -249,7 +246,7 @@ def test_a_build_with_the_exports_tokenizer_is_for_that_model(build: Build, firs
     assert config.model.init_from == str(first)
 
 
-def test_both_stages_train_and_the_last_export_tells_of_all_of_them(tmp_path: Path) -> None:
+def test_both_stages_train_and_the_last_export_names_all_of_them(tmp_path: Path) -> None:
     build = train_runs.compiled(tmp_path)
     one = train_runs.config_file(tmp_path / "one", build, learning_rates={"embeddings": None, "decoder": None})
     train_runs.train(one, "schedule.steps=3")
@@ -260,7 +257,7 @@ def test_both_stages_train_and_the_last_export_tells_of_all_of_them(tmp_path: Pa
     settings = {"learning_rates": rates, "lora": {"decoder": {"rank": 2}}}
     two = second_stage(tmp_path / "two", more, tmp_path / "first", **settings)
     train_runs.train(two, "schedule.steps=2", "checkpoints.every=1", "schedule.kind=constant", ranks=2)
-    train_runs.train(two, "schedule.steps=4", "checkpoints.every=1", "schedule.kind=constant")  # it goes on
+    train_runs.train(two, "schedule.steps=4", "checkpoints.every=1", "schedule.kind=constant")  # it resumes
     assert len(train_runs.losses(tmp_path / "two/out")) == 4
     export(tmp_path / "two/out", tmp_path / "second")
 

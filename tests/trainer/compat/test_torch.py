@@ -1,4 +1,4 @@
-"""A torch that is absent, broken, without its driver, or beside another torch's torchvision is one clear line."""
+"""A torch that is absent, broken, without its driver, or next to another torch's torchvision is one clear line."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""torchvision beside a torch that it does not fit is made importable, and left alone otherwise."""
+"""torchvision next to a torch that it does not fit is made importable, and left alone otherwise."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The model's part of the config: values that cannot work are told by dotted path, before anything is loaded."""
+"""The model's part of the config: values that cannot work are reported by dotted path, before anything is loaded."""
 
 from __future__ import annotations
 
@@ -32,14 +32,14 @@ MODEL: dict[str, dict[str, Any]] = {
 
 
 def problems_of(sections: dict[str, Any]) -> list[str]:
-    """What is told of train.yaml with these sections."""
+    """What is reported for train.yaml with these sections."""
     with pytest.raises(ConfigError) as caught:
         config_from({"build": "b", "out": "o", "model": MODEL, **sections}, "x")
     return [problem.removeprefix("x: ") for problem in caught.value.problems]
 
 
 @pytest.mark.parametrize(
-    ("part", "values", "told"),
+    ("part", "values", "message"),
     [
         ("encoder", {"name": None}, "model.encoder: got neither of name and config"),
         ("encoder", {"config": {"a": 1}}, "model.encoder: got both of name and config"),
@@ -68,15 +68,15 @@ def problems_of(sections: dict[str, Any]) -> list[str]:
         ("decoder", {"preset": None, "config": {"a": 1}}, "model.decoder.config.model_type: missing"),
     ],
 )
-def test_values_that_cannot_work_are_told(part: str, values: dict[str, Any], told: str) -> None:
+def test_values_that_cannot_work_are_reported(part: str, values: dict[str, Any], message: str) -> None:
     assert not check_model_values(GOOD)
     assert any(
-        problem.startswith(told) for problem in problems_of({"model": {**MODEL, part: {**MODEL[part], **values}}})
+        problem.startswith(message) for problem in problems_of({"model": {**MODEL, part: {**MODEL[part], **values}}})
     )
 
 
 @pytest.mark.parametrize(
-    ("section", "values", "told"),
+    ("section", "values", "message"),
     [
         ("learning_rates", {"projector": None}, "learning_rates: nothing is trained"),
         ("learning_rates", {"decoder": -1.0}, "learning_rates.decoder: got -1.0; expected more than 0"),
@@ -87,11 +87,11 @@ def test_values_that_cannot_work_are_told(part: str, values: dict[str, Any], tol
         ("lora", {"encoder": {"target_modules": ""}}, "lora.encoder.target_modules: got text ''; expected "),
     ],
 )
-def test_training_values_that_cannot_work_are_told(section: str, values: dict[str, Any], told: str) -> None:
+def test_training_values_that_cannot_work_are_reported(section: str, values: dict[str, Any], message: str) -> None:
     assert not check_trained(LearningRates(), LoraAdapters())
     assert not check_trained(LearningRates(projector=None), LoraAdapters(decoder=LoraConfig()))
     (problem,) = problems_of({section: values})
-    assert problem.startswith(told)
+    assert problem.startswith(message)
 
 
 def test_every_field_of_the_config_says_what_it_is() -> None:

@@ -106,7 +106,7 @@ def test_settings_go_over_the_file(tmp_path: Path) -> None:
     assert caught.value.problems == ["--set batch.global_batch_size: expected the form a.b=value"]
 
 
-def test_all_problems_are_told_at_once() -> None:
+def test_all_problems_are_reported_at_once() -> None:
     found = problems(
         batch={"global_batch_size": 0, "micro_batch_size": 0},
         optimizer={"betas": [0.9], "weight_decay": -1, "eps": 0},
@@ -154,7 +154,7 @@ def test_what_cannot_train_is_refused_with_the_reason(sections: dict[str, Any], 
     assert found.startswith(problem)
 
 
-def test_rows_that_the_ranks_cannot_share_are_refused_with_what_would_work() -> None:
+def test_sequences_that_the_ranks_cannot_share_are_refused_with_what_would_work() -> None:
     made = config(batch={"global_batch_size": 12, "micro_batch_size": 4})
     assert check_ranks(made, 1) == check_ranks(made, 3) == []
     assert [accumulation(made, ranks) for ranks in (1, 3)] == [3, 1]
@@ -204,7 +204,7 @@ def test_a_build_is_held_against_all_that_is_expected_of_it(build: shards.Build)
     assert "did you mean vicuna?" in unknown
 
 
-def test_rows_may_be_shorter_than_the_build_allows_if_every_sample_fits(build: shards.Build) -> None:
+def test_sequences_may_be_shorter_than_the_build_allows_if_every_sample_fits(build: shards.Build) -> None:
     longest = max(len(sample.ids) for sample in build["train"])
     assert longest < 256
     for batch in ({}, {"max_length": 256}, {"max_length": longest, "max_images": 1}):

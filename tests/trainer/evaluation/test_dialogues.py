@@ -1,4 +1,4 @@
-"""Evaluation dialogues are read strictly: every fault is named with its place, and no picture lies outside its root."""
+"""Evaluation dialogues are read strictly: every fault is named with its place, and no image is outside its root."""
 
 from __future__ import annotations
 
@@ -17,15 +17,15 @@ from trainer.evaluation.dialogues import Dialogues, LeftOut, read_dialogues
 
 @pytest.fixture
 def root(tmp_path: Path) -> Path:
-    pictures = tmp_path / "pictures"
+    folder = tmp_path / "images"
     for name in ("cats/a.jpg", "cats/b.jpg", "a name.jpg"):
-        (pictures / name).parent.mkdir(parents=True, exist_ok=True)
-        (pictures / name).write_bytes(b"picture")
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        (folder / name).write_bytes(b"picture")
     (tmp_path / "secret.jpg").write_bytes(b"picture")
-    return pictures
+    return folder
 
 
-def test_dialogues_keep_their_order_questions_and_pictures(root: Path) -> None:
+def test_dialogues_keep_their_order_questions_and_images(root: Path) -> None:
     read = _read(
         root,
         {
@@ -64,7 +64,7 @@ def test_leading_folders_of_the_file_can_be_left_out(root: Path) -> None:
         _read(root, content, prefix="evil")
 
 
-def test_a_missing_picture_is_named_with_the_prefix_that_would_find_it(root: Path) -> None:
+def test_a_missing_image_is_named_with_the_prefix_that_would_find_it(root: Path) -> None:
     with pytest.raises(TrainError, match=r"dialogue 'a': no file ./eval/cats/a.jpg in .* with --prefix eval$"):
         _read(root, {"a": [["What?", "./eval/cats/a.jpg"]]})
     with pytest.raises(TrainError, match=r"no file eval/a/0.jpg, eval/cats/a.jpg in .* with --prefix eval$"):
@@ -77,7 +77,7 @@ def test_a_missing_picture_is_named_with_the_prefix_that_would_find_it(root: Pat
         _read(root, {"a": [["What?", "x" * 5000]]})
 
 
-def test_dialogues_that_lack_pictures_are_left_out_if_asked_and_told(root: Path) -> None:
+def test_dialogues_that_lack_images_are_left_out_if_asked_and_reported(root: Path) -> None:
     content = {"a": [["What?", "cats/c.jpg"], ["And?", "cats/c.jpg cats/a.jpg"]], "b": [["What?", "cats/a.jpg"]]}
     read = _read(root, content, incomplete="leave_out")
     assert [dialogue.id for dialogue in read.complete] == ["b"]
@@ -136,7 +136,7 @@ def test_a_malformed_round_is_named(root: Path, rounds: Any, problem: str) -> No
         _read(root, {"a": rounds})
 
 
-def test_all_problems_are_told_at_once_and_many_are_counted(root: Path) -> None:
+def test_all_problems_are_reported_at_once_and_many_are_counted(root: Path) -> None:
     with pytest.raises(TrainError) as caught:
         _read(root, {"a": [[1]], "b": [["What?", "../x.jpg"]], " ": [["What?"]]})
     lines = str(caught.value).splitlines()

@@ -8,9 +8,6 @@ import numpy as np
 import pytest
 
 torch = pytest.importorskip("torch")
-from trainer.compat.torchvision import declare_operators
-
-declare_operators()
 pytest.importorskip("transformers")
 pytest.importorskip("pycocoevalcap")
 

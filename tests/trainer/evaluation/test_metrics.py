@@ -81,7 +81,7 @@ def test_captions_are_cut_into_words_as_documented(caption: str, tokens: list[st
 
 @pytest.mark.usefixtures("captions")
 def test_cider_has_the_values_that_can_be_worked_out_by_hand() -> None:
-    # Each word is in one of two pictures: all weights are log 2 and leave the cosines.
+    # Each word is in one of two images: all weights are log 2 and leave the cosines.
     same = caption_scores(["red cats sleep here", "the dog barks loudly"], [["Red cats sleep here."], ["a b c d"]])
     assert same.answer_cider == pytest.approx((10, 0))
     assert same.cider == pytest.approx(5)
@@ -103,14 +103,14 @@ def test_bleu_has_the_values_that_can_be_worked_out_by_hand() -> None:
 
 @pytest.mark.usefixtures("captions")
 @given(st.lists(st.tuples(CAPTION, REFERENCES), min_size=1, max_size=5))
-def test_cider_and_bleu_agree_with_their_slow_twins(pictures: list[tuple[list[str], list[list[str]]]]) -> None:
-    candidates = [candidate for candidate, _ in pictures]
-    references = [own for _, own in pictures]
+def test_cider_and_bleu_agree_with_their_slow_twins(images: list[tuple[list[str], list[list[str]]]]) -> None:
+    candidates = [candidate for candidate, _ in images]
+    references = [own for _, own in images]
     scores = caption_scores(
         [" ".join(words) for words in candidates], [[" ".join(r) for r in own] for own in references]
     )
     assert scores.answer_cider == pytest.approx(oracles_score.cider_d(candidates, references), abs=1e-9)
-    assert scores.cider == pytest.approx(sum(scores.answer_cider) / len(pictures))
+    assert scores.cider == pytest.approx(sum(scores.answer_cider) / len(images))
     for order in (1, 2, 3, 4):  # where nothing matches, the package has 1e-15 under the root instead of 0
         assert scores.bleu[order - 1] == pytest.approx(oracles_score.bleu(candidates, references, order), abs=3e-4)
 
@@ -186,7 +186,7 @@ def test_an_answer_that_cannot_be_scored_is_named() -> None:
         score([_answered("vqa", "k1", "vqa", "yes", "yes"), _answered("vqa", "k2", "text", "yes", "yes")])
 
 
-def test_a_missing_package_is_told_before_and_instead_of_scoring(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_missing_package_is_reported_before_and_instead_of_scoring(monkeypatch: pytest.MonkeyPatch) -> None:
     for module in ("pycocoevalcap.cider.cider", "pycocoevalcap.bleu.bleu"):
         monkeypatch.setitem(sys.modules, module, None)
     assert missing_packages(["vqa", "text"]) == []

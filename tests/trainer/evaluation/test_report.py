@@ -74,7 +74,7 @@ def test_the_tables_hold_every_text_in_full(tmp_path: Path) -> None:
         id="d\n1",
         dataset="zoo",
         rounds=(
-            _round("What?", long, pictures=("a, b.jpg", "c;d.jpg"), references=("x", 'y"')),
+            _round("What?", long, images=("a, b.jpg", "c;d.jpg"), references=("x", 'y"')),
             AnsweredRound(question=HOSTILE, answer="", scores={"cider": 1.25, "exact_match": 0.0}),
         ),
     )
@@ -107,14 +107,14 @@ def test_an_evaluation_without_answers_leaves_empty_tables(tmp_path: Path) -> No
     assert "0 dialogues, 0 answers" in (tmp_path / "results.html").read_text()
 
 
-def test_the_page_shows_every_text_and_picture(tmp_path: Path) -> None:
+def test_the_page_shows_every_text_and_image(tmp_path: Path) -> None:
     page = _page(tmp_path, _dialogue())
     assert [image["alt"] for image in page.all("img")] == ["a.jpg", "b.jpg", "c.jpg"]
     for image in page.all("img"):
         kind, data = str(image["src"]).split(",")
         assert kind == "data:image/jpeg;base64"
-        with Image.open(io.BytesIO(base64.b64decode(data))) as picture:
-            assert (str(picture.width), str(picture.height)) == (image["width"], image["height"])
+        with Image.open(io.BytesIO(base64.b64decode(data))) as opened:
+            assert (str(opened.width), str(opened.height)) == (image["width"], image["height"])
     shown = "".join(page.texts)
     for text in (
         "A title",
@@ -201,20 +201,18 @@ def test_a_page_of_hundreds_of_dialogues_stays_small_and_counts_what_it_leaves_o
     assert len((tmp_path / "results.jsonl").read_bytes().splitlines()) == 3 * (PAGE_DIALOGUES + 7)
 
 
-def test_pictures_are_smaller_where_there_are_more_of_them(tmp_path: Path) -> None:
-    picture = ReportImage(name="a.png", content=_encoded(Image.new("RGB", (900, 600)), "PNG"))
+def test_images_are_smaller_where_there_are_more_of_them(tmp_path: Path) -> None:
+    image = ReportImage(name="a.png", content=_encoded(Image.new("RGB", (900, 600)), "PNG"))
     sizes = []
     for count in (150, 151, 501, 1501):
-        dialogue = AnsweredDialogue(
-            id="d", rounds=(AnsweredRound(question="?", answer="!", images=(picture,) * count),)
-        )
+        dialogue = AnsweredDialogue(id="d", rounds=(AnsweredRound(question="?", answer="!", images=(image,) * count),))
         sizes.append({image["width"] for image in _page(tmp_path, dialogue).all("img")})
     assert sizes == [{"512"}, {"320"}, {"192"}, {"112"}]
 
 
-def test_dialogues_of_many_pictures_fill_a_page_sooner(tmp_path: Path) -> None:
-    picture = ReportImage(name="a.png", content=_encoded(Image.new("RGB", (90, 60)), "PNG"))
-    rounds = (AnsweredRound(question="?", answer="!", images=(picture,) * 1400),)
+def test_dialogues_of_many_images_fill_a_page_sooner(tmp_path: Path) -> None:
+    image = ReportImage(name="a.png", content=_encoded(Image.new("RGB", (90, 60)), "PNG"))
+    rounds = (AnsweredRound(question="?", answer="!", images=(image,) * 1400),)
     page = _page(tmp_path, *[AnsweredDialogue(id=f"d{number}", rounds=rounds) for number in range(3)])
     assert len(page.all("img")) == 2800
     assert "this page shows the first 2," in "".join(page.texts)
@@ -223,7 +221,7 @@ def test_dialogues_of_many_pictures_fill_a_page_sooner(tmp_path: Path) -> None:
     assert "this page shows the first 1," in "".join(page.texts)
 
 
-def test_missing_and_broken_pictures_are_named_and_no_answer_is_lost(tmp_path: Path) -> None:
+def test_missing_and_broken_images_are_named_and_no_answer_is_lost(tmp_path: Path) -> None:
     dialogue = AnsweredDialogue(
         id="cats",
         rounds=(
@@ -245,22 +243,22 @@ def test_missing_and_broken_pictures_are_named_and_no_answer_is_lost(tmp_path: P
 
 
 @pytest.mark.parametrize("mode", ["RGB", "RGBA", "L", "LA", "P", "1", "CMYK"])
-def test_pictures_of_every_kind_become_small_jpegs(mode: str) -> None:
+def test_images_of_every_kind_become_small_jpegs(mode: str) -> None:
     data = _encoded(Image.new("RGB", (400, 200), "red").convert(mode), "JPEG" if mode == "CMYK" else "PNG")
     small, width, height = thumbnail(data, 100)
     assert (width, height) == (100, 50)
-    with Image.open(io.BytesIO(small)) as picture:
-        assert (picture.format, picture.mode, picture.size) == ("JPEG", "RGB", (100, 50))
+    with Image.open(io.BytesIO(small)) as image:
+        assert (image.format, image.mode, image.size) == ("JPEG", "RGB", (100, 50))
 
 
-def test_a_thumbnail_stands_upright_is_never_enlarged_and_holds_no_metadata() -> None:
+def test_a_thumbnail_is_upright_is_never_enlarged_and_holds_no_metadata() -> None:
     orientation = Image.Exif()
     orientation[0x0112] = 6
     profile = ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes()
     small, width, height = thumbnail(jpeg(1, size=(60, 40), exif=orientation, icc_profile=profile), 512)
     assert (width, height) == (40, 60)
-    with Image.open(io.BytesIO(small)) as picture:
-        assert not picture.getexif()
+    with Image.open(io.BytesIO(small)) as image:
+        assert not image.getexif()
 
 
 def test_the_same_results_give_the_same_bytes_and_replace_the_old(tmp_path: Path) -> None:
@@ -295,9 +293,9 @@ def test_a_browser_shows_the_page_and_runs_nothing(tmp_path: Path) -> None:
     )
     assert "<title>A title</title>" in done.stdout  # a script of the data would have renamed it
     assert done.stdout.count("<img ") == 3
-    with Image.open(screen) as picture:
-        assert picture.size == (900, 700)
-        assert len(picture.convert("RGB").getcolors(maxcolors=900 * 700) or []) > 500  # pictures, not only boxes
+    with Image.open(screen) as image:
+        assert image.size == (900, 700)
+        assert len(image.convert("RGB").getcolors(maxcolors=900 * 700) or []) > 500  # images, not only boxes
 
 
 def _dialogue(text: str = "") -> AnsweredDialogue:
@@ -308,16 +306,16 @@ def _dialogue(text: str = "") -> AnsweredDialogue:
             _round(
                 text or "What?",
                 text or "A cat.",
-                pictures=(text or "a.jpg", "b.jpg"),
+                images=(text or "a.jpg", "b.jpg"),
                 references=(text or "Two cats", "x"),
             ),
-            _round(text or "And now?", text or "A dog.", pictures=("c.jpg",), scores={"vqa_accuracy": 0.3}),
+            _round(text or "And now?", text or "A dog.", images=("c.jpg",), scores={"vqa_accuracy": 0.3}),
         ),
     )
 
 
-def _round(question: str, answer: str, *, pictures: tuple[str, ...] = (), **more: Any) -> AnsweredRound:
-    shown = tuple(ReportImage(name=name, content=jpeg(number)) for number, name in enumerate(pictures))
+def _round(question: str, answer: str, *, images: tuple[str, ...] = (), **more: Any) -> AnsweredRound:
+    shown = tuple(ReportImage(name=name, content=jpeg(number)) for number, name in enumerate(images))
     return AnsweredRound(question=question, answer=answer, images=shown, **more)
 
 

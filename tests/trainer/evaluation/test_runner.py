@@ -1,4 +1,4 @@
-"""Loss and answers do not depend on batches; what cannot be measured is told before."""
+"""Loss and answers do not depend on batches; what cannot be measured is reported before."""
 
 # ruff: noqa: E402 - torch and transformers may be missing
 
@@ -13,9 +13,6 @@ import numpy as np
 import pytest
 
 torch = pytest.importorskip("torch")
-from trainer.compat.torchvision import declare_operators
-
-declare_operators()
 pytest.importorskip("transformers")
 pytest.importorskip("pycocoevalcap")
 
@@ -47,8 +44,8 @@ build = pytest.fixture(scope="module")(evaluations.make_build)
 
 
 def test_the_loss_is_that_of_each_sample_alone_weighted_by_its_trained_tokens(build: Build, record: Loaded) -> None:
-    told: list[int] = []
-    found = held_out_loss(record, build, sequences=3, workers=0, advance=told.append)
+    advances: list[int] = []
+    found = held_out_loss(record, build, sequences=3, workers=0, advance=advances.append)
     sums: dict[str, list[float]] = {name: [0.0, 0.0] for name in build.datasets}
     for batch in Loader(build, split="eval", batch_size=1, max_length=512, packed=False):
         with torch.no_grad():
@@ -61,16 +58,16 @@ def test_the_loss_is_that_of_each_sample_alone_weighted_by_its_trained_tokens(bu
     assert found.datasets == pytest.approx({name: total / tokens for name, (total, tokens) in sums.items()}, rel=1e-4)
     totals = np.array(list(sums.values())).sum(0)
     assert found.loss == pytest.approx(totals[0] / totals[1], rel=1e-4)
-    assert sum(told) == len(build["eval"])
+    assert sum(advances) == len(build["eval"])
 
 
 def test_answers_are_those_of_each_question_alone_whatever_shares_their_batch(build: Build, record: Loaded) -> None:
     questions = held_out_questions(record, build, limit=3)
-    told: list[int] = []
-    many = answer_held_out(record, build, questions, FEW, batch=7, advance=told.append)
+    advances: list[int] = []
+    many = answer_held_out(record, build, questions, FEW, batch=7, advance=advances.append)
     one = answer_held_out(record, build, questions, FEW, batch=1, advance=ignore)
     assert many == one
-    assert sum(told) == len(questions)
+    assert sum(advances) == len(questions)
     sizes = {dialogue.id: len(dialogue.rounds) for dialogue in many.dialogues}
     assert sum(sizes.values()) == len(questions)
     assert {row.dataset for row in many.scores.datasets} == set(build.datasets)
@@ -81,7 +78,7 @@ def test_right_answers_get_full_marks_and_wrong_ones_none(
 ) -> None:
     questions = held_out_questions(record, build, limit=None)
     best = {
-        tuple(prompt_for(build, one, record.geometry, record.chat_tokenizer.tokenizer.image_id).ids): _learnt(
+        tuple(prompt_for(build, one, record.geometry, record.chat_tokenizer.tokenizer.image_id).ids): _trained(
             build, one
         )
         for one in questions
@@ -105,14 +102,16 @@ def test_right_answers_get_full_marks_and_wrong_ones_none(
     assert all(row.metrics.get("exact_match", 0.0) == 0.0 for row in nothing.scores.datasets)
 
 
-def _learnt(build: Build, question: Question) -> list[int]:
+def _trained(build: Build, question: Question) -> list[int]:
     sample = build["eval"][question.index]
     (end,) = [end for start, end in answer_spans(sample.labels) if start == question.start]
     ids: list[int] = sample.ids[question.start : end].tolist()
     return ids
 
 
-def test_a_build_that_the_model_was_not_made_for_is_told_with_all_that_differs(record: Loaded, tmp_path: Path) -> None:
+def test_a_build_that_the_model_was_not_made_for_is_reported_with_all_that_differs(
+    record: Loaded, tmp_path: Path
+) -> None:
     blend = small_blends.chat_blend(
         tmp_path,
         [small_blends.chat_record(1)],
@@ -133,10 +132,10 @@ def test_a_build_that_the_model_was_not_made_for_is_told_with_all_that_differs(r
 @pytest.mark.parametrize("sampling", [FEW, replace(FEW, temperature=1.2, seed=3)], ids=["greedy", "drawn"])
 def test_dialogues_are_answered_the_same_in_any_batch(record: Loaded, sampling: Sampling) -> None:
     seen = load_images(record, dialogues())
-    told: list[int] = []
-    held = hold_dialogues(record, dialogues(), seen, sampling, batch=3, advance=told.append)
+    advances: list[int] = []
+    held = hold_dialogues(record, dialogues(), seen, sampling, batch=3, advance=advances.append)
     assert held == hold_dialogues(record, dialogues(), seen, sampling, batch=1, advance=ignore)
-    assert sum(told) == 6
+    assert sum(advances) == 6
     assert [len(dialogue.rounds) for dialogue in held.dialogues] == [3, 2, 1]
     assert held.cut == ()
 
@@ -152,18 +151,18 @@ def test_greedy_dialogues_are_answered_as_chat_answers_them(record: Loaded, caps
         assert [exchange.answer for exchange in talk.exchanges] == [round_.answer for round_ in answered.rounds]
 
 
-def test_a_dialogue_that_grows_too_long_ends_there_and_the_others_go_on() -> None:
+def test_a_dialogue_that_grows_too_long_ends_there_and_the_others_continue() -> None:
     tight = loaded(max_position_embeddings=116)
-    told: list[int] = []
-    held = hold_dialogues(tight, dialogues(), load_images(tight, dialogues()), FEW, batch=3, advance=told.append)
+    advances: list[int] = []
+    held = hold_dialogues(tight, dialogues(), load_images(tight, dialogues()), FEW, batch=3, advance=advances.append)
     assert [len(dialogue.rounds) for dialogue in held.dialogues] == [1, 2, 1]
     (cut,) = held.cut
     assert (cut.id, cut.round) == ("buses", 2)
     assert cut.positions >= 116
-    assert sum(told) == 6
+    assert sum(advances) == 6
 
 
-def test_pictures_and_questions_that_cannot_be_used_are_told_all_at_once(tmp_path: Path) -> None:
+def test_images_and_questions_that_cannot_be_used_are_reported_all_at_once(tmp_path: Path) -> None:
     (tmp_path / "broken.jpg").write_bytes(b"\xff\xd8\xff no picture")
     broken = DialogueImage(name="broken.jpg", path=tmp_path / "broken.jpg")
     bad = [

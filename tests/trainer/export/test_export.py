@@ -13,9 +13,8 @@ from typing import Any
 import pytest
 
 pytest.importorskip("torch")
-from trainer.compat.torchvision import declare_operators
+import trainer.compat  # noqa: F401 - before transformers, which looks for torchvision
 
-declare_operators()
 transformers: Any = pytest.importorskip("transformers")
 pytest.importorskip("peft")
 pytest.importorskip("open_clip")
@@ -116,12 +115,12 @@ def test_the_exported_tokenizer_writes_the_templates_text(
     tokenizer = transformers.AutoTokenizer.from_pretrained(tmp_path / "out")
     processor = transformers.AutoProcessor.from_pretrained(tmp_path / "out")
 
-    wanted = chat.render(rounds, add_generation_prompt=True).text
-    assert tokenizer.apply_chat_template(rounds, add_generation_prompt=True, tokenize=False) == wanted
-    assert processor.apply_chat_template(rounds, add_generation_prompt=True) == wanted
+    expected = chat.render(rounds, add_generation_prompt=True).text
+    assert tokenizer.apply_chat_template(rounds, add_generation_prompt=True, tokenize=False) == expected
+    assert processor.apply_chat_template(rounds, add_generation_prompt=True) == expected
     inputs = processor(
         text=chat.render(exports.QUESTION, add_generation_prompt=True).text,
-        images=exports.pictures(),
+        images=exports.sample_images(),
         return_tensors="pt",
     )
     assert torch.equal(inputs["input_ids"], exports.expanded(model, chat))

@@ -1,6 +1,4 @@
-"""Exports of a run's checkpoints: adapters merged, all else as it was trained, and what is amiss is told."""
-
-# ruff: noqa: E402 - torch and transformers may be missing
+"""Exports of a run's checkpoints: adapters merged, all else as it was trained, and what is amiss is reported."""
 
 from __future__ import annotations
 
@@ -11,9 +9,8 @@ from typing import Any
 import pytest
 
 pytest.importorskip("torch")
-from trainer.compat.torchvision import declare_operators
+import trainer.compat  # noqa: F401 - before transformers, which looks for torchvision
 
-declare_operators()
 pytest.importorskip("transformers")
 pytest.importorskip("peft")
 pytest.importorskip("open_clip")
@@ -75,7 +72,7 @@ def test_base_weights_that_no_adapter_touches_do_not_drift(build_of: exports.Mak
 
 
 @pytest.mark.parametrize("part", ["decoder", "encoder"])
-def test_base_weights_that_were_exchanged_are_told(part: str, build_of: exports.MakeBuild, tmp_path: Path) -> None:
+def test_base_weights_that_were_exchanged_are_reported(part: str, build_of: exports.MakeBuild, tmp_path: Path) -> None:
     build = build_of()
     made = exports.make_model(exports.config_of(build), build)
     bases: dict[str, Any] = {"decoder": made.decoder, "encoder": made.encoder.tower.model}
@@ -157,7 +154,7 @@ def test_a_moved_build_is_found_by_its_option(run: Path, tmp_path: Path, build_o
         export(run, tmp_path / "other", build=build_of(image_tokens=5).store.location)
 
 
-def test_a_checkpoint_that_is_missing_newer_or_damaged_is_told(run: Path, tmp_path: Path) -> None:
+def test_a_checkpoint_that_is_missing_newer_or_damaged_is_reported(run: Path, tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="no checkpoint there"):
         export(tmp_path, tmp_path / "out")
     folder = run / "checkpoints/step-00000003"
@@ -176,7 +173,7 @@ def test_a_checkpoint_that_is_missing_newer_or_damaged_is_told(run: Path, tmp_pa
 
 
 @pytest.mark.slow
-def test_a_run_of_zero_3_on_two_ranks_is_exported_with_only_what_learnt_has_moved(tmp_path: Path) -> None:
+def test_a_run_of_zero_3_on_two_ranks_is_exported_with_only_trained_weights_moved(tmp_path: Path) -> None:
     build = train_runs.compiled(tmp_path / "data")
     config = train_runs.config_file(
         tmp_path / "run",
@@ -186,7 +183,7 @@ def test_a_run_of_zero_3_on_two_ranks_is_exported_with_only_what_learnt_has_move
         lora={"decoder": {"rank": 4}, "encoder": {"rank": 2}},
         zero={"stage": 3, "param_persistence_threshold": 0},
         precision="bf16",
-        batch={"global_batch_size": 8, "micro_batch_size": 2},  # so that pictures are surely among them
+        batch={"global_batch_size": 8, "micro_batch_size": 2},  # so that images are surely among them
         schedule={"steps": 2},
         checkpoints={"every": 1},
     )

@@ -15,9 +15,6 @@ from pathlib import Path
 import pytest
 
 torch = pytest.importorskip("torch")
-from trainer.compat.torchvision import declare_operators
-
-declare_operators()
 pytest.importorskip("transformers")
 
 import shards
@@ -34,7 +31,7 @@ record = pytest.fixture(scope="module")(loaded)
 
 
 @pytest.mark.parametrize(
-    ("line", "told"),
+    ("line", "message"),
     [
         ("/image missing.jpg", "missing.jpg: cannot be read: No such file or directory"),
         ("/image .", ".: is not a file"),
@@ -50,20 +47,20 @@ record = pytest.fixture(scope="module")(loaded)
         ("half a \ud83d character", "half of a surrogate pair"),
     ],
 )
-def test_what_cannot_be_done_is_told_and_the_conversation_goes_on(
-    line: str, told: str, record: Loaded, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+def test_what_cannot_be_done_is_reported_and_the_conversation_continues(
+    line: str, message: str, record: Loaded, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
     Path("notes.txt").write_text("a shopping list", encoding="utf-8")
     talk = Talk(record)
-    assert told in talk(line)
+    assert message in talk(line)
     assert not talk.chat.exchanges
     assert not talk.chat.waiting
     talk("And now?")
     assert len(talk.chat.exchanges) == 1
 
 
-def test_paths_with_spaces_are_quoted_and_waiting_pictures_can_be_put_away(record: Loaded, tmp_path: Path) -> None:
+def test_paths_with_spaces_are_quoted_and_waiting_images_can_be_put_away(record: Loaded, tmp_path: Path) -> None:
     path = tmp_path / "a name with spaces.jpg"
     path.write_bytes(PHOTOS[0].read_bytes())
     talk = Talk(record)
@@ -73,14 +70,14 @@ def test_paths_with_spaces_are_quoted_and_waiting_pictures_can_be_put_away(recor
     assert [image.path for image in talk.chat.exchanges[0].images] == [path]
 
 
-def test_a_history_that_is_too_long_is_told_and_a_new_conversation_starts_with_clear() -> None:
+def test_a_history_that_is_too_long_is_reported_and_a_new_conversation_starts_with_clear() -> None:
     small = loaded(max_position_embeddings=96)
     talk = Talk(small)
-    told = ""
+    output = ""
     for _ in range(9):
-        told += talk("What is there, on the left of the house, and what is behind the house?")
-    assert "positions with its images, and the model reads at most 96" in told
-    assert "/clear" in told
+        output += talk("What is there, on the left of the house, and what is behind the house?")
+    assert "positions with its images, and the model reads at most 96" in output
+    assert "/clear" in output
     rounds = len(talk.chat.exchanges)
     assert 0 < rounds < 9
     assert "a new conversation" in talk("/clear")
@@ -91,7 +88,7 @@ def test_a_history_that_is_too_long_is_told_and_a_new_conversation_starts_with_c
     assert fresh.chat.exchanges == talk.chat.exchanges
 
 
-def test_a_question_that_the_gpu_has_no_memory_for_is_told_and_forgotten(
+def test_a_question_that_the_gpu_has_no_memory_for_is_reported_and_forgotten(
     record: Loaded, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def full(*_: object, **options: object) -> Iterator[int]:
@@ -125,10 +122,10 @@ def test_two_slashes_send_a_question_that_begins_with_one(record: Loaded) -> Non
     assert [exchange.question for exchange in talk.chat.exchanges] == ["/usr/bin is what?"]
 
 
-def test_help_tells_of_every_command(record: Loaded) -> None:
+def test_help_lists_every_command(record: Loaded) -> None:
     talk = Talk(record)
-    told = talk("/help")
-    assert all(name in told and command.text in told for name, command in COMMANDS.items())
+    output = talk("/help")
+    assert all(name in output and command.text in output for name, command in COMMANDS.items())
     assert not talk.chat.refused
     talk("/image none.jpg")
     assert talk.chat.refused
@@ -180,14 +177,14 @@ def test_a_saved_conversation_compiles_to_what_was_said(
     assert second.ids.tolist() == encoded.ids.tolist()
 
 
-def test_pictures_elsewhere_are_saved_by_their_whole_path_and_it_is_told_who_cannot_read_that(
+def test_images_elsewhere_are_saved_by_their_whole_path_and_the_message_says_who_cannot_read_that(
     record: Loaded, tmp_path: Path
 ) -> None:
     talk = Talk(record)
     file = tmp_path / "chat.jsonl"
     file.write_text('{"messages": []}', encoding="utf-8")  # no line break at its end
-    told = talk(f"/image {PHOTOS[0]}", "What is it?", f"/save {file}")
-    assert f"dsvl-prep reads only images in the file's folder or below it, and {PHOTOS[0]} is not" in told
+    output = talk(f"/image {PHOTOS[0]}", "What is it?", f"/save {file}")
+    assert f"dsvl-prep reads only images in the file's folder or below it, and {PHOTOS[0]} is not" in output
     before, line = file.read_text(encoding="utf-8").splitlines()
     assert json.loads(before) == {"messages": []}
     assert json.loads(line)["messages"][0]["content"][0]["path"] == str(PHOTOS[0])
@@ -222,9 +219,9 @@ def test_ctrl_c_ends_the_answer_and_keeps_what_was_said(record: Loaded, monkeypa
     Script(monkeypatch, record, ["One two three four.", "Yes."])
     talk = Talk(record, Sampling())
     interrupt = _Interrupt(record, after=3)
-    told = talk("Count.")
+    output = talk("Count.")
     interrupt.remove()
-    assert "stopped; the answer so far stays" in told
+    assert "stopped; the answer so far stays" in output
     said = talk.chat.exchanges[0].answer
     assert said
     assert "One two three four.".startswith(said)
@@ -233,7 +230,7 @@ def test_ctrl_c_ends_the_answer_and_keeps_what_was_said(record: Loaded, monkeypa
     assert talk.chat.exchanges[1].answer == "Yes."
 
 
-def test_ctrl_c_before_the_first_word_forgets_the_question_and_keeps_its_pictures(
+def test_ctrl_c_before_the_first_word_forgets_the_question_and_keeps_its_images(
     record: Loaded, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     Script(monkeypatch, record, ["", "Yes."])
@@ -263,7 +260,7 @@ class _Interrupt:
         self._hook.remove()
 
 
-def test_a_template_that_refuses_a_question_is_told() -> None:
+def test_a_template_that_refuses_a_question_is_reported() -> None:
     talk = Talk(loaded(template="plain"))
     assert "not asked: template plain" in talk("What is it?")
     talk(f"/image {PHOTOS[0]}", "What is it?")

@@ -84,7 +84,7 @@ class Screen:
         self._terminal, self._text = terminal, ""
 
     def until(self, text: str, again: bytes = b"") -> None:
-        """Wait for a text, and go on behind it. again: keys to press again, as a person does whom nothing answers."""
+        """Wait for a text, and continue after it. again: keys to press again, as a person does whom nothing answers."""
         end = time.monotonic() + LIMIT_S
         while text not in self._text:
             ready, _, _ = select.select([self._terminal], [], [], 3 if again else max(0.0, end - time.monotonic()))

@@ -13,16 +13,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 torch = pytest.importorskip("torch")
-from trainer.compat.torchvision import declare_operators
-
-declare_operators()
 pytest.importorskip("transformers")
 
 import shards
 from dst.tokenizer import TextTokenizer
 from shards.loader import Loader
 from tests.support import model_batches, small_blends
-from tests.support.talks import FEW, PHOTOS, Script, Talk, learnt
+from tests.support.talks import FEW, PHOTOS, Script, Talk, trained_tokens
 from tests.support.tiny_models import IMAGE_TOKENS, SIDE, Fed, Loaded, loaded
 from trainer.errors import TrainError
 from trainer.inference.conversation import MAX_BYTES, Exchange, TextStream, answer_text, load_image, prompt_of
@@ -68,8 +65,8 @@ def test_what_is_sent_is_token_for_token_and_pixel_for_pixel_what_training_sees_
         if photos:
             talk("/image " + " ".join(map(str, photos)))
         talk(question)
-    is_learnt = (batch.labels[0] != -100).numpy()
-    starts = np.flatnonzero(is_learnt & ~np.roll(is_learnt, 1))
+    is_trained = (batch.labels[0] != -100).numpy()
+    starts = np.flatnonzero(is_trained & ~np.roll(is_trained, 1))
     assert len(starts) == len(script.prompts) == len(ROUNDS)
     ids, slots = batch.input_ids[0].numpy(), batch.image_slots[:, 1].tolist()
     for prompt, start in zip(script.prompts, starts, strict=True):
@@ -89,7 +86,7 @@ def test_a_round_feeds_its_new_part_alone(record: Loaded, monkeypatch: pytest.Mo
             talk(f"/image {PHOTOS[1]} {PHOTOS[2]}")
         with Fed(record) as fed:
             talk(question)
-        said = len(learnt(record, answers[number])) - 1
+        said = len(trained_tokens(record, answers[number])) - 1
         assert fed.positions == [len(script.prompts[number].ids) - read, *[1] * said]
         assert sum(fed.images) == [1, 2, 0][number]
         read = len(script.prompts[number].ids) + said
@@ -144,7 +141,7 @@ def test_a_character_of_several_tokens_waits_and_one_that_is_cut_off_is_not_show
     assert answer_text(byte_tokenizer, [*byte_tokenizer.encode([" A bus "])[0], *ids[:-1], 1], 1) == "A bus"
 
 
-def test_a_picture_is_seen_as_the_build_s_geometry_says(record: Loaded, tmp_path: Path) -> None:
+def test_an_image_is_seen_as_the_build_s_geometry_says(record: Loaded, tmp_path: Path) -> None:
     seen = load_image(PHOTOS[0], record.geometry)
     assert seen.pixels.shape == (3, SIDE, SIDE)
     with pytest.raises(TrainError, match="is not a file"):

@@ -13,9 +13,6 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 torch = pytest.importorskip("torch")
-from trainer.compat.torchvision import declare_operators
-
-declare_operators()
 pytest.importorskip("transformers")
 
 import dst
@@ -108,10 +105,8 @@ def test_later_rounds_with_new_images_feed_only_what_is_new_and_answer_as_if_all
 
 @settings(max_examples=25)
 @given(data=st.data(), attention=st.sampled_from(ATTENTIONS))
-def test_any_history_is_answered_as_it_stands_whatever_was_read_before(
-    data: st.DataObject, attention: Attention
-) -> None:
-    """Prompts share beginnings, differ in a word or in a picture, get shorter and longer."""
+def test_any_history_is_answered_as_it_is_whatever_was_read_before(data: st.DataObject, attention: Attention) -> None:
+    """Prompts share beginnings, differ in a word or in an image, get shorter and longer."""
     record = _cached(attention)
     session = Generator(record.model, record.chat_tokenizer).session()
     tokens = st.lists(st.sampled_from([IMAGE, 400, 401, 500]), min_size=1, max_size=7)
@@ -130,7 +125,7 @@ def _cached(attention: Attention) -> Loaded:
     return _RECORDS[attention]
 
 
-def test_a_picture_that_was_exchanged_is_read_anew_and_nothing_before_it(record: Loaded) -> None:
+def test_an_image_that_was_exchanged_is_read_again_and_nothing_before_it(record: Loaded) -> None:
     session = Generator(record.model, record.chat_tokenizer).session()
     ids = [*text(6, 1), IMAGE, *text(4, 2)]
     list(session.answer(made(record, ids, seed=0), Sampling(max_new_tokens=2)))
@@ -169,7 +164,7 @@ def _interrupt(*_: object) -> None:
     raise KeyboardInterrupt
 
 
-def test_an_answer_stops_with_the_end_token_and_the_rest_of_its_batch_goes_on(record: Loaded) -> None:
+def test_an_answer_stops_with_the_end_token_and_the_rest_of_its_batch_continues(record: Loaded) -> None:
     first, second = (made(record, ids) for ids in PROMPTS[:2])
     generator = Generator(record.model, record.chat_tokenizer)
     whole = generator.batch([first, second], Sampling(max_new_tokens=6))
@@ -281,7 +276,7 @@ def test_weights_that_give_no_numbers_are_an_error() -> None:
         Generator(record.model, record.chat_tokenizer).batch([made(record, text(3, 1))], Sampling())
 
 
-def test_settings_out_of_range_are_told_all_at_once() -> None:
+def test_settings_out_of_range_are_reported_all_at_once() -> None:
     assert Sampling().problems() == []
     assert Sampling(max_new_tokens=0, temperature=-1.0, top_p=0.0).problems() == [
         "--max-new-tokens: got 0; expected 1 or more",

@@ -1,7 +1,5 @@
 """Decoders fit a build's tokenizer without losing a row, and keep what their architecture ties."""
 
-# ruff: noqa: E402 - torch and transformers may be missing
-
 from __future__ import annotations
 
 import json
@@ -11,9 +9,8 @@ from typing import Any
 import pytest
 
 pytest.importorskip("torch")
-from trainer.compat.torchvision import declare_operators
+import trainer.compat  # noqa: F401 - before transformers, which looks for torchvision
 
-declare_operators()
 pytest.importorskip("transformers")
 
 import torch
@@ -81,10 +78,10 @@ def test_the_table_that_learns_is_the_one_that_is_saved_and_generates(tied: bool
     optimizer = torch.optim.SGD(model.parameters(), lr=0.5)
     model(input_ids=ids, labels=ids).loss.backward()
     optimizer.step()
-    wanted = model(input_ids=ids).logits
+    expected = model(input_ids=ids).logits
     model.save_pretrained(tmp_path / "trained")
     again: Any = build_decoder(DecoderConfig(name=str(tmp_path / "trained")), 53, "causal")
-    torch.testing.assert_close(again(input_ids=ids).logits, wanted)
+    torch.testing.assert_close(again(input_ids=ids).logits, expected)
 
 
 def test_a_table_that_is_large_enough_stays_as_it_is(tmp_path: Path) -> None:
@@ -134,7 +131,7 @@ def refused(attention: str = "causal", **fields: Any) -> str:
     return str(caught.value)
 
 
-def test_what_cannot_be_loaded_is_told_without_a_traceback(tmp_path: Path) -> None:
+def test_what_cannot_be_loaded_is_reported_without_a_traceback(tmp_path: Path) -> None:
     assert "cannot be read" in refused(name=str(tmp_path / "nowhere"))
     assert "did you mean tiny_llama" in refused(preset="tiny_lama")
     assert "cannot be read" in refused(config={"model_type": "no_such_model"})
@@ -191,6 +188,6 @@ def test_a_model_that_sees_by_itself_is_no_decoder() -> None:
     assert "is a gemma3, which contains a text decoder (gemma3_text) and more" in message
 
 
-def test_the_longest_row_is_told_where_there_is_one() -> None:
+def test_the_longest_sequence_is_reported_where_there_is_one() -> None:
     assert max_positions(load_hf_config(DecoderConfig(preset="tiny_llama"), 50)) == 8192
     assert max_positions(load_hf_config(DecoderConfig(config={"model_type": "bloom"}), 50)) is None

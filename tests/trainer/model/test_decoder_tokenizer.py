@@ -49,7 +49,7 @@ def test_the_tokenizer_that_the_build_was_made_with_fits(kind: str, tokenizer_fo
     assert check_tokenizer(decoder(tmp_path / "again", tmp_path / "build"), tmp_path / "build") == []
 
 
-def test_another_tokenizer_is_told_by_its_first_token_that_differs(build: Path, tmp_path: Path) -> None:
+def test_another_tokenizer_is_reported_by_its_first_token_that_differs(build: Path, tmp_path: Path) -> None:
     other = decoder(tmp_path / "decoder", text_tokenizers.BYTE_FOLDER)
     _, lower = with_swapped_tokens(tmp_path / "decoder/tokenizer.json")
     (problem,) = check_tokenizer(other, build)

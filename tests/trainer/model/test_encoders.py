@@ -13,9 +13,8 @@ from typing import Any
 import pytest
 
 pytest.importorskip("torch")
-from trainer.compat.torchvision import declare_operators
+import trainer.compat  # noqa: F401 - before transformers, which looks for torchvision
 
-declare_operators()
 pytest.importorskip("transformers")
 open_clip = pytest.importorskip("open_clip")
 
@@ -57,7 +56,7 @@ OPEN_CLIP: dict[str, Any] = {
     "vision_cfg": {"image_size": SIDE, "layers": 3, "width": 16, "head_width": 8, "patch_size": 14},
     "text_cfg": {"context_length": 4, "vocab_size": 10, "width": 8, "heads": 1, "layers": 1},
 }
-TIMM: dict[str, Any] = {  # timm's own tiny ViT, in the place where SigLIP's stands
+TIMM: dict[str, Any] = {  # timm's own tiny ViT, in the place of SigLIP's
     "embed_dim": 64,
     "vision_cfg": {"image_size": 160, "timm_model_name": "test_vit", "timm_pool": "token", "timm_proj": "linear"},
     "text_cfg": OPEN_CLIP["text_cfg"],
@@ -101,14 +100,14 @@ def test_transformers_encoders_give_the_hidden_states_of_their_layer(
     kind: str, layer: int, whole: Callable[[str], tuple[Path, Any]]
 ) -> None:
     folder, model = whole(kind)
-    wanted = model(pixel_values=pixels(), output_hidden_states=True).hidden_states[layer]
+    expected = model(pixel_values=pixels(), output_hidden_states=True).hidden_states[layer]
     encoder = build_encoder(EncoderConfig(kind="hf", name=str(folder), layer=layer)).eval()
     assert (encoder.image_size, encoder.width, encoder.num_tokens) == (SIDE, 16, 4)
-    torch.testing.assert_close(encoder(pixels()), wanted[:, -4:])
+    torch.testing.assert_close(encoder(pixels()), expected[:, -4:])
     if kind != "siglip_vision_model":
         with_cls = build_encoder(EncoderConfig(kind="hf", name=str(folder), layer=layer, class_token=True)).eval()
         assert with_cls.num_tokens == 5
-        torch.testing.assert_close(with_cls(pixels()), torch.cat([wanted[:, :1], wanted[:, -4:]], dim=1))
+        torch.testing.assert_close(with_cls(pixels()), torch.cat([expected[:, :1], expected[:, -4:]], dim=1))
 
 
 def test_the_default_layer_is_the_one_before_the_last(whole: Callable[[str], tuple[Path, Any]]) -> None:
@@ -126,8 +125,8 @@ def test_the_vision_half_of_a_whole_clip_is_taken(tmp_path: Path) -> None:
     clip.save_pretrained(tmp_path)
     (tmp_path / "preprocessor_config.json").write_text('{"image_mean": [0.1, 0.2, 0.3], "image_std": [1, 2, 3]}')
     encoder = build_encoder(EncoderConfig(kind="hf", name=str(tmp_path))).eval()
-    wanted = clip.vision_model(pixel_values=pixels(), output_hidden_states=True).hidden_states[-2]
-    torch.testing.assert_close(encoder(pixels()), wanted[:, 1:])
+    expected = clip.vision_model(pixel_values=pixels(), output_hidden_states=True).hidden_states[-2]
+    torch.testing.assert_close(encoder(pixels()), expected[:, 1:])
     assert (encoder.mean, encoder.std) == ((0.1, 0.2, 0.3), (1, 2, 3))
 
 
@@ -137,8 +136,8 @@ def test_another_image_size_interpolates_positions(kind: str, whole: Callable[[s
     encoder = build_encoder(EncoderConfig(kind="hf", name=str(folder), image_size=56, layer=-1)).eval()
     assert (encoder.image_size, encoder.num_tokens) == (56, 16)
     options = {} if kind.startswith("dinov2") else {"interpolate_pos_encoding": True}
-    wanted = model(pixel_values=pixels(56), output_hidden_states=True, **options).hidden_states[-1]
-    torch.testing.assert_close(encoder(pixels(56)), wanted[:, -16:])
+    expected = model(pixel_values=pixels(56), output_hidden_states=True, **options).hidden_states[-1]
+    torch.testing.assert_close(encoder(pixels(56)), expected[:, -16:])
 
 
 @pytest.fixture(scope="module")
@@ -184,7 +183,7 @@ def test_open_clip_encoders_give_what_their_layer_gives(
         ("ViT-SO400M-14-SigLIP-384", 384, 729, 1152, (0.5, 0.5, 0.5)),
     ],
 )
-def test_the_sizes_and_means_of_known_models_are_told_without_weights(
+def test_the_sizes_and_means_of_known_models_are_reported_without_weights(
     name: str, side: int, tokens: int, width: int, mean: tuple[float, ...]
 ) -> None:
     with torch.device("meta"):

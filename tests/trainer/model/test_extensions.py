@@ -1,7 +1,5 @@
 """Encoders and projectors of other packages: built like dsvl's own, and held to what they say of themselves."""
 
-# ruff: noqa: E402 - torch may be missing
-
 from __future__ import annotations
 
 from collections.abc import Iterator
@@ -11,9 +9,6 @@ from typing import Any
 import pytest
 
 pytest.importorskip("torch")
-from trainer.compat.torchvision import declare_operators
-
-declare_operators()
 
 import torch
 

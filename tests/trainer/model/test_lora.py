@@ -1,6 +1,4 @@
-"""Adapters go where they are expected, learn alone, and merge away; what learns is what was chosen."""
-
-# ruff: noqa: E402 - torch, transformers and peft may be missing
+"""Adapters go where they are expected, train alone, and merge away; only the chosen weights are trained."""
 
 from __future__ import annotations
 
@@ -11,9 +9,8 @@ from typing import Any
 import pytest
 
 pytest.importorskip("torch")
-from trainer.compat.torchvision import declare_operators
+import trainer.compat  # noqa: F401 - before transformers, which looks for torchvision
 
-declare_operators()
 pytest.importorskip("transformers")
 pytest.importorskip("peft")
 
@@ -37,7 +34,7 @@ OPEN_CLIP = EncoderConfig(kind="open_clip", config={"embed_dim": 8, "vision_cfg"
 
 def logits(model: VisionChatModel) -> torch.Tensor:
     inputs = model_batches.layout([model_batches.SAMPLES])
-    return model.logits(BatchFields(**inputs, images=model_batches.pictures(3)))
+    return model.logits(BatchFields(**inputs, images=model_batches.random_images(3)))
 
 
 def shake(model: nn.Module) -> None:
@@ -87,7 +84,7 @@ def test_decoder_and_encoder_have_adapters_of_their_own() -> None:
     assert ranks == {"decoder": 2, "encoder": 3}
 
 
-def test_targets_that_match_nothing_are_all_told_with_what_is_near() -> None:
+def test_targets_that_match_nothing_are_all_reported_with_what_is_near() -> None:
     adapters = LoraAdapters(
         decoder=LoraConfig(target_modules=("q_porj", "v_proj", "query")),
         encoder=LoraConfig(target_modules=r"nothing.*"),
@@ -101,7 +98,7 @@ def test_targets_that_match_nothing_are_all_told_with_what_is_near() -> None:
     assert third.startswith("lora.encoder.target_modules: 'nothing.*'")
 
 
-def test_a_broken_pattern_is_told() -> None:
+def test_a_broken_pattern_is_reported() -> None:
     with pytest.raises(ConfigError, match="is not a valid regex"):
         find_targets(model_batches.make().get_submodule("decoder"), "(", where="lora.decoder")
 
@@ -158,15 +155,15 @@ def test_every_parameter_is_in_one_component() -> None:
 
 @pytest.mark.parametrize("component", ["encoder", "projector", "embeddings", "decoder"])
 @pytest.mark.parametrize("preset", ["tiny_llama", "tiny_qwen2"])
-def test_gradients_flow_where_they_are_wanted_and_nowhere_else(component: str, preset: str) -> None:
+def test_gradients_flow_where_they_are_expected_and_nowhere_else(component: str, preset: str) -> None:
     model = model_batches.make(decoder=DecoderConfig(preset=preset))
     rate: dict[str, Any] = {component: 1e-3}
     choose_trained(model, replace(FROZEN, **rate))
     model.train()
-    model(**model_batches.layout([model_batches.SAMPLES]), images=model_batches.pictures(3)).total.backward()
+    model(**model_batches.layout([model_batches.SAMPLES]), images=model_batches.random_images(3)).total.backward()
     moved = {name for name, parameter in model.named_parameters() if parameter.grad is not None}
-    wanted = {name for name, _, each in by_component(model) if each == component}
-    assert moved == wanted
+    expected = {name for name, _, each in by_component(model) if each == component}
+    assert moved == expected
     assert model.encoder.training == (component == "encoder")
 
 

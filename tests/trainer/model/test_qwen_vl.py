@@ -103,9 +103,9 @@ def by_hand(weights: dict[str, torch.Tensor], image: torch.Tensor) -> torch.Tens
 def test_the_tower_equals_its_arithmetic_written_out() -> None:
     module = tower().double()
     image = pixels().double()
-    wanted = torch.stack([by_hand(module.state_dict(), each) for each in image])
+    expected = torch.stack([by_hand(module.state_dict(), each) for each in image])
     # Position tables are interpolated in float32, whatever the type of the weights.
-    torch.testing.assert_close(module(image), wanted, rtol=1e-4, atol=1e-6)
+    torch.testing.assert_close(module(image), expected, rtol=1e-4, atol=1e-6)
 
 
 def test_places_of_queries_are_sines_of_column_and_row() -> None:
@@ -113,8 +113,8 @@ def test_places_of_queries_are_sines_of_column_and_row() -> None:
     assert table.shape == (9, 8)
     for place in range(9):
         row, column = divmod(place, 3)
-        wanted = [f(at * w) for at in (column, row) for f in (math.sin, math.cos) for w in (1.0, 0.01)]
-        assert table[place].tolist() == pytest.approx(wanted)
+        expected = [f(at * w) for at in (column, row) for f in (math.sin, math.cos) for w in (1.0, 0.01)]
+        assert table[place].tolist() == pytest.approx(expected)
 
 
 def test_a_table_of_the_right_size_is_taken_as_it_is() -> None:
@@ -147,11 +147,11 @@ def test_an_extracted_tower_is_the_one_in_the_checkpoint(form: str, checkpoint: 
     rewrite(checkpoint, form)
     out = tmp_path / "towers" / "visual.safetensors"
     extract(checkpoint, out)
-    wanted = tower()
-    assert load_file(out).keys() == wanted.state_dict().keys()
+    expected = tower()
+    assert load_file(out).keys() == expected.state_dict().keys()
     encoder = build_encoder(EncoderConfig(kind="qwen_vl", weights=str(out))).eval()
     assert (encoder.image_size, encoder.num_tokens, encoder.width) == (56, 4, 256)
-    assert torch.equal(encoder(pixels()), wanted(pixels()))
+    assert torch.equal(encoder(pixels()), expected(pixels()))
     assert sorted(path.name for path in out.parent.iterdir()) == ["visual.json", "visual.safetensors"]
 
 
@@ -250,7 +250,7 @@ def test_weights_of_another_tower_say_what_does_not_fit(checkpoint: Path, tmp_pa
         build_encoder(config)
 
 
-def test_sizes_that_do_not_fit_are_all_told() -> None:
+def test_sizes_that_do_not_fit_are_all_reported() -> None:
     config = EncoderConfig(kind="qwen_vl", config={**VISUAL, "heads": 3, "n_queries": 5, "image_size": 57})
     with pytest.raises(ConfigError) as caught:
         build_encoder(config)
@@ -262,7 +262,7 @@ def test_sizes_that_do_not_fit_are_all_told() -> None:
 
 
 @pytest.mark.slow
-def test_the_command_tells_what_it_wrote_and_what_failed(checkpoint: Path, tmp_path: Path) -> None:
+def test_the_command_prints_what_it_wrote_and_what_failed(checkpoint: Path, tmp_path: Path) -> None:
     out = tmp_path / "visual.safetensors"
 
     def run(folder: Path) -> subprocess.CompletedProcess[str]:

@@ -1,6 +1,4 @@
-"""The model: images in their places, samples apart, and a loss that is computed where something is learnt."""
-
-# ruff: noqa: E402 - torch and transformers may be missing
+"""The model: images in their places, samples apart, and a loss that is computed where something is trained."""
 
 from __future__ import annotations
 
@@ -10,9 +8,6 @@ from typing import Any
 import pytest
 
 pytest.importorskip("torch")
-from trainer.compat.torchvision import declare_operators
-
-declare_operators()
 pytest.importorskip("transformers")
 
 import torch
@@ -22,7 +17,17 @@ from hypothesis import strategies as st
 from shards.loader import normalize
 from shards.loader.fields import BatchFields
 from tests.support import model_batches
-from tests.support.model_batches import CONFIG, ENCODER, IMAGE, IMAGE_TOKENS, PICTURE, SAMPLES, SIDE, layout, pictures
+from tests.support.model_batches import (
+    CONFIG,
+    ENCODER,
+    IMAGE,
+    IMAGE_IDS,
+    IMAGE_TOKENS,
+    SAMPLES,
+    SIDE,
+    layout,
+    random_images,
+)
 from trainer.config.model import (
     DecoderConfig,
     ProjectorConfig,
@@ -57,7 +62,7 @@ def test_a_packed_sample_is_as_if_alone(preset: str, kernel: str) -> None:
     first, second, third = SAMPLES
     rows = [[first, second, third], [third], [second, second, first]]
     counts = image_counts(rows)
-    images = pictures(sum(counts))
+    images = random_images(sum(counts))
     inputs = layout(rows, 30)
     out = model(**inputs, images=images, reduction="sample")
     logits = model.logits(BatchFields(**inputs, images=images))
@@ -72,8 +77,8 @@ def test_a_packed_sample_is_as_if_alone(preset: str, kernel: str) -> None:
             loss = model(**alone, images=seen)
             torch.testing.assert_close(out.per_sample[number], loss.total)
             assert out.per_sample_tokens[number] == loss.tokens
-            wanted = model.logits(BatchFields(**alone, images=seen))[0]
-            torch.testing.assert_close(logits[row, start : start + len(sample)], wanted, rtol=rtol, atol=atol)
+            expected = model.logits(BatchFields(**alone, images=seen))[0]
+            torch.testing.assert_close(logits[row, start : start + len(sample)], expected, rtol=rtol, atol=atol)
             start += len(sample)
             number += 1
     torch.testing.assert_close(out.total, out.per_sample.sum())
@@ -87,7 +92,7 @@ def test_windows_of_a_decoder_count_within_its_sample(sliding_window: int | None
     sample = list(range(2, 14))
     both = layout([[[1, 20, 21], sample]])
     alone = layout([[sample]])
-    none = pictures(0)
+    none = random_images(0)
     torch.testing.assert_close(
         model.logits(BatchFields(**both, images=none))[0, 3:], model.logits(BatchFields(**alone, images=none))[0]
     )
@@ -98,21 +103,21 @@ def test_the_loss_of_a_text_is_transformers_own(preset: str) -> None:
     model = model_batches.make(decoder=DecoderConfig(preset=preset))
     inputs = layout([[[3, 7, 1, 9, 30, 4]]])
     inputs["labels"][0, 3] = -100
-    loss = model(**inputs, images=pictures(0))
+    loss = model(**inputs, images=random_images(0))
     decoder: Any = model.decoder
-    wanted = decoder(input_ids=inputs["input_ids"], labels=inputs["labels"]).loss
+    expected = decoder(input_ids=inputs["input_ids"], labels=inputs["labels"]).loss
     assert loss.tokens == 4
-    torch.testing.assert_close(loss.total / loss.tokens, wanted.float())
+    torch.testing.assert_close(loss.total / loss.tokens, expected.float())
 
 
 def test_the_loss_with_images_is_transformers_own_of_the_same_embeddings(causal: VisionChatModel) -> None:
     inputs = layout([[SAMPLES[2]]])
-    images = pictures(2)
+    images = random_images(2)
     embeddings = by_hand(causal, inputs, images)
     decoder: Any = causal.decoder
-    wanted = decoder(inputs_embeds=embeddings, labels=inputs["labels"]).loss
+    expected = decoder(inputs_embeds=embeddings, labels=inputs["labels"]).loss
     loss = causal(**inputs, images=images)
-    torch.testing.assert_close(loss.total / loss.tokens, wanted.float())
+    torch.testing.assert_close(loss.total / loss.tokens, expected.float())
 
 
 def by_hand(model: VisionChatModel, inputs: dict[str, torch.Tensor], images: torch.Tensor) -> Any:
@@ -127,7 +132,7 @@ def by_hand(model: VisionChatModel, inputs: dict[str, torch.Tensor], images: tor
 
 
 texts = st.lists(st.integers(0, IMAGE - 1), min_size=1, max_size=4)
-samples = st.lists(texts | st.just(PICTURE), min_size=1, max_size=4).map(
+samples = st.lists(texts | st.just(IMAGE_IDS), min_size=1, max_size=4).map(
     lambda parts: [0, *(token for part in parts for token in part)]
 )
 
@@ -136,21 +141,21 @@ samples = st.lists(texts | st.just(PICTURE), min_size=1, max_size=4).map(
 @settings(max_examples=25)
 def test_images_land_in_their_places(causal: VisionChatModel, rows: list[list[list[int]]], spare: int) -> None:
     inputs = layout(rows, max(sum(map(len, row)) for row in rows) + spare)
-    images = pictures(len(inputs["image_slots"]))
+    images = random_images(len(inputs["image_slots"]))
     found = causal.embed(inputs["input_ids"], images, inputs["image_slots"])
     torch.testing.assert_close(found, by_hand(causal, inputs, images))
 
 
 def test_the_order_of_slots_is_the_order_of_images(causal: VisionChatModel) -> None:
-    inputs, images = layout([SAMPLES]), pictures(3)
+    inputs, images = layout([SAMPLES]), random_images(3)
     turned = {**inputs, "image_slots": inputs["image_slots"].flip(0)}
     torch.testing.assert_close(causal(**inputs, images=images).total, causal(**turned, images=images.flip(0)).total)
     assert not torch.allclose(causal(**inputs, images=images).total, causal(**inputs, images=images.flip(0)).total)
 
 
-@pytest.mark.parametrize("change", ["one image less", "no slot", "past the end", "beside the placeholder", "small"])
+@pytest.mark.parametrize("change", ["one image less", "no slot", "past the end", "next to the placeholder", "small"])
 def test_images_and_places_that_do_not_fit_are_refused(change: str, causal: VisionChatModel) -> None:
-    inputs, images = layout([SAMPLES]), pictures(3)
+    inputs, images = layout([SAMPLES]), random_images(3)
     slots = inputs["image_slots"]
     if change == "one image less":
         images = images[:2]
@@ -158,7 +163,7 @@ def test_images_and_places_that_do_not_fit_are_refused(change: str, causal: Visi
         inputs["image_slots"], images = slots[:2], images[:2]
     elif change == "past the end":
         slots[2, 1] = inputs["input_ids"].shape[1] - 1
-    elif change == "beside the placeholder":
+    elif change == "next to the placeholder":
         slots[0, 1] += 1
     else:
         images = images[:, :, :14, :14]
@@ -166,12 +171,12 @@ def test_images_and_places_that_do_not_fit_are_refused(change: str, causal: Visi
         causal(**inputs, images=images)
 
 
-def test_logits_are_computed_where_the_next_token_is_learnt_and_nowhere_else(
+def test_logits_are_computed_where_the_next_token_is_trained_and_nowhere_else(
     causal: VisionChatModel, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     rows: list[int] = []
     hook = causal.decoder.get_output_embeddings().register_forward_hook(lambda _, __, out: rows.append(len(out)))
-    inputs, images = layout([SAMPLES] * 2, 64), pictures(6)
+    inputs, images = layout([SAMPLES] * 2, 64), random_images(6)
     with torch.no_grad():
         loss = causal(**inputs, images=images)
         assert sum(rows) == loss.tokens == 2 * (4 + 2 + 3)
@@ -185,7 +190,7 @@ def test_logits_are_computed_where_the_next_token_is_learnt_and_nowhere_else(
 
 
 def test_chunks_give_the_same_gradients(causal: VisionChatModel, monkeypatch: pytest.MonkeyPatch) -> None:
-    inputs, images = layout([SAMPLES]), pictures(3)
+    inputs, images = layout([SAMPLES]), random_images(3)
     found = []
     for at_once in (2**27, 2 * model_batches.VOCABULARY):
         monkeypatch.setattr(model_module, "LOGITS_AT_ONCE", at_once)
@@ -204,12 +209,12 @@ def test_text_alone_runs_every_part_and_teaches_the_encoder_nothing(attention: A
     model.encoder.register_forward_hook(lambda *_: calls.append("encoder"))
     model.projector.register_forward_hook(lambda *_: calls.append("projector"))
     inputs = layout([[[3, 7, 1, 9]], [[2, 5]]])
-    loss = model(**inputs, images=pictures(0))
+    loss = model(**inputs, images=random_images(0))
     loss.total.backward()
     assert calls == ["encoder", "projector"]
-    wanted = model.decoder.eval()
+    expected = model.decoder.eval()
     assert loss.total.isfinite()
-    assert wanted is model.decoder
+    assert expected is model.decoder
     for part in (model.encoder, model.projector):
         gradients = [parameter.grad for parameter in part.parameters() if parameter.grad is not None]
         assert gradients
@@ -219,19 +224,19 @@ def test_text_alone_runs_every_part_and_teaches_the_encoder_nothing(attention: A
 def test_a_batch_with_nothing_to_learn_has_no_loss_and_no_gradient(causal: VisionChatModel) -> None:
     inputs = layout([[SAMPLES[0]]])
     inputs["labels"][:] = -100
-    loss = causal(**inputs, images=pictures(1), reduction="sample")
+    loss = causal(**inputs, images=random_images(1), reduction="sample")
     assert (loss.total.item(), loss.tokens.item(), loss.per_sample.tolist()) == (0.0, 0, [0.0])
     loss.total.backward()
 
 
-def test_rows_of_padding_alone_count_no_sample(causal: VisionChatModel) -> None:
-    loss = causal(**layout([[], [SAMPLES[1]], []], 8), images=pictures(0), reduction="sample")
+def test_sequences_of_padding_alone_count_no_sample(causal: VisionChatModel) -> None:
+    loss = causal(**layout([[], [SAMPLES[1]], []], 8), images=random_images(0), reduction="sample")
     assert loss.per_sample_tokens.tolist() == [2]
 
 
 @pytest.mark.parametrize("attention", ["causal", "mmca"])
 def test_recomputed_activations_change_no_gradient(attention: Any) -> None:
-    inputs, images = layout([SAMPLES]), pictures(3)
+    inputs, images = layout([SAMPLES]), random_images(3)
     found = []
     for again in (False, True):
         model = model_batches.make(attention=attention).train()
@@ -251,8 +256,8 @@ def test_pixels_are_normalised_by_the_encoders_own_numbers() -> None:
     model.encoder.register_forward_pre_hook(lambda _, arguments: seen.append(arguments[0]))
     white = torch.full((1, 3, SIDE, SIDE), 255, dtype=torch.uint8)
     model.encode(white)
-    wanted = torch.tensor([0.9 / 0.5, 0.8 / 0.6, 0.7 / 0.7]).view(1, 3, 1, 1).expand(1, 3, SIDE, SIDE)
-    torch.testing.assert_close(seen[0].float(), wanted)
+    expected = torch.tensor([0.9 / 0.5, 0.8 / 0.6, 0.7 / 0.7]).view(1, 3, 1, 1).expand(1, 3, SIDE, SIDE)
+    torch.testing.assert_close(seen[0].float(), expected)
 
 
 def test_a_model_is_the_same_for_the_same_seed_whatever_was_drawn_before() -> None:
@@ -271,7 +276,7 @@ def test_a_model_is_the_same_for_the_same_seed_whatever_was_drawn_before() -> No
 
 def test_half_precision_runs_and_sums_in_float32() -> None:
     model = build_model(CONFIG, model_batches.facts(), dtype=torch.bfloat16)
-    loss = model(**layout([SAMPLES]), images=pictures(3))
+    loss = model(**layout([SAMPLES]), images=random_images(3))
     assert {parameter.dtype for parameter in model.parameters()} == {torch.bfloat16}
     assert loss.total.dtype == torch.float32
 
@@ -283,10 +288,10 @@ def test_a_portable_config_builds_the_same_architecture(attention: Any) -> None:
     again = build_model(config, model_batches.facts(), weights=False, dtype=torch.float64).eval()
     again.load_state_dict(model.state_dict())
     inputs = layout([SAMPLES])
-    assert torch.equal(again(**inputs, images=pictures(3)).total, model(**inputs, images=pictures(3)).total)
+    assert torch.equal(again(**inputs, images=random_images(3)).total, model(**inputs, images=random_images(3)).total)
 
 
-def test_all_that_does_not_fit_the_build_is_told_at_once() -> None:
+def test_all_that_does_not_fit_the_build_is_reported_at_once() -> None:
     facts = model_batches.facts(image_size=56, image_tokens=9, max_length=9000)
     text = "\n".join(check_model(CONFIG, facts))
     for part in (

@@ -1,7 +1,5 @@
 """Models with parts of other packages: no folder runs code that its user did not name, and the code is recorded."""
 
-# ruff: noqa: E402 - torch may be missing
-
 from __future__ import annotations
 
 import io
@@ -18,9 +16,6 @@ import yaml
 from click.testing import CliRunner
 
 pytest.importorskip("torch")
-from trainer.compat.torchvision import declare_operators
-
-declare_operators()
 pytest.importorskip("transformers")
 
 import torch
@@ -113,7 +108,7 @@ def test_an_export_is_opened_with_consent_alone_and_computes_the_same(build: Bui
     assert loaded.notes == ()
     model, _ = made(build)
     ids = exports.expanded(model, loaded.chat_tokenizer)
-    pixels = exports.pixels_of(exports.pictures(), build)
+    pixels = exports.pixels_of(exports.sample_images(), build)
     expected = exports.logits_of(model, ids, pixels)
     assert expected.abs().max() > 0.1
     assert torch.equal(exports.logits_of(loaded.model, ids, pixels), expected)

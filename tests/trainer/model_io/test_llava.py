@@ -11,9 +11,8 @@ from typing import Any
 import pytest
 
 pytest.importorskip("torch")
-from trainer.compat.torchvision import declare_operators
+import trainer.compat
 
-declare_operators()
 transformers: Any = pytest.importorskip("transformers")
 pytest.importorskip("peft")
 pytest.importorskip("open_clip")
@@ -80,7 +79,7 @@ NEW_ROWS = {"config": {**SPARE_ROWS["config"], "model_type": "qwen2", "vocab_siz
         "SigLIP, untied",
         "SigLIP, last layer",
         "SigLIP at another size",
-        "SigLIP whose patches leave a rest of the picture",
+        "SigLIP whose patches leave a rest of the image",
         "open_clip",
         "open_clip with quick GELU and class token",
     ],
@@ -178,20 +177,20 @@ def test_transformers_generates_the_answers_that_chat_gives(
     loaded = trainer.load(tmp_path / "out")
     generator = Generator(loaded.model, loaded.chat_tokenizer)
     question = "Which of the two is older?"
-    pictures = tuple(
-        LoadedImage(path=tmp_path, pixels=pixels) for pixels in exports.pixels_of(exports.pictures(), build)
+    images = tuple(
+        LoadedImage(path=tmp_path, pixels=pixels) for pixels in exports.pixels_of(exports.sample_images(), build)
     )
-    asked = [Exchange(question=question, images=pictures), *[Exchange(question="Why?")] * padded]
+    asked = [Exchange(question=question, images=images), *[Exchange(question="Why?")] * padded]
     prompts = [prompt_of([exchange], loaded, end_id=generator.end_id) for exchange in asked]
-    wanted = generator.batch(prompts, Sampling(max_new_tokens=8))
+    expected = generator.batch(prompts, Sampling(max_new_tokens=8))
 
     processor = transformers.AutoProcessor.from_pretrained(tmp_path / "out", backend="pil")
     processor.tokenizer.padding_side = "left"  # as the model card says
     texts = [processor.apply_chat_template(messages_of([exchange]), add_generation_prompt=True) for exchange in asked]
-    inputs = processor(text=texts, images=exports.pictures(), padding=True, return_tensors="pt")
+    inputs = processor(text=texts, images=exports.sample_images(), padding=True, return_tensors="pt")
     said = exports.llava(tmp_path / "out").generate(**inputs, max_new_tokens=8, do_sample=False)
     answers = said[:, inputs["input_ids"].shape[1] :].tolist()
-    assert [answer[: len(tokens)] for answer, tokens in zip(answers, wanted, strict=True)] == wanted
+    assert [answer[: len(tokens)] for answer, tokens in zip(answers, expected, strict=True)] == expected
 
 
 @pytest.mark.parametrize(
@@ -202,7 +201,7 @@ def test_transformers_generates_the_answers_that_chat_gives(
         ({"fit": "squash", "interpolation": "lanczos"}, (61, 40)),
         ({"fit": "pad"}, (45, 45)),
     ],
-    ids=["crop", "crop, enlarged", "squash", "pad, of a square picture"],
+    ids=["crop", "crop, enlarged", "squash", "pad, of a square image"],
 )
 def test_the_processor_gives_the_pixels_of_training(
     image: dict[str, str], size: tuple[int, int], build_of: exports.MakeBuild, tmp_path: Path
@@ -221,10 +220,10 @@ def test_the_processor_gives_the_pixels_of_training(
         assert ("by up to 1/255" in card) == (image["fit"] == "crop")
         cases.append((size, {}, 1.01 / 255 / min(std)))
     for drawn, options, tolerance in cases:
-        pictures = exports.pictures(drawn)
-        wanted = normalize(exports.pixels_of(pictures, build), mean, std, torch.float32)
-        got = exports.processed(tmp_path / "out", pictures, **options)["pixel_values"]
-        assert (got - wanted).abs().max() <= tolerance, options
+        images = exports.sample_images(drawn)
+        expected = normalize(exports.pixels_of(images, build), mean, std, torch.float32)
+        got = exports.processed(tmp_path / "out", images, **options)["pixel_values"]
+        assert (got - expected).abs().max() <= tolerance, options
 
 
 def test_where_the_processor_cannot_be_exact_the_card_says_so(build_of: exports.MakeBuild, tmp_path: Path) -> None:

@@ -1,7 +1,5 @@
 """`trainer.load` opens what was exported: the same logits, the build's tokenizer and geometry, and nothing damaged."""
 
-# ruff: noqa: E402 - torch and transformers may be missing
-
 from __future__ import annotations
 
 import json
@@ -18,9 +16,8 @@ import pytest
 from tests.support.paths import ROOT
 
 pytest.importorskip("torch")
-from trainer.compat.torchvision import declare_operators
+import trainer.compat
 
-declare_operators()
 pytest.importorskip("transformers")
 pytest.importorskip("peft")
 pytest.importorskip("open_clip")
@@ -55,13 +52,13 @@ class Pair:
     build: Build
 
     def difference(self) -> float:
-        """Largest, of logits of a question about two pictures."""
+        """Largest, of logits of a question about two images."""
         assert self.after.chat_tokenizer.template.source == self.build.manifest.template
         ids = exports.expanded(self.before, self.after.chat_tokenizer)
-        pixels = exports.pixels_of(exports.pictures(), self.build)
-        wanted = exports.logits_of(self.before, ids, pixels)
-        assert wanted.abs().max() > 0.1
-        return float((exports.logits_of(self.after.model, ids, pixels) - wanted).abs().max())
+        pixels = exports.pixels_of(exports.sample_images(), self.build)
+        expected = exports.logits_of(self.before, ids, pixels)
+        assert expected.abs().max() > 0.1
+        return float((exports.logits_of(self.after.model, ids, pixels) - expected).abs().max())
 
 
 MakePair = Callable[..., Pair]
@@ -217,7 +214,7 @@ def copy(exported: Path, tmp_path: Path) -> Path:
     return Path(shutil.copytree(exported, tmp_path / "copy"))
 
 
-def test_a_folder_without_an_export_is_told(tmp_path: Path) -> None:
+def test_a_folder_without_an_export_is_reported(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match=r"no dsvl\.json; make one with dsvl-train export"):
         trainer.load(tmp_path)
 
@@ -252,7 +249,7 @@ def test_an_edited_template_is_refused(copy: Path) -> None:
 
 
 @pytest.mark.parametrize("name", ["model-00001-of-00005.safetensors", "model.safetensors.index.json"])
-def test_a_damaged_header_of_weights_is_told(name: str, copy: Path) -> None:
+def test_a_damaged_header_of_weights_is_reported(name: str, copy: Path) -> None:
     content = bytearray((copy / name).read_bytes())
     content[:40] = b"\xff" * 40
     (copy / name).write_bytes(content)
@@ -290,7 +287,7 @@ def test_an_index_cannot_point_out_of_the_folder(copy: Path) -> None:
     ],
     ids=lambda change: json.dumps(change)[:40],
 )
-def test_a_record_that_was_edited_is_told_without_a_traceback(change: dict[str, Any], copy: Path) -> None:
+def test_a_record_that_was_edited_is_reported_without_a_traceback(change: dict[str, Any], copy: Path) -> None:
     change_record(copy, **change)
     with pytest.raises(TrainError, match=r"dsvl\.json: cannot be used"):
         trainer.load(copy)

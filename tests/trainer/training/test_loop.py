@@ -61,29 +61,31 @@ def test_every_layout_trains_like_one_big_batch_in_plain_torch(
         ({"stage": 2}, "fused"),
     ],
 )
-def test_offloading_and_fused_steps_train_and_go_on_alike(
+def test_offloading_and_fused_steps_train_and_resume_alike(
     build: Path, tmp_path: Path, plain: list[tuple[float, float]], zero: dict[str, Any], kind: str
 ) -> None:
     config = config_file(tmp_path, build, zero=zero, optimizer={"kind": kind}, checkpoints={"every": 4})
-    wanted = pytest.approx([loss for loss, _ in plain], rel=2e-6)
+    expected = pytest.approx([loss for loss, _ in plain], rel=2e-6)
     train(config)
-    assert losses(tmp_path / "out") == wanted
+    assert losses(tmp_path / "out") == expected
     shutil.rmtree(tmp_path / "out/checkpoints/step-00000008")
     assert "resuming after step 4" in train(config).output
-    assert losses(tmp_path / "out") == wanted
+    assert losses(tmp_path / "out") == expected
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("stage", [1, 2, 3])
 def test_half_precision_learns_at_every_stage_that_takes_it(build: Path, tmp_path: Path, stage: int) -> None:
     train(config_file(tmp_path, build, precision="bf16", zero={"stage": stage}))
-    told = losses(tmp_path / "out")
-    assert told[-1] < told[0] - 0.5
+    step_losses = losses(tmp_path / "out")
+    assert step_losses[-1] < step_losses[0] - 0.5
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("stage", [2, 3])
-def test_rows_without_pictures_beside_rows_with_many_hang_no_rank(build: Path, tmp_path: Path, stage: int) -> None:
+def test_sequences_without_images_next_to_sequences_with_many_hang_no_rank(
+    build: Path, tmp_path: Path, stage: int
+) -> None:
     batch = {"packed": False, "global_batch_size": 2}
     train(
         config_file(
@@ -175,7 +177,7 @@ class Overflowing:
         raise Exception("Current loss scale already at minimum - cannot decrease scale anymore. Exiting run.")
 
 
-def test_overflow_at_the_smallest_scale_of_fp16_is_told_apart_from_bugs() -> None:
+def test_overflow_at_the_smallest_scale_of_fp16_is_distinguished_from_bugs() -> None:
     overflowing: Any = Overflowing()
     with pytest.raises(OverflowError, match="already at minimum"):
         optimizer_step(overflowing)

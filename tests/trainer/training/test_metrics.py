@@ -1,4 +1,4 @@
-"""What a run tells: sums over windows, MFU by hand, files that go on where the run does."""
+"""What a run logs: sums over windows, MFU by hand, files that continue where the run does."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ def entry(step: int) -> Record:
     )
 
 
-def told(folder: Path, *steps: int, after_step: int = 0, tensorboard: bool = False) -> list[int]:
+def logged_steps(folder: Path, *steps: int, after_step: int = 0, tensorboard: bool = False) -> list[int]:
     journal = Journal(folder, tensorboard=tensorboard, after_step=after_step)
     for step in steps:
         journal.write(entry(step))
@@ -97,13 +97,13 @@ def test_the_first_name_in_the_table_that_a_device_has_gives_its_peak() -> None:
         assert not any(earlier in name for earlier in names[:number]), f"{name} would never be found"
 
 
-def test_a_journal_goes_on_after_its_step_and_tells_no_step_twice(tmp_path: Path) -> None:
-    assert told(tmp_path, 1, 2, 3, 4) == [1, 2, 3, 4]
-    assert told(tmp_path, 3, 4, 5, after_step=2) == [1, 2, 3, 4, 5]
+def test_a_journal_continues_after_its_step_and_logs_no_step_twice(tmp_path: Path) -> None:
+    assert logged_steps(tmp_path, 1, 2, 3, 4) == [1, 2, 3, 4]
+    assert logged_steps(tmp_path, 3, 4, 5, after_step=2) == [1, 2, 3, 4, 5]
     with (tmp_path / "metrics.jsonl").open("a") as file:
         file.write('{"kind": "train", "st')  # a crash cut it off
-    assert told(tmp_path, 6, after_step=5) == [1, 2, 3, 4, 5, 6]
-    assert told(tmp_path, 1) == [1]
+    assert logged_steps(tmp_path, 6, after_step=5) == [1, 2, 3, 4, 5, 6]
+    assert logged_steps(tmp_path, 1) == [1]
 
 
 def test_evaluations_stand_between_the_steps(tmp_path: Path) -> None:

@@ -26,7 +26,7 @@ STEPS = 9
 
 
 def evaluations(out: Path) -> dict[int, float]:
-    """Step -> held-out loss, each told once."""
+    """Step -> held-out loss, each logged once."""
     found = [(entry["step"], entry["loss"]) for entry in journal(out) if entry["kind"] == "eval"]
     assert len(dict(found)) == len(found)
     return dict(found)
@@ -65,12 +65,12 @@ def test_a_folder_takes_one_run_at_a_time_and_is_free_when_that_ends(build: Path
     endless = config_file(tmp_path, build, schedule={"steps": 100_000}, batch={"workers": 1})
     run = start(endless, ranks=2)
     run.wait_for_step(tmp_path / "out", 4)
-    told = journal(tmp_path / "out")
+    entries = journal(tmp_path / "out")
     done = train(endless, ranks=2, code=2)
     assert done.output.count("error: ") == 1
     assert f"error: out: process {run.processes[0].pid} on {os.uname().nodename} is training in " in done.output
     assert "wait for it, stop it, or choose another `out`" in done.output
-    assert journal(tmp_path / "out")[: len(told)] == told
+    assert journal(tmp_path / "out")[: len(entries)] == entries
     run.kill(signal.SIGKILL)
     run.wait()
     after = int(folders(tmp_path / "out")[-1].removeprefix("step-"))
@@ -98,7 +98,7 @@ def test_a_signal_to_all_processes_saves_and_ends_the_run_with_exit_code_0(
 
 
 @pytest.mark.slow
-def test_an_evaluation_that_was_due_when_the_run_stopped_comes_first_when_it_goes_on(
+def test_an_evaluation_that_was_due_when_the_run_stopped_comes_first_when_it_resumes(
     whole: Path, build: Path, tmp_path: Path
 ) -> None:
     config = config_file(tmp_path, build, schedule={"steps": STEPS}, evaluation={"every": 3})
@@ -107,15 +107,15 @@ def test_an_evaluation_that_was_due_when_the_run_stopped_comes_first_when_it_goe
     shutil.rmtree(out / "checkpoints/step-00000009")
     assert evaluations(out) == {}
     train(config, "checkpoints.every=0")
-    wanted = {step: loss for step, loss in evaluations(whole).items() if step in (6, 9)}
-    assert evaluations(out) == pytest.approx(wanted, rel=1e-6)
+    expected = {step: loss for step, loss in evaluations(whole).items() if step in (6, 9)}
+    assert evaluations(out) == pytest.approx(expected, rel=1e-6)
     assert losses(out) == pytest.approx(losses(whole), rel=1e-6)
-    train(config)  # all is done, and told
+    train(config)  # all is done, and logged
     assert list(evaluations(out)) == [6, 9]
 
 
 @pytest.mark.slow
-def test_a_finished_run_says_so_and_more_steps_go_on(build: Path, tmp_path: Path) -> None:
+def test_a_finished_run_says_so_and_more_steps_resume_it(build: Path, tmp_path: Path) -> None:
     config = config_file(tmp_path, build, schedule={"steps": 2, "kind": "constant"})
     train(config)
     done = train(config)
@@ -125,7 +125,7 @@ def test_a_finished_run_says_so_and_more_steps_go_on(build: Path, tmp_path: Path
 
 
 @pytest.mark.slow
-def test_what_the_device_cannot_do_is_told_at_once(build: Path, tmp_path: Path) -> None:
+def test_what_the_device_cannot_do_is_reported_at_once(build: Path, tmp_path: Path) -> None:
     decoder = {"preset": "tiny_llama", "attn_implementation": "flex_attention"}
     encoder = {"kind": "tiny", "config": {"image_size": train_runs.SIDE, "patch_size": 16}}
     model = {"encoder": encoder, "decoder": decoder, "attention": "causal"}
@@ -138,7 +138,7 @@ def test_what_the_device_cannot_do_is_told_at_once(build: Path, tmp_path: Path) 
 
 
 @pytest.mark.parametrize("name", ["LOCAL_WORLD_SIZE", "LOCAL_SIZE"])
-def test_more_ranks_than_devices_are_told(name: str) -> None:
+def test_more_ranks_than_devices_are_reported(name: str) -> None:
     assert check_devices({}, 1) == check_devices({name: "2"}, 2) == []
     assert check_devices({name: "4"}, 2) == [
         "--num-gpus: 4 ranks were started on a host with 2 devices; expected at most 2"
