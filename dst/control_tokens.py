@@ -5,7 +5,7 @@ characters of text.
 
 How: before rendering, text that holds a control string, or could complete one together with its neighbour, is put
 between two fence characters. Fences sit inside the text's outer white space, so a template's `trim` works as always.
-After rendering they show where data is; `cuts` are the places where the tokenizer must start afresh so that no
+After rendering they show where data is; `cuts` are the places where the tokenizer must start again so that no
 control string is seen whole.
 """
 

@@ -75,7 +75,7 @@ def _listed(folder: Path) -> dict[Path, list[str] | None]:
 
 
 def _read(shard: Path, names: list[str] | None) -> Iterator[tuple[str, torch.Tensor]]:
-    """Tensors of one shard by their names in the tower, copied, so that the shard can be let go."""
+    """Tensors of one shard by their names in the tower, copied, so that the shard can be released."""
     try:
         if shard.suffix == ".safetensors":
             with safe_open(shard, framework="pt") as opened:

@@ -68,7 +68,7 @@ def field_docs(cls: type) -> dict[str, str]:
     return {name: entry["description"] for name, entry in properties.items() if "description" in entry}
 
 
-_WANTED = {
+_EXPECTED = {
     "int_type": "a whole number",
     "float_type": "a number",
     "string_type": "text",
@@ -134,7 +134,7 @@ def _lines(errors: Sequence[ErrorDetails], value: object, where: str, cls: type)
         place, in_union = _location(error, value)
         path = _join(where, place) or "the file"
         if in_union:
-            members.setdefault(place, []).append(_wanted(error))
+            members.setdefault(place, []).append(_expected(error))
             got = _at(value, place)
             lines[place] = f"{path}: got {kind_of(got)} {_short(got)}; expected {' or '.join(members[place])}"
         else:
@@ -154,16 +154,16 @@ def _problem(error: ErrorDetails, cls: type, place: Place) -> str:
         hint = nearest(got, _choices(error)) if isinstance(got, str) else ""
         return f"got {got!r}; expected one of {', '.join(_choices(error))}{hint}"
     if error["type"].endswith("_type"):
-        shown = kind_of(got) if _WANTED.get(error["type"]) in ("a list", "keys") else f"{kind_of(got)} {_short(got)}"
+        shown = kind_of(got) if _EXPECTED.get(error["type"]) in ("a list", "keys") else f"{kind_of(got)} {_short(got)}"
     else:
         shown = _short(got)
-    return f"got {shown}; expected {_wanted(error)}"
+    return f"got {shown}; expected {_expected(error)}"
 
 
-def _wanted(error: ErrorDetails) -> str:
+def _expected(error: ErrorDetails) -> str:
     if error["type"] == "literal_error":
         return " or ".join(_choices(error))
-    return _WANTED.get(error["type"], error["msg"]).format(**error.get("ctx", {}))
+    return _EXPECTED.get(error["type"], error["msg"]).format(**error.get("ctx", {}))
 
 
 def _choices(error: ErrorDetails) -> list[str]:

@@ -72,7 +72,7 @@ def gradients(out: torch.Tensor, case: Case) -> list[torch.Tensor]:
 
 
 def interleaved(num_queries: int = 12) -> Case:
-    """A packed row of two samples and padding; the second row starts with padding and an image."""
+    """A packed sequence of two samples and padding; the second starts with padding and an image."""
     torch.manual_seed(1)
     query, key, value = (torch.randn(2, heads, 12, 4, dtype=torch.float64) for heads in (4, 2, 2))
     is_image = torch.tensor([[0, 1, 1, 0, 0, 1, 1, 0, 1, 0, 0, 0], [0, 0, 1, 1, 0, 0, 1, 1, 1, 0, 1, 0]]).bool()

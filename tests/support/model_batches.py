@@ -1,4 +1,4 @@
-"""Tiny models and hand-made batches for the tests of the model: samples laid out in rows."""
+"""Tiny models and hand-made batches for the tests of the model: samples laid out in sequences."""
 
 from __future__ import annotations
 
@@ -58,16 +58,16 @@ def random_images(count: int) -> torch.Tensor:
     return torch.randint(0, 256, (count, 3, SIDE, SIDE), dtype=torch.uint8, generator=generator)
 
 
-def layout(rows: Sequence[Sequence[list[int]]], length: int | None = None) -> dict[str, torch.Tensor]:
-    """Rows of samples as the model takes them, without images; every text token but a sample's first is trained on."""
-    length = length or max(sum(map(len, row)) for row in rows)
-    shape = (len(rows), length)
+def layout(sequences: Sequence[Sequence[list[int]]], length: int | None = None) -> dict[str, torch.Tensor]:
+    """Batches as the model takes them, without images; every text token but a sample's first is trained on."""
+    length = length or max(sum(map(len, sequence)) for sequence in sequences)
+    shape = (len(sequences), length)
     ids, labels, positions = torch.zeros(shape).long(), torch.full(shape, -100), torch.zeros(shape).long()
     segments = torch.zeros(shape, dtype=torch.int32)
     slots: list[tuple[int, int]] = []
-    for number, row in enumerate(rows):
+    for number, sequence in enumerate(sequences):
         start = 0
-        for segment, sample in enumerate(row, start=1):
+        for segment, sample in enumerate(sequence, start=1):
             end = start + len(sample)
             tokens = torch.tensor(sample)
             ids[number, start:end] = tokens

@@ -140,41 +140,45 @@ def dataset_epochs(blocks: Sequence[int], draws: int, *, key: int, window: int |
 def best_fit_decreasing(
     lengths: Sequence[int], images: Sequence[int], *, max_length: int, max_images: int | None
 ) -> list[list[int]]:
-    """Longest first; every row is looked at, and the fullest that has room is taken, the oldest of equals."""
-    rows: list[list[int]] = []
+    """Longest first; every sequence is looked at, and the fullest that has room is taken, the oldest of equals."""
+    sequences: list[list[int]] = []
 
-    def left(row: list[int]) -> int:
-        return max_length - sum(lengths[sample] for sample in row)
+    def left(sequence: list[int]) -> int:
+        return max_length - sum(lengths[sample] for sample in sequence)
 
     for sample in sorted(range(len(lengths)), key=lambda sample: -lengths[sample]):
-        fitting = [row for row in rows if fits([*row, sample], lengths, images, max_length, max_images)]
-        # A row without room is not looked at again, not even for a sample without length.
-        fitting = [row for row in fitting if left(row) > 0]
+        fitting = [
+            sequence for sequence in sequences if fits([*sequence, sample], lengths, images, max_length, max_images)
+        ]
+        # A sequence without room is not looked at again, not even for a sample without length.
+        fitting = [sequence for sequence in fitting if left(sequence) > 0]
         if fitting:
             min(fitting, key=left).append(sample)
         else:
-            rows.append([sample])
-    return [sorted(row) for row in rows]
+            sequences.append([sample])
+    return [sorted(sequence) for sequence in sequences]
 
 
 def fits(
-    row: Sequence[int], lengths: Sequence[int], images: Sequence[int], max_length: int, max_images: int | None
+    sequence: Sequence[int], lengths: Sequence[int], images: Sequence[int], max_length: int, max_images: int | None
 ) -> bool:
-    long = sum(lengths[sample] for sample in row)
-    shown = sum(images[sample] for sample in row)
+    long = sum(lengths[sample] for sample in sequence)
+    shown = sum(images[sample] for sample in sequence)
     return long <= max_length and (max_images is None or shown <= max_images)
 
 
-def fewest_rows(lengths: Sequence[int], max_length: int) -> int:
-    """By trying every way to share out the samples."""
+def fewest_sequences(lengths: Sequence[int], max_length: int) -> int:
+    """By trying every way to distribute the samples."""
 
-    def least(sample: int, rows: tuple[int, ...]) -> int:
+    def least(sample: int, sequences: tuple[int, ...]) -> int:
         if sample == len(lengths):
-            return len(rows)
-        found = least(sample + 1, (*rows, lengths[sample]))
-        for number, used in enumerate(rows):
+            return len(sequences)
+        found = least(sample + 1, (*sequences, lengths[sample]))
+        for number, used in enumerate(sequences):
             if used + lengths[sample] <= max_length:
-                found = min(found, least(sample + 1, (*rows[:number], used + lengths[sample], *rows[number + 1 :])))
+                found = min(
+                    found, least(sample + 1, (*sequences[:number], used + lengths[sample], *sequences[number + 1 :]))
+                )
         return found
 
     return least(0, ())
@@ -184,7 +188,7 @@ def fewest_rows(lengths: Sequence[int], max_length: int) -> int:
 
 
 @dataclass
-class PaddedRow:
+class PaddedSequence:
     input_ids: list[int] = field(default_factory=list)
     labels: list[int] = field(default_factory=list)
     position_ids: list[int] = field(default_factory=list)
@@ -193,27 +197,27 @@ class PaddedRow:
     """Of each image"""
 
 
-def padded_row(
+def padded_sequence(
     samples: Sequence[tuple[Sequence[int], Sequence[int], int]], *, length: int, image_id: int, image_tokens: int
-) -> PaddedRow:
-    """samples: ids, labels and number of images of each. Written position by position."""
-    row = PaddedRow()
+) -> PaddedSequence:
+    """samples: ids, labels and number of images of each. Written token by token."""
+    sequence = PaddedSequence()
     for segment, (ids, labels, images) in enumerate(samples, start=1):
         position = 0
         for index, (token, label) in enumerate(zip(ids, labels, strict=True)):
             is_image = images > 0 and token == image_id
             if is_image:
-                row.first_positions.append(len(row.input_ids))
+                sequence.first_positions.append(len(sequence.input_ids))
             for _ in range(image_tokens if is_image else 1):
-                row.input_ids.append(token)
-                row.labels.append(-100 if position == 0 else label)
-                row.position_ids.append(position)
-                row.segment_ids.append(segment)
+                sequence.input_ids.append(token)
+                sequence.labels.append(-100 if position == 0 else label)
+                sequence.position_ids.append(position)
+                sequence.segment_ids.append(segment)
                 position += 1
             assert position > index
-    while len(row.input_ids) < length:
-        row.input_ids.append(0)
-        row.labels.append(-100)
-        row.position_ids.append(0)
-        row.segment_ids.append(0)
-    return row
+    while len(sequence.input_ids) < length:
+        sequence.input_ids.append(0)
+        sequence.labels.append(-100)
+        sequence.position_ids.append(0)
+        sequence.segment_ids.append(0)
+    return sequence

@@ -159,7 +159,7 @@ def bench_workers(folder: Path, count: int, repeats: int) -> None:
     one = statistics.median(rates[1])
     for workers, found in rates.items():
         print(f"| {workers} | {statistics.median(found):,.0f} | {statistics.median(found) / one:.2f}x |")
-    print("\nwanted: 2 workers at least 1.70x of one\n", flush=True)
+    print("\nexpected: 2 workers at least 1.70x of one\n", flush=True)
 
 
 def bench_rebuild(folder: Path, count: int) -> None:

@@ -162,7 +162,7 @@ def _check_encoder(encoder: EncoderConfig) -> list[str]:
     loads_file = kind == "qwen_vl" or (kind == "open_clip" and encoder.name is not None and ":" not in encoder.name)
     want(loads_file or encoder.weights is None, "weights", f"none: {_WEIGHTS_FROM[kind]}")
     needs_file = loads_file and not encoder.config
-    want(not needs_file or encoder.weights is not None, "weights", _WEIGHTS_WANTED.get(kind, ""))
+    want(not needs_file or encoder.weights is not None, "weights", _WEIGHTS_EXPECTED.get(kind, ""))
     want(kind != "qwen_vl" or encoder.layer is None, "layer", "none: QWen-VL's resampler reads the last layer")
     want(kind != "qwen_vl" or not encoder.class_token, "class_token", "false: QWen-VL's tower has no class token")
     sized = kind in ("hf", "qwen_vl")
@@ -185,7 +185,7 @@ _WEIGHTS_FROM = {
     "tiny": "a tiny encoder is random",
     "qwen_vl": "",
 }
-_WEIGHTS_WANTED = {
+_WEIGHTS_EXPECTED = {
     "open_clip": "a pretrained tag such as openai, or a weights file",
     "qwen_vl": "the file that tools/extract_qwen_vl.py writes",
 }

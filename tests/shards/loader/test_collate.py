@@ -81,7 +81,7 @@ def test_arrays_equal_those_written_position_by_position(
     length = max((sequence_length(sequence, image_tokens) for sequence in sequences), default=0) + padding
     out = collated(sequences, image_tokens=image_tokens, length=length, dtype=dtype)
     expected = [
-        oracles_order.padded_row(
+        oracles_order.padded_sequence(
             [(one.ids.tolist(), one.labels.tolist(), len(one.images)) for one in sequence],
             length=length,
             image_id=IMAGE_ID,

@@ -334,7 +334,7 @@ def test_with_a_window_a_shard_is_read_in_one_stretch_of_a_cycle(window: int, dr
 
 @pytest.mark.parametrize("window", [1, 50, 128])
 def test_with_a_window_a_stretch_of_draws_touches_few_shards(window: int) -> None:
-    """n draws are within n + 2 (window - 1) places of the sequence of shards of b samples each."""
+    """n draws are within n + 2 (window - 1) places of the order of shards, so they touch few shards."""
     shards_of_hundred, length = 100, 200
     found = Order([Draws("one", (100,) * shards_of_hundred, 10_000)], key=2, window=window)
     touched_shards = found.samples(0, 0, 10_000) // 100

@@ -44,7 +44,7 @@ def test_packing_equals_its_slow_twin(samples: list[tuple[int, int]], max_images
 @example([6, 6, 6, 5, 5, 5, 4, 3])
 def test_packing_needs_at_most_eleven_ninths_of_the_fewest_sequences_and_one(lengths: list[int]) -> None:
     got = len(best_fit(lengths, [0] * len(lengths), max_length=LIMIT))
-    fewest = oracles_order.fewest_rows(lengths, LIMIT)
+    fewest = oracles_order.fewest_sequences(lengths, LIMIT)
     assert fewest >= math.ceil(sum(lengths) / LIMIT)
     assert fewest <= got <= 11 / 9 * fewest + 1
 

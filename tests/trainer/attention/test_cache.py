@@ -1,4 +1,4 @@
-"""MMCA with a KV cache gives what whole rows give without one."""
+"""MMCA with a KV cache gives what whole sequences give without one."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ NEW_TOKENS = 6
 CACHE = cache_argument()
 
 
-class CachedRows:
+class CachedSequences:
     """Rows that a model reads piece by piece: its KV cache, and which of the tokens in it are images or padding."""
 
     def __init__(self, model: Any, num_rows: int) -> None:
@@ -64,7 +64,7 @@ class CachedRows:
 
 
 def without_cache(model: Any, ids: torch.Tensor, is_image: torch.Tensor) -> torch.Tensor:
-    """One row without padding: every step computes the whole row again. Gives the new tokens' logits."""
+    """One sequence without padding: every step computes all of it again. Gives the new tokens' logits."""
     steps = []
     for _ in range(NEW_TOKENS):
         last = logits(model, ids, is_image)[:, -1]
@@ -79,14 +79,14 @@ def test_a_batch_of_padded_prompts_is_answered_as_each_prompt_is_without_a_cache
     prompts = ["tiitttiit", "ttt", "itiiit"]
     ids = [random_ids(1, 30)[:, 10 * n : 10 * n + len(text)] for n, text in enumerate(prompts)]
     width = max(map(len, prompts))
-    rows = CachedRows(model, len(prompts))
-    last = rows.read(
+    cached = CachedSequences(model, len(prompts))
+    last = cached.read(
         torch.cat([functional.pad(one, (width - one.shape[1], 0)) for one in ids]),
         kinds(*(text.rjust(width, "t") for text in prompts)),
         torch.tensor([[0] * (width - len(text)) + [1] * len(text) for text in prompts]),
     )
     expected = torch.cat([without_cache(model, one, kinds(text)) for one, text in zip(ids, prompts, strict=True)])
-    torch.testing.assert_close(rows.answer(last), expected)
+    torch.testing.assert_close(cached.answer(last), expected)
 
 
 @pytest.mark.usefixtures("no_gradients")
@@ -97,11 +97,11 @@ def test_a_batch_of_padded_prompts_is_answered_as_each_prompt_is_without_a_cache
 def test_a_later_round_with_a_new_image_continues_from_the_cache(
     model: Any, new_round: str, as_embeddings: bool
 ) -> None:
-    rows = CachedRows(model, 1)
+    cached = CachedSequences(model, 1)
     new_ids, new_kinds = random_ids(1, 7), kinds("tiittit")
     ids, is_image = new_ids, new_kinds
     for _ in range(3):
-        answer = rows.answer(rows.read(new_ids, new_kinds, as_embeddings=as_embeddings))
+        answer = cached.answer(cached.read(new_ids, new_kinds, as_embeddings=as_embeddings))
         expected = without_cache(model, ids, is_image)
         torch.testing.assert_close(answer, expected)
         said = expected.argmax(-1)
@@ -115,17 +115,17 @@ def test_a_later_round_with_a_new_image_continues_from_the_cache(
 def test_later_rounds_of_a_batch_never_see_the_padding_between_them() -> None:
     model = make("llama")
     ids = random_ids(2, 40)
-    rows = CachedRows(model, 2)
-    first = rows.answer(
-        rows.read(ids[:, :5], kinds("tiitt", "ttttt"), torch.tensor([[1, 1, 1, 1, 1], [0, 0, 0, 1, 1]]))
+    cached = CachedSequences(model, 2)
+    first = cached.answer(
+        cached.read(ids[:, :5], kinds("tiitt", "ttttt"), torch.tensor([[1, 1, 1, 1, 1], [0, 0, 0, 1, 1]]))
     )
     said = first.argmax(-1)
     new_ids = torch.cat([said[:, -1:], ids[:, 5:9]], dim=1)
     mask = torch.tensor([[1, 0, 1, 1, 1], [1, 1, 1, 1, 1]])
-    second = rows.answer(rows.read(new_ids, kinds("tttit", "tiitt"), mask))
+    second = cached.answer(cached.read(new_ids, kinds("tttit", "tiitt"), mask))
     width = 5 + NEW_TOKENS + 4
-    both, is_image = torch.cat([ids[:, :5], said[:, :-1], new_ids], dim=1), rows.is_image[:, :width]
-    real = rows.mask[:, :width] == 1
+    both, is_image = torch.cat([ids[:, :5], said[:, :-1], new_ids], dim=1), cached.is_image[:, :width]
+    real = cached.mask[:, :width] == 1
     alone = [(both[row : row + 1, real[row]], is_image[row : row + 1, real[row]]) for row in range(2)]
     torch.testing.assert_close(second, torch.cat([without_cache(model, *one) for one in alone]))
 
@@ -135,8 +135,8 @@ def test_later_rounds_of_a_batch_never_see_the_padding_between_them() -> None:
 def test_adapters_of_lora_answer_from_the_cache() -> None:
     model = with_lora("llama")
     ids, is_image = random_ids(2, 7), kinds("tiittit", "ttttiit")
-    rows = CachedRows(model, 2)
-    torch.testing.assert_close(rows.answer(rows.read(ids, is_image)), without_cache(model, ids, is_image))
+    cached = CachedSequences(model, 2)
+    torch.testing.assert_close(cached.answer(cached.read(ids, is_image)), without_cache(model, ids, is_image))
 
 
 def test_the_generate_of_transformers_is_refused_since_it_passes_no_layout() -> None:

@@ -45,8 +45,8 @@ def causal() -> VisionChatModel:
     return model_batches.make()
 
 
-def image_counts(rows: list[list[list[int]]]) -> list[int]:
-    return [sample.count(IMAGE) // IMAGE_TOKENS for row in rows for sample in row]
+def image_counts(sequences: list[list[list[int]]]) -> list[int]:
+    return [sample.count(IMAGE) // IMAGE_TOKENS for sequence in sequences for sample in sequence]
 
 
 def attend_by(kernel: str, preset: str) -> VisionChatModel:
@@ -60,16 +60,16 @@ def attend_by(kernel: str, preset: str) -> VisionChatModel:
 def test_a_packed_sample_is_as_if_alone(preset: str, kernel: str) -> None:
     model = attend_by(kernel, preset)
     first, second, third = SAMPLES
-    rows = [[first, second, third], [third], [second, second, first]]
-    counts = image_counts(rows)
+    sequences = [[first, second, third], [third], [second, second, first]]
+    counts = image_counts(sequences)
     images = random_images(sum(counts))
-    inputs = layout(rows, 30)
+    inputs = layout(sequences, 30)
     out = model(**inputs, images=images, reduction="sample")
     logits = model.logits(BatchFields(**inputs, images=images))
     # transformers' eager attention takes its softmax in float32
     rtol, atol = (1e-3, 1e-5) if kernel == "eager" else (1e-7, 1e-9)
     number = 0
-    for row, samples in enumerate(rows):
+    for row, samples in enumerate(sequences):
         start = 0
         for sample in samples:
             seen = images[sum(counts[:number]) : sum(counts[: number + 1])]
@@ -137,10 +137,10 @@ samples = st.lists(texts | st.just(IMAGE_IDS), min_size=1, max_size=4).map(
 )
 
 
-@given(rows=st.lists(st.lists(samples, min_size=1, max_size=3), min_size=1, max_size=3), spare=st.integers(0, 3))
+@given(sequences=st.lists(st.lists(samples, min_size=1, max_size=3), min_size=1, max_size=3), spare=st.integers(0, 3))
 @settings(max_examples=25)
-def test_images_land_in_their_places(causal: VisionChatModel, rows: list[list[list[int]]], spare: int) -> None:
-    inputs = layout(rows, max(sum(map(len, row)) for row in rows) + spare)
+def test_images_land_in_their_places(causal: VisionChatModel, sequences: list[list[list[int]]], spare: int) -> None:
+    inputs = layout(sequences, max(sum(map(len, sequence)) for sequence in sequences) + spare)
     images = random_images(len(inputs["image_slots"]))
     found = causal.embed(inputs["input_ids"], images, inputs["image_slots"])
     torch.testing.assert_close(found, by_hand(causal, inputs, images))
@@ -174,18 +174,18 @@ def test_images_and_places_that_do_not_fit_are_refused(change: str, causal: Visi
 def test_logits_are_computed_where_the_next_token_is_trained_and_nowhere_else(
     causal: VisionChatModel, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    rows: list[int] = []
-    hook = causal.decoder.get_output_embeddings().register_forward_hook(lambda _, __, out: rows.append(len(out)))
+    counts: list[int] = []
+    hook = causal.decoder.get_output_embeddings().register_forward_hook(lambda _, __, out: counts.append(len(out)))
     inputs, images = layout([SAMPLES] * 2, 64), random_images(6)
     with torch.no_grad():
         loss = causal(**inputs, images=images)
-        assert sum(rows) == loss.tokens == 2 * (4 + 2 + 3)
-        rows.clear()
+        assert sum(counts) == loss.tokens == 2 * (4 + 2 + 3)
+        counts.clear()
         monkeypatch.setattr(model_module, "LOGITS_AT_ONCE", 5 * model_batches.VOCABULARY)
         chunked = causal(**inputs, images=images)
     hook.remove()
-    assert len(rows) == 4
-    assert max(rows) <= 5
+    assert len(counts) == 4
+    assert max(counts) <= 5
     torch.testing.assert_close(chunked.total, loss.total)
 
 
