@@ -233,7 +233,7 @@ def test_a_prompt_alone_has_nothing_trained(template: str, byte_tokenizer: dst.T
     assert prompt.ids.dtype == prompt.labels.dtype == np.int32
 
 
-def test_no_messages_are_no_tokens(byte_tokenizer: dst.TextTokenizer) -> None:
+def test_no_messages_give_no_tokens(byte_tokenizer: dst.TextTokenizer) -> None:
     assert len(chat_of("chatml", byte_tokenizer).encode([]).ids) == 0
 
 

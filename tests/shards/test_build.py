@@ -229,7 +229,7 @@ def test_a_sample_that_is_not_there_is_an_index_error(build: Build) -> None:
             shard[row]
 
 
-def test_a_folder_without_manifest_is_no_build(tmp_path: Path) -> None:
+def test_a_folder_without_manifest_is_not_a_build(tmp_path: Path) -> None:
     for folder in (tmp_path, tmp_path / "nowhere"):
         with pytest.raises(ShardError, match=r"no manifest\.json there; it is not a finished build"):
             shards.open(folder)
@@ -509,7 +509,9 @@ def test_a_sample_whose_index_counts_are_wrong_is_refused(tmp_path: Path) -> Non
             Shard(LocalStore(tmp_path), info)[0]
 
 
-def test_a_sample_that_is_no_token_array_or_no_json_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_sample_that_is_not_a_token_array_or_not_json_is_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     def written(name: str, replacement: Callable[[Any], bytes]) -> Shard:
         with monkeypatch.context() as patch:
             patch.setattr(f"shards.format.writer.{name}", replacement)

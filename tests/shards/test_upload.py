@@ -98,8 +98,8 @@ def test_an_interrupted_upload_never_leaves_a_manifest_that_names_missing_files(
         publish(folder, flaky)
         store, writes = RemoteStore(flaky), iter(range(20))
 
-        def stop_now(size: int, *, at: int = stop, writes: Iterator[int] = writes) -> None:
-            if next(writes) == at:
+        def stop_now(size: int, *, last_write: int = stop, writes: Iterator[int] = writes) -> None:
+            if next(writes) == last_write:
                 raise KeyboardInterrupt
 
         with contextlib.suppress(KeyboardInterrupt):

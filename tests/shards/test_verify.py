@@ -211,9 +211,9 @@ SOUND = draft(1, num_images=2)
 IDS, LABELS = SOUND.tokens
 
 
-def changed(values: np.ndarray, place: int, value: int) -> np.ndarray:
+def changed(values: np.ndarray, index: int, value: int) -> np.ndarray:
     copy = values.copy()
-    copy[place] = value
+    copy[index] = value
     return copy
 
 
@@ -317,7 +317,7 @@ def test_the_same_image_under_other_names_on_both_sides_is_a_note(tmp_path: Path
     assert "alpha/eval-00000" in note
 
 
-def test_equal_metadata_or_tokens_on_both_sides_are_no_note(tmp_path: Path) -> None:
+def test_equal_metadata_or_tokens_on_both_sides_give_no_note(tmp_path: Path) -> None:
     build = Handmade(tmp_path)
     build.add([draft(1, num_images=0)])
     build.add(
@@ -396,7 +396,7 @@ def test_verify_changes_nothing(build: Path) -> None:
     assert {path: (path.read_bytes(), path.stat().st_mtime_ns) for path in files(build)} == before
 
 
-def test_what_energon_adds_is_no_problem_unless_its_tar_is_gone(build: Path) -> None:
+def test_what_energon_adds_is_not_a_problem_unless_its_tar_is_gone(build: Path) -> None:
     shard = shards.open(build).manifest.datasets["alpha"].shards["train"][0]
     for name in ("shards/.nv-meta/split.yaml", "shards/alpha/.nv-meta/index.sqlite", f"{shard.path}.idx"):
         (build / name).parent.mkdir(exist_ok=True)

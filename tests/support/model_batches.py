@@ -74,11 +74,11 @@ def layout(sequences: Sequence[Sequence[list[int]]], length: int | None = None) 
             labels[number, start + 1 : end] = torch.where(tokens == IMAGE, -100, tokens)[1:]
             positions[number, start:end] = torch.arange(len(sample))
             segments[number, start:end] = segment
-            at = 0
-            while IMAGE in sample[at:]:
-                at = sample.index(IMAGE, at)
-                slots.append((number, start + at))
-                at += IMAGE_TOKENS
+            slot = 0
+            while IMAGE in sample[slot:]:
+                slot = sample.index(IMAGE, slot)
+                slots.append((number, start + slot))
+                slot += IMAGE_TOKENS
             start = end
     return {
         "input_ids": ids,

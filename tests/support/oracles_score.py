@@ -123,11 +123,11 @@ def bleu(candidates: Sequence[Words], references: Sequence[Sequence[Words]], ord
         if not right:
             return 0.0
         logarithms.append(math.log(right / total))
-    given = sum(len(candidate) for candidate in candidates)
+    candidate_words = sum(len(candidate) for candidate in candidates)
     expected = 0
     for candidate, own in zip(candidates, references, strict=True):
         expected += min((abs(len(reference) - len(candidate)), len(reference)) for reference in own)[1]
-    penalty = 1.0 if given >= expected else math.exp(1 - expected / given)
+    penalty = 1.0 if candidate_words >= expected else math.exp(1 - expected / candidate_words)
     return penalty * math.exp(sum(logarithms) / order)
 
 

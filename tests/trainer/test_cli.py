@@ -136,7 +136,7 @@ def test_a_process_ends_with_the_code_that_its_command_gave(end: str, code: int,
     assert printed == (["exit handler"] if trained else ["exit handler", "torn down"])
 
 
-def test_a_closed_pipe_at_the_very_end_is_no_traceback(tmp_path: Path) -> None:
+def test_a_closed_pipe_at_the_very_end_gives_no_traceback(tmp_path: Path) -> None:
     code = PROGRAM.format(
         before="sys.modules['trainer.distributed.deepspeed_engine'] = None\nprint('much' * 9)\ncli.main = int"
     )

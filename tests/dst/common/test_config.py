@@ -200,7 +200,7 @@ def test_all_mistakes_are_reported_at_once() -> None:
 
 
 @pytest.mark.parametrize("value", [None, [], "text", 3])
-def test_what_is_no_mapping_is_one_problem(value: object) -> None:
+def test_what_is_not_a_mapping_is_one_problem(value: object) -> None:
     made, (problem,) = build(Tree, value)
     assert made is None
     assert problem.startswith("the file: got ")

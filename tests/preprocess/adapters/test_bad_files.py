@@ -120,7 +120,7 @@ def run_command(folder: Path, *more: str) -> subprocess.CompletedProcess[str]:
 
 
 @pytest.mark.parametrize("kind", ["pipe", "folder", "dangling link", "loop"])
-def test_an_annotation_path_that_is_no_file_is_named_and_never_waited_for(tmp_path: Path, kind: str) -> None:
+def test_an_annotation_path_that_is_not_a_file_is_named_and_never_waited_for(tmp_path: Path, kind: str) -> None:
     blend = chat_blend(tmp_path, [chat_record(0)])
     path = tmp_path / "mine/more.jsonl"
     match kind:

@@ -116,7 +116,7 @@ def test_an_image_entry_that_cannot_be_used_is_one_reject(tmp_path: Path, change
         ({"raw": "Again.", "sentid": 7}, "duplicate_id"),
     ],
 )
-def test_a_bad_sentence_is_refused_alone_and_is_no_reference(tmp_path: Path, sentence: Any, reason: str) -> None:
+def test_a_bad_sentence_is_refused_alone_and_is_not_a_reference(tmp_path: Path, sentence: Any, reason: str) -> None:
     sentences = [{"raw": "A cat.", "sentid": 7}, sentence, {"raw": "Two  cats .\n", "sentid": 8}]
     made = adapted("coco_caption", tmp_path, {"d.json": {"images": [entry(sentences=sentences)]}})
     assert [name for _, name in rejects(made)] == [reason]

@@ -261,7 +261,7 @@ def test_a_parquet_row_that_is_not_utf8_is_refused_alone(tmp_path: Path) -> None
     assert conversations(made)[0].id == "t/b"
 
 
-def test_a_file_that_is_no_parquet_is_refused_by_name(tmp_path: Path) -> None:
+def test_a_file_that_is_not_a_parquet_is_refused_by_name(tmp_path: Path) -> None:
     with pytest.raises(DataError, match=r"t\.parquet: cannot be read as Parquet"):
         adapted("chat", tmp_path, {"t.parquet": "nothing"})
 

@@ -138,7 +138,7 @@ def test_a_file_cut_at_any_byte_never_passes_for_a_whole_one(tmp_path: Path, win
             list(array_items(written(tmp_path, text[:length]), *keys))
 
 
-def test_a_byte_order_mark_is_no_part_of_the_document(tmp_path: Path, window: int) -> None:
+def test_a_byte_order_mark_is_not_part_of_the_document(tmp_path: Path, window: int) -> None:
     path = tmp_path / "bom.json"
     path.write_bytes(b"\xef\xbb\xbf [1]")
     assert list(array_items(path)) == [1]
@@ -149,7 +149,7 @@ def test_repeated_keys_are_all_given(tmp_path: Path) -> None:
     assert list(object_items(written(tmp_path, '{"a": 1, "a": 2}'))) == [("a", 1), ("a", 2)]
 
 
-def test_the_outline_of_what_is_no_object_is_empty(tmp_path: Path) -> None:
+def test_the_outline_of_what_is_not_an_object_is_empty(tmp_path: Path) -> None:
     assert list(outline(written(tmp_path, "[1]"))) == []
     assert list(outline(written(tmp_path, ""))) == []
     assert first_character(tmp_path / "document.json") == ""

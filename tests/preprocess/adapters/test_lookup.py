@@ -68,7 +68,7 @@ def test_the_example_reads_its_layout_and_accounts_for_every_record(tmp_path: Pa
     ],
     ids=["dict", "function", "no tuple", "no pattern", "no function", "no text", "no options"],
 )
-def test_an_object_that_is_no_adapter_says_what_was_expected(source: str, expected: str, folder: Path) -> None:
+def test_an_object_that_is_not_an_adapter_says_what_was_expected(source: str, expected: str, folder: Path) -> None:
     write_module(folder, "lines", source)
     with pytest.raises(ConfigError) as caught:
         find_adapter("lines:ADAPTER", "datasets.0 (x).adapter")

@@ -144,7 +144,7 @@ def test_a_place_with_other_files_takes_no_build(blend: Path) -> None:
     assert set(files.find("/mine")) == {"/mine/thesis.tex"}
 
 
-def test_commands_tell_in_one_line_that_there_is_no_build(bucket: str) -> None:
+def test_commands_report_in_one_line_that_there_is_no_build(bucket: str) -> None:
     done = run("verify", "--build", f"{bucket}/nowhere")
     assert done.returncode == 1
     problem = f"{bucket}/nowhere: no manifest.json there; it is not a finished build"

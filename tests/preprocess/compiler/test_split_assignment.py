@@ -126,7 +126,7 @@ def test_in_a_giant_only_what_official_eval_shows_is_held_out() -> None:
     assert got[100:102] == [EVAL, EVAL]
 
 
-def test_a_component_of_eight_groups_is_no_giant_however_small_the_blend() -> None:
+def test_a_component_of_eight_groups_is_not_a_giant_however_small_the_blend() -> None:
     eight = [(list(range(8)), 0, False), ([0], 1, True)]
     assert sides(eight, share=0.01, seed=0) == [EVAL, EVAL]
     nine = [(list(range(9)), 0, False), ([0], 1, True)]

@@ -66,7 +66,7 @@ def test_the_current_files_of_a_store_are_all_that_the_cache_holds_of_it(
         assert not current_files(path, cache) & named
 
 
-def test_what_is_no_archive_is_not_prepared_and_has_no_current_files(tmp_path: Path) -> None:
+def test_what_is_not_an_archive_is_not_prepared_and_has_no_current_files(tmp_path: Path) -> None:
     for path in (tmp_path / "absent.zip", tmp_path / "a.zip"):
         assert not is_prepared(path, tmp_path / "cache")
         with pytest.raises(DataError, match=path.name):
@@ -131,7 +131,7 @@ def test_a_damaged_index_is_a_data_error(tmp_path: Path) -> None:
         ("a.parquet", b"PAR1" + b"x" * 50, "damaged Parquet"),
     ],
 )
-def test_a_file_that_is_no_archive_is_a_data_error(name: str, data: bytes, message: str, tmp_path: Path) -> None:
+def test_a_file_that_is_not_an_archive_is_a_data_error(name: str, data: bytes, message: str, tmp_path: Path) -> None:
     (tmp_path / name).write_bytes(data)
     with pytest.raises(DataError, match=message) as caught:
         prepare_store(tmp_path / name, tmp_path / "cache")

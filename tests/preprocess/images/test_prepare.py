@@ -360,7 +360,7 @@ def test_noise_behind_a_magic_number_is_an_image_error(start: bytes, rest: bytes
 
 @pytest.mark.parametrize("error", [MemoryError(), ImageFile._get_oserror(-9, encoder=False)])
 @pytest.mark.parametrize("policy", [DECODE, RESIZED])
-def test_memory_that_runs_out_is_no_answer_about_an_image(
+def test_memory_that_runs_out_says_nothing_about_an_image(
     error: Exception, policy: ImagePolicy, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The second error is the one that Pillow makes of a decoder's own number for it."""

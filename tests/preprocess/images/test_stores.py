@@ -75,11 +75,11 @@ def test_a_name_cannot_leave_any_kind_of_store(kind: str, files: dict[str, bytes
 
 
 @pytest.mark.parametrize("name", ["a\\b.jpg", "..\\a.jpg", "a\0.jpg", "a/\0", "y" * 300, "\ud800.jpg"])
-def test_a_name_that_is_no_file_name_is_an_image_path_error_in_a_folder(name: str, tmp_path: Path) -> None:
+def test_a_name_that_is_not_a_file_name_is_an_image_path_error_in_a_folder(name: str, tmp_path: Path) -> None:
     assert reason(FolderStore(tmp_path), name) == "image_path"
 
 
-def test_names_with_dots_that_are_no_steps_are_fine(tmp_path: Path) -> None:
+def test_names_with_dots_that_are_not_steps_are_fine(tmp_path: Path) -> None:
     files = dict.fromkeys(("..a", "a..", "...", "a/.b", "b/..c/d.", ".hidden"), b"x")
     as_folder(tmp_path / "f", files)
     assert all(opened(tmp_path / "f").read(name) == b"x" for name in files)
@@ -123,7 +123,7 @@ PASSING = [errno.EIO, errno.ESTALE, errno.EACCES, errno.EMFILE, errno.ENFILE, er
 
 @pytest.mark.parametrize("code", PASSING)
 @pytest.mark.parametrize("call", ["open", "fstat", "pread"])
-def test_an_error_that_may_pass_is_no_answer_about_an_image_in_a_folder(
+def test_an_error_that_may_pass_says_nothing_about_an_image_in_a_folder(
     call: str, code: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     (tmp_path / "a").write_bytes(b"x")
@@ -169,7 +169,7 @@ def test_a_folder_that_is_gone_says_nothing_of_its_images(tmp_path: Path) -> Non
 
 @pytest.mark.parametrize("kind", [kind for kind in KINDS if kind != "folder"])
 @pytest.mark.parametrize("code", PASSING[:2])
-def test_an_error_that_may_pass_is_no_answer_about_an_image_in_an_archive(
+def test_an_error_that_may_pass_says_nothing_about_an_image_in_an_archive(
     kind: str, code: int, files: dict[str, bytes], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     KINDS[kind](tmp_path / kind, files)

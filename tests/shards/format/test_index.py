@@ -136,7 +136,7 @@ def test_an_index_with_other_columns_is_refused(tmp_path: Path, change: str) -> 
 
 
 @pytest.mark.parametrize("content", [b"", b"ARROW1", b"ARROW1\0\0" * 20, b"{}" * 300], ids=["empty", "cut", "a", "b"])
-def test_a_file_that_is_no_index_is_refused(tmp_path: Path, content: bytes) -> None:
+def test_a_file_that_is_not_an_index_is_refused(tmp_path: Path, content: bytes) -> None:
     (tmp_path / "index.arrow").write_bytes(content)
     with pytest.raises(ShardError, match=r"index\.arrow: the index cannot be read"):
         open_index(tmp_path / "index.arrow")

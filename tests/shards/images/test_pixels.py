@@ -68,7 +68,7 @@ def test_a_missing_key_is_an_error(field: str) -> None:
 
 
 @pytest.mark.parametrize("image", [None, [], "crop"])
-def test_an_image_config_that_is_no_object_is_an_error(image: object) -> None:
+def test_an_image_config_that_is_not_an_object_is_an_error(image: object) -> None:
     with pytest.raises(FieldError, match=r"config\.image: got .*; expected an object"):
         from_json(Geometry, image, "config.image")
 

@@ -145,7 +145,7 @@ def test_sequences_without_samples_are_all_padding(length: int) -> None:
     assert out.labels.tolist() == [[IGNORE] * length] * 2
 
 
-def test_no_sequences_are_no_arrays() -> None:
+def test_no_sequences_give_no_arrays() -> None:
     assert collated([], image_tokens=4, length=6).input_ids.shape == (0, 6)
 
 

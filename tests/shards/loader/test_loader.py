@@ -55,10 +55,10 @@ def test_a_batch_holds_its_samples_as_the_build_does(build: Build) -> None:
             assert batch.position_ids[sequence][mine].tolist() == list(range(len(ids)))
             start = int(mine.nonzero()[0])
             for image in sample.images:
-                in_sequence, at = batch.image_slots[seen].tolist()
+                in_sequence, first_token = batch.image_slots[seen].tolist()
                 assert in_sequence == sequence
-                assert start <= at < start + len(ids)
-                assert (batch.input_ids[sequence, at : at + IMAGE_TOKENS] == image_id).all()
+                assert start <= first_token < start + len(ids)
+                assert (batch.input_ids[sequence, first_token : first_token + IMAGE_TOKENS] == image_id).all()
                 pixels = batch.images[seen]
                 assert np.array_equal(pixels.permute(1, 2, 0).numpy(), decode_pillow(image, geometry))
                 seen += 1
@@ -224,17 +224,18 @@ def test_an_epoch_of_training_draws_what_the_manifest_says(build: Build) -> None
 
 @pytest.mark.parametrize("packed", [True, False])
 def test_a_cursor_says_how_many_epochs_were_given_out(build: Build, packed: bool) -> None:
-    given, samples = loader(build, epochs=3, batch_size=2, packed=packed), 0
-    assert given.epochs_before(0) == 0
-    for batch in given:
+    batches, samples = loader(build, epochs=3, batch_size=2, packed=packed), 0
+    assert batches.epochs_before(0) == 0
+    for batch in batches:
         samples += sum(map(len, batch.samples))
-        assert given.epochs_before(given.state_dict()["cursor"]) == pytest.approx(samples / given.epoch_length)
+        assert batches.epochs_before(batches.state_dict()["cursor"]) == pytest.approx(samples / batches.epoch_length)
 
 
 def test_the_sequences_of_some_epochs_can_be_counted_before_they_are_read(build: Build) -> None:
     for packed in (True, False):
-        given = loader(build, epochs=2, batch_size=1, packed=packed)
-        assert given.count_sequences(2) == len(list(given)) > given.count_sequences(1) > given.count_sequences(0) == 0
+        batches = loader(build, epochs=2, batch_size=1, packed=packed)
+        counts = [batches.count_sequences(epochs) for epochs in range(3)]
+        assert counts[2] == len(list(batches)) > counts[1] > counts[0] == 0
 
 
 @pytest.mark.parametrize("ranks", [1, 2, 8])

@@ -183,7 +183,7 @@ def test_positions_that_an_epoch_does_not_have_are_refused(epoch: int, start: in
         Order([Draws("one", (70,), 70)], key=1).samples(epoch, start, stop)
 
 
-def test_an_order_is_no_sequence_that_a_loop_could_run_through_for_ever() -> None:
+def test_an_order_is_not_a_sequence_that_a_loop_could_run_through_for_ever() -> None:
     with pytest.raises(TypeError):
         iter(Order([Draws("one", (70,), 70)], key=1))  # type: ignore[call-overload]
 

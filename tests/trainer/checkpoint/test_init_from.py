@@ -187,7 +187,7 @@ def test_mmca_that_the_exports_decoder_cannot_do_is_refused(build: Build, tmp_pa
         assemble(config, opened.manifest.facts())
 
 
-def test_a_start_that_is_no_export_says_how_to_make_one(build: Build, tmp_path: Path) -> None:
+def test_a_start_that_is_not_an_export_says_how_to_make_one(build: Build, tmp_path: Path) -> None:
     path = second_stage(tmp_path, tmp_path / "nowhere", tmp_path / "run")
     with pytest.raises(ConfigError) as caught:
         prepare(path, (), 1, loads_model=True)

@@ -164,7 +164,7 @@ def test_a_file_of_another_form_is_refused(root: Path, content: bytes, problem: 
         read_dialogues(path, root=root)
 
 
-def test_a_byte_order_mark_is_no_fault(root: Path) -> None:
+def test_a_byte_order_mark_is_not_a_fault(root: Path) -> None:
     path = root.parent / "eval.json"
     path.write_bytes(b'\xef\xbb\xbf{"a": [["x"]]}')
     assert read_dialogues(path, root=root).complete

@@ -143,10 +143,10 @@ def test_the_best_checkpoint_is_exported_by_that_name(run: Path, build_of: expor
 
 
 def test_a_moved_build_is_found_by_its_option(run: Path, tmp_path: Path, build_of: exports.MakeBuild) -> None:
-    place = run / "checkpoints/step-00000003/checkpoint.json"
-    content = json.loads(place.read_text())
+    record = run / "checkpoints/step-00000003/checkpoint.json"
+    content = json.loads(record.read_text())
     content["config"]["build"] = str(tmp_path / "gone")
-    place.write_text(json.dumps(content))
+    record.write_text(json.dumps(content))
     with pytest.raises(ConfigError, match=r"gone.*--build"):
         export(run, tmp_path / "out")
     export(run, tmp_path / "out", build=build_of().store.location)
@@ -165,8 +165,8 @@ def test_a_checkpoint_that_is_missing_newer_or_damaged_is_reported(run: Path, tm
     shard.unlink()
     with pytest.raises(TrainError, match="rank-00001-000"):
         export(run, tmp_path / "out")
-    place = folder / "checkpoint.json"
-    place.write_text(json.dumps({**json.loads(place.read_text()), "version": 99}))
+    record = folder / "checkpoint.json"
+    record.write_text(json.dumps({**json.loads(record.read_text()), "version": 99}))
     with pytest.raises(ConfigError, match=r"newer.*update dsvl"):
         export(run, tmp_path / "out")
     assert not (tmp_path / "out").exists()

@@ -46,21 +46,21 @@ def text(length: int, seed: int) -> list[int]:
     return [random.Random(f"{seed} {number}").randrange(300, 1000) for number in range(length)]
 
 
-def recomputed(record: Loaded, given: Prompt, count: int) -> list[int]:
+def recomputed(record: Loaded, request: Prompt, count: int) -> list[int]:
     """The slow, obvious twin: the whole sequence through the model, without a cache, for every token."""
     model, tokenizer = record.model.eval(), record.chat_tokenizer.tokenizer
-    never = sorted(tokenizer.control_ids - {given.end_id})
-    ids: list[int] = given.ids.tolist()
-    slots = torch.tensor([(0, slot) for slot in given.slots], dtype=torch.int64).reshape(-1, 2)
+    never = sorted(tokenizer.control_ids - {request.end_id})
+    ids: list[int] = request.ids.tolist()
+    slots = torch.tensor([(0, slot) for slot in request.slots], dtype=torch.int64).reshape(-1, 2)
     for _ in range(count):
         row = torch.tensor([ids])
         with torch.no_grad():
-            logits = model.logits(unlabelled(row, given.images, slots))[0, -1]
+            logits = model.logits(unlabelled(row, request.images, slots))[0, -1]
         logits[never] = -torch.inf
         ids.append(int(logits[: tokenizer.vocabulary_size].argmax()))
-        if ids[-1] == given.end_id:
+        if ids[-1] == request.end_id:
             break
-    return ids[len(given.ids) :]
+    return ids[len(request.ids) :]
 
 
 PROMPTS = (
@@ -74,9 +74,9 @@ PROMPTS = (
 def test_greedy_answers_are_those_of_recomputing_everything_for_every_token(every: Loaded) -> None:
     generator = Generator(every.model, every.chat_tokenizer)
     for number, ids in enumerate(PROMPTS):
-        given = made(every, ids, seed=10 * number)
-        answer = list(generator.session().answer(given, Sampling(max_new_tokens=6)))
-        assert answer == recomputed(every, given, 6)
+        request = made(every, ids, seed=10 * number)
+        answer = list(generator.session().answer(request, Sampling(max_new_tokens=6)))
+        assert answer == recomputed(every, request, 6)
 
 
 def test_a_left_padded_batch_answers_as_each_prompt_alone(every: Loaded) -> None:
@@ -93,13 +93,13 @@ def test_later_rounds_with_new_images_feed_only_what_is_new_and_answer_as_if_all
         ([*text(4, 1), IMAGE, *text(3, 2)], [*text(2, 3), IMAGE, IMAGE, *text(20, 4)], text(5, 5))
     ):
         ids += new
-        given = made(every, ids, seed=3)
+        request = made(every, ids, seed=3)
         with Fed(every) as fed:
-            answer = list(session.answer(given, Sampling(max_new_tokens=5)))
-        assert answer == recomputed(every, given, 5), f"round {number}"
-        assert fed.positions == [len(given.ids) - read, *[1] * (len(answer) - 1)]
-        assert sum(fed.images) == len(given.slots) - images
-        read, images = len(given.ids) + len(answer) - 1, len(given.slots)
+            answer = list(session.answer(request, Sampling(max_new_tokens=5)))
+        assert answer == recomputed(every, request, 5), f"round {number}"
+        assert fed.positions == [len(request.ids) - read, *[1] * (len(answer) - 1)]
+        assert sum(fed.images) == len(request.slots) - images
+        read, images = len(request.ids) + len(answer) - 1, len(request.slots)
         ids += answer
 
 
@@ -111,9 +111,9 @@ def test_any_history_is_answered_as_it_is_whatever_was_read_before(data: st.Data
     session = Generator(record.model, record.chat_tokenizer).session()
     tokens = st.lists(st.sampled_from([IMAGE, 400, 401, 500]), min_size=1, max_size=7)
     for _ in range(3):
-        given = made(record, data.draw(tokens), seed=data.draw(st.sampled_from([0, 1])))
+        request = made(record, data.draw(tokens), seed=data.draw(st.sampled_from([0, 1])))
         count = data.draw(st.integers(1, 3))
-        assert list(session.answer(given, Sampling(max_new_tokens=count))) == recomputed(record, given, count)
+        assert list(session.answer(request, Sampling(max_new_tokens=count))) == recomputed(record, request, count)
 
 
 _RECORDS: dict[Attention, Loaded] = {}
@@ -137,8 +137,8 @@ def test_an_image_that_was_exchanged_is_read_again_and_nothing_before_it(record:
 
 def test_an_answer_that_nobody_wants_to_hear_to_its_end_leaves_a_sound_memory(record: Loaded) -> None:
     session = Generator(record.model, record.chat_tokenizer).session()
-    given = made(record, text(6, 1))
-    speaking: Any = session.answer(given, Sampling(max_new_tokens=9))
+    request = made(record, text(6, 1))
+    speaking: Any = session.answer(request, Sampling(max_new_tokens=9))
     heard = [next(speaking), next(speaking)]
     speaking.close()
     longer = made(record, [*text(6, 1), *heard, *text(2, 2)])
@@ -149,8 +149,8 @@ def test_an_answer_that_nobody_wants_to_hear_to_its_end_leaves_a_sound_memory(re
 
 def test_an_error_amid_the_layers_leaves_an_empty_memory(record: Loaded) -> None:
     session = Generator(record.model, record.chat_tokenizer).session()
-    given = made(record, text(6, 1))
-    list(session.answer(given, Sampling(max_new_tokens=2)))
+    request = made(record, text(6, 1))
+    list(session.answer(request, Sampling(max_new_tokens=2)))
     layer = record.model.decoder.base_model.get_submodule("layers.1")
     hook = layer.register_forward_pre_hook(_interrupt)
     longer = made(record, [*text(6, 1), *text(6, 2)])
@@ -260,9 +260,9 @@ def test_a_sliding_window_bounds_mmca_and_is_slid_by_causal_attention() -> None:
     ids = text(30, 1)
     for new in (text(4, 2), text(3, 3)):
         ids = [*ids, *new]
-        given = made(record, ids)
-        answer = list(session.answer(given, Sampling(max_new_tokens=4)))
-        assert answer == recomputed(record, given, 4)
+        request = made(record, ids)
+        answer = list(session.answer(request, Sampling(max_new_tokens=4)))
+        assert answer == recomputed(record, request, 4)
         ids = [*ids, *answer]
     changed = made(record, [*text(30, 1), *text(3, 9)])
     assert list(session.answer(changed, Sampling(max_new_tokens=4))) == recomputed(record, changed, 4)

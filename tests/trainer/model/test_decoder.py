@@ -183,7 +183,7 @@ def test_decoders_whose_samples_would_mix_are_refused() -> None:
     assert "takes no position_ids" in refused(config={"model_type": "bloom", **sizes}, attn_implementation="eager")
 
 
-def test_a_model_that_sees_by_itself_is_no_decoder() -> None:
+def test_a_model_that_sees_by_itself_is_not_a_decoder() -> None:
     message = refused(config={"model_type": "gemma3", "text_config": SIZES})
     assert "is a gemma3, which contains a text decoder (gemma3_text) and more" in message
 

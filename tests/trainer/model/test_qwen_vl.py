@@ -188,7 +188,7 @@ def refused(folder: Path, out: Path) -> str:
     return str(caught.value)
 
 
-def test_what_is_no_checkpoint_is_refused(checkpoint: Path, tmp_path: Path) -> None:
+def test_what_is_not_a_checkpoint_is_refused(checkpoint: Path, tmp_path: Path) -> None:
     out = tmp_path / "visual.safetensors"
     assert "no such folder" in refused(tmp_path / "nowhere", out)
     assert "holds none of" in refused(tmp_path, out)

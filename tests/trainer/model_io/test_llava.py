@@ -157,7 +157,7 @@ def test_siglip_of_open_clip_is_a_llava_too(
         ({"act_layer": "silu"}, "has SiLU"),
     ],
 )
-def test_another_vit_of_timm_is_no_llava(
+def test_another_vit_of_timm_is_not_a_llava(
     different: dict[str, Any], reason: str, timm_vit: Callable[..., dict[str, Any]], build_of: exports.MakeBuild
 ) -> None:
     config = exports.config_of(build_of(), encoder=timm_vit(**different))
@@ -261,7 +261,7 @@ def test_where_the_processor_cannot_be_exact_the_card_says_so(build_of: exports.
     ],
     ids=["mmca", "linear", "perceiver", "tiny", "dinov2", "layer scale", "logit scale"],
 )
-def test_what_is_no_llava_is_refused_by_transformers_with_the_reason(
+def test_what_is_not_a_llava_is_refused_by_transformers_with_the_reason(
     model: dict[str, Any], reason: str, build_of: exports.MakeBuild, tmp_path: Path
 ) -> None:
     build = build_of()

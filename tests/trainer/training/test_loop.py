@@ -137,7 +137,7 @@ def test_evaluation_gives_the_same_losses_on_any_number_of_ranks(build: Path, tm
 
 @pytest.mark.slow
 @pytest.mark.parametrize("ranks", [1, 2])
-def test_a_loss_that_is_no_number_ends_the_run_with_the_samples(build: Path, tmp_path: Path, ranks: int) -> None:
+def test_a_nan_or_infinite_loss_ends_the_run_with_the_samples(build: Path, tmp_path: Path, ranks: int) -> None:
     config = config_file(tmp_path, build, learning_rates={"decoder": 1e30}, checkpoints={"every": 1})
     done = train(config, ranks=ranks, code=1)
     assert "error: step 2: the loss is " in done.output or "error: step 1: the gradient is " in done.output

@@ -115,7 +115,7 @@ def test_evaluations_stand_between_the_steps(tmp_path: Path) -> None:
     assert json.dumps(read_journal(tmp_path)[0])
 
 
-def test_lines_go_to_a_stderr_that_is_no_terminal(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_lines_go_to_a_stderr_that_is_not_a_terminal(monkeypatch: pytest.MonkeyPatch) -> None:
     stderr = io.StringIO()
     monkeypatch.setattr("sys.stderr", stderr)
     with Terminal(10, done=0) as terminal:
