@@ -12,7 +12,7 @@ import pytest
 import yaml
 
 pytest.importorskip("torch")
-import trainer.compat
+import trainer.compat  # before transformers, which looks for torchvision
 
 pytest.importorskip("transformers")
 pytest.importorskip("peft")

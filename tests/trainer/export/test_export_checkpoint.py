@@ -1,4 +1,4 @@
-"""Exports of a run's checkpoints: adapters merged, all else as it was trained, and what is amiss is reported."""
+"""Exports of a run's checkpoints: adapters merged, all else as it was trained, and what is wrong is reported."""
 
 from __future__ import annotations
 

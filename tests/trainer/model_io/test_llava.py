@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 pytest.importorskip("torch")
-import trainer.compat
+import trainer.compat  # before transformers, which looks for torchvision
 
 transformers: Any = pytest.importorskip("transformers")
 pytest.importorskip("peft")

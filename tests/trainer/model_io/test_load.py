@@ -16,7 +16,7 @@ import pytest
 from tests.support.paths import ROOT
 
 pytest.importorskip("torch")
-import trainer.compat
+import trainer.compat  # before transformers, which looks for torchvision
 
 pytest.importorskip("transformers")
 pytest.importorskip("peft")
