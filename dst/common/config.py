@@ -153,6 +153,10 @@ def _problem(error: ErrorDetails, cls: type, place: Place) -> str:
     if error["type"] == "literal_error":
         hint = nearest(got, _choices(error)) if isinstance(got, str) else ""
         return f"got {got!r}; expected one of {', '.join(_choices(error))}{hint}"
+    if error["type"] == "float_type" and isinstance(got, int) and not isinstance(got, bool):
+        return (
+            f"got {_short(got)}; expected {_EXPECTED['finite_number']}"  # larger than any; pydantic 2.11's name for it
+        )
     if error["type"].endswith("_type"):
         shown = kind_of(got) if _EXPECTED.get(error["type"]) in ("a list", "keys") else f"{kind_of(got)} {_short(got)}"
     else:
@@ -224,4 +228,10 @@ def _at(value: Any, place: Place) -> Any:
 
 
 def _join(where: str, place: Place) -> str:
-    return ".".join(map(str, (where, *place) if where else place))
+    return ".".join([*([where] if where else []), *map(_step, place)])
+
+
+def _step(step: int | str) -> str:
+    """A step of a path; a key that does not read as one is quoted."""
+    plain = isinstance(step, int) or (re.fullmatch(r"[^\s'\"]+", step) and step.isprintable())
+    return str(step) if plain else repr(step)

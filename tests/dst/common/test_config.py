@@ -217,7 +217,14 @@ JSON = st.recursive(
 @given(st.dictionaries(st.sampled_from([one.name for one in dataclasses.fields(Tree)]) | st.text(max_size=4), JSON))
 def test_any_value_gives_a_tree_or_problems_of_one_line_each(value: dict[str, Any]) -> None:
     made, problems = build(Tree, value)
-    assert (made is None) == bool(problems)
+    assert (made is None) == any("unknown key" not in problem for problem in problems)
+    assert not any("\n" in problem for problem in problems)
+
+
+def test_a_key_that_does_not_read_as_one_is_quoted() -> None:
+    value = {"seed": 0, "": 1, "two words": 2, "a\nb": 3, "options.x": 4}
+    _, problems = build(Tree, value)
+    assert [problem.partition(":")[0] for problem in problems] == ["''", "'two words'", "'a\\nb'", "options.x"]
 
 
 @config_class
