@@ -154,9 +154,7 @@ def _problem(error: ErrorDetails, cls: type, place: Place) -> str:
         hint = nearest(got, _choices(error)) if isinstance(got, str) else ""
         return f"got {got!r}; expected one of {', '.join(_choices(error))}{hint}"
     if error["type"] == "float_type" and isinstance(got, int) and not isinstance(got, bool):
-        return (
-            f"got {_short(got)}; expected {_EXPECTED['finite_number']}"  # larger than any; pydantic 2.11's name for it
-        )
+        return f"got {_short(got)}; expected {_EXPECTED['finite_number']}"  # a type error in pydantic 2.11
     if error["type"].endswith("_type"):
         shown = kind_of(got) if _EXPECTED.get(error["type"]) in ("a list", "keys") else f"{kind_of(got)} {_short(got)}"
     else:
