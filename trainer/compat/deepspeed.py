@@ -1,7 +1,8 @@
 """Everything the trainer needs of DeepSpeed that DeepSpeed does not document.
 
-Run with 0.18.9 and 0.19.8. With 0.18.0 two ranks of ZeRO 1 have other losses than one rank, and other ones each time;
-0.18.4 has another optimizer for bf16 at stage 1, whose weights cannot be located.
+Run with 0.19.4 and 0.19.8. With 0.18.0 two ranks of ZeRO 1 have other losses than one rank, and other ones each time;
+0.18.4 has another optimizer for bf16 at stage 1, whose weights cannot be located; up to 0.19.2 gradient checkpointing
+fails at stage 3.
 
     start-up            by default its collectives for one CPU host are compiled when the process group starts, and
                         torch's compiler is imported for an optimizer that is not used
@@ -81,8 +82,8 @@ def quiet_deepspeed() -> Any:
 def _import_muon_uncompiled() -> None:
     """Import DeepSpeed's optimizer Muon, whose functions stay as they are.
 
-    0.19 imports it in every `initialize`, to see whether it is in use. That decorates functions with torch.compile,
-    which imports torch's inductor: 3 s of each rank's start. 0.18.9 has done it when it was imported itself.
+    0.19.8 imports it in every `initialize`, to see whether it is in use. That decorates functions with torch.compile,
+    which imports torch's inductor: 1.5 s of each rank's start. 0.19.4 does it while it is imported itself.
     """
     from deepspeed.runtime import compiler
 
