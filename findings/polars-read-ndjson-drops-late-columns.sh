@@ -1,12 +1,12 @@
 #!/usr/bin/env bash
 # polars.read_ndjson drops a key that no row among the first 100 has, and says nothing.
 #
-# One expects: a key that appears later is a column with nulls above, as pyarrow's reader makes it, or an error, as
-# polars.read_json raises for the same rows. Seen: the columns come from the first 100 rows, and every other key is
-# dropped, in read_ndjson and scan_ndjson alike. Instruction data is often sorted by source: text-only samples first,
-# then those with an "image". Such a file reads as text only. Whether it happens depends on the order of the lines, so
-# a shuffled file reads well. `infer_schema_length=None` reads all keys in 2.1.0 but not in 1.20.0; a `schema` names
-# them in both.
+# One expects: a key that appears later becomes a column, null in the rows before, as pyarrow's reader makes it; or an
+# error, as polars.read_json raises for the same rows. Seen: the columns come from the first 100 rows, and every other key
+# is dropped, in read_ndjson and scan_ndjson alike. Instruction data is often sorted by source: text-only samples first,
+# then those with an "image". Such a file reads as text only. Whether it happens depends on the order of the lines, so a
+# shuffled file mostly reads well. `infer_schema_length=None` reads all keys in 2.1.0 but not in 1.20.0; a `schema` that
+# names them works in both.
 #
 # Seen with polars 1.20.0 and 2.1.0, pyarrow 26.0.1, pip 23.2.1, Python 3.11.
 set -euo pipefail
