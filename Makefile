@@ -24,10 +24,10 @@ demo: train
 	$(BIN)/dsvl-train export --model build/run --out build/exported
 	$(BIN)/dsvl-train chat --model build/exported --max-new-tokens 40 < examples/questions.txt
 
-test: lint
+test: dev
 	$(MAKE) --no-print-directory -j2 checks all-tests
 
-checks: types docs
+checks: lint types docs
 
 all-tests: dev
 	$(BIN)/python -m pytest $(WORKERS)
