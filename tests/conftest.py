@@ -126,3 +126,22 @@ def url(request: pytest.FixtureRequest, tmp_path: Path, memory: str) -> str:
         return memory
     bucket: str = request.getfixturevalue("bucket")
     return f"{bucket}/{tmp_path.name}/a build"
+
+
+# Extensions
+
+
+@pytest.fixture
+def module_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+    """A folder of sys.path, for modules that the test writes."""
+    from tests.support.extensions import on_path
+
+    yield from on_path(monkeypatch, tmp_path)
+
+
+@pytest.fixture
+def example_package(monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+    """The package of examples/extensions can be imported."""
+    from tests.support.extensions import EXAMPLE, on_path
+
+    yield from on_path(monkeypatch, EXAMPLE)

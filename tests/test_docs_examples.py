@@ -145,12 +145,6 @@ def test_the_quickstart_trains_both_stages_on_small_data(quickstart: Path) -> No
     assert {"train", "eval"} <= trained
 
 
-@pytest.fixture
-def _example_package(monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
-    """The package of examples/extensions can be imported."""
-    yield from extensions.on_path(monkeypatch, extensions.EXAMPLE)
-
-
 @pytest.mark.parametrize(
     ("guide", "module"),
     [
@@ -171,7 +165,7 @@ def test_the_entry_points_of_the_guide_are_those_of_the_example_package() -> Non
     assert shown == {"entry-points": project["entry-points"]}
 
 
-@pytest.mark.usefixtures("_example_package")
+@pytest.mark.usefixtures("example_package")
 @pytest.mark.parametrize("guide", ["add-an-adapter.md", "extending.md"])
 def test_the_data_commands_of_a_guide_work_as_they_stand(
     guide: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch

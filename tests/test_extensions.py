@@ -99,12 +99,6 @@ def recorded(folder: Path) -> dict[str, dict[str, str]]:
 
 
 @pytest.fixture
-def example(monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
-    """The package can be imported."""
-    yield from extensions.on_path(monkeypatch, EXAMPLE)
-
-
-@pytest.fixture
 def installed(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
     """The package is installed in a folder of sys.path, by pip."""
     source = shutil.copytree(EXAMPLE, tmp_path_factory.mktemp("source") / "package")
@@ -118,7 +112,7 @@ def installed(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.Monk
 
 
 @pytest.mark.slow
-@pytest.mark.usefixtures("example")
+@pytest.mark.usefixtures("example_package")
 def test_the_example_goes_from_records_to_an_answer_by_the_names_of_its_objects(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -149,6 +149,14 @@ def load(point: ExtensionPoint, name: str, where: str) -> Any:
     return value
 
 
+def load_callable(point: ExtensionPoint, name: str, where: str, expected: str) -> Any:
+    """As `load`, for an object to call. expected: what it should be, for the ConfigError if it cannot be called."""
+    value = load(point, name, where)
+    if not callable(value):
+        raise ConfigError([f"{where}: {name}: {wrong_object(value, expected)}"])
+    return value
+
+
 def origin(point: ExtensionPoint, name: str, where: str) -> ExtensionOrigin:
     """Where the code of an extension came from. Raises as `load` does."""
     target = _target(point, name, where)

@@ -14,7 +14,7 @@ from functools import partial
 import torch
 from torch import nn
 
-from dst.common.extensions import call, load, wrong_object
+from dst.common.extensions import call, load_callable, wrong_object
 from dst.errors import ConfigError
 from trainer.config.kinds import PROJECTOR_POINT
 from trainer.config.model import ProjectorConfig
@@ -110,11 +110,8 @@ def projector_function(kind: str) -> ProjectorFunction:
     """The projector of this kind; an extension is imported. Raises ConfigError if there is none."""
     if kind in PROJECTORS:
         return PROJECTORS[kind]
-    function = load(PROJECTOR_POINT, kind, "model.projector.kind")
-    if not callable(function):
-        expected = "a class derived from Projector of trainer.model.projectors"
-        raise ConfigError([f"model.projector.kind: {kind}: {wrong_object(function, expected)}"])
-    return partial(_extension_projector, function)
+    expected = "a class derived from Projector of trainer.model.projectors"
+    return partial(_extension_projector, load_callable(PROJECTOR_POINT, kind, "model.projector.kind", expected))
 
 
 def build_projector(config: ProjectorConfig, *, encoder_width: int, encoder_tokens: int, hidden_size: int) -> Projector:

@@ -127,9 +127,9 @@ PROBLEMS: dict[str, tuple[dict[str, Any], str]] = {
         "parts.0.kind: got 's3'; expected one of folder, zip, parquet",
     ),
     "choice of another type": ({"level": "1"}, "level: got text '1'; expected a whole number"),
-    "true is no 1": ({"level": True}, "level: got true/false True; expected a whole number"),
-    "false is no 0": ({"level": False}, "level: got true/false False; expected a whole number"),
-    "1.0 is no 1": ({"level": 1.0}, "level: got a number 1.0; expected a whole number"),
+    "true is not 1": ({"level": True}, "level: got true/false True; expected a whole number"),
+    "false is not 0": ({"level": False}, "level: got true/false False; expected a whole number"),
+    "1.0 is not 1": ({"level": 1.0}, "level: got a number 1.0; expected a whole number"),
     "a list for a choice": ({"level": [1]}, "level: got a list [1]; expected a whole number"),
     "union": (
         {"parts": [{"name": "a", "count": 1.5}]},

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -25,12 +25,6 @@ POINT = ExtensionPoint(group="dsvl.lenses", what="lens", built_in=("wide", "macr
 RAISES = "\n\nraise ValueError('no\\nglass')\n"
 
 
-@pytest.fixture
-def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
-    """A folder of sys.path."""
-    yield from extensions.on_path(monkeypatch, tmp_path)
-
-
 def problem(name: str, function: Callable[[ExtensionPoint, str, str], object] = load) -> str:
     with pytest.raises(ConfigError) as caught:
         function(POINT, name, "camera.lens")
@@ -42,15 +36,15 @@ def names() -> InstalledNames:
     return installed_names(POINT)
 
 
-def test_an_object_is_found_by_its_module_and_name(folder: Path) -> None:
-    write_module(folder, "optics.prime", "class Box:\n    inner = 3\nLENS = 5\n")
+def test_an_object_is_found_by_its_module_and_name(module_folder: Path) -> None:
+    write_module(module_folder, "optics.prime", "class Box:\n    inner = 3\nLENS = 5\n")
     assert load(POINT, "optics.prime:LENS", "camera.lens") == 5
     assert load(POINT, "optics.prime:Box.inner", "camera.lens") == 3
 
 
-def test_an_object_is_found_by_its_entry_point_with_the_release_that_it_comes_from(folder: Path) -> None:
+def test_an_object_is_found_by_its_entry_point_with_the_release_that_it_comes_from(module_folder: Path) -> None:
     install(
-        folder,
+        module_folder,
         "my-optics",
         "1.2",
         entry_points={"dsvl.lenses/prime": "optics.prime:LENS [extra]", "dsvl.other/prime": "other:X"},
@@ -71,8 +65,8 @@ def test_a_name_that_is_spelled_wrong_is_answered_with_the_spelling(name: str) -
     ]
 
 
-def test_an_unknown_name_is_answered_with_the_nearest_of_both_kinds(folder: Path) -> None:
-    install(folder, "my-optics", "1.2", entry_points={"dsvl.lenses/telephoto": "optics:LENS"}, files={})
+def test_an_unknown_name_is_answered_with_the_nearest_of_both_kinds(module_folder: Path) -> None:
+    install(module_folder, "my-optics", "1.2", entry_points={"dsvl.lenses/telephoto": "optics:LENS"}, files={})
     expected = "expected macro, wide, an entry point of dsvl.lenses, or an object of your own as "
     (line,) = name_problems(POINT, "macros", "camera.lens")
     assert line == (f"camera.lens: unknown lens 'macros'; {expected}my_package.my_module:LENS; did you mean macro?")
@@ -80,9 +74,9 @@ def test_an_unknown_name_is_answered_with_the_nearest_of_both_kinds(folder: Path
     assert name_problems(POINT, "xyz", "camera.lens")[0].endswith("my_package.my_module:LENS")
 
 
-def test_looking_for_a_name_imports_nothing(folder: Path) -> None:
+def test_looking_for_a_name_imports_nothing(module_folder: Path) -> None:
     install(
-        folder,
+        module_folder,
         "my-optics",
         "1.2",
         entry_points={"dsvl.lenses/prime": "optics:LENS"},
@@ -109,34 +103,42 @@ def test_looking_for_a_name_imports_nothing(folder: Path) -> None:
     ],
     ids=["another name", "empty", "raises", "syntax", "lacks a package", "exits"],
 )
-def test_a_module_that_cannot_be_used_is_one_line(source: str, expected: str, folder: Path) -> None:
-    path = write_module(folder, "optics.prime", source)
+def test_a_module_that_cannot_be_used_is_one_line(source: str, expected: str, module_folder: Path) -> None:
+    path = write_module(module_folder, "optics.prime", source)
     assert problem("optics.prime:LENS") == f"camera.lens: optics.prime:LENS: {expected.format(path=path)}"
 
 
 @pytest.mark.parametrize(
     ("name", "missing"), [("nowhere.x:LENS", "nowhere"), ("optics.nowhere:LENS", "optics.nowhere")]
 )
-def test_a_module_that_is_not_there_is_answered_with_what_to_do(name: str, missing: str, folder: Path) -> None:
-    write_module(folder, "optics.prime", "")
+def test_a_module_that_is_not_there_is_answered_with_what_to_do(name: str, missing: str, module_folder: Path) -> None:
+    write_module(module_folder, "optics.prime", "")
     assert problem(name) == (
         f"camera.lens: {name}: there is no module {missing}; install the package that has it, or add the folder that "
         "holds it to PYTHONPATH"
     )
 
 
-def test_a_name_that_two_distributions_have_is_refused_with_both(folder: Path) -> None:
+def test_a_name_that_two_distributions_have_is_refused_with_both(module_folder: Path) -> None:
     for name in ("my-optics", "your-optics"):
         module = name.replace("-", "_")
-        install(folder, name, "1", entry_points={"dsvl.lenses/prime": f"{module}:LENS"}, files={f"{module}.py": ""})
+        install(
+            module_folder, name, "1", entry_points={"dsvl.lenses/prime": f"{module}:LENS"}, files={f"{module}.py": ""}
+        )
     assert problem("prime") == (
         "camera.lens: 'prime' is a lens of my-optics 1 (my_optics:LENS) and your-optics 1 (your_optics:LENS); "
         "uninstall one of them, or name the object itself, as my_optics:LENS"
     )
 
 
-def test_no_distribution_replaces_a_built_in_name(folder: Path) -> None:
-    install(folder, "my-optics", "1", entry_points={"dsvl.lenses/wide": "optics:LENS"}, files={"optics.py": "LENS = 1"})
+def test_no_distribution_replaces_a_built_in_name(module_folder: Path) -> None:
+    install(
+        module_folder,
+        "my-optics",
+        "1",
+        entry_points={"dsvl.lenses/wide": "optics:LENS"},
+        files={"optics.py": "LENS = 1"},
+    )
     assert name_problems(POINT, "wide", "camera.lens") == []
     assert names().names == {}
     assert names().notes == (
@@ -146,11 +148,15 @@ def test_no_distribution_replaces_a_built_in_name(folder: Path) -> None:
 
 
 @pytest.mark.parametrize("text", ["[dsvl.lenses]\nno equals sign\n", "[dsvl.lenses]\n\udcff = a:b\n"])
-def test_metadata_that_cannot_be_read_is_a_note_and_hides_no_other_distribution(text: str, folder: Path) -> None:
-    broken = install(folder, "a-broken", "1", entry_points="", files={})
+def test_metadata_that_cannot_be_read_is_a_note_and_hides_no_other_distribution(text: str, module_folder: Path) -> None:
+    broken = install(module_folder, "a-broken", "1", entry_points="", files={})
     (broken / "entry_points.txt").write_bytes(text.encode("utf-8", "surrogateescape"))
     install(
-        folder, "my-optics", "1", entry_points={"dsvl.lenses/prime": "optics:LENS"}, files={"optics.py": "LENS = 1"}
+        module_folder,
+        "my-optics",
+        "1",
+        entry_points={"dsvl.lenses/prime": "optics:LENS"},
+        files={"optics.py": "LENS = 1"},
     )
     assert load(POINT, "prime", "camera.lens") == 1
     (note,) = names().notes
@@ -158,43 +164,45 @@ def test_metadata_that_cannot_be_read_is_a_note_and_hides_no_other_distribution(
     assert note in name_problems(POINT, "unknown", "camera.lens")[0]
 
 
-def test_what_an_interrupted_install_left_is_passed_over(folder: Path) -> None:
-    left = install(folder, "left", "1", entry_points={"dsvl.lenses/prime": "left:LENS"}, files={"left.py": "LENS = 1"})
+def test_what_an_interrupted_install_left_is_passed_over(module_folder: Path) -> None:
+    left = install(
+        module_folder, "left", "1", entry_points={"dsvl.lenses/prime": "left:LENS"}, files={"left.py": "LENS = 1"}
+    )
     (left / "METADATA").unlink()
     assert names() == InstalledNames(names={}, unreadable=(), shadowed=())
     assert origin(POINT, "left:LENS", "camera.lens").distribution is None
 
 
 def test_the_first_of_two_installs_of_a_distribution_counts(
-    folder: Path, tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch
+    module_folder: Path, tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     first = tmp_path_factory.mktemp("first")
-    install(folder, "my-optics", "1", entry_points={"dsvl.lenses/prime": "optics:LENS"}, files={})
+    install(module_folder, "my-optics", "1", entry_points={"dsvl.lenses/prime": "optics:LENS"}, files={})
     install(first, "My_Optics", "2", entry_points={"dsvl.lenses/prime": "optics:LENS"}, files={})
     monkeypatch.syspath_prepend(first)
     (entry,) = names().names["prime"]
     assert entry.release == "My_Optics 2"
 
 
-def test_an_entry_point_that_names_no_object_says_whose_it_is(folder: Path) -> None:
-    install(folder, "my-optics", "1", entry_points={"dsvl.lenses/prime": "optics"}, files={"optics.py": ""})
+def test_an_entry_point_that_names_no_object_says_whose_it_is(module_folder: Path) -> None:
+    install(module_folder, "my-optics", "1", entry_points={"dsvl.lenses/prime": "optics"}, files={"optics.py": ""})
     assert problem("prime") == (
         "camera.lens: prime of my-optics 1 is 'optics'; expected its pyproject.toml to have an object of your own as "
         "my_package.my_module:LENS"
     )
 
 
-def test_the_digest_covers_the_package_and_nothing_outside(folder: Path) -> None:
+def test_the_digest_covers_the_package_and_nothing_outside(module_folder: Path) -> None:
     def digest(name: str) -> str:
         extensions.forget("optics", "prime")
         return origin(POINT, name, "camera.lens").sha256
 
-    write_module(folder, "optics.prime", "LENS = 5\n")
-    alone = write_module(folder, "prime", "LENS = 5\n")
-    helper = write_module(folder, "optics.inner.helper", "GLASS = 1\n")
+    write_module(module_folder, "optics.prime", "LENS = 5\n")
+    alone = write_module(module_folder, "prime", "LENS = 5\n")
+    helper = write_module(module_folder, "optics.inner.helper", "GLASS = 1\n")
     before, before_alone = digest("optics.prime:LENS"), digest("prime:LENS")
-    write_module(folder, "others.prime", "LENS = 5\n")
-    (folder / "optics/notes.txt").write_text("no code")
+    write_module(module_folder, "others.prime", "LENS = 5\n")
+    (module_folder / "optics/notes.txt").write_text("no code")
     assert (digest("optics.prime:LENS"), digest("prime:LENS")) == (before, before_alone)
     helper.write_text("GLASS = 2\n")
     changed = digest("optics.prime:LENS")
@@ -207,9 +215,9 @@ def test_the_digest_covers_the_package_and_nothing_outside(folder: Path) -> None
 
 
 def test_code_that_only_has_the_name_of_an_installed_package_is_not_taken_for_it(
-    folder: Path, tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch
+    module_folder: Path, tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    info = install(folder, "my-optics", "1", entry_points={}, files={"optics.py": "LENS = 1"})
+    info = install(module_folder, "my-optics", "1", entry_points={}, files={"optics.py": "LENS = 1"})
     source = tmp_path_factory.mktemp("source")
     write_module(source, "optics", "LENS = 2")
     monkeypatch.syspath_prepend(source)
@@ -228,12 +236,12 @@ def test_an_object_without_source_cannot_be_recorded() -> None:
     )
 
 
-def test_source_that_cannot_be_read_is_one_line(folder: Path) -> None:
-    write_module(folder, "optics.prime", "LENS = 5")
-    (folder / "optics/gone.py").symlink_to(folder / "nowhere.py")
+def test_source_that_cannot_be_read_is_one_line(module_folder: Path) -> None:
+    write_module(module_folder, "optics.prime", "LENS = 5")
+    (module_folder / "optics/gone.py").symlink_to(module_folder / "nowhere.py")
     assert problem("optics.prime:LENS", origin) == (
-        f"camera.lens: optics.prime:LENS: its source cannot be read ({folder / 'optics/gone.py'}: No such file or "
-        "directory); expected .py files"
+        f"camera.lens: optics.prime:LENS: its source cannot be read ({module_folder / 'optics/gone.py'}: No such "
+        "file or directory); expected .py files"
     )
 
 

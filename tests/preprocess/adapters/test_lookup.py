@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -14,21 +13,9 @@ from preprocess.adapters.registry import ADAPTERS
 from preprocess.blend.config import load_blend
 from preprocess.cli import cli
 from preprocess.errors import ConfigError, DataError
-from tests.support import extensions
 from tests.support.adapting import adapted, check_form, conversations, rejects, request_of
 from tests.support.extensions import ADAPTER, EXAMPLE, install, write_module
 from tests.support.small_blends import write_blend
-
-
-@pytest.fixture
-def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
-    """A folder of sys.path."""
-    yield from extensions.on_path(monkeypatch, tmp_path)
-
-
-@pytest.fixture
-def example(monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
-    yield from extensions.on_path(monkeypatch, EXAMPLE)
 
 
 def run(*arguments: str | Path) -> tuple[int, str, str]:
@@ -37,7 +24,7 @@ def run(*arguments: str | Path) -> tuple[int, str, str]:
     return done.exit_code, done.stdout, done.stderr or str(done.exception or "")
 
 
-@pytest.mark.usefixtures("example")
+@pytest.mark.usefixtures("example_package")
 def test_the_example_reads_its_layout_and_accounts_for_every_record(tmp_path: Path) -> None:
     records = [{"photo": f"{number}.jpg", "description": f" Photo {number}. "} for number in range(3)]
     records += [{"photo": "0.jpg", "description": "Again."}, {"photo": "9.jpg", "description": " "}, {}]
@@ -68,20 +55,22 @@ def test_the_example_reads_its_layout_and_accounts_for_every_record(tmp_path: Pa
     ],
     ids=["dict", "function", "no tuple", "no pattern", "no function", "no text", "no options"],
 )
-def test_an_object_that_is_not_an_adapter_says_what_was_expected(source: str, expected: str, folder: Path) -> None:
-    write_module(folder, "lines", source)
+def test_an_object_that_is_not_an_adapter_says_what_was_expected(
+    source: str, expected: str, module_folder: Path
+) -> None:
+    write_module(module_folder, "lines", source)
     with pytest.raises(ConfigError) as caught:
         find_adapter("lines:ADAPTER", "datasets.0 (x).adapter")
     (line,) = caught.value.problems
     assert line.startswith(f"datasets.0 (x).adapter: lines:ADAPTER: {expected}")
 
 
-def test_a_blend_reports_its_wrong_adapters_with_everything_else_that_is_wrong(folder: Path) -> None:
-    write_module(folder, "lines", ADAPTER)
+def test_a_blend_reports_its_wrong_adapters_with_everything_else_that_is_wrong(module_folder: Path) -> None:
+    write_module(module_folder, "lines", ADAPTER)
     adapters = ["lava", "a.b:c:d", "nowhere:ADAPTER", "lines:ADAPTR", "lines:ADAPTER"]
     datasets = [{"name": f"d{number}", "adapter": name, "options": {"x": 1}} for number, name in enumerate(adapters)]
     with pytest.raises(ConfigError) as caught:
-        load_blend(write_blend(folder / "blend.yaml", datasets, sead=1))
+        load_blend(write_blend(module_folder / "blend.yaml", datasets, sead=1))
     lines = [problem.removeprefix("blend.yaml: ") for problem in caught.value.problems]
     assert [line.split(":")[0] for line in lines] == [
         "sead",
@@ -103,20 +92,20 @@ def test_a_blend_reports_its_wrong_adapters_with_everything_else_that_is_wrong(f
     ],
     ids=["another object", "raises", "raises a reject"],
 )
-def test_code_that_fails_is_one_line_with_the_adapter(body: str, expected: str, folder: Path) -> None:
+def test_code_that_fails_is_one_line_with_the_adapter(body: str, expected: str, module_folder: Path) -> None:
     source = ADAPTER.replace("    for path in request.annotations:", f"    {body}\n    for path in ():")
-    path = write_module(folder, "lines", source)
-    (folder / "a.txt").write_text("one\n")
+    path = write_module(module_folder, "lines", source)
+    (module_folder / "a.txt").write_text("one\n")
     with pytest.raises(DataError) as caught:
-        list(read_records("lines:ADAPTER", request_of(find_adapter("lines:ADAPTER"), folder)))
+        list(read_records("lines:ADAPTER", request_of(find_adapter("lines:ADAPTER"), module_folder)))
     assert str(caught.value).startswith(f"adapter lines:ADAPTER: {expected.format(path=path)}")
 
 
-def test_the_list_shows_installed_adapters_with_the_release_that_they_come_from(folder: Path) -> None:
+def test_the_list_shows_installed_adapters_with_the_release_that_they_come_from(module_folder: Path) -> None:
     files = {"lines.py": ADAPTER, "broken.py": "import nothing_like_this\n"}
     entries = {"lines": "lines:ADAPTER", "broken": "broken:ADAPTER", "llava": "lines:ADAPTER"}
     entries = {f"dsvl.adapters/{name}": value for name, value in entries.items()}
-    install(folder, "my-lines", "1.5", entry_points=entries, files=files)
+    install(module_folder, "my-lines", "1.5", entry_points=entries, files=files)
     code, out, err = run("adapters", "--json")
     assert code == 0, err
     rows = [json.loads(line) for line in out.splitlines()]
@@ -128,7 +117,7 @@ def test_the_list_shows_installed_adapters_with_the_release_that_they_come_from(
         "note: my-lines 1.5 has an entry point llava in dsvl.adapters, but llava is a built-in adapter, which nothing "
         "replaces; expected another name in its pyproject.toml",
         "note: entry point broken: broken (broken:ADAPTER): importing broken failed: ModuleNotFoundError: No module "
-        f"named 'nothing_like_this' ({folder / 'broken.py'}, line 1)",
+        f"named 'nothing_like_this' ({module_folder / 'broken.py'}, line 1)",
     ]
     assert "(my-lines 1.5)" in run("adapters", "lines")[1]
     code, out, err = run("adapters", "lines:ADAPTER", "chat", "--json")
@@ -136,7 +125,7 @@ def test_the_list_shows_installed_adapters_with_the_release_that_they_come_from(
     assert run("adapters", "line", "broken")[2].count("NAME: ") == 2
 
 
-@pytest.mark.usefixtures("example")
+@pytest.mark.usefixtures("example_package")
 def test_render_takes_an_adapter_of_another_package() -> None:
     adapter = "photo_extensions.described_photos:ADAPTER"
     code, out, err = run("render", "--adapter", adapter, "--root", EXAMPLE, "--limit", "2")

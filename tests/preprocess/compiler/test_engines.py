@@ -267,12 +267,6 @@ def _ray() -> Iterator[None]:
         ray.shutdown()
 
 
-@pytest.fixture
-def _example(monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
-    """The package of examples/extensions can be imported."""
-    yield from extensions.on_path(monkeypatch, extensions.EXAMPLE)
-
-
 @pytest.mark.slow
 @pytest.mark.filterwarnings("ignore::FutureWarning", "ignore::DeprecationWarning", "ignore::ResourceWarning")
 @pytest.mark.usefixtures("_ray")
@@ -303,7 +297,7 @@ def test_a_ray_cluster_gives_the_same_bytes_as_worker_processes(tmp_path: Path) 
 
 @pytest.mark.slow
 @pytest.mark.filterwarnings("ignore")  # Ray's own
-@pytest.mark.usefixtures("_ray", "_example")
+@pytest.mark.usefixtures("_ray", "example_package")
 def test_a_ray_cluster_reads_with_an_adapter_of_another_package(tmp_path: Path) -> None:
     blend = extensions.EXAMPLE / "blend.yaml"
     build(blend, out=tmp_path / "processes")

@@ -1,4 +1,4 @@
-"""Image stores: every kind gives the same bytes, names cannot leave, and what may pass is no answer about an image."""
+"""Image stores: every kind gives the same bytes, names cannot leave, and a failure that may pass is never an answer."""
 
 from __future__ import annotations
 

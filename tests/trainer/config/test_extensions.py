@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -13,7 +12,6 @@ import pytest
 from dst.common.extensions import ExtensionOrigin
 from dst.errors import ConfigError
 from shards.errors import FieldError
-from tests.support import extensions
 from tests.support.extensions import EXAMPLE, install, write_module
 from trainer.config.extensions import (
     differing_code,
@@ -28,12 +26,6 @@ from trainer.config.run import config_from, to_tree, train_schema
 
 ENCODER, PROJECTOR = "photo_extensions.convolutions:ENCODER", "photo_extensions.pooling:PROJECTOR"
 FOLDER = Path("model")
-
-
-@pytest.fixture
-def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
-    """A folder of sys.path."""
-    yield from extensions.on_path(monkeypatch, tmp_path)
 
 
 def model(encoder: str = "tiny", projector: str = "mlp", **settings: Any) -> dict[str, Any]:
@@ -65,8 +57,8 @@ def test_a_section_that_is_damaged_names_no_extension(damaged: Any) -> None:
     assert extension_kinds(damaged) == {}
 
 
-def test_names_and_settings_that_cannot_work_are_reported_together(folder: Path) -> None:
-    install(folder, "my-dsvl", "1", entry_points={"dsvl.projectors/pooling": "x:P"}, files={})
+def test_names_and_settings_that_cannot_work_are_reported_together(module_folder: Path) -> None:
+    install(module_folder, "my-dsvl", "1", entry_points={"dsvl.projectors/pooling": "x:P"}, files={})
     found = problems_of({**model("hff", "poling"), "decoder": {}})
     assert [line.split(": ")[0] for line in found] == ["model.encoder.kind", "model.projector.kind", "model.decoder"]
     assert found[0] == (
@@ -102,19 +94,19 @@ def test_a_folder_may_not_name_code_that_the_user_did_not_name() -> None:
     require_consent(FOLDER, model(), {}, ())
 
 
-def test_an_entry_point_needs_no_consent_but_must_be_installed(folder: Path) -> None:
+def test_an_entry_point_needs_no_consent_but_must_be_installed(module_folder: Path) -> None:
     origin = ExtensionOrigin(name="convolutions", distribution="my-dsvl", version="1.0", sha256="1" * 64)
     with pytest.raises(ConfigError) as caught:
         require_consent(FOLDER, model("convolutions"), {"encoder": origin}, ())
     (line,) = caught.value.problems
     assert line.startswith("model: model.encoder.kind: unknown encoder 'convolutions'; expected ")
     assert line.endswith("; the model was made with convolutions of my-dsvl 1.0")
-    install(folder, "my-dsvl", "1.0", entry_points={"dsvl.encoders/convolutions": "x:E"}, files={})
+    install(module_folder, "my-dsvl", "1.0", entry_points={"dsvl.encoders/convolutions": "x:E"}, files={})
     require_consent(FOLDER, model("convolutions"), {"encoder": origin}, ())
 
 
-def test_other_code_than_the_recorded_is_one_line_for_each_part(folder: Path) -> None:
-    write_module(folder, "mine", "ENCODER = PROJECTOR = None")
+def test_other_code_than_the_recorded_is_one_line_for_each_part(module_folder: Path) -> None:
+    write_module(module_folder, "mine", "ENCODER = PROJECTOR = None")
     section = model("mine:ENCODER", "mine:PROJECTOR")
     record = {"extensions": model_extensions(section)}
     recorded = recorded_extensions(record)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -13,8 +12,7 @@ pytest.importorskip("torch")
 import torch
 
 from dst.errors import ConfigError
-from tests.support import extensions
-from tests.support.extensions import EXAMPLE, write_module
+from tests.support.extensions import write_module
 from tests.support.manifests import build_facts
 from trainer.config.kinds import ENCODER_KINDS, PROJECTOR_KINDS
 from trainer.config.model import DecoderConfig, EncoderConfig, ModelConfig, ProjectorConfig
@@ -61,17 +59,6 @@ class PROJECTOR(Projector):
 """A module with an encoder that makes one token, and a projector that makes four of it"""
 
 
-@pytest.fixture
-def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
-    """A folder of sys.path."""
-    yield from extensions.on_path(monkeypatch, tmp_path)
-
-
-@pytest.fixture
-def example(monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
-    yield from extensions.on_path(monkeypatch, EXAMPLE)
-
-
 def model(encoder: str = "parts:ENCODER", projector: str = "parts:PROJECTOR", **settings: Any) -> ModelConfig:
     return ModelConfig(
         encoder=EncoderConfig(kind=encoder),
@@ -85,7 +72,7 @@ def test_the_kinds_that_a_configuration_may_name_are_those_of_the_tables() -> No
     assert set(PROJECTORS) == set(PROJECTOR_KINDS)
 
 
-@pytest.mark.usefixtures("example")
+@pytest.mark.usefixtures("example_package")
 def test_the_example_encoder_trains_and_its_portable_config_builds_it_again() -> None:
     config = EncoderConfig(kind=ENCODER, config={"image_size": 64, "width": 16})
     encoder = build_encoder(config)
@@ -102,7 +89,7 @@ def test_the_example_encoder_trains_and_its_portable_config_builds_it_again() ->
         build_encoder(EncoderConfig(kind=ENCODER, config={"image_size": 60}))
 
 
-@pytest.mark.usefixtures("example")
+@pytest.mark.usefixtures("example_package")
 def test_the_example_projector_averages_squares_of_tokens() -> None:
     config = ProjectorConfig(kind=PROJECTOR, config={"side": 2})
     projector = build_projector(config, encoder_width=8, encoder_tokens=16, hidden_size=12)
@@ -116,8 +103,8 @@ def test_the_example_projector_averages_squares_of_tokens() -> None:
         build_projector(config, encoder_width=8, encoder_tokens=9, hidden_size=12)
 
 
-def test_a_model_of_two_extensions_fits_its_build_or_says_what_does_not(folder: Path) -> None:
-    write_module(folder, "parts", PARTS)
+def test_a_model_of_two_extensions_fits_its_build_or_says_what_does_not(module_folder: Path) -> None:
+    write_module(module_folder, "parts", PARTS)
     assert check_model(model(), FACTS) == []
     made = build_model(model(), FACTS)
     assert made.encode(torch.zeros(2, 3, 32, 32, dtype=torch.uint8)).shape == (2, 4, made.hidden_size)
@@ -130,8 +117,8 @@ def test_a_model_of_two_extensions_fits_its_build_or_says_what_does_not(folder: 
     ]
 
 
-def test_parts_that_are_not_there_are_reported_together(folder: Path) -> None:
-    write_module(folder, "parts", PARTS)
+def test_parts_that_are_not_there_are_reported_together(module_folder: Path) -> None:
+    write_module(module_folder, "parts", PARTS)
     assert check_model(model("parts:ENCODR", "nowhere:PROJECTOR"), FACTS) == [
         "model.encoder.kind: parts:ENCODR: parts has no ENCODR; did you mean ENCODER?",
         "model.projector.kind: nowhere:PROJECTOR: there is no module nowhere; install the package that has it, or add "
@@ -178,9 +165,11 @@ def test_parts_that_are_not_there_are_reported_together(folder: Path) -> None:
     ],
     ids=["no Tower", "width", "mean", "no module", "no checkpoints", "portable", "raises"],
 )
-def test_an_encoder_that_is_none_says_what_was_expected(before: str, after: str, expected: str, folder: Path) -> None:
+def test_an_encoder_that_is_none_says_what_was_expected(
+    before: str, after: str, expected: str, module_folder: Path
+) -> None:
     assert before in PARTS
-    write_module(folder, "parts", PARTS.replace(before, after, 1))
+    write_module(module_folder, "parts", PARTS.replace(before, after, 1))
     with pytest.raises(ConfigError) as caught:
         build_encoder(EncoderConfig(kind="parts:ENCODER"))
     (line,) = caught.value.problems
@@ -204,9 +193,11 @@ def test_an_encoder_that_is_none_says_what_was_expected(before: str, after: str,
     ],
     ids=["no Projector", "None", "missing"],
 )
-def test_a_projector_that_is_none_says_what_was_expected(before: str, after: str, expected: str, folder: Path) -> None:
+def test_a_projector_that_is_none_says_what_was_expected(
+    before: str, after: str, expected: str, module_folder: Path
+) -> None:
     assert before in PARTS
-    write_module(folder, "parts", PARTS.replace(before, after, 1))
+    write_module(module_folder, "parts", PARTS.replace(before, after, 1))
     with pytest.raises(ConfigError) as caught:
         build_projector(ProjectorConfig(kind="parts:PROJECTOR"), encoder_width=3, encoder_tokens=1, hidden_size=8)
     (line,) = caught.value.problems
@@ -231,10 +222,10 @@ def test_a_projector_that_is_none_says_what_was_expected(before: str, after: str
     ids=["features", "no tensor", "embeddings"],
 )
 def test_output_of_another_shape_than_promised_ends_the_first_step(
-    before: str, after: str, expected: str, folder: Path
+    before: str, after: str, expected: str, module_folder: Path
 ) -> None:
     assert before in PARTS
-    write_module(folder, "parts", PARTS.replace(before, after, 1))
+    write_module(module_folder, "parts", PARTS.replace(before, after, 1))
     made = build_model(model(), FACTS)
     with pytest.raises(TrainError) as caught:
         made.encode(torch.zeros(2, 3, 32, 32, dtype=torch.uint8))

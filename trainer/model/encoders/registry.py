@@ -20,7 +20,7 @@ import torch
 from safetensors import SafetensorError
 from torch import nn
 
-from dst.common.extensions import call, load, wrong_object
+from dst.common.extensions import call, load_callable, wrong_object
 from dst.errors import ConfigError
 from trainer.compat.transformers import reason
 from trainer.config.kinds import ENCODER_POINT
@@ -78,11 +78,8 @@ def encoder_function(kind: str) -> EncoderFunction:
     """The encoder of this kind; an extension is imported. Raises ConfigError if there is none."""
     if kind in ENCODERS:
         return ENCODERS[kind]
-    function = load(ENCODER_POINT, kind, "model.encoder.kind")
-    if not callable(function):
-        expected = "a function of an EncoderConfig and a bool that returns a Tower"
-        raise ConfigError([f"model.encoder.kind: {kind}: {wrong_object(function, expected)}"])
-    return partial(_extension_tower, function)
+    expected = "a function of an EncoderConfig and a bool that returns a Tower"
+    return partial(_extension_tower, load_callable(ENCODER_POINT, kind, "model.encoder.kind", expected))
 
 
 def build_encoder(config: EncoderConfig, *, weights: bool = True) -> Encoder:
