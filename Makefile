@@ -58,6 +58,7 @@ docs: dev
 bench: dev
 	$(BIN)/python -m tools.bench.compile
 	$(BIN)/python -m tools.bench.open
+	$(BIN)/python -m tools.bench.start
 	$(BIN)/python -m tools.bench.loader --scratch build/bench
 	$(BIN)/python -m tools.bench.train
 
