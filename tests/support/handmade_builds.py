@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from shards import Build, Sample, Shard
 from shards.format.manifest import BuildConfig, DatasetInfo, InputFile, Manifest, TokenizerInfo, write_manifest
 from shards.format.shard_info import ShardInfo, ShardList
 from shards.format.writer import ShardWriter
@@ -182,3 +183,27 @@ def make(folder: Path) -> Handmade:
     build.add([draft(number, dataset="beta", num_images=0) for number in range(3)], dataset="beta")
     build.finish()
     return build
+
+
+def first_shard(build: Build) -> Shard:
+    return next(shard for _, _, shard in build.shards(dataset="alpha", split="train"))
+
+
+def folder_of(build: Build) -> Path:
+    return Path(build.store.location)
+
+
+def files(folder: Path) -> dict[str, bytes]:
+    """All files below a folder."""
+    return {path.relative_to(folder).as_posix(): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+
+
+def same(sample: Sample, draft: Draft) -> bool:
+    """Whether the sample that was read is the draft that was written."""
+    return (
+        sample.key == draft.key
+        and sample.metadata == draft.metadata
+        and np.array_equal(np.stack([sample.ids, sample.labels]), draft.tokens)
+        and sample.ids.dtype == sample.labels.dtype == np.int32
+        and sample.images == tuple(data for _, data in draft.images)
+    )
