@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-import sys
 import tomllib
 from collections.abc import Iterator
 from functools import cache
@@ -15,13 +14,10 @@ from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 from packaging.version import Version
 
+import setup_venv
 from tests.support.clean_venvs import closure, direct_requirements
 from tests.support.paths import ROOT
 from tools import lock
-
-sys.path.insert(0, str(ROOT / "tools" / "environment"))
-
-import setup_venv
 
 MACHINES = [
     {
