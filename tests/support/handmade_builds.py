@@ -11,7 +11,8 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from shards import Build, Sample, Shard
+import shards
+from shards import Build, Sample, Shard, ShardError
 from shards.format.manifest import BuildConfig, DatasetInfo, InputFile, Manifest, TokenizerInfo, write_manifest
 from shards.format.shard_info import ShardInfo, ShardList
 from shards.format.writer import ShardWriter
@@ -207,3 +208,11 @@ def same(sample: Sample, draft: Draft) -> bool:
         and sample.ids.dtype == sample.labels.dtype == np.int32
         and sample.images == tuple(data for _, data in draft.images)
     )
+
+
+def problems(build: Path) -> list[str]:
+    """What verify says; an unusable manifest is a problem too. Anything but ShardError fails the test."""
+    try:
+        return shards.verify(shards.open(build)).problems
+    except ShardError as error:
+        return [str(error)]
