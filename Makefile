@@ -10,6 +10,8 @@ LOCK := $(shell if [ "$$(uname)" = Linux ] && ! nvidia-smi -L >/dev/null 2>&1; t
 endif
 SETUP := $(PYTHON) tools/environment/setup_venv.py
 ALL_EXTRAS := dev,eval,ray,remote,train
+# The first import of a module writes its bytecode, which pip did not.
+unexport PYTHONDONTWRITEBYTECODE
 # Twice as many as a small machine's cores: many tests wait for a process that they started.
 WORKERS := -n 4 --dist worksteal
 
@@ -30,6 +32,7 @@ test: dev
 checks: lint types docs
 
 all-tests: dev
+	$(BIN)/python -c "import trainer.training.run"  # once, before every worker of pytest would compile it
 	$(BIN)/python -m pytest $(WORKERS)
 
 test-fast: dev
