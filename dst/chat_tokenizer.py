@@ -196,8 +196,8 @@ def check(chat: ChatTokenizer) -> None:
 
 def _first_line(source: str, literal: str) -> int | None:
     """The number of the first line that holds the literal; None if there is none."""
-    place = source.find(literal)
-    return source.count("\n", 0, place) + 1 if place >= 0 else None
+    start = source.find(literal)
+    return source.count("\n", 0, start) + 1 if start >= 0 else None
 
 
 def _texts(message: Message) -> list[str]:
@@ -212,10 +212,10 @@ def _stand_in_order(texts: Sequence[str], rendered: str) -> bool:
     """
     position = 0
     for text in map(str.strip, texts):
-        found = rendered.find(text, position)
-        if found < 0:
+        start = rendered.find(text, position)
+        if start < 0:
             return False
-        position = found + len(text)
+        position = start + len(text)
     return True
 
 

@@ -52,14 +52,14 @@ class Environment(jinja2.sandbox.ImmutableSandboxedEnvironment):
 
 def generation_lines(tree: jinja2.nodes.Template) -> tuple[list[int], list[int]]:
     """The lines of all generation blocks, and of those inside a block that buffers its output."""
-    found: list[int] = []
+    lines: list[int] = []
     buffered: list[int] = []
     for node, inside in _walk(tree, False):
         if _is_generation(node):
-            found.append(node.lineno)
+            lines.append(node.lineno)
             if inside:
                 buffered.append(node.lineno)
-    return found, buffered
+    return lines, buffered
 
 
 class _Generation(jinja2.ext.Extension):

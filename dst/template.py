@@ -100,7 +100,7 @@ class Template:
         """Raises TemplateError if the template refuses the conversation or uses an undefined name."""
         images = count_images(messages)
         output = Output()
-        given = {
+        variables = {
             "messages": messages,
             "add_generation_prompt": add_generation_prompt,
             "bos_token": bos_token,
@@ -110,7 +110,7 @@ class Template:
             OUTPUT: output,
         }
         try:
-            for piece in self._compiled.generate(given):
+            for piece in self._compiled.generate(variables):
                 output.pieces.append(piece)
         except _FAILURES as error:
             raise TemplateError(f"template {self.name}, line {self._line(error)}: {error}") from None

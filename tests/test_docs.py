@@ -56,12 +56,12 @@ def shell_lines(text: str) -> Iterator[str]:
 
 def commands(text: str) -> list[list[str]]:
     """Every dsvl command of a page's shell blocks, as words; what a shell would redirect is left out."""
-    found = []
+    actual = []
     for line in shell_lines(text):
         if line.startswith(tuple(f"{program} " for program in PROGRAMS)):
             words = shlex.split(re.split(r"\s[<>|]\s|\s&", line)[0], comments=True)
-            found.append(words)
-    return found
+            actual.append(words)
+    return actual
 
 
 def test_generated_pages_are_up_to_date() -> None:

@@ -118,9 +118,9 @@ def test_the_example_goes_from_records_to_an_answer_by_the_names_of_its_objects(
 ) -> None:
     consent = [f"--allow-extension={NAMES[part]}" for part in MODEL_PARTS]
     whole_path(tmp_path, monkeypatch, NAMES, *consent)
-    found = recorded(tmp_path)
-    assert {part: entry["name"] for part, entry in found.items()} == NAMES
-    assert [entry["distribution"] for entry in found.values()] == [None, None, None]
+    actual = recorded(tmp_path)
+    assert {part: entry["name"] for part, entry in actual.items()} == NAMES
+    assert [entry["distribution"] for entry in actual.values()] == [None, None, None]
 
 
 @pytest.mark.slow
@@ -129,10 +129,10 @@ def test_the_installed_example_goes_from_records_to_an_answer_by_its_entry_point
 ) -> None:
     assert "(photo-extensions 1.0)" in prep("adapters", "described_photos")
     whole_path(tmp_path, monkeypatch, INSTALLED)
-    found = recorded(tmp_path)
-    assert {part: entry["name"] for part, entry in found.items()} == INSTALLED
-    assert {(entry["distribution"], entry["version"]) for entry in found.values()} == {("photo-extensions", "1.0")}
-    assert len({entry["sha256"] for entry in found.values()}) == 1
+    actual = recorded(tmp_path)
+    assert {part: entry["name"] for part, entry in actual.items()} == INSTALLED
+    assert {(entry["distribution"], entry["version"]) for entry in actual.values()} == {("photo-extensions", "1.0")}
+    assert len({entry["sha256"] for entry in actual.values()}) == 1
     (metadata,) = installed.glob("photo_extensions-*.dist-info/METADATA")
     metadata.write_text(metadata.read_text().replace("Version: 1.0", "Version: 1.1"))
     printed = run(tmp_path, INSTALLED, "schedule.steps=3")

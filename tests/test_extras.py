@@ -137,8 +137,8 @@ def third_party_imports(path: Path) -> Iterator[str]:
 
 def providers() -> dict[str, set[str]]:
     """Top-level module -> the canonical names of distributions that bring it."""
-    found = metadata.packages_distributions()
-    return {module: {canonicalize_name(name) for name in names} for module, names in found.items()}
+    actual = metadata.packages_distributions()
+    return {module: {canonicalize_name(name) for name in names} for module, names in actual.items()}
 
 
 def names_of(*extras: str) -> set[str]:
@@ -195,8 +195,8 @@ def test_an_install_finds_the_modules_of_its_requirements_and_no_others(
     """
     names = [*modules, *OURS, "tests", "tools"]
     printed = succeed(venv.run("python", "-c", textwrap.dedent(code), cwd=tmp_path, stdin=json.dumps(names)))
-    found, search_path, distributions = json.loads(printed)
-    assert found == [module for module in modules if bring[module] & venv.distributions] + OURS
+    actual, search_path, distributions = json.loads(printed)
+    assert actual == [module for module in modules if bring[module] & venv.distributions] + OURS
     assert {canonicalize_name(name) for name in distributions} == {*venv.distributions, "dsvl"}
     assert [folder for folder in search_path if "site-packages" in folder] == [str(venv.site_packages)]
 

@@ -48,14 +48,14 @@ def modules(package: str) -> dict[str, Path]:
 
 def imported(path: Path) -> set[str]:
     """Full names: of a module, or of what is taken out of it."""
-    found = set()
+    actual = set()
     for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
         if isinstance(node, ast.Import):
-            found |= {name.name for name in node.names}
+            actual |= {name.name for name in node.names}
         elif isinstance(node, ast.ImportFrom):
             assert node.level == 0, f"{path}: relative imports hide where a name comes from"
-            found |= {f"{node.module}.{name.name}" for name in node.names}
-    return found
+            actual |= {f"{node.module}.{name.name}" for name in node.names}
+    return actual
 
 
 def imports(path: Path) -> set[str]:
@@ -88,10 +88,10 @@ def test_imports_between_the_layers_of_a_package_run_one_way(package: str) -> No
 
 @pytest.mark.parametrize("package", sorted(LAYERS))
 def test_every_module_has_a_layer(package: str) -> None:
-    found = modules(package)
+    actual = modules(package)
     known = {f"{package}.{name}" for name in LAYERS[package].split()}
-    assert known <= {*found}
-    for name, path in found.items():
+    assert known <= {*actual}
+    for name, path in actual.items():
         if path.name != "__init__.py":
             assert layer(name) < len(LAYERS[package].split()), name
 

@@ -25,11 +25,11 @@ def read_yaml(name: str) -> Any:
 
 
 def nav_pages(entries: list[Any]) -> list[str]:
-    found: list[str] = []
+    actual: list[str] = []
     for entry in entries:
         target = next(iter(entry.values())) if isinstance(entry, dict) else entry
-        found += nav_pages(target) if isinstance(target, list) else [target]
-    return found
+        actual += nav_pages(target) if isinstance(target, list) else [target]
+    return actual
 
 
 def test_commit_hooks_run_the_tools_of_the_development_environment() -> None:

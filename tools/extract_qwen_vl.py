@@ -58,16 +58,16 @@ def _listed(folder: Path) -> dict[Path, list[str] | None]:
                 places: dict[str, str] = json.loads(index.read_text("utf-8"))["weight_map"]
             except (ValueError, KeyError, OSError) as error:
                 raise ExtractError(f"{index}: cannot be read ({error}); download it again") from None
-            found: dict[Path, list[str] | None] = {}
+            names_by_file: dict[Path, list[str] | None] = {}
             for name, file in sorted(places.items()):
                 if name.startswith(PREFIX):
-                    names = found.setdefault(folder / file, [])
+                    names = names_by_file.setdefault(folder / file, [])
                     assert names is not None
                     names.append(name)
-            missing = sorted(path.name for path in found if not path.is_file())
+            missing = sorted(path.name for path in names_by_file if not path.is_file())
             if missing:
                 raise ExtractError(f"{folder}: {index.name} names {', '.join(missing)}, not there; download them")
-            return found
+            return names_by_file
     for whole in (folder / name for name in _WHOLE):
         if whole.is_file():
             return {whole: None}

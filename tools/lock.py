@@ -49,16 +49,16 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description="Write the version of every package to lock files.")
     parser.add_argument("--only", choices=LOCKS, help="write this one; all if not given")
     parser.add_argument("--out", type=Path, help="where to write it; in the repository under its name if not given")
-    given = parser.parse_args(arguments)
-    if given.out and not given.only:
+    options = parser.parse_args(arguments)
+    if options.out and not options.only:
         parser.error("--out needs --only")
-    names = [given.only] if given.only else list(LOCKS)
+    names = [options.only] if options.only else list(LOCKS)
     with tempfile.TemporaryDirectory() as scratch:
         try:
             uv, settings = install_uv(Path(scratch))
             for name in names:
                 text = resolve(uv, LOCKS[name], settings, Path(scratch))
-                write(given.out or ROOT / name, text)
+                write(options.out or ROOT / name, text)
         except subprocess.CalledProcessError as error:
             command = " ".join(map(str, error.cmd[:3]))
             print(f"{error.stderr}{command} failed (see above); the lock was not written", file=sys.stderr)
@@ -96,19 +96,19 @@ def uv_options(settings: Sequence[str], *, extra_sources: bool) -> list[str]:
 
     Indexes in local folders are left out: they mirror what one Python needs, and a lock is for all of them.
     """
-    found: dict[str, str] = {}
+    pip_settings: dict[str, str] = {}
     for section in ("global", "install", ":env:"):  # the last one that has a setting decides
         for line in settings:
             if match := re.fullmatch(rf"{section}\.([\w-]+)=('.*'|\".*\")", line):
-                found[match[1]] = str(ast.literal_eval(match[2]))
+                pip_settings[match[1]] = str(ast.literal_eval(match[2]))
     options = []
     for name, option in (("index-url", "--default-index"), ("cert", "--cert")):
-        if name in found:
-            options += [option, found[name]]
+        if name in pip_settings:
+            options += [option, pip_settings[name]]
     if extra_sources:
-        for folder in found.get("find-links", "").split():
+        for folder in pip_settings.get("find-links", "").split():
             options += ["--find-links", folder]
-        for index in found.get("extra-index-url", "").split():
+        for index in pip_settings.get("extra-index-url", "").split():
             if not index.startswith("file:"):
                 options += ["--index", index]
         options += ["--index-strategy", "unsafe-best-match"]  # as pip: the newest of all indexes

@@ -212,12 +212,12 @@ def _imports(cls: type) -> str:
 
 def _adapter_options() -> dict[tuple[str, str, str], list[str]]:
     """(name, default, text) -> the adapters that have this option."""
-    found: dict[tuple[str, str, str], list[str]] = {}
+    users: dict[tuple[str, str, str], list[str]] = {}
     for name, adapter in ADAPTERS.items():
         for key, option in adapter.options.items():
             row = (key, _cell(option.default), f"{_choices(option.choices)}{option.help}")
-            found.setdefault(row, []).append(name)
-    return found
+            users.setdefault(row, []).append(name)
+    return users
 
 
 def _table(cls: Any, skip: tuple[str, ...] = ()) -> str:

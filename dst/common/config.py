@@ -98,8 +98,8 @@ def _errors(cls: type, value: object) -> list[ErrorDetails]:
     try:
         _adapter(cls).validate_json(json.dumps(value))
     except ValidationError as error:
-        found = error.errors(include_url=False)
-        return [each for each in found if each["type"] != "too_short" or not _has_inside(found, each["loc"])]
+        details = error.errors(include_url=False)
+        return [each for each in details if each["type"] != "too_short" or not _has_inside(details, each["loc"])]
     return []
 
 
@@ -177,12 +177,12 @@ def _known(cls: Any, place: Place) -> list[str]:
     schema = _adapter(cls).json_schema()
     parts, node = schema.get("$defs", {}), schema
     for step in (*place, None):
-        found = [node, *node.get("anyOf", ())]
-        found = [parts[one["$ref"].rpartition("/")[2]] if "$ref" in one else one for one in found]
+        nodes = [node, *node.get("anyOf", ())]
+        nodes = [parts[one["$ref"].rpartition("/")[2]] if "$ref" in one else one for one in nodes]
         if step is None:
-            return [key for one in found for key in one.get("properties", ())]
+            return [key for one in nodes for key in one.get("properties", ())]
         inside = "items" if isinstance(step, int) else "properties"
-        within = next(one[inside] for one in found if inside in one)
+        within = next(one[inside] for one in nodes if inside in one)
         node = within if isinstance(step, int) else within[step]
     raise AssertionError("the last step returns")
 

@@ -47,7 +47,7 @@ def is_named(distribution: metadata.Distribution) -> bool:
 
 @lru_cache(maxsize=8)
 def _read(group: str, stamps: tuple[tuple[str, int], ...]) -> tuple[tuple[EntryPoint, ...], tuple[str, ...]]:
-    names, notes, found = set(), [], []
+    names, notes, entry_points = set(), [], []
     for distribution in metadata.distributions():
         try:
             has_any = any(entry.group == group for entry in distribution.entry_points)
@@ -59,12 +59,12 @@ def _read(group: str, stamps: tuple[tuple[str, int], ...]) -> tuple[tuple[EntryP
             names.add(re.sub(r"[-_.]+", "-", distribution.metadata["Name"]).lower())
     for distribution in map(metadata.distribution, names):  # of several with one name, the one that Python finds
         with contextlib.suppress(*UNREADABLE):  # it has a note
-            found += [
+            entry_points += [
                 EntryPoint(name=entry.name, value=entry.value, distribution=distribution)
                 for entry in distribution.entry_points
                 if entry.group == group
             ]
-    return tuple(sorted(found, key=lambda entry: (entry.name, entry.release))), tuple(notes)
+    return tuple(sorted(entry_points, key=lambda entry: (entry.name, entry.release))), tuple(notes)
 
 
 def _stamps() -> Iterator[tuple[str, int]]:

@@ -67,10 +67,10 @@ def report_installed(extras: Sequence[str], others: Callable[[], Sequence[str]],
     if os.environ.get(CHECKED):
         return
     os.environ[CHECKED] = "1"
-    found = check_installed(extras)
-    if found.errors:
-        raise ConfigError(list(found.errors))
-    for line in (*found.warnings, *others()):
+    problems = check_installed(extras)
+    if problems.errors:
+        raise ConfigError(list(problems.errors))
+    for line in (*problems.warnings, *others()):
         warn(line)
 
 

@@ -28,8 +28,8 @@ def read_yaml(path: Path) -> dict[str, Any]:
         value = yaml.load(text, Loader=_UniqueKeys)
     except yaml.MarkedYAMLError as error:
         mark = error.problem_mark
-        place = f", line {mark.line + 1}, column {mark.column + 1}" if mark else ""
-        raise ConfigError([f"{path}{place}: broken YAML: {error.problem}"]) from None
+        location = f", line {mark.line + 1}, column {mark.column + 1}" if mark else ""
+        raise ConfigError([f"{path}{location}: broken YAML: {error.problem}"]) from None
     except (yaml.YAMLError, ValueError, RecursionError) as error:
         raise ConfigError([f"{path}: broken YAML: {' '.join(str(error).split())}"]) from None
     if not isinstance(value, dict):

@@ -145,17 +145,17 @@ def _plain_size(data: bytes | memoryview) -> tuple[int, int] | None:
     """
     if bytes(data[: len(_JFIF)]) != _JFIF:
         return None
-    at, size = _JFIF_END, None
+    offset, size = _JFIF_END, None
     try:
-        while data[at] == 0xFF:
-            marker = data[at + 1]
+        while data[offset] == 0xFF:
+            marker = data[offset + 1]
             if marker == _SCAN:
                 return size
-            if marker in _FRAMES and size is None and data[at + 4] == 8 and data[at + 9] in (1, 3):
-                size = data[at + 7] << 8 | data[at + 8], data[at + 5] << 8 | data[at + 6]
+            if marker in _FRAMES and size is None and data[offset + 4] == 8 and data[offset + 9] in (1, 3):
+                size = data[offset + 7] << 8 | data[offset + 8], data[offset + 5] << 8 | data[offset + 6]
             elif marker not in _TABLES:
                 return None
-            at += 2 + (data[at + 2] << 8 | data[at + 3])
+            offset += 2 + (data[offset + 2] << 8 | data[offset + 3])
     except IndexError:  # it is cut off
         pass
     return None

@@ -215,13 +215,13 @@ def test_answers_that_begin_with_white_space_keep_the_prompts_ids(
 def test_trained_ranges_survive_cuts_and_touching_spans(byte_tokenizer: dst.TextTokenizer, tmp_path: Path) -> None:
     source = LOOP.replace("BODY", "").replace("A:", "")
     chat = dst.ChatTokenizer(jinja(tmp_path, source), byte_tokenizer)
-    one, two = "a </s> b <image> c", "</s></s>"
-    encoded = chat.encode([user(""), assistant(one), user(""), assistant(two)])
+    text_a, text_b = "a </s> b <image> c", "</s></s>"
+    encoded = chat.encode([user(""), assistant(text_a), user(""), assistant(text_b)])
     (first, middle), (same, last) = encoded.trained
     assert middle == same
     assert last == len(encoded.ids)
-    assert byte_tokenizer.decode(encoded.ids[first:middle]) == one + "</s>"
-    assert byte_tokenizer.decode(encoded.ids[middle:last]) == two + "</s>"
+    assert byte_tokenizer.decode(encoded.ids[first:middle]) == text_a + "</s>"
+    assert byte_tokenizer.decode(encoded.ids[middle:last]) == text_b + "</s>"
 
 
 @pytest.mark.parametrize("template", TEMPLATES)

@@ -108,9 +108,9 @@ def test_any_changed_byte_of_a_sample_names_the_shard_and_the_key(build: Build) 
     data = shard.path.read_bytes()
     row = shard.index.table.to_pylist()[1]
     end = row["offset"] + row["size"]
-    for place in {*range(row["offset"], end, 7), row["offset"], end - 1}:
+    for offset in {*range(row["offset"], end, 7), row["offset"], end - 1}:
         damaged = bytearray(data)
-        damaged[place] ^= 1 << place % 8
+        damaged[offset] ^= 1 << offset % 8
         shard.path.unlink()  # the open shard keeps its mapping of the old file
         shard.path.write_bytes(damaged)
         again = first_shard(build)
@@ -133,14 +133,14 @@ def test_a_sample_reads_the_same_through_its_region(build: Build) -> None:
 
 @pytest.mark.usefixtures("big_indexes")
 def test_a_sample_whose_index_counts_are_wrong_is_refused(tmp_path: Path) -> None:
-    one = draft(1, num_images=2)
-    info = write_shard(tmp_path, [one])
+    sample = draft(1, num_images=2)
+    info = write_shard(tmp_path, [sample])
     assert info is not None
     frame = pl.read_ipc(io.BytesIO((tmp_path / info.index).read_bytes()))
     for column in ("text_tokens", "images"):
         changed = frame.with_columns(pl.col(column) + 1).cast({column: pl.UInt32})
         changed.write_ipc(tmp_path / info.index, compression="uncompressed", compat_level=pl.CompatLevel.oldest())
-        with pytest.raises(ShardError, match=rf"sample {one.key} .*(cannot be read|its index says)"):
+        with pytest.raises(ShardError, match=rf"sample {sample.key} .*(cannot be read|its index says)"):
             Shard(LocalStore(tmp_path), info)[0]
 
 

@@ -29,11 +29,11 @@ def files(build: Path) -> list[Path]:
 
 def test_a_sound_build_passes_and_is_counted(build: Path) -> None:
     seen: list[int] = []
-    found = shards.verify(shards.open(build), progress=seen.append)
-    assert found.problems == []
-    assert (found.shards, found.samples, found.images) == (4, 13, 14)
+    verification = shards.verify(shards.open(build), progress=seen.append)
+    assert verification.problems == []
+    assert (verification.shards, verification.samples, verification.images) == (4, 13, 14)
     assert (
-        found.size_bytes
+        verification.size_bytes
         == sum(seen)
         == sum(path.stat().st_size for path in files(build) if path.suffix != "")
         - ((build / "manifest.json").stat().st_size)
@@ -59,12 +59,12 @@ def test_every_single_flipped_bit_is_found(build: Path) -> None:
 def test_every_flipped_bit_of_the_manifest_is_found(build: Path) -> None:
     path = build / "manifest.json"
     data = path.read_bytes()
-    for place in range(len(data)):
+    for offset in range(len(data)):
         for bit in range(8):
             damaged = bytearray(data)
-            damaged[place] ^= 1 << bit
+            damaged[offset] ^= 1 << bit
             path.write_bytes(damaged)
-            assert problems(build), (place, bit)
+            assert problems(build), (offset, bit)
 
 
 @pytest.mark.parametrize(
@@ -99,9 +99,9 @@ def test_every_missing_emptied_cut_or_lengthened_file_is_named(build: Path) -> N
             path.unlink()
             if content is not None:
                 path.write_bytes(content)
-            found = problems(build)
-            assert len(found) == 1, found
-            assert str(path) in found[0] or (path.name == "manifest.json" and str(build) in found[0])
+            lines = problems(build)
+            assert len(lines) == 1, lines
+            assert str(path) in lines[0] or (path.name == "manifest.json" and str(build) in lines[0])
             path.write_bytes(data)
 
 
@@ -119,10 +119,10 @@ def test_exchanged_shards_and_indexes_are_found(build: Path, suffix: str) -> Non
     first.rename(third)
     second.rename(first)
     third.rename(second)
-    found = problems(build)
-    assert len(found) == 2
-    assert str(first) in found[0]
-    assert str(second) in found[1]
+    lines = problems(build)
+    assert len(lines) == 2
+    assert str(first) in lines[0]
+    assert str(second) in lines[1]
 
 
 @pytest.mark.parametrize("name", ["shards/alpha/train-00009-0123abcd.tar", "shards/x/y", "tokenizer/added_tokens.json"])
@@ -154,9 +154,9 @@ def test_a_shard_pinned_with_the_index_of_another_is_found(build: Path) -> None:
             first[key], second[key] = second[key], first[key]
 
     edit_manifest(build, change)
-    found = problems(build)
-    assert len(found) == 2
-    assert all("is damaged: its bytes do not match the index's checksum" in problem for problem in found)
+    lines = problems(build)
+    assert len(lines) == 2
+    assert all("is damaged: its bytes do not match the index's checksum" in problem for problem in lines)
 
 
 @pytest.mark.parametrize("name", ["samples", "images", "text_tokens", "trained_tokens"])

@@ -119,8 +119,8 @@ def test_an_image_or_video_on_both_sides_of_the_split_is_found(tmp_path: Path) -
 
 def test_the_same_image_under_other_names_on_both_sides_is_a_note(tmp_path: Path) -> None:
     def showing(number: int, split: str, *images: bytes) -> Draft:
-        one = draft(number, split=split, num_images=len(images))
-        return replace(one, images=tuple(("jpg", handmade_builds.JPEG + image) for image in images))
+        sample = draft(number, split=split, num_images=len(images))
+        return replace(sample, images=tuple(("jpg", handmade_builds.JPEG + image) for image in images))
 
     build = Handmade(tmp_path)
     build.add([showing(1, "train", b"a", b"b"), showing(2, "train", b"c")])
@@ -132,9 +132,9 @@ def test_the_same_image_under_other_names_on_both_sides_is_a_note(tmp_path: Path
     build.add([showing(5, "eval", b"x"), showing(6, "eval", b"b", b"y", b"d"), showing(7, "eval", b"d")], split="eval")
     build.add([showing(8, "eval", b"z")], split="eval")
     build.add([draft(9, split="eval", num_images=0)], split="eval")
-    found = shards.verify(shards.open(build.finish()))
-    assert found.problems == []
-    (note,) = found.notes
+    verification = shards.verify(shards.open(build.finish()))
+    assert verification.problems == []
+    (note,) = verification.notes
     assert note.endswith("images that are in train too, byte for byte: 2, such as in sample alpha-eval-00006")
     assert "alpha/eval-00000" in note
 
@@ -166,11 +166,11 @@ def broken_groups(open_whole: Callable[[Path], ShardIndex]) -> Callable[[Path], 
 
     def open_broken(path: Path) -> ShardIndex:
         table = open_whole(path).table
-        place = table.schema.get_field_index("groups")
+        column = table.schema.get_field_index("groups")
         bad = pa.array([[b"\xff"]] * table.num_rows, pa.large_list(pa.large_binary())).view(
-            table.schema.field(place).type
+            table.schema.field(column).type
         )
-        return ShardIndex(table.set_column(place, table.schema.field(place), bad))
+        return ShardIndex(table.set_column(column, table.schema.field(column), bad))
 
     return open_broken
 
@@ -205,8 +205,8 @@ def test_a_tar_with_more_in_it_than_its_index_says_is_found(tmp_path: Path, monk
         (build.folder / name).parent.mkdir(parents=True, exist_ok=True)
         shutil.copy(source / name, build.folder / name)
     build.shards["alpha"] = {"train": [mixed], "eval": []}
-    found = problems(build.finish())
-    assert [text.partition(": ")[2].partition(",")[0] for text in found] == [
+    lines = problems(build.finish())
+    assert [text.partition(": ")[2].partition(",")[0] for text in lines] == [
         f"{whole.size} bytes",
         "its tar members are not those of the index",
     ]

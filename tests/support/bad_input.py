@@ -35,36 +35,36 @@ class Bad(NamedTuple):
 
 def samples_of(folder: Path) -> dict[tuple[str, str], Any]:
     """All that a reader gets, by dataset and conversation; keys and places may differ between builds."""
-    found = {}
+    actual = {}
     for dataset, split, shard in shards.open(folder).shards():
         for row in range(len(shard)):
             sample = shard[row]
             ours = {name: value for name, value in sample.metadata.items() if name not in ("sources", "split")}
             content = (split, sample.ids.tolist(), sample.labels.tolist(), sample.images, ours)
-            found[dataset, sample.metadata["id"]] = content
-    return found
+            actual[dataset, sample.metadata["id"]] = content
+    return actual
 
 
 def check(folder: Path, good: Sequence[dict[str, Any]], bad: Sequence[Bad], **settings: Any) -> DatasetReport:
     """Build with the bad records spread between the good ones, and once more without them."""
     contents: list[dict[str, Any] | bytes] = list(good[1:])
     step = max(1, len(contents) // len(bad))
-    for place, one in enumerate(bad):
-        contents.insert(place * (step + 1), one.content)
+    for index, bad_record in enumerate(bad):
+        contents.insert(index * (step + 1), bad_record.content)
     contents.insert(0, good[0])
     numbers = {id(content): str(number) for number, content in enumerate(contents)}
     blend = chat_blend(folder, [], **{"limits": {"max_reject_share": 1.0}, **settings})
     annotations = folder / "mine/chat.jsonl"
     write_lines(annotations, contents)
     mine = build(blend, workers=2).datasets["mine"]
-    found = rejects_of(folder / "build")
-    assert set(REASONS) >= {one["reason"] for one in found}
-    names = [one.record or _own_id(one.content) or numbers[id(one.content)] for one in bad]
-    expected = Counter((name, one.reason) for name, one in zip(names, bad, strict=True))
-    assert Counter((one["record"], one["reason"]) for one in found) == expected
-    for name, one in zip(names, bad, strict=True):
-        detail = one.detail.replace("LINE", f"line {int(numbers[id(one.content)]) + 1}")
-        assert any(detail in reject["detail"] for reject in found if reject["record"] == name), (detail, found)
+    rejects = rejects_of(folder / "build")
+    assert set(REASONS) >= {reject["reason"] for reject in rejects}
+    names = [bad_record.record or _own_id(bad_record.content) or numbers[id(bad_record.content)] for bad_record in bad]
+    expected = Counter((name, bad_record.reason) for name, bad_record in zip(names, bad, strict=True))
+    assert Counter((reject["record"], reject["reason"]) for reject in rejects) == expected
+    for name, bad_record in zip(names, bad, strict=True):
+        detail = bad_record.detail.replace("LINE", f"line {int(numbers[id(bad_record.content)]) + 1}")
+        assert any(detail in reject["detail"] for reject in rejects if reject["record"] == name), (detail, rejects)
     assert (mine.records, mine.members, sum(mine.rejects.values())) == (len(contents), len(good), len(bad))
     assert shards.verify(shards.open(folder / "build")).problems == []
     write_lines(annotations, good)

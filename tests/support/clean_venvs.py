@@ -140,11 +140,13 @@ def _pyproject() -> dict[str, Any]:
 @cache
 def _installed() -> dict[str, metadata.Distribution]:
     """By canonical name; without dsvl, whose metadata may be older than pyproject.toml."""
-    found: dict[str, metadata.Distribution] = {}
-    for one in metadata.distributions():
-        found.setdefault(canonicalize_name(one.name), one)  # the first on sys.path is the one that Python imports
-    found.pop(DSVL, None)
-    return found
+    actual: dict[str, metadata.Distribution] = {}
+    for distribution in metadata.distributions():
+        actual.setdefault(
+            canonicalize_name(distribution.name), distribution
+        )  # the first on sys.path is the one that Python imports
+    actual.pop(DSVL, None)
+    return actual
 
 
 # Links to the distributions of the running environment

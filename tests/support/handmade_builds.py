@@ -86,14 +86,14 @@ def write_shard(
     build: Path, drafts: Sequence[Draft], *, dataset: str = "alpha", split: str = "train", number: int = 0
 ) -> ShardInfo | None:
     writer = ShardWriter(build, f"shards/{dataset}", f"{split}-{number:05d}")
-    for one in drafts:
+    for sample in drafts:
         writer.add(
-            one.key,
-            metadata=one.metadata,
-            tokens=one.tokens,
-            images=one.images,
-            trained_tokens=one.trained_tokens,
-            groups=one.groups,
+            sample.key,
+            metadata=sample.metadata,
+            tokens=sample.tokens,
+            images=sample.images,
+            trained_tokens=sample.trained_tokens,
+            groups=sample.groups,
         )
     return writer.finish()
 

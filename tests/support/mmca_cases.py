@@ -67,8 +67,8 @@ def cases(draw: st.DrawFn, *, cached: bool = False) -> Case:
 def gradients(out: torch.Tensor, case: Case) -> list[torch.Tensor]:
     weight = torch.linspace(-1, 1, out.numel(), dtype=out.dtype).view_as(out)
     inputs = (case.query, case.key, case.value)
-    found = torch.autograd.grad((out * weight).sum(), inputs, allow_unused=True)
-    return [torch.zeros_like(x) if grad is None else grad for x, grad in zip(inputs, found, strict=True)]
+    actual = torch.autograd.grad((out * weight).sum(), inputs, allow_unused=True)
+    return [torch.zeros_like(x) if grad is None else grad for x, grad in zip(inputs, actual, strict=True)]
 
 
 def interleaved(num_queries: int = 12) -> Case:

@@ -94,12 +94,12 @@ def make(name: str, **changes: Any) -> Any:
 
 def positions(segment_ids: torch.Tensor) -> torch.Tensor:
     """Each sample counts from 0; padding stays at 0."""
-    found = torch.zeros_like(segment_ids)
+    actual = torch.zeros_like(segment_ids)
     for row, segments in enumerate(segment_ids):
         for sample in set(segments.tolist()) - {0}:
             where = segments == sample
-            found[row, where] = torch.arange(int(where.sum()))
-    return found
+            actual[row, where] = torch.arange(int(where.sum()))
+    return actual
 
 
 def logits(
@@ -107,10 +107,10 @@ def logits(
 ) -> torch.Tensor:
     segment_ids = torch.ones_like(ids) if segment_ids is None else segment_ids
     layout = build_layout(is_image, segment_ids)
-    found: torch.Tensor = model(
+    actual: torch.Tensor = model(
         input_ids=ids, position_ids=positions(segment_ids), mmca_layout=layout, use_cache=False
     ).logits
-    return found
+    return actual
 
 
 def random_ids(*shape: int) -> torch.Tensor:

@@ -23,17 +23,17 @@ def components(rows: Sequence[Sequence[int]]) -> dict[int, set[int]]:
     for row in rows:
         for group in row:
             neighbours.setdefault(group, set()).update(row)
-    found: dict[int, set[int]] = {}
+    actual: dict[int, set[int]] = {}
     for start in neighbours:
-        if start in found:
+        if start in actual:
             continue
         reached, waiting = {start}, [start]
         while waiting:
             for group in neighbours[waiting.pop()] - reached:
                 reached.add(group)
                 waiting.append(group)
-        found |= dict.fromkeys(reached, reached)
-    return found
+        actual |= dict.fromkeys(reached, reached)
+    return actual
 
 
 def split_sides(

@@ -65,11 +65,11 @@ def block_permutation(blocks: Sequence[Sequence[int]], key: int, window: int) ->
     laid = [element for block in table(len(blocks), key_of(key, "blocks")) for element in blocks[block]]
     if window == 1:
         return laid
-    found = []
+    actual = []
     for number, start in enumerate(range(0, len(laid), window)):
         part = laid[start : start + window]
-        found += [part[place] for place in permutation(len(part), key_of(key, number))]
-    return found
+        actual += [part[place] for place in permutation(len(part), key_of(key, number))]
+    return actual
 
 
 # The order
@@ -85,7 +85,7 @@ def epochs_of(
         drawn = dataset_epochs(blocks, draws, key=key_of(key, name), window=window, count=count)
         streams.append([[sample + offset for sample in epoch] for epoch in drawn])
         offset += sum(blocks)
-    found = []
+    actual = []
     for epoch in range(count):
         waiting = [list(reversed(stream[epoch])) for stream in streams]
         samples: list[int] = []
@@ -93,8 +93,8 @@ def epochs_of(
             part = sorted(turns[start : start + stripe])
             shuffled = [part[place] for place in table(len(part), key_of(key, epoch, number))]
             samples += [waiting[dataset].pop() for dataset in shuffled]
-        found.append(samples)
-    return found
+        actual.append(samples)
+    return actual
 
 
 def spread(draws: Sequence[int]) -> list[int]:
@@ -115,7 +115,7 @@ def dataset_epochs(blocks: Sequence[int], draws: int, *, key: int, window: int |
     shard_of = [shard for shard, samples in enumerate(blocks) for _ in range(samples)]
     stored = [[sample for sample in range(size) if shard_of[sample] == shard] for shard in range(len(blocks))]
     together_again = math.lcm(size, draws)
-    found = []
+    actual = []
     for epoch in range(count):
         numbers = range(epoch * draws, (epoch + 1) * draws)
         samples: list[int] = []
@@ -130,8 +130,8 @@ def dataset_epochs(blocks: Sequence[int], draws: int, *, key: int, window: int |
             else:
                 parts = [list(part) for _, part in groupby(shown, key=lambda sample: shard_of[sample])]
                 samples += block_permutation(parts, piece_key, window)
-        found.append(samples)
-    return found
+        actual.append(samples)
+    return actual
 
 
 # Packing
@@ -173,13 +173,13 @@ def fewest_sequences(lengths: Sequence[int], max_length: int) -> int:
     def least(sample: int, sequences: tuple[int, ...]) -> int:
         if sample == len(lengths):
             return len(sequences)
-        found = least(sample + 1, (*sequences, lengths[sample]))
+        actual = least(sample + 1, (*sequences, lengths[sample]))
         for number, used in enumerate(sequences):
             if used + lengths[sample] <= max_length:
-                found = min(
-                    found, least(sample + 1, (*sequences[:number], used + lengths[sample], *sequences[number + 1 :]))
+                actual = min(
+                    actual, least(sample + 1, (*sequences[:number], used + lengths[sample], *sequences[number + 1 :]))
                 )
-        return found
+        return actual
 
     return least(0, ())
 

@@ -66,8 +66,8 @@ def official_form(answer: str) -> str:
 def _punctuated(text: str) -> str:
     letters = list(text)
     number = any(
-        one.isdecimal() and comma == "," and other.isdecimal()
-        for one, comma, other in zip(letters, letters[1:], letters[2:], strict=False)
+        before.isdecimal() and comma == "," and after.isdecimal()
+        for before, comma, after in zip(letters, letters[1:], letters[2:], strict=False)
     )
     deleted = {mark for mark in OFFICIAL_MARKS if number}
     for left, right in pairwise(letters):

@@ -52,14 +52,14 @@ def lines(name: str) -> list[Requirement]:
 
 def pins(name: str, machine: dict[str, str]) -> dict[str, Version]:
     """What the lock says for a machine, by canonical name."""
-    found: dict[str, Version] = {}
+    actual: dict[str, Version] = {}
     for line in lines(name):
         if line.marker is None or line.marker.evaluate(machine):
             (pin,) = line.specifier
             assert pin.operator == "=="
-            assert canonicalize_name(line.name) not in found, f"{name}: two versions of {line.name}"
-            found[canonicalize_name(line.name)] = Version(pin.version)
-    return found
+            assert canonicalize_name(line.name) not in actual, f"{name}: two versions of {line.name}"
+            actual[canonicalize_name(line.name)] = Version(pin.version)
+    return actual
 
 
 def direct() -> Iterator[Requirement]:
@@ -78,10 +78,10 @@ def lower_bound(need: Requirement) -> Version:
 @pytest.mark.parametrize("name", lock.LOCKS)
 @pytest.mark.parametrize("machine", MACHINES, ids=name_of)
 def test_every_direct_dependency_is_pinned_inside_its_range(name: str, machine: dict[str, str]) -> None:
-    found = pins(name, machine)
+    pinned = pins(name, machine)
     for need in direct():
         assert need.marker is None
-        version = found[canonicalize_name(need.name)]
+        version = pinned[canonicalize_name(need.name)]
         assert need.specifier.contains(version, prereleases=True), f"{name} has {need.name} {version}; run `make lock`"
 
 
@@ -102,9 +102,9 @@ def test_torch_is_the_cpu_build_where_the_lock_is_for_it(machine: dict[str, str]
 @pytest.mark.parametrize("machine", MACHINES, ids=name_of)
 def test_the_oldest_versions_are_those_at_the_lower_bounds(machine: dict[str, str]) -> None:
     """A bound of 8.1 may mean 8.1.3, if no other 8.1 can be installed together with everything else."""
-    found = pins("lock-oldest.txt", machine)
+    pinned = pins("lock-oldest.txt", machine)
     for need in direct():
-        bound, version = lower_bound(need), found[canonicalize_name(need.name)]
+        bound, version = lower_bound(need), pinned[canonicalize_name(need.name)]
         at_bound = (*version.release, 0, 0)[: len(bound.release)] == bound.release
         assert at_bound, f"lock-oldest.txt has {version} for {need.name}>={bound}; run `make lock`, or raise the bound"
 

@@ -156,9 +156,9 @@ def bench_workers(folder: Path, count: int, repeats: int) -> None:
     for _ in range(repeats):
         for workers in rates:
             rates[workers].append(count / build_seconds(folder, {"image": {"check": "decode"}}, workers=workers))
-    one = statistics.median(rates[1])
-    for workers, found in rates.items():
-        print(f"| {workers} | {statistics.median(found):,.0f} | {statistics.median(found) / one:.2f}x |")
+    one_worker = statistics.median(rates[1])
+    for workers, measured in rates.items():
+        print(f"| {workers} | {statistics.median(measured):,.0f} | {statistics.median(measured) / one_worker:.2f}x |")
     print("\nexpected: 2 workers at least 1.70x of one\n", flush=True)
 
 

@@ -63,7 +63,7 @@ def decoders() -> dict[str, Callable[[bytes], Pixels]]:
 
         return decode
 
-    found: dict[str, Callable[[bytes], Pixels]] = {
+    decoders: dict[str, Callable[[bytes], Pixels]] = {
         "Pillow, decoding alone": lambda data: np.asarray(Image.open(io.BytesIO(data))),
         "simplejpeg, decoding alone": lambda data: simplejpeg.decode_jpeg(data),
     }
@@ -71,10 +71,10 @@ def decoders() -> dict[str, Callable[[bytes], Pixels]]:
         import cv2
 
         cv2.setNumThreads(1)
-        found["OpenCV, decoding alone"] = lambda data: np.asarray(
+        decoders["OpenCV, decoding alone"] = lambda data: np.asarray(
             cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_COLOR_RGB), np.uint8
         )
-    return found | {
+    return decoders | {
         "Pillow, with resizing": lambda data: decode_pillow(data, POLICY.geometry),
         "ours, exact": ours("exact"),
         "ours, fast": ours("fast"),

@@ -133,12 +133,12 @@ class Bench:
         done = subprocess.run(command, capture_output=True, text=True, env=os.environ | ENVIRONMENT)
         if done.returncode:
             raise SystemExit(f"{' '.join(command)}\n{done.stderr[-4000:]}")
-        found: dict[str, Any] = json.loads(done.stdout.splitlines()[-1]) if mode != "prepare" else {}
-        return found
+        report: dict[str, Any] = json.loads(done.stdout.splitlines()[-1]) if mode != "prepare" else {}
+        return report
 
     def rate(self, column: Column, mode: str, **task: Any) -> float:
-        found = self.run(column, mode, **task)
-        return float(found["samples"] / found["seconds"])
+        report = self.run(column, mode, **task)
+        return float(report["samples"] / report["seconds"])
 
     def median(self, column: Column, mode: str, repeats: int) -> float:
         return statistics.median(self.rate(column, mode) for _ in range(repeats))
@@ -216,15 +216,17 @@ def measure(bench: Bench, columns: list[Column], repeats: int) -> dict[tuple[str
         print(f"repeat {number + 1} of {repeats}", file=sys.stderr, flush=True)
         for column in columns:
             for preprocess in column.preprocess if number == 0 else column.preprocess[:1]:
-                found = bench.run(column, "full", preprocess=preprocess)
-                note(_all_work(preprocess), column, found["samples"] / found["seconds"])
+                report = bench.run(column, "full", preprocess=preprocess)
+                note(_all_work(preprocess), column, report["samples"] / report["seconds"])
                 if preprocess == column.preprocess[0]:
-                    note(FIRST, column, found["first_batch_s"])
+                    note(FIRST, column, report["first_batch_s"])
             note(READ, column, bench.rate(column, "read"))
             if column.runner == "ours" or number == 0:
-                one, two = (bench.rate(column, "full", preprocess=column.preprocess[0], workers=n) for n in (1, 2))
-                note(WORKERS, column, two / one)
-    medians: dict[tuple[str, str], float | str] = {key: statistics.median(found) for key, found in rates.items()}
+                one_worker, two_workers = (
+                    bench.rate(column, "full", preprocess=column.preprocess[0], workers=n) for n in (1, 2)
+                )
+                note(WORKERS, column, two_workers / one_worker)
+    medians: dict[tuple[str, str], float | str] = {key: statistics.median(values) for key, values in rates.items()}
     for column in columns:
         used = bench.run(column, "full", preprocess=column.preprocess[0], workers=1, memory=True)
         for key, title in (("memory_mb", "own memory"), ("rss_mb", "resident memory")):
@@ -239,8 +241,8 @@ def print_goals(medians: dict[tuple[str, str], float | str], bare: dict[str, flo
     peers = [column.title for column in COLUMNS.values() if column.packages]
 
     def value(row: str, column: str) -> float:
-        found = medians.get((row, column), math.nan)
-        return found if isinstance(found, float) else math.nan
+        median = medians.get((row, column), math.nan)
+        return median if isinstance(median, float) else math.nan
 
     def best(row: str) -> float:
         return max((value(row, peer) for peer in peers[:-1] if (row, peer) in medians), default=math.nan)

@@ -66,8 +66,8 @@ def main() -> None:
         for title, samples in SIZES.items():
             folder = Path(scratch) / title.replace(" ", "-")
             shards = make_build(folder, samples)
-            found = [timed(folder, seed) for seed in range(-1, arguments.repeats)][1:]  # the first warms up imports
-            medians = {key: statistics.median(one[key] for one in found) for key in found[0]}
+            measured = [timed(folder, seed) for seed in range(-1, arguments.repeats)][1:]  # the first warms up imports
+            medians = {key: statistics.median(one[key] for one in measured) for key in measured[0]}
             times = " | ".join(f"{medians[key] * 1e3:,.1f} ms" for key in ("import", "sample", "batch"))
             print(f"| {title} | {shards:,} | {times} | {medians['peak'] / 1e6:,.0f} MB |", flush=True)
 
@@ -143,8 +143,8 @@ def timed(folder: Path, seed: int) -> dict[str, float]:
     """Seconds, and the peak of resident memory in bytes."""
     command = [sys.executable, "-c", TIMED, str(folder), str(seed)]
     done = subprocess.run(command, check=True, capture_output=True, text=True, cwd=ROOT)
-    found: dict[str, float] = json.loads(done.stdout)
-    return found
+    report: dict[str, float] = json.loads(done.stdout)
+    return report
 
 
 if __name__ == "__main__":

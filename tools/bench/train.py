@@ -39,17 +39,17 @@ def main() -> None:
     goals: list[Goal] = []
     well = True
     with tempfile.TemporaryDirectory(dir=arguments.scratch) as folder:
-        for part in arguments.only:
-            if part == "speed":
+        for section in arguments.only:
+            if section == "speed":
                 goals += bench_speed(device, arguments.types, threads, arguments.repeats)
-            elif part == "dense":
+            elif section == "dense":
                 goals += bench_dense(device, arguments.types, threads, arguments.repeats)
-            elif part == "memory":
+            elif section == "memory":
                 goals += bench_memory(device, arguments.types)
-            elif part == "packing":
+            elif section == "packing":
                 goals += bench_packing(Path(folder))
             else:
-                found, well = bench_step(
+                step_goals, well = bench_step(
                     Path(folder),
                     arguments.models,
                     device=device,
@@ -58,7 +58,7 @@ def main() -> None:
                     steps=arguments.steps,
                     settings=arguments.settings,
                 )
-                goals += found
+                goals += step_goals
     if goals:
         print_goals(goals)
     sys.exit(0 if well else 1)
@@ -95,11 +95,11 @@ def _arguments() -> argparse.Namespace:
 
 def _some_of(names: Sequence[str]) -> Callable[[str], list[str]]:
     def chosen(text: str) -> list[str]:
-        found = text.split(",")
-        unknown = [name for name in found if name not in names]
+        names_chosen = text.split(",")
+        unknown = [name for name in names_chosen if name not in names]
         if unknown:
             raise argparse.ArgumentTypeError(f"got {', '.join(unknown)}; expected some of {', '.join(names)}")
-        return found
+        return names_chosen
 
     return chosen
 

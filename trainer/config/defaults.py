@@ -43,16 +43,16 @@ def _lines(cls: type, where: str, depth: int) -> Iterator[str]:
         if depth == 0:
             yield ""
         yield from _comment(docs[field.name], indent)
-        part = dataclass_in(hints[field.name])
-        if part is None:
+        nested = dataclass_in(hints[field.name])
+        if nested is None:
             yield f"{indent}{field.name}: {_scalar(_value(field, path))}"
         elif _is_optional(hints[field.name]):
             yield f"{indent}{field.name}: null"
             yield f"{indent}# {field.name}:"
-            yield from (f"{indent}# {line[len(indent) :]}" for line in _lines(part, path, depth + 1))
+            yield from (f"{indent}# {line[len(indent) :]}" for line in _lines(nested, path, depth + 1))
         else:
             yield f"{indent}{field.name}:"
-            yield from _lines(part, path, depth + 1)
+            yield from _lines(nested, path, depth + 1)
 
 
 def _comment(text: str, indent: str) -> list[str]:

@@ -196,9 +196,9 @@ _SIZE_FROM = {
 
 
 def _check_decoder(decoder: DecoderConfig) -> list[str]:
-    given = [name for name in ("name", "preset", "config") if getattr(decoder, name)]
-    if len(given) != 1:
-        got = " and ".join(given) or "none"
+    sources = [name for name in ("name", "preset", "config") if getattr(decoder, name)]
+    if len(sources) != 1:
+        got = " and ".join(sources) or "none"
         return [f"model.decoder: got {got} of name, preset and config; expected exactly one"]
     if decoder.config and not isinstance(decoder.config.get("model_type"), str):
         return ["model.decoder.config.model_type: missing; expected an architecture of transformers, such as llama"]

@@ -87,17 +87,17 @@ def score(answers: Iterable[Answered]) -> Scores:
     Raises TrainError for an answer without references or a dataset of two kinds, and ConfigError if there are captions
     but not the package that scores them (`missing_packages` checks this before anything is generated).
     """
-    given = tuple(answers)
+    answered = tuple(answers)
     of_dataset: dict[str, list[int]] = {}
-    for number, answer in enumerate(given):
+    for number, answer in enumerate(answered):
         numbers = of_dataset.setdefault(answer.dataset, [])
         numbers.append(number)
-        _check(answer, given[numbers[0]])
+        _check(answer, answered[numbers[0]])
     rows: list[DatasetScore] = []
-    of_answer: list[Mapping[str, float]] = [{}] * len(given)
+    of_answer: list[Mapping[str, float]] = [{}] * len(answered)
     for dataset, numbers in sorted(of_dataset.items()):
-        kind = given[numbers[0]].kind
-        scored = _SCORERS[kind]([given[number] for number in numbers])
+        kind = answered[numbers[0]].kind
+        scored = _SCORERS[kind]([answered[number] for number in numbers])
         for number, metrics in zip(numbers, scored.answers, strict=True):
             of_answer[number] = metrics
         rows.append(
@@ -140,17 +140,17 @@ def exact_match(prediction: str, references: Sequence[str]) -> float:
 
 def direct_answer(prediction: str) -> str:
     """The choice within "The answer is <choice>. Because <reasons>", the form of A-OKVQA here; else the whole text."""
-    found = _REASONED.fullmatch(prediction)
-    return found[1] if found else prediction
+    match = _REASONED.fullmatch(prediction)
+    return match[1] if match else prediction
 
 
 def _check(answer: Answered, first: Answered) -> None:
-    place = f"{answer.dataset} {answer.key}"
+    where = f"{answer.dataset} {answer.key}"
     if not answer.references:
-        raise TrainError(f"{place}: got no references to compare the answer with; expected at least one")
+        raise TrainError(f"{where}: got no references to compare the answer with; expected at least one")
     if answer.kind != first.kind:
         raise TrainError(
-            f"{place}: its kind is {answer.kind}, but that of {first.key} is {first.kind}; expected the same"
+            f"{where}: its kind is {answer.kind}, but that of {first.key} is {first.kind}; expected the same"
         )
 
 

@@ -51,8 +51,12 @@ def test_an_object_is_found_by_its_entry_point_with_the_release_that_it_comes_fr
         files={"optics/__init__.py": "", "optics/prime.py": "LENS = 5\n"},
     )
     assert load(POINT, "prime", "camera.lens") == 5
-    found = origin(POINT, "prime", "camera.lens")
-    assert (found.name, found.distribution, found.version) == ("prime", "my-optics", "1.2")
+    recorded_origin = origin(POINT, "prime", "camera.lens")
+    assert (recorded_origin.name, recorded_origin.distribution, recorded_origin.version) == (
+        "prime",
+        "my-optics",
+        "1.2",
+    )
     assert origin(POINT, "optics.prime:LENS", "camera.lens").release == "my-optics 1.2"
     assert list(names().names) == ["prime"]
     assert names().notes == ()
@@ -221,8 +225,12 @@ def test_code_that_only_has_the_name_of_an_installed_package_is_not_taken_for_it
     source = tmp_path_factory.mktemp("source")
     write_module(source, "optics", "LENS = 2")
     monkeypatch.syspath_prepend(source)
-    found = origin(POINT, "optics:LENS", "camera.lens")
-    assert (found.distribution, found.version, found.release) == (None, None, "code of no distribution")
+    recorded_origin = origin(POINT, "optics:LENS", "camera.lens")
+    assert (recorded_origin.distribution, recorded_origin.version, recorded_origin.release) == (
+        None,
+        None,
+        "code of no distribution",
+    )
     record = f'{{"url": "{source.as_uri()}", "dir_info": {{"editable": true}}}}'
     (info / "direct_url.json").write_text(record)
     assert origin(POINT, "optics:LENS", "camera.lens").release == "my-optics 1"

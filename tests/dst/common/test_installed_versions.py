@@ -23,8 +23,8 @@ REQUIREMENTS = [
 
 
 def check(*extras: str, **installed: str) -> tuple[list[str], list[str]]:
-    found = check_installed(extras or ("train",), requirements=REQUIREMENTS, version_of=installed.get)
-    return list(found.warnings), list(found.errors)
+    actual = check_installed(extras or ("train",), requirements=REQUIREMENTS, version_of=installed.get)
+    return list(actual.warnings), list(actual.errors)
 
 
 def test_a_version_inside_the_range_is_not_mentioned() -> None:

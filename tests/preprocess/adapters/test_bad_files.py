@@ -145,8 +145,8 @@ def test_parquet_rows_that_cannot_be_read_are_rejects_and_other_columns_do_not_m
         pq.write_table(table.append_column(key, times), tmp_path / f"mine/times-{key}.parquet")
         pq.write_table(table.append_column(key, texts), tmp_path / f"mine/texts-{key}.parquet")
     report = build(blend).datasets["mine"]
-    found = {(reject["file"], reject["record"], reject["reason"]) for reject in rejects_of(tmp_path / "build")}
-    assert found == {
+    rejects = {(reject["file"], reject["record"], reject["reason"]) for reject in rejects_of(tmp_path / "build")}
+    assert rejects == {
         ("texts-group.parquet", "2", "bad_text"),
         *(("times-group.parquet", str(number), "wrong_type") for number in range(5)),
     }
@@ -202,8 +202,10 @@ def test_a_bad_image_in_an_archive_is_a_reject_of_its_record_alone(tmp_path: Pat
     report = build(blend, workers=2)
     for name, dataset in report.datasets.items():
         assert (dataset.records, dataset.members) == (len(images) + 3, 4)
-        found = {one["record"]: one["reason"] for one in rejects_of(tmp_path / "build") if one["dataset"] == name}
-        assert found == expected
+        rejects = {
+            reject["record"]: reject["reason"] for reject in rejects_of(tmp_path / "build") if reject["dataset"] == name
+        }
+        assert rejects == expected
     assert shards.verify(shards.open(tmp_path / "build")).problems == []
     per_dataset: dict[str, list[Any]] = {name: [] for name in report.datasets}
     for (owner, _), content in sorted(samples_of(tmp_path / "build").items()):
@@ -239,12 +241,12 @@ def test_a_test_split_without_answers_is_refused_by_name(tmp_path: Path) -> None
     asked = tmp_path / "aokvqa/aokvqa/annotations/aokvqa_v1p0_test.json"
     keys = ("question_id", "image_id", "question", "choices")
     records = json.loads(asked.with_name("aokvqa_v1p0_train.json").read_text())
-    asked.write_text(json.dumps([{"split": "test"} | {key: one[key] for key in keys} for one in records]))
+    asked.write_text(json.dumps([{"split": "test"} | {key: entry[key] for key in keys} for entry in records]))
     entries[0]["annotations"] = "aokvqa/annotations/aokvqa_v1p0_test.json"
     questions = next((tmp_path / "vqa_v2").rglob("*_questions.json"))
     document = json.loads(questions.read_text())
-    for number, one in enumerate(document["questions"]):
-        one["question_id"] = 900000 + number
+    for number, entry in enumerate(document["questions"]):
+        entry["question_id"] = 900000 + number
     tests = questions.with_name("v2_OpenEnded_mscoco_test2015_questions.json")
     tests.write_text(json.dumps({**document, "data_subtype": "test2015"}))
     with pytest.raises(DataError) as caught:
@@ -268,11 +270,11 @@ def test_limits_name_what_was_got_and_too_many_rejects_end_with_code_1(tmp_path:
     assert "dataset mine: 2 of 4 records are rejects" in done.stderr
     for reason in ("too_many_images 1", "too_long 1", "limits.max_reject_share allows 0.2"):
         assert reason in done.stderr
-    found = {reject["record"]: reject for reject in rejects_of(tmp_path / "build")}
-    assert found["crowd"]["reason"] == "too_many_images"
-    assert "3 images" in found["crowd"]["detail"]
-    assert found["long"]["reason"] == "too_long"
-    assert "limits.max_length is 200" in found["long"]["detail"]
+    rejects = {reject["record"]: reject for reject in rejects_of(tmp_path / "build")}
+    assert rejects["crowd"]["reason"] == "too_many_images"
+    assert "3 images" in rejects["crowd"]["detail"]
+    assert rejects["long"]["reason"] == "too_long"
+    assert "limits.max_length is 200" in rejects["long"]["detail"]
     done = run_command(tmp_path, "--set", "limits.max_reject_share=0.5")
     assert done.returncode == 0
     (_, cut), *_ = [(name, one) for (_, name), one in samples_of(tmp_path / "build").items() if name == "chat/r1"]

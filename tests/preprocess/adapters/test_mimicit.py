@@ -107,10 +107,10 @@ def test_merging_agrees_with_a_search_from_each_instruction(
     expected: list[list[str]] = []
     for name in names:
         reached = [name]
-        for one in reached:
+        for instruction in reached:
             for other in names:
-                linked = other in data[one]["rel_ins_ids"] or one in data[other]["rel_ins_ids"]
-                if linked and data[one]["image_ids"] == data[other]["image_ids"] and other not in reached:
+                linked = other in data[instruction]["rel_ins_ids"] or instruction in data[other]["rel_ins_ids"]
+                if linked and data[instruction]["image_ids"] == data[other]["image_ids"] and other not in reached:
                     reached.append(other)
         if not any(name in found for found in expected):
             expected.append(sorted(reached, key=names.index))

@@ -42,8 +42,8 @@ def test_the_samples_show_their_images_and_number_them_through_the_dialogue() ->
         "SparklesDialogueVG/0",
         "SparklesDialogueVG/1",
     ]
-    one, two = Image(name="1001.jpg", store=0), Image(name="1002.jpg", store=0)
-    assert made[0].turns[0].parts == (one, two, "How could image 1 and image 2 belong to one morning?")
+    first, second = Image(name="1001.jpg", store=0), Image(name="1002.jpg", store=0)
+    assert made[0].turns[0].parts == (first, second, "How could image 1 and image 2 belong to one morning?")
     assert made[0].turns[2].parts == (Image(name="1003.jpg", store=0), "And would image 3 fit in?")
     assert made[0].texts[1].startswith("Someone may drink the coffee of image 2 while the cat of image 1")
     assert made[2].turns[1].parts == ("image 2, since grass is softer than brick.",)

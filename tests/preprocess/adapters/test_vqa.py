@@ -202,14 +202,19 @@ def test_vizwiz_and_textvqa_are_read_as_published(tmp_path: Path) -> None:
     textvqa = {"question_id": 7, "image_id": "00f", "question": "Which?", "answers": ["b", "b"], "set_name": "train"}
     made = adapted("vqa_v2", tmp_path, {"val.json": [vizwiz, {"image": "x.jpg"}], "t.json": {"data": [textvqa]}})
     assert rejects(made) == [("1", "missing_key")]
-    one, two = conversations(made)
-    assert (one.id, one.images[0].name, one.turns[1].parts, one.official_split) == (
+    first, second = conversations(made)
+    assert (first.id, first.images[0].name, first.turns[1].parts, first.official_split) == (
         "val/#0",
         "VizWiz_val_1.jpg",
         ("a",),
         "val",
     )
-    assert (two.id, two.images[0].name, two.turns[1].parts, two.official_split) == ("t/7", "00f.jpg", ("b",), "train")
+    assert (second.id, second.images[0].name, second.turns[1].parts, second.official_split) == (
+        "t/7",
+        "00f.jpg",
+        ("b",),
+        "train",
+    )
 
 
 def test_aokvqa_asks_why_and_answers_with_the_rationales() -> None:

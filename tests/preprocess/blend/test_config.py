@@ -53,9 +53,9 @@ def test_one_of_several_image_locations_is_enough(tmp_path: Path) -> None:
 
 def test_text_alone_needs_no_image_folder(tmp_path: Path) -> None:
     (tmp_path / "a.jsonl").write_text(json.dumps({"messages": []}))
-    found = inputs_of(tmp_path, "chat")
-    assert found.images == (tmp_path / ".",)
-    assert found.absent == ()
+    actual = inputs_of(tmp_path, "chat")
+    assert actual.images == (tmp_path / ".",)
+    assert actual.absent == ()
 
 
 def test_an_annotation_file_that_is_not_there_is_remembered(tmp_path: Path) -> None:
@@ -67,10 +67,10 @@ def test_an_annotation_file_that_is_not_there_is_remembered(tmp_path: Path) -> N
 
 @pytest.mark.parametrize("name", sorted(ADAPTERS.keys() - {"chat"}))
 def test_every_sample_dataset_is_found_whole(name: str) -> None:
-    found = inputs_of(SAMPLES, name)
-    assert found.annotations
-    assert found.images
-    assert found.absent == ()
+    actual = inputs_of(SAMPLES, name)
+    assert actual.annotations
+    assert actual.images
+    assert actual.absent == ()
 
 
 @pytest.mark.parametrize("prompts", [[], [""], ["Describe it.", " \n"], ["Describe it.", 5], "Describe it.", None])

@@ -40,9 +40,9 @@ def demo(tmp_path_factory: pytest.TempPathFactory) -> BuildReport:
 def test_the_demo_blend_gives_a_sound_build_of_every_adapter(demo: BuildReport) -> None:
     assert len(demo.datasets) == 14
     assert all(dataset.samples for dataset in demo.datasets.values())
-    found = shards.verify(shards.open(demo.path))
-    assert found.problems == []
-    assert found.samples == sum(dataset.samples for dataset in demo.datasets.values())
+    verification = shards.verify(shards.open(demo.path))
+    assert verification.problems == []
+    assert verification.samples == sum(dataset.samples for dataset in demo.datasets.values())
 
 
 def test_records_read_are_members_written_plus_rejects(demo: BuildReport) -> None:

@@ -189,9 +189,9 @@ def test_annotations_that_change_while_they_are_read_are_not_kept_under_the_wron
     task = ingest_task("mine", "chat", request, tmp_path / "cache", None)
 
     def slow(folder: Path, dataset: str, stream: Iterable[Any]) -> dict[str, Any]:
-        found = write_spool(folder, dataset, stream)
+        actual = write_spool(folder, dataset, stream)
         write_chat(tmp_path / "mine", [chat_record(9)])
-        return found
+        return actual
 
     monkeypatch.setattr(ingest, "write_spool", slow)
     assert "changed while it was read" in str(run_ingest(task).error)

@@ -30,13 +30,13 @@ pytestmark = pytest.mark.usefixtures("no_hang")
 
 def workers_of(parent: int) -> set[int]:
     """Spawned processes of a parent that are not dead, from /proc."""
-    found = set()
+    actual = set()
     for folder in Path("/proc").glob("[0-9]*"):
         with contextlib.suppress(OSError):
             state, ppid = (folder / "stat").read_text().rpartition(")")[2].split()[:2]
             if int(ppid) == parent and state != "Z" and b"spawn_main" in (folder / "cmdline").read_bytes():
-                found.add(int(folder.name))
-    return found
+                actual.add(int(folder.name))
+    return actual
 
 
 def is_running(process: int) -> bool:

@@ -57,12 +57,12 @@ def test_concat_joins_up_to_k_conversations_and_uses_every_record_once(tmp_path:
     records = [chat_record(number, images=[name]) for number, name in enumerate(names)]
     blend = chat_blend(tmp_path, records, dataset={"concat": k}, split={"eval": 0.3}, seed=1)
     report = build(blend).datasets["mine"]
-    found = samples(tmp_path)
-    used = sorted(source["record"] for sample in found for source in sample.to_json()["sources"])
+    built = samples(tmp_path)
+    used = sorted(source["record"] for sample in built for source in sample.to_json()["sources"])
     assert used == sorted(f"r{number}" for number in range(17))
     assert report.members == 17
-    assert max(len(sample.to_json()["sources"]) for sample in found) == k
-    for sample in found:
+    assert max(len(sample.to_json()["sources"]) for sample in built) == k
+    for sample in built:
         assert len(sample.sample.images) == len(sample.to_json()["sources"])
         text = sample.to_json()["text"]
         for number in range(1, len(sample.sample.images) + 1):
@@ -86,10 +86,10 @@ def test_concat_never_passes_max_images_or_max_length(tmp_path: Path) -> None:
     ]
     limits = {"max_images": 4, "max_length": 260}
     build(chat_blend(tmp_path, records, dataset={"concat": 6}, limits=limits))
-    found = samples(tmp_path)
-    assert all(len(sample.sample.images) <= 4 and length(sample) <= 260 for sample in found)
-    assert any(len(sample.to_json()["sources"]) > 1 for sample in found)
-    assert sum(len(sample.to_json()["sources"]) for sample in found) == 18
+    built = samples(tmp_path)
+    assert all(len(sample.sample.images) <= 4 and length(sample) <= 260 for sample in built)
+    assert any(len(sample.to_json()["sources"]) > 1 for sample in built)
+    assert sum(len(sample.to_json()["sources"]) for sample in built) == 18
 
 
 def test_concat_never_shows_one_image_twice_and_never_mixes_system_prompts(tmp_path: Path) -> None:
@@ -202,10 +202,10 @@ def test_a_disk_error_on_one_image_ends_the_run_and_the_next_one_has_it(tmp_path
 
 def one_task(blend: Path) -> CompileTask:
     """The only task of a blend, as a build would hand it to a worker."""
-    found: list[CompileTask] = []
+    actual: list[CompileTask] = []
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(build_module, "finish", lambda folder, prepared, report, work: found.extend(work.tasks))
+        patch.setattr(build_module, "finish", lambda folder, prepared, report, work: actual.extend(work.tasks))
         build(blend)
-    (task,) = found
+    (task,) = actual
     task.marker.unlink()
     return task

@@ -97,9 +97,9 @@ def test_a_damaged_zip_is_found_out(tmp_path: Path) -> None:
         path.write_bytes(whole[:length])
         with pytest.raises(DataError):
             prepare_store(path, tmp_path / "cache")
-    for place in range(len(whole)):  # one byte wrong: refused, missing, unreadable, or not part of the image
-        path.write_bytes(whole[:place] + bytes([whole[place] ^ 0x55]) + whole[place + 1 :])
-        os.utime(path, ns=(0, place))
+    for offset in range(len(whole)):  # one byte wrong: refused, missing, unreadable, or not part of the image
+        path.write_bytes(whole[:offset] + bytes([whole[offset] ^ 0x55]) + whole[offset + 1 :])
+        os.utime(path, ns=(0, offset))
         with contextlib.suppress(DataError, RejectError):
             assert opened(path).read("a.jpg") == b"photo" * 100
 

@@ -174,7 +174,7 @@ def test_the_build_table_separates_records_from_samples_and_fits_120_columns() -
 
 
 def test_below_the_table_are_reasons_and_what_was_not_found(capsys: pytest.CaptureFixture[str]) -> None:
-    one = DatasetReport(
+    report = DatasetReport(
         name="llava",
         records=9,
         inputs=[],
@@ -182,12 +182,12 @@ def test_below_the_table_are_reasons_and_what_was_not_found(capsys: pytest.Captu
         rejects=Counter({"too_long": 1, "image_missing": 2}),
         notes=Counter({"dangling_question": 3}),
     )
-    print_report(report_of(one))
+    print_report(report_of(report))
     lines = capsys.readouterr().out.splitlines()
     assert "llava: rejects: image_missing 2, too_long 1" in lines
     assert "llava: notes: dangling_question 3" in lines
     assert "llava: not found: llava/complex_reasoning_77k.json" in lines
-    assert one.to_json()["absent"] == ["llava/complex_reasoning_77k.json"]
+    assert report.to_json()["absent"] == ["llava/complex_reasoning_77k.json"]
 
 
 # Finding datasets
@@ -230,8 +230,8 @@ def test_files_among_the_folders_are_passed_by_and_folders_are_sorted(
             self._entries.close()
 
     monkeypatch.setattr(os, "scandir", Scan)
-    found = list(discover._folders(tmp_path))
-    assert found == [tmp_path, *(tmp_path / name for name in "abc")]
+    actual = list(discover._folders(tmp_path))
+    assert actual == [tmp_path, *(tmp_path / name for name in "abc")]
 
 
 def test_every_sample_dataset_is_found() -> None:

@@ -170,11 +170,11 @@ def test_members_are_found_only_where_headers_contents_and_padding_fill_the_regi
     contents = {"k.json": b"{}", "k.tokens.npy": b"x" * 600, "k.0.jpg": b"", "k.1.png": b"p" * 512}
     region, starts, sizes = region_of(contents)
     assert [bytes(one) for one in members("k", region, starts, sizes)] == list(contents.values())
-    for place in range(len(starts)):
+    for number in range(len(starts)):
         for change in (-512, -1, 1, 512, 2**63):
             for moved in ([starts, sizes], [sizes, starts]):
                 changed = list(moved[0])
-                changed[place] += change
+                changed[number] += change
                 pair = (changed, sizes) if moved[0] is starts else (starts, changed)
                 with pytest.raises(ValueError, match="member"):
                     members("k", region, *pair)

@@ -45,11 +45,11 @@ def test_single_flipped_bits_in_shards_and_indexes_are_all_detected(build: Path)
     for _ in range(FLIPS):
         (path,) = chosen.choices(paths, sizes)
         data = path.read_bytes()
-        place, bit = chosen.randrange(len(data)), chosen.randrange(8)
-        path.write_bytes(data[:place] + bytes([data[place] ^ 1 << bit]) + data[place + 1 :])
+        offset, bit = chosen.randrange(len(data)), chosen.randrange(8)
+        path.write_bytes(data[:offset] + bytes([data[offset] ^ 1 << bit]) + data[offset + 1 :])
         with pytest.raises(ShardError) as caught:
             read_all(build)
-        assert str(path) in str(caught.value), (path, place, bit)
+        assert str(path) in str(caught.value), (path, offset, bit)
         path.write_bytes(data)
     assert len(read_all(build)) == 13
 
@@ -103,9 +103,9 @@ def test_a_file_that_is_missing_or_has_another_size_is_named(
 
 
 def test_two_shards_that_changed_places_are_reported(build: Path) -> None:
-    one, other = infos(build)[:2]
+    left, right = infos(build)[:2]
     for part in ("path", "index"):
-        first, second = build / getattr(one, part), build / getattr(other, part)
+        first, second = build / getattr(left, part), build / getattr(right, part)
         kept = first.read_bytes()
         shutil.copyfile(second, first)
         second.write_bytes(kept)

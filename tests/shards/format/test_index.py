@@ -105,8 +105,8 @@ def test_rows_are_found_in_every_batch(tmp_path: Path) -> None:
     several = open_index(tmp_path / "several.arrow")
     assert several.table.column("key").num_chunks == 3
     for number, row in enumerate(rows):
-        found = several.entry(number)._asdict()
-        assert found == {name: row[name] for name in found}
+        actual = several.entry(number)._asdict()
+        assert actual == {name: row[name] for name in actual}
 
 
 def other_columns(change: str) -> pa.Table:

@@ -81,12 +81,12 @@ def test_the_bytes_of_a_manifest_are_golden(tmp_path: Path) -> None:
 
 
 def test_a_manifest_is_read_as_it_was_written() -> None:
-    found = read_manifest(LocalStore(GOLDEN))
-    assert to_json(found) == {**to_json(manifest()), "hash": found.hash}
-    assert list(found.datasets) == ["words", "none"]
-    assert list(found.shards()) == [("words", "train", shard(0)), ("words", "train", shard(1))]
-    assert (found.has_samples("train"), found.has_samples("eval")) == (True, False)
-    assert found.config.image.size == 32
+    actual = read_manifest(LocalStore(GOLDEN))
+    assert to_json(actual) == {**to_json(manifest()), "hash": actual.hash}
+    assert list(actual.datasets) == ["words", "none"]
+    assert list(actual.shards()) == [("words", "train", shard(0)), ("words", "train", shard(1))]
+    assert (actual.has_samples("train"), actual.has_samples("eval")) == (True, False)
+    assert actual.config.image.size == 32
 
 
 def test_what_goes_with_a_model_names_no_shard_and_no_path() -> None:

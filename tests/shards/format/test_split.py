@@ -112,9 +112,9 @@ def test_a_number_counts_from_the_front_or_from_the_end(split: SplitSamples, ind
     ids=str,
 )
 def test_a_slice_is_a_list_of_samples(split: SplitSamples, part: slice) -> None:
-    found = split[part]
-    assert isinstance(found, list)
-    assert [content(sample) for sample in found] == [stored(one) for one in DRAFTS[part]]
+    actual = split[part]
+    assert isinstance(actual, list)
+    assert [content(sample) for sample in actual] == [stored(one) for one in DRAFTS[part]]
 
 
 @pytest.mark.parametrize("ask", [SplitSamples.__getitem__, SplitSamples.named, SplitSamples.locate, SplitSamples.where])
@@ -183,9 +183,9 @@ def test_counts_are_what_reading_every_sample_gives(split: SplitSamples) -> None
 def test_counts_come_in_the_order_asked_for(split: SplitSamples) -> None:
     text, images = split.counts(np.arange(len(split)))
     asked = np.random.default_rng(0).integers(0, len(split), 100)
-    found = split.counts(asked)
-    assert found[0].tolist() == text[asked].tolist()
-    assert found[1].tolist() == images[asked].tolist()
+    actual = split.counts(asked)
+    assert actual[0].tolist() == text[asked].tolist()
+    assert actual[1].tolist() == images[asked].tolist()
 
 
 def test_counts_need_the_indexes_alone(build: Build, split: SplitSamples) -> None:

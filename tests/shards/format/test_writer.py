@@ -88,12 +88,12 @@ def test_the_same_samples_give_the_same_files_named_by_their_digest(made: list[D
 
 
 def test_shards_that_differ_only_in_their_indexes_have_different_names(tmp_path: Path) -> None:
-    one, other = (write_shard(tmp_path, [replace(draft(1), groups=(name,))]) for name in ("coco:1", "coco:2"))
-    assert one is not None
-    assert other is not None
-    assert one.sha256 == other.sha256
+    first, second = (write_shard(tmp_path, [replace(draft(1), groups=(name,))]) for name in ("coco:1", "coco:2"))
+    assert first is not None
+    assert second is not None
+    assert first.sha256 == second.sha256
     assert len(files(tmp_path)) == 4
-    assert [Shard(LocalStore(tmp_path), info).index.table.column("groups").to_pylist() for info in (one, other)] == [
+    assert [Shard(LocalStore(tmp_path), info).index.table.column("groups").to_pylist() for info in (first, second)] == [
         [["coco:1"]],
         [["coco:2"]],
     ]
@@ -102,11 +102,11 @@ def test_shards_that_differ_only_in_their_indexes_have_different_names(tmp_path:
 def test_nothing_has_a_final_name_before_finish_and_only_two_files_have_one_after(tmp_path: Path) -> None:
     writer = ShardWriter(tmp_path, "shards/alpha", "train-00000")
     for number in range(30):
-        one = draft(number)
+        sample = draft(number)
         writer.add(
-            one.key,
-            metadata=one.metadata,
-            tokens=one.tokens,
+            sample.key,
+            metadata=sample.metadata,
+            tokens=sample.tokens,
             images=[("jpg", bytes(90_000))],
             trained_tokens=6,
             groups=(),
@@ -119,9 +119,14 @@ def test_nothing_has_a_final_name_before_finish_and_only_two_files_have_one_afte
 
 def test_discard_leaves_nothing(tmp_path: Path) -> None:
     writer = ShardWriter(tmp_path, "shards/alpha", "train-00000")
-    one = draft(1)
+    sample = draft(1)
     writer.add(
-        one.key, metadata=one.metadata, tokens=one.tokens, images=one.images, trained_tokens=6, groups=one.groups
+        sample.key,
+        metadata=sample.metadata,
+        tokens=sample.tokens,
+        images=sample.images,
+        trained_tokens=6,
+        groups=sample.groups,
     )
     writer.discard()
     assert files(tmp_path) == {}
@@ -139,8 +144,10 @@ def test_a_shard_that_cannot_be_finished_leaves_nothing_after_discard(
         raise OSError(28, "No space left on device")
 
     writer = ShardWriter(tmp_path, "shards/alpha", "train-00000")
-    one = draft(1)
-    writer.add(one.key, metadata={}, tokens=one.tokens, images=one.images, trained_tokens=6, groups=one.groups)
+    sample = draft(1)
+    writer.add(
+        sample.key, metadata={}, tokens=sample.tokens, images=sample.images, trained_tokens=6, groups=sample.groups
+    )
     monkeypatch.setattr("shards.format.writer.os.replace", full)
     with pytest.raises(OSError, match="No space left"):
         writer.finish()
@@ -172,11 +179,11 @@ def test_a_plain_webdataset_reader_gets_every_sample_in_order_with_equal_bytes(b
     expected = [draft(number, num_images=number % 4) for number in range(4)]
     reader = webdataset.WebDataset(str(first_shard(build).path), shardshuffle=False).decode()
     got = list(reader)
-    assert [sample["__key__"] for sample in got] == [one.key for one in expected]
-    for sample, one in zip(got, expected, strict=True):
-        assert sample["json"] == one.metadata
+    assert [sample["__key__"] for sample in got] == [original.key for original in expected]
+    for sample, original in zip(got, expected, strict=True):
+        assert sample["json"] == original.metadata
         assert sample["tokens.npy"].dtype == np.int32
-        assert np.array_equal(sample["tokens.npy"], one.tokens)
-        names = [f"{number}.{extension}" for number, (extension, _) in enumerate(one.images)]
+        assert np.array_equal(sample["tokens.npy"], original.tokens)
+        names = [f"{number}.{extension}" for number, (extension, _) in enumerate(original.images)]
         assert [name for name in sample if name[0].isdigit()] == names
-        assert [sample[name] for name in names] == [data for _, data in one.images]
+        assert [sample[name] for name in names] == [data for _, data in original.images]

@@ -115,11 +115,11 @@ def test_no_sample_learns_its_first_position_from_the_sample_before() -> None:
 
 
 def test_the_samples_own_arrays_are_not_written_to() -> None:
-    one = sample([11, IMAGE_ID, 12])
-    ids, labels = one.ids.tolist(), one.labels.tolist()
-    one.ids.flags.writeable = one.labels.flags.writeable = False
-    collated([[one, one]], image_tokens=2)
-    assert (one.ids.tolist(), one.labels.tolist()) == (ids, labels)
+    text_sample = sample([11, IMAGE_ID, 12])
+    ids, labels = text_sample.ids.tolist(), text_sample.labels.tolist()
+    text_sample.ids.flags.writeable = text_sample.labels.flags.writeable = False
+    collated([[text_sample, text_sample]], image_tokens=2)
+    assert (text_sample.ids.tolist(), text_sample.labels.tolist()) == (ids, labels)
 
 
 def test_slots_follow_sequences_then_samples_then_placeholders() -> None:

@@ -167,8 +167,8 @@ def test_a_run_stopped_at_any_step_resumes_the_same_on_other_ranks(
 
 def test_the_state_is_that_of_the_last_batch_given_whatever_workers_have_made_ahead(build: Build) -> None:
     ahead, alone = loader(build, workers=2, prefetch=4), loader(build)
-    for one, other in zip(range(4), zip(ahead, alone, strict=False), strict=False):
-        assert one >= 0
+    for number, other in zip(range(4), zip(ahead, alone, strict=False), strict=False):
+        assert number >= 0
         assert ahead.state_dict() == alone.state_dict() == {**alone.state_dict(), "cursor": other[0].cursor}
 
 
@@ -266,11 +266,11 @@ def test_an_evaluation_begins_again_each_time_and_training_continues(build: Buil
 def test_a_reader_travels_to_a_process_that_shares_no_memory(build: Build) -> None:
     loader_ = loader(build)
     part = next(iter(loader_._plan()))
-    one, other = (
+    first, second = (
         Batch.of(*reader.fill(part, lambda size: np.empty(size, np.uint8)))
         for reader in (pickle.loads(pickle.dumps(loader_._reader)), loader_._reader)
     )
-    assert said([one]) == said([other])
+    assert said([first]) == said([second])
 
 
 def test_pinned_batches_are_the_same_in_other_memory(build: Build, monkeypatch: pytest.MonkeyPatch) -> None:

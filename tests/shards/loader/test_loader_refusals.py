@@ -88,11 +88,11 @@ STATES = [
 
 @pytest.mark.parametrize(("change", "words"), STATES, ids=[words[:20] for _, words in STATES])
 def test_the_state_of_another_run_is_refused(build: Build, change: dict[str, Any], words: str) -> None:
-    one = loader(build)
-    before = one.state_dict()
+    opened = loader(build)
+    before = opened.state_dict()
     with pytest.raises(ShardError, match=words):
-        one.load_state_dict({**before, **change})
-    assert one.state_dict() == before
+        opened.load_state_dict({**before, **change})
+    assert opened.state_dict() == before
 
 
 @pytest.fixture

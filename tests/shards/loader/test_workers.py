@@ -84,11 +84,11 @@ def requests(count: int) -> Iterator[BatchRequest]:
 
 
 def numbers(batches: Iterator[Batch]) -> list[int]:
-    found = []
+    actual = []
     for batch in batches:
         assert set(batch.labels.flatten().tolist()) == {batch.cursor}
-        found.append(batch.cursor)
-    return found
+        actual.append(batch.cursor)
+    return actual
 
 
 @pytest.mark.parametrize("workers", [1, 3])
@@ -146,15 +146,15 @@ def test_after_the_first_batches_memory_is_used_again() -> None:
 )
 @pytest.mark.parametrize("workers", [1, 3])
 def test_an_error_comes_at_the_turn_of_its_batch(kind: str, error: type[Exception], words: str, workers: int) -> None:
-    found: list[int] = []
+    actual: list[int] = []
     batches = batches_ahead(Slow(fail={7: kind}), requests(40), workers=workers, prefetch=2)
     with pytest.raises(error, match=words):
-        found.extend(batch.cursor for batch in batches)
+        actual.extend(batch.cursor for batch in batches)
     if kind == "exit":  # batches that others made before may be lost with it
-        assert found == list(range(len(found)))
-        assert len(found) <= 7
+        assert actual == list(range(len(actual)))
+        assert len(actual) <= 7
     else:
-        assert found == list(range(7))
+        assert actual == list(range(7))
     assert multiprocessing.active_children() == []
 
 
@@ -318,7 +318,7 @@ def is_running(pid: int) -> bool:
 
 def test_a_forked_copy_of_the_parent_leaves_the_workers_alone() -> None:
     batches = batches_ahead(Slow(), requests(30), workers=1, prefetch=1)
-    found = [next(batches).cursor]
+    actual = [next(batches).cursor]
     child = os.fork()
     if child == 0:
         code = 1
@@ -328,7 +328,7 @@ def test_a_forked_copy_of_the_parent_leaves_the_workers_alone() -> None:
         finally:
             os._exit(code)
     assert os.waitpid(child, 0)[1] == 0
-    assert found + numbers(batches) == list(range(30))
+    assert actual + numbers(batches) == list(range(30))
 
 
 def test_memory_views_do_not_keep_a_worker_alive() -> None:

@@ -71,8 +71,8 @@ def test_the_order_equals_the_one_made_of_lists(
     sources: list[Draws], key: int, window: int | None, stripe: int
 ) -> None:
     with mock.patch.object(order, "STRIPE", stripe):
-        found = Order(sources, key=key, window=window)
-        assert whole_epochs(found) == twin(sources, key=key, window=window, count=EPOCHS, stripe=stripe)
+        drawn = Order(sources, key=key, window=window)
+        assert whole_epochs(drawn) == twin(sources, key=key, window=window, count=EPOCHS, stripe=stripe)
 
 
 @pytest.mark.parametrize("window", [None, 100])
@@ -82,8 +82,8 @@ def test_an_order_of_many_stripes_equals_the_one_made_of_lists(window: int | Non
         Draws("small", (70,), 1000),
         Draws("cut", (900,), 13),
     ]
-    found = Order(sources, key=("manifest", 3), window=window)
-    assert whole_epochs(found, 3) == twin(sources, key=("manifest", 3), window=window, count=3, stripe=1024)
+    order = Order(sources, key=("manifest", 3), window=window)
+    assert whole_epochs(order, 3) == twin(sources, key=("manifest", 3), window=window, count=3, stripe=1024)
 
 
 def test_the_order_is_the_same_in_every_release() -> None:
@@ -108,9 +108,9 @@ def test_every_epoch_draws_as_often_as_asked_and_every_sample_as_often_as_its_ne
     sources: list[Draws], key: int, window: int | None, stripe: int
 ) -> None:
     with mock.patch.object(order, "STRIPE", stripe):
-        found = Order(sources, key=key, window=window)
-        assert len(found) == sum(source.count for source in sources)
-        for samples in whole_epochs(found):
+        drawn = Order(sources, key=key, window=window)
+        assert len(drawn) == sum(source.count for source in sources)
+        for samples in whole_epochs(drawn):
             seen = Counter(samples)
             start = 0
             for source in sources:
@@ -167,9 +167,9 @@ def test_any_part_of_an_epoch_is_a_slice_of_the_whole(
     with mock.patch.object(order, "STRIPE", stripe):
         whole = whole_epochs(Order(sources, key=key, window=window))
         found = Order(sources, key=key, window=window)
-        place = st.integers(0, len(found))
+        draw = st.integers(0, len(found))
         for epoch, start, stop in data.draw(
-            st.lists(st.tuples(st.integers(0, EPOCHS - 1), place, place), min_size=1, max_size=8)
+            st.lists(st.tuples(st.integers(0, EPOCHS - 1), draw, draw), min_size=1, max_size=8)
         ):
             start, stop = sorted((start, stop))
             part = found.samples(epoch, start, stop)
@@ -196,8 +196,8 @@ def test_draws_of_nothing_and_an_empty_window_are_refused(sources: list[Draws], 
 
 @pytest.mark.parametrize("window", [None, 10])
 def test_half_an_epoch_shows_other_halves_once_every_sample_was_seen(window: int | None) -> None:
-    found = Order([Draws("one", (10,) * 10, 50)], key=1, window=window)
-    halves = [frozenset(found.samples(epoch, 0, 50).tolist()) for epoch in range(8)]
+    order = Order([Draws("one", (10,) * 10, 50)], key=1, window=window)
+    halves = [frozenset(order.samples(epoch, 0, 50).tolist()) for epoch in range(8)]
     for epoch in range(0, 8, 2):
         assert halves[epoch] | halves[epoch + 1] == set(range(100))
     assert len(set(halves)) == 8
@@ -214,11 +214,11 @@ def test_parts_across_many_stripes_are_slices_of_the_whole() -> None:
 def test_a_position_of_the_endless_run_is_a_place_in_an_epoch(
     sources: list[Draws], key: int, window: int | None
 ) -> None:
-    found = Order(sources, key=key, window=window)
-    run = [sample for samples in whole_epochs(found, 2) for sample in samples]
-    for position in {0, len(found) - 1, len(found), len(found) + len(found) // 2, len(run) - 1}:
-        assert found.sample_at(position) == run[position]
-        assert type(found.sample_at(position)) is int
+    order = Order(sources, key=key, window=window)
+    run = [sample for samples in whole_epochs(order, 2) for sample in samples]
+    for position in {0, len(order) - 1, len(order), len(order) + len(order) // 2, len(run) - 1}:
+        assert order.sample_at(position) == run[position]
+        assert type(order.sample_at(position)) is int
 
 
 def test_every_process_finds_the_same_order() -> None:
@@ -242,10 +242,10 @@ def test_every_process_finds_the_same_order() -> None:
 def test_another_seed_or_manifest_is_another_order(window: int | None) -> None:
     sources = [Draws("a", (50, 50), 100), Draws("b", (30,), 30)]
     keys = [("hash", 0), ("hash", 1), ("other", 0)]
-    found = [whole_epochs(Order(sources, key=key, window=window), 1)[0] for key in keys]
-    assert len({tuple(samples) for samples in found}) == 3
-    turns = {tuple(sample >= 100 for sample in samples) for samples in found}
-    inside = {tuple(sample for sample in samples if sample < 100) for samples in found}
+    actual = [whole_epochs(Order(sources, key=key, window=window), 1)[0] for key in keys]
+    assert len({tuple(samples) for samples in actual}) == 3
+    turns = {tuple(sample >= 100 for sample in samples) for samples in actual}
+    inside = {tuple(sample for sample in samples if sample < 100) for samples in actual}
     assert len(turns) == len(inside) == 3
 
 
@@ -271,13 +271,13 @@ def test_every_dataset_comes_evenly_over_the_epoch(draws: list[int]) -> None:
     borders = np.cumsum([0, *(max(1, count) for count in draws)])
     drawing = sum(count > 0 for count in draws)
     with mock.patch.object(order, "STRIPE", stripe):
-        found = Order(sources, key=0)
-        datasets = borders.searchsorted(found.samples(0, 0, len(found)), side="right") - 1
+        drawn = Order(sources, key=0)
+        datasets = borders.searchsorted(drawn.samples(0, 0, len(drawn)), side="right") - 1
         for number, count in enumerate(draws):
             before = np.concatenate([[0], np.cumsum(datasets == number)])
             share = count / sum(draws)
             bound = (1 + share * (drawing - 2)) / 2
-            places = np.arange(0, len(found), stripe)
+            places = np.arange(0, len(drawn), stripe)
             assert np.abs(before[places] - places * share).max() <= bound + 1e-9
             from_to = before[places][None, :] - before[places][:, None]
             expected = (places[None, :] - places[:, None]) * share
@@ -300,8 +300,8 @@ def test_with_real_stripes_every_1024_positions_hold_a_datasets_share_give_or_ta
 
 def test_the_mix_does_not_follow_the_ranks() -> None:
     """Two halves that took turns would give each of two ranks one dataset alone."""
-    found = Order([Draws("a", (20_000,), 20_000), Draws("b", (20_000,), 20_000)], key=0)
-    turns = found.samples(0, 0, len(found)) >= 20_000
+    order = Order([Draws("a", (20_000,), 20_000), Draws("b", (20_000,), 20_000)], key=0)
+    turns = order.samples(0, 0, len(order)) >= 20_000
     for world_size in (2, 3, 4, 8, 64):
         for rank in range(world_size):
             mine = turns[rank::world_size]
@@ -319,8 +319,8 @@ def test_with_a_window_a_shard_is_read_in_one_stretch_of_a_cycle(window: int, dr
     """A run of draws within one cycle and one epoch reads a part of b samples within b + 2 (window - 1) positions."""
     blocks = (100, 37, 63, 100, 1, 99, 100, 100, 150, 150)
     shard_of = [shard for shard, size in enumerate(blocks) for _ in range(size)]
-    found = Order([Draws("one", blocks, draws)], key=2, window=window)
-    run = [(number // 900, number // draws, shard_of[found.sample_at(number)]) for number in range(3 * draws)]
+    order = Order([Draws("one", blocks, draws)], key=2, window=window)
+    run = [(number // 900, number // draws, shard_of[order.sample_at(number)]) for number in range(3 * draws)]
     starts = []
     for _, piece in groupby(run, key=lambda drawn: drawn[:2]):
         shards_there = [shard for _, _, shard in piece]
@@ -336,8 +336,8 @@ def test_with_a_window_a_shard_is_read_in_one_stretch_of_a_cycle(window: int, dr
 def test_with_a_window_a_stretch_of_draws_touches_few_shards(window: int) -> None:
     """n draws are within n + 2 (window - 1) places of the order of shards, so they touch few shards."""
     shards_of_hundred, length = 100, 200
-    found = Order([Draws("one", (100,) * shards_of_hundred, 10_000)], key=2, window=window)
-    touched_shards = found.samples(0, 0, 10_000) // 100
+    order = Order([Draws("one", (100,) * shards_of_hundred, 10_000)], key=2, window=window)
+    touched_shards = order.samples(0, 0, 10_000) // 100
     most = (length + 2 * (window - 1) - 2) // 100 + 2
     for start in range(10_000 - length):
         assert len(np.unique(touched_shards[start : start + length])) <= most
@@ -352,8 +352,8 @@ def test_with_a_window_a_stretch_of_draws_touches_few_shards(window: int) -> Non
 def test_one_position_of_an_order_over_many_millions_takes_little_memory(window: int | None) -> None:
     blocks = (1_000_000,) * 40
     tracemalloc.start()
-    found = Order([Draws("one", blocks, 40_000_000), Draws("two", blocks, 90_000_000)], key=1, window=window)
-    samples = [found.sample_at(position) for position in (0, 77_000_000, 129_999_999, 10**12)]
+    order = Order([Draws("one", blocks, 40_000_000), Draws("two", blocks, 90_000_000)], key=1, window=window)
+    samples = [order.sample_at(position) for position in (0, 77_000_000, 129_999_999, 10**12)]
     peak = tracemalloc.get_traced_memory()[1]
     tracemalloc.stop()
     assert all(0 <= sample < 80_000_000 for sample in samples)
@@ -364,12 +364,12 @@ def test_one_position_of_an_order_over_many_millions_takes_little_memory(window:
 
 
 def test_the_stored_order_gives_every_sample_once_as_it_is_stored_in_every_epoch() -> None:
-    found = StoredOrder(10)
-    assert len(found) == 10
+    order = StoredOrder(10)
+    assert len(order) == 10
     for epoch in (0, 3):
-        assert found.samples(epoch, 0, 10).tolist() == list(range(10))
-        assert found.samples(epoch, 4, 7).tolist() == [4, 5, 6]
-    assert found.samples(0, 0, 10).dtype == np.int64
+        assert order.samples(epoch, 0, 10).tolist() == list(range(10))
+        assert order.samples(epoch, 4, 7).tolist() == [4, 5, 6]
+    assert order.samples(0, 0, 10).dtype == np.int64
     assert StoredOrder(0).samples(0, 0, 0).tolist() == []
 
 
@@ -394,22 +394,22 @@ def with_draws(made: handmade_builds.Handmade, draws: dict[str, int]) -> shards.
 
 
 def test_a_build_draws_what_its_manifest_says(build: shards.Build) -> None:
-    found = build.order(seed=1)
+    order = build.order(seed=1)
     sources = [Draws("alpha", (5, 3), 12), Draws("beta", (4,), 2)]
-    assert len(found) == 14
-    assert whole_epochs(found) == whole_epochs(Order(sources, key=(build.manifest.hash, 1)))
+    assert len(order) == 14
+    assert whole_epochs(order) == whole_epochs(Order(sources, key=(build.manifest.hash, 1)))
     by_shards = build.order("train", seed=1, window=3)
     assert whole_epochs(by_shards) == whole_epochs(Order(sources, key=(build.manifest.hash, 1), window=3))
-    datasets = Counter(build["train"].named(sample)[0] for sample in whole_epochs(found)[0])
+    datasets = Counter(build["train"].named(sample)[0] for sample in whole_epochs(order)[0])
     assert datasets == {"alpha": 12, "beta": 2}
-    assert whole_epochs(found) != whole_epochs(build.order(seed=2))
+    assert whole_epochs(order) != whole_epochs(build.order(seed=2))
     assert whole_epochs(build.order()) == whole_epochs(build.order(seed=0))
 
 
 def test_the_evaluation_split_is_drawn_once_whatever_the_blend_says(build: shards.Build) -> None:
-    found = build.order("eval")
-    assert len(found) == 3
-    assert all(sorted(samples) == [0, 1, 2] for samples in whole_epochs(found))
+    order = build.order("eval")
+    assert len(order) == 3
+    assert all(sorted(samples) == [0, 1, 2] for samples in whole_epochs(order))
 
 
 def test_as_many_draws_as_samples_take_every_sample_once(tmp_path: Path) -> None:

@@ -198,14 +198,14 @@ def test_packed_windows_hold_the_sequences_of_best_fit(run: Run) -> None:
 def test_the_sequences_of_a_window_are_shuffled_so_that_long_samples_do_not_come_first() -> None:
     lengths = list(range(1, 31)) * 8
     split = Lengths(lengths, [0] * len(lengths))
-    found = {
+    actual = {
         tuple(sequences_of(split, StoredOrder(len(lengths)), window=240, key=key).window(epoch, 0))
         for key in ("one", "two")
         for epoch in range(3)
     }
-    assert len(found) == 6, "another key or epoch is another order of the sequences"
-    assert len({tuple(sorted(sequences)) for sequences in found}) == 1
-    for sequences in found:
+    assert len(actual) == 6, "another key or epoch is another order of the sequences"
+    assert len({tuple(sorted(sequences)) for sequences in actual}) == 1
+    for sequences in actual:
         longest = [max(lengths[sample] for sample in sequence) for sequence in sequences]
         assert abs(np.corrcoef(np.arange(len(sequences)), longest)[0, 1]) < 0.4
 

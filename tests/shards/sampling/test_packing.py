@@ -34,8 +34,8 @@ def test_every_sample_is_in_one_sequence_and_no_sequence_is_over_its_limits(
 @example([(12, 3), (11, 0), (8, 1), (9, 1), (8, 0)], 3)
 def test_packing_equals_its_slow_twin(samples: list[tuple[int, int]], max_images: int | None) -> None:
     lengths, images = [length for length, _ in samples], [count for _, count in samples]
-    found = best_fit(lengths, images, max_length=LIMIT, max_images=max_images)
-    assert found == oracles_order.best_fit_decreasing(lengths, images, max_length=LIMIT, max_images=max_images)
+    actual = best_fit(lengths, images, max_length=LIMIT, max_images=max_images)
+    assert actual == oracles_order.best_fit_decreasing(lengths, images, max_length=LIMIT, max_images=max_images)
 
 
 @given(st.lists(st.integers(1, LIMIT), max_size=8))

@@ -22,14 +22,14 @@ BLOCKS = st.lists(st.integers(0, 30), max_size=12)
 
 
 def all_of(size: int, key: int) -> list[int]:
-    found: list[int] = Permutation(size, key)(np.arange(size)).tolist()
-    return found
+    actual: list[int] = Permutation(size, key)(np.arange(size)).tolist()
+    return actual
 
 
 def blocks_of(sizes: list[int], key: int, window: int) -> list[int]:
     shuffle = BlockPermutation(np.array(sizes, np.int64), key, window)
-    found: list[int] = shuffle(np.arange(shuffle.size)).tolist()
-    return found
+    actual: list[int] = shuffle(np.arange(shuffle.size)).tolist()
+    return actual
 
 
 # Keys
@@ -61,9 +61,9 @@ def test_every_small_size_is_shuffled_onto_itself(table: int) -> None:
 
 @pytest.mark.parametrize("size", [*AROUND_POWERS_OF_TWO, TABLE - 1, TABLE, TABLE + 1, TABLE + 2])
 def test_sizes_around_powers_of_two_and_the_table_are_shuffled_onto_themselves(size: int) -> None:
-    found = Permutation(size, make_key(size))(np.arange(size))
-    assert found.dtype == np.int64
-    assert np.array_equal(np.sort(found), np.arange(size))
+    actual = Permutation(size, make_key(size))(np.arange(size))
+    assert actual.dtype == np.int64
+    assert np.array_equal(np.sort(actual), np.arange(size))
 
 
 @given(st.integers(1, 400), KEY)
@@ -152,21 +152,21 @@ def test_every_element_comes_everywhere_equally_often(size: int, keys: int) -> N
 def test_a_shuffle_has_no_drift_and_no_memory_of_its_neighbours(size: int) -> None:
     """A random shuffle's correlations lie within 4.5 / sqrt(size), its mean displacement near a third of the size."""
     positions = np.arange(size)
-    found = Permutation(size, make_key("drift", size))(positions)
+    actual = Permutation(size, make_key("drift", size))(positions)
     bound = 4.5 / size**0.5
-    assert abs(np.corrcoef(positions, found)[0, 1]) < bound
+    assert abs(np.corrcoef(positions, actual)[0, 1]) < bound
     for lag in (1, 2, 64, 1024):
-        assert abs(np.corrcoef(found[:-lag], found[lag:])[0, 1]) < bound
-    assert np.abs(found - positions).mean() / size == pytest.approx(1 / 3, abs=bound)
-    assert np.count_nonzero(found == positions) < 10
-    assert np.count_nonzero(np.diff(found) == 1) < 10
+        assert abs(np.corrcoef(actual[:-lag], actual[lag:])[0, 1]) < bound
+    assert np.abs(actual - positions).mean() / size == pytest.approx(1 / 3, abs=bound)
+    assert np.count_nonzero(actual == positions) < 10
+    assert np.count_nonzero(np.diff(actual) == 1) < 10
 
 
 def test_two_keys_of_a_cipher_know_nothing_of_each_other() -> None:
     size = 5000
-    one, other = (Permutation(size, key)(np.arange(size)) for key in (1, 2))
-    assert abs(np.corrcoef(one, other)[0, 1]) < 4.5 / size**0.5
-    assert np.count_nonzero(one == other) < 10
+    first, second = (Permutation(size, key)(np.arange(size)) for key in (1, 2))
+    assert abs(np.corrcoef(first, second)[0, 1]) < 4.5 / size**0.5
+    assert np.count_nonzero(first == second) < 10
 
 
 def test_a_shuffle_of_a_billion_takes_no_more_memory_than_one_of_ten_thousand() -> None:
@@ -187,38 +187,38 @@ def test_a_shuffle_of_a_billion_takes_no_more_memory_than_one_of_ten_thousand() 
 
 @given(BLOCKS, KEY, st.integers(1, 40))
 def test_a_shuffle_by_blocks_equals_its_twin_and_is_a_bijection(sizes: list[int], key: int, window: int) -> None:
-    found = blocks_of(sizes, key, window)
-    assert sorted(found) == list(range(sum(sizes)))
+    by_window = blocks_of(sizes, key, window)
+    assert sorted(by_window) == list(range(sum(sizes)))
     elements = iter(range(sum(sizes)))
     blocks = [[next(elements) for _ in range(size)] for size in sizes]
-    assert found == oracles_order.block_permutation(blocks, key, window)
+    assert by_window == oracles_order.block_permutation(blocks, key, window)
 
 
 @given(BLOCKS, KEY)
 def test_without_a_window_blocks_stay_whole_and_in_order(sizes: list[int], key: int) -> None:
     block_of = [block for block, size in enumerate(sizes) for _ in range(size)]
-    found = blocks_of(sizes, key, 1)
-    changes = sum(block_of[one] != block_of[other] for one, other in pairwise(found))
+    blocks = blocks_of(sizes, key, 1)
+    changes = sum(block_of[one] != block_of[other] for one, other in pairwise(blocks))
     assert changes == max(0, len(set(block_of)) - 1)
-    assert all(one + 1 == other for one, other in pairwise(found) if block_of[one] == block_of[other])
+    assert all(one + 1 == other for one, other in pairwise(blocks) if block_of[one] == block_of[other])
 
 
 @given(BLOCKS, KEY, st.integers(2, 40))
 def test_a_window_moves_no_element_out_of_itself(sizes: list[int], key: int, window: int) -> None:
-    laid, found = blocks_of(sizes, key, 1), blocks_of(sizes, key, window)
-    place = {element: position for position, element in enumerate(laid)}
-    for position, element in enumerate(found):
-        assert position // window == place[element] // window
-        assert abs(position - place[element]) < window
+    laid, blocks = blocks_of(sizes, key, 1), blocks_of(sizes, key, window)
+    position_of = {element: position for position, element in enumerate(laid)}
+    for position, element in enumerate(blocks):
+        assert position // window == position_of[element] // window
+        assert abs(position - position_of[element]) < window
 
 
 def test_blocks_and_windows_are_really_shuffled() -> None:
     sizes = [20] * 10
     assert blocks_of(sizes, 1, 1) != blocks_of(sizes, 2, 1)
     assert blocks_of(sizes, 1, 1) != list(range(200))
-    found = blocks_of(sizes, 1, 10)
-    assert all(found[start : start + 10] != sorted(found[start : start + 10]) for start in range(0, 200, 10))
-    inside = [tuple(element % 10 for element in found[start : start + 10]) for start in range(0, 200, 10)]
+    blocks = blocks_of(sizes, 1, 10)
+    assert all(blocks[start : start + 10] != sorted(blocks[start : start + 10]) for start in range(0, 200, 10))
+    inside = [tuple(element % 10 for element in blocks[start : start + 10]) for start in range(0, 200, 10)]
     assert len(set(inside)) == len(inside), "every window has an order of its own"
 
 
@@ -229,8 +229,8 @@ def test_any_positions_of_a_shuffle_by_blocks_give_what_the_whole_gives(
     whole = blocks_of(sizes, key, window)
     positions = data.draw(st.lists(st.sampled_from(range(len(whole))), max_size=30)) if whole else []
     asked = np.array(positions, np.int64)
-    found = BlockPermutation(np.array(sizes, np.int64), key, window)(asked)
-    assert found.tolist() == [whole[position] for position in positions]
+    actual = BlockPermutation(np.array(sizes, np.int64), key, window)(asked)
+    assert actual.tolist() == [whole[position] for position in positions]
     assert asked.tolist() == positions
 
 
@@ -250,8 +250,8 @@ def test_the_parts_of_blocks_in_a_range_are_the_stretches_of_the_sequence_there(
 def test_a_window_larger_than_a_table_takes_no_memory_either() -> None:
     tracemalloc.start()
     shuffle = BlockPermutation(np.full(1000, 10**6), 3, 10**7)
-    found = shuffle(np.arange(10**8, 10**8 + 1000))
+    actual = shuffle(np.arange(10**8, 10**8 + 1000))
     peak = tracemalloc.get_traced_memory()[1]
     tracemalloc.stop()
-    assert len(np.unique(found)) == 1000
+    assert len(np.unique(actual)) == 1000
     assert peak < 500_000

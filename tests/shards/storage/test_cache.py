@@ -102,8 +102,8 @@ def test_any_fetches_give_the_right_bytes_below_the_limit(fetches: list[Fetch], 
     with tempfile.TemporaryDirectory() as name:
         recent: list[bytes] = []
         cache = Cache(Path(name), max_bytes=limit)
-        for one in fetches:
-            data = content(*one)
+        for running in fetches:
+            data = content(*running)
             known = data in recent
             recent = [other for other in recent if other != data]
             while not known and sum(map(len, recent)) + len(data) > limit:
@@ -170,10 +170,10 @@ def test_a_full_disk_costs_older_copies_and_then_raises(tmp_path: Path, monkeypa
     real = shards.storage.cache._write
 
     def write(path: Path, parts: Iterable[bytes]) -> tuple[str, int]:
-        found = real(path, parts)
+        actual = real(path, parts)
         if size_of(tmp_path) > 250:
             raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
-        return found
+        return actual
 
     monkeypatch.setattr(shards.storage.cache, "_write", write)
     cache = Cache(tmp_path)
@@ -253,11 +253,11 @@ def test_processes_that_want_the_same_file_download_it_once(tmp_path: Path, meth
     context = multiprocessing.get_context(method)
     arguments = (tmp_path / "cache", tmp_path / "log", context.Semaphore(0))
     crew = [context.Process(target=_fetch_with_others, args=arguments) for _ in range(CREW)]  # type: ignore[attr-defined]
-    for one in crew:
-        one.start()
-    for one in crew:
-        one.join(LIMIT_S)
-        assert one.exitcode == 0
+    for process in crew:
+        process.start()
+    for process in crew:
+        process.join(LIMIT_S)
+        assert process.exitcode == 0
     assert (tmp_path / "log").read_text() == "download\n"
 
 

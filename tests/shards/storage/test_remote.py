@@ -91,14 +91,14 @@ def test_other_processes_read_the_same(folder: Path, bucket: str, tmp_path: Path
     context: Any = multiprocessing.get_context(method)
     queue = context.Queue()
     crew = [context.Process(target=_read_all, args=(fresh, queue), daemon=True) for _ in range(2)]
-    for one in crew:
-        one.start()
-    found = [queue.get(timeout=LIMIT_S) for _ in crew]
-    for one in crew:
-        one.join(LIMIT_S)
-        assert one.exitcode == 0
+    for process in crew:
+        process.start()
+    actual = [queue.get(timeout=LIMIT_S) for _ in crew]
+    for process in crew:
+        process.join(LIMIT_S)
+        assert process.exitcode == 0
     expected = all_samples(shards.open(folder))
-    assert found == [expected, expected]
+    assert actual == [expected, expected]
     assert all_samples(build) == expected  # the parent's connection still works
 
 
@@ -133,9 +133,9 @@ def test_a_build_bigger_than_the_cache_is_read_through_it(folder: Path, memory: 
 @both
 def test_the_tokenizer_comes_into_one_folder(folder: Path, url: str) -> None:
     publish(folder, url)
-    found = shards.open(url).tokenizer_folder()
-    assert local_files(found) == local_files(folder / "tokenizer")
-    assert shards.open(url).tokenizer_folder() == found
+    actual = shards.open(url).tokenizer_folder()
+    assert local_files(actual) == local_files(folder / "tokenizer")
+    assert shards.open(url).tokenizer_folder() == actual
 
 
 def test_a_local_builds_tokenizer_is_its_own_folder_after_its_digests_were_compared(folder: Path) -> None:
@@ -246,11 +246,11 @@ def test_a_file_that_another_process_removes_before_it_is_opened_is_fetched_agai
     real, times = RemoteStore.local, dict[str, int]()
 
     def local(store: RemoteStore, path: str, *, size: int | None, sha256: str) -> Path:
-        found = real(store, path, size=size, sha256=sha256)
+        actual = real(store, path, size=size, sha256=sha256)
         times[path] = times.get(path, 0) + 1
         if times[path] < 3:
-            found.unlink()
-        return found
+            actual.unlink()
+        return actual
 
     monkeypatch.setattr(RemoteStore, "local", local)
     assert all_samples(build) == all_samples(shards.open(folder))

@@ -46,14 +46,14 @@ class CachedSequences:
         self.mask = torch.cat([self.mask, torch.ones_like(ids) if mask is None else mask], dim=1)
         tokens = {"inputs_embeds": self.model.get_input_embeddings()(ids)} if as_embeddings else {"input_ids": ids}
         num_new = ids.shape[1]
-        found: torch.Tensor = self.model(
+        actual: torch.Tensor = self.model(
             **tokens,
             position_ids=(self.mask.cumsum(1) - 1).clamp(min=0)[:, -num_new:],
             mmca_layout=build_layout(self.is_image, self.mask, num_queries=num_new),
             use_cache=True,
             **{CACHE: self.cache},
         ).logits
-        return found[:, -1]
+        return actual[:, -1]
 
     def answer(self, last: torch.Tensor) -> torch.Tensor:
         """The logits of new tokens, the likeliest each; `last`: those before the first. All but the last are read."""

@@ -105,14 +105,14 @@ def test_packed_and_padded_samples_give_the_logits_they_give_alone(model: Any) -
 def parameter_gradients(model: Any) -> dict[str, torch.Tensor]:
     case = interleaved()
     ids = random_ids(2, 12)
-    found = model(
+    actual = model(
         input_ids=ids,
         position_ids=positions(case.segment_ids),
         labels=ids.where(case.segment_ids != 0, -100),
         mmca_layout=build_layout(case.is_image, case.segment_ids),
         use_cache=False,
     )
-    found.loss.backward()
+    actual.loss.backward()
     return {name: p.grad for name, p in model.named_parameters() if p.grad is not None}
 
 

@@ -109,12 +109,12 @@ def test_weights_moments_and_buffers_come_back_from_many_small_files(
     other.module.load_state_dict(frozen, strict=False)
     load_weights(other.module, saved)
     load_optimizer(other, saved, ranks=ALONE)
-    for one in (engine, other):
-        assert int(one.module.state_dict()["1.num_batches_tracked"]) == 3
+    for built_engine in (engine, other):
+        assert int(built_engine.module.state_dict()["1.num_batches_tracked"]) == 3
         torch.manual_seed(0)
-        one.optimizer.zero_grad()
-        one.module(torch.randn(4, 7)).square().sum().backward()
-        one.optimizer.step()
+        built_engine.optimizer.zero_grad()
+        built_engine.module(torch.randn(4, 7)).square().sum().backward()
+        built_engine.optimizer.step()
     for name, tensor in engine.module.state_dict().items():
         assert torch.equal(tensor, other.module.state_dict()[name]), name
 

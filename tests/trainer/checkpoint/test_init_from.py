@@ -191,10 +191,10 @@ def test_a_start_that_is_not_an_export_says_how_to_make_one(build: Build, tmp_pa
     path = second_stage(tmp_path, tmp_path / "nowhere", tmp_path / "run")
     with pytest.raises(ConfigError) as caught:
         prepare(path, (), 1, loads_model=True)
-    start, place = caught.value.problems
+    start, order = caught.value.problems
     assert start.startswith("train.yaml: model.init_from: ")
     assert start.endswith("no exported model there: it has no dsvl.json; make one with dsvl-train export")
-    assert place.startswith("build: ")
+    assert order.startswith("build: ")
 
 
 @pytest.mark.parametrize("lost", ["model.safetensors", "tokenizer.json"])
@@ -229,8 +229,8 @@ def test_a_build_of_another_tokenizer_is_refused(build: Build, first: Path, tmp_
     tokenizer = shutil.copytree(small_blends.TOKENIZER, tmp_path / "tokenizer")
     tree = json.loads((tokenizer / "tokenizer.json").read_text())
     vocabulary = tree["model"]["vocab"]
-    one, other = [token for token in vocabulary if len(token) == 1][:2]
-    vocabulary[one], vocabulary[other] = vocabulary[other], vocabulary[one]
+    token_a, token_b = [token for token in vocabulary if len(token) == 1][:2]
+    vocabulary[token_a], vocabulary[token_b] = vocabulary[token_b], vocabulary[token_a]
     (tokenizer / "tokenizer.json").write_text(json.dumps(tree))
     with pytest.raises(ConfigError) as caught:
         prepare(second_stage(tmp_path, text_build(tmp_path, tokenizer), first), (), 1, loads_model=True)
@@ -248,8 +248,8 @@ def test_a_build_with_the_exports_tokenizer_is_for_that_model(build: Build, firs
 
 def test_both_stages_train_and_the_last_export_names_all_of_them(tmp_path: Path) -> None:
     build = train_runs.compiled(tmp_path)
-    one = train_runs.config_file(tmp_path / "one", build, learning_rates={"embeddings": None, "decoder": None})
-    train_runs.train(one, "schedule.steps=3")
+    first = train_runs.config_file(tmp_path / "one", build, learning_rates={"embeddings": None, "decoder": None})
+    train_runs.train(first, "schedule.steps=3")
     export(tmp_path / "one/out", tmp_path / "first")
 
     more = text_build(tmp_path / "more", small_blends.TOKENIZER)

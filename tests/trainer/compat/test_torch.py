@@ -61,8 +61,8 @@ def test_a_torch_that_cannot_be_used_ends_the_command_with_one_line(tmp_path: Pa
 
 
 def test_the_installed_torch_is_not_complained_about_beyond_what_it_lacks() -> None:
-    found = check_torch()
-    assert len(found) == (torch.version.cuda is not None and not torch.cuda.is_available())
+    actual = check_torch()
+    assert len(actual) == (torch.version.cuda is not None and not torch.cuda.is_available())
 
 
 def test_a_torchvision_of_another_torch_is_named_with_both_versions(monkeypatch: pytest.MonkeyPatch) -> None:

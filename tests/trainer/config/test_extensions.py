@@ -59,13 +59,13 @@ def test_a_section_that_is_damaged_names_no_extension(damaged: Any) -> None:
 
 def test_names_and_settings_that_cannot_work_are_reported_together(module_folder: Path) -> None:
     install(module_folder, "my-dsvl", "1", entry_points={"dsvl.projectors/pooling": "x:P"}, files={})
-    found = problems_of({**model("hff", "poling"), "decoder": {}})
-    assert [line.split(": ")[0] for line in found] == ["model.encoder.kind", "model.projector.kind", "model.decoder"]
-    assert found[0] == (
+    lines = problems_of({**model("hff", "poling"), "decoder": {}})
+    assert [line.split(": ")[0] for line in lines] == ["model.encoder.kind", "model.projector.kind", "model.decoder"]
+    assert lines[0] == (
         "model.encoder.kind: unknown encoder 'hff'; expected hf, open_clip, qwen_vl, tiny, an entry point of "
         "dsvl.encoders, or an object of your own as my_package.my_module:ENCODER; did you mean hf?"
     )
-    assert found[1].endswith("did you mean pooling?")
+    assert lines[1].endswith("did you mean pooling?")
     assert problems_of(model("a:b:c"))[0].startswith("model.encoder.kind: got 'a:b:c'; expected the name of an encoder")
     assert problems_of(model(config={"side": 2})) == [
         "model.projector.config: got {'side': 2}; expected none, since mlp has no settings there"

@@ -63,10 +63,10 @@ def test_the_schema_has_every_key_of_the_printed_default_and_says_what_it_means(
 
     def compare(tree: dict[str, Any], part: dict[str, Any], path: str) -> None:
         for key, value in tree.items():
-            found = part["properties"][key]
-            assert found["description"], f"{path}{key}"
+            actual = part["properties"][key]
+            assert actual["description"], f"{path}{key}"
             if isinstance(value, dict) and value:
-                compare(value, schema["$defs"][found["$ref"].rpartition("/")[2]], f"{path}{key}.")
+                compare(value, schema["$defs"][actual["$ref"].rpartition("/")[2]], f"{path}{key}.")
 
     compare(yaml.safe_load(default_yaml()), schema, "")
     assert schema["$defs"]["ModelConfig"]["anyOf"] == [
@@ -81,8 +81,8 @@ def test_the_printed_adapters_work_without_their_comment_marks() -> None:
     lines = text[start:].splitlines()
     inside = itertools.takewhile(lambda line: line.startswith("  #   "), lines[1:])
     block = [line.removeprefix("  # ") for line in (lines[0], *inside)]
-    found = yaml.safe_load("\n".join(block))
-    assert config(lora=found).lora.decoder == config(lora={"decoder": {}}).lora.decoder
+    actual = yaml.safe_load("\n".join(block))
+    assert config(lora=actual).lora.decoder == config(lora={"decoder": {}}).lora.decoder
 
 
 def test_a_config_survives_json() -> None:
@@ -107,7 +107,7 @@ def test_settings_go_over_the_file(tmp_path: Path) -> None:
 
 
 def test_all_problems_are_reported_at_once() -> None:
-    found = problems(
+    lines = problems(
         batch={"global_batch_size": 0, "micro_batch_size": 0},
         optimizer={"betas": [0.9], "weight_decay": -1, "eps": 0},
         schedule={"steps": 5, "epochs": 1, "warmup_ratio": 2},
@@ -115,7 +115,7 @@ def test_all_problems_are_reported_at_once() -> None:
         zero={"stage": 1, "offload_parameters": True},
         checkpoints={"keep": 0},
     )
-    assert found == [
+    assert lines == [
         "batch.global_batch_size: got 0; expected at least 1",
         "batch.micro_batch_size: got 0; expected at least 1",
         "optimizer.betas.1: missing",

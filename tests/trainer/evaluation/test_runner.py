@@ -45,7 +45,7 @@ build = pytest.fixture(scope="module")(evaluations.make_build)
 
 def test_the_loss_is_that_of_each_sample_alone_weighted_by_its_trained_tokens(build: Build, record: Loaded) -> None:
     advances: list[int] = []
-    found = held_out_loss(record, build, sequences=3, workers=0, advance=advances.append)
+    actual = held_out_loss(record, build, sequences=3, workers=0, advance=advances.append)
     sums: dict[str, list[float]] = {name: [0.0, 0.0] for name in build.datasets}
     for batch in Loader(build, split="eval", batch_size=1, max_length=512, packed=False):
         with torch.no_grad():
@@ -55,9 +55,9 @@ def test_the_loss_is_that_of_each_sample_alone_weighted_by_its_trained_tokens(bu
         ((owner, _),) = batch.samples[0]
         sums[owner][0] += float(losses.sum())
         sums[owner][1] += int((targets != -100).sum())
-    assert found.datasets == pytest.approx({name: total / tokens for name, (total, tokens) in sums.items()}, rel=1e-4)
+    assert actual.datasets == pytest.approx({name: total / tokens for name, (total, tokens) in sums.items()}, rel=1e-4)
     totals = np.array(list(sums.values())).sum(0)
-    assert found.loss == pytest.approx(totals[0] / totals[1], rel=1e-4)
+    assert actual.loss == pytest.approx(totals[0] / totals[1], rel=1e-4)
     assert sum(advances) == len(build["eval"])
 
 
@@ -65,8 +65,8 @@ def test_answers_are_those_of_each_question_alone_whatever_shares_their_batch(bu
     questions = held_out_questions(record, build, limit=3)
     advances: list[int] = []
     many = answer_held_out(record, build, questions, FEW, batch=7, advance=advances.append)
-    one = answer_held_out(record, build, questions, FEW, batch=1, advance=ignore)
-    assert many == one
+    first = answer_held_out(record, build, questions, FEW, batch=1, advance=ignore)
+    assert many == first
     assert sum(advances) == len(questions)
     sizes = {dialogue.id: len(dialogue.rounds) for dialogue in many.dialogues}
     assert sum(sizes.values()) == len(questions)

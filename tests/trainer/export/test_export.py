@@ -81,9 +81,9 @@ def test_weights_come_back_however_they_are_cut_into_files(sizes: list[int], max
     with tempfile.TemporaryDirectory() as folder:
         files = write_weights(Path(folder), tensors.items(), max_bytes=max_bytes)
         assert sorted(files) == sorted(os.listdir(folder))
-        found = WeightFiles(Path(folder))
+        actual = WeightFiles(Path(folder))
         for name, tensor in tensors.items():
-            assert torch.equal(found.read(name), tensor)
+            assert torch.equal(actual.read(name), tensor)
         for file in files:
             if file.endswith(".safetensors"):
                 held = [tensors[name].nbytes for name in exports.names_in(Path(folder), file)]
@@ -133,9 +133,9 @@ def test_answers_end_where_training_ended_them(build_of: exports.MakeBuild, tmp_
 
     chat = exports.chat_of(build)
     encoded = chat.encode([*exports.QUESTION, {"role": "assistant", "content": "The first."}])
-    found = transformers.GenerationConfig.from_pretrained(tmp_path / "out")
-    assert encoded.ids[encoded.trained[0][1] - 1] in found.eos_token_id
-    assert chat.tokenizer.decode([found.pad_token_id]) == chat.tokenizer.eos_token
+    actual = transformers.GenerationConfig.from_pretrained(tmp_path / "out")
+    assert encoded.ids[encoded.trained[0][1] - 1] in actual.eos_token_id
+    assert chat.tokenizer.decode([actual.pad_token_id]) == chat.tokenizer.eos_token
 
 
 def test_the_model_card_names_data_and_training(build_of: exports.MakeBuild, tmp_path: Path) -> None:

@@ -94,11 +94,11 @@ def test_the_example_projector_averages_squares_of_tokens() -> None:
     config = ProjectorConfig(kind=PROJECTOR, config={"side": 2})
     projector = build_projector(config, encoder_width=8, encoder_tokens=16, hidden_size=12)
     features = torch.randn(3, 16, 8)
-    found = projector(features)
-    assert (projector.num_tokens, found.shape) == (4, (3, 4, 12))
+    actual = projector(features)
+    assert (projector.num_tokens, actual.shape) == (4, (3, 4, 12))
     corner = features[:, [2, 3, 6, 7]].mean(1)  # the second square of the first row
     mlp: Any = projector.mlp
-    torch.testing.assert_close(found[:, 1], mlp(corner))
+    torch.testing.assert_close(actual[:, 1], mlp(corner))
     with pytest.raises(ConfigError, match=r"model\.projector\.config\.side: got 2, but the encoder makes 9 tokens"):
         build_projector(config, encoder_width=8, encoder_tokens=9, hidden_size=12)
 

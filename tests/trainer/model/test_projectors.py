@@ -25,16 +25,16 @@ def make(kind: str, **options: int) -> Projector:
 def test_every_projector_gives_as_many_embeddings_as_it_says(kind: str) -> None:
     projector = make(kind)
     assert projector.num_tokens == (5 if kind == "perceiver" else 6)
-    found = projector(torch.randn(3, 6, 8).double())
-    assert found.shape == (3, projector.num_tokens, 12)
+    actual = projector(torch.randn(3, 6, 8).double())
+    assert actual.shape == (3, projector.num_tokens, 12)
 
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_every_parameter_learns_and_images_do_not_mix(kind: str) -> None:
     projector = make(kind)
     features = torch.randn(3, 6, 8, dtype=torch.float64, requires_grad=True)
-    found = projector(features)
-    (found[1] * torch.randn_like(found[1])).sum().backward()
+    actual = projector(features)
+    (actual[1] * torch.randn_like(actual[1])).sum().backward()
     assert all(parameter.grad is not None and parameter.grad.any() for parameter in projector.parameters())
     assert features.grad is not None
     assert features.grad[1].abs().sum() > 0

@@ -96,8 +96,8 @@ def by_hand(weights: dict[str, torch.Tensor], image: torch.Tensor) -> torch.Tens
             strict=True,
         )
     ]
-    found = [attend(*(each[:, at : at + 128] for each in projected)) for at in (0, 128)]
-    return norm(linear(torch.cat(found, 1), f"{pool}.attn.out_proj"), "ln_post") @ weights["proj"]
+    actual = [attend(*(each[:, start : start + 128] for each in projected)) for start in (0, 128)]
+    return norm(linear(torch.cat(actual, 1), f"{pool}.attn.out_proj"), "ln_post") @ weights["proj"]
 
 
 def test_the_tower_equals_its_arithmetic_written_out() -> None:
@@ -111,10 +111,10 @@ def test_the_tower_equals_its_arithmetic_written_out() -> None:
 def test_places_of_queries_are_sines_of_column_and_row() -> None:
     table = sine_table(3, 8)
     assert table.shape == (9, 8)
-    for place in range(9):
-        row, column = divmod(place, 3)
+    for index in range(9):
+        row, column = divmod(index, 3)
         expected = [f(at * w) for at in (column, row) for f in (math.sin, math.cos) for w in (1.0, 0.01)]
-        assert table[place].tolist() == pytest.approx(expected)
+        assert table[index].tolist() == pytest.approx(expected)
 
 
 def test_a_table_of_the_right_size_is_taken_as_it_is() -> None:

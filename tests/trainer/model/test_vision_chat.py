@@ -142,8 +142,8 @@ samples = st.lists(texts | st.just(IMAGE_IDS), min_size=1, max_size=4).map(
 def test_images_land_in_their_places(causal: VisionChatModel, sequences: list[list[list[int]]], spare: int) -> None:
     inputs = layout(sequences, max(sum(map(len, sequence)) for sequence in sequences) + spare)
     images = random_images(len(inputs["image_slots"]))
-    found = causal.embed(inputs["input_ids"], images, inputs["image_slots"])
-    torch.testing.assert_close(found, by_hand(causal, inputs, images))
+    actual = causal.embed(inputs["input_ids"], images, inputs["image_slots"])
+    torch.testing.assert_close(actual, by_hand(causal, inputs, images))
 
 
 def test_the_order_of_slots_is_the_order_of_images(causal: VisionChatModel) -> None:
@@ -191,15 +191,15 @@ def test_logits_are_computed_where_the_next_token_is_trained_and_nowhere_else(
 
 def test_chunks_give_the_same_gradients(causal: VisionChatModel, monkeypatch: pytest.MonkeyPatch) -> None:
     inputs, images = layout([SAMPLES]), random_images(3)
-    found = []
+    actual = []
     for at_once in (2**27, 2 * model_batches.VOCABULARY):
         monkeypatch.setattr(model_module, "LOGITS_AT_ONCE", at_once)
         causal.zero_grad()
         causal(**inputs, images=images).total.backward()
-        found.append({name: p.grad.clone() for name, p in causal.named_parameters() if p.grad is not None})
-    assert found[0].keys() == found[1].keys()
-    for name, gradient in found[0].items():
-        torch.testing.assert_close(found[1][name], gradient, rtol=1e-6, atol=1e-8, msg=name)
+        actual.append({name: p.grad.clone() for name, p in causal.named_parameters() if p.grad is not None})
+    assert actual[0].keys() == actual[1].keys()
+    for name, gradient in actual[0].items():
+        torch.testing.assert_close(actual[1][name], gradient, rtol=1e-6, atol=1e-8, msg=name)
 
 
 @pytest.mark.parametrize("attention", ["causal", "mmca"])
@@ -237,16 +237,16 @@ def test_sequences_of_padding_alone_count_no_sample(causal: VisionChatModel) -> 
 @pytest.mark.parametrize("attention", ["causal", "mmca"])
 def test_recomputed_activations_change_no_gradient(attention: Any) -> None:
     inputs, images = layout([SAMPLES]), random_images(3)
-    found = []
+    actual = []
     for again in (False, True):
         model = model_batches.make(attention=attention).train()
         if again:
             model.checkpoint_activations()
         model(**inputs, images=images).total.backward()
-        found.append({name: p.grad for name, p in model.named_parameters() if p.grad is not None})
-    assert found[0].keys() == found[1].keys()
-    for name, gradient in found[0].items():
-        torch.testing.assert_close(found[1][name], gradient, msg=name)
+        actual.append({name: p.grad for name, p in model.named_parameters() if p.grad is not None})
+    assert actual[0].keys() == actual[1].keys()
+    for name, gradient in actual[0].items():
+        torch.testing.assert_close(actual[1][name], gradient, msg=name)
 
 
 def test_pixels_are_normalised_by_the_encoders_own_numbers() -> None:
@@ -262,15 +262,15 @@ def test_pixels_are_normalised_by_the_encoders_own_numbers() -> None:
 
 def test_a_model_is_the_same_for_the_same_seed_whatever_was_drawn_before() -> None:
     facts = model_batches.facts()
-    one = build_model(CONFIG, facts, seed=3)
+    first = build_model(CONFIG, facts, seed=3)
     torch.randn(10)
     state = torch.random.get_rng_state()
     other, third = build_model(CONFIG, facts, seed=3), build_model(CONFIG, facts, seed=4)
     assert torch.equal(torch.random.get_rng_state(), state)
-    for name, value in one.state_dict().items():
+    for name, value in first.state_dict().items():
         assert torch.equal(other.state_dict()[name], value), name
     assert not torch.equal(
-        one.projector.get_parameter("linear_1.weight"), third.projector.get_parameter("linear_1.weight")
+        first.projector.get_parameter("linear_1.weight"), third.projector.get_parameter("linear_1.weight")
     )
 
 
@@ -309,9 +309,9 @@ def test_samples_longer_than_a_sliding_window_are_refused_before_mmca_meets_them
     kind, more = ("mistral", {}) if layers is None else ("qwen2", {"layer_types": ["full_attention"] * 2})
     decoder = DecoderConfig(config={**PRESETS[f"tiny_{kind}"], "sliding_window": window, **more})
     facts = model_batches.facts(max_length=65)
-    found = check_model(replace(CONFIG, decoder=decoder, attention="mmca"), facts)
+    actual = check_model(replace(CONFIG, decoder=decoder, attention="mmca"), facts)
     assert not check_model(replace(CONFIG, decoder=decoder, attention="causal"), facts)
-    assert [problem.partition(";")[0] for problem in found] == (
+    assert [problem.partition(";")[0] for problem in actual] == (
         [] if fits else ["model.attention: mmca is not defined for sliding windows"]
     )
 

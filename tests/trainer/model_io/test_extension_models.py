@@ -171,12 +171,12 @@ def test_the_name_of_an_entry_point_needs_no_consent_and_another_release_is_a_no
         "model.projector.kind: pooling: recorded photo-extensions 1.0, installed photo-extensions 1.1",
     )
     shutil.rmtree(info)
-    found = [
+    actual = [
         line
         for line in _load_problems(out)
         if line.endswith("the model was made with convolutions of photo-extensions 1.0")
     ]
-    assert len(found) == 1
+    assert len(actual) == 1
     forget(PACKAGE)
 
 
@@ -190,8 +190,8 @@ def test_a_run_is_exported_with_consent_alone_and_keeps_what_its_checkpoint_reco
     checkpoint = run / "checkpoints/step-00000003"
     assert needs_consent(checkpoint, problems(export, run, tmp_path / "out"))
     edit(checkpoint / "checkpoint.json", lambda tree: tree["extensions"]["projector"].update(sha256="1" * 64))
-    found = export(run, tmp_path / "out", allow_extensions=BOTH)
-    assert [line.partition(" recorded")[0] for line in found.notes] == [f"model.projector.kind: {PROJECTOR}:"]
+    actual = export(run, tmp_path / "out", allow_extensions=BOTH)
+    assert [line.partition(" recorded")[0] for line in actual.notes] == [f"model.projector.kind: {PROJECTOR}:"]
     assert json.loads((tmp_path / "out/dsvl.json").read_text())["extensions"]["projector"]["sha256"] == "1" * 64
     edit(checkpoint / "checkpoint.json", lambda tree: tree.update(extensions=3))
     with pytest.raises(ConfigError, match=r"checkpoint\.json: extensions: got 3; expected an object"):

@@ -127,9 +127,11 @@ def test_evaluation_gives_the_same_losses_on_any_number_of_ranks(build: Path, tm
             ),
             ranks=ranks,
         )
-    one, two = ([entry for entry in journal(tmp_path / name / "out") if entry["kind"] == "eval"] for name in ("1", "2"))
-    assert [entry["step"] for entry in one] == [4, 8]
-    for mine, other in zip(one, two, strict=True):
+    first, second = (
+        [entry for entry in journal(tmp_path / name / "out") if entry["kind"] == "eval"] for name in ("1", "2")
+    )
+    assert [entry["step"] for entry in first] == [4, 8]
+    for mine, other in zip(first, second, strict=True):
         assert mine["loss"] == pytest.approx(other["loss"], rel=1e-6)
         assert mine["datasets"] == pytest.approx(other["datasets"], rel=1e-6)
         assert set(mine["datasets"]) == {"seen", "text"}

@@ -69,12 +69,12 @@ def test_a_record_is_over_all_tokens_of_its_steps_and_leaves_pauses_out(clock: C
     with window.paused():
         clock(52.0)
     clock(54.0)
-    found = record(window, step=20, epoch=0.25, lr={"decoder": 1e-4}, peak=1e10, memory_bytes=9)
-    assert found.loss == 2.0
-    assert (found.tokens_per_second, found.trained_tokens_per_second, found.images_per_second) == (40.0, 4.0, 1.5)
-    assert (found.data_wait_share, found.seconds_per_step, found.grad_norm) == (0.25, 2.0, 1.5)
-    assert found.padding_share == pytest.approx(0.2)
-    assert found.mfu == pytest.approx(0.05)
+    actual = record(window, step=20, epoch=0.25, lr={"decoder": 1e-4}, peak=1e10, memory_bytes=9)
+    assert actual.loss == 2.0
+    assert (actual.tokens_per_second, actual.trained_tokens_per_second, actual.images_per_second) == (40.0, 4.0, 1.5)
+    assert (actual.data_wait_share, actual.seconds_per_step, actual.grad_norm) == (0.25, 2.0, 1.5)
+    assert actual.padding_share == pytest.approx(0.2)
+    assert actual.mfu == pytest.approx(0.05)
     window.grad_norm = float("nan")
     assert record(window, step=20, epoch=0.25, lr={}, peak=None, memory_bytes=9).grad_norm is None
 

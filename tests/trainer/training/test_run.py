@@ -27,9 +27,9 @@ STEPS = 9
 
 def evaluations(out: Path) -> dict[int, float]:
     """Step -> held-out loss, each logged once."""
-    found = [(entry["step"], entry["loss"]) for entry in journal(out) if entry["kind"] == "eval"]
-    assert len(dict(found)) == len(found)
-    return dict(found)
+    actual = [(entry["step"], entry["loss"]) for entry in journal(out) if entry["kind"] == "eval"]
+    assert len(dict(actual)) == len(actual)
+    return dict(actual)
 
 
 @pytest.fixture(scope="module")

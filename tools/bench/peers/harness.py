@@ -109,7 +109,7 @@ def collate(samples: Sequence[Sample]) -> Mapping[str, Any]:
 def _worker_memory() -> tuple[float, float]:
     """(USS, RSS) in MB of the biggest worker, or of this process if it has none."""
     workers = [str(child.pid) for child in multiprocessing.active_children()] or ["self"]
-    found = [(0.0, 0.0)]
+    sizes = [(0.0, 0.0)]
     for worker in workers:
         try:
             text = Path(f"/proc/{worker}/smaps_rollup").read_text(encoding="ascii")
@@ -117,5 +117,5 @@ def _worker_memory() -> tuple[float, float]:
             continue  # it has ended
         kilobytes = {name: int(value) for name, value in re.findall(r"^(\w+): +(\d+) kB$", text, re.MULTILINE)}
         own = kilobytes["Private_Clean"] + kilobytes["Private_Dirty"]
-        found.append((own * 1024 / 1e6, kilobytes["Rss"] * 1024 / 1e6))
-    return max(own for own, _ in found), max(rss for _, rss in found)
+        sizes.append((own * 1024 / 1e6, kilobytes["Rss"] * 1024 / 1e6))
+    return max(own for own, _ in sizes), max(rss for _, rss in sizes)

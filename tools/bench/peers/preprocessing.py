@@ -22,8 +22,8 @@ def _hugging_face(*names: str) -> Preprocess:
     make_torchvision_importable()
     import transformers
 
-    found = next(getattr(transformers, name) for name in names if hasattr(transformers, name))
-    processor = found(size={"shortest_edge": SIZE}, crop_size={"height": SIZE, "width": SIZE})
+    processor_class = next(getattr(transformers, name) for name in names if hasattr(transformers, name))
+    processor = processor_class(size={"shortest_edge": SIZE}, crop_size={"height": SIZE, "width": SIZE})
 
     def preprocess(image: Image.Image) -> torch.Tensor:
         pixels: torch.Tensor = processor(image, return_tensors="pt")["pixel_values"][0]

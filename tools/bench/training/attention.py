@@ -147,15 +147,15 @@ def milliseconds(forms: Sequence[str], inputs: Tensors, where: Where, repeats: i
     prepared = {form: _to(FORMS[form].prepare(*where), device) for form in forms}
     seconds: dict[str, list[float]] = {form: [] for form in forms}
     for number in range(repeats + 1):
-        for form, found in seconds.items():
+        for form, times in seconds.items():
             _wait(device)
             start = time.perf_counter()
             for _ in range(queue):
                 run(form, inputs, prepared[form], backward=backward)
             _wait(device)
             if number:  # the first is to warm up
-                found.append((time.perf_counter() - start) / queue)
-    return [statistics.median(found) * 1000 for found in seconds.values()]
+                times.append((time.perf_counter() - start) / queue)
+    return [statistics.median(times) * 1000 for times in seconds.values()]
 
 
 def _layout_milliseconds(where: Where, repeats: int) -> float:
@@ -176,12 +176,12 @@ def run(form: str, inputs: Tensors, prepared: Any, *, backward: bool) -> None:
 
 def check_equal(device: str, where: Where) -> None:
     """Raises AssertionError unless the dense form and MMCA give the same output and gradients, in fp32."""
-    found = []
+    results = []
     for form in ("dense", "mmca"):
         inputs = _inputs(1, 8, where[0].shape[1], torch.float32, device)
         out = FORMS[form].attend(*inputs, _to(FORMS[form].prepare(*where), inputs[0].device))
-        found.append([out.detach(), *torch.autograd.grad(out, inputs, out.detach())])
-    torch.testing.assert_close(found[1], found[0], rtol=1e-4, atol=1e-4)
+        results.append([out.detach(), *torch.autograd.grad(out, inputs, out.detach())])
+    torch.testing.assert_close(results[1], results[0], rtol=1e-4, atol=1e-4)
 
 
 def causal(query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, prepared: None) -> torch.Tensor:
@@ -262,9 +262,9 @@ def _peak(device: str) -> int:
 
 
 def _status_bytes(name: str) -> int:
-    found = re.search(rf"^{name}:\s+(\d+) kB", Path("/proc/self/status").read_text(encoding="ascii"), re.MULTILINE)
-    assert found
-    return int(found[1]) * 1024
+    match = re.search(rf"^{name}:\s+(\d+) kB", Path("/proc/self/status").read_text(encoding="ascii"), re.MULTILINE)
+    assert match
+    return int(match[1]) * 1024
 
 
 def _inputs(batch: int, heads: int, length: int, dtype: torch.dtype, device: str) -> Tensors:

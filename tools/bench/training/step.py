@@ -147,14 +147,14 @@ def bench_step(
     goals, well = [], True
     for name in names:
         title = CONFIGURATIONS[name].title
-        found = measure(scratch, CONFIGURATIONS[name].tree, device, ranks, build, steps, settings)
-        if found is None:
+        measured = measure(scratch, CONFIGURATIONS[name].tree, device, ranks, build, steps, settings)
+        if measured is None:
             well = False
             print(f"| {title} | the run failed; stderr has what it said |", flush=True)
         else:
-            _print(title, found)
+            _print(title, measured)
         if device != "cpu":
-            wait = found.wait if found else math.nan
+            wait = measured.wait if measured else math.nan
             goals.append(Goal(what=f"data wait, {title}", got=wait, expected=EXPECTED_WAIT, unit="%"))
     return goals, well
 
