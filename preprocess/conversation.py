@@ -6,14 +6,16 @@ dataset: it has turns, names of images, and the groups that keep it on one side 
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from dataclasses import dataclass
+import json
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
 from typing import Any, Literal
 
 import orjson
 
-Role = Literal["system", "user", "assistant"]
+Role = Literal["system", "user", "assistant", "tool"]
 OfficialSplit = Literal["", "train", "val", "test"]
+Scalar = str | int | float | bool
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -36,11 +38,30 @@ class Image:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class ToolCall:
+    """A call that an assistant makes. arguments: JSON text of an object. id: as tool results cite it, or ""."""
+
+    name: str
+    arguments: str
+    id: str = ""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Turn:
-    """One message; text and images in reading order."""
+    """One message; text and images in reading order.
+
+    A turn of the role tool is the result of a call: tool_name and call_id say of which, as far as the record does.
+    trained: False for an answer that is only context. reasoning, tool_calls: of the assistant. With tool calls, or in
+    a result, parts may be empty.
+    """
 
     role: Role
     parts: tuple[str | Image, ...]
+    trained: bool = True
+    reasoning: str = ""
+    tool_calls: tuple[ToolCall, ...] = ()
+    tool_name: str = ""
+    call_id: str = ""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -50,7 +71,9 @@ class Conversation:
     id: unique within its dataset. groups: ids of the images or videos that it shows; conversations with a common id
     stay on the same side of the split. official_split: of the dataset's authors, or "". sources: the records it was
     made from. references: the right answers, for evaluation. notes: changes to the data, as short names that the build
-    counts (`dangling_question`, ...).
+    counts (`dangling_question`, ...). tools: definitions of the tools that the assistant may call, each as JSON text of
+    an object. fields: what the record says about itself (a rating, its source), by the names that the dataset's
+    filter reads; empty without a filter.
     """
 
     id: str
@@ -60,6 +83,8 @@ class Conversation:
     official_split: OfficialSplit = ""
     references: tuple[str, ...] = ()
     notes: tuple[str, ...] = ()
+    tools: tuple[str, ...] = ()
+    fields: Mapping[str, Scalar] = field(default_factory=dict)
 
     @property
     def images(self) -> tuple[Image, ...]:
@@ -110,8 +135,17 @@ REASONS: dict[str, str] = {
 
 
 def to_messages(conversation: Conversation) -> list[dict[str, Any]]:
-    """The conversation in the form that Hugging Face chat templates expect."""
-    return [{"role": turn.role, "content": _content(turn.parts)} for turn in conversation.turns]
+    """The conversation in the form that Hugging Face chat templates expect.
+
+    Keys besides role and content are there only if they say something: `trained` (False), `reasoning_content`,
+    `tool_calls`, and a tool's `name` and `tool_call_id`.
+    """
+    return [_message(turn) for turn in conversation.turns]
+
+
+def to_tools(conversation: Conversation) -> list[dict[str, Any]]:
+    """The value of the template variable `tools`: definitions, as JSON objects."""
+    return [json.loads(tool) for tool in conversation.tools]
 
 
 def encode(conversation: Conversation) -> bytes:
@@ -120,15 +154,14 @@ def encode(conversation: Conversation) -> bytes:
         return orjson.dumps(
             [
                 conversation.id,
-                [
-                    [turn.role, [part if isinstance(part, str) else [part.name, part.store] for part in turn.parts]]
-                    for turn in conversation.turns
-                ],
+                [_encoded_turn(turn) for turn in conversation.turns],
                 [[source.file, source.record] for source in conversation.sources],
                 conversation.groups,
                 conversation.official_split,
                 conversation.references,
                 conversation.notes,
+                conversation.tools,
+                conversation.fields,
             ]
         )
     except orjson.JSONEncodeError as error:
@@ -137,28 +170,75 @@ def encode(conversation: Conversation) -> bytes:
 
 def decode(line: bytes | memoryview) -> Conversation:
     """The inverse of `encode`."""
-    identity, turns, sources, groups, official_split, references, notes = orjson.loads(line)
+    identity, turns, sources, groups, official_split, references, notes, tools, fields = orjson.loads(line)
     return Conversation(
         id=identity,
-        turns=tuple(
-            Turn(
-                role=role,
-                parts=tuple(part if isinstance(part, str) else Image(name=part[0], store=part[1]) for part in parts),
-            )
-            for role, parts in turns
-        ),
+        turns=tuple(_decoded_turn(*turn) for turn in turns),
         sources=tuple(RecordSource(file=file, record=record) for file, record in sources),
         groups=tuple(groups),
         official_split=official_split,
         references=tuple(references),
         notes=tuple(notes),
+        tools=tuple(tools),
+        fields=fields,
     )
 
 
+def _message(turn: Turn) -> dict[str, Any]:
+    message: dict[str, Any] = {"role": turn.role, "content": _content(turn.parts)}
+    if not turn.trained:
+        message["trained"] = False
+    if turn.reasoning:
+        message["reasoning_content"] = turn.reasoning
+    if turn.tool_calls:
+        message["tool_calls"] = [_tool_call(call) for call in turn.tool_calls]
+    if turn.tool_name:
+        message["name"] = turn.tool_name
+    if turn.call_id:
+        message["tool_call_id"] = turn.call_id
+    return message
+
+
+def _tool_call(call: ToolCall) -> dict[str, Any]:
+    made = {"type": "function", "function": {"name": call.name, "arguments": json.loads(call.arguments)}}
+    return {"id": call.id, **made} if call.id else made
+
+
 def _content(parts: tuple[str | Image, ...]) -> str | list[dict[str, str]]:
+    if not parts:
+        return ""
     if len(parts) == 1 and isinstance(parts[0], str):
         return parts[0]
     return [{"type": "text", "text": part} if isinstance(part, str) else {"type": "image"} for part in parts]
+
+
+def _encoded_turn(turn: Turn) -> list[Any]:
+    """Role and parts; further values only for the few turns that have them."""
+    parts = [part if isinstance(part, str) else [part.name, part.store] for part in turn.parts]
+    if turn.role == "user" or (turn.role != "tool" and turn.trained and not turn.reasoning and not turn.tool_calls):
+        return [turn.role, parts]
+    calls = [[call.name, call.arguments, call.id] for call in turn.tool_calls]
+    return [turn.role, parts, turn.trained, turn.reasoning, calls, turn.tool_name, turn.call_id]
+
+
+def _decoded_turn(
+    role: Role,
+    parts: list[Any],
+    trained: bool = True,
+    reasoning: str = "",
+    calls: list[list[str]] | tuple[()] = (),
+    tool_name: str = "",
+    call_id: str = "",
+) -> Turn:
+    return Turn(
+        role=role,
+        parts=tuple(part if isinstance(part, str) else Image(name=part[0], store=part[1]) for part in parts),
+        trained=trained,
+        reasoning=reasoning,
+        tool_calls=tuple(ToolCall(name=name, arguments=arguments, id=id_) for name, arguments, id_ in calls),
+        tool_name=tool_name,
+        call_id=call_id,
+    )
 
 
 Records = Iterator[Conversation | Reject]
