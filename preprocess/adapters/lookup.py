@@ -14,6 +14,7 @@ from dst.common.extensions import (
     wrong_object,
 )
 from preprocess.adapters.base import Adapter, Option, Request
+from preprocess.adapters.parsing.splits import held_out_files, with_splits_of_files
 from preprocess.adapters.registry import ADAPTERS
 from preprocess.conversation import Conversation, Records, Reject
 from preprocess.errors import ConfigError, DataError, RejectError
@@ -46,10 +47,13 @@ def adapter_origin(name: str, where: str = "adapter") -> ExtensionOrigin | None:
 def read_records(name: str, request: Request) -> Records:
     """The conversations and rejects of a dataset, as the adapter yields them.
 
-    Raises DataError if a whole file cannot be used, or if the code of an extension fails.
+    A conversation without an official split has the one that the name of its annotation file states, if that is val or
+    test. Raises DataError if a whole file cannot be used, or if the code of an extension fails.
     """
     adapter = find_adapter(name)
-    return adapter.read(request) if name in ADAPTERS else _fenced(name, adapter, request)
+    records = adapter.read(request) if name in ADAPTERS else _fenced(name, adapter, request)
+    held_out = held_out_files(map(request.source_file, request.annotations))
+    return with_splits_of_files(records, held_out) if held_out else records
 
 
 def _fenced(name: str, adapter: Adapter, request: Request) -> Iterator[Conversation | Reject]:

@@ -44,7 +44,7 @@ class Split:
     eval: Annotated[float, Ge(0), Lt(1)] = 0.0
     """Share of image groups held out for evaluation, from 0 to below 1. No image is ever on both sides."""
     official: Literal["honour", "ignore"] = "honour"
-    """honour: what a dataset's authors call val or test goes to eval, with everything that shares its images."""
+    """honour: what a record or its file's name calls val or test goes to eval, with all that shares its images."""
 
 
 @config_class
@@ -79,6 +79,8 @@ class Dataset:
     """How often an epoch of the blend draws each sample: 0.5 draws every other one, 2 draws each twice."""
     weight: Amount | None = None
     """Mixture weight: the dataset's share of `total`, relative to the other weights."""
+    split: Literal["train", "eval"] | None = None
+    """train or eval: the side of all its records. Default: official splits and split.eval decide."""
     first: Positive | None = None
     """Read only this many records, for a quick look at a large dataset."""
     options: FreeKeys = field(default_factory=dict)
@@ -210,7 +212,12 @@ def check_blend(blend: Blend) -> list[str]:
         want(names.count(dataset.name) == 1, f"{where}.name", f"{dataset.name} twice", "a name of its own")
         amounts = {key: getattr(dataset, key) for key in ("samples", "epochs", "weight")}
         given = {key: amount for key, amount in amounts.items() if amount is not None}
-        want(len(given) == 1, where, " and ".join(given) or "no amount", "exactly one of samples, epochs and weight")
+        got = " and ".join(given) or "no amount"
+        if dataset.split == "eval":
+            expected = "no amount, or samples: all, since split: eval keeps the dataset out of training"
+            want(given in ({}, {"samples": "all"}), where, got, expected)
+        else:
+            want(len(given) == 1, where, got, "exactly one of samples, epochs and weight")
         try:
             problems += _check_options(dataset, find_adapter(dataset.adapter, f"{where}.adapter").options, where)
         except ConfigError as error:

@@ -16,12 +16,12 @@ from typing import TypeVar
 
 from dst.common.progress import Progress, Silent
 from preprocess.adapters.base import Request
-from preprocess.blend.config import Blend, Inputs
+from preprocess.blend.config import Blend, Dataset, Inputs
 from preprocess.blend.resolve import Prepared, prepare
 from preprocess.compiler.commit import CACHE, StageResults, finish, sweep_partials
 from preprocess.compiler.engines import ENGINES
 from preprocess.compiler.ingest import Ingested, finished, ingest_task, run_ingest
-from preprocess.compiler.plan import assign_splits, make_context, plan_tasks
+from preprocess.compiler.plan import assign_splits, make_context, official_use, plan_tasks
 from preprocess.compiler.publish import Published, publish, target
 from preprocess.compiler.report import BuildReport, DatasetReport
 from preprocess.compiler.run_task import read_result, run_task
@@ -80,8 +80,10 @@ def build_and_publish(
         tasks = _tasks(prepared, folder, spools, sides)
         results = run.all("compiling", run_task, tasks, known=read_result, weight=lambda task: len(task.rows))
         reports = {
-            name: _report(name, ingested[name], prepared.inputs[name], spool, sides[name])
-            for name, spool in spools.items()
+            dataset.name: _report(
+                blend, dataset, ingested[dataset.name], prepared.inputs[dataset.name], spools[dataset.name], sides
+            )
+            for dataset in blend.datasets
         }
         for task, result in zip(tasks, results, strict=True):
             reports[task.context.dataset].add(task.split, result)
@@ -195,10 +197,19 @@ def _tasks(
     return tasks
 
 
-def _report(name: str, ingested: Ingested, inputs: Inputs, spool: Spool, side: Side) -> DatasetReport:
-    report = DatasetReport(name=name, records=ingested.records, inputs=ingested.inputs, absent=inputs.absent)
+def _report(
+    blend: Blend, dataset: Dataset, ingested: Ingested, inputs: Inputs, spool: Spool, sides: Mapping[str, Side]
+) -> DatasetReport:
+    report = DatasetReport(
+        name=dataset.name,
+        records=ingested.records,
+        inputs=ingested.inputs,
+        absent=inputs.absent,
+        official_files=ingested.official_files,
+        official_use=official_use(blend, dataset),
+    )
     report.rejects.update(ingested.rejects)
-    conflicts = int(spool.column("members")[side == CONFLICT].sum())
+    conflicts = int(spool.column("members")[sides[dataset.name] == CONFLICT].sum())
     if conflicts:
         report.rejects["split_conflict"] += conflicts
     return report

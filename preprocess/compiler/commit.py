@@ -17,7 +17,7 @@ from pathlib import Path
 import numpy as np
 
 from dst.common.extensions import ExtensionOrigin
-from preprocess.blend.config import resolved
+from preprocess.blend.config import Blend, resolved
 from preprocess.blend.resolve import Prepared
 from preprocess.compiler.plan import shares
 from preprocess.compiler.report import BuildReport, DatasetReport
@@ -71,7 +71,7 @@ def finish(folder: Path, prepared: Prepared, report: BuildReport, work: StageRes
     scratch.mkdir()
     try:
         with (scratch / REJECTS).open("wb") as file:
-            for line in _reject_lines(work):
+            for line in _reject_lines(work, prepared.blend):
                 file.write(line)
         _check_rejects(folder, prepared, report, scratch / REJECTS)
         have = {name: dataset.splits["train"] for name, dataset in report.datasets.items()}
@@ -95,16 +95,20 @@ def sweep_partials(folder: Path) -> None:
         shutil.rmtree(path) if path.is_dir() else path.unlink(missing_ok=True)
 
 
-def _reject_lines(work: StageResults) -> Iterator[bytes]:
+def _reject_lines(work: StageResults, blend: Blend) -> Iterator[bytes]:
     """For each dataset: the rejects of the adapter, of the split, and of the compiler."""
-    for name, spool in work.spools.items():
+    for dataset in blend.datasets:
+        name, spool = dataset.name, work.spools[dataset.name]
+        conflict = (
+            "at least one of them is on the eval side, and the blend puts this dataset on the train side (split: train)"
+            if dataset.split == "train"
+            else "some of them are on the eval side, some on the train side"
+        )
         with (spool.folder / REJECTS).open("rb") as file:
             yield from file
         for row in np.flatnonzero(work.sides[name] == CONFLICT).tolist():
             conversation = spool[row]
-            detail = (
-                f"shows {', '.join(conversation.groups)}; some of them are on the eval side, some on the train side"
-            )
+            detail = f"shows {', '.join(conversation.groups)}; {conflict}"
             for reject in reject_all(conversation, "split_conflict", detail):
                 yield reject_line(name, reject)
         for task, result in zip(work.tasks, work.results, strict=True):

@@ -10,7 +10,8 @@ import json
 import os
 import shutil
 import stat
-from collections.abc import Mapping, Sequence
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from itertools import islice
 from pathlib import Path
@@ -19,9 +20,10 @@ from typing import Any
 from dst.common.extensions import ExtensionOrigin
 from preprocess.adapters.base import Request
 from preprocess.adapters.lookup import adapter_origin, read_records
+from preprocess.adapters.parsing.splits import held_out_files
 from preprocess.compiler.spool import write_spool
 from preprocess.compiler_version import COMPILER
-from preprocess.conversation import Records
+from preprocess.conversation import Conversation, Records, Reject
 from preprocess.errors import DataError
 from shards.files import file_sha256, partial_path, replace_file, sync_folder
 
@@ -53,6 +55,7 @@ class IngestTask:
 class Ingested:
     """The output of an adapter, in numbers. inputs: {"file", "size", "sha256"} of each annotation file.
 
+    official_files: annotation file whose name says val or test -> its records that are official val or test.
     error: why a whole file cannot be used; then the other fields are meaningless.
     """
 
@@ -60,6 +63,7 @@ class Ingested:
     conversations: int = 0
     rejects: Mapping[str, int] = field(default_factory=dict)
     inputs: Sequence[Mapping[str, Any]] = ()
+    official_files: Mapping[str, int] = field(default_factory=dict)
     error: str | None = None
 
 
@@ -108,7 +112,9 @@ def run_ingest(task: IngestTask) -> Ingested:
         _check_code(task)
         inputs = [_describe(task.request, path) for path in task.request.annotations]
         partial.mkdir(parents=True)
-        found = Ingested(**write_spool(partial, task.dataset, _limited(task)), inputs=inputs)
+        official = Counter(dict.fromkeys(held_out_files(entry["file"] for entry in inputs), 0))
+        records = _counted(_limited(task), official) if official else _limited(task)
+        found = Ingested(**write_spool(partial, task.dataset, records), inputs=inputs, official_files=dict(official))
         if not found.records:
             raise DataError(
                 f"{', '.join(map(str, task.request.annotations))}: no records in it; remove the dataset from the blend"
@@ -156,6 +162,14 @@ def _check_code(task: IngestTask) -> None:
 
 def _limited(task: IngestTask) -> Records:
     return islice(read_records(task.adapter, task.request), task.first)
+
+
+def _counted(records: Records, official: Counter[str]) -> Iterator[Conversation | Reject]:
+    """The records as they are; counts, for the files in `official`, those that are official val or test."""
+    for item in records:
+        if isinstance(item, Conversation) and item.official_split in ("val", "test"):
+            official.update(source.file for source in item.sources if source.file in official)
+        yield item
 
 
 def _describe(request: Request, path: Path) -> dict[str, Any]:

@@ -34,10 +34,14 @@ class Share:
 
 
 def assign_splits(blend: Blend, spools: Mapping[str, Spool]) -> dict[str, split.Side]:
-    """The side of every conversation, decided over the whole blend at once."""
-    groups, starts, own, official = [], [np.zeros(1, np.int64)], [], []
+    """The side of every conversation, decided over the whole blend at once.
+
+    spools: in the blend's order. Raises DataError if all of them are on the eval side, and the blend does not say so.
+    """
+    groups, starts, own, official, pinned = [], [np.zeros(1, np.int64)], [], [], []
     total = 0
-    for name, spool in spools.items():
+    for dataset in blend.datasets:
+        name, spool = dataset.name, spools[dataset.name]
         values, begin = spool.lists("groups")
         groups.append(values.astype(np.uint64))
         starts.append(begin[1:] + total)
@@ -45,17 +49,35 @@ def assign_splits(blend: Blend, spools: Mapping[str, Spool]) -> dict[str, split.
         salt = np.uint64(xxhash.xxh3_64_intdigest(f"{_GROUPLESS_SALT}/{name}".encode()))
         own.append(spool.column("hash") ^ salt)
         marked = spool.column("official_eval").astype(bool)
-        official.append(marked if blend.split.official == "honour" else np.zeros_like(marked))
+        honoured = blend.split.official == "honour" and dataset.split is None
+        official.append(marked if honoured else np.full_like(marked, dataset.split == "eval"))
+        pinned.append(np.full_like(marked, dataset.split == "train"))
     side = split.assign(
         np.concatenate(groups),
         np.concatenate(starts),
         np.concatenate(own),
         np.concatenate(official),
+        np.concatenate(pinned),
         share=blend.split.eval,
         seed=blend.seed,
     )
     borders = np.cumsum([len(spool) for spool in spools.values()])[:-1]
-    return dict(zip(spools, np.split(side, borders), strict=True))
+    sides = dict(zip(spools, np.split(side, borders), strict=True))
+    _check_train_side(blend, sides)
+    return sides
+
+
+def official_use(blend: Blend, dataset: Dataset) -> str:
+    """What the blend makes of a dataset's official val and test records, for people."""
+    match dataset.split, blend.split.official:
+        case "train", _:
+            return "trained, as split: train says"
+        case "eval", _:
+            return "held out, like the whole dataset (split: eval)"
+        case _, "honour":
+            return "held out; to train on them, set split: train on the dataset"
+        case _:
+            return "not held out for that, as split.official: ignore says"
 
 
 def plan_tasks(
@@ -109,13 +131,16 @@ def shares(blend: Blend, samples: Mapping[str, int]) -> dict[str, Share]:
             draws[dataset.name] = dataset.samples
         elif dataset.epochs is not None:
             draws[dataset.name] = round(dataset.epochs * have)
+        elif dataset.split == "eval":
+            draws[dataset.name] = 0
     if weighted and blend.total is not None:
         draws.update(_largest_remainder(blend.total, weighted))
     empty = [name for name, count in draws.items() if count and not samples[name]]
     if empty:
         raise DataError(
             f"dataset {empty[0]}: the blend draws {draws[empty[0]]} samples from it, but it has no train samples; "
-            "see its rejects, and its eval split (split.official, split.eval)"
+            "see its rejects, and what is held out (split.official, split.eval); split: train on the dataset holds out "
+            "nothing"
         )
     total = sum(draws.values())
     return {
@@ -151,6 +176,18 @@ def make_context(
         max_images=blend.limits.max_images,
         concat=dataset.concat,
     )
+
+
+def _check_train_side(blend: Blend, sides: Mapping[str, split.Side]) -> None:
+    """A build that is only for evaluation is made if every dataset says so, never by accident."""
+    unasked = [dataset.name for dataset in blend.datasets if dataset.split != "eval"]
+    is_eval_only = not any((side == split.TRAIN).any() for side in sides.values())
+    if unasked and is_eval_only and any(len(side) for side in sides.values()):
+        raise DataError(
+            f"dataset {', '.join(unasked)}: all records of the build are held out, so nothing would be trained "
+            "(split.official, split.eval); for a build that is only for evaluation, set split: eval on every dataset; "
+            "to train on a dataset's val or test records, set split: train on it"
+        )
 
 
 def _cut(rows: npt.NDArray[np.int64], images: npt.NDArray[np.int64], blend: Blend) -> Iterator[npt.NDArray[np.int64]]:

@@ -14,18 +14,24 @@ from preprocess.compiler.task import TaskResult
 if TYPE_CHECKING:
     from rich.table import Table
 
+_SHOWN_FILES = 4
+
 
 @dataclass(slots=True, kw_only=True)
 class DatasetReport:
     """records = members + rejects. tokens: stored ids, with one for each image. share: of a blend epoch's draws.
 
-    absent: the adapter's annotation patterns that matched nothing, where each of them should match.
+    absent: the adapter's annotation patterns that matched nothing, where each of them should match. official_files:
+    annotation file whose name says val or test -> its number of official val and test records. official_use: what the
+    blend makes of those.
     """
 
     name: str
     records: int
     inputs: Sequence[Mapping[str, Any]]
     absent: tuple[str, ...] = ()
+    official_files: Mapping[str, int] = field(default_factory=dict)
+    official_use: str = ""
     members: int = 0
     images: int = 0
     tokens: int = 0
@@ -64,6 +70,7 @@ class DatasetReport:
             "trained_tokens": self.trained_tokens,
             "share": self.share,
             "absent": list(self.absent),
+            "official_files": dict(self.official_files),
         }
 
 
@@ -83,7 +90,7 @@ class BuildReport:
 
 
 def print_report(report: BuildReport) -> None:
-    """Print the table to stdout, and below it the reasons of rejects, the notes, and the files that were not found."""
+    """Print the table to stdout; below it reasons of rejects, notes, files not found, and files of val or test."""
     from preprocess.terminal import cell, results
 
     console = results()
@@ -96,6 +103,8 @@ def print_report(report: BuildReport) -> None:
             console.print(cell(f"{name}: notes: {_counts(dataset.notes)}"))
         if dataset.absent:
             console.print(cell(f"{name}: not found: {', '.join(dataset.absent)}"))
+        if dataset.official_files:
+            console.print(cell(f"{name}: {_official(dataset)}"))
     console.print(f"tasks: {report.built_tasks} built, {report.reused_tasks} reused")
 
 
@@ -123,6 +132,12 @@ def report_table(report: BuildReport) -> Table:
         )
         table.add_row(cell(dataset.name), *(f"{count:,}" for count in counts), f"{dataset.share:.1%}")
     return table
+
+
+def _official(dataset: DatasetReport) -> str:
+    shown, more = list(dataset.official_files)[:_SHOWN_FILES], len(dataset.official_files) - _SHOWN_FILES
+    files = ", ".join(shown) + (f" and {more} more" if more > 0 else "")
+    return f"val or test by name: {files}: {sum(dataset.official_files.values()):,} records {dataset.official_use}"
 
 
 def _counts(counter: Counter[str]) -> str:

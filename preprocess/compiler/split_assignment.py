@@ -4,9 +4,10 @@ Rule: no group (an image or a video) is ever on both sides. Groups in one conver
 connected component, over all datasets at once. The side of a component depends only on its smallest group id and the
 seed, so it does not change when data is added elsewhere.
 
-Two special cases. A component with an official val or test record goes to eval. But multi-image datasets can connect
-nearly everything into one giant component: a giant stays in train, except for the groups in official eval records. Then
-a record that shows groups from both sides is a conflict, which becomes a reject.
+Special cases. A component with an official val or test record goes to eval. But multi-image datasets can connect nearly
+everything into one giant component: a giant stays in train, except for the groups in official eval records. So does a
+component with a record that the blend pins to train. Then a record that shows groups from both sides is a conflict,
+which becomes a reject; so is a record pinned to train whose groups are all on the eval side.
 """
 
 from __future__ import annotations
@@ -28,6 +29,7 @@ def assign(
     starts: npt.NDArray[np.int64],
     own: Hashes,
     official_eval: npt.NDArray[np.bool_],
+    pinned_train: npt.NDArray[np.bool_],
     *,
     share: float,
     seed: int,
@@ -36,17 +38,20 @@ def assign(
 
     groups: uint64 [N], concatenated group ids of all conversations. starts: int64 [R + 1], where each
     conversation's groups begin. own: uint64 [R], a hash of each conversation's identity, for those without groups.
-    official_eval: bool [R]. share: of the groups, for eval.
+    official_eval: bool [R], on the eval side whatever the share is. pinned_train: bool [R], never on the eval side; no
+    conversation is both. share: of the groups, for eval.
     """
     counts = np.diff(starts)
-    side = np.where((_chance(own, seed) < share) | official_eval, EVAL, TRAIN).astype(np.uint8)
+    side = np.where((_chance(own, seed) < share) & ~pinned_train | official_eval, EVAL, TRAIN).astype(np.uint8)
     if not len(groups):
         return side
     names, index = np.unique(groups, return_inverse=True)
     row = np.repeat(np.arange(len(counts)), counts)
     component = _components(len(names), index, row)
     sizes = np.bincount(component, minlength=len(names))
-    small = sizes[component] <= max(8, int(share * len(names)))
+    pinned = np.zeros(len(names), dtype=bool)
+    pinned[component[index[pinned_train[row]]]] = True
+    small = (sizes[component] <= max(8, int(share * len(names)))) & ~pinned[component]
     chosen = small & (_chance(names[component], seed) < share)
     named = np.zeros(len(names), dtype=bool)
     named[index[official_eval[row]]] = True
@@ -55,7 +60,7 @@ def assign(
     held_out = chosen | named | (small & touched[component])
     in_eval = np.add.reduceat(np.append(held_out[index], False), starts[:-1])
     in_eval = np.where(counts > 0, in_eval, 0)
-    with_groups = np.select([in_eval == 0, in_eval == counts], [TRAIN, EVAL], CONFLICT)
+    with_groups = np.select([in_eval == 0, (in_eval == counts) & ~pinned_train], [TRAIN, EVAL], CONFLICT)
     return np.where(counts > 0, with_groups, side).astype(np.uint8)
 
 

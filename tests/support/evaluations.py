@@ -20,7 +20,10 @@ def ignore(amount: int) -> None:
 
 
 def make_build(tmp_path_factory: pytest.TempPathFactory) -> Build:
-    """A fixture: questions with ten answers, captions of which two are joined, chat of two rounds; half is held out."""
+    """A fixture: questions with ten answers, captions of which two are joined, chat of two rounds.
+
+    Half of the first two is held out, and all of the chat.
+    """
     folder = tmp_path_factory.mktemp("build")
     names = small_blends.write_images(folder / "mine", 12)
     small_blends.write_chat(
@@ -33,7 +36,7 @@ def make_build(tmp_path_factory: pytest.TempPathFactory) -> Build:
         [
             {"name": "vqa", "adapter": "vqa_v2", "root": root},
             {"name": "captions", "adapter": "coco_caption", "root": root, "concat": 2},
-            {"name": "mine", "adapter": "chat", "root": "mine"},
+            {"name": "mine", "adapter": "chat", "root": "mine", "split": "eval"},
         ],
         image_tokens=IMAGE_TOKENS,
         limits={"max_length": 512},

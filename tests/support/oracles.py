@@ -37,26 +37,34 @@ def components(rows: Sequence[Sequence[int]]) -> dict[int, set[int]]:
 
 
 def split_sides(
-    rows: Sequence[Sequence[int]], own: Sequence[int], official_eval: Sequence[bool], *, share: float, seed: int
+    rows: Sequence[Sequence[int]],
+    own: Sequence[int],
+    official_eval: Sequence[bool],
+    pinned_train: Sequence[bool],
+    *,
+    share: float,
+    seed: int,
 ) -> list[int]:
     """The side of each conversation, one by one, from the rules that split_assignment.py begins with."""
     whole = components(rows)
     shown_officially = {group for row, official in zip(rows, official_eval, strict=True) if official for group in row}
     largest = max(8, int(share * len(whole)))
+    shown_by_pinned = {group for row, pinned in zip(rows, pinned_train, strict=True) if pinned for group in row}
 
     def held_out(group: int) -> bool:
         component = whole[group]
         if group in shown_officially:
             return True
-        if len(component) > largest:  # a giant: only what official eval shows
+        if len(component) > largest or component & shown_by_pinned:  # only what official eval shows
             return False
         return bool(component & shown_officially) or chance(min(component), seed) < share
 
     sides = []
-    for row, identity, official in zip(rows, own, official_eval, strict=True):
+    for row, identity, official, pinned in zip(rows, own, official_eval, pinned_train, strict=True):
         if not row:
-            sides.append(EVAL if official or chance(identity, seed) < share else TRAIN)
+            by_chance = chance(identity, seed) < share and not pinned
+            sides.append(EVAL if official or by_chance else TRAIN)
         else:
             where = {held_out(group) for group in row}
-            sides.append(CONFLICT if len(where) == 2 else EVAL if where == {True} else TRAIN)
+            sides.append(CONFLICT if len(where) == 2 else TRAIN if where == {False} else CONFLICT if pinned else EVAL)
     return sides

@@ -59,6 +59,11 @@ def check_config_fits_build(config: TrainConfig, manifest: Manifest) -> list[str
             f"expect.image_size: is {expect.image_size} but this build's images have {side}; rebuild with "
             f"image: {{size: {expect.image_size}}}, or choose another encoder"
         )
+    if not manifest.has_samples("train"):
+        problems.append(
+            "build: this build has no train samples, only held-out ones; train on another build, and measure on this "
+            "one with dsvl-train eval --build"
+        )
     if config.evaluation.every and not manifest.has_samples("eval"):
         problems.append(
             "evaluation.every: this build has no held-out samples; rebuild with split: {eval: 0.01}, or set it to 0"

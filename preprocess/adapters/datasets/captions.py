@@ -30,7 +30,7 @@ from preprocess.adapters.parsing.fields import (
 from preprocess.adapters.parsing.identities import Identities
 from preprocess.adapters.parsing.json_stream import array_items
 from preprocess.adapters.parsing.record_location import RecordLocation, located_records, location_of
-from preprocess.adapters.parsing.splits import split_in_name, stated_split
+from preprocess.adapters.parsing.splits import split_of_file, split_of_image, stated_split
 from preprocess.conversation import Conversation, Image, OfficialSplit, Records, RecordSource, Reject, Turn
 from preprocess.errors import DataError, RejectError
 
@@ -178,7 +178,7 @@ def _official(captioner: _Captioner, path: Path) -> Records:
         if identity not in captions:
             source = RecordSource(file=file, record=identity)
             yield Reject(reason="no_answer", source=source, detail=f"image entry {index}: the image has no captions")
-    in_name = split_in_name(path.stem)
+    in_name = split_of_file(file)
     records = array_items(path, "annotations")
     for location, record in located_records(captioner.identities, path, records, lambda record: own_id(record, "id")):
         yield build_or_reject(location.source, _annotation, captioner, location, record, in_name, names, captions)
@@ -205,7 +205,7 @@ def _annotation(
     if image_id not in names:
         raise RejectError("no_match", f"image_id is {show(image_id)}; expected the id of one of the file's images")
     name = names[image_id]
-    captioned = captioner.captioned_image(name, in_name or split_in_name(name), tuple(captions[image_id]))
+    captioned = captioner.captioned_image(name, in_name or split_of_image(name), tuple(captions[image_id]))
     return _sentence(captioner, location, record, "caption", captioned)
 
 

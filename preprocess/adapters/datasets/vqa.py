@@ -16,7 +16,7 @@ from preprocess.adapters.parsing.fields import build_or_reject, image_name, need
 from preprocess.adapters.parsing.identities import Identities
 from preprocess.adapters.parsing.json_stream import array_items, first_character, outline
 from preprocess.adapters.parsing.record_location import RecordLocation, located_records
-from preprocess.adapters.parsing.splits import split_in_name, stated_split
+from preprocess.adapters.parsing.splits import split_of_file, stated_split
 from preprocess.conversation import Conversation, OfficialSplit, Records
 from preprocess.errors import DataError, RejectError
 
@@ -59,7 +59,7 @@ def _published_whole(identities: Identities, path: Path) -> Records:
     else:
         if not empty:
             raise DataError(f"{path}: no question has answers, as in a test split; remove it from `annotations`")
-    in_name = split_in_name(path.stem)
+    in_name = split_of_file(identities.file(path))
     for location, record in located_records(
         identities, path, array_items(path, *keys), lambda item: own_id(item, "question_id")
     ):

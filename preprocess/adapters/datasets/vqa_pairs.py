@@ -21,7 +21,7 @@ from preprocess.adapters.parsing.fields import as_id, build_or_reject, need, nee
 from preprocess.adapters.parsing.identities import Identities
 from preprocess.adapters.parsing.json_stream import array_items, outline
 from preprocess.adapters.parsing.record_location import location_of
-from preprocess.adapters.parsing.splits import split_in_name
+from preprocess.adapters.parsing.splits import split_of_file, split_of_image
 from preprocess.conversation import OfficialSplit, Records, RecordSource, Reject
 from preprocess.errors import DataError, RejectError
 
@@ -80,7 +80,7 @@ class Pairs:
         file, file_index = self.request.source_file(path), len(self.question_files)
         self.question_files.append(path)
         subtype = _subtype(path)
-        self.splits.append(split_in_name(subtype, path.stem))
+        self.splits.append(split_of_image(subtype) or split_of_file(file))
         for number, record in enumerate(array_items(path, "questions")):
             key = own_id(record, "question_id")
             if key is None:

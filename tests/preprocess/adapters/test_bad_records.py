@@ -103,7 +103,7 @@ BAD_RECORDS: list[tuple[dict[str, Any], str]] = [
     (talk("Why?", "An answer.", group=[]), "wrong_type"),
     (talk("Why?", "An answer.", group=1.5), "wrong_type"),
     (talk("Why?", "An answer.", split=1), "wrong_type"),
-    (talk("Why?", "An answer.", split="training"), "bad_value"),
+    (talk("Why?", "An answer.", split="training and test"), "bad_value"),
     (talk("Why?", "An answer.", split="\ud800"), "bad_value"),
     (talk("Why?", "Long. " * 400_000), "too_long"),
     (talk("<image>" * 8, "An answer " * 4000, images=["0.jpg"] * 8), "too_long"),

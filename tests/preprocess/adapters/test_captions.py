@@ -94,7 +94,7 @@ def test_an_official_image_without_captions_and_a_caption_without_image_are_refu
         ({"filename": "absent"}, "missing_key"),
         ({"filename": 3}, "wrong_type"),
         ({"filename": "\ud800"}, "bad_text"),
-        ({"split": "dev"}, "bad_value"),
+        ({"split": "holdout"}, "bad_value"),
         ({"split": 1}, "wrong_type"),
     ],
 )

@@ -246,7 +246,7 @@ def test_aokvqa_asks_why_and_answers_with_the_rationales() -> None:
         ({"direct_answers": "a"}, "wrong_type"),
         ({"question": " "}, "empty_question"),
         ({"image_id": "103"}, "wrong_type"),
-        ({"split": "dev"}, "bad_value"),
+        ({"split": "holdout"}, "bad_value"),
         ({"question_id": "sA1"}, "duplicate_id"),
     ],
 )

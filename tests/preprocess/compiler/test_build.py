@@ -141,10 +141,14 @@ def test_every_kind_of_amount_gives_exact_draws(tmp_path: Path) -> None:
 
 
 def test_weights_on_a_dataset_without_train_samples_are_refused(tmp_path: Path) -> None:
-    records = [chat_record(number, split="val") for number in range(4)]
-    blend = chat_blend(tmp_path, records, dataset={"weight": 1.0}, total=10)
+    for name, split in (("mine", "val"), ("other", "train")):
+        write_chat(tmp_path / name, [chat_record(number, split=split) for number in range(4)])
+    entries: list[dict[str, Any]] = [
+        {"name": "mine", "adapter": "chat", "root": "mine", "weight": 1.0},
+        {"name": "other", "adapter": "chat", "root": "other"},
+    ]
     with pytest.raises(DataError, match="mine: the blend draws 10 samples from it, but it has no train samples"):
-        build(blend)
+        build(write_blend(tmp_path / "blend.yaml", entries, total=10))
 
 
 def test_official_splits_are_honoured_unless_the_blend_says_otherwise(tmp_path: Path) -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 
 import numpy as np
 import pytest
@@ -14,19 +14,27 @@ from tests.support import oracles
 
 GROUP = st.integers(0, 25) | st.integers(2**64 - 4, 2**64 - 1)
 ROWS = st.lists(st.tuples(st.lists(GROUP, max_size=4), st.integers(0, 2**64 - 1), st.booleans()), max_size=40)
+PINNED = st.frozensets(st.integers(0, 39))
 SHARES = st.sampled_from([0.0, 0.02, 0.3, 0.5, 1.0])
 SEEDS = st.sampled_from([0, 1, 42, -1, 2**64 + 1])
 
 Row = tuple[Sequence[int], int, bool]
 
 
-def sides(rows: Sequence[Row], *, share: float, seed: int) -> list[int]:
+def pins(rows: Sequence[Row], pinned: Collection[int]) -> list[bool]:
+    """Which rows are pinned to train; no row is both that and official eval."""
+    return [number in pinned and not official for number, (_, _, official) in enumerate(rows)]
+
+
+def sides(rows: Sequence[Row], *, share: float, seed: int, pinned: Collection[int] = ()) -> list[int]:
+    """The sides of the rows; `pinned`: the numbers of those that the blend keeps in train."""
     counts = [len(groups) for groups, _, _ in rows]
     result = assign(
         np.array([group for groups, _, _ in rows for group in groups], dtype=np.uint64),
         np.concatenate([[0], np.cumsum(counts)]).astype(np.int64),
         np.array([own for _, own, _ in rows], dtype=np.uint64),
         np.array([official for _, _, official in rows], dtype=bool),
+        np.array(pins(rows, pinned), dtype=bool),
         share=share,
         seed=seed,
     )
@@ -42,10 +50,11 @@ def many(count: int, *, groups_each: int = 1, seed: int = 0) -> list[Row]:
 
 
 @settings(max_examples=300)
-@given(ROWS, SHARES, SEEDS)
-def test_it_agrees_with_sets_and_loops(rows: list[Row], share: float, seed: int) -> None:
+@given(ROWS, PINNED, SHARES, SEEDS)
+def test_it_agrees_with_sets_and_loops(rows: list[Row], pinned: frozenset[int], share: float, seed: int) -> None:
     groups, own, official = ([row[0] for row in rows], [row[1] for row in rows], [row[2] for row in rows])
-    assert sides(rows, share=share, seed=seed) == oracles.split_sides(groups, own, official, share=share, seed=seed)
+    expected = oracles.split_sides(groups, own, official, pins(rows, pinned), share=share, seed=seed)
+    assert sides(rows, share=share, seed=seed, pinned=pinned) == expected
 
 
 @settings(max_examples=60)
@@ -57,13 +66,15 @@ def test_it_agrees_with_sets_and_loops_on_large_components(count: int, known: in
         for index in range(count)
     ]
     groups, own, official = ([row[0] for row in rows], [row[1] for row in rows], [row[2] for row in rows])
-    assert sides(rows, share=share, seed=7) == oracles.split_sides(groups, own, official, share=share, seed=7)
+    pinned = set(np.flatnonzero(random.random(count) < 0.02).tolist())
+    expected = oracles.split_sides(groups, own, official, pins(rows, pinned), share=share, seed=7)
+    assert sides(rows, share=share, seed=7, pinned=pinned) == expected
 
 
-@given(ROWS, SHARES, SEEDS)
-def test_no_group_is_on_both_sides(rows: list[Row], share: float, seed: int) -> None:
+@given(ROWS, PINNED, SHARES, SEEDS)
+def test_no_group_is_on_both_sides(rows: list[Row], pinned: frozenset[int], share: float, seed: int) -> None:
     shown: dict[int, set[int]] = {TRAIN: set(), EVAL: set(), CONFLICT: set()}
-    for (groups, _, _), side in zip(rows, sides(rows, share=share, seed=seed), strict=True):
+    for (groups, _, _), side in zip(rows, sides(rows, share=share, seed=seed, pinned=pinned), strict=True):
         shown[side].update(groups)
     assert not shown[TRAIN] & shown[EVAL]
 
@@ -74,6 +85,17 @@ def test_every_row_gets_a_side_and_official_eval_is_honoured(rows: list[Row], sh
     assert len(got) == len(rows)
     assert set(got) <= {TRAIN, EVAL, CONFLICT}
     assert all(side == EVAL for side, (_, _, official) in zip(got, rows, strict=True) if official)
+
+
+@given(ROWS, PINNED, SHARES, SEEDS)
+def test_a_row_pinned_to_train_is_there_or_shows_what_official_eval_shows(
+    rows: list[Row], pinned: frozenset[int], share: float, seed: int
+) -> None:
+    official = {group for groups, _, is_official in rows if is_official for group in groups}
+    got = sides(rows, share=share, seed=seed, pinned=pinned)
+    for (groups, _, _), is_pinned, side in zip(rows, pins(rows, pinned), got, strict=True):
+        if is_pinned:
+            assert side == (CONFLICT if official & {*groups} else TRAIN)
 
 
 @given(ROWS, SHARES, SEEDS)
@@ -131,6 +153,12 @@ def test_a_component_of_eight_groups_is_not_a_giant_however_small_the_blend() ->
     assert sides(eight, share=0.01, seed=0) == [EVAL, EVAL]
     nine = [(list(range(9)), 0, False), ([0], 1, True)]
     assert sides(nine, share=0.01, seed=0) == [CONFLICT, EVAL]
+
+
+def test_a_row_pinned_to_train_keeps_its_component_there_except_what_official_eval_shows() -> None:
+    rows = [([1], 0, False), ([1, 2], 1, False), ([2, 3], 2, False), ([3], 3, True), ([3], 4, False)]
+    assert sides(rows, share=1, seed=0, pinned={0}) == [TRAIN, TRAIN, CONFLICT, EVAL, EVAL]
+    assert sides(rows, share=1, seed=0, pinned={4}) == [TRAIN, TRAIN, CONFLICT, EVAL, CONFLICT]
 
 
 def test_a_group_shown_twice_by_a_record_counts_once() -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -202,6 +203,15 @@ def test_a_build_is_held_against_all_that_is_expected_of_it(build: shards.Build)
     ]
     (unknown,) = check_config_fits_build(config(expect={"template": "vicunia"}), manifest)
     assert "did you mean vicuna?" in unknown
+
+
+def test_a_build_that_is_only_for_evaluation_is_not_trained_on(build: shards.Build) -> None:
+    held_out = {
+        name: replace(dataset, shards={"train": dataset.shards["eval"], "eval": dataset.shards["train"]})
+        for name, dataset in build.manifest.datasets.items()
+    }
+    (problem,) = check_config_fits_build(config(), replace(build.manifest, datasets=held_out))
+    assert problem.startswith("build: this build has no train samples, only held-out ones; train on another build")
 
 
 def test_sequences_may_be_shorter_than_the_build_allows_if_every_sample_fits(build: shards.Build) -> None:
