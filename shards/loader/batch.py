@@ -32,8 +32,8 @@ class Batch(BatchFields[torch.Tensor]):
         """Views of a block of memory: it stays as it is while any of them is there."""
         whole = torch.from_numpy(memory)
         tensors = {
-            name: whole[start:end].view(_DTYPES[name]).view(field.memory_shape(contents.sizes)).permute(field.axes)
-            for name, field, (start, end) in contents.ranges()
+            name: whole[start:end].view(_DTYPES[name]).view(shape).permute(FIELDS[name].axes)
+            for name, ((start, end), shape) in contents.places().items()
         }
         # Views of the array: a tensor's memory moves if it is shared with another process.
         stored = contents.stored_bytes(memory).data

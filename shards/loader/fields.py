@@ -9,7 +9,7 @@ image's side.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Annotated, Generic, TypeVar, get_type_hints
 
 import numpy as np
@@ -32,11 +32,12 @@ class TensorField:
     memory_order: tuple[int, ...] | None = None
     """The axes of `shape` in the order in which they are in memory; None: the same order"""
 
-    @property
-    def axes(self) -> tuple[int, ...]:
-        """What turns an array as it is in memory into one of `shape`."""
+    axes: tuple[int, ...] = field(init=False)
+    """What turns an array as it is in memory into one of `shape`"""
+
+    def __post_init__(self) -> None:
         order = self.memory_order or range(len(self.shape))
-        return tuple(order.index(axis) for axis in range(len(self.shape)))
+        object.__setattr__(self, "axes", tuple(order.index(axis) for axis in range(len(self.shape))))
 
     def memory_shape(self, sizes: Mapping[str, int]) -> tuple[int, ...]:
         """The shape in memory; sizes: symbol -> size."""

@@ -6,14 +6,14 @@ Shapes as in shards.loader.fields.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 
-from shards.loader.fields import FIELDS, BatchFields, TensorField
+from shards.loader.fields import FIELDS, BatchFields
 
 Memory = npt.NDArray[np.uint8]
 """uint8 [bytes]"""
@@ -26,6 +26,27 @@ class ByteRange(NamedTuple):
 
     start: int
     end: int
+
+
+class TensorPlace(NamedTuple):
+    """Where a tensor is in a block, and its shape there."""
+
+    bytes: ByteRange
+    memory_shape: tuple[int, ...]
+
+
+@lru_cache(maxsize=64)
+def _places(num_sequences: int, length: int, num_images: int, with_pixels: int, side: int) -> dict[str, TensorPlace]:
+    """B, T, N, P, S -> where each tensor is. Remembered, since every step of a batch's way asks for it."""
+    sizes = {"B": num_sequences, "T": length, "N": num_images, "P": with_pixels, "S": side}
+    places = {}
+    start = 0
+    for name, field in FIELDS.items():
+        shape = field.memory_shape(sizes)
+        end = start + math.prod(shape) * np.dtype(field.dtype).itemsize
+        places[name] = TensorPlace(ByteRange(start, end), shape)
+        start = -(-end // _ALIGNED) * _ALIGNED
+    return places
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,25 +64,15 @@ class Contents:
     cursor: int
     """The loader's cursor after this batch"""
 
-    @property
-    def sizes(self) -> dict[str, int]:
-        """Symbol -> size."""
-        num_sequences, length = self.shape
-        with_pixels = self.num_images - len(self.stored_sizes)
-        return {"B": num_sequences, "T": length, "N": self.num_images, "P": with_pixels, "S": self.side}
-
-    def ranges(self) -> Iterator[tuple[str, TensorField, ByteRange]]:
+    def places(self) -> dict[str, TensorPlace]:
         """Where each tensor is."""
-        start = 0
-        for name, field in FIELDS.items():
-            end = start + math.prod(field.memory_shape(self.sizes)) * np.dtype(field.dtype).itemsize
-            yield name, field, ByteRange(start, end)
-            start = -(-end // _ALIGNED) * _ALIGNED
+        with_pixels = self.num_images - len(self.stored_sizes)
+        return _places(*self.shape, self.num_images, with_pixels, self.side)
 
     @property
     def stored(self) -> ByteRange:
         """Where the images' files are, after all tensors."""
-        start = max(end for _, _, (_, end) in self.ranges())
+        start = max(place.bytes.end for place in self.places().values())
         return ByteRange(start, start + sum(self.stored_sizes))
 
     @property
@@ -71,12 +82,11 @@ class Contents:
 
     def arrays(self, memory: Memory) -> BatchFields[npt.NDArray[np.generic]]:
         """Views of a block."""
-        return BatchFields(
-            **{
-                name: memory[start:end].view(field.dtype).reshape(field.memory_shape(self.sizes)).transpose(field.axes)
-                for name, field, (start, end) in self.ranges()
-            }
-        )
+        arrays = {}
+        for name, ((start, end), shape) in self.places().items():
+            field = FIELDS[name]
+            arrays[name] = memory[start:end].view(field.dtype).reshape(shape).transpose(field.axes)
+        return BatchFields(**arrays)
 
     def stored_bytes(self, memory: Memory) -> Memory:
         """The images' files, one after the other: a view of a block."""

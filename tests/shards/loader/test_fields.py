@@ -66,7 +66,7 @@ def test_arrays_and_tensors_are_views_of_the_same_bytes_in_the_same_shape() -> N
 
 
 def test_tensors_lie_one_after_the_other_each_aligned_for_every_type() -> None:
-    ranges = [found for _, _, found in CONTENTS.ranges()]
+    ranges = [place.bytes for place in CONTENTS.places().values()]
     assert all(first.end <= second.start for first, second in pairwise([*ranges, CONTENTS.stored]))
     assert all(start % 64 == 0 for start, _ in ranges)
 
