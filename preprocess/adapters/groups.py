@@ -3,8 +3,8 @@
 Rule: two references to one image share an id if their names allow it: COCO's numbers in any dataset, a file that is
 reached through different folders, and the same bytes embedded twice. A file name without a folder gets one id for each
 store that may contain it, so ids depend only on names, never on the files on disk. If names are too weak to separate
-images, ids coincide; that keeps more together than needed, and leaks nothing. Not recognised: links, an image that was
-saved again, and an embedded image that is also in a folder, unless it is COCO's.
+images, ids coincide; that keeps more together than needed, and leaks nothing. Names do not show copies of a file under
+other names: the compiler adds a group for those before the split (compiler/image_copies.py).
 """
 
 from __future__ import annotations

@@ -42,7 +42,8 @@ class Limits:
 @config_class
 class Split:
     eval: Annotated[float, Ge(0), Lt(1)] = 0.0
-    """Share of image groups held out for evaluation, from 0 to below 1. No image is ever on both sides."""
+    """Share of image groups held out for evaluation, from 0 to below 1. No image is ever on both sides, nor a copy of
+    its file under another name."""
     official: Literal["honour", "ignore"] = "honour"
     """honour: what a record or its file's name calls val or test goes to eval, with all that shares its images."""
 

@@ -1,6 +1,7 @@
 """A build from blend.yaml to manifest.json.
 
-    config -> ingest (an adapter's pass over each dataset) -> split -> tasks -> shards -> manifest (-> upload to a URL)
+    config -> ingest (an adapter's pass over each dataset) -> fingerprints of images -> split -> tasks -> shards
+        -> manifest (-> upload to a URL)
 
 Rules: errors that a user can fix are reported before work starts. The manifest is written last, so a folder with a
 manifest is a complete build. Results of an earlier run are found by their content keys and reused.
@@ -20,8 +21,10 @@ from preprocess.blend.config import Blend, Dataset, Inputs
 from preprocess.blend.resolve import Prepared, prepare
 from preprocess.compiler.commit import CACHE, StageResults, finish, sweep_partials
 from preprocess.compiler.engines import ENGINES
+from preprocess.compiler.fingerprints import FingerprintStage
+from preprocess.compiler.image_copies import copies_by_bytes
 from preprocess.compiler.ingest import Ingested, finished, ingest_task, run_ingest
-from preprocess.compiler.plan import assign_splits, make_context, official_use, plan_tasks
+from preprocess.compiler.plan import assign_splits, has_eval_side, make_context, official_use, plan_tasks
 from preprocess.compiler.publish import Published, publish, target
 from preprocess.compiler.report import BuildReport, DatasetReport
 from preprocess.compiler.run_task import read_result, run_task
@@ -76,7 +79,9 @@ def build_and_publish(
         run = _Runner(blend, workers, progress)
         _index_archives(prepared, folder, run)
         ingested, spools = _ingest(prepared, folder, run)
-        sides = assign_splits(blend, spools)
+        fingerprints = _fingerprint_stage(prepared, folder, run, spools)
+        copies = copies_by_bytes(fingerprints) if has_eval_side(blend, spools) else None
+        sides = assign_splits(blend, spools, copies)
         tasks = _tasks(prepared, folder, spools, sides)
         results = run.all("compiling", run_task, tasks, known=read_result, weight=lambda task: len(task.rows))
         reports = {
@@ -88,7 +93,8 @@ def build_and_publish(
         for task, result in zip(tasks, results, strict=True):
             reports[task.context.dataset].add(task.split, result)
         report = BuildReport(path=folder, datasets=reports, reused_tasks=run.reused, built_tasks=run.built)
-        finish(folder, prepared, report, StageResults(spools=spools, sides=sides, tasks=tasks, results=results))
+        stages = StageResults(spools=spools, sides=sides, tasks=tasks, results=results, fingerprints=fingerprints.used)
+        finish(folder, prepared, report, stages)
         return report, publish(folder, store, progress) if store else None
 
 
@@ -169,6 +175,17 @@ def _ingest(prepared: Prepared, folder: Path, run: _Runner) -> tuple[dict[str, I
         raise DataError("\n".join(errors))
     names = [task.dataset for task in tasks]
     return dict(zip(names, found, strict=True)), {task.dataset: Spool(task.folder) for task in tasks}
+
+
+def _fingerprint_stage(prepared: Prepared, folder: Path, run: _Runner, spools: Mapping[str, Spool]) -> FingerprintStage:
+    return FingerprintStage(
+        spools=spools,
+        stores={name: prepared.inputs[name].images for name in spools},
+        cache=folder / CACHE,
+        max_pixels=prepared.blend.image.max_pixels,
+        run=run.all,
+        used=set(),
+    )
 
 
 def _tasks(

@@ -9,7 +9,7 @@ from __future__ import annotations
 import os
 import re
 import shutil
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence, Set
 from dataclasses import asdict, dataclass
 from importlib import metadata
 from pathlib import Path
@@ -19,6 +19,7 @@ import numpy as np
 from dst.common.extensions import ExtensionOrigin
 from preprocess.blend.config import Blend, resolved
 from preprocess.blend.resolve import Prepared
+from preprocess.compiler.fingerprints import FOLDER as FINGERPRINTS
 from preprocess.compiler.plan import shares
 from preprocess.compiler.report import BuildReport, DatasetReport
 from preprocess.compiler.run_task import shard_root
@@ -50,12 +51,13 @@ _OUR_SHARD = re.compile(rf"(?:{'|'.join(NAMES)})-\d{{5,}}-[0-9a-f]{{8}}\.(?:tar|
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class StageResults:
-    """What the earlier stages made: by dataset, and each task with its result."""
+    """What the earlier stages made: by dataset, and each task with its result. fingerprints: files in the cache."""
 
     spools: Mapping[str, Spool]
     sides: Mapping[str, Side]
     tasks: Sequence[CompileTask]
     results: Sequence[TaskResult]
+    fingerprints: Set[Path]
 
     def shards(self) -> Iterator[tuple[CompileTask, ShardInfo]]:
         for task, result in zip(self.tasks, self.results, strict=True):
@@ -100,9 +102,10 @@ def _reject_lines(work: StageResults, blend: Blend) -> Iterator[bytes]:
     for dataset in blend.datasets:
         name, spool = dataset.name, work.spools[dataset.name]
         conflict = (
-            "at least one of them is on the eval side, and the blend puts this dataset on the train side (split: train)"
+            "at least one of them, or a copy, is on the eval side, and the blend puts this dataset on the train side "
+            "(split: train)"
             if dataset.split == "train"
-            else "some of them are on the eval side, some on the train side"
+            else "some of them, or copies of them, are on the eval side, some on the train side"
         )
         with (spool.folder / REJECTS).open("rb") as file:
             yield from file
@@ -225,13 +228,16 @@ def _sweep(folder: Path, prepared: Prepared, work: StageResults) -> None:
     keep |= {path for task in work.tasks for path in (task.marker, task.rejects)}
     keep |= {spool.folder for spool in work.spools.values()}
     keep |= {cache / "tokenizer" / prepared.tokenizer.fingerprint[:32]}
+    keep |= work.fingerprints
     for inputs in prepared.inputs.values():
         for path in inputs.images:
             keep |= current_files(path, cache)
     for path in folder.glob("shards/*/*"):
         if path not in keep and _OUR_SHARD.fullmatch(path.name):
             path.unlink()
-    for path in (path for part in ("tasks", "ingest", "stores", "tokenizer") for path in cache.glob(f"{part}/*")):
+    for path in (
+        path for part in ("tasks", "ingest", FINGERPRINTS, "stores", "tokenizer") for path in cache.glob(f"{part}/*")
+    ):
         if path not in keep:
             shutil.rmtree(path) if path.is_dir() else path.unlink()
     shutil.rmtree(cache / "staged", ignore_errors=True)

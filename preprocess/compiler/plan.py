@@ -14,13 +14,14 @@ import xxhash
 
 from preprocess.blend.config import Blend, Dataset
 from preprocess.compiler import split_assignment as split
+from preprocess.compiler.fingerprints import image_state
+from preprocess.compiler.image_copies import Copies
 from preprocess.compiler.ingest import content_key
 from preprocess.compiler.spool import Spool
 from preprocess.compiler.task import CompileTask, TaskContext
 from preprocess.compiler_version import COMPILER, libraries
-from preprocess.conversation import Image
-from preprocess.errors import DataError, RejectError
-from preprocess.images.stores import StoreList, open_stores
+from preprocess.errors import DataError
+from preprocess.images.stores import open_stores
 
 _GROUPLESS_SALT = "conversation"
 
@@ -33,25 +34,32 @@ class Share:
     share: float
 
 
-def assign_splits(blend: Blend, spools: Mapping[str, Spool]) -> dict[str, split.Side]:
+def has_eval_side(blend: Blend, spools: Mapping[str, Spool]) -> bool:
+    """Whether some conversations may go to eval and others to train, so that copies of an image must stay together."""
+    if blend.split.eval > 0:
+        return True
+    held_out = [_held_out(blend, dataset, spools[dataset.name]) for dataset in blend.datasets]
+    return any(rows.any() for rows in held_out) and not all(rows.all() for rows in held_out)
+
+
+def assign_splits(blend: Blend, spools: Mapping[str, Spool], copies: Copies | None = None) -> dict[str, split.Side]:
     """The side of every conversation, decided over the whole blend at once.
 
-    spools: in the blend's order. Raises DataError if all of them are on the eval side, and the blend does not say so.
+    spools: in the blend's order. copies: images that stay together. Raises DataError if all conversations are on the
+    eval side, and the blend does not say so.
     """
     groups, starts, own, official, pinned = [], [np.zeros(1, np.int64)], [], [], []
     total = 0
     for dataset in blend.datasets:
         name, spool = dataset.name, spools[dataset.name]
-        values, begin = spool.lists("groups")
+        values, begin = copies.groups(name, spool) if copies else spool.lists("groups")
         groups.append(values.astype(np.uint64))
         starts.append(begin[1:] + total)
         total += len(values)
         salt = np.uint64(xxhash.xxh3_64_intdigest(f"{_GROUPLESS_SALT}/{name}".encode()))
         own.append(spool.column("hash") ^ salt)
-        marked = spool.column("official_eval").astype(bool)
-        honoured = blend.split.official == "honour" and dataset.split is None
-        official.append(marked if honoured else np.full_like(marked, dataset.split == "eval"))
-        pinned.append(np.full_like(marked, dataset.split == "train"))
+        official.append(_held_out(blend, dataset, spool))
+        pinned.append(np.full(len(spool), dataset.split == "train"))
     side = split.assign(
         np.concatenate(groups),
         np.concatenate(starts),
@@ -110,7 +118,7 @@ def plan_tasks(
             content.update(part.astype("<i8").tobytes())
             content.update(hashes[part].astype("<u8").tobytes())
             for image in spool.images(part):
-                content.update(_image_stamp(stores, image))
+                content.update(image_state(stores, image))
             key = content_key({**base, "split": name, "number": number, "content": content.hexdigest()})
             yield CompileTask(context=context, split=name, number=number, rows=part, key=key)
 
@@ -178,6 +186,13 @@ def make_context(
     )
 
 
+def _held_out(blend: Blend, dataset: Dataset, spool: Spool) -> npt.NDArray[np.bool_]:
+    """bool [rows]: on the eval side whatever the share is."""
+    if blend.split.official == "honour" and dataset.split is None:
+        return spool.column("official_eval").astype(bool)
+    return np.full(len(spool), dataset.split == "eval")
+
+
 def _check_train_side(blend: Blend, sides: Mapping[str, split.Side]) -> None:
     """A build that is only for evaluation is made if every dataset says so, never by accident."""
     unasked = [dataset.name for dataset in blend.datasets if dataset.split != "eval"]
@@ -199,15 +214,6 @@ def _cut(rows: npt.NDArray[np.int64], images: npt.NDArray[np.int64], blend: Blen
         end = min(max(end, start + 1), start + blend.shard.max_samples, len(rows))
         yield rows[start:end]
         start = end
-
-
-def _image_stamp(stores: StoreList, image: Image) -> bytes:
-    """Identifies the state of an image, to detect a change since a task read it; a missing image may appear later."""
-    try:
-        found = "\0".join(map(str, stores.stamp(image)))
-    except RejectError as error:
-        found = error.reason
-    return f"{image.name}\0{found}\0".encode()
 
 
 def _largest_remainder(total: int, weights: Mapping[str, Any]) -> dict[str, int]:

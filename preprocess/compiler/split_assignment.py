@@ -1,8 +1,8 @@
 """Assign every conversation to a side of the train/eval split.
 
-Rule: no group (an image or a video) is ever on both sides. Groups in one conversation belong together, so the unit is a
-connected component, over all datasets at once. The side of a component depends only on its smallest group id and the
-seed, so it does not change when data is added elsewhere.
+Rule: no group (an image, a video, or all copies of an image) is ever on both sides. Groups in one conversation belong
+together, so the unit is a connected component, over all datasets at once. The side of a component depends only on its
+smallest group id and the seed, so it does not change when data is added elsewhere.
 
 Special cases. A component with an official val or test record goes to eval. But multi-image datasets can connect nearly
 everything into one giant component: a giant stays in train, except for the groups in official eval records. So does a
@@ -15,6 +15,7 @@ from __future__ import annotations
 import numpy as np
 import numpy.typing as npt
 
+from preprocess.dedupe.components import components
 from shards.format.manifest import SPLITS
 
 TRAIN, EVAL, CONFLICT = 0, 1, 2
@@ -47,7 +48,8 @@ def assign(
         return side
     names, index = np.unique(groups, return_inverse=True)
     row = np.repeat(np.arange(len(counts)), counts)
-    component = _components(len(names), index, row)
+    same_row = row[1:] == row[:-1]
+    component = components(len(names), index[:-1][same_row], index[1:][same_row])
     sizes = np.bincount(component, minlength=len(names))
     pinned = np.zeros(len(names), dtype=bool)
     pinned[component[index[pinned_train[row]]]] = True
@@ -62,25 +64,6 @@ def assign(
     in_eval = np.where(counts > 0, in_eval, 0)
     with_groups = np.select([in_eval == 0, (in_eval == counts) & ~pinned_train], [TRAIN, EVAL], CONFLICT)
     return np.where(counts > 0, with_groups, side).astype(np.uint8)
-
-
-def _components(size: int, index: npt.NDArray[np.int64], row: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
-    """For each group, the smallest member of its connected component; groups of one row are connected.
-
-    Each pass lowers labels to the smallest label across an edge, and then to the label of that label, until nothing
-    changes: a logarithmic number of vector passes.
-    """
-    label = np.arange(size, dtype=np.int64)
-    same_row = row[1:] == row[:-1]
-    left, right = index[:-1][same_row], index[1:][same_row]
-    while True:
-        lowest = np.minimum(label[left], label[right])
-        before = label.copy()
-        np.minimum.at(label, before[left], lowest)
-        np.minimum.at(label, before[right], lowest)
-        label = label[label]
-        if np.array_equal(label, before):
-            return label
 
 
 def mix(values: Hashes, seed: int) -> Hashes:

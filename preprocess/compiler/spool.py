@@ -113,6 +113,22 @@ class Spool:
             for name, store in zip(names, stores, strict=True):
                 yield Image(name=name, store=None if store < 0 else store)
 
+    def image_names(self) -> tuple[pa.Array, npt.NDArray[np.int64]]:
+        """The names of all images in order, as one Arrow array, and their stores; -1 where a record names no store."""
+        names = pa.chunked_array([chunk.flatten() for chunk in self.table.column("images").chunks], pa.string())
+        return names.combine_chunks(), self.lists("stores")[0].astype(np.int64)
+
+    def images_at(self, positions: npt.NDArray[np.int64]) -> Iterator[Image]:
+        """The images at some positions of `image_names`, in the given order; reads only these."""
+        chunks = self.table.column("images").chunks
+        names = [chunk.flatten() for chunk in chunks]
+        stores = [chunk.flatten() for chunk in self.table.column("stores").chunks]
+        starts = np.cumsum([0, *(len(chunk) for chunk in names)])
+        in_chunk = np.searchsorted(starts, positions, "right") - 1
+        for chunk, row in zip(in_chunk.tolist(), (positions - starts[in_chunk]).tolist(), strict=True):
+            store = stores[chunk][row].as_py()
+            yield Image(name=names[chunk][row].as_py(), store=None if store < 0 else store)
+
     def lists(self, name: str) -> tuple[npt.NDArray[Any], npt.NDArray[np.int64]]:
         """A list column: its concatenated values, and where each row's values begin (one entry more than rows)."""
         column = self.table.column(name)

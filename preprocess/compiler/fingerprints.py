@@ -1,0 +1,234 @@
+"""A stage between ingest and split: the fingerprints of images, when the split or `dedupe` needs them.
+
+Rules: it reads each image once, however many records show it. Like a compile task, a task is plain data, and its key
+covers all that its result depends on, so an image is not read again until its file changes.
+"""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+from pathlib import Path
+from typing import Protocol
+
+import numpy as np
+import numpy.typing as npt
+import xxhash
+
+from preprocess.compiler.ingest import content_key
+from preprocess.compiler.spool import Spool
+from preprocess.compiler_version import libraries
+from preprocess.conversation import Image
+from preprocess.dedupe.fingerprint import (
+    FINGERPRINT,
+    VERSION,
+    Fingerprints,
+    Level,
+    bytes_fingerprint,
+    look_fingerprint,
+    tail_fingerprint,
+)
+from preprocess.errors import RejectError
+from preprocess.images.stores import StoreList, open_stores
+from shards.files import replace_file
+
+FOLDER = "fingerprints"
+_TASK_IMAGES: Mapping[Level, int] = {"tail": 16384, "bytes": 2048, "look": 1024}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class FingerprintTask:
+    """Some images of a dataset. positions: numbers in the list of all images of its spool. max_pixels: of the blend."""
+
+    dataset: str
+    spool: Path
+    stores: tuple[Path, ...]
+    cache: Path
+    positions: npt.NDArray[np.int64]
+    level: Level
+    max_pixels: int
+    key: str
+
+    @property
+    def marker(self) -> Path:
+        """The file of its result."""
+        return self.cache / FOLDER / f"{self.key[:32]}.npy"
+
+
+class RunTasks(Protocol):
+    """The build's engine: runs tasks, or takes what an earlier run finished, in the order of the tasks."""
+
+    def __call__(
+        self,
+        label: str,
+        function: Callable[[FingerprintTask], Fingerprints],
+        tasks: Sequence[FingerprintTask],
+        *,
+        known: Callable[[FingerprintTask], Fingerprints | None],
+        weight: Callable[[FingerprintTask], int],
+    ) -> list[Fingerprints]: ...
+
+
+class ImageTable:
+    """The distinct images of a blend, numbered from 0; an image that several records or datasets name has one number.
+
+    numbers: dataset -> for each image of its spool, in the spool's order, its number.
+    """
+
+    def __init__(self, spools: Mapping[str, Spool], stores: Mapping[str, tuple[Path, ...]]) -> None:
+        self.numbers: dict[str, npt.NDArray[np.int64]] = {}
+        positions, keys, self._datasets = [np.zeros(0, np.int64)], [np.zeros(0, np.uint64)], tuple(spools)
+        inverse, first_key = [], 0
+        for name, spool in spools.items():
+            position, index, key = _distinct_images(spool, stores[name])
+            positions.append(position)
+            keys.append(key)
+            inverse.append(index + first_key)
+            first_key += len(key)
+        dataset = np.repeat(np.arange(len(positions) - 1), [len(position) for position in positions[1:]])
+        _, first, number = np.unique(np.concatenate(keys), return_index=True, return_inverse=True)
+        order = np.argsort(np.argsort(first))  # numbers in the order of the blend, not of the hashes
+        number, first = order[number.reshape(-1)], np.sort(first)
+        self._dataset = dataset[first]
+        self._position = np.concatenate(positions)[first]
+        for name, index in zip(spools, inverse, strict=True):
+            self.numbers[name] = number[index]
+
+    def __len__(self) -> int:
+        return len(self._position)
+
+    def of_dataset(self, chosen: npt.NDArray[np.int64]) -> Iterator[tuple[str, npt.NDArray[np.int64]]]:
+        """Cut ascending numbers by the dataset that an image is read from: (dataset, numbers)."""
+        for code, name in enumerate(self._datasets):
+            yield name, chosen[self._dataset[chosen] == code]
+
+    def positions(self, chosen: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
+        """Where each image is first named in the spool of its dataset."""
+        return self._position[chosen]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class FingerprintStage:
+    """All that the stage needs of a build. `used` collects the files of its results, which the cache keeps."""
+
+    spools: Mapping[str, Spool]
+    stores: Mapping[str, tuple[Path, ...]]
+    cache: Path
+    max_pixels: int
+    run: RunTasks
+    used: set[Path]
+
+    def fingerprints(self, images: ImageTable, chosen: npt.NDArray[np.int64], level: Level) -> Fingerprints:
+        """One fingerprint for each of the ascending numbers `chosen`. Raises DataError or OSError as reading does."""
+        tasks, order = [], [np.zeros(0, np.int64)]
+        for dataset, numbers in images.of_dataset(chosen):
+            if not len(numbers):
+                continue
+            spool, stores = self.spools[dataset], open_stores(self.stores[dataset], self.cache)
+            for start in range(0, len(numbers), _TASK_IMAGES[level]):
+                part = numbers[start : start + _TASK_IMAGES[level]]
+                positions = images.positions(part)
+                tasks.append(
+                    FingerprintTask(
+                        dataset=dataset,
+                        spool=spool.folder,
+                        stores=self.stores[dataset],
+                        cache=self.cache,
+                        positions=positions,
+                        level=level,
+                        max_pixels=self.max_pixels,
+                        key=_key(spool, stores, positions, level, self.max_pixels),
+                    )
+                )
+                order.append(part)
+        self.used.update(task.marker for task in tasks)
+        parts = self.run(
+            "comparing images", run_fingerprint, tasks, known=read_fingerprints, weight=lambda task: len(task.positions)
+        )
+        result = np.zeros(len(chosen), FINGERPRINT)
+        result[np.searchsorted(chosen, np.concatenate(order))] = np.concatenate([result[:0], *parts])
+        return result
+
+
+def run_fingerprint(task: FingerprintTask) -> Fingerprints:
+    """The task's fingerprints, also written to its marker. Raises OSError or MemoryError if another try may succeed."""
+    spool, stores = _open(task.spool, task.stores, task.cache)
+    result = np.zeros(len(task.positions), FINGERPRINT)
+    for row, image in enumerate(spool.images_at(task.positions)):
+        try:
+            if task.level == "tail":
+                result[row] = tail_fingerprint(*stores.tail(image))
+            elif task.level == "bytes":
+                result[row] = bytes_fingerprint(stores.read(image))
+            else:
+                result[row] = look_fingerprint(stores.read(image), task.max_pixels)
+        except RejectError:
+            continue  # the compiler says why it is missing or broken
+    task.marker.parent.mkdir(parents=True, exist_ok=True)
+    buffer = io.BytesIO()
+    np.save(buffer, result, allow_pickle=False)
+    replace_file(task.marker, buffer.getvalue())
+    return result
+
+
+def read_fingerprints(task: FingerprintTask) -> Fingerprints | None:
+    """The result of an earlier run of the same task, if there is one."""
+    try:
+        result = np.load(task.marker, allow_pickle=False)
+    except (OSError, ValueError, EOFError):
+        return None
+    return result if result.dtype == FINGERPRINT and result.shape == task.positions.shape else None
+
+
+def image_state(stores: StoreList, image: Image) -> bytes:
+    """Identifies the state of an image, to detect a change since a task read it; a missing image may appear later."""
+    try:
+        state = "\0".join(map(str, stores.stamp(image)))
+    except RejectError as error:
+        state = error.reason
+    return f"{image.name}\0{state}\0".encode()
+
+
+def _key(spool: Spool, stores: StoreList, positions: npt.NDArray[np.int64], level: Level, max_pixels: int) -> str:
+    content = xxhash.xxh3_128()
+    for image in spool.images_at(positions):
+        content.update(image_state(stores, image))
+    parts = {"version": VERSION, "level": level, "content": content.hexdigest()}
+    if level == "look":
+        parts |= {"pillow": libraries()["pillow"], "max_pixels": max_pixels}
+    return content_key(parts)
+
+
+def _distinct_images(
+    spool: Spool, stores: tuple[Path, ...]
+) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64], npt.NDArray[np.uint64]]:
+    """The distinct images of a dataset: where each is first named, for each image its number, and a key of its path.
+
+    Two datasets with the same key read the same file, so the key starts at the file system's root.
+    """
+    names, in_store = spool.image_names()
+    if not len(names):
+        nothing = np.zeros(0, np.int64)
+        return nothing, nothing, np.zeros(0, np.uint64)
+    encoded = names.dictionary_encode()
+    pair = encoded.indices.to_numpy().astype(np.int64) * 2**16 + in_store + 1
+    _, first, index = np.unique(pair, return_index=True, return_inverse=True)
+    roots = [str(path.resolve()) for path in stores]
+    searched = "\0".join(roots)  # an image without a store: the first store that has it
+    keys = [
+        xxhash.xxh3_64_intdigest(
+            f"{roots[image.store] if image.store is not None else searched}/{image.name}".encode(
+                "utf-8", "surrogatepass"
+            )
+        )
+        for image in spool.images_at(first)
+    ]
+    return first, index.reshape(-1), np.array(keys, dtype=np.uint64)
+
+
+@lru_cache(maxsize=4)
+def _open(spool: Path, stores: tuple[Path, ...], cache: Path) -> tuple[Spool, StoreList]:
+    """Opened once per worker process and dataset."""
+    return Spool(spool), open_stores(stores, cache)

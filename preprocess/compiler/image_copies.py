@@ -1,0 +1,71 @@
+"""Which images of a blend are copies of each other, so that the split keeps them on one side.
+
+By bytes: a copy has the same bytes, under any name, in any dataset. Equal files have equal sizes and equal ends, so
+only files that agree on both are read in full.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+from preprocess.compiler.fingerprints import FingerprintStage, ImageTable
+from preprocess.compiler.spool import Spool
+from preprocess.dedupe.fingerprint import Fingerprints
+
+Groups = npt.NDArray[np.uint64]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Copies:
+    """images: the images of the blend. kinds: int64 [P], the smallest number among the copies of each image.
+
+    ids: uint64 [P], a name for all copies of one image, which does not depend on other images.
+    """
+
+    images: ImageTable
+    kinds: npt.NDArray[np.int64]
+    ids: Groups
+
+    def groups(self, name: str, spool: Spool) -> tuple[Groups, npt.NDArray[np.int64]]:
+        """A dataset's group ids and where each row's begin, with one more for each image that has copies."""
+        values, starts = spool.lists("groups")
+        numbers = self.images.numbers[name]
+        repeated = np.bincount(self.kinds, minlength=len(self.kinds))[self.kinds] > 1
+        has_copies = repeated[numbers]
+        row_of_group = np.repeat(np.arange(len(spool)), np.diff(starts))
+        row_of_image = np.repeat(np.arange(len(spool)), spool.counts("images"))[has_copies]
+        rows = np.concatenate([row_of_group, row_of_image])
+        order = np.argsort(rows, kind="stable")
+        every = np.concatenate([values.astype(np.uint64), self.ids[numbers[has_copies]]])[order]
+        return every, np.searchsorted(rows[order], np.arange(len(spool) + 1))
+
+
+def copies_by_bytes(stage: FingerprintStage) -> Copies:
+    """Images with the same bytes."""
+    images = ImageTable(stage.spools, stage.stores)
+    tails = stage.fingerprints(images, np.arange(len(images)), "tail")
+    suspects = _repeated(tails)
+    digests = stage.fingerprints(images, suspects, "bytes")
+    kinds = np.arange(len(images))
+    ids = np.zeros(len(images), np.uint64)
+    kinds[suspects], ids[suspects] = suspects[_first_equal(digests)], digests["digest"][:, 0]
+    return Copies(images=images, kinds=kinds, ids=ids)
+
+
+def _repeated(fingerprints: Fingerprints) -> npt.NDArray[np.int64]:
+    """The rows whose digest another row has too."""
+    first = _first_equal(fingerprints)
+    counts = np.bincount(first, minlength=len(fingerprints))
+    return np.flatnonzero(counts[first] > 1)
+
+
+def _first_equal(fingerprints: Fingerprints) -> npt.NDArray[np.int64]:
+    """For each row, the first row with the same digest; an image that is missing equals only itself."""
+    own = np.arange(len(fingerprints))
+    present = np.flatnonzero(fingerprints["present"])
+    _, first, inverse = np.unique(fingerprints["digest"][present], axis=0, return_index=True, return_inverse=True)
+    own[present] = present[first[inverse.reshape(-1)]]
+    return own

@@ -1,0 +1,1 @@
+"""Which images and texts are copies of each other: fingerprints, and the search for near-duplicates."""
