@@ -72,6 +72,36 @@ def build(
 
 
 @cli.command()
+@click.option("--blend", required=True, type=PATH, help="The blend file; its section `fetch` has the limits.")
+@click.option("--set", "settings", multiple=True, metavar="a.b=value", help="Change a setting; may be given often.")
+@click.option("--again", is_flag=True, help="Ask again for what failed for good, such as HTTP 404.")
+@click.option("--verify", is_flag=True, help="Compare every file with its SHA-256, and download damaged ones again.")
+@click.option("--allow-private", is_flag=True, help="Connect to addresses of private networks too.")
+@click.option("--json", "as_json", is_flag=True, help="Print the counts as JSON.")
+def fetch(
+    blend: Path, settings: tuple[str, ...], again: bool, verify: bool, allow_private: bool, as_json: bool
+) -> None:
+    """Download the images that records name by URL, for builds to find; what an earlier run finished is kept.
+
+    A build never goes online. Exit code 1: some hosts could not be reached; the same command tries them again.
+    """
+    from dst.common.progress import Bar
+    from preprocess.fetch.report import print_fetched
+    from preprocess.fetch.run import fetch_blend
+
+    report = fetch_blend(
+        blend, settings=settings, allow_private=allow_private, again=again, verify=verify, progress=Bar()
+    )
+    if as_json:
+        click.echo(json_line(report.to_json()))
+    else:
+        print_fetched(report)
+    if report.unreachable:
+        click.echo(f"{report.unreachable:,} URLs are unreachable; the same command tries them again", err=True)
+        sys.exit(1)
+
+
+@cli.command()
 @click.option("--build", required=True, type=location, help="The build: a folder or a URL.")
 def verify(build: str | Path) -> None:
     """Check every byte of a build, in a folder or at a URL: digests, indexes, samples, tokenizer, manifest."""

@@ -121,7 +121,7 @@ REASONS: dict[str, str] = {
     "too_many_images": "more images than limits.max_images",
     "too_long": "the first round alone is longer than limits.max_length",
     "image_path": "an image path is absolute, leaves its folder, or is not a path",
-    "image_missing": "the image store does not have the image",
+    "image_missing": "the image store does not have the image, or it is a URL that dsvl-prep fetch did not download",
     "image_unreadable": "the image is empty, truncated or not an image; or its name is that of a folder or a pipe",
     "image_format": "the image's format or bit depth is not supported",
     "image_animated": "the image has several frames",
@@ -132,6 +132,11 @@ REASONS: dict[str, str] = {
     "split_conflict": "it shows images from both sides of the train/eval split",
     "internal_error": "an unexpected error; please report it",
 }
+
+
+def is_url(name: str) -> bool:
+    """Whether an image is named by a URL: `dsvl-prep fetch` downloads it, and a build finds the file by that name."""
+    return name[:8].lower().startswith(("http://", "https://"))
 
 
 def to_messages(conversation: Conversation) -> list[dict[str, Any]]:

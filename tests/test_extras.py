@@ -35,6 +35,8 @@ INSTALLS: list[tuple[str, ...]] = [(), *((extra,) for extra in EXTRAS)]
 
 EXTRA_OF = {
     "preprocess/compiler/engines.py": "ray",
+    "preprocess/fetch/addresses.py": "remote",
+    "preprocess/fetch/download.py": "remote",
     "shards/loader/__init__.py": "train",
     "shards/loader/batch.py": "train",
     "shards/images/decode.py": "train",

@@ -25,6 +25,7 @@ from dst.common.config import field_docs
 from dst.errors import DsvlError
 from preprocess.adapters.registry import ADAPTERS
 from preprocess.blend.config import Blend, Dataset, Limits, ShardSize, Split
+from preprocess.blend.fetch import Fetch
 from preprocess.conversation import REASONS
 from preprocess.images.prepare import ImagePolicy
 from shards.loader.fields import FIELDS, BatchFields
@@ -64,9 +65,10 @@ def blend_page() -> str:
         "changes any of them from the command line; a dataset goes by its name: `--set datasets.llava.concat=2`. "
         "Relative paths start at the file's own folder.",
         EDITORS.format(program="dsvl-prep", name="blend"),
-        _table(Blend, skip=("datasets", "image", "limits", "split", "shard")),
+        _table(Blend, skip=("datasets", "image", "limits", "split", "shard", "fetch")),
     ]
-    for title, cls in (("image", ImagePolicy), ("limits", Limits), ("split", Split), ("shard", ShardSize)):
+    sections = {"image": ImagePolicy, "limits": Limits, "split": Split, "shard": ShardSize, "fetch": Fetch}
+    for title, cls in sections.items():
         parts += [f"## {title}:", _table(cls)]
     parts += [
         "## datasets:",
@@ -236,7 +238,7 @@ def _default(field: dataclasses.Field[Any]) -> str:
 
 
 def _cell(value: Any) -> str:
-    if value is None or value == ():
+    if value is None or value in ((), ""):
         return ""
     if isinstance(value, bool):
         return f"`{str(value).lower()}`"

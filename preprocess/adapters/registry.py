@@ -8,7 +8,18 @@ from __future__ import annotations
 from functools import partial
 
 from preprocess.adapters.base import Adapter, Option
-from preprocess.adapters.datasets import aokvqa, captions, chat, llava, llava_otter, mimicit, ocr_vqa, sparkles, vqa
+from preprocess.adapters.datasets import (
+    aokvqa,
+    captions,
+    chat,
+    llava,
+    llava_otter,
+    mimicit,
+    ocr_vqa,
+    sparkles,
+    vqa,
+    vqa_records,
+)
 from preprocess.adapters.parsing.identities import DUPLICATE_IDS
 
 __all__ = ["ADAPTERS"]
@@ -55,7 +66,7 @@ ADAPTERS: dict[str, Adapter] = {
         layout="aokvqa/annotations/aokvqa_v1p0_train.json, images in coco/train2017/ (validation: coco/val2017/).",
         where="https://github.com/allenai/aokvqa; images: https://cocodataset.org",
         licence="Apache 2.0 (the authors' repository); COCO's photos are under their Flickr licences.",
-        options=_IDS,
+        options={**_IDS, "answer": aokvqa.ANSWER},
     ),
     "chat": Adapter(
         read=chat.read,
@@ -156,6 +167,6 @@ ADAPTERS: dict[str, Adapter] = {
         "images in coco/2014/ or coco/train2014/ and coco/val2014/. Also reads VizWiz's and TextVQA's files.",
         where="https://visualqa.org; images: https://cocodataset.org",
         licence="CC BY 4.0; COCO's photos are under their Flickr licences.",
-        options=_IDS,
+        options={**_IDS, "answer": vqa_records.ANSWER, "instruction": vqa_records.INSTRUCTION},
     ),
 }

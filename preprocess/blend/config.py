@@ -21,6 +21,7 @@ from dst.common.suggest import nearest
 from dst.common.yaml_files import override, read_yaml
 from preprocess.adapters.base import Adapter, Option
 from preprocess.adapters.lookup import find_adapter
+from preprocess.blend.fetch import Fetch
 from preprocess.errors import ConfigError
 from preprocess.images.prepare import ImagePolicy
 
@@ -118,6 +119,8 @@ class Blend:
     """What is held out for evaluation."""
     shard: ShardSize = field(default_factory=ShardSize)
     """The size of the files."""
+    fetch: Fetch = field(default_factory=Fetch)
+    """Images that records name by URL."""
     total: Positive | None = None
     """Samples in an epoch of the blend, over all datasets that have a weight."""
     seed: int = 0
@@ -191,9 +194,9 @@ def find_inputs(blend: Blend, base: Path, *, need_images: bool = True) -> dict[s
 
 
 def resolved(blend: Blend) -> dict[str, Any]:
-    """The whole configuration as plain data, without what cannot change the result (`out`, `engine`)."""
+    """The whole configuration as plain data, without what cannot change the result: `out`, `engine`, `fetch`."""
     tree = dataclasses.asdict(blend)
-    del tree["out"], tree["engine"]
+    del tree["out"], tree["engine"], tree["fetch"]
     return tree
 
 

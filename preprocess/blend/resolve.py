@@ -23,9 +23,11 @@ from dst import (
     load_tokenizer,
 )
 from dst.common.extensions import ExtensionOrigin
+from preprocess.adapters.base import Request
 from preprocess.adapters.lookup import adapter_origin
-from preprocess.blend.config import Blend, Inputs, find_inputs, load_blend
+from preprocess.blend.config import Blend, Dataset, Inputs, find_inputs, load_blend
 from preprocess.errors import ConfigError
+from preprocess.images.fetched import is_fetched_folder
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -39,6 +41,13 @@ class Prepared:
     """dataset name -> template; "" -> the blend's own."""
     extensions: Mapping[str, ExtensionOrigin]
     """dataset name -> the code of its adapter, if that is an extension."""
+    fetched: Path
+    """The folder of images that were downloaded by their URLs; it need not exist."""
+
+    def stores(self, dataset: str) -> tuple[Path, ...]:
+        """The dataset's image stores, and last the one of images by URL, if there is one."""
+        fetched = (self.fetched,) if is_fetched_folder(self.fetched) else ()
+        return (*self.inputs[dataset].images, *fetched)
 
     def template(self, dataset: str) -> Template:
         return self.templates.get(dataset, self.templates[""])
@@ -84,7 +93,31 @@ def prepare(path: Path, settings: Sequence[str] = ()) -> Prepared:
     extensions = {
         dataset.name: found for dataset in blend.datasets if (found := adapter_origin(dataset.adapter)) is not None
     }
-    return Prepared(blend=blend, inputs=inputs, tokenizer=tokenizer, templates=templates, extensions=extensions)
+    return Prepared(
+        blend=blend,
+        inputs=inputs,
+        tokenizer=tokenizer,
+        templates=templates,
+        extensions=extensions,
+        fetched=fetched_folder(blend, base),
+    )
+
+
+def request_of(blend: Blend, dataset: Dataset, inputs: Inputs) -> Request:
+    """The input of the dataset's adapter."""
+    return Request(
+        root=inputs.root,
+        annotations=inputs.annotations,
+        images=inputs.images,
+        options=dataset.all_options,
+        seed=blend.seed,
+        max_images=blend.limits.max_images,
+    )
+
+
+def fetched_folder(blend: Blend, base: Path) -> Path:
+    """Where images are that records name by URL; it need not exist. base: the blend file's folder."""
+    return base / os.path.expanduser(blend.fetch.folder)
 
 
 def engine_problems(engine: str) -> list[str]:

@@ -16,9 +16,8 @@ from pathlib import Path
 from typing import TypeVar
 
 from dst.common.progress import Progress, Silent
-from preprocess.adapters.base import Request
 from preprocess.blend.config import Blend, Dataset, Inputs
-from preprocess.blend.resolve import Prepared, prepare
+from preprocess.blend.resolve import Prepared, prepare, request_of
 from preprocess.compiler.commit import CACHE, StageResults, finish, sweep_partials
 from preprocess.compiler.engines import ENGINES
 from preprocess.compiler.fingerprints import FingerprintStage
@@ -155,14 +154,7 @@ def _ingest(prepared: Prepared, folder: Path, run: _Runner) -> tuple[dict[str, I
         ingest_task(
             dataset.name,
             dataset.adapter,
-            Request(
-                root=prepared.inputs[dataset.name].root,
-                annotations=prepared.inputs[dataset.name].annotations,
-                images=prepared.inputs[dataset.name].images,
-                options=dataset.all_options,
-                seed=prepared.blend.seed,
-                max_images=prepared.blend.limits.max_images,
-            ),
+            request_of(prepared.blend, dataset, prepared.inputs[dataset.name]),
             folder / CACHE,
             dataset.first,
             prepared.extensions.get(dataset.name),
@@ -180,7 +172,7 @@ def _ingest(prepared: Prepared, folder: Path, run: _Runner) -> tuple[dict[str, I
 def _fingerprint_stage(prepared: Prepared, folder: Path, run: _Runner, spools: Mapping[str, Spool]) -> FingerprintStage:
     return FingerprintStage(
         spools=spools,
-        stores={name: prepared.inputs[name].images for name in spools},
+        stores={name: prepared.stores(name) for name in spools},
         cache=folder / CACHE,
         max_pixels=prepared.blend.image.max_pixels,
         run=run.all,
@@ -206,7 +198,7 @@ def _tasks(
             build=folder,
             cache=cache,
             spool=spools[dataset.name].folder,
-            images=prepared.inputs[dataset.name].images,
+            images=prepared.stores(dataset.name),
             tokenizer=tokenizer,
             template=(template.name, template.source),
         )

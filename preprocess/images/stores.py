@@ -1,5 +1,7 @@
 """Image stores: where a dataset's images are, in a folder, a base64 JSON, a zip, a tar or a Parquet file.
 
+Images that are named by URL are in the folder of `dsvl-prep fetch` alone, and no other names are.
+
 Rules: a name in a record never leads out of its store. A lasting fault of one image is a RejectError. A fault that may
 be gone in the next run (a disk or network error, no permission, too many open files, a file that shrinks while it is
 read) is an OSError with the file's name. `prepare_store` makes an archive's index once; then each worker process calls
@@ -23,11 +25,13 @@ from typing import Protocol, TypeVar
 
 import pyarrow as pa
 
-from preprocess.conversation import Image
+from preprocess.conversation import Image, is_url
 from preprocess.errors import DataError, RejectError
 from preprocess.images.base64_json import decode_base64
+from preprocess.images.fetched import FetchedStore, is_fetched_folder, not_fetched
 from preprocess.images.index import PROBLEMS, ArchiveEntry, ArchiveIndex, Packing
 from preprocess.images.index_cache import CachedIndex, build_index, current_files, find_index, is_prepared
+from preprocess.images.tail import TAIL_BYTES
 from preprocess.images.zip_tar import LOCAL_HEADER_BYTES, zip_data_offset, zip_member
 
 __all__ = ["ArchiveStore", "FolderStore", "ImageStore", "StoreList"]
@@ -35,7 +39,6 @@ __all__ += ["current_files", "is_prepared", "open_store", "open_stores", "prepar
 
 MAX_IMAGE_BYTES = 512 << 20
 MAX_NAME_CHARACTERS = 4096
-TAIL_BYTES = 4096
 
 _UNSAFE = re.compile(r"/|[A-Za-z]:|(?:.*/)?\.\.?(?:/|\Z)", re.DOTALL)
 _UNSAFE_IN_FOLDER = re.compile(r"[\\\0]")
@@ -76,6 +79,8 @@ def prepare_store(path: Path, cache: Path) -> None:
 
 def open_store(path: Path, cache: Path) -> ImageStore:
     """Open a store; cheap. Raises DataError if an archive changed after `prepare_store`."""
+    if is_fetched_folder(path):
+        return FetchedStore(path)
     return FolderStore(path) if path.is_dir() else ArchiveStore(path, find_index(path, cache))
 
 
@@ -88,6 +93,8 @@ class StoreList:
 
     def __init__(self, stores: Sequence[ImageStore]) -> None:
         self.stores = tuple(stores)
+        self._by_url = [store for store in stores if isinstance(store, FetchedStore)]
+        self._by_name = [store for store in stores if not isinstance(store, FetchedStore)]
 
     def read(self, image: Image) -> bytes:
         return self._first(image, lambda store: store.read(image.name))
@@ -101,8 +108,11 @@ class StoreList:
     def _first(self, image: Image, ask: Callable[[ImageStore], T]) -> T:
         if image.store is not None:
             return ask(self.stores[image.store])
+        by_url = is_url(image.name)
+        if by_url and not self._by_url:
+            raise not_fetched("it is a URL")
         missing = []
-        for store in self.stores:
+        for store in self._by_url if by_url else self._by_name:
             try:
                 return ask(store)
             except RejectError as error:

@@ -43,18 +43,13 @@ _FILTERS: dict[Interpolation, Image.Resampling] = {
 
 def open_image(data: bytes) -> tuple[ImageFile.ImageFile, str]:
     """The image, of which only the header is read, and its file extension. The bytes decide, not a name."""
-    kind = next((kind for start, kind in _FORMATS.items() if data.startswith(start)), None)
-    if kind:
-        return _fenced(lambda: kind.open(BytesIO(data))), kind.extension
-    if not data:
-        raise ImageError("unreadable", "the file is empty")
-    head = data[:1024].lstrip(b"\xef\xbb\xbf \t\r\n")
-    for offset, mark, name in _UNSUPPORTED:
-        if head.startswith(mark, offset):
-            raise _unsupported(name)
-    if head.startswith(b"<?xml") and b"<svg" in head:
-        raise _unsupported("SVG")
-    raise ImageError("unreadable", f"no image: the file starts with {data[:12]!r}")
+    kind = _format_of(data)
+    return _fenced(lambda: kind.open(BytesIO(data))), kind.extension
+
+
+def image_extension(head: bytes) -> str:
+    """The file extension for an image that begins with these bytes; 1,024 are enough. Raises ImageError."""
+    return _format_of(head).extension
 
 
 def check_size(image: Image.Image, max_pixels: int) -> None:
@@ -195,6 +190,21 @@ def _fenced(call: Callable[[], T]) -> T:
         if "-bit layers" in text:  # a 12-bit JPEG
             raise ImageError("format", f"{text}; convert it to 8 bits first") from None
         raise ImageError("unreadable", text) from None
+
+
+def _format_of(data: bytes) -> _Format:
+    kind = next((kind for start, kind in _FORMATS.items() if data.startswith(start)), None)
+    if kind:
+        return kind
+    if not data:
+        raise ImageError("unreadable", "the file is empty")
+    head = data[:1024].lstrip(b"\xef\xbb\xbf \t\r\n")
+    for offset, mark, name in _UNSUPPORTED:
+        if head.startswith(mark, offset):
+            raise _unsupported(name)
+    if head.startswith(b"<?xml") and b"<svg" in head:
+        raise _unsupported("SVG")
+    raise ImageError("unreadable", f"no image: the file starts with {data[:12]!r}")
 
 
 def _unsupported(name: str) -> ImageError:

@@ -1,15 +1,22 @@
 """A-OKVQA: a question with four choices, the right one, and three rationales.
 
-Rule, as in DeepSpeed-VisualChat: the question is asked with a "why" (chosen by seed and record id), and the answer is
-"The answer is <choice>. Because <rationales>". The ten direct answers are references.
+Rule: the option `answer` decides what is asked and trained; the ten direct answers are references in each case.
+
+    rationale  as in DeepSpeed-VisualChat: the question and a "why" (chosen by seed and record id); "The answer is
+               <choice>. Because <rationales>"
+    choice     as in LLaVA-1.5: the question, lettered choices and LETTER; the letter
+    direct     the question; the most frequent direct answer. The authors do not score it where they set
+               difficult_direct_answer: such a record has this note.
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
+from string import ascii_uppercase
 from typing import Any
 
-from preprocess.adapters.base import Request
+from preprocess.adapters.base import Option, Request
 from preprocess.adapters.parsing.choices import choose
 from preprocess.adapters.parsing.fields import (
     answer,
@@ -28,6 +35,7 @@ from preprocess.adapters.parsing.identities import Identities
 from preprocess.adapters.parsing.json_stream import array_items
 from preprocess.adapters.parsing.record_location import RecordLocation, located_records
 from preprocess.adapters.parsing.splits import stated_split
+from preprocess.adapters.parsing.votes import most_frequent
 from preprocess.conversation import Conversation, Image, Records, Turn
 from preprocess.errors import DataError, RejectError
 
@@ -38,6 +46,14 @@ WHY = (
     "Give your reasons.",
     "How can you tell?",
     "Please give a reason for your answer.",
+)
+
+LETTER = "Answer with the option's letter from the given choices directly."
+ANSWER = Option(
+    default="rationale",
+    choices=("rationale", "choice", "direct"),
+    help="What is asked and trained. rationale: the right choice and why. choice: the question with lettered choices, "
+    "and the letter, as in LLaVA-1.5. direct: the question, and the most frequent direct answer.",
 )
 
 
@@ -57,33 +73,69 @@ def _conversation(location: RecordLocation, record: Any) -> Conversation:
         raise RejectError("no_answer", "there is neither correct_choice_idx nor rationales")
     image = Image(name=coco_name(need(record, "image_id")))
     words = question(need(record, "question"))
-    reasons = [reason for reason in texts(list_of(record, "rationales"), "rationales") if reason]
-    if not reasons:
-        raise RejectError("empty_answer", "rationales has no text")
     direct = record.get("direct_answers")
-    split = stated_split(record.get("split"))
-    reply = f"The answer is {_choice(record)}. Because {' '.join(reasons)}"
     references = () if direct is None else texts(direct, "direct_answers")
+    notes: tuple[str, ...] = ()
+    match location.request.options["answer"]:
+        case "choice":
+            asked, reply = _with_letters(record, words)
+        case "direct":
+            asked, reply = words, _voted(references)
+            notes = ("difficult_direct_answer",) if _is_difficult(record) else ()
+        case _:
+            asked = f"{words} {choose(WHY, location.request.seed, location.source.record)}"
+            reply = _with_reasons(record)
+    split = stated_split(record.get("split"))
     return Conversation(
         id=location.claim(),
-        turns=(
-            Turn(role="user", parts=(image, f"{words} {choose(WHY, location.request.seed, location.source.record)}")),
-            Turn(role="assistant", parts=(reply,)),
-        ),
+        turns=(Turn(role="user", parts=(image, asked)), Turn(role="assistant", parts=(reply,))),
         sources=(location.source,),
         groups=image_groups(location.request, [image]),
         official_split=split,
         references=references,
+        notes=notes,
     )
 
 
-def _choice(record: dict[str, Any]) -> str:
+def _with_reasons(record: dict[str, Any]) -> str:
+    reasons = [reason for reason in texts(list_of(record, "rationales"), "rationales") if reason]
+    if not reasons:
+        raise RejectError("empty_answer", "rationales has no text")
+    choices, index = _choices(record)
+    return f"The answer is {answer(choices[index], 'the right choice')}. Because {' '.join(reasons)}"
+
+
+def _with_letters(record: dict[str, Any], words: str) -> tuple[str, str]:
+    """The question with its choices, and the letter of the right one."""
+    choices, index = _choices(record)
+    if len(choices) > len(ascii_uppercase):
+        raise RejectError("bad_value", f"got {len(choices)} choices; expected at most {len(ascii_uppercase)}")
+    lettered = [f"{ascii_uppercase[place]}. {answer(choice, 'a choice')}" for place, choice in enumerate(choices)]
+    return "\n".join([words, *lettered, LETTER]), ascii_uppercase[index]
+
+
+def _voted(answers: Sequence[str]) -> str:
+    voted = most_frequent(answers)
+    if voted is None:
+        raise RejectError("empty_answer", "direct_answers has no text")
+    return voted
+
+
+def _is_difficult(record: dict[str, Any]) -> bool:
+    flag = record.get("difficult_direct_answer")
+    if flag is not None and type(flag) is not bool:
+        raise RejectError("wrong_type", f"difficult_direct_answer is {show(flag)}; expected true or false")
+    return bool(flag)
+
+
+def _choices(record: dict[str, Any]) -> tuple[list[Any], int]:
+    """The choices, and the index of the right one."""
     choices, index = list_of(record, "choices"), need(record, "correct_choice_idx")
     if type(index) is not int or not 0 <= index < len(choices):
         raise RejectError(
             "bad_value", f"correct_choice_idx is {show(index)}; expected a whole number from 0 to {len(choices) - 1}"
         )
-    return answer(choices[index], "the right choice")
+    return choices, index
 
 
 def _lacks_answer(record: dict[str, Any]) -> bool:

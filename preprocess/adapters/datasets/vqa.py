@@ -11,7 +11,7 @@ from typing import Any
 
 from preprocess.adapters.base import Request
 from preprocess.adapters.datasets.vqa_pairs import Pairs
-from preprocess.adapters.datasets.vqa_records import answer_of, conversation, image_of
+from preprocess.adapters.datasets.vqa_records import answers_of, conversation, image_of
 from preprocess.adapters.parsing.fields import build_or_reject, image_name, need, object_of, own_id, question
 from preprocess.adapters.parsing.identities import Identities
 from preprocess.adapters.parsing.json_stream import array_items, first_character, outline
@@ -72,6 +72,6 @@ def _whole(location: RecordLocation, record: Any, in_name: OfficialSplit) -> Con
     words = question(need(record, "question"))
     if "answers" not in record and "multiple_choice_answer" not in record:
         raise RejectError("no_answer", "there is no key answers")
-    best, others = answer_of(record)
+    answers = answers_of(record, location.request)
     split = stated_split(record.get("set_name")) or in_name
-    return conversation(location, words, name, best, others, split)
+    return conversation(location, words, name, answers, split)

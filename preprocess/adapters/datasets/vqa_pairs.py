@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 import orjson
 
 from preprocess.adapters.base import Request
-from preprocess.adapters.datasets.vqa_records import answer_of, conversation, image_of
+from preprocess.adapters.datasets.vqa_records import Answers, answers_of, conversation, image_of
 from preprocess.adapters.parsing.fields import as_id, build_or_reject, need, need_id, object_of, own_id, question
 from preprocess.adapters.parsing.identities import Identities
 from preprocess.adapters.parsing.json_stream import array_items, outline
@@ -31,7 +31,15 @@ if TYPE_CHECKING:
 _SUBTYPE = re.compile(r"(?:train|val|test)\d{4}")
 _ROWS_AT_ONCE = 20_000
 _QUESTION = {"key": str, "file_index": int, "number": int, "question": str, "name": str, "bad": str, "why": str}
-_ANNOTATION = {"key": str, "partner": int, "best": str, "answers": bytes, "unanswered": str, "reason": str}
+_ANNOTATION = {
+    "key": str,
+    "partner": int,
+    "trained": str,
+    "answers": bytes,
+    "outvoted": bool,
+    "unanswered": str,
+    "reason": str,
+}
 
 
 class Columns:
@@ -98,13 +106,13 @@ class Pairs:
             if key is None:
                 yield _without_id(file, number, record)
                 continue
-            made = build_or_reject(RecordSource(file=file, record=key), answer_of, record)
+            made = build_or_reject(RecordSource(file=file, record=key), answers_of, record, self.request)
             if isinstance(made, Reject):
-                self.annotations.add((key, file_index, "", b"", made.reason, made.detail))
+                self.annotations.add((key, file_index, "", b"", False, made.reason, made.detail))
             else:
-                best, others = made
                 # As JSON: a list column takes 16 more bytes for each answer.
-                self.annotations.add((key, file_index, best, orjson.dumps(others), None, None))
+                given = orjson.dumps(made.given)
+                self.annotations.add((key, file_index, made.trained, given, made.outvoted, None, None))
 
     def join(self, identities: Identities) -> Records:
         questions, annotations = self.questions.table(), self.annotations.table()
@@ -112,9 +120,9 @@ class Pairs:
         keys = annotations.select("key").with_row_index("row").filter(is_first)
         rows = questions.select("key", "file_index").join(keys, on="key", how="left", maintain_order="left")
         self._refuse_unanswered(rows)
-        for key, file_index, number, words, name, bad, why, partner, best, others, unanswered, reason in _pairs(
-            questions, annotations, rows["row"]
-        ):
+        for row in _pairs(questions, annotations, rows["row"]):
+            key, file_index, number, words, name, bad, why, *annotation = row
+            partner, trained, given, outvoted, unanswered, reason = annotation
             asked = location_of(identities, self.question_files[file_index], key, number)
             if bad is not None:
                 yield Reject(reason=bad, source=asked.source, detail=why)
@@ -123,10 +131,9 @@ class Pairs:
             elif unanswered is not None:
                 yield Reject(reason=unanswered, source=asked.source, detail=f"its annotation: {reason}")
             else:
-                answers = orjson.loads(others)
-                yield build_or_reject(
-                    asked.source, conversation, asked, words, name, best, answers, self.splits[file_index]
-                )
+                answers = Answers(trained, tuple(orjson.loads(given)), outvoted)
+                split = self.splits[file_index]
+                yield build_or_reject(asked.source, conversation, asked, words, name, answers, split)
         files = [self.request.source_file(path) for path in self.annotation_files]
         ids = annotations.select("key", "partner")
         leftover = ids.filter(is_first).join(questions.select("key"), on="key", how="anti", maintain_order="left")

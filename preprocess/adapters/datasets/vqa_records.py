@@ -1,50 +1,80 @@
 """One question in VQA v2's format, with its answers, as a conversation.
 
-Rule: the trained answer is `multiple_choice_answer`, or else the most frequent of the answers (the first of several).
-All answers are references, empty ones included: VQA accuracy depends on the number of people who were asked.
+Rule: the trained answer is `multiple_choice_answer`, or else the most frequent of the answers (the first of several);
+with `answer: vote` it is always the most frequent. A record whose own answer another one outvotes has the note
+`answer_outvoted`. All answers are references, empty ones included: VQA accuracy depends on the number of people who
+were asked.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
+from preprocess.adapters.base import Option, Request
 from preprocess.adapters.parsing.fields import answer, coco_name, image_groups, image_name, list_of, texts
 from preprocess.adapters.parsing.record_location import RecordLocation
+from preprocess.adapters.parsing.votes import is_outvoted, most_frequent
 from preprocess.conversation import Conversation, Image, OfficialSplit, Turn
 from preprocess.errors import RejectError
 
+ANSWER = Option(
+    default="file",
+    choices=("file", "vote"),
+    help="The trained answer. file: multiple_choice_answer, and the most frequent of the answers where a file has no "
+    "such key, as in VizWiz and TextVQA. vote: always the most frequent.",
+)
+INSTRUCTION = Option(
+    default="",
+    help="A text after every question, on a line of its own. LLaVA-1.5: Answer the question using a single word or "
+    "phrase.",
+)
+
+
+class Answers(NamedTuple):
+    """The trained answer, the answers of all people, and whether these outvote the record's own answer."""
+
+    trained: str
+    given: tuple[str, ...]
+    outvoted: bool
+
 
 def conversation(
-    location: RecordLocation, words: str, name: str, best: str, others: Sequence[str], split: OfficialSplit
+    location: RecordLocation, words: str, name: str, answers: Answers, split: OfficialSplit
 ) -> Conversation:
     image = Image(name=name)
+    instruction = location.request.options["instruction"].strip()
+    asked = f"{words}\n{instruction}" if instruction else words
     return Conversation(
         id=location.claim(),
-        turns=(Turn(role="user", parts=(image, words)), Turn(role="assistant", parts=(best,))),
+        turns=(Turn(role="user", parts=(image, asked)), Turn(role="assistant", parts=(answers.trained,))),
         sources=(location.source,),
         groups=image_groups(location.request, [image]),
         official_split=split,
-        references=tuple(others),
+        references=answers.given,
+        notes=("answer_outvoted",) if answers.outvoted else (),
     )
 
 
-def answer_of(record: dict[str, Any]) -> tuple[str, tuple[str, ...]]:
-    """The trained answer, and the answers of all people."""
+def answers_of(record: dict[str, Any], request: Request) -> Answers:
     others: tuple[str, ...] = ()
     if record.get("answers") is not None:
         given = list_of(record, "answers")
         others = texts([item.get("answer") if type(item) is dict else item for item in given], "answers")
-    if record.get("multiple_choice_answer") is not None:
-        return answer(record["multiple_choice_answer"], "multiple_choice_answer"), others
-    if record.get("answers") is None:
+    stated = record.get("multiple_choice_answer")
+    by_vote = request.options["answer"] == "vote"
+    if stated is not None:
+        own = answer(stated, "multiple_choice_answer")
+        outvoted = is_outvoted(own, others)
+        if not by_vote:
+            return Answers(own, others, outvoted)
+    elif record.get("answers") is None:
         raise RejectError("no_answer", "there is neither multiple_choice_answer nor answers")
-    counts: dict[str, int] = {}
-    for words in filter(None, others):
-        counts[words] = counts.get(words, 0) + 1
-    if not counts:
+    else:
+        outvoted = False
+    voted = most_frequent(others)
+    if voted is None:
         raise RejectError("empty_answer", "answers has no text")
-    return max(counts, key=counts.__getitem__), others
+    return Answers(voted, others, outvoted)
 
 
 def image_of(image_id: Any, subtype: str) -> str:

@@ -11,7 +11,7 @@ from typing import Any, TypeVar
 
 from preprocess.adapters import groups
 from preprocess.adapters.base import Request
-from preprocess.conversation import Image, RecordSource, Reject
+from preprocess.conversation import Image, RecordSource, Reject, is_url
 from preprocess.errors import RejectError
 
 _UNFORESEEN = (TypeError, ValueError, LookupError, AttributeError, OverflowError, RecursionError)
@@ -117,6 +117,8 @@ def image_name(value: Any, what: str = "image") -> str:
         raise RejectError("bad_text", f"{what} is {show(value)}, with a lone surrogate; expected Unicode text")
     if not value:
         raise RejectError("image_path", f"{what} is empty; expected the path of an image")
+    if is_url(value):
+        return value
     if "://" in value or value.startswith("data:"):
         raise RejectError(
             "image_path", f"{what} is {show(value)}; download it first, and give its path below the image folder"

@@ -84,7 +84,7 @@ BAD_RECORDS: list[tuple[dict[str, Any], str]] = [
     (talk([{"type": 5}], "An answer."), "bad_value"),
     (talk([{"type": "image", "path": 5}], "An answer."), "wrong_type"),
     (talk([{"type": "image_url", "image_url": "0.jpg"}], "An answer."), "wrong_type"),
-    (talk([{"type": "image_url", "image_url": {"url": "http://e.org/0.jpg"}}], "An answer."), "image_path"),
+    (talk([{"type": "image_url", "image_url": {"url": "http://e.org/0.jpg"}}], "An answer."), "image_missing"),
     (talk("A lone \ud800 surrogate.", "An answer."), "bad_text"),
     (talk("Why?", "\udfff"), "bad_text"),
     (talk("Why?", [{"type": "text", "text": "\udc00"}]), "bad_text"),

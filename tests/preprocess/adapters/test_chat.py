@@ -123,9 +123,9 @@ TOOL = [{"role": "user", "content": "a"}, {"role": "assistant", "content": "b"},
         (talk([{"type": "image", "image": 3}]), "wrong_type"),
         (talk("<image><image>"), "image_count"),
         (talk([{"type": "image", "image": "2.jpg"}]), "image_count"),
-        (talk([{"type": "image", "image": "https://example.org/1.jpg"}], images=None), "image_path"),
+        (talk([{"type": "image", "image": "s3://bucket/1.jpg"}], images=None), "image_path"),
         (talk([{"type": "image_url", "image_url": {"url": "data:image/png;base64,AAAA"}}], images=None), "image_path"),
-        (talk(images=["http://example.org/1.jpg"]), "image_path"),
+        (talk(images=["ftp://example.org/1.jpg"]), "image_path"),
         (talk(images=[""]), "image_path"),
         (talk(images=[None]), "wrong_type"),
         (talk(images=[{}]), "wrong_type"),
@@ -143,8 +143,14 @@ def test_a_bad_record_is_refused_with_its_reason(tmp_path: Path, record: Any, re
     assert conversations(made)[-1].id == "a/b"
 
 
-def test_a_url_is_refused_with_the_next_step(tmp_path: Path) -> None:
-    (item,) = read(tmp_path, talk(images=["https://example.org/1.jpg"]))
+@pytest.mark.parametrize("url", ["https://example.org/a/000000000101.jpg?w=9", "HTTP://example.org/1"])
+def test_an_http_url_is_the_name_of_an_image(tmp_path: Path, url: str) -> None:
+    (item,) = conversations(read(tmp_path, talk(images=[url])))
+    assert item.images == (Image(name=url),)
+
+
+def test_another_url_is_refused_with_the_next_step(tmp_path: Path) -> None:
+    (item,) = read(tmp_path, talk(images=["ftp://example.org/1.jpg"]))
     assert isinstance(item, Reject)
     assert "download it first" in item.detail
 

@@ -159,7 +159,7 @@ REFUSED = [
     (talk("<image>", "That.", image=3), "wrong_type"),
     (talk("<image>", "That.", image=True), "wrong_type"),
     (talk("<image>", "That.", image=""), "image_path"),
-    (talk("<image>", "That.", image="https://example.org/1.jpg"), "image_path"),
+    (talk("<image>", "That.", image="ftp://example.org/1.jpg"), "image_path"),
     (talk("<image>", "That.", image="\ud800.jpg"), "bad_text"),
     (talk("<image>", "That.", image=[None]), "wrong_type"),
 ]

@@ -140,7 +140,7 @@ def test_a_path_that_is_not_an_image_of_the_dataset_is_a_reject_and_never_follow
         "0\0.jpg": "image_path",
         "n" * 5000 + ".jpg": "image_path",
         "n" * 300 + ".jpg": "image_path",
-        "https://example.org/0.jpg": "image_path",
+        "https://example.org/0.jpg": "image_missing",
         "file:///etc/passwd": "image_path",
         "data:image/jpeg;base64,AAAA": "image_path",
     }
