@@ -33,7 +33,7 @@ Compile = Callable[[str], DatasetReport]
 def entries() -> dict[str, dict[str, Any]]:
     page = (ROOT / "docs/recipes.md").read_text(encoding="utf-8")
     blocks = re.findall(r"^```yaml\n(.*?)^```", page, re.DOTALL | re.MULTILINE)
-    return {entry["name"]: entry for block in blocks for entry in yaml.safe_load(block)}
+    return {entry["name"]: entry for block in blocks for entry in yaml.safe_load(block)["datasets"]}
 
 
 def talk(*texts: str, first: str = "human") -> list[dict[str, str]]:
