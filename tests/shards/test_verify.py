@@ -56,11 +56,12 @@ def test_every_single_flipped_bit_is_found(build: Path) -> None:
 
 
 @pytest.mark.slow
-def test_every_flipped_bit_of_the_manifest_is_found(build: Path) -> None:
+def test_a_flipped_bit_in_any_byte_of_the_manifest_is_found(build: Path) -> None:
     path = build / "manifest.json"
     data = path.read_bytes()
+    chosen = random.Random(3)
     for offset in range(len(data)):
-        for bit in range(8):
+        for bit in range(8) if offset % 8 == 0 else (chosen.randrange(8),):
             damaged = bytearray(data)
             damaged[offset] ^= 1 << bit
             path.write_bytes(damaged)

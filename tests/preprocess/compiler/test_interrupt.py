@@ -47,9 +47,9 @@ if __name__ == "__main__":
 
 @pytest.mark.slow
 def test_twenty_kills_at_random_moments_end_in_identical_shards(tmp_path: Path) -> None:
-    names = write_images(tmp_path / "mine", 600)
+    names = write_images(tmp_path / "mine", 300)
     records = [chat_record(number, images=[name], rounds=2) for number, name in enumerate(names)]
-    blend = chat_blend(tmp_path, records, shard={"max_images": 40}, image={"store": "resized", "size": 224})
+    blend = chat_blend(tmp_path, records, shard={"max_images": 20}, image={"store": "resized", "size": 224})
     program, log = tmp_path / "program.py", tmp_path / "log"
     program.write_text(PROGRAM)
     log.touch()
