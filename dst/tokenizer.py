@@ -25,7 +25,7 @@ _MARKUP = re.compile(r"<.+>|\[.+\]", re.DOTALL)
 
 
 class TextTokenizer:
-    """The tokenizer of a build: `<image>` and `add_tokens` are part of it.
+    """The tokenizer of a build: `<image>` and `add_tokens` are part of it, a post-processor that adds tokens is not.
 
     control: control string -> id. Special tokens, and other added tokens that look like markup (`<think>`); ordinary
     words or white space that a vocabulary happens to list as added tokens are not control.
@@ -133,6 +133,7 @@ def load_tokenizer(path: str | Path, add_tokens: Sequence[str] = ()) -> TextToke
     if absent:
         raise TokenizerError(f"tokenizer {path}: {absent[0]!r} is named as bos or eos token but not in tokenizer.json")
     definition = json.loads(tokenizer.to_str())
+    definition["post_processor"] = _without_added_tokens(definition["post_processor"])
     return TextTokenizer(definition, bos_token=bos, eos_token=eos)
 
 
@@ -184,6 +185,19 @@ def _build(definition: dict[str, Any]) -> tokenizers.Tokenizer:
 def _ids(tokenizer: tokenizers.Tokenizer, text: str) -> list[int]:
     # The batch call is the one that does not work out offsets.
     return tokenizer.encode_batch_fast([text], add_special_tokens=False)[0].ids if text else []
+
+
+def _without_added_tokens(step: dict[str, Any] | None) -> dict[str, Any] | None:
+    """A post-processor that adds no token of its own, such as `<s>`: the template writes all of them.
+
+    Otherwise transformers, which follows it, would begin a rendered prompt with a second `<s>`.
+    """
+    if step is None or step["type"] == "ByteLevel":  # changes offsets only
+        return step
+    if step["type"] == "Sequence":
+        kept = [child for child in map(_without_added_tokens, step["processors"]) if child is not None]
+        return {**step, "processors": kept} if kept else None
+    return None
 
 
 def _unknown_token(definition: dict[str, Any]) -> str | None:

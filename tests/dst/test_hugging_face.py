@@ -117,6 +117,25 @@ def test_a_tokenizer_saved_by_transformers_keeps_its_ids(tokenizer: dst.TextToke
     assert dst.ChatTokenizer(chat.template, again).encode(messages).ids.tolist() == chat.encode(messages).ids.tolist()
 
 
+def test_a_prompt_rendered_and_tokenized_by_transformers_has_the_trained_ids(tmp_path: Path) -> None:
+    """Also if the tokenizer it comes from puts a begin token in front of every text itself."""
+    from tokenizers import Tokenizer, processors
+    from transformers import AutoTokenizer
+
+    raw = Tokenizer.from_file(str(text_tokenizers.BYTE_FOLDER / "tokenizer.json"))
+    begin = ("<s>", raw.token_to_id("<s>"))
+    raw.post_processor = processors.TemplateProcessing(single="<s> $A", pair="<s> $A <s> $B", special_tokens=[begin])
+    ours = dst.load_tokenizer(text_tokenizers.write(raw, tmp_path / "theirs"))
+    chat = dst.ChatTokenizer(dst.load_template("vicuna"), ours)
+    ours.save(tmp_path / "ours", chat.template.source)
+    theirs = AutoTokenizer.from_pretrained(tmp_path / "ours")
+    messages: Any = [{"role": "user", "content": [{"type": "image"}, {"type": "text", "text": "What is it?"}]}]
+    text = theirs.apply_chat_template(messages, add_generation_prompt=True, tokenize=False)
+    expected = chat.encode(messages, add_generation_prompt=True).ids.tolist()
+    assert theirs(text)["input_ids"] == expected
+    assert expected.count(begin[1]) == 1
+
+
 def test_the_example_tokenizer_opens_in_transformers() -> None:
     from transformers import AutoTokenizer
 

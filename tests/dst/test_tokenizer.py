@@ -163,6 +163,39 @@ def test_truncation_and_padding_of_the_folder_do_not_apply(tmp_path: Path) -> No
     )
 
 
+def test_a_post_processor_that_adds_tokens_is_left_out(tmp_path: Path) -> None:
+    """As those of Llama, Mistral and Gemma, which put <s> in front of every text; the template writes it already."""
+    added = {"id": "<s>", "ids": [0], "tokens": ["<s>"]}
+    template = {
+        "type": "TemplateProcessing",
+        "single": [{"SpecialToken": {"id": "<s>", "type_id": 0}}, {"Sequence": {"id": "A", "type_id": 0}}],
+        "pair": [{"Sequence": {"id": "A", "type_id": 0}}, {"Sequence": {"id": "B", "type_id": 1}}],
+        "special_tokens": {"<s>": added},
+    }
+    byte_level = {"type": "ByteLevel", "add_prefix_space": True, "trim_offsets": False, "use_regex": True}
+    roberta = {"type": "RobertaProcessing", "sep": ["</s>", 1], "cls": ["<s>", 0], "trim_offsets": True}
+    none = dst.load_tokenizer(changed(tmp_path / "none", post_processor=None))
+    for number, (step, kept) in enumerate(
+        [
+            (template, None),
+            ({**roberta, "add_prefix_space": False}, None),
+            (
+                {"type": "Sequence", "processors": [byte_level, template]},
+                {"type": "Sequence", "processors": [byte_level]},
+            ),
+            ({"type": "Sequence", "processors": [template]}, None),
+            (byte_level, byte_level),
+        ]
+    ):
+        loaded = dst.load_tokenizer(changed(tmp_path / str(number), post_processor=step))
+        loaded.save(tmp_path / f"{number}-saved", "")
+        saved = json.loads((tmp_path / f"{number}-saved" / "tokenizer.json").read_text())
+        assert saved["post_processor"] == kept
+        assert (loaded.fingerprint == none.fingerprint) == (kept is None)
+        raw = tokenizers.Tokenizer.from_str(json.dumps(saved))
+        assert raw.encode("A bus").ids == loaded.encode(["A bus"])[0]
+
+
 def test_bos_and_eos_are_read_from_either_file(tmp_path: Path) -> None:
     folder = changed(tmp_path / "old")
     (folder / "tokenizer_config.json").unlink()
