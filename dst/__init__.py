@@ -15,9 +15,11 @@ import importlib
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from dst.chat_tokenizer import IGNORE, ChatTokenizer, Encoded
+    from dst.chat_tokenizer import ChatTokenizer
+    from dst.encoded import IGNORE, Encoded
     from dst.errors import ConfigError, ControlTextError, DsvlError, TemplateError, TokenizerError
-    from dst.template import BUILTIN, IMAGE_TOKEN, Message, Rendered, Template, load_template
+    from dst.messages import Message
+    from dst.template import BUILTIN, IMAGE_TOKEN, Rendered, Template, load_template
     from dst.tokenizer import TextTokenizer, load_tokenizer
 
 __all__ = [
@@ -40,9 +42,11 @@ __all__ = [
 ]
 
 _NAMES = {
-    "chat_tokenizer": ("IGNORE", "ChatTokenizer", "Encoded"),
+    "chat_tokenizer": ("ChatTokenizer",),
+    "encoded": ("IGNORE", "Encoded"),
     "errors": ("ConfigError", "ControlTextError", "DsvlError", "TemplateError", "TokenizerError"),
-    "template": ("BUILTIN", "IMAGE_TOKEN", "Message", "Rendered", "Template", "load_template"),
+    "messages": ("Message",),
+    "template": ("BUILTIN", "IMAGE_TOKEN", "Rendered", "Template", "load_template"),
     "tokenizer": ("TextTokenizer", "load_tokenizer"),
 }
 _MODULE_OF = {name: f"dst.{module}" for module, names in _NAMES.items() for name in names}

@@ -25,7 +25,10 @@ _BUFFERS = (jinja2.nodes.AssignBlock, jinja2.nodes.CallBlock, jinja2.nodes.Filte
 
 
 class Output:
-    """The text of one running render, piece by piece, and the ranges its generation blocks cover."""
+    """The text of one running render, piece by piece, and the ranges its generation blocks cover.
+
+    White space at the end of a block is not part of its range. It follows the end token, where generation stops.
+    """
 
     __slots__ = ("pieces", "spans")
 
@@ -79,8 +82,8 @@ class _Generation(jinja2.ext.Extension):
         text = str(caller())
         output = context[OUTPUT]
         start = sum(map(len, output.pieces))
-        if text:
-            output.spans.append((start, start + len(text)))
+        if core := text.rstrip():
+            output.spans.append((start, start + len(core)))
         return text
 
 

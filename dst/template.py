@@ -23,13 +23,21 @@ import jinja2.nodes
 from dst.common.suggest import nearest
 from dst.errors import TemplateError
 from dst.jinja_environment import OUTPUT, Environment, Output, generation_lines
+from dst.messages import Message, Tools, check_messages, extras, is_trained, left_out
 
 IMAGE_TOKEN = "<image>"
 BUILTIN = ("chatml", "llama2", "llama3", "plain", "vicuna", "visualchat")
-ROLES = ("system", "user", "assistant")
 
 # What Hugging Face hands to every chat template.
 _GIVEN = frozenset({"messages", "add_generation_prompt", "bos_token", "eos_token", "tools", "documents"})
+
+# What only some templates can express, by the name under which they mention it.
+_EXTRAS = {
+    "tools": "tools",
+    "tool": "messages of role tool",
+    "tool_calls": "tool_calls",
+    "reasoning_content": "reasoning_content",
+}
 
 # What a template's own arithmetic, look-ups and loops can raise.
 _FAILURES = (
@@ -43,20 +51,19 @@ _FAILURES = (
     ValueError,
 )
 
-Message = Mapping[str, Any]
-"""{"role": "system"|"user"|"assistant", "content": str | [{"type": "image"} | {"type": "text", "text": str}, ...]}"""
-
 
 @dataclass(frozen=True, slots=True)
 class Rendered:
     """A conversation as text.
 
     spans: character ranges [start, end) to be trained on, in order, without overlap.
+    answers: the ranges of all generation blocks, those that are not trained included.
     images: how many `<image>` placeholders the conversation's image parts ask for.
     """
 
     text: str
     spans: tuple[tuple[int, int], ...]
+    answers: tuple[tuple[int, int], ...]
     images: int
 
 
@@ -64,7 +71,8 @@ class Template:
     """A compiled template.
 
     source: the whole Jinja text, chosen variables included, as training, chat and an exported tokenizer use it.
-    variables: the names it leaves open. markers: the literal words it structures its text with.
+    variables: the names it leaves open. markers: the literal words it structures its text with. mentions: every name,
+    attribute and literal text in it; what it never mentions it cannot write.
     """
 
     def __init__(self, name: str, source: str) -> None:
@@ -93,19 +101,31 @@ class Template:
             )
         self.variables = frozenset(jinja2.meta.find_undeclared_variables(tree) - _GIVEN - environment.globals.keys())
         self.markers = _markers(tree)
+        self.mentions = _mentions(tree)
 
     def render(
-        self, messages: Sequence[Message], *, bos_token: str, eos_token: str, add_generation_prompt: bool = False
+        self,
+        messages: Sequence[Message],
+        *,
+        bos_token: str,
+        eos_token: str,
+        add_generation_prompt: bool = False,
+        tools: Tools | None = None,
     ) -> Rendered:
-        """Raises TemplateError if the template refuses the conversation or uses an undefined name."""
-        images = count_images(messages)
+        """Raises TemplateError if the template refuses the conversation, leaves out tools or reasoning, or fails."""
+        images = check_messages(messages)
+        carried = extras(messages, tools)
+        self._check_mentions(carried)
+        trained = [is_trained(message) for message in messages if message["role"] == "assistant"]
+        if any("trained" in message for message in messages):
+            messages = [{key: message[key] for key in message if key != "trained"} for message in messages]
         output = Output()
         variables = {
             "messages": messages,
             "add_generation_prompt": add_generation_prompt,
             "bos_token": bos_token,
             "eos_token": eos_token,
-            "tools": None,
+            "tools": tools or None,
             "documents": None,
             OUTPUT: output,
         }
@@ -113,8 +133,36 @@ class Template:
             for piece in self._compiled.generate(variables):
                 output.pieces.append(piece)
         except _FAILURES as error:
-            raise TemplateError(f"template {self.name}, line {self._line(error)}: {error}") from None
-        return Rendered("".join(output.pieces), tuple(output.spans), images)
+            raise TemplateError(f"template {self.name}, line {self._line(error)}: {error}{self._hint(error)}") from None
+        text = "".join(output.pieces)
+        if carried and (missing := left_out(messages, tools, text)):
+            raise TemplateError(f"template {self.name} leaves out {missing}; choose another template, such as chatml")
+        answers = tuple(output.spans)
+        return Rendered(text, answers if all(trained) else self._trained(answers, trained), answers, images)
+
+    def _check_mentions(self, carried: Sequence[str]) -> None:
+        unknown = [_EXTRAS[name] for name in carried if name not in self.mentions]
+        if unknown:
+            raise TemplateError(
+                f"template {self.name} cannot express {' and '.join(unknown)}; choose one that does, such as chatml, "
+                "or remove them from the data"
+            )
+
+    def _trained(self, answers: Sequence[tuple[int, int]], trained: Sequence[bool]) -> tuple[tuple[int, int], ...]:
+        """The ranges of the trained answers: the n-th generation block is the n-th assistant message."""
+        if len(answers) != len(trained):
+            raise TemplateError(
+                f"template {self.name} marks {len(answers)} trained spans for {len(trained)} assistant messages, so it "
+                "is unknown which of them belong to untrained answers; put one generation block around each answer"
+            )
+        return tuple(span for span, is_answer_trained in zip(answers, trained, strict=True) if is_answer_trained)
+
+    def _hint(self, error: BaseException) -> str:
+        """How to set a variable that the template uses without a default."""
+        undefined = re.fullmatch(r"'(\w+)' is undefined", str(error))
+        if undefined and undefined[1] in self.variables:
+            return f"; set {undefined[1]} under `variables`"
+        return ""
 
     def _line(self, error: BaseException) -> int | str:
         """The template's line: Jinja rewrites tracebacks so that frames of `<template>` carry it."""
@@ -163,28 +211,6 @@ def load_template(name_or_path: str | Path, variables: Mapping[str, Any] | None 
     return Template(name, _bake(source, variables))
 
 
-def count_images(messages: Sequence[Message]) -> int:
-    """Raises TemplateError for messages that are not of the form `Message` describes."""
-    images = 0
-    for number, message in enumerate(messages, start=1):
-        role, content = message.get("role"), message.get("content")
-        if role not in ROLES:
-            raise TemplateError(f"message {number}: role is {role!r}; expected one of {', '.join(ROLES)}")
-        if isinstance(content, str):
-            continue
-        if not isinstance(content, list | tuple):
-            raise TemplateError(f"message {number}: content is {type(content).__name__}; expected text or a list")
-        for part in content:
-            match part:
-                case {"type": "image"}:
-                    images += 1
-                case {"type": "text", "text": str()}:
-                    pass
-                case _:
-                    raise TemplateError(f"message {number}: a part is {part!r:.80}; expected an image or a text part")
-    return images
-
-
 def _bake(source: str, variables: Mapping[str, Any]) -> str:
     """Set the variables before the source's first character, in its first line, so that lines keep their numbers.
 
@@ -198,6 +224,13 @@ def _bake(source: str, variables: Mapping[str, Any]) -> str:
 def _literal(value: str | float) -> str:
     """A Jinja literal. Beyond ASCII text stays as it is: Jinja does not join JSON's surrogate pairs."""
     return json.dumps(value, ensure_ascii=False)
+
+
+def _mentions(tree: jinja2.nodes.Template) -> frozenset[str]:
+    names = {node.name for node in tree.find_all(jinja2.nodes.Name)}
+    attributes = {node.attr for node in tree.find_all(jinja2.nodes.Getattr)}
+    texts = {node.value for node in tree.find_all(jinja2.nodes.Const) if isinstance(node.value, str)}
+    return frozenset(names | attributes | texts)
 
 
 def _markers(tree: jinja2.nodes.Template) -> frozenset[str]:

@@ -16,7 +16,8 @@ from tests.support.paths import ROOT
 OURS = {"dst", "preprocess", "shards", "trainer", "tools", "tests"}
 LAYERS = {
     "dst": """
-        errors  common  jinja_environment  template  control_tokens  tokenizer  chat_tokenizer
+        errors  common  jinja_environment  messages  template  image_places  control_tokens  tokenizer
+        encoded  template_check  chat_tokenizer
     """,
     "shards": """
         errors  files  typed_json  storage  images.geometry  format  images  sampling  build  verify  upload  loader

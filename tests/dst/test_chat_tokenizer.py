@@ -249,7 +249,20 @@ def test_no_messages_give_no_tokens(byte_tokenizer: dst.TextTokenizer) -> None:
             r"own\.jinja, line 3: wrote 6 image placeholders for 3 images\Z",
         ),
         (LOOP.replace("BODY", "").replace("A:", "{% if add_generation_prompt %}A:{% endif %}"), "not the beginning"),
-        (LOOP.replace("BODY", "").replace("{{ eos_token }}{% endg", "{% endg"), "not in an end token"),
+        (
+            LOOP.replace("BODY", "").replace("{{ eos_token }}{% endg", "{% endg"),
+            r"not in an end token; put \{\{ eos_token",
+        ),
+        (
+            LOOP.replace("BODY", "").replace(
+                "{{ eos_token }}{% endgeneration %}", "{% endgeneration %}\n{{ eos_token }}"
+            ),
+            "not in an end token; </s> is behind the generation block: move {% endgeneration %} to a place after it",
+        ),
+        (
+            LOOP.replace("BODY", "").replace("<image>", "<|image_pad|>"),
+            r"own\.jinja, line 1: wrote 0 .* for 3 images; write <image> where it has <\|image_pad\|>",
+        ),
         (LOOP.replace("BODY", "").replace("{{ eos_token }}{% endg", "<image>{% endg"), "image placeholders"),
         (LOOP.replace("BODY", "") + "{% generation %}more{{ eos_token }}{% endgeneration %}", "3 trained spans"),
         (
@@ -265,6 +278,22 @@ def test_a_template_that_cannot_serve_is_refused_before_any_data(
 ) -> None:
     with pytest.raises(dst.TemplateError, match=message):
         dst.ChatTokenizer(jinja(tmp_path, source), byte_tokenizer)
+
+
+@pytest.mark.parametrize("space", ["\n", " ", "\n\n", " \n\t"])
+def test_white_space_after_the_end_token_of_a_block_is_not_trained(
+    space: str, tokenizer: dst.TextTokenizer, tmp_path: Path
+) -> None:
+    """Generation stops at the end token, so the model never has to write what follows it."""
+    source = LOOP.replace("BODY", "{{ p.text }}")
+    plain = dst.ChatTokenizer(jinja(tmp_path, source), tokenizer)
+    spaced = source.replace("{{ eos_token }}{% endg", f"{{{{ eos_token + {space!r} }}}}{{% endg")
+    chat = dst.ChatTokenizer(jinja(tmp_path, spaced), tokenizer)
+    messages = [user(None, "What?"), assistant("It. "), user("And?"), assistant("So.\n")]
+    trained = [chat.encode(messages), plain.encode(messages)]
+    texts = [[tokenizer.decode(one.ids[start:end]) for start, end in one.trained] for one in trained]
+    assert texts[0] == texts[1]
+    assert trained[0].text == trained[1].text.replace("</s>", f"</s>{space}")
 
 
 def test_an_image_in_an_answer_is_refused(byte_tokenizer: dst.TextTokenizer) -> None:

@@ -82,7 +82,7 @@ def test_captions_without_an_image_are_an_error() -> None:
 @pytest.mark.parametrize(
     ("message", "error"),
     [
-        ({"role": "tool", "content": "x"}, "message 1: role is 'tool'"),
+        ({"role": "function", "content": "x"}, "message 1: role is 'function'"),
         ({"content": "x"}, "role is None"),
         ({"role": "user", "content": None}, "content is NoneType"),
         ({"role": "user"}, "content is NoneType"),
