@@ -11,6 +11,7 @@ import errno
 import ipaddress
 import re
 import socket
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
@@ -71,10 +72,17 @@ def public_socket(address: AddrInfoType) -> socket.socket:
     return socket.socket(family, kind, protocol)
 
 
-def is_refusal(error: BaseException | None) -> bool:
+def is_refusal(error: BaseException) -> bool:
     """Whether an error of a connection began with `public_socket`."""
+    return any(isinstance(cause, PermissionError) and cause.strerror == PRIVATE for cause in _causes(error))
+
+
+def is_unknown_host(error: BaseException) -> bool:
+    """Whether DNS answered that there is no such name; a DNS server that does not answer is another error."""
+    return any(isinstance(cause, socket.gaierror) and cause.errno == socket.EAI_NONAME for cause in _causes(error))
+
+
+def _causes(error: BaseException | None) -> Iterator[BaseException]:
     while error is not None:
-        if isinstance(error, PermissionError) and error.strerror == PRIVATE:
-            return True
+        yield error
         error = error.__cause__
-    return False

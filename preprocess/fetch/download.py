@@ -21,7 +21,7 @@ import aiohttp
 from yarl import URL
 
 from preprocess.blend.fetch import Fetch
-from preprocess.fetch.addresses import PRIVATE, is_refusal, parse_url, public_socket
+from preprocess.fetch.addresses import PRIVATE, is_refusal, is_unknown_host, parse_url, public_socket
 from preprocess.fetch.host_limits import HostLimits
 from preprocess.fetch.ledger import Outcome, Waiting
 from preprocess.fetch.partial_file import PartialFile
@@ -49,10 +49,15 @@ _RANGE = re.compile(r"bytes (\d+)-\d+/(\d+|\*)")
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Answer:
-    """What one URL came to. connected: whether its host answered at all. wait_s: how long it asked to wait."""
+    """What one URL came to.
+
+    connected: whether its host answered at all. retry: whether another try in this run may help. wait_s: how long the
+    host asked to wait before it.
+    """
 
     outcome: Outcome
     connected: bool = True
+    retry: bool = False
     wait_s: float = 0.0
 
 
@@ -87,9 +92,7 @@ class Downloader:
             for number in range(1, self.settings.tries + 1):
                 answer = await self._try(item.url, file)
                 connected = connected or answer.connected
-                if answer.outcome.state != "unreachable":
-                    break
-                if number == self.settings.tries or answer.wait_s > LONGEST_WAIT_S:
+                if not answer.retry or number == self.settings.tries:
                     break
                 wait_s = FIRST_WAIT_S * 2 ** (number - 1) * random.uniform(0.5, 1.5)
                 await asyncio.sleep(max(answer.wait_s, wait_s))
@@ -127,7 +130,8 @@ class Downloader:
             if is_refusal(error):
                 return _settled("private_address", f"its host has {PRIVATE}; --allow-private permits it")
             text = f"{type(error).__name__}: {error}".rstrip(": ")
-            return Answer(outcome=Outcome(state="unreachable", detail=text[:300]), connected=connected)
+            outcome = Outcome(state="unreachable", detail=text[:300])
+            return Answer(outcome=outcome, connected=connected, retry=not is_unknown_host(error))
 
     async def _receive(self, response: aiohttp.ClientResponse, host: str, file: PartialFile, start: int) -> Answer:
         """start: the first byte that was asked for; 0 if for all of the file."""
@@ -179,7 +183,8 @@ def _settled(state: str, detail: str) -> Answer:
 
 
 def _unreachable(detail: str, wait_s: float = 0.0) -> Answer:
-    return Answer(outcome=Outcome(state="unreachable", detail=detail), wait_s=wait_s)
+    outcome = Outcome(state="unreachable", detail=detail)
+    return Answer(outcome=outcome, retry=wait_s <= LONGEST_WAIT_S, wait_s=wait_s)
 
 
 def _continues(headers: Mapping[str, str], start: int, validator: str) -> bool:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 
 from dst.common.progress import Advance
 from preprocess.blend.fetch import Fetch
@@ -22,6 +23,8 @@ DEAD_AFTER = 8
 
 async def download_all(ledger: Ledger, settings: Fetch, *, allow_private: bool, advance: Advance) -> None:
     """Settle every URL of the ledger that waits. Raises DataError if the disk fails; what is finished is recorded."""
+    threads = ThreadPoolExecutor(settings.connections, "fetch")  # they ask DNS, and flush files to disk
+    asyncio.get_running_loop().set_default_executor(threads)
     async with open_session(settings, allow_private=allow_private) as session:
         downloader = Downloader(
             session=session,
@@ -37,7 +40,7 @@ async def download_all(ledger: Ledger, settings: Fetch, *, allow_private: bool, 
                 await _HostRun(host, ledger, downloader.download, advance).all(settings.per_host)
 
         commits = asyncio.create_task(_commit_regularly(ledger))
-        await asyncio.gather(*(next_hosts() for _ in range(-(-settings.connections // settings.per_host))))
+        await asyncio.gather(*(next_hosts() for _ in range(settings.connections)))
         commits.cancel()
 
 

@@ -6,6 +6,7 @@ import contextlib
 import importlib.util
 import json
 import signal
+import socket
 import sqlite3
 import subprocess
 import sys
@@ -324,6 +325,20 @@ def test_a_fetch_that_runs_keeps_builds_and_other_fetches_out(tmp_path: Path, si
         build(blend)
     fetch(blend)
     assert build(blend).datasets["mine"].samples == 1
+
+
+def test_a_host_name_that_dns_does_not_know_is_tried_once(
+    tmp_path: Path, site: WebServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked = []
+
+    def unknown(host: str, *more: object, **options: object) -> None:
+        asked.append(host)
+        raise socket.gaierror(socket.EAI_NONAME, "Name or service not known")
+
+    monkeypatch.setattr(socket, "getaddrinfo", unknown)
+    assert fetch(blend_of(tmp_path, ["http://gone.invalid/a.jpg"])).unreachable == 1
+    assert asked == ["gone.invalid"]
 
 
 def test_the_command_prints_counts_and_fails_while_hosts_are_unreachable(tmp_path: Path, site: WebServer) -> None:
