@@ -22,6 +22,7 @@ from preprocess.compiler.report import DatasetReport
 from preprocess.views.inspect import inspect_samples
 from tests.support.adapting import written
 from tests.support.extensions import in_this_process
+from tests.support.fetched import fetched_images
 from tests.support.paths import ROOT
 from tests.support.small_blends import build, jpeg, write_blend
 
@@ -100,6 +101,26 @@ def test_mix665k(tmp_path: Path, compile_entry: Compile) -> None:
     label = "llava_v1_5_mix665k"
     own = [*images, "000000033471#5", "wgByO4Y_0"]
     assert ids(tmp_path, "mix665k") == [f"{label}/{identity}" for identity in own]
+
+
+def test_ocr_vqa(tmp_path: Path, compile_entry: Compile) -> None:
+    books: dict[str, dict[str, Any]] = {
+        number: {
+            "imageURL": f"http://ecx.images-amazon.com/images/I/{number}.jpg",
+            "questions": ["Who wrote this book?", "What is the title?"],
+            "answers": ["M. Sample", "Clocks"],
+            "title": "Clocks",
+            "authorName": "M. Sample",
+            "genre": "Science",
+            "split": split,
+        }
+        for number, split in (("1565847392", 1), ("0934120565", 3), ("0712345678", 1))
+    }
+    written(tmp_path / "data", {"OCR_VQA/dataset.json": books})
+    there = [book["imageURL"] for book in books.values()][:2]
+    fetched_images(tmp_path / "fetched", {url: jpeg(number) for number, url in enumerate(there)})
+    report = compile_entry("ocr_vqa")
+    assert (report.records, report.splits, report.rejects) == (3, {"train": 1, "eval": 1}, {"image_missing": 1})
 
 
 def test_llava_next(tmp_path: Path, compile_entry: Compile) -> None:
@@ -198,5 +219,5 @@ def test_vqa_files(name: str, documents: dict[str, Any], text: str, tmp_path: Pa
 
 def test_every_entry_of_the_page_is_compiled_here() -> None:
     text = Path(__file__).read_text(encoding="utf-8")
-    assert len(entries()) == 8
+    assert len(entries()) == 9
     assert all(f'"{name}"' in text for name in entries())

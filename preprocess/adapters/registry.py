@@ -138,7 +138,7 @@ ADAPTERS: dict[str, Adapter] = {
         layout="OCR_VQA/dataset.json, images in OCR_VQA/images/<id><extension of imageURL>.",
         where="https://ocr-vqa.github.io",
         licence="Stated on the authors' page; the book covers belong to their publishers.",
-        options=_IDS,
+        options={**_IDS, "image": ocr_vqa.IMAGE},
     ),
     "otter_mimicit_cgd": _mimicit("CGD"),
     "otter_mimicit_sd": _mimicit("SD"),

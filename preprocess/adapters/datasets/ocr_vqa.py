@@ -1,7 +1,8 @@
 """OCR-VQA: questions about book covers, `{id: {"imageURL", "questions", "answers", "split"}}`.
 
 Rule: one book is one conversation; its questions are the rounds, and the first one shows the cover. The image file is
-`<id><extension of imageURL>`, as the authors' download script names it.
+`<id><extension of imageURL>`, as the authors' download script names it; with `image: url` it is imageURL itself, which
+`dsvl-prep fetch` downloads. Either form is in the group of the file's name, so that both are on one side of the split.
 """
 
 from __future__ import annotations
@@ -10,7 +11,7 @@ from pathlib import PurePosixPath
 from typing import Any
 from urllib.parse import urlsplit
 
-from preprocess.adapters.base import Request
+from preprocess.adapters.base import Option, Request
 from preprocess.adapters.parsing.fields import (
     answer,
     as_id,
@@ -27,9 +28,15 @@ from preprocess.adapters.parsing.fields import (
 from preprocess.adapters.parsing.identities import Identities
 from preprocess.adapters.parsing.json_stream import object_items
 from preprocess.adapters.parsing.record_location import RecordLocation, located_records
-from preprocess.conversation import Conversation, Image, OfficialSplit, Records, Turn
+from preprocess.conversation import Conversation, Image, OfficialSplit, Records, Turn, is_url
 from preprocess.errors import RejectError
 
+IMAGE = Option(
+    default="file",
+    choices=("file", "url"),
+    help="Where a cover is. file: in the image folder, as the authors' script saves it. url: at imageURL; run "
+    "dsvl-prep fetch before the build.",
+)
 _SPLITS: dict[int, OfficialSplit] = {1: "train", 2: "val", 3: "test"}
 
 
@@ -44,7 +51,12 @@ def read(request: Request) -> Records:
 
 def _conversation(location: RecordLocation, key: str, record: Any) -> Conversation:
     record = object_of(record)
-    image = Image(name=image_name(key, "the id") + _extension(text(need(record, "imageURL"), "imageURL")))
+    url = text(need(record, "imageURL"), "imageURL")
+    file = Image(name=image_name(key, "the id") + _extension(url))
+    by_url = location.request.options["image"] == "url"
+    if by_url and not is_url(url):
+        raise RejectError("bad_value", f"imageURL is {show(url)}; expected an http or https URL")
+    image = Image(name=url) if by_url else file
     split = _split(record.get("split"))
     asked, answered = list_of(record, "questions"), list_of(record, "answers")
     if len(asked) != len(answered):
@@ -62,7 +74,7 @@ def _conversation(location: RecordLocation, key: str, record: Any) -> Conversati
         id=location.claim(),
         turns=tuple(turns),
         sources=(location.source,),
-        groups=image_groups(location.request, [image]),
+        groups=image_groups(location.request, dict.fromkeys((file, image))),
         official_split=split,
     )
 

@@ -1,4 +1,4 @@
-"""What VQA v2 and A-OKVQA train, by the option `answer`."""
+"""What VQA v2 and A-OKVQA train, by the option `answer`, and where OCR-VQA's covers are."""
 
 from __future__ import annotations
 
@@ -73,6 +73,18 @@ def test_the_vote_is_that_of_a_count(answers: list[str], own: str) -> None:
     most = max(map(texts.count, texts), default=0)
     assert voted == next((answer for answer in texts if texts.count(answer) == most), None)
     assert is_outvoted(own, answers) == (answers.count(own) < most)
+
+
+def test_a_cover_at_its_url_is_in_the_group_of_the_saved_file(tmp_path: Path) -> None:
+    book = {"imageURL": "http://e.org/I/51.jpg", "questions": ["Who?"], "answers": ["She."]}
+    by_file, by_url = (
+        conversations(adapted("ocr_vqa", tmp_path, {"d.json": {"7": book}}, images=("covers",), image=image))[0]
+        for image in ("file", "url")
+    )
+    assert [item.images[0].name for item in (by_file, by_url)] == ["7.jpg", "http://e.org/I/51.jpg"]
+    assert by_file.groups[0] in by_url.groups
+    made = adapted("ocr_vqa", tmp_path, {"d.json": {"7": book | {"imageURL": "51.jpg"}}}, image="url")
+    assert rejects(made) == [("7", "bad_value")]
 
 
 def aokvqa(root: Path, answer: str, **changed: Any) -> Any:
