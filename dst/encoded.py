@@ -36,10 +36,10 @@ class Encoded:
         return sum(end - start for start, end in self.trained)
 
     def cut(self, tokens: int) -> Encoded:
-        """The first `tokens` tokens, which end within the first trained span; `text` stays that of the whole.
+        """The first `tokens` tokens, at least one of them in the only trained span; `text` stays that of the whole.
 
         The end token of the span is cut off with the rest, so the model is not trained to stop there.
         """
-        start, end = self.trained[0]
-        assert start < tokens < end, (start, tokens, end)
-        return replace(self, ids=self.ids[:tokens], labels=self.labels[:tokens], trained=((start, tokens),))
+        ((start, end),) = self.trained
+        assert start < tokens <= len(self.ids), (start, tokens, len(self.ids))
+        return replace(self, ids=self.ids[:tokens], labels=self.labels[:tokens], trained=((start, min(tokens, end)),))

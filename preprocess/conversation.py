@@ -113,13 +113,14 @@ REASONS: dict[str, str] = {
     "empty_answer": "an answer is empty, so nothing can be trained",
     "empty_question": "a user turn has neither text nor image",
     "no_answer": "the record has no answer",
+    "nothing_trained": "the record marks every answer as not to be trained",
     "no_match": "a join found no partner for the record",
     "role_order": "turns do not alternate user, assistant",
     "duplicate_id": "an earlier record of the same file has the same id",
     "image_count": "the text marks another number of images than the record names",
     "image_mention": "the text refers to an image that the record does not have",
     "too_many_images": "more images than limits.max_images",
-    "too_long": "the first round alone is longer than limits.max_length",
+    "too_long": "the first round alone is longer than limits.max_length (see limits.too_long)",
     "image_path": "an image path is absolute, leaves its folder, or is not a path",
     "image_missing": "the image store does not have the image, or it is a URL that dsvl-prep fetch did not download",
     "image_unreadable": "the image is empty, truncated or not an image; or its name is that of a folder or a pipe",
@@ -132,6 +133,21 @@ REASONS: dict[str, str] = {
     "split_conflict": "it shows images from both sides of the train/eval split",
     "internal_error": "an unexpected error; please report it",
 }
+
+NOTES: dict[str, str] = {
+    "answer_cut": "the end of the only answer was cut to limits.max_length, with its end token (limits.too_long: cut)",
+    "answer_outvoted": "other annotators gave another answer more often",
+    "control_text": "the text contains a control string or a word of the template's layout, which stays plain text",
+    "dangling_question": "a last question without an answer was left out",
+    "frames_cut": "frames were left out, evenly spaced, to fit limits.max_images",
+    "image_placed_first": "the text does not mark where the images are, so they were placed in front of it",
+    "images_moved": "the template moved an image out of its place within a text (docs/templates.md)",
+    "leading_answer": "an answer before the first question was left out",
+    "literal_newline": "the two characters \\n in a text became a line break",
+    "questions_joined": "user turns in a row were joined with a line break",
+    "rounds_cut": "the end of the conversation was cut, after an answer, to limits.max_length",
+}
+"""What was changed in a sample, by the name under which the build counts it."""
 
 
 def is_url(name: str) -> bool:

@@ -13,7 +13,7 @@ import dataclasses
 import inspect
 import textwrap
 import typing
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -26,7 +26,7 @@ from dst.errors import DsvlError
 from preprocess.adapters.registry import ADAPTERS
 from preprocess.blend.config import Blend, Dataset, Limits, ShardSize, Split
 from preprocess.blend.fetch import Fetch
-from preprocess.conversation import REASONS
+from preprocess.conversation import NOTES, REASONS
 from preprocess.images.prepare import ImagePolicy
 from shards.loader.fields import FIELDS, BatchFields
 from trainer.config.defaults import dataclass_in
@@ -116,16 +116,23 @@ def _sections(cls: Any, path: str) -> Iterator[str]:
 
 
 def rejects_page() -> str:
-    rows = ["| reason | |", "|---|---|", *(f"| `{name}` | {text} |" for name, text in REASONS.items())]
     parts = [
         "# rejects.jsonl",
         "Every record that is not part of a sample is one line: `dataset`, `reason`, `file`, `record` (the record's "
         "id, or its number in the file) and `detail` (what was got and expected). For every dataset, records read = "
         "records in samples + rejects. Above `limits.max_reject_share` the build fails; finished work is kept, so a "
         "second run with another limit or corrected data is quick.",
-        "\n".join(rows),
+        _name_table("reason", REASONS),
+        "## Notes",
+        "A note is a change that dsvl or the template made to a record that became part of a sample. The build counts "
+        "notes for each dataset; `render` and `inspect` show them at their conversation or sample.",
+        _name_table("note", NOTES),
     ]
     return "\n\n".join(parts) + "\n"
+
+
+def _name_table(title: str, names: Mapping[str, str]) -> str:
+    return "\n".join([f"| {title} | |", "|---|---|", *(f"| `{name}` | {text} |" for name, text in names.items())])
 
 
 def reading_page() -> str:

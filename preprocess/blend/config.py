@@ -36,6 +36,8 @@ class Limits:
     """Longest sample: text tokens + images x image_tokens. Set it to the context length that you train with."""
     max_images: Positive = 8
     """Most images in a sample."""
+    too_long: Literal["reject", "cut"] = "reject"
+    """A first round above max_length: reject it, or cut the end of its answer, and with it the end token."""
     max_reject_share: Share = 0.2
     """The build fails if a dataset loses a larger share of its records. Raise it only after reading rejects.jsonl."""
 
@@ -73,6 +75,8 @@ class Dataset:
     """Another template for this dataset only; the blend's `variables` do not apply to it."""
     variables: FreeKeys | None = None
     """Values of the variables that this dataset's template leaves open."""
+    prompt: str | None = None
+    """Text to add to each question after a line break, such as "Answer with one word.", unless it ends with it."""
     concat: Positive = 1
     """Join up to this many conversations into one multi-image, multi-round sample."""
     samples: Positive | Literal["all"] | None = None
@@ -214,6 +218,7 @@ def check_blend(blend: Blend) -> list[str]:
         where = f"datasets.{index} ({dataset.name})"
         want(bool(_NAME.fullmatch(dataset.name)), f"{where}.name", dataset.name, "1 to 40 of a-z, 0-9, _ and -")
         want(names.count(dataset.name) == 1, f"{where}.name", f"{dataset.name} twice", "a name of its own")
+        want(dataset.prompt is None or bool(dataset.prompt.strip()), f"{where}.prompt", "a blank text", "a text")
         amounts = {key: getattr(dataset, key) for key in ("samples", "epochs", "weight")}
         given = {key: amount for key, amount in amounts.items() if amount is not None}
         got = " and ".join(given) or "no amount"

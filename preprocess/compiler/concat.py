@@ -1,7 +1,8 @@
 """`concat`: several conversations of a dataset as one multi-image, multi-round sample.
 
-Rule: up to `concat` neighbours are joined, never beyond max_images or max_length, never with two system prompts, and
-never with the same image twice. Every member is part of exactly one sample.
+Rule: up to `concat` neighbours are joined, never beyond max_images or max_length, never with two system prompts or
+other tools, and never with the same image twice. Every member is part of exactly one sample. One whose answer was cut
+has max_length, so it is never joined.
 """
 
 from __future__ import annotations
@@ -35,6 +36,7 @@ def _may_join(waiting: list[Member], member: Member, context: TaskContext) -> bo
         sum(len(one.images) for one in together) <= context.max_images
         and sum(one.length for one in together) <= context.max_length
         and _system(waiting[0]) == _system(member)
+        and waiting[0].conversation.tools == member.conversation.tools
         and not any(set(one.conversation.groups) & set(member.conversation.groups) for one in waiting)
     )
 
@@ -58,7 +60,7 @@ def _encode_group(group: list[Member], tools: Tools) -> Encoded | None:
     skip = 1 if _system(group[0]) is not None else 0
     messages = [*group[0].messages, *(message for one in group[1:] for message in one.messages[skip:])]
     try:
-        return encode(messages, tools.chat)
+        return encode(group[0].conversation, messages, tools)
     except RejectError:
         return None
 

@@ -1,7 +1,8 @@
 """A conversation as part of a sample: tokenized, cut to fit, its images read and checked.
 
-Rule: a conversation that is too long loses whole rounds at its end, never part of an image or of an answer. The rest is
-encoded as if the removed rounds had never existed. A conversation without a usable first round is a reject.
+Rule: a conversation that is too long is cut after a trained answer, and the rest is encoded as if the removed messages
+had never existed. If even the first trained answer is too long, the conversation is a reject; with `too_long: cut` it
+loses the end of that answer, and nothing before it.
 """
 
 from __future__ import annotations
@@ -9,9 +10,11 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
-from dst import ChatTokenizer, ControlTextError, Encoded, TemplateError
+from dst import ControlTextError, Encoded, TemplateError
+from dst.messages import is_trained
+from preprocess.compiler.messages import messages_of
 from preprocess.compiler.task import TaskContext, Tools
-from preprocess.conversation import Conversation, to_messages
+from preprocess.conversation import Conversation, to_tools
 from preprocess.errors import RejectError
 from preprocess.images.prepare import StoredImage, prepare_image
 
@@ -34,13 +37,20 @@ def make_member(row: int, conversation: Conversation, tools: Tools, context: Tas
     if len(conversation.images) > context.max_images:
         got = f"{len(conversation.images)} images; limits.max_images is {context.max_images}"
         raise RejectError("too_many_images", got)
-    whole = to_messages(conversation)
-    messages, encoded = _fit(whole, tools.chat, context)
+    whole = messages_of(conversation, context.prompt)
+    messages, encoded = _fit(conversation, whole, tools, context)
     notes = [*conversation.notes]
     if len(messages) < len(whole):
         notes.append("rounds_cut")
+    if length_of(encoded, context) > context.max_length:
+        complete = encoded.trained
+        encoded = _cut_answer(encoded, context)
+        if encoded.trained != complete:
+            notes.append("answer_cut")
     if encoded.control_texts:
         notes.append("control_text")
+    if encoded.images_moved:
+        notes.append("images_moved")
     images = []
     for image in conversation.images[: encoded.images]:
         try:
@@ -59,21 +69,18 @@ def make_member(row: int, conversation: Conversation, tools: Tools, context: Tas
 
 
 def _fit(
-    messages: list[dict[str, Any]], chat: ChatTokenizer, context: TaskContext
+    conversation: Conversation, messages: list[dict[str, Any]], tools: Tools, context: TaskContext
 ) -> tuple[list[dict[str, Any]], Encoded]:
-    """Remove rounds from the end until the conversation fits, and encode the rest again."""
-    ends = [index + 1 for index, message in enumerate(messages) if message["role"] == "assistant"]
+    """Remove messages behind a trained answer until the conversation fits, or has one trained answer left."""
+    ends = [index + 1 for index, message in enumerate(messages) if is_trained(message)]
+    if not ends:
+        raise RejectError("nothing_trained", "every answer is marked as not trained; expected one that is")
     while True:
-        encoded = encode(messages, chat)
-        length = length_of(encoded, context)
-        if length <= context.max_length:
-            return messages, encoded
+        encoded = encode(conversation, messages, tools)
         ends = [end for end in ends if end < len(messages)]
-        if not ends:
-            raise RejectError(
-                "too_long", f"its first round has length {length}; limits.max_length is {context.max_length}"
-            )
-        # An estimate: rounds end where trained ranges end. The next encoding checks it.
+        if length_of(encoded, context) <= context.max_length or not ends:
+            return messages, encoded
+        # An estimate: answers end where trained ranges end. The next encoding checks it.
         fitting = [
             end
             for end, (_, last) in zip(ends, encoded.trained, strict=False)
@@ -82,9 +89,23 @@ def _fit(
         messages = messages[: fitting[-1] if fitting else ends[0]]
 
 
-def encode(messages: list[dict[str, Any]], chat: ChatTokenizer) -> Encoded:
+def _cut_answer(encoded: Encoded, context: TaskContext) -> Encoded:
+    """Only the beginning of the only trained answer, if the limits ask for it. Raises RejectError."""
+    tokens = context.max_length - encoded.images * (context.image_tokens - 1)
+    question, _ = encoded.trained[0]
+    if context.too_long == "cut" and tokens > question:
+        return encoded.cut(tokens)
+    raise RejectError(
+        "too_long",
+        f"with its first trained answer it has length {length_of(encoded, context)}, of which the answer takes "
+        f"{len(encoded.ids) - question}; limits.max_length is {context.max_length}",
+    )
+
+
+def encode(conversation: Conversation, messages: list[dict[str, Any]], tools: Tools) -> Encoded:
+    """The messages as tokens, with the conversation's definitions of tools. Raises RejectError."""
     try:
-        return chat.encode(messages)
+        return tools.chat.encode(messages, tools=to_tools(conversation))
     except TemplateError as error:
         raise RejectError("template", str(error)) from None
     except ControlTextError as error:

@@ -106,7 +106,8 @@ def plan_tasks(
         "tokenizer": context.tokenizer.name,
         "image": dataclasses.asdict(context.image),
         "image_tokens": context.image_tokens,
-        "limits": [context.max_length, context.max_images],
+        "limits": [context.max_length, context.max_images, context.too_long],
+        "prompt": context.prompt,
         "concat": context.concat,
     }
     for code, name in enumerate(split.NAMES):
@@ -182,6 +183,8 @@ def make_context(
         image_tokens=blend.image_tokens,
         max_length=blend.limits.max_length,
         max_images=blend.limits.max_images,
+        too_long=blend.limits.too_long,
+        prompt=dataset.prompt,
         concat=dataset.concat,
     )
 

@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from functools import lru_cache
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import numpy.typing as npt
@@ -39,6 +39,8 @@ class TaskContext:
     image_tokens: int
     max_length: int
     max_images: int
+    too_long: Literal["reject", "cut"]
+    prompt: str | None
     concat: int
 
 

@@ -13,14 +13,16 @@ from typing import Any
 from rich.console import Console
 from rich.text import Text
 
-from dst import Template, TemplateError, load_template
+from dst import Message, Rendered, Template, TemplateError, load_template
 from dst.common.config import build
 from dst.common.yaml_files import override
+from dst.image_places import loses_image_places
 from preprocess.adapters.base import Request
 from preprocess.adapters.lookup import read_records
 from preprocess.blend.config import Blend, Dataset, check_blend, find_inputs
 from preprocess.compiler.ingest import stamp
-from preprocess.conversation import Conversation, Reject, to_messages
+from preprocess.compiler.messages import messages_of
+from preprocess.conversation import Conversation, Reject, to_tools
 from preprocess.errors import ConfigError
 from preprocess.terminal import cell, results
 from preprocess.views.inspect import TRAINED
@@ -49,7 +51,7 @@ def print_rendered(adapter: str, root: Path, *, limit: int, template: str, setti
         if isinstance(item, Reject):
             _print_reject(console, item)
         else:
-            _print_conversation(console, item, chosen)
+            _print_conversation(console, item, chosen, dataset.prompt)
 
 
 def _dataset(adapter: str, root: Path, settings: Sequence[str]) -> Dataset:
@@ -66,9 +68,15 @@ def _print_reject(console: Console, reject: Reject) -> None:
     console.print(cell(f"reject {where}: {reject.reason}: {reject.detail}\n", style="red"))
 
 
-def _print_conversation(console: Console, conversation: Conversation, template: Template) -> None:
+def _print_conversation(console: Console, conversation: Conversation, template: Template, prompt: str | None) -> None:
+    messages, tools = messages_of(conversation, prompt), to_tools(conversation)
+
+    def render(messages: Sequence[Message]) -> Rendered:
+        return template.render(messages, bos_token="", eos_token="</s>", tools=tools)
+
     try:
-        rendered = template.render(to_messages(conversation), bos_token="", eos_token="</s>")
+        rendered = render(messages)
+        is_moved = loses_image_places(messages, rendered.text, lambda other: render(other).text)
     except TemplateError as error:
         for source in conversation.sources:
             _print_reject(console, Reject(reason="template", source=source, detail=str(error)))
@@ -76,8 +84,9 @@ def _print_conversation(console: Console, conversation: Conversation, template: 
     console.print(cell(conversation.id, style="bold"))
     for number, image in enumerate(conversation.images, start=1):
         console.print(cell(f"  image {number}: {image.name}"))
-    if conversation.notes:
-        console.print(cell(f"  notes: {', '.join(conversation.notes)}"))
+    notes = [*conversation.notes, *(["images_moved"] if is_moved else [])]
+    if notes:
+        console.print(cell(f"  notes: {', '.join(notes)}"))
     text = Text()
     borders = [0, *(place for span in rendered.spans for place in span), len(rendered.text)]
     for number, (start, end) in enumerate(pairwise(borders)):

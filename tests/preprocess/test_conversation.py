@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import re
+
 import pytest
 
 from preprocess.conversation import (
+    NOTES,
     Conversation,
     Image,
     RecordSource,
@@ -15,6 +18,7 @@ from preprocess.conversation import (
     to_messages,
     to_tools,
 )
+from tests.support.paths import ROOT
 
 SOURCES = (RecordSource(file="a.json", record="1"),)
 WEATHER = '{"name":"weather","parameters":{"type":"object","required":["place"]}}'
@@ -82,3 +86,9 @@ def test_encoding_loses_nothing(conversation: Conversation) -> None:
 def test_text_that_is_not_unicode_cannot_be_encoded() -> None:
     with pytest.raises(ValueError, match="surrogate"):
         encode(Conversation(id="1", turns=(Turn(role="user", parts=("\ud800",)),), sources=SOURCES))
+
+
+def test_every_note_is_explained() -> None:
+    sources = [path.read_text(encoding="utf-8") for path in sorted((ROOT / "preprocess").rglob("*.py"))]
+    written = {name for source in sources for name in re.findall(r'\bnotes(?:\.append\(|\[|=\()"(\w+)"', source)}
+    assert {"rounds_cut", "dangling_question", "frames_cut"} <= written <= NOTES.keys()
