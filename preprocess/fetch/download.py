@@ -196,7 +196,8 @@ def _continues(headers: Mapping[str, str], start: int, validator: str) -> bool:
 def _validator(headers: Mapping[str, str]) -> str:
     """What identifies these bytes of a URL: a strong ETag, or else Last-Modified; "" without both."""
     tag = headers.get("ETag", "")
-    return tag if tag.startswith('"') else headers.get("Last-Modified", "")
+    found = tag if tag.startswith('"') else headers.get("Last-Modified", "")
+    return found if found.isascii() else ""  # other bytes cannot be sent back
 
 
 def _seconds(retry_after: str) -> float:

@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
 
+from preprocess.adapters.parsing.fields import printable
 from preprocess.errors import DataError
 from preprocess.fetch.addresses import parse_url
 from preprocess.images.fetched import LEDGER, LOCK, VERSION, image_file, url_key
@@ -125,7 +126,7 @@ class Ledger:
     def record(self, key: bytes, outcome: Outcome) -> None:
         self._rows.execute(
             "UPDATE images SET state = ?, detail = ?, extension = ?, size = ?, sha256 = ? WHERE key = ?",
-            (outcome.state, outcome.detail, outcome.extension, outcome.size, outcome.sha256, key),
+            (outcome.state, printable(outcome.detail), outcome.extension, outcome.size, outcome.sha256, key),
         )
 
     def give_up(self, host: str, detail: str) -> int:

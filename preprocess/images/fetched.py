@@ -119,6 +119,8 @@ class FetchedStore:
                 fcntl.flock(lock, fcntl.LOCK_SH | fcntl.LOCK_NB)
             except BlockingIOError:
                 raise DataError(f"{self.folder}: a dsvl-prep fetch is running there; wait for it") from None
+            except OSError:  # a file system without locks
+                pass
 
     def _find(self, url: str) -> tuple[Found, Path]:
         key = url_key(url)

@@ -192,6 +192,37 @@ def test_a_failed_download_has_its_reason_and_leaves_no_image(
     assert left == ([".partial"] if answer in (cut, slow) else [])
 
 
+OK = b"HTTP/1.1 200 OK\r\n"
+NONSENSE = [
+    b"",
+    b"\xff\xfe\0garbage\r\n\r\n",
+    b"HTTP/9.9 999 \xff\xff\r\n\r\n",
+    b"HTTP/1.1 404 \xff\xff\r\nContent-Length: 0\r\n\r\n",
+    b"HTTP/1.1 403 \xff\xff\r\nContent-Length: 0\r\n\r\n",
+    b"HTTP/1.1 302 Found\r\nLocation: http://\xff\xff/\r\nContent-Length: 0\r\n\r\n",
+    b"HTTP/1.1 302 Found\r\nLocation: http://[::1\r\nContent-Length: 0\r\n\r\n",
+    b"HTTP/1.1 503 Busy\r\nRetry-After: \xff\r\nContent-Length: 0\r\n\r\n",
+    b"HTTP/1.1 206 Partial\r\nContent-Range: bytes 9-5/2\r\nContent-Length: 0\r\n\r\n",
+    OK + b"Content-Length: -5\r\n\r\nabc",
+    OK + b"Content-Length: 5, 6\r\n\r\nabcdef",
+    OK + b"Content-Length: " + b"9" * 5000 + b"\r\n\r\n",
+    OK + b"X: " + b"y" * 100_000 + b"\r\n\r\n",
+    OK + b"Transfer-Encoding: chunked\r\n\r\nzz\r\nabc",
+    OK + b'ETag: "\xff"\r\nContent-Type: \xff\xfe\r\nX-Robots-Tag: \xff\r\nContent-Length: 2\r\n\r\nab',
+]
+
+
+@pytest.mark.parametrize("answer", NONSENSE, ids=range(len(NONSENSE)))
+def test_whatever_comes_a_url_has_a_state(answer: bytes, tmp_path: Path, site: WebServer) -> None:
+    def send(exchange: Exchange) -> None:
+        exchange.handler.wfile.write(answer)
+        exchange.handler.close_connection = True
+
+    site.answers["/x"] = send
+    (found,) = missing(fetch(blend_of(tmp_path, [f"{site.url}/x"]))).values()
+    assert found[0] in {*STATES} - {"waiting", "fetched"}
+
+
 @pytest.mark.parametrize("first", [sending(status=500), closed, cut, sending(status=429, Retry_After="0")])
 def test_a_failure_that_may_pass_is_tried_again(first: Any, tmp_path: Path, site: WebServer) -> None:
     site.answers["/x"] = in_turn(first, sending(jpeg(1)))
