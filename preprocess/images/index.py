@@ -16,7 +16,7 @@ import numpy as np
 import pyarrow as pa
 import xxhash
 
-VERSION = 1
+VERSION = 2
 
 
 class Packing(IntEnum):

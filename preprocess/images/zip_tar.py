@@ -12,6 +12,8 @@ size that the directory states, and not at all above the limit of stores.py. Lin
 
 from __future__ import annotations
 
+import posixpath
+import re
 import struct
 import tarfile
 import zipfile
@@ -26,6 +28,7 @@ _LOCAL = struct.Struct("<4s5HLLLHH")
 _LOCAL_MAGIC = b"PK\3\4"
 _ENCRYPTED_FLAGS = 0x0001 | 0x0040 | 0x2000
 _UTF8_FLAG = 0x0800
+_UNUSUAL = re.compile(r"\\|//|(?:^|/)\./")
 _PACKINGS = {zipfile.ZIP_STORED: Packing.ZIP_STORED, zipfile.ZIP_DEFLATED: Packing.ZIP_DEFLATED}
 _DAMAGED = (zipfile.BadZipFile, ValueError, struct.error)
 """What zipfile raises for bytes that are not a directory: ValueError for names that are not UTF-8, among others"""
@@ -128,7 +131,8 @@ def _name(member: zipfile.ZipInfo) -> str:
 
 
 def _key(name: str) -> str:
-    """`tar -c .` writes ./a.jpg; a record says a.jpg."""
-    while name.startswith("./"):
-        name = name[2:]
-    return name
+    """The name as records have it: `tar -c .` writes ./a.jpg, tools for Windows write a\\b.jpg."""
+    if not _UNUSUAL.search(name):
+        return name
+    plain = name.replace("\\", "/")
+    return name if ".." in plain.split("/") else posixpath.normpath(plain)

@@ -19,8 +19,8 @@ from preprocess.adapters.groups import embedded_group
 from preprocess.adapters.parsing.fields import (
     as_id,
     build_or_reject,
+    image_at,
     image_groups,
-    image_name,
     is_text,
     list_of,
     need,
@@ -57,7 +57,7 @@ def read(request: Request) -> Records:
 def _conversation(location: RecordLocation, record: Any, store: int | None) -> Conversation:
     record = object_of(record)
     images, groups_within = _images(record, location, store)
-    turns, notes = assemble(_messages(record, bool(images)), images, location.request)
+    turns, notes = assemble(_messages(record, bool(images), location.request), images, location.request)
     shown = [part for turn in turns for part in turn.parts if isinstance(part, Image)]
     groups: list[str] = []
     for image in shown:
@@ -76,7 +76,7 @@ def _conversation(location: RecordLocation, record: Any, store: int | None) -> C
     )
 
 
-def _messages(record: dict[str, Any], has_images: bool) -> list[MarkedMessage]:
+def _messages(record: dict[str, Any], has_images: bool, request: Request) -> list[MarkedMessage]:
     if record.get("messages") is None:
         if record.get("conversations") is None:
             raise RejectError("missing_key", "there is neither messages nor conversations")
@@ -87,13 +87,13 @@ def _messages(record: dict[str, Any], has_images: bool) -> list[MarkedMessage]:
         role = role_of(need(message, "role"))
         content = need(message, "content")
         if type(content) is list:
-            messages.append((role, [_part(part, role) for part in content]))
+            messages.append((role, [_part(part, role, request) for part in content]))
         else:
             messages.append((role, slots(content, role, has_images)))
     return messages
 
 
-def _part(value: Any, role: Role) -> Slot:
+def _part(value: Any, role: Role, request: Request) -> Slot:
     part = object_of(value, "a part of content")
     kind = need(part, "type")
     match kind:
@@ -108,9 +108,10 @@ def _part(value: Any, role: Role) -> Slot:
             raise RejectError("bad_value", f"the {role} shows an image; expected images only in user turns")
         case "image":
             name = next((part[key] for key in _PATH_KEYS if part.get(key) is not None), None)
-            return None if name is None else Image(name=image_name(name))
+            return None if name is None else image_at(name, request)
         case "image_url":
-            return Image(name=image_name(need(object_of(need(part, "image_url"), "image_url"), "url"), "image_url.url"))
+            url = need(object_of(need(part, "image_url"), "image_url"), "url")
+            return image_at(url, request, "image_url.url")
         case _:
             raise RejectError("bad_value", f"type is {show(kind)}; expected text, image or image_url")
 
@@ -129,7 +130,7 @@ def _images(
         path = next(_paths(value), None)
         data = value.get("bytes") if type(value) is dict else value if type(value) is bytes else None
         if data is None:
-            image = Image(name=image_name(value if type(value) is not dict else path))
+            image = image_at(value if type(value) is not dict else path, location.request)
         elif type(data) is not bytes:
             raise RejectError("wrong_type", f"bytes is {show(data)}; only Parquet can contain images, as binary data")
         elif store is None:

@@ -9,7 +9,7 @@ from __future__ import annotations
 from typing import Any
 
 from preprocess.adapters.base import Request
-from preprocess.adapters.parsing.fields import build_or_reject, image_groups, image_name, object_of, own_id
+from preprocess.adapters.parsing.fields import build_or_reject, image_at, image_groups, object_of, own_id
 from preprocess.adapters.parsing.identities import Identities
 from preprocess.adapters.parsing.json_stream import array_items
 from preprocess.adapters.parsing.record_location import RecordLocation, located_records
@@ -29,7 +29,7 @@ def read(request: Request) -> Records:
 def rounds(request: Request, record: Any) -> tuple[tuple[Turn, ...], tuple[str, ...]]:
     """Turns and notes of one record. Raises RejectError."""
     record = object_of(record)
-    images = [Image(name=image_name(name)) for name in _image_list(record.get("image"))]
+    images = [image_at(path, request) for path in _image_list(record.get("image"))]
     return assemble(sharegpt(record, bool(images)), images, request)
 
 

@@ -12,12 +12,12 @@ from typing import Any
 from preprocess.adapters.base import Request
 from preprocess.adapters.datasets.vqa_pairs import Pairs
 from preprocess.adapters.datasets.vqa_records import answers_of, conversation, image_of
-from preprocess.adapters.parsing.fields import build_or_reject, image_name, need, object_of, own_id, question
+from preprocess.adapters.parsing.fields import build_or_reject, image_at, need, object_of, own_id, question
 from preprocess.adapters.parsing.identities import Identities
 from preprocess.adapters.parsing.json_stream import array_items, first_character, outline
 from preprocess.adapters.parsing.record_location import RecordLocation, located_records
 from preprocess.adapters.parsing.splits import split_of_file, stated_split
-from preprocess.conversation import Conversation, OfficialSplit, Records
+from preprocess.conversation import Conversation, Image, OfficialSplit, Records
 from preprocess.errors import DataError, RejectError
 
 
@@ -68,10 +68,13 @@ def _published_whole(identities: Identities, path: Path) -> Records:
 
 def _whole(location: RecordLocation, record: Any, in_name: OfficialSplit) -> Conversation:
     record = object_of(record)
-    name = image_name(record["image"]) if "image" in record else image_of(need(record, "image_id"), "")
+    if "image" in record:
+        image = image_at(record["image"], location.request)
+    else:
+        image = Image(name=image_of(need(record, "image_id"), ""))
     words = question(need(record, "question"))
     if "answers" not in record and "multiple_choice_answer" not in record:
         raise RejectError("no_answer", "there is no key answers")
     answers = answers_of(record, location.request)
     split = stated_split(record.get("set_name")) or in_name
-    return conversation(location, words, name, answers, split)
+    return conversation(location, words, image, answers, split)

@@ -22,7 +22,7 @@ from preprocess.adapters.parsing.identities import Identities
 from preprocess.adapters.parsing.json_stream import array_items, outline
 from preprocess.adapters.parsing.record_location import location_of
 from preprocess.adapters.parsing.splits import split_of_file, split_of_image
-from preprocess.conversation import OfficialSplit, Records, RecordSource, Reject
+from preprocess.conversation import Image, OfficialSplit, Records, RecordSource, Reject
 from preprocess.errors import DataError, RejectError
 
 if TYPE_CHECKING:
@@ -133,7 +133,7 @@ class Pairs:
             else:
                 answers = Answers(trained, tuple(orjson.loads(given)), outvoted)
                 split = self.splits[file_index]
-                yield build_or_reject(asked.source, conversation, asked, words, name, answers, split)
+                yield build_or_reject(asked.source, conversation, asked, words, Image(name=name), answers, split)
         files = [self.request.source_file(path) for path in self.annotation_files]
         ids = annotations.select("key", "partner")
         leftover = ids.filter(is_first).join(questions.select("key"), on="key", how="anti", maintain_order="left")

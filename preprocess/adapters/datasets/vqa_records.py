@@ -39,9 +39,8 @@ class Answers(NamedTuple):
 
 
 def conversation(
-    location: RecordLocation, words: str, name: str, answers: Answers, split: OfficialSplit
+    location: RecordLocation, words: str, image: Image, answers: Answers, split: OfficialSplit
 ) -> Conversation:
-    image = Image(name=name)
     instruction = location.request.options["instruction"].strip()
     asked = f"{words}\n{instruction}" if instruction else words
     return Conversation(

@@ -11,6 +11,7 @@ from typing import Any, TypeVar
 
 from preprocess.adapters import groups
 from preprocess.adapters.base import Request
+from preprocess.adapters.parsing.image_paths import image_below, plain_path
 from preprocess.conversation import Image, RecordSource, Reject, is_url
 from preprocess.errors import RejectError
 
@@ -110,20 +111,32 @@ def coco_name(image_id: Any, prefix: str = "") -> str:
 
 
 def image_name(value: Any, what: str = "image") -> str:
-    """The name, unchanged: the image store decides whether it may be opened."""
+    """The name in an image store, with single slashes and no `.` or `..`; a URL as it is.
+
+    An absolute path is a reject: an adapter whose records may have them calls `image_at`.
+    """
+    name = _plain_name(value, what)
+    if name.startswith("/"):
+        raise RejectError("image_path", f"{what} is {show(value)}; expected a relative path")
+    return name
+
+
+def image_at(value: Any, request: Request, what: str = "image") -> Image:
+    """The image at a path: relative to an image store, or absolute and below one."""
+    name = _plain_name(value, what)
+    if name.startswith("/"):
+        return image_below(name, value, request.images, request.root, what)
+    return Image(name=name)
+
+
+def _plain_name(value: Any, what: str) -> str:
     if type(value) is not str:
         raise RejectError("wrong_type", f"{what} is {show(value)}; expected the path of an image")
     if not is_text(value):
         raise RejectError("bad_text", f"{what} is {show(value)}, with a lone surrogate; expected Unicode text")
     if not value:
         raise RejectError("image_path", f"{what} is empty; expected the path of an image")
-    if is_url(value):
-        return value
-    if "://" in value or value.startswith("data:"):
-        raise RejectError(
-            "image_path", f"{what} is {show(value)}; download it first, and give its path below the image folder"
-        )
-    return value
+    return value if is_url(value) else plain_path(value, what)
 
 
 def check_image_count(count: int, request: Request) -> None:
