@@ -130,9 +130,13 @@ REASONS: dict[str, str] = {
     "image_too_large": "more pixels than image.max_pixels",
     "template": "the template refuses the conversation",
     "control_text": "text cannot be separated from control tokens",
+    "duplicate": "an earlier record has the same images and texts (dedupe)",
     "split_conflict": "it shows images from both sides of the train/eval split",
     "internal_error": "an unexpected error; please report it",
 }
+
+REQUESTED = frozenset({"duplicate"})
+"""Reasons that the blend asks for, so these rejects do not count against limits.max_reject_share"""
 
 NOTES: dict[str, str] = {
     "answer_cut": "the end of the only answer was cut to limits.max_length, with its end token (limits.too_long: cut)",

@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from annotated_types import Ge, Gt, Lt, MinLen
+from annotated_types import Ge, Gt, Le, Lt, MinLen
 
 from dst.common.config import build
 from dst.common.config_class import FreeKeys, Positive, Share, config_class
@@ -28,6 +28,7 @@ from preprocess.images.prepare import ImagePolicy
 _NAME = re.compile(r"[a-z0-9][a-z0-9_-]{0,39}")
 
 Amount = Annotated[float, Gt(0)]
+Dedupe = Literal["off", "exact", "near"]
 
 
 @config_class
@@ -49,6 +50,9 @@ class Split:
     its file under another name."""
     official: Literal["honour", "ignore"] = "honour"
     """honour: what a record or its file's name calls val or test goes to eval, with all that shares its images."""
+    copies: Literal["bytes", "near"] = "bytes"
+    """Which copies of an image stay on its side. bytes: equal files. near: resized and re-encoded copies too, by
+    near_distance; each image is decoded once more."""
 
 
 @config_class
@@ -89,6 +93,8 @@ class Dataset:
     """train or eval: the side of all its records. Default: official splits and split.eval decide."""
     first: Positive | None = None
     """Read only this many records, for a quick look at a large dataset."""
+    dedupe: Dedupe | None = None
+    """Another value of the blend's `dedupe` for this dataset's records."""
     options: FreeKeys = field(default_factory=dict)
     """Settings of the adapter; `dsvl-prep adapters` lists them."""
 
@@ -125,6 +131,11 @@ class Blend:
     """The size of the files."""
     fetch: Fetch = field(default_factory=Fetch)
     """Images that records name by URL."""
+    dedupe: Dedupe = "off"
+    """Reject records that repeat another one of any dataset: equal texts about equal image files (exact), or about
+    images that look the same (near). One of them stays: that of the eval side, or else the first."""
+    near_distance: Annotated[int, Ge(0), Le(31)] = 31
+    """Images look the same if at most this many of 256 bits of their perceptual hashes differ (docs/duplicates.md)."""
     total: Positive | None = None
     """Samples in an epoch of the blend, over all datasets that have a weight."""
     seed: int = 0

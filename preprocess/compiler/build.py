@@ -21,12 +21,12 @@ from preprocess.blend.resolve import Prepared, prepare, request_of
 from preprocess.compiler.commit import CACHE, StageResults, finish, sweep_partials
 from preprocess.compiler.engines import ENGINES
 from preprocess.compiler.fingerprints import FingerprintStage
-from preprocess.compiler.image_copies import copies_by_bytes
 from preprocess.compiler.ingest import Ingested, finished, ingest_task, run_ingest
-from preprocess.compiler.plan import assign_splits, has_eval_side, make_context, official_use, plan_tasks
+from preprocess.compiler.plan import make_context, official_use, plan_tasks
 from preprocess.compiler.publish import Published, publish, target
 from preprocess.compiler.report import BuildReport, DatasetReport
 from preprocess.compiler.run_task import read_result, run_task
+from preprocess.compiler.select import Selection, select
 from preprocess.compiler.split_assignment import CONFLICT, Side
 from preprocess.compiler.spool import Spool
 from preprocess.compiler.task import CompileTask
@@ -79,20 +79,21 @@ def build_and_publish(
         _index_archives(prepared, folder, run)
         ingested, spools = _ingest(prepared, folder, run)
         fingerprints = _fingerprint_stage(prepared, folder, run, spools)
-        copies = copies_by_bytes(fingerprints) if has_eval_side(blend, spools) else None
-        sides = assign_splits(blend, spools, copies)
-        tasks = _tasks(prepared, folder, spools, sides)
+        selection = select(blend, fingerprints)
+        tasks = _tasks(prepared, folder, spools, selection.sides)
         results = run.all("compiling", run_task, tasks, known=read_result, weight=lambda task: len(task.rows))
         reports = {
             dataset.name: _report(
-                blend, dataset, ingested[dataset.name], prepared.inputs[dataset.name], spools[dataset.name], sides
+                blend, dataset, ingested[dataset.name], prepared.inputs[dataset.name], spools[dataset.name], selection
             )
             for dataset in blend.datasets
         }
         for task, result in zip(tasks, results, strict=True):
             reports[task.context.dataset].add(task.split, result)
         report = BuildReport(path=folder, datasets=reports, reused_tasks=run.reused, built_tasks=run.built)
-        stages = StageResults(spools=spools, sides=sides, tasks=tasks, results=results, fingerprints=fingerprints.used)
+        stages = StageResults(
+            spools=spools, selection=selection, tasks=tasks, results=results, fingerprints=fingerprints.used
+        )
         finish(folder, prepared, report, stages)
         return report, publish(folder, store, progress) if store else None
 
@@ -102,7 +103,7 @@ class _Runner:
 
     def __init__(self, blend: Blend, workers: int, progress: Progress) -> None:
         self._engine = ENGINES[blend.engine]
-        self._workers = workers
+        self.workers = workers
         self._progress = progress
         self.reused = self.built = 0
 
@@ -123,7 +124,7 @@ class _Runner:
         if not waiting:
             return [result for result in results if result is not None]
         with self._progress.step(label, sum(weight(tasks[index]) for index in waiting)) as advance:
-            for place, result in self._engine(function, [tasks[index] for index in waiting], self._workers):
+            for place, result in self._engine(function, [tasks[index] for index in waiting], self.workers):
                 results[waiting[place]] = result
                 advance(weight(tasks[waiting[place]]))
         return [result for result in results if result is not None]
@@ -177,6 +178,7 @@ def _fingerprint_stage(prepared: Prepared, folder: Path, run: _Runner, spools: M
         max_pixels=prepared.blend.image.max_pixels,
         run=run.all,
         used=set(),
+        threads=run.workers,
     )
 
 
@@ -207,7 +209,7 @@ def _tasks(
 
 
 def _report(
-    blend: Blend, dataset: Dataset, ingested: Ingested, inputs: Inputs, spool: Spool, sides: Mapping[str, Side]
+    blend: Blend, dataset: Dataset, ingested: Ingested, inputs: Inputs, spool: Spool, selection: Selection
 ) -> DatasetReport:
     report = DatasetReport(
         name=dataset.name,
@@ -218,9 +220,12 @@ def _report(
         official_use=official_use(blend, dataset),
     )
     report.rejects.update(ingested.rejects)
-    conflicts = int(spool.column("members")[sides[dataset.name] == CONFLICT].sum())
+    conflicts = int(spool.column("members")[selection.sides[dataset.name] == CONFLICT].sum())
     if conflicts:
         report.rejects["split_conflict"] += conflicts
+    for exclusion in selection.exclusions[dataset.name]:
+        if records := exclusion.records(spool):
+            report.rejects[exclusion.reason] += records
     return report
 
 

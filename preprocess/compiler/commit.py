@@ -23,10 +23,12 @@ from preprocess.compiler.fingerprints import FOLDER as FINGERPRINTS
 from preprocess.compiler.plan import shares
 from preprocess.compiler.report import BuildReport, DatasetReport
 from preprocess.compiler.run_task import shard_root
-from preprocess.compiler.split_assignment import CONFLICT, NAMES, Side
+from preprocess.compiler.select import Selection
+from preprocess.compiler.split_assignment import CONFLICT, NAMES
 from preprocess.compiler.spool import Spool, reject_all, reject_line
 from preprocess.compiler.task import CompileTask, TaskResult
 from preprocess.compiler_version import COMPILER, libraries
+from preprocess.conversation import REQUESTED
 from preprocess.errors import DataError
 from preprocess.images.stores import current_files
 from shards import ShardInfo
@@ -54,7 +56,7 @@ class StageResults:
     """What the earlier stages made: by dataset, and each task with its result. fingerprints: files in the cache."""
 
     spools: Mapping[str, Spool]
-    sides: Mapping[str, Side]
+    selection: Selection
     tasks: Sequence[CompileTask]
     results: Sequence[TaskResult]
     fingerprints: Set[Path]
@@ -98,7 +100,7 @@ def sweep_partials(folder: Path) -> None:
 
 
 def _reject_lines(work: StageResults, blend: Blend) -> Iterator[bytes]:
-    """For each dataset: the rejects of the adapter, of the split, and of the compiler."""
+    """For each dataset: the rejects of the adapter, of the split, of dedupe, and of the compiler."""
     for dataset in blend.datasets:
         name, spool = dataset.name, work.spools[dataset.name]
         conflict = (
@@ -109,10 +111,13 @@ def _reject_lines(work: StageResults, blend: Blend) -> Iterator[bytes]:
         )
         with (spool.folder / REJECTS).open("rb") as file:
             yield from file
-        for row in np.flatnonzero(work.sides[name] == CONFLICT).tolist():
+        for row in np.flatnonzero(work.selection.sides[name] == CONFLICT).tolist():
             conversation = spool[row]
             detail = f"shows {', '.join(conversation.groups)}; {conflict}"
             for reject in reject_all(conversation, "split_conflict", detail):
+                yield reject_line(name, reject)
+        for exclusion in work.selection.exclusions[name]:
+            for reject in exclusion.rejects(spool):
                 yield reject_line(name, reject)
         for task, result in zip(work.tasks, work.results, strict=True):
             if task.context.dataset == name and result.rejects:
@@ -124,7 +129,7 @@ def _check_rejects(folder: Path, prepared: Prepared, report: BuildReport, reject
     limit = prepared.blend.limits.max_reject_share
     problems = []
     for dataset in report.datasets.values():
-        lost = sum(dataset.rejects.values())
+        lost = sum(count for reason, count in dataset.rejects.items() if reason not in REQUESTED)
         if lost > limit * dataset.records:
             reasons = ", ".join(f"{reason} {count}" for reason, count in dataset.rejects.most_common())
             problems.append(

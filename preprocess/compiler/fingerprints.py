@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
-from typing import Protocol
+from typing import Protocol, TypeVar
 
 import numpy as np
 import numpy.typing as npt
@@ -33,6 +33,9 @@ from preprocess.dedupe.fingerprint import (
 from preprocess.errors import RejectError
 from preprocess.images.stores import StoreList, open_stores
 from shards.files import replace_file
+
+T = TypeVar("T")
+R = TypeVar("R")
 
 FOLDER = "fingerprints"
 _TASK_IMAGES: Mapping[Level, int] = {"tail": 16384, "bytes": 2048, "look": 1024}
@@ -63,12 +66,12 @@ class RunTasks(Protocol):
     def __call__(
         self,
         label: str,
-        function: Callable[[FingerprintTask], Fingerprints],
-        tasks: Sequence[FingerprintTask],
+        function: Callable[[T], R],
+        tasks: Sequence[T],
         *,
-        known: Callable[[FingerprintTask], Fingerprints | None],
-        weight: Callable[[FingerprintTask], int],
-    ) -> list[Fingerprints]: ...
+        known: Callable[[T], R | None],
+        weight: Callable[[T], int],
+    ) -> list[R]: ...
 
 
 class ImageTable:
@@ -119,6 +122,7 @@ class FingerprintStage:
     max_pixels: int
     run: RunTasks
     used: set[Path]
+    threads: int = 1
 
     def fingerprints(self, images: ImageTable, chosen: npt.NDArray[np.int64], level: Level) -> Fingerprints:
         """One fingerprint for each of the ascending numbers `chosen`. Raises DataError or OSError as reading does."""

@@ -2,6 +2,9 @@
 
 By bytes: a copy has the same bytes, under any name, in any dataset. Equal files have equal sizes and equal ends, so
 only files that agree on both are read in full.
+
+By look: also images with the same pixels, and images whose perceptual hashes are close. Every image is decoded once.
+A copy of a copy is a copy, so two images of one kind may differ by more than the distance.
 """
 
 from __future__ import annotations
@@ -13,7 +16,9 @@ import numpy.typing as npt
 
 from preprocess.compiler.fingerprints import FingerprintStage, ImageTable
 from preprocess.compiler.spool import Spool
+from preprocess.dedupe.components import components
 from preprocess.dedupe.fingerprint import Fingerprints
+from preprocess.dedupe.near_search import near_components
 
 Groups = npt.NDArray[np.uint64]
 
@@ -55,6 +60,20 @@ def copies_by_bytes(stage: FingerprintStage) -> Copies:
     return Copies(images=images, kinds=kinds, ids=ids)
 
 
+def copies_by_look(stage: FingerprintStage, distance: int) -> Copies:
+    """Images with the same bytes or pixels, or with perceptual hashes within `distance` bits of 256."""
+    images = ImageTable(stage.spools, stage.stores)
+    looks = stage.fingerprints(images, np.arange(len(images)), "look")
+    hashed = np.flatnonzero(looks["decoded"] & ~looks["flat"])
+    near = np.arange(len(images))
+    near[hashed] = hashed[near_components(looks["hash"][hashed], distance, threads=stage.threads)]
+    same = [_first_equal(looks), _first_equal(looks, "pixels", looks["decoded"]), near]
+    kinds = components(len(images), np.tile(np.arange(len(images)), 3), np.concatenate(same))
+    ids = np.full(len(images), np.iinfo(np.uint64).max, np.uint64)
+    np.minimum.at(ids, kinds, looks["digest"][:, 0])
+    return Copies(images=images, kinds=kinds, ids=ids[kinds])
+
+
 def _repeated(fingerprints: Fingerprints) -> npt.NDArray[np.int64]:
     """The rows whose digest another row has too."""
     first = _first_equal(fingerprints)
@@ -62,10 +81,12 @@ def _repeated(fingerprints: Fingerprints) -> npt.NDArray[np.int64]:
     return np.flatnonzero(counts[first] > 1)
 
 
-def _first_equal(fingerprints: Fingerprints) -> npt.NDArray[np.int64]:
-    """For each row, the first row with the same digest; an image that is missing equals only itself."""
+def _first_equal(
+    fingerprints: Fingerprints, field: str = "digest", valid: npt.NDArray[np.bool_] | None = None
+) -> npt.NDArray[np.int64]:
+    """For each row, the first row with the same value; a row that is not valid (or missing) equals only itself."""
     own = np.arange(len(fingerprints))
-    present = np.flatnonzero(fingerprints["present"])
-    _, first, inverse = np.unique(fingerprints["digest"][present], axis=0, return_index=True, return_inverse=True)
-    own[present] = present[first[inverse.reshape(-1)]]
+    rows = np.flatnonzero(fingerprints["present"] if valid is None else valid)
+    _, first, inverse = np.unique(fingerprints[field][rows], axis=0, return_index=True, return_inverse=True)
+    own[rows] = rows[first[inverse.reshape(-1)]]
     return own

@@ -38,8 +38,18 @@ def has_eval_side(blend: Blend, spools: Mapping[str, Spool]) -> bool:
     """Whether some conversations may go to eval and others to train, so that copies of an image must stay together."""
     if blend.split.eval > 0:
         return True
-    held_out = [_held_out(blend, dataset, spools[dataset.name]) for dataset in blend.datasets]
-    return any(rows.any() for rows in held_out) and not all(rows.all() for rows in held_out)
+    rows = np.concatenate([*held_out(blend, spools).values()])
+    return bool(rows.any() and not rows.all())
+
+
+def held_out(blend: Blend, spools: Mapping[str, Spool]) -> dict[str, npt.NDArray[np.bool_]]:
+    """Dataset -> bool [rows], the conversations that are on the eval side whatever the share is."""
+    return {
+        dataset.name: spools[dataset.name].column("official_eval").astype(bool)
+        if blend.split.official == "honour" and dataset.split is None
+        else np.full(len(spools[dataset.name]), dataset.split == "eval")
+        for dataset in blend.datasets
+    }
 
 
 def assign_splits(blend: Blend, spools: Mapping[str, Spool], copies: Copies | None = None) -> dict[str, split.Side]:
@@ -49,6 +59,7 @@ def assign_splits(blend: Blend, spools: Mapping[str, Spool], copies: Copies | No
     eval side, and the blend does not say so.
     """
     groups, starts, own, official, pinned = [], [np.zeros(1, np.int64)], [], [], []
+    official_eval = held_out(blend, spools)
     total = 0
     for dataset in blend.datasets:
         name, spool = dataset.name, spools[dataset.name]
@@ -58,7 +69,7 @@ def assign_splits(blend: Blend, spools: Mapping[str, Spool], copies: Copies | No
         total += len(values)
         salt = np.uint64(xxhash.xxh3_64_intdigest(f"{_GROUPLESS_SALT}/{name}".encode()))
         own.append(spool.column("hash") ^ salt)
-        official.append(_held_out(blend, dataset, spool))
+        official.append(official_eval[name])
         pinned.append(np.full(len(spool), dataset.split == "train"))
     side = split.assign(
         np.concatenate(groups),
@@ -187,13 +198,6 @@ def make_context(
         prompt=dataset.prompt,
         concat=dataset.concat,
     )
-
-
-def _held_out(blend: Blend, dataset: Dataset, spool: Spool) -> npt.NDArray[np.bool_]:
-    """bool [rows]: on the eval side whatever the share is."""
-    if blend.split.official == "honour" and dataset.split is None:
-        return spool.column("official_eval").astype(bool)
-    return np.full(len(spool), dataset.split == "eval")
 
 
 def _check_train_side(blend: Blend, sides: Mapping[str, split.Side]) -> None:

@@ -18,7 +18,7 @@ import numpy.typing as npt
 from preprocess.dedupe.components import components
 from shards.format.manifest import SPLITS
 
-TRAIN, EVAL, CONFLICT = 0, 1, 2
+TRAIN, EVAL, CONFLICT, EXCLUDED = 0, 1, 2, 3  # the last is of exclusions.py
 NAMES = SPLITS  # TRAIN and EVAL are its indexes
 
 Hashes = npt.NDArray[np.uint64]

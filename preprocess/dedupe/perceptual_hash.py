@@ -2,8 +2,8 @@
 
 The construction is that of PDQ ("The TMK+PDQF video-hashing algorithm and the PDQ image-hashing algorithm", Facebook,
 2019): reduce the luma to 64x64, take the 16x16 lowest frequencies of its DCT without the constant ones, and set each
-bit whose coefficient is above their median. The image is reduced with Pillow's box filter instead of PDQ's two passes,
-so the bits are close to those of other programs for PDQ, and not equal to them.
+bit whose coefficient is above their median. The image is reduced with Pillow's triangle filter instead of PDQ's two box
+filters, so the bits are close to those of other programs for PDQ, and not equal to them.
 
 Rule: the same pixels give the same hash on every machine. All sums are of whole numbers below 2^53, so float64 holds
 them exactly, in any order.
@@ -56,4 +56,4 @@ def _reduced(image: Image.Image) -> Image.Image:
     """64x64 luma. A large image is first averaged over whole blocks, which takes a fraction of the time."""
     width, height = image.size
     blocks = max(1, width // (2 * _SIDE)), max(1, height // (2 * _SIDE))
-    return image.reduce(blocks).convert("L").resize((_SIDE, _SIDE), Image.Resampling.BOX)
+    return image.reduce(blocks).convert("L").resize((_SIDE, _SIDE), Image.Resampling.BILINEAR)
