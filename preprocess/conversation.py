@@ -131,11 +131,12 @@ REASONS: dict[str, str] = {
     "template": "the template refuses the conversation",
     "control_text": "text cannot be separated from control tokens",
     "duplicate": "an earlier record has the same images and texts (dedupe)",
+    "contaminated": "it shows an image or repeats a question of an evaluation set (decontaminate)",
     "split_conflict": "it shows images from both sides of the train/eval split",
     "internal_error": "an unexpected error; please report it",
 }
 
-REQUESTED = frozenset({"duplicate"})
+REQUESTED = frozenset({"duplicate", "contaminated"})
 """Reasons that the blend asks for, so these rejects do not count against limits.max_reject_share"""
 
 NOTES: dict[str, str] = {

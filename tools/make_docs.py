@@ -25,6 +25,7 @@ from dst.common.config import field_docs
 from dst.errors import DsvlError
 from preprocess.adapters.registry import ADAPTERS
 from preprocess.blend.config import Blend, Dataset, Limits, ShardSize, Split
+from preprocess.blend.evaluation_sets import EvaluationSet
 from preprocess.blend.fetch import Fetch
 from preprocess.conversation import NOTES, REASONS
 from preprocess.images.prepare import ImagePolicy
@@ -65,12 +66,16 @@ def blend_page() -> str:
         "changes any of them from the command line; a dataset goes by its name: `--set datasets.llava.concat=2`. "
         "Relative paths start at the file's own folder.",
         EDITORS.format(program="dsvl-prep", name="blend"),
-        _table(Blend, skip=("datasets", "image", "limits", "split", "shard", "fetch")),
+        _table(Blend, skip=("datasets", "decontaminate", "image", "limits", "split", "shard", "fetch")),
     ]
     sections = {"image": ImagePolicy, "limits": Limits, "split": Split, "shard": ShardSize, "fetch": Fetch}
     for title, cls in sections.items():
         parts += [f"## {title}:", _table(cls)]
     parts += [
+        "## decontaminate:",
+        "A list of evaluation sets, each with `images`, `questions` or both. Training records that show one of the images "
+        "or repeat one of the questions become rejects; [Duplicates](duplicates.md) has the details.",
+        _table(EvaluationSet),
         "## datasets:",
         "A list, each with exactly one of `samples`, `epochs` and `weight`. Amounts decide how often an epoch of the "
         "blend draws from a dataset; everything is compiled, so a later change takes seconds.",

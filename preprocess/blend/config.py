@@ -21,6 +21,7 @@ from dst.common.suggest import nearest
 from dst.common.yaml_files import override, read_yaml
 from preprocess.adapters.base import Adapter, Option
 from preprocess.adapters.lookup import find_adapter
+from preprocess.blend.evaluation_sets import EvaluationSet, check_evaluation_sets
 from preprocess.blend.fetch import Fetch
 from preprocess.errors import ConfigError
 from preprocess.images.prepare import ImagePolicy
@@ -134,6 +135,8 @@ class Blend:
     dedupe: Dedupe = "off"
     """Reject records that repeat another one of any dataset: equal texts about equal image files (exact), or about
     images that look the same (near). One of them stays: that of the eval side, or else the first."""
+    decontaminate: tuple[EvaluationSet, ...] = ()
+    """Evaluation sets whose images and questions must not be trained."""
     near_distance: Annotated[int, Ge(0), Le(31)] = 31
     """Images look the same if at most this many of 256 bits of their perceptual hashes differ (docs/duplicates.md)."""
     total: Positive | None = None
@@ -242,6 +245,7 @@ def check_blend(blend: Blend) -> list[str]:
             problems += _check_options(dataset, find_adapter(dataset.adapter, f"{where}.adapter").options, where)
         except ConfigError as error:
             problems += error.problems
+    problems += check_evaluation_sets(blend.decontaminate)
     if weighted and blend.total is None:
         problems.append(f"total: missing; datasets with a weight ({weighted[0].name}) share out a total")
     if blend.total is not None:

@@ -26,6 +26,7 @@ from dst.common.extensions import ExtensionOrigin
 from preprocess.adapters.base import Request
 from preprocess.adapters.lookup import adapter_origin
 from preprocess.blend.config import Blend, Dataset, Inputs, find_inputs, load_blend
+from preprocess.blend.evaluation_sets import EvaluationInputs, find_evaluation_sets
 from preprocess.errors import ConfigError
 from preprocess.images.fetched import is_fetched_folder
 
@@ -41,6 +42,8 @@ class Prepared:
     """dataset name -> template; "" -> the blend's own."""
     extensions: Mapping[str, ExtensionOrigin]
     """dataset name -> the code of its adapter, if that is an extension."""
+    evaluation_sets: tuple[EvaluationInputs, ...]
+    """Those of `decontaminate`."""
     fetched: Path
     """The folder of images that were downloaded by their URLs; it need not exist."""
 
@@ -61,6 +64,11 @@ def prepare(path: Path, settings: Sequence[str] = ()) -> Prepared:
     inputs: dict[str, Inputs] = {}
     try:
         inputs.update(find_inputs(blend, base))
+    except ConfigError as error:
+        problems += error.problems
+    evaluation_sets: tuple[EvaluationInputs, ...] = ()
+    try:
+        evaluation_sets = find_evaluation_sets(blend.decontaminate, base)
     except ConfigError as error:
         problems += error.problems
     templates: dict[str, Template] = {}
@@ -99,6 +107,7 @@ def prepare(path: Path, settings: Sequence[str] = ()) -> Prepared:
         tokenizer=tokenizer,
         templates=templates,
         extensions=extensions,
+        evaluation_sets=evaluation_sets,
         fetched=fetched_folder(blend, base),
     )
 

@@ -79,7 +79,7 @@ def build_and_publish(
         _index_archives(prepared, folder, run)
         ingested, spools = _ingest(prepared, folder, run)
         fingerprints = _fingerprint_stage(prepared, folder, run, spools)
-        selection = select(blend, fingerprints)
+        selection = select(blend, fingerprints, prepared.evaluation_sets)
         tasks = _tasks(prepared, folder, spools, selection.sides)
         results = run.all("compiling", run_task, tasks, known=read_result, weight=lambda task: len(task.rows))
         reports = {

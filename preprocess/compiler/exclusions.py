@@ -1,4 +1,4 @@
-"""Conversations that the blend removes on request, after they were read and before they are compiled.
+"""Conversations that `dedupe` and `decontaminate` remove after they were read and before they are compiled.
 
 Rule: each of their records is a reject whose detail names what it repeats.
 """

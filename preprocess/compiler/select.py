@@ -1,11 +1,13 @@
-"""Which side of the split each conversation is on, and which ones `dedupe` removes, over the whole blend at once."""
+"""Which side of the split each conversation is on, and which ones the blend removes, over all datasets at once."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from preprocess.blend.config import Blend
+from preprocess.blend.evaluation_sets import EvaluationInputs
+from preprocess.compiler.contamination import contamination
 from preprocess.compiler.duplicates import duplicates
 from preprocess.compiler.exclusions import Exclusion, Exclusions, exclude
 from preprocess.compiler.fingerprints import FingerprintStage
@@ -23,7 +25,7 @@ class Selection:
     exclusions: Exclusions
 
 
-def select(blend: Blend, stage: FingerprintStage) -> Selection:
+def select(blend: Blend, stage: FingerprintStage, evaluation_sets: Sequence[EvaluationInputs] = ()) -> Selection:
     """Images are read only if the split or a switch of the blend needs it. Raises DataError or OSError."""
     levels = {dataset.name: dataset.dedupe or blend.dedupe for dataset in blend.datasets}
     splits = has_eval_side(blend, stage.spools)
@@ -37,6 +39,10 @@ def select(blend: Blend, stage: FingerprintStage) -> Selection:
         texts = record_texts(stage)
         for name, repeated in duplicates(stage.spools, texts, held_out(blend, stage.spools), chosen).items():
             exclusions[name].append(repeated)
+    sides = exclude(sides, exclusions)
+    for contaminated in contamination(evaluation_sets, stage, sides, blend.near_distance):
+        for name, part in contaminated.items():
+            exclusions[name].append(part)
     return Selection(sides=exclude(sides, exclusions), exclusions=exclusions)
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +10,7 @@ import pytest
 from PIL import Image
 
 from preprocess.blend.config import Blend, Dataset, Split
+from preprocess.compiler import build as build_module
 from preprocess.compiler.select import Selection, select
 from preprocess.compiler.split_assignment import EVAL, EXCLUDED, TRAIN
 from preprocess.conversation import Conversation, Turn
@@ -20,6 +21,10 @@ from tests.support.small_blends import SAMPLES, build, chat_blend, chat_record, 
 def write(path: Path, data: bytes) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_bytes(data)
+
+
+def in_this_process(function: Callable[[Any], Any], tasks: Iterable[Any], workers: int) -> Iterator[tuple[int, Any]]:
+    return ((index, function(task)) for index, task in enumerate(tasks))
 
 
 def write_photo_and_copy(folder: Path) -> None:
@@ -131,7 +136,10 @@ def test_without_a_switch_or_an_eval_side_no_image_is_read(tmp_path: Path) -> No
     assert run.work == 0
 
 
-def test_a_build_counts_its_duplicates_and_does_not_fail_for_them(tmp_path: Path) -> None:
+def test_a_build_counts_its_duplicates_and_does_not_fail_for_them(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(build_module, "ENGINES", {"process": in_this_process})
     records = [chat_record(number % 2) for number in range(10)]
     blend = chat_blend(tmp_path, records, dataset={"dedupe": "exact", "options": {"duplicate_ids": "keep"}})
     report = build(blend).datasets["mine"]

@@ -1,0 +1,105 @@
+"""The images of a folder, an archive or a build, fingerprinted like those of a blend.
+
+Each place with images becomes a spool of its own with one entry an image; a build has one for each of its shards, so
+that no process opens all of them at once.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import numpy as np
+import xxhash
+
+from preprocess.compiler.fingerprints import FingerprintStage, ImageTable
+from preprocess.compiler.spool import Spool, write_spool
+from preprocess.conversation import Conversation, Image, Turn
+from preprocess.dedupe.fingerprint import Fingerprints, Level
+from preprocess.errors import DataError
+from preprocess.images.index import ArchiveIndex
+from preprocess.images.index_cache import current_files, find_index
+from preprocess.images.stores import prepare_store
+from shards.build import open_build
+from shards.files import partial_path
+from shards.format.manifest import NAME as MANIFEST
+
+EXTENSIONS = (".jpg", ".jpeg", ".png", ".webp", ".gif", ".bmp")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ReferenceImages:
+    """fingerprints: [K]. names: [K], the path of each image below the folder, or its name in the archive."""
+
+    fingerprints: Fingerprints
+    names: Sequence[str]
+
+
+def reference_images(path: Path, stage: FingerprintStage, level: Level) -> ReferenceImages:
+    """The images below `path`, sorted by name. Raises DataError if there is none, or `path` cannot be read.
+
+    stage: whose cache and engine are used; its datasets are not.
+    """
+    spools, stores, prefixes = {}, {}, {}
+    for store, names in _listed(path, stage):
+        name = f"{len(spools)}"
+        spools[name] = _spool(names, stage)
+        stores[name] = (store,)
+        prefixes[name] = f"{store.relative_to(path).as_posix()}/" if store != path else ""
+    own = replace(stage, spools=spools, stores=stores)
+    images = ImageTable(spools, stores)
+    if not len(images):
+        raise DataError(f"{path}: has no images; expected files named {', '.join(EXTENSIONS)}, an archive or a build")
+    fingerprints = own.fingerprints(images, np.arange(len(images)), level)
+    labels = [
+        prefixes[name] + image.name
+        for name, numbers in images.of_dataset(np.arange(len(images)))
+        for image in spools[name].images_at(images.positions(numbers))
+    ]
+    return ReferenceImages(fingerprints=fingerprints, names=labels)
+
+
+def _listed(path: Path, stage: FingerprintStage) -> Iterator[tuple[Path, list[str]]]:
+    """Each image store below `path`, with the names of its images."""
+    if path.is_dir() and not (path / MANIFEST).is_file():
+        yield path, _in_folder(path)
+        return
+    archives = [path]
+    if path.is_dir():
+        archives = [path / info.path for _, _, info in open_build(path).manifest.shards()]
+    for archive in archives:
+        prepare_store(archive, stage.cache)
+        stage.used.update(current_files(archive, stage.cache))
+        keys = ArchiveIndex(find_index(archive, stage.cache).index_file).keys.to_pylist()
+        names = sorted(bytes(key).decode("utf-8", "surrogateescape") for key in keys)
+        yield archive, [name for name in names if archive.suffix == ".json" or name.lower().endswith(EXTENSIONS)]
+
+
+def _in_folder(root: Path) -> list[str]:
+    names = []
+    for folder, below, files in os.walk(root):
+        below.sort()
+        inside = os.path.relpath(folder, root)
+        names += [name if inside == "." else f"{inside}/{name}" for name in files if name.lower().endswith(EXTENSIONS)]
+    return sorted(names)
+
+
+def _spool(names: Sequence[str], stage: FingerprintStage) -> Spool:
+    """A spool with one entry for each image, named in the cache by what it holds."""
+    digest = xxhash.xxh3_128_hexdigest("\0".join(names).encode("utf-8", "surrogateescape"))
+    folder = stage.cache / "ingest" / f"images-{digest}"
+    if not folder.is_dir():
+        partial = partial_path(folder)
+        partial.mkdir(parents=True)
+        write_spool(partial, "", (_entry(name) for name in names))
+        shutil.rmtree(folder, ignore_errors=True)
+        os.replace(partial, folder)
+    stage.used.add(folder)
+    return Spool(folder)
+
+
+def _entry(name: str) -> Conversation:
+    return Conversation(id=name, turns=(Turn(role="user", parts=(Image(name=name, store=0),)),), sources=())
