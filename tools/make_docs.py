@@ -73,8 +73,8 @@ def blend_page() -> str:
         parts += [f"## {title}:", _table(cls)]
     parts += [
         "## decontaminate:",
-        "A list of evaluation sets, each with `images`, `questions` or both. Training records that show one of the images "
-        "or repeat one of the questions become rejects; [Duplicates](duplicates.md) has the details.",
+        "A list of evaluation sets, each with `images`, `questions` or both. Training records that show one of the "
+        "images or repeat one of the questions become rejects; [duplicates.md](duplicates.md) has the details.",
         _table(EvaluationSet),
         "## datasets:",
         "A list, each with exactly one of `samples`, `epochs` and `weight`. Amounts decide how often an epoch of the "

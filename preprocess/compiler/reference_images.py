@@ -17,7 +17,7 @@ import xxhash
 
 from preprocess.compiler.fingerprints import FingerprintStage, ImageTable
 from preprocess.compiler.spool import Spool, write_spool
-from preprocess.conversation import Conversation, Image, Turn
+from preprocess.conversation import Conversation, Image, RecordSource, Turn
 from preprocess.dedupe.fingerprint import Fingerprints, Level
 from preprocess.errors import DataError
 from preprocess.images.index import ArchiveIndex
@@ -43,7 +43,9 @@ def reference_images(path: Path, stage: FingerprintStage, level: Level) -> Refer
 
     stage: whose cache and engine are used; its datasets are not.
     """
-    spools, stores, prefixes = {}, {}, {}
+    spools: dict[str, Spool] = {}
+    stores: dict[str, tuple[Path, ...]] = {}
+    prefixes: dict[str, str] = {}
     for store, names in _listed(path, stage):
         name = f"{len(spools)}"
         spools[name] = _spool(names, stage)
@@ -94,7 +96,11 @@ def _spool(names: Sequence[str], stage: FingerprintStage) -> Spool:
     if not folder.is_dir():
         partial = partial_path(folder)
         partial.mkdir(parents=True)
-        write_spool(partial, "", (_entry(name) for name in names))
+        counts = write_spool(partial, "", (_entry(name) for name in names))
+        if counts["rejects"]:
+            shutil.rmtree(partial)
+            odd = next(name for name in names if name.encode("utf-8", "ignore").decode() != name)
+            raise DataError(f"{odd!r}: the name of this image is not UTF-8; rename it")
         shutil.rmtree(folder, ignore_errors=True)
         os.replace(partial, folder)
     stage.used.add(folder)
@@ -102,4 +108,5 @@ def _spool(names: Sequence[str], stage: FingerprintStage) -> Spool:
 
 
 def _entry(name: str) -> Conversation:
-    return Conversation(id=name, turns=(Turn(role="user", parts=(Image(name=name, store=0),)),), sources=())
+    source = RecordSource(file="", record=name)
+    return Conversation(id=name, turns=(Turn(role="user", parts=(Image(name=name, store=0),)),), sources=(source,))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import tarfile
 from collections.abc import Iterable, Mapping
 from pathlib import Path
@@ -52,7 +53,7 @@ def details(selection: Selection, name: str = "x") -> dict[int, str]:
     }
 
 
-def write_photo(path: Path, *, half: bool = False, **options: object) -> None:
+def write_photo(path: Path, *, half: bool = False, **options: Any) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     with Image.open(SAMPLES / "coco/2014/COCO_train2014_000000000102.jpg") as photo:
         (photo.resize((photo.width // 2, photo.height // 2)) if half else photo).save(path, **options)
@@ -99,7 +100,7 @@ def test_the_images_of_an_archive_and_of_a_build_are_read(tmp_path: Path) -> Non
         0: "shows one.jpg of bench.tar (match by bytes)"
     }
     make(tmp_path / "build")
-    write(tmp_path / "x/b.jpg", shards.open(tmp_path / "build")["train"][1].images[0])
+    write(tmp_path / "x/b.jpg", shards.open(tmp_path / "build")["train"][1].images[0].tobytes())
     matches = details(selected(tmp_path, datasets, {"images": "build"}))
     assert {row: text.split(" of ")[1] for row, text in matches.items()} == {1: "build (match by bytes)"}
     assert "shards/alpha/train-00000" in matches[1]
@@ -173,6 +174,12 @@ def test_a_file_of_questions_that_cannot_be_used_is_an_error(
 def test_a_folder_without_images_is_an_error(tmp_path: Path) -> None:
     (tmp_path / "bench").mkdir()
     with pytest.raises(DataError, match="has no images; expected files named"):
+        selected(tmp_path, {"x": [about(question="Why?")]}, {"images": "bench"})
+
+
+def test_a_name_that_is_not_text_is_an_error_and_not_left_out(tmp_path: Path) -> None:
+    write(tmp_path / "bench" / os.fsdecode(b"\xff.jpg"), jpeg(1))
+    with pytest.raises(DataError, match="the name of this image is not UTF-8"):
         selected(tmp_path, {"x": [about(question="Why?")]}, {"images": "bench"})
 
 

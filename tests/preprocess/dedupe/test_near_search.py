@@ -52,7 +52,7 @@ def as_array(rows: list[list[int]]) -> Words:
     return np.array(rows, dtype=np.uint64).reshape(-1, 4)
 
 
-@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(rows=hashes(), limit=st.sampled_from([0, 1, 7, 30, 31]))
 def test_it_finds_each_pair_within_the_distance_once(method: None, rows: list[list[int]], limit: int) -> None:
     rows = [list(row) for row in sorted({tuple(row) for row in rows})]
@@ -66,7 +66,7 @@ def test_it_finds_each_pair_within_the_distance_once(method: None, rows: list[li
     ]
 
 
-@settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=15, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(rows=hashes(), limit=st.sampled_from([0, 15, 31]))
 def test_components_join_all_rows_that_are_connected_by_pairs(method: None, rows: list[list[int]], limit: int) -> None:
     near = [
@@ -79,7 +79,7 @@ def test_components_join_all_rows_that_are_connected_by_pairs(method: None, rows
     assert near_components(as_array(rows), limit).tolist() == [min(whole[row]) for row in range(len(rows))]
 
 
-@settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=15, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(rows=hashes(), cut=st.floats(0, 1), limit=st.sampled_from([0, 15, 31]))
 def test_a_query_gets_the_first_of_the_closest_known_hashes(
     method: None, rows: list[list[int]], cut: float, limit: int
