@@ -28,7 +28,7 @@ class RecordSource:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Image:
-    """A reference to an image: its name in one of the dataset's image stores.
+    """A reference to an image: its name in one of the dataset's image stores, or its http or https URL.
 
     store: the store's index in the dataset's `images`, or None to search all of them in order.
     """

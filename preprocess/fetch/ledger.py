@@ -20,6 +20,7 @@ from preprocess.fetch.addresses import parse_url
 from preprocess.images.fetched import LEDGER, LOCK, VERSION, image_file, url_key
 
 _ROWS_AT_ONCE = 256
+_CACHE_KB = 64 << 10  # keys are random, so every insert is on another page
 _TABLE = f"""
 CREATE TABLE images (
     key BLOB PRIMARY KEY,
@@ -196,6 +197,7 @@ def open_ledger(folder: Path) -> Iterator[Ledger]:
             raise DataError(f"{folder}: another fetch or a build is using it; wait for it") from None
         try:
             with contextlib.closing(sqlite3.connect(path)) as rows:
+                rows.execute(f"PRAGMA cache_size = {-_CACHE_KB}")
                 if not rows.execute("SELECT 1 FROM sqlite_master WHERE name = 'images'").fetchone():
                     rows.executescript(_TABLE)
                 ledger = Ledger(folder, rows)
