@@ -31,7 +31,7 @@ def usable_cpus() -> int:
 
 
 class _PrepCommand(Command):
-    extras = ("ray", "remote")
+    extras = ("language", "ray", "remote")
 
 
 class _PrepGroup(click.Group):
@@ -142,18 +142,18 @@ def verify(build: str | Path) -> None:
 )
 @click.option("--json", "as_json", is_flag=True, help="Print the statistics as JSON.")
 def stats(build: str | Path, max_length: int | None, as_json: bool) -> None:
-    """Lengths, images and trained shares per dataset and split, and how full packed sequences will be."""
+    """Lengths, images, trained shares, what filters dropped, and how full packed sequences will be."""
     import shards
     from preprocess.views.packing_report import packing_report, packing_report_text
-    from preprocess.views.stats import build_stats, print_stats
+    from preprocess.views.stats import build_stats, filter_counts, print_stats
 
     opened = shards.open(build)
-    found = build_stats(opened)
+    found, dropped = build_stats(opened), filter_counts(opened)
     report = packing_report(opened, max_length or opened.manifest.config.limits.max_length)
     if as_json:
-        click.echo(json_line({"datasets": found, "packing": report and asdict(report)}))
+        click.echo(json_line({"datasets": found, "filtered": dropped, "packing": report and asdict(report)}))
         return
-    print_stats(found)
+    print_stats(found, dropped)
     if report:
         click.echo(packing_report_text(report))
 

@@ -128,6 +128,7 @@ REASONS: dict[str, str] = {
     "image_animated": "the image has several frames",
     "image_too_small": "a side is shorter than image.min_side",
     "image_too_large": "more pixels than image.max_pixels",
+    "filtered": "a rule of the dataset's `filter` drops it",
     "template": "the template refuses the conversation",
     "control_text": "text cannot be separated from control tokens",
     "duplicate": "an earlier record has the same images and texts (dedupe)",
@@ -136,7 +137,7 @@ REASONS: dict[str, str] = {
     "internal_error": "an unexpected error; please report it",
 }
 
-REQUESTED = frozenset({"duplicate", "contaminated"})
+REQUESTED = frozenset({"duplicate", "contaminated", "filtered"})
 """Reasons that the blend asks for, so these rejects do not count against limits.max_reject_share"""
 
 NOTES: dict[str, str] = {

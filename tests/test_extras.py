@@ -30,7 +30,7 @@ from tests.support.paths import ROOT
 Venvs = Callable[..., CleanVenv]
 
 OURS = sorted({name.partition(".")[0] for name in packages()})
-EXTRAS = ("train", "ray", "remote", "eval")
+EXTRAS = ("train", "ray", "remote", "eval", "language")
 INSTALLS: list[tuple[str, ...]] = [(), *((extra,) for extra in EXTRAS)]
 
 EXTRA_OF = {
@@ -48,6 +48,7 @@ EXTRA_OF = {
 
 NOT_IMPORTED_BY_NAME = {
     "gcsfs": "fsspec imports it for gs:// URLs",
+    "py3langid": "preprocess.filters.language imports it by importlib, and names the extra if it is missing",
     "pycocoevalcap": "trainer.evaluation.captions imports it by importlib, and names the extra if it is missing",
     "s3fs": "fsspec imports it for s3:// URLs",
     "tensorboard": "torch.utils.tensorboard imports it",

@@ -25,7 +25,7 @@ LAYERS = {
     "preprocess": """
         errors  compiler_version  terminal  conversation
         adapters.groups  adapters.base  adapters.parsing  adapters.datasets  adapters.registry  adapters.lookup
-        images  dedupe  blend  fetch  compiler  views  cli
+        images  filters  dedupe  blend  fetch  compiler  views  cli
     """,
     "trainer": """
         errors  compat  config  attention  model.encoders  model  distributed  model_io  checkpoint  training

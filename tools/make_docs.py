@@ -28,6 +28,7 @@ from preprocess.blend.config import Blend, Dataset, Limits, ShardSize, Split
 from preprocess.blend.evaluation_sets import EvaluationSet
 from preprocess.blend.fetch import Fetch
 from preprocess.conversation import NOTES, REASONS
+from preprocess.filters.rules import FieldRule, Filter
 from preprocess.images.prepare import ImagePolicy
 from shards.loader.fields import FIELDS, BatchFields
 from trainer.config.defaults import dataclass_in
@@ -80,6 +81,13 @@ def blend_page() -> str:
         "A list, each with exactly one of `samples`, `epochs` and `weight`. Amounts decide how often an epoch of the "
         "blend draws from a dataset; everything is compiled, so a later change takes seconds.",
         _table(Dataset),
+        "## datasets.*.filter:",
+        "A record is kept if every rule holds; [filters-and-splits.md](filters-and-splits.md) explains them. All but "
+        "`fields` and `language` are ranges: `{min: 1, max: 500}`, with one bound or both.",
+        _table(Filter),
+        "### fields:",
+        "The name of a key -> what its value may be.",
+        _table(FieldRule),
         "## Adapter options",
         "\n".join(
             ["| option | default | | adapters |", "|---|---|---|---|"]

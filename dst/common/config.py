@@ -17,7 +17,7 @@ from typing import Any, TypeVar
 from pydantic import TypeAdapter, ValidationError
 from pydantic_core import ErrorDetails
 
-from dst.common.config_class import RULES
+from dst.common.config_class import RULES, UNKNOWN_KEYS
 from dst.common.suggest import nearest
 from dst.common.yaml_files import kind_of
 
@@ -147,9 +147,9 @@ def _problem(error: ErrorDetails, cls: type, place: Place) -> str:
     if error["type"] == "missing":
         return "missing"
     if error["type"] == "unexpected_keyword_argument":
-        known = _known(cls, place[:-1])
+        known, advice = _known(cls, place[:-1])
         hint = nearest(str(place[-1]), known)
-        return f"unknown key{hint or '; known are '}{'' if hint else ', '.join(known)}"
+        return f"unknown key{hint or '; known are '}{'' if hint else ', '.join(known)}{advice}"
     if error["type"] == "literal_error":
         hint = nearest(got, _choices(error)) if isinstance(got, str) else ""
         return f"got {got!r}; expected one of {', '.join(_choices(error))}{hint}"
@@ -172,19 +172,25 @@ def _choices(error: ErrorDetails) -> list[str]:
     return re.findall(r"'([^']*)'", error["ctx"]["expected"])
 
 
-def _known(cls: Any, place: Place) -> list[str]:
-    """The keys that there are at this place of a config class."""
+def _known(cls: Any, place: Place) -> tuple[list[str], str]:
+    """The keys that there are at this place of a config class, and the advice for other ones."""
     schema = _adapter(cls).json_schema()
     parts, node = schema.get("$defs", {}), schema
     for step in (*place, None):
         nodes = [node, *node.get("anyOf", ())]
         nodes = [parts[one["$ref"].rpartition("/")[2]] if "$ref" in one else one for one in nodes]
         if step is None:
-            return [key for one in nodes for key in one.get("properties", ())]
-        inside = "items" if isinstance(step, int) else "properties"
-        within = next(one[inside] for one in nodes if inside in one)
-        node = within if isinstance(step, int) else within[step]
+            advice = node.get(UNKNOWN_KEYS)
+            return [key for one in nodes for key in one.get("properties", ())], f"; {advice}" if advice else ""
+        node = next(inside for one in nodes if (inside := _inside(one, step)) is not None)
     raise AssertionError("the last step returns")
+
+
+def _inside(schema: Any, step: int | str) -> Any:
+    """The schema of a list's entries, of a key of a config class, or of any key of a mapping; None if it is neither."""
+    if isinstance(step, int):
+        return schema.get("items")
+    return schema.get("properties", {}).get(step) or schema.get("additionalProperties") or None
 
 
 def _without(value: Any, places: Iterable[Place]) -> Any:

@@ -22,6 +22,9 @@ T = TypeVar("T")
 RULES = {"strict": True, "extra": "forbid", "allow_inf_nan": False}
 """pydantic's settings; one mapping that all config classes share"""
 
+UNKNOWN_KEYS = "x-unknown-keys"
+"""The key of a JSON schema that has the advice of UnknownKeys"""
+
 
 @dataclass_transform(kw_only_default=True, frozen_default=True, field_specifiers=(dataclasses.field,))
 def config_class(cls: type[T]) -> type[T]:
@@ -43,6 +46,16 @@ class Suggested:
 
     def __get_pydantic_json_schema__(self, schema: Any, handler: Any) -> dict[str, Any]:
         return {**handler(schema), "examples": [*self.values]}
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class UnknownKeys:
+    """In an annotation of a config class: what to do about an unknown key there, for its error."""
+
+    advice: str
+
+    def __get_pydantic_json_schema__(self, schema: Any, handler: Any) -> dict[str, Any]:
+        return {**handler(schema), UNKNOWN_KEYS: self.advice}
 
 
 class _AllFinite:

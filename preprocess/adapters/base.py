@@ -20,7 +20,7 @@ class Request:
 
     root: the dataset's folder. annotations: sorted files. images: the paths of the image stores (folders or archives);
     `Image.store` is an index into them. options: the adapter's own options, checked and complete. max_images:
-    limits.max_images.
+    limits.max_images. filter_fields: the keys that its filter reads.
     """
 
     root: Path
@@ -29,6 +29,7 @@ class Request:
     options: Mapping[str, Any] = field(default_factory=dict)
     seed: int = 0
     max_images: int = 8
+    filter_fields: tuple[str, ...] = ()
 
     def source_file(self, path: Path) -> str:
         """The path as samples and reject files show it: relative to the root if it is below it, else the file name."""

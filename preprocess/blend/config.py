@@ -16,7 +16,7 @@ from typing import Annotated, Any, Literal
 from annotated_types import Ge, Gt, Le, Lt, MinLen
 
 from dst.common.config import build
-from dst.common.config_class import FreeKeys, Positive, Share, config_class
+from dst.common.config_class import FreeKeys, Positive, Share, UnknownKeys, config_class
 from dst.common.suggest import nearest
 from dst.common.yaml_files import override, read_yaml
 from preprocess.adapters.base import Adapter, Option
@@ -24,6 +24,7 @@ from preprocess.adapters.lookup import find_adapter
 from preprocess.blend.evaluation_sets import EvaluationSet, check_evaluation_sets
 from preprocess.blend.fetch import Fetch
 from preprocess.errors import ConfigError
+from preprocess.filters.rules import Filter, filter_problems
 from preprocess.images.prepare import ImagePolicy
 
 _NAME = re.compile(r"[a-z0-9][a-z0-9_-]{0,39}")
@@ -92,6 +93,8 @@ class Dataset:
     """Mixture weight: the dataset's share of `total`, relative to the other weights."""
     split: Literal["train", "eval"] | None = None
     """train or eval: the side of all its records. Default: official splits and split.eval decide."""
+    filter: Annotated[Filter | None, UnknownKeys("a rule for a key of the records goes below fields")] = None
+    """Which records to keep, by their texts, images and fields; the others are rejects with the reason `filtered`."""
     first: Positive | None = None
     """Read only this many records, for a quick look at a large dataset."""
     dedupe: Dedupe | None = None
@@ -241,6 +244,8 @@ def check_blend(blend: Blend) -> list[str]:
             want(given in ({}, {"samples": "all"}), where, got, expected)
         else:
             want(len(given) == 1, where, got, "exactly one of samples, epochs and weight")
+        if dataset.filter is not None:
+            problems += filter_problems(dataset.filter, f"{where}.filter")
         try:
             problems += _check_options(dataset, find_adapter(dataset.adapter, f"{where}.adapter").options, where)
         except ConfigError as error:

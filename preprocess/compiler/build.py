@@ -159,6 +159,7 @@ def _ingest(prepared: Prepared, folder: Path, run: _Runner) -> tuple[dict[str, I
             folder / CACHE,
             dataset.first,
             prepared.extensions.get(dataset.name),
+            dataset.filter,
         )
         for dataset in prepared.blend.datasets
     ]
@@ -220,6 +221,7 @@ def _report(
         official_use=official_use(blend, dataset),
     )
     report.rejects.update(ingested.rejects)
+    report.filtered.update(ingested.filtered)
     conflicts = int(spool.column("members")[selection.sides[dataset.name] == CONFLICT].sum())
     if conflicts:
         report.rejects["split_conflict"] += conflicts

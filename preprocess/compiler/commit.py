@@ -9,6 +9,7 @@ from __future__ import annotations
 import os
 import re
 import shutil
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence, Set
 from dataclasses import asdict, dataclass
 from importlib import metadata
@@ -21,7 +22,7 @@ from preprocess.blend.config import Blend, resolved
 from preprocess.blend.resolve import Prepared
 from preprocess.compiler.fingerprints import FOLDER as FINGERPRINTS
 from preprocess.compiler.plan import shares
-from preprocess.compiler.report import BuildReport, DatasetReport
+from preprocess.compiler.report import BuildReport, DatasetReport, counts_text
 from preprocess.compiler.run_task import shard_root
 from preprocess.compiler.select import Selection
 from preprocess.compiler.split_assignment import CONFLICT, NAMES
@@ -129,12 +130,19 @@ def _check_rejects(folder: Path, prepared: Prepared, report: BuildReport, reject
     limit = prepared.blend.limits.max_reject_share
     problems = []
     for dataset in report.datasets.values():
-        lost = sum(count for reason, count in dataset.rejects.items() if reason not in REQUESTED)
-        if lost > limit * dataset.records:
-            reasons = ", ".join(f"{reason} {count}" for reason, count in dataset.rejects.most_common())
+        counted = Counter({reason: count for reason, count in dataset.rejects.items() if reason not in REQUESTED})
+        lost = counted.total()
+        records = dataset.members + lost
+        if lost > limit * records:
+            reasons = ", ".join(f"{reason} {count}" for reason, count in counted.most_common())
             problems.append(
-                f"dataset {dataset.name}: {lost} of {dataset.records} records are rejects ({reasons}); "
+                f"dataset {dataset.name}: {lost} of {records} records are rejects ({reasons}); "
                 f"limits.max_reject_share allows {limit:g}"
+            )
+        elif dataset.filtered and not dataset.members:
+            problems.append(
+                f"dataset {dataset.name}: its filter leaves no record ({counts_text(dataset.filtered)}); change the "
+                "filter, or remove the dataset"
             )
     if problems:
         # An existing manifest pins its own rejects file, which must not change.
@@ -196,6 +204,7 @@ def _dataset_info(
         share=report.share,
         draws=report.draws,
         rejects=report.rejects,
+        filtered=dict(report.filtered) or None,
         notes=report.notes,
         absent=report.absent,
         inputs=tuple(InputFile(**entry) for entry in report.inputs),

@@ -12,7 +12,7 @@ import shutil
 import stat
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -21,10 +21,12 @@ from dst.common.extensions import ExtensionOrigin
 from preprocess.adapters.base import Request
 from preprocess.adapters.lookup import adapter_origin, read_records
 from preprocess.adapters.parsing.splits import held_out_files
-from preprocess.compiler.spool import write_spool
+from preprocess.compiler.spool import reject_all, write_spool
 from preprocess.compiler_version import COMPILER
 from preprocess.conversation import Conversation, Records, Reject
 from preprocess.errors import DataError
+from preprocess.filters.record_rules import record_check
+from preprocess.filters.rules import Filter
 from shards.files import file_sha256, partial_path, replace_file, sync_folder
 
 _DONE = "done.json"
@@ -34,8 +36,8 @@ _DONE = "done.json"
 class IngestTask:
     """One dataset to read. cache: the build's cache folder; first: read only this many records.
 
-    extension: the code of the adapter, if it is not dsvl's. key: covers the adapter, its code, its options and the
-    state of the annotation files at the start.
+    extension: the code of the adapter, if it is not dsvl's. rules: the dataset's filter. key: covers the adapter, its
+    code, its options, the rules over records and the state of the annotation files at the start.
     """
 
     dataset: str
@@ -44,6 +46,7 @@ class IngestTask:
     request: Request
     cache: Path
     first: int | None
+    rules: Filter | None
     key: str
 
     @property
@@ -55,6 +58,7 @@ class IngestTask:
 class Ingested:
     """The output of an adapter, in numbers. inputs: {"file", "size", "sha256"} of each annotation file.
 
+    filtered: rule of the filter -> records that it drops, which are the rejects with the reason `filtered`.
     official_files: annotation file whose name says val or test -> its records that are official val or test.
     error: why a whole file cannot be used; then the other fields are meaningless.
     """
@@ -62,6 +66,7 @@ class Ingested:
     records: int = 0
     conversations: int = 0
     rejects: Mapping[str, int] = field(default_factory=dict)
+    filtered: Mapping[str, int] = field(default_factory=dict)
     inputs: Sequence[Mapping[str, Any]] = ()
     official_files: Mapping[str, int] = field(default_factory=dict)
     error: str | None = None
@@ -74,11 +79,18 @@ def ingest_task(
     cache: Path,
     first: int | None,
     extension: ExtensionOrigin | None = None,
+    rules: Filter | None = None,
 ) -> IngestTask:
     """The task for one dataset. Raises DataError if an annotation file cannot be read."""
-    key = _key(adapter, request, first, extension)
     return IngestTask(
-        dataset=dataset, adapter=adapter, extension=extension, request=request, cache=cache, first=first, key=key
+        dataset=dataset,
+        adapter=adapter,
+        extension=extension,
+        request=request,
+        cache=cache,
+        first=first,
+        rules=rules,
+        key=_key(adapter, request, first, extension, rules),
     )
 
 
@@ -113,13 +125,23 @@ def run_ingest(task: IngestTask) -> Ingested:
         inputs = [_describe(task.request, path) for path in task.request.annotations]
         partial.mkdir(parents=True)
         official = Counter(dict.fromkeys(held_out_files(entry["file"] for entry in inputs), 0))
-        records = _counted(_limited(task), official) if official else _limited(task)
-        found = Ingested(**write_spool(partial, task.dataset, records), inputs=inputs, official_files=dict(official))
+        dropped: Counter[str] = Counter()
+        records = _limited(task)
+        if official:
+            records = _counted(records, official)
+        if task.rules is not None and task.rules.has_record_rules:
+            records = filtered(records, task.rules, dropped)
+        found = Ingested(
+            **write_spool(partial, task.dataset, records),
+            filtered=dict(sorted(dropped.items())),
+            inputs=inputs,
+            official_files=dict(official),
+        )
         if not found.records:
             raise DataError(
                 f"{', '.join(map(str, task.request.annotations))}: no records in it; remove the dataset from the blend"
             )
-        if _key(task.adapter, task.request, task.first, task.extension) != task.key:
+        if _key(task.adapter, task.request, task.first, task.extension, task.rules) != task.key:
             raise DataError("an annotation file changed while it was read; run the same command again")
         replace_file(partial / _DONE, json.dumps(asdict(found)).encode())
         shutil.rmtree(task.folder, ignore_errors=True)
@@ -131,7 +153,26 @@ def run_ingest(task: IngestTask) -> Ingested:
     return found
 
 
-def _key(adapter: str, request: Request, first: int | None, extension: ExtensionOrigin | None) -> str:
+def filtered(records: Records, rules: Filter, dropped: Counter[str]) -> Iterator[Conversation | Reject]:
+    """The records that keep the rules over texts and fields, and a reject for each other one, counted by its rule.
+
+    Conversations come out without their fields: only rules read them, and a rule must not change the hash by which a
+    conversation without images gets its side of the split.
+    """
+    check = record_check(rules)
+    for item in records:
+        if not isinstance(item, Conversation):
+            yield item
+        elif (broken := check(item)) is None:
+            yield replace(item, fields={}) if item.fields else item
+        else:
+            dropped[broken.rule] += len(item.sources)
+            yield from reject_all(item, "filtered", str(broken))
+
+
+def _key(
+    adapter: str, request: Request, first: int | None, extension: ExtensionOrigin | None, rules: Filter | None
+) -> str:
     parts: dict[str, Any] = {
         "compiler": COMPILER,
         "adapter": adapter,
@@ -144,6 +185,8 @@ def _key(adapter: str, request: Request, first: int | None, extension: Extension
     }
     if extension is not None:
         parts["extension"] = asdict(extension)
+    if rules is not None and rules.has_record_rules:
+        parts["filter"] = rules.record_key()
     return content_key(parts)
 
 

@@ -121,6 +121,8 @@ def plan_tasks(
         "prompt": context.prompt,
         "concat": context.concat,
     }
+    if context.image_rules:
+        base["filter"] = [[name, bounds.min, bounds.max] for name, bounds in context.image_rules]
     for code, name in enumerate(split.NAMES):
         rows = np.flatnonzero(side == code)
         if dataset.concat > 1:
@@ -197,6 +199,7 @@ def make_context(
         too_long=blend.limits.too_long,
         prompt=dataset.prompt,
         concat=dataset.concat,
+        image_rules=dataset.filter.image_rules if dataset.filter else (),
     )
 
 

@@ -23,7 +23,7 @@ class DatasetReport:
 
     absent: the adapter's annotation patterns that matched nothing, where each of them should match. official_files:
     annotation file whose name says val or test -> its number of official val and test records. official_use: what the
-    blend makes of those.
+    blend makes of those. filtered: rule of the filter -> records, which are the rejects with the reason `filtered`.
     """
 
     name: str
@@ -40,6 +40,7 @@ class DatasetReport:
     share: float = 0.0
     splits: dict[str, int] = field(default_factory=lambda: dict.fromkeys(NAMES, 0))
     rejects: Counter[str] = field(default_factory=Counter)
+    filtered: Counter[str] = field(default_factory=Counter)
     notes: Counter[str] = field(default_factory=Counter)
 
     @property
@@ -52,6 +53,7 @@ class DatasetReport:
         self.tokens += result.ids
         self.notes.update(result.notes)
         self.rejects.update(result.rejects)
+        self.filtered.update(result.filtered)
         if result.shard is not None:
             self.splits[split] += result.shard.samples
             self.images += result.shard.images
@@ -64,6 +66,7 @@ class DatasetReport:
             "samples": self.samples,
             "splits": dict(self.splits),
             "rejects": dict(sorted(self.rejects.items())),
+            "filtered": dict(sorted(self.filtered.items())),
             "notes": dict(sorted(self.notes.items())),
             "images": self.images,
             "tokens": self.tokens,
@@ -98,9 +101,11 @@ def print_report(report: BuildReport) -> None:
     console.print(report_table(report))
     for name, dataset in report.datasets.items():
         if dataset.rejects:
-            console.print(cell(f"{name}: rejects: {_counts(dataset.rejects)}"))
+            console.print(cell(f"{name}: rejects: {counts_text(dataset.rejects)}"))
+        if dataset.filtered:
+            console.print(cell(f"{name}: filtered: {counts_text(dataset.filtered)}"))
         if dataset.notes:
-            console.print(cell(f"{name}: notes: {_counts(dataset.notes)}"))
+            console.print(cell(f"{name}: notes: {counts_text(dataset.notes)}"))
         if dataset.absent:
             console.print(cell(f"{name}: not found: {', '.join(dataset.absent)}"))
         if dataset.official_files:
@@ -140,7 +145,7 @@ def _official(dataset: DatasetReport) -> str:
     return f"val or test by name: {files}: {sum(dataset.official_files.values()):,} records {dataset.official_use}"
 
 
-def _counts(counter: Counter[str]) -> str:
+def counts_text(counter: Mapping[str, int]) -> str:
     """Largest first; equal counts by name."""
     return ", ".join(
         f"{name} {count:,}" for name, count in sorted(counter.items(), key=lambda item: (-item[1], item[0]))

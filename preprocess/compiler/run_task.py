@@ -22,6 +22,7 @@ from preprocess.compiler.spool import reject_all, reject_line
 from preprocess.compiler.task import CompileTask, TaskResult, Tools, open_tools
 from preprocess.conversation import Reject
 from preprocess.errors import DataError, RejectError
+from preprocess.filters.image_rules import broken_image_rule
 from shards import ShardInfo, ShardWriter
 from shards.files import file_sha256, replace_file
 
@@ -46,6 +47,7 @@ def run_task(task: CompileTask) -> TaskResult:
         ids=outcome.ids,
         notes=dict(sorted(outcome.notes.items())),
         rejects=dict(sorted(Counter(reject.reason for reject in outcome.rejects).items())),
+        filtered=dict(sorted(outcome.filtered.items())),
     )
     task.marker.parent.mkdir(parents=True, exist_ok=True)
     if outcome.rejects:
@@ -91,13 +93,20 @@ class _Outcome:
     ids: int = 0
     notes: Counter[str] = field(default_factory=Counter)
     rejects: list[Reject] = field(default_factory=list)
+    filtered: Counter[str] = field(default_factory=Counter)
 
 
 def _members(task: CompileTask, tools: Tools, outcome: _Outcome) -> Iterator[Member]:
     for row in task.rows.tolist():
         conversation = tools.spool[row]
         try:
-            yield make_member(row, conversation, tools, task.context)
+            member = make_member(row, conversation, tools, task.context)
+            broken = broken_image_rule(task.context.image_rules, [image.original_size for image in member.images])
+            if broken is None:
+                yield member
+            else:
+                outcome.filtered[broken.rule] += len(conversation.sources)
+                outcome.rejects += reject_all(conversation, "filtered", str(broken))
         except RejectError as refused:
             outcome.rejects += reject_all(conversation, refused.reason, refused.detail)
         except OSError:

@@ -17,6 +17,7 @@ import numpy.typing as npt
 
 from dst import ChatTokenizer, Template, load_tokenizer
 from preprocess.compiler.spool import Spool
+from preprocess.filters.rules import ImageRules
 from preprocess.images.prepare import ImagePolicy
 from preprocess.images.stores import StoreList, open_stores
 from shards import ShardInfo
@@ -42,6 +43,8 @@ class TaskContext:
     too_long: Literal["reject", "cut"]
     prompt: str | None
     concat: int
+    image_rules: ImageRules
+    """Of the dataset's filter."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -72,7 +75,10 @@ class CompileTask:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TaskResult:
-    """The result of a task. ids: stored tokens; changed_ns: mtimes of the shard's tar and index."""
+    """The result of a task. ids: stored tokens; changed_ns: mtimes of the shard's tar and index.
+
+    filtered: rule of the filter -> records that it drops; they are among the rejects.
+    """
 
     shard: ShardInfo | None
     changed_ns: tuple[int, ...]
@@ -80,6 +86,7 @@ class TaskResult:
     ids: int
     notes: Mapping[str, int]
     rejects: Mapping[str, int]
+    filtered: Mapping[str, int]
 
     def to_json(self) -> dict[str, Any]:
         return asdict(self)

@@ -73,12 +73,16 @@ class ImagePolicy:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class StoredImage:
-    """An image as it goes into a shard. width and height in pixels, with the EXIF orientation applied."""
+    """An image as it goes into a shard. width and height in pixels, with the EXIF orientation applied.
+
+    original_size: width and height before resizing, upright as well.
+    """
 
     data: bytes
     extension: str
     width: int
     height: int
+    original_size: tuple[int, int]
 
 
 def prepare_image(data: bytes, policy: ImagePolicy) -> StoredImage:
@@ -100,15 +104,15 @@ def _prepared(data: bytes, policy: ImagePolicy) -> StoredImage:
     if policy.store == "resized" or policy.check == "decode":
         load_pixels(image, data)
     orientation = read_orientation(image, data)
-    if policy.store == "resized":
-        return _encoded(fit(upright(to_rgb(image), orientation), policy.geometry), policy)
     width, height = image.size
     if orientation >= 5:  # the four orientations with width and height swapped
         width, height = height, width
-    return StoredImage(data=data, extension=extension, width=width, height=height)
+    if policy.store == "resized":
+        return _encoded(fit(upright(to_rgb(image), orientation), policy.geometry), policy, (width, height))
+    return StoredImage(data=data, extension=extension, width=width, height=height, original_size=(width, height))
 
 
-def _encoded(image: Image.Image, policy: ImagePolicy) -> StoredImage:
+def _encoded(image: Image.Image, policy: ImagePolicy, original_size: tuple[int, int]) -> StoredImage:
     image.info = {}  # Pillow would write comments and colour profiles into the new file
     buffer = BytesIO()
     if policy.format == "jpeg":
@@ -116,4 +120,10 @@ def _encoded(image: Image.Image, policy: ImagePolicy) -> StoredImage:
     else:
         image.save(buffer, "PNG")
     extension = "jpg" if policy.format == "jpeg" else "png"
-    return StoredImage(data=buffer.getvalue(), extension=extension, width=image.width, height=image.height)
+    return StoredImage(
+        data=buffer.getvalue(),
+        extension=extension,
+        width=image.width,
+        height=image.height,
+        original_size=original_size,
+    )

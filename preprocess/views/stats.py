@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 import polars as pl
 
+from preprocess.compiler.report import counts_text
 from shards import Build
 
 _QUANTILES = (0.5, 0.9, 0.99)
@@ -48,7 +50,14 @@ def build_stats(build: Build) -> list[dict[str, Any]]:
     ]
 
 
-def print_stats(rows: list[dict[str, Any]]) -> None:
+def filter_counts(build: Build) -> dict[str, dict[str, int]]:
+    """Dataset -> rule of its filter -> records that it dropped; only datasets that lost some."""
+    datasets = build.manifest.datasets
+    return {name: dict(dataset.filtered) for name, dataset in datasets.items() if dataset.filtered}
+
+
+def print_stats(rows: list[dict[str, Any]], dropped: Mapping[str, Mapping[str, int]]) -> None:
+    """The rows as a table, and below it a line for each dataset whose filter dropped records."""
     from rich.table import Table
 
     from preprocess.terminal import cell, results
@@ -82,4 +91,7 @@ def print_stats(rows: list[dict[str, Any]]) -> None:
             *(f"{row[key]:,}" for key in ("length_p50", "length_p90", "length_p99", "length_max")),
             f"{row['share']:.1%}",
         )
-    results().print(table)
+    console = results()
+    console.print(table)
+    for name, counts in dropped.items():
+        console.print(cell(f"{name}: filtered: {counts_text(counts)}"))

@@ -142,6 +142,8 @@ class DatasetInfo(DatasetFacts):
 
     rejects: Mapping[str, Count]
     """Reason -> records"""
+    filtered: Annotated[Mapping[str, Count] | None, OPTIONAL] = None
+    """Rule of the dataset's filter -> records, which are the rejects with the reason `filtered`; None without any"""
     notes: Mapping[str, Count]
     """What was changed on the way -> how often"""
     absent: tuple[str, ...]

@@ -62,6 +62,7 @@ def context(
         too_long=too_long,
         prompt=prompt,
         concat=concat,
+        image_rules=(),
     )
 
 

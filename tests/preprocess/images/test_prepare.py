@@ -79,7 +79,8 @@ def test_the_example_photos_are_accepted_and_kept_byte_for_byte(path: Path) -> N
         assert reason(data) == "image_too_small"
         return
     for policy in (DECODE, HEADER):
-        assert prepare_image(data, policy) == StoredImage(data=data, extension="jpg", width=width, height=height)
+        expected = StoredImage(data=data, extension="jpg", width=width, height=height, original_size=(width, height))
+        assert prepare_image(data, policy) == expected
     small = prepare_image(data, RESIZED)
     assert (small.extension, small.width, small.height) == ("jpg", 64, 64)
 
@@ -110,7 +111,8 @@ def test_every_supported_kind_of_image_is_kept_as_it_is_or_resized_from_rgb(kind
     image, form, options, extension = KINDS[kind]
     data = encoded(image, form, **options)
     for policy in (DECODE, HEADER):
-        assert prepare_image(data, policy) == StoredImage(data=data, extension=extension, width=90, height=60)
+        stored = StoredImage(data=data, extension=extension, width=90, height=60, original_size=(90, 60))
+        assert prepare_image(data, policy) == stored
     with Image.open(io.BytesIO(data)) as opened, warnings.catch_warnings():
         warnings.simplefilter("ignore")
         expected = opened.convert("RGB")  # as Hugging Face does

@@ -1,0 +1,1 @@
+"""The rules of `filter:`: which records of a dataset are kept, by their texts, their fields and their images."""
