@@ -203,12 +203,18 @@ def adapters(names: tuple[str, ...], as_json: bool) -> None:
 @click.option("--root", required=True, type=PATH, help="The folder to look through.")
 @click.option("--out", type=PATH, default=Path("blend.yaml"), show_default=True, help="The file to write.")
 def init(root: Path, out: Path) -> None:
-    """Find known datasets below a folder and write a commented blend file for them."""
-    from preprocess.blend.discover import write_blend
+    """Find datasets and files of conversations below a folder, and write a commented blend file for them."""
+    from preprocess.blend.draft import write_blend
 
     found = write_blend(root, out)
-    for name, folder in found:
-        click.echo(visible(f"found {name} in {folder}"))
+    for dataset in found.datasets:
+        files = f": {', '.join(path.name for path in dataset.annotations[:3])}" if dataset.annotations else ""
+        more = f" and {len(dataset.annotations) - 3} more files" if len(dataset.annotations) > 3 else ""
+        click.echo(visible(f"found {dataset.adapter} in {dataset.folder}{files}{more}"))
+        for line in dataset.notes:
+            click.echo(visible(f"  {line}"))
+    for one in found.unread:
+        note(f"not in the blend: {one.path}: {one.reason}")
     click.echo(visible(f"wrote {out}; set `tokenizer:`, then run: dsvl-prep build --blend {out}"))
 
 

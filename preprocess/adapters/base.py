@@ -47,12 +47,22 @@ class Option:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Layout:
+    """Where a dataset's files are: glob patterns below the root; every match is used, sorted within a pattern."""
+
+    annotations: tuple[str, ...]
+    images: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Adapter:
     """A row of ADAPTERS.
 
     annotations, images: glob patterns below the root, unless the blend sets others; every match is used, sorted within
     a pattern. joins: every annotation pattern must match, since the files are joined. alternatives: the annotation
-    patterns are alternatives, so usually some match nothing. layout, where, licence: texts for `dsvl-prep adapters`.
+    patterns are alternatives, so usually some match nothing. other_layouts: other places where people have the same
+    files; the first that is there is used if nothing matches `annotations`. layout, where, licence: texts for
+    `dsvl-prep adapters`.
     """
 
     read: Callable[[Request], Records]
@@ -63,4 +73,10 @@ class Adapter:
     licence: str
     joins: bool = False
     alternatives: bool = False
+    other_layouts: tuple[Layout, ...] = ()
     options: Mapping[str, Option] = field(default_factory=dict)
+
+    @property
+    def layouts(self) -> tuple[Layout, ...]:
+        """All layouts, the adapter's own first."""
+        return (Layout(annotations=self.annotations, images=self.images), *self.other_layouts)

@@ -13,7 +13,7 @@ from dst.common.extensions import (
     origin,
     wrong_object,
 )
-from preprocess.adapters.base import Adapter, Option, Request
+from preprocess.adapters.base import Adapter, Layout, Option, Request
 from preprocess.adapters.parsing.splits import held_out_files, with_splits_of_files
 from preprocess.adapters.registry import ADAPTERS
 from preprocess.conversation import Conversation, Records, Reject
@@ -84,6 +84,9 @@ def _problems(adapter: Adapter) -> list[str]:
         patterns = getattr(adapter, field)
         if not isinstance(patterns, tuple) or not all(isinstance(pattern, str) for pattern in patterns):
             problems.append(f"{field}: got {patterns!r}; expected a tuple of patterns, such as ('photos.json',)")
+    other_layouts: Any = adapter.other_layouts
+    if not isinstance(other_layouts, tuple) or not all(isinstance(one, Layout) for one in other_layouts):
+        problems.append("other_layouts: expected a tuple of Layout of preprocess.adapters.base")
     if isinstance(adapter.annotations, tuple) and not adapter.annotations:
         problems.append("annotations: got no pattern; expected at least one, such as ('photos.json',)")
     problems += [

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from functools import partial
 
-from preprocess.adapters.base import Adapter, Option
+from preprocess.adapters.base import Adapter, Layout, Option
 from preprocess.adapters.datasets import (
     aokvqa,
     captions,
@@ -35,6 +35,7 @@ _FRAMES = Option(
     "last.",
 )
 _COCO_2014 = ("coco/2014", "coco/train2014", "coco/val2014", "train2014", "val2014")
+_COCO_FOLDERS = ("train2017", "val2017", "train2014", "val2014")
 _COCO_TERMS = "Annotations CC BY 4.0; the photos are under their Flickr licences (https://cocodataset.org/#termsofuse)."
 _LLAVA_WHERE = "https://huggingface.co/datasets/liuhaotian/LLaVA-Instruct-150K; images: https://cocodataset.org"
 _LLAVA_TERMS = "CC BY-NC 4.0, and OpenAI's terms of use; COCO's photos are under their Flickr licences."
@@ -63,6 +64,12 @@ ADAPTERS: dict[str, Adapter] = {
         read=aokvqa.read,
         annotations=("aokvqa/annotations/aokvqa_v1p0_train.json",),
         images=("coco/train2017", "coco/val2017"),
+        other_layouts=(
+            Layout(
+                annotations=("aokvqa_v1p0_train.json",),
+                images=("coco/train2017", "coco/val2017", "train2017", "val2017"),
+            ),
+        ),
         layout="aokvqa/annotations/aokvqa_v1p0_train.json, images in coco/train2017/ (validation: coco/val2017/).",
         where="https://github.com/allenai/aokvqa; images: https://cocodataset.org",
         licence="Apache 2.0 (the authors' repository); COCO's photos are under their Flickr licences.",
@@ -83,7 +90,16 @@ ADAPTERS: dict[str, Adapter] = {
         read=captions.read_coco,
         annotations=("coco_caption/dataset.json",),
         images=(*_COCO_2014, "coco/train2017", "coco/val2017"),
-        layout="coco_caption/dataset.json (Karpathy's split) or the official captions_*.json, images in coco/2014/.",
+        other_layouts=(
+            Layout(annotations=("dataset_coco.json",), images=_COCO_2014),
+            Layout(annotations=("annotations/captions_*.json",), images=_COCO_FOLDERS),
+            Layout(
+                annotations=("coco/annotations/captions_*.json",),
+                images=tuple(f"coco/{folder}" for folder in _COCO_FOLDERS),
+            ),
+        ),
+        layout="coco_caption/dataset.json (Karpathy's split), images in coco/2014/. Also COCO's own folders: "
+        "annotations/captions_*.json, images in train2017/ and val2017/, or those of 2014.",
         where="https://cs.stanford.edu/people/karpathy/deepimagesent/caption_datasets.zip (Karpathy's split); "
         "official captions and images: https://cocodataset.org/#download",
         licence=_COCO_TERMS,
@@ -163,8 +179,18 @@ ADAPTERS: dict[str, Adapter] = {
         ),
         alternatives=True,
         images=_COCO_2014,
-        layout="v2_OpenEnded_mscoco_*_questions.json and v2_mscoco_*_annotations.json in vqa_v2/ or at the root, "
-        "images in coco/2014/ or coco/train2014/ and coco/val2014/. Also reads VizWiz's and TextVQA's files.",
+        other_layouts=(
+            Layout(
+                annotations=(
+                    "Questions/v2_OpenEnded_mscoco_*_questions.json",
+                    "Annotations/v2_mscoco_*_annotations.json",
+                ),
+                images=("Images/mscoco/train2014", "Images/mscoco/val2014", *_COCO_2014),
+            ),
+        ),
+        layout="v2_OpenEnded_mscoco_*_questions.json and v2_mscoco_*_annotations.json in vqa_v2/ or at the root, or "
+        "in Questions/ and Annotations/; images in coco/2014/ or coco/train2014/ and coco/val2014/. Also reads "
+        "VizWiz's and TextVQA's files.",
         where="https://visualqa.org; images: https://cocodataset.org",
         licence="CC BY 4.0; COCO's photos are under their Flickr licences.",
         options={**_IDS, "answer": vqa_records.ANSWER, "instruction": vqa_records.INSTRUCTION},

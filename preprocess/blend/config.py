@@ -23,6 +23,7 @@ from preprocess.adapters.base import Adapter, Option
 from preprocess.adapters.lookup import find_adapter
 from preprocess.blend.evaluation_sets import EvaluationSet, check_evaluation_sets
 from preprocess.blend.fetch import Fetch
+from preprocess.blend.layouts import find_layout, matching
 from preprocess.errors import ConfigError
 from preprocess.filters.rules import Filter, filter_problems
 from preprocess.images.prepare import ImagePolicy
@@ -185,9 +186,10 @@ def find_inputs(blend: Blend, base: Path, *, need_images: bool = True) -> dict[s
         if not root.is_dir():
             problems.append(f"{where}.root: no folder {root}; expected the folder that holds {dataset.spec.layout}")
             continue
-        images = _match(root, _patterns(dataset.images) or dataset.spec.images)
-        patterns = _patterns(dataset.annotations) or dataset.spec.annotations
-        missing = [pattern for pattern in patterns if not _match(root, (pattern,))]
+        layout = find_layout(dataset.spec, root) or dataset.spec.layouts[0]
+        images = matching(root, _patterns(dataset.images) or layout.images)
+        patterns = _patterns(dataset.annotations) or layout.annotations
+        missing = [pattern for pattern in patterns if not matching(root, (pattern,))]
         if len(missing) == len(patterns) or (missing and (dataset.annotations or dataset.spec.joins)):
             patterns_text = ", ".join(missing)
             problems.append(
@@ -195,19 +197,19 @@ def find_inputs(blend: Blend, base: Path, *, need_images: bool = True) -> dict[s
             )
         if need_images and not dataset.images and not images:
             problems.append(
-                f"{where}.images: none of {', '.join(dataset.spec.images)} is below {root}; expected "
+                f"{where}.images: none of {', '.join(layout.images)} is below {root}; expected "
                 f"{dataset.spec.layout.rstrip('.')}; set images: to where the images are"
             )
         problems += [
             f"{where}.images: nothing below {root} matches {pattern}"
             for pattern in _patterns(dataset.images)
-            if not _match(root, (pattern,))
+            if not matching(root, (pattern,))
         ]
         found[dataset.name] = Inputs(
             root=root,
-            annotations=_match(root, patterns),
+            annotations=matching(root, patterns),
             images=images,
-            absent=() if dataset.spec.alternatives else tuple(missing),
+            absent=() if dataset.spec.alternatives or layout in dataset.spec.other_layouts else tuple(missing),
         )
     if problems:
         raise ConfigError(problems)
@@ -291,18 +293,3 @@ def _is_list(default: object) -> bool:
 
 def _patterns(value: str | tuple[str, ...]) -> tuple[str, ...]:
     return (value,) if isinstance(value, str) else value
-
-
-def _match(root: Path, patterns: Sequence[str]) -> tuple[Path, ...]:
-    """Existing paths, in the order of the patterns, sorted within each; absolute patterns are allowed in a config."""
-    found: dict[Path, None] = {}
-    for pattern in patterns:
-        plain = root / pattern
-        if plain.exists():
-            found[plain] = None
-        elif not Path(pattern).is_absolute():
-            found.update(dict.fromkeys(sorted(root.glob(pattern))))
-        else:
-            anchor = Path(pattern).anchor
-            found.update(dict.fromkeys(sorted(Path(anchor).glob(pattern[len(anchor) :]))))
-    return tuple(found)

@@ -1,120 +1,136 @@
-"""Find datasets below a folder by their layouts, and write a first blend file for them."""
+"""Find datasets below a folder: the layouts that adapters read, and one's own files of conversations.
+
+Rule: what was found and cannot be read is reported with its reason.
+"""
 
 from __future__ import annotations
 
-import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
-import yaml
-
-from dst.common.config import field_docs
+from preprocess.adapters.base import Layout, Request
 from preprocess.adapters.registry import ADAPTERS
-from preprocess.blend.config import Blend, Dataset, Limits, Split
-from preprocess.errors import ConfigError
+from preprocess.blend.folders import DEPTH, Folder, walk
+from preprocess.blend.image_search import elsewhere, find_images
+from preprocess.blend.layouts import matching
+from preprocess.blend.own_files import CHAT, OwnFiles, Unread, first_conversations, names_of, own_files
+from preprocess.conversation import is_url
+from preprocess.errors import ConfigError, DataError
 
-_DEPTH = 3
-"""How many levels below the root are searched for a dataset's folder"""
-
-_WITHOUT_LAYOUT = ("chat",)
-"""Adapters whose patterns match any JSON file, so that a match means nothing"""
+_ZIP = "a zip in which no dataset's images were found; unpack it if it holds annotation files"
 
 
-def write_blend(root: Path, out: Path) -> list[tuple[str, Path]]:
-    """Write a commented blend file for the datasets found; returns their names and folders.
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Found:
+    """A dataset. annotations: files below the folder, images: folders and archives; empty: the adapter's own.
 
-    Raises ConfigError if the root is not a folder, nothing is found, or the file exists already.
+    notes: what a person should know before building it.
     """
+
+    adapter: str
+    folder: Path
+    annotations: tuple[Path, ...] = ()
+    images: tuple[Path, ...] = ()
+    notes: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Discovery:
+    """What is below a root: datasets, and files that may be data and are in none."""
+
+    datasets: tuple[Found, ...]
+    unread: tuple[Unread, ...]
+
+
+def discover(root: Path) -> Discovery:
+    """Everything that can be read below a root. Raises ConfigError if it is not a folder, or nothing is found."""
     if not root.is_dir():
         raise ConfigError([f"--root {root}: no such folder"])
-    if out.exists():
-        raise ConfigError([f"--out {out}: exists already; choose another name, so that your settings are not lost"])
-    found = list(find_layouts(root))
-    if not found:
-        raise ConfigError(
-            [
-                f"--root {root}: no known dataset there or {_DEPTH} folders below; `dsvl-prep adapters` lists the "
-                "layouts; your own files are not searched for: add them to a blend file as {name: mine, adapter: "
-                f"chat, root: {root}, samples: all}}"
-            ]
-        )
-    out.write_text(_blend_text(found, out.parent), encoding="utf-8")
-    return found
+    folders = list(walk(root))
+    datasets: list[Found] = []
+    unread: list[Unread] = []
+    kept: set[Path] = set()
+    for adapter, layout, folder in find_layouts(folders):
+        datasets.append(_dataset(adapter, layout, folder, folders))
+        kept |= {path.resolve() for path in matching(folder, (*layout.annotations, *layout.images))}
+    for inside in folders:
+        if inside.path.resolve() in kept:
+            continue
+        own, others = own_files(inside.records, kept)
+        datasets += [_own_dataset(files, inside.path, folders) for files in own]
+        unread += others
+    used = {path for dataset in datasets for path in dataset.images}
+    zips = [path for inside in folders for path in inside.archives if path.suffix.lower() == ".zip"]
+    unread += [Unread(path, _ZIP) for path in zips if path.resolve() not in kept]
+    unread = [one for one in unread if one.path not in used]
+    if not datasets:
+        raise ConfigError([_nothing_found(root, unread)])
+    return Discovery(datasets=tuple(datasets), unread=tuple(unread))
 
 
-def find_layouts(root: Path) -> Iterator[tuple[str, Path]]:
-    """(adapter, folder) for every layout whose annotation files exist; the same files count once."""
+def find_layouts(folders: Sequence[Folder]) -> Iterator[tuple[str, Layout, Path]]:
+    """(adapter, layout, folder) for every layout whose annotation files exist; the same files count once."""
     seen: set[tuple[str, Path]] = set()
-    for folder in _folders(root):
+    for folder in folders:
         for name, adapter in ADAPTERS.items():
-            if name in _WITHOUT_LAYOUT:
-                continue
-            matches = [list(folder.glob(pattern)) for pattern in adapter.annotations]
-            enough = all if adapter.joins else any
-            files = {(name, path.resolve()) for found in matches for path in found}
-            if enough(matches) and not files & seen:
-                seen |= files
-                yield name, folder
+            for layout in adapter.layouts if name != CHAT else ():  # chat's patterns match any JSON file
+                matches = [matching(folder.path, (pattern,)) for pattern in layout.annotations]
+                enough = all if adapter.joins else any
+                files = {(name, path.resolve()) for found in matches for path in found}
+                if enough(matches) and not files & seen:
+                    seen |= files
+                    yield name, layout, folder.path
+                    break
 
 
-def _folders(root: Path) -> Iterator[Path]:
-    """The root and the folders below it, in order. A folder with many images costs one pass over its names."""
-    level = [root]
-    for _ in range(_DEPTH + 1):
-        yield from level
-        level = [below for folder in level for below in _folders_in(folder)]
-
-
-def _folders_in(folder: Path) -> list[Path]:
-    """The folders in a folder, sorted; files are neither kept nor sorted."""
+def _dataset(name: str, layout: Layout, folder: Path, folders: Sequence[Folder]) -> Found:
+    """A dataset in a known layout; if its images are not where the layout has them, they are searched for."""
+    adapter = ADAPTERS[name]
+    if matching(folder, layout.images):
+        return Found(adapter=name, folder=folder)
+    request = Request(
+        root=folder,
+        annotations=matching(folder, layout.annotations),
+        images=(),
+        options={key: option.default for key, option in adapter.options.items()},
+    )
     try:
-        with os.scandir(folder) as entries:
-            return sorted(Path(entry.path) for entry in entries if entry.is_dir() and not entry.name.startswith("."))
-    except OSError:
-        return []
+        conversations, _ = first_conversations(name, request)
+    except (DataError, ConfigError, OSError, IndexError) as error:
+        return Found(adapter=name, folder=folder, notes=(f"its annotations cannot be read: {error}",))
+    images, notes = _images(names_of(conversations), folder, folders)
+    return Found(adapter=name, folder=folder, images=images, notes=notes)
 
 
-def _blend_text(found: list[tuple[str, Path]], base: Path) -> str:
-    blend_docs, dataset_docs = field_docs(Blend), field_docs(Dataset)
-    lines = [
-        "# Which datasets, how much of each, with which template and tokenizer.",
-        "# A key that is not here has its default; docs/blend.md lists all keys.",
-        "",
-        f"# {blend_docs['tokenizer']}",
-        "tokenizer: path/of/your/tokenizer",
-        f"# {blend_docs['template']}",
-        f"template: {Blend.__dataclass_fields__['template'].default}",
-        f"# {blend_docs['image_tokens']}",
-        f"image_tokens: {Blend.__dataclass_fields__['image_tokens'].default}",
-        "image:",
-        "  store: original  # resized stores small JPEGs, which load about ten times faster; then set size and fit",
-        "  check: decode    # header is faster, for data that an earlier build checked",
-    ]
-    for key, cls in (("limits", Limits), ("split", Split)):
-        lines.append(f"{key}:")
-        for name, text in field_docs(cls).items():
-            value = 0.01 if name == "eval" else cls.__dataclass_fields__[name].default
-            lines += [f"  # {text}", f"  {name}: {value}"]
-    lines += ["", "# `dsvl-prep adapters` lists each adapter's options.", "datasets:"]
-    used: set[str] = set()
-    for adapter, folder in found:
-        name, number = adapter, 2
-        while name in used:
-            name, number = f"{adapter}-{number}", number + 1
-        used.add(name)
-        spec = ADAPTERS[adapter]
-        lines += [
-            "",
-            f"  # {spec.layout}",
-            f"  # Licence: {spec.licence}",
-            f"  - name: {name}",
-            f"    adapter: {adapter}",
-            f"    root: {_scalar(os.path.relpath(folder, base))}",
-            f"    samples: all  # {dataset_docs['samples']}" if len(used) == 1 else "    samples: all",
-        ]
-    return "\n".join(lines) + "\n"
+def _own_dataset(own: OwnFiles, folder: Path, folders: Sequence[Folder]) -> Found:
+    images, notes = _images(own.names, folder, folders)
+    defaults = {path.resolve() for path in matching(folder, ADAPTERS[CHAT].images)}
+    if all(path.resolve() in defaults for path in images):
+        images = ()
+    elif own.num_embedded:
+        images = (*images, *own.files)
+    if not own.names:
+        notes = ("images are in the files themselves",) if own.num_embedded else ("no images in its first records",)
+    return Found(adapter=CHAT, folder=folder, annotations=own.files, images=images, notes=notes)
 
 
-def _scalar(text: str) -> str:
-    """The text in quotes: YAML reads a folder name such as 2014 or yes as another type."""
-    return yaml.safe_dump(text, default_style='"', allow_unicode=True, width=2**30).rstrip("\n")
+def _images(names: Sequence[str], near: Path, folders: Sequence[Folder]) -> tuple[tuple[Path, ...], tuple[str, ...]]:
+    """Where the images are, and what is to say about it."""
+    stores, missing = find_images([name for name in names if not is_url(name)], near, folders)
+    if any(map(is_url, names)):
+        return tuple(stores), ("its records name images by URL: run dsvl-prep fetch before the build",)
+    if not missing:
+        return tuple(stores), ()
+    other = elsewhere(missing[0], near, folders)
+    hint = f"; {other} is there: is the path in the records another one?" if other else ""
+    note = f"images not found: its records name {missing[0]}, which is in no folder or archive searched{hint}"
+    return tuple(stores), (note,)
+
+
+def _nothing_found(root: Path, unread: Sequence[Unread]) -> str:
+    lines = [f"{one.path}: {one.reason}" for one in unread[:3]]
+    seen = f"; found, but cannot be read: {'; '.join(lines)}" if lines else ""
+    return (
+        f"--root {root}: no dataset there or {DEPTH} folders below{seen}; `dsvl-prep adapters` lists what can be read"
+    )

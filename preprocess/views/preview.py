@@ -1,6 +1,7 @@
 """Show the conversations of a dataset as text, before a build.
 
-This needs neither a tokenizer nor images. A record that cannot become a sample is shown with its reason, as in a build.
+This needs no tokenizer. A record that cannot become a sample is shown with its reason, as in a build. So is an image
+that cannot be read, below the conversation that shows it.
 """
 
 from __future__ import annotations
@@ -8,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from itertools import islice, pairwise
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 from rich.console import Console
@@ -26,6 +28,7 @@ from preprocess.conversation import Conversation, Reject, to_tools
 from preprocess.errors import ConfigError
 from preprocess.terminal import cell, results
 from preprocess.views.inspect import TRAINED
+from preprocess.views.preview_images import PreviewImages
 
 
 def print_rendered(adapter: str, root: Path, *, limit: int, template: str, settings: Sequence[str]) -> None:
@@ -47,11 +50,14 @@ def print_rendered(adapter: str, root: Path, *, limit: int, template: str, setti
     for path in inputs.annotations:
         stamp(path)  # opening a pipe or a device would wait
     console = results()
-    for item in islice(read_records(dataset.adapter, request), limit):
-        if isinstance(item, Reject):
-            _print_reject(console, item)
-        else:
-            _print_conversation(console, item, chosen, dataset.prompt)
+    expected = f"none of {', '.join(dataset.spec.images)} is below {inputs.root}; set images: to where they are"
+    with TemporaryDirectory(prefix="dsvl-render-") as cache:
+        images = PreviewImages(inputs.images, expected, Path(cache))
+        for item in islice(read_records(dataset.adapter, request), limit):
+            if isinstance(item, Reject):
+                _print_reject(console, item)
+            else:
+                _print_conversation(console, item, chosen, dataset.prompt, images)
 
 
 def _dataset(adapter: str, root: Path, settings: Sequence[str]) -> Dataset:
@@ -68,7 +74,9 @@ def _print_reject(console: Console, reject: Reject) -> None:
     console.print(cell(f"reject {where}: {reject.reason}: {reject.detail}\n", style="red"))
 
 
-def _print_conversation(console: Console, conversation: Conversation, template: Template, prompt: str | None) -> None:
+def _print_conversation(
+    console: Console, conversation: Conversation, template: Template, prompt: str | None, images: PreviewImages
+) -> None:
     messages, tools = messages_of(conversation, prompt), to_tools(conversation)
 
     def render(messages: Sequence[Message]) -> Rendered:
@@ -83,7 +91,9 @@ def _print_conversation(console: Console, conversation: Conversation, template: 
         return
     console.print(cell(conversation.id, style="bold"))
     for number, image in enumerate(conversation.images, start=1):
-        console.print(cell(f"  image {number}: {image.name}"))
+        found = images.line(image)
+        words = f"{found.reason}: {found.text}" if found.reason else found.text
+        console.print(cell(f"  image {number}: {image.name}: {words}", style="red" if found.reason else ""))
     notes = [*conversation.notes, *(["images_moved"] if is_moved else [])]
     if notes:
         console.print(cell(f"  notes: {', '.join(notes)}"))

@@ -52,8 +52,9 @@ def test_the_example_reads_its_layout_and_accounts_for_every_record(tmp_path: Pa
         (ADAPTER.replace("read=read", "read=3"), "read: got an object of type int; expected a function of one Request"),
         (ADAPTER.replace('where="Here."', "where=None"), "where: got None; expected text"),
         (ADAPTER.replace("licence=", "options=[], licence="), "options: expected a dict of name -> Option"),
+        (ADAPTER.replace("licence=", "other_layouts=('a',), licence="), "other_layouts: expected a tuple of Layout"),
     ],
-    ids=["dict", "function", "no tuple", "no pattern", "no function", "no text", "no options"],
+    ids=["dict", "function", "no tuple", "no pattern", "no function", "no text", "no options", "no layout"],
 )
 def test_an_object_that_is_not_an_adapter_says_what_was_expected(
     source: str, expected: str, module_folder: Path

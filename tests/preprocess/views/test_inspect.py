@@ -1,26 +1,25 @@
-"""What people are shown: samples, previews, tables, a first blend file; and nothing that commands a terminal."""
+"""What people are shown: samples, previews and tables; and nothing that commands a terminal."""
 
 from __future__ import annotations
 
 import json
-import os
 import re
+import tempfile
+import zipfile
 from collections import Counter
 from pathlib import Path
-from typing import Any
 
 import pytest
-import yaml
 from rich.console import Console
 
 from dst.common.terminal_text import json_line, visible
-from preprocess.adapters.registry import ADAPTERS
-from preprocess.blend import discover
-from preprocess.blend.config import load_blend
 from preprocess.compiler.report import BuildReport, DatasetReport, print_report, report_table
+from preprocess.conversation import Image
+from preprocess.views import preview_images
 from preprocess.views.inspect import coloured, inspect_samples, print_sample
 from preprocess.views.preview import print_rendered
-from tests.support.small_blends import SAMPLES, build, chat_blend, chat_record, write_chat, write_images
+from preprocess.views.preview_images import PreviewImages
+from tests.support.small_blends import SAMPLES, build, chat_blend, chat_record, jpeg, write_chat, write_images
 
 HOSTILE = "a\x1b[31mb\x9b2Jc\x07d\re\x7ff"
 SHOWN = r"a\x1b[31mb\x9b2Jc\x07d\x0de\x7ff"
@@ -137,11 +136,56 @@ def test_a_preview_says_what_was_changed_on_the_way(tmp_path: Path, capsys: pyte
     assert "notes: dangling_question" in capsys.readouterr().out
 
 
-def test_a_preview_needs_no_images(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_preview_needs_no_images_and_says_where_they_should_be(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     (tmp_path / "llava").mkdir()
     (tmp_path / "llava/detail_23k.json").write_bytes((SAMPLES / "llava/detail_23k.json").read_bytes())
     render(tmp_path, "llava", limit=1)
-    assert "ASSISTANT:" in capsys.readouterr().out
+    shown = capsys.readouterr().out
+    assert "ASSISTANT:" in shown
+    assert f"image_missing: nothing to look in: none of coco/train2017 is below {tmp_path}; set images:" in shown
+
+
+def test_a_preview_says_the_size_of_each_image_or_why_a_build_rejects_it(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "images").mkdir()
+    (tmp_path / "images/good.jpg").write_bytes(jpeg(1, size=(40, 24)))
+    (tmp_path / "images/broken.jpg").write_bytes(jpeg(1)[:300])
+    names = ["good.jpg", "broken.jpg", "none.jpg"]
+    render(write_chat(tmp_path, [chat_record(0, images=names)]))
+    lines = {line.split()[2]: line for line in capsys.readouterr().out.splitlines() if line.startswith("  image ")}
+    assert lines["good.jpg:"] == "  image 1: good.jpg: 40x24 jpg"
+    assert lines["broken.jpg:"].startswith("  image 2: broken.jpg: image_unreadable: ")
+    assert lines["none.jpg:"] == (
+        f"  image 3: none.jpg: image_missing: {tmp_path} has no 'none.jpg'; {tmp_path / 'images'} has no 'none.jpg'"
+    )
+
+
+def test_a_preview_looks_for_images_in_archives_and_leaves_no_index(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / "temporary"))
+    (tmp_path / "temporary").mkdir()
+    with zipfile.ZipFile(tmp_path / "photos.zip", "w") as archive:
+        archive.writestr("a.jpg", jpeg(1, size=(40, 24)))
+    root = write_chat(tmp_path / "mine", [chat_record(0, images=["a.jpg"])])
+    print_rendered("chat", root, limit=9, template="vicuna", settings=["images=../photos.zip"])
+    assert "image 1: a.jpg: 40x24 jpg" in capsys.readouterr().out
+    assert not list((tmp_path / "temporary").iterdir())
+
+
+def test_a_preview_does_not_index_an_archive_for_minutes_and_says_so(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(preview_images, "MAX_INDEXED_BYTES", 99)
+    (tmp_path / "photos.tar").write_bytes(bytes(10240))
+    (tmp_path / "photos").mkdir()
+    images = PreviewImages([tmp_path / "photos", tmp_path / "photos.tar"], "", tmp_path / "cache")
+    found = images.line(Image(name="a.jpg"))
+    assert found.reason == ""
+    assert found.text.startswith(f"not found elsewhere; not looked for in {tmp_path / 'photos.tar'} (")
 
 
 # The build's table
@@ -188,51 +232,3 @@ def test_below_the_table_are_reasons_and_what_was_not_found(capsys: pytest.Captu
     assert "llava: notes: dangling_question 3" in lines
     assert "llava: not found: llava/complex_reasoning_77k.json" in lines
     assert report.to_json()["absent"] == ["llava/complex_reasoning_77k.json"]
-
-
-# Finding datasets
-
-
-@pytest.mark.parametrize("name", ["2014", "yes", "1e-3", "null", "a: b # c", "it's", 'say "hi"', "two\nlines", "é 漢"])
-def test_the_first_blend_file_names_a_folder_whatever_it_is_called(tmp_path: Path, name: str) -> None:
-    (tmp_path / name / "OCR_VQA/images").mkdir(parents=True)
-    (tmp_path / name / "OCR_VQA/dataset.json").write_text("{}")
-    discover.write_blend(tmp_path, tmp_path / "blend.yaml")
-    assert load_blend(tmp_path / "blend.yaml").datasets[0].root == name
-    assert yaml.safe_load((tmp_path / "blend.yaml").read_text(encoding="utf-8"))["datasets"][0]["root"] == name
-
-
-class _File:
-    """A directory entry of which nothing is asked but whether it is a folder."""
-
-    def is_dir(self) -> bool:
-        return False
-
-    def __getattr__(self, name: str) -> Any:
-        raise AssertionError(f"{name} of a file was asked for")
-
-
-def test_files_among_the_folders_are_passed_by_and_folders_are_sorted(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    for name in ("b", "a", ".hidden", "c"):
-        (tmp_path / name).mkdir()
-    scandir = os.scandir
-
-    class Scan:
-        def __init__(self, folder: Path) -> None:
-            self._entries = scandir(folder)
-
-        def __enter__(self) -> Any:
-            return (entry for real in self._entries for entry in (_File(), real))
-
-        def __exit__(self, *_: object) -> None:
-            self._entries.close()
-
-    monkeypatch.setattr(os, "scandir", Scan)
-    actual = list(discover._folders(tmp_path))
-    assert actual == [tmp_path, *(tmp_path / name for name in "abc")]
-
-
-def test_every_sample_dataset_is_found() -> None:
-    assert {name for name, _ in discover.find_layouts(SAMPLES)} == set(ADAPTERS) - {"chat"}

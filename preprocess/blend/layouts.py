@@ -1,0 +1,31 @@
+"""Which files below a folder match patterns, and which of an adapter's layouts is there."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from preprocess.adapters.base import Adapter, Layout
+
+
+def find_layout(adapter: Adapter, root: Path) -> Layout | None:
+    """The first of the adapter's layouts whose annotation files are below root; None if there is none."""
+    enough = all if adapter.joins else any
+    return next(
+        (one for one in adapter.layouts if enough(matching(root, (pattern,)) for pattern in one.annotations)), None
+    )
+
+
+def matching(root: Path, patterns: Sequence[str]) -> tuple[Path, ...]:
+    """Existing paths, in the order of the patterns, sorted within each; absolute patterns are allowed in a config."""
+    found: dict[Path, None] = {}
+    for pattern in patterns:
+        plain = root / pattern
+        if plain.exists():
+            found[plain] = None
+        elif not Path(pattern).is_absolute():
+            found.update(dict.fromkeys(sorted(root.glob(pattern))))
+        else:
+            anchor = Path(pattern).anchor
+            found.update(dict.fromkeys(sorted(Path(anchor).glob(pattern[len(anchor) :]))))
+    return tuple(found)
