@@ -28,7 +28,9 @@ _BAND_BITS = 16
 _TILE_ROWS = 512
 _TILE_COLUMNS = 4096
 _TASK_BUCKETS = 1024
-_FEW = 50_000
+_BUCKET_ROWS = 64
+"""With fewer hashes in a bucket, visiting it takes longer than comparing them"""
+_FEW = 30_000
 """Up to this many hashes, comparing all pairs is faster than visiting the buckets of 16 bands"""
 _KEPT_PAIRS = 1 << 22
 
@@ -114,11 +116,14 @@ def _keep_closest(best: Rows, best_distance: Rows, query: Rows, match: Rows, dis
 
 
 class _BandIndex:
-    """The hashes in the order of one band, or, without a band, all of them in one bucket."""
+    """The hashes in buckets by the value of one band; with few hashes by its upper bits, and without a band in one."""
 
     def __init__(self, words: Words, band: int | None) -> None:
         self.band = band
-        keys = np.zeros(len(words), np.int64) if band is None else _band_values(words, band)
+        few = int(_BUCKET_ROWS * (1 << _BAND_BITS) / len(words)).bit_length() - 1
+        merged = min(max(few, 0), _BAND_BITS)  # lower bits that do not count, so that buckets have some rows
+        keys = np.zeros(len(words), np.int64) if band is None else _band_values(words, band) >> merged
+        self.bits = 0 if band is None else _BAND_BITS - merged
         self.order = np.argsort(keys, kind="stable")
         self.words = np.ascontiguousarray(words[self.order].T)  # [4, N]: one word of many hashes is compared at once
         keys = keys[self.order]
@@ -126,8 +131,6 @@ class _BandIndex:
         self.buckets = keys[starts]
         ends = [*starts[1:].tolist(), len(keys)]
         self.ranges = dict(zip(self.buckets.tolist(), zip(starts.tolist(), ends, strict=True), strict=True))
-        word = 0 if band is None else band // 4
-        self.filter = self.words[[(word + 1) % 4, (word + 2) % 4]]  # two words that do not hold the band
 
     def tasks(self) -> list[Rows]:
         return np.array_split(self.buckets, len(self.buckets) // _TASK_BUCKETS + 1)
@@ -137,33 +140,30 @@ class _BandIndex:
         found = []
         for bucket in buckets.tolist():
             start, end = self.ranges[bucket]
-            near = [self.ranges.get(bucket | 1 << bit) for bit in range(_BAND_BITS) if not bucket >> bit & 1]
+            near = [self.ranges.get(bucket | 1 << bit) for bit in range(self.bits) if not bucket >> bit & 1]
             columns = np.concatenate([np.arange(start, end), *(np.arange(*rows) for rows in near if rows)])
             for row in range(start, end, _TILE_ROWS):
-                rows = np.arange(row, min(row + _TILE_ROWS, end))
+                rows = slice(row, min(row + _TILE_ROWS, end))
                 for column in range(row - start, len(columns), _TILE_COLUMNS):  # an earlier row has met this one
-                    pair = self._tile(rows, columns[column : column + _TILE_COLUMNS], distance)
-                    if pair is not None:
-                        found.append(pair)
+                    left, right = self._tile(rows, columns[column : column + _TILE_COLUMNS], distance)
+                    if len(left):
+                        found.append((left, right))
         return found
 
-    def _tile(self, rows: Rows, columns: Rows, distance: int) -> tuple[Rows, Rows] | None:
-        """The pairs between two sets of places: two words first, since few unlike hashes agree on 128 bits."""
-        one, other = self.filter
-        close = popcount(one[rows][:, None] ^ one[columns])
-        close += popcount(other[rows][:, None] ^ other[columns])
+    def _tile(self, rows: slice, columns: Rows, distance: int) -> tuple[Rows, Rows]:
+        """The pairs between two sets of positions: two words first, since few unlike hashes agree on 128 bits."""
+        word = 0 if self.band is None else self.band // 4
+        one, other = self.words[(word + 1) % 4], self.words[(word + 2) % 4]  # words without the band
+        close = popcount(one[rows, None] ^ one[columns])
+        close += popcount(other[rows, None] ^ other[columns])
         left, right = np.divmod(np.flatnonzero(close <= distance), len(columns))
-        if not len(left):
-            return None
-        left, right = rows[left], columns[right]
+        left, right = left + rows.start, columns[right]
         later = left < right  # a bucket meets itself twice, and each hash itself
         left, right = left[later], right[later]
         bits = self.words[:, left] ^ self.words[:, right]
         kept = popcount(bits).sum(axis=0, dtype=np.int64) <= distance
         if self.band is not None:
             kept &= _first_close_band(bits) == self.band
-        if not kept.any():
-            return None
         left, right = self.order[left[kept]], self.order[right[kept]]
         return np.minimum(left, right), np.maximum(left, right)
 

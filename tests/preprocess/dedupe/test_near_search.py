@@ -17,10 +17,11 @@ from tests.support.oracles import components
 Words = npt.NDArray[np.uint64]
 
 
-@pytest.fixture(params=["bands", "all pairs"])
+@pytest.fixture(params=["bands", "upper bits of bands", "all pairs"])
 def method(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Both methods on few hashes; the small tiles make every bucket and block span several."""
-    monkeypatch.setattr(near_search, "_FEW", 0 if request.param == "bands" else 1000)
+    """Every method on few hashes; the small tiles make buckets span several."""
+    monkeypatch.setattr(near_search, "_FEW", 1000 if request.param == "all pairs" else 0)
+    monkeypatch.setattr(near_search, "_BUCKET_ROWS", 0 if request.param == "bands" else 0.002)
     monkeypatch.setattr(near_search, "_TILE_ROWS", 3)
     monkeypatch.setattr(near_search, "_TILE_COLUMNS", 5)
     monkeypatch.setattr(near_search, "_TASK_BUCKETS", 7)
