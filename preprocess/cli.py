@@ -11,6 +11,7 @@ import os
 import sys
 from dataclasses import asdict
 from pathlib import Path
+from typing import Literal
 
 import click
 
@@ -156,6 +157,39 @@ def stats(build: str | Path, max_length: int | None, as_json: bool) -> None:
     print_stats(found, dropped)
     if report:
         click.echo(packing_report_text(report))
+
+
+@cli.command()
+@click.argument("first", type=PATH)
+@click.argument("second", type=PATH)
+@click.option(
+    "--match",
+    type=click.Choice(["bytes", "near"]),
+    default="near",
+    show_default=True,
+    help="bytes: equal files; near: also equal pixels, and images that look the same.",
+)
+@click.option(
+    "--near-distance",
+    type=click.IntRange(0, 31),
+    default=31,
+    show_default=True,
+    help="Images look the same if at most this many of 256 bits of their perceptual hashes differ.",
+)
+@click.option("--workers", type=click.IntRange(min=1), default=usable_cpus, show_default="the CPUs it may use")
+@click.option("--json", "as_json", is_flag=True, help="Print counts and all pairs as JSON.")
+def overlap(
+    first: Path, second: Path, match: Literal["bytes", "near"], near_distance: int, workers: int, as_json: bool
+) -> None:
+    """List the images of FIRST that SECOND has too. Each is a build, a folder or an archive."""
+    from dst.common.progress import Bar
+    from preprocess.views.overlap import find_overlap, print_overlap
+
+    result = find_overlap(first, second, match=match, distance=near_distance, workers=workers, progress=Bar())
+    if as_json:
+        click.echo(json_line(result.to_json()))
+    else:
+        print_overlap(result)
 
 
 @cli.command()

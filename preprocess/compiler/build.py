@@ -11,9 +11,8 @@ from __future__ import annotations
 
 import contextlib
 import fcntl
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import TypeVar
 
 from dst.common.progress import Progress, Silent
 from preprocess.blend.config import Blend, Dataset, Inputs
@@ -30,14 +29,12 @@ from preprocess.compiler.select import Selection, select
 from preprocess.compiler.split_assignment import CONFLICT, Side
 from preprocess.compiler.spool import Spool
 from preprocess.compiler.task import CompileTask
+from preprocess.compiler.task_runner import TaskRunner
 from preprocess.errors import ConfigError, DataError
 from preprocess.images.stores import is_prepared, prepare_store
 from shards.files import partial_path
 from shards.format.manifest import NAME as MANIFEST
 from shards.format.manifest import is_build
-
-T = TypeVar("T")
-R = TypeVar("R")
 
 
 def run_build(
@@ -75,13 +72,13 @@ def build_and_publish(
     progress = progress or Silent()
     with _locked(folder):
         sweep_partials(folder)
-        run = _Runner(blend, workers, progress)
+        run = TaskRunner(ENGINES[blend.engine], workers, progress)
         _index_archives(prepared, folder, run)
         ingested, spools = _ingest(prepared, folder, run)
         fingerprints = _fingerprint_stage(prepared, folder, run, spools)
         selection = select(blend, fingerprints, prepared.evaluation_sets)
         tasks = _tasks(prepared, folder, spools, selection.sides)
-        results = run.all("compiling", run_task, tasks, known=read_result, weight=lambda task: len(task.rows))
+        results = run("compiling", run_task, tasks, known=read_result, weight=lambda task: len(task.rows))
         reports = {
             dataset.name: _report(
                 blend, dataset, ingested[dataset.name], prepared.inputs[dataset.name], spools[dataset.name], selection
@@ -98,45 +95,13 @@ def build_and_publish(
         return report, publish(folder, store, progress) if store else None
 
 
-class _Runner:
-    """Runs tasks on the chosen engine, skips those that an earlier run finished, and counts both."""
-
-    def __init__(self, blend: Blend, workers: int, progress: Progress) -> None:
-        self._engine = ENGINES[blend.engine]
-        self.workers = workers
-        self._progress = progress
-        self.reused = self.built = 0
-
-    def all(
-        self,
-        label: str,
-        function: Callable[[T], R],
-        tasks: Sequence[T],
-        *,
-        known: Callable[[T], R | None],
-        weight: Callable[[T], int] = lambda task: 1,
-    ) -> list[R]:
-        """The tasks' results, in the tasks' order."""
-        results: list[R | None] = [known(task) for task in tasks]
-        waiting = [index for index, result in enumerate(results) if result is None]
-        self.reused += len(tasks) - len(waiting)
-        self.built += len(waiting)
-        if not waiting:
-            return [result for result in results if result is not None]
-        with self._progress.step(label, sum(weight(tasks[index]) for index in waiting)) as advance:
-            for place, result in self._engine(function, [tasks[index] for index in waiting], self.workers):
-                results[waiting[place]] = result
-                advance(weight(tasks[waiting[place]]))
-        return [result for result in results if result is not None]
-
-
-def _index_archives(prepared: Prepared, folder: Path, run: _Runner) -> None:
+def _index_archives(prepared: Prepared, folder: Path, run: TaskRunner) -> None:
     """Index image archives first, in every build: an archive may have changed while its records did not."""
     cache = folder / CACHE
     paths = dict.fromkeys(path for inputs in prepared.inputs.values() for path in inputs.images)
     tasks = [(path, cache) for path in paths if not is_prepared(path, cache)]
     if tasks:
-        errors = run.all("indexing", _prepare_store, tasks, known=lambda task: None)
+        errors = run("indexing", _prepare_store, tasks, known=lambda task: None)
         if any(errors):
             raise DataError("\n".join(filter(None, errors)))
 
@@ -150,7 +115,7 @@ def _prepare_store(task: tuple[Path, Path]) -> str:
     return ""
 
 
-def _ingest(prepared: Prepared, folder: Path, run: _Runner) -> tuple[dict[str, Ingested], dict[str, Spool]]:
+def _ingest(prepared: Prepared, folder: Path, run: TaskRunner) -> tuple[dict[str, Ingested], dict[str, Spool]]:
     tasks = [
         ingest_task(
             dataset.name,
@@ -163,7 +128,7 @@ def _ingest(prepared: Prepared, folder: Path, run: _Runner) -> tuple[dict[str, I
         )
         for dataset in prepared.blend.datasets
     ]
-    found = run.all("reading", run_ingest, tasks, known=finished)
+    found = run("reading", run_ingest, tasks, known=finished)
     errors = [one.error for one in found if one.error]
     if errors:
         raise DataError("\n".join(errors))
@@ -171,13 +136,15 @@ def _ingest(prepared: Prepared, folder: Path, run: _Runner) -> tuple[dict[str, I
     return dict(zip(names, found, strict=True)), {task.dataset: Spool(task.folder) for task in tasks}
 
 
-def _fingerprint_stage(prepared: Prepared, folder: Path, run: _Runner, spools: Mapping[str, Spool]) -> FingerprintStage:
+def _fingerprint_stage(
+    prepared: Prepared, folder: Path, run: TaskRunner, spools: Mapping[str, Spool]
+) -> FingerprintStage:
     return FingerprintStage(
         spools=spools,
         stores={name: prepared.stores(name) for name in spools},
         cache=folder / CACHE,
         max_pixels=prepared.blend.image.max_pixels,
-        run=run.all,
+        run=run,
         used=set(),
         threads=run.workers,
     )

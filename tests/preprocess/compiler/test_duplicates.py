@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -14,17 +14,13 @@ from preprocess.compiler import build as build_module
 from preprocess.compiler.select import Selection, select
 from preprocess.compiler.split_assignment import EVAL, EXCLUDED, TRAIN
 from preprocess.conversation import Conversation, Turn
-from tests.support.image_datasets import Here, about, stage_of
+from tests.support.image_datasets import Here, about, in_this_process, stage_of
 from tests.support.small_blends import SAMPLES, build, chat_blend, chat_record, jpeg, rejects_of
 
 
 def write(path: Path, data: bytes) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_bytes(data)
-
-
-def in_this_process(function: Callable[[Any], Any], tasks: Iterable[Any], workers: int) -> Iterator[tuple[int, Any]]:
-    return ((index, function(task)) for index, task in enumerate(tasks))
 
 
 def write_photo_and_copy(folder: Path) -> None:

@@ -1,0 +1,44 @@
+"""Runs tasks on an engine, and skips those that an earlier run finished."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import TypeVar
+
+from dst.common.progress import Progress
+from preprocess.compiler.engines import Engine
+
+T = TypeVar("T")
+R = TypeVar("R")
+
+
+class TaskRunner:
+    """Counts the tasks that it ran and those that it found finished."""
+
+    def __init__(self, engine: Engine, workers: int, progress: Progress) -> None:
+        self._engine = engine
+        self.workers = workers
+        self._progress = progress
+        self.reused = self.built = 0
+
+    def __call__(
+        self,
+        label: str,
+        function: Callable[[T], R],
+        tasks: Sequence[T],
+        *,
+        known: Callable[[T], R | None],
+        weight: Callable[[T], int] = lambda task: 1,
+    ) -> list[R]:
+        """The tasks' results, in the tasks' order."""
+        results: list[R | None] = [known(task) for task in tasks]
+        waiting = [index for index, result in enumerate(results) if result is None]
+        self.reused += len(tasks) - len(waiting)
+        self.built += len(waiting)
+        if not waiting:
+            return [result for result in results if result is not None]
+        with self._progress.step(label, sum(weight(tasks[index]) for index in waiting)) as advance:
+            for number, result in self._engine(function, [tasks[index] for index in waiting], self.workers):
+                results[waiting[number]] = result
+                advance(weight(tasks[waiting[number]]))
+        return [result for result in results if result is not None]
