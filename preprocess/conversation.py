@@ -145,6 +145,7 @@ NOTES: dict[str, str] = {
     "answer_outvoted": "other annotators gave another answer more often",
     "control_text": "the text contains a control string or a word of the template's layout, which stays plain text",
     "dangling_question": "a last question without an answer was left out",
+    "first_frame": "an image has several frames or pages, of which the first was kept (image.frames)",
     "frames_cut": "frames were left out, evenly spaced, to fit limits.max_images",
     "image_placed_first": "the text does not mark where the images are, so they were placed in front of it",
     "images_moved": "the template moved an image out of its place within a text (docs/templates.md)",
@@ -152,6 +153,7 @@ NOTES: dict[str, str] = {
     "literal_newline": "the two characters \\n in a text became a line break",
     "questions_joined": "user turns in a row were joined with a line break",
     "rounds_cut": "the end of the conversation was cut, after an answer, to limits.max_length",
+    "scaled_to_8_bits": "an image has 16 bits a channel, of which the high 8 were kept (image.sixteen_bit)",
 }
 """What was changed in a sample, by the name under which the build counts it."""
 

@@ -57,6 +57,7 @@ def make_member(row: int, conversation: Conversation, tools: Tools, context: Tas
             images.append(prepare_image(tools.stores.read(image), context.image))
         except RejectError as error:
             raise RejectError(error.reason, f"{image.name}: {error.detail}") from None
+    notes += sorted({note for image in images for note in image.notes})
     return Member(
         row=row,
         conversation=conversation,

@@ -23,6 +23,7 @@ from preprocess.compiler.task import CompileTask, TaskResult, Tools, open_tools
 from preprocess.conversation import Reject
 from preprocess.errors import DataError, RejectError
 from preprocess.filters.image_rules import broken_image_rule
+from preprocess.images.prepare import StoredImage
 from shards import ShardInfo, ShardWriter
 from shards.files import file_sha256, replace_file
 
@@ -132,10 +133,7 @@ def _write(writer: ShardWriter, task: CompileTask, joined: tuple[list[Member], E
         "dataset": task.context.dataset,
         "split": task.split,
         "sources": [{"file": source.file, "record": source.record} for source in sources],
-        "images": [
-            {"name": name, "width": image.width, "height": image.height}
-            for name, image in zip(names, images, strict=True)
-        ],
+        "images": [_described(name, image) for name, image in zip(names, images, strict=True)],
     }
     if notes:
         metadata["notes"] = notes
@@ -154,3 +152,10 @@ def _write(writer: ShardWriter, task: CompileTask, joined: tuple[list[Member], E
     outcome.ids += len(encoded.ids)
     for member in group:
         outcome.notes.update(member.notes)
+
+
+def _described(name: str, image: StoredImage) -> dict[str, Any]:
+    described: dict[str, Any] = {"name": name, "width": image.width, "height": image.height}
+    if image.original_size != (image.width, image.height):
+        described["original_width"], described["original_height"] = image.original_size
+    return described

@@ -2,7 +2,8 @@
 
 Rule: whatever the bytes are, the result is a StoredImage or a RejectError, never another exception or a warning, except
 MemoryError, which says nothing about the image. The same bytes and policy give the same result everywhere. The format
-is read from the bytes, not from the name.
+is read from the bytes, not from the name. With `store: original` the bytes are kept, except where a reader of shards
+could not decode them to the same pixels (AVIF, TIFF, one of several frames, 16 bits): these become PNG, without loss.
 """
 
 from __future__ import annotations
@@ -14,15 +15,20 @@ from typing import Annotated, Literal
 
 from annotated_types import Ge, Le
 from PIL import Image
+from PIL.ImageFile import ImageFile
 
 from dst.common.config_class import Positive, config_class
 from preprocess.errors import RejectError
 from shards.errors import ImageError
+from shards.images.formats import STORED
 from shards.images.geometry import Fit, Geometry, Interpolation, PadColour
 from shards.images.pixels import (
-    check_kind,
+    check_depth,
+    check_frames,
     check_size,
     fit,
+    is_animated,
+    is_sixteen_bit,
     load_pixels,
     open_image,
     read_orientation,
@@ -38,7 +44,7 @@ class ImagePolicy:
     """How each image is checked, resized and stored."""
 
     store: Literal["original", "resized"] = "original"
-    """original keeps the file's bytes; resized stores a small image, which loads 6 to 11 times faster."""
+    """original keeps the bytes (AVIF, TIFF: as PNG); resized stores small images, which load 6 to 11 times faster."""
     check: Literal["decode", "header"] = "decode"
     """decode decodes every image completely; header reads only its size, for data that an earlier build decoded."""
     size: Annotated[int, Ge(8), Le(8192)] = 336
@@ -55,6 +61,10 @@ class ImagePolicy:
     """JPEG quality; below 90 the encoder's input starts to differ visibly."""
     subsampling: Literal["4:4:4", "4:2:0"] = "4:4:4"
     """JPEG chroma subsampling; 4:2:0 saves about a fifth of the space and blurs coloured text."""
+    frames: Literal["reject", "first"] = "reject"
+    """first keeps the first frame of an animation, or page of a TIFF, and counts the note `first_frame`."""
+    sixteen_bit: Literal["reject", "scale"] = "reject"
+    """scale reads 16 bits a channel (PNG, TIFF) as 8, the high bytes, and counts the note `scaled_to_8_bits`."""
     min_side: Positive = 2
     """Images with a shorter side are rejected; 2 catches the 1x1 placeholders of covers that a shop removed."""
     max_pixels: Positive = 100_000_000
@@ -75,7 +85,7 @@ class ImagePolicy:
 class StoredImage:
     """An image as it goes into a shard. width and height in pixels, with the EXIF orientation applied.
 
-    original_size: width and height before resizing, upright as well.
+    original_size: width and height before resizing, upright as well. notes: what was changed, as names of NOTES.
     """
 
     data: bytes
@@ -83,6 +93,7 @@ class StoredImage:
     width: int
     height: int
     original_size: tuple[int, int]
+    notes: tuple[str, ...] = ()
 
 
 def prepare_image(data: bytes, policy: ImagePolicy) -> StoredImage:
@@ -100,30 +111,53 @@ def _prepared(data: bytes, policy: ImagePolicy) -> StoredImage:
     if min(image.size) < policy.min_side:
         width, height = image.size
         raise RejectError("image_too_small", f"{width}x{height}; expected sides of at least {policy.min_side} pixels")
-    check_kind(image, data)
-    if policy.store == "resized" or policy.check == "decode":
+    notes = _accepted_changes(image, data, policy)
+    as_png = policy.store == "original" and (bool(notes) or extension not in STORED)
+    if policy.store == "resized" or policy.check == "decode" or as_png:
         load_pixels(image, data)
     orientation = read_orientation(image, data)
     width, height = image.size
     if orientation >= 5:  # the four orientations with width and height swapped
         width, height = height, width
     if policy.store == "resized":
-        return _encoded(fit(upright(to_rgb(image), orientation), policy.geometry), policy, (width, height))
+        square = fit(upright(to_rgb(image), orientation), policy.geometry)
+        return _encoded(square, policy.format, policy, (width, height), notes)
+    if as_png:
+        return _encoded(upright(to_rgb(image), orientation), "png", policy, (width, height), notes)
     return StoredImage(data=data, extension=extension, width=width, height=height, original_size=(width, height))
 
 
-def _encoded(image: Image.Image, policy: ImagePolicy, original_size: tuple[int, int]) -> StoredImage:
+def _accepted_changes(image: ImageFile, data: bytes, policy: ImagePolicy) -> tuple[str, ...]:
+    """What the policy lets change for one frame of 8 bits. Raises ImageError for what it does not."""
+    check_depth(image, data, sixteen_bit=policy.sixteen_bit == "scale")
+    if policy.frames == "reject":
+        check_frames(image)
+    notes = {
+        "first_frame": policy.frames == "first" and is_animated(image),
+        "scaled_to_8_bits": policy.sixteen_bit == "scale" and is_sixteen_bit(image, data),
+    }
+    return tuple(name for name, is_so in notes.items() if is_so)
+
+
+def _encoded(
+    image: Image.Image,
+    form: Literal["jpeg", "png"],
+    policy: ImagePolicy,
+    original_size: tuple[int, int],
+    notes: tuple[str, ...],
+) -> StoredImage:
     image.info = {}  # Pillow would write comments and colour profiles into the new file
     buffer = BytesIO()
-    if policy.format == "jpeg":
+    if form == "jpeg":
         image.save(buffer, "JPEG", quality=policy.quality, subsampling=policy.subsampling)
     else:
         image.save(buffer, "PNG")
-    extension = "jpg" if policy.format == "jpeg" else "png"
+    extension = "jpg" if form == "jpeg" else "png"
     return StoredImage(
         data=buffer.getvalue(),
         extension=extension,
         width=image.width,
         height=image.height,
         original_size=original_size,
+        notes=notes,
     )

@@ -8,21 +8,13 @@ image. Pillow warns of odd metadata: callers open, load and rotate images with w
 from __future__ import annotations
 
 from collections.abc import Callable
-from io import BytesIO
-from typing import NamedTuple, TypeVar
+from typing import TypeVar
 
-from PIL import (
-    BmpImagePlugin,
-    ExifTags,
-    GifImagePlugin,
-    Image,
-    ImageFile,
-    JpegImagePlugin,
-    PngImagePlugin,
-    WebPImagePlugin,
-)
+import numpy as np
+from PIL import ExifTags, Image, ImageFile, PngImagePlugin, TiffImagePlugin
 
 from shards.errors import ImageError
+from shards.images.formats import format_of
 from shards.images.geometry import Geometry, Interpolation, PadColour
 
 T = TypeVar("T")
@@ -43,13 +35,13 @@ _FILTERS: dict[Interpolation, Image.Resampling] = {
 
 def open_image(data: bytes) -> tuple[ImageFile.ImageFile, str]:
     """The image, of which only the header is read, and its file extension. The bytes decide, not a name."""
-    kind = _format_of(data)
-    return _fenced(lambda: kind.open(BytesIO(data))), kind.extension
+    kind = format_of(data)
+    return _fenced(lambda: kind.open(data)), kind.extension
 
 
 def image_extension(head: bytes) -> str:
     """The file extension for an image that begins with these bytes; 1,024 are enough. Raises ImageError."""
-    return _format_of(head).extension
+    return format_of(head).extension
 
 
 def check_size(image: Image.Image, max_pixels: int) -> None:
@@ -61,12 +53,44 @@ def check_size(image: Image.Image, max_pixels: int) -> None:
 
 def check_kind(image: ImageFile.ImageFile, data: bytes) -> None:
     """One frame of 8 bits a channel."""
-    # Pillow shows 16-bit colour PNG as 8-bit RGB, so the depth is read from the header: the first chunk is always IHDR.
-    deep_png = isinstance(image, PngImagePlugin.PngImageFile) and data[24] > 8
-    if deep_png or image.mode[0] in "IF":
+    check_depth(image, data)
+    check_frames(image)
+
+
+def check_depth(image: ImageFile.ImageFile, data: bytes, *, sixteen_bit: bool = False) -> None:
+    """8 bits a channel; with `sixteen_bit` also 16, which `to_rgb` scales."""
+    if _channel_bits(image, data) > 8 and not (sixteen_bit and is_sixteen_bit(image, data)):
         raise ImageError("format", "more than 8 bits a channel; convert it to 8 bits first")
-    if _fenced(lambda: getattr(image, "is_animated", False)):  # for GIF this looks for a second frame
+
+
+def check_frames(image: ImageFile.ImageFile) -> None:
+    if is_animated(image):
         raise ImageError("animated", "the image has more than one frame; take one out and store it as PNG or JPEG")
+
+
+def is_animated(image: ImageFile.ImageFile) -> bool:
+    """Whether there is a second frame or page."""
+    return bool(_fenced(lambda: getattr(image, "is_animated", False)))  # for GIF this looks for a second frame
+
+
+def is_sixteen_bit(image: ImageFile.ImageFile, data: bytes) -> bool:
+    """Whether every channel has 16 bits that count from black, of a PNG or a TIFF."""
+    if _channel_bits(image, data) != 16 or image.mode[0] == "F":
+        return False
+    if isinstance(image, TiffImagePlugin.TiffImageFile):
+        tags = image.tag_v2
+        counts_up = tags.get(TiffImagePlugin.PHOTOMETRIC_INTERPRETATION) in (1, 2)  # black is 0, or RGB
+        return counts_up and set(tags.get(TiffImagePlugin.SAMPLEFORMAT, (1,))) == {1}  # unsigned integers
+    return isinstance(image, PngImagePlugin.PngImageFile)
+
+
+def _channel_bits(image: ImageFile.ImageFile, data: bytes) -> int:
+    """From the header, since Pillow shows 16-bit colour as 8-bit RGB."""
+    if isinstance(image, PngImagePlugin.PngImageFile):
+        return data[24]  # the first chunk is always IHDR
+    if isinstance(image, TiffImagePlugin.TiffImageFile):
+        return int(max(image.tag_v2.get(TiffImagePlugin.BITSPERSAMPLE, (1,))))
+    return 32 if image.mode[0] in "IF" else 8
 
 
 def load_pixels(image: ImageFile.ImageFile, data: bytes) -> None:
@@ -91,8 +115,15 @@ def read_orientation(image: ImageFile.ImageFile, data: bytes) -> int:
 
 
 def to_rgb(image: Image.Image) -> Image.Image:
-    """Palette, gray, CMYK and alpha to RGB as Hugging Face image processors do it: alpha is dropped, not blended."""
-    return image if image.mode == "RGB" else _fenced(lambda: image.convert("RGB"))
+    """Palette, gray, CMYK and alpha to RGB as Hugging Face image processors do it: alpha is dropped, not blended.
+
+    16-bit gray keeps its high bytes, as Pillow does it for 16-bit colour.
+    """
+    if image.mode == "RGB":
+        return image
+    if image.mode[0] == "I":
+        image = Image.fromarray((np.asarray(image) >> 8).clip(0, 255).astype(np.uint8))
+    return _fenced(lambda: image.convert("RGB"))
 
 
 def upright(image: Image.Image, orientation: int) -> Image.Image:
@@ -131,37 +162,6 @@ def fit(image: Image.Image, geometry: Geometry) -> Image.Image:
     return image
 
 
-class _Format(NamedTuple):
-    # Plugins are called directly: Image.open would apply Pillow's own pixel limit, whatever ours is, and for an MPO (a
-    # phone's JPEG with more images behind it) read the whole list of them.
-    open: Callable[[BytesIO], ImageFile.ImageFile]
-    extension: str
-
-
-_FORMATS: dict[bytes, _Format] = {
-    b"\xff\xd8\xff": _Format(JpegImagePlugin.JpegImageFile, "jpg"),
-    b"\x89PNG\r\n\x1a\n": _Format(PngImagePlugin.PngImageFile, "png"),
-    b"RIFF": _Format(WebPImagePlugin.WebPImageFile, "webp"),
-    b"GIF8": _Format(GifImagePlugin.GifImageFile, "gif"),
-    b"BM": _Format(BmpImagePlugin.BmpImageFile, "bmp"),
-}
-
-# Offset, bytes there, name.
-_UNSUPPORTED: tuple[tuple[int, bytes, str], ...] = (
-    (0, b"II*\0", "TIFF"),
-    (0, b"MM\0*", "TIFF"),
-    (0, b"<svg", "SVG"),
-    (0, b"%PDF", "PDF"),
-    (0, b"8BPS", "Photoshop"),
-    (0, b"\0\0\1\0", "ICO"),
-    (0, b"\xff\x0a", "JPEG XL"),
-    (4, b"JXL ", "JPEG XL"),
-    (4, b"jP  ", "JPEG 2000"),
-    (4, b"ftypavi", "AVIF"),
-    (4, b"ftyphe", "HEIC"),
-    (4, b"ftypmif1", "HEIC"),
-)
-
 _UPRIGHT = {
     2: Image.Transpose.FLIP_LEFT_RIGHT,
     3: Image.Transpose.ROTATE_180,
@@ -190,22 +190,3 @@ def _fenced(call: Callable[[], T]) -> T:
         if "-bit layers" in text:  # a 12-bit JPEG
             raise ImageError("format", f"{text}; convert it to 8 bits first") from None
         raise ImageError("unreadable", text) from None
-
-
-def _format_of(data: bytes) -> _Format:
-    kind = next((kind for start, kind in _FORMATS.items() if data.startswith(start)), None)
-    if kind:
-        return kind
-    if not data:
-        raise ImageError("unreadable", "the file is empty")
-    head = data[:1024].lstrip(b"\xef\xbb\xbf \t\r\n")
-    for offset, mark, name in _UNSUPPORTED:
-        if head.startswith(mark, offset):
-            raise _unsupported(name)
-    if head.startswith(b"<?xml") and b"<svg" in head:
-        raise _unsupported("SVG")
-    raise ImageError("unreadable", f"no image: the file starts with {data[:12]!r}")
-
-
-def _unsupported(name: str) -> ImageError:
-    return ImageError("format", f"{name} is not supported; convert it to JPEG, PNG or WebP")

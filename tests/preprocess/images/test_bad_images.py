@@ -62,7 +62,8 @@ BAD_IMAGES: dict[str, tuple[bytes, str, str]] = {
     "text": (b"This is no picture.\n", "image_unreadable", "image_unreadable"),
     "html": (b"<!DOCTYPE html><html>404 Not Found</html>", "image_unreadable", "image_unreadable"),
     "svg": (b'<svg xmlns="http://www.w3.org/2000/svg"/>', "image_format", "image_format"),
-    "tiff": (encoded(COLOURS, "TIFF"), "image_format", "image_format"),
+    "cut-tiff": (encoded(COLOURS, "TIFF")[:-30], "image_unreadable", "image_unreadable"),
+    "photoshop": (b"8BPS" + bytes(100), "image_format", "image_format"),
     "magic-only": (b"\xff\xd8\xff", "image_unreadable", "image_unreadable"),
     "zeros": (bytes(5000), "image_unreadable", "image_unreadable"),
     "one-pixel": (jpeg(2, (1, 1)), "image_too_small", "image_too_small"),
@@ -79,6 +80,7 @@ GOOD_IMAGES: dict[str, tuple[bytes, tuple[int, int]]] = {
     "gray": (encoded(COLOURS.convert("L"), "JPEG"), (40, 30)),
     "palette": (encoded(COLOURS.convert("P"), "PNG", transparency=bytes(range(256))), (40, 30)),
     "turned": (turned(), (24, 40)),
+    "tiff": (encoded(COLOURS, "TIFF"), (40, 30)),
     "still-gif": (encoded(COLOURS.convert("P"), "GIF"), (40, 30)),
 }
 
