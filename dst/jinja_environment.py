@@ -112,7 +112,10 @@ def _raise(message: str) -> NoReturn:
 
 
 def _no_clock(_: str) -> NoReturn:
-    raise jinja2.TemplateRuntimeError("strftime_now would make the text depend on the day; give the date as a variable")
+    raise jinja2.TemplateRuntimeError(
+        "strftime_now would make the text depend on the day; set the date under `variables` (Llama's templates call it "
+        "date_string), or write one in its place"
+    )
 
 
 def _tojson(

@@ -90,7 +90,7 @@ def image_mismatch(template: Template, written: int, images: int) -> TemplateErr
     other = next((literal for literal in _PLACEHOLDERS if literal in template.source), None)
     if not line and other:
         where = f", line {_first_line(template.source, other)}"
-        hint = f"; write {IMAGE_TOKEN} where it has {other}, without the tokens around it"
+        hint = f"; write {IMAGE_TOKEN} where it has {other}"
     return TemplateError(
         f"template {template.name}{where}: wrote {written} image placeholders for {images} images{hint}"
     )

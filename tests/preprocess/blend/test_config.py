@@ -92,3 +92,8 @@ def test_an_unknown_key_hides_no_other_mistake(tmp_path: Path) -> None:
     with pytest.raises(ConfigError) as caught:
         load_blend(blend, ["image_tokens=-1"])
     assert [problem.split(": ")[1] for problem in caught.value.problems] == ["image_tokens", "sead"]
+
+
+def test_a_blank_prompt_is_a_mistake_in_the_settings() -> None:
+    (problem,) = check_blend(blend_of("chat", prompt=" "))
+    assert problem == "datasets.0 (x).prompt: got a blank text; expected a text"
