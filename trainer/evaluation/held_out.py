@@ -26,6 +26,9 @@ from trainer.inference.conversation import answer_text, expand_images, image_pix
 
 SPLIT = "eval"
 
+_CUT = "answer_cut"
+"""The compiler's note of a sample whose answer is incomplete: it cannot be a reference, and ends in no end token"""
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Question:
@@ -51,7 +54,7 @@ class Question:
 def questions_of(build: Build, tokenizer: TextTokenizer, *, limit: int | None = None) -> list[Question]:
     """All questions of the held-out split, or those of at most `limit` samples per dataset, evenly spread.
 
-    Raises ShardError for a damaged sample.
+    Answers that were cut to limits.max_length are not asked for. Raises ShardError for a damaged sample.
     """
     image_tokens = build.manifest.config.image_tokens
     kinds = {name: kind_of(dataset.adapter) for name, dataset in build.manifest.datasets.items()}
@@ -59,7 +62,8 @@ def questions_of(build: Build, tokenizer: TextTokenizer, *, limit: int | None = 
     questions: list[Question] = []
     for index in _spread(list(split.sizes.values()), limit):
         dataset, sample = split.named(index)
-        questions += _questions(sample, dataset, index, kinds[dataset], tokenizer, image_tokens)
+        if _CUT not in sample.metadata.get("notes", ()):
+            questions += _questions(sample, dataset, index, kinds[dataset], tokenizer, image_tokens)
     return questions
 
 

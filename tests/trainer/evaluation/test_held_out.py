@@ -4,6 +4,8 @@
 
 from __future__ import annotations
 
+from typing import Any, cast
+
 import numpy as np
 import pytest
 
@@ -11,7 +13,7 @@ torch = pytest.importorskip("torch")
 pytest.importorskip("transformers")
 pytest.importorskip("pycocoevalcap")
 
-from shards import Build
+from shards import Build, Sample
 from shards.loader import Loader
 from tests.support import evaluations, model_batches
 from tests.support.tiny_models import Loaded, loaded
@@ -64,6 +66,20 @@ def test_references_are_all_that_the_datasets_know_of_each_answer(build: Build, 
         else:
             assert known is not None
             assert list(question.references) == known[question.number]
+
+
+def test_an_answer_that_was_cut_is_not_asked_for(build: Build, record: Loaded, monkeypatch: pytest.MonkeyPatch) -> None:
+    tokenizer = record.chat_tokenizer.tokenizer
+    whole = questions_of(build, tokenizer)
+    written = cast(property, Sample.metadata).fget
+    assert written is not None
+    cut = build["eval"][1].key
+
+    def with_a_cut_answer(sample: Sample) -> dict[str, Any]:
+        return {**written(sample), "notes": ["answer_cut"] if sample.key == cut else []}
+
+    monkeypatch.setattr(Sample, "metadata", property(with_a_cut_answer))
+    assert questions_of(build, tokenizer) == [question for question in whole if question.index != 1] != whole
 
 
 def test_a_limit_takes_samples_of_every_dataset_evenly_spread(build: Build, record: Loaded) -> None:
