@@ -23,7 +23,7 @@ LAYERS = {
         errors  files  typed_json  storage  images.geometry  format  images  sampling  build  verify  upload  loader
     """,
     "preprocess": """
-        errors  compiler_version  terminal  conversation
+        errors  compiler_version  terminal  containers  conversation
         adapters.groups  adapters.base  adapters.parsing  adapters.datasets  adapters.registry  adapters.lookup
         images  filters  dedupe  blend  fetch  compiler  views  cli
     """,

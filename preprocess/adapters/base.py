@@ -61,8 +61,9 @@ class Adapter:
     annotations, images: glob patterns below the root, unless the blend sets others; every match is used, sorted within
     a pattern. joins: every annotation pattern must match, since the files are joined. alternatives: the annotation
     patterns are alternatives, so usually some match nothing. other_layouts: other places where people have the same
-    files; the first that is there is used if nothing matches `annotations`. layout, where, licence: texts for
-    `dsvl-prep adapters`.
+    files; the first that is there is used if nothing matches `annotations`. not_annotations: names that the adapter's
+    own patterns never match. embedded: a Parquet, Arrow or tar file of annotations is also an image store, listed or
+    not. layout, where, licence: texts for `dsvl-prep adapters`.
     """
 
     read: Callable[[Request], Records]
@@ -74,6 +75,8 @@ class Adapter:
     joins: bool = False
     alternatives: bool = False
     other_layouts: tuple[Layout, ...] = ()
+    not_annotations: tuple[str, ...] = ()
+    embedded: bool = False
     options: Mapping[str, Option] = field(default_factory=dict)
 
     @property

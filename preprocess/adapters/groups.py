@@ -53,5 +53,5 @@ def embedded_group(image: bytes, name: str | None) -> str:
 @lru_cache(maxsize=1024)
 def _folder_name(store: Path) -> str:
     path = os.path.abspath(store)
-    # The Parquet files of a folder are one store in pieces; a dataset may have hundreds.
-    return os.path.basename(os.path.dirname(path) if path.endswith(".parquet") else path)
+    # The Parquet or Arrow files of a folder are one store in pieces; a dataset may have hundreds.
+    return os.path.basename(os.path.dirname(path) if path.endswith((".parquet", ".arrow")) else path)

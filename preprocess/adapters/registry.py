@@ -34,6 +34,10 @@ _FRAMES = Option(
     help="What to do with more frames than limits.max_images: even keeps evenly spaced ones, with the first and the "
     "last.",
 )
+_CHAT_FILES = ("*.jsonl", "*.json", "*.parquet", "*.arrow", "*.jsonl.gz", "*.json.gz", "*.jsonl.zst", "*.json.zst")
+_CHAT_IMAGES = (".", "images", "*.parquet")
+_NOT_CHAT_FILES = ("dataset_info.json", "dataset_infos.json", "dataset_dict.json", "state.json", "cache-*.arrow")
+"""What `datasets` writes next to the records, and its results of map"""
 _COCO_2014 = ("coco/2014", "coco/train2014", "coco/val2014", "train2014", "val2014")
 _COCO_FOLDERS = ("train2017", "val2017", "train2014", "val2014")
 _COCO_TERMS = "Annotations CC BY 4.0; the photos are under their Flickr licences (https://cocodataset.org/#termsofuse)."
@@ -77,11 +81,22 @@ ADAPTERS: dict[str, Adapter] = {
     ),
     "chat": Adapter(
         read=chat.read,
-        annotations=("*.jsonl", "*.json", "*.parquet"),
+        annotations=_CHAT_FILES,
         alternatives=True,
-        images=(".", "images", "*.parquet"),
-        layout="JSON lines, a JSON array or Parquet of records with `messages` or ShareGPT `conversations`; image "
-        "paths start at the root or at images/. Parquet may contain the images themselves.",
+        other_layouts=tuple(
+            Layout(annotations=patterns, images=_CHAT_IMAGES)
+            for patterns in (
+                tuple(f"data/{pattern}" for pattern in _CHAT_FILES),
+                ("*/*.parquet", "*/*.arrow"),
+                ("*.tar", "data/*.tar"),
+            )
+        ),
+        not_annotations=_NOT_CHAT_FILES,
+        embedded=True,
+        images=_CHAT_IMAGES,
+        layout="JSON lines, JSON arrays, Parquet, Arrow (save_to_disk) or WebDataset tars, at the root or in data/, of "
+        "records with `messages` or ShareGPT `conversations`; image paths start at the root or at images/. Parquet, "
+        "Arrow and tars may contain the images themselves.",
         where="Your own files.",
         licence="Your own.",
         options=_IDS,
@@ -98,8 +113,8 @@ ADAPTERS: dict[str, Adapter] = {
                 images=tuple(f"coco/{folder}" for folder in _COCO_FOLDERS),
             ),
         ),
-        layout="coco_caption/dataset.json (Karpathy's split), images in coco/2014/. Also COCO's own folders: "
-        "annotations/captions_*.json, images in train2017/ and val2017/, or those of 2014.",
+        layout="coco_caption/dataset.json (Karpathy's split) or LAVIS's coco_karpathy_*.json, images in coco/2014/. "
+        "Also COCO's own folders: annotations/captions_*.json, images in train2017/ and val2017/, or those of 2014.",
         where="https://cs.stanford.edu/people/karpathy/deepimagesent/caption_datasets.zip (Karpathy's split); "
         "official captions and images: https://cocodataset.org/#download",
         licence=_COCO_TERMS,

@@ -23,7 +23,8 @@ from preprocess.adapters.base import Adapter, Option
 from preprocess.adapters.lookup import find_adapter
 from preprocess.blend.evaluation_sets import EvaluationSet, check_evaluation_sets
 from preprocess.blend.fetch import Fetch
-from preprocess.blend.layouts import find_layout, matching
+from preprocess.blend.layouts import find_layout, matching, own_annotations
+from preprocess.containers.marks import may_hold_images
 from preprocess.errors import ConfigError
 from preprocess.filters.rules import Filter, filter_problems
 from preprocess.images.prepare import ImagePolicy
@@ -77,7 +78,7 @@ class Dataset:
     annotations: str | tuple[str, ...] = ()
     """Annotation files or patterns below root, where they differ from the adapter's own."""
     images: str | tuple[str, ...] = ()
-    """Image folders or archives (.json, .zip, .tar, .parquet) below root, where they differ from the adapter's own."""
+    """Image folders or archives (.json, .zip, .tar, .parquet, .arrow) below root, if other than the adapter's own."""
     template: str | None = None
     """Another template for this dataset only; the blend's `variables` do not apply to it."""
     variables: FreeKeys | None = None
@@ -189,9 +190,10 @@ def find_inputs(blend: Blend, base: Path, *, need_images: bool = True) -> dict[s
         layout = find_layout(dataset.spec, root) or dataset.spec.layouts[0]
         images = matching(root, _patterns(dataset.images) or layout.images)
         patterns = _patterns(dataset.annotations) or layout.annotations
+        annotations = matching(root, patterns) if dataset.annotations else own_annotations(dataset.spec, root, patterns)
         missing = [pattern for pattern in patterns if not matching(root, (pattern,))]
-        if len(missing) == len(patterns) or (missing and (dataset.annotations or dataset.spec.joins)):
-            patterns_text = ", ".join(missing)
+        if not annotations or (missing and (dataset.annotations or dataset.spec.joins)):
+            patterns_text = ", ".join(missing or patterns)
             problems.append(
                 f"{where}.annotations: nothing below {root} matches {patterns_text}; expected {dataset.spec.layout}"
             )
@@ -207,8 +209,8 @@ def find_inputs(blend: Blend, base: Path, *, need_images: bool = True) -> dict[s
         ]
         found[dataset.name] = Inputs(
             root=root,
-            annotations=matching(root, patterns),
-            images=images,
+            annotations=annotations,
+            images=_with_embedded(images, annotations) if dataset.spec.embedded else images,
             absent=() if dataset.spec.alternatives or layout in dataset.spec.other_layouts else tuple(missing),
         )
     if problems:
@@ -289,6 +291,12 @@ def _same_type(value: object, default: object) -> bool:
 
 def _is_list(default: object) -> bool:
     return isinstance(default, Sequence) and not isinstance(default, str)
+
+
+def _with_embedded(images: Sequence[Path], annotations: Sequence[Path]) -> tuple[Path, ...]:
+    """The image stores, and the files of records that have images in them."""
+    known = {os.path.abspath(path) for path in images}
+    return (*images, *(path for path in annotations if os.path.abspath(path) not in known and may_hold_images(path)))
 
 
 def _patterns(value: str | tuple[str, ...]) -> tuple[str, ...]:

@@ -12,7 +12,19 @@ def find_layout(adapter: Adapter, root: Path) -> Layout | None:
     """The first of the adapter's layouts whose annotation files are below root; None if there is none."""
     enough = all if adapter.joins else any
     return next(
-        (one for one in adapter.layouts if enough(matching(root, (pattern,)) for pattern in one.annotations)), None
+        (
+            one
+            for one in adapter.layouts
+            if enough(own_annotations(adapter, root, (pattern,)) for pattern in one.annotations)
+        ),
+        None,
+    )
+
+
+def own_annotations(adapter: Adapter, root: Path, patterns: Sequence[str]) -> tuple[Path, ...]:
+    """The files that patterns of the adapter match, without those that are never annotations."""
+    return tuple(
+        path for path in matching(root, patterns) if not any(path.match(name) for name in adapter.not_annotations)
     )
 
 

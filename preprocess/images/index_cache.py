@@ -15,10 +15,11 @@ from typing import BinaryIO, NamedTuple
 
 import xxhash
 
+from preprocess.containers import marks
 from preprocess.errors import DataError
 from preprocess.images.base64_json import index_base64_json
 from preprocess.images.index import VERSION, ArchiveIndexBuilder
-from preprocess.images.parquet import unpack_parquet
+from preprocess.images.tables import unpack_arrow, unpack_parquet
 from preprocess.images.zip_tar import index_tar, index_zip
 from shards.files import flush_and_close, partial_path, sync_folder
 
@@ -47,13 +48,12 @@ class ArchiveKind(NamedTuple):
 
 ARCHIVES = (
     ArchiveKind("zip", ((0, b"PK\3\4"), (0, b"PK\5\6")), add_all=index_zip),
-    ArchiveKind("parquet", ((0, b"PAR1"),), unpack=unpack_parquet),
+    ArchiveKind("parquet", ((0, marks.PARQUET),), unpack=unpack_parquet),
+    ArchiveKind("arrow", ((0, marks.ARROW_FILE), (0, marks.ARROW_STREAM)), unpack=unpack_arrow),
     # tar -r and -u append a newer copy, and unpacking keeps the last. An empty tar is all zeros.
     ArchiveKind("tar", ((257, b"ustar"), (0, bytes(512))), add_all=index_tar, last_wins=True),
     ArchiveKind("json", ((0, b"{"),), add_all=index_base64_json),
 )
-
-_COMPRESSED = {b"\x1f\x8b": "gzip", b"BZh": "bzip2", b"\xfd7zXZ": "xz", b"\x28\xb5\x2f\xfd": "zstd"}
 
 
 def build_index(path: Path, cache: Path) -> None:
@@ -136,14 +136,15 @@ def _kind(path: Path, head: bytes) -> ArchiveKind:
     for kind in ARCHIVES:
         if any((text if kind.name == "json" else head).startswith(mark, offset) for offset, mark in kind.marks):
             return kind
+    if marks.is_lfs_pointer(head):
+        raise DataError(f"{path}: {marks.LFS_ADVICE}")
     if path.suffix == ".tar":
         return next(kind for kind in ARCHIVES if kind.name == "tar")  # from before the ustar mark existed
-    for mark, name in _COMPRESSED.items():
-        if head.startswith(mark):
-            raise DataError(f"{path}: compressed with {name}: single images cannot be read; unpack it first")
+    if name := marks.compression(head):
+        raise DataError(f"{path}: compressed with {name}: single images cannot be read; unpack it first")
     raise DataError(
         f"{path}: is not an image store: the file starts with {head[:12]!r}; "
-        'expected a folder, a zip, a tar, a Parquet file or a JSON object {"KEY": "<base64>", ...}'
+        'expected a folder, a zip, a tar, a Parquet or Arrow file or a JSON object {"KEY": "<base64>", ...}'
     )
 
 

@@ -18,6 +18,7 @@ from PIL import Image
 from PIL.ImageFile import ImageFile
 
 from dst.common.config_class import Positive, config_class
+from preprocess.containers.marks import LFS_ADVICE, is_lfs_pointer
 from preprocess.errors import RejectError
 from shards.errors import ImageError
 from shards.images.formats import STORED
@@ -102,6 +103,8 @@ def prepare_image(data: bytes, policy: ImagePolicy) -> StoredImage:
         with warnings.catch_warnings(action="ignore"):  # Pillow warns of odd metadata; the pixels decide here
             return _prepared(data, policy)
     except ImageError as error:
+        if is_lfs_pointer(data):
+            raise RejectError("image_unreadable", f"it {LFS_ADVICE}") from None
         raise RejectError(f"image_{error.reason}", error.detail) from None
 
 

@@ -12,14 +12,13 @@ size that the directory states, and not at all above the limit of stores.py. Lin
 
 from __future__ import annotations
 
-import posixpath
-import re
 import struct
 import tarfile
 import zipfile
 import zlib
 from pathlib import Path
 
+from preprocess.containers.tar import member_key, tar_members
 from preprocess.errors import DataError
 from preprocess.images.index import ArchiveIndexBuilder, Packing
 
@@ -28,7 +27,6 @@ _LOCAL = struct.Struct("<4s5HLLLHH")
 _LOCAL_MAGIC = b"PK\3\4"
 _ENCRYPTED_FLAGS = 0x0001 | 0x0040 | 0x2000
 _UTF8_FLAG = 0x0800
-_UNUSUAL = re.compile(r"\\|//|(?:^|/)\./")
 _PACKINGS = {zipfile.ZIP_STORED: Packing.ZIP_STORED, zipfile.ZIP_DEFLATED: Packing.ZIP_DEFLATED}
 _DAMAGED = (zipfile.BadZipFile, ValueError, struct.error)
 """What zipfile raises for bytes that are not a directory: ValueError for names that are not UTF-8, among others"""
@@ -52,7 +50,7 @@ def index_zip(path: Path, index: ArchiveIndexBuilder) -> None:
             raise DataError(f"{path}: damaged zip: its end record has a wrong offset; download or pack it again")
         if not member.is_dir():
             index.add(
-                _key(_name(member)),
+                member_key(_name(member)),
                 member.header_offset,
                 member.compress_size,
                 _zip_packing(member),
@@ -90,22 +88,8 @@ def zip_data_offset(header: bytes, offset: int) -> int:
 
 def index_tar(path: Path, index: ArchiveIndexBuilder) -> None:
     """Add every file. Raises DataError for a tar that is damaged or cut off, with the byte where that shows."""
-    try:
-        with tarfile.open(path, "r:") as tar:
-            while (member := tar.next()) is not None:
-                tar.members.clear()  # type: ignore[attr-defined]
-                if member.isreg() or member.issym() or member.islnk():
-                    index.add(_key(member.name), member.offset_data, member.size, _tar_packing(member))
-            end = tar.offset
-    except tarfile.TarError as error:
-        raise DataError(f"{path}: damaged tar: {error}; download or pack it again") from None
-    with path.open("rb") as file:
-        file.seek(end)
-        if file.read(tarfile.BLOCKSIZE) != bytes(tarfile.BLOCKSIZE):  # tarfile takes a broken header for the end
-            raise DataError(
-                f"{path}: the tar is damaged or cut off at byte {end}: expected a header or the end mark; download or "
-                "pack it again"
-            )
+    for member in tar_members(path):
+        index.add(member_key(member.name), member.offset_data, member.size, _tar_packing(member))
 
 
 def _zip_packing(member: zipfile.ZipInfo) -> Packing:
@@ -128,11 +112,3 @@ def _name(member: zipfile.ZipInfo) -> str:
         except UnicodeError:
             pass
     return member.filename
-
-
-def _key(name: str) -> str:
-    """The name as records have it: `tar -c .` writes ./a.jpg, tools for Windows write a\\b.jpg."""
-    if not _UNUSUAL.search(name):
-        return name
-    plain = name.replace("\\", "/")
-    return name if ".." in plain.split("/") else posixpath.normpath(plain)

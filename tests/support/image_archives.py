@@ -69,6 +69,13 @@ def as_hugging_face_parquet(path: Path, files: dict[str, bytes]) -> None:
     pq.write_table(pa.table({"text": ["t"] * len(cells), "image": cells}), path, row_group_size=5)
 
 
+def as_arrow_stream(path: Path, files: dict[str, bytes]) -> None:
+    """As save_to_disk of `datasets` writes data-00000-of-00001.arrow."""
+    table = pa.table({"image": [{"bytes": data, "path": name} for name, data in files.items()]})
+    with pa.ipc.new_stream(path, table.schema) as writer:
+        writer.write_table(table)
+
+
 KINDS: dict[str, Callable[[Path, dict[str, bytes]], None]] = {
     "folder": as_folder,
     "base64.json": as_json,
@@ -78,6 +85,7 @@ KINDS: dict[str, Callable[[Path, dict[str, bytes]], None]] = {
     "plain.tar": as_tar,
     "mimicit.parquet": as_mimicit_parquet,
     "hf.parquet": as_hugging_face_parquet,
+    "hf.arrow": as_arrow_stream,
 }
 
 

@@ -32,7 +32,7 @@ from preprocess.adapters.parsing.fields import (
     texts,
 )
 from preprocess.adapters.parsing.identities import Identities
-from preprocess.adapters.parsing.json_stream import array_items
+from preprocess.adapters.parsing.record_files import json_records
 from preprocess.adapters.parsing.record_location import RecordLocation, located_records
 from preprocess.adapters.parsing.splits import stated_split
 from preprocess.adapters.parsing.votes import most_frequent
@@ -62,7 +62,7 @@ def read(request: Request) -> Records:
     for path in request.annotations:
         _refuse_test_split(path)
         for location, record in located_records(
-            identities, path, array_items(path), lambda record: own_id(record, "question_id")
+            identities, path, json_records(path), lambda record: own_id(record, "question_id")
         ):
             yield build_or_reject(location.source, _conversation, location, record)
 
@@ -143,7 +143,7 @@ def _lacks_answer(record: dict[str, Any]) -> bool:
 
 
 def _refuse_test_split(path: Path) -> None:
-    for record in array_items(path):
+    for record in json_records(path):
         if type(record) is dict:
             if record.get("split") == "test" and _lacks_answer(record):
                 raise DataError(f"{path}: is the test split, which has no answers; remove it from `annotations`")

@@ -1,4 +1,4 @@
-"""Captions: COCO (Karpathy's dataset.json and the official captions_*.json) and MiniGPT-4's cc_sbu_align.
+"""Captions: COCO (Karpathy's dataset.json, LAVIS's, the official captions_*.json) and MiniGPT-4's cc_sbu_align.
 
 Rule: one caption is one conversation, asked for by a prompt chosen by (seed, record id); all captions of the image are
 its references. A record is a caption; an image entry that is malformed or has no caption is one reject.
@@ -29,6 +29,7 @@ from preprocess.adapters.parsing.fields import (
 )
 from preprocess.adapters.parsing.identities import Identities
 from preprocess.adapters.parsing.json_stream import array_items
+from preprocess.adapters.parsing.record_files import json_form, json_records
 from preprocess.adapters.parsing.record_location import RecordLocation, located_records, location_of
 from preprocess.adapters.parsing.splits import split_of_file, split_of_image, stated_split
 from preprocess.conversation import Conversation, Image, OfficialSplit, Records, RecordSource, Reject, Turn
@@ -60,7 +61,10 @@ MINIGPT4_PROMPTS = (
 def read_coco(request: Request) -> Records:
     captioner = _Captioner(request)
     for path in request.annotations:
-        yield from (_karpathy if _is_karpathy(path) else _official)(captioner, path)
+        if json_form(path) in ("array", "lines"):
+            yield from _lavis(captioner, path)
+        else:
+            yield from (_karpathy if _is_karpathy(path) else _official)(captioner, path)
 
 
 def read_minigpt4(request: Request) -> Records:
@@ -154,6 +158,50 @@ def _karpathy_entry(captioner: _Captioner, entry: Any) -> tuple[list[Any], _Capt
         raise RejectError("no_answer", "the image has no captions")
     captions = _captions(item.get("raw") if type(item) is dict else None for item in sentences)
     return sentences, captioner.captioned_image(name, split, captions)
+
+
+def _lavis(captioner: _Captioner, path: Path) -> Records:
+    """coco_karpathy_*.json of LAVIS and BLIP: `[{"image", "caption": text or [texts]}]`, the split in the file's name.
+
+    The captions of an image are in several records of the training file, so it is read twice.
+    """
+    captions: dict[str, list[str]] = {}
+    for record in json_records(path):
+        if type(record) is dict and type(record.get("image")) is str:
+            captions.setdefault(record["image"], []).extend(_captions(_listed(record.get("caption"))))
+    number = 0
+    for index, record in enumerate(json_records(path)):
+        source = RecordSource(file=captioner.request.source_file(path), record=str(index))
+        made = build_or_reject(source, _lavis_entry, captioner, record, captions)
+        if isinstance(made, Reject):
+            yield Reject(reason=made.reason, source=source, detail=f"entry {index}: {made.detail}")
+            continue
+        sentences, captioned = made
+        for sentence in sentences:
+            location = location_of(captioner.identities, path, None, number)
+            yield build_or_reject(location.source, _plain_sentence, captioner, location, sentence, captioned)
+            number += 1
+
+
+def _lavis_entry(
+    captioner: _Captioner, record: Any, captions: dict[str, list[str]]
+) -> tuple[list[Any], _CaptionedImage]:
+    record = object_of(record)
+    name = image_name(need(record, "image"))
+    sentences = _listed(need(record, "caption"))
+    if not sentences:
+        raise RejectError("no_answer", "the image has no captions")
+    return sentences, captioner.captioned_image(name, "", tuple(captions[name]))
+
+
+def _plain_sentence(
+    captioner: _Captioner, location: RecordLocation, sentence: Any, captioned: _CaptionedImage
+) -> Conversation:
+    return captioner.conversation(location, answer(sentence, "caption"), captioned)
+
+
+def _listed(value: Any) -> list[Any]:
+    return value if type(value) is list else [value]
 
 
 def _official(captioner: _Captioner, path: Path) -> Records:

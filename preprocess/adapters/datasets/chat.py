@@ -1,11 +1,11 @@
-"""Your own conversations: JSON lines, a JSON array or Parquet, in `messages` or ShareGPT form.
+"""Your own conversations: JSON, Parquet, Arrow or WebDataset tars, in `messages` or ShareGPT form.
 
     {"id"?, "messages": [{"role", "content": text or parts}], "images"?: [...], "group"?, "split"?}
     {"id"?, "conversations": [{"from", "value"}], "image"? or "images"?: path or [paths], "group"?, "split"?}
 
 Rule: each `<image>` marker in a question, and each part `{"type": "image"}` without a path, takes the next image of the
-record; images without any marker go before the first question. Parquet may contain the images themselves: their names
-are `<row number>/<index>`, and their store is that Parquet file, which must be in the dataset's `images`.
+record; images without any marker go before the first question. A file of records may contain the images: their store
+is that file, their names are `<row number>/<index>` in a table, and those of the members in a tar.
 """
 
 from __future__ import annotations
@@ -29,11 +29,12 @@ from preprocess.adapters.parsing.fields import (
     show,
 )
 from preprocess.adapters.parsing.identities import Identities
-from preprocess.adapters.parsing.record_files import UnreadableRecord, read_records
+from preprocess.adapters.parsing.record_files import read_records
 from preprocess.adapters.parsing.record_location import RecordLocation, located_records
+from preprocess.adapters.parsing.record_tars import MemberImage
 from preprocess.adapters.parsing.splits import stated_split
 from preprocess.adapters.parsing.turns import MarkedMessage, Slot, assemble, role_of, sharegpt, slots
-from preprocess.conversation import Conversation, Image, Records, Reject, Role
+from preprocess.conversation import Conversation, Image, Records, Role
 from preprocess.errors import RejectError
 
 _KEYS = ("id", "messages", "conversations", "images", "image", "group", "split")
@@ -48,10 +49,7 @@ def read(request: Request) -> Records:
         for location, record in located_records(
             identities, path, read_records(path, _KEYS), lambda record: own_id(record, "id")
         ):
-            if isinstance(record, UnreadableRecord):
-                yield Reject(reason=record.reason, source=location.source, detail=record.detail)
-            else:
-                yield build_or_reject(location.source, _conversation, location, record, store)
+            yield build_or_reject(location.source, _conversation, location, record, store)
 
 
 def _conversation(location: RecordLocation, record: Any, store: int | None) -> Conversation:
@@ -127,21 +125,29 @@ def _images(
     images: list[Image] = []
     groups: dict[Image, str] = {}
     for index, value in enumerate(values if type(values) is list else [values]):
+        if isinstance(value, MemberImage):
+            images.append(Image(name=value.name, store=_own_store(location, store)))
+            continue
         path = next(_paths(value), None)
         data = value.get("bytes") if type(value) is dict else value if type(value) is bytes else None
         if data is None:
             image = image_at(value if type(value) is not dict else path, location.request)
         elif type(data) is not bytes:
-            raise RejectError("wrong_type", f"bytes is {show(data)}; only Parquet can contain images, as binary data")
-        elif store is None:
-            file = location.source.file
-            raise RejectError("image_missing", f"the image is in {file} itself; add {file} to the dataset's `images`")
+            raise RejectError("wrong_type", f"bytes is {show(data)}; only Parquet and Arrow have binary data")
         else:
-            image = Image(name=f"{location.number}/{index}", store=store)
+            image = Image(name=f"{location.number}/{index}", store=_own_store(location, store))
             # The path of an embedded image is often the same for all rows, so it only counts if it is COCO's number.
             groups[image] = embedded_group(data, path if type(path) is str else None)
         images.append(image)
     return images, groups
+
+
+def _own_store(location: RecordLocation, store: int | None) -> int:
+    """The store of images in the file itself."""
+    if store is None:
+        file = location.source.file
+        raise RejectError("image_missing", f"the image is in {file} itself; add {file} to the dataset's `images`")
+    return store
 
 
 def _paths(value: Any) -> Iterator[Any]:

@@ -11,7 +11,7 @@ from typing import Any
 from preprocess.adapters.base import Request
 from preprocess.adapters.parsing.fields import build_or_reject, image_at, image_groups, object_of, own_id
 from preprocess.adapters.parsing.identities import Identities
-from preprocess.adapters.parsing.json_stream import array_items
+from preprocess.adapters.parsing.record_files import json_records
 from preprocess.adapters.parsing.record_location import RecordLocation, located_records
 from preprocess.adapters.parsing.turns import assemble, sharegpt
 from preprocess.conversation import Conversation, Image, Records, Turn
@@ -21,7 +21,7 @@ def read(request: Request) -> Records:
     identities = Identities(request)
     for path in request.annotations:
         for location, record in located_records(
-            identities, path, array_items(path), lambda record: own_id(record, "id")
+            identities, path, json_records(path), lambda record: own_id(record, "id")
         ):
             yield build_or_reject(location.source, _conversation, location, record)
 

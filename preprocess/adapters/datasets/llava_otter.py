@@ -18,7 +18,7 @@ from preprocess.adapters.datasets.mimicit import InstructionSet, image_group_of,
 from preprocess.adapters.parsing.choices import choose
 from preprocess.adapters.parsing.fields import build_or_reject, image_groups, own_id
 from preprocess.adapters.parsing.identities import Identities
-from preprocess.adapters.parsing.json_stream import array_items, first_character
+from preprocess.adapters.parsing.record_files import json_form, json_records
 from preprocess.conversation import Conversation, Image, Records, RecordSource, Reject, Turn, decode, encode
 from preprocess.errors import DataError, RejectError
 
@@ -27,11 +27,11 @@ if TYPE_CHECKING:
 
 
 def read(request: Request) -> Records:
-    arrays = [path for path in request.annotations if first_character(path) == "["]
+    arrays = [path for path in request.annotations if json_form(path) in ("array", "lines")]
     others = [path for path in request.annotations if path not in arrays]
     if not arrays or not others:
         raise DataError(
-            f"{request.root}: got {len(arrays)} LLaVA files (arrays) and {len(others)} CGD files (objects); "
+            f"{request.root}: got {len(arrays)} LLaVA files (arrays, lines) and {len(others)} CGD files (objects); "
             "expected at least one of each in `annotations`"
         )
     sets: list[InstructionSet] = []
@@ -58,7 +58,7 @@ def read(request: Request) -> Records:
 def _partners(request: Request, path: Path, needed: set[str], partners: list[tuple[str, bytes]]) -> Iterator[Reject]:
     """Add the file's records about exactly one needed image to `partners`: its group and the encoded rounds."""
     file = request.source_file(path)
-    for number, record in enumerate(array_items(path)):
+    for number, record in enumerate(json_records(path)):
         source = RecordSource(file=file, record=own_id(record, "id") or str(number))
         made = build_or_reject(source, rounds, request, record)
         if isinstance(made, Reject):

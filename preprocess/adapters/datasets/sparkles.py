@@ -25,7 +25,7 @@ from preprocess.adapters.parsing.fields import (
     text,
 )
 from preprocess.adapters.parsing.identities import Identities
-from preprocess.adapters.parsing.json_stream import array_items
+from preprocess.adapters.parsing.record_files import json_records
 from preprocess.adapters.parsing.turns import check_order, role_of
 from preprocess.conversation import Conversation, Image, Records, RecordSource, Role, Turn
 from preprocess.errors import RejectError
@@ -38,7 +38,7 @@ def read(request: Request) -> Records:
     identities = Identities(request)
     for index, path in enumerate(request.annotations):
         file, label, store = request.source_file(path), identities.label(path), _store(request, index, path)
-        for number, record in enumerate(array_items(path)):
+        for number, record in enumerate(json_records(path)):
             source = RecordSource(file=file, record=str(number))
             yield build_or_reject(source, _conversation, request, identities, label, number, source, record, store)
 

@@ -14,7 +14,8 @@ from preprocess.adapters.datasets.vqa_pairs import Pairs
 from preprocess.adapters.datasets.vqa_records import answers_of, conversation, image_of
 from preprocess.adapters.parsing.fields import build_or_reject, image_at, need, object_of, own_id, question
 from preprocess.adapters.parsing.identities import Identities
-from preprocess.adapters.parsing.json_stream import array_items, first_character, outline
+from preprocess.adapters.parsing.json_stream import array_items, outline
+from preprocess.adapters.parsing.record_files import json_form, json_records
 from preprocess.adapters.parsing.record_location import RecordLocation, located_records
 from preprocess.adapters.parsing.splits import split_of_file, stated_split
 from preprocess.conversation import Conversation, Image, OfficialSplit, Records
@@ -40,7 +41,7 @@ def read(request: Request) -> Records:
 
 
 def _kind(path: Path) -> str:
-    if first_character(path) == "[":
+    if json_form(path) in ("array", "lines"):
         return "array"
     for key, _, _ in outline(path):
         if key in ("questions", "annotations", "data"):
@@ -50,9 +51,9 @@ def _kind(path: Path) -> str:
 
 def _published_whole(identities: Identities, path: Path) -> Records:
     """One file with questions and answers: VizWiz's array, or TextVQA's `{"data": [...]}`."""
-    keys = () if first_character(path) == "[" else ("data",)
+    is_object = json_form(path) == "object"
     empty = True
-    for record in array_items(path, *keys):
+    for record in array_items(path, "data") if is_object else json_records(path):
         empty = False
         if type(record) is not dict or "answers" in record or "multiple_choice_answer" in record:
             break
@@ -60,9 +61,8 @@ def _published_whole(identities: Identities, path: Path) -> Records:
         if not empty:
             raise DataError(f"{path}: no question has answers, as in a test split; remove it from `annotations`")
     in_name = split_of_file(identities.file(path))
-    for location, record in located_records(
-        identities, path, array_items(path, *keys), lambda item: own_id(item, "question_id")
-    ):
+    records = array_items(path, "data") if is_object else json_records(path)
+    for location, record in located_records(identities, path, records, lambda item: own_id(item, "question_id")):
         yield build_or_reject(location.source, _whole, location, record, in_name)
 
 

@@ -12,6 +12,7 @@ from typing import Any, TypeVar
 from preprocess.adapters import groups
 from preprocess.adapters.base import Request
 from preprocess.adapters.parsing.image_paths import image_below, plain_path
+from preprocess.adapters.parsing.unreadable import UnreadableRecord
 from preprocess.conversation import Image, RecordSource, Reject, is_url
 from preprocess.errors import RejectError
 
@@ -32,6 +33,8 @@ def build_or_reject(source: RecordSource, build: Callable[..., T], *arguments: A
 
 def object_of(value: Any, what: str = "the record") -> dict[str, Any]:
     if type(value) is not dict:
+        if isinstance(value, UnreadableRecord):
+            raise RejectError(value.reason, value.detail)
         raise RejectError("wrong_type", f"{what} is {show(value)}; expected an object")
     return value
 

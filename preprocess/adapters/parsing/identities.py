@@ -87,9 +87,11 @@ def _labels(request: Request) -> dict[Path, str]:
     """The stem of each file, or its path below the root where two files have the same stem."""
     stems = Counter(path.stem for path in request.annotations)
     labels: dict[Path, str] = {}
+    taken: set[str] = set()  # a dataset may have a file for each of its records
     for path in request.annotations:
         label = path.stem if stems[path.stem] == 1 else request.source_file(path).removesuffix(path.suffix)
-        while label in labels.values():
+        while label in taken:
             label += "'"
+        taken.add(label)
         labels[path] = label
     return labels

@@ -9,28 +9,34 @@ Rule: memory holds one window of text and one record, never the file.
 
 from __future__ import annotations
 
+import codecs
+import io
 import json
 import re
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, TextIO
+from typing import Any
 
+from preprocess.adapters.parsing.record_text import MAX_RECORD_BYTES, open_text
 from preprocess.errors import DataError
 
 _WINDOW = 1 << 20
+_HEAD_BYTES = 1 << 12
 _SPACE = re.compile(r"[ \t\r\n]*")
 _DECODER = json.JSONDecoder()
+_VALUES = (("[", "an array"), ("{", "an object"), ('"', "a text"), ("-0123456789", "a number"), ("tfn", "a constant"))
 
 
 def array_items(path: Path, *keys: str) -> Iterator[Any]:
     """The elements of the array at `keys` (nested object keys; none: the top level).
 
-    Raises DataError naming file, line and column for broken JSON, bad UTF-8, or an array that is not there.
+    An object below a key whose own keys are row numbers is read as an array: pandas saves a table like this. Raises
+    DataError naming file, line and column for broken JSON, bad UTF-8, or an array that is not there.
     """
     reader = _JsonReader(path)
     with reader.file:
         reader.descend(keys)
-        yield from reader.elements()
+        yield from reader.rows() if keys and reader.peek() == "{" else reader.elements()
         reader.finish(len(keys))
 
 
@@ -57,10 +63,12 @@ def outline(path: Path) -> Iterator[tuple[str, str, Any]]:
 
 
 def first_character(path: Path) -> str:
-    """The first character that is not whitespace; "" in an empty file."""
-    reader = _JsonReader(path)
-    with reader.file:
-        return reader.peek()
+    """The first character that is not whitespace; "" in an empty file. Bytes after it need not be UTF-8."""
+    with open_text(path) as file:
+        part = file.read(_HEAD_BYTES).removeprefix(codecs.BOM_UTF8)
+        while part and not part.strip():
+            part = file.read(_HEAD_BYTES)
+    return part.strip()[:1].decode("latin-1")
 
 
 class _JsonReader:
@@ -68,10 +76,7 @@ class _JsonReader:
 
     def __init__(self, path: Path) -> None:
         self.path = path
-        try:
-            self.file: TextIO = path.open(encoding="utf-8-sig", newline="")
-        except OSError as error:
-            raise DataError(f"{path}: cannot be read ({error.strerror})") from None
+        self.file = io.TextIOWrapper(open_text(path), encoding="utf-8-sig", newline="")
         self.buffer, self.place = "", 0
         self.line, self.column = 1, 1
         self.ended = False
@@ -108,6 +113,16 @@ class _JsonReader:
             if not self.more():
                 return ""
 
+    def open(self, expected: str) -> None:
+        """Take the bracket that opens a container. Sound JSON of another form is named, and not called broken."""
+        got = self.peek()
+        kind = next((name for marks, name in _VALUES if got and got in marks), None)
+        if kind and got != expected:
+            wanted = "an array of records" if expected == "[" else "an object"
+            where = f"{self.path}, line {self.line + self.buffer[: self.place].count(chr(10))}"
+            raise DataError(f"{where}: is JSON of another form: got {kind}, expected {wanted}")
+        self.take(expected)
+
     def take(self, expected: str) -> None:
         got = self.peek()
         if got != expected:
@@ -124,6 +139,8 @@ class _JsonReader:
             except json.JSONDecodeError as error:
                 near_end = error.pos >= len(self.buffer) - 12 or "Unterminated" in error.msg
                 inside = error.pos - self.place
+                if near_end and len(self.buffer) - self.place > MAX_RECORD_BYTES:
+                    raise self.fail(f"a record has more than {MAX_RECORD_BYTES} characters") from None
                 if near_end and self.more(size):
                     size *= 2
                     continue
@@ -140,8 +157,17 @@ class _JsonReader:
             self.place += length
             return value
 
+    def rows(self) -> Iterator[Any]:
+        for key, value in self.members():
+            if not key.isdecimal():
+                raise DataError(
+                    f"{self.path}: is JSON of another form: got an object with the key {key[:60]!r}, expected an array "
+                    "of records"
+                )
+            yield value
+
     def elements(self) -> Iterator[Any]:
-        self.take("[")
+        self.open("[")
         if self.peek() == "]":
             self.place += 1
             return
@@ -154,7 +180,7 @@ class _JsonReader:
 
     def keys(self) -> Iterator[str]:
         """The keys of an object; after each, the caller reads the member's value."""
-        self.take("{")
+        self.open("{")
         if self.peek() == "}":
             self.place += 1
             return

@@ -1,98 +1,108 @@
-"""The records of a chat file: JSON lines, a JSON array, or Parquet.
+"""The records of a file in any container: JSON array, lines or object, Parquet, Arrow, WebDataset tar.
 
-Rule: memory holds a few records, never the file. For a line or row that cannot be read there is an UnreadableRecord; a
-file that cannot be read raises DataError.
+Rules: content decides what a file is, never its name; text may be compressed with gzip, bzip2, xz or zstd. Memory holds
+a few records, never the file. For a line, row or sample that cannot be read there is an UnreadableRecord; a file that
+cannot be read raises DataError.
 """
 
 from __future__ import annotations
 
-import json
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Container, Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
-from preprocess.adapters.parsing.json_stream import array_items, first_character
+from preprocess.adapters.parsing.json_stream import array_items, first_character, outline
+from preprocess.adapters.parsing.record_tables import table_records
+from preprocess.adapters.parsing.record_tars import tar_records
+from preprocess.adapters.parsing.record_text import MAX_RECORD_BYTES, kind_of, lines, open_text, parsed_line
+from preprocess.adapters.parsing.unreadable import UnreadableRecord
 from preprocess.errors import DataError
 
-_BATCH_ROWS = 16  # rows may contain images
-_NO_PYTHON_VALUE = (ValueError, OverflowError)  # bytes that are not UTF-8, times before year 1 or in nanoseconds
+Form = Literal["array", "lines", "object", "other"]
+_LINE_SUFFIXES = (".jsonl", ".ndjson")
+_FIRST_LINE_BYTES = 1 << 24
+"""How much of a line is read to see whether it is a whole record"""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class UnreadableRecord:
-    """A record that could not be parsed; `reason` is a name of REASONS."""
+def read_records(path: Path, keys: Container[str]) -> Iterator[Any]:
+    """Parsed records in file order. Raises DataError.
 
-    reason: str
-    detail: str
-
-
-def read_records(path: Path, keys: Sequence[str]) -> Iterator[Any]:
-    """Parsed records in file order; from Parquet, only the columns that are in `keys`. Raises DataError."""
-    if path.suffix == ".parquet":
-        return _parquet(path, keys)
-    if path.suffix in (".jsonl", ".ndjson"):
-        return _lines(path)
-    match first_character(path):
-        case "[":
+    keys: what the adapter reads: only these columns of a table are, and an object is one record only if it has one.
+    """
+    kind = kind_of(path)
+    if kind == "a tar":
+        return tar_records(path)
+    if kind != "text":
+        return table_records(path, kind, keys)
+    match json_form(path):
+        case "array":
             return array_items(path)
-        case "{" if _first_line_is_whole(path):
-            return _lines(path)
+        case "lines":
+            return lines(path)
+        case "object":
+            return _one_record(path, keys)
         case _:
             raise DataError(f"{path}: is neither a JSON array nor JSON lines; expected an array of records")
 
 
-def _lines(path: Path) -> Iterator[Any]:
-    try:
-        with path.open("rb") as file:
-            for number, line in enumerate(file, 1):
-                if number == 1:
-                    line = line.removeprefix(b"\xef\xbb\xbf")
-                if line.strip():
-                    yield _line(line.rstrip(b"\r\n"), number)
-    except OSError as error:
-        raise DataError(f"{path}: cannot be read ({error.strerror})") from None
+def json_records(path: Path) -> Iterator[Any]:
+    """The records of a JSON array or of JSON lines, for adapters whose datasets have no other container."""
+    return lines(path) if json_form(path) == "lines" else array_items(path)
 
 
-def _line(line: bytes, number: int) -> Any:
-    try:
-        return json.loads(line.decode())
-    except json.JSONDecodeError as error:
-        return UnreadableRecord(reason="broken_json", detail=f"line {number}, column {error.pos + 1}: {error.msg}")
-    except UnicodeDecodeError as error:
-        return UnreadableRecord(reason="broken_json", detail=f"line {number}, byte {error.start + 1}: not UTF-8")
-    except RecursionError:
-        return UnreadableRecord(reason="broken_json", detail=f"line {number}, column 1: nested too deeply")
-    except ValueError as error:  # an integer of more than 4300 digits
-        return UnreadableRecord(reason="broken_json", detail=f"line {number}, column 1: {error}")
+def json_form(path: Path) -> Form:
+    """How a JSON file holds its records. Raises DataError for other kinds of files."""
+    names = [suffix.lower() for suffix in path.suffixes[-2:]]
+    named_lines = any(suffix in _LINE_SUFFIXES for suffix in names)
+    first = first_character(path)
+    if first == "[":
+        return "lines" if _is_lines_of_arrays(path) else "array"
+    if named_lines:
+        return "lines"
+    if first != "{":
+        return "other"
+    return "lines" if _is_lines_of_objects(path) else "object"
 
 
-def _first_line_is_whole(path: Path) -> bool:
-    first = next(_lines(path), None)
-    return type(first) is dict
+def _one_record(path: Path, keys: Container[str]) -> Iterator[Any]:
+    """A file with one record, as in a folder of a file per record."""
+    found = []
+    for key, _, _ in outline(path):
+        if key in keys:
+            break
+        found.append(key)
+    else:
+        raise DataError(
+            f"{path}: is one JSON object with the keys {', '.join(found[:10]) or '(none)'}, neither a JSON array nor "
+            "JSON lines; expected an array of records"
+        )
+    with open_text(path) as file:
+        data = file.read(MAX_RECORD_BYTES + 1)
+    if len(data) > MAX_RECORD_BYTES:
+        raise DataError(f"{path}: is one JSON object of more than {MAX_RECORD_BYTES} bytes; expected JSON lines")
+    record = parsed_line(data.removeprefix(b"\xef\xbb\xbf"), "the file")
+    if isinstance(record, UnreadableRecord):
+        raise DataError(f"{path}: broken JSON: {record.detail}")
+    return iter([record])
 
 
-def _parquet(path: Path, keys: Sequence[str]) -> Iterator[Any]:
-    import pyarrow
-    import pyarrow.parquet
-
-    try:
-        with pyarrow.parquet.ParquetFile(path) as file:
-            columns = [name for name in file.schema_arrow.names if name in keys] or None
-            for batch in file.iter_batches(batch_size=_BATCH_ROWS, columns=columns):
-                try:
-                    parsed = batch.to_pylist()
-                except _NO_PYTHON_VALUE:
-                    parsed = [_row(batch.slice(index, 1)) for index in range(batch.num_rows)]
-                yield from parsed
-    except (pyarrow.ArrowException, OSError) as error:
-        raise DataError(f"{path}: cannot be read as Parquet ({error})") from None
+def _is_lines_of_objects(path: Path) -> bool:
+    """Whether the first line is a whole object and another line follows."""
+    with open_text(path) as file:
+        first, second = _next_line(file), _next_line(file)
+    return bool(second) and type(parsed_line(first, "line 1")) is dict
 
 
-def _row(batch: Any) -> Any:
-    try:
-        return batch.to_pylist()[0]
-    except UnicodeDecodeError as error:
-        return UnreadableRecord(reason="bad_text", detail=f"a column contains text that is not UTF-8 ({error.reason})")
-    except _NO_PYTHON_VALUE as error:
-        return UnreadableRecord(reason="wrong_type", detail=f"a column contains a value that cannot be used ({error})")
+def _is_lines_of_arrays(path: Path) -> bool:
+    """Whether the first two lines are an array each: then the lines are the records, and each is a reject."""
+    with open_text(path) as file:
+        first, second = _next_line(file), _next_line(file)
+    return second.startswith(b"[") and type(parsed_line(first, "line 1")) is list
+
+
+def _next_line(file: Any) -> bytes:
+    """The next line that is not blank, up to a limit, without white space and the byte order mark."""
+    while line := file.readline(_FIRST_LINE_BYTES):
+        if stripped := line.removeprefix(b"\xef\xbb\xbf").strip():
+            return bytes(stripped)
+    return b""

@@ -95,7 +95,7 @@ def test_an_annotation_file_that_cannot_be_used_ends_the_build_by_name_for_every
         ("chat.json", b'[\n{"id": 1},\n{"id": 2,}\n]', "chat.json, line 3, column 10"),
         ("chat.json", b"", "chat.json: is neither a JSON array nor JSON lines"),
         ("chat.jsonl", b"", "chat.jsonl: "),
-        ("chat.jsonl", b"\xff\xfe\n\n\x00", "2 of 2 records are rejects (broken_json 2)"),
+        ("chat.jsonl", b"\xfd\xfe\n\n\x00", "2 of 2 records are rejects (broken_json 2)"),
         ("chat.parquet", b"PAR1 cut off", "chat.parquet"),
     ],
 )

@@ -16,6 +16,7 @@ from preprocess.conversation import Conversation, Image, RecordSource, Reject, T
 from preprocess.errors import DataError
 from preprocess.images.stores import open_stores, prepare_store
 from tests.support.adapting import CHAT, Made, adapted, conversations, rejects, request_for
+from tests.support.image_archives import as_tar
 
 ONE, TWO = Image(name="1.jpg"), Image(name="2.jpg")
 
@@ -181,7 +182,7 @@ def test_a_line_that_is_not_utf8_is_refused_alone(tmp_path: Path) -> None:
     assert len(made) == 3
 
 
-@pytest.mark.parametrize("text", ["", '{\n "messages": []\n}', '{"a": 1', "7"])
+@pytest.mark.parametrize("text", ["", '{\n "version": 2\n}', '{"a": 1', "7"])
 def test_a_json_file_of_another_form_is_refused_by_name(tmp_path: Path, text: str) -> None:
     with pytest.raises(DataError, match=r"a\.json"):
         adapted("chat", tmp_path, {"a.json": text})
@@ -270,6 +271,21 @@ def test_a_parquet_row_that_is_not_utf8_is_refused_alone(tmp_path: Path) -> None
 def test_a_file_that_is_not_a_parquet_is_refused_by_name(tmp_path: Path) -> None:
     with pytest.raises(DataError, match=r"t\.parquet: cannot be read as Parquet"):
         adapted("chat", tmp_path, {"t.parquet": "nothing"})
+
+
+def test_a_webdataset_tar_is_read_with_its_images(tmp_path: Path) -> None:
+    (tmp_path / "a.jpg").write_bytes(b"outside")
+    for shard in ("0.tar", "1.tar"):
+        files = {"a.json": json.dumps(talk(images=["a.jpg"])).encode(), "a.jpg": shard.encode()}
+        as_tar(tmp_path / shard, files)
+    stores = (".", "0.tar", "1.tar")
+    request = request_for("chat", tmp_path, annotations=("*.tar",), images=stores)
+    made = conversations(list(ADAPTERS["chat"].read(request)))
+    for path in request.images:
+        prepare_store(path, tmp_path / "cache")
+    opened = open_stores(request.images, tmp_path / "cache")
+    assert [opened.read(item.images[0]) for item in made] == [b"0.tar", b"1.tar"]
+    assert not {*made[0].groups} & {*made[1].groups}
 
 
 def test_repeated_ids_are_refused_or_kept(tmp_path: Path) -> None:

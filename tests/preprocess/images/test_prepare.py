@@ -373,3 +373,10 @@ def test_memory_that_runs_out_says_nothing_about_an_image(
     monkeypatch.setattr(JpegImagePlugin.JpegImageFile, "load", exhausted)
     with pytest.raises(MemoryError):
         prepare_image(data, policy)
+
+
+def test_a_git_lfs_pointer_in_place_of_an_image_is_named() -> None:
+    pointer = b"version https://git-lfs.github.com/spec/v1\noid sha256:4d7a\nsize 12345\n"
+    with pytest.raises(RejectError, match=r"Git LFS pointer.*git lfs pull") as caught:
+        prepare_image(pointer, ImagePolicy())
+    assert caught.value.reason == "image_unreadable"

@@ -1,4 +1,4 @@
-"""Images in Parquet files: keys, kinds of columns, and files that are no store."""
+"""Images in Parquet and Arrow files: keys, kinds of columns, and files that are no store."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ import pytest
 
 from preprocess.errors import DataError
 from preprocess.images import index_cache as store_cache
-from preprocess.images import parquet as parquet_images
+from preprocess.images import tables
 from preprocess.images.stores import (
     prepare_store,
 )
@@ -92,9 +92,23 @@ def test_a_cut_off_parquet_file_is_a_data_error(tmp_path: Path) -> None:
 
 
 def test_every_kind_of_archive_is_known_by_its_content(files: dict[str, bytes], tmp_path: Path) -> None:
-    names = {"base64.json": "json", "stored.zip": "zip", "plain.tar": "tar", "hf.parquet": "parquet"}
+    names = {
+        "base64.json": "json",
+        "stored.zip": "zip",
+        "plain.tar": "tar",
+        "hf.parquet": "parquet",
+        "hf.arrow": "arrow",
+    }
     for kind, name in names.items():
         KINDS[kind](tmp_path / "data.bin", files)
         assert store_cache._kind(tmp_path / "data.bin", (tmp_path / "data.bin").read_bytes()[:65536]).name == name
     assert {kind.name for kind in store_cache.ARCHIVES} == set(names.values())
-    assert parquet_images.unpack_parquet in [kind.unpack for kind in store_cache.ARCHIVES]
+    assert {kind.unpack for kind in store_cache.ARCHIVES} == {tables.unpack_parquet, tables.unpack_arrow, None}
+
+
+def test_an_arrow_file_is_read_a_few_rows_at_a_time_whatever_its_batches_are(tmp_path: Path) -> None:
+    table = pa.table({"image": [{"bytes": bytes([number]), "path": None} for number in range(40)]})
+    with pa.ipc.new_file(tmp_path / "a.arrow", table.schema) as writer:
+        writer.write_table(table, max_chunksize=25)
+    store = opened(tmp_path / "a.arrow")
+    assert [store.read(f"{row}/0") for row in range(40)] == [bytes([number]) for number in range(40)]

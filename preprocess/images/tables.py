@@ -1,4 +1,4 @@
-"""Unpack the images of a Parquet file into one flat file, because Parquet has no cheap way to read a single cell.
+"""Unpack the images of a Parquet or Arrow file into one flat file: neither has a cheap way to read a single cell.
 
 Two layouts. MIMIC-IT: a text column `base64`, with the keys in the pandas index or a text column. Hugging Face: a
 column `image` or `images` of {bytes, path} or of plain bytes, or of lists of either; the keys are
@@ -10,17 +10,17 @@ from __future__ import annotations
 
 import json
 import re
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, BinaryIO
 
 import pyarrow as pa
-import pyarrow.parquet as pq
 
+from preprocess.containers.tables import BadRow, Choose, arrow_batches, parquet_batches
 from preprocess.errors import DataError
 from preprocess.images.base64_json import decode_base64
 from preprocess.images.index import ArchiveIndexBuilder, Packing
 
-_ROWS_AT_ONCE = 32
 _PREFERRED = ("image", "images")
 _ROW_KEY = re.compile(r"\d+/\d+")
 _EXPECTED = "expected one of them to have the name image or images"
@@ -28,44 +28,72 @@ _EXPECTED = "expected one of them to have the name image or images"
 
 def unpack_parquet(path: Path, index: ArchiveIndexBuilder, blob: BinaryIO) -> None:
     """Write every image to `blob` and add its keys. Raises DataError for a damaged file or several image columns."""
-    try:
-        # Row groups can be gigabytes: no read-ahead of whole column chunks.
-        with pq.ParquetFile(path, pre_buffer=False, buffer_size=1 << 20) as file:
-            if "base64" in file.schema_arrow.names and _is_text(file.schema_arrow.field("base64").type):
-                _unpack_base64(path, file, index, blob)
-            else:
-                _unpack_images(path, file, index, blob)
-    except pa.ArrowException as error:
-        raise DataError(f"{path}: damaged Parquet: {error}") from None
+    _unpack(path, parquet_batches, "Parquet", index, blob)
 
 
-def _unpack_base64(path: Path, file: pq.ParquetFile, index: ArchiveIndexBuilder, blob: BinaryIO) -> None:
-    key_column = _key_column(path, file.schema_arrow)
-    for batch in file.iter_batches(_ROWS_AT_ONCE, columns=[key_column, "base64"]):
-        keys, texts = (batch.column(name).to_pylist() for name in (key_column, "base64"))
-        for key, text in zip(keys, texts, strict=True):
-            if key is None:
-                continue
-            try:
-                _add(index, blob, [str(key)], decode_base64((text or "").encode()))
-            except ValueError:
-                _add(index, blob, [str(key)], b"", Packing.NOT_TEXT)
+def unpack_arrow(path: Path, index: ArchiveIndexBuilder, blob: BinaryIO) -> None:
+    """The same for an Arrow file or stream."""
+    _unpack(path, arrow_batches, "Arrow file", index, blob)
 
 
-def _unpack_images(path: Path, file: pq.ParquetFile, index: ArchiveIndexBuilder, blob: BinaryIO) -> None:
-    column = _image_column(path, file.schema_arrow)
-    if column is None:
-        return
+def _unpack(
+    path: Path,
+    batches: Callable[[Path, Choose], Iterator[Any]],
+    kind: str,
+    index: ArchiveIndexBuilder,
+    blob: BinaryIO,
+) -> None:
+    columns: list[str] = []
+
+    def choose(schema: pa.Schema) -> list[str]:
+        columns.extend(_columns(path, schema))
+        return columns
+
     row = 0
-    for batch in file.iter_batches(_ROWS_AT_ONCE, columns=[column]):
-        for cell in batch.column(0).to_pylist():
-            for place, image in enumerate(cell if isinstance(cell, list) else [cell]):
-                if image is not None:
-                    data, name = (image.get("bytes"), image.get("path")) if isinstance(image, dict) else (image, None)
-                    # A path in the form of a row's key would hide that row.
-                    names = [name] if name and not _ROW_KEY.fullmatch(name) else []
-                    _add(index, blob, [f"{row}/{place}", *names], data or b"")  # none: an error when it is read
-            row += 1
+    try:
+        for batch in batches(path, choose):
+            if not columns:
+                return
+            if isinstance(batch, BadRow):  # its record is a reject
+                row += 1
+                continue
+            if len(columns) == 2:
+                keys, texts = (batch.column(name).to_pylist() for name in columns)
+                _add_base64(keys, texts, index, blob)
+            else:
+                _add_images(row, batch.column(0).to_pylist(), index, blob)
+            row += batch.num_rows
+    except pa.ArrowException as error:
+        raise DataError(f"{path}: damaged {kind}: {error}") from None
+
+
+def _columns(path: Path, schema: pa.Schema) -> list[str]:
+    """The columns of keys and of base64 texts, or the one of images; none if the file has no images."""
+    if "base64" in schema.names and _is_text(schema.field("base64").type):
+        return [_key_column(path, schema), "base64"]
+    column = _image_column(path, schema)
+    return [] if column is None else [column]
+
+
+def _add_base64(keys: list[Any], texts: list[Any], index: ArchiveIndexBuilder, blob: BinaryIO) -> None:
+    for key, text in zip(keys, texts, strict=True):
+        if key is None:
+            continue
+        try:
+            _add(index, blob, [str(key)], decode_base64((text or "").encode()))
+        except ValueError:
+            _add(index, blob, [str(key)], b"", Packing.NOT_TEXT)
+
+
+def _add_images(first: int, cells: list[Any], index: ArchiveIndexBuilder, blob: BinaryIO) -> None:
+    """first: the number of the first cell's row."""
+    for row, cell in enumerate(cells, first):
+        for place, image in enumerate(cell if isinstance(cell, list) else [cell]):
+            if image is not None:
+                data, name = (image.get("bytes"), image.get("path")) if isinstance(image, dict) else (image, None)
+                # A path in the form of a row's key would hide that row.
+                names = [name] if name and not _ROW_KEY.fullmatch(name) else []
+                _add(index, blob, [f"{row}/{place}", *names], data or b"")  # none: an error when it is read
 
 
 def _add(

@@ -1,0 +1,85 @@
+"""The rows of Parquet and Arrow files, a few at a time.
+
+Rules: memory holds a few rows, however large a row group or a record batch is. Arrow files are checked before they are
+read: a wrong offset would crash the process.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from preprocess.containers import marks
+from preprocess.errors import DataError
+
+_BATCH_ROWS = 16  # rows may contain images
+_BUFFER_BYTES = 1 << 20
+_END_OF_STREAM = b"\xff\xff\xff\xff\0\0\0\0"
+
+Choose = Callable[[Any], list[str] | None]
+"""From the schema, the columns to read; None: all."""
+
+
+class BadRow(NamedTuple):
+    """In the place of a batch of one row, which must not be read."""
+
+    error: str
+
+
+def parquet_batches(path: Path, choose: Choose) -> Iterator[Any]:
+    """Batches of a few rows. Raises OSError or ArrowException for a file that cannot be read."""
+    import pyarrow.parquet
+
+    # Row groups can be gigabytes: no read-ahead of whole column chunks.
+    with pyarrow.parquet.ParquetFile(path, pre_buffer=False, buffer_size=_BUFFER_BYTES) as file:
+        yield from file.iter_batches(_BATCH_ROWS, columns=choose(file.schema_arrow))
+
+
+def arrow_batches(path: Path, choose: Choose) -> Iterator[Any]:
+    """Batches of a few rows, and BadRows, of an Arrow file or stream. Raises as `parquet_batches`, and DataError."""
+    import pyarrow
+
+    with path.open("rb") as file:
+        is_file = file.read(len(marks.ARROW_FILE)) == marks.ARROW_FILE
+    with pyarrow.memory_map(os.fspath(path)) as source:
+        if is_file:
+            reader = pyarrow.ipc.open_file(source)
+            batches = (reader.get_batch(index) for index in range(reader.num_record_batches))
+        else:
+            _check_end(path)
+            reader = pyarrow.ipc.open_stream(source)
+            batches = iter(reader)
+        columns = choose(reader.schema)
+        for batch in batches:
+            chosen = batch if columns is None else batch.select(columns)
+            for start in range(0, chosen.num_rows, _BATCH_ROWS):
+                yield from _checked(chosen.slice(start, _BATCH_ROWS))
+
+
+def _checked(batch: Any) -> Iterator[Any]:
+    """The batch if its offsets and texts are sound; else row by row."""
+    import pyarrow
+
+    try:
+        batch.validate(full=True)
+    except pyarrow.ArrowInvalid as error:
+        if batch.num_rows == 1:
+            yield BadRow(str(error))
+            return
+        for index in range(batch.num_rows):
+            yield from _checked(batch.slice(index, 1))
+    else:
+        yield batch
+
+
+def _check_end(path: Path) -> None:
+    """A stream that is cut off between two record batches would read as a shorter one."""
+    with path.open("rb") as file:
+        file.seek(max(os.fstat(file.fileno()).st_size - len(_END_OF_STREAM), 0))
+        if file.read() != _END_OF_STREAM:
+            raise DataError(
+                f"{path}: the Arrow stream has no end mark: it is cut off, or its writer was not closed; download or "
+                "save it again"
+            )
