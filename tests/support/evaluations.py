@@ -22,7 +22,7 @@ def ignore(amount: int) -> None:
 def make_build(tmp_path_factory: pytest.TempPathFactory) -> Build:
     """A fixture: questions with ten answers, captions of which two are joined, chat of two rounds.
 
-    Half of the first two is held out, and all of the chat.
+    The first two are only for evaluation, and half of the chat is held out.
     """
     folder = tmp_path_factory.mktemp("build")
     names = small_blends.write_images(folder / "mine", 12)
@@ -34,9 +34,9 @@ def make_build(tmp_path_factory: pytest.TempPathFactory) -> Build:
     blend = small_blends.write_blend(
         folder / "blend.yaml",
         [
-            {"name": "vqa", "adapter": "vqa_v2", "root": root},
-            {"name": "captions", "adapter": "coco_caption", "root": root, "concat": 2},
-            {"name": "mine", "adapter": "chat", "root": "mine", "split": "eval"},
+            {"name": "vqa", "adapter": "vqa_v2", "root": root, "split": "eval"},
+            {"name": "captions", "adapter": "coco_caption", "root": root, "concat": 2, "split": "eval"},
+            {"name": "mine", "adapter": "chat", "root": "mine"},
         ],
         image_tokens=IMAGE_TOKENS,
         limits={"max_length": 512},

@@ -77,15 +77,11 @@ def test_right_answers_get_full_marks_and_wrong_ones_none(
     build: Build, record: Loaded, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     questions = held_out_questions(record, build, limit=None)
-    best = {
-        tuple(prompt_for(build, one, record.geometry, record.chat_tokenizer.tokenizer.image_id).ids): _trained(
-            build, one
-        )
-        for one in questions
-    }
+    image_id = record.chat_tokenizer.tokenizer.image_id
+    best = {_key(prompt_for(build, one, record.geometry, image_id)): _trained(build, one) for one in questions}
 
     def right(self: Generator, prompts: Sequence[Prompt], sampling: Sampling, **options: Any) -> list[list[int]]:
-        return [best[tuple(prompt.ids)] for prompt in prompts]
+        return [best[_key(prompt)] for prompt in prompts]
 
     monkeypatch.setattr(Generator, "batch", right)
     scored = answer_held_out(record, build, questions, FEW, batch=4, advance=ignore)
@@ -100,6 +96,11 @@ def test_right_answers_get_full_marks_and_wrong_ones_none(
     monkeypatch.setattr(Generator, "batch", lambda self, prompts, *_, **options: [[1] for _ in prompts])
     nothing = answer_held_out(record, build, questions, FEW, batch=4, advance=ignore)
     assert all(row.metrics.get("exact_match", 0.0) == 0.0 for row in nothing.scores.datasets)
+
+
+def _key(prompt: Prompt) -> tuple[bytes, bytes]:
+    """Tokens and pixels: the same question may be asked about several images."""
+    return prompt.ids.tobytes(), prompt.images.numpy().tobytes()
 
 
 def _trained(build: Build, question: Question) -> list[int]:
