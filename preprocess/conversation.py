@@ -6,6 +6,7 @@ dataset: it has turns, names of images, and the groups that keep it on one side 
 
 from __future__ import annotations
 
+import hashlib
 import json
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
@@ -161,6 +162,15 @@ NOTES: dict[str, str] = {
 def is_url(name: str) -> bool:
     """Whether an image is named by a URL: `dsvl-prep fetch` downloads it, and a build finds the file by that name."""
     return name[:8].lower().startswith(("http://", "https://"))
+
+
+def is_embedded(name: str) -> bool:
+    """Whether an image is inside its record, as text; its name is that of its bytes."""
+    return name.startswith("data:")
+
+
+def embedded_name(image: bytes) -> str:
+    return f"data:{hashlib.sha256(image).hexdigest()}"
 
 
 def to_messages(conversation: Conversation) -> list[dict[str, Any]]:

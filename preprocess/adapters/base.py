@@ -9,9 +9,23 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
-from preprocess.conversation import Records
+from preprocess.conversation import Image, Records, embedded_name
+
+
+class ImageKeeper(Protocol):
+    """Where an adapter puts the images that are inside records as text."""
+
+    def keep(self, data: bytes) -> Image:
+        """The reference to an image with these bytes."""
+
+
+class NamesOnly:
+    """For looks at records: names images, and keeps none."""
+
+    def keep(self, data: bytes) -> Image:
+        return Image(name=embedded_name(data))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -20,7 +34,8 @@ class Request:
 
     root: the dataset's folder. annotations: sorted files. images: the paths of the image stores (folders or archives);
     `Image.store` is an index into them. options: the adapter's own options, checked and complete. max_images:
-    limits.max_images. filter_fields: the keys that its filter reads.
+    limits.max_images. filter_fields: the keys that its filter reads. embedded:
+    keeps the images that are inside records as text.
     """
 
     root: Path
@@ -30,6 +45,7 @@ class Request:
     seed: int = 0
     max_images: int = 8
     filter_fields: tuple[str, ...] = ()
+    embedded: ImageKeeper = field(default_factory=NamesOnly, compare=False)
 
     def source_file(self, path: Path) -> str:
         """The path as samples and reject files show it: relative to the root if it is below it, else the file name."""

@@ -17,6 +17,8 @@ from collections.abc import Sequence
 from functools import lru_cache
 from pathlib import Path
 
+from preprocess.conversation import is_embedded
+
 _COCO = re.compile(r"(?:COCO_(?:train|val|test)\d{4}_)?(\d{12})\.jpe?g", re.IGNORECASE)
 
 
@@ -39,6 +41,8 @@ def image_groups(stores: Sequence[Path], name: str) -> tuple[str, ...]:
     coco = coco_group_in(name)
     if coco is not None:
         return (coco,)
+    if is_embedded(name):
+        return (_bytes_group(name.removeprefix("data:")),)
     parts = posixpath.normpath(name).rsplit("/", 2)
     if len(parts) > 1:
         return ("/".join(parts[-2:]),)
@@ -47,7 +51,11 @@ def image_groups(stores: Sequence[Path], name: str) -> tuple[str, ...]:
 
 def embedded_group(image: bytes, name: str | None) -> str:
     """The group of an image inside its record: by COCO's number if `name` has one, else by its bytes."""
-    return (coco_group_in(name) if name else None) or f"bytes:{hashlib.sha256(image).hexdigest()[:16]}"
+    return (coco_group_in(name) if name else None) or _bytes_group(hashlib.sha256(image).hexdigest())
+
+
+def _bytes_group(sha256: str) -> str:
+    return f"bytes:{sha256[:16]}"
 
 
 @lru_cache(maxsize=1024)

@@ -31,6 +31,7 @@ from preprocess.compiler.spool import Spool
 from preprocess.compiler.task import CompileTask
 from preprocess.compiler.task_runner import TaskRunner
 from preprocess.errors import ConfigError, DataError
+from preprocess.images.embedded import has_embedded
 from preprocess.images.stores import is_prepared, prepare_store
 from shards.files import partial_path
 from shards.format.manifest import NAME as MANIFEST
@@ -141,13 +142,19 @@ def _fingerprint_stage(
 ) -> FingerprintStage:
     return FingerprintStage(
         spools=spools,
-        stores={name: prepared.stores(name) for name in spools},
+        stores={name: _stores(prepared, name, spool) for name, spool in spools.items()},
         cache=folder / CACHE,
         max_pixels=prepared.blend.image.max_pixels,
         run=run,
         used=set(),
         threads=run.workers,
     )
+
+
+def _stores(prepared: Prepared, dataset: str, spool: Spool) -> tuple[Path, ...]:
+    """The dataset's image stores, and last the one of images that are inside its records as text, if there are any."""
+    embedded = (spool.folder,) if has_embedded(spool.folder) else ()
+    return (*prepared.stores(dataset), *embedded)
 
 
 def _tasks(
@@ -168,7 +175,7 @@ def _tasks(
             build=folder,
             cache=cache,
             spool=spools[dataset.name].folder,
-            images=prepared.stores(dataset.name),
+            images=_stores(prepared, dataset.name, spools[dataset.name]),
             tokenizer=tokenizer,
             template=(template.name, template.source),
         )

@@ -27,6 +27,7 @@ from preprocess.conversation import Conversation, Records, Reject
 from preprocess.errors import DataError
 from preprocess.filters.record_rules import record_check
 from preprocess.filters.rules import Filter
+from preprocess.images.embedded import EmbeddedWriter
 from shards.files import file_sha256, partial_path, replace_file, sync_folder
 
 _DONE = "done.json"
@@ -120,13 +121,15 @@ def finished(task: IngestTask) -> Ingested | None:
 def run_ingest(task: IngestTask) -> Ingested:
     """Read the dataset into `task.folder`. If a whole file cannot be used, the result's `error` names it."""
     partial = partial_path(task.folder)
+    embedded = EmbeddedWriter(partial)
+    request = replace(task.request, embedded=embedded)
     try:
         _check_code(task)
         inputs = [_describe(task.request, path) for path in task.request.annotations]
         partial.mkdir(parents=True)
         official = Counter(dict.fromkeys(held_out_files(entry["file"] for entry in inputs), 0))
         dropped: Counter[str] = Counter()
-        records = _limited(task)
+        records: Records = islice(read_records(task.adapter, request), task.first)
         if official:
             records = _counted(records, official)
         if task.rules is not None and task.rules.has_record_rules:
@@ -137,6 +140,7 @@ def run_ingest(task: IngestTask) -> Ingested:
             inputs=inputs,
             official_files=dict(official),
         )
+        embedded.close()
         if not found.records:
             raise DataError(
                 f"{', '.join(map(str, task.request.annotations))}: no records in it; remove the dataset from the blend"
@@ -150,6 +154,8 @@ def run_ingest(task: IngestTask) -> Ingested:
     except DataError as error:
         shutil.rmtree(partial, ignore_errors=True)
         return Ingested(error=f"dataset {task.dataset}: {error}")
+    finally:
+        embedded.release()
     return found
 
 
@@ -201,10 +207,6 @@ def _check_code(task: IngestTask) -> None:
             f"adapter {task.adapter}: this worker has {other}, the build began with {task.extension.code}; "
             "install the same version on every node, and do not edit it during a build"
         )
-
-
-def _limited(task: IngestTask) -> Records:
-    return islice(read_records(task.adapter, task.request), task.first)
 
 
 def _counted(records: Records, official: Counter[str]) -> Iterator[Conversation | Reject]:

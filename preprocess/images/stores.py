@@ -1,6 +1,7 @@
 """Image stores: where a dataset's images are, in a folder, a base64 JSON, a zip, a tar or a Parquet file.
 
-Images that are named by URL are in the folder of `dsvl-prep fetch` alone, and no other names are.
+Images that are named by URL are in the folder of `dsvl-prep fetch` alone, and no other names are. Images
+that are inside records as text are in the files that ingest made of them.
 
 Rules: a name in a record never leads out of its store. A lasting fault of one image is a RejectError. A fault that may
 be gone in the next run (a disk or network error, no permission, too many open files, a file that shrinks while it is
@@ -25,9 +26,10 @@ from typing import Protocol, TypeVar
 
 import pyarrow as pa
 
-from preprocess.conversation import Image, is_url
+from preprocess.conversation import Image, is_embedded, is_url
 from preprocess.errors import DataError, RejectError
 from preprocess.images.base64_json import decode_base64
+from preprocess.images.embedded import embedded_index, has_embedded
 from preprocess.images.fetched import FetchedStore, is_fetched_folder, not_fetched
 from preprocess.images.index import PROBLEMS, ArchiveEntry, ArchiveIndex, Packing
 from preprocess.images.index_cache import CachedIndex, build_index, current_files, find_index, is_prepared
@@ -79,6 +81,8 @@ def prepare_store(path: Path, cache: Path) -> None:
 
 def open_store(path: Path, cache: Path) -> ImageStore:
     """Open a store; cheap. Raises DataError if an archive changed after `prepare_store`."""
+    if has_embedded(path):
+        return ArchiveStore(path, embedded_index(path))
     if is_fetched_folder(path):
         return FetchedStore(path)
     return FolderStore(path) if path.is_dir() else ArchiveStore(path, find_index(path, cache))
@@ -94,7 +98,9 @@ class StoreList:
     def __init__(self, stores: Sequence[ImageStore]) -> None:
         self.stores = tuple(stores)
         self._by_url = [store for store in stores if isinstance(store, FetchedStore)]
-        self._by_name = [store for store in stores if not isinstance(store, FetchedStore)]
+        self._embedded = [store for store in stores if isinstance(store, ArchiveStore) and has_embedded(store.path)]
+        special = (*self._by_url, *self._embedded)
+        self._by_name = [store for store in stores if store not in special]
 
     def read(self, image: Image) -> bytes:
         return self._first(image, lambda store: store.read(image.name))
@@ -112,7 +118,7 @@ class StoreList:
         if by_url and not self._by_url:
             raise not_fetched("it is a URL")
         missing = []
-        for store in self._by_url if by_url else self._by_name:
+        for store in self._by_url if by_url else self._embedded if is_embedded(image.name) else self._by_name:
             try:
                 return ask(store)
             except RejectError as error:

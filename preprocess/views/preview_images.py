@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from preprocess.conversation import Image, is_url
+from preprocess.conversation import Image, is_embedded, is_url
 from preprocess.errors import DataError, RejectError
 from preprocess.images.prepare import ImagePolicy, prepare_image
 from preprocess.images.stores import ImageStore, StoreList, open_store, prepare_store
@@ -36,6 +36,8 @@ class PreviewImages:
 
     def line(self, image: Image) -> ImageLine:
         """The image's size and format as a build reads it, or why it cannot be read."""
+        if is_embedded(image.name):
+            return ImageLine("inside the record, as text")
         paths = self._paths if image.store is None else (self._paths[image.store],)
         if not paths and not is_url(image.name):
             return ImageLine(f"nothing to look in: {self._expected}", "image_missing")

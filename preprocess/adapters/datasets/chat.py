@@ -6,6 +6,7 @@
 Rule: each `<image>` marker in a question, and each part `{"type": "image"}` without a path, takes the next image of the
 record; images without any marker go before the first question. A file of records may contain the images: their store
 is that file, their names are `<row number>/<index>` in a table, and those of the members in a tar.
+A path may also be a data URI or base64 text.
 """
 
 from __future__ import annotations
@@ -21,6 +22,7 @@ from preprocess.adapters.parsing.fields import (
     build_or_reject,
     image_at,
     image_groups,
+    image_of_bytes,
     is_text,
     list_of,
     need,
@@ -133,7 +135,7 @@ def _images(
         if data is None:
             image = image_at(value if type(value) is not dict else path, location.request)
         elif type(data) is not bytes:
-            raise RejectError("wrong_type", f"bytes is {show(data)}; only Parquet and Arrow have binary data")
+            image = image_of_bytes(data, location.request)
         else:
             image = Image(name=f"{location.number}/{index}", store=_own_store(location, store))
             # The path of an embedded image is often the same for all rows, so it only counts if it is COCO's number.

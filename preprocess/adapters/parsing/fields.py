@@ -11,6 +11,7 @@ from typing import Any, TypeVar
 
 from preprocess.adapters import groups
 from preprocess.adapters.base import Request
+from preprocess.adapters.parsing.image_data import decoded, image_data
 from preprocess.adapters.parsing.image_paths import image_below, plain_path
 from preprocess.adapters.parsing.unreadable import UnreadableRecord
 from preprocess.conversation import Image, RecordSource, Reject, is_url
@@ -125,11 +126,21 @@ def image_name(value: Any, what: str = "image") -> str:
 
 
 def image_at(value: Any, request: Request, what: str = "image") -> Image:
-    """The image at a path: relative to an image store, or absolute and below one."""
+    """The image at a path, relative to an image store or absolute and below one; or in the text, as base64."""
+    data = image_data(value, what) if type(value) is str else None
+    if data is not None:
+        return request.embedded.keep(data)
     name = _plain_name(value, what)
     if name.startswith("/"):
         return image_below(name, value, request.images, request.root, what)
     return Image(name=name)
+
+
+def image_of_bytes(value: Any, request: Request, what: str = "bytes") -> Image:
+    """The image whose bytes are in a record as base64 text, or as a data URI."""
+    if type(value) is not str:
+        raise RejectError("wrong_type", f"{what} is {show(value)}; expected base64 text")
+    return request.embedded.keep(image_data(value, what) or decoded(value, what))
 
 
 def _plain_name(value: Any, what: str) -> str:

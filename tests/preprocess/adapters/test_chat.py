@@ -12,7 +12,7 @@ import pytest
 
 from preprocess.adapters.groups import image_groups
 from preprocess.adapters.registry import ADAPTERS
-from preprocess.conversation import Conversation, Image, RecordSource, Reject, Turn
+from preprocess.conversation import Conversation, Image, RecordSource, Reject, Turn, embedded_name
 from preprocess.errors import DataError
 from preprocess.images.stores import open_stores, prepare_store
 from tests.support.adapting import CHAT, Made, adapted, conversations, rejects, request_for
@@ -125,7 +125,11 @@ TOOL = [{"role": "user", "content": "a"}, {"role": "assistant", "content": "b"},
         (talk("<image><image>"), "image_count"),
         (talk([{"type": "image", "image": "2.jpg"}]), "image_count"),
         (talk([{"type": "image", "image": "s3://bucket/1.jpg"}], images=None), "image_path"),
-        (talk([{"type": "image_url", "image_url": {"url": "data:image/png;base64,AAAA"}}], images=None), "image_path"),
+        (talk([{"type": "image_url", "image_url": {"url": "data:image/png,AAAA"}}], images=None), "image_unreadable"),
+        (
+            talk([{"type": "image_url", "image_url": {"url": "data:image/png;base64,?"}}], images=None),
+            "image_unreadable",
+        ),
         (talk(images=["ftp://example.org/1.jpg"]), "image_path"),
         (talk(images=[""]), "image_path"),
         (talk(images=[None]), "wrong_type"),
@@ -228,9 +232,11 @@ def test_an_embedded_image_without_its_store_is_refused_with_the_next_step(tmp_p
     assert isinstance(item, Reject)
     assert item.reason == "image_missing"
     assert item.detail.endswith("add t.parquet to the dataset's `images`")
-    (item,) = read(tmp_path, talk(images=[{"bytes": "aGVsbG8="}]))
-    assert isinstance(item, Reject)
-    assert (item.reason, item.detail[:18]) == ("wrong_type", 'bytes is "aGVsbG8=')
+
+
+def test_bytes_as_base64_text_are_an_image_in_any_file(tmp_path: Path) -> None:
+    (item,) = conversations(read(tmp_path, talk(images=[{"bytes": "aGVsbG8="}])))
+    assert item.images == (Image(name=embedded_name(b"hello")),)
 
 
 def test_a_file_named_from_two_folders_has_a_group_in_common(tmp_path: Path) -> None:

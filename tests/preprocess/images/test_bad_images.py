@@ -143,7 +143,6 @@ def test_a_path_that_is_not_an_image_of_the_dataset_is_a_reject_and_never_follow
         "n" * 300 + ".jpg": "image_path",
         "https://example.org/0.jpg": "image_missing",
         "file:///etc/passwd": "image_path",
-        "data:image/jpeg;base64,AAAA": "image_path",
     }
     bad = [
         Bad(

@@ -1,0 +1,60 @@
+"""Images that records hold as text, kept as bytes next to the dataset's conversations.
+
+    <folder>/embedded.blob     the decoded bytes, one image after the other
+    <folder>/embedded.arrow    where each of them is, by its name: `data:` and the SHA-256 of the bytes
+
+Rule: ingest writes these files once, in the order of the records; the stages after it only read them. Bytes that
+several records hold are kept once.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import BinaryIO
+
+from preprocess.conversation import Image, embedded_name
+from preprocess.images.index import ArchiveIndexBuilder
+from preprocess.images.index_cache import CachedIndex
+from shards.files import flush_and_close
+
+_BLOB, _INDEX = "embedded.blob", "embedded.arrow"
+
+
+def has_embedded(folder: Path) -> bool:
+    return (folder / _INDEX).is_file()
+
+
+def embedded_index(folder: Path) -> CachedIndex:
+    """Names come from bytes, so the state of an image never changes."""
+    return CachedIndex(folder / _INDEX, folder / _BLOB, (0, 0))
+
+
+class EmbeddedWriter:
+    """Keeps images in a folder, which must exist when the first one comes. Memory: about 200 bytes an image."""
+
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
+        self._index = ArchiveIndexBuilder()
+        self._kept: set[str] = set()
+        self._blob: BinaryIO | None = None
+
+    def keep(self, data: bytes) -> Image:
+        name = embedded_name(data)
+        if name not in self._kept:
+            if self._blob is None:
+                self._blob = (self._folder / _BLOB).open("wb", buffering=1 << 20)
+            self._kept.add(name)
+            self._index.add(name, self._blob.tell(), len(data))
+            self._blob.write(data)
+        return Image(name=name)
+
+    def close(self) -> None:
+        """Complete the files; without an image there are none."""
+        if self._blob is not None:
+            flush_and_close(self._blob)
+            self._index.write(self._folder / _INDEX)
+
+    def release(self) -> None:
+        """Close the file, complete or not; the folder of an incomplete one is thrown away."""
+        if self._blob is not None:
+            self._blob.close()
