@@ -18,6 +18,7 @@ import operator
 from collections.abc import Generator, Iterator, Mapping, Sequence
 from contextlib import closing
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, Literal
 
 import torch
@@ -29,8 +30,9 @@ from shards.loader.batch import Batch
 from shards.loader.memory_blocks import LocalBlocks
 from shards.loader.reader import BatchReader, BatchRequest
 from shards.loader.workers import batches_ahead
-from shards.sampling.order import StoredOrder
-from shards.sampling.packed_sequences import WINDOW, PackedSequences
+from shards.sampling.even_share import even_order, even_share
+from shards.sampling.order import ListedOrder, StoredOrder
+from shards.sampling.packed_sequences import WINDOW, AnyOrder, PackedSequences
 from shards.storage.store import LocalStore
 
 STATE_VERSION = 2
@@ -54,6 +56,7 @@ class Loader:
     shuffle: samples (from a local disk), shards (from remote storage and rotating disks), none (as they lie);
         default: samples on a local disk, shards elsewhere, none for the eval split.
     epochs: how many to give; default: no end for train, one for eval. The last batch may hold empty sequences.
+    max_sequences: for the eval split, most sequences of an epoch; they hold the datasets in proportion to their sizes.
     pack_window: samples that are packed together. shuffle_window: samples that `shuffle="shards"` shuffles among each
         other; default: 4,096, or eight of the largest shard if that is more.
     decode: exact gives Pillow's pixels bit for bit; fast those within 1.5/255 on average; none leaves images out.
@@ -76,6 +79,7 @@ class Loader:
         prefetch: int = 2,
         shuffle: Literal["samples", "shards", "none"] | None = None,
         epochs: int | None = None,
+        max_sequences: int | None = None,
         decode: Literal["exact", "fast", "none"] = "exact",
         pack_window: int = WINDOW,
         shuffle_window: int | None = None,
@@ -94,10 +98,11 @@ class Loader:
             ("workers", workers, 0),
             ("prefetch", prefetch, 1),
             ("epochs", epochs, 0),
+            ("max_sequences", max_sequences, 1),
             ("pack_window", pack_window, 1),
             ("shuffle_window", shuffle_window, 1),
         ):
-            if value is not None or name not in ("max_images", "epochs", "shuffle_window"):
+            if value is not None or name not in ("max_images", "epochs", "max_sequences", "shuffle_window"):
                 _whole(name, value, least)
         if shuffle is None:
             shuffle = "none" if split != "train" else "samples" if isinstance(build.store, LocalStore) else "shards"
@@ -110,11 +115,13 @@ class Loader:
         self._workers, self._prefetch = workers, prefetch
         self._epochs = epochs if epochs is not None or split == "train" else 1
         self._pin_memory = torch.cuda.is_available() if pin_memory is None else pin_memory
+        if max_sequences is not None and shuffle != "none":
+            raise ShardError(f"loader: max_sequences with shuffle {shuffle}; expected none, as for the eval split")
         if shuffle == "shards":
             shuffle_window = shuffle_window or max(SHUFFLE_SAMPLES, SHUFFLE_SHARDS * self._samples.largest_shard)
         else:
             shuffle_window = None
-        self._settings = {
+        self._settings: dict[str, Any] = {
             "split": split,
             "shuffle": shuffle,
             "shuffle_window": shuffle_window,
@@ -123,23 +130,31 @@ class Loader:
             "max_length": max_length,
             "max_images": max_images,
         }
-        self._order = (
-            StoredOrder(len(self._samples))
-            if shuffle == "none"
-            else build.order(split, seed=seed, window=shuffle_window)
-        )
-        if not len(self._order) and self._epochs is None:
-            raise ShardError(f"{build.store.location}: the split {split} has no samples; see dsvl-prep stats")
-        self._sequences = PackedSequences(
+        key = build.manifest.hash, seed
+        sequences = partial(
+            PackedSequences,
             self._samples,
-            self._order,
-            key=(build.manifest.hash, seed),
+            key=key,
             image_tokens=build.manifest.config.image_tokens,
             max_length=max_length,
             max_images=max_images,
             packed=packed,
             window=pack_window,
         )
+        self._order: AnyOrder
+        if max_sequences is not None:
+            self._settings["max_sequences"] = max_sequences
+            samples = even_order(list(self._samples.sizes.values()), key)
+            self._order = ListedOrder(
+                even_share(samples, lambda part: sequences(ListedOrder(part)).count(1), max_sequences)
+            )
+        elif shuffle == "none":
+            self._order = StoredOrder(len(self._samples))
+        else:
+            self._order = build.order(split, seed=seed, window=shuffle_window)
+        if not len(self._order) and self._epochs is None:
+            raise ShardError(f"{build.store.location}: the split {split} has no samples; see dsvl-prep stats")
+        self._sequences = sequences(self._order)
         limits = build.manifest.config.limits
         if max_length < limits.max_length or (max_images is not None and max_images < limits.max_images):
             self._sequences.check_all()  # the build's own limits do not vouch for these
@@ -159,12 +174,7 @@ class Loader:
 
     def count_sequences(self, epochs: int) -> int:
         """Sequences of this many epochs. Each is packed once for it, which takes some seconds for a million samples."""
-        count = cursor = 0
-        while True:
-            taken, cursor = self._sequences.take(cursor, 1 << 16, epochs=epochs)
-            if not taken:
-                return count
-            count += len(taken)
+        return self._sequences.count(epochs)
 
     def state_dict(self) -> dict[str, Any]:
         """Where the next batch begins. `sequences`: the settings that sequences depend on."""

@@ -114,6 +114,20 @@ class StoredOrder:
         return np.arange(start, stop, dtype=np.int64)
 
 
+class ListedOrder:
+    """These samples, in this order, in every epoch: for evaluation on a part of a split."""
+
+    def __init__(self, samples: Indices) -> None:
+        self._samples = samples
+
+    def __len__(self) -> int:
+        return len(self._samples)
+
+    def samples(self, epoch: int, start: int, stop: int) -> Indices:
+        """The samples of draws [start, stop), the same in every epoch."""
+        return self._samples[start:stop]
+
+
 class _Stream:
     """One dataset's draws, numbered through all epochs."""
 

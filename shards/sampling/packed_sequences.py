@@ -73,6 +73,15 @@ class PackedSequences:
                 cursor = epoch * length + min(start + self.size, length)
         return sequences, cursor
 
+    def count(self, epochs: int) -> int:
+        """Sequences of this many epochs, each packed for it."""
+        count = cursor = 0
+        while True:
+            taken, cursor = self.take(cursor, 1 << 16, epochs=epochs)
+            if not taken:
+                return count
+            count += len(taken)
+
     def samples_before(self, cursor: int) -> int:
         """How many samples the sequences before a cursor hold."""
         epoch, in_epoch = divmod(cursor, len(self._order))

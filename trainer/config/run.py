@@ -124,7 +124,8 @@ class EvaluationConfig:
     every: Natural = 0
     """Optimizer steps between evaluations on the held-out split; one also comes at the end. 0 switches both off."""
     max_batches: Positive | None = None
-    """Most batches of micro_batch_size x ranks sequences in an evaluation; default: the whole split."""
+    """Most batches of micro_batch_size x ranks sequences in an evaluation, with samples of all datasets by their sizes
+    and at least one of each; default: the whole split."""
     micro_batch_size: Positive | None = None
     """Sequences in one forward pass of one rank; default: as in training."""
 

@@ -13,7 +13,6 @@ import signal
 from collections.abc import Generator
 from contextlib import ExitStack, closing
 from dataclasses import dataclass
-from itertools import islice
 from pathlib import Path
 
 import torch
@@ -182,7 +181,7 @@ class _Run:
             stop=stop,
         )
 
-    def _loader(self, split: str, micro_batch_size: int) -> Loader:
+    def _loader(self, split: str, micro_batch_size: int, max_batches: int | None = None) -> Loader:
         batch = self.config.batch
         num_ahead = self.micro_batches if split == "train" else 2
         return Loader(
@@ -199,6 +198,7 @@ class _Run:
             # a step fetches its micro-batches together, so that many are prepared
             prefetch=max(2, math.ceil(num_ahead / max(batch.workers, 1)) + 1),
             shuffle=batch.shuffle if split == "train" else None,
+            max_sequences=max_batches and max_batches * micro_batch_size * self.ranks.world_size,
             decode=batch.decode,
         )
 
@@ -276,10 +276,11 @@ class _Run:
 
     def _held_out_loss(self, stop: StopFlag) -> Evaluation:
         settings = self.config.evaluation
-        loader = self._loader("eval", settings.micro_batch_size or self.config.batch.micro_batch_size)
+        micro_batch_size = settings.micro_batch_size or self.config.batch.micro_batch_size
+        loader = self._loader("eval", micro_batch_size, settings.max_batches)
         return evaluate(
             self.engine.module,
-            islice(loader, settings.max_batches),
+            loader,
             self.build.datasets,
             ranks=self.ranks,
             stop=stop,

@@ -247,6 +247,17 @@ def test_evaluation_shows_every_sample_once_and_every_rank_the_same_number_of_ba
     assert {len(batch.input_ids) for part in parts for batch in part} == {8 // ranks}
 
 
+@pytest.mark.parametrize("packed", [False, True])
+def test_a_short_evaluation_shows_all_datasets_and_is_the_same_for_all_ranks(build: Build, packed: bool) -> None:
+    settings = {"split": "eval", "batch_size": 2, "max_sequences": 2, "packed": packed}
+    (batch,) = loader(build, **settings)
+    shown = [name for sequence in batch.samples for name in sequence]
+    assert {dataset for dataset, _ in shown} == {"seen", "text"}
+    assert len({key for _, key in shown}) == len(shown) < len(build["eval"])
+    parts = [list(loader(build, **settings, rank=rank, world_size=2)) for rank in range(2)]
+    assert [name for (part,) in parts for sequence in part.samples for name in sequence] == shown
+
+
 def test_an_evaluation_begins_again_each_time_and_training_continues(build: Build) -> None:
     held_out = loader(build, split="eval", batch_size=4)
     first = [said([batch]) for batch in held_out]

@@ -34,6 +34,7 @@ def build(tmp_path_factory: pytest.TempPathFactory) -> Build:
         ({"world_size": 0}, "world_size is 0; expected a whole number from 1"),
         ({"workers": -1}, "workers is -1; expected a whole number from 0"),
         ({"split": "test"}, "no split 'test'; it has train, eval"),
+        ({"max_sequences": 4}, "max_sequences with shuffle samples; expected none, as for the eval split"),
         ({"seed": 1.0}, r"seed is 1\.0; expected a whole number"),
         ({"seed": True}, "seed is True; expected a whole number"),
         ({"pack_window": 0}, "pack_window is 0; expected a whole number from 1"),
