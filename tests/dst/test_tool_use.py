@@ -280,7 +280,7 @@ def test_a_template_whose_tool_turns_break_the_prompt_is_refused_only_when_data_
     """Its answer to a tool's result is not where generation would begin."""
     path = tmp_path / "own.jinja"
     source = dst.load_template("chatml").source
-    path.write_text(source.replace("<tool_response>\\n' ~", "<tool_response>\\n' ~ messages | length ~"))
+    path.write_text(source.replace("<tool_response>\\n' -}}", "<tool_response>\\n' ~ messages | length -}}"))
     chat = dst.ChatTokenizer(dst.load_template(path), byte_tokenizer)
     assert chat.encode([MESSAGES[0], MESSAGES[4]]).trained_tokens
     for _ in range(2):
