@@ -20,6 +20,8 @@ from PIL import Image
 BITS = 256
 _SIDE = 64
 _FREQUENCIES = 16
+_MIN_AVERAGED = 96
+"""Fewest pixels that averaging leaves on the short side"""
 _FLAT_GRADIENT = 2.0
 """Mean absolute difference of neighbours among the 64x64, of 255, below which an image counts as flat"""
 
@@ -54,6 +56,5 @@ def perceptual_hash(image: Image.Image) -> PerceptualHash:
 
 def _reduced(image: Image.Image) -> Image.Image:
     """64x64 luma. A large image is first averaged over whole blocks, which takes a fraction of the time."""
-    width, height = image.size
-    blocks = max(1, width // (2 * _SIDE)), max(1, height // (2 * _SIDE))
-    return image.reduce(blocks).convert("L").resize((_SIDE, _SIDE), Image.Resampling.BILINEAR)
+    block = max(1, min(image.size) // _MIN_AVERAGED)
+    return image.convert("L").reduce(block).resize((_SIDE, _SIDE), Image.Resampling.BILINEAR)
