@@ -27,7 +27,7 @@ from shards.build import open_build
 from shards.files import partial_path
 from shards.format.manifest import NAME as MANIFEST
 
-EXTENSIONS = (".jpg", ".jpeg", ".png", ".webp", ".gif", ".bmp")
+EXTENSIONS = (".jpg", ".jpeg", ".png", ".webp", ".gif", ".bmp", ".avif", ".tif", ".tiff")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

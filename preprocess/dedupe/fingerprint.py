@@ -22,7 +22,7 @@ from PIL import Image
 
 from preprocess.dedupe.perceptual_hash import perceptual_hash
 from shards.errors import ImageError
-from shards.images.pixels import check_kind, check_size, load_pixels, open_image, read_orientation, to_rgb, upright
+from shards.images.pixels import check_depth, check_size, load_pixels, open_image, read_orientation, to_rgb, upright
 
 Level = Literal["tail", "bytes", "look"]
 
@@ -72,12 +72,12 @@ def look_fingerprint(data: bytes, max_pixels: int) -> Fingerprints:
 
 
 def decode_upright(data: bytes, max_pixels: int) -> Image.Image | None:
-    """The upright RGB image; None for bytes that the compiler would reject. Raises MemoryError."""
+    """The upright RGB image, the first frame of several; None for bytes that no policy accepts. Raises MemoryError."""
     try:
         with warnings.catch_warnings(action="ignore"):  # Pillow warns of odd metadata; the pixels decide here
             image, _ = open_image(data)
             check_size(image, max_pixels)
-            check_kind(image, data)
+            check_depth(image, data, sixteen_bit=True)
             load_pixels(image, data)
             orientation = read_orientation(image, data)
             return upright(to_rgb(image), orientation)

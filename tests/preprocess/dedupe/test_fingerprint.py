@@ -111,3 +111,9 @@ def test_a_tail_tells_size_and_end() -> None:
     assert same["digest"].tolist() != size["digest"].tolist()
     assert same["digest"].tolist() != end["digest"].tolist()
     assert same.dtype == FINGERPRINT
+
+
+def test_of_several_frames_the_first_is_compared() -> None:
+    frames = [Image.linear_gradient("L"), Image.radial_gradient("L")]
+    several = look_fingerprint(encoded(frames[0], "GIF", save_all=True, append_images=frames[1:]), 10**8)
+    assert (several["pixels"] == look_fingerprint(encoded(frames[0]), 10**8)["pixels"]).all()
