@@ -92,6 +92,11 @@ def reason(error: Exception) -> str:
     return " ".join(lines[:3])[:600] or type(error).__name__
 
 
+def lacks_attention(error: Exception) -> bool:
+    """Whether a model could not be built because its architecture does not have the attention that was asked for."""
+    return "does not support an attention implementation" in str(error)
+
+
 def checkpoint_activations(model: Any) -> None:
     """Compute activations again in the backward pass."""
     enable = getattr(model, "activation_checkpointing_enable", None) or model.gradient_checkpointing_enable

@@ -19,7 +19,7 @@ from dst.common.suggest import nearest
 from dst.errors import ConfigError
 from trainer.attention import mmca
 from trainer.attention.layout import build_layout
-from trainer.compat.transformers import load_pretrained, new_model, reason, register_attention
+from trainer.compat.transformers import lacks_attention, load_pretrained, new_model, reason, register_attention
 from trainer.config.model import DecoderConfig
 from trainer.model.decoder_protocol import CausalDecoder, HfConfig
 
@@ -112,6 +112,8 @@ def build_decoder(
         if weights:
             _check_behaviour(model, config)
     except (OSError, ImportError, KeyError, ValueError, RuntimeError, SafetensorError, pickle.UnpicklingError) as error:
+        if lacks_attention(error):
+            raise ConfigError([_without_attention(config)]) from None
         raise ConfigError([f"model.decoder: {_what(config)} cannot be loaded: {reason(error)}"]) from error
     fit_vocabulary(model, tokenizer_size)
     if attention == "mmca":
@@ -210,6 +212,9 @@ def _check_mmca(model: CausalDecoder, config: DecoderConfig) -> None:
     def counted(*arguments: Any, **options: Any) -> Any:
         nonlocal num_mmca
         num_mmca += 1
+        if options.get("mmca_layout") is None:
+            name = type(model).__name__
+            raise ValueError(f"the layers of {name} do not pass on to its attention which positions are images")
         return mmca.mmca_attention(*arguments, **options)
 
     was_training = model.training
@@ -245,6 +250,13 @@ def _preset(name: str) -> dict[str, Any]:
         hint = nearest(name, PRESETS) or f"; expected one of {', '.join(PRESETS)}"
         raise ConfigError([f"model.decoder.preset: unknown preset {name!r}{hint}"])
     return PRESETS[name]
+
+
+def _without_attention(config: DecoderConfig) -> str:
+    return (
+        f"model.decoder.attn_implementation: {_what(config)} has no {config.attn_implementation} attention in this "
+        "release of transformers; set model.decoder.attn_implementation: eager"
+    )
 
 
 def _what(config: DecoderConfig) -> str:

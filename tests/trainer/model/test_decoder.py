@@ -177,6 +177,25 @@ def test_decoders_that_cannot_attend_as_mmca_wants_are_refused() -> None:
     assert "model.attention: a gemma2 of these sizes cannot do mmca: Gemma2Attention uses softcap" in message
 
 
+def test_a_decoder_whose_layers_keep_the_layout_from_attention_is_refused_by_name_and_setting() -> None:
+    message = refused("mmca", config={**SIZES, "model_type": "stablelm"})
+    assert "model.attention: a stablelm of these sizes cannot do mmca: the layers of StableLmForCausalLM" in message
+    assert message.endswith("choose another decoder, or set model.attention: causal")
+    assert "mmca_layout" not in message
+
+
+@pytest.mark.parametrize(
+    ("model_type", "kernel"), [("gemma2", "sdpa"), ("bloom", "sdpa"), ("gpt_neo", "flex_attention")]
+)
+def test_a_decoder_without_the_attention_that_is_set_is_refused_with_the_setting_that_works(
+    model_type: str, kernel: str
+) -> None:
+    message = refused(config={"model_type": model_type, "hidden_size": 32}, attn_implementation=kernel)
+    what = f"model.decoder.attn_implementation: a {model_type} of these sizes has no {kernel} attention"
+    assert message.startswith(what), message
+    assert message.endswith("set model.decoder.attn_implementation: eager")
+
+
 def test_decoders_whose_samples_would_mix_are_refused() -> None:
     sizes = {key: value for key, value in SIZES.items() if "key_value" not in key}
     assert "lets samples that share a sequence see each other" in refused(config={"model_type": "opt", **sizes})
