@@ -21,6 +21,7 @@ from dst.common.extensions import ExtensionOrigin
 from preprocess.blend.config import Blend, resolved
 from preprocess.blend.resolve import Prepared
 from preprocess.compiler.fingerprints import FOLDER as FINGERPRINTS
+from preprocess.compiler.missing_images import missing_images_hint
 from preprocess.compiler.plan import shares
 from preprocess.compiler.report import BuildReport, DatasetReport, counts_text
 from preprocess.compiler.run_task import shard_root
@@ -72,6 +73,8 @@ def finish(folder: Path, prepared: Prepared, report: BuildReport, work: StageRes
     """Raises DataError, without a change to the build, for a dataset with too many rejects or without samples."""
     for dataset in report.datasets.values():
         assert dataset.records == dataset.members + sum(dataset.rejects.values()), dataset
+        root = prepared.inputs[dataset.name].root
+        dataset.images_hint = missing_images_hint(dataset, work.spools[dataset.name], root)
     scratch = partial_path(folder / CACHE / "finish")
     scratch.mkdir()
     try:
@@ -138,6 +141,7 @@ def _check_rejects(folder: Path, prepared: Prepared, report: BuildReport, reject
             problems.append(
                 f"dataset {dataset.name}: {lost} of {records} records are rejects ({reasons}); "
                 f"limits.max_reject_share allows {limit:g}"
+                + (f"; {dataset.images_hint}" if dataset.images_hint else "")
             )
         elif dataset.filtered and not dataset.members:
             problems.append(

@@ -24,6 +24,7 @@ class DatasetReport:
     absent: the adapter's annotation patterns that matched nothing, where each of them should match. official_files:
     annotation file whose name says val or test -> its number of official val and test records. official_use: what the
     blend makes of those. filtered: rule of the filter -> records, which are the rejects with the reason `filtered`.
+    images_hint: where the images are, if the build found none of them.
     """
 
     name: str
@@ -36,6 +37,7 @@ class DatasetReport:
     images: int = 0
     tokens: int = 0
     trained_tokens: int = 0
+    images_hint: str = ""
     draws: int = 0
     share: float = 0.0
     splits: dict[str, int] = field(default_factory=lambda: dict.fromkeys(NAMES, 0))
@@ -106,6 +108,8 @@ def print_report(report: BuildReport) -> None:
             console.print(cell(f"{name}: filtered: {counts_text(dataset.filtered)}"))
         if dataset.notes:
             console.print(cell(f"{name}: notes: {counts_text(dataset.notes)}"))
+        if dataset.images_hint:
+            console.print(cell(f"{name}: {dataset.images_hint}"))
         if dataset.absent:
             console.print(cell(f"{name}: not found: {', '.join(dataset.absent)}"))
         if dataset.official_files:
