@@ -6,6 +6,7 @@ stores them as PNG.
 
 from __future__ import annotations
 
+import importlib.util
 from collections.abc import Callable
 from io import BytesIO
 from typing import NamedTuple
@@ -43,7 +44,7 @@ def format_of(data: bytes) -> Format:
     if not data:
         raise ImageError("unreadable", "the file is empty")
     if _is_avif(data):
-        if not features.check("avif"):
+        if not reads_avif():
             raise ImageError("format", "AVIF is read with Pillow 11.3 or newer; install it, or convert the image")
         return Format(_open_avif, "avif")
     head = data[:1024].lstrip(b"\xef\xbb\xbf \t\r\n")
@@ -53,6 +54,11 @@ def format_of(data: bytes) -> Format:
     if head.startswith(b"<?xml") and b"<svg" in head:
         raise _unsupported("SVG")
     raise ImageError("unreadable", f"no image: the file starts with {data[:12]!r}")
+
+
+def reads_avif() -> bool:
+    """Whether this Pillow does; before 11.3 it has no plugin, and its `features` warns of the question."""
+    return importlib.util.find_spec("PIL.AvifImagePlugin") is not None and features.check("avif") is True
 
 
 def _open_png(data: bytes) -> ImageFile.ImageFile:

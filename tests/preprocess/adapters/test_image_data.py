@@ -10,7 +10,6 @@ from typing import Any
 
 import pytest
 from PIL import Image as Photo
-from PIL import features
 
 from preprocess.adapters.base import Request
 from preprocess.adapters.groups import embedded_group
@@ -20,6 +19,7 @@ from preprocess.conversation import Image
 from preprocess.errors import RejectError
 from preprocess.images.embedded import EmbeddedWriter, has_embedded
 from preprocess.images.stores import open_stores
+from shards.images.formats import reads_avif
 from tests.support.bad_input import samples_of, write_lines
 from tests.support.small_blends import build, chat_blend, chat_record, jpeg, write_images
 
@@ -27,7 +27,7 @@ FORMS = ["JPEG", "PNG", "GIF", "WEBP", "BMP", "TIFF", "AVIF"]
 
 
 def encoded(form: str) -> bytes:
-    if form == "AVIF" and not features.check("avif"):
+    if form == "AVIF" and not reads_avif():
         pytest.skip("Pillow before 11.3 writes no AVIF")
     buffer = io.BytesIO()
     Photo.new("RGB", (30, 20), (200, 30, 90)).save(buffer, form)

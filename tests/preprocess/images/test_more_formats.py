@@ -11,12 +11,14 @@ from typing import Any
 
 import numpy as np
 import pytest
-from PIL import Image, ImageOps, features
+from PIL import Image, ImageOps
 
 from preprocess.conversation import NOTES
 from preprocess.errors import RejectError
 from preprocess.images.prepare import ImagePolicy, prepare_image
+from shards.images import formats
 from shards.images.decode import decode_pillow
+from shards.images.formats import reads_avif
 from shards.images.png_texts import MAX_CHUNK_BYTES, without_large_texts
 
 ORIGINAL = ImagePolicy(size=32)
@@ -73,7 +75,7 @@ def test_a_tiff_is_stored_as_png_with_pillows_pixels(kind: str) -> None:
     same_pixels(encoded(image, "TIFF", **options), image.convert("RGB"))
 
 
-@pytest.mark.skipif(not features.check("avif"), reason="Pillow before 11.3 reads no AVIF")
+@pytest.mark.skipif(not reads_avif(), reason="Pillow before 11.3 reads no AVIF")
 def test_an_avif_is_stored_as_png_with_pillows_pixels() -> None:
     data = encoded(PHOTO, "AVIF", quality=80)
     with Image.open(io.BytesIO(data)) as image:
@@ -83,7 +85,7 @@ def test_an_avif_is_stored_as_png_with_pillows_pixels() -> None:
 
 
 def test_an_avif_is_refused_with_what_to_do_where_pillow_cannot_read_it(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(features, "check", lambda name: False)
+    monkeypatch.setattr(formats, "reads_avif", lambda: False)
     with pytest.raises(RejectError, match=r"Pillow 11\.3"):
         prepare_image(b"\0\0\0\x1cftypavif\0\0\0\0", ORIGINAL)
 
@@ -91,7 +93,7 @@ def test_an_avif_is_refused_with_what_to_do_where_pillow_cannot_read_it(monkeypa
 @pytest.mark.parametrize("form", ["TIFF", "AVIF"])
 @pytest.mark.parametrize("orientation", range(1, 9))
 def test_the_orientation_of_a_tiff_or_an_avif_is_applied_once(form: str, orientation: int) -> None:
-    if form == "AVIF" and not features.check("avif"):
+    if form == "AVIF" and not reads_avif():
         pytest.skip("Pillow before 11.3 reads no AVIF")
     exif = Image.Exif()
     exif[0x0112] = orientation
@@ -102,7 +104,7 @@ def test_the_orientation_of_a_tiff_or_an_avif_is_applied_once(form: str, orienta
 
 @pytest.mark.parametrize("form", ["TIFF", "AVIF"])
 def test_a_tiff_or_an_avif_that_is_cut_off_or_too_large_is_refused(form: str) -> None:
-    if form == "AVIF" and not features.check("avif"):
+    if form == "AVIF" and not reads_avif():
         pytest.skip("Pillow before 11.3 reads no AVIF")
     data = encoded(PHOTO, form)
     for policy in POLICIES:
@@ -112,7 +114,7 @@ def test_a_tiff_or_an_avif_that_is_cut_off_or_too_large_is_refused(form: str) ->
 
 @pytest.mark.parametrize("form", ["TIFF", "AVIF"])
 def test_flipped_bits_of_a_tiff_or_an_avif_never_raise_anything_but_a_reject(form: str) -> None:
-    if form == "AVIF" and not features.check("avif"):
+    if form == "AVIF" and not reads_avif():
         pytest.skip("Pillow before 11.3 reads no AVIF")
     generator = random.Random(0)
     whole = encoded(PHOTO, form)
