@@ -6,12 +6,15 @@ every record, always in the same order. It opens no image; it names them, and th
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol
 
-from preprocess.conversation import Image, Records, embedded_name
+from preprocess.conversation import Image, Records, Role, embedded_name
+
+_MAX_NAMES = 100
 
 
 class ImageKeeper(Protocol):
@@ -28,14 +31,33 @@ class NamesOnly:
         return Image(name=embedded_name(data))
 
 
+@dataclass(slots=True)
+class Tally:
+    """What an adapter found in a dataset, in records: their forms, and the keys that it ignored.
+
+    Names come from data, so only the first hundred of each kind are counted.
+    """
+
+    forms: Counter[str] = field(default_factory=Counter)
+    ignored_keys: Counter[str] = field(default_factory=Counter)
+
+    def form(self, name: str) -> None:
+        self.forms[name] += 1
+
+    def ignored_key(self, name: str) -> None:
+        if name in self.ignored_keys or len(self.ignored_keys) < _MAX_NAMES:
+            self.ignored_keys[name] += 1
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Request:
     """The input of an adapter: one dataset of the blend.
 
     root: the dataset's folder. annotations: sorted files. images: the paths of the image stores (folders or archives);
     `Image.store` is an index into them. options: the adapter's own options, checked and complete. max_images:
-    limits.max_images. filter_fields: the keys that its filter reads. embedded:
-    keeps the images that are inside records as text.
+    limits.max_images. keys: the dataset's own name of a key -> the name that the adapter reads, or None to ignore it;
+    in records and in their messages. roles: the dataset's own roles. filter_fields: the keys that its filter reads.
+    tally: counts what the adapter found. embedded: keeps the images that are inside records as text.
     """
 
     root: Path
@@ -44,8 +66,11 @@ class Request:
     options: Mapping[str, Any] = field(default_factory=dict)
     seed: int = 0
     max_images: int = 8
+    keys: Mapping[str, str | None] = field(default_factory=dict)
+    roles: Mapping[str, Role] = field(default_factory=dict)
     filter_fields: tuple[str, ...] = ()
     embedded: ImageKeeper = field(default_factory=NamesOnly, compare=False)
+    tally: Tally = field(default_factory=Tally, compare=False)
 
     def source_file(self, path: Path) -> str:
         """The path as samples and reject files show it: relative to the root if it is below it, else the file name."""
@@ -79,7 +104,8 @@ class Adapter:
     patterns are alternatives, so usually some match nothing. other_layouts: other places where people have the same
     files; the first that is there is used if nothing matches `annotations`. not_annotations: names that the adapter's
     own patterns never match. embedded: a Parquet, Arrow or tar file of annotations is also an image store, listed or
-    not. layout, where, licence: texts for `dsvl-prep adapters`.
+    not. layout, where, licence: texts for `dsvl-prep adapters`. keys: the names of keys that it reads in records and
+    messages (preprocess.adapters.parsing.keys); without any, the blend's `fields` and `keys` do not apply to it.
     """
 
     read: Callable[[Request], Records]
@@ -94,6 +120,7 @@ class Adapter:
     not_annotations: tuple[str, ...] = ()
     embedded: bool = False
     options: Mapping[str, Option] = field(default_factory=dict)
+    keys: frozenset[str] = frozenset()
 
     @property
     def layouts(self) -> tuple[Layout, ...]:

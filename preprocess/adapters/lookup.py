@@ -94,6 +94,9 @@ def _problems(adapter: Adapter) -> list[str]:
         for field in ("layout", "where", "licence")
         if not isinstance(text := getattr(adapter, field), str)
     ]
+    keys: Any = adapter.keys
+    if not isinstance(keys, frozenset) or not all(isinstance(key, str) for key in keys):
+        problems.append(f"keys: got {keys!r}; expected a frozenset of names of keys")
     options: Any = adapter.options
     if not isinstance(options, Mapping) or not all(isinstance(option, Option) for option in options.values()):
         problems.append("options: expected a dict of name -> Option of preprocess.adapters.base")

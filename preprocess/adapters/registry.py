@@ -11,7 +11,6 @@ from preprocess.adapters.base import Adapter, Layout, Option
 from preprocess.adapters.datasets import (
     aokvqa,
     captions,
-    chat,
     llava,
     llava_otter,
     mimicit,
@@ -20,7 +19,11 @@ from preprocess.adapters.datasets import (
     vqa,
     vqa_records,
 )
+from preprocess.adapters.datasets.chat import forms
+from preprocess.adapters.datasets.chat import read as chat
 from preprocess.adapters.parsing.identities import DUPLICATE_IDS
+from preprocess.adapters.parsing.media_tags import IMAGE_MARKER, MEDIA_TAGS
+from preprocess.adapters.parsing.messages import MESSAGE_KEYS, ROUND_KEYS
 
 __all__ = ["ADAPTERS"]
 
@@ -60,6 +63,7 @@ def _mimicit(subset: str) -> Adapter:
         where=f"{_MIMICIT_WHERE}; images: https://cocodataset.org" if coco else _MIMICIT_WHERE,
         licence=_MIMICIT_TERMS,
         options={**_IDS, "frames": _FRAMES},
+        keys=mimicit.KEYS,
     )
 
 
@@ -78,6 +82,7 @@ ADAPTERS: dict[str, Adapter] = {
         where="https://github.com/allenai/aokvqa; images: https://cocodataset.org",
         licence="Apache 2.0 (the authors' repository); COCO's photos are under their Flickr licences.",
         options={**_IDS, "answer": aokvqa.ANSWER},
+        keys=aokvqa.KEYS,
     ),
     "chat": Adapter(
         read=chat.read,
@@ -95,11 +100,12 @@ ADAPTERS: dict[str, Adapter] = {
         embedded=True,
         images=_CHAT_IMAGES,
         layout="JSON lines, JSON arrays, Parquet, Arrow (save_to_disk) or WebDataset tars, at the root or in data/, of "
-        "records with `messages` or ShareGPT `conversations`; image paths start at the root or at images/. Parquet, "
-        "Arrow and tars may contain the images themselves.",
+        "records in a common form (docs/chat.md): `messages`, ShareGPT's `conversations`, `query` and `response`, and "
+        "others; image paths start at the root or at images/. Parquet, Arrow and tars may contain the images themselves.",
         where="Your own files.",
         licence="Your own.",
-        options=_IDS,
+        options={**_IDS, "form": forms.FORM, "marker": IMAGE_MARKER, "media_tags": MEDIA_TAGS},
+        keys=forms.KEYS | MESSAGE_KEYS | ROUND_KEYS,
     ),
     "coco_caption": Adapter(
         read=captions.read_coco,
@@ -119,6 +125,7 @@ ADAPTERS: dict[str, Adapter] = {
         "official captions and images: https://cocodataset.org/#download",
         licence=_COCO_TERMS,
         options={**_IDS, "prompts": Option(default=list(captions.COCO_PROMPTS), help=_PROMPTS_HELP)},
+        keys=captions.KEYS,
     ),
     "llava": Adapter(
         read=llava.read,
@@ -127,7 +134,8 @@ ADAPTERS: dict[str, Adapter] = {
         layout="llava/detail_23k.json and llava/complex_reasoning_77k.json, images in coco/train2017/.",
         where=_LLAVA_WHERE,
         licence=_LLAVA_TERMS,
-        options=_IDS,
+        options={**_IDS, "media_tags": MEDIA_TAGS},
+        keys=llava.KEYS,
     ),
     "llava_dial": Adapter(
         read=llava.read,
@@ -136,7 +144,8 @@ ADAPTERS: dict[str, Adapter] = {
         layout="llava/conversation_58k.json, images in coco/train2017/.",
         where=_LLAVA_WHERE,
         licence=_LLAVA_TERMS,
-        options=_IDS,
+        options={**_IDS, "media_tags": MEDIA_TAGS},
+        keys=llava.KEYS,
     ),
     "llava_otter_blend": Adapter(
         read=llava_otter.read,
@@ -152,6 +161,7 @@ ADAPTERS: dict[str, Adapter] = {
         joins=True,
         licence=f"{_LLAVA_TERMS} MIMIC-IT: stated on its Hugging Face page.",
         options=_IDS,
+        keys=llava.KEYS | mimicit.KEYS,
     ),
     "minigpt4": Adapter(
         read=captions.read_minigpt4,
@@ -161,6 +171,7 @@ ADAPTERS: dict[str, Adapter] = {
         where="https://github.com/Vision-CAIR/MiniGPT-4 (second-stage data)",
         licence="Stated in the authors' repository; the images are web photos of CC and SBU under their own terms.",
         options={**_IDS, "prompts": Option(default=list(captions.MINIGPT4_PROMPTS), help=_PROMPTS_HELP)},
+        keys=captions.KEYS,
     ),
     "ocr_vqa": Adapter(
         read=ocr_vqa.read,
@@ -170,6 +181,7 @@ ADAPTERS: dict[str, Adapter] = {
         where="https://ocr-vqa.github.io",
         licence="Stated on the authors' page; the book covers belong to their publishers.",
         options={**_IDS, "image": ocr_vqa.IMAGE},
+        keys=ocr_vqa.KEYS,
     ),
     "otter_mimicit_cgd": _mimicit("CGD"),
     "otter_mimicit_sd": _mimicit("SD"),
@@ -183,6 +195,7 @@ ADAPTERS: dict[str, Adapter] = {
         layout="SparklesDialogueCC/ and SparklesDialogueVG/, each with annotations/*.json and images/<image_id>.jpg.",
         where="https://github.com/HYPJUDY/Sparkles",
         licence="BSD 3-Clause (the authors' repository); the images keep the terms of CC3M and Visual Genome.",
+        keys=sparkles.KEYS,
     ),
     "vqa_v2": Adapter(
         read=vqa.read,
@@ -209,5 +222,6 @@ ADAPTERS: dict[str, Adapter] = {
         where="https://visualqa.org; images: https://cocodataset.org",
         licence="CC BY 4.0; COCO's photos are under their Flickr licences.",
         options={**_IDS, "answer": vqa_records.ANSWER, "instruction": vqa_records.INSTRUCTION},
+        keys=vqa.KEYS,
     ),
 }

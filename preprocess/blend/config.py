@@ -31,6 +31,9 @@ from preprocess.images.prepare import ImagePolicy
 
 _NAME = re.compile(r"[a-z0-9][a-z0-9_-]{0,39}")
 
+IGNORE = "ignore"
+"""A value of a dataset's `keys`."""
+
 Amount = Annotated[float, Gt(0)]
 Dedupe = Literal["off", "exact", "near"]
 
@@ -103,10 +106,21 @@ class Dataset:
     """Another value of the blend's `dedupe` for this dataset's records."""
     options: FreeKeys = field(default_factory=dict)
     """Settings of the adapter; `dsvl-prep adapters` lists them."""
+    fields: dict[str, str] = field(default_factory=dict)
+    """Your names of keys in records and messages -> the adapter's: {conversation: messages, speaker: role}."""
+    roles: dict[str, Literal["user", "assistant", "system", "tool"]] = field(default_factory=dict)
+    """Your names of roles -> user, assistant, system or tool: {patient: user, doctor: assistant}."""
+    keys: dict[str, str] = field(default_factory=dict)
+    """Keys that the build refuses to drop -> ignore, to leave them out, or the adapter's name of the same thing."""
 
     @property
     def spec(self) -> Adapter:
         return find_adapter(self.adapter)
+
+    @property
+    def all_keys(self) -> dict[str, str | None]:
+        """`fields` and `keys` together: the dataset's own name -> the adapter's, or None to ignore it."""
+        return {**self.fields, **{name: None if ours == IGNORE else ours for name, ours in self.keys.items()}}
 
     @property
     def all_options(self) -> dict[str, Any]:
@@ -251,7 +265,9 @@ def check_blend(blend: Blend) -> list[str]:
         if dataset.filter is not None:
             problems += filter_problems(dataset.filter, f"{where}.filter")
         try:
-            problems += _check_options(dataset, find_adapter(dataset.adapter, f"{where}.adapter").options, where)
+            adapter = find_adapter(dataset.adapter, f"{where}.adapter")
+            problems += _check_options(dataset, adapter.options, where)
+            problems += _check_keys(dataset, adapter, where)
         except ConfigError as error:
             problems += error.problems
     problems += check_evaluation_sets(blend.decontaminate)
@@ -280,6 +296,23 @@ def _check_options(dataset: Dataset, options: Mapping[str, Option], where: str) 
                 "a list of texts, none of them blank" if _is_list(option.default) else f"the kind of {option.default!r}"
             )
             problems.append(f"{where}.options.{name}: got {value!r}; expected {expected}")
+    return problems
+
+
+def _check_keys(dataset: Dataset, adapter: Adapter, where: str) -> list[str]:
+    """Problems of `fields` and `keys`: each name once, and only names that the adapter reads."""
+    problems = [
+        f"{where}.keys.{name}: is in fields too; expected it once" for name in dataset.keys if name in dataset.fields
+    ]
+    for setting, names in (("fields", dataset.fields), ("keys", dataset.keys)):
+        if names and not adapter.keys:
+            problems.append(f"{where}.{setting}: adapter {dataset.adapter} does not map keys; remove it")
+            continue
+        for name, ours in names.items():
+            if ours not in adapter.keys and (setting, ours) != ("keys", IGNORE):
+                known = ", ".join(sorted(adapter.keys))
+                hint = nearest(ours, adapter.keys) or f"; {dataset.adapter} reads: {known}"
+                problems.append(f"{where}.{setting}.{name}: got {ours}, which the adapter does not read{hint}")
     return problems
 
 

@@ -121,6 +121,8 @@ def request_of(blend: Blend, dataset: Dataset, inputs: Inputs) -> Request:
         options=dataset.all_options,
         seed=blend.seed,
         max_images=blend.limits.max_images,
+        keys=dataset.all_keys,
+        roles=dataset.roles,
         filter_fields=tuple(dataset.filter.fields) if dataset.filter else (),
     )
 

@@ -195,6 +195,8 @@ def _report(
         official_use=official_use(blend, dataset),
     )
     report.rejects.update(ingested.rejects)
+    report.forms.update(ingested.forms)
+    report.ignored_keys.update(ingested.ignored_keys)
     report.filtered.update(ingested.filtered)
     conflicts = int(spool.column("members")[selection.sides[dataset.name] == CONFLICT].sum())
     if conflicts:

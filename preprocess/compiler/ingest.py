@@ -61,6 +61,8 @@ class Ingested:
 
     filtered: rule of the filter -> records that it drops, which are the rejects with the reason `filtered`.
     official_files: annotation file whose name says val or test -> its records that are official val or test.
+    forms, ignored_keys: records of each form, and with each key that the adapter does not read.
+
     error: why a whole file cannot be used; then the other fields are meaningless.
     """
 
@@ -70,6 +72,8 @@ class Ingested:
     filtered: Mapping[str, int] = field(default_factory=dict)
     inputs: Sequence[Mapping[str, Any]] = ()
     official_files: Mapping[str, int] = field(default_factory=dict)
+    forms: Mapping[str, int] = field(default_factory=dict)
+    ignored_keys: Mapping[str, int] = field(default_factory=dict)
     error: str | None = None
 
 
@@ -139,6 +143,8 @@ def run_ingest(task: IngestTask) -> Ingested:
             filtered=dict(sorted(dropped.items())),
             inputs=inputs,
             official_files=dict(official),
+            forms=dict(tally.forms),
+            ignored_keys=dict(tally.ignored_keys),
         )
         embedded.close()
         if not found.records:
@@ -183,6 +189,9 @@ def _key(
         "compiler": COMPILER,
         "adapter": adapter,
         "options": dict(request.options),
+        "keys": dict(request.keys),
+        "roles": dict(request.roles),
+        "filter_fields": request.filter_fields,
         "seed": request.seed,
         "max_images": request.max_images,
         "first": first,

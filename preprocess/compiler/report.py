@@ -21,10 +21,11 @@ _SHOWN_FILES = 4
 class DatasetReport:
     """records = members + rejects. tokens: stored ids, with one for each image. share: of a blend epoch's draws.
 
-    absent: the adapter's annotation patterns that matched nothing, where each of them should match. official_files:
-    annotation file whose name says val or test -> its number of official val and test records. official_use: what the
-    blend makes of those. filtered: rule of the filter -> records, which are the rejects with the reason `filtered`.
-    images_hint: where the images are, if the build found none of them.
+    absent: the adapter's annotation patterns that matched nothing, where each of them should match. forms,
+    ignored_keys: records of each form, and with each key that the adapter does not read. official_files: annotation
+    file whose name says val or test -> its number of official val and test records. official_use: what the blend makes
+    of those. filtered: rule of the filter -> records, which are the rejects with the reason `filtered`. images_hint:
+    where the images are, if the build found none of them.
     """
 
     name: str
@@ -44,6 +45,8 @@ class DatasetReport:
     rejects: Counter[str] = field(default_factory=Counter)
     filtered: Counter[str] = field(default_factory=Counter)
     notes: Counter[str] = field(default_factory=Counter)
+    forms: Counter[str] = field(default_factory=Counter)
+    ignored_keys: Counter[str] = field(default_factory=Counter)
 
     @property
     def samples(self) -> int:
@@ -70,6 +73,8 @@ class DatasetReport:
             "rejects": dict(sorted(self.rejects.items())),
             "filtered": dict(sorted(self.filtered.items())),
             "notes": dict(sorted(self.notes.items())),
+            "forms": dict(sorted(self.forms.items())),
+            "ignored_keys": dict(sorted(self.ignored_keys.items())),
             "images": self.images,
             "tokens": self.tokens,
             "trained_tokens": self.trained_tokens,
@@ -95,7 +100,7 @@ class BuildReport:
 
 
 def print_report(report: BuildReport) -> None:
-    """Print the table to stdout; below it reasons of rejects, notes, files not found, and files of val or test."""
+    """Print the table to stdout; below it rejects, notes, forms, ignored keys, missing files, files of val or test."""
     from preprocess.terminal import cell, results
 
     console = results()
@@ -108,6 +113,10 @@ def print_report(report: BuildReport) -> None:
             console.print(cell(f"{name}: filtered: {counts_text(dataset.filtered)}"))
         if dataset.notes:
             console.print(cell(f"{name}: notes: {counts_text(dataset.notes)}"))
+        if dataset.forms:
+            console.print(cell(f"{name}: forms: {counts_text(dataset.forms)}"))
+        if dataset.ignored_keys:
+            console.print(cell(f"{name}: ignored keys: {counts_text(dataset.ignored_keys)}"))
         if dataset.images_hint:
             console.print(cell(f"{name}: {dataset.images_hint}"))
         if dataset.absent:

@@ -19,11 +19,13 @@ from dst import Message, Rendered, Template, TemplateError, load_template
 from dst.common.config import build
 from dst.common.yaml_files import override
 from dst.image_places import loses_image_places
-from preprocess.adapters.base import Request
+from preprocess.adapters.base import Tally
 from preprocess.adapters.lookup import read_records
 from preprocess.blend.config import Blend, Dataset, check_blend, find_inputs
+from preprocess.blend.resolve import request_of
 from preprocess.compiler.ingest import stamp
 from preprocess.compiler.messages import messages_of
+from preprocess.compiler.report import counts_text
 from preprocess.conversation import Conversation, Reject, to_tools
 from preprocess.errors import ConfigError
 from preprocess.terminal import cell, results
@@ -44,9 +46,7 @@ def print_rendered(adapter: str, root: Path, *, limit: int, template: str, setti
         raise ConfigError(problems)
     chosen = load_template(template, dataset.variables)
     inputs = find_inputs(blend, Path(), need_images=False)[dataset.name]
-    request = Request(
-        root=inputs.root, annotations=inputs.annotations, images=inputs.images, options=dataset.all_options
-    )
+    request = request_of(blend, dataset, inputs)
     for path in inputs.annotations:
         stamp(path)  # opening a pipe or a device would wait
     console = results()
@@ -58,6 +58,14 @@ def print_rendered(adapter: str, root: Path, *, limit: int, template: str, setti
                 _print_reject(console, item)
             else:
                 _print_conversation(console, item, chosen, dataset.prompt, images)
+    _print_tally(console, request.tally)
+
+
+def _print_tally(console: Console, tally: Tally) -> None:
+    if tally.forms:
+        console.print(cell(f"forms: {counts_text(tally.forms)}"))
+    if tally.ignored_keys:
+        console.print(cell(f"ignored keys: {counts_text(tally.ignored_keys)}"))
 
 
 def _dataset(adapter: str, root: Path, settings: Sequence[str]) -> Dataset:

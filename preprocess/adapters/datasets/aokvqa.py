@@ -25,13 +25,12 @@ from preprocess.adapters.parsing.fields import (
     image_groups,
     list_of,
     need,
-    object_of,
-    own_id,
     question,
     show,
     texts,
 )
 from preprocess.adapters.parsing.identities import Identities
+from preprocess.adapters.parsing.keys import filter_fields, own_id, record_of
 from preprocess.adapters.parsing.record_files import json_records
 from preprocess.adapters.parsing.record_location import RecordLocation, located_records
 from preprocess.adapters.parsing.splits import stated_split
@@ -48,6 +47,9 @@ WHY = (
     "Please give a reason for your answer.",
 )
 
+KEYS = frozenset(
+    ("question_id", "image_id", "question", "choices", "correct_choice_idx", "rationales", "direct_answers", "split")
+)
 LETTER = "Answer with the option's letter from the given choices directly."
 ANSWER = Option(
     default="rationale",
@@ -62,13 +64,13 @@ def read(request: Request) -> Records:
     for path in request.annotations:
         _refuse_test_split(path)
         for location, record in located_records(
-            identities, path, json_records(path), lambda record: own_id(record, "question_id")
+            identities, path, json_records(path), lambda record: own_id(request, record, "question_id")
         ):
             yield build_or_reject(location.source, _conversation, location, record)
 
 
 def _conversation(location: RecordLocation, record: Any) -> Conversation:
-    record = object_of(record)
+    record = record_of(record, location.request, KEYS)
     if _lacks_answer(record):
         raise RejectError("no_answer", "there is neither correct_choice_idx nor rationales")
     image = Image(name=coco_name(need(record, "image_id")))
@@ -94,6 +96,7 @@ def _conversation(location: RecordLocation, record: Any) -> Conversation:
         official_split=split,
         references=references,
         notes=notes,
+        fields=filter_fields(location.request, record),
     )
 
 

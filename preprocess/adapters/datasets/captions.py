@@ -23,12 +23,11 @@ from preprocess.adapters.parsing.fields import (
     list_of,
     need,
     need_id,
-    object_of,
-    own_id,
     show,
 )
 from preprocess.adapters.parsing.identities import Identities
 from preprocess.adapters.parsing.json_stream import array_items
+from preprocess.adapters.parsing.keys import own_id, record_of
 from preprocess.adapters.parsing.record_files import json_form, json_records
 from preprocess.adapters.parsing.record_location import RecordLocation, located_records, location_of
 from preprocess.adapters.parsing.splits import split_of_file, split_of_image, stated_split
@@ -57,6 +56,12 @@ MINIGPT4_PROMPTS = (
     "Please walk me through everything in this image.",
 )
 
+_ENTRY_KEYS = frozenset(("id", "cocoid", "imgid", "filename", "file_name", "sentences", "split"))
+_CAPTION_KEYS = frozenset(("id", "sentid", "image_id", "caption", "raw"))
+_ALIGNED_KEYS = frozenset(("image_id", "caption"))
+_LISTED_KEYS = frozenset(("image", "caption", "image_id"))
+KEYS = _ENTRY_KEYS | _CAPTION_KEYS | _LISTED_KEYS
+
 
 def read_coco(request: Request) -> Records:
     captioner = _Captioner(request)
@@ -73,7 +78,7 @@ def read_minigpt4(request: Request) -> Records:
     for path in request.annotations:
         records = array_items(path, "annotations")
         for location, record in located_records(
-            captioner.identities, path, records, lambda record: own_id(record, "image_id")
+            captioner.identities, path, records, lambda record: own_id(request, record, "image_id")
         ):
             yield build_or_reject(location.source, _aligned, captioner, location, record)
 
@@ -113,7 +118,7 @@ class _Captioner:
 
 
 def _aligned(captioner: _Captioner, location: RecordLocation, record: Any) -> Conversation:
-    record = object_of(record)
+    record = record_of(record, captioner.request, _ALIGNED_KEYS)
     name = image_name(need_id(record, "image_id") + ".jpg", "image_id")
     caption = answer(need(record, "caption"), "caption")
     return captioner.conversation(location, caption, captioner.captioned_image(name))
@@ -137,20 +142,25 @@ def _karpathy(captioner: _Captioner, path: Path) -> Records:
     file = captioner.request.source_file(path)
     number = 0
     for index, entry in enumerate(array_items(path, "images")):
-        source = RecordSource(file=file, record=own_id(entry, "cocoid") or own_id(entry, "imgid") or str(index))
+        source = RecordSource(
+            file=file,
+            record=own_id(captioner.request, entry, "cocoid")
+            or own_id(captioner.request, entry, "imgid")
+            or str(index),
+        )
         made = build_or_reject(source, _karpathy_entry, captioner, entry)
         if isinstance(made, Reject):
             yield Reject(reason=made.reason, source=source, detail=f"image entry {index}: {made.detail}")
             continue
         sentences, captioned = made
         for sentence in sentences:
-            location = location_of(captioner.identities, path, own_id(sentence, "sentid"), number)
+            location = location_of(captioner.identities, path, own_id(captioner.request, sentence, "sentid"), number)
             yield build_or_reject(location.source, _sentence, captioner, location, sentence, "raw", captioned)
             number += 1
 
 
 def _karpathy_entry(captioner: _Captioner, entry: Any) -> tuple[list[Any], _CaptionedImage]:
-    entry = object_of(entry, "the entry")
+    entry = record_of(entry, captioner.request, _ENTRY_KEYS, "the entry")
     name = image_name(need(entry, "filename"), "filename")
     split = stated_split(entry.get("split"))
     sentences = list_of(entry, "sentences")
@@ -186,7 +196,7 @@ def _lavis(captioner: _Captioner, path: Path) -> Records:
 def _lavis_entry(
     captioner: _Captioner, record: Any, captions: dict[str, list[str]]
 ) -> tuple[list[Any], _CaptionedImage]:
-    record = object_of(record)
+    record = record_of(record, captioner.request, _LISTED_KEYS)
     name = image_name(need(record, "image"))
     sentences = _listed(need(record, "caption"))
     if not sentences:
@@ -210,8 +220,8 @@ def _official(captioner: _Captioner, path: Path) -> Records:
     names: dict[str, str] = {}
     entries: dict[str, int] = {}
     for index, entry in enumerate(array_items(path, "images")):
-        source = RecordSource(file=file, record=own_id(entry, "id") or str(index))
-        made = build_or_reject(source, _official_entry, entry, names)
+        source = RecordSource(file=file, record=own_id(captioner.request, entry, "id") or str(index))
+        made = build_or_reject(source, _official_entry, captioner.request, entry, names)
         if isinstance(made, Reject):
             yield Reject(reason=made.reason, source=source, detail=f"image entry {index}: {made.detail}")
         else:
@@ -228,12 +238,14 @@ def _official(captioner: _Captioner, path: Path) -> Records:
             yield Reject(reason="no_answer", source=source, detail=f"image entry {index}: the image has no captions")
     in_name = split_of_file(file)
     records = array_items(path, "annotations")
-    for location, record in located_records(captioner.identities, path, records, lambda record: own_id(record, "id")):
+    for location, record in located_records(
+        captioner.identities, path, records, lambda record: own_id(captioner.request, record, "id")
+    ):
         yield build_or_reject(location.source, _annotation, captioner, location, record, in_name, names, captions)
 
 
-def _official_entry(entry: Any, names: dict[str, str]) -> tuple[str, str]:
-    entry = object_of(entry, "the entry")
+def _official_entry(request: Request, entry: Any, names: dict[str, str]) -> tuple[str, str]:
+    entry = record_of(entry, request, _ENTRY_KEYS, "the entry")
     identity, name = need_id(entry, "id"), image_name(need(entry, "file_name"), "file_name")
     if identity in names:
         raise RejectError("duplicate_id", f"an earlier image has the id {identity}")
@@ -248,7 +260,7 @@ def _annotation(
     names: dict[str, str],
     captions: dict[str, list[str]],
 ) -> Conversation:
-    record = object_of(record)
+    record = record_of(record, captioner.request, _CAPTION_KEYS)
     image_id = need_id(record, "image_id")
     if image_id not in names:
         raise RejectError("no_match", f"image_id is {show(image_id)}; expected the id of one of the file's images")
@@ -260,7 +272,7 @@ def _annotation(
 def _sentence(
     captioner: _Captioner, location: RecordLocation, record: Any, key: str, captioned: _CaptionedImage
 ) -> Conversation:
-    caption = answer(need(object_of(record), key), key)
+    caption = answer(need(record_of(record, captioner.request, _CAPTION_KEYS), key), key)
     return captioner.conversation(location, caption, captioned)
 
 

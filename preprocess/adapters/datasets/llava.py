@@ -9,28 +9,35 @@ from __future__ import annotations
 from typing import Any
 
 from preprocess.adapters.base import Request
-from preprocess.adapters.parsing.fields import build_or_reject, image_at, image_groups, object_of, own_id
+from preprocess.adapters.parsing.fields import build_or_reject, image_at, image_groups, list_of
 from preprocess.adapters.parsing.identities import Identities
+from preprocess.adapters.parsing.keys import filter_fields, own_id, record_of
+from preprocess.adapters.parsing.media_tags import TagRules
+from preprocess.adapters.parsing.messages import MESSAGE_KEYS, messages_of
 from preprocess.adapters.parsing.record_files import json_records
 from preprocess.adapters.parsing.record_location import RecordLocation, located_records
-from preprocess.adapters.parsing.turns import assemble, sharegpt
+from preprocess.adapters.parsing.turns import assemble
 from preprocess.conversation import Conversation, Image, Records, Turn
+
+RECORD_KEYS = frozenset(("id", "image", "conversations"))
+KEYS = RECORD_KEYS | MESSAGE_KEYS
 
 
 def read(request: Request) -> Records:
     identities = Identities(request)
     for path in request.annotations:
         for location, record in located_records(
-            identities, path, json_records(path), lambda record: own_id(record, "id")
+            identities, path, json_records(path), lambda record: own_id(request, record, "id")
         ):
             yield build_or_reject(location.source, _conversation, location, record)
 
 
 def rounds(request: Request, record: Any) -> tuple[tuple[Turn, ...], tuple[str, ...]]:
     """Turns and notes of one record. Raises RejectError."""
-    record = object_of(record)
+    record = record_of(record, request, RECORD_KEYS)
     images = [image_at(path, request) for path in _image_list(record.get("image"))]
-    return assemble(sharegpt(record, bool(images)), images, request)
+    turns = messages_of(list_of(record, "conversations"), request, bool(images), TagRules.of(request))
+    return assemble(turns, images, request)
 
 
 def _conversation(location: RecordLocation, record: Any) -> Conversation:
@@ -43,6 +50,7 @@ def _conversation(location: RecordLocation, record: Any) -> Conversation:
             location.request, (part for turn in turns for part in turn.parts if isinstance(part, Image))
         ),
         notes=notes,
+        fields=filter_fields(location.request, record),
     )
 
 

@@ -16,8 +16,9 @@ from preprocess.adapters.base import Request
 from preprocess.adapters.datasets.llava import rounds
 from preprocess.adapters.datasets.mimicit import InstructionSet, image_group_of, instruction_sets, naming, turns_of
 from preprocess.adapters.parsing.choices import choose
-from preprocess.adapters.parsing.fields import build_or_reject, image_groups, own_id
+from preprocess.adapters.parsing.fields import build_or_reject, image_groups
 from preprocess.adapters.parsing.identities import Identities
+from preprocess.adapters.parsing.keys import own_id
 from preprocess.adapters.parsing.record_files import json_form, json_records
 from preprocess.conversation import Conversation, Image, Records, RecordSource, Reject, Turn, decode, encode
 from preprocess.errors import DataError, RejectError
@@ -59,7 +60,7 @@ def _partners(request: Request, path: Path, needed: set[str], partners: list[tup
     """Add the file's records about exactly one needed image to `partners`: its group and the encoded rounds."""
     file = request.source_file(path)
     for number, record in enumerate(json_records(path)):
-        source = RecordSource(file=file, record=own_id(record, "id") or str(number))
+        source = RecordSource(file=file, record=own_id(request, record, "id") or str(number))
         made = build_or_reject(source, rounds, request, record)
         if isinstance(made, Reject):
             yield made

@@ -21,15 +21,16 @@ from preprocess.adapters.parsing.fields import (
     check_image_count,
     image_name,
     need,
-    object_of,
     question,
     show,
 )
 from preprocess.adapters.parsing.identities import Identities
 from preprocess.adapters.parsing.json_stream import object_items, outline
+from preprocess.adapters.parsing.keys import record_of
 from preprocess.conversation import Conversation, Image, Records, RecordSource, Reject, Turn
 from preprocess.errors import RejectError
 
+KEYS = frozenset(("instruction", "answer", "image_ids", "rel_ins_ids"))
 _CGD_KEY = re.compile(r"CGD_IMG_(\d{1,12})")
 _FRAME_KEY = re.compile(r"([^_]+_IMG_.+)_\d+")
 
@@ -168,7 +169,7 @@ class _InstructionGraph:
 
 
 def _add(graph: _InstructionGraph, request: Request, own: str | None, number: int, record: Any) -> None:
-    record = object_of(record)
+    record = record_of(record, request, KEYS)
     images = tuple(image_name(item, "an image id") for item in _ids(record, "image_ids"))
     related = tuple(item for item in _ids(record, "rel_ins_ids") if _is_id(item))
     if request.options.get("frames") != "even":

@@ -20,13 +20,13 @@ from preprocess.adapters.parsing.fields import (
     image_name,
     list_of,
     need,
-    object_of,
     question,
     show,
     text,
 )
 from preprocess.adapters.parsing.identities import Identities
 from preprocess.adapters.parsing.json_stream import object_items
+from preprocess.adapters.parsing.keys import filter_fields, record_of
 from preprocess.adapters.parsing.record_location import RecordLocation, located_records
 from preprocess.conversation import Conversation, Image, OfficialSplit, Records, Turn, is_url
 from preprocess.errors import RejectError
@@ -37,6 +37,7 @@ IMAGE = Option(
     help="Where a cover is. file: in the image folder, as the authors' script saves it. url: at imageURL; run "
     "dsvl-prep fetch before the build.",
 )
+KEYS = frozenset(("imageURL", "questions", "answers", "split"))
 _SPLITS: dict[int, OfficialSplit] = {1: "train", 2: "val", 3: "test"}
 
 
@@ -50,7 +51,7 @@ def read(request: Request) -> Records:
 
 
 def _conversation(location: RecordLocation, key: str, record: Any) -> Conversation:
-    record = object_of(record)
+    record = record_of(record, location.request, KEYS)
     url = text(need(record, "imageURL"), "imageURL")
     file = Image(name=image_name(key, "the id") + _extension(url))
     by_url = location.request.options["image"] == "url"
@@ -76,6 +77,7 @@ def _conversation(location: RecordLocation, key: str, record: Any) -> Conversati
         sources=(location.source,),
         groups=image_groups(location.request, dict.fromkeys((file, image))),
         official_split=split,
+        fields=filter_fields(location.request, record),
     )
 
 

@@ -25,11 +25,16 @@ from preprocess.adapters.parsing.fields import (
     text,
 )
 from preprocess.adapters.parsing.identities import Identities
+from preprocess.adapters.parsing.keys import record_of
 from preprocess.adapters.parsing.record_files import json_records
-from preprocess.adapters.parsing.turns import check_order, role_of
+from preprocess.adapters.parsing.roles import role_of
+from preprocess.adapters.parsing.turns import check_order
 from preprocess.conversation import Conversation, Image, Records, RecordSource, Role, Turn
 from preprocess.errors import RejectError
 
+KEYS = frozenset(("dialogue", "role", "content", "images"))
+_RECORD_KEYS = frozenset(("dialogue",))
+_TURN_KEYS = frozenset(("role", "content", "images"))
 _SHOWN = "<Img><ImageHere></Img>"
 _CITED = re.compile(r"IMAGE#(?:([^\s<>#]+)" + re.escape(_SHOWN) + ")?")
 
@@ -60,8 +65,9 @@ def _conversation(
     record: Any,
     store: int | None,
 ) -> Conversation:
-    messages = [object_of(item, "a turn") for item in list_of(object_of(record), "dialogue")]
-    roles = [role_of(need(message, "role")) for message in messages]
+    record = record_of(record, request, _RECORD_KEYS)
+    messages = [record_of(item, request, _TURN_KEYS, "a turn") for item in list_of(record, "dialogue")]
+    roles = [role_of(need(message, "role"), request.roles) for message in messages]
     check_order(roles)
     notes: dict[str, None] = {}
     numbers: dict[str, int] = {}
@@ -71,7 +77,7 @@ def _conversation(
         if role == "user" and index == len(messages) - 1:
             notes["dangling_question"] = None
             break
-        words = text(need(message, "content"), "content")
+        words = text(need(message, "content"), "content", with_tags=True)
         if "\\n" in words:
             words = words.replace("\\n", "\n").strip()
             notes["literal_newline"] = None

@@ -11,15 +11,18 @@ from typing import Any
 
 from preprocess.adapters.base import Request
 from preprocess.adapters.datasets.vqa_pairs import Pairs
-from preprocess.adapters.datasets.vqa_records import answers_of, conversation, image_of
-from preprocess.adapters.parsing.fields import build_or_reject, image_at, need, object_of, own_id, question
+from preprocess.adapters.datasets.vqa_records import ANSWER_KEYS, QUESTION_KEYS, answers_of, conversation, image_of
+from preprocess.adapters.parsing.fields import build_or_reject, image_at, need, question
 from preprocess.adapters.parsing.identities import Identities
 from preprocess.adapters.parsing.json_stream import array_items, outline
+from preprocess.adapters.parsing.keys import own_id, record_of
 from preprocess.adapters.parsing.record_files import json_form, json_records
 from preprocess.adapters.parsing.record_location import RecordLocation, located_records
 from preprocess.adapters.parsing.splits import split_of_file, stated_split
 from preprocess.conversation import Conversation, Image, OfficialSplit, Records
 from preprocess.errors import DataError, RejectError
+
+KEYS = QUESTION_KEYS | ANSWER_KEYS | {"image", "set_name"}
 
 
 def read(request: Request) -> Records:
@@ -62,12 +65,14 @@ def _published_whole(identities: Identities, path: Path) -> Records:
             raise DataError(f"{path}: no question has answers, as in a test split; remove it from `annotations`")
     in_name = split_of_file(identities.file(path))
     records = array_items(path, "data") if is_object else json_records(path)
-    for location, record in located_records(identities, path, records, lambda item: own_id(item, "question_id")):
+    for location, record in located_records(
+        identities, path, records, lambda item: own_id(identities.request, item, "question_id")
+    ):
         yield build_or_reject(location.source, _whole, location, record, in_name)
 
 
 def _whole(location: RecordLocation, record: Any, in_name: OfficialSplit) -> Conversation:
-    record = object_of(record)
+    record = record_of(record, location.request, KEYS)
     if "image" in record:
         image = image_at(record["image"], location.request)
     else:

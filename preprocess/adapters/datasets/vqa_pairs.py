@@ -16,10 +16,18 @@ from typing import TYPE_CHECKING, Any
 import orjson
 
 from preprocess.adapters.base import Request
-from preprocess.adapters.datasets.vqa_records import Answers, answers_of, conversation, image_of
-from preprocess.adapters.parsing.fields import as_id, build_or_reject, need, need_id, object_of, own_id, question
+from preprocess.adapters.datasets.vqa_records import (
+    ANSWER_KEYS,
+    QUESTION_KEYS,
+    Answers,
+    answers_of,
+    conversation,
+    image_of,
+)
+from preprocess.adapters.parsing.fields import as_id, build_or_reject, need, need_id, question
 from preprocess.adapters.parsing.identities import Identities
 from preprocess.adapters.parsing.json_stream import array_items, outline
+from preprocess.adapters.parsing.keys import own_id, record_of, renamed
 from preprocess.adapters.parsing.record_location import location_of
 from preprocess.adapters.parsing.splits import split_of_file, split_of_image
 from preprocess.conversation import Image, OfficialSplit, Records, RecordSource, Reject
@@ -90,11 +98,11 @@ class Pairs:
         subtype = _subtype(path)
         self.splits.append(split_of_image(subtype) or split_of_file(file))
         for number, record in enumerate(array_items(path, "questions")):
-            key = own_id(record, "question_id")
+            key = own_id(self.request, record, "question_id")
             if key is None:
-                yield _without_id(file, number, record)
+                yield _without_id(self.request, file, number, record)
                 continue
-            made = build_or_reject(RecordSource(file=file, record=key), _asked, record, subtype)
+            made = build_or_reject(RecordSource(file=file, record=key), _asked, self.request, record, subtype)
             row = ("", "", made.reason, made.detail) if isinstance(made, Reject) else (*made, None, None)
             self.questions.add((key, file_index, number, *row))
 
@@ -102,11 +110,11 @@ class Pairs:
         file, file_index = self.request.source_file(path), len(self.annotation_files)
         self.annotation_files.append(path)
         for number, record in enumerate(array_items(path, "annotations")):
-            key = own_id(record, "question_id")
+            key = own_id(self.request, record, "question_id")
             if key is None:
-                yield _without_id(file, number, record)
+                yield _without_id(self.request, file, number, record)
                 continue
-            made = build_or_reject(RecordSource(file=file, record=key), answers_of, record, self.request)
+            made = build_or_reject(RecordSource(file=file, record=key), _answered, self.request, record)
             if isinstance(made, Reject):
                 self.annotations.add((key, file_index, "", b"", False, made.reason, made.detail))
             else:
@@ -167,10 +175,15 @@ def _pairs(
         yield from questions.slice(start, _ROWS_AT_ONCE).hstack(partners).iter_rows()
 
 
-def _asked(record: dict[str, Any], subtype: str) -> tuple[str, str]:
+def _asked(request: Request, record: Any, subtype: str) -> tuple[str, str]:
     """The question and the image's name."""
+    record = record_of(record, request, QUESTION_KEYS)
     name = image_of(need(record, "image_id"), subtype)
     return question(need(record, "question")), name
+
+
+def _answered(request: Request, record: Any) -> Answers:
+    return answers_of(record_of(record, request, ANSWER_KEYS), request)
 
 
 def _subtype(path: Path) -> str:
@@ -182,10 +195,10 @@ def _subtype(path: Path) -> str:
     return found[0] if found else ""
 
 
-def _without_id(file: str, number: int, record: Any) -> Reject:
+def _without_id(request: Request, file: str, number: int, record: Any) -> Reject:
     source = RecordSource(file=file, record=str(number))
     try:
-        need_id(object_of(record), "question_id")
+        need_id(renamed(record, request), "question_id")
     except RejectError as bad:
         return Reject(reason=bad.reason, source=source, detail=bad.detail)
     raise AssertionError("a record with a usable question_id has a key")

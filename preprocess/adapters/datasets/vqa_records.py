@@ -17,6 +17,8 @@ from preprocess.adapters.parsing.votes import is_outvoted, most_frequent
 from preprocess.conversation import Conversation, Image, OfficialSplit, Turn
 from preprocess.errors import RejectError
 
+QUESTION_KEYS = frozenset(("question_id", "image_id", "question"))
+ANSWER_KEYS = frozenset(("question_id", "image_id", "answers", "multiple_choice_answer"))
 ANSWER = Option(
     default="file",
     choices=("file", "vote"),

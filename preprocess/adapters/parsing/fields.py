@@ -13,6 +13,7 @@ from preprocess.adapters import groups
 from preprocess.adapters.base import Request
 from preprocess.adapters.parsing.image_data import decoded, image_data
 from preprocess.adapters.parsing.image_paths import image_below, plain_path
+from preprocess.adapters.parsing.tag_pattern import tag_in
 from preprocess.adapters.parsing.unreadable import UnreadableRecord
 from preprocess.conversation import Image, RecordSource, Reject, is_url
 from preprocess.errors import RejectError
@@ -53,12 +54,17 @@ def need(record: dict[str, Any], key: str) -> Any:
     return record[key]
 
 
-def text(value: Any, what: str) -> str:
-    """The value as text, without leading and trailing whitespace; it may be empty."""
+def text(value: Any, what: str, *, with_tags: bool = False) -> str:
+    """The value as text, without leading and trailing whitespace; it may be empty.
+
+    with_tags: whether it may have tags such as <image>, which the adapter then reads.
+    """
     if type(value) is not str:
         raise RejectError("wrong_type", f"{what} is {show(value)}; expected text")
     if not is_text(value):
         raise RejectError("bad_text", f"{what} is {show(value)}, with a lone surrogate; expected Unicode text")
+    if not with_tags and (tag := tag_in(value)):
+        raise RejectError("unread_media", f"{what} has the tag {show(tag)}, which is not read")
     return value.strip()
 
 
@@ -81,11 +87,6 @@ def texts(value: Any, what: str) -> tuple[str, ...]:
     if type(value) is not list:
         raise RejectError("wrong_type", f"{what} is {show(value)}; expected an array of texts")
     return tuple(text(item, f"an item of {what}") for item in value)
-
-
-def own_id(record: Any, key: str) -> str | None:
-    """The record's id as text; None if it has no usable one."""
-    return as_id(record.get(key)) if type(record) is dict else None
 
 
 def as_id(value: Any) -> str | None:

@@ -1,118 +1,87 @@
 """Make turns from messages with markers: order of roles, images at their markers, no question without an answer.
 
-Rule: the text stays unchanged, except that leading and trailing whitespace is removed, and with an `<image>` marker the
-line break next to it.
+Rule: the text stays unchanged, except that leading and trailing whitespace is removed, and with an image's tag the line
+break next to it. Every change of the order is a note:
+
+    leading_answer      answers before the first question are left out
+    questions_joined    questions in a row are one, with a line break between them
+    dangling_question   a last question or tool result that nobody answers is left out
+    image_placed_first  images without any marker go before the first question
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import Any
+from collections.abc import Iterator, Sequence
+from typing import NamedTuple, cast
 
 from preprocess.adapters.base import Request
-from preprocess.adapters.parsing.fields import check_image_count, is_text, list_of, need, object_of, show
-from preprocess.conversation import Image, Role, Turn
+from preprocess.adapters.parsing.fields import check_image_count
+from preprocess.adapters.parsing.media_tags import Slot
+from preprocess.conversation import Image, Role, ToolCall, Turn
 from preprocess.errors import RejectError
 
-MARKER = "<image>"
-
-Slot = str | Image | None
-"""A part of a message; None is a marker, for the next of the record's images."""
-
-MarkedMessage = tuple[Role, list[Slot]]
-
-_ROLES: dict[str, Role] = {
-    "human": "user",
-    "user": "user",
-    "gpt": "assistant",
-    "assistant": "assistant",
-    "system": "system",
+_MAY_FOLLOW: dict[Role, tuple[Role, ...]] = {
+    "system": ("user",),
+    "user": ("assistant",),
+    "assistant": ("user", "tool"),
+    "tool": ("tool", "assistant"),
 }
 
 
-def sharegpt(record: dict[str, Any], has_images: bool) -> list[MarkedMessage]:
-    """The messages of `conversations: [{"from", "value"}]`. Without images, a marker is plain text."""
-    messages: list[MarkedMessage] = []
-    for item in list_of(record, "conversations"):
-        message = object_of(item, "a turn")
-        role = role_of(need(message, "from"))
-        messages.append((role, slots(need(message, "value"), role, has_images)))
-    return messages
+class Message(NamedTuple):
+    """A turn whose images are not yet at their places. The fields are those of Turn."""
 
-
-def role_of(value: Any) -> Role:
-    if type(value) is not str:
-        raise RejectError("wrong_type", f"a role is {show(value)}; expected user, assistant or system")
-    if value not in _ROLES:
-        raise RejectError("role_order", f"a turn is by {show(value)}; expected user, assistant or system")
-    return _ROLES[value]
-
-
-def slots(value: Any, role: Role, has_images: bool) -> list[Slot]:
-    """Text split at its markers; only user turns can show images."""
-    if type(value) is not str:
-        raise RejectError("wrong_type", f"a turn of the {role} is {show(value)}; expected text")
-    if not is_text(value):
-        raise RejectError("bad_text", f"a turn of the {role} contains a lone surrogate; expected Unicode text")
-    if not has_images or role != "user" or MARKER not in value:
-        return [value]
-    first, *rest = value.split(MARKER)
-    parts: list[Slot] = [first]
-    for piece in rest:
-        parts[-1] = _without_last_break(str(parts[-1]))
-        parts += [None, _without_first_break(piece)]
-    return parts
+    role: Role
+    slots: list[Slot]
+    trained: bool = True
+    reasoning: str = ""
+    tool_calls: tuple[ToolCall, ...] = ()
+    tool_name: str = ""
+    call_id: str = ""
 
 
 def assemble(
-    messages: Sequence[MarkedMessage], images: Sequence[Image], request: Request
+    messages: Sequence[Message], images: Sequence[Image], request: Request
 ) -> tuple[tuple[Turn, ...], tuple[str, ...]]:
     """Turns and notes. Raises RejectError for a wrong order, a wrong number of images, or an empty turn."""
-    check_order([role for role, _ in messages])
-    notes: list[str] = []
-    num_marks = num_named = 0
-    for _, parts in messages:
-        for part in parts:
-            if part is None:
-                num_marks += 1
-            elif type(part) is Image:
-                num_named += 1
-    placed_first: list[Slot] = []
-    if images and not num_marks and not num_named:
-        placed_first = list(images)
+    total = len(messages)
+    messages, notes = _in_order(messages)
+    placed, placed_first = _place(messages, images)
+    if placed_first:
         notes.append("image_placed_first")
-    elif num_marks != len(images):
-        raise RejectError(
-            "image_count",
-            f"the text has {num_marks} image markers; expected {len(images)}, one per image",
-        )
-    rest = iter(images)
-    num_shown = 0
+    if messages and messages[-1].role in ("user", "tool"):
+        notes.append("dangling_question")
+        while placed and messages[len(placed) - 1].role in ("user", "tool"):
+            placed.pop()
     turns: list[Turn] = []
-    last = len(messages) - 1
-    for index, (role, parts) in enumerate(messages):
-        if role == "user" and placed_first:
-            parts, placed_first = placed_first + parts, []
+    num_shown = 0
+    for number, (message, parts) in enumerate(zip(messages, placed, strict=False), 1):
         if len(parts) == 1 and type(parts[0]) is str:  # nearly all turns
             words = parts[0].strip()
             tidy: tuple[str | Image, ...] = (words,) if words else ()
-            num_images = 0
         else:
-            tidy = _tidy([next(rest) if part is None else part for part in parts])
-            num_images = sum(type(part) is Image for part in tidy)
-        if index == last and role == "user":
-            notes.append("dangling_question")
-            break
-        if not tidy:
+            tidy = _tidy(parts)
+            num_shown += sum(type(part) is Image for part in tidy)
+        role = message.role
+        if not tidy and role != "tool" and not message.tool_calls:
             if role == "system":
                 continue
-            raise RejectError("empty_answer" if role == "assistant" else "empty_question", f"turn {index + 1} is empty")
-        num_shown += num_images
-        turns.append(Turn(role=role, parts=tidy))
+            raise RejectError("empty_answer" if role == "assistant" else "empty_question", f"turn {number} is empty")
+        turns.append(
+            Turn(
+                role=role,
+                parts=tidy,
+                trained=message.trained,
+                reasoning=message.reasoning,
+                tool_calls=message.tool_calls,
+                tool_name=message.tool_name,
+                call_id=message.call_id,
+            )
+        )
     if not turns or turns[-1].role != "assistant":
-        raise RejectError("no_answer", f"got {len(messages)} turns and no answer; expected a question and an answer")
+        raise RejectError("no_answer", f"got {total} turns and no answer; expected a question and an answer")
     check_image_count(num_shown, request)
-    return tuple(turns), tuple(notes)
+    return tuple(turns), tuple(dict.fromkeys(notes))
 
 
 def check_order(roles: Sequence[Role]) -> None:
@@ -122,6 +91,84 @@ def check_order(roles: Sequence[Role]) -> None:
         expected = "assistant" if index % 2 else "user"
         if role != expected:
             raise RejectError("role_order", f"turn {start + index + 1} is by the {role}; expected the {expected}")
+
+
+def _in_order(messages: Sequence[Message]) -> tuple[list[Message], list[str]]:
+    """The messages that stay, and notes. Raises RejectError where the order has no meaning."""
+    kept: list[Message] = []
+    notes: list[str] = []
+    previous: Role | None = None
+    for number, message in enumerate(messages, 1):
+        role = message.role
+        if previous is None or previous == "system":
+            if role == "assistant":
+                notes.append("leading_answer")
+                continue
+            if role == "tool" or role == previous:
+                raise RejectError("role_order", f"turn {number} is by the {role}; expected the user")
+        elif role == "user" == previous:
+            notes.append("questions_joined")
+            kept[-1] = kept[-1]._replace(slots=[*kept[-1].slots, "\n", *message.slots])
+            continue
+        elif role not in _MAY_FOLLOW[previous]:
+            expected = " or the ".join(_MAY_FOLLOW[previous])
+            raise RejectError("role_order", f"turn {number} is by the {role}; expected the {expected}")
+        kept.append(message)
+        previous = role
+    return kept, notes
+
+
+def _place(messages: Sequence[Message], images: Sequence[Image]) -> tuple[list[list[str | Image]], bool]:
+    """The parts of each message with images at their markers, and whether images without markers were placed first."""
+    marks = 0
+    numbers: list[int] = []
+    named: list[Image] = []
+    for message in messages:
+        for slot in message.slots:
+            if slot is None:
+                marks += 1
+            elif type(slot) is int:
+                numbers.append(slot)
+            elif type(slot) is Image:
+                named.append(slot)
+    if numbers:
+        if marks:
+            raise RejectError("image_count", "the text has numbered image markers and others; expected one kind")
+        start = 0 if 0 in numbers else 1
+        if sorted(numbers) != [*range(start, start + len(images))]:
+            got = ", ".join(map(str, numbers[:20]))
+            raise RejectError(
+                "image_count", f"the text marks the images {got}; expected each of the {len(images)} images once"
+            )
+        rest: Iterator[Image] = iter(())
+    elif not marks and not named and images:
+        return _placed_first(messages, images), True
+    else:
+        if marks != len(images) and (marks or list(images) != named):
+            raise RejectError(
+                "image_count", f"the text has {marks} image markers; expected {len(images)}, one per image"
+            )
+        start = 0
+        rest = iter(images)
+    if not marks and not numbers:
+        return [_parts(message.slots) for message in messages], False
+    return [
+        [next(rest) if slot is None else images[slot - start] if isinstance(slot, int) else slot for slot in one.slots]
+        for one in messages
+    ], False
+
+
+def _placed_first(messages: Sequence[Message], images: Sequence[Image]) -> list[list[str | Image]]:
+    first = next((index for index, message in enumerate(messages) if message.role == "user"), None)
+    return [
+        [*images, *_parts(message.slots)] if index == first else _parts(message.slots)
+        for index, message in enumerate(messages)
+    ]
+
+
+def _parts(slots: list[Slot]) -> list[str | Image]:
+    """Slots without markers are parts."""
+    return cast("list[str | Image]", slots)
 
 
 def _tidy(parts: list[str | Image]) -> tuple[str | Image, ...]:
@@ -137,11 +184,3 @@ def _tidy(parts: list[str | Image]) -> tuple[str | Image, ...]:
         filled[places[0]] = str(filled[places[0]]).lstrip()
         filled[places[-1]] = str(filled[places[-1]]).rstrip()
     return tuple(filled)
-
-
-def _without_first_break(piece: str) -> str:
-    return piece[2:] if piece.startswith("\r\n") else piece.removeprefix("\n")
-
-
-def _without_last_break(piece: str) -> str:
-    return piece[:-2] if piece.endswith("\r\n") else piece.removesuffix("\n")

@@ -37,23 +37,23 @@ BAD_RECORDS: list[tuple[dict[str, Any], str]] = [
     ({}, "missing_key"),
     ({"messages": None}, "missing_key"),
     ({"messages": 5}, "wrong_type"),
-    ({"messages": "Hello"}, "wrong_type"),
+    ({"messages": "Hello"}, "bad_value"),
     ({"messages": {}}, "wrong_type"),
     ({"messages": []}, "no_answer"),
     ({"messages": [5]}, "wrong_type"),
     ({"messages": [None]}, "wrong_type"),
     ({"messages": [{"content": "No role."}]}, "missing_key"),
     ({"messages": [{"role": "user"}]}, "missing_key"),
-    ({"conversations": [{"from": "human", "text": "x"}]}, "missing_key"),
-    ({"conversations": [{"role": "human", "value": "x"}]}, "missing_key"),
+    ({"conversations": [{"from": "human", "words": "x"}]}, "missing_key"),
+    ({"conversations": [{"role": "human", "value": "x"}]}, "no_answer"),
     ({"conversations": {"from": "human", "value": "x"}}, "wrong_type"),
     (by(5, "assistant"), "wrong_type"),
     (by("user", None), "wrong_type"),
     (by("user", "tool"), "role_order"),
-    (by("User", "Assistant"), "role_order"),
+    (by("Somebody", "Assistant"), "role_order"),
     (by("\ud800", "assistant"), "role_order"),
-    (by("assistant", "user"), "role_order"),
-    (by("user", "user", "assistant"), "role_order"),
+    (by("assistant", "user"), "no_answer"),
+    (by("user", "assistant", "tool", "user", "assistant"), "role_order"),
     (by("user", "assistant", "assistant"), "role_order"),
     (by("user", "system", "assistant"), "role_order"),
     (by("system", "system", "user", "assistant"), "role_order"),
@@ -76,14 +76,19 @@ BAD_RECORDS: list[tuple[dict[str, Any], str]] = [
     (talk("Why?", {"text": "An answer."}), "wrong_type"),
     (talk("Why?", ["An answer."]), "wrong_type"),
     (talk("Why?", nested(400)), "wrong_type"),
-    (talk("Why?", [{"text": "No type."}]), "missing_key"),
+    (talk("Why?", [{"words": "No type."}]), "missing_key"),
     (talk("Why?", [{"type": "text"}]), "missing_key"),
     (talk("Why?", [{"type": "text", "text": 5}]), "wrong_type"),
-    (talk("Why?", [{"type": "image", "path": "0.jpg"}]), "bad_value"),
-    (talk([{"type": "video", "path": "0.mp4"}], "An answer."), "bad_value"),
+    (talk("Why?", [{"type": "image", "path": "0.jpg"}]), "image_in_answer"),
+    (talk([{"type": "video", "path": "0.mp4"}], "An answer."), "unread_media"),
     (talk([{"type": 5}], "An answer."), "bad_value"),
     (talk([{"type": "image", "path": 5}], "An answer."), "wrong_type"),
-    (talk([{"type": "image_url", "image_url": "0.jpg"}], "An answer."), "wrong_type"),
+    (talk([{"type": "image_url", "image_url": 5}], "An answer."), "wrong_type"),
+    (talk("<video>\nWhy?", "An answer."), "unread_media"),
+    (talk("Why?", "<image>"), "image_in_answer"),
+    (talk("<image>\nWhy?", "An answer."), "image_count"),
+    (talk("Why?", "An answer.", video="0.mp4"), "unknown_key"),
+    (talk("Why?", "An answer.", rejected="Another."), "preference_pair"),
     (talk([{"type": "image_url", "image_url": {"url": "http://e.org/0.jpg"}}], "An answer."), "image_missing"),
     (talk("A lone \ud800 surrogate.", "An answer."), "bad_text"),
     (talk("Why?", "\udfff"), "bad_text"),
@@ -132,10 +137,9 @@ BAD_LINES: list[Bad] = [
 ]
 
 ODD_BUT_GOOD: dict[str, dict[str, Any]] = {
-    "control strings": talk("Is <image> </s> or <|im_end|> ### Image 1: a token?", "No, </s> is not."),
+    "control strings": talk("Is </s> or <|im_end|> ### Image 1: a token?", "No, </s> is not."),
     "noncharacters": talk("What is \ufdd0 and \uffff?", "Both are noncharacters: \ufdd0."),
     "images only": talk("<image>\n<image>", "Two pictures.", images=["0.jpg", "1.jpg"]),
-    "a mark without images": talk("<image>\nWhat is it?", "There is no picture."),
     "an unmarked image": talk("What is it?", "A picture.", images=["2.jpg"]),
     "an open question": talk("Why?", "So.", "And then?"),
     "a long line": talk("Why?", "So.", ignored="x" * 3_000_000),
@@ -155,7 +159,7 @@ def test_every_bad_record_is_a_reject_with_its_reason(tmp_path: Path) -> None:
     bad += [Bad({**chat_record(0)}, "duplicate_id", "the id r0"), Bad(talk("Why?", ""), "empty_answer")]
     report = check(tmp_path, good, bad)
     assert report.notes["rounds_cut"] == 1
-    assert report.notes["control_text"] == 2
+    assert report.notes["control_text"] == 1
     assert report.notes["image_placed_first"] == 1
     texts = {one.sample.key: "".join(words for words, _ in one.runs) for one in inspect_samples(tmp_path / "build")}
     for record in (ODD_BUT_GOOD["control strings"], ODD_BUT_GOOD["noncharacters"], ODD_BUT_GOOD["odd characters"]):

@@ -81,8 +81,12 @@ def test_the_same_records_are_read_from_json_lines_and_parquet(tmp_path: Path) -
         ([{"type": "image", "url": "2.jpg", "image": None}], [], (TWO,)),
         ([{"type": "image_url", "image_url": {"url": "2.jpg"}}], None, (TWO,)),
         ([{"type": "text", "text": "a "}, {"type": "text", "text": "b"}], None, ("a b",)),
-        ([{"type": "text", "text": "What is <image>?"}], ["1.jpg"], (ONE, "What is <image>?")),
-        ("What is <image>?", None, ("What is <image>?",)),
+        ([{"type": "text", "text": "What is <image>?"}], ["1.jpg"], ("What is ", ONE, "?")),
+        ([{"type": "image_url", "image_url": "2.jpg"}], None, (TWO,)),
+        ([{"type": "input_text", "text": "a"}, {"type": "input_image", "image_url": "2.jpg"}], None, ("a", TWO)),
+        ([{"image": "2.jpg"}, {"text": "What?"}], None, (TWO, "What?")),
+        ([{"type": "image", "index": 1}, {"type": "image", "index": 0}], ["1.jpg", "2.jpg"], (TWO, ONE)),
+        ([{"type": "image", "image": "1.jpg"}, {"type": "text", "text": "What?"}], ["1.jpg"], (ONE, "What?")),
         ("<image>What?<image>", ["1.jpg", {"path": "2.jpg"}], (ONE, "What?", TWO)),
     ],
 )
@@ -92,7 +96,7 @@ def test_parts_and_marks_become_images_in_order(
     assert only(read(tmp_path, talk(content, images=images))).turns[0].parts == expected
 
 
-TOOL = [{"role": "user", "content": "a"}, {"role": "assistant", "content": "b"}, {"role": "tool", "content": "c"}]
+WORDS = [{"role": "user", "content": "a"}, {"role": "assistant", "content": "b"}, {"role": "tool", "content": "c"}]
 
 
 @pytest.mark.parametrize(
@@ -106,21 +110,22 @@ TOOL = [{"role": "user", "content": "a"}, {"role": "assistant", "content": "b"},
         ({"messages": []}, "no_answer"),
         ({"messages": [{"role": "user"}]}, "missing_key"),
         ({"messages": [{"content": "a"}]}, "missing_key"),
-        ({"messages": TOOL}, "role_order"),
-        ({"messages": TOOL[1:2]}, "role_order"),
-        ({"messages": TOOL[:1]}, "no_answer"),
+        ({"messages": [WORDS[0], WORDS[2], WORDS[1]]}, "role_order"),
+        ({"messages": WORDS[1:2]}, "no_answer"),
+        ({"messages": WORDS[:1]}, "no_answer"),
         (talk(answer=None), "wrong_type"),
         (talk(answer=""), "empty_answer"),
         (talk(answer="\ud800"), "bad_text"),
         (talk(answer=[{"type": "text", "text": "\ud800"}]), "bad_text"),
-        (talk(answer=[{"type": "image"}]), "bad_value"),
-        (talk(answer=[{"type": "image_url", "image_url": {"url": "1.jpg"}}]), "bad_value"),
+        (talk(answer=[{"type": "image"}]), "image_in_answer"),
+        (talk(answer=[{"type": "image_url", "image_url": {"url": "1.jpg"}}]), "image_in_answer"),
         (talk([], images=None), "empty_question"),
         (talk([3]), "wrong_type"),
-        (talk([{"text": "a"}]), "missing_key"),
-        (talk([{"type": "video"}]), "bad_value"),
+        (talk([{"text": "a", "image": "1.jpg"}]), "missing_key"),
+        (talk([{"type": "video"}]), "unread_media"),
+        (talk([{"type": "thinking", "text": "a"}]), "bad_value"),
         (talk([{"type": "text", "text": 3}]), "wrong_type"),
-        (talk([{"type": "image_url", "image_url": "1.jpg"}]), "wrong_type"),
+        (talk([{"type": "image_url", "image_url": 7}]), "wrong_type"),
         (talk([{"type": "image", "image": 3}]), "wrong_type"),
         (talk("<image><image>"), "image_count"),
         (talk([{"type": "image", "image": "2.jpg"}]), "image_count"),

@@ -107,14 +107,22 @@ def test_later_marks_take_the_remaining_images_in_order(tmp_path: Path) -> None:
     assert parts(item) == [(ONE, "What?"), ("That.",), ("And ", TWO, "?"), ("This.",)]
 
 
-def test_a_marker_in_an_answer_or_without_an_image_is_only_a_word(tmp_path: Path) -> None:
-    assert parts(only(read(tmp_path, talk("<image>\nWhat?", "Write <image>.")))) == [
-        (ONE, "What?"),
-        ("Write <image>.",),
-    ]
-    item = only(read(tmp_path, talk("What is <image>?", "A mark.", image=None)))
-    assert parts(item) == [("What is <image>?",), ("A mark.",)]
-    assert item.groups == ()
+def test_a_marker_in_an_answer_or_without_an_image_is_refused_or_on_request_only_a_word(tmp_path: Path) -> None:
+    records = [talk("<image>\nWhat?", "Write <image>."), talk("What is <image>?", "A mark.", image=None, id="b")]
+    assert rejects(read(tmp_path, *records)) == [("a", "image_in_answer"), ("b", "image_count")]
+    shown, bare = conversations(read(tmp_path, *records, media_tags="text"))
+    assert parts(shown) == [(ONE, "What?"), ("Write <image>.",)]
+    assert parts(bare) == [("What is <image>?",), ("A mark.",)]
+    assert bare.groups == ()
+
+
+def test_an_answer_before_the_first_question_is_left_out_with_a_note(tmp_path: Path) -> None:
+    record = talk("Hello!", "<image>\nWhat?", "That.")
+    for turn, name in zip(record["conversations"], ("gpt", "human", "gpt"), strict=True):
+        turn["from"] = name
+    item = only(read(tmp_path, record))
+    assert parts(item) == [(ONE, "What?"), ("That.",)]
+    assert item.notes == ("leading_answer",)
 
 
 def test_a_question_that_nobody_answers_is_cut_with_a_note(tmp_path: Path) -> None:
@@ -145,10 +153,11 @@ REFUSED = [
     ({"id": "a", "conversations": [{"from": "human"}]}, "missing_key"),
     ({"id": "a", "conversations": [{"value": "What?"}]}, "missing_key"),
     ({"id": "a", "conversations": [{"from": "human", "value": "What?"}]}, "no_answer"),
-    ({"id": "a", "conversations": [{"from": "gpt", "value": "That."}]}, "role_order"),
+    ({"id": "a", "conversations": [{"from": "gpt", "value": "That."}]}, "no_answer"),
     ({"id": "a", "conversations": [{"from": "tool", "value": "That."}]}, "role_order"),
+    ({"id": "a", "conversations": [{"from": "nobody", "value": "That."}]}, "role_order"),
     ({"id": "a", "conversations": [{"from": True, "value": "That."}]}, "wrong_type"),
-    ({"id": "a", "conversations": [{"from": "human", "value": "a"}, {"from": "human", "value": "b"}]}, "role_order"),
+    ({"id": "a", "conversations": [{"from": "human", "value": "a"}, {"from": "human", "value": "b"}]}, "no_answer"),
     (talk("<image>\nWhat?", ""), "empty_answer"),
     (talk("<image>\nWhat?", " \n "), "empty_answer"),
     (talk("  ", "That.", image=None), "empty_question"),
@@ -172,7 +181,7 @@ def test_a_record_that_cannot_be_used_is_refused_with_its_reason(tmp_path: Path,
     assert [item.id for item in conversations(made)] == ["merged/b"]
 
 
-@pytest.mark.parametrize("value", [None, True, 3, 1.5, float("nan"), [], {}])
+@pytest.mark.parametrize("value", [None, True, 3, 1.5, float("nan"), [3], {}])
 def test_an_answer_of_another_type_is_refused(tmp_path: Path, value: Any) -> None:
     record = talk("<image>", "That.")
     record["conversations"][1]["value"] = value

@@ -53,8 +53,9 @@ def test_the_example_reads_its_layout_and_accounts_for_every_record(tmp_path: Pa
         (ADAPTER.replace('where="Here."', "where=None"), "where: got None; expected text"),
         (ADAPTER.replace("licence=", "options=[], licence="), "options: expected a dict of name -> Option"),
         (ADAPTER.replace("licence=", "other_layouts=('a',), licence="), "other_layouts: expected a tuple of Layout"),
+        (ADAPTER.replace("licence=", 'keys=["id"], licence='), "keys: got ['id']; expected a frozenset of names of"),
     ],
-    ids=["dict", "function", "no tuple", "no pattern", "no function", "no text", "no options", "no layout"],
+    ids=["dict", "function", "no tuple", "no pattern", "no function", "no text", "no options", "no layout", "no keys"],
 )
 def test_an_object_that_is_not_an_adapter_says_what_was_expected(
     source: str, expected: str, module_folder: Path

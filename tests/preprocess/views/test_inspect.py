@@ -88,7 +88,7 @@ def test_the_words_of_a_placeholder_in_data_are_not_coloured_as_one(tmp_path: Pa
     names = write_images(tmp_path / "mine", 1)
     record = chat_record(0, images=names)
     record["messages"][1]["content"] = "It says <image> there."
-    build(chat_blend(tmp_path, [record]))
+    build(chat_blend(tmp_path, [record], dataset={"options": {"media_tags": "text"}}))
     (sample,) = inspect_samples(tmp_path / "build")
     assert "It says <image> there." in "".join(text for text, _ in sample.runs)
     assert [sample.runs[number][0].strip() for number in sample.placeholders] == ["<image>"]
