@@ -101,7 +101,8 @@ ADAPTERS: dict[str, Adapter] = {
         images=_CHAT_IMAGES,
         layout="JSON lines, JSON arrays, Parquet, Arrow (save_to_disk) or WebDataset tars, at the root or in data/, of "
         "records in a common form (docs/chat.md): `messages`, ShareGPT's `conversations`, `query` and `response`, and "
-        "others; image paths start at the root or at images/. Parquet, Arrow and tars may contain the images themselves.",
+        "others; image paths start at the root or at images/. Parquet, Arrow and tars may contain the images "
+        "themselves.",
         where="Your own files.",
         licence="Your own.",
         options={**_IDS, "form": forms.FORM, "marker": IMAGE_MARKER, "media_tags": MEDIA_TAGS},

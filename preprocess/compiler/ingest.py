@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from dst.common.extensions import ExtensionOrigin
-from preprocess.adapters.base import Request
+from preprocess.adapters.base import Request, Tally
 from preprocess.adapters.lookup import adapter_origin, read_records
 from preprocess.adapters.parsing.splits import held_out_files
 from preprocess.compiler.spool import reject_all, write_spool
@@ -126,7 +126,8 @@ def run_ingest(task: IngestTask) -> Ingested:
     """Read the dataset into `task.folder`. If a whole file cannot be used, the result's `error` names it."""
     partial = partial_path(task.folder)
     embedded = EmbeddedWriter(partial)
-    request = replace(task.request, embedded=embedded)
+    tally = Tally()
+    request = replace(task.request, embedded=embedded, tally=tally)
     try:
         _check_code(task)
         inputs = [_describe(task.request, path) for path in task.request.annotations]
