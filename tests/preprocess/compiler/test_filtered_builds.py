@@ -55,6 +55,14 @@ def test_what_a_filter_drops_is_a_reject_that_no_limit_counts(
     assert json.loads(as_json)["filtered"] == {"mine": {"aspect_ratio": 2, "rounds": 2}}
 
 
+def test_rules_over_fields_read_the_keys_of_the_records(tmp_path: Path) -> None:
+    records = [chat_record(number, relevance=number, source="web" if number == 3 else "coco") for number in range(5)]
+    fields = {"relevance": {"min": 2}, "source": {"any_of": ["coco"]}}
+    report = build(chat_blend(tmp_path, [*records, chat_record(5)], dataset={"filter": {"fields": fields}}))
+    assert report.datasets["mine"].filtered == {"fields.relevance": 3, "fields.source": 1}
+    assert [sample.metadata["id"] for sample in shards.open(report.path)["train"]] == ["chat/r2", "chat/r4"]
+
+
 def test_finished_work_is_used_again_as_far_as_the_rules_allow(tmp_path: Path) -> None:
     blend = blend_of(tmp_path)
     first = build(blend)
