@@ -93,13 +93,14 @@ def test_mix665k(tmp_path: Path, compile_entry: Compile) -> None:
         {"id": "000000033471", "image": images["000000033471"], "conversations": described},
         {"id": "1565847392", "image": "ocr_vqa/images/1565847392.jpg", "conversations": asked},
         {"id": "wgByO4Y_0", "model": "", "conversations": talk("Write <image> in HTML.", "Use <img>.")},
+        {"id": "zU5lNXw_50", "model": "", "conversations": talk("Sure.", "And then?", "Test it.", first="gpt")},
     ]
     written(tmp_path, {"data/llava_v1_5_mix665k.json": records})
     report = compile_entry("mix665k")
-    assert (report.records, report.samples, report.images) == (8, 7, 6)
-    assert report.rejects == {"image_missing": 1}
+    assert (report.records, report.samples, report.images) == (9, 8, 6)
+    assert (report.rejects, report.notes) == ({"image_missing": 1}, {"control_text": 1, "leading_answer": 1})
     label = "llava_v1_5_mix665k"
-    own = [*images, "000000033471#5", "wgByO4Y_0"]
+    own = [*images, "000000033471#5", "wgByO4Y_0", "zU5lNXw_50"]
     assert ids(tmp_path, "mix665k") == [f"{label}/{identity}" for identity in own]
 
 
