@@ -6,12 +6,14 @@ Exit codes: 0 fine, 1 bad data or a failed run, 2 bad usage or configuration. Re
 from __future__ import annotations
 
 import contextlib
+import functools
 import json
 import os
 import sys
+from collections.abc import Callable
 from dataclasses import asdict
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import click
 
@@ -29,6 +31,21 @@ def location(text: str) -> str | Path:
 def usable_cpus() -> int:
     """The CPUs this process may use: fewer than the machine has inside a container or a batch job."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def build_location(command: Callable[..., None]) -> Callable[..., None]:
+    """The build that a command reads, as its only argument or with --build."""
+
+    @click.argument("named", metavar="[BUILD]", required=False, type=location)
+    @click.option("--build", type=location, help="The build: a folder or a URL; the same as the argument BUILD.")
+    @functools.wraps(command)
+    def with_build(named: str | Path | None, build: str | Path | None, **options: Any) -> None:
+        if (named is None) == (build is None):
+            got = "none" if build is None else f"{visible(named)} and {visible(build)}"
+            raise click.UsageError(f"the build: got {got}; expected one folder or URL, as BUILD or with --build")
+        command(build=named if build is None else build, **options)
+
+    return with_build
 
 
 class _PrepCommand(Command):
@@ -103,7 +120,7 @@ def fetch(
 
 
 @cli.command()
-@click.option("--build", required=True, type=location, help="The build: a folder or a URL.")
+@build_location
 def verify(build: str | Path) -> None:
     """Check every byte of a build, in a folder or at a URL: digests, indexes, samples, tokenizer, manifest."""
     import shards
@@ -134,7 +151,7 @@ def verify(build: str | Path) -> None:
 
 
 @cli.command()
-@click.option("--build", required=True, type=location, help="The build: a folder or a URL.")
+@build_location
 @click.option(
     "--max-length",
     type=click.IntRange(min=1),
@@ -193,7 +210,7 @@ def overlap(
 
 
 @cli.command()
-@click.option("--build", required=True, type=location, help="The build: a folder or a URL.")
+@build_location
 @click.option("--dataset", help="Only samples of this dataset.")
 @click.option("--split", type=click.Choice(["train", "eval"]), help="Only samples of this side.")
 @click.option("--key", help="Only the sample with this key.")

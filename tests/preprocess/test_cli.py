@@ -10,8 +10,10 @@ from pathlib import Path
 
 import pytest
 import yaml
+from click.testing import CliRunner
 
 from preprocess.adapters.registry import ADAPTERS
+from preprocess.cli import cli
 from tests.support.paths import ROOT
 from tests.support.small_blends import SAMPLES, TOKENIZER, build, chat_blend, chat_record, write_images
 
@@ -45,6 +47,17 @@ def test_build_prints_a_table_with_what_became_of_every_dataset(built: Path) -> 
     assert header in [line.split() for line in done.stdout.splitlines()]
     for word in ("mine", "100.0%", "reused"):
         assert word in done.stdout
+
+
+def test_a_build_is_named_by_an_argument_or_by_an_option(built: Path) -> None:
+    asked = ["inspect", "--limit", "1", "--json"]
+    answers = [CliRunner().invoke(cli, [*asked, *named]) for named in ([str(built)], ["--build", str(built)])]
+    assert answers[0].stdout == answers[1].stdout
+    assert json.loads(answers[0].stdout)["dataset"]
+    for named, got in (([], "none"), ([str(built), "--build", str(built)], f"{built} and {built}")):
+        refused = CliRunner().invoke(cli, [*asked, *named])
+        assert refused.exit_code == 2
+        assert f"the build: got {got}; expected one folder or URL, as BUILD or with --build" in refused.stderr
 
 
 def test_verify_says_sound_or_what_is_wrong_with_exit_code_1(built: Path, tmp_path: Path) -> None:
