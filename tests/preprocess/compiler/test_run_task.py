@@ -148,7 +148,7 @@ def test_images_of_cut_rounds_are_not_stored(tmp_path: Path) -> None:
 def test_text_from_data_never_becomes_a_control_token_and_is_counted(tmp_path: Path) -> None:
     words = "Say </s> and <image> and <|im_end|> and ### Image 7: now"
     record = {"id": "a", "messages": [{"role": "user", "content": words}, {"role": "assistant", "content": words}]}
-    report = build(chat_blend(tmp_path, [record])).datasets["mine"]
+    report = build(chat_blend(tmp_path, [record], dataset={"options": {"media_tags": "text"}})).datasets["mine"]
     assert report.notes["control_text"] == 1
     (sample,) = samples(tmp_path)
     tokenizer = load_tokenizer(TOKENIZER)

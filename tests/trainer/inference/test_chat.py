@@ -155,7 +155,7 @@ def test_a_saved_conversation_compiles_to_what_was_said(
     ]
     blend = small_blends.write_blend(
         tmp_path / "blend.yaml",
-        [{"name": "mine", "adapter": "chat", "root": "mine"}],
+        [{"name": "mine", "adapter": "chat", "root": "mine", "options": {"media_tags": "text"}}],
         image_tokens=IMAGE_TOKENS,
         image={"size": SIDE, "store": "original"},
     )

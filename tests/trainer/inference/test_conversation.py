@@ -43,7 +43,7 @@ def trained(folder: Path, **settings: Any) -> shards.Build:
         parts = [{"type": "image", "path": photo.name} for photo in photos]
         messages.append({"role": "user", "content": [*parts, {"type": "text", "text": question}]})
         messages.append({"role": "assistant", "content": answer})
-    dataset = {"images": [str(PHOTOS[0].parent)]}
+    dataset = {"images": [str(PHOTOS[0].parent)], "options": {"media_tags": "text"}}
     image = {"size": SIDE, "store": "original"}
     blend = small_blends.chat_blend(
         folder, [{"id": "1", "messages": messages}], image_tokens=IMAGE_TOKENS, image=image, dataset=dataset, **settings
