@@ -217,7 +217,7 @@ def test_the_data_half_alone_runs_every_command_of_dsvl_prep(venvs: Venvs, user_
     assert len(yaml.safe_load((user_folder / "blend.yaml").read_text(encoding="utf-8"))["datasets"]) > 10
     assert "000000000101.jpg" in prep("render", "--adapter", "llava", "--root", "examples/data")
     assert "tasks: 63 built" in prep("build", "--blend", "examples/blend.yaml", "--out", "build", "--workers", "1")
-    assert "build: sound; 22 shards" in prep("verify", "--build", "build")
+    assert "build: sound; 23 shards" in prep("verify", "--build", "build")
     assert "sequences of 4,096 tokens" in prep("stats", "--build", "build", "--max-length", "4096")
     assert "44 trained" in prep("inspect", "--build", "build", "--dataset", "llava")
 

@@ -112,7 +112,7 @@ def print_report(report: BuildReport) -> None:
         if dataset.filtered:
             console.print(cell(f"{name}: filtered: {counts_text(dataset.filtered)}"))
         if dataset.notes:
-            console.print(cell(f"{name}: notes: {counts_text(dataset.notes)}"))
+            console.print(cell(f"{name}: notes (changed on the way): {counts_text(dataset.notes)}"))
         if dataset.forms:
             console.print(cell(f"{name}: forms: {counts_text(dataset.forms)}"))
         if dataset.ignored_keys:

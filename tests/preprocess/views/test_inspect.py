@@ -229,6 +229,6 @@ def test_below_the_table_are_reasons_and_what_was_not_found(capsys: pytest.Captu
     print_report(report_of(report))
     lines = capsys.readouterr().out.splitlines()
     assert "llava: rejects: image_missing 2, too_long 1" in lines
-    assert "llava: notes: dangling_question 3" in lines
+    assert "llava: notes (changed on the way): dangling_question 3" in lines
     assert "llava: not found: llava/complex_reasoning_77k.json" in lines
     assert report.to_json()["absent"] == ["llava/complex_reasoning_77k.json"]
