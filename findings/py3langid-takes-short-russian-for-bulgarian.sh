@@ -1,10 +1,9 @@
 #!/usr/bin/env bash
-# py3langid calls everyday Russian sentences Bulgarian, in every release from 0.2.2 to 0.4.0.
+# py3langid calls everyday Russian sentences Bulgarian, in 0.2.2, 0.3.0 and 0.4.0.
 #
 # One expects: languages with millions of training texts are told apart in a sentence of five words, as fits a filter over
-# captions and answers. Seen: short Russian texts without a letter that only Russian has are `bg`, with a score that is
-# no lower than for texts that are right. A filter `language: [ru]` loses them; only limiting the classes that may be
-# answered (set_languages) helps. 0.4.0 also drops LanguageIdentifier.from_pickled_model; `classify` and `rank` stay.
+# captions and answers. Seen: short Russian texts without a letter that only Russian has are `bg`. A filter
+# `language: [ru]` loses them; limiting the languages that may be answered (set_languages) helps. 0.4.0 also drops LanguageIdentifier.from_pickled_model; `classify` and `rank` stay.
 #
 # Seen with py3langid 0.2.2 (numpy 1.26.4), 0.3.0 and 0.4.0, Python 3.11.
 set -euo pipefail
