@@ -86,4 +86,4 @@ def _members(path: Path) -> Iterator[str]:
             with tarfile.open(path) as archive:
                 yield from (member.name for member in islice(archive, _MAX_TAR_MEMBERS))
     except (OSError, ValueError, NotImplementedError, zipfile.BadZipFile, tarfile.TarError):
-        return  # a build says what is wrong with an archive that it is told to read
+        return  # a build says what is wrong with an archive that the blend names

@@ -25,8 +25,9 @@ from dst import (
 from dst.common.extensions import ExtensionOrigin
 from preprocess.adapters.base import Request
 from preprocess.adapters.lookup import adapter_origin
-from preprocess.blend.config import Blend, Dataset, Inputs, find_inputs, load_blend
+from preprocess.blend.config import Blend, Dataset, load_blend
 from preprocess.blend.evaluation_sets import EvaluationInputs, find_evaluation_sets
+from preprocess.blend.inputs import Inputs, find_inputs
 from preprocess.errors import ConfigError
 from preprocess.images.fetched import is_fetched_folder
 

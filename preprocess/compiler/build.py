@@ -15,7 +15,8 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
 from dst.common.progress import Progress, Silent
-from preprocess.blend.config import Blend, Dataset, Inputs
+from preprocess.blend.config import Blend, Dataset
+from preprocess.blend.inputs import Inputs
 from preprocess.blend.resolve import Prepared, prepare, request_of
 from preprocess.compiler.commit import CACHE, StageResults, finish, sweep_partials
 from preprocess.compiler.engines import ENGINES
@@ -147,7 +148,6 @@ def _fingerprint_stage(
         max_pixels=prepared.blend.image.max_pixels,
         run=run,
         used=set(),
-        threads=run.workers,
     )
 
 

@@ -6,19 +6,19 @@ covers all that its result depends on, so an image is not read again until its f
 
 from __future__ import annotations
 
-import io
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
-from typing import Protocol, TypeVar
 
 import numpy as np
 import numpy.typing as npt
 import xxhash
 
+from preprocess.compiler.array_files import read_array, write_array
 from preprocess.compiler.ingest import content_key
 from preprocess.compiler.spool import Spool
+from preprocess.compiler.task_runner import TaskRunner
 from preprocess.compiler_version import libraries
 from preprocess.conversation import Image
 from preprocess.dedupe.fingerprint import (
@@ -32,10 +32,6 @@ from preprocess.dedupe.fingerprint import (
 )
 from preprocess.errors import RejectError
 from preprocess.images.stores import StoreList, open_stores
-from shards.files import replace_file
-
-T = TypeVar("T")
-R = TypeVar("R")
 
 FOLDER = "fingerprints"
 _TASK_IMAGES: Mapping[Level, int] = {"tail": 16384, "bytes": 2048, "look": 1024}
@@ -58,20 +54,6 @@ class FingerprintTask:
     def marker(self) -> Path:
         """The file of its result."""
         return self.cache / FOLDER / f"{self.key[:32]}.npy"
-
-
-class RunTasks(Protocol):
-    """The build's engine: runs tasks, or takes what an earlier run finished, in the order of the tasks."""
-
-    def __call__(
-        self,
-        label: str,
-        function: Callable[[T], R],
-        tasks: Sequence[T],
-        *,
-        known: Callable[[T], R | None],
-        weight: Callable[[T], int],
-    ) -> list[R]: ...
 
 
 class ImageTable:
@@ -120,9 +102,12 @@ class FingerprintStage:
     stores: Mapping[str, tuple[Path, ...]]
     cache: Path
     max_pixels: int
-    run: RunTasks
+    run: TaskRunner
     used: set[Path]
-    threads: int = 1
+
+    @property
+    def threads(self) -> int:
+        return self.run.workers
 
     def fingerprints(self, images: ImageTable, chosen: npt.NDArray[np.int64], level: Level) -> Fingerprints:
         """One fingerprint for each of the ascending numbers `chosen`. Raises DataError or OSError as reading does."""
@@ -170,20 +155,13 @@ def run_fingerprint(task: FingerprintTask) -> Fingerprints:
                 result[row] = look_fingerprint(stores.read(image), task.max_pixels)
         except RejectError:
             continue  # the compiler says why it is missing or broken
-    task.marker.parent.mkdir(parents=True, exist_ok=True)
-    buffer = io.BytesIO()
-    np.save(buffer, result, allow_pickle=False)
-    replace_file(task.marker, buffer.getvalue())
+    write_array(task.marker, result)
     return result
 
 
 def read_fingerprints(task: FingerprintTask) -> Fingerprints | None:
     """The result of an earlier run of the same task, if there is one."""
-    try:
-        result = np.load(task.marker, allow_pickle=False)
-    except (OSError, ValueError, EOFError):
-        return None
-    return result if result.dtype == FINGERPRINT and result.shape == task.positions.shape else None
+    return read_array(task.marker, FINGERPRINT, len(task.positions))
 
 
 def image_state(stores: StoreList, image: Image) -> bytes:

@@ -14,6 +14,7 @@ import numpy as np
 import numpy.typing as npt
 import xxhash
 
+from preprocess.compiler.array_files import read_array, write_array
 from preprocess.compiler.fingerprints import FOLDER, FingerprintStage
 from preprocess.compiler.ingest import content_key
 from preprocess.compiler.spool import Spool
@@ -83,20 +84,13 @@ def run_texts(task: TextTask) -> RecordTexts:
         digest = text_digest(conversation)
         result[row - task.start]["digest"] = (digest >> 64, digest & 2**64 - 1)
         result[row - task.start]["question"] = index.match(_questions(conversation)) if index else -1
-    task.marker.parent.mkdir(parents=True, exist_ok=True)
-    buffer = io.BytesIO()
-    np.save(buffer, result, allow_pickle=False)
-    replace_file(task.marker, buffer.getvalue())
+    write_array(task.marker, result)
     return result
 
 
 def read_texts(task: TextTask) -> RecordTexts | None:
     """The result of an earlier run of the same task, if there is one."""
-    try:
-        result: RecordTexts = np.load(task.marker, allow_pickle=False)
-    except (OSError, ValueError, EOFError):
-        return None
-    return result if result.dtype == RECORD_TEXT and result.shape == (task.stop - task.start,) else None
+    return read_array(task.marker, RECORD_TEXT, task.stop - task.start)
 
 
 def text_digest(conversation: Conversation) -> int:

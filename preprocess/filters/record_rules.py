@@ -87,7 +87,7 @@ def _field_problem(rule: FieldRule, value: Scalar) -> str | None:
 
 
 def _is_in(value: Scalar, values: Sequence[Scalar]) -> bool:
-    """As in JSON: 3 and 3.0 are the same number, true is no number, and text is neither."""
+    """As in JSON: 3 and 3.0 are the same number, true is not a number, and text is neither."""
     return any(value == one and _kind(value) == _kind(one) for one in values)
 
 

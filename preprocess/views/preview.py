@@ -21,7 +21,8 @@ from dst.common.yaml_files import override
 from dst.image_places import loses_image_places
 from preprocess.adapters.base import Tally
 from preprocess.adapters.lookup import read_records
-from preprocess.blend.config import Blend, Dataset, check_blend, find_inputs
+from preprocess.blend.config import Blend, Dataset, check_blend
+from preprocess.blend.inputs import find_inputs
 from preprocess.blend.resolve import request_of
 from preprocess.compiler.ingest import stamp
 from preprocess.compiler.messages import messages_of

@@ -6,8 +6,10 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TypeVar
 
+from dst.common.progress import Silent
 from preprocess.compiler.fingerprints import FingerprintStage
 from preprocess.compiler.spool import Spool, write_spool
+from preprocess.compiler.task_runner import TaskRunner
 from preprocess.conversation import Conversation, Image, OfficialSplit, RecordSource, Turn
 
 T = TypeVar("T")
@@ -48,11 +50,11 @@ def in_this_process(function: Callable[[T], R], tasks: Iterable[T], workers: int
     return ((index, function(task)) for index, task in enumerate(tasks))
 
 
-class Here:
-    """Runs tasks in this process, and counts those that no earlier run finished."""
+class Here(TaskRunner):
+    """Runs tasks in this process, and sums the weights of those that no earlier run finished."""
 
     def __init__(self) -> None:
-        self.labels: list[str] = []
+        super().__init__(in_this_process, 1, Silent())
         self.work = 0
 
     def __call__(
@@ -64,14 +66,11 @@ class Here:
         known: Callable[[T], R | None],
         weight: Callable[[T], int] = lambda task: 1,
     ) -> list[R]:
-        results = []
-        for task in tasks:
-            result = known(task)
-            if result is None:
-                self.work += weight(task)
-                result = function(task)
-            results.append(result)
-        return results
+        def counted(task: T) -> R:
+            self.work += weight(task)
+            return function(task)
+
+        return super().__call__(label, counted, tasks, known=known, weight=weight)
 
 
 def stage_of(

@@ -12,7 +12,8 @@ from shards.format.manifest import BuildFacts
 from shards.loader.fields import IGNORE, BatchFields
 from tests.support.manifests import build_facts
 from trainer.config.model import DecoderConfig, EncoderConfig, ModelConfig, ProjectorConfig
-from trainer.model.vision_chat import VisionChatModel, build_model
+from trainer.model.build_model import build_model
+from trainer.model.vision_chat import VisionChatModel
 
 VOCABULARY = 100
 IMAGE = VOCABULARY - 1

@@ -15,7 +15,8 @@ from tests.support.small_blends import TOKENIZER
 from trainer.config.model import DecoderConfig, EncoderConfig, ModelConfig, ProjectorConfig
 from trainer.inference.cached_decoder import Prompt
 from trainer.inference.conversation import expand_images
-from trainer.model.vision_chat import VisionChatModel, build_model
+from trainer.model.build_model import build_model
+from trainer.model.vision_chat import VisionChatModel
 
 SIDE = 32
 IMAGE_TOKENS = 4

@@ -9,6 +9,8 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
+from tests.support.small_blends import jpeg
+
 Behaviour = Callable[["Exchange"], None]
 
 
@@ -114,3 +116,20 @@ def web_server() -> Iterator[WebServer]:
         server.shutdown()
         server.server_close()
         thread.join()
+
+
+def closed(exchange: Exchange) -> None:
+    """No answer."""
+    exchange.handler.close_connection = True
+
+
+def cut(exchange: Exchange) -> None:
+    """The beginning of an image, and the end of the connection."""
+    exchange.send(jpeg(1)[:100], length=len(jpeg(1)), headers={"ETag": '"1"'})
+
+
+def hanging(exchange: Exchange) -> None:
+    """The beginning of an image, and then nothing."""
+    cut(exchange)
+    exchange.handler.wfile.flush()
+    exchange.handler.rfile.read(1)  # until the client is gone

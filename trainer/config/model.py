@@ -1,7 +1,7 @@
 """The parts `model`, `learning_rates` and `lora` of train.yaml: encoder, projector and decoder, and what is trained.
 
 Nothing here loads torch. What the values alone show is checked here; what needs the models' own
-configuration, or the build, is checked by `trainer.model.vision_chat.check_model`.
+configuration, or the build, is checked by `trainer.model.build_model.check_model`.
 """
 
 from __future__ import annotations

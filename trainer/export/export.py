@@ -33,7 +33,8 @@ from trainer.config.run import TrainConfig, to_tree
 from trainer.errors import TrainError
 from trainer.export.model_card import CardFacts, model_card
 from trainer.inference.generate import answer_controls
-from trainer.model.vision_chat import VisionChatModel, portable_config
+from trainer.model.build_model import portable_config
+from trainer.model.vision_chat import VisionChatModel
 from trainer.model_io.llava import (
     as_llava,
     hf_config_dict,

@@ -201,7 +201,7 @@ def _check_mmca(model: CausalDecoder, config: DecoderConfig) -> None:
     """Raises ConfigError unless every layer attends through MMCA; tested on two tokens.
 
     An architecture with its own attention code would silently keep that; one that adds to attention (soft caps, sinks)
-    refuses the layout. Sliding windows are checked in trainer.model.vision_chat.check_model.
+    refuses the layout. Sliding windows are checked in trainer.model.build_model.check_model.
     """
     if model.get_input_embeddings().weight.is_meta:
         return

@@ -24,8 +24,9 @@ from shards.images.geometry import Geometry
 from trainer.config.extensions import extension_notes, require_consent
 from trainer.config.model import ModelConfig
 from trainer.errors import TrainError
+from trainer.model.build_model import build_model, check_model
 from trainer.model.decoder import check_decoder
-from trainer.model.vision_chat import VisionChatModel, build_model, check_model
+from trainer.model.vision_chat import VisionChatModel
 from trainer.model_io.llava import llava_names, own_tensors
 from trainer.model_io.record import (
     Form,
@@ -101,7 +102,7 @@ def load_model(
 def started_model(config: ModelConfig, facts: BuildFacts, *, dtype: torch.dtype) -> VisionChatModel:
     """The model of the export at `config.init_from`, for a run on the build with these facts.
 
-    config: filled in by trainer.checkpoint.init_from, and checked by trainer.model.vision_chat.check_model. Raises as
+    config: filled in by trainer.checkpoint.init_from, and checked by trainer.model.build_model.check_model. Raises as
     `load_model` does.
     """
     folder = Path(str(config.init_from))

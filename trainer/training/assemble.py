@@ -9,9 +9,10 @@ import torch
 
 from shards.format.manifest import BuildFacts
 from trainer.config.run import TrainConfig
+from trainer.model.build_model import build_model
 from trainer.model.lora import add_adapters
 from trainer.model.param_groups import ComponentRow, by_component, choose_trained, component_rows, parameter_groups
-from trainer.model.vision_chat import VisionChatModel, build_model
+from trainer.model.vision_chat import VisionChatModel
 from trainer.model_io.load import started_model
 from trainer.training.metrics import MultipliedWeights
 
@@ -34,7 +35,7 @@ class Assembled:
 def assemble(config: TrainConfig, facts: BuildFacts, *, weights: bool = True) -> Assembled:
     """The model of a config for the build with these facts. The same seed gives the same new weights.
 
-    weights: False leaves pretrained weights random. The config has passed trainer.model.vision_chat.check_model.
+    weights: False leaves pretrained weights random. The config has passed trainer.model.build_model.check_model.
     Raises ConfigError if a part cannot be built or adapted.
     """
     dtype = DTYPES[config.precision]

@@ -89,8 +89,8 @@ def _check(config: TrainConfig, build: Build, world_size: int | None, *, loads_m
     if world_size is not None:
         problems += check_ranks(config, world_size)
     if loads_model or problems:
+        from trainer.model.build_model import check_model
         from trainer.model.decoder_tokenizer import check_tokenizer
-        from trainer.model.vision_chat import check_model
 
         problems += check_model(config.model, manifest.facts())
         problems += check_tokenizer(config.model.decoder, build.tokenizer_folder())

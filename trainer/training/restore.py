@@ -23,8 +23,9 @@ from trainer.checkpoint.init_from import other_start
 from trainer.checkpoint.reader import Checkpoint, load_weights
 from trainer.config.extensions import extension_notes, require_consent
 from trainer.config.run import TrainConfig, config_from
+from trainer.model.build_model import check_model
 from trainer.model.lora import merge_lora
-from trainer.model.vision_chat import VisionChatModel, check_model
+from trainer.model.vision_chat import VisionChatModel
 from trainer.training.assemble import assemble
 from trainer.training.preflight import check_config_fits_build
 

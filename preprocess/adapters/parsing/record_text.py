@@ -55,7 +55,8 @@ def open_text(path: Path) -> BinaryIO:
     kind = kind_of(path)
     if kind != "text":
         raise DataError(
-            f"{path}: is {kind}; expected JSON: use the adapter chat, which reads it, or convert it to JSON lines"
+            f"{path}: is {kind}; expected JSON: convert it to JSON lines, or use the adapter chat if it holds "
+            "conversations"
         )
     return open_bytes(path)
 

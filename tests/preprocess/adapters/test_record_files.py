@@ -21,7 +21,8 @@ from preprocess.adapters.parsing.record_files import json_records, read_records
 from preprocess.adapters.parsing.record_tars import MemberImage
 from preprocess.adapters.parsing.unreadable import UnreadableRecord
 from preprocess.adapters.registry import ADAPTERS
-from preprocess.blend.config import find_inputs, load_blend
+from preprocess.blend.config import load_blend
+from preprocess.blend.inputs import find_inputs
 from preprocess.containers import tables
 from preprocess.errors import DataError
 from tests.support.adapting import adapted, conversations, rejects
@@ -222,7 +223,10 @@ def test_a_file_of_another_kind_is_named_as_what_it_is(tmp_path: Path, adapter: 
 @pytest.mark.parametrize("adapter", [name for name, row in ADAPTERS.items() if not row.embedded])
 def test_sound_files_of_another_form_are_never_called_broken(tmp_path: Path, adapter: str) -> None:
     pq.write_table(pa.table({"id": [1]}), tmp_path / "a.parquet")
-    for name, words in (("a.parquet", "is Parquet; expected JSON: use the adapter chat"), ("b.json", "")):
+    for name, words in (
+        ("a.parquet", "is Parquet; expected JSON: convert it to JSON lines, or use the adapter chat if"),
+        ("b.json", ""),
+    ):
         write(tmp_path / "b.json", b'"words"')
         with pytest.raises(DataError) as caught:
             adapted(adapter, tmp_path, {}, annotations=(name,), images=(".",))

@@ -30,7 +30,7 @@ from trainer.config.model import EncoderConfig
 from trainer.config.run import to_tree
 from trainer.errors import TrainError
 from trainer.export.export import export, export_model
-from trainer.model import vision_chat
+from trainer.model import build_model
 from trainer.model.decoder import PRESETS
 from trainer.model.encoders.registry import Encoder, build_encoder
 from trainer.training.assemble import assemble
@@ -120,7 +120,7 @@ def test_a_run_builds_its_encoder_for_one_check_and_for_training(
         devices.append((encoder := build_encoder(config, weights=weights)).tower.class_embedding.device.type)
         return encoder
 
-    monkeypatch.setattr(vision_chat, "build_encoder", recording)
+    monkeypatch.setattr(build_model, "build_encoder", recording)
     config, opened = prepare(second_stage(tmp_path, build.store.location, first), (), 1, loads_model=True)
     assemble(config, opened.manifest.facts())
     assert devices == ["meta", "cpu"]

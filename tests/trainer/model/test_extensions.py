@@ -17,9 +17,9 @@ from tests.support.manifests import build_facts
 from trainer.config.kinds import ENCODER_KINDS, PROJECTOR_KINDS
 from trainer.config.model import DecoderConfig, EncoderConfig, ModelConfig, ProjectorConfig
 from trainer.errors import TrainError
+from trainer.model.build_model import build_model, check_model
 from trainer.model.encoders.registry import ENCODERS, build_encoder
 from trainer.model.projectors import PROJECTORS, build_projector
-from trainer.model.vision_chat import build_model, check_model
 
 ENCODER, PROJECTOR = "photo_extensions.convolutions:ENCODER", "photo_extensions.pooling:PROJECTOR"
 FACTS = build_facts(image_size=32, image_tokens=4, max_length=64, vocabulary_size=100, image_id=99)

@@ -34,8 +34,9 @@ from trainer.config.model import (
 )
 from trainer.errors import TrainError
 from trainer.model import vision_chat as model_module
+from trainer.model.build_model import build_model, check_model, portable_config
 from trainer.model.decoder import PRESETS
-from trainer.model.vision_chat import VisionChatModel, build_model, check_model, portable_config
+from trainer.model.vision_chat import VisionChatModel
 
 one_thread = pytest.fixture(scope="module", autouse=True)(model_batches.on_one_thread)
 

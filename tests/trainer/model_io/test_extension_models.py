@@ -30,7 +30,8 @@ from trainer.config.run import TrainConfig
 from trainer.distributed import launch
 from trainer.errors import TrainError
 from trainer.export.export import export, export_model
-from trainer.model.vision_chat import VisionChatModel, check_model
+from trainer.model.build_model import check_model
+from trainer.model.vision_chat import VisionChatModel
 from trainer.model_io.llava import refusals
 from trainer.training.preflight import prepare
 

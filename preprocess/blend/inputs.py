@@ -1,0 +1,77 @@
+"""The files of each dataset of a blend: annotations and image stores, found on disk."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from preprocess.blend.config import Blend
+from preprocess.blend.layouts import find_layout, matching, own_annotations
+from preprocess.containers.marks import may_hold_images
+from preprocess.errors import ConfigError
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Inputs:
+    """A dataset's files, found on disk. absent: the adapter's annotation patterns that matched nothing."""
+
+    root: Path
+    annotations: tuple[Path, ...]
+    images: tuple[Path, ...]
+    absent: tuple[str, ...] = ()
+
+
+def find_inputs(blend: Blend, base: Path, *, need_images: bool = True) -> dict[str, Inputs]:
+    """The files of every dataset; relative paths start at `base`. Raises ConfigError with all that is missing.
+
+    need_images: False if no image is opened, so that none of the adapter's own image locations has to exist.
+    """
+    inputs: dict[str, Inputs] = {}
+    problems: list[str] = []
+    for index, dataset in enumerate(blend.datasets):
+        where = f"datasets.{index} ({dataset.name})"
+        root = base / os.path.expanduser(dataset.root)
+        if not root.is_dir():
+            problems.append(f"{where}.root: no folder {root}; expected the folder that holds {dataset.spec.layout}")
+            continue
+        layout = find_layout(dataset.spec, root) or dataset.spec.layouts[0]
+        images = matching(root, _patterns(dataset.images) or layout.images)
+        patterns = _patterns(dataset.annotations) or layout.annotations
+        annotations = matching(root, patterns) if dataset.annotations else own_annotations(dataset.spec, root, patterns)
+        missing = [pattern for pattern in patterns if not matching(root, (pattern,))]
+        if not annotations or (missing and (dataset.annotations or dataset.spec.joins)):
+            patterns_text = ", ".join(missing or patterns)
+            problems.append(
+                f"{where}.annotations: nothing below {root} matches {patterns_text}; expected {dataset.spec.layout}"
+            )
+        if need_images and not dataset.images and not images:
+            problems.append(
+                f"{where}.images: none of {', '.join(layout.images)} is below {root}; expected "
+                f"{dataset.spec.layout.rstrip('.')}; set images: to where the images are"
+            )
+        problems += [
+            f"{where}.images: nothing below {root} matches {pattern}"
+            for pattern in _patterns(dataset.images)
+            if not matching(root, (pattern,))
+        ]
+        inputs[dataset.name] = Inputs(
+            root=root,
+            annotations=annotations,
+            images=_with_embedded(images, annotations) if dataset.spec.embedded else images,
+            absent=() if dataset.spec.alternatives or layout in dataset.spec.other_layouts else tuple(missing),
+        )
+    if problems:
+        raise ConfigError(problems)
+    return inputs
+
+
+def _with_embedded(images: Sequence[Path], annotations: Sequence[Path]) -> tuple[Path, ...]:
+    """The image stores, and the files of records that have images in them."""
+    known = {os.path.abspath(path) for path in images}
+    return (*images, *(path for path in annotations if os.path.abspath(path) not in known and may_hold_images(path)))
+
+
+def _patterns(value: str | tuple[str, ...]) -> tuple[str, ...]:
+    return (value,) if isinstance(value, str) else value
