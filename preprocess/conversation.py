@@ -17,6 +17,9 @@ import orjson
 Role = Literal["system", "user", "assistant", "tool"]
 OfficialSplit = Literal["", "train", "val", "test"]
 Scalar = str | int | float | bool
+SCALARS = (str, int, float, bool)
+FieldValue = Scalar | tuple[Scalar | None, ...]
+"""What a field says. A conversation of several records has a value for each of them."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -85,7 +88,7 @@ class Conversation:
     references: tuple[str, ...] = ()
     notes: tuple[str, ...] = ()
     tools: tuple[str, ...] = ()
-    fields: Mapping[str, Scalar] = field(default_factory=dict)
+    fields: Mapping[str, FieldValue] = field(default_factory=dict)
 
     @property
     def images(self) -> tuple[Image, ...]:

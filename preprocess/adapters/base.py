@@ -7,12 +7,12 @@ every record, always in the same order. It opens no image; it names them, and th
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol
 
-from preprocess.conversation import Image, Records, Role, embedded_name
+from preprocess.conversation import SCALARS, Image, Records, Role, embedded_name
 
 _MAX_NAMES = 100
 
@@ -35,11 +35,14 @@ class NamesOnly:
 class Tally:
     """What an adapter found in a dataset, in records: their forms, and the keys that it ignored.
 
-    Names come from data, so only the first hundred of each kind are counted.
+    For a filter: which of its fields some record has, and the keys of the first records that one could be. Names come
+    from data, so only the first hundred of each kind are counted.
     """
 
     forms: Counter[str] = field(default_factory=Counter)
     ignored_keys: Counter[str] = field(default_factory=Counter)
+    fields_found: set[str] = field(default_factory=set)
+    possible_fields: dict[str, None] = field(default_factory=dict)
 
     def form(self, name: str) -> None:
         self.forms[name] += 1
@@ -47,6 +50,19 @@ class Tally:
     def ignored_key(self, name: str) -> None:
         if name in self.ignored_keys or len(self.ignored_keys) < _MAX_NAMES:
             self.ignored_keys[name] += 1
+
+    def fields(self, record: Mapping[str, Any], wanted: Sequence[str]) -> None:
+        """Look for fields of a filter in a record. As soon as all were found once, this does nothing."""
+        if len(self.fields_found) == len(wanted):
+            return
+        self.fields_found.update(name for name in wanted if name in record)
+        for name, value in record.items():
+            if type(value) in SCALARS:
+                self.possible_field(name)
+
+    def possible_field(self, name: str) -> None:
+        if len(self.possible_fields) < _MAX_NAMES:
+            self.possible_fields[name] = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -18,8 +18,10 @@ from pathlib import Path
 from typing import Any
 
 from dst.common.extensions import ExtensionOrigin
+from dst.common.suggest import nearest
 from preprocess.adapters.base import Request, Tally
 from preprocess.adapters.lookup import adapter_origin, read_records
+from preprocess.adapters.parsing.fields import printable
 from preprocess.adapters.parsing.splits import held_out_files
 from preprocess.compiler.spool import reject_all, write_spool
 from preprocess.compiler_version import COMPILER
@@ -148,6 +150,7 @@ def run_ingest(task: IngestTask) -> Ingested:
             ignored_keys=dict(tally.ignored_keys),
         )
         embedded.close()
+        check_fields(tally, request.filter_fields)
         if not found.records:
             raise DataError(
                 f"{', '.join(map(str, task.request.annotations))}: no records in it; remove the dataset from the blend"
@@ -164,6 +167,18 @@ def run_ingest(task: IngestTask) -> Ingested:
     finally:
         embedded.release()
     return found
+
+
+def check_fields(tally: Tally, wanted: Sequence[str]) -> None:
+    """Raises DataError for a field of the filter that no record has: a rule over it would keep or drop all of them."""
+    if not tally.possible_fields and not tally.fields_found:
+        return  # no record was read as far as its fields
+    for name in wanted:
+        if name not in tally.fields_found:
+            known = ", ".join(sorted(map(printable, tally.possible_fields)))
+            hint = nearest(name, tally.possible_fields)
+            expected = f"expected one of {known}" if known else "no key holds text, a number, true or false"
+            raise DataError(f"filter.fields.{name}: no record has the key {name}{hint}; {expected}")
 
 
 def filtered(records: Records, rules: Filter, dropped: Counter[str]) -> Iterator[Conversation | Reject]:

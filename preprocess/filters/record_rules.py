@@ -64,11 +64,15 @@ def _of_field(name: str, rule: FieldRule) -> Check:
     path = f"fields.{name}"
 
     def check(conversation: Conversation) -> Broken | None:
-        value = conversation.fields.get(name)
-        if value is None:
-            return None if rule.missing == "keep" else Broken(path, f"the record has no {name}, or null in it")
-        problem = _field_problem(rule, value)
-        return Broken(path, f"got {_shown(value)}; {problem}") if problem else None
+        values = conversation.fields.get(name)
+        for value in values if isinstance(values, tuple) else (values,):
+            if value is not None:
+                problem = _field_problem(rule, value)
+                if problem:
+                    return Broken(path, f"got {_shown(value)}; {problem}")
+            elif rule.missing == "drop":
+                return Broken(path, f"the record has no text, number, true or false in {name}")
+        return None
 
     return check
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import functools
 import json
 from collections import Counter
@@ -116,6 +117,23 @@ def sample(name: str) -> dict[str, Any]:
         return CHAT
     files = request_for(name, EXAMPLES).annotations
     return {path.relative_to(EXAMPLES).as_posix(): json.loads(path.read_text(encoding="utf-8")) for path in files}
+
+
+def keyed(name: str, key: str, value: Any) -> dict[str, Any]:
+    """The sample of an adapter, with a key more in the first record of each file."""
+    documents = copy.deepcopy(sample(name))
+    for document in documents.values():
+        records = document
+        while not isinstance(records, list):
+            lists = [part for part in records.values() if isinstance(part, list)] if isinstance(records, dict) else []
+            if lists and isinstance(lists[0][0], dict):
+                records = lists[0]
+            elif "data" in records:
+                records = records["data"]
+            else:
+                records = [*records.values()]
+        records[0][key] = value
+    return documents
 
 
 def taken(made: Made) -> Counter[str]:

@@ -69,8 +69,8 @@ def read(request: Request) -> Records:
             yield build_or_reject(location.source, _conversation, location, record)
 
 
-def _conversation(location: RecordLocation, record: Any) -> Conversation:
-    record = record_of(record, location.request, KEYS)
+def _conversation(location: RecordLocation, published: Any) -> Conversation:
+    record = record_of(published, location.request, KEYS)
     if _lacks_answer(record):
         raise RejectError("no_answer", "there is neither correct_choice_idx nor rationales")
     image = Image(name=coco_name(need(record, "image_id")))
@@ -96,7 +96,7 @@ def _conversation(location: RecordLocation, record: Any) -> Conversation:
         official_split=split,
         references=references,
         notes=notes,
-        fields=filter_fields(location.request, record),
+        fields=filter_fields(location.request, published),
     )
 
 

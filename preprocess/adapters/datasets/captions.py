@@ -6,18 +6,16 @@ its references. A record is a caption; an image entry that is malformed or has n
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from preprocess.adapters.base import Request
-from preprocess.adapters.parsing.choices import choose, prompts_of
+from preprocess.adapters.datasets.captioner import CaptionedImage, Captioner
 from preprocess.adapters.parsing.fields import (
     answer,
     as_id,
     build_or_reject,
-    image_groups,
     image_name,
     is_text,
     list_of,
@@ -25,13 +23,12 @@ from preprocess.adapters.parsing.fields import (
     need_id,
     show,
 )
-from preprocess.adapters.parsing.identities import Identities
 from preprocess.adapters.parsing.json_stream import array_items
-from preprocess.adapters.parsing.keys import own_id, record_of
+from preprocess.adapters.parsing.keys import filter_fields, own_id, record_of
 from preprocess.adapters.parsing.record_files import json_form, json_records
 from preprocess.adapters.parsing.record_location import RecordLocation, located_records, location_of
 from preprocess.adapters.parsing.splits import split_of_file, split_of_image, stated_split
-from preprocess.conversation import Conversation, Image, OfficialSplit, Records, RecordSource, Reject, Turn
+from preprocess.conversation import Conversation, OfficialSplit, Records, RecordSource, Reject
 from preprocess.errors import DataError, RejectError
 
 COCO_PROMPTS = (
@@ -64,7 +61,7 @@ KEYS = _ENTRY_KEYS | _CAPTION_KEYS | _LISTED_KEYS
 
 
 def read_coco(request: Request) -> Records:
-    captioner = _Captioner(request)
+    captioner = Captioner(request)
     for path in request.annotations:
         if json_form(path) in ("array", "lines"):
             yield from _lavis(captioner, path)
@@ -74,7 +71,7 @@ def read_coco(request: Request) -> Records:
 
 def read_minigpt4(request: Request) -> Records:
     """`{"annotations": [{"image_id", "caption"}]}`; the image file is `<image_id>.jpg`."""
-    captioner = _Captioner(request)
+    captioner = Captioner(request)
     for path in request.annotations:
         records = array_items(path, "annotations")
         for location, record in located_records(
@@ -83,45 +80,11 @@ def read_minigpt4(request: Request) -> Records:
             yield build_or_reject(location.source, _aligned, captioner, location, record)
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class _CaptionedImage:
-    """The data that all captions of an image share."""
-
-    image: Image
-    groups: tuple[str, ...]
-    split: OfficialSplit
-    captions: tuple[str, ...]
-
-
-class _Captioner:
-    """The request, its prompts, and the ids assigned so far."""
-
-    def __init__(self, request: Request) -> None:
-        self.request = request
-        self.prompts = prompts_of(request)
-        self.identities = Identities(request)
-
-    def captioned_image(self, name: str, split: OfficialSplit = "", captions: tuple[str, ...] = ()) -> _CaptionedImage:
-        image = Image(name=name)
-        return _CaptionedImage(image=image, groups=image_groups(self.request, [image]), split=split, captions=captions)
-
-    def conversation(self, location: RecordLocation, caption: str, captioned: _CaptionedImage) -> Conversation:
-        prompt = choose(self.prompts, self.request.seed, location.source.record)
-        return Conversation(
-            id=location.claim(),
-            turns=(Turn(role="user", parts=(captioned.image, prompt)), Turn(role="assistant", parts=(caption,))),
-            sources=(location.source,),
-            groups=captioned.groups,
-            official_split=captioned.split,
-            references=captioned.captions,
-        )
-
-
-def _aligned(captioner: _Captioner, location: RecordLocation, record: Any) -> Conversation:
-    record = record_of(record, captioner.request, _ALIGNED_KEYS)
+def _aligned(captioner: Captioner, location: RecordLocation, published: Any) -> Conversation:
+    record = record_of(published, captioner.request, _ALIGNED_KEYS)
     name = image_name(need_id(record, "image_id") + ".jpg", "image_id")
     caption = answer(need(record, "caption"), "caption")
-    return captioner.conversation(location, caption, captioner.captioned_image(name))
+    return captioner.conversation(location, published, caption, captioner.captioned_image(name))
 
 
 def _is_karpathy(path: Path) -> bool:
@@ -138,7 +101,7 @@ def _is_karpathy(path: Path) -> bool:
     return False
 
 
-def _karpathy(captioner: _Captioner, path: Path) -> Records:
+def _karpathy(captioner: Captioner, path: Path) -> Records:
     file = captioner.request.source_file(path)
     number = 0
     for index, entry in enumerate(array_items(path, "images")):
@@ -155,22 +118,22 @@ def _karpathy(captioner: _Captioner, path: Path) -> Records:
         sentences, captioned = made
         for sentence in sentences:
             location = location_of(captioner.identities, path, own_id(captioner.request, sentence, "sentid"), number)
-            yield build_or_reject(location.source, _sentence, captioner, location, sentence, "raw", captioned)
+            yield build_or_reject(location.source, _sentence, captioner, location, sentence, captioned)
             number += 1
 
 
-def _karpathy_entry(captioner: _Captioner, entry: Any) -> tuple[list[Any], _CaptionedImage]:
-    entry = record_of(entry, captioner.request, _ENTRY_KEYS, "the entry")
+def _karpathy_entry(captioner: Captioner, published: Any) -> tuple[list[Any], CaptionedImage]:
+    entry = record_of(published, captioner.request, _ENTRY_KEYS, "the entry")
     name = image_name(need(entry, "filename"), "filename")
     split = stated_split(entry.get("split"))
     sentences = list_of(entry, "sentences")
     if not sentences:
         raise RejectError("no_answer", "the image has no captions")
     captions = _captions(item.get("raw") if type(item) is dict else None for item in sentences)
-    return sentences, captioner.captioned_image(name, split, captions)
+    return sentences, captioner.captioned_image(name, split, captions, published)
 
 
-def _lavis(captioner: _Captioner, path: Path) -> Records:
+def _lavis(captioner: Captioner, path: Path) -> Records:
     """coco_karpathy_*.json of LAVIS and BLIP: `[{"image", "caption": text or [texts]}]`, the split in the file's name.
 
     The captions of an image are in several records of the training file, so it is read twice.
@@ -194,31 +157,32 @@ def _lavis(captioner: _Captioner, path: Path) -> Records:
 
 
 def _lavis_entry(
-    captioner: _Captioner, record: Any, captions: dict[str, list[str]]
-) -> tuple[list[Any], _CaptionedImage]:
-    record = record_of(record, captioner.request, _LISTED_KEYS)
+    captioner: Captioner, published: Any, captions: dict[str, list[str]]
+) -> tuple[list[Any], CaptionedImage]:
+    record = record_of(published, captioner.request, _LISTED_KEYS)
     name = image_name(need(record, "image"))
     sentences = _listed(need(record, "caption"))
     if not sentences:
         raise RejectError("no_answer", "the image has no captions")
-    return sentences, captioner.captioned_image(name, "", tuple(captions[name]))
+    return sentences, captioner.captioned_image(name, "", tuple(captions[name]), published)
 
 
 def _plain_sentence(
-    captioner: _Captioner, location: RecordLocation, sentence: Any, captioned: _CaptionedImage
+    captioner: Captioner, location: RecordLocation, sentence: Any, captioned: CaptionedImage
 ) -> Conversation:
-    return captioner.conversation(location, answer(sentence, "caption"), captioned)
+    return captioner.conversation(location, {}, answer(sentence, "caption"), captioned)
 
 
 def _listed(value: Any) -> list[Any]:
     return value if type(value) is list else [value]
 
 
-def _official(captioner: _Captioner, path: Path) -> Records:
+def _official(captioner: Captioner, path: Path) -> Records:
     """Images may follow annotations in the file, so it is read three times: images, captions of each, conversations."""
     file = captioner.request.source_file(path)
     names: dict[str, str] = {}
     entries: dict[str, int] = {}
+    fields: dict[str, Mapping[str, Any]] = {}
     for index, entry in enumerate(array_items(path, "images")):
         source = RecordSource(file=file, record=own_id(captioner.request, entry, "id") or str(index))
         made = build_or_reject(source, _official_entry, captioner.request, entry, names)
@@ -228,6 +192,8 @@ def _official(captioner: _Captioner, path: Path) -> Records:
             identity, name = made
             names[identity] = name
             entries[identity] = index
+            if captioner.request.filter_fields:
+                fields[identity] = filter_fields(captioner.request, entry)
     captions: dict[str, list[str]] = {}
     for record in array_items(path, "annotations"):
         if type(record) is dict and (key := as_id(record.get("image_id"))) is not None:
@@ -241,7 +207,9 @@ def _official(captioner: _Captioner, path: Path) -> Records:
     for location, record in located_records(
         captioner.identities, path, records, lambda record: own_id(captioner.request, record, "id")
     ):
-        yield build_or_reject(location.source, _annotation, captioner, location, record, in_name, names, captions)
+        yield build_or_reject(
+            location.source, _annotation, captioner, location, record, in_name, names, captions, fields
+        )
 
 
 def _official_entry(request: Request, entry: Any, names: dict[str, str]) -> tuple[str, str]:
@@ -253,27 +221,30 @@ def _official_entry(request: Request, entry: Any, names: dict[str, str]) -> tupl
 
 
 def _annotation(
-    captioner: _Captioner,
+    captioner: Captioner,
     location: RecordLocation,
-    record: Any,
+    published: Any,
     in_name: OfficialSplit,
     names: dict[str, str],
     captions: dict[str, list[str]],
+    fields: dict[str, Mapping[str, Any]],
 ) -> Conversation:
-    record = record_of(record, captioner.request, _CAPTION_KEYS)
+    record = record_of(published, captioner.request, _CAPTION_KEYS)
     image_id = need_id(record, "image_id")
     if image_id not in names:
         raise RejectError("no_match", f"image_id is {show(image_id)}; expected the id of one of the file's images")
     name = names[image_id]
-    captioned = captioner.captioned_image(name, in_name or split_of_image(name), tuple(captions[image_id]))
-    return _sentence(captioner, location, record, "caption", captioned)
+    captioned = captioner.captioned_image(
+        name, in_name or split_of_image(name), tuple(captions[image_id]), fields.get(image_id, {})
+    )
+    return captioner.conversation(location, published, answer(need(record, "caption"), "caption"), captioned)
 
 
 def _sentence(
-    captioner: _Captioner, location: RecordLocation, record: Any, key: str, captioned: _CaptionedImage
+    captioner: Captioner, location: RecordLocation, published: Any, captioned: CaptionedImage
 ) -> Conversation:
-    caption = answer(need(record_of(record, captioner.request, _CAPTION_KEYS), key), key)
-    return captioner.conversation(location, caption, captioned)
+    record = record_of(published, captioner.request, _CAPTION_KEYS)
+    return captioner.conversation(location, published, answer(need(record, "raw"), "raw"), captioned)
 
 
 def _captions(values: Any) -> tuple[str, ...]:

@@ -116,6 +116,7 @@ def _conversation(
         sources=instructions.sources,
         groups=tuple(dict.fromkeys(image_group_of(image_id) for image_id in instructions.image_ids)),
         notes=tuple(notes),
+        fields=instructions.fields,
     )
 
 

@@ -7,7 +7,7 @@ in file order, each exactly once. The images are shown in the first question.
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -26,8 +26,8 @@ from preprocess.adapters.parsing.fields import (
 )
 from preprocess.adapters.parsing.identities import Identities
 from preprocess.adapters.parsing.json_stream import object_items, outline
-from preprocess.adapters.parsing.keys import record_of
-from preprocess.conversation import Conversation, Image, Records, RecordSource, Reject, Turn
+from preprocess.adapters.parsing.keys import fields_of_all, filter_fields, record_of
+from preprocess.conversation import Conversation, FieldValue, Image, Records, RecordSource, Reject, Scalar, Turn
 from preprocess.errors import RejectError
 
 KEYS = frozenset(("instruction", "answer", "image_ids", "rel_ins_ids"))
@@ -45,6 +45,7 @@ class InstructionSet:
     image_ids: tuple[str, ...]
     rounds: tuple[tuple[str, str], ...]
     sources: tuple[RecordSource, ...]
+    fields: Mapping[str, FieldValue]
 
 
 def read(request: Request, *, coco_images: bool = False) -> Records:
@@ -89,6 +90,7 @@ def instruction_sets(request: Request, path: Path) -> Iterator[InstructionSet | 
             image_ids=graph.images[first],
             rounds=tuple(pair for pair in (graph.rounds[member] for member in members) if pair is not None),
             sources=tuple(RecordSource(file=file, record=graph.record(member)) for member in members),
+            fields=fields_of_all(request, [graph.fields[member] for member in members]),
         )
 
 
@@ -124,6 +126,7 @@ class _InstructionGraph:
     images: list[tuple[str, ...]] = field(default_factory=list)
     related: list[tuple[str, ...]] = field(default_factory=list)
     rounds: list[tuple[str, str] | None] = field(default_factory=list)
+    fields: list[Mapping[str, Scalar]] = field(default_factory=list)
     places: dict[str, int] = field(default_factory=dict)
 
     def has(self, own: str) -> bool:
@@ -136,6 +139,7 @@ class _InstructionGraph:
         self.images.append(images)
         self.related.append(related)
         self.rounds.append(None)
+        self.fields.append({})
         if own is not None and not self.has(own):
             self.places[own] = place
         return place
@@ -168,8 +172,8 @@ class _InstructionGraph:
         yield from sorted(sets.values())
 
 
-def _add(graph: _InstructionGraph, request: Request, own: str | None, number: int, record: Any) -> None:
-    record = record_of(record, request, KEYS)
+def _add(graph: _InstructionGraph, request: Request, own: str | None, number: int, published: Any) -> None:
+    record = record_of(published, request, KEYS)
     images = tuple(image_name(item, "an image id") for item in _ids(record, "image_ids"))
     related = tuple(item for item in _ids(record, "rel_ins_ids") if _is_id(item))
     if request.options.get("frames") != "even":
@@ -177,6 +181,8 @@ def _add(graph: _InstructionGraph, request: Request, own: str | None, number: in
     place = graph.add(own, number, images, related)
     words = question(need(record, "instruction"), "instruction")
     graph.rounds[place] = (words, answer(need(record, "answer")))
+    if request.filter_fields:
+        graph.fields[place] = filter_fields(request, published)
 
 
 def _ids(record: dict[str, Any], key: str) -> list[Any]:
@@ -205,6 +211,7 @@ def _conversation(
         sources=instructions.sources,
         groups=tuple(dict.fromkeys(image_group_of(image_id) for image_id in shown)),
         notes=("frames_cut",) if len(shown) < len(instructions.image_ids) else (),
+        fields=instructions.fields,
     )
 
 

@@ -50,8 +50,8 @@ def read(request: Request) -> Records:
             yield build_or_reject(location.source, _conversation, location, key, record)
 
 
-def _conversation(location: RecordLocation, key: str, record: Any) -> Conversation:
-    record = record_of(record, location.request, KEYS)
+def _conversation(location: RecordLocation, key: str, published: Any) -> Conversation:
+    record = record_of(published, location.request, KEYS)
     url = text(need(record, "imageURL"), "imageURL")
     file = Image(name=image_name(key, "the id") + _extension(url))
     by_url = location.request.options["image"] == "url"
@@ -77,7 +77,7 @@ def _conversation(location: RecordLocation, key: str, record: Any) -> Conversati
         sources=(location.source,),
         groups=image_groups(location.request, dict.fromkeys((file, image))),
         official_split=split,
-        fields=filter_fields(location.request, record),
+        fields=filter_fields(location.request, published),
     )
 
 

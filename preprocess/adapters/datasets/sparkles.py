@@ -25,7 +25,7 @@ from preprocess.adapters.parsing.fields import (
     text,
 )
 from preprocess.adapters.parsing.identities import Identities
-from preprocess.adapters.parsing.keys import record_of
+from preprocess.adapters.parsing.keys import filter_fields, record_of
 from preprocess.adapters.parsing.record_files import json_records
 from preprocess.adapters.parsing.roles import role_of
 from preprocess.adapters.parsing.turns import check_order
@@ -62,10 +62,10 @@ def _conversation(
     label: str,
     number: int,
     source: RecordSource,
-    record: Any,
+    published: Any,
     store: int | None,
 ) -> Conversation:
-    record = record_of(record, request, _RECORD_KEYS)
+    record = record_of(published, request, _RECORD_KEYS)
     messages = [record_of(item, request, _TURN_KEYS, "a turn") for item in list_of(record, "dialogue")]
     roles = [role_of(need(message, "role"), request.roles) for message in messages]
     check_order(roles)
@@ -102,6 +102,7 @@ def _conversation(
         sources=(source,),
         groups=image_groups(request, (part for turn in turns for part in turn.parts if isinstance(part, Image))),
         notes=tuple(notes),
+        fields=filter_fields(request, published),
     )
 
 

@@ -15,7 +15,7 @@ from preprocess.adapters.datasets.vqa_records import ANSWER_KEYS, QUESTION_KEYS,
 from preprocess.adapters.parsing.fields import build_or_reject, image_at, need, question
 from preprocess.adapters.parsing.identities import Identities
 from preprocess.adapters.parsing.json_stream import array_items, outline
-from preprocess.adapters.parsing.keys import own_id, record_of
+from preprocess.adapters.parsing.keys import filter_fields, own_id, record_of
 from preprocess.adapters.parsing.record_files import json_form, json_records
 from preprocess.adapters.parsing.record_location import RecordLocation, located_records
 from preprocess.adapters.parsing.splits import split_of_file, stated_split
@@ -71,8 +71,8 @@ def _published_whole(identities: Identities, path: Path) -> Records:
         yield build_or_reject(location.source, _whole, location, record, in_name)
 
 
-def _whole(location: RecordLocation, record: Any, in_name: OfficialSplit) -> Conversation:
-    record = record_of(record, location.request, KEYS)
+def _whole(location: RecordLocation, published: Any, in_name: OfficialSplit) -> Conversation:
+    record = record_of(published, location.request, KEYS)
     if "image" in record:
         image = image_at(record["image"], location.request)
     else:
@@ -82,4 +82,4 @@ def _whole(location: RecordLocation, record: Any, in_name: OfficialSplit) -> Con
         raise RejectError("no_answer", "there is no key answers")
     answers = answers_of(record, location.request)
     split = stated_split(record.get("set_name")) or in_name
-    return conversation(location, words, image, answers, split)
+    return conversation(location, words, image, answers, split, filter_fields(location.request, published))

@@ -7,6 +7,7 @@ columns: about 0.5 kB for a question with ten answers.
 
 from __future__ import annotations
 
+import json
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass, field
@@ -27,10 +28,10 @@ from preprocess.adapters.datasets.vqa_records import (
 from preprocess.adapters.parsing.fields import as_id, build_or_reject, need, need_id, question
 from preprocess.adapters.parsing.identities import Identities
 from preprocess.adapters.parsing.json_stream import array_items, outline
-from preprocess.adapters.parsing.keys import own_id, record_of, renamed
+from preprocess.adapters.parsing.keys import filter_fields, own_id, record_of, renamed
 from preprocess.adapters.parsing.record_location import location_of
 from preprocess.adapters.parsing.splits import split_of_file, split_of_image
-from preprocess.conversation import Image, OfficialSplit, Records, RecordSource, Reject
+from preprocess.conversation import Image, OfficialSplit, Records, RecordSource, Reject, Scalar
 from preprocess.errors import DataError, RejectError
 
 if TYPE_CHECKING:
@@ -38,7 +39,16 @@ if TYPE_CHECKING:
 
 _SUBTYPE = re.compile(r"(?:train|val|test)\d{4}")
 _ROWS_AT_ONCE = 20_000
-_QUESTION = {"key": str, "file_index": int, "number": int, "question": str, "name": str, "bad": str, "why": str}
+_QUESTION = {
+    "key": str,
+    "file_index": int,
+    "number": int,
+    "question": str,
+    "name": str,
+    "fields": bytes,
+    "bad": str,
+    "why": str,
+}
 _ANNOTATION = {
     "key": str,
     "partner": int,
@@ -47,6 +57,7 @@ _ANNOTATION = {
     "outvoted": bool,
     "unanswered": str,
     "reason": str,
+    "more_fields": bytes,
 }
 
 
@@ -103,7 +114,7 @@ class Pairs:
                 yield _without_id(self.request, file, number, record)
                 continue
             made = build_or_reject(RecordSource(file=file, record=key), _asked, self.request, record, subtype)
-            row = ("", "", made.reason, made.detail) if isinstance(made, Reject) else (*made, None, None)
+            row = ("", "", b"", made.reason, made.detail) if isinstance(made, Reject) else (*made, None, None)
             self.questions.add((key, file_index, number, *row))
 
     def read_annotations(self, path: Path) -> Iterator[Reject]:
@@ -116,11 +127,12 @@ class Pairs:
                 continue
             made = build_or_reject(RecordSource(file=file, record=key), _answered, self.request, record)
             if isinstance(made, Reject):
-                self.annotations.add((key, file_index, "", b"", False, made.reason, made.detail))
+                self.annotations.add((key, file_index, "", b"", False, made.reason, made.detail, b""))
             else:
+                answers, fields = made
                 # As JSON: a list column takes 16 more bytes for each answer.
-                given = orjson.dumps(made.given)
-                self.annotations.add((key, file_index, made.trained, given, made.outvoted, None, None))
+                given = orjson.dumps(answers.given)
+                self.annotations.add((key, file_index, answers.trained, given, answers.outvoted, None, None, fields))
 
     def join(self, identities: Identities) -> Records:
         questions, annotations = self.questions.table(), self.annotations.table()
@@ -129,8 +141,8 @@ class Pairs:
         rows = questions.select("key", "file_index").join(keys, on="key", how="left", maintain_order="left")
         self._refuse_unanswered(rows)
         for row in _pairs(questions, annotations, rows["row"]):
-            key, file_index, number, words, name, bad, why, *annotation = row
-            partner, trained, given, outvoted, unanswered, reason = annotation
+            key, file_index, number, words, name, fields, bad, why, *annotation = row
+            partner, trained, given, outvoted, unanswered, reason, more_fields = annotation
             asked = location_of(identities, self.question_files[file_index], key, number)
             if bad is not None:
                 yield Reject(reason=bad, source=asked.source, detail=why)
@@ -141,7 +153,8 @@ class Pairs:
             else:
                 answers = Answers(trained, tuple(orjson.loads(given)), outvoted)
                 split = self.splits[file_index]
-                yield build_or_reject(asked.source, conversation, asked, words, Image(name=name), answers, split)
+                both = {**_unpacked(more_fields), **_unpacked(fields)}
+                yield build_or_reject(asked.source, conversation, asked, words, Image(name=name), answers, split, both)
         files = [self.request.source_file(path) for path in self.annotation_files]
         ids = annotations.select("key", "partner")
         leftover = ids.filter(is_first).join(questions.select("key"), on="key", how="anti", maintain_order="left")
@@ -175,15 +188,26 @@ def _pairs(
         yield from questions.slice(start, _ROWS_AT_ONCE).hstack(partners).iter_rows()
 
 
-def _asked(request: Request, record: Any, subtype: str) -> tuple[str, str]:
-    """The question and the image's name."""
-    record = record_of(record, request, QUESTION_KEYS)
+def _asked(request: Request, published: Any, subtype: str) -> tuple[str, str, bytes]:
+    """The question, the image's name and the fields."""
+    record = record_of(published, request, QUESTION_KEYS)
     name = image_of(need(record, "image_id"), subtype)
-    return question(need(record, "question")), name
+    return question(need(record, "question")), name, _packed(filter_fields(request, published))
 
 
-def _answered(request: Request, record: Any) -> Answers:
-    return answers_of(record_of(record, request, ANSWER_KEYS), request)
+def _answered(request: Request, published: Any) -> tuple[Answers, bytes]:
+    """The answers and the fields."""
+    answers = answers_of(record_of(published, request, ANSWER_KEYS), request)
+    return answers, _packed(filter_fields(request, published))
+
+
+def _packed(fields: dict[str, Scalar]) -> bytes:
+    """As JSON, which also has the numbers that orjson refuses: those of more than 64 bits."""
+    return json.dumps(fields).encode() if fields else b""
+
+
+def _unpacked(fields: bytes) -> dict[str, Scalar]:
+    return json.loads(fields) if fields else {}
 
 
 def _subtype(path: Path) -> str:

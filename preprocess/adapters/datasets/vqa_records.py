@@ -8,13 +8,14 @@ were asked.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any, NamedTuple
 
 from preprocess.adapters.base import Option, Request
 from preprocess.adapters.parsing.fields import answer, coco_name, image_groups, image_name, list_of, texts
 from preprocess.adapters.parsing.record_location import RecordLocation
 from preprocess.adapters.parsing.votes import is_outvoted, most_frequent
-from preprocess.conversation import Conversation, Image, OfficialSplit, Turn
+from preprocess.conversation import Conversation, Image, OfficialSplit, Scalar, Turn
 from preprocess.errors import RejectError
 
 QUESTION_KEYS = frozenset(("question_id", "image_id", "question"))
@@ -41,7 +42,12 @@ class Answers(NamedTuple):
 
 
 def conversation(
-    location: RecordLocation, words: str, image: Image, answers: Answers, split: OfficialSplit
+    location: RecordLocation,
+    words: str,
+    image: Image,
+    answers: Answers,
+    split: OfficialSplit,
+    fields: Mapping[str, Scalar],
 ) -> Conversation:
     instruction = location.request.options["instruction"].strip()
     asked = f"{words}\n{instruction}" if instruction else words
@@ -53,6 +59,7 @@ def conversation(
         official_split=split,
         references=answers.given,
         notes=("answer_outvoted",) if answers.outvoted else (),
+        fields=fields,
     )
 
 

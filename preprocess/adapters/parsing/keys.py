@@ -7,13 +7,13 @@ other key that an adapter does not read is ignored, and the build's report lists
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from functools import lru_cache
 from typing import Any
 
 from preprocess.adapters.base import Request
 from preprocess.adapters.parsing.fields import as_id, object_of, printable, show
-from preprocess.conversation import Scalar
+from preprocess.conversation import SCALARS, FieldValue, Scalar
 from preprocess.errors import RejectError
 
 IMAGE_KEYS = (
@@ -117,9 +117,27 @@ def own_id(request: Request, record: Any, key: str) -> str | None:
     return as_id(record.get(key))
 
 
-def filter_fields(request: Request, record: dict[str, Any]) -> dict[str, Scalar]:
-    """What the dataset's filter reads of a record, where it is text or a number."""
-    return {name: record[name] for name in request.filter_fields if type(record.get(name)) in (str, int, float, bool)}
+def filter_fields(request: Request, *parts: Mapping[str, Any]) -> dict[str, Scalar]:
+    """What the dataset's filter reads of a record, by the file's own names, where it is text, a number or a boolean.
+
+    parts: the objects that the record consists of, such as an annotation and its image; the first with a value counts.
+    """
+    if not request.filter_fields:
+        return {}
+    found: dict[str, Scalar] = {}
+    for part in parts:
+        request.tally.fields(part, request.filter_fields)
+        for name in request.filter_fields:
+            if name not in found and type(part.get(name)) in SCALARS:
+                found[name] = part[name]
+    return found
+
+
+def fields_of_all(request: Request, records: Sequence[Mapping[str, Scalar]]) -> dict[str, FieldValue]:
+    """The fields of a conversation that several records became: each has a value of every record, None without one."""
+    if len(records) == 1:
+        return dict(records[0])
+    return {name: tuple(record.get(name) for record in records) for name in request.filter_fields}
 
 
 def meaning_of(name: str) -> str | None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -16,27 +15,10 @@ from preprocess.adapters.datasets.chat.forms import FORMS
 from preprocess.adapters.parsing.keys import MEANINGS, has_value
 from preprocess.adapters.registry import ADAPTERS
 from preprocess.conversation import Conversation, Reject
-from tests.support.adapting import adapted, conversations, request_for, sample, written
+from tests.support.adapting import adapted, conversations, keyed, request_for, sample, written
 from tests.support.chat_records import ONE, chat_request, read_chat, spoken, why
 
 MESSAGES = [{"role": "user", "content": "What?"}, {"role": "assistant", "content": "That."}]
-
-
-def keyed(name: str, key: str, value: Any) -> dict[str, Any]:
-    """The sample of an adapter, with a key more in the first record of each file."""
-    documents = copy.deepcopy(sample(name))
-    for document in documents.values():
-        records = document
-        while not isinstance(records, list):
-            lists = [part for part in records.values() if isinstance(part, list)] if isinstance(records, dict) else []
-            if lists and isinstance(lists[0][0], dict):
-                records = lists[0]
-            elif "data" in records:
-                records = records["data"]
-            else:
-                records = [*records.values()]
-        records[0][key] = value
-    return documents
 
 
 @pytest.mark.parametrize("name", ADAPTERS)

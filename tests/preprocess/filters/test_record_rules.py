@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from preprocess.compiler.ingest import filtered
-from preprocess.conversation import Conversation, Image, RecordSource, Reject, Role, Scalar, ToolCall, Turn
+from preprocess.conversation import Conversation, FieldValue, Image, RecordSource, Reject, Role, Scalar, ToolCall, Turn
 from preprocess.filters import language
 from preprocess.filters.record_rules import record_check
 from preprocess.filters.rules import FieldRule, Filter, Range
@@ -35,7 +35,7 @@ FIELD_RULE = st.builds(
 
 
 def talk(
-    *answers: str, images: int = 0, fields: dict[str, Scalar] | None = None, number: int = 0, question: str = "Why?"
+    *answers: str, images: int = 0, fields: dict[str, FieldValue] | None = None, number: int = 0, question: str = "Why?"
 ) -> Conversation:
     """A question for each answer; the images are in the first."""
     turns: list[Turn] = []
@@ -51,7 +51,7 @@ TALKS = st.lists(
         lambda answers, images, fields: talk(*answers, images=images, fields=fields),
         st.lists(TEXT, min_size=1, max_size=3),
         st.integers(0, 3),
-        st.dictionaries(st.sampled_from(["rating", "source"]), SCALAR),
+        st.dictionaries(st.sampled_from(["rating", "source"]), SCALAR | st.tuples(SCALAR, st.none() | SCALAR)),
     ),
     max_size=6,
 )
@@ -88,19 +88,21 @@ def is_kept(rules: Filter, conversation: Conversation) -> bool:
     if not within(rules.rounds, len(answers)) or not within(rules.images, len(shown)):
         return False
     for name, rule in rules.fields.items():
-        if name not in conversation.fields:
-            if rule.missing == "drop":
-                return False
-            continue
-        value = conversation.fields[name]
-        bounds = None if rule.min is None and rule.max is None else Range(min=rule.min, max=rule.max)
-        if bounds is not None and (isinstance(value, bool | str) or not within(bounds, value)):
-            return False
-        if rule.any_of and not any(same(value, one) for one in rule.any_of):
-            return False
-        if any(same(value, one) for one in rule.none_of):
+        values = conversation.fields.get(name)
+        if not all(fits(rule, value) for value in (values if isinstance(values, tuple) else [values])):
             return False
     return True
+
+
+def fits(rule: FieldRule, value: Scalar | None) -> bool:
+    if value is None:
+        return rule.missing == "keep"
+    bounds = None if rule.min is None and rule.max is None else Range(min=rule.min, max=rule.max)
+    if bounds is not None and (isinstance(value, bool | str) or not within(bounds, value)):
+        return False
+    if rule.any_of and not any(same(value, one) for one in rule.any_of):
+        return False
+    return not any(same(value, one) for one in rule.none_of)
 
 
 @given(FILTERS, TALKS)
@@ -160,7 +162,7 @@ def replaced(conversation: Conversation, number: int) -> Conversation:
         (
             Filter(fields={"relevance": FieldRule(min=3)}),
             talk("a"),
-            "fields.relevance: the record has no relevance, or null in it",
+            "fields.relevance: the record has no text, number, true or false in relevance",
         ),
         (
             Filter(fields={"source": FieldRule(any_of=("coco", 3))}),

@@ -44,7 +44,10 @@ def read(request: Request) -> Records:
 
 @dataclass(frozen=True)
 class _Columns:
-    """The columns of Parquet that are read: those of a form, those that the blend names, and those with a meaning."""
+    """The columns of Parquet that are read: those of a form, those that the blend names, and those with a meaning.
+
+    The others are noted as fields that a filter could name.
+    """
 
     request: Request
 
@@ -53,7 +56,10 @@ class _Columns:
             return False
         request = self.request
         known = name in KEYS or name in request.keys or name in request.filter_fields
-        return known or meaning_of(name) is not None
+        if known or meaning_of(name) is not None:
+            return True
+        request.tally.possible_field(name)
+        return False
 
 
 def _conversation(location: RecordLocation, record: Any, store: int | None, rules: TagRules) -> Conversation:
