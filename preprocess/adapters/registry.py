@@ -94,15 +94,16 @@ ADAPTERS: dict[str, Adapter] = {
                 tuple(f"data/{pattern}" for pattern in _CHAT_FILES),
                 ("*/*.parquet", "*/*.arrow"),
                 ("*.tar", "data/*.tar"),
+                ("*.csv", "*.tsv", "data/*.csv", "data/*.tsv"),
             )
         ),
         not_annotations=_NOT_CHAT_FILES,
         embedded=True,
         images=_CHAT_IMAGES,
-        layout="JSON lines, JSON arrays, Parquet, Arrow (save_to_disk) or WebDataset tars, at the root or in data/, of "
-        "records in a common form (docs/chat.md): `messages`, ShareGPT's `conversations`, `query` and `response`, and "
-        "others; image paths start at the root or at images/. Parquet, Arrow and tars may contain the images "
-        "themselves.",
+        layout="JSON lines, JSON arrays, Parquet, Arrow (save_to_disk), WebDataset tars, CSV or TSV, at the root or in "
+        "data/, of records in a common form (docs/chat.md): `messages`, ShareGPT's `conversations`, `query` and "
+        "`response`, and others; image paths start at the root or at images/. Parquet, Arrow and tars may contain the "
+        "images themselves.",
         where="Your own files.",
         licence="Your own.",
         options={**_IDS, "form": forms.FORM, "marker": IMAGE_MARKER, "media_tags": MEDIA_TAGS},

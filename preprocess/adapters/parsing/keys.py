@@ -41,7 +41,7 @@ _GROUPS: dict[str, str] = {
     "rejected_messages preferred dispreferred",
     "a judgement of the answer": "label refusal",
     "a part of the question": "context input passage hint choices options history instruction query question prompt "
-    "suffix prefix",
+    "suffix prefix a b c d e option_a option_b option_c option_d option_e choice_a choice_b choice_c choice_d choice_e",
     "an answer": "answer answers response output completion caption captions",
     "turns": "messages conversations conversation dialogue dialog turns texts",
 }

@@ -1,4 +1,4 @@
-"""The records of a file in any container: JSON array, lines or object, Parquet, Arrow, WebDataset tar.
+"""The records of a file in any container: JSON array, lines or object, CSV, TSV, Parquet, Arrow, WebDataset tar.
 
 Rules: content decides what a file is, never its name; text may be compressed with gzip, bzip2, xz or zstd. Memory holds
 a few records, never the file. For a line, row or sample that cannot be read there is an UnreadableRecord; a file that
@@ -11,12 +11,12 @@ from collections.abc import Container, Iterator
 from pathlib import Path
 from typing import Any, Literal
 
-from preprocess.adapters.parsing.json_stream import array_items, first_character, outline
+from preprocess.adapters.parsing.json_stream import array_items, first_character
+from preprocess.adapters.parsing.record_csv import csv_records
+from preprocess.adapters.parsing.record_objects import object_records
 from preprocess.adapters.parsing.record_tables import table_records
 from preprocess.adapters.parsing.record_tars import tar_records
-from preprocess.adapters.parsing.record_text import MAX_RECORD_BYTES, kind_of, lines, open_text, parsed_line
-from preprocess.adapters.parsing.unreadable import UnreadableRecord
-from preprocess.errors import DataError
+from preprocess.adapters.parsing.record_text import kind_of, lines, open_text, parsed_line
 
 Form = Literal["array", "lines", "object", "other"]
 _LINE_SUFFIXES = (".jsonl", ".ndjson")
@@ -27,7 +27,8 @@ _FIRST_LINE_BYTES = 1 << 24
 def read_records(path: Path, keys: Container[str]) -> Iterator[Any]:
     """Parsed records in file order. Raises DataError.
 
-    keys: what the adapter reads: only these columns of a table are, and an object is one record only if it has one.
+    keys: what the adapter reads: only these columns of Parquet or Arrow are; an object is one record if it has one of
+    them; text that is not JSON is a table of text if it has one.
     """
     kind = kind_of(path)
     if kind == "a tar":
@@ -40,9 +41,9 @@ def read_records(path: Path, keys: Container[str]) -> Iterator[Any]:
         case "lines":
             return lines(path)
         case "object":
-            return _one_record(path, keys)
+            return object_records(path, keys)
         case _:
-            raise DataError(f"{path}: is neither a JSON array nor JSON lines; expected an array of records")
+            return csv_records(path, keys)
 
 
 def json_records(path: Path) -> Iterator[Any]:
@@ -62,28 +63,6 @@ def json_form(path: Path) -> Form:
     if first != "{":
         return "other"
     return "lines" if _is_lines_of_objects(path) else "object"
-
-
-def _one_record(path: Path, keys: Container[str]) -> Iterator[Any]:
-    """A file with one record, as in a folder of a file per record."""
-    found = []
-    for key, _, _ in outline(path):
-        if key in keys:
-            break
-        found.append(key)
-    else:
-        raise DataError(
-            f"{path}: is one JSON object with the keys {', '.join(found[:10]) or '(none)'}, neither a JSON array nor "
-            "JSON lines; expected an array of records"
-        )
-    with open_text(path) as file:
-        data = file.read(MAX_RECORD_BYTES + 1)
-    if len(data) > MAX_RECORD_BYTES:
-        raise DataError(f"{path}: is one JSON object of more than {MAX_RECORD_BYTES} bytes; expected JSON lines")
-    record = parsed_line(data.removeprefix(b"\xef\xbb\xbf"), "the file")
-    if isinstance(record, UnreadableRecord):
-        raise DataError(f"{path}: broken JSON: {record.detail}")
-    return iter([record])
 
 
 def _is_lines_of_objects(path: Path) -> bool:

@@ -190,7 +190,7 @@ def test_files_of_a_dataset_are_not_found_again(tmp_path: Path) -> None:
     [
         ("instances.json", '{"images": [], "annotations": []}', "no conversation|neither"),
         ("empty.jsonl", "", "empty"),
-        ("table.csv", "question,answer\nx,y\n", "neither a JSON array nor JSON lines"),
+        ("table.csv", "price,size\n1,2\n", "a table of text with the columns price, size"),
         ("other.jsonl", '{"prompt_of_mine": "x"}\n', "no conversation: missing_key: "),
         ("cut.json", '[{"messages": ', "broken JSON"),
     ],

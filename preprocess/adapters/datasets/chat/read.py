@@ -18,7 +18,7 @@ from preprocess.adapters.datasets.chat.forms import KEYS, SYSTEM_KEYS, TOOL_KEYS
 from preprocess.adapters.datasets.chat.images import images_of
 from preprocess.adapters.parsing.fields import as_id, build_or_reject, image_groups, object_of, show
 from preprocess.adapters.parsing.identities import Identities
-from preprocess.adapters.parsing.keys import filter_fields, meaning_of, one_of, own_id, renamed
+from preprocess.adapters.parsing.keys import filter_fields, has_value, meaning_of, one_of, own_id, renamed
 from preprocess.adapters.parsing.media_tags import TagRules, slots
 from preprocess.adapters.parsing.record_files import read_records
 from preprocess.adapters.parsing.record_location import RecordLocation, located_records
@@ -74,7 +74,7 @@ def _conversation(location: RecordLocation, record: Any, store: int | None, rule
     for image in (part for turn in turns for part in turn.parts if isinstance(part, Image)):
         within = groups_within.get(image)
         groups += image_groups(request, [image]) if within is None else [within]
-    if record.get("group") is not None:
+    if has_value(record.get("group")):
         groups.append(f"group:{_group(record['group'])}")
     split = stated_split(record.get("split"))
     tools_key = one_of(record, TOOL_KEYS, "list of tools")
