@@ -16,7 +16,7 @@ import yaml
 from PIL import Image
 
 import shards
-from preprocess.adapters.datasets.aokvqa import LETTER
+from preprocess.adapters.parsing.lettered_options import LETTER
 from preprocess.compiler import engines
 from preprocess.compiler.report import DatasetReport
 from preprocess.views.inspect import inspect_samples

@@ -47,9 +47,9 @@ class Tally:
     def form(self, name: str) -> None:
         self.forms[name] += 1
 
-    def ignored_key(self, name: str) -> None:
+    def ignored_key(self, name: str, records: int = 1) -> None:
         if name in self.ignored_keys or len(self.ignored_keys) < _MAX_NAMES:
-            self.ignored_keys[name] += 1
+            self.ignored_keys[name] += records
 
     def fields(self, record: Mapping[str, Any], wanted: Sequence[str]) -> None:
         """Look for fields of a filter in a record. As soon as all were found once, this does nothing."""

@@ -103,7 +103,7 @@ ADAPTERS: dict[str, Adapter] = {
         layout="JSON lines, JSON arrays, Parquet, Arrow (save_to_disk), WebDataset tars, CSV or TSV, at the root or in "
         "data/, of records in a common form (docs/chat.md): `messages`, ShareGPT's `conversations`, `query` and "
         "`response`, and others; image paths start at the root or at images/. Parquet, Arrow and tars may contain the "
-        "images themselves.",
+        "images themselves. For a folder of images with a .txt next to each, set annotations: .",
         where="Your own files.",
         licence="Your own.",
         options={**_IDS, "form": forms.FORM, "marker": IMAGE_MARKER, "media_tags": MEDIA_TAGS},
@@ -179,11 +179,14 @@ ADAPTERS: dict[str, Adapter] = {
         read=ocr_vqa.read,
         annotations=("OCR_VQA/dataset.json",),
         images=("OCR_VQA/images",),
-        layout="OCR_VQA/dataset.json, images in OCR_VQA/images/<id><extension of imageURL>.",
-        where="https://ocr-vqa.github.io",
+        other_layouts=(Layout(annotations=("OCR-VQA/data/*.parquet",), images=("OCR-VQA/data/*.parquet",)),),
+        embedded=True,
+        layout="OCR_VQA/dataset.json, images in OCR_VQA/images/<id><extension of imageURL>. Also Parquet with the "
+        "images inside, as on the Hugging Face hub, in OCR-VQA/data/.",
+        where="https://ocr-vqa.github.io; Parquet: https://huggingface.co/datasets/howard-hou/OCR-VQA",
         licence="Stated on the authors' page; the book covers belong to their publishers.",
         options={**_IDS, "image": ocr_vqa.IMAGE},
-        keys=ocr_vqa.KEYS,
+        keys=ocr_vqa.KEYS | ocr_vqa.TABLE_KEYS,
     ),
     "otter_mimicit_cgd": _mimicit("CGD"),
     "otter_mimicit_sd": _mimicit("SD"),

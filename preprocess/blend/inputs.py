@@ -46,6 +46,8 @@ def find_inputs(blend: Blend, base: Path, *, need_images: bool = True) -> dict[s
             problems.append(
                 f"{where}.annotations: nothing below {root} matches {patterns_text}; expected {dataset.spec.layout}"
             )
+        if dataset.spec.embedded:
+            images = _with_embedded(images, annotations)
         if need_images and not dataset.images and not images:
             problems.append(
                 f"{where}.images: none of {', '.join(layout.images)} is below {root}; expected "
@@ -59,7 +61,7 @@ def find_inputs(blend: Blend, base: Path, *, need_images: bool = True) -> dict[s
         inputs[dataset.name] = Inputs(
             root=root,
             annotations=annotations,
-            images=_with_embedded(images, annotations) if dataset.spec.embedded else images,
+            images=images,
             absent=() if dataset.spec.alternatives or layout in dataset.spec.other_layouts else tuple(missing),
         )
     if problems:

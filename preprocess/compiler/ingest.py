@@ -22,9 +22,11 @@ from dst.common.suggest import nearest
 from preprocess.adapters.base import Request, Tally
 from preprocess.adapters.lookup import adapter_origin, read_records
 from preprocess.adapters.parsing.fields import printable
+from preprocess.adapters.parsing.sample_records import MAX_TEXT_BYTES
 from preprocess.adapters.parsing.splits import held_out_files
 from preprocess.compiler.spool import reject_all, write_spool
 from preprocess.compiler_version import COMPILER
+from preprocess.containers.sample_folders import folder_sha256, folder_state
 from preprocess.conversation import Conversation, Records, Reject
 from preprocess.errors import DataError
 from preprocess.filters.record_rules import record_check
@@ -106,13 +108,18 @@ def content_key(parts: Mapping[str, Any]) -> str:
 
 
 def stamp(path: Path) -> tuple[int, int]:
-    """Size in bytes and mtime in ns, to detect a changed file. Raises DataError if it is not a readable file."""
+    """Size in bytes and mtime in ns, to detect a changed file; of a folder, see `folder_state`.
+
+    Raises DataError if it is neither a readable file nor a folder.
+    """
     try:
         status = path.stat()
     except OSError as error:
         raise DataError(f"{path}: cannot be read ({error.strerror})") from None
+    if stat.S_ISDIR(status.st_mode):
+        return folder_state(path)
     if not stat.S_ISREG(status.st_mode):  # opening a pipe would wait for a writer forever
-        raise DataError(f"{path}: is a folder, a pipe or a device; expected an annotation file")
+        raise DataError(f"{path}: is a pipe or a device; expected an annotation file")
     return status.st_size, status.st_mtime_ns
 
 
@@ -245,6 +252,7 @@ def _counted(records: Records, official: Counter[str]) -> Iterator[Conversation 
 def _describe(request: Request, path: Path) -> dict[str, Any]:
     size = stamp(path)[0]
     try:
-        return {"file": request.source_file(path), "size": size, "sha256": file_sha256(path)}
+        sha256 = folder_sha256(path, MAX_TEXT_BYTES) if path.is_dir() else file_sha256(path)
+        return {"file": request.source_file(path), "size": size, "sha256": sha256}
     except OSError as error:
         raise DataError(f"{path}: cannot be read ({error.strerror})") from None

@@ -39,10 +39,10 @@ def compression(head: bytes) -> str | None:
 
 
 def may_hold_images(path: Path) -> bool:
-    """Whether a file of records may have images next to them: Parquet, Arrow or a tar. False if it is unreadable."""
+    """Whether records may have images next to them: in Parquet, Arrow, a tar or a folder. False if it is unreadable."""
     try:
         if not path.is_file():
-            return False
+            return path.is_dir()
         with path.open("rb") as file:
             head = file.read(HEAD_BYTES)
     except OSError:

@@ -16,7 +16,7 @@ import numpy as np
 import pyarrow as pa
 import xxhash
 
-VERSION = 2
+VERSION = 3
 
 
 class Packing(IntEnum):

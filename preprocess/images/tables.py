@@ -1,9 +1,9 @@
 """Unpack the images of a Parquet or Arrow file into one flat file: neither has a cheap way to read a single cell.
 
-Two layouts. MIMIC-IT: a text column `base64`, with the keys in the pandas index or a text column. Hugging Face: a
-column `image` or `images` of {bytes, path} or of plain bytes, or of lists of either; the keys are
-"<row>/<index in the list>", both from 0, and also the path if there is one. A file without such a column contains no
-image: an annotation file may be in the list of stores.
+Two layouts. MIMIC-IT: a text column `base64`, with the keys in the pandas index or a text column. Hugging Face:
+columns of {bytes, path} or of plain bytes, or of lists of either (preprocess.containers.image_columns); the keys are
+"<row>/<column>/<index in the list>", both from 0, and also the path if there is one. A file without such a column
+contains no image: an annotation file may be in the list of stores.
 """
 
 from __future__ import annotations
@@ -16,18 +16,17 @@ from typing import Any, BinaryIO
 
 import pyarrow as pa
 
+from preprocess.containers.image_columns import image_columns
 from preprocess.containers.tables import BadRow, Choose, arrow_batches, parquet_batches
 from preprocess.errors import DataError
 from preprocess.images.base64_json import decode_base64
 from preprocess.images.index import ArchiveIndexBuilder, Packing
 
-_PREFERRED = ("image", "images")
-_ROW_KEY = re.compile(r"\d+/\d+")
-_EXPECTED = "expected one of them to have the name image or images"
+_ROW_KEY = re.compile(r"\d+/.*/\d+", re.DOTALL)
 
 
 def unpack_parquet(path: Path, index: ArchiveIndexBuilder, blob: BinaryIO) -> None:
-    """Write every image to `blob` and add its keys. Raises DataError for a damaged file or several image columns."""
+    """Write every image to `blob` and add its keys. Raises DataError for a damaged file."""
     _unpack(path, parquet_batches, "Parquet", index, blob)
 
 
@@ -44,9 +43,15 @@ def _unpack(
     blob: BinaryIO,
 ) -> None:
     columns: list[str] = []
+    key_column: str | None = None
 
     def choose(schema: pa.Schema) -> list[str]:
-        columns.extend(_columns(path, schema))
+        nonlocal key_column
+        if "base64" in schema.names and _is_text(schema.field("base64").type):
+            key_column = _key_column(path, schema)
+            columns.extend((key_column, "base64"))
+        else:
+            columns.extend(image_columns(schema))
         return columns
 
     row = 0
@@ -57,22 +62,15 @@ def _unpack(
             if isinstance(batch, BadRow):  # its record is a reject
                 row += 1
                 continue
-            if len(columns) == 2:
-                keys, texts = (batch.column(name).to_pylist() for name in columns)
-                _add_base64(keys, texts, index, blob)
+            values = {name: batch.column(name).to_pylist() for name in columns}
+            if key_column is not None:
+                _add_base64(values[key_column], values["base64"], index, blob)
             else:
-                _add_images(row, batch.column(0).to_pylist(), index, blob)
+                for name, cells in values.items():
+                    _add_images(row, name, cells, index, blob)
             row += batch.num_rows
     except pa.ArrowException as error:
         raise DataError(f"{path}: damaged {kind}: {error}") from None
-
-
-def _columns(path: Path, schema: pa.Schema) -> list[str]:
-    """The columns of keys and of base64 texts, or the one of images; none if the file has no images."""
-    if "base64" in schema.names and _is_text(schema.field("base64").type):
-        return [_key_column(path, schema), "base64"]
-    column = _image_column(path, schema)
-    return [] if column is None else [column]
 
 
 def _add_base64(keys: list[Any], texts: list[Any], index: ArchiveIndexBuilder, blob: BinaryIO) -> None:
@@ -85,7 +83,7 @@ def _add_base64(keys: list[Any], texts: list[Any], index: ArchiveIndexBuilder, b
             _add(index, blob, [str(key)], b"", Packing.NOT_TEXT)
 
 
-def _add_images(first: int, cells: list[Any], index: ArchiveIndexBuilder, blob: BinaryIO) -> None:
+def _add_images(first: int, column: str, cells: list[Any], index: ArchiveIndexBuilder, blob: BinaryIO) -> None:
     """first: the number of the first cell's row."""
     for row, cell in enumerate(cells, first):
         for place, image in enumerate(cell if isinstance(cell, list) else [cell]):
@@ -93,7 +91,7 @@ def _add_images(first: int, cells: list[Any], index: ArchiveIndexBuilder, blob: 
                 data, name = (image.get("bytes"), image.get("path")) if isinstance(image, dict) else (image, None)
                 # A path in the form of a row's key would hide that row.
                 names = [name] if name and not _ROW_KEY.fullmatch(name) else []
-                _add(index, blob, [f"{row}/{place}", *names], data or b"")  # none: an error when it is read
+                _add(index, blob, [f"{row}/{column}/{place}", *names], data or b"")  # none: an error when it is read
 
 
 def _add(
@@ -115,27 +113,7 @@ def _key_column(path: Path, schema: pa.Schema) -> str:
     raise DataError(f"{path}: column base64 has no keys; expected them in the pandas index or in a text column")
 
 
-def _image_column(path: Path, schema: pa.Schema) -> str | None:
-    found = [field.name for field in schema if _is_image(field.type)]
-    preferred = [name for name in _PREFERRED if name in found]
-    if preferred or len(found) < 2:
-        return next(iter(preferred or found), None)
-    raise DataError(f"{path}: got several image columns, {', '.join(found)}; {_EXPECTED}")
-
-
 def _is_text(kind: pa.DataType) -> bool:
     if pa.types.is_dictionary(kind):
         kind = kind.value_type
     return bool(pa.types.is_string(kind) or pa.types.is_large_string(kind) or pa.types.is_string_view(kind))
-
-
-def _is_image(kind: pa.DataType) -> bool:
-    if pa.types.is_list(kind) or pa.types.is_large_list(kind):
-        kind = kind.value_type
-    if pa.types.is_struct(kind):
-        return any(_is_bytes(field.type) for field in kind if field.name == "bytes")
-    return _is_bytes(kind)
-
-
-def _is_bytes(kind: pa.DataType) -> bool:
-    return bool(pa.types.is_binary(kind) or pa.types.is_large_binary(kind) or pa.types.is_binary_view(kind))

@@ -31,6 +31,7 @@ from preprocess.adapters.parsing.fields import (
 )
 from preprocess.adapters.parsing.identities import Identities
 from preprocess.adapters.parsing.keys import filter_fields, own_id, record_of
+from preprocess.adapters.parsing.lettered_options import LETTER, lettered
 from preprocess.adapters.parsing.record_files import json_records
 from preprocess.adapters.parsing.record_location import RecordLocation, located_records
 from preprocess.adapters.parsing.splits import stated_split
@@ -50,7 +51,6 @@ WHY = (
 KEYS = frozenset(
     ("question_id", "image_id", "question", "choices", "correct_choice_idx", "rationales", "direct_answers", "split")
 )
-LETTER = "Answer with the option's letter from the given choices directly."
 ANSWER = Option(
     default="rationale",
     choices=("rationale", "choice", "direct"),
@@ -111,10 +111,8 @@ def _with_reasons(record: dict[str, Any]) -> str:
 def _with_letters(record: dict[str, Any], words: str) -> tuple[str, str]:
     """The question with its choices, and the letter of the right one."""
     choices, index = _choices(record)
-    if len(choices) > len(ascii_uppercase):
-        raise RejectError("bad_value", f"got {len(choices)} choices; expected at most {len(ascii_uppercase)}")
-    lettered = [f"{ascii_uppercase[place]}. {answer(choice, 'a choice')}" for place, choice in enumerate(choices)]
-    return "\n".join([words, *lettered, LETTER]), ascii_uppercase[index]
+    asked = lettered(words, [answer(choice, "a choice") for choice in choices])
+    return f"{asked}\n{LETTER}", ascii_uppercase[index]
 
 
 def _voted(answers: Sequence[str]) -> str:

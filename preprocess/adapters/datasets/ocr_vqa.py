@@ -1,17 +1,23 @@
-"""OCR-VQA: questions about book covers, `{id: {"imageURL", "questions", "answers", "split"}}`.
+"""OCR-VQA: questions about book covers.
 
-Rule: one book is one conversation; its questions are the rounds, and the first one shows the cover. The image file is
-`<id><extension of imageURL>`, as the authors' download script names it; with `image: url` it is imageURL itself, which
-`dsvl-prep fetch` downloads. Either form is in the group of the file's name, so that both are on one side of the split.
+    {id: {"imageURL", "questions", "answers", "split"}}                     JSON, as its authors publish it
+    image, image_id, questions, answers, image_url, set_name                Parquet or Arrow, as on the Hugging Face hub
+
+Rule: one book is one conversation; its questions are the rounds, and the first one shows the cover. In JSON its file is
+`<id><extension of imageURL>`, as the authors' download script names it; a table has the cover itself. With `image: url`
+it is the URL, which `dsvl-prep fetch` downloads. All forms are in the group of the file's name, so that they are on one
+side of the split.
 """
 
 from __future__ import annotations
 
+import os.path
 from pathlib import PurePosixPath
 from typing import Any
 from urllib.parse import urlsplit
 
 from preprocess.adapters.base import Option, Request
+from preprocess.adapters.groups import image_groups as groups_of_name
 from preprocess.adapters.parsing.fields import (
     answer,
     as_id,
@@ -20,46 +26,93 @@ from preprocess.adapters.parsing.fields import (
     image_name,
     list_of,
     need,
+    need_id,
     question,
     show,
     text,
 )
 from preprocess.adapters.parsing.identities import Identities
 from preprocess.adapters.parsing.json_stream import object_items
-from preprocess.adapters.parsing.keys import filter_fields, record_of
+from preprocess.adapters.parsing.keys import Columns, filter_fields, own_id, record_of
+from preprocess.adapters.parsing.record_images import images_of
 from preprocess.adapters.parsing.record_location import RecordLocation, located_records
+from preprocess.adapters.parsing.record_tables import table_records
+from preprocess.adapters.parsing.record_text import kind_of
+from preprocess.adapters.parsing.splits import stated_split
 from preprocess.conversation import Conversation, Image, OfficialSplit, Records, Turn, is_url
-from preprocess.errors import RejectError
+from preprocess.errors import DataError, RejectError
 
 IMAGE = Option(
     default="file",
     choices=("file", "url"),
-    help="Where a cover is. file: in the image folder, as the authors' script saves it. url: at imageURL; run "
-    "dsvl-prep fetch before the build.",
+    help="Where a cover is. file: in the image folder, as the authors' script saves it, or in the Parquet file. url: "
+    "at its URL; run dsvl-prep fetch before the build.",
 )
 KEYS = frozenset(("imageURL", "questions", "answers", "split"))
+TABLE_KEYS = frozenset(("image", "image_id", "image_url", "questions", "answers", "set_name"))
 _SPLITS: dict[int, OfficialSplit] = {1: "train", 2: "val", 3: "test"}
 
 
 def read(request: Request) -> Records:
     identities = Identities(request)
+    stores = {os.path.abspath(store): index for index, store in enumerate(request.images)}
+    columns = Columns(request, TABLE_KEYS)
     for path in request.annotations:
-        for location, (key, record) in located_records(
-            identities, path, object_items(path), lambda item: as_id(item[0])
-        ):
-            yield build_or_reject(location.source, _conversation, location, key, record)
+        kind = kind_of(path)
+        if kind == "text":
+            for location, (key, book) in located_records(
+                identities, path, object_items(path), lambda item: as_id(item[0])
+            ):
+                yield build_or_reject(location.source, _of_json, location, key, book)
+        elif kind == "a tar":
+            raise DataError(f"{path}: is a tar; expected dataset.json, or Parquet of the Hugging Face hub")
+        else:
+            store = stores.get(os.path.abspath(path))
+            for location, row in located_records(
+                identities,
+                path,
+                table_records(path, kind, columns, request.tally.ignored_key),
+                lambda row: own_id(request, row, "image_id"),
+            ):
+                yield build_or_reject(location.source, _of_table, location, row, store)
 
 
-def _conversation(location: RecordLocation, key: str, published: Any) -> Conversation:
-    record = record_of(published, location.request, KEYS)
-    url = text(need(record, "imageURL"), "imageURL")
-    file = Image(name=image_name(key, "the id") + _extension(url))
-    by_url = location.request.options["image"] == "url"
-    if by_url and not is_url(url):
-        raise RejectError("bad_value", f"imageURL is {show(url)}; expected an http or https URL")
-    image = Image(name=url) if by_url else file
-    split = _split(record.get("split"))
-    asked, answered = list_of(record, "questions"), list_of(record, "answers")
+def _of_json(location: RecordLocation, key: str, published: Any) -> Conversation:
+    book = record_of(published, location.request, KEYS)
+    url = text(need(book, "imageURL"), "imageURL")
+    file = Image(name=image_name(key, "the id") + _extension(url, "imageURL"))
+    image = _at(url, "imageURL") if _is_by_url(location) else file
+    groups = image_groups(location.request, dict.fromkeys((file, image)))
+    return _conversation(location, published, book, image, groups, _split(book.get("split")))
+
+
+def _of_table(location: RecordLocation, published: Any, store: int | None) -> Conversation:
+    book = record_of(published, location.request, TABLE_KEYS)
+    url = text(book.get("image_url") or "", "image_url")
+    if _is_by_url(location):
+        image = _at(url, "image_url")
+        groups = image_groups(location.request, [image])
+    else:
+        images, within = images_of({"image": book.get("image")}, location, store, published)
+        if len(images) != 1:
+            raise RejectError("image_missing", f"image is {show(book.get('image'))}; expected the cover")
+        (image,) = images
+        groups = (within[image],) if image in within else image_groups(location.request, [image])
+    file = image_name(need_id(book, "image_id"), "image_id") + _extension(url, "image_url")
+    groups = (*groups_of_name((location.request.root,), f"images/{file}"), *groups)
+    return _conversation(location, published, book, image, groups, stated_split(book.get("set_name")))
+
+
+def _conversation(
+    location: RecordLocation,
+    published: dict[str, Any],
+    book: dict[str, Any],
+    image: Image,
+    groups: tuple[str, ...],
+    split: OfficialSplit,
+) -> Conversation:
+    """book: what the adapter reads of the record `published`, under its own names."""
+    asked, answered = list_of(book, "questions"), list_of(book, "answers")
     if len(asked) != len(answered):
         raise RejectError(
             "bad_value", f"got {len(asked)} questions and {len(answered)} answers; expected equal numbers"
@@ -75,17 +128,27 @@ def _conversation(location: RecordLocation, key: str, published: Any) -> Convers
         id=location.claim(),
         turns=tuple(turns),
         sources=(location.source,),
-        groups=image_groups(location.request, dict.fromkeys((file, image))),
+        groups=tuple(dict.fromkeys(groups)),
         official_split=split,
         fields=filter_fields(location.request, published),
     )
 
 
-def _extension(url: str) -> str:
+def _is_by_url(location: RecordLocation) -> bool:
+    return bool(location.request.options["image"] == "url")
+
+
+def _at(url: str, what: str) -> Image:
+    if not is_url(url):
+        raise RejectError("bad_value", f"{what} is {show(url)}; expected an http or https URL")
+    return Image(name=url)
+
+
+def _extension(url: str, what: str) -> str:
     try:
         return PurePosixPath(urlsplit(url).path).suffix
     except ValueError as error:
-        raise RejectError("bad_value", f"imageURL is {show(url)}, which is not a URL ({error})") from None
+        raise RejectError("bad_value", f"{what} is {show(url)}, which is not a URL ({error})") from None
 
 
 def _split(value: Any) -> OfficialSplit:

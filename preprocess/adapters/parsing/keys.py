@@ -8,23 +8,19 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any
 
 from preprocess.adapters.base import Request
 from preprocess.adapters.parsing.fields import as_id, object_of, printable, show
+from preprocess.containers.image_columns import IMAGE_KEYS, NUMBERED_KEYS, numbered
 from preprocess.conversation import SCALARS, FieldValue, Scalar
 from preprocess.errors import RejectError
 
-IMAGE_KEYS = (
-    *("image", "images", "img", "imgs", "image_path", "image_paths", "image_file", "image_files", "image_url"),
-    *("image_urls", "image_name", "image_names", "image_list", "img_path", "img_paths", "img_url", "picture"),
-    *("pictures", "photo", "photos", "screenshot", "screenshots"),
-)
-"""Names under which records have their images: paths, or images inside the file."""
-
+_IMAGE = "an image"
 _GROUPS: dict[str, str] = {
-    "an image": " ".join(IMAGE_KEYS) + " jpg jpeg png webp pixel_values image_bytes image_base64 base64 frame frames "
+    _IMAGE: " ".join(IMAGE_KEYS) + " jpg jpeg png webp pixel_values image_bytes image_base64 base64 frame frames "
     "file_name query_images rejected_images",
     "a video": "video videos video_path video_paths video_file video_url clip clips mp4",
     "a sound": "audio audios audio_path audio_paths audio_file audio_url speech sound sounds wav mp3 flac",
@@ -40,8 +36,9 @@ _GROUPS: dict[str, str] = {
     "one of several answers": "chosen rejected chosen_response rejected_response rejected_responses chosen_messages "
     "rejected_messages preferred dispreferred",
     "a judgement of the answer": "label refusal",
-    "a part of the question": "context input passage hint choices options history instruction query question prompt "
-    "suffix prefix a b c d e option_a option_b option_c option_d option_e choice_a choice_b choice_c choice_d choice_e",
+    "a part of the question": "context input passage hint choices options history instruction query question questions "
+    "prompt suffix prefix a b c d e option_a option_b option_c option_d option_e choice_a choice_b choice_c choice_d "
+    "choice_e",
     "an answer": "answer answers response output completion caption captions",
     "turns": "messages conversations conversation dialogue dialog turns texts",
 }
@@ -52,6 +49,27 @@ _ANSWER_CHOICE = "one of several answers"
 _CAMEL = re.compile(r"(?<=[a-z0-9])(?=[A-Z])")
 _MAX_NAMES_CACHED = 64
 _MAX_NAME = 60
+
+
+@dataclass(frozen=True)
+class Columns:
+    """The columns of a table that are read: `understood`, those that the blend names, and those with a meaning.
+
+    The others are noted as fields that a filter could name.
+    """
+
+    request: Request
+    understood: frozenset[str]
+
+    def __contains__(self, name: object) -> bool:
+        if type(name) is not str:
+            return False
+        request = self.request
+        known = name in self.understood or name in request.keys or name in request.filter_fields
+        if known or meaning_of(name) is not None:
+            return True
+        request.tally.possible_field(name)
+        return False
 
 
 def record_of(value: Any, request: Request, understood: frozenset[str], what: str = "the record") -> dict[str, Any]:
@@ -142,7 +160,8 @@ def fields_of_all(request: Request, records: Sequence[Mapping[str, Scalar]]) -> 
 
 def meaning_of(name: str) -> str | None:
     """What a key of this name carries; None if it does not matter."""
-    return MEANINGS.get(_CAMEL.sub("_", name).lower().replace("-", "_").replace(" ", "_"))
+    plain = _CAMEL.sub("_", name).lower().replace("-", "_").replace(" ", "_")
+    return MEANINGS.get(plain) or (_IMAGE if numbered(plain) else None)
 
 
 def _renamed(record: dict[str, Any], keys: Mapping[str, str | None]) -> dict[str, Any]:
@@ -166,8 +185,9 @@ def _sorted_out(
     """Of the names that are not read: those that carry meaning, and those that do not matter, fit for a report."""
     unread: list[str] = []
     ignored: list[str] = []
+    reads_numbered = understood.issuperset(NUMBERED_KEYS)
     for name in names:
-        if name not in understood and name not in filtered:
+        if name not in understood and name not in filtered and not (reads_numbered and numbered(name)):
             if meaning_of(name) is None:
                 ignored.append(printable(name[:_MAX_NAME]))
             else:

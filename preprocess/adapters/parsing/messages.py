@@ -11,13 +11,14 @@ from typing import Any
 
 from preprocess.adapters.base import Request
 from preprocess.adapters.parsing.fields import is_text, show
-from preprocess.adapters.parsing.keys import IMAGE_KEYS, check_keys, given, one_of, renamed
+from preprocess.adapters.parsing.keys import check_keys, given, one_of, renamed
 from preprocess.adapters.parsing.loss_flags import FLAGS, is_trained
 from preprocess.adapters.parsing.media_tags import Slot, TagRules, slots
 from preprocess.adapters.parsing.parts import image_in, parts_slots
 from preprocess.adapters.parsing.roles import CALLERS, role_of
 from preprocess.adapters.parsing.tools import tool_calls
 from preprocess.adapters.parsing.turns import Message
+from preprocess.containers.image_columns import IMAGE_KEYS
 from preprocess.conversation import Image, Role
 from preprocess.errors import RejectError
 

@@ -1,4 +1,4 @@
-"""The records of a file in any container: JSON array, lines or object, CSV, TSV, Parquet, Arrow, WebDataset tar.
+"""The records of a file in any container, JSON, CSV, TSV, Parquet, Arrow or WebDataset tar, or of a folder of samples.
 
 Rules: content decides what a file is, never its name; text may be compressed with gzip, bzip2, xz or zstd. Memory holds
 a few records, never the file. For a line, row or sample that cannot be read there is an UnreadableRecord; a file that
@@ -7,12 +7,13 @@ cannot be read raises DataError.
 
 from __future__ import annotations
 
-from collections.abc import Container, Iterator
+from collections.abc import Callable, Container, Iterator
 from pathlib import Path
 from typing import Any, Literal
 
 from preprocess.adapters.parsing.json_stream import array_items, first_character
 from preprocess.adapters.parsing.record_csv import csv_records
+from preprocess.adapters.parsing.record_folders import folder_records
 from preprocess.adapters.parsing.record_objects import object_records
 from preprocess.adapters.parsing.record_tables import table_records
 from preprocess.adapters.parsing.record_tars import tar_records
@@ -24,17 +25,22 @@ _FIRST_LINE_BYTES = 1 << 24
 """How much of a line is read to see whether it is a whole record"""
 
 
-def read_records(path: Path, keys: Container[str]) -> Iterator[Any]:
+def read_records(
+    path: Path, keys: Container[str], ignored: Callable[[str, int], None] = lambda name, rows: None
+) -> Iterator[Any]:
     """Parsed records in file order. Raises DataError.
 
     keys: what the adapter reads: only these columns of Parquet or Arrow are; an object is one record if it has one of
     them; text that is not JSON is a table of text if it has one.
+    ignored: gets the other columns of Parquet and Arrow, each with a number of rows.
     """
+    if path.is_dir():
+        return folder_records(path)
     kind = kind_of(path)
     if kind == "a tar":
         return tar_records(path)
     if kind != "text":
-        return table_records(path, kind, keys)
+        return table_records(path, kind, keys, ignored)
     match json_form(path):
         case "array":
             return array_items(path)

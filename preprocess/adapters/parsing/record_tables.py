@@ -1,32 +1,61 @@
 """The records of a table: Parquet, or Arrow as `datasets` saves it.
 
-Rule: a row with a value that Python cannot have is one UnreadableRecord.
+Rules: a row with a value that Python cannot have is one UnreadableRecord. A table with a column of images that nobody
+reads is a DataError: its records would be trained without them.
 """
 
 from __future__ import annotations
 
-from collections.abc import Container, Iterator
+from collections.abc import Callable, Container, Iterator
 from pathlib import Path
 from typing import Any
 
 from preprocess.adapters.parsing.record_text import Kind
 from preprocess.adapters.parsing.unreadable import UnreadableRecord
+from preprocess.containers.image_columns import image_columns
 from preprocess.containers.tables import BadRow, arrow_batches, parquet_batches
 from preprocess.errors import DataError
 
 _NO_PYTHON_VALUE = (ValueError, OverflowError)  # bytes that are not UTF-8, times before year 1 or in nanoseconds
 
 
-def table_records(path: Path, kind: Kind, keys: Container[str]) -> Iterator[Any]:
-    """The rows as dicts, with the columns that are in `keys`, or with all if none is. Raises DataError."""
+def table_records(
+    path: Path, kind: Kind, keys: Container[str], ignored: Callable[[str, int], None] = lambda name, rows: None
+) -> Iterator[Any]:
+    """The rows as dicts, with the columns that are in `keys`, or with all if none is. Raises DataError.
+
+    ignored: gets the name of each column that is not read, and a number of rows that have it.
+    """
     import pyarrow
 
     batches = parquet_batches if kind == "Parquet" else arrow_batches
+    unread: list[str] = []
+
+    def choose(schema: Any) -> list[str] | None:
+        _refuse_unread_images(path, schema, keys)
+        read = [name for name in schema.names if name in keys]
+        unread.extend(name for name in schema.names if read and name not in keys)
+        return read or None
+
     try:
-        for batch in batches(path, lambda schema: [name for name in schema.names if name in keys] or None):
-            yield from _rows(batch)
+        for batch in batches(path, choose):
+            rows = _rows(batch)
+            for name in unread:
+                ignored(name, len(rows))
+            yield from rows
     except (pyarrow.ArrowException, OSError) as error:
         raise DataError(f"{path}: cannot be read as {kind.removeprefix('an ')} ({error})") from None
+
+
+def _refuse_unread_images(path: Path, schema: Any, keys: Container[str]) -> None:
+    unread = [name for name in image_columns(schema) if name not in keys]
+    if unread:
+        mapped = ", ".join(f"{name}: image_{number}" for number, name in enumerate(unread, 1))
+        raise DataError(
+            f"{path}: the columns {', '.join(unread)} hold images (or other bytes) and are not read; name them in the "
+            f"order in which a record shows them, such as fields: {{{mapped}}}, or leave one out, such as keys: "
+            f"{{{unread[0]}: ignore}}"
+        )
 
 
 def _rows(batch: Any) -> list[Any]:

@@ -32,6 +32,8 @@ _BY_SUFFIX: dict[str, Kind] = {".parquet": "Parquet", ".arrow": "an Arrow file",
 
 def kind_of(path: Path) -> Kind:
     """What a file of records is. Raises DataError for a kind that is not read, and for a file that cannot be opened."""
+    if path.is_dir():
+        raise DataError(f"{path}: is a folder; expected a file of records, or the adapter chat for images with texts")
     try:
         with path.open("rb") as file:
             head = file.read(marks.HEAD_BYTES)

@@ -197,11 +197,11 @@ def test_a_json_file_of_another_form_is_refused_by_name(tmp_path: Path, text: st
         adapted("chat", tmp_path, {"a.json": text})
 
 
-def test_images_inside_a_parquet_file_are_named_by_row_and_index(tmp_path: Path) -> None:
+def test_images_inside_a_parquet_file_are_named_by_row_column_and_index(tmp_path: Path) -> None:
     images = [{"bytes": b"one", "path": "a.png"}, {"bytes": b"two", "path": "000000000009.jpg"}]
     records = [talk("No picture", images=[]), talk("<image> or <image>?", images=images)]
     item = conversations(table(tmp_path, records))[1]
-    assert item.images == (Image(name="1/0", store=0), Image(name="1/1", store=0))
+    assert item.images == (Image(name="1/images/0", store=0), Image(name="1/images/1", store=0))
     assert item.groups == ("bytes:7692c3ad3540bb80", "coco:9")  # sha256 of "one"
 
 
@@ -264,7 +264,7 @@ def test_the_parquet_files_of_a_folder_do_not_multiply_the_groups(tmp_path: Path
 
 def test_an_image_column_may_hold_bytes_or_only_paths(tmp_path: Path) -> None:
     plain = {"conversations": [{"from": "human", "value": "<image>\nWhat?"}, {"from": "gpt", "value": "That."}]}
-    assert only(table(tmp_path, [{**plain, "image": b"one"}])).images == (Image(name="0/0", store=0),)
+    assert only(table(tmp_path, [{**plain, "image": b"one"}])).images == (Image(name="0/image/0", store=0),)
     assert only(table(tmp_path, [{**plain, "image": {"bytes": None, "path": "1.jpg"}}])).images == (ONE,)
 
 

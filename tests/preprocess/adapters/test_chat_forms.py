@@ -10,8 +10,8 @@ import pytest
 
 from preprocess.adapters.datasets.chat.forms import FORMS as FORM_TABLE
 from preprocess.adapters.datasets.chat.forms import SYSTEM_KEYS, TOOL_KEYS
-from preprocess.adapters.parsing.keys import IMAGE_KEYS
 from preprocess.adapters.registry import ADAPTERS
+from preprocess.containers.image_columns import IMAGE_KEYS
 from preprocess.conversation import Conversation, Reject, to_tools
 from tests.support.chat_records import ONE, TWO, chat_request, read_chat, spoken, why
 from tests.support.paths import ROOT
@@ -51,6 +51,9 @@ FORMS: list[tuple[str, dict[str, Any], list[tuple[str, Any]]]] = [
     ("prompt_completion", {"prompt": MESSAGES[:1], "completion": MESSAGES[1:]}, ROUND),
     ("prompt_response", {"prompt": "What?", "response": "That."}, ROUND),
     ("question_answer", {"question": "What?", "answer": "That.", "image": "1.jpg"}, SHOWN),
+    ("caption", {"caption": "That.", "image": "1.jpg"}, [("user", (ONE,)), ("assistant", "That.")]),
+    ("caption", {"text": ["That."], "txt": "That.", "images": ["1.jpg", "2.jpg"]},
+     [("user", (ONE, TWO)), ("assistant", "That.")]),
 ]  # fmt: skip
 
 
@@ -79,6 +82,12 @@ def test_a_form_is_found_by_its_keys_and_counted(
         ({"prompt": "What?", "chosen": "That.", "rejected": "This."}, "preference_pair"),
         ({"messages": MESSAGES, "rejected_response": "This."}, "preference_pair"),
         ({"text": "A book."}, "missing_key"),
+        ({"text": "A book.", "caption": "A cup.", "image": "1.jpg"}, "bad_value"),
+        ({"caption": ["A book.", "A cup."], "image": "1.jpg"}, "bad_value"),
+        ({"caption": " ", "image": "1.jpg"}, "empty_answer"),
+        ({"caption": 7, "image": "1.jpg"}, "wrong_type"),
+        ({"caption": "A <image>.", "image": "1.jpg"}, "image_in_answer"),
+        ({"caption": "A book.", "question": "What?", "image": "1.jpg"}, "unknown_key"),
     ],
 )
 def test_a_record_that_fits_two_forms_or_none_or_says_more_is_refused(

@@ -18,7 +18,7 @@ import pytest
 
 from preprocess.adapters.parsing import record_csv, record_text
 from preprocess.adapters.parsing.record_files import json_records, read_records
-from preprocess.adapters.parsing.record_tars import MemberImage
+from preprocess.adapters.parsing.sample_records import MemberImage
 from preprocess.adapters.parsing.unreadable import UnreadableRecord
 from preprocess.adapters.registry import ADAPTERS
 from preprocess.blend.config import load_blend
@@ -158,7 +158,7 @@ def test_the_samples_of_a_tar_have_their_images_in_the_order_of_their_numbers(tm
     assert list(read_records(tar(tmp_path / "a", members), KEYS)) == [
         {"id": "a", "images": [MemberImage(f"b/0001.{name}") for name in ("1.JPG", "2.jpg", "10.jpg")]},
         {"id": "b", "image": [MemberImage("0002.img1.png")]},
-        {"id": "c", "txt": "words", "mp4": "4 bytes"},
+        {"id": "c", "txt": "words", "mp4": "0003.mp4"},
     ]
 
 

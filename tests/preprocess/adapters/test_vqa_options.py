@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from preprocess.adapters.datasets.aokvqa import LETTER
+from preprocess.adapters.parsing.lettered_options import LETTER
 from preprocess.adapters.parsing.votes import is_outvoted, most_frequent
 from preprocess.conversation import Conversation
 from tests.support.adapting import adapted, conversations, rejects, sample

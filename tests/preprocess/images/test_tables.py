@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 from pathlib import Path
+from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from preprocess.errors import DataError
+from preprocess.errors import DataError, RejectError
 from preprocess.images import index_cache as store_cache
 from preprocess.images import tables
 from preprocess.images.stores import (
@@ -31,22 +33,41 @@ def test_hugging_face_rows_with_lists_and_gaps_are_keyed_by_row_and_place(tmp_pa
         None,
         [],
         [None, {"bytes": b"3", "path": ""}],
-        [{"bytes": None, "path": "elsewhere.jpg"}, {"bytes": b"4", "path": "0/0"}],
+        [{"bytes": None, "path": "elsewhere.jpg"}, {"bytes": b"4", "path": "0/images/0"}],
         [{"bytes": b"5", "path": "same.jpg"}, {"bytes": b"6", "path": "same.jpg"}],
     ]
     pq.write_table(pa.table({"images": cells, "mask": [b"m"] * 6}), tmp_path / "a.parquet", row_group_size=2)
     store = opened(tmp_path / "a.parquet")
-    found = {key: store.read(key) for key in ("0/0", "0/1", "two.jpg", "3/1", "4/1", "5/0", "5/1")}
-    assert found == {"0/0": b"1", "0/1": b"2", "two.jpg": b"2", "3/1": b"3", "4/1": b"4", "5/0": b"5", "5/1": b"6"}
-    assert [reason(store, key) for key in ("1/0", "3/0", "6/0")] == ["image_missing"] * 3
-    assert [reason(store, key) for key in ("4/0", "elsewhere.jpg", "same.jpg")] == ["image_unreadable"] * 3
+    expected = {"0/images/0": b"1", "0/images/1": b"2", "two.jpg": b"2", "3/images/1": b"3"}
+    expected |= {"4/images/1": b"4", "5/images/0": b"5", "5/images/1": b"6"}
+    assert {key: store.read(key) for key in expected} == expected
+    missing = ("1/images/0", "3/images/0", "6/images/0", "0/mask/0")
+    assert [reason(store, key) for key in missing] == ["image_missing"] * 4
+    assert [reason(store, key) for key in ("4/images/0", "elsewhere.jpg", "same.jpg")] == ["image_unreadable"] * 3
 
 
 def test_plain_and_listed_bytes_are_images_too(tmp_path: Path) -> None:
     pq.write_table(pa.table({"image": [b"1", None, b"3"]}), tmp_path / "a.parquet")
     pq.write_table(pa.table({"views": [[b"1", b"2"], [b"3"]], "x": [1, 2]}), tmp_path / "b.parquet")
-    assert opened(tmp_path / "a.parquet").read("2/0") == b"3"
-    assert opened(tmp_path / "b.parquet").read("0/1") == b"2"
+    assert opened(tmp_path / "a.parquet").read("2/image/0") == b"3"
+    assert opened(tmp_path / "b.parquet").read("0/views/1") == b"2"
+
+
+def test_every_column_of_images_is_in_the_store_and_bytes_under_another_name_only_without_one(tmp_path: Path) -> None:
+    def images_in(**columns: Any) -> dict[str, str]:
+        """The columns with images of one row, each named by what its image holds."""
+        pq.write_table(pa.table(columns), tmp_path / "a.parquet")
+        store = opened(tmp_path / "a.parquet")
+        found = {}
+        for name in columns:
+            with contextlib.suppress(RejectError):
+                found[name] = store.read(f"0/{name}/0").decode()
+        return found
+
+    fixed = pa.array([b"3"], pa.binary(1))
+    file = [{"bytes": b"1", "path": None}]
+    assert images_in(before=file, after=[[b"2"]], photo_3=fixed, vector=[b"4"]) == {"before": "1", "photo_3": "3"}
+    assert images_in(left=[b"l"], right=[b"r"], x=[1]) == {"left": "l", "right": "r"}
 
 
 def test_mimic_it_keys_come_from_the_pandas_index_or_a_text_column(tmp_path: Path) -> None:
@@ -67,7 +88,7 @@ def test_mimic_it_keys_come_from_the_pandas_index_or_a_text_column(tmp_path: Pat
     ("table", "message"),
     [
         (pa.table({"base64": ["AAAA"], "x": [1]}), "column base64 has no keys"),
-        (pa.table({"left": [b"a"], "right": [b"a"]}), "several image columns, left, right"),
+        (pa.table({"base64": ["AAAA"], "x": [None]}), "expected them in the pandas index or in a text column"),
     ],
 )
 def test_a_parquet_file_without_clear_images_is_a_data_error(table: pa.Table, message: str, tmp_path: Path) -> None:
@@ -78,7 +99,7 @@ def test_a_parquet_file_without_clear_images_is_a_data_error(table: pa.Table, me
 
 def test_a_parquet_file_without_any_images_is_an_empty_store(tmp_path: Path) -> None:
     pq.write_table(pa.table({"text": ["a"], "x": [1]}), tmp_path / "a.parquet")
-    assert reason(opened(tmp_path / "a.parquet"), "0/0") == "image_missing"
+    assert reason(opened(tmp_path / "a.parquet"), "0/image/0") == "image_missing"
 
 
 def test_a_cut_off_parquet_file_is_a_data_error(tmp_path: Path) -> None:
@@ -111,4 +132,4 @@ def test_an_arrow_file_is_read_a_few_rows_at_a_time_whatever_its_batches_are(tmp
     with pa.ipc.new_file(tmp_path / "a.arrow", table.schema) as writer:
         writer.write_table(table, max_chunksize=25)
     store = opened(tmp_path / "a.arrow")
-    assert [store.read(f"{row}/0") for row in range(40)] == [bytes([number]) for number in range(40)]
+    assert [store.read(f"{row}/image/0") for row in range(40)] == [bytes([number]) for number in range(40)]

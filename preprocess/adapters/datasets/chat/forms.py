@@ -14,27 +14,40 @@ from typing import Any, NamedTuple
 
 from preprocess.adapters.base import Option, Request
 from preprocess.adapters.parsing.fields import list_of, show
-from preprocess.adapters.parsing.keys import IMAGE_KEYS, check_keys, given
-from preprocess.adapters.parsing.media_tags import TagRules
+from preprocess.adapters.parsing.keys import check_keys, given, one_of
+from preprocess.adapters.parsing.lettered_options import options_of, with_options
+from preprocess.adapters.parsing.media_tags import TagRules, slots
 from preprocess.adapters.parsing.messages import CONTENT_KEYS, messages_of, question_and_answer
 from preprocess.adapters.parsing.tools import parsed
 from preprocess.adapters.parsing.turns import Message
+from preprocess.containers.image_columns import IMAGE_KEYS, NUMBERED_KEYS
 from preprocess.errors import RejectError
 
+CAPTION_KEYS = ("caption", "text", "txt")
+OPTION_KEYS = ("options", "choices")
 SYSTEM_KEYS = ("system", "system_prompt", "system_message", "system_instruction", "system_text")
 TOOL_KEYS = ("tools", "functions", "available_tools")
-COMMON_KEYS = frozenset(("id", "group", "split", *SYSTEM_KEYS, *TOOL_KEYS, *IMAGE_KEYS))
+COMMON_KEYS = frozenset(("id", "group", "split", *SYSTEM_KEYS, *TOOL_KEYS, *IMAGE_KEYS, *NUMBERED_KEYS))
 
 
 class Context(NamedTuple):
+    """num_images: how many the record names."""
+
     request: Request
-    has_images: bool
+    num_images: int
     rules: TagRules
+
+    @property
+    def has_images(self) -> bool:
+        return self.num_images > 0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Form:
-    """needs: keys that all must have a value. may: further keys that it reads. turns: the record's messages."""
+    """needs: keys that all must have a value; none: a key of `may` must. may: further keys that it reads.
+
+    turns: makes the record's messages.
+    """
 
     needs: tuple[str, ...]
     may: tuple[str, ...] = ()
@@ -69,6 +82,39 @@ def _one_round(record: dict[str, Any], form: Form, context: Context) -> list[Mes
     return [*messages, *question_and_answer(question, record[answer_key], context.has_images, context.rules)]
 
 
+def _question(record: dict[str, Any], form: Form, context: Context) -> list[Message]:
+    """One question, with its lettered options if it has some, and its answer."""
+    question, answer = record["question"], record["answer"]
+    key = one_of(record, OPTION_KEYS, "list of options")
+    if key is not None:
+        question, answer = with_options(question, options_of(record[key], key), answer)
+    return question_and_answer(question, answer, context.has_images, context.rules)
+
+
+def _caption(record: dict[str, Any], form: Form, context: Context) -> list[Message]:
+    """The images are the question, and their caption is the answer."""
+    if not context.has_images:
+        raise RejectError("missing_key", "there is a caption and no image; expected an image under one of its keys")
+    return [
+        Message("user", [None] * context.num_images),
+        Message("assistant", slots(_caption_text(record), "assistant", True, context.rules)),
+    ]
+
+
+def _caption_text(record: dict[str, Any]) -> Any:
+    """The caption; one of the keys, or several with the same text. Raises RejectError."""
+    names = given(record, CAPTION_KEYS)
+    if not names:
+        raise RejectError("empty_answer", "the caption is empty")
+    values = [record[name] for name in names]
+    captions = [value[0] if type(value) is list and len(value) == 1 else value for value in values]
+    if type(captions[0]) is list:
+        raise RejectError("bad_value", f"{names[0]} has {len(captions[0])} texts; expected one caption")
+    if any(caption != captions[0] for caption in captions):
+        one_of(record, CAPTION_KEYS, "caption")
+    return captions[0]
+
+
 def _prompt(record: dict[str, Any], form: Form, context: Context) -> list[Message]:
     """TRL's prompt and completion, as text or as messages; answers within the prompt are not trained."""
     prompt, completion = record["prompt"], record["completion"]
@@ -91,7 +137,8 @@ FORMS: dict[str, Form] = {
     "alpaca": Form(needs=("instruction", "output"), may=("input", "history"), turns=_one_round),
     "prompt_completion": Form(needs=("prompt", "completion"), turns=_prompt),
     "prompt_response": Form(needs=("prompt", "response"), may=("history",), turns=_one_round),
-    "question_answer": Form(needs=("question", "answer"), turns=_one_round),
+    "question_answer": Form(needs=("question", "answer"), may=OPTION_KEYS, turns=_question),
+    "caption": Form(needs=(), may=CAPTION_KEYS, turns=_caption),
 }
 FORM = Option(
     default="auto",
@@ -123,7 +170,11 @@ def form_of(record: dict[str, Any], request: Request) -> Form:
     names = [name for name in present if len(given(record, FORMS[name].needs)) == len(FORMS[name].needs)] or [
         name for name in present if all(record[key] is not None for key in FORMS[name].needs)
     ]
+    if not names and any(record.get(key) is not None for key in CAPTION_KEYS):  # last: often next to turns
+        names = ["caption"]
     if not names:
+        if type(record.get("questions")) is list and type(record.get("answers")) is list:
+            raise RejectError("missing_key", "the keys questions and answers are OCR-VQA's; use the adapter ocr_vqa")
         check_keys(record, request, KEYS)
         raise RejectError("missing_key", f"no form has the keys {_names(record)}; map your own names in `fields`")
     if len(names) > 1:
@@ -151,7 +202,7 @@ def _repeated(record: dict[str, Any], form: Form) -> list[str]:
 
 def _present(keys: tuple[str, ...]) -> tuple[str, ...]:
     """The forms whose keys are all there."""
-    return tuple(name for name, form in FORMS.items() if all(key in keys for key in form.needs))
+    return tuple(name for name, form in FORMS.items() if form.needs and all(key in keys for key in form.needs))
 
 
 _cached_present = lru_cache(maxsize=512)(_present)

@@ -1,4 +1,4 @@
-"""Your own conversations: JSON, Parquet, Arrow or WebDataset tars, in any of the FORMS.
+"""Your own conversations and captions: JSON, tables, WebDataset tars or folders, in any of the FORMS.
 
     {"id"?, "messages": [{"role", "content": text or parts}], "images"?: [...], "group"?, "split"?}
     {"id"?, "conversations": [{"from", "value"}], "image"? or "images"?: path or [paths], "system"?, "tools"?}
@@ -10,17 +10,16 @@ record; images without any marker go before the first question. What a record sa
 from __future__ import annotations
 
 import os.path
-from dataclasses import dataclass
 from typing import Any
 
 from preprocess.adapters.base import Request
 from preprocess.adapters.datasets.chat.forms import KEYS, SYSTEM_KEYS, TOOL_KEYS, Context, form_of
-from preprocess.adapters.datasets.chat.images import images_of
 from preprocess.adapters.parsing.fields import as_id, build_or_reject, image_groups, object_of, show
 from preprocess.adapters.parsing.identities import Identities
-from preprocess.adapters.parsing.keys import filter_fields, has_value, meaning_of, one_of, own_id, renamed
+from preprocess.adapters.parsing.keys import Columns, filter_fields, has_value, one_of, own_id, renamed
 from preprocess.adapters.parsing.media_tags import TagRules, slots
 from preprocess.adapters.parsing.record_files import read_records
+from preprocess.adapters.parsing.record_images import images_of
 from preprocess.adapters.parsing.record_location import RecordLocation, located_records
 from preprocess.adapters.parsing.splits import stated_split
 from preprocess.adapters.parsing.tools import tool_definitions
@@ -33,42 +32,26 @@ def read(request: Request) -> Records:
     identities = Identities(request)
     stores = {os.path.abspath(store): index for index, store in enumerate(request.images)}
     rules = TagRules.of(request)
-    columns = _Columns(request)
+    columns = Columns(request, KEYS)
     for path in request.annotations:
         store = stores.get(os.path.abspath(path))
         for location, record in located_records(
-            identities, path, read_records(path, columns), lambda record: own_id(request, record, "id")
+            identities,
+            path,
+            read_records(path, columns, request.tally.ignored_key),
+            lambda record: own_id(request, record, "id"),
         ):
             yield build_or_reject(location.source, _conversation, location, record, store, rules)
 
 
-@dataclass(frozen=True)
-class _Columns:
-    """The columns of Parquet that are read: those of a form, those that the blend names, and those with a meaning.
-
-    The others are noted as fields that a filter could name.
-    """
-
-    request: Request
-
-    def __contains__(self, name: object) -> bool:
-        if type(name) is not str:
-            return False
-        request = self.request
-        known = name in KEYS or name in request.keys or name in request.filter_fields
-        if known or meaning_of(name) is not None:
-            return True
-        request.tally.possible_field(name)
-        return False
-
-
 def _conversation(location: RecordLocation, record: Any, store: int | None, rules: TagRules) -> Conversation:
     request = location.request
-    fields = filter_fields(request, object_of(record))
-    record = renamed(record, request)
+    source = object_of(record)
+    fields = filter_fields(request, source)
+    record = renamed(source, request)
     form = form_of(record, request)
-    images, groups_within = images_of(record, location, store)
-    messages = form.turns(record, form, Context(request, bool(images), rules))
+    images, groups_within = images_of(record, location, store, source)
+    messages = form.turns(record, form, Context(request, len(images), rules))
     turns, notes = assemble(_with_system(record, messages, rules), images, request)
     groups: list[str] = []
     for image in (part for turn in turns for part in turn.parts if isinstance(part, Image)):

@@ -1,0 +1,64 @@
+"""The records of a folder of images with a .txt, a .json or both of the same name next to each.
+
+Rules: a sample is read as preprocess.adapters.parsing.sample_records says; its id is its path below the folder, without
+the extension. An image without a text, and a text without an image, is an UnreadableRecord. Other files are not
+records. A folder named train, val or test is the split of what is in it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from preprocess.adapters.parsing.sample_records import MAX_TEXT_BYTES, is_image, sample_record
+from preprocess.adapters.parsing.splits import split_of_file
+from preprocess.adapters.parsing.unreadable import UnreadableRecord
+from preprocess.containers.sample_folders import TEXTS, SampleFiles, read_small, samples_below
+from preprocess.errors import DataError
+
+
+def folder_records(path: Path) -> Iterator[Any]:
+    """The samples in the order of their paths. Raises DataError for a folder without any."""
+    found_one = False
+    folder, split = None, ""
+    for sample in samples_below(path):
+        if sample.folder != folder:
+            folder, split = sample.folder, split_of_file(sample.folder.rstrip("/"))
+        record = _record(path, sample)
+        if record is None:
+            continue
+        if type(record) is dict:
+            found_one = True
+            record.setdefault("id", sample.folder + sample.stem)
+            if split:
+                record.setdefault("split", split)
+        yield record
+    if not found_one:
+        raise DataError(f"{path}: is a folder without an image that has a .txt or a .json of the same name next to it")
+
+
+def _record(path: Path, sample: SampleFiles) -> Any:
+    """None for files that are not a sample."""
+    images = [extension for extension in sample.extensions if is_image(extension)]
+    texts = [extension for extension in sample.extensions if extension.lower() in TEXTS]
+    name = sample.folder + sample.stem
+    if not images:
+        if not any(extension.lower() == "txt" for extension in texts):
+            return None
+        return UnreadableRecord(reason="no_match", detail=f"{sample.name(texts[0])} has no image of the same name")
+    if not texts:
+        return UnreadableRecord(
+            reason="no_match", detail=f"{sample.name(images[0])} has neither {name}.txt nor {name}.json next to it"
+        )
+    if len(images) > 1:
+        shown = " and ".join(sample.name(extension) for extension in images)
+        return UnreadableRecord(reason="bad_value", detail=f"{shown} have the same text; expected one image")
+
+    def read(extension: str) -> bytes | UnreadableRecord:
+        try:
+            return read_small(path, sample.name(extension), MAX_TEXT_BYTES)
+        except ValueError as error:
+            return UnreadableRecord(reason="bad_value", detail=f"{sample.name(extension)} {error}")
+
+    return sample_record(name, {extension: extension for extension in sample.extensions}, sample.name, read)

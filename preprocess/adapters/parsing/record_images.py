@@ -1,0 +1,111 @@
+"""The images of a record: paths, images in the file of the record, or images as text.
+
+Rule: a record has them under one of IMAGE_KEYS, or one by one under numbered keys, such as `image_1` and `image_2`. The
+store of an image in a Parquet or Arrow file, named `<row number>/<column>/<index>`, is that file, and the store of one
+next to its record is the tar or folder of both; it must be in the dataset's `images`.
+"""
+
+from __future__ import annotations
+
+from functools import lru_cache
+from typing import Any
+
+from preprocess.adapters.base import Request
+from preprocess.adapters.groups import embedded_group
+from preprocess.adapters.parsing.fields import image_at, image_of_bytes
+from preprocess.adapters.parsing.keys import has_value, one_of
+from preprocess.adapters.parsing.record_location import RecordLocation
+from preprocess.adapters.parsing.sample_records import MemberImage
+from preprocess.adapters.parsing.tools import parsed
+from preprocess.containers.image_columns import IMAGE_KEYS, numbered
+from preprocess.conversation import Image
+from preprocess.errors import RejectError
+
+_PATH_KEYS = ("path", "url", "image")
+_MAX_KEYS_CACHED = 64
+
+
+def images_of(
+    record: dict[str, Any], location: RecordLocation, store: int | None, source: dict[str, Any]
+) -> tuple[list[Image], dict[Image, str]]:
+    """The record's images, and the groups of those that are in the file itself.
+
+    store: the file's index in `images`. source: the record under its own names, which are those of a table's columns.
+    """
+    images: list[Image] = []
+    groups: dict[Image, str] = {}
+    for key in _image_keys(record):
+        for index, value in enumerate(_values(record[key], key)):
+            if isinstance(value, MemberImage):
+                images.append(Image(name=value.name, store=_own_store(location, store)))
+                continue
+            path, data = _path_and_data(value)
+            if data is None:
+                image = image_at(path, location.request, key)
+            elif type(data) is not bytes:
+                image = image_of_bytes(data, location.request)
+            else:
+                column = _column(key, location.request, source)
+                image = Image(name=f"{location.number}/{column}/{index}", store=_own_store(location, store))
+                # The path of an embedded image is often the same for all rows, so only COCO's number counts.
+                groups[image] = embedded_group(data, path if type(path) is str else None)
+            images.append(image)
+    return images, groups
+
+
+def _image_keys(record: dict[str, Any]) -> list[str]:
+    """The keys that have images, in their order: one of IMAGE_KEYS, or numbered ones. Raises RejectError."""
+    plain = one_of(record, IMAGE_KEYS, "list of images")
+    names = (_cached_numbered_keys if len(record) <= _MAX_KEYS_CACHED else _numbered_keys)(tuple(record))
+    keys = [(stem, number, name) for stem, number, name in names if has_value(record[name])]
+    if not keys:
+        empty = next((name for name in IMAGE_KEYS if record.get(name) not in (None, [])), None)
+        return [name for name in (plain or empty,) if name is not None]
+    given = [name for *_, name in keys] if plain is None else [plain, *(name for *_, name in keys)]
+    first = min(keys[0][1], 1) if plain is None else 2  # image_0 or image_1; image, image_2
+    expected = [(plain or keys[0][0], first + place) for place in range(len(keys))]
+    if [(stem, number) for stem, number, _ in keys] != expected:
+        raise RejectError(
+            "image_count",
+            f"the images are under the keys {', '.join(given)}; expected numbers without a gap, such as image_1, "
+            f"image_2; to leave one out, set keys: {{{given[-1]}: ignore}}",
+        )
+    for name in given:
+        if type(record[name]) is list and len(record[name]) != 1:
+            raise RejectError("image_count", f"{name} has {len(record[name])} images; expected one")
+    return given
+
+
+def _numbered_keys(names: tuple[str, ...]) -> tuple[tuple[str, int, str], ...]:
+    """(stem, number, name) of the keys such as image_2, in the order of their numbers."""
+    return tuple(sorted((*found, name) for name in names if (found := numbered(name))))
+
+
+_cached_numbered_keys = lru_cache(maxsize=512)(_numbered_keys)
+
+
+def _values(values: Any, key: str) -> list[Any]:
+    if type(values) is str and values.startswith("["):
+        values = parsed(values, key)
+    return values if type(values) is list else [values]
+
+
+def _column(key: str, request: Request, source: dict[str, Any]) -> str:
+    """The column of a table that the blend's `fields` and `keys` give the name of this key."""
+    mapped = (theirs for theirs, ours in request.keys.items() if ours == key and has_value(source.get(theirs)))
+    return next(mapped, key)
+
+
+def _own_store(location: RecordLocation, store: int | None) -> int:
+    """The store of images in the file itself."""
+    if store is None:
+        file = location.source.file
+        raise RejectError("image_missing", f"the image is in {file} itself; add {file} to the dataset's `images`")
+    return store
+
+
+def _path_and_data(value: Any) -> tuple[Any, Any]:
+    """The path of an image, and its bytes; either may be None."""
+    if type(value) is dict:
+        return next((value[name] for name in _PATH_KEYS if has_value(value.get(name))), None), value.get("bytes")
+    return (None, value) if type(value) is bytes else (value, None)
