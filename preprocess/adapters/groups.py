@@ -1,21 +1,23 @@
 """Group ids: conversations with a common id stay on one side of the train/eval split.
 
 Rule: two references to one image share an id if their names allow it: COCO's numbers in any dataset, a file that is
-reached through different folders, and the same bytes embedded twice. A file name without a folder gets one id for each
-store that may contain it, so ids depend only on names, never on the files on disk. If names are too weak to separate
-images, ids coincide; that keeps more together than needed, and leaks nothing. Names do not show copies of a file under
-other names: the compiler adds a group for those before the split (compiler/image_copies.py).
+reached through different folders, and the same bytes in two rows of tables or in two texts. A file name without a
+folder gets one id for each store that may contain it, so ids depend only on names, never on the files on disk. If names
+are too weak to separate images, ids coincide; that keeps more together than needed, and leaks nothing. Names do not
+show copies of a file under other names: the compiler adds a group for those before the split
+(compiler/image_copies.py).
 """
 
 from __future__ import annotations
 
-import hashlib
 import os.path
 import posixpath
 import re
 from collections.abc import Sequence
 from functools import lru_cache
 from pathlib import Path
+
+import xxhash
 
 from preprocess.conversation import is_embedded
 
@@ -49,13 +51,13 @@ def image_groups(stores: Sequence[Path], name: str) -> tuple[str, ...]:
     return tuple(dict.fromkeys(f"{_folder_name(store)}/{parts[0]}" for store in stores))
 
 
-def embedded_group(image: bytes, name: str | None) -> str:
-    """The group of an image inside its record: by COCO's number if `name` has one, else by its bytes."""
-    return (coco_group_in(name) if name else None) or _bytes_group(hashlib.sha256(image).hexdigest())
+def embedded_group(image: bytes | memoryview, name: str | None) -> str:
+    """The group of an image inside a table: by COCO's number if `name` has one, else by its bytes."""
+    return (coco_group_in(name) if name else None) or _bytes_group(xxhash.xxh3_64_hexdigest(image))
 
 
-def _bytes_group(sha256: str) -> str:
-    return f"bytes:{sha256[:16]}"
+def _bytes_group(digest: str) -> str:
+    return f"bytes:{digest[:16]}"
 
 
 @lru_cache(maxsize=1024)

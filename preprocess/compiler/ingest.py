@@ -9,7 +9,6 @@ import hashlib
 import json
 import os
 import shutil
-import stat
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
@@ -22,17 +21,16 @@ from dst.common.suggest import nearest
 from preprocess.adapters.base import Request, Tally
 from preprocess.adapters.lookup import adapter_origin, read_records
 from preprocess.adapters.parsing.fields import printable
-from preprocess.adapters.parsing.sample_records import MAX_TEXT_BYTES
 from preprocess.adapters.parsing.splits import held_out_files
+from preprocess.compiler.input_digests import InputDigests, input_digests, stamp
 from preprocess.compiler.spool import reject_all, write_spool
 from preprocess.compiler_version import COMPILER
-from preprocess.containers.sample_folders import folder_sha256, folder_state
 from preprocess.conversation import Conversation, Records, Reject
 from preprocess.errors import DataError
 from preprocess.filters.record_rules import record_check
 from preprocess.filters.rules import Filter
 from preprocess.images.embedded import EmbeddedWriter
-from shards.files import file_sha256, partial_path, replace_file, sync_folder
+from shards.files import partial_path, replace_file, sync_folder
 
 _DONE = "done.json"
 
@@ -107,22 +105,6 @@ def content_key(parts: Mapping[str, Any]) -> str:
     return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
 
 
-def stamp(path: Path) -> tuple[int, int]:
-    """Size in bytes and mtime in ns, to detect a changed file; of a folder, see `folder_state`.
-
-    Raises DataError if it is neither a readable file nor a folder.
-    """
-    try:
-        status = path.stat()
-    except OSError as error:
-        raise DataError(f"{path}: cannot be read ({error.strerror})") from None
-    if stat.S_ISDIR(status.st_mode):
-        return folder_state(path)
-    if not stat.S_ISREG(status.st_mode):  # opening a pipe would wait for a writer forever
-        raise DataError(f"{path}: is a pipe or a device; expected an annotation file")
-    return status.st_size, status.st_mtime_ns
-
-
 def finished(task: IngestTask) -> Ingested | None:
     """The result of an earlier run of the same task, if there is one."""
     try:
@@ -135,29 +117,12 @@ def run_ingest(task: IngestTask) -> Ingested:
     """Read the dataset into `task.folder`. If a whole file cannot be used, the result's `error` names it."""
     partial = partial_path(task.folder)
     embedded = EmbeddedWriter(partial)
-    tally = Tally()
-    request = replace(task.request, embedded=embedded, tally=tally)
     try:
         _check_code(task)
-        inputs = [_describe(task.request, path) for path in task.request.annotations]
         partial.mkdir(parents=True)
-        official = Counter(dict.fromkeys(held_out_files(entry["file"] for entry in inputs), 0))
-        dropped: Counter[str] = Counter()
-        records: Records = islice(read_records(task.adapter, request), task.first)
-        if official:
-            records = _counted(records, official)
-        if task.rules is not None and task.rules.has_record_rules:
-            records = filtered(records, task.rules, dropped)
-        found = Ingested(
-            **write_spool(partial, task.dataset, records),
-            filtered=dict(sorted(dropped.items())),
-            inputs=inputs,
-            official_files=dict(official),
-            forms=dict(tally.forms),
-            ignored_keys=dict(tally.ignored_keys),
-        )
+        with input_digests(task.request) as digests:
+            found = _read(task, partial, embedded, digests)
         embedded.close()
-        check_fields(tally, request.filter_fields)
         if not found.records:
             raise DataError(
                 f"{', '.join(map(str, task.request.annotations))}: no records in it; remove the dataset from the blend"
@@ -174,6 +139,29 @@ def run_ingest(task: IngestTask) -> Ingested:
     finally:
         embedded.release()
     return found
+
+
+def _read(task: IngestTask, folder: Path, embedded: EmbeddedWriter, digests: InputDigests) -> Ingested:
+    """Write what the adapter makes of the records. Raises DataError."""
+    tally = Tally()
+    request = replace(task.request, embedded=embedded, tally=tally)
+    official = Counter(dict.fromkeys(held_out_files(map(request.source_file, request.annotations)), 0))
+    dropped: Counter[str] = Counter()
+    records: Records = islice(read_records(task.adapter, request), task.first)
+    if official:
+        records = _counted(records, official)
+    if task.rules is not None and task.rules.has_record_rules:
+        records = filtered(records, task.rules, dropped)
+    spool = write_spool(folder, task.dataset, records)
+    check_fields(tally, request.filter_fields)
+    return Ingested(
+        **spool,
+        filtered=dict(sorted(dropped.items())),
+        inputs=digests.result(),
+        official_files=dict(official),
+        forms=dict(tally.forms),
+        ignored_keys=dict(tally.ignored_keys),
+    )
 
 
 def check_fields(tally: Tally, wanted: Sequence[str]) -> None:
@@ -247,12 +235,3 @@ def _counted(records: Records, official: Counter[str]) -> Iterator[Conversation 
         if isinstance(item, Conversation) and item.official_split in ("val", "test"):
             official.update(source.file for source in item.sources if source.file in official)
         yield item
-
-
-def _describe(request: Request, path: Path) -> dict[str, Any]:
-    size = stamp(path)[0]
-    try:
-        sha256 = folder_sha256(path, MAX_TEXT_BYTES) if path.is_dir() else file_sha256(path)
-        return {"file": request.source_file(path), "size": size, "sha256": sha256}
-    except OSError as error:
-        raise DataError(f"{path}: cannot be read ({error.strerror})") from None

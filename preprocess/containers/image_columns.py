@@ -9,7 +9,8 @@ from __future__ import annotations
 
 import re
 from functools import lru_cache
-from typing import TYPE_CHECKING
+from itertools import islice
+from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -47,12 +48,38 @@ def image_columns(schema: pa.Schema) -> list[str]:
     return by_name or others
 
 
-def _inner(kind: pa.DataType) -> pa.DataType:
-    """The type of a column's values, or of the items of its lists."""
+def image_cells(column: pa.Array) -> list[Any]:
+    """The values of a column of images as `to_pylist` gives them, but bytes as memoryviews: nothing is copied."""
     import pyarrow as pa
 
-    is_list = pa.types.is_list(kind) or pa.types.is_large_list(kind) or pa.types.is_fixed_size_list(kind)
-    return kind.value_type if is_list else kind
+    kind = column.type
+    if _is_list(kind):
+        items = iter(image_cells(column.flatten()))
+        lengths = column.value_lengths().to_pylist()
+        return [None if length is None else list(islice(items, length)) for length in lengths]
+    if pa.types.is_struct(kind):
+        fields = [image_cells(field) for field in column.flatten()]
+        names = [field.name for field in kind]
+        is_valid = column.is_valid().to_pylist()
+        return [
+            dict(zip(names, row, strict=True)) if valid else None
+            for valid, row in zip(is_valid, zip(*fields, strict=True), strict=True)
+        ]
+    if _is_bytes(kind):
+        return [memoryview(value.as_buffer()) if value.is_valid else None for value in column]
+    others: list[Any] = column.to_pylist()
+    return others
+
+
+def _inner(kind: pa.DataType) -> pa.DataType:
+    """The type of a column's values, or of the items of its lists."""
+    return kind.value_type if _is_list(kind) else kind
+
+
+def _is_list(kind: pa.DataType) -> bool:
+    import pyarrow as pa
+
+    return bool(pa.types.is_list(kind) or pa.types.is_large_list(kind) or pa.types.is_fixed_size_list(kind))
 
 
 def _is_file(kind: pa.DataType) -> bool:

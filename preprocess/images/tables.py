@@ -16,7 +16,7 @@ from typing import Any, BinaryIO
 
 import pyarrow as pa
 
-from preprocess.containers.image_columns import image_columns
+from preprocess.containers.image_columns import image_cells, image_columns
 from preprocess.containers.tables import BadRow, Choose, arrow_batches, parquet_batches
 from preprocess.errors import DataError
 from preprocess.images.base64_json import decode_base64
@@ -62,12 +62,11 @@ def _unpack(
             if isinstance(batch, BadRow):  # its record is a reject
                 row += 1
                 continue
-            values = {name: batch.column(name).to_pylist() for name in columns}
             if key_column is not None:
-                _add_base64(values[key_column], values["base64"], index, blob)
+                _add_base64(batch.column(key_column).to_pylist(), batch.column("base64").to_pylist(), index, blob)
             else:
-                for name, cells in values.items():
-                    _add_images(row, name, cells, index, blob)
+                for name in columns:
+                    _add_images(row, name, image_cells(batch.column(name)), index, blob)
             row += batch.num_rows
     except pa.ArrowException as error:
         raise DataError(f"{path}: damaged {kind}: {error}") from None
@@ -95,7 +94,11 @@ def _add_images(first: int, column: str, cells: list[Any], index: ArchiveIndexBu
 
 
 def _add(
-    index: ArchiveIndexBuilder, blob: BinaryIO, keys: list[str], image: bytes, packing: Packing = Packing.RAW
+    index: ArchiveIndexBuilder,
+    blob: BinaryIO,
+    keys: list[str],
+    image: bytes | memoryview,
+    packing: Packing = Packing.RAW,
 ) -> None:
     offset = blob.tell()
     blob.write(image)

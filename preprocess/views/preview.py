@@ -24,7 +24,7 @@ from preprocess.adapters.lookup import read_records
 from preprocess.blend.config import Blend, Dataset, check_blend
 from preprocess.blend.inputs import find_inputs
 from preprocess.blend.resolve import request_of
-from preprocess.compiler.ingest import stamp
+from preprocess.compiler.input_digests import stamp
 from preprocess.compiler.messages import messages_of
 from preprocess.compiler.report import counts_text
 from preprocess.conversation import Conversation, Reject, to_tools

@@ -42,7 +42,7 @@ def images_of(
             path, data = _path_and_data(value)
             if data is None:
                 image = image_at(path, location.request, key)
-            elif type(data) is not bytes:
+            elif type(data) is not memoryview:
                 image = image_of_bytes(data, location.request)
             else:
                 column = _column(key, location.request, source)
@@ -108,4 +108,4 @@ def _path_and_data(value: Any) -> tuple[Any, Any]:
     """The path of an image, and its bytes; either may be None."""
     if type(value) is dict:
         return next((value[name] for name in _PATH_KEYS if has_value(value.get(name))), None), value.get("bytes")
-    return (None, value) if type(value) is bytes else (value, None)
+    return (None, value) if type(value) is memoryview else (value, None)

@@ -12,7 +12,7 @@ from typing import Any
 
 from preprocess.adapters.parsing.record_text import Kind
 from preprocess.adapters.parsing.unreadable import UnreadableRecord
-from preprocess.containers.image_columns import image_columns
+from preprocess.containers.image_columns import image_cells, image_columns
 from preprocess.containers.tables import BadRow, arrow_batches, parquet_batches
 from preprocess.errors import DataError
 
@@ -30,16 +30,18 @@ def table_records(
 
     batches = parquet_batches if kind == "Parquet" else arrow_batches
     unread: list[str] = []
+    images: list[str] = []
 
     def choose(schema: Any) -> list[str] | None:
-        _refuse_unread_images(path, schema, keys)
+        images.extend(image_columns(schema))
+        _refuse_unread_images(path, images, keys)
         read = [name for name in schema.names if name in keys]
         unread.extend(name for name in schema.names if read and name not in keys)
         return read or None
 
     try:
         for batch in batches(path, choose):
-            rows = _rows(batch)
+            rows = _rows(batch, images)
             for name in unread:
                 ignored(name, len(rows))
             yield from rows
@@ -47,8 +49,8 @@ def table_records(
         raise DataError(f"{path}: cannot be read as {kind.removeprefix('an ')} ({error})") from None
 
 
-def _refuse_unread_images(path: Path, schema: Any, keys: Container[str]) -> None:
-    unread = [name for name in image_columns(schema) if name not in keys]
+def _refuse_unread_images(path: Path, images: list[str], keys: Container[str]) -> None:
+    unread = [name for name in images if name not in keys]
     if unread:
         mapped = ", ".join(f"{name}: image_{number}" for number, name in enumerate(unread, 1))
         raise DataError(
@@ -58,22 +60,31 @@ def _refuse_unread_images(path: Path, schema: Any, keys: Container[str]) -> None
         )
 
 
-def _rows(batch: Any) -> list[Any]:
+def _rows(batch: Any, images: list[str]) -> list[Any]:
     if isinstance(batch, BadRow):
         reason = "bad_text" if "UTF8" in batch.error else "wrong_type"
         detail = f"a column contains a value that cannot be used ({batch.error})"
         return [UnreadableRecord(reason=reason, detail=detail)]
     try:
-        rows: list[Any] = batch.to_pylist()
+        return _values(batch, images)
     except _NO_PYTHON_VALUE:
-        rows = [_row(batch.slice(index, 1)) for index in range(batch.num_rows)]
-    return rows
+        return [_row(batch.slice(index, 1), images) for index in range(batch.num_rows)]
 
 
-def _row(batch: Any) -> Any:
+def _row(batch: Any, images: list[str]) -> Any:
     try:
-        return batch.to_pylist()[0]
+        return _values(batch, images)[0]
     except UnicodeDecodeError as error:
         return UnreadableRecord(reason="bad_text", detail=f"a column contains text that is not UTF-8 ({error.reason})")
     except _NO_PYTHON_VALUE as error:
         return UnreadableRecord(reason="wrong_type", detail=f"a column contains a value that cannot be used ({error})")
+
+
+def _values(batch: Any, images: list[str]) -> list[Any]:
+    """The rows as dicts. The bytes of images are memoryviews, since copies take longer than all else."""
+    names = batch.schema.names
+    columns = [
+        image_cells(column) if name in images else column.to_pylist()
+        for name, column in zip(names, batch.columns, strict=True)
+    ]
+    return [dict(zip(names, row, strict=True)) for row in zip(*columns, strict=True)]

@@ -13,7 +13,7 @@ import pytest
 from preprocess.adapters.base import Request
 from preprocess.adapters.parsing import record_folders
 from preprocess.adapters.registry import ADAPTERS
-from preprocess.compiler.ingest import _describe, stamp
+from preprocess.compiler.input_digests import input_digests, stamp
 from preprocess.containers.sample_folders import samples_below
 from preprocess.conversation import Conversation, Image, Reject
 from preprocess.errors import DataError
@@ -162,7 +162,8 @@ def test_the_state_of_a_folder_changes_with_its_texts_and_names_alone(tmp_path: 
     request = request_of(tmp_path)
 
     def states() -> tuple[Any, Any]:
-        return stamp(tmp_path), _describe(request, tmp_path)
+        with input_digests(request) as digests:
+            return stamp(tmp_path), digests.result()[0]
 
     first = states()
     assert first == states()
