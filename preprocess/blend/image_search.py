@@ -12,6 +12,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from itertools import islice
 from pathlib import Path
 
+from preprocess.adapters.parsing.sample_records import IMAGE_EXTENSIONS
 from preprocess.blend.folders import Folder
 from preprocess.errors import RejectError
 from preprocess.images.stores import FolderStore
@@ -44,6 +45,17 @@ def elsewhere(name: str, near: Path, folders: Sequence[Folder]) -> Path | None:
     """A file with the last part of the name, which the records name by another path; None if there is none."""
     last = name.replace("\\", "/").rpartition("/")[2]
     return next((path / last for path in _folders(near, folders) if _names_in(path, [last])), None)
+
+
+def with_other_extension(name: str, near: Path, folders: Sequence[Folder]) -> Path | None:
+    """The file, in a folder or an archive, whose name differs in its extension alone; None if there is none."""
+    stem = os.path.splitext(name)[0]
+    names = [f"{stem}.{extension}" for kind in sorted(IMAGE_EXTENSIONS) for extension in (kind, kind.upper())]
+    for path in (*_folders(near, folders), *_archives(near, folders)):
+        found = _names_in(path, names)
+        if found:
+            return path / min(found)
+    return None
 
 
 def _folders(near: Path, folders: Sequence[Folder]) -> list[Path]:

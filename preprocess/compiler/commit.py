@@ -12,6 +12,7 @@ import shutil
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence, Set
 from dataclasses import asdict, dataclass
+from functools import partial
 from importlib import metadata
 from pathlib import Path
 
@@ -32,7 +33,7 @@ from preprocess.compiler.task import CompileTask, TaskResult
 from preprocess.compiler_version import COMPILER, libraries
 from preprocess.conversation import REQUESTED
 from preprocess.errors import DataError
-from preprocess.images.stores import current_files
+from preprocess.images.stores import current_files, open_stores
 from shards import ShardInfo
 from shards.files import file_sha256, partial_path, sync_folder
 from shards.format.manifest import NAME as MANIFEST
@@ -73,8 +74,14 @@ def finish(folder: Path, prepared: Prepared, report: BuildReport, work: StageRes
     """Raises DataError, without a change to the build, for a dataset with too many rejects or without samples."""
     for dataset in report.datasets.values():
         assert dataset.records == dataset.members + sum(dataset.rejects.values()), dataset
-        root = prepared.inputs[dataset.name].root
-        dataset.images_hint = missing_images_hint(dataset, work.spools[dataset.name], root)
+        inputs = prepared.inputs[dataset.name]
+        dataset.images_hint = missing_images_hint(
+            dataset,
+            work.spools[dataset.name],
+            inputs.root,
+            inputs.images,
+            partial(open_stores, inputs.images, folder / CACHE),
+        )
     scratch = partial_path(folder / CACHE / "finish")
     scratch.mkdir()
     try:

@@ -25,7 +25,7 @@ class DatasetReport:
     ignored_keys: records of each form, and with each key that the adapter does not read. official_files: annotation
     file whose name says val or test -> its number of official val and test records. official_use: what the blend makes
     of those. filtered: rule of the filter -> records, which are the rejects with the reason `filtered`. images_hint:
-    where the images are, if the build found none of them.
+    where the images are, if many of them are missing.
     """
 
     name: str

@@ -59,12 +59,13 @@ def image_below(path: str, value: str, images: tuple[Path, ...], root: Path, wha
     for index, folder in _prefixes(images):
         if path.startswith(folder):
             return Image(name=path[len(folder) :], store=index if len(images) > 1 else None)
-    below = next((path[len(folder) :] for _, folder in _prefixes((root,)) if path.startswith(folder)), None)
-    if below is not None:
-        advice = f"it is below the root {root}; add {posixpath.dirname(below) or '.'} to the dataset's `images`"
+    folders = [folder for _, folder in _prefixes(images)]
+    shown = ", ".join(folders[:_SHOWN_FOLDERS]) + (", ..." if len(folders) > _SHOWN_FOLDERS else "")
+    if any(path.startswith(folder) for _, folder in _prefixes((root,))):
+        stores = [os.path.relpath(store, root) for store in images]
+        setting = f"set images: [{', '.join([*stores, '.'])}]" if len(stores) <= _SHOWN_FOLDERS else "add . to `images`"
+        advice = f"it is below the root {root}, and not in {shown or 'an image folder'}; {setting}"
     else:
-        folders = [folder for _, folder in _prefixes(images)]
-        shown = ", ".join(folders[:_SHOWN_FOLDERS]) + (", ..." if len(folders) > _SHOWN_FOLDERS else "")
         advice = f"expected a path below {shown or 'an image folder'}; add the image's folder to the dataset's `images`"
     raise _refused(value, what, advice if value == path else f"it leads to {path[:200]!r}; {advice}")
 
