@@ -11,6 +11,7 @@ from pathlib import Path
 
 from preprocess.adapters.base import Layout, Request
 from preprocess.adapters.registry import ADAPTERS
+from preprocess.blend.caption_folders import PROMPT, caption_folders
 from preprocess.blend.folders import DEPTH, Folder, walk
 from preprocess.blend.image_search import elsewhere, find_images
 from preprocess.blend.layouts import matching
@@ -25,13 +26,14 @@ _ZIP = "a zip in which no dataset's images were found; unpack it if it holds ann
 class Found:
     """A dataset. annotations: files below the folder, images: folders and archives; empty: the adapter's own.
 
-    notes: what a person should know before building it.
+    prompt: for records without a question. notes: what a person should know before building it.
     """
 
     adapter: str
     folder: Path
     annotations: tuple[Path, ...] = ()
     images: tuple[Path, ...] = ()
+    prompt: str = ""
     notes: tuple[str, ...] = ()
 
 
@@ -60,6 +62,7 @@ def discover(root: Path) -> Discovery:
         own, others = own_files(inside.records, kept)
         datasets += [_own_dataset(files, inside.path, folders) for files in own]
         unread += others
+    datasets += [_captions(path) for path in caption_folders(folders)]
     used = {path for dataset in datasets for path in dataset.images}
     zips = [path for inside in folders for path in inside.archives if path.suffix.lower() == ".zip"]
     unread += [Unread(path, _ZIP) for path in zips if path.resolve() not in kept]
@@ -113,6 +116,11 @@ def _own_dataset(own: OwnFiles, folder: Path, folders: Sequence[Folder]) -> Foun
     if not own.names:
         notes = ("images are in the files themselves",) if own.num_embedded else ("no images in its first records",)
     return Found(adapter=CHAT, folder=folder, annotations=own.files, images=images, notes=notes)
+
+
+def _captions(folder: Path) -> Found:
+    notes = ("images with a .txt of the same name next to each; change the prompt to what you will ask",)
+    return Found(adapter=CHAT, folder=folder, annotations=(folder,), prompt=PROMPT, notes=notes)
 
 
 def _images(names: Sequence[str], near: Path, folders: Sequence[Folder]) -> tuple[tuple[Path, ...], tuple[str, ...]]:

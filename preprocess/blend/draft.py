@@ -81,6 +81,8 @@ def _entry(dataset: Found, name: str, base: Path) -> list[str]:
         lines.append(f"    annotations: {_patterns(dataset.annotations, folder)}")
     if dataset.images:
         lines.append(f"    images: {_patterns(dataset.images, folder)}")
+    if dataset.prompt:
+        lines.append(f"    prompt: {_scalar(dataset.prompt)}")
     return lines
 
 
