@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 IMAGE_KEYS = (
     *("image", "images", "img", "imgs", "image_path", "image_paths", "image_file", "image_files", "image_url"),
     *("image_urls", "image_name", "image_names", "image_list", "img_path", "img_paths", "img_url", "picture"),
-    *("pictures", "photo", "photos", "screenshot", "screenshots"),
+    *("pictures", "photo", "photos", "screenshot", "screenshots", "file_name"),
 )
 """Names under which records have their images: paths, or images inside the file."""
 

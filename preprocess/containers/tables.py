@@ -1,7 +1,8 @@
 """The rows of Parquet and Arrow files, a few at a time.
 
-Rules: memory holds a few rows, however large a row group or a record batch is. Arrow files are checked before they are
-read: a wrong offset would crash the process.
+Rules: memory holds a few rows, however large a row group or a record batch is, and of Parquet a page of each column:
+pyarrow writes pages of 1,024 rows, or of 1 MB if that is more. Arrow files are checked before they are read: a wrong
+offset would crash the process.
 """
 
 from __future__ import annotations

@@ -14,6 +14,7 @@ from typing import Any
 
 from preprocess.adapters.base import Request
 from preprocess.adapters.parsing.fields import as_id, object_of, printable, show
+from preprocess.adapters.parsing.unreadable import UnreadableRecord
 from preprocess.containers.image_columns import IMAGE_KEYS, NUMBERED_KEYS, numbered
 from preprocess.conversation import SCALARS, FieldValue, Scalar
 from preprocess.errors import RejectError
@@ -21,7 +22,7 @@ from preprocess.errors import RejectError
 _IMAGE = "an image"
 _GROUPS: dict[str, str] = {
     _IMAGE: " ".join(IMAGE_KEYS) + " jpg jpeg png webp pixel_values image_bytes image_base64 base64 frame frames "
-    "file_name query_images rejected_images",
+    "query_images rejected_images",
     "a video": "video videos video_path video_paths video_file video_url clip clips mp4",
     "a sound": "audio audios audio_path audio_paths audio_file audio_url speech sound sounds wav mp3 flac",
     "a document": "pdf pdfs document documents attachments",
@@ -127,7 +128,7 @@ def one_of(record: Mapping[str, Any], names: tuple[str, ...], what: str) -> str 
 def own_id(request: Request, record: Any, key: str) -> str | None:
     """The record's id as text, under the blend's name for `key`; None if it has no usable one."""
     if type(record) is not dict:
-        return None
+        return as_id(record.id) if isinstance(record, UnreadableRecord) else None
     if key not in record:
         for theirs, ours in request.keys.items():
             if ours == key and theirs in record:
@@ -212,7 +213,7 @@ def _not_read(name: str, understood: frozenset[str]) -> RejectError:
             f"key {show(name)} holds {meaning}, and a sample trains on one; to train on the chosen one, map its key in "
             "`fields`, and ignore the other in `keys`",
         )
-    same = sorted(ours for ours in understood if MEANINGS.get(ours) == meaning)
+    same = [ours for ours in MEANINGS if ours in understood and MEANINGS[ours] == meaning]  # the usual name first
     mapped = f", or fields: {{{show(name)}: {same[0]}}} to read it as {same[0]}" if same else ""
     return RejectError(
         "unknown_key",

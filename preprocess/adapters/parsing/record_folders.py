@@ -8,6 +8,7 @@ records. A folder named train, val or test is the split of what is in it.
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -28,11 +29,14 @@ def folder_records(path: Path) -> Iterator[Any]:
         record = _record(path, sample)
         if record is None:
             continue
-        if type(record) is dict:
-            found_one = True
-            record.setdefault("id", sample.folder + sample.stem)
-            if split:
-                record.setdefault("split", split)
+        identity = sample.folder + sample.stem
+        if isinstance(record, UnreadableRecord):
+            yield replace(record, id=identity)
+            continue
+        found_one = True
+        record.setdefault("id", identity)
+        if split:
+            record.setdefault("split", split)
         yield record
     if not found_one:
         raise DataError(f"{path}: is a folder without an image that has a .txt or a .json of the same name next to it")
@@ -42,16 +46,11 @@ def _record(path: Path, sample: SampleFiles) -> Any:
     """None for files that are not a sample."""
     images = [extension for extension in sample.extensions if is_image(extension)]
     texts = [extension for extension in sample.extensions if extension.lower() in TEXTS]
-    name = sample.folder + sample.stem
     if not images:
         if not any(extension.lower() == "txt" for extension in texts):
             return None
         return UnreadableRecord(reason="no_match", detail=f"{sample.name(texts[0])} has no image of the same name")
-    if not texts:
-        return UnreadableRecord(
-            reason="no_match", detail=f"{sample.name(images[0])} has neither {name}.txt nor {name}.json next to it"
-        )
-    if len(images) > 1:
+    if texts and len(images) > 1:
         shown = " and ".join(sample.name(extension) for extension in images)
         return UnreadableRecord(reason="bad_value", detail=f"{shown} have the same text; expected one image")
 
@@ -61,4 +60,6 @@ def _record(path: Path, sample: SampleFiles) -> Any:
         except ValueError as error:
             return UnreadableRecord(reason="bad_value", detail=f"{sample.name(extension)} {error}")
 
-    return sample_record(name, {extension: extension for extension in sample.extensions}, sample.name, read)
+    return sample_record(
+        sample.folder + sample.stem, {extension: extension for extension in sample.extensions}, sample.name, read
+    )

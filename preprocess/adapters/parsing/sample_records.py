@@ -5,8 +5,9 @@
     0003.txt   0003.png            a text and its image
 
 Rules: the JSON is the record, and a text is its key txt; its images are MemberImages, which are read from the same
-container, and never from a path. An image list in the JSON that names these files, or as many images as there are, is
-replaced by them; any other is an UnreadableRecord. A file of another kind is a key of the record, by its extension.
+container, and never from a path. Images without a text are an UnreadableRecord. An image list in the JSON that names
+these files, or as many images as there are, is replaced by them; any other is an UnreadableRecord. A file of another
+kind is a key of the record, by its extension.
 """
 
 from __future__ import annotations
@@ -17,6 +18,7 @@ from typing import Any, NamedTuple, TypeVar
 
 from preprocess.adapters.parsing.record_text import parsed_line
 from preprocess.adapters.parsing.unreadable import UnreadableRecord
+from preprocess.containers.sample_folders import TEXTS
 
 IMAGE_EXTENSIONS = frozenset(("jpg", "jpeg", "png", "webp", "gif", "bmp", "tif", "tiff", "avif", "heic", "ppm"))
 MAX_TEXT_BYTES = 1 << 26
@@ -44,10 +46,14 @@ def sample_record(
         for extension, member in sorted(members.items(), key=lambda item: _natural(item[0]))
         if is_image(extension)
     ]
+    if images and not any(extension.lower() in TEXTS for extension in members):
+        return UnreadableRecord(
+            reason="no_match", detail=f"{images[0].name} has neither a .txt nor a .json of the same name next to it"
+        )
     record: Any = {}
     for extension, member in members.items():
         kind = extension.lower()
-        if kind in ("json", "txt"):
+        if kind in TEXTS:
             data, name = read(member), name_of(member)
             if isinstance(data, UnreadableRecord):
                 return data

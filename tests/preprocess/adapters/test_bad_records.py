@@ -105,7 +105,7 @@ BAD_RECORDS: list[tuple[dict[str, Any], str]] = [
     (talk([{"type": "image"}], "An answer."), "image_count"),
     (talk([{"type": "image", "path": "0.jpg"}], "An answer.", images=["1.jpg"]), "image_count"),
     (talk("<image>" * 9, "An answer.", images=["0.jpg"] * 9), "too_many_images"),
-    (talk("Why?", "An answer.", group=[]), "wrong_type"),
+    (talk("Why?", "An answer.", group=["7"]), "wrong_type"),
     (talk("Why?", "An answer.", group=1.5), "wrong_type"),
     (talk("Why?", "An answer.", split=1), "wrong_type"),
     (talk("Why?", "An answer.", split="training and test"), "bad_value"),

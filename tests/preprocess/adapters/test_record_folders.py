@@ -18,6 +18,7 @@ from preprocess.containers.sample_folders import samples_below
 from preprocess.conversation import Conversation, Image, Reject
 from preprocess.errors import DataError
 from tests.support.adapting import Made, request_for, taken
+from tests.support.image_archives import as_tar
 
 
 def write(root: Path, contents: dict[str, bytes]) -> Path:
@@ -42,8 +43,8 @@ def captions(made: Made) -> dict[str, tuple[Any, ...]]:
 
 
 def refused(made: Made) -> dict[str, str]:
-    """The first word of the detail, which is a file -> the reason."""
-    return {item.detail.split()[0]: item.reason for item in made if isinstance(item, Reject)}
+    """The record, and the first word of the detail, which is a file -> the reason."""
+    return {f"{item.source.record}: {item.detail.split()[0]}": item.reason for item in made if isinstance(item, Reject)}
 
 
 def test_a_text_is_the_caption_of_the_image_with_its_name(tmp_path: Path) -> None:
@@ -107,13 +108,13 @@ def test_what_has_no_partner_or_two_is_refused_by_name_and_other_files_are_not_r
     made = read(tmp_path)
     assert captions(made) == {"a.jpg": ("A cat.",)}
     assert refused(made) == {
-        "b.jpg": "no_match",
-        "c.txt": "no_match",
-        "d.jpg": "bad_value",
-        "the": "empty_answer",
-        "f.txt,": "bad_text",
-        "g.txt": "bad_value",
-        "i.txt": "bad_value",
+        "b: b.jpg": "no_match",
+        "c: c.txt": "no_match",
+        "d: d.jpg": "bad_value",
+        "e: the": "empty_answer",
+        "f: f.txt,": "bad_text",
+        "g: g.txt": "bad_value",
+        "i: i.txt": "bad_value",
     }
     assert taken(made) == {".": 8}
 
@@ -128,6 +129,18 @@ def test_a_json_next_to_an_image_is_its_record(tmp_path: Path) -> None:
     made = read(tmp_path)
     assert captions(made) == {"a.jpg": ("A cat.",), "b.jpg": ("A cup.",)}
     assert [item.reason for item in made if isinstance(item, Reject)] == ["broken_json", "unknown_key"]
+
+
+def test_a_tar_of_images_and_texts_is_read_like_the_folder_of_them(tmp_path: Path) -> None:
+    contents = {"a.jpg": b"", "a.txt": b" A cat.", "sub/b.png": b"", "sub/b.txt": b"B.", "c.jpg": b"", "d.txt": b"D."}
+    write(tmp_path / "files", contents)
+    as_tar(tmp_path / "a.tar", contents)
+    of_folder = read(tmp_path / "files")
+    request = request_for("chat", tmp_path, annotations=("a.tar",), images=("a.tar",))
+    of_tar = list(ADAPTERS["chat"].read(request))
+    assert captions(of_folder) == captions(of_tar) == {"a.jpg": ("A cat.",), "sub/b.png": ("B.",)}
+    assert [item.reason for item in of_tar if isinstance(item, Reject)] == ["no_match", "missing_key"]
+    assert request.tally.forms == {"caption": 3}
 
 
 def test_a_folder_named_after_a_split_is_that_split(tmp_path: Path) -> None:
@@ -154,7 +167,7 @@ def test_a_text_that_would_fill_the_memory_is_refused_unread(tmp_path: Path, mon
     write(tmp_path, {"a.jpg": b"", "a.txt": b"x" * 11, "b.jpg": b"", "b.txt": b"y" * 10})
     made = read(tmp_path)
     assert captions(made) == {"b.jpg": ("y" * 10,)}
-    assert refused(made) == {"a.txt": "bad_value"}
+    assert refused(made) == {"a: a.txt": "bad_value"}
 
 
 def test_the_state_of_a_folder_changes_with_its_texts_and_names_alone(tmp_path: Path) -> None:
