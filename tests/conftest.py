@@ -76,6 +76,15 @@ def no_hang() -> Iterator[None]:
     signal.signal(signal.SIGALRM, before)
 
 
+@pytest.fixture
+def builds_in_this_process() -> Iterator[None]:
+    """Builds start no process."""
+    from tests.support.in_process import without_processes
+
+    with without_processes():
+        yield
+
+
 # Remote builds
 
 

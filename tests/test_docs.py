@@ -139,9 +139,9 @@ def test_the_template_of_the_docs_is_one_that_works(tmp_path: Path) -> None:
 @pytest.mark.slow
 @pytest.mark.filterwarnings("ignore::ResourceWarning")  # webdataset leaves tars open
 def test_the_examples_of_the_reading_page_run(tmp_path: Path) -> None:
-    from preprocess.compiler.build import run_build
+    from tests.support.small_blends import build
 
-    run_build(ROOT / "examples/blend.yaml", out=tmp_path / "build/demo")
+    build(ROOT / "examples/blend.yaml", out=tmp_path / "build/demo")
     text = (ROOT / "docs/reading.md").read_text(encoding="utf-8")
     code = "\n".join(re.findall(r"```python\n(.*?)```", text, re.DOTALL))
     assert code.count("import shards") >= 1

@@ -27,8 +27,6 @@ import preprocess.cli
 import shards
 import shards.loader
 import trainer
-from preprocess.compiler import engines
-from preprocess.compiler.build import run_build
 from tests.support import extensions, small_blends, train_runs
 from tests.support.paths import ROOT
 
@@ -130,12 +128,13 @@ def test_the_first_example_of_the_readme_runs_unchanged(tmp_path: Path, monkeypa
 
 @pytest.mark.slow
 def test_the_quickstart_trains_both_stages_on_small_data(quickstart: Path) -> None:
-    report = run_build(quickstart / "pretrain-blend.yaml", settings=SMALL_BUILD)
+    report = small_blends.build(quickstart / "pretrain-blend.yaml", out=None, settings=SMALL_BUILD)
     assert report.path == quickstart / "build/pretrain"
     assert report.to_json()["datasets"]["pretrain"]["samples"] == 12
     dsvl_train(quickstart, "run", "--config", "pretrain.yaml", *changing(*SMALL_MODEL, *SMALL_RUN))
     dsvl_train(quickstart, "export", "--model", "runs/pretrain", "--out", "exported/pretrain")
-    report = run_build(quickstart / "finetune-blend.yaml", settings=(*SMALL_BUILD, "split.eval=0.2"))
+    settings = (*SMALL_BUILD, "split.eval=0.2")
+    report = small_blends.build(quickstart / "finetune-blend.yaml", out=None, settings=settings)
     counts = report.to_json()["datasets"]["mix665k"]
     assert (counts["samples"], counts["rejects"]) == (25, {})
     dsvl_train(quickstart, "run", "--config", "finetune.yaml", *changing(*SMALL_RUN, "evaluation.every=2"))
@@ -165,14 +164,13 @@ def test_the_entry_points_of_the_guide_are_those_of_the_example_package() -> Non
     assert shown == {"entry-points": project["entry-points"]}
 
 
-@pytest.mark.usefixtures("example_package")
+@pytest.mark.usefixtures("example_package", "builds_in_this_process")
 @pytest.mark.parametrize("guide", ["add-an-adapter.md", "extending.md"])
 def test_the_data_commands_of_a_guide_work_as_they_stand(
     guide: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     (tmp_path / "examples").symlink_to(ROOT / "examples")
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setitem(engines.ENGINES, "process", extensions.in_this_process)
     lines = [line for block in blocks(guide, "bash") for line in block.splitlines() if line.startswith("dsvl-prep ")]
     assert len(lines) >= 2
     for line in lines:
@@ -195,7 +193,7 @@ def test_the_template_of_the_guide_prints_what_the_guide_says(
 def test_the_examples_of_the_python_page_run_in_its_order(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "examples").symlink_to(ROOT / "examples")
     monkeypatch.chdir(tmp_path)
-    run_build(ROOT / "examples/blend.yaml", out=Path("build/demo"))
+    small_blends.build(ROOT / "examples/blend.yaml", out=Path("build/demo"))
     settings = ("--set", "schedule={steps: 2}", "--set", "evaluation.every=0")
     dsvl_train(tmp_path, "run", "--config", "examples/train.yaml", *settings)
     dsvl_train(tmp_path, "export", "--model", "build/run", "--out", "build/exported")

@@ -17,11 +17,9 @@ from PIL import Image
 
 import shards
 from preprocess.adapters.parsing.lettered_options import LETTER
-from preprocess.compiler import engines
 from preprocess.compiler.report import DatasetReport
 from preprocess.views.inspect import inspect_samples
 from tests.support.adapting import written
-from tests.support.extensions import in_this_process
 from tests.support.fetched import fetched_images
 from tests.support.paths import ROOT
 from tests.support.small_blends import build, jpeg, write_blend
@@ -55,9 +53,7 @@ def gif() -> bytes:
 
 
 @pytest.fixture
-def compile_entry(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Compile:
-    monkeypatch.setitem(engines.ENGINES, "process", in_this_process)
-
+def compile_entry(tmp_path: Path) -> Compile:
     def compiled(name: str) -> DatasetReport:
         blend = write_blend(
             tmp_path / "blend.yaml", [entries()[name]], template="vicuna", limits={"max_reject_share": 1}

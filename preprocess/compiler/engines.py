@@ -85,8 +85,8 @@ def ray_engine(function: PerTask[T, R], tasks: Iterable[T], workers: int) -> Ite
                     result = ray.get(reference)
                 except ray.exceptions.RayError as error:
                     cause = getattr(error, "cause", None)
-                    if isinstance(cause, _USERS_TO_MEND):
-                        raise DataError(_failure(cause)) from None
+                    if isinstance(cause, USERS_TO_MEND):
+                        raise DataError(failure_text(cause)) from None
                     raise DataError(f"task {index} failed in Ray: {error}") from None
                 yield index, result
     finally:
@@ -95,7 +95,7 @@ def ray_engine(function: PerTask[T, R], tasks: Iterable[T], workers: int) -> Ite
 
 
 # Errors of a task that are not bugs of this project; the user gets one line.
-_USERS_TO_MEND = (ConfigError, DataError, MemoryError, OSError, ShardError, TemplateError, TokenizerError)
+USERS_TO_MEND = (ConfigError, DataError, MemoryError, OSError, ShardError, TemplateError, TokenizerError)
 
 
 def _quietly(function: PerTask[T, R]) -> PerTask[T, R]:
@@ -195,13 +195,13 @@ def _work(pipe: Connection, function: Callable[[Any], Any], parent: int) -> None
             return
         try:
             answer: tuple[Any, str | None] = (function(task), None)
-        except _USERS_TO_MEND as error:
-            answer = (None, _failure(error))
+        except USERS_TO_MEND as error:
+            answer = (None, failure_text(error))
         with contextlib.suppress(OSError):
             pipe.send(answer)
 
 
-def _failure(error: Exception) -> str:
+def failure_text(error: Exception) -> str:
     if isinstance(error, MemoryError):
         return "memory ran out; use fewer --workers"
     if not isinstance(error, OSError):

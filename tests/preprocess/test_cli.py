@@ -14,15 +14,9 @@ from click.testing import CliRunner
 
 from preprocess.adapters.registry import ADAPTERS
 from preprocess.cli import cli
+from tests.support.commands import dsvl_prep
 from tests.support.paths import ROOT
 from tests.support.small_blends import SAMPLES, TOKENIZER, build, chat_blend, chat_record, write_images
-
-
-def run(*arguments: str | Path, cwd: Path | None = None) -> subprocess.CompletedProcess[str]:
-    command = [sys.executable, "-W", "error", "-m", "preprocess.cli", *map(str, arguments)]
-    done = subprocess.run(command, capture_output=True, text=True, cwd=cwd, check=False)
-    assert "Traceback" not in done.stderr, done.stderr
-    return done
 
 
 @pytest.fixture(scope="module")
@@ -30,7 +24,7 @@ def built(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("cli")
     names = write_images(folder / "mine", 4)
     blend = chat_blend(folder, [chat_record(number, images=[name], rounds=2) for number, name in enumerate(names)])
-    done = run("build", "--blend", blend, "--out", folder / "build", "--workers", "1", "--json")
+    done = dsvl_prep("build", "--blend", blend, "--out", folder / "build", "--workers", "1", "--json")
     assert done.returncode == 0, done.stderr
     assert "compiling" in done.stderr
     report = json.loads(done.stdout)
@@ -41,7 +35,7 @@ def built(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def test_build_prints_a_table_with_what_became_of_every_dataset(built: Path) -> None:
-    done = run("build", "--blend", built.parent / "blend.yaml", "--out", built)
+    done = dsvl_prep("build", "--blend", built.parent / "blend.yaml", "--out", built)
     assert done.returncode == 0
     header = ["dataset", "records", "members", "train", "eval", "rejects", "images", "tokens", "trained", "share"]
     assert header in [line.split() for line in done.stdout.splitlines()]
@@ -61,20 +55,20 @@ def test_a_build_is_named_by_an_argument_or_by_an_option(built: Path) -> None:
 
 
 def test_verify_says_sound_or_what_is_wrong_with_exit_code_1(built: Path, tmp_path: Path) -> None:
-    assert "sound; 1 shards, 4 samples, 4 images" in run("verify", "--build", built).stdout
+    assert "sound; 1 shards, 4 samples, 4 images" in dsvl_prep("verify", "--build", built).stdout
     shutil.copytree(built, tmp_path / "copy")
     shard = next((tmp_path / "copy").glob("shards/*/*.tar"))
     data = bytearray(shard.read_bytes())
     data[1000] ^= 1
     shard.write_bytes(data)
-    done = run("verify", "--build", tmp_path / "copy")
+    done = dsvl_prep("verify", "--build", tmp_path / "copy")
     assert done.returncode == 1
     assert shard.name in done.stderr
     assert "sha256" in done.stderr
     assert "remove the files named above and run the same dsvl-prep build: it makes just them again" in done.stderr
     shard.unlink()
-    assert run("build", "--blend", built.parent / "blend.yaml", "--out", tmp_path / "copy").returncode == 0
-    assert run("verify", "--build", tmp_path / "copy").returncode == 0
+    assert dsvl_prep("build", "--blend", built.parent / "blend.yaml", "--out", tmp_path / "copy").returncode == 0
+    assert dsvl_prep("verify", "--build", tmp_path / "copy").returncode == 0
 
 
 def test_verify_notes_an_image_that_is_on_both_sides_under_two_names(tmp_path: Path) -> None:
@@ -83,27 +77,27 @@ def test_verify_notes_an_image_that_is_on_both_sides_under_two_names(tmp_path: P
     (tmp_path / "mine/copy.jpg").write_bytes(other_bytes)
     records = [chat_record(0, images=["0.jpg"]), chat_record(1, images=["copy.jpg"], split="val")]
     build(chat_blend(tmp_path, records, image={"store": "resized", "size": 16}))
-    done = run("verify", "--build", tmp_path / "build")
+    done = dsvl_prep("verify", "--build", tmp_path / "build")
     assert done.returncode == 0
     assert "note: " in done.stdout
     assert "mine-000000001" in done.stdout
 
 
 def test_stats_counts_samples_per_dataset_and_split(built: Path) -> None:
-    (row,) = json.loads(run("stats", "--build", built, "--json").stdout)["datasets"]
+    (row,) = json.loads(dsvl_prep("stats", "--build", built, "--json").stdout)["datasets"]
     assert (row["dataset"], row["split"], row["samples"], row["images"]) == ("mine", "train", 4, 4)
     assert row["length_max"] >= row["length_p50"] > 16
-    assert "mine" in run("stats", "--build", built).stdout
+    assert "mine" in dsvl_prep("stats", "--build", built).stdout
 
 
 def test_inspect_json_gives_one_object_a_line(built: Path) -> None:
-    lines = run("inspect", "--build", built, "--json", "--limit", "2").stdout.splitlines()
+    lines = dsvl_prep("inspect", "--build", built, "--json", "--limit", "2").stdout.splitlines()
     assert len(lines) == 2
     sample = json.loads(lines[0])
     for key in ("key", "dataset", "source", "split", "text", "ids", "labels", "images"):
         assert key in sample
     assert set(sample["images"][0]) == {"name", "width", "height", "sha256"}
-    only = run("inspect", "--build", built, "--json", "--key", sample["key"]).stdout.splitlines()
+    only = dsvl_prep("inspect", "--build", built, "--json", "--key", sample["key"]).stdout.splitlines()
     assert [json.loads(line)["key"] for line in only] == [sample["key"]]
 
 
@@ -112,9 +106,9 @@ def test_inspect_shows_images_and_colours_what_is_trained(built: Path) -> None:
 
     from preprocess.views import inspect as inspector
 
-    assert run("inspect", "--build", built, "--split", "train", "--json").stdout
-    assert "on the eval side" in run("inspect", "--build", built, "--split", "eval").stderr
-    done = run("inspect", "--build", built, "--limit", "1")
+    assert dsvl_prep("inspect", "--build", built, "--split", "train", "--json").stdout
+    assert "on the eval side" in dsvl_prep("inspect", "--build", built, "--split", "eval").stderr
+    done = dsvl_prep("inspect", "--build", built, "--limit", "1")
     assert "image 1: 0.jpg  32 x 24" in done.stdout
     sample = next(iter(inspector.inspect_samples(built, limit=1)))
     console = Console(force_terminal=True, color_system="standard", width=100)
@@ -124,8 +118,8 @@ def test_inspect_shows_images_and_colours_what_is_trained(built: Path) -> None:
 
 
 def test_inspect_names_a_key_or_dataset_that_is_not_there(built: Path) -> None:
-    assert run("inspect", "--build", built, "--key", "nope").returncode == 1
-    done = run("inspect", "--build", built, "--dataset", "nope")
+    assert dsvl_prep("inspect", "--build", built, "--key", "nope").returncode == 1
+    done = dsvl_prep("inspect", "--build", built, "--dataset", "nope")
     assert done.returncode == 1
     assert "it has mine" in done.stderr
 
@@ -136,30 +130,32 @@ def test_render_shows_conversations_of_every_adapter(name: str, tmp_path: Path) 
     if name == "chat":
         root = tmp_path
         (tmp_path / "a.jsonl").write_text(json.dumps(chat_record(0)))
-    done = run("render", "--adapter", name, "--root", root, "--limit", "2")
+    done = dsvl_prep("render", "--adapter", name, "--root", root, "--limit", "2")
     assert done.returncode == 0, done.stderr
     assert "### Answer:" in done.stdout
     assert "</s>" in done.stdout
 
 
 def test_adapters_lists_names_sources_licences_and_options() -> None:
-    rows = [json.loads(line) for line in run("adapters", "--json").stdout.splitlines()]
+    rows = [json.loads(line) for line in dsvl_prep("adapters", "--json").stdout.splitlines()]
     assert [row["name"] for row in rows] == list(ADAPTERS)
     assert all(row["layout"] and row["where"] and row["licence"] for row in rows)
-    text = run("adapters").stdout
+    text = dsvl_prep("adapters").stdout
     assert all(name in text for name in ADAPTERS)
 
 
 def test_init_finds_the_layouts_and_its_file_builds(tmp_path: Path) -> None:
     blend = tmp_path / "blend.yaml"
-    done = run("init", "--root", SAMPLES.parent, "--out", blend)
+    done = dsvl_prep("init", "--root", SAMPLES.parent, "--out", blend)
     assert done.returncode == 0, done.stderr
     tree = yaml.safe_load(blend.read_text(encoding="utf-8"))
     assert {entry["adapter"] for entry in tree["datasets"]} == set(ADAPTERS) - {"chat"}
     assert blend.read_text(encoding="utf-8").count("#") > 30
-    done = run("build", "--blend", blend, "--out", tmp_path / "build", "--set", f"tokenizer={TOKENIZER}", "--json")
+    done = dsvl_prep(
+        "build", "--blend", blend, "--out", tmp_path / "build", "--set", f"tokenizer={TOKENIZER}", "--json"
+    )
     assert done.returncode == 0, done.stderr
-    again = run("init", "--root", SAMPLES, "--out", blend)
+    again = dsvl_prep("init", "--root", SAMPLES, "--out", blend)
     assert again.returncode == 2
     assert "exists already" in again.stderr
 
@@ -182,7 +178,7 @@ def test_init_finds_the_layouts_and_its_file_builds(tmp_path: Path) -> None:
     ],
 )
 def test_wrong_usage_says_what_was_expected(tmp_path: Path, arguments: list[str], code: int, expected: str) -> None:
-    done = run(*arguments, cwd=tmp_path)
+    done = dsvl_prep(*arguments, cwd=tmp_path)
     assert done.returncode == code
     assert expected in done.stderr
 
@@ -199,7 +195,7 @@ def test_wrong_usage_says_what_was_expected(tmp_path: Path, arguments: list[str]
 )
 def test_a_broken_blend_file_ends_with_code_2_and_its_place(tmp_path: Path, text: str, expected: str) -> None:
     (tmp_path / "blend.yaml").write_text(text)
-    done = run("build", "--blend", "blend.yaml", cwd=tmp_path)
+    done = dsvl_prep("build", "--blend", "blend.yaml", cwd=tmp_path)
     assert done.returncode == 2
     assert expected in done.stderr
 
@@ -224,7 +220,7 @@ def test_a_broken_annotation_file_ends_with_code_1_naming_file_line_and_column(
         "datasets": [{"name": "l", "adapter": "llava", "root": ".", "samples": "all"}],
     }
     (tmp_path / "blend.yaml").write_text(yaml.safe_dump(blend))
-    done = run("build", "--blend", "blend.yaml", cwd=tmp_path)
+    done = dsvl_prep("build", "--blend", "blend.yaml", cwd=tmp_path)
     assert done.returncode == 1
     assert "detail_23k.json" in done.stderr
     assert expected in done.stderr
@@ -232,7 +228,7 @@ def test_a_broken_annotation_file_ends_with_code_1_naming_file_line_and_column(
 
 def test_error_messages_hold_no_control_characters(tmp_path: Path) -> None:
     blend = chat_blend(tmp_path, [{"id": "\x1b[2J", "messages": []}], limits={"max_reject_share": 0.0})
-    done = run("build", "--blend", blend, "--out", tmp_path / "\x1b[31mred")
+    done = dsvl_prep("build", "--blend", blend, "--out", tmp_path / "\x1b[31mred")
     assert done.returncode == 1
     assert "\x1b" not in done.stderr.split("error:", 1)[1]
     assert "\\x1b[31mred" in done.stderr

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import sys
 from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
@@ -19,7 +18,6 @@ from tests.support.small_blends import (
     rejects_of,
 )
 
-COMMAND = [sys.executable, "-W", "error", "-m", "preprocess.cli", "build"]
 PHOTO = (SAMPLES / "coco/train2017/000000000112.jpg").read_bytes()
 
 
@@ -56,7 +54,7 @@ def check(folder: Path, good: Sequence[dict[str, Any]], bad: Sequence[Bad], **se
     blend = chat_blend(folder, [], **{"limits": {"max_reject_share": 1.0}, **settings})
     annotations = folder / "mine/chat.jsonl"
     write_lines(annotations, contents)
-    mine = build(blend, workers=2).datasets["mine"]
+    mine = build(blend).datasets["mine"]
     rejects = rejects_of(folder / "build")
     assert set(REASONS) >= {reject["reason"] for reject in rejects}
     names = [bad_record.record or _own_id(bad_record.content) or numbers[id(bad_record.content)] for bad_record in bad]

@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Any
 
 import pytest
 
@@ -33,11 +32,6 @@ ADAPTER = Adapter(
 )
 """
 """The source of a module with an adapter: each line of a text file is an answer"""
-
-
-def in_this_process(function: Callable[[Any], Any], tasks: Iterable[Any], workers: int) -> Iterator[tuple[int, Any]]:
-    """An engine of the compiler that starts no process, which would take most of a small build's time."""
-    yield from enumerate(map(function, tasks))
 
 
 def forget(*modules: str) -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import TypeVar
 
@@ -11,6 +11,7 @@ from preprocess.compiler.fingerprints import FingerprintStage
 from preprocess.compiler.spool import Spool, write_spool
 from preprocess.compiler.task_runner import TaskRunner
 from preprocess.conversation import Conversation, Image, OfficialSplit, RecordSource, Turn
+from tests.support.in_process import in_this_process
 
 T = TypeVar("T")
 R = TypeVar("R")
@@ -43,11 +44,6 @@ def spools_of(folder: Path, datasets: Mapping[str, Iterable[Conversation]]) -> d
         write_spool(target, name, conversations)
         spools[name] = Spool(target)
     return spools
-
-
-def in_this_process(function: Callable[[T], R], tasks: Iterable[T], workers: int) -> Iterator[tuple[int, R]]:
-    """An engine that starts no process."""
-    return ((index, function(task)) for index, task in enumerate(tasks))
 
 
 class Here(TaskRunner):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import io
 import json
@@ -14,6 +15,7 @@ from PIL import Image
 
 from preprocess.compiler.build import run_build
 from preprocess.compiler.report import BuildReport
+from tests.support.in_process import without_processes
 from tests.support.paths import ROOT
 
 TOKENIZER = ROOT / "examples/tokenizer"
@@ -73,8 +75,10 @@ def chat_blend(folder: Path, records: Iterable[Mapping[str, Any] | str], **setti
 
 
 def build(blend: Path, **options: Any) -> BuildReport:
-    """Build into `build` next to the blend file."""
-    return run_build(blend, out=options.pop("out", blend.parent / "build"), **options)
+    """Build into `build` next to the blend file. Only a build with a number of `workers` starts processes."""
+    place = contextlib.nullcontext() if "workers" in options else without_processes()
+    with place:
+        return run_build(blend, out=options.pop("out", blend.parent / "build"), **options)
 
 
 def files_of(folder: Path) -> dict[str, bytes]:

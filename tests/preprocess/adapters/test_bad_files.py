@@ -6,7 +6,6 @@ import json
 import os
 import shutil
 import struct
-import subprocess
 import zlib
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -20,7 +19,8 @@ import shards
 from preprocess.adapters.registry import ADAPTERS
 from preprocess.errors import DataError
 from tests.support.adapting import sample, written
-from tests.support.bad_input import COMMAND, PHOTO, samples_of, talk, write_lines
+from tests.support.bad_input import PHOTO, samples_of, talk, write_lines
+from tests.support.commands import Done, dsvl_prep
 from tests.support.image_archives import as_deflated_zip, as_hugging_face_parquet, as_json, as_tar, as_zip
 from tests.support.paths import EXAMPLES
 from tests.support.small_blends import (
@@ -32,7 +32,6 @@ from tests.support.small_blends import (
     write_blend,
     write_images,
 )
-from tests.support.waiting import LIMIT_S
 
 pytestmark = pytest.mark.usefixtures("no_hang")
 
@@ -73,7 +72,7 @@ def test_an_annotation_file_that_cannot_be_used_ends_the_build_by_name_for_every
         hurt[name].write_bytes(DAMAGE[damage](hurt[name].read_bytes(), document))
     entries = [{"name": name, "adapter": name, "root": name, "images": "."} for name in ADAPTERS]
     with pytest.raises(DataError) as caught:
-        build(write_blend(tmp_path / "blend.yaml", entries, limits={"max_reject_share": 1.0}), workers=2)
+        build(write_blend(tmp_path / "blend.yaml", entries, limits={"max_reject_share": 1.0}))
     errors = str(caught.value).splitlines()
     named = {name: [line for line in errors if line.startswith(f"dataset {name}: ")] for name in ADAPTERS}
     for name, lines in named.items():
@@ -110,13 +109,8 @@ def test_the_command_line_says_which_file_with_code_1_and_no_traceback(
     assert expected in done.stderr
 
 
-def run_command(folder: Path, *more: str) -> subprocess.CompletedProcess[str]:
-    done = subprocess.run(
-        [*COMMAND, "--blend", str(folder / "blend.yaml"), "--out", str(folder / "build"), "--workers", "2", *more],
-        capture_output=True, text=True, check=False, timeout=LIMIT_S,
-    )  # fmt: skip
-    assert "Traceback" not in done.stderr, done.stderr
-    return done
+def run_command(folder: Path, *more: str) -> Done:
+    return dsvl_prep("build", "--blend", folder / "blend.yaml", "--out", folder / "build", *more)
 
 
 @pytest.mark.parametrize("kind", ["pipe", "folder", "dangling link", "loop"])
@@ -199,7 +193,7 @@ def test_a_bad_image_in_an_archive_is_a_reject_of_its_record_alone(tmp_path: Pat
     data = bytearray(path.read_bytes())
     data[data.index(PHOTO[:3000]) + 1500] ^= 1  # its checksum in the directory is now wrong
     path.write_bytes(data)
-    report = build(blend, workers=2)
+    report = build(blend)
     for name, dataset in report.datasets.items():
         assert (dataset.records, dataset.members) == (len(images) + 3, 4)
         rejects = {
@@ -225,7 +219,7 @@ def test_an_archive_that_is_cut_off_ends_the_build_by_name(tmp_path: Path, keep:
             data = data[: data.rindex(b"\xff\xd9") + 2]  # without its end, which is zeros alone
         path.write_bytes(data[: int(len(data) * keep) if 0 < keep < 1 else int(keep)])
     with pytest.raises(DataError) as caught:
-        build(blend, workers=2)
+        build(blend)
     lines = str(caught.value).splitlines()
     assert len(lines) == len(ARCHIVES)
     for kind in ARCHIVES:
@@ -250,7 +244,7 @@ def test_a_test_split_without_answers_is_refused_by_name(tmp_path: Path) -> None
     tests = questions.with_name("v2_OpenEnded_mscoco_test2015_questions.json")
     tests.write_text(json.dumps({**document, "data_subtype": "test2015"}))
     with pytest.raises(DataError) as caught:
-        build(write_blend(tmp_path / "blend.yaml", entries), workers=2)
+        build(write_blend(tmp_path / "blend.yaml", entries))
     errors = str(caught.value).splitlines()
     for path in (asked, tests):
         assert any(str(path) in line and "test split" in line for line in errors), errors

@@ -74,7 +74,7 @@ def test_a_plain_webdataset_reader_yields_tokens_and_images_in_order(demo: Build
 @pytest.mark.parametrize("workers", [2, 4])
 def test_the_number_of_workers_does_not_change_a_byte(tmp_path: Path, workers: int) -> None:
     blend = image_blend(tmp_path, split={"eval": 0.3}, seed=3)
-    build(blend, out=tmp_path / "one", workers=1)
+    build(blend, out=tmp_path / "one")
     build(blend, out=tmp_path / "many", workers=workers)
     assert files_of(tmp_path / "one") == files_of(tmp_path / "many")
 
@@ -165,7 +165,7 @@ def test_a_dataset_may_have_a_template_of_its_own(tmp_path: Path) -> None:
         {"name": "a", "adapter": "chat", "root": "a"},
         {"name": "b", "adapter": "chat", "root": "b", "template": "chatml"},
     ]
-    build(write_blend(tmp_path / "blend.yaml", entries, variables={"system_prompt": "Be brief."}), workers=2)
+    build(write_blend(tmp_path / "blend.yaml", entries, variables={"system_prompt": "Be brief."}))
     texts = {found.dataset: "".join(t for t, _ in found.runs) for found in inspect_samples(tmp_path / "build")}
     assert texts["a"].startswith("<s>Be brief.")
     assert texts["b"].startswith("<|im_start|>user")

@@ -10,11 +10,10 @@ import pytest
 from PIL import Image
 
 from preprocess.blend.config import Blend, Dataset, Split
-from preprocess.compiler import build as build_module
 from preprocess.compiler.select import Selection, select
 from preprocess.compiler.split_assignment import EVAL, EXCLUDED, TRAIN
 from preprocess.conversation import Conversation, Turn
-from tests.support.image_datasets import Here, about, in_this_process, stage_of
+from tests.support.image_datasets import Here, about, stage_of
 from tests.support.small_blends import SAMPLES, build, chat_blend, chat_record, jpeg, rejects_of
 
 
@@ -135,7 +134,6 @@ def test_without_a_switch_or_an_eval_side_no_image_is_read(tmp_path: Path) -> No
 def test_a_build_counts_its_duplicates_and_does_not_fail_for_them(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(build_module, "ENGINES", {"process": in_this_process})
     records = [chat_record(number % 2) for number in range(10)]
     blend = chat_blend(tmp_path, records, dataset={"dedupe": "exact", "options": {"duplicate_ids": "keep"}})
     report = build(blend).datasets["mine"]

@@ -10,7 +10,6 @@ import pytest
 
 import shards
 from preprocess.adapters.lookup import adapter_origin, find_adapter
-from preprocess.compiler import engines
 from preprocess.compiler.ingest import finished, ingest_task, run_ingest
 from preprocess.compiler.report import BuildReport
 from shards.errors import ShardError
@@ -47,18 +46,12 @@ def counts(report: BuildReport) -> tuple[int, int]:
     return report.built_tasks, report.reused_tasks
 
 
-@pytest.fixture
-def alone(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(engines.ENGINES, "process", extensions.in_this_process)
-
-
 @pytest.mark.usefixtures("folder")
 def test_worker_processes_give_the_same_bytes_and_a_manifest_with_the_code(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path,
 ) -> None:
     blend = blend_of(tmp_path)
     assert counts(build(blend, workers=2)) == (3 + 5, 0)
-    monkeypatch.setitem(engines.ENGINES, "process", extensions.in_this_process)
     build(blend, out=tmp_path / "again")
     assert files_of(tmp_path / "build") == files_of(tmp_path / "again")
     opened = shards.open(tmp_path / "build")
@@ -70,7 +63,6 @@ def test_worker_processes_give_the_same_bytes_and_a_manifest_with_the_code(
     assert "extension" not in manifest_document(tmp_path / "build")["datasets"]["mine"]
 
 
-@pytest.mark.usefixtures("alone")
 def test_a_build_is_opened_and_verified_where_the_adapter_is_not_installed(folder: Path, tmp_path: Path) -> None:
     build(blend_of(tmp_path))
     forget("lines")
@@ -83,7 +75,6 @@ def test_a_build_is_opened_and_verified_where_the_adapter_is_not_installed(folde
         shards.open(tmp_path / "build")
 
 
-@pytest.mark.usefixtures("alone")
 def test_other_code_reads_again_and_only_shards_of_other_conversations_are_built_again(
     folder: Path, tmp_path: Path
 ) -> None:
@@ -104,7 +95,6 @@ def test_other_code_reads_again_and_only_shards_of_other_conversations_are_built
     assert counts(build(blend)) == (0, 3 + 5)
 
 
-@pytest.mark.usefixtures("alone")
 def test_another_version_of_the_distribution_reads_again(folder: Path, tmp_path: Path) -> None:
     entry_points = {"dsvl.adapters/lines": NAME}
     info = install(folder, "my-lines", "1.0", entry_points=entry_points, files={"lines/reader.py": ADAPTER})

@@ -2,18 +2,20 @@
 
 from __future__ import annotations
 
+import multiprocessing
 import os
 import random
 import signal
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 import shards
 from tests.support.paths import ROOT
-from tests.support.small_blends import chat_blend, chat_record, files_of, write_images
+from tests.support.small_blends import build, chat_blend, chat_record, files_of, write_images
 from tests.support.waiting import LIMIT_S
 
 PROGRAM = """
@@ -47,9 +49,10 @@ if __name__ == "__main__":
 
 @pytest.mark.slow
 def test_twenty_kills_at_random_moments_end_in_identical_shards(tmp_path: Path) -> None:
-    names = write_images(tmp_path / "mine", 300)
+    """Five of builds with workers, and fifteen, which start faster, of builds that do all in a forked process."""
+    names = write_images(tmp_path / "mine", 120)
     records = [chat_record(number, images=[name], rounds=2) for number, name in enumerate(names)]
-    blend = chat_blend(tmp_path, records, shard={"max_images": 20}, image={"store": "resized", "size": 224})
+    blend = chat_blend(tmp_path, records, shard={"max_images": 8}, image={"store": "resized", "size": 112})
     program, log = tmp_path / "program.py", tmp_path / "log"
     program.write_text(PROGRAM)
     log.touch()
@@ -72,9 +75,12 @@ def test_twenty_kills_at_random_moments_end_in_identical_shards(tmp_path: Path) 
     most = {"parent": marks.count(b"p"), "worker": marks.count(b"w") // 2}
     moments = random.Random(20)
     killed = 0
-    for _ in range(20):
-        who = moments.choice(sorted(most))
-        code = run(tmp_path / "build", who, moments.randint(1, most[who] // 3))
+    for attempt in range(20):
+        if attempt % 4 == 0:
+            who = moments.choice(sorted(most))
+            code = run(tmp_path / "build", who, moments.randint(1, most[who] // 3))
+        else:
+            code = forked_build(blend, tmp_path / "build", moments.randint(1, len(marks) // 3))
         assert code in (0, -signal.SIGKILL)
         killed += code != 0
         if (tmp_path / "build/manifest.json").exists():
@@ -86,3 +92,30 @@ def test_twenty_kills_at_random_moments_end_in_identical_shards(tmp_path: Path) 
     assert run(tmp_path / "build", "nobody", 0) == 0
     assert files_of(tmp_path / "build") == whole
     assert shards.verify(shards.open(tmp_path / "build")).problems == []
+
+
+def forked_build(blend: Path, out: Path, number: int) -> int:
+    """The exit code of a build that is killed when it is about to change a file below `out` for the number-th time."""
+    process = multiprocessing.get_context("fork").Process(target=_build_and_die, args=(blend, out, number))
+    process.start()
+    process.join(LIMIT_S)
+    assert process.exitcode is not None
+    return process.exitcode
+
+
+def _build_and_die(blend: Path, out: Path, number: int) -> None:
+    left = number
+
+    def watch(event: str, arguments: tuple[Any, ...]) -> None:
+        nonlocal left
+        if event == "open":
+            changes = arguments[2] & (os.O_WRONLY | os.O_RDWR)
+        else:
+            changes = event in ("os.mkdir", "os.remove", "os.rename", "os.rmdir", "os.truncate")
+        if changes and not isinstance(arguments[0], int) and os.fsdecode(arguments[0]).startswith(str(out)):
+            left -= 1
+            if left == 0:
+                os.kill(os.getpid(), signal.SIGKILL)
+
+    sys.addaudithook(watch)
+    build(blend, out=out)

@@ -12,7 +12,6 @@ from typing import Any
 
 import pytest
 
-from tests.support.bad_input import COMMAND
 from tests.support.small_blends import (
     build,
     chat_blend,
@@ -21,6 +20,8 @@ from tests.support.small_blends import (
     jpeg,
 )
 from tests.support.waiting import LIMIT_S, wait_until
+
+COMMAND = [sys.executable, "-W", "error", "-m", "preprocess.cli", "build"]
 
 pytestmark = pytest.mark.usefixtures("no_hang")
 

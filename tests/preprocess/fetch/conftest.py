@@ -6,18 +6,16 @@ from collections.abc import Iterator
 
 import pytest
 
-from preprocess.compiler import engines
 from preprocess.fetch import download
-from tests.support.extensions import in_this_process
+from tests.support.in_process import without_processes
 from tests.support.web_server import WebServer, web_server
 
 
 @pytest.fixture
 def site(monkeypatch: pytest.MonkeyPatch) -> Iterator[WebServer]:
     monkeypatch.setattr(download, "FIRST_WAIT_S", 0.001)
-    monkeypatch.setitem(engines.ENGINES, "process", in_this_process)
     for name in ("http_proxy", "https_proxy", "all_proxy"):
         monkeypatch.delenv(name, raising=False)
         monkeypatch.delenv(name.upper(), raising=False)
-    with web_server() as server:
+    with without_processes(), web_server() as server:
         yield server

@@ -10,7 +10,7 @@ from PIL import Image
 
 from preprocess.errors import ConfigError, DataError
 from preprocess.views.overlap import Overlap, find_overlap, print_overlap
-from tests.support.image_datasets import in_this_process
+from tests.support.in_process import in_this_process
 from tests.support.small_blends import SAMPLES, jpeg
 
 
