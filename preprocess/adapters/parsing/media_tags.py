@@ -65,18 +65,14 @@ def slots(value: Any, role: Role, has_images: bool, rules: TagRules = STRICT) ->
     if "<" not in value and rules.marker not in value:  # nearly all turns
         return [value]
     pieces: list[Slot] = []
-    end = 0
+    start = 0
     for match in tag_pattern(rules.marker).finditer(value):
         slot = _slot(match, role, has_images, rules)
         if type(slot) is not str:
-            pieces += [value[end : match.start()], slot]
-            end = match.end()
-    pieces.append(value[end:])
-    last = len(pieces) - 1
-    for index in range(0, len(pieces), 2):
-        words = str(pieces[index])
-        words = _without_first_break(words) if index else words
-        pieces[index] = _without_last_break(words) if index < last else words
+            pieces += [_without_last_break(value[start : match.start()]), slot]
+            start = match.end()
+            start += 2 if value.startswith("\r\n", start) else value.startswith("\n", start)
+    pieces.append(value[start:])
     return pieces
 
 
@@ -108,10 +104,6 @@ def _slot(match: re.Match[str], role: Role, has_images: bool, rules: TagRules) -
     raise RejectError(
         "image_count", f"a turn of the {role} has the tag {show(tag)}, and the record names no image{_AS_TEXT}"
     )
-
-
-def _without_first_break(piece: str) -> str:
-    return piece[2:] if piece.startswith("\r\n") else piece.removeprefix("\n")
 
 
 def _without_last_break(piece: str) -> str:

@@ -11,7 +11,7 @@ break next to it. Every change of the order is a note:
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from typing import NamedTuple, cast
 
 from preprocess.adapters.base import Request
@@ -125,6 +125,8 @@ def _place(messages: Sequence[Message], images: Sequence[Image]) -> tuple[list[l
     named: list[Image] = []
     for message in messages:
         for slot in message.slots:
+            if type(slot) is str:  # nearly all slots
+                continue
             if slot is None:
                 marks += 1
             elif type(slot) is int:
@@ -132,30 +134,32 @@ def _place(messages: Sequence[Message], images: Sequence[Image]) -> tuple[list[l
             elif type(slot) is Image:
                 named.append(slot)
     if numbers:
-        if marks:
-            raise RejectError("image_count", "the text has numbered image markers and others; expected one kind")
-        start = 0 if 0 in numbers else 1
-        if sorted(numbers) != [*range(start, start + len(images))]:
-            got = ", ".join(map(str, numbers[:20]))
-            raise RejectError(
-                "image_count", f"the text marks the images {got}; expected each of the {len(images)} images once"
-            )
-        rest: Iterator[Image] = iter(())
-    elif not marks and not named and images:
+        return _by_number(messages, images, numbers, marks), False
+    if not marks and not named and images:
         return _placed_first(messages, images), True
-    else:
-        if marks != len(images) and (marks or list(images) != named):
-            raise RejectError(
-                "image_count", f"the text has {marks} image markers; expected {len(images)}, one per image"
-            )
-        start = 0
-        rest = iter(images)
-    if not marks and not numbers:
+    if marks != len(images) and (marks or list(images) != named):
+        raise RejectError("image_count", f"the text has {marks} image markers; expected {len(images)}, one per image")
+    if not marks:
         return [_parts(message.slots) for message in messages], False
+    rest = iter(images)
+    return [_parts([next(rest) if slot is None else slot for slot in message.slots]) for message in messages], False
+
+
+def _by_number(
+    messages: Sequence[Message], images: Sequence[Image], numbers: Sequence[int], marks: int
+) -> list[list[str | Image]]:
+    if marks:
+        raise RejectError("image_count", "the text has numbered image markers and others; expected one kind")
+    start = 0 if 0 in numbers else 1
+    if sorted(numbers) != [*range(start, start + len(images))]:
+        got = ", ".join(map(str, numbers[:20]))
+        raise RejectError(
+            "image_count", f"the text marks the images {got}; expected each of the {len(images)} images once"
+        )
     return [
-        [next(rest) if slot is None else images[slot - start] if isinstance(slot, int) else slot for slot in one.slots]
-        for one in messages
-    ], False
+        _parts([images[slot - start] if isinstance(slot, int) else slot for slot in message.slots])
+        for message in messages
+    ]
 
 
 def _placed_first(messages: Sequence[Message], images: Sequence[Image]) -> list[list[str | Image]]:
