@@ -12,7 +12,6 @@ import pytest
 from PIL import Image as Photo
 
 from preprocess.adapters.base import Request
-from preprocess.adapters.groups import embedded_group
 from preprocess.adapters.parsing.fields import image_at, image_groups, image_of_bytes
 from preprocess.adapters.parsing.image_data import image_data
 from preprocess.conversation import Image
@@ -52,7 +51,7 @@ def test_every_way_to_write_the_bytes_in_text_is_the_same_image(form: str) -> No
     images = {image_at(spelling, request) for spelling in spellings}
     images |= {image_of_bytes(spelling, request) for spelling in spellings}
     assert images == {Image(name=f"data:{hashlib.sha256(data).hexdigest()}")}
-    assert image_groups(request, images) == (embedded_group(data, None),)
+    assert image_groups(request, images) == (f"bytes:{hashlib.sha256(data).hexdigest()[:16]}",)
 
 
 @pytest.mark.parametrize(
