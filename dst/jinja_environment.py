@@ -20,6 +20,8 @@ import jinja2.sandbox
 OUTPUT = "_output"
 """The context name under which a render hands its `Output` to the generation blocks."""
 
+_MAX_ANSWERS = 1024
+
 # What these blocks print goes into a buffer first, so a generation block inside one cannot tell where its text ends up.
 _BUFFERS = (jinja2.nodes.AssignBlock, jinja2.nodes.CallBlock, jinja2.nodes.FilterBlock, jinja2.nodes.Macro)
 
@@ -51,6 +53,18 @@ class Environment(jinja2.sandbox.ImmutableSandboxedEnvironment):
         self.globals["strftime_now"] = _no_clock
         del self.globals["lipsum"], self.filters["random"]
         self.filters["tojson"] = _tojson
+        self._is_safe: dict[tuple[type, str], bool] = {}
+
+    def is_safe_attribute(self, obj: Any, attr: str, value: Any) -> bool:
+        """As the sandbox of Jinja answers. It asks at every access, and its answer depends only on the object's type."""
+        key = (type(obj), attr)
+        known = self._is_safe.get(key)
+        if known is not None:
+            return known
+        answer = super().is_safe_attribute(obj, attr, value)
+        if len(self._is_safe) < _MAX_ANSWERS:  # a name may come from data
+            self._is_safe[key] = answer
+        return answer
 
 
 def generation_lines(tree: jinja2.nodes.Template) -> tuple[list[int], list[int]]:

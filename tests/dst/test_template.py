@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import jinja2.sandbox
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 import dst
+from dst.jinja_environment import Environment
 from tests.support.conversations import ANSWERS
 from tests.support.paths import ROOT
 
@@ -253,3 +256,18 @@ def test_renders_of_one_template_may_interleave(tmp_path: Path) -> None:
             lambda n: render(template, [*FIXED[:2], {"role": "assistant", "content": "a" * n}]), range(1, 200)
         )
         assert list(got) == expected
+
+
+def test_the_sandbox_answers_for_every_type_and_attribute_as_jinjas_does() -> None:
+    environment, jinjas = Environment(), jinja2.sandbox.ImmutableSandboxedEnvironment()
+
+    def generator() -> Iterator[int]:
+        yield 1
+
+    things = ["a", 1, 1.5, None, [], {}, set(), (), str, dict, generator(), generator, "".upper, [].append, len]
+    names = {name for thing in things for name in dir(thing)} | {"absent", "", "_", "mro", "func_code"}
+    for _ in range(2):  # the second answer is remembered
+        for thing in things:
+            for name in names:
+                expected = jinjas.is_safe_attribute(thing, name, None)
+                assert environment.is_safe_attribute(thing, name, None) == expected, (thing, name)
