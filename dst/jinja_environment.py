@@ -56,7 +56,7 @@ class Environment(jinja2.sandbox.ImmutableSandboxedEnvironment):
         self._is_safe: dict[tuple[type, str], bool] = {}
 
     def is_safe_attribute(self, obj: Any, attr: str, value: Any) -> bool:
-        """What the sandbox of Jinja answers. It asks at every access; the answer depends only on the type of the object."""
+        """What Jinja's sandbox answers. It asks at every access; the answer depends only on the type of `obj`."""
         key = (type(obj), attr)
         known = self._is_safe.get(key)
         if known is not None:
