@@ -49,7 +49,7 @@ def build_location(command: Callable[..., None]) -> Callable[..., None]:
 
 
 class _PrepCommand(Command):
-    extras = ("language", "ray", "remote")
+    extras = ("language", "ray", "remote", "video")
 
 
 class _PrepGroup(click.Group):

@@ -34,11 +34,13 @@ class RecordSource:
 class Image:
     """A reference to an image: its name in one of the dataset's image stores, or its http or https URL.
 
-    store: the store's index in the dataset's `images`, or None to search all of them in order.
+    store: the store's index in the dataset's `images`, or None to search all of them in order. frame: the number of a
+    frame in the animation or video of that name, from 0; None for the whole file.
     """
 
     name: str
     store: int | None = None
+    frame: int | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -154,7 +156,8 @@ NOTES: dict[str, str] = {
     "control_text": "the text contains a control string or a word of the template's layout, which stays plain text",
     "dangling_question": "a last question without an answer was left out",
     "first_frame": "an image has several frames or pages, of which the first was kept (image.frames)",
-    "frames_cut": "frames were left out, evenly spaced, to fit limits.max_images",
+    "fewer_frames": "an animation or video has fewer frames than its dataset asks for (frames: even:N); all are shown",
+    "frames_cut": "frames of an animation or video were left out; the others are evenly spaced (frames)",
     "image_placed_first": "the text does not mark where the images are, so they were placed in front of it",
     "images_moved": "the template moved an image out of its place within a text (docs/templates.md)",
     "leading_answer": "an answer before the first question was left out",
@@ -260,11 +263,19 @@ def _content(parts: tuple[str | Image, ...]) -> str | list[dict[str, str]]:
 
 def _encoded_turn(turn: Turn) -> list[Any]:
     """Role and parts; further values only for the few turns that have them."""
-    parts = [part if isinstance(part, str) else [part.name, part.store] for part in turn.parts]
+    parts = [part if isinstance(part, str) else [part.name, part.store, *_frame(part)] for part in turn.parts]
     if turn.role == "user" or (turn.role != "tool" and turn.trained and not turn.reasoning and not turn.tool_calls):
         return [turn.role, parts]
     calls = [[call.name, call.arguments, call.id] for call in turn.tool_calls]
     return [turn.role, parts, turn.trained, turn.reasoning, calls, turn.tool_name, turn.call_id]
+
+
+def _frame(image: Image) -> tuple[int, ...]:
+    return () if image.frame is None else (image.frame,)
+
+
+def _image(name: str, store: int | None, frame: int | None = None) -> Image:
+    return Image(name=name, store=store, frame=frame)
 
 
 def _decoded_turn(
@@ -278,7 +289,7 @@ def _decoded_turn(
 ) -> Turn:
     return Turn(
         role=role,
-        parts=tuple(part if isinstance(part, str) else Image(name=part[0], store=part[1]) for part in parts),
+        parts=tuple(part if isinstance(part, str) else _image(*part) for part in parts),
         trained=trained,
         reasoning=reasoning,
         tool_calls=tuple(ToolCall(name=name, arguments=arguments, id=id_) for name, arguments, id_ in calls),

@@ -30,7 +30,7 @@ from tests.support.paths import ROOT
 Venvs = Callable[..., CleanVenv]
 
 OURS = sorted({name.partition(".")[0] for name in packages()})
-EXTRAS = ("train", "ray", "remote", "eval", "language")
+EXTRAS = ("train", "ray", "remote", "eval", "language", "video")
 INSTALLS: list[tuple[str, ...]] = [(), *((extra,) for extra in EXTRAS)]
 
 EXTRA_OF = {
@@ -47,6 +47,7 @@ EXTRA_OF = {
 """Packages and files that may import more than `pip install dsvl` brings"""
 
 NOT_IMPORTED_BY_NAME = {
+    "av": "preprocess.images.videos imports it by importlib, and names the extra if it is missing",
     "gcsfs": "fsspec imports it for gs:// URLs",
     "py3langid": "preprocess.filters.language imports it by importlib, and names the extra if it is missing",
     "pycocoevalcap": "trainer.evaluation.captions imports it by importlib, and names the extra if it is missing",
@@ -353,3 +354,22 @@ def test_the_eval_extra_alone_scores_captions_without_torch_and_java(venvs: Venv
     venv = venvs("eval")
     path = {"PATH": str(venv.bin)}
     assert succeed(venv.run("python", "-c", textwrap.dedent(code), cwd=tmp_path, variables=path)) == ""
+
+
+def test_the_video_extra_alone_reads_frames_of_a_video(venvs: Venvs, tmp_path: Path) -> None:
+    code = """
+        import io
+        import av
+        from preprocess.images.videos import Video
+
+        file = io.BytesIO()
+        with av.open(file, "w", format="mp4") as container:
+            stream = container.add_stream("mpeg4", rate=24)
+            stream.width, stream.height, stream.pix_fmt = 32, 24, "yuv420p"
+            for _ in range(5):
+                container.mux(stream.encode(av.VideoFrame(32, 24, "yuv420p")))
+            container.mux(stream.encode())
+        video = Video(file.getvalue(), 10**6)
+        print(len(video), video.frame(4)[0].size)
+    """
+    assert succeed(venvs("video").run("python", "-c", textwrap.dedent(code), cwd=tmp_path)) == "5 (32, 24)\n"

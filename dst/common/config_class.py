@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
+import re
 from collections.abc import Iterator
 from typing import Annotated, Any, TypeVar, dataclass_transform
 
@@ -56,6 +57,28 @@ class UnknownKeys:
 
     def __get_pydantic_json_schema__(self, schema: Any, handler: Any) -> dict[str, Any]:
         return {**handler(schema), UNKNOWN_KEYS: self.advice}
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Matches:
+    """In an annotation of text: a regular expression for all of it, and what the error says is expected."""
+
+    pattern: str
+    expected: str
+
+    def __get_pydantic_core_schema__(self, source: Any, handler: Any) -> Any:
+        from pydantic_core import PydanticCustomError
+        from pydantic_core.core_schema import no_info_after_validator_function
+
+        def check(value: str) -> str:
+            if re.fullmatch(self.pattern, value):
+                return value
+            raise PydanticCustomError("pattern", "{expected}", {"expected": self.expected})
+
+        return no_info_after_validator_function(check, handler(source))
+
+    def __get_pydantic_json_schema__(self, schema: Any, handler: Any) -> dict[str, Any]:
+        return {**handler(schema), "pattern": f"^(?:{self.pattern})$"}
 
 
 class _AllFinite:

@@ -73,7 +73,8 @@ class Request:
     `Image.store` is an index into them. options: the adapter's own options, checked and complete. max_images:
     limits.max_images. keys: the dataset's own name of a key -> the name that the adapter reads, or None to ignore it;
     in records and in their messages. roles: the dataset's own roles. filter_fields: the keys that its filter reads.
-    tally: counts what the adapter found. embedded: keeps the images that are inside records as text.
+    frames: N of the blend's `frames: even:N`, or 0: then a video cannot be read. tally: counts what the adapter found.
+    embedded: keeps the images that are inside records as text.
     """
 
     root: Path
@@ -85,6 +86,7 @@ class Request:
     keys: Mapping[str, str | None] = field(default_factory=dict)
     roles: Mapping[str, Role] = field(default_factory=dict)
     filter_fields: tuple[str, ...] = ()
+    frames: int = 0
     embedded: ImageKeeper = field(default_factory=NamesOnly, compare=False)
     tally: Tally = field(default_factory=Tally, compare=False)
 

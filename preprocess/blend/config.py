@@ -24,7 +24,7 @@ from preprocess.blend.evaluation_sets import EvaluationSet, check_evaluation_set
 from preprocess.blend.fetch import Fetch
 from preprocess.errors import ConfigError
 from preprocess.filters.rules import Filter, filter_problems
-from preprocess.images.prepare import ImagePolicy
+from preprocess.images.prepare import FrameChoice, ImagePolicy
 
 _NAME = re.compile(r"[a-z0-9][a-z0-9_-]{0,39}")
 
@@ -101,6 +101,8 @@ class Dataset:
     """Read only this many records, for a quick look at a large dataset."""
     dedupe: Dedupe | None = None
     """Another value of the blend's `dedupe` for this dataset's records."""
+    frames: FrameChoice | None = None
+    """Another value of `image.frames` for this dataset: even:8 shows 8 frames of each video (docs/videos.md)."""
     options: FreeKeys = field(default_factory=dict)
     """Settings of the adapter; `dsvl-prep adapters` lists them."""
     fields: dict[str, str] = field(default_factory=dict)
@@ -163,6 +165,10 @@ class Blend:
     """The build folder, relative to this file, or a URL. --out overrides it."""
     engine: Literal["process", "ray"] = "process"
     """process: workers on this machine. ray: a Ray cluster with the same files mounted. The shards are identical."""
+
+    def frames_of(self, dataset: Dataset) -> str:
+        """What is shown of the dataset's animations and videos."""
+        return dataset.frames or self.image.frames
 
 
 def load_blend(path: Path, settings: Sequence[str] = ()) -> Blend:

@@ -30,6 +30,7 @@ from preprocess.blend.evaluation_sets import EvaluationInputs, find_evaluation_s
 from preprocess.blend.inputs import Inputs, find_inputs
 from preprocess.errors import ConfigError
 from preprocess.images.fetched import is_fetched_folder
+from preprocess.images.prepare import even_count
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -125,6 +126,7 @@ def request_of(blend: Blend, dataset: Dataset, inputs: Inputs) -> Request:
         keys=dataset.all_keys,
         roles=dataset.roles,
         filter_fields=tuple(dataset.filter.fields) if dataset.filter else (),
+        frames=even_count(blend.frames_of(dataset)),
     )
 
 

@@ -1,7 +1,7 @@
 """A build from blend.yaml to manifest.json.
 
-    config -> ingest (an adapter's pass over each dataset) -> fingerprints of images -> split -> tasks -> shards
-        -> manifest (-> upload to a URL)
+    config -> ingest (an adapter's pass over each dataset) -> frames of videos -> fingerprints of images -> split
+        -> tasks -> shards -> manifest (-> upload to a URL)
 
 Rules: errors that a user can fix are reported before work starts. The manifest is written last, so a folder with a
 manifest is a complete build. Results of an earlier run are found by their content keys and reused.
@@ -21,6 +21,7 @@ from preprocess.blend.resolve import Prepared, prepare, request_of
 from preprocess.compiler.commit import CACHE, StageResults, finish, sweep_partials
 from preprocess.compiler.engines import ENGINES
 from preprocess.compiler.fingerprints import FingerprintStage
+from preprocess.compiler.frames import FramesStage
 from preprocess.compiler.ingest import Ingested, finished, ingest_task, run_ingest
 from preprocess.compiler.plan import make_context, official_use, plan_tasks
 from preprocess.compiler.publish import Published, publish, target
@@ -33,6 +34,7 @@ from preprocess.compiler.task import CompileTask
 from preprocess.compiler.task_runner import TaskRunner
 from preprocess.errors import ConfigError, DataError
 from preprocess.images.embedded import has_embedded
+from preprocess.images.prepare import even_count
 from preprocess.images.stores import is_prepared, prepare_store
 from shards.files import partial_path
 from shards.format.manifest import NAME as MANIFEST
@@ -77,7 +79,9 @@ def build_and_publish(
         run = TaskRunner(ENGINES[blend.engine], workers, progress)
         _index_archives(prepared, folder, run)
         ingested, spools = _ingest(prepared, folder, run)
-        fingerprints = _fingerprint_stage(prepared, folder, run, spools)
+        used: set[Path] = set()
+        _spread_frames(prepared, FramesStage(folder / CACHE, blend.image.max_pixels, run, used), ingested, spools)
+        fingerprints = _fingerprint_stage(prepared, folder, run, spools, used)
         selection = select(blend, fingerprints, prepared.evaluation_sets)
         tasks = _tasks(prepared, folder, spools, selection.sides)
         results = run("compiling", run_task, tasks, known=read_result, weight=lambda task: len(task.rows))
@@ -138,8 +142,19 @@ def _ingest(prepared: Prepared, folder: Path, run: TaskRunner) -> tuple[dict[str
     return dict(zip(names, found, strict=True)), {task.dataset: Spool(task.folder) for task in tasks}
 
 
+def _spread_frames(
+    prepared: Prepared, stage: FramesStage, ingested: dict[str, Ingested], spools: dict[str, Spool]
+) -> None:
+    """Replace the datasets that ask for evenly spaced frames by those with the frames as images."""
+    for dataset in prepared.blend.datasets:
+        name = dataset.name
+        if count := even_count(prepared.blend.frames_of(dataset)):
+            stores = _stores(prepared, name, spools[name])
+            ingested[name], spools[name] = stage.spread(name, ingested[name], spools[name], stores, count)
+
+
 def _fingerprint_stage(
-    prepared: Prepared, folder: Path, run: TaskRunner, spools: Mapping[str, Spool]
+    prepared: Prepared, folder: Path, run: TaskRunner, spools: Mapping[str, Spool], used: set[Path]
 ) -> FingerprintStage:
     return FingerprintStage(
         spools=spools,
@@ -147,7 +162,7 @@ def _fingerprint_stage(
         cache=folder / CACHE,
         max_pixels=prepared.blend.image.max_pixels,
         run=run,
-        used=set(),
+        used=used,
     )
 
 

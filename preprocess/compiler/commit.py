@@ -22,6 +22,7 @@ from dst.common.extensions import ExtensionOrigin
 from preprocess.blend.config import Blend, resolved
 from preprocess.blend.resolve import Prepared
 from preprocess.compiler.fingerprints import FOLDER as FINGERPRINTS
+from preprocess.compiler.frames import FOLDER as FRAMES
 from preprocess.compiler.missing_images import missing_images_hint
 from preprocess.compiler.plan import shares
 from preprocess.compiler.report import BuildReport, DatasetReport, counts_text
@@ -261,7 +262,9 @@ def _sweep(folder: Path, prepared: Prepared, work: StageResults) -> None:
         if path not in keep and _OUR_SHARD.fullmatch(path.name):
             path.unlink()
     for path in (
-        path for part in ("tasks", "ingest", FINGERPRINTS, "stores", "tokenizer") for path in cache.glob(f"{part}/*")
+        path
+        for part in ("tasks", "ingest", FINGERPRINTS, FRAMES, "stores", "tokenizer")
+        for path in cache.glob(f"{part}/*")
     ):
         if path not in keep:
             shutil.rmtree(path) if path.is_dir() else path.unlink()

@@ -27,11 +27,14 @@ from preprocess.dedupe.fingerprint import (
     Fingerprints,
     Level,
     bytes_fingerprint,
+    frame_fingerprint,
     look_fingerprint,
     tail_fingerprint,
 )
 from preprocess.errors import RejectError
+from preprocess.images.frames import read_frame
 from preprocess.images.stores import StoreList, open_stores
+from preprocess.images.videos import reader_version
 
 FOLDER = "fingerprints"
 _TASK_IMAGES: Mapping[Level, int] = {"tail": 16384, "bytes": 2048, "look": 1024}
@@ -145,18 +148,31 @@ def run_fingerprint(task: FingerprintTask) -> Fingerprints:
     """The task's fingerprints, also written to its marker. Raises OSError or MemoryError if another try may succeed."""
     spool, stores = _open(task.spool, task.stores, task.cache)
     result = np.zeros(len(task.positions), FINGERPRINT)
+    previous = None
     for row, image in enumerate(spool.images_at(task.positions)):
+        file = (image.name, image.store)
         try:
-            if task.level == "tail":
+            if task.level == "look":
+                result[row] = _look(image, stores, task.max_pixels)
+            elif image.frame is not None and file == previous:  # frames of one file are copies of each other
+                result[row] = result[row - 1]
+            elif task.level == "tail":
                 result[row] = tail_fingerprint(*stores.tail(image))
-            elif task.level == "bytes":
-                result[row] = bytes_fingerprint(stores.read(image))
             else:
-                result[row] = look_fingerprint(stores.read(image), task.max_pixels)
+                result[row] = bytes_fingerprint(stores.read(image))
         except RejectError:
             continue  # the compiler says why it is missing or broken
+        finally:
+            previous = file
     write_array(task.marker, result)
     return result
+
+
+def _look(image: Image, stores: StoreList, max_pixels: int) -> Fingerprints:
+    if image.frame is None:
+        return look_fingerprint(stores.read(image), max_pixels)
+    frame, _ = read_frame(image, stores, max_pixels)
+    return frame_fingerprint(frame, stores.read(image), image.frame)
 
 
 def read_fingerprints(task: FingerprintTask) -> Fingerprints | None:
@@ -170,16 +186,24 @@ def image_state(stores: StoreList, image: Image) -> bytes:
         state = "\0".join(map(str, stores.stamp(image)))
     except RejectError as error:
         state = error.reason
-    return f"{image.name}\0{state}\0".encode()
+    return f"{_in_file(image)}\0{state}\0".encode()
+
+
+def _in_file(image: Image) -> str:
+    """The name, and for a frame its number."""
+    return image.name if image.frame is None else f"{image.name}\0{image.frame}"
 
 
 def _key(spool: Spool, stores: StoreList, positions: npt.NDArray[np.int64], level: Level, max_pixels: int) -> str:
-    content = xxhash.xxh3_128()
+    content, has_frames = xxhash.xxh3_128(), False
     for image in spool.images_at(positions):
         content.update(image_state(stores, image))
+        has_frames |= image.frame is not None
     parts = {"version": VERSION, "level": level, "content": content.hexdigest()}
     if level == "look":
         parts |= {"pillow": libraries()["pillow"], "max_pixels": max_pixels}
+        if has_frames:
+            parts["videos"] = reader_version()
     return content_key(parts)
 
 
@@ -190,18 +214,21 @@ def _distinct_images(
 
     Two datasets with the same key read the same file, so the key starts at the file system's root.
     """
-    names, in_store = spool.image_names()
+    names, in_store, in_file = spool.image_names()
     if not len(names):
         nothing = np.zeros(0, np.int64)
         return nothing, nothing, np.zeros(0, np.uint64)
     encoded = names.dictionary_encode()
     pair = encoded.indices.to_numpy().astype(np.int64) * 2**16 + in_store + 1
+    if (in_file >= 0).any():
+        _, pair = np.unique(np.stack([pair, in_file]), axis=1, return_inverse=True)
+        pair = pair.reshape(-1)
     _, first, index = np.unique(pair, return_index=True, return_inverse=True)
     roots = [str(path.resolve()) for path in stores]
     searched = "\0".join(roots)  # an image without a store: the first store that has it
     keys = [
         xxhash.xxh3_64_intdigest(
-            f"{roots[image.store] if image.store is not None else searched}/{image.name}".encode(
+            f"{roots[image.store] if image.store is not None else searched}/{_in_file(image)}".encode(
                 "utf-8", "surrogatepass"
             )
         )

@@ -209,6 +209,8 @@ def _key(
         "annotations": [[request.source_file(path), *stamp(path)] for path in request.annotations],
         "images": [[path.name, path.is_dir()] for path in request.images],
     }
+    if request.frames:
+        parts["reads_videos"] = True
     if extension is not None:
         parts["extension"] = asdict(extension)
     if rules is not None and rules.has_record_rules:

@@ -14,9 +14,11 @@ from dst import ControlTextError, Encoded, TemplateError
 from dst.messages import is_trained
 from preprocess.compiler.messages import messages_of
 from preprocess.compiler.task import TaskContext, Tools
-from preprocess.conversation import Conversation, to_tools
+from preprocess.conversation import Conversation, Image, to_tools
 from preprocess.errors import RejectError
-from preprocess.images.prepare import StoredImage, prepare_image
+from preprocess.images.frames import read_frame
+from preprocess.images.prepare import ImagePolicy, StoredImage, prepare_frame, prepare_image
+from preprocess.images.stores import StoreList
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -54,7 +56,7 @@ def make_member(row: int, conversation: Conversation, tools: Tools, context: Tas
     images = []
     for image in conversation.images[: encoded.images]:
         try:
-            images.append(prepare_image(tools.stores.read(image), context.image))
+            images.append(_stored(image, tools.stores, context.image))
         except RejectError as error:
             raise RejectError(error.reason, f"{image.name}: {error.detail}") from None
     notes += sorted({note for image in images for note in image.notes})
@@ -67,6 +69,13 @@ def make_member(row: int, conversation: Conversation, tools: Tools, context: Tas
         images=tuple(images),
         notes=tuple(notes),
     )
+
+
+def _stored(image: Image, stores: StoreList, policy: ImagePolicy) -> StoredImage:
+    if image.frame is None:
+        return prepare_image(stores.read(image), policy)
+    frame, time_s = read_frame(image, stores, policy.max_pixels, sixteen_bit=policy.sixteen_bit == "scale")
+    return prepare_frame(frame, time_s, policy)
 
 
 def _fit(

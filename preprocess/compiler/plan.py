@@ -21,7 +21,9 @@ from preprocess.compiler.spool import Spool
 from preprocess.compiler.task import CompileTask, TaskContext
 from preprocess.compiler_version import COMPILER, libraries
 from preprocess.errors import DataError
+from preprocess.images.prepare import even_count
 from preprocess.images.stores import open_stores
+from preprocess.images.videos import reader_version
 
 _GROUPLESS_SALT = "conversation"
 
@@ -121,6 +123,8 @@ def plan_tasks(
         "prompt": context.prompt,
         "concat": context.concat,
     }
+    if even_count(context.image.frames):
+        base["videos"] = reader_version()
     if context.image_rules:
         base["filter"] = [[name, bounds.min, bounds.max] for name, bounds in context.image_rules]
     for code, name in enumerate(split.NAMES):
@@ -192,7 +196,7 @@ def make_context(
         tokenizer=tokenizer,
         template_name=template[0],
         template=template[1],
-        image=blend.image,
+        image=dataclasses.replace(blend.image, frames=blend.frames_of(dataset)),
         image_tokens=blend.image_tokens,
         max_length=blend.limits.max_length,
         max_images=blend.limits.max_images,

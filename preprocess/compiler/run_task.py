@@ -20,7 +20,7 @@ from preprocess.compiler.concat import join
 from preprocess.compiler.member import Member, make_member
 from preprocess.compiler.spool import reject_all, reject_line
 from preprocess.compiler.task import CompileTask, TaskResult, Tools, open_tools
-from preprocess.conversation import Reject
+from preprocess.conversation import Image, Reject
 from preprocess.errors import DataError, RejectError
 from preprocess.filters.image_rules import broken_image_rule
 from preprocess.images.prepare import StoredImage
@@ -126,14 +126,14 @@ def _write(writer: ShardWriter, task: CompileTask, joined: tuple[list[Member], E
     conversations = [member.conversation for member in group]
     sources = [source for conversation in conversations for source in conversation.sources]
     images = [image for member in group for image in member.images]
-    names = [image.name for member in group for image in member.conversation.images[: len(member.images)]]
+    shown = [image for member in group for image in member.conversation.images[: len(member.images)]]
     notes = sorted({note for member in group for note in member.notes})
     metadata: dict[str, Any] = {
         "id": conversations[0].id,
         "dataset": task.context.dataset,
         "split": task.split,
         "sources": [{"file": source.file, "record": source.record} for source in sources],
-        "images": [_described(name, image) for name, image in zip(names, images, strict=True)],
+        "images": [_described(*pair) for pair in zip(shown, images, strict=True)],
     }
     if notes:
         metadata["notes"] = notes
@@ -154,8 +154,12 @@ def _write(writer: ShardWriter, task: CompileTask, joined: tuple[list[Member], E
         outcome.notes.update(member.notes)
 
 
-def _described(name: str, image: StoredImage) -> dict[str, Any]:
-    described: dict[str, Any] = {"name": name, "width": image.width, "height": image.height}
+def _described(shown: Image, image: StoredImage) -> dict[str, Any]:
+    described: dict[str, Any] = {"name": shown.name, "width": image.width, "height": image.height}
+    if shown.frame is not None:
+        described["frame"] = shown.frame
+    if image.time_s is not None:
+        described["time_s"] = round(image.time_s, 3)
     if image.original_size != (image.width, image.height):
         described["original_width"], described["original_height"] = image.original_size
     return described

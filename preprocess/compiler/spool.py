@@ -3,8 +3,8 @@
 Rule: any conversation can be read by its number, so a task reads any subset and holds one at a time.
 
     records.jsonl   one conversation per line
-    table.arrow     offset, size, hash of the line; members (number of its records); image names and stores;
-                    group hashes; whether it is in an official val or test split
+    table.arrow     offset, size, hash of the line; members (number of its records); image names, stores and
+                    frames; group hashes; whether it is in an official val or test split
     rejects.jsonl   the adapter's rejects
 """
 
@@ -34,6 +34,7 @@ _SCHEMA = pa.schema(
         "members": pa.uint32(),
         "images": pa.list_(pa.string()),
         "stores": pa.list_(pa.int16()),
+        "frames": pa.list_(pa.int32()),
         "groups": pa.list_(pa.uint64()),
         "official_eval": pa.bool_(),
     }
@@ -108,26 +109,27 @@ class Spool:
 
     def images(self, rows: npt.NDArray[np.int64]) -> Iterator[Image]:
         """The images of some conversations, in order."""
-        part = self.table.select(["images", "stores"]).take(rows)
-        for names, stores in zip(part.column("images").to_pylist(), part.column("stores").to_pylist(), strict=True):
-            for name, store in zip(names, stores, strict=True):
-                yield Image(name=name, store=None if store < 0 else store)
+        part = self.table.select(["images", "stores", "frames"]).take(rows)
+        for row in zip(*(column.to_pylist() for column in part.columns), strict=True):
+            yield from map(_image, *row)
 
-    def image_names(self) -> tuple[pa.Array, npt.NDArray[np.int64]]:
-        """The names of all images in order, as one Arrow array, and their stores; -1 where a record names no store."""
+    def image_names(self) -> tuple[pa.Array, npt.NDArray[np.int64], npt.NDArray[np.int64]]:
+        """The names of all images in order, as one Arrow array; their stores and frames, -1 where there is none."""
         names = pa.chunked_array([chunk.flatten() for chunk in self.table.column("images").chunks], pa.string())
-        return names.combine_chunks(), self.lists("stores")[0].astype(np.int64)
+        stores, frames = (self.lists(name)[0].astype(np.int64) for name in ("stores", "frames"))
+        return names.combine_chunks(), stores, frames
 
     def images_at(self, positions: npt.NDArray[np.int64]) -> Iterator[Image]:
         """The images at some positions of `image_names`, in the given order; reads only these."""
         chunks = self.table.column("images").chunks
         names = [chunk.flatten() for chunk in chunks]
-        stores = [chunk.flatten() for chunk in self.table.column("stores").chunks]
+        stores, frames = (
+            [chunk.flatten() for chunk in self.table.column(name).chunks] for name in ("stores", "frames")
+        )
         starts = np.cumsum([0, *(len(chunk) for chunk in names)])
         in_chunk = np.searchsorted(starts, positions, "right") - 1
         for chunk, row in zip(in_chunk.tolist(), (positions - starts[in_chunk]).tolist(), strict=True):
-            store = stores[chunk][row].as_py()
-            yield Image(name=names[chunk][row].as_py(), store=None if store < 0 else store)
+            yield _image(names[chunk][row].as_py(), stores[chunk][row].as_py(), frames[chunk][row].as_py())
 
     def lists(self, name: str) -> tuple[npt.NDArray[Any], npt.NDArray[np.int64]]:
         """A list column: its concatenated values, and where each row's values begin (one entry more than rows)."""
@@ -160,6 +162,11 @@ def _row(conversation: Conversation, line: bytes, offset: int) -> dict[str, Any]
         "members": len(conversation.sources),
         "images": [image.name for image in images],
         "stores": [-1 if image.store is None else image.store for image in images],
+        "frames": [-1 if image.frame is None else image.frame for image in images],
         "groups": [xxhash.xxh3_64_intdigest(group.encode("utf-8", "surrogatepass")) for group in conversation.groups],
         "official_eval": conversation.official_split in ("val", "test"),
     }
+
+
+def _image(name: str, store: int, frame: int) -> Image:
+    return Image(name=name, store=None if store < 0 else store, frame=None if frame < 0 else frame)

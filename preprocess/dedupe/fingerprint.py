@@ -62,12 +62,25 @@ def look_fingerprint(data: bytes, max_pixels: int) -> Fingerprints:
     """Also decodes the image, unless it is broken or has more than `max_pixels`. Raises MemoryError."""
     fingerprint = bytes_fingerprint(data)
     image = decode_upright(data, max_pixels)
-    if image is not None:
-        look = perceptual_hash(image)
-        fingerprint["decoded"] = True
-        fingerprint["pixels"] = pixel_digest(image)
-        fingerprint["hash"] = look.words
-        fingerprint["flat"] = look.flat
+    return fingerprint if image is None else _with_look(fingerprint, image)
+
+
+def frame_fingerprint(image: Image.Image, file: bytes, number: int) -> Fingerprints:
+    """Of an upright RGB frame. Its bytes are those of the file with its number."""
+    fingerprint = np.zeros((), FINGERPRINT)
+    fingerprint["present"] = True
+    digest = xxhash.xxh3_128(file)
+    digest.update(number.to_bytes(8, "little"))
+    fingerprint["digest"] = _two_words(digest.digest())
+    return _with_look(fingerprint, image)
+
+
+def _with_look(fingerprint: Fingerprints, image: Image.Image) -> Fingerprints:
+    look = perceptual_hash(image)
+    fingerprint["decoded"] = True
+    fingerprint["pixels"] = pixel_digest(image)
+    fingerprint["hash"] = look.words
+    fingerprint["flat"] = look.flat
     return fingerprint
 
 

@@ -17,7 +17,7 @@ from preprocess.images.index import ArchiveIndexBuilder
 from preprocess.images.index_cache import CachedIndex
 from shards.files import flush_and_close
 
-_BLOB, _INDEX = "embedded.blob", "embedded.arrow"
+_BLOB, _INDEX = FILES = "embedded.blob", "embedded.arrow"
 
 
 def has_embedded(folder: Path) -> bool:

@@ -110,6 +110,10 @@ class FetchedStore:
         status = _of_file(path, path.stat)
         return status.st_size, status.st_mtime_ns
 
+    def names_below(self, name: str) -> list[str]:
+        """A URL is never a folder."""
+        return []
+
     def _hold(self) -> None:
         """Keep a fetch out for as long as this store is open."""
         with contextlib.suppress(FileNotFoundError):  # a copy of the folder without it

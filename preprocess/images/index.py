@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 from array import array
+from bisect import bisect_left
 from enum import IntEnum
 from pathlib import Path
 from typing import NamedTuple
@@ -125,6 +126,7 @@ class ArchiveIndex:
         with pa.memory_map(str(path)) as file:
             batch = pa.ipc.open_file(file).get_batch(0)
         self.keys = batch.column("key")
+        self._sorted: pa.LargeBinaryArray | None = None
         self.hashes, self.offsets, self.sizes, self.packings, self.crcs, self.unpacked_sizes = (
             batch.column(name).to_numpy() for name in ("hash", "offset", "size", "packing", "crc", "unpacked_size")
         )
@@ -144,6 +146,22 @@ class ArchiveIndex:
                 )
             row += 1  # another key with the same hash
         return None
+
+    def below(self, folder: str) -> list[str]:
+        """What follows the folder's name in the keys directly in it. The first call sorts all keys."""
+        if self._sorted is None:
+            import pyarrow.compute as pc
+
+            self._sorted = self.keys.take(pc.array_sort_indices(self.keys))
+        prefix = key_bytes(f"{folder.rstrip('/')}/")
+        keys, found = self._sorted, []
+        for row in range(bisect_left(range(len(keys)), prefix, key=lambda row: keys[row].as_py()), len(keys)):
+            key = keys[row].as_py()
+            if not key.startswith(prefix):
+                break
+            if b"/" not in key[len(prefix) :]:
+                found.append(key[len(prefix) :].decode("utf-8", "surrogatepass"))
+        return found
 
     def example(self) -> str | None:
         """One of the keys, for messages; None if the index is empty."""

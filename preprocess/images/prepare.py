@@ -9,7 +9,7 @@ could not decode them to the same pixels (AVIF, TIFF, one of several frames, 16 
 from __future__ import annotations
 
 import warnings
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from io import BytesIO
 from typing import Annotated, Literal
 
@@ -17,15 +17,15 @@ from annotated_types import Ge, Le
 from PIL import Image
 from PIL.ImageFile import ImageFile
 
-from dst.common.config_class import Positive, config_class
+from dst.common.config_class import Matches, Positive, config_class
 from preprocess.containers.marks import LFS_ADVICE, is_lfs_pointer
 from preprocess.errors import RejectError
+from preprocess.images.videos import video_format
 from shards.errors import ImageError
 from shards.images.formats import STORED
 from shards.images.geometry import Fit, Geometry, Interpolation, PadColour
 from shards.images.pixels import (
     check_depth,
-    check_frames,
     check_size,
     fit,
     is_animated,
@@ -37,7 +37,9 @@ from shards.images.pixels import (
     upright,
 )
 
-__all__ = ["ImagePolicy", "StoredImage", "prepare_image"]
+__all__ = ["FrameChoice", "ImagePolicy", "StoredImage", "even_count", "prepare_frame", "prepare_image"]
+
+FrameChoice = Literal["reject", "first"] | Annotated[str, Matches(r"even:[1-9][0-9]{0,3}", "even:N, such as even:8")]
 
 
 @config_class
@@ -62,8 +64,9 @@ class ImagePolicy:
     """JPEG quality; below 90 the encoder's input starts to differ visibly."""
     subsampling: Literal["4:4:4", "4:2:0"] = "4:4:4"
     """JPEG chroma subsampling; 4:2:0 saves about a fifth of the space and blurs coloured text."""
-    frames: Literal["reject", "first"] = "reject"
-    """first keeps the first frame of an animation, or page of a TIFF, and counts the note `first_frame`."""
+    frames: FrameChoice = "reject"
+    """Animations and videos. first keeps the first frame of an animation, or page of a TIFF (note `first_frame`);
+    even:8 shows 8 evenly spaced frames of an animation, a video or a folder of frames (docs/videos.md)."""
     sixteen_bit: Literal["reject", "scale"] = "reject"
     """scale reads 16 bits a channel (PNG, TIFF) as 8, the high bytes, and counts the note `scaled_to_8_bits`."""
     min_side: Positive = 2
@@ -87,6 +90,7 @@ class StoredImage:
     """An image as it goes into a shard. width and height in pixels, with the EXIF orientation applied.
 
     original_size: width and height before resizing, upright as well. notes: what was changed, as names of NOTES.
+    time_s: of a video's frame, in seconds from the first one.
     """
 
     data: bytes
@@ -95,6 +99,15 @@ class StoredImage:
     height: int
     original_size: tuple[int, int]
     notes: tuple[str, ...] = ()
+    time_s: float | None = None
+
+
+EVEN_ADVICE = "set frames: even:8 on the dataset to show 8 evenly spaced frames"
+
+
+def even_count(frames: str) -> int:
+    """N of even:N; 0 for the other values of `frames`."""
+    return int(frames.removeprefix("even:")) if frames.startswith("even:") else 0
 
 
 def prepare_image(data: bytes, policy: ImagePolicy) -> StoredImage:
@@ -105,15 +118,37 @@ def prepare_image(data: bytes, policy: ImagePolicy) -> StoredImage:
     except ImageError as error:
         if is_lfs_pointer(data):
             raise RejectError("image_unreadable", f"it {LFS_ADVICE}") from None
+        if video_format(data):
+            raise RejectError("image_format", f"it is a video; {EVEN_ADVICE}") from None
         raise RejectError(f"image_{error.reason}", error.detail) from None
+
+
+def prepare_frame(image: Image.Image, time_s: float | None, policy: ImagePolicy) -> StoredImage:
+    """Check and encode an upright RGB frame of an animation or a video, which has no bytes of its own.
+
+    It is stored as PNG with `store: original`. Raises RejectError with the reason, MemoryError if memory runs out.
+    """
+    _check_side(image, policy)
+    try:
+        if policy.store == "original":
+            stored = _encoded(image, "png", policy, image.size, ())
+        else:
+            stored = _encoded(fit(image, policy.geometry), policy.format, policy, image.size, ())
+    except ImageError as error:
+        raise RejectError(f"image_{error.reason}", error.detail) from None
+    return stored if time_s is None else replace(stored, time_s=time_s)
+
+
+def _check_side(image: Image.Image, policy: ImagePolicy) -> None:
+    if min(image.size) < policy.min_side:
+        width, height = image.size
+        raise RejectError("image_too_small", f"{width}x{height}; expected sides of at least {policy.min_side} pixels")
 
 
 def _prepared(data: bytes, policy: ImagePolicy) -> StoredImage:
     image, extension = open_image(data)
     check_size(image, policy.max_pixels)
-    if min(image.size) < policy.min_side:
-        width, height = image.size
-        raise RejectError("image_too_small", f"{width}x{height}; expected sides of at least {policy.min_side} pixels")
+    _check_side(image, policy)
     notes = _accepted_changes(image, data, policy)
     as_png = policy.store == "original" and (bool(notes) or extension not in STORED)
     if policy.store == "resized" or policy.check == "decode" or as_png:
@@ -133,8 +168,8 @@ def _prepared(data: bytes, policy: ImagePolicy) -> StoredImage:
 def _accepted_changes(image: ImageFile, data: bytes, policy: ImagePolicy) -> tuple[str, ...]:
     """What the policy lets change for one frame of 8 bits. Raises ImageError for what it does not."""
     check_depth(image, data, sixteen_bit=policy.sixteen_bit == "scale")
-    if policy.frames == "reject":
-        check_frames(image)
+    if policy.frames != "first" and is_animated(image):
+        raise ImageError("animated", f"the image has more than one frame; {EVEN_ADVICE}, or frames: first")
     notes = {
         "first_frame": policy.frames == "first" and is_animated(image),
         "scaled_to_8_bits": policy.sixteen_bit == "scale" and is_sixteen_bit(image, data),

@@ -17,8 +17,6 @@ from __future__ import annotations
 
 import errno
 import os
-import re
-import stat
 import weakref
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -26,6 +24,7 @@ from typing import Protocol, TypeVar
 
 import pyarrow as pa
 
+from preprocess.adapters.parsing.sample_records import is_image
 from preprocess.conversation import Image, is_embedded, is_url
 from preprocess.errors import DataError, RejectError
 from preprocess.images.base64_json import decode_base64
@@ -33,17 +32,20 @@ from preprocess.images.embedded import embedded_index, has_embedded
 from preprocess.images.fetched import FetchedStore, is_fetched_folder, not_fetched
 from preprocess.images.index import PROBLEMS, ArchiveEntry, ArchiveIndex, Packing
 from preprocess.images.index_cache import CachedIndex, build_index, current_files, find_index, is_prepared
+from preprocess.images.reading import (
+    check_name,
+    check_regular,
+    check_size,
+    in_natural_order,
+    read_exactly,
+    with_path,
+)
 from preprocess.images.tail import TAIL_BYTES
 from preprocess.images.zip_tar import LOCAL_HEADER_BYTES, zip_data_offset, zip_member
 
 __all__ = ["ArchiveStore", "FolderStore", "ImageStore", "StoreList"]
 __all__ += ["current_files", "is_prepared", "open_store", "open_stores", "prepare_store"]
 
-MAX_IMAGE_BYTES = 512 << 20
-MAX_NAME_CHARACTERS = 4096
-
-_UNSAFE = re.compile(r"/|[A-Za-z]:|(?:.*/)?\.\.?(?:/|\Z)", re.DOTALL)
-_UNSAFE_IN_FOLDER = re.compile(r"[\\\0]")
 _NO_NAME = (
     errno.ENAMETOOLONG,
     errno.EILSEQ,
@@ -67,6 +69,12 @@ class ImageStore(Protocol):
         """Size in bytes and mtime in ns of the file with the image; of the archive for all of its images.
 
         Raises RejectError if there is no such image, OSError if another try may find one.
+        """
+
+    def names_below(self, name: str) -> list[str]:
+        """The names of the images directly in the folder `name`, in natural order; empty if it is not a folder.
+
+        Raises RejectError for a name that leads elsewhere, OSError if another try may succeed.
         """
 
 
@@ -111,6 +119,13 @@ class StoreList:
     def stamp(self, image: Image) -> tuple[int, int]:
         return self._first(image, lambda store: store.stamp(image.name))
 
+    def names_below(self, image: Image) -> list[str]:
+        """The names of the images in the folder that a reference names, in the first store that has some."""
+        if is_url(image.name) or is_embedded(image.name):
+            return []
+        stores = self._by_name if image.store is None else [self.stores[image.store]]
+        return next((names for store in stores if (names := store.names_below(image.name))), [])
+
     def _first(self, image: Image, ask: Callable[[ImageStore], T]) -> T:
         if image.store is not None:
             return ask(self.stores[image.store])
@@ -143,7 +158,7 @@ class FolderStore:
 
     def _read(self, name: str, at_most: int | None) -> tuple[int, bytes]:
         """The file's size, and all of its bytes or the last `at_most`."""
-        _check_name(name, in_folder=True)
+        check_name(name, in_folder=True)
         path = self.prefix + name
         try:
             file = os.open(path, _READ_FLAGS)
@@ -151,23 +166,34 @@ class FolderStore:
             raise self._failed(name, error) from None
         try:
             status = os.fstat(file)
-            _check_regular(name, status)
-            _check_size(name, status.st_size)
+            check_regular(name, status)
+            check_size(name, status.st_size)
             count = status.st_size if at_most is None else min(status.st_size, at_most)
-            return status.st_size, _read_exactly(file, path, count, status.st_size - count)
+            return status.st_size, read_exactly(file, path, count, status.st_size - count)
         except OSError as error:
-            raise _named(error, path) from None
+            raise with_path(error, path) from None
         finally:
             os.close(file)
 
     def stamp(self, name: str) -> tuple[int, int]:
-        _check_name(name, in_folder=True)
+        check_name(name, in_folder=True)
         try:
             status = os.stat(self.prefix + name)
         except (OSError, ValueError) as error:
             raise self._failed(name, error) from None
-        _check_regular(name, status)
+        check_regular(name, status)
         return status.st_size, status.st_mtime_ns
+
+    def names_below(self, name: str) -> list[str]:
+        check_name(name, in_folder=True)
+        try:
+            with os.scandir(self.prefix + name) as entries:
+                found = [entry.name for entry in entries if is_image(entry.name) and entry.is_file()]
+        except (OSError, ValueError) as error:
+            if isinstance(error, OSError) and error.errno not in (*_NO_FILE, *_NO_NAME, *_NO_READING):
+                raise with_path(error, self.prefix + name) from None
+            return []
+        return in_natural_order(name, found)
 
     def _failed(self, name: str, error: OSError | ValueError) -> RejectError | OSError:
         """What to raise for a name that cannot be opened."""
@@ -178,7 +204,7 @@ class FolderStore:
             return RejectError("image_missing", f"{self.root} has no {name!r}")
         if error.errno in _NO_READING:
             return RejectError("image_unreadable", f"{name!r} cannot be read: {error.strerror}")
-        return _named(error, self.prefix + name)
+        return with_path(error, self.prefix + name)
 
 
 class ArchiveStore:
@@ -207,19 +233,19 @@ class ArchiveStore:
         except ValueError as error:
             raise RejectError("image_unreadable", f"{name!r} in {self.path}: {error}") from None
         except OSError as error:
-            raise _named(error, self.data_path) from None
+            raise with_path(error, self.data_path) from None
 
     def tail(self, name: str) -> tuple[int, bytes]:
         entry = self._find(name)
         if entry.packing == Packing.RAW and entry.size:
-            _check_size(name, entry.size)
+            check_size(name, entry.size)
             count = min(entry.size, TAIL_BYTES)
             try:
                 return entry.size, self._packed(entry.offset + entry.size - count, count)
             except ValueError as error:
                 raise RejectError("image_unreadable", f"{name!r} in {self.path}: {error}") from None
             except OSError as error:
-                raise _named(error, self.data_path) from None
+                raise with_path(error, self.data_path) from None
         data = self.read(name)
         return len(data), data[-TAIL_BYTES:]
 
@@ -227,8 +253,14 @@ class ArchiveStore:
         self._find(name)
         return self.state
 
+    def names_below(self, name: str) -> list[str]:
+        check_name(name)
+        if self.index.find(name) is not None:
+            return []
+        return in_natural_order(name, [below for below in self.index.below(name) if is_image(below)])
+
     def _find(self, name: str) -> ArchiveEntry:
-        _check_name(name)
+        check_name(name)
         entry = self.index.find(name)
         if entry is None:
             example = self.index.example()
@@ -240,8 +272,8 @@ class ArchiveStore:
         offset = entry.offset
         if entry.packing in (Packing.ZIP_STORED, Packing.ZIP_DEFLATED):
             offset = zip_data_offset(self._packed(offset, LOCAL_HEADER_BYTES), offset)
-            _check_size(name, entry.unpacked_size)
-        _check_size(name, entry.size)
+            check_size(name, entry.unpacked_size)
+        check_size(name, entry.size)
         packed = self._packed(offset, entry.size)
         if entry.packing == Packing.RAW:
             return packed
@@ -249,49 +281,11 @@ class ArchiveStore:
             data = decode_base64(packed, escaped=entry.packing == Packing.BASE64_ESCAPED)
         else:
             data = zip_member(packed, entry.packing, entry.crc, entry.unpacked_size)
-        _check_size(name, len(data))
+        check_size(name, len(data))
         return data
 
     def _packed(self, offset: int, size: int) -> bytes:
         """Raises ValueError for a place that the archive never had, OSError if it has it no more."""
         if offset + size > self.data_size:
             raise ValueError(f"expected {size} bytes at byte {offset}, but the archive ends at byte {self.data_size}")
-        return _read_exactly(self.file, self.data_path, size, offset)
-
-
-def _check_name(name: str, *, in_folder: bool = False) -> None:
-    """Also for archives, where a key could be anything: the same annotation must be right or wrong in either."""
-    if not name or len(name) > MAX_NAME_CHARACTERS or _UNSAFE.match(name):
-        raise RejectError("image_path", f"{name[:200]!r}; expected a relative path without . or .. in it")
-    if in_folder and _UNSAFE_IN_FOLDER.search(name):
-        raise RejectError("image_path", f"{name[:200]!r}; expected a path with / between folders")
-
-
-def _check_regular(name: str, status: os.stat_result) -> None:
-    if not stat.S_ISREG(status.st_mode):
-        kind = "a folder" if stat.S_ISDIR(status.st_mode) else "a pipe or a device"
-        raise RejectError("image_unreadable", f"{name!r} is {kind}, not a file")
-
-
-def _check_size(name: str, size: int) -> None:
-    if not size:
-        raise RejectError("image_unreadable", f"{name!r} is empty")
-    if size > MAX_IMAGE_BYTES:
-        raise RejectError("image_too_large", f"{name!r} has {size} bytes; at most {MAX_IMAGE_BYTES} are read")
-
-
-def _read_exactly(file: int, path: str, size: int, offset: int) -> bytes:
-    """Raises OSError, also if the file has become shorter than it was."""
-    data = os.pread(file, size, offset)
-    while len(data) < size:  # network file systems may give less at a time
-        more = os.pread(file, size - len(data), offset + len(data))
-        if not more:
-            expected = f"ended after {len(data)} of {size} bytes at byte {offset}; was it changed while it was read?"
-            raise OSError(errno.EIO, expected, path)
-        data += more
-    return data
-
-
-def _named(error: OSError, path: str) -> OSError:
-    """The same error with the file's name, which errors from reading an open file lack."""
-    return error if error.filename else OSError(error.errno, error.strerror or str(error), path)
+        return read_exactly(self.file, self.data_path, size, offset)

@@ -7,7 +7,7 @@ text `<image>` in data is plain text; only the id of the placeholder is an image
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -93,15 +93,20 @@ def print_sample(inspected: Inspected) -> None:
     sources = ", ".join(f"{source['file']} {source['record']}" for source in metadata["sources"])
     console.print(cell(f"{sample.key}  {inspected.split}  from {sources}", style="bold"))
     for number, (image, data) in enumerate(zip(metadata["images"], sample.images, strict=True), start=1):
-        console.print(
-            cell(f"  image {number}: {image['name']}  {image['width']} x {image['height']}  {len(data):,} bytes")
-        )
+        size = f"{image['width']} x {image['height']}"
+        console.print(cell(f"  image {number}: {image['name']}{_frame(image)}  {size}  {len(data):,} bytes"))
     trained = int(np.count_nonzero(sample.labels != IGNORE))
     console.print(cell(f"  {len(sample.ids)} ids, {trained} trained"))
     if metadata.get("notes"):
         console.print(cell(f"  notes: {', '.join(metadata['notes'])}"))
     console.print(coloured(inspected))
     console.print()
+
+
+def _frame(image: Mapping[str, Any]) -> str:
+    """Which frame of an animation or a video it is."""
+    time = f" at {image['time_s']:g} s" if "time_s" in image else ""
+    return f" frame {image['frame']}{time}" if "frame" in image else ""
 
 
 def coloured(inspected: Inspected) -> Text:

@@ -53,7 +53,7 @@ def print_rendered(adapter: str, root: Path, *, limit: int, template: str, setti
     console = results()
     expected = f"none of {', '.join(dataset.spec.images)} is below {inputs.root}; set images: to where they are"
     with TemporaryDirectory(prefix="dsvl-render-") as cache:
-        images = PreviewImages(inputs.images, expected, Path(cache))
+        images = PreviewImages(inputs.images, expected, Path(cache), request.frames)
         for item in islice(read_records(dataset.adapter, request), limit):
             if isinstance(item, Reject):
                 _print_reject(console, item)

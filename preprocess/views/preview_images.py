@@ -12,6 +12,7 @@ from pathlib import Path
 
 from preprocess.conversation import Image, is_embedded, is_url
 from preprocess.errors import DataError, RejectError
+from preprocess.images.frames import frames_of
 from preprocess.images.prepare import ImagePolicy, prepare_image
 from preprocess.images.stores import ImageStore, StoreList, open_store, prepare_store
 
@@ -29,9 +30,12 @@ class ImageLine:
 class PreviewImages:
     """The image stores of a dataset, each opened when the first image is looked for in it."""
 
-    def __init__(self, stores: Sequence[Path], expected: str, cache: Path) -> None:
-        """expected: where images should be, for a dataset without a store. cache: a folder for indexes of archives."""
-        self._paths, self._expected, self._cache = tuple(stores), expected, cache
+    def __init__(self, stores: Sequence[Path], expected: str, cache: Path, frames: int = 0) -> None:
+        """expected: where images should be, for a dataset without a store. cache: a folder for indexes of archives.
+
+        frames: N of `frames: even:N`, or 0.
+        """
+        self._paths, self._expected, self._cache, self._frames = tuple(stores), expected, cache, frames
         self._opened: dict[Path, ImageStore] = {}
 
     def line(self, image: Image) -> ImageLine:
@@ -44,7 +48,12 @@ class PreviewImages:
         try:
             unread = [path for path in paths if _is_expensive(path)]
             stores = StoreList([self._store(path) for path in paths if path not in unread])
-            found = prepare_image(stores.read(Image(name=image.name)), ImagePolicy())
+            image, policy = Image(name=image.name), ImagePolicy()
+            if self._frames and (frames := frames_of(image, stores, self._frames, policy.max_pixels).images) != (
+                image,
+            ):
+                return ImageLine(f"shown as {', '.join(map(_frame, frames))}")
+            found = prepare_image(stores.read(image), policy)
         except RejectError as error:
             if error.reason == "image_missing" and unread:
                 sizes = ", ".join(f"{path} ({path.stat().st_size / 1e9:.1f} GB)" for path in unread)
@@ -61,6 +70,10 @@ class PreviewImages:
             prepare_store(path, self._cache)
             self._opened[path] = open_store(path, self._cache)
         return self._opened[path]
+
+
+def _frame(image: Image) -> str:
+    return image.name if image.frame is None else f"frame {image.frame}"
 
 
 def _is_expensive(path: Path) -> bool:

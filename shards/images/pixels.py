@@ -36,7 +36,7 @@ _FILTERS: dict[Interpolation, Image.Resampling] = {
 def open_image(data: bytes) -> tuple[ImageFile.ImageFile, str]:
     """The image, of which only the header is read, and its file extension. The bytes decide, not a name."""
     kind = format_of(data)
-    return _fenced(lambda: kind.open(data)), kind.extension
+    return fenced(lambda: kind.open(data)), kind.extension
 
 
 def image_extension(head: bytes) -> str:
@@ -70,7 +70,7 @@ def check_frames(image: ImageFile.ImageFile) -> None:
 
 def is_animated(image: ImageFile.ImageFile) -> bool:
     """Whether there is a second frame or page."""
-    return bool(_fenced(lambda: getattr(image, "is_animated", False)))  # for GIF this looks for a second frame
+    return bool(fenced(lambda: getattr(image, "is_animated", False)))  # for GIF this looks for a second frame
 
 
 def is_sixteen_bit(image: ImageFile.ImageFile, data: bytes) -> bool:
@@ -96,7 +96,7 @@ def _channel_bits(image: ImageFile.ImageFile, data: bytes) -> int:
 def load_pixels(image: ImageFile.ImageFile, data: bytes) -> None:
     """Decode every pixel."""
     ImageFile.LOAD_TRUNCATED_IMAGES = False  # another library in the process may have switched it on
-    _fenced(image.load)
+    fenced(image.load)
     # Pillow is content once all rows are there; other decoders also want the end.
     if isinstance(image, PngImagePlugin.PngImageFile) and b"IEND" not in data:
         raise ImageError("unreadable", "the file is cut off: a PNG without its end")
@@ -108,7 +108,7 @@ def read_orientation(image: ImageFile.ImageFile, data: bytes) -> int:
     if not hidden and not image.info.keys() & {"exif", "xmp", "XML:com.adobe.xmp", "Raw profile type exif"}:
         return 1
     try:
-        value = _fenced(lambda: image.getexif().get(ExifTags.Base.Orientation, 1))
+        value = fenced(lambda: image.getexif().get(ExifTags.Base.Orientation, 1))
     except ImageError:  # broken metadata does not make an image broken
         return 1
     return int(value) if value in _UPRIGHT else 1
@@ -123,7 +123,7 @@ def to_rgb(image: Image.Image) -> Image.Image:
         return image
     if image.mode[0] == "I":
         image = Image.fromarray((np.asarray(image) >> 8).clip(0, 255).astype(np.uint8))
-    return _fenced(lambda: image.convert("RGB"))
+    return fenced(lambda: image.convert("RGB"))
 
 
 def upright(image: Image.Image, orientation: int) -> Image.Image:
@@ -175,7 +175,7 @@ _UPRIGHT = {
 _OUT_OF_MEMORY = "out of memory"  # how Pillow's decoders, whose errors are numbers, say it
 
 
-def _fenced(call: Callable[[], T]) -> T:
+def fenced(call: Callable[[], T]) -> T:
     """Pillow on bytes from outside: its plugins fail on damaged ones in every way that Python knows."""
     try:
         return call()

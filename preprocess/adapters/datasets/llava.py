@@ -1,11 +1,13 @@
 """LLaVA's instruction files: `[{"id", "image", "conversations": [{"from", "value"}]}]`.
 
 Rule: one record is one conversation with all of its rounds. The image replaces the `<image>` marker of the first
-question; without a marker it goes first (note `image_placed_first`). A record without an image is text only.
+question; without a marker it goes first (note `image_placed_first`). A record without an image is text only. A video is
+at its `<video>` tag, or at the marker of an image, as in LLaVA-Video.
 """
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 from preprocess.adapters.base import Request
@@ -17,9 +19,10 @@ from preprocess.adapters.parsing.messages import MESSAGE_KEYS, messages_of
 from preprocess.adapters.parsing.record_files import json_records
 from preprocess.adapters.parsing.record_location import RecordLocation, located_records
 from preprocess.adapters.parsing.turns import assemble
+from preprocess.adapters.parsing.videos import VIDEO_KEYS, video_key
 from preprocess.conversation import Conversation, Image, Records, Turn
 
-RECORD_KEYS = frozenset(("id", "image", "conversations"))
+RECORD_KEYS = frozenset(("id", "image", "conversations", *VIDEO_KEYS))
 KEYS = RECORD_KEYS | MESSAGE_KEYS
 
 
@@ -35,9 +38,14 @@ def read(request: Request) -> Records:
 def rounds(request: Request, record: Any) -> tuple[tuple[Turn, ...], tuple[str, ...]]:
     """Turns and notes of one record. Raises RejectError."""
     record = record_of(record, request, RECORD_KEYS)
-    images = [image_at(path, request) for path in _image_list(record.get("image"))]
-    turns = messages_of(list_of(record, "conversations"), request, bool(images), TagRules.of(request))
-    return assemble(turns, images, request)
+    images = [image_at(path, request) for path in _listed(record.get("image"))]
+    key = video_key(record, request)
+    videos = [] if key is None else [image_at(path, request, key) for path in _listed(record[key])]
+    rules = TagRules.of(request)
+    if videos:
+        rules = replace(rules, has_videos=True)
+    turns = messages_of(list_of(record, "conversations"), request, bool(images or videos), rules)
+    return assemble(turns, images, request, videos)
 
 
 def _conversation(location: RecordLocation, record: Any) -> Conversation:
@@ -54,7 +62,7 @@ def _conversation(location: RecordLocation, record: Any) -> Conversation:
     )
 
 
-def _image_list(value: Any) -> list[Any]:
+def _listed(value: Any) -> list[Any]:
     if value is None:
         return []
     return value if type(value) is list else [value]

@@ -1,23 +1,31 @@
 """Tags in texts that stand for images, videos and sounds: `<image>`, `<image_1>`, `<img>a.jpg</img>`, `<video>`.
 
-Rule: in a question, a tag of an image becomes the image. Any other tag, or one without its image, makes the record a
-reject, so that none is trained as a word. With the option `media_tags: text` such a tag is plain text. A line break
-next to an image's tag is removed.
+Rule: in a question, a tag of an image becomes the image, and `<video>` the next of the record's videos. Any other tag,
+or one without its image, makes the record a reject, so that none is trained as a word. With the option
+`media_tags: text` such a tag is plain text. A line break next to an image's tag is removed.
 """
 
 from __future__ import annotations
 
 import re
 from dataclasses import dataclass
+from enum import Enum
 from typing import Any
 
 from preprocess.adapters.base import Option, Request
 from preprocess.adapters.parsing.fields import image_at, image_name, is_text, show
-from preprocess.adapters.parsing.tag_pattern import MARKER, OTHER_KINDS, tag_pattern
+from preprocess.adapters.parsing.tag_pattern import MARKER, OTHER_KINDS, VIDEO_KINDS, tag_pattern
 from preprocess.conversation import Image, Role
 from preprocess.errors import RejectError
 
-Slot = str | Image | int | None
+
+class Mark(Enum):
+    """Stands for the next of the record's videos."""
+
+    VIDEO = "video"
+
+
+Slot = str | Image | int | Mark | None
 """A part of a message. None is a marker, for the next of the record's images; a number names one of them."""
 
 MEDIA_TAGS = Option(
@@ -36,11 +44,15 @@ _AS_TEXT = "; the adapter's option media_tags: text keeps such tags as words"
 
 @dataclass(frozen=True, slots=True)
 class TagRules:
-    """marker: stands for the next image. refuses: whether a tag without its image is a reject; else it is text."""
+    """marker: stands for the next image. refuses: whether a tag without its image is a reject; else it is text.
+
+    has_videos: whether the record names videos that `<video>` can stand for.
+    """
 
     marker: str = MARKER
     refuses: bool = True
     request: Request | None = None
+    has_videos: bool = False
 
     @classmethod
     def of(cls, request: Request) -> TagRules:
@@ -87,6 +99,9 @@ def _slot(match: re.Match[str], role: Role, has_images: bool, rules: TagRules) -
             return int(match["number"])
         if match["path"] is not None:
             return rules.image(match["path"].strip())
+    is_video = (match["kind"] or "").lower() in VIDEO_KINDS and match["number"] is None
+    if rules.has_videos and role in ("user", "tool") and is_video:
+        return Mark.VIDEO
     if not rules.refuses:
         return tag
     if not is_image or role == "system":

@@ -17,6 +17,7 @@ from preprocess.adapters.parsing.keys import has_value, one_of
 from preprocess.adapters.parsing.record_location import RecordLocation
 from preprocess.adapters.parsing.sample_records import MemberImage
 from preprocess.adapters.parsing.tools import parsed
+from preprocess.adapters.parsing.videos import video_key
 from preprocess.containers.image_columns import IMAGE_KEYS, numbered
 from preprocess.conversation import Image
 from preprocess.errors import RejectError
@@ -32,9 +33,23 @@ def images_of(
 
     store: the file's index in `images`. source: the record under its own names, which are those of a table's columns.
     """
+    return _references(_image_keys(record), record, location, store, source)
+
+
+def videos_of(
+    record: dict[str, Any], location: RecordLocation, store: int | None, source: dict[str, Any]
+) -> tuple[list[Image], dict[Image, str]]:
+    """The same of the record's videos."""
+    key = video_key(record, location.request)
+    return ([], {}) if key is None else _references([key], record, location, store, source)
+
+
+def _references(
+    keys: list[str], record: dict[str, Any], location: RecordLocation, store: int | None, source: dict[str, Any]
+) -> tuple[list[Image], dict[Image, str]]:
     images: list[Image] = []
     groups: dict[Image, str] = {}
-    for key in _image_keys(record):
+    for key in keys:
         for index, value in enumerate(_values(record[key], key)):
             if isinstance(value, MemberImage):
                 images.append(Image(name=value.name, store=_own_store(location, store)))

@@ -43,7 +43,7 @@ def sample_record(
     """The record of a sample. members: by extension; read: the bytes of one that is a text."""
     images = [
         MemberImage(name_of(member))
-        for extension, member in sorted(members.items(), key=lambda item: _natural(item[0]))
+        for extension, member in sorted(members.items(), key=lambda item: natural_order(item[0]))
         if is_image(extension)
     ]
     if images and not any(extension.lower() in TEXTS for extension in members):
@@ -97,9 +97,9 @@ def _forms(sample: str, name: str) -> Iterator[str]:
     yield name[len(sample) + 1 :]
 
 
-def _natural(extension: str) -> list[str | int]:
-    """2.jpg before 10.jpg; text and numbers alternate, so parts of one position compare."""
-    return [int(part) if index % 2 else part for index, part in enumerate(_DIGITS.split(extension))]
+def natural_order(name: str) -> list[str | int]:
+    """A key to sort by: 2.jpg before 10.jpg; text and numbers alternate, so parts of one position compare."""
+    return [int(part) if index % 2 else part for index, part in enumerate(_DIGITS.split(name))]
 
 
 def _text(data: bytes, name: str) -> Any:

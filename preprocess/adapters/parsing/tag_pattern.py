@@ -13,6 +13,8 @@ OTHER_KINDS = frozenset(
 )
 """Kinds of tags that stand for something else than an image."""
 
+VIDEO_KINDS = frozenset(("video", "video_pad"))
+
 _TAGS = (
     r"<img>(?P<path>[^<>]+)</img>"
     r"|<\|?(?P<kind>image|img|imagehere|image_placeholder|image_pad|img_context|vision_start|video|video_pad|audio"

@@ -16,7 +16,7 @@ from typing import NamedTuple, cast
 
 from preprocess.adapters.base import Request
 from preprocess.adapters.parsing.fields import check_image_count
-from preprocess.adapters.parsing.media_tags import Slot
+from preprocess.adapters.parsing.media_tags import Mark, Slot
 from preprocess.conversation import Image, Role, ToolCall, Turn
 from preprocess.errors import RejectError
 
@@ -41,11 +41,13 @@ class Message(NamedTuple):
 
 
 def assemble(
-    messages: Sequence[Message], images: Sequence[Image], request: Request
+    messages: Sequence[Message], images: Sequence[Image], request: Request, videos: Sequence[Image] = ()
 ) -> tuple[tuple[Turn, ...], tuple[str, ...]]:
     """Turns and notes. Raises RejectError for a wrong order, a wrong number of images, or an empty turn."""
     total = len(messages)
     messages, notes = _in_order(messages)
+    if videos:
+        messages, images = _with_videos(messages, images, videos)
     placed, placed_first = _place(messages, images)
     if placed_first:
         notes.append("image_placed_first")
@@ -118,6 +120,25 @@ def _in_order(messages: Sequence[Message]) -> tuple[list[Message], list[str]]:
     return kept, notes
 
 
+def _with_videos(
+    messages: list[Message], images: Sequence[Image], videos: Sequence[Image]
+) -> tuple[list[Message], Sequence[Image]]:
+    """Messages with videos at their tags, and what is left to place. Raises RejectError.
+
+    Without a tag <video>, videos are where the markers of images are, as in LLaVA-Video; then there can be no images.
+    """
+    tags = sum(slot is Mark.VIDEO for message in messages for slot in message.slots)
+    if not tags and not images:
+        return messages, videos
+    if tags != len(videos):
+        raise RejectError("image_count", f"the text has {tags} <video> tags; expected {len(videos)}, one per video")
+    rest = iter(videos)
+    return [
+        message._replace(slots=[next(rest) if slot is Mark.VIDEO else slot for slot in message.slots])
+        for message in messages
+    ], images
+
+
 def _place(messages: Sequence[Message], images: Sequence[Image]) -> tuple[list[list[str | Image]], bool]:
     """The parts of each message with images at their markers, and whether images without markers were placed first."""
     marks = 0
@@ -133,6 +154,8 @@ def _place(messages: Sequence[Message], images: Sequence[Image]) -> tuple[list[l
                 numbers.append(slot)
             elif type(slot) is Image:
                 named.append(slot)
+            elif type(slot) is Mark:
+                raise RejectError("image_count", "the text marks a video; the record names none")
     if numbers:
         return _by_number(messages, images, numbers, marks), False
     if not marks and not named and images:

@@ -45,7 +45,8 @@ def test_the_reject_names_the_key_and_the_setting(tmp_path: Path) -> None:
     (item,) = read_chat(tmp_path, {"messages": MESSAGES, "videoPath": "a.mp4"})
     assert isinstance(item, Reject)
     assert item.detail == (
-        'key "videoPath" holds a video, which is not read; set keys: {"videoPath": ignore} to leave it out'
+        'key "videoPath" holds a video, which is not read; set keys: {"videoPath": ignore} to leave it out, '
+        'or fields: {"videoPath": video} to read it as video'
     )
     (item,) = read_chat(tmp_path, {"messages": MESSAGES, "jpg": "a.jpg"})
     assert isinstance(item, Reject)

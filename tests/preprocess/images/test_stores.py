@@ -12,7 +12,7 @@ import pytest
 from preprocess.conversation import Image
 from preprocess.errors import RejectError
 from preprocess.images import index_cache as store_cache
-from preprocess.images import stores
+from preprocess.images import reading, stores
 from preprocess.images.stores import FolderStore, StoreList, open_store, open_stores, prepare_store
 from tests.support.image_archives import (
     KINDS,
@@ -232,7 +232,7 @@ def test_an_image_of_too_many_bytes_is_not_read(
     kind: str, files: dict[str, bytes], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     KINDS[kind](tmp_path / kind, files)
-    monkeypatch.setattr(stores, "MAX_IMAGE_BYTES", 1000)
+    monkeypatch.setattr(reading, "MAX_IMAGE_BYTES", 1000)
     assert reason(opened(tmp_path / kind), "000000000101.jpg") == "image_too_large"
 
 

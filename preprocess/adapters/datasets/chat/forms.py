@@ -20,6 +20,7 @@ from preprocess.adapters.parsing.media_tags import TagRules, slots
 from preprocess.adapters.parsing.messages import CONTENT_KEYS, messages_of, question_and_answer
 from preprocess.adapters.parsing.tools import parsed
 from preprocess.adapters.parsing.turns import Message
+from preprocess.adapters.parsing.videos import VIDEO_KEYS
 from preprocess.containers.image_columns import IMAGE_KEYS, NUMBERED_KEYS
 from preprocess.errors import RejectError
 
@@ -27,11 +28,11 @@ CAPTION_KEYS = ("caption", "text", "txt")
 OPTION_KEYS = ("options", "choices")
 SYSTEM_KEYS = ("system", "system_prompt", "system_message", "system_instruction", "system_text")
 TOOL_KEYS = ("tools", "functions", "available_tools")
-COMMON_KEYS = frozenset(("id", "group", "split", *SYSTEM_KEYS, *TOOL_KEYS, *IMAGE_KEYS, *NUMBERED_KEYS))
+COMMON_KEYS = frozenset(("id", "group", "split", *SYSTEM_KEYS, *TOOL_KEYS, *IMAGE_KEYS, *NUMBERED_KEYS, *VIDEO_KEYS))
 
 
 class Context(NamedTuple):
-    """num_images: how many the record names."""
+    """num_images: how many the record names; a video counts as one."""
 
     request: Request
     num_images: int

@@ -10,6 +10,7 @@ record; images without any marker go before the first question. What a record sa
 from __future__ import annotations
 
 import os.path
+from dataclasses import replace
 from typing import Any
 
 from preprocess.adapters.base import Request
@@ -19,7 +20,7 @@ from preprocess.adapters.parsing.identities import Identities
 from preprocess.adapters.parsing.keys import Columns, filter_fields, has_value, one_of, own_id, renamed
 from preprocess.adapters.parsing.media_tags import TagRules, slots
 from preprocess.adapters.parsing.record_files import read_records
-from preprocess.adapters.parsing.record_images import images_of
+from preprocess.adapters.parsing.record_images import images_of, videos_of
 from preprocess.adapters.parsing.record_location import RecordLocation, located_records
 from preprocess.adapters.parsing.splits import stated_split
 from preprocess.adapters.parsing.tools import tool_definitions
@@ -51,8 +52,11 @@ def _conversation(location: RecordLocation, record: Any, store: int | None, rule
     record = renamed(source, request)
     form = form_of(record, request)
     images, groups_within = images_of(record, location, store, source)
-    messages = form.turns(record, form, Context(request, len(images), rules))
-    turns, notes = assemble(_with_system(record, messages, rules), images, request)
+    videos, groups_of_videos = videos_of(record, location, store, source)
+    if videos:
+        rules, groups_within = replace(rules, has_videos=True), groups_within | groups_of_videos
+    messages = form.turns(record, form, Context(request, len(images) + len(videos), rules))
+    turns, notes = assemble(_with_system(record, messages, rules), images, request, videos)
     groups: list[str] = []
     for image in (part for turn in turns for part in turn.parts if isinstance(part, Image)):
         within = groups_within.get(image)
