@@ -73,9 +73,10 @@ def _image_keys(record: dict[str, Any]) -> list[str]:
     plain = one_of(record, IMAGE_KEYS, "list of images")
     names = (_cached_numbered_keys if len(record) <= _MAX_KEYS_CACHED else _numbered_keys)(tuple(record))
     keys = [(stem, number, name) for stem, number, name in names if has_value(record[name])]
+    if not keys and plain is not None:  # nearly all records with images
+        return [plain]
     if not keys:
-        empty = next((name for name in IMAGE_KEYS if record.get(name) not in (None, [])), None)
-        return [name for name in (plain or empty,) if name is not None]
+        return [name for name in IMAGE_KEYS if record.get(name) not in (None, [])][:1]  # it says what is wrong
     given = [name for *_, name in keys] if plain is None else [plain, *(name for *_, name in keys)]
     first = min(keys[0][1], 1) if plain is None else 2  # image_0 or image_1; image, image_2
     expected = [(plain or keys[0][0], first + place) for place in range(len(keys))]
