@@ -4,8 +4,12 @@ Multi-index hashing (Norouzi, Punjani, Fleet, CVPR 2012): cut each hash into 16 
 distance 31 have a band in which they differ by at most one bit, or all 16 bands would differ by two or more. So for
 each band, hashes are sorted by its value, and each bucket is compared with itself and with the 16 buckets one bit away.
 
-Memory: the hashes, one sorted copy of them per thread, and blocks of fixed size; a bucket of any size is compared in
-tiles. Pairs arrive in batches, so the caller decides how many to keep.
+What is compared first is the next two bands: one of the 16 bands also begins a chain of three, cyclically, with at most
+3/16 of all differences (the cycle lemma; Qin and Xiao, "Pigeonring", VLDB 2018). Of random hashes in a bucket, one in
+18,000 has so few, and only those are compared in full. A pair counts in the first band that begins such a chain.
+
+Memory: the hashes, and for a band an order of them and one word of each; a bucket of any size is compared in tiles.
+Pairs arrive in batches, so the caller decides how many to keep.
 
 Expected of the caller: hashes that repeat are given once. Otherwise a million flat images would be 10^12 pairs.
 """
@@ -14,7 +18,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from functools import partial
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -25,13 +29,15 @@ MAX_DISTANCE = 31
 
 _BANDS = 16
 _BAND_BITS = 16
-_TILE_ROWS = 512
+_CHAIN = 3
+_TILE = 1 << 17
 _TILE_COLUMNS = 4096
 _TASK_BUCKETS = 1024
-_BUCKET_ROWS = 64
+_BUCKET_ROWS = 96
 """With fewer hashes in a bucket, visiting it takes longer than comparing them"""
-_FEW = 30_000
-"""Up to this many hashes, comparing all pairs is faster than visiting the buckets of 16 bands"""
+_DENSE = 32
+"""Where more than one in so many pairs passes the first comparison, comparing all of them in full takes less time"""
+_CHECKED_PAIRS = 1 << 18
 _KEPT_PAIRS = 1 << 22
 
 Words = npt.NDArray[np.uint64]
@@ -43,7 +49,7 @@ def near_components(words: Words, distance: int, *, threads: int = 1) -> Rows:
 
     words: uint64 [N, 4]; equal rows are allowed here. distance: at most 31.
     """
-    unique, first, inverse = np.unique(words, axis=0, return_index=True, return_inverse=True)
+    unique, first, inverse = _distinct(words)
     left: list[Rows] = []
     right: list[Rows] = []
     waiting = 0
@@ -60,7 +66,7 @@ def near_components(words: Words, distance: int, *, threads: int = 1) -> Rows:
     # The smallest row of each component, over all of its hashes.
     lowest = np.full(len(unique), len(words), dtype=np.int64)
     np.minimum.at(lowest, label, first)
-    return lowest[label[inverse.reshape(-1)]]
+    return lowest[label[inverse]]
 
 
 def near_pairs(words: Words, distance: int, *, threads: int = 1) -> Iterator[tuple[Rows, Rows]]:
@@ -71,11 +77,10 @@ def near_pairs(words: Words, distance: int, *, threads: int = 1) -> Iterator[tup
     assert 0 <= distance <= MAX_DISTANCE
     if not len(words):
         return
-    bands = [None] if len(words) <= _FEW else range(_BANDS)
     with ThreadPoolExecutor(threads) as pool:
-        for band in bands:
-            index = _BandIndex(words, band)
-            for batch in pool.map(partial(index.pairs, distance=distance), index.tasks()):
+        for band in range(_BANDS):
+            index = _BandIndex(words, band, distance)
+            for batch in pool.map(index.pairs, index.tasks()):
                 yield from batch
 
 
@@ -84,9 +89,7 @@ def near_matches(queries: Words, known: Words, distance: int, *, threads: int = 
 
     queries: uint64 [Q, 4]; known: uint64 [K, 4]; both may have equal rows. Of several at one distance, the first.
     """
-    both = np.concatenate([known, queries])
-    unique, inverse = np.unique(both, axis=0, return_inverse=True)
-    inverse = inverse.reshape(-1)
+    unique, _, inverse = _distinct(np.concatenate([known, queries]))
     best = np.full(len(unique), -1, dtype=np.int64)  # of each unique hash, the first row in `known` that is closest
     best_distance = np.full(len(unique), MAX_DISTANCE + 1, dtype=np.int64)
     own = np.full(len(unique), -1, dtype=np.int64)
@@ -104,6 +107,17 @@ def near_matches(queries: Words, known: Words, distance: int, *, threads: int = 
     return best[inverse[len(known) :]]
 
 
+def _distinct(words: Words) -> tuple[Words, Rows, Rows]:
+    """The distinct hashes [U, 4], the first row of each [U], and for each row the number of its hash [N]."""
+    order = np.lexsort(words.T)
+    words = words[order]
+    new = np.ones(len(words), dtype=np.bool_)
+    new[1:] = (words[1:] != words[:-1]).any(axis=1)
+    inverse = np.empty(len(words), dtype=np.int64)
+    inverse[order] = np.cumsum(new) - 1
+    return words[new], order[new], inverse
+
+
 def _keep_closest(best: Rows, best_distance: Rows, query: Rows, match: Rows, distance: Rows) -> None:
     """Replace the best matches that these beat; a smaller row wins a tie."""
     order = np.lexsort((match, distance, query))
@@ -116,56 +130,108 @@ def _keep_closest(best: Rows, best_distance: Rows, query: Rows, match: Rows, dis
 
 
 class _BandIndex:
-    """The hashes in buckets by the value of one band; with few hashes by its upper bits, and without a band in one."""
+    """The hashes in buckets by the value of one band; with few hashes by its upper bits."""
 
-    def __init__(self, words: Words, band: int | None) -> None:
-        self.band = band
+    def __init__(self, words: Words, band: int, distance: int) -> None:
+        self.words, self.band, self.distance = words, band, distance
         few = int(_BUCKET_ROWS * (1 << _BAND_BITS) / len(words)).bit_length() - 1
         merged = min(max(few, 0), _BAND_BITS)  # lower bits that do not count, so that buckets have some rows
-        keys = np.zeros(len(words), np.int64) if band is None else _band_values(words, band) >> merged
-        self.bits = 0 if band is None else _BAND_BITS - merged
-        self.order = np.argsort(keys, kind="stable")
-        self.words = np.ascontiguousarray(words[self.order].T)  # [4, N]: one word of many hashes is compared at once
+        self.bits = _BAND_BITS - merged
+        keys = _band_values(words, band) >> merged
+        self.order = np.argsort(keys.astype(np.uint16), kind="stable")  # of 16 bits: a radix sort
         keys = keys[self.order]
         starts = np.flatnonzero(np.diff(keys, prepend=-1))
         self.buckets = keys[starts]
         ends = [*starts[1:].tolist(), len(keys)]
         self.ranges = dict(zip(self.buckets.tolist(), zip(starts.tolist(), ends, strict=True), strict=True))
+        following = [_band_values(words, (band + step) % _BANDS) for step in range(1, _CHAIN)]
+        self.next = (following[0] | following[1] << _BAND_BITS).astype(np.uint32)[self.order]
 
     def tasks(self) -> list[Rows]:
         return np.array_split(self.buckets, len(self.buckets) // _TASK_BUCKETS + 1)
 
-    def pairs(self, buckets: Rows, distance: int) -> list[tuple[Rows, Rows]]:
+    def pairs(self, buckets: Rows) -> list[tuple[Rows, Rows]]:
         """The pairs of each of these buckets with itself, and with those above it that are one bit away."""
-        found = []
+        tile = _Tile()
+        found, lefts, rights, waiting = [], [], [], 0
+        limit = self.distance * _CHAIN // _BANDS
         for bucket in buckets.tolist():
             start, end = self.ranges[bucket]
-            near = [self.ranges.get(bucket | 1 << bit) for bit in range(self.bits) if not bucket >> bit & 1]
-            columns = np.concatenate([np.arange(start, end), *(np.arange(*rows) for rows in near if rows)])
-            for row in range(start, end, _TILE_ROWS):
-                rows = slice(row, min(row + _TILE_ROWS, end))
+            ranges = [(start, end), *self._one_bit_above(bucket)]
+            columns = np.concatenate([self.next[one:other] for one, other in ranges])
+            step = max(1, _TILE // min(len(columns), _TILE_COLUMNS))
+            for row in range(start, end, step):
+                rows = np.arange(row, min(row + step, end))
                 for column in range(row - start, len(columns), _TILE_COLUMNS):  # an earlier row has met this one
-                    left, right = self._tile(rows, columns[column : column + _TILE_COLUMNS], distance)
-                    if len(left):
-                        found.append((left, right))
+                    some = columns[column : column + _TILE_COLUMNS]
+                    left, right = tile.close(self.next[row : rows[-1] + 1], some, limit)
+                    if len(left) > len(rows) * len(some) // _DENSE:
+                        places = _positions(np.arange(column, column + len(some)), ranges)
+                        one, other = self.words[self.order[rows]], self.words[self.order[places]]
+                        left, right = tile.near(one, other, self.distance)
+                    if not len(left):
+                        continue
+                    lefts.append(rows[left])
+                    rights.append(_positions(right + column, ranges))
+                    waiting += len(left)
+                    if waiting > _CHECKED_PAIRS:
+                        found.append(self._checked(lefts, rights))
+                        lefts, rights, waiting = [], [], 0
+        if waiting:
+            found.append(self._checked(lefts, rights))
         return found
 
-    def _tile(self, rows: slice, columns: Rows, distance: int) -> tuple[Rows, Rows]:
-        """The pairs between two sets of positions: two words first, since few unlike hashes agree on 128 bits."""
-        word = 0 if self.band is None else self.band // 4
-        one, other = self.words[(word + 1) % 4], self.words[(word + 2) % 4]  # words without the band
-        close = popcount(one[rows, None] ^ one[columns])
-        close += popcount(other[rows, None] ^ other[columns])
-        left, right = np.divmod(np.flatnonzero(close <= distance), len(columns))
-        left, right = left + rows.start, columns[right]
+    def _one_bit_above(self, bucket: int) -> Iterator[tuple[int, int]]:
+        if self.distance < _BANDS:
+            return  # then some band is equal
+        for bit in range(self.bits):
+            if not bucket >> bit & 1 and (found := self.ranges.get(bucket | 1 << bit)):
+                yield found
+
+    def _checked(self, lefts: list[Rows], rights: list[Rows]) -> tuple[Rows, Rows]:
+        """Of pairs of positions, those within the distance that count in this band, as rows."""
+        left, right = np.concatenate(lefts), np.concatenate(rights)
         later = left < right  # a bucket meets itself twice, and each hash itself
-        left, right = left[later], right[later]
-        bits = self.words[:, left] ^ self.words[:, right]
-        kept = popcount(bits).sum(axis=0, dtype=np.int64) <= distance
-        if self.band is not None:
-            kept &= _first_close_band(bits) == self.band
-        left, right = self.order[left[kept]], self.order[right[kept]]
+        left, right = self.order[left[later]], self.order[right[later]]
+        bits = self.words[left] ^ self.words[right]
+        near = popcount(bits).sum(axis=1, dtype=np.int64) <= self.distance
+        near[near] = _first_chain(bits[near], self.distance) == self.band
+        left, right = left[near], right[near]
         return np.minimum(left, right), np.maximum(left, right)
+
+
+class _Tile:
+    """Memory for the comparison of up to _TILE pairs, used again for the next ones."""
+
+    def __init__(self) -> None:
+        size = max(_TILE, _TILE_COLUMNS)
+        self.bits, self.counts, self.few = (np.empty(size, kind) for kind in (np.uint32, np.uint8, np.bool_))
+
+    def close(self, rows: npt.NDArray[np.uint32], columns: npt.NDArray[np.uint32], limit: int) -> tuple[Rows, Rows]:
+        """The pairs of words that differ in at most `limit` bits: row and column of each."""
+        shape = len(rows), len(columns)
+        size = shape[0] * shape[1]
+        np.bitwise_xor(rows[:, None], columns, out=self.bits[:size].reshape(shape))
+        counts = popcount(self.bits[:size], out=self.counts[:size])
+        row, column = np.divmod(np.flatnonzero(np.less_equal(counts, limit, out=self.few[:size])), len(columns))
+        return row, column
+
+    def near(self, rows: Words, columns: Words, distance: int) -> tuple[Rows, Rows]:
+        """The pairs of hashes within the distance, and those that differ in all bits."""
+        counts = np.zeros((len(rows), len(columns)), np.uint8)
+        for word in range(rows.shape[1]):
+            counts += popcount(rows[:, word, None] ^ columns[:, word])
+        row, column = np.divmod(np.flatnonzero(counts <= distance), len(columns))
+        return row, column
+
+
+def _positions(columns: Rows, ranges: list[tuple[int, int]]) -> Rows:
+    """Where columns are that were put together from ranges of positions."""
+    starts = np.array([start for start, _ in ranges])
+    before = np.cumsum([0, *(end - start for start, end in ranges[:-1])])
+    part = np.searchsorted(before, columns, "right") - 1
+    positions: Rows = columns + (starts - before)[part]
+    return positions
 
 
 def _band_values(words: Words, band: int) -> npt.NDArray[np.int64]:
@@ -174,10 +240,11 @@ def _band_values(words: Words, band: int) -> npt.NDArray[np.int64]:
     return values.astype(np.int64)
 
 
-def _first_close_band(bits: Words) -> npt.NDArray[np.int64]:
-    """bits: uint64 [4, P], where two hashes differ. The first band with at most one of them, by which a pair counts."""
-    bands = np.stack([_band_values(bits.T, band) for band in range(_BANDS)])
-    first: Rows = np.argmax(bands & (bands - 1) == 0, axis=0)
+def _first_chain(bits: Words, distance: int) -> Rows:
+    """bits: uint64 [P, 4], where two hashes differ. The first band that begins a chain with few of them, int64 [P]."""
+    counts = np.stack([popcount(_band_values(bits, band).astype(np.uint64)) for band in range(_BANDS)])
+    chains = np.sum([np.roll(counts, -step, axis=0) for step in range(_CHAIN)], axis=0)
+    first: Rows = np.argmax((counts <= distance // _BANDS) & (chains <= distance * _CHAIN // _BANDS), axis=0)
     return first
 
 
@@ -186,15 +253,20 @@ def _distances(words: Words, left: Rows, right: Rows) -> Rows:
     return distances
 
 
-def swar_popcount(words: Words) -> npt.NDArray[np.uint8]:
-    """The number of set bits of each word (Warren, Hacker's Delight, figure 5-2), for NumPy before 2.0."""
-    one, two, four, last = (np.uint64(shift) for shift in (1, 2, 4, 56))
-    pairs = words - ((words >> one) & np.uint64(0x5555555555555555))
-    fours = (pairs & np.uint64(0x3333333333333333)) + ((pairs >> two) & np.uint64(0x3333333333333333))
-    eights = (fours + (fours >> four)) & np.uint64(0x0F0F0F0F0F0F0F0F)
+def swar_popcount(words: npt.NDArray[Any], out: npt.NDArray[np.uint8] | None = None) -> npt.NDArray[np.uint8]:
+    """The number of set bits of each word of 32 or 64 (Warren, Hacker's Delight, figure 5-2), for NumPy before 2.0."""
+    kind = words.dtype.type
+    one, two, four, last = (kind(shift) for shift in (1, 2, 4, 8 * words.itemsize - 8))
+    fives, threes, ones, sums = (kind(byte * (np.iinfo(kind).max // 255)) for byte in (0x55, 0x33, 0x0F, 0x01))
+    pairs = words - ((words >> one) & fives)
+    fours = (pairs & threes) + ((pairs >> two) & threes)
+    eights = (fours + (fours >> four)) & ones
     with np.errstate(over="ignore"):
-        counts: npt.NDArray[np.uint8] = ((eights * np.uint64(0x0101010101010101)) >> last).astype(np.uint8)
-    return counts
+        counts: npt.NDArray[np.uint8] = ((eights * sums) >> last).astype(np.uint8)
+    if out is None:
+        return counts
+    out[:] = counts
+    return out
 
 
-popcount: Callable[[Words], npt.NDArray[np.uint8]] = getattr(np, "bitwise_count", swar_popcount)
+popcount: Callable[..., npt.NDArray[np.uint8]] = getattr(np, "bitwise_count", swar_popcount)

@@ -20,11 +20,11 @@ Words = npt.NDArray[np.uint64]
 @pytest.fixture(params=["bands", "upper bits of bands", "all pairs"])
 def method(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
     """Every method on few hashes; the small tiles make buckets span several."""
-    monkeypatch.setattr(near_search, "_FEW", 1000 if request.param == "all pairs" else 0)
-    monkeypatch.setattr(near_search, "_BUCKET_ROWS", 0 if request.param == "bands" else 0.002)
-    monkeypatch.setattr(near_search, "_TILE_ROWS", 3)
+    rows = {"bands": 0, "upper bits of bands": 0.002, "all pairs": 1000}
+    monkeypatch.setattr(near_search, "_BUCKET_ROWS", rows[request.param])
+    monkeypatch.setattr(near_search, "_TILE", 15)
     monkeypatch.setattr(near_search, "_TILE_COLUMNS", 5)
-    monkeypatch.setattr(near_search, "_TASK_BUCKETS", 7)
+    monkeypatch.setattr(near_search, "_CHECKED_PAIRS", 3)
     monkeypatch.setattr(near_search, "_KEPT_PAIRS", 2)
 
 
