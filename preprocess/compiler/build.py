@@ -19,7 +19,10 @@ from preprocess.blend.config import Blend, Dataset
 from preprocess.blend.inputs import Inputs
 from preprocess.blend.resolve import Prepared, prepare, request_of
 from preprocess.compiler.commit import CACHE, StageResults, finish, sweep_partials
+from preprocess.compiler.decoded_images import NAME as DECODED
+from preprocess.compiler.decoded_images import write_decoded
 from preprocess.compiler.engines import ENGINES
+from preprocess.compiler.fingerprints import FOLDER as FINGERPRINTS
 from preprocess.compiler.fingerprints import FingerprintStage
 from preprocess.compiler.frames import FramesStage
 from preprocess.compiler.ingest import Ingested, finished, ingest_task, run_ingest
@@ -83,7 +86,8 @@ def build_and_publish(
         _spread_frames(prepared, FramesStage(folder / CACHE, blend.image.max_pixels, run, used), ingested, spools)
         fingerprints = _fingerprint_stage(prepared, folder, run, spools, used)
         selection = select(blend, fingerprints, prepared.evaluation_sets)
-        tasks = _tasks(prepared, folder, spools, selection.sides)
+        decoded = _decoded_images(blend, fingerprints)
+        tasks = _tasks(prepared, folder, spools, selection.sides, decoded)
         results = run("compiling", run_task, tasks, known=read_result, weight=lambda task: len(task.rows))
         reports = {
             dataset.name: _report(
@@ -163,7 +167,17 @@ def _fingerprint_stage(
         max_pixels=prepared.blend.image.max_pixels,
         run=run,
         used=used,
+        looks=[],
     )
+
+
+def _decoded_images(blend: Blend, fingerprints: FingerprintStage) -> Path | None:
+    """The file of the images that need no further check; None if there are none, or the compiler needs their pixels."""
+    if not fingerprints.looks or blend.image.check == "header" or blend.image.store == "resized":
+        return None
+    path = fingerprints.cache / FINGERPRINTS / DECODED
+    write_decoded(fingerprints.looks, path)
+    return path
 
 
 def _stores(prepared: Prepared, dataset: str, spool: Spool) -> tuple[Path, ...]:
@@ -173,7 +187,7 @@ def _stores(prepared: Prepared, dataset: str, spool: Spool) -> tuple[Path, ...]:
 
 
 def _tasks(
-    prepared: Prepared, folder: Path, spools: Mapping[str, Spool], sides: Mapping[str, Side]
+    prepared: Prepared, folder: Path, spools: Mapping[str, Spool], sides: Mapping[str, Side], decoded: Path | None
 ) -> list[CompileTask]:
     cache = folder / CACHE
     tokenizer = cache / "tokenizer" / prepared.tokenizer.fingerprint[:32]
@@ -193,6 +207,7 @@ def _tasks(
             images=_stores(prepared, dataset.name, spools[dataset.name]),
             tokenizer=tokenizer,
             template=(template.name, template.source),
+            decoded=decoded,
         )
         tasks += plan_tasks(prepared.blend, dataset, context, spools[dataset.name], sides[dataset.name])
     return tasks

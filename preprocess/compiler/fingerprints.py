@@ -99,7 +99,10 @@ class ImageTable:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class FingerprintStage:
-    """All that the stage needs of a build. `used` collects the files of its results, which the cache keeps."""
+    """All that the stage needs of a build.
+
+    used: collects the files of its results, which the cache keeps. looks: collects the fingerprints of level look.
+    """
 
     spools: Mapping[str, Spool]
     stores: Mapping[str, tuple[Path, ...]]
@@ -107,6 +110,7 @@ class FingerprintStage:
     max_pixels: int
     run: TaskRunner
     used: set[Path]
+    looks: list[Fingerprints]
 
     @property
     def threads(self) -> int:
@@ -141,6 +145,8 @@ class FingerprintStage:
         )
         result = np.zeros(len(chosen), FINGERPRINT)
         result[np.searchsorted(chosen, np.concatenate(order))] = np.concatenate([result[:0], *parts])
+        if level == "look":
+            self.looks.append(result)
         return result
 
 

@@ -64,10 +64,11 @@ def copies_by_look(stage: FingerprintStage, distance: int) -> Copies:
     """Images with the same bytes or pixels, or with perceptual hashes within `distance` bits of 256."""
     images = ImageTable(stage.spools, stage.stores)
     looks = stage.fingerprints(images, np.arange(len(images)), "look")
-    hashed = np.flatnonzero(looks["decoded"] & ~looks["flat"])
+    decoded = looks["orientation"] > 0
+    hashed = np.flatnonzero(decoded & ~looks["flat"])
     near = np.arange(len(images))
     near[hashed] = hashed[near_components(looks["hash"][hashed], distance, threads=stage.threads)]
-    same = [_first_equal(looks), _first_equal(looks, "pixels", looks["decoded"]), near]
+    same = [_first_equal(looks), _first_equal(looks, "pixels", decoded), near]
     kinds = components(len(images), np.tile(np.arange(len(images)), 3), np.concatenate(same))
     ids = np.full(len(images), np.iinfo(np.uint64).max, np.uint64)
     np.minimum.at(ids, kinds, looks["digest"][:, 0])

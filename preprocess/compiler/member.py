@@ -18,7 +18,6 @@ from preprocess.conversation import Conversation, Image, to_tools
 from preprocess.errors import RejectError
 from preprocess.images.frames import read_frame
 from preprocess.images.prepare import ImagePolicy, StoredImage, prepare_frame, prepare_image
-from preprocess.images.stores import StoreList
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -56,7 +55,7 @@ def make_member(row: int, conversation: Conversation, tools: Tools, context: Tas
     images = []
     for image in conversation.images[: encoded.images]:
         try:
-            images.append(_stored(image, tools.stores, context.image))
+            images.append(_stored(image, tools, context.image))
         except RejectError as error:
             raise RejectError(error.reason, f"{image.name}: {error.detail}") from None
     notes += sorted({note for image in images for note in image.notes})
@@ -71,10 +70,11 @@ def make_member(row: int, conversation: Conversation, tools: Tools, context: Tas
     )
 
 
-def _stored(image: Image, stores: StoreList, policy: ImagePolicy) -> StoredImage:
+def _stored(image: Image, tools: Tools, policy: ImagePolicy) -> StoredImage:
     if image.frame is None:
-        return prepare_image(stores.read(image), policy)
-    frame, time_s = read_frame(image, stores, policy.max_pixels, sixteen_bit=policy.sixteen_bit == "scale")
+        data = tools.stores.read(image)
+        return prepare_image(data, policy, decoded=tools.decoded.orientation(data) if tools.decoded else None)
+    frame, time_s = read_frame(image, tools.stores, policy.max_pixels, sixteen_bit=policy.sixteen_bit == "scale")
     return prepare_frame(frame, time_s, policy)
 
 

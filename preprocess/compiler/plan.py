@@ -185,6 +185,7 @@ def make_context(
     images: Sequence[Path],
     tokenizer: Path,
     template: tuple[str, str],
+    decoded: Path | None,
 ) -> TaskContext:
     """tokenizer: its folder in the cache, named by fingerprint. template: name and text."""
     return TaskContext(
@@ -204,6 +205,7 @@ def make_context(
         prompt=dataset.prompt,
         concat=dataset.concat,
         image_rules=dataset.filter.image_rules if dataset.filter else (),
+        decoded=decoded,
     )
 
 

@@ -16,6 +16,7 @@ import numpy as np
 import numpy.typing as npt
 
 from dst import ChatTokenizer, Template, load_tokenizer
+from preprocess.compiler.decoded_images import DecodedImages, open_decoded
 from preprocess.compiler.spool import Spool
 from preprocess.filters.rules import ImageRules
 from preprocess.images.prepare import ImagePolicy
@@ -45,6 +46,8 @@ class TaskContext:
     concat: int
     image_rules: ImageRules
     """Of the dataset's filter."""
+    decoded: Path | None
+    """The file of the images that need no further decoding; a result does not depend on it, and neither does a key."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -104,10 +107,12 @@ class Tools:
     chat: ChatTokenizer
     stores: StoreList
     spool: Spool
+    decoded: DecodedImages | None
 
 
 @lru_cache(maxsize=4)
 def open_tools(context: TaskContext) -> Tools:
     """Tokenizer, template and image stores; opened once per worker process and dataset."""
     chat = ChatTokenizer(Template(context.template_name, context.template), load_tokenizer(context.tokenizer))
-    return Tools(chat, open_stores(context.stores, context.cache), Spool(context.spool))
+    decoded = open_decoded(context.decoded) if context.decoded else None
+    return Tools(chat, open_stores(context.stores, context.cache), Spool(context.spool), decoded)

@@ -25,9 +25,9 @@ def match_images(
     if distance is None:
         return match, kind
     rest = np.flatnonzero(match < 0)
-    match[rest], kind[rest] = _equal(queries[rest], known, "pixels", "decoded"), 1
-    rest = np.flatnonzero((match < 0) & queries["decoded"] & ~queries["flat"])
-    candidates = np.flatnonzero(known["decoded"] & ~known["flat"])
+    match[rest], kind[rest] = _equal(queries[rest], known, "pixels", "orientation"), 1
+    rest = np.flatnonzero((match < 0) & (queries["orientation"] > 0) & ~queries["flat"])
+    candidates = np.flatnonzero((known["orientation"] > 0) & ~known["flat"])
     near = near_matches(queries["hash"][rest], known["hash"][candidates], distance, threads=threads)
     match[rest[near >= 0]] = candidates[near[near >= 0]]
     kind[rest] = 2
@@ -43,6 +43,6 @@ def _equal(queries: Fingerprints, known: Fingerprints, field: str, valid: str) -
     rows = rows[np.argsort(known[field][rows, 0], kind="stable")]
     words = known[field][rows]
     index = np.minimum(np.searchsorted(words[:, 0], queries[field][:, 0]), len(rows) - 1)
-    equal = (words[index] == queries[field]).all(axis=1) & queries[valid]
+    equal = (words[index] == queries[field]).all(axis=1) & (queries[valid] > 0)
     match[equal] = rows[index[equal]]
     return match

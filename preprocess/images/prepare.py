@@ -110,11 +110,15 @@ def even_count(frames: str) -> int:
     return int(frames.removeprefix("even:")) if frames.startswith("even:") else 0
 
 
-def prepare_image(data: bytes, policy: ImagePolicy) -> StoredImage:
-    """Check and encode an image. Raises RejectError with the reason, MemoryError if memory runs out."""
+def prepare_image(data: bytes, policy: ImagePolicy, *, decoded: int | None = None) -> StoredImage:
+    """Check and encode an image. Raises RejectError with the reason, MemoryError if memory runs out.
+
+    decoded: its orientation, if these bytes were decoded before without an error; only a policy that needs the pixels
+    decodes them again.
+    """
     try:
         with warnings.catch_warnings(action="ignore"):  # Pillow warns of odd metadata; the pixels decide here
-            return _prepared(data, policy)
+            return _prepared(data, policy, decoded)
     except ImageError as error:
         if is_lfs_pointer(data):
             raise RejectError("image_unreadable", f"it {LFS_ADVICE}") from None
@@ -145,15 +149,15 @@ def _check_side(image: Image.Image, policy: ImagePolicy) -> None:
         raise RejectError("image_too_small", f"{width}x{height}; expected sides of at least {policy.min_side} pixels")
 
 
-def _prepared(data: bytes, policy: ImagePolicy) -> StoredImage:
+def _prepared(data: bytes, policy: ImagePolicy, decoded: int | None) -> StoredImage:
     image, extension = open_image(data)
     check_size(image, policy.max_pixels)
     _check_side(image, policy)
     notes = _accepted_changes(image, data, policy)
     as_png = policy.store == "original" and (bool(notes) or extension not in STORED)
-    if policy.store == "resized" or policy.check == "decode" or as_png:
+    if policy.store == "resized" or as_png or (policy.check == "decode" and decoded is None):
         load_pixels(image, data)
-    orientation = read_orientation(image, data)
+    orientation = decoded or read_orientation(image, data)
     width, height = image.size
     if orientation >= 5:  # the four orientations with width and height swapped
         width, height = height, width

@@ -66,6 +66,7 @@ def find_overlap(
             max_pixels=_MAX_PIXELS,
             run=TaskRunner(engine, workers, progress or Silent()),
             used=set(),
+            looks=[],
         )
         left, right = (reference_images(path, stage, level) for path in (first, second))
     limit = distance if match == "near" else None

@@ -102,6 +102,11 @@ def load_pixels(image: ImageFile.ImageFile, data: bytes) -> None:
         raise ImageError("unreadable", "the file is cut off: a PNG without its end")
 
 
+def decode_as_luma(image: ImageFile.ImageFile) -> None:
+    """Before `load_pixels`: of a JPEG in colour, load only its luma. It finds the same files broken, in less time."""
+    _fenced(lambda: image.draft("L", image.size))
+
+
 def read_orientation(image: ImageFile.ImageFile, data: bytes) -> int:
     """The EXIF (or XMP) orientation, 1 to 8; 1 (upright) where there is none, or none that can be read."""
     hidden = isinstance(image, PngImagePlugin.PngImageFile) and b"eXIf" in data  # PNG may keep it behind the pixels
@@ -112,6 +117,11 @@ def read_orientation(image: ImageFile.ImageFile, data: bytes) -> int:
     except ImageError:  # broken metadata does not make an image broken
         return 1
     return int(value) if value in _UPRIGHT else 1
+
+
+def to_luma(image: Image.Image) -> Image.Image:
+    """8-bit luma: 0.299 red + 0.587 green + 0.114 blue, rounded."""
+    return image if image.mode == "L" else _fenced(lambda: to_rgb(image).convert("L"))
 
 
 def to_rgb(image: Image.Image) -> Image.Image:

@@ -84,4 +84,5 @@ def stage_of(
         max_pixels=10**6,
         run=run or Here(),
         used=set(),
+        looks=[],
     )

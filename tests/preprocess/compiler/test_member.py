@@ -34,7 +34,7 @@ class OneImage:
 @functools.cache
 def tools_of(template: str) -> Tools:
     chat = dst.ChatTokenizer(dst.load_template(template), dst.load_tokenizer(TOKENIZER))
-    return Tools(chat, cast(Any, OneImage()), cast(Any, None))
+    return Tools(chat, cast(Any, OneImage()), cast(Any, None), None)
 
 
 def context(
@@ -63,6 +63,7 @@ def context(
         prompt=prompt,
         concat=concat,
         image_rules=(),
+        decoded=None,
     )
 
 
