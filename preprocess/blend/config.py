@@ -56,7 +56,7 @@ class Split:
     """honour: what a record or its file's name calls val or test goes to eval, with all that shares its images."""
     copies: Literal["bytes", "near"] = "bytes"
     """Which copies of an image stay on its side. bytes: equal files. near: resized and re-encoded copies too, by
-    near_distance; each image is decoded once more."""
+    near_distance; with image.check: header, all images are decoded for it."""
 
 
 @config_class
