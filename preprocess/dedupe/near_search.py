@@ -1,22 +1,22 @@
 """All pairs of 256-bit hashes within a Hamming distance, exactly, without comparing all pairs.
 
-Multi-index hashing (Norouzi, Punjani, Fleet, CVPR 2012): cut each hash into 16 bands of 16 bits. Two hashes within
-distance 31 have a band in which they differ by at most one bit, or all 16 bands would differ by two or more. So for
-each band, hashes are sorted by its value, and each bucket is compared with itself and with the 16 buckets one bit away.
+Cut each hash into 16 bands of 16 bits, in a circle. If two hashes differ in at most 31 bits, there is a band that
+begins a chain with few differences (the cycle lemma; Qin and Xiao, "Pigeonring", VLDB 2018): at most 1 in the band, 3
+in it and the next, 5 in three bands. So either the band is equal, and of the next one, cut in four, a part is equal; or
+the band differs in one bit, and of the next one, cut in three, a part is equal. For each band and each part, hashes are
+sorted by the bits that must be equal, and each is compared with those of the same key, or of a key one bit away
+(multi-index hashing; Norouzi, Punjani, Fleet, CVPR 2012): first by the next two bands, then, one in some hundred, by
+all bits. A pair counts once: in the first band that begins such a chain, for the first part that is equal.
 
-What is compared first is the next two bands: one of the 16 bands also begins a chain of three, cyclically, with at most
-3/16 of all differences (the cycle lemma; Qin and Xiao, "Pigeonring", VLDB 2018). Of random hashes in a bucket, one in
-18,000 has so few, and only those are compared in full. A pair counts in the first band that begins such a chain.
-
-Memory: the hashes, and for a band an order of them and one word of each; a bucket of any size is compared in tiles.
-Pairs arrive in batches, so the caller decides how many to keep.
+Memory: the hashes, and per thread their order by one key. Pairs arrive in batches, so the caller decides how many to
+keep.
 
 Expected of the caller: hashes that repeat are given once. Otherwise a million flat images would be 10^12 pairs.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
@@ -29,15 +29,15 @@ MAX_DISTANCE = 31
 
 _BANDS = 16
 _BAND_BITS = 16
-_CHAIN = 3
-_TILE = 1 << 17
-_TILE_COLUMNS = 4096
-_TASK_BUCKETS = 1024
-_BUCKET_ROWS = 96
-"""With fewer hashes in a bucket, visiting it takes longer than comparing them"""
-_DENSE = 32
-"""Where more than one in so many pairs passes the first comparison, comparing all of them in full takes less time"""
-_CHECKED_PAIRS = 1 << 18
+_EQUAL_PARTS = ((0, 4), (4, 4), (8, 4), (12, 4))
+_ONE_BIT_PARTS = ((0, 5), (5, 5), (10, 6))
+"""Parts of the next band, as first bit and number of bits; one more than it has differences"""
+_FEW = 1 << 18
+"""Up to this many hashes, those that agree in a band are few enough without a part of the next one"""
+_TABLE_HASHES = 1 << 16
+"""With fewer hashes, a binary search takes less time than a table of all keys"""
+_BLOCK_ROWS = 1 << 15
+_BLOCK_PAIRS = 1 << 20
 _KEPT_PAIRS = 1 << 22
 
 Words = npt.NDArray[np.uint64]
@@ -77,10 +77,11 @@ def near_pairs(words: Words, distance: int, *, threads: int = 1) -> Iterator[tup
     assert 0 <= distance <= MAX_DISTANCE
     if not len(words):
         return
+    columns = np.ascontiguousarray(words.T)
     with ThreadPoolExecutor(threads) as pool:
         for band in range(_BANDS):
-            index = _BandIndex(words, band, distance)
-            for batch in pool.map(index.pairs, index.tasks()):
+            search = _BandSearch(columns, band, distance)
+            for batch in pool.map(search.pairs, *zip(*search.tasks(), strict=True)):
                 yield from batch
 
 
@@ -129,122 +130,126 @@ def _keep_closest(best: Rows, best_distance: Rows, query: Rows, match: Rows, dis
     best[query[better]], best_distance[query[better]] = match[better], distance[better]
 
 
-class _BandIndex:
-    """The hashes in buckets by the value of one band; with few hashes by its upper bits."""
+class _BandSearch:
+    """The pairs whose chain begins in one band. columns: uint64 [4, N]."""
 
-    def __init__(self, words: Words, band: int, distance: int) -> None:
-        self.words, self.band, self.distance = words, band, distance
-        few = int(_BUCKET_ROWS * (1 << _BAND_BITS) / len(words)).bit_length() - 1
-        merged = min(max(few, 0), _BAND_BITS)  # lower bits that do not count, so that buckets have some rows
-        self.bits = _BAND_BITS - merged
-        keys = _band_values(words, band) >> merged
-        self.order = np.argsort(keys.astype(np.uint16), kind="stable")  # of 16 bits: a radix sort
-        keys = keys[self.order]
-        starts = np.flatnonzero(np.diff(keys, prepend=-1))
-        self.buckets = keys[starts]
-        ends = [*starts[1:].tolist(), len(keys)]
-        self.ranges = dict(zip(self.buckets.tolist(), zip(starts.tolist(), ends, strict=True), strict=True))
-        following = [_band_values(words, (band + step) % _BANDS) for step in range(1, _CHAIN)]
-        self.next = (following[0] | following[1] << _BAND_BITS).astype(np.uint32)[self.order]
+    def __init__(self, columns: Words, band: int, distance: int) -> None:
+        self.columns, self.band, self.distance = columns, band, distance
+        self.values = _band_values(columns, band)
+        second, third = (_band_values(columns, (band + step) % _BANDS) for step in (1, 2))
+        self.next = second | third << np.uint32(_BAND_BITS)
 
-    def tasks(self) -> list[Rows]:
-        return np.array_split(self.buckets, len(self.buckets) // _TASK_BUCKETS + 1)
+    def tasks(self) -> list[tuple[bool, int]]:
+        """(whether the band differs in one bit, the part of the next one that is equal)."""
+        few = self.columns.shape[1] <= _FEW
+        flips = [False, True] if self.distance >= _BANDS else [False]
+        return [(flip, part) for flip in flips for part in range(1 if few else len(self._parts(flip)))]
 
-    def pairs(self, buckets: Rows) -> list[tuple[Rows, Rows]]:
-        """The pairs of each of these buckets with itself, and with those above it that are one bit away."""
-        tile = _Tile()
-        found, lefts, rights, waiting = [], [], [], 0
-        limit = self.distance * _CHAIN // _BANDS
-        for bucket in buckets.tolist():
-            start, end = self.ranges[bucket]
-            ranges = [(start, end), *self._one_bit_above(bucket)]
-            columns = np.concatenate([self.next[one:other] for one, other in ranges])
-            step = max(1, _TILE // min(len(columns), _TILE_COLUMNS))
-            for row in range(start, end, step):
-                rows = np.arange(row, min(row + step, end))
-                for column in range(row - start, len(columns), _TILE_COLUMNS):  # an earlier row has met this one
-                    some = columns[column : column + _TILE_COLUMNS]
-                    left, right = tile.close(self.next[row : rows[-1] + 1], some, limit)
-                    if len(left) > len(rows) * len(some) // _DENSE:
-                        places = _positions(np.arange(column, column + len(some)), ranges)
-                        one, other = self.words[self.order[rows]], self.words[self.order[places]]
-                        left, right = tile.near(one, other, self.distance)
-                    if not len(left):
-                        continue
-                    lefts.append(rows[left])
-                    rights.append(_positions(right + column, ranges))
-                    waiting += len(left)
-                    if waiting > _CHECKED_PAIRS:
-                        found.append(self._checked(lefts, rights))
-                        lefts, rights, waiting = [], [], 0
-        if waiting:
-            found.append(self._checked(lefts, rights))
+    def _parts(self, flip: bool) -> tuple[tuple[int, int], ...]:
+        if self.columns.shape[1] <= _FEW:
+            return ((0, 0),)
+        return _ONE_BIT_PARTS if flip else _EQUAL_PARTS
+
+    def pairs(self, flip: bool, part: int) -> list[tuple[Rows, Rows]]:
+        """Rows of pairs that count here."""
+        shift, bits = self._parts(flip)[part]
+        keys = self.values << np.uint32(bits) | self.next >> np.uint32(shift) & np.uint32((1 << bits) - 1)
+        order = np.argsort(keys)
+        keys, following = keys[order], self.next[order]
+        starts = _Starts(keys, _BAND_BITS + bits)
+        limit = self.distance * 3 // _BANDS - flip
+        earlier = [np.uint32((1 << width) - 1 << first) for first, width in self._parts(flip)[:part]]
+        found = []
+        for begin in range(0, len(keys), _BLOCK_ROWS):
+            block = keys[begin : begin + _BLOCK_ROWS]
+            for bit in range(_BAND_BITS if flip else 1):
+                if flip:
+                    mask = np.uint32(1 << bits + bit)
+                    rows = np.flatnonzero(block & mask == 0)
+                    others = block[rows] | mask
+                    rows += begin
+                    first, end = starts.of(others), starts.of(others + np.uint32(1))
+                else:
+                    rows = np.arange(begin, begin + len(block))
+                    first, end = rows + 1, starts.of(block + np.uint32(1))
+                for left, right in _alike(following, rows, first, end, limit, earlier):
+                    pairs = self._checked(order[left], order[right])
+                    if len(pairs[0]):
+                        found.append(pairs)
         return found
 
-    def _one_bit_above(self, bucket: int) -> Iterator[tuple[int, int]]:
-        if self.distance < _BANDS:
-            return  # then some band is equal
-        for bit in range(self.bits):
-            if not bucket >> bit & 1 and (found := self.ranges.get(bucket | 1 << bit)):
-                yield found
-
-    def _checked(self, lefts: list[Rows], rights: list[Rows]) -> tuple[Rows, Rows]:
-        """Of pairs of positions, those within the distance that count in this band, as rows."""
-        left, right = np.concatenate(lefts), np.concatenate(rights)
-        later = left < right  # a bucket meets itself twice, and each hash itself
-        left, right = self.order[left[later]], self.order[right[later]]
-        bits = self.words[left] ^ self.words[right]
-        near = popcount(bits).sum(axis=1, dtype=np.int64) <= self.distance
-        near[near] = _first_chain(bits[near], self.distance) == self.band
-        left, right = left[near], right[near]
+    def _checked(self, left: Rows, right: Rows) -> tuple[Rows, Rows]:
+        """Those within the distance that count in this band; the smaller row first."""
+        total = np.zeros(len(left), np.int64)
+        for step in (2, 3, 1, 4):  # words that the keys say nothing of come first
+            column = self.columns[(self.band // 4 + step) % 4]
+            total += popcount(column[left] ^ column[right])
+            near = total <= self.distance
+            left, right, total = left[near], right[near], total[near]
+            if not len(left):
+                return left, right
+        own = _first_chain(self.columns[:, left] ^ self.columns[:, right], self.distance) == self.band
+        left, right = left[own], right[own]
         return np.minimum(left, right), np.maximum(left, right)
 
 
-class _Tile:
-    """Memory for the comparison of up to _TILE pairs, used again for the next ones."""
+class _Starts:
+    """Where each key begins in a sorted array of them."""
 
-    def __init__(self) -> None:
-        size = max(_TILE, _TILE_COLUMNS)
-        self.bits, self.counts, self.few = (np.empty(size, kind) for kind in (np.uint32, np.uint8, np.bool_))
+    def __init__(self, keys: npt.NDArray[np.uint32], bits: int) -> None:
+        self._keys = keys
+        self._table: npt.NDArray[np.integer[Any]] | None = None
+        if len(keys) >= _TABLE_HASHES:
+            self._table = np.zeros((1 << bits) + 1, np.int32 if len(keys) < 2**31 else np.int64)
+            np.cumsum(np.bincount(keys, minlength=1 << bits), out=self._table[1:])
 
-    def close(self, rows: npt.NDArray[np.uint32], columns: npt.NDArray[np.uint32], limit: int) -> tuple[Rows, Rows]:
-        """The pairs of words that differ in at most `limit` bits: row and column of each."""
-        shape = len(rows), len(columns)
-        size = shape[0] * shape[1]
-        np.bitwise_xor(rows[:, None], columns, out=self.bits[:size].reshape(shape))
-        counts = popcount(self.bits[:size], out=self.counts[:size])
-        row, column = np.divmod(np.flatnonzero(np.less_equal(counts, limit, out=self.few[:size])), len(columns))
-        return row, column
-
-    def near(self, rows: Words, columns: Words, distance: int) -> tuple[Rows, Rows]:
-        """The pairs of hashes within the distance, and those that differ in all bits."""
-        counts = np.zeros((len(rows), len(columns)), np.uint8)
-        for word in range(rows.shape[1]):
-            counts += popcount(rows[:, word, None] ^ columns[:, word])
-        row, column = np.divmod(np.flatnonzero(counts <= distance), len(columns))
-        return row, column
+    def of(self, keys: npt.NDArray[np.uint32]) -> npt.NDArray[np.integer[Any]]:
+        return self._table[keys] if self._table is not None else np.searchsorted(self._keys, keys)
 
 
-def _positions(columns: Rows, ranges: list[tuple[int, int]]) -> Rows:
-    """Where columns are that were put together from ranges of positions."""
-    starts = np.array([start for start, _ in ranges])
-    before = np.cumsum([0, *(end - start for start, end in ranges[:-1])])
-    part = np.searchsorted(before, columns, "right") - 1
-    positions: Rows = columns + (starts - before)[part]
-    return positions
+def _alike(
+    words: npt.NDArray[np.uint32],
+    rows: Rows,
+    first: npt.NDArray[np.integer[Any]],
+    end: npt.NDArray[np.integer[Any]],
+    limit: int,
+    earlier: Sequence[np.uint32],
+) -> Iterator[tuple[Rows, Rows]]:
+    """Of each row with those from `first` to before `end`: the pairs whose words differ in at most `limit` bits, and in
+    each of the `earlier` parts."""
+    counts = end - first
+    some = np.flatnonzero(counts)
+    rows, first, counts = rows[some], first[some], counts[some]
+    totals = np.cumsum(counts)
+    begin = 0
+    while begin < len(rows):
+        before = int(totals[begin - 1]) if begin else 0
+        stop = max(begin + 1, int(np.searchsorted(totals, before + _BLOCK_PAIRS, "right")))
+        part = slice(begin, stop)
+        ends = totals[part] - before
+        right = np.arange(ends[-1]) + np.repeat(first[part] - ends + counts[part], counts[part])
+        differing = np.repeat(words[rows[part]], counts[part]) ^ words[right]
+        close = np.flatnonzero(popcount(differing) <= limit)
+        for bits in earlier:
+            close = close[differing[close] & bits != 0]
+        if len(close):
+            yield rows[part][np.searchsorted(ends, close, "right")], right[close]
+        begin = stop
 
 
-def _band_values(words: Words, band: int) -> npt.NDArray[np.int64]:
-    shift = np.uint64(_BAND_BITS * (band % 4))
-    values: Words = (words[:, band // 4] >> shift) & np.uint64(0xFFFF)
-    return values.astype(np.int64)
+def _band_values(columns: Words, band: int) -> npt.NDArray[np.uint32]:
+    values: Words = columns[band // 4] >> np.uint64(_BAND_BITS * (band % 4)) & np.uint64(0xFFFF)
+    return values.astype(np.uint32)
 
 
 def _first_chain(bits: Words, distance: int) -> Rows:
-    """bits: uint64 [P, 4], where two hashes differ. The first band that begins a chain with few of them, int64 [P]."""
-    counts = np.stack([popcount(_band_values(bits, band).astype(np.uint64)) for band in range(_BANDS)])
-    chains = np.sum([np.roll(counts, -step, axis=0) for step in range(_CHAIN)], axis=0)
-    first: Rows = np.argmax((counts <= distance // _BANDS) & (chains <= distance * _CHAIN // _BANDS), axis=0)
+    """bits: uint64 [4, P], where two hashes differ. The first band that begins a chain with few of them, int64 [P]."""
+    counts = np.stack([popcount(_band_values(bits, band)) for band in range(_BANDS)])
+    chain, good = np.zeros_like(counts), np.ones(counts.shape, np.bool_)
+    for length in range(1, 4):
+        chain += np.roll(counts, 1 - length, axis=0)
+        good &= chain <= distance * length // _BANDS
+    first: Rows = np.argmax(good, axis=0)
     return first
 
 

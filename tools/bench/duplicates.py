@@ -6,7 +6,7 @@
 
 found: each photo below FOLDER is changed in several ways, and each change is compared with its original; different
 photos are compared with each other. Look at the pairs it prints: some collections hold a photo twice.
-search: random hashes, a tenth of them in groups of 1,000 that share half of their bits, and copies of one in a hundred
+search: random hashes, a tenth of them in groups of 100 that share half of their bits, and copies of one in a hundred
 with up to 31 bits changed, all of which must be found; of 50 hashes, all near ones are also found by comparing all.
 build: the whole command with and without each switch.
 
@@ -136,7 +136,7 @@ def bench_search(count: int, threads: int) -> None:
     """Memory is that of the whole process, the hashes included."""
     random = np.random.default_rng(0)
     hashes = random.integers(0, 2**64, (count, 4), dtype=np.uint64)
-    group = min(1000, count // 100)
+    group = 100
     alike = hashes[count // 2 : count // 2 + count // 10 // group * group].reshape(-1, group, 4)
     alike[:, :, :2] = alike[:, :1, :2]
     copies = count // 100

@@ -17,14 +17,13 @@ from tests.support.oracles import components
 Words = npt.NDArray[np.uint64]
 
 
-@pytest.fixture(params=["bands", "upper bits of bands", "all pairs"])
+@pytest.fixture(params=["bands", "bands and parts", "bands and a table"])
 def method(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Every method on few hashes; the small tiles make buckets span several."""
-    rows = {"bands": 0, "upper bits of bands": 0.002, "all pairs": 1000}
-    monkeypatch.setattr(near_search, "_BUCKET_ROWS", rows[request.param])
-    monkeypatch.setattr(near_search, "_TILE", 15)
-    monkeypatch.setattr(near_search, "_TILE_COLUMNS", 5)
-    monkeypatch.setattr(near_search, "_CHECKED_PAIRS", 3)
+    """Every method on few hashes; the small blocks make runs of equal keys span several."""
+    monkeypatch.setattr(near_search, "_FEW", 0 if request.param == "bands and parts" else 1000)
+    monkeypatch.setattr(near_search, "_TABLE_HASHES", 0 if request.param == "bands and a table" else 1000)
+    monkeypatch.setattr(near_search, "_BLOCK_ROWS", 3)
+    monkeypatch.setattr(near_search, "_BLOCK_PAIRS", 5)
     monkeypatch.setattr(near_search, "_KEPT_PAIRS", 2)
 
 
@@ -98,14 +97,14 @@ def test_no_hashes_are_fine() -> None:
     assert near_matches(as_array([]), as_array([]), 31).tolist() == []
 
 
-def test_a_bucket_of_thousands_is_compared_in_tiles() -> None:
+def test_a_thousand_hashes_with_a_quarter_of_their_bits_in_common_are_compared_in_blocks() -> None:
     random = np.random.default_rng(0)
-    words = random.integers(0, 2**64, (3000, 4), dtype=np.uint64)
-    words[:, 0] = 7  # one bucket in each of the first four bands
-    words[2999] = words[0] ^ np.uint64(1 << 63)
+    words = random.integers(0, 2**64, (1000, 4), dtype=np.uint64)
+    words[:, 0] = 7  # one key in each of the first four bands
+    words[999] = words[0] ^ np.uint64(1 << 63)
     label = near_components(words, 31)
-    assert np.flatnonzero(label != np.arange(3000)).tolist() == [2999]
-    assert label[2999] == 0
+    assert np.flatnonzero(label != np.arange(1000)).tolist() == [999]
+    assert label[999] == 0
 
 
 @given(st.lists(st.integers(0, 2**64 - 1), min_size=1))
