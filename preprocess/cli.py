@@ -167,11 +167,21 @@ def stats(build: str | Path, max_length: int | None, as_json: bool) -> None:
 
     opened = shards.open(build)
     found, dropped = build_stats(opened), filter_counts(opened)
+    questions = opened.manifest.questions or ()
     report = packing_report(opened, max_length or opened.manifest.config.limits.max_length)
     if as_json:
-        click.echo(json_line({"datasets": found, "filtered": dropped, "packing": report and asdict(report)}))
+        click.echo(
+            json_line(
+                {
+                    "datasets": found,
+                    "filtered": dropped,
+                    "questions": [asdict(one) for one in questions],
+                    "packing": report and asdict(report),
+                }
+            )
+        )
         return
-    print_stats(found, dropped)
+    print_stats(found, dropped, questions)
     if report:
         click.echo(packing_report_text(report))
 
@@ -193,16 +203,48 @@ def stats(build: str | Path, max_length: int | None, as_json: bool) -> None:
     show_default=True,
     help="Images look the same if at most this many of 256 bits of their perceptual hashes differ.",
 )
+@click.option(
+    "--question-key",
+    default="question",
+    show_default=True,
+    help="The key of the question in records; records without it may be conversations.",
+)
+@click.option(
+    "--ngram",
+    type=click.IntRange(min=1),
+    default=13,
+    show_default=True,
+    help="Questions match if they share this many words in a row.",
+)
 @click.option("--workers", type=click.IntRange(min=1), default=usable_cpus, show_default="the CPUs it may use")
 @click.option("--json", "as_json", is_flag=True, help="Print counts and all pairs as JSON.")
 def overlap(
-    first: Path, second: Path, match: Literal["bytes", "near"], near_distance: int, workers: int, as_json: bool
+    first: Path,
+    second: Path,
+    match: Literal["bytes", "near"],
+    near_distance: int,
+    question_key: str,
+    ngram: int,
+    workers: int,
+    as_json: bool,
 ) -> None:
-    """List the images of FIRST that SECOND has too. Each is a build, a folder or an archive."""
+    """List the images and questions of FIRST that SECOND has too.
+
+    Each is a build, a folder, an archive of images, or a file of questions or records (.txt, .jsonl, .json).
+    """
     from dst.common.progress import Bar
     from preprocess.views.overlap import find_overlap, print_overlap
 
-    result = find_overlap(first, second, match=match, distance=near_distance, workers=workers, progress=Bar())
+    result = find_overlap(
+        first,
+        second,
+        match=match,
+        distance=near_distance,
+        question_key=question_key,
+        ngram=ngram,
+        workers=workers,
+        progress=Bar(),
+    )
     if as_json:
         click.echo(json_line(result.to_json()))
     else:

@@ -41,7 +41,7 @@ from preprocess.images.prepare import even_count
 from preprocess.images.stores import is_prepared, prepare_store
 from shards.files import partial_path
 from shards.format.manifest import NAME as MANIFEST
-from shards.format.manifest import is_build
+from shards.format.manifest import EvaluationQuestions, is_build
 
 
 def run_build(
@@ -98,6 +98,10 @@ def build_and_publish(
         for task, result in zip(tasks, results, strict=True):
             reports[task.context.dataset].add(task.split, result)
         report = BuildReport(path=folder, datasets=reports, reused_tasks=run.reused, built_tasks=run.built)
+        report.questions = [
+            EvaluationQuestions(file=one.file, ngram=one.ngram, count=len(one.texts), too_short=one.too_short)
+            for one in selection.questions
+        ]
         stages = StageResults(
             spools=spools, selection=selection, tasks=tasks, results=results, fingerprints=fingerprints.used
         )

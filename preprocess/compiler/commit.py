@@ -190,6 +190,7 @@ def _manifest(prepared: Prepared, report: BuildReport, work: StageResults, files
             )
             for dataset in prepared.blend.datasets
         },
+        questions=tuple(report.questions) or None,
         files={name: file_sha256(path) for name, path in files.items()},
     )
 

@@ -7,12 +7,14 @@ long run of equal words: short ones ("What is in the image?") are everywhere. Re
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from functools import partial
+from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
 
-from preprocess.blend.evaluation_sets import EvaluationInputs
+from preprocess.blend.evaluation_sets import EvaluationInputs, EvaluationSet
 from preprocess.compiler.exclusions import Exclusion
 from preprocess.compiler.fingerprints import FingerprintStage, ImageTable
 from preprocess.compiler.record_texts import record_texts
@@ -21,7 +23,7 @@ from preprocess.compiler.split_assignment import EXCLUDED, TRAIN, Side
 from preprocess.dedupe.fingerprint import Fingerprints, Level
 from preprocess.dedupe.match import KINDS, match_images
 from preprocess.dedupe.questions import read_questions
-from preprocess.dedupe.texts import QuestionIndex, words_of
+from preprocess.dedupe.texts import QuestionIndex, too_short, words_of
 from preprocess.errors import DataError
 
 Rows = npt.NDArray[np.int64]
@@ -30,16 +32,35 @@ REASON = "contaminated"
 _SHOWN_CHARACTERS = 100
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class KnownQuestions:
+    """The questions of an evaluation set. file: as the blend names it. too_short: those with fewer words than ngram."""
+
+    file: str
+    ngram: int
+    texts: Sequence[str]
+    too_short: int
+
+
+def known_questions(sets: Sequence[EvaluationInputs]) -> tuple[KnownQuestions, ...]:
+    """Raises DataError if a file cannot be read, or all of its questions are too short to match anything."""
+    return tuple(_questions_of(one.questions, one.keys) for one in sets if one.questions is not None)
+
+
 def contamination(
-    sets: Sequence[EvaluationInputs], stage: FingerprintStage, sides: Mapping[str, Side], distance: int
+    sets: Sequence[EvaluationInputs],
+    questions: Sequence[KnownQuestions],
+    stage: FingerprintStage,
+    sides: Mapping[str, Side],
+    distance: int,
 ) -> Iterator[dict[str, Exclusion]]:
     """Dataset -> the train rows to remove: first those of each evaluation set's images, then those of all questions.
 
     A row is in one exclusion only. distance: of perceptual hashes, in bits. Raises DataError or OSError.
     """
     remaining = {name: side.copy() for name, side in sides.items()}
-    for find in (partial(_by_images, distance=distance), _by_questions):
-        for contaminated in find(sets, stage, remaining):
+    for find in (partial(_by_images, sets, distance=distance), partial(_by_questions, questions)):
+        for contaminated in find(stage, remaining):
             for name, part in contaminated.items():
                 remaining[name][part.rows] = EXCLUDED
             yield contaminated
@@ -79,9 +100,9 @@ def _shown(number: int, *, where: str, names: Sequence[str], match: Rows, kind: 
 
 
 def _by_questions(
-    sets: Sequence[EvaluationInputs], stage: FingerprintStage, sides: Mapping[str, Side]
+    sets: Sequence[KnownQuestions], stage: FingerprintStage, sides: Mapping[str, Side]
 ) -> Iterator[dict[str, Exclusion]]:
-    questions = [(text, one.keys.ngram, str(one.keys.questions)) for one in sets for text in _questions_of(one)]
+    questions = [(text, one.ngram, one.file) for one in sets for text in one.texts]
     if not questions:
         return
 
@@ -98,15 +119,13 @@ def _by_questions(
     yield result
 
 
-def _questions_of(evaluation: EvaluationInputs) -> list[str]:
-    """Raises DataError if the file cannot be read, or all of its questions are too short to match anything."""
-    if evaluation.questions is None:
-        return []
-    texts = read_questions(evaluation.questions, evaluation.keys.question_key)
-    longest = max((len(words_of(text)) for text in texts), default=0)
-    if longest < evaluation.keys.ngram:
+def _questions_of(path: Path, keys: EvaluationSet) -> KnownQuestions:
+    texts = read_questions(path, keys.question_key)
+    short = too_short(texts, keys.ngram)
+    if short == len(texts):
+        longest = max((len(words_of(text)) for text in texts), default=0)
         raise DataError(
-            f"{evaluation.questions}: its longest question has {longest} words; expected one of at least "
-            f"{evaluation.keys.ngram}, or nothing can match; set a smaller ngram for this evaluation set"
+            f"{path}: its longest question has {longest} words; expected one of at least {keys.ngram}, or nothing can "
+            "match; set a smaller ngram for this evaluation set"
         )
-    return texts
+    return KnownQuestions(file=str(keys.questions), ngram=keys.ngram, texts=texts, too_short=short)

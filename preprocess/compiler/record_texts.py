@@ -83,7 +83,7 @@ def run_texts(task: TextTask) -> RecordTexts:
         conversation = spool[row]
         digest = text_digest(conversation)
         result[row - task.start]["digest"] = (digest >> 64, digest & 2**64 - 1)
-        result[row - task.start]["question"] = index.match(_questions(conversation)) if index else -1
+        result[row - task.start]["question"] = index.match(questions_of(conversation)) if index else -1
     write_array(task.marker, result)
     return result
 
@@ -109,7 +109,7 @@ def text_digest(conversation: Conversation) -> int:
     return int(xxhash.xxh3_128_intdigest("\0".join(pieces).encode("utf-8")))
 
 
-def _questions(conversation: Conversation) -> list[str]:
+def questions_of(conversation: Conversation) -> list[str]:
     """The text of each user turn."""
     return [
         " ".join(part for part in turn.parts if isinstance(part, str))

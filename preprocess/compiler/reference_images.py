@@ -18,7 +18,7 @@ import xxhash
 from preprocess.compiler.fingerprints import FingerprintStage, ImageTable
 from preprocess.compiler.spool import Spool, write_spool
 from preprocess.conversation import Conversation, Image, RecordSource, Turn
-from preprocess.dedupe.fingerprint import Fingerprints, Level
+from preprocess.dedupe.fingerprint import FINGERPRINT, Fingerprints, Level
 from preprocess.errors import DataError
 from preprocess.images.index import ArchiveIndex
 from preprocess.images.index_cache import current_files, find_index
@@ -36,6 +36,21 @@ class ReferenceImages:
 
     fingerprints: Fingerprints
     names: Sequence[str]
+
+
+NO_IMAGES = ReferenceImages(fingerprints=np.zeros(0, FINGERPRINT), names=())
+
+
+def has_images(path: Path, stage: FingerprintStage) -> bool:
+    """Whether there are images below `path`; a file that is not an archive has none. Raises DataError."""
+    if path.suffix in (".txt", ".jsonl"):
+        return False
+    try:
+        return any(names for _, names in _listed(path, stage))
+    except DataError:
+        if path.is_file() and path.suffix == ".json":  # of records, not of images
+            return False
+        raise
 
 
 def reference_images(path: Path, stage: FingerprintStage, level: Level) -> ReferenceImages:

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from preprocess.compiler.split_assignment import NAMES
 from preprocess.compiler.task import TaskResult
+from shards.format.manifest import EvaluationQuestions
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -90,12 +91,15 @@ class BuildReport:
     datasets: dict[str, DatasetReport]
     reused_tasks: int
     built_tasks: int
+    questions: Sequence[EvaluationQuestions] = ()
+    """Of the evaluation sets of `decontaminate`"""
 
     def to_json(self) -> dict[str, Any]:
         return {
             "datasets": {name: dataset.to_json() for name, dataset in self.datasets.items()},
             "reused_tasks": self.reused_tasks,
             "built_tasks": self.built_tasks,
+            "questions": [asdict(one) for one in self.questions],
         }
 
 
@@ -123,7 +127,19 @@ def print_report(report: BuildReport) -> None:
             console.print(cell(f"{name}: not found: {', '.join(dataset.absent)}"))
         if dataset.official_files:
             console.print(cell(f"{name}: {_official(dataset)}"))
+    for line in questions_lines(report.questions):
+        console.print(cell(line))
     console.print(f"tasks: {report.built_tasks} built, {report.reused_tasks} reused")
+
+
+def questions_lines(questions: Sequence[EvaluationQuestions]) -> list[str]:
+    """For each evaluation set with questions that match nothing: how many."""
+    return [
+        f"decontaminate: {one.file}: {one.too_short:,} of {one.count:,} questions have fewer than {one.ngram} words "
+        "and match nothing"
+        for one in questions
+        if one.too_short
+    ]
 
 
 def report_table(report: BuildReport) -> Table:

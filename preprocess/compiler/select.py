@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from preprocess.blend.config import Blend
 from preprocess.blend.evaluation_sets import EvaluationInputs
-from preprocess.compiler.contamination import contamination
+from preprocess.compiler.contamination import KnownQuestions, contamination, known_questions
 from preprocess.compiler.duplicates import duplicates
 from preprocess.compiler.exclusions import Exclusion, Exclusions, exclude
 from preprocess.compiler.fingerprints import FingerprintStage
@@ -19,14 +19,16 @@ from preprocess.compiler.split_assignment import Side
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Selection:
-    """By dataset: the side of each row, and what is removed."""
+    """By dataset: the side of each row, and what is removed. questions: those that were compared, by evaluation set."""
 
     sides: Mapping[str, Side]
     exclusions: Exclusions
+    questions: Sequence[KnownQuestions]
 
 
 def select(blend: Blend, stage: FingerprintStage, evaluation_sets: Sequence[EvaluationInputs] = ()) -> Selection:
     """Images are read only if the split or a switch of the blend needs it. Raises DataError or OSError."""
+    questions = known_questions(evaluation_sets)
     levels = {dataset.name: dataset.dedupe or blend.dedupe for dataset in blend.datasets}
     splits = has_eval_side(blend, stage.spools)
     by_look = copies_by_look(stage, blend.near_distance) if _needs_looks(blend, splits, levels) else None
@@ -40,10 +42,10 @@ def select(blend: Blend, stage: FingerprintStage, evaluation_sets: Sequence[Eval
         for name, repeated in duplicates(stage.spools, texts, held_out(blend, stage.spools), chosen).items():
             exclusions[name].append(repeated)
     sides = exclude(sides, exclusions)
-    for contaminated in contamination(evaluation_sets, stage, sides, blend.near_distance):
+    for contaminated in contamination(evaluation_sets, questions, stage, sides, blend.near_distance):
         for name, part in contaminated.items():
             exclusions[name].append(part)
-    return Selection(sides=exclude(sides, exclusions), exclusions=exclusions)
+    return Selection(sides=exclude(sides, exclusions), exclusions=exclusions, questions=questions)
 
 
 def _needs_looks(blend: Blend, splits: bool, levels: Mapping[str, str]) -> bool:

@@ -18,18 +18,15 @@ def read_questions(path: Path, key: str) -> list[str]:
     the file or one of its questions cannot be read.
     """
     try:
-        data = path.read_bytes()
         if path.suffix == ".txt":
-            return [line for line in data.decode("utf-8-sig").splitlines() if line.strip()]
-        return list(_json_questions(path, data, key))
-    except OSError as error:
-        raise DataError(f"{path}: cannot be read ({error.strerror})") from None
+            return [line for line in _read(path).decode("utf-8-sig").splitlines() if line.strip()]
+        return list(_json_questions(path, key))
     except UnicodeDecodeError as error:
         raise DataError(f"{path}: is not UTF-8 ({error.reason} at byte {error.start}); convert it") from None
 
 
-def _json_questions(path: Path, data: bytes, key: str) -> Iterator[str]:
-    for number, record in enumerate(_records(path, data), 1):
+def _json_questions(path: Path, key: str) -> Iterator[str]:
+    for number, record in enumerate(find_records(path), 1):
         question = record.get(key) if isinstance(record, dict) else None
         if not isinstance(question, str):
             keys = f"the keys {', '.join(record)}" if isinstance(record, dict) else type(record).__name__
@@ -37,7 +34,9 @@ def _json_questions(path: Path, data: bytes, key: str) -> Iterator[str]:
         yield question
 
 
-def _records(path: Path, data: bytes) -> list[Any]:
+def find_records(path: Path) -> list[Any]:
+    """The records of a .jsonl or .json file, as `read_questions` finds them. Raises DataError."""
+    data = _read(path)
     if path.suffix == ".jsonl":
         return [
             _parsed(path, line, f"line {number}: ") for number, line in enumerate(data.splitlines(), 1) if line.strip()
@@ -47,6 +46,13 @@ def _records(path: Path, data: bytes) -> list[Any]:
     if len(lists) != 1 or not isinstance(lists[0], list):
         raise DataError(f"{path}: expected a list of objects, or an object with exactly one list in it")
     return lists[0]
+
+
+def _read(path: Path) -> bytes:
+    try:
+        return path.read_bytes()
+    except OSError as error:
+        raise DataError(f"{path}: cannot be read ({error.strerror})") from None
 
 
 def _parsed(path: Path, text: bytes, where: str) -> Any:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import unicodedata
+from array import array
 from collections.abc import Iterable, Iterator, Sequence
 
 import numpy as np
@@ -31,6 +32,11 @@ def ngram_hashes(text: str, size: int) -> Iterator[int]:
         yield xxhash.xxh3_64_intdigest(" ".join(words[start : start + size]).encode(), seed=size)
 
 
+def too_short(texts: Iterable[str], size: int) -> int:
+    """How many texts have fewer words than an n-gram, so that they match nothing."""
+    return sum(len(words_of(text)) < size for text in texts)
+
+
 class QuestionIndex:
     """The n-grams of known questions: hashes uint64 [N], ascending, and the number of a question for each."""
 
@@ -42,13 +48,12 @@ class QuestionIndex:
     @classmethod
     def of(cls, questions: Iterable[tuple[str, int]]) -> QuestionIndex:
         """questions: (text, words in an n-gram of it); they are numbered from 0."""
-        hashes: list[int] = []
-        owners: list[int] = []
+        hashes, owners = array("Q"), array("q")
         sizes: set[int] = set()
         for number, (text, size) in enumerate(questions):
             grams = list(ngram_hashes(text, size))
-            hashes += grams
-            owners += [number] * len(grams)
+            hashes.extend(grams)
+            owners.extend([number] * len(grams))
             sizes |= {size} if grams else set()
         unique, first = np.unique(np.array(hashes, dtype=np.uint64), return_index=True)
         return cls(unique, np.array(owners, dtype=np.int64)[first], sorted(sizes))

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import polars as pl
 
-from preprocess.compiler.report import counts_text
+from preprocess.compiler.report import counts_text, questions_lines
 from shards import Build
+from shards.format.manifest import EvaluationQuestions
 
 _QUANTILES = (0.5, 0.9, 0.99)
 
@@ -56,8 +57,12 @@ def filter_counts(build: Build) -> dict[str, dict[str, int]]:
     return {name: dict(dataset.filtered) for name, dataset in datasets.items() if dataset.filtered}
 
 
-def print_stats(rows: list[dict[str, Any]], dropped: Mapping[str, Mapping[str, int]]) -> None:
-    """The rows as a table, and below it a line for each dataset whose filter dropped records."""
+def print_stats(
+    rows: list[dict[str, Any]],
+    dropped: Mapping[str, Mapping[str, int]],
+    questions: Sequence[EvaluationQuestions] = (),
+) -> None:
+    """The rows as a table; below it, records that filters dropped, and questions that `decontaminate` cannot match."""
     from rich.table import Table
 
     from preprocess.terminal import cell, results
@@ -95,3 +100,5 @@ def print_stats(rows: list[dict[str, Any]], dropped: Mapping[str, Mapping[str, i
     console.print(table)
     for name, counts in dropped.items():
         console.print(cell(f"{name}: filtered: {counts_text(counts)}"))
+    for line in questions_lines(questions):
+        console.print(cell(line))

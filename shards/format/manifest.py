@@ -154,6 +154,19 @@ class DatasetInfo(DatasetFacts):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class EvaluationQuestions:
+    """A file of questions that training records were compared with."""
+
+    file: str
+    """As the blend names it"""
+    ngram: PositiveCount
+    """A record repeats a question if they share this many words in a row"""
+    count: Count
+    too_short: Count
+    """Questions with fewer words, which match nothing"""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class BuildFacts:
     """The part of a manifest that goes with a model trained on the build: no shards, no paths of the machine."""
 
@@ -179,6 +192,8 @@ class Manifest:
     tokenizer: TokenizerInfo
     datasets: Mapping[str, DatasetInfo]
     """In the blend's order"""
+    questions: Annotated[tuple[EvaluationQuestions, ...] | None, OPTIONAL] = None
+    """Of the evaluation sets of `decontaminate`; None without any"""
     files: Mapping[str, str]
     """Path -> sha256 of the tokenizer's files and rejects.jsonl"""
     hash: str = ""

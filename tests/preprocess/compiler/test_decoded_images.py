@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import io
-from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
@@ -18,6 +16,7 @@ from preprocess.dedupe.fingerprint import bytes_digest, bytes_fingerprint, look_
 from preprocess.images import prepare
 from preprocess.images.prepare import ImagePolicy, prepare_image
 from shards.images.pixels import load_pixels
+from tests.support.image_datasets import in_this_process
 from tests.support.small_blends import build, chat_blend, chat_record, files_of, jpeg, rejects_of
 
 
@@ -54,10 +53,6 @@ def test_a_stored_image_is_the_same_with_and_without_the_earlier_decoding(kind: 
         assert decoded == (1 if kind == "TIFF" else orientation)  # Pillow turns a TIFF itself while it decodes
         for policy in (ImagePolicy(), ImagePolicy(store="resized", size=16)):
             assert prepare_image(data, policy, decoded=decoded) == prepare_image(data, policy)
-
-
-def in_this_process(function: Callable[[Any], Any], tasks: Iterable[Any], workers: int) -> Iterator[tuple[int, Any]]:
-    yield from ((index, function(task)) for index, task in enumerate(tasks))
 
 
 def test_a_build_that_compares_looks_decodes_no_image_twice_and_writes_the_same_shards(

@@ -72,5 +72,5 @@ def test_nothing_is_written_next_to_the_images(folders: tuple[Path, Path]) -> No
 def test_a_path_that_does_not_exist_and_a_folder_without_images_are_errors(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="nowhere: no such folder"):
         overlap(tmp_path, tmp_path / "nowhere")
-    with pytest.raises(DataError, match="has no images"):
+    with pytest.raises(DataError, match="has no images and no questions"):
         overlap(tmp_path, tmp_path)
