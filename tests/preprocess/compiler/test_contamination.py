@@ -15,7 +15,6 @@ from PIL import Image
 import shards
 from preprocess.blend.config import Blend, Dataset, check_blend
 from preprocess.blend.evaluation_sets import EvaluationSet, find_evaluation_sets
-from preprocess.compiler.engines import ENGINES
 from preprocess.compiler.report import print_report
 from preprocess.compiler.select import Selection, select
 from preprocess.compiler.split_assignment import EVAL, EXCLUDED, TRAIN
@@ -24,7 +23,7 @@ from preprocess.errors import ConfigError, DataError
 from preprocess.views.stats import build_stats, print_stats
 from shards.format.manifest import EvaluationQuestions
 from tests.support.handmade_builds import make
-from tests.support.image_datasets import about, in_this_process, stage_of
+from tests.support.image_datasets import about, stage_of
 from tests.support.small_blends import SAMPLES, build, chat_blend, chat_record, jpeg
 
 LONG = "How many of the red boats in the harbour have a white sail that is torn?"
@@ -206,10 +205,10 @@ def test_an_evaluation_set_of_nothing_is_refused() -> None:
     assert check_blend(blend) == ["decontaminate.0: got neither images nor questions; expected at least one of them"]
 
 
+@pytest.mark.usefixtures("builds_in_this_process")
 def test_questions_that_are_too_short_are_counted_in_the_report_and_in_the_build(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setitem(ENGINES, "process", in_this_process)
     (tmp_path / "bench.txt").write_text(f"{LONG}\nWhy?\nIs it red?\n", encoding="utf-8")
     records = [chat_record(number) for number in range(3)]
     report = build(chat_blend(tmp_path, records, decontaminate=[{"questions": "bench.txt"}]))

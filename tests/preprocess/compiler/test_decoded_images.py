@@ -11,12 +11,10 @@ from PIL import Image
 from PIL.ImageFile import ImageFile
 
 from preprocess.compiler.decoded_images import DecodedImages, open_decoded, write_decoded
-from preprocess.compiler.engines import ENGINES
 from preprocess.dedupe.fingerprint import bytes_digest, bytes_fingerprint, look_fingerprint
 from preprocess.images import prepare
 from preprocess.images.prepare import ImagePolicy, prepare_image
 from shards.images.pixels import load_pixels
-from tests.support.image_datasets import in_this_process
 from tests.support.small_blends import build, chat_blend, chat_record, files_of, jpeg, rejects_of
 
 
@@ -55,10 +53,10 @@ def test_a_stored_image_is_the_same_with_and_without_the_earlier_decoding(kind: 
             assert prepare_image(data, policy, decoded=decoded) == prepare_image(data, policy)
 
 
+@pytest.mark.usefixtures("builds_in_this_process")
 def test_a_build_that_compares_looks_decodes_no_image_twice_and_writes_the_same_shards(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setitem(ENGINES, "process", in_this_process)
     loaded: list[bytes] = []
 
     def load(image: ImageFile, data: bytes) -> None:

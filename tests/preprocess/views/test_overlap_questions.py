@@ -9,11 +9,10 @@ from typing import Any
 
 import pytest
 
-from preprocess.compiler.engines import ENGINES
 from preprocess.errors import DataError
 from preprocess.views.overlap import Overlap, find_overlap, print_overlap
 from preprocess.views.question_sources import find_questions
-from tests.support.image_datasets import in_this_process
+from tests.support.in_process import in_this_process
 from tests.support.small_blends import build, chat_blend, chat_record, jpeg
 
 LONG = "How many of the red boats in the harbour have a white sail that is torn?"
@@ -86,11 +85,9 @@ def test_a_file_without_questions_says_which_key_was_looked_for(tmp_path: Path) 
         overlap(path, path)
 
 
+@pytest.mark.usefixtures("builds_in_this_process")
 @pytest.mark.parametrize("template", ["vicuna", "chatml", "visualchat"])
-def test_the_questions_of_a_build_have_no_words_of_its_template(
-    tmp_path: Path, template: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setitem(ENGINES, "process", in_this_process)
+def test_the_questions_of_a_build_have_no_words_of_its_template(tmp_path: Path, template: str) -> None:
     (tmp_path / "mine").mkdir()
     (tmp_path / "mine/a.jpg").write_bytes(jpeg(1))
     records = [{**chat_record(1, images=["a.jpg"], rounds=2)}, talk(LONG)]
