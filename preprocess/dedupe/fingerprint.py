@@ -102,9 +102,7 @@ def frame_fingerprint(image: Image.Image, file: bytes, number: int) -> Fingerpri
     return _with_look(fingerprint, look, image if look.flat else luma, 1)
 
 
-def _with_look(
-    fingerprint: Fingerprints, look: PerceptualHash, pixels: Image.Image, orientation: int
-) -> Fingerprints:
+def _with_look(fingerprint: Fingerprints, look: PerceptualHash, pixels: Image.Image, orientation: int) -> Fingerprints:
     fingerprint["orientation"] = orientation
     fingerprint["pixels"] = pixel_digest(pixels)
     fingerprint["hash"] = look.words

@@ -104,7 +104,7 @@ def load_pixels(image: ImageFile.ImageFile, data: bytes) -> None:
 
 def decode_as_luma(image: ImageFile.ImageFile) -> None:
     """Before `load_pixels`: of a JPEG in colour, load only its luma. It finds the same files broken, in less time."""
-    _fenced(lambda: image.draft("L", image.size))
+    fenced(lambda: image.draft("L", image.size))
 
 
 def read_orientation(image: ImageFile.ImageFile, data: bytes) -> int:
@@ -121,7 +121,7 @@ def read_orientation(image: ImageFile.ImageFile, data: bytes) -> int:
 
 def to_luma(image: Image.Image) -> Image.Image:
     """8-bit luma: 0.299 red + 0.587 green + 0.114 blue, rounded."""
-    return image if image.mode == "L" else _fenced(lambda: to_rgb(image).convert("L"))
+    return image if image.mode == "L" else fenced(lambda: to_rgb(image).convert("L"))
 
 
 def to_rgb(image: Image.Image) -> Image.Image:

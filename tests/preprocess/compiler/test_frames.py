@@ -83,7 +83,13 @@ def spread(folder: Path, count: int, **settings: Any) -> tuple[Ingested, Spool, 
     stage = FramesStage(folder / "cache", 10**6, run, used)
     ingested, spool = stage.spread("mine", run_ingest(task), Spool(task.folder), stores, count)
     compare = FingerprintStage(
-        spools={"mine": spool}, stores={"mine": stores}, cache=folder / "cache", max_pixels=10**6, run=run, used=used
+        spools={"mine": spool},
+        stores={"mine": stores},
+        cache=folder / "cache",
+        max_pixels=10**6,
+        run=run,
+        used=used,
+        looks=[],
     )
     return ingested, spool, compare
 
