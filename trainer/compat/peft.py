@@ -20,7 +20,7 @@ def inject(root: nn.Module, names: Sequence[str], *, rank: int, alpha: float, dr
 
     settings = peft.LoraConfig(
         r=rank,
-        lora_alpha=alpha,  # type: ignore[arg-type]  # peft only divides it by the rank
+        lora_alpha=alpha,  # may be no integer: peft only divides it by the rank
         lora_dropout=dropout,
         target_modules="|".join(map(re.escape, names)),
     )
