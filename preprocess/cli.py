@@ -218,6 +218,12 @@ def stats(build: str | Path, max_length: int | None, as_json: bool) -> None:
 )
 @click.option("--workers", type=click.IntRange(min=1), default=usable_cpus, show_default="the CPUs it may use")
 @click.option("--json", "as_json", is_flag=True, help="Print counts and all pairs as JSON.")
+@click.option(
+    "--html",
+    "page",
+    type=click.Path(dir_okay=False, path_type=Path),
+    help="Also write a page that shows the pairs side by side.",
+)
 def overlap(
     first: Path,
     second: Path,
@@ -227,6 +233,7 @@ def overlap(
     ngram: int,
     workers: int,
     as_json: bool,
+    page: Path | None,
 ) -> None:
     """List the images and questions of FIRST that SECOND has too.
 
@@ -234,6 +241,7 @@ def overlap(
     """
     from dst.common.progress import Bar
     from preprocess.views.overlap import find_overlap, print_overlap
+    from preprocess.views.overlap_page import write_overlap_page
 
     result = find_overlap(
         first,
@@ -245,6 +253,8 @@ def overlap(
         workers=workers,
         progress=Bar(),
     )
+    if page is not None:
+        write_overlap_page(page, result, first, second)
     if as_json:
         click.echo(json_line(result.to_json()))
     else:

@@ -22,12 +22,15 @@ from preprocess.dedupe.fingerprint import FINGERPRINT, Fingerprints, Level
 from preprocess.errors import DataError
 from preprocess.images.index import ArchiveIndex
 from preprocess.images.index_cache import current_files, find_index
-from preprocess.images.stores import prepare_store
+from preprocess.images.stores import open_store, prepare_store
 from shards.build import open_build
 from shards.files import partial_path
 from shards.format.manifest import NAME as MANIFEST
 
 EXTENSIONS = (".jpg", ".jpeg", ".png", ".webp", ".gif", ".bmp", ".avif", ".tif", ".tiff")
+
+_SHARD_END = ".tar/"
+"""Between a shard of a build and an image in it"""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -77,6 +80,18 @@ def reference_images(path: Path, stage: FingerprintStage, level: Level) -> Refer
         for image in spools[name].images_at(images.positions(numbers))
     ]
     return ReferenceImages(fingerprints=fingerprints, names=labels)
+
+
+def read_reference(path: Path, name: str, cache: Path) -> bytes:
+    """The bytes of an image by its name in `reference_images(path)`.
+
+    cache: where the index of an archive is kept. Raises RejectError for an image that is not there, DataError, OSError.
+    """
+    if path.is_dir() and (path / MANIFEST).is_file():
+        shard, end, name = name.partition(_SHARD_END)
+        path = path / f"{shard}{end[:-1]}"
+    prepare_store(path, cache)
+    return open_store(path, cache).read(name)
 
 
 def _listed(path: Path, stage: FingerprintStage) -> Iterator[tuple[Path, list[str]]]:

@@ -13,7 +13,6 @@ import base64
 import csv
 import io
 import re
-import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import accumulate
@@ -25,7 +24,7 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
 from shards.errors import ImageError
 from shards.files import replace_file
-from shards.images.pixels import check_kind, check_size, load_pixels, open_image, read_orientation, to_rgb, upright
+from shards.images.thumbnails import thumbnail
 from trainer.errors import TrainError
 from trainer.evaluation.metrics import METRICS, DatasetScore
 
@@ -35,8 +34,6 @@ PAGE_CHARACTERS = 20_000  # of one text
 # Images on the page, at most -> longest side of each in pixels. Photos then take less than about 20 MB.
 THUMBNAILS = ((150, 512), (500, 320), (1500, 192))
 _SMALLEST = 112
-_JPEG_QUALITY = 80
-_MAX_PIXELS = 200_000_000  # decoding a small file must not take unlimited memory
 _COLUMNS = ("dataset", "dialogue", "round", "question", "images", "answer", "references")
 # What HTML and terminals cannot show: C0 except tab, line feed and return; DEL; C1; halves of surrogate pairs.
 _UNSHOWABLE = re.compile(r"[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f\ud800-\udfff]")
@@ -92,23 +89,6 @@ def write_report(
     )
     page = _page(dialogues, title=title, facts=facts or {}, scores=scores)
     replace_file(folder / "results.html", page.encode())
-
-
-def thumbnail(data: bytes, side: int) -> tuple[bytes, int, int]:
-    """A JPEG of at most side x side pixels, its width and height. Upright and without alpha, as for the model.
-
-    Raises shards.images.pixels.ImageError for images that the model cannot be shown either.
-    """
-    with warnings.catch_warnings(action="ignore"):
-        original, _ = open_image(data)
-        check_size(original, _MAX_PIXELS)
-        check_kind(original, data)
-        load_pixels(original, data)
-        image = upright(to_rgb(original), read_orientation(original, data))
-    image.thumbnail((side, side))
-    out = io.BytesIO()
-    image.save(out, "JPEG", quality=_JPEG_QUALITY, optimize=True)
-    return out.getvalue(), *image.size
 
 
 def _rows(dialogues: Sequence[AnsweredDialogue]) -> list[dict[str, Any]]:

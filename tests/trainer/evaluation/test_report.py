@@ -16,7 +16,7 @@ from typing import Any
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from PIL import Image, ImageCms
+from PIL import Image
 
 from tests.support.paths import PHOTOS
 from tests.support.small_blends import jpeg
@@ -28,7 +28,6 @@ from trainer.evaluation.report import (
     AnsweredDialogue,
     AnsweredRound,
     ReportImage,
-    thumbnail,
     write_report,
 )
 
@@ -240,25 +239,6 @@ def test_missing_and_broken_images_are_named_and_no_answer_is_lost(tmp_path: Pat
     ]
     assert "kept" in (tmp_path / "out/results.jsonl").read_text()
     assert sorted(path.name for path in (tmp_path / "out").iterdir()) == ["results.csv", "results.jsonl"]
-
-
-@pytest.mark.parametrize("mode", ["RGB", "RGBA", "L", "LA", "P", "1", "CMYK"])
-def test_images_of_every_kind_become_small_jpegs(mode: str) -> None:
-    data = _encoded(Image.new("RGB", (400, 200), "red").convert(mode), "JPEG" if mode == "CMYK" else "PNG")
-    small, width, height = thumbnail(data, 100)
-    assert (width, height) == (100, 50)
-    with Image.open(io.BytesIO(small)) as image:
-        assert (image.format, image.mode, image.size) == ("JPEG", "RGB", (100, 50))
-
-
-def test_a_thumbnail_is_upright_is_never_enlarged_and_holds_no_metadata() -> None:
-    orientation = Image.Exif()
-    orientation[0x0112] = 6
-    profile = ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes()
-    small, width, height = thumbnail(jpeg(1, size=(60, 40), exif=orientation, icc_profile=profile), 512)
-    assert (width, height) == (40, 60)
-    with Image.open(io.BytesIO(small)) as image:
-        assert not image.getexif()
 
 
 def test_the_same_results_give_the_same_bytes_and_replace_the_old(tmp_path: Path) -> None:
