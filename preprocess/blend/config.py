@@ -166,7 +166,7 @@ class Blend:
     engine: Literal["process", "ray"] = "process"
     """process: workers on this machine. ray: a Ray cluster with the same files mounted. The shards are identical."""
 
-    def frames_of(self, dataset: Dataset) -> str:
+    def frames_for(self, dataset: Dataset) -> str:
         """What is shown of the dataset's animations and videos."""
         return dataset.frames or self.image.frames
 

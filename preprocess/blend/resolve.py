@@ -126,7 +126,7 @@ def request_of(blend: Blend, dataset: Dataset, inputs: Inputs) -> Request:
         keys=dataset.all_keys,
         roles=dataset.roles,
         filter_fields=tuple(dataset.filter.fields) if dataset.filter else (),
-        frames=even_count(blend.frames_of(dataset)),
+        frames=even_count(blend.frames_for(dataset)),
     )
 
 

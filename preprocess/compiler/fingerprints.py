@@ -177,8 +177,8 @@ def run_fingerprint(task: FingerprintTask) -> Fingerprints:
 def _look(image: Image, stores: StoreList, max_pixels: int) -> Fingerprints:
     if image.frame is None:
         return look_fingerprint(stores.read(image), max_pixels)
-    frame, _ = read_frame(image, stores, max_pixels)
-    return frame_fingerprint(frame, stores.read(image), image.frame)
+    frame = read_frame(image, stores, max_pixels, sixteen_bit=True)
+    return frame_fingerprint(frame.image, stores.read(image), image.frame)
 
 
 def read_fingerprints(task: FingerprintTask) -> Fingerprints | None:

@@ -210,7 +210,7 @@ def _key(
         "images": [[path.name, path.is_dir()] for path in request.images],
     }
     if request.frames:
-        parts["reads_videos"] = True
+        parts["frames"] = request.frames
     if extension is not None:
         parts["extension"] = asdict(extension)
     if rules is not None and rules.has_record_rules:

@@ -74,8 +74,8 @@ def _stored(image: Image, tools: Tools, policy: ImagePolicy) -> StoredImage:
     if image.frame is None:
         data = tools.stores.read(image)
         return prepare_image(data, policy, decoded=tools.decoded.orientation(data) if tools.decoded else None)
-    frame, time_s = read_frame(image, tools.stores, policy.max_pixels, sixteen_bit=policy.sixteen_bit == "scale")
-    return prepare_frame(frame, time_s, policy)
+    frame = read_frame(image, tools.stores, policy.max_pixels, sixteen_bit=policy.sixteen_bit == "scale")
+    return prepare_frame(frame, policy)
 
 
 def _fit(

@@ -197,7 +197,7 @@ def make_context(
         tokenizer=tokenizer,
         template_name=template[0],
         template=template[1],
-        image=dataclasses.replace(blend.image, frames=blend.frames_of(dataset)),
+        image=dataclasses.replace(blend.image, frames=blend.frames_for(dataset)),
         image_tokens=blend.image_tokens,
         max_length=blend.limits.max_length,
         max_images=blend.limits.max_images,

@@ -6,6 +6,8 @@ are its frames if they have the size of the first: thumbnails and gain maps of p
 
 from __future__ import annotations
 
+from typing import NamedTuple
+
 from PIL import Image, JpegImagePlugin
 
 from preprocess.images.mpo import jpeg_files
@@ -15,6 +17,7 @@ from shards.images.pixels import (
     check_size,
     fenced,
     is_animated,
+    is_sixteen_bit,
     load_pixels,
     open_image,
     read_orientation,
@@ -23,6 +26,14 @@ from shards.images.pixels import (
 )
 
 MOST_FRAMES = 1 << 16
+
+
+class ShownFrame(NamedTuple):
+    """An upright RGB frame. time_s: in a video, seconds from the first frame. notes: as of StoredImage."""
+
+    image: Image.Image
+    time_s: float | None = None
+    notes: tuple[str, ...] = ()
 
 
 class Animation:
@@ -42,8 +53,8 @@ class Animation:
     def __len__(self) -> int:
         return self._count
 
-    def frame(self, index: int, *, sixteen_bit: bool = False) -> tuple[Image.Image, None]:
-        """The upright RGB image of a frame; it has no time. Reading in ascending order is the fastest."""
+    def frame(self, index: int, *, sixteen_bit: bool = False) -> ShownFrame:
+        """Reading in ascending order is the fastest. sixteen_bit: whether 16 bits a channel are scaled to 8."""
         data = self._data
         if self._views:
             data = self._views[index]
@@ -58,7 +69,8 @@ class Animation:
         shown = to_rgb(self._image)
         if shown is self._image:  # the next frame is drawn over its pixels
             shown = shown.copy()
-        return upright(shown, read_orientation(self._image, data)), None
+        notes = ("scaled_to_8_bits",) if is_sixteen_bit(self._image, data) else ()
+        return ShownFrame(upright(shown, read_orientation(self._image, data)), notes=notes)
 
 
 def _is_mpo(image: Image.Image) -> bool:

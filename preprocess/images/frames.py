@@ -14,12 +14,11 @@ import warnings
 from dataclasses import dataclass
 from functools import lru_cache
 
-from PIL import Image as Pillow
-
 from preprocess.containers.even_places import even_places
 from preprocess.conversation import Image
 from preprocess.errors import RejectError
-from preprocess.images.animations import Animation
+from preprocess.images.animations import Animation, ShownFrame
+from preprocess.images.prepare import refusal
 from preprocess.images.stores import StoreList
 from preprocess.images.videos import Video, video_format
 from shards.errors import ImageError
@@ -49,10 +48,8 @@ def frames_of(image: Image, stores: StoreList, count: int, max_pixels: int) -> F
     return Frames(images=chosen, notes=_notes(len(opened), count))
 
 
-def read_frame(
-    image: Image, stores: StoreList, max_pixels: int, *, sixteen_bit: bool = False
-) -> tuple[Pillow.Image, float | None]:
-    """The upright RGB image of a frame, and in a video its time in seconds from the first frame.
+def read_frame(image: Image, stores: StoreList, max_pixels: int, *, sixteen_bit: bool = False) -> ShownFrame:
+    """The frame of a reference with a number.
 
     Raises RejectError, OSError if another try may succeed, or MemoryError.
     """
@@ -80,7 +77,7 @@ def _open(stores: StoreList, name: str, store: int | None, max_pixels: int) -> A
         with warnings.catch_warnings(action="ignore"):
             return kind(data, max_pixels)
     except ImageError as error:
-        raise RejectError(f"image_{error.reason}", error.detail) from None
+        raise refusal(error, data) from None
 
 
 def _notes(total: int, count: int) -> tuple[str, ...]:

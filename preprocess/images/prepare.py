@@ -20,6 +20,7 @@ from PIL.ImageFile import ImageFile
 from dst.common.config_class import Matches, Positive, config_class
 from preprocess.containers.marks import LFS_ADVICE, is_lfs_pointer
 from preprocess.errors import RejectError
+from preprocess.images.animations import ShownFrame
 from preprocess.images.videos import video_format
 from shards.errors import ImageError
 from shards.images.formats import STORED
@@ -120,27 +121,33 @@ def prepare_image(data: bytes, policy: ImagePolicy, *, decoded: int | None = Non
         with warnings.catch_warnings(action="ignore"):  # Pillow warns of odd metadata; the pixels decide here
             return _prepared(data, policy, decoded)
     except ImageError as error:
-        if is_lfs_pointer(data):
-            raise RejectError("image_unreadable", f"it {LFS_ADVICE}") from None
         if video_format(data):
             raise RejectError("image_format", f"it is a video; {EVEN_ADVICE}") from None
-        raise RejectError(f"image_{error.reason}", error.detail) from None
+        raise refusal(error, data) from None
 
 
-def prepare_frame(image: Image.Image, time_s: float | None, policy: ImagePolicy) -> StoredImage:
-    """Check and encode an upright RGB frame of an animation or a video, which has no bytes of its own.
+def prepare_frame(frame: ShownFrame, policy: ImagePolicy) -> StoredImage:
+    """Check and encode a frame of an animation or a video, which has no bytes of its own.
 
     It is stored as PNG with `store: original`. Raises RejectError with the reason, MemoryError if memory runs out.
     """
+    image = frame.image
     _check_side(image, policy)
     try:
         if policy.store == "original":
-            stored = _encoded(image, "png", policy, image.size, ())
+            stored = _encoded(image, "png", policy, image.size, frame.notes)
         else:
-            stored = _encoded(fit(image, policy.geometry), policy.format, policy, image.size, ())
+            stored = _encoded(fit(image, policy.geometry), policy.format, policy, image.size, frame.notes)
     except ImageError as error:
         raise RejectError(f"image_{error.reason}", error.detail) from None
-    return stored if time_s is None else replace(stored, time_s=time_s)
+    return stored if frame.time_s is None else replace(stored, time_s=frame.time_s)
+
+
+def refusal(error: ImageError, data: bytes) -> RejectError:
+    """The reject for bytes that cannot be read."""
+    if is_lfs_pointer(data):
+        return RejectError("image_unreadable", f"it {LFS_ADVICE}")
+    return RejectError(f"image_{error.reason}", error.detail)
 
 
 def _check_side(image: Image.Image, policy: ImagePolicy) -> None:

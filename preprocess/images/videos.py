@@ -20,6 +20,7 @@ from typing import Any, TypeVar
 
 from PIL import Image
 
+from preprocess.images.animations import ShownFrame
 from shards.errors import ImageError
 
 T = TypeVar("T")
@@ -88,13 +89,10 @@ class Video:
     def __len__(self) -> int:
         return len(self._times)
 
-    def frame(self, index: int, *, sixteen_bit: bool = False) -> tuple[Image.Image, float]:
-        """The upright RGB image of a frame, of 8 bits a channel, and its time in seconds from the first one's.
-
-        Reading in ascending order is the fastest.
-        """
+    def frame(self, index: int, *, sixteen_bit: bool = False) -> ShownFrame:
+        """Reading in ascending order is the fastest. sixteen_bit: a video is always converted to 8 bits a channel."""
         image = _fenced(lambda: self._image(self._times[index]))
-        return image, float((self._times[index] - self._times[0]) * self._stream.time_base)
+        return ShownFrame(image, float((self._times[index] - self._times[0]) * self._stream.time_base))
 
     def _open(self) -> None:
         """Raises ImageError for a file without a video stream; the cover of a sound file is none."""

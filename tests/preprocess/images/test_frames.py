@@ -15,9 +15,11 @@ from PIL import Image as Pillow
 from preprocess.containers.even_places import even_places
 from preprocess.conversation import NOTES, Image
 from preprocess.errors import RejectError
+from preprocess.images.animations import ShownFrame
 from preprocess.images.frames import frames_of, read_frame
 from preprocess.images.prepare import ImagePolicy, even_count, prepare_frame
 from preprocess.images.stores import StoreList, open_stores, prepare_store
+from preprocess.views.preview_images import PreviewImages
 from shards.images.formats import reads_avif
 from tests.support.frame_files import SIZE, animation, encoded, grey, number_of
 from tests.support.image_archives import as_deflated_zip, as_folder, as_tar, as_zip
@@ -61,8 +63,8 @@ def test_an_animation_gives_evenly_spaced_frames_of_itself(form: str, tmp_path: 
     assert frames.images == tuple(Image(name="a", frame=number) for number in (0, 2, 4, 6))
     assert frames.notes == ("frames_cut",)
     for image in (*frames.images, *frames.images[::-1]):
-        frame, time_s = read_frame(image, stores, MOST)
-        assert (number_of(frame), frame.size, frame.mode, time_s) == (image.frame, SIZE, "RGB", None)
+        frame, time_s, notes = read_frame(image, stores, MOST)
+        assert (number_of(frame), frame.size, frame.mode, time_s, notes) == (image.frame, SIZE, "RGB", None, ())
     few = frames_of(Image(name="a"), stores, 9, MOST)
     assert (len(few.images), few.notes) == (7, ("fewer_frames",))
     assert frames_of(Image(name="a"), stores, 7, MOST).notes == ()
@@ -99,12 +101,19 @@ def test_a_folder_of_frames_is_in_natural_order(save: Callable[..., None], tmp_p
         ("../store", "image_path"),
         ("/etc", "image_path"),
         ("text", "image_unreadable"),
+        ("pointer.mp4", "image_unreadable"),
         ("cut.gif", "image_unreadable"),
         ("large.gif", "image_too_large"),
     ],
 )
 def test_what_is_not_frames_is_refused_with_its_reason(name: str, reason: str, tmp_path: Path) -> None:
-    files = {"text": b"hello", "cut.gif": animation("GIF", 5)[:-40], "large.gif": animation("GIF", 2)}
+    pointer = b"version https://git-lfs.github.com/spec/v1\noid sha256:" + bytes(64)
+    files = {
+        "text": b"hello",
+        "pointer.mp4": pointer,
+        "cut.gif": animation("GIF", 5)[:-40],
+        "large.gif": animation("GIF", 2),
+    }
     stores = stores_with(tmp_path, files)
     (tmp_path / "store/empty").mkdir()
     limit = 100 if name == "large.gif" else MOST
@@ -121,11 +130,30 @@ def test_a_frame_that_is_gone_is_refused(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("store", ["original", "resized"])
 def test_a_frame_is_stored_as_an_image_of_its_own(store: Any) -> None:
-    stored = prepare_frame(grey(7), 1.5, ImagePolicy(store=store, size=16))
+    frame = ShownFrame(grey(7), 1.5, ("scaled_to_8_bits",))
+    stored = prepare_frame(frame, ImagePolicy(store=store, size=16))
     assert (stored.extension, stored.time_s) == ("png" if store == "original" else "jpg", 1.5)
+    assert stored.notes == frame.notes
     assert stored.original_size == SIZE
     with Pillow.open(io.BytesIO(stored.data)) as image:
         assert (number_of(image), image.size) == (7, SIZE if store == "original" else (16, 16))
-    assert prepare_frame(grey(7), 1.5, ImagePolicy(store=store, size=16)) == stored
+    assert prepare_frame(frame, ImagePolicy(store=store, size=16)) == stored
     with pytest.raises(RejectError, match="expected sides of at least 30"):
-        prepare_frame(grey(7), None, ImagePolicy(store=store, min_side=30))
+        prepare_frame(frame, ImagePolicy(store=store, min_side=30))
+
+
+def test_pages_of_16_bits_are_refused_or_scaled_with_a_note(tmp_path: Path) -> None:
+    pages = [Pillow.fromarray(np.full((24, 32), number << 8, np.uint16)) for number in (10, 20)]
+    stores = stores_with(tmp_path, {"a.tiff": encoded(pages[0], "TIFF", save_all=True, append_images=pages[1:])})
+    page = frames_of(Image(name="a.tiff"), stores, 2, MOST).images[1]
+    with pytest.raises(RejectError, match="more than 8 bits"):
+        read_frame(page, stores, MOST)
+    frame = read_frame(page, stores, MOST, sixteen_bit=True)
+    assert (number_of(frame.image), frame.notes) == (2, ("scaled_to_8_bits",))
+
+
+def test_a_preview_lists_frames(tmp_path: Path) -> None:
+    as_folder(tmp_path, {"a.gif": animation("GIF", 9), "v/2.png": animation("PNG", 1), "still.png": encoded(grey(1))})
+    images = PreviewImages([tmp_path], "", tmp_path / "cache", frames=3)
+    lines = [images.line(Image(name=name)).text for name in ("a.gif", "v", "still.png")]
+    assert lines == ["shown as frame 0, frame 4, frame 8", "shown as v/2.png", "32x24 png"]

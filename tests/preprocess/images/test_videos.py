@@ -56,7 +56,7 @@ def test_any_frame_of_any_container_is_found_in_any_order(av: Any, kind: str) ->
     opened = Video(data, MOST)
     assert len(opened) == 24
     for index in (0, 3, 4, 15, 23, 23, 9, 0):
-        frame, time_s = opened.frame(index)
+        frame, time_s, _ = opened.frame(index)
         assert (number_of(frame), frame.size, frame.mode) == (index, SIZE, "RGB")
         assert time_s == pytest.approx(index / 24, abs=0.001)
 
@@ -77,11 +77,11 @@ def is_dark_at(image: Pillow.Image, place: tuple[int, int]) -> bool:
 def test_a_video_that_a_phone_turned_is_upright(av: Any) -> None:
     """The matrix of its track turns it clockwise by a quarter: what is recorded at the left is at the top."""
     matrices = [struct.pack(">6i", *(value << 16 for value in matrix)) for matrix in (IDENTITY, QUARTER)]
-    left_dark, _ = Video(video(av, count=2, split=True), MOST).frame(0)
+    left_dark, *_ = Video(video(av, count=2, split=True), MOST).frame(0)
     assert is_dark_at(left_dark, (2, 12))
     assert not is_dark_at(left_dark, (29, 12))
     head, _, tail = video(av, count=2, split=True).rpartition(matrices[0])
-    turned, _ = Video(head + matrices[1] + tail, MOST).frame(0)
+    turned, *_ = Video(head + matrices[1] + tail, MOST).frame(0)
     assert turned.size == SIZE[::-1]
     assert is_dark_at(turned, (12, 2))
     assert not is_dark_at(turned, (12, 29))
