@@ -311,29 +311,51 @@ def init(root: Path, out: Path) -> None:
 
     found = write_blend(root, out)
     for dataset in found.datasets:
-        files = f": {', '.join(path.name for path in dataset.annotations[:3])}" if dataset.annotations else ""
+        names = [os.path.relpath(path, dataset.folder) for path in dataset.annotations[:3]]
+        files = f": {', '.join(names)}" if names else ""
         more = f" and {len(dataset.annotations) - 3} more files" if len(dataset.annotations) > 3 else ""
         click.echo(visible(f"found {dataset.adapter} in {dataset.folder}{files}{more}"))
         for line in dataset.notes:
             click.echo(visible(f"  {line}"))
     for one in found.unread:
         note(f"not in the blend: {one.path}: {one.reason}")
-    click.echo(visible(f"wrote {out}; set `tokenizer:`, then run: dsvl-prep build --blend {out}"))
+    click.echo(
+        visible(f"wrote {out}; look at it with: dsvl-prep render --blend {out}; then set `tokenizer:`, and build")
+    )
 
 
 @cli.command()
-@click.option("--adapter", required=True, help="A name of `dsvl-prep adapters`, or my_package.my_module:ADAPTER.")
-@click.option("--root", required=True, type=PATH, help="The dataset's folder.")
+@click.option("--blend", type=PATH, help="Show the datasets of this blend file. It needs no tokenizer yet.")
+@click.option("--dataset", help="With --blend: only this dataset.")
+@click.option("--adapter", help="A name of `dsvl-prep adapters`, or my_package.my_module:ADAPTER.")
+@click.option("--root", type=PATH, help="With --adapter: the dataset's folder.")
 @click.option("--limit", type=click.IntRange(min=1), default=3, show_default=True, help="How many conversations.")
-@click.option("--template", default="visualchat", show_default=True, help="A built-in name or a .jinja file.")
+@click.option("--template", show_default="the blend's, else visualchat", help="A built-in name or a .jinja file.")
 @click.option(
-    "--set", "settings", multiple=True, metavar="a=value", help="A dataset setting, such as annotations=FILE."
+    "--set",
+    "settings",
+    multiple=True,
+    metavar="a=value",
+    help="A setting of the dataset, such as annotations=FILE; with --blend, a setting of the blend.",
 )
-def render(adapter: str, root: Path, limit: int, template: str, settings: tuple[str, ...]) -> None:
-    """Show conversations as text before anything is built."""
-    from preprocess.views.preview import print_rendered
+def render(
+    blend: Path | None,
+    dataset: str | None,
+    adapter: str | None,
+    root: Path | None,
+    limit: int,
+    template: str | None,
+    settings: tuple[str, ...],
+) -> None:
+    """Show conversations as text before anything is built, and what becomes of a dataset's first records."""
+    from preprocess.views.preview import print_blend, print_rendered
 
-    print_rendered(adapter, root, limit=limit, template=template, settings=settings)
+    if blend is not None and adapter is None and root is None:
+        print_blend(blend, only=dataset, limit=limit, template=template, settings=settings)
+    elif blend is None and dataset is None and adapter is not None and root is not None:
+        print_rendered(adapter, root, limit=limit, template=template or "visualchat", settings=settings)
+    else:
+        raise click.UsageError("expected either --blend, with --dataset or without, or --adapter and --root")
 
 
 @cli.command()

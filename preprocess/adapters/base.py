@@ -35,12 +35,15 @@ class NamesOnly:
 class Tally:
     """What an adapter found in a dataset, in records: their forms, and the keys that it ignored.
 
-    For a filter: which of its fields some record has, and the keys of the first records that one could be. Names come
-    from data, so only the first hundred of each kind are counted.
+    keys_found, roles_found: names of the blend that are in some record. For a filter: which of its fields some record
+    has, and the keys of the first records that one could be. Names come from data, so only the first hundred of each
+    kind are counted.
     """
 
     forms: Counter[str] = field(default_factory=Counter)
     ignored_keys: Counter[str] = field(default_factory=Counter)
+    keys_found: set[str] = field(default_factory=set)
+    roles_found: set[str] = field(default_factory=set)
     fields_found: set[str] = field(default_factory=set)
     possible_fields: dict[str, None] = field(default_factory=dict)
 
@@ -50,6 +53,11 @@ class Tally:
     def ignored_key(self, name: str, records: int = 1) -> None:
         if name in self.ignored_keys or len(self.ignored_keys) < _MAX_NAMES:
             self.ignored_keys[name] += records
+
+    def keys(self, record: Mapping[str, Any], wanted: Mapping[str, str | None]) -> None:
+        """Look for the blend's names of keys in a record or a turn. As soon as all were found, this does nothing."""
+        if len(self.keys_found) < len(wanted):
+            self.keys_found.update(name for name in wanted if name in record)
 
     def fields(self, record: Mapping[str, Any], wanted: Sequence[str]) -> None:
         """Look for fields of a filter in a record. As soon as all were found once, this does nothing."""

@@ -260,8 +260,14 @@ def _check_keys(dataset: Dataset, adapter: Adapter, where: str) -> list[str]:
         for name, ours in names.items():
             if ours not in adapter.keys and (setting, ours) != ("keys", IGNORE):
                 known = ", ".join(sorted(adapter.keys))
-                hint = nearest(ours, adapter.keys) or f"; {dataset.adapter} reads: {known}"
-                problems.append(f"{where}.{setting}.{name}: got {ours}, which the adapter does not read{hint}")
+                other = f" {IGNORE}, to leave it out, or" if setting == "keys" else ""
+                hint = nearest(ours, [*adapter.keys, *([IGNORE] if other else [])]) or f": {known}"
+                if ours == IGNORE:
+                    hint = f"; to leave {name} out, write it into `keys`"
+                expected = f"expected{other} a key that {dataset.adapter} reads"
+                problems.append(f"{where}.{setting}.{name}: got {ours}; {expected}{hint}")
+    if dataset.roles and adapter.keys and "role" not in adapter.keys:
+        problems.append(f"{where}.roles: adapter {dataset.adapter} reads no names of roles; remove it")
     return problems
 
 

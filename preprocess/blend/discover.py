@@ -6,14 +6,17 @@ Rule: what was found and cannot be read is reported with its reason.
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from preprocess.adapters.base import Layout, Request
+from preprocess.adapters.datasets.chat.forms import CAPTION_FORM
+from preprocess.adapters.parsing.splits import split_of_file
 from preprocess.adapters.registry import ADAPTERS
 from preprocess.blend.caption_folders import PROMPT, caption_folders
 from preprocess.blend.folders import DEPTH, Folder, walk
-from preprocess.blend.image_search import elsewhere, find_images
+from preprocess.blend.guess_names import Names
+from preprocess.blend.image_search import elsewhere, find_images, other_folders
 from preprocess.blend.layouts import matching
 from preprocess.blend.own_files import CHAT, OwnFiles, Unread, first_conversations, names_of, own_files
 from preprocess.conversation import is_url
@@ -26,7 +29,8 @@ _ZIP = "a zip in which no dataset's images were found; unpack it if it holds ann
 class Found:
     """A dataset. annotations: files below the folder, images: folders and archives; empty: the adapter's own.
 
-    prompt: for records without a question. notes: what a person should know before building it.
+    prompt: for records without a question. names: what names in its records may stand for. notes: what a person should
+    know before building it.
     """
 
     adapter: str
@@ -34,6 +38,7 @@ class Found:
     annotations: tuple[Path, ...] = ()
     images: tuple[Path, ...] = ()
     prompt: str = ""
+    names: Names = field(default_factory=Names)
     notes: tuple[str, ...] = ()
 
 
@@ -59,8 +64,8 @@ def discover(root: Path) -> Discovery:
     for inside in folders:
         if inside.path.resolve() in kept:
             continue
-        own, others = own_files(inside.records, kept)
-        datasets += [_own_dataset(files, inside.path, folders) for files in own]
+        own, others = own_files(inside.records, kept, root)
+        datasets += [_own_dataset(files, _above_splits(inside.path, root), folders) for files in own]
         unread += others
     datasets += [_captions(path) for path in caption_folders(folders)]
     used = {path for dataset in datasets for path in dataset.images}
@@ -107,15 +112,25 @@ def _dataset(name: str, layout: Layout, folder: Path, folders: Sequence[Folder])
 
 
 def _own_dataset(own: OwnFiles, folder: Path, folders: Sequence[Folder]) -> Found:
-    images, notes = _images(own.names, folder, folders)
+    split = split_of_file(own.files[0].relative_to(folder).as_posix())
+    images, notes = _images(own.images, own.files[0].parent, folders, split)
+    images = tuple(dict.fromkeys((*images, *own.folders)))
     defaults = {path.resolve() for path in matching(folder, ADAPTERS[CHAT].images)}
     if all(path.resolve() in defaults for path in images):
         images = ()
     elif own.num_embedded:
         images = (*images, *own.files)
-    if not own.names:
+    if not own.images and not own.folders:
         notes = ("images are in the files themselves",) if own.num_embedded else ("no images in its first records",)
-    return Found(adapter=CHAT, folder=folder, annotations=own.files, images=images, notes=notes)
+    return Found(
+        adapter=CHAT,
+        folder=folder,
+        annotations=own.files,
+        images=images,
+        prompt=PROMPT if own.forms == (CAPTION_FORM,) else "",
+        names=own.names,
+        notes=(*_reading(own), *notes, *own.names.questions),
+    )
 
 
 def _captions(folder: Path) -> Found:
@@ -123,13 +138,41 @@ def _captions(folder: Path) -> Found:
     return Found(adapter=CHAT, folder=folder, annotations=(folder,), prompt=PROMPT, notes=notes)
 
 
-def _images(names: Sequence[str], near: Path, folders: Sequence[Folder]) -> tuple[tuple[Path, ...], tuple[str, ...]]:
+def _above_splits(folder: Path, root: Path) -> Path:
+    """The folder, or the first above it that is not named after a split: below the root, such a name is a split."""
+    while folder != root and split_of_file(f"{folder.name}/x"):
+        folder = folder.parent
+    return folder
+
+
+def _reading(own: OwnFiles) -> Iterator[str]:
+    """How the first records were read."""
+    names = own.names
+    yield f"form: {', '.join(own.forms)}"
+    guesses = ", ".join(f"{theirs} is {ours}" for theirs, ours in (*names.fields.items(), *names.roles.items()))
+    if guesses:
+        yield f"guessed from its first {own.num_records} records, please check: {guesses}"
+    if names.unknown_roles:
+        yield f"not guessed: who of {', '.join(names.unknown_roles)} is user and who is assistant; fill in `roles`"
+    if own.reject is not None:
+        yield (
+            f"{own.num_records - own.num_read} of its first {own.num_records} records are rejects: "
+            f"{own.reject.reason}: {own.reject.detail}"
+        )
+
+
+def _images(
+    names: Sequence[str], near: Path, folders: Sequence[Folder], split: str = ""
+) -> tuple[tuple[Path, ...], tuple[str, ...]]:
     """Where the images are, and what is to say about it."""
-    stores, missing = find_images([name for name in names if not is_url(name)], near, folders)
+    plain = [name for name in names if not is_url(name)]
+    stores, missing = find_images(plain, near, folders, split)
     if any(map(is_url, names)):
         return tuple(stores), ("its records name images by URL: run dsvl-prep fetch before the build",)
     if not missing:
-        return tuple(stores), ()
+        others = other_folders(plain[0], near, folders, stores) if plain else []
+        note = f"{others[0]} has an image {plain[0]} too: is `images` the right folder?" if others else ""
+        return tuple(stores), (note,) if note else ()
     other = elsewhere(missing[0], near, folders)
     hint = f"; {other} is there: is the path in the records another one?" if other else ""
     note = f"images not found: its records name {missing[0]}, which is in no folder or archive searched{hint}"

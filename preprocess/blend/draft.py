@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import yaml
@@ -14,6 +14,7 @@ from dst.common.terminal_text import visible
 from preprocess.adapters.registry import ADAPTERS
 from preprocess.blend.config import Blend, Dataset, Limits, Split
 from preprocess.blend.discover import Discovery, Found, discover
+from preprocess.blend.guess_names import Names
 from preprocess.blend.own_files import CHAT
 from preprocess.errors import ConfigError
 
@@ -83,7 +84,25 @@ def _entry(dataset: Found, name: str, base: Path) -> list[str]:
         lines.append(f"    images: {_patterns(dataset.images, folder)}")
     if dataset.prompt:
         lines.append(f"    prompt: {_scalar(dataset.prompt)}")
+    return [*lines, *_names(dataset.names)]
+
+
+def _names(names: Names) -> list[str]:
+    """The settings `fields` and `roles`; a comment to fill in where only a person can say who speaks."""
+    lines = [f"    fields: {_mapping(names.fields)}"] if names.fields else []
+    if names.unknown_roles:
+        sides = ("user", "assistant")
+        unknown = {name: sides[index % 2] for index, name in enumerate(names.unknown_roles)}
+        lines.append(
+            f"    # roles: {_mapping({**names.roles, **unknown})}  # correct who is who, and remove the first #"
+        )
+    elif names.roles:
+        lines.append(f"    roles: {_mapping(names.roles)}")
     return lines
+
+
+def _mapping(names: Mapping[str, str]) -> str:
+    return f"{{{', '.join(f'{_scalar(theirs)}: {ours}' for theirs, ours in names.items())}}}"
 
 
 def _patterns(paths: Sequence[Path], folder: Path) -> str:
@@ -95,14 +114,21 @@ def _patterns(paths: Sequence[Path], folder: Path) -> str:
 
 def _free_name(dataset: Found, used: set[str]) -> str:
     """The adapter's name, or for one's own files that of the file or, if there are several, of the folder."""
-    own = dataset.annotations[0].stem if len(dataset.annotations) == 1 else dataset.folder.resolve().name
+    folder = dataset.folder.resolve().name
+    own = dataset.annotations[0].stem if len(dataset.annotations) == 1 else folder
     text = own if dataset.adapter == CHAT else dataset.adapter
-    start = _NOT_IN_A_NAME.sub("-", text.lower()).strip("-_")[:36] or CHAT
+    start = _plain(text)
+    if start in used and dataset.adapter == CHAT:
+        start = _plain(f"{folder}-{own}")
     name, number = start, 2
     while name in used:
         name, number = f"{start}-{number}", number + 1
     used.add(name)
     return name
+
+
+def _plain(text: str) -> str:
+    return _NOT_IN_A_NAME.sub("-", text.lower()).strip("-_")[:36] or CHAT
 
 
 def _more(count: int) -> str:

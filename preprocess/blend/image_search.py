@@ -13,6 +13,7 @@ from itertools import islice
 from pathlib import Path
 
 from preprocess.adapters.parsing.sample_records import IMAGE_EXTENSIONS
+from preprocess.adapters.parsing.splits import split_of_file
 from preprocess.blend.folders import Folder
 from preprocess.errors import RejectError
 from preprocess.images.stores import FolderStore
@@ -23,14 +24,17 @@ _MAX_TAR_MEMBERS = 1_000
 """A tar has no list of its members, so only its first ones are looked at"""
 
 
-def find_images(names: Sequence[str], near: Path, folders: Sequence[Folder]) -> tuple[list[Path], list[str]]:
+def find_images(
+    names: Sequence[str], near: Path, folders: Sequence[Folder], split: str = ""
+) -> tuple[list[Path], list[str]]:
     """The folders and archives that have the names, nearest to `near` first, and the names that none of them has.
 
-    As few as cover all names: each is the one with most of the names that are left.
+    As few as cover all names: each is the one with most of the names that are left. split: of the records, whose images
+    are in no folder that is named after another split.
     """
     left = list(dict.fromkeys(names))
     stores: list[Path] = []
-    for candidates in (_folders(near, folders), _archives(near, folders)):
+    for candidates in (_folders(near, folders, split), _archives(near, folders)):
         found = {path: _names_in(path, left) for path in candidates}
         while left:
             best = max(found, key=lambda path: len(found[path] & set(left)), default=None)
@@ -58,8 +62,16 @@ def with_other_extension(name: str, near: Path, folders: Sequence[Folder]) -> Pa
     return None
 
 
-def _folders(near: Path, folders: Sequence[Folder]) -> list[Path]:
-    return sorted((folder.path for folder in folders), key=lambda path: _distance(near, path))
+def other_folders(name: str, near: Path, folders: Sequence[Folder], chosen: Sequence[Path]) -> list[Path]:
+    """Further folders that have the name."""
+    return [path for path in _folders(near, folders) if path not in chosen and _names_in(path, [name])]
+
+
+def _folders(near: Path, folders: Sequence[Folder], split: str = "") -> list[Path]:
+    paths = [folder.path for folder in folders]
+    if split:
+        paths = [path for path in paths if split_of_file(f"{path.name}/x") in ("", split)]
+    return sorted(paths, key=lambda path: _distance(near, path))
 
 
 def _archives(near: Path, folders: Sequence[Folder]) -> list[Path]:
@@ -67,10 +79,10 @@ def _archives(near: Path, folders: Sequence[Folder]) -> list[Path]:
     return sorted(found, key=lambda path: _distance(near, path.parent))[:_MAX_ARCHIVES]
 
 
-def _distance(near: Path, path: Path) -> int:
-    """Steps from one folder to another; sorting is stable, so the order of the walk decides among equals."""
+def _distance(near: Path, path: Path) -> tuple[int, int]:
+    """Steps from one folder to another, and those of them that lead up; the order of the walk decides among equals."""
     steps = os.path.relpath(path, near).split(os.sep)
-    return 0 if steps == ["."] else len(steps)
+    return (0, 0) if steps == ["."] else (len(steps), steps.count(".."))
 
 
 def _names_in(path: Path, names: Iterable[str]) -> set[str]:

@@ -10,7 +10,6 @@ import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from dst import (
     BUILTIN,
@@ -74,17 +73,10 @@ def prepare(path: Path, settings: Sequence[str] = ()) -> Prepared:
     except ConfigError as error:
         problems += error.problems
     templates: dict[str, Template] = {}
-    template_names: list[tuple[str, str, str, Mapping[str, Any]]] = [("", "template", blend.template, blend.variables)]
-    for index, dataset in enumerate(blend.datasets):
-        if dataset.template is not None or dataset.variables is not None:
-            variables = dataset.variables if dataset.variables is not None else {}
-            where = f"datasets.{index} ({dataset.name}).template"
-            template_names.append((dataset.name, where, dataset.template or blend.template, variables))
-    for name, where, template, template_variables in template_names:
+    own = [(f"datasets.{index} ({one.name}).template", one) for index, one in enumerate(blend.datasets)]
+    for where, dataset in [("template", None), *((where, one) for where, one in own if has_own_template(one))]:
         try:
-            templates[name] = load_template(
-                template if template in BUILTIN else _next_to(base, template), template_variables
-            )
+            templates["" if dataset is None else dataset.name] = find_template(blend, dataset, base)
         except TemplateError as error:
             problems.append(f"{where}: {error}")
     try:
@@ -112,6 +104,18 @@ def prepare(path: Path, settings: Sequence[str] = ()) -> Prepared:
         evaluation_sets=evaluation_sets,
         fetched=fetched_folder(blend, base),
     )
+
+
+def has_own_template(dataset: Dataset) -> bool:
+    return dataset.template is not None or dataset.variables is not None
+
+
+def find_template(blend: Blend, dataset: Dataset | None, base: Path) -> Template:
+    """The template of a dataset, or the blend's (None); a file is next to the blend file. Raises TemplateError."""
+    name, variables = blend.template, blend.variables
+    if dataset is not None and has_own_template(dataset):
+        name, variables = dataset.template or name, dataset.variables or {}
+    return load_template(name if name in BUILTIN else _next_to(base, name), variables)
 
 
 def request_of(blend: Blend, dataset: Dataset, inputs: Inputs) -> Request:

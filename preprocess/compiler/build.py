@@ -231,6 +231,7 @@ def _report(
     report.rejects.update(ingested.rejects)
     report.forms.update(ingested.forms)
     report.ignored_keys.update(ingested.ignored_keys)
+    report.unused_names = tuple(ingested.unused_names)
     report.filtered.update(ingested.filtered)
     conflicts = int(spool.column("members")[selection.sides[dataset.name] == CONFLICT].sum())
     if conflicts:

@@ -17,13 +17,12 @@ from pathlib import Path
 from typing import Any
 
 from dst.common.extensions import ExtensionOrigin
-from dst.common.suggest import nearest
 from preprocess.adapters.base import Request, Tally
 from preprocess.adapters.lookup import adapter_origin, read_records
-from preprocess.adapters.parsing.fields import printable
 from preprocess.adapters.parsing.splits import held_out_files
 from preprocess.compiler.input_digests import InputDigests, input_digests, stamp
 from preprocess.compiler.spool import reject_all, write_spool
+from preprocess.compiler.unknown_names import check_fields, check_names, unused_names
 from preprocess.compiler_version import COMPILER
 from preprocess.conversation import Conversation, Records, Reject
 from preprocess.errors import DataError
@@ -63,7 +62,8 @@ class Ingested:
 
     filtered: rule of the filter -> records that it drops, which are the rejects with the reason `filtered`.
     official_files: annotation file whose name says val or test -> its records that are official val or test.
-    forms, ignored_keys: records of each form, and with each key that the adapter does not read.
+    forms, ignored_keys: records of each form, and with each key that the adapter does not read. unused_names: settings
+    of `fields`, `keys` and `roles` whose name is in no record.
 
     error: why a whole file cannot be used; then the other fields are meaningless.
     """
@@ -76,6 +76,7 @@ class Ingested:
     official_files: Mapping[str, int] = field(default_factory=dict)
     forms: Mapping[str, int] = field(default_factory=dict)
     ignored_keys: Mapping[str, int] = field(default_factory=dict)
+    unused_names: Sequence[str] = ()
     error: str | None = None
 
 
@@ -154,6 +155,8 @@ def _read(task: IngestTask, folder: Path, embedded: EmbeddedWriter, digests: Inp
         records = filtered(records, task.rules, dropped)
     spool = write_spool(folder, task.dataset, records)
     check_fields(tally, request.filter_fields)
+    if spool["records"] and task.first is None:
+        check_names(tally, request.keys)
     return Ingested(
         **spool,
         filtered=dict(sorted(dropped.items())),
@@ -161,19 +164,8 @@ def _read(task: IngestTask, folder: Path, embedded: EmbeddedWriter, digests: Inp
         official_files=dict(official),
         forms=dict(tally.forms),
         ignored_keys=dict(tally.ignored_keys),
+        unused_names=unused_names(tally, request.keys, request.roles),
     )
-
-
-def check_fields(tally: Tally, wanted: Sequence[str]) -> None:
-    """Raises DataError for a field of the filter that no record has: a rule over it would keep or drop all of them."""
-    if not tally.possible_fields and not tally.fields_found:
-        return  # no record was read as far as its fields
-    for name in wanted:
-        if name not in tally.fields_found:
-            known = ", ".join(sorted(map(printable, tally.possible_fields)))
-            hint = nearest(name, tally.possible_fields)
-            expected = f"expected one of {known}" if known else "no key holds text, a number, true or false"
-            raise DataError(f"filter.fields.{name}: no record has the key {name}{hint}; {expected}")
 
 
 def filtered(records: Records, rules: Filter, dropped: Counter[str]) -> Iterator[Conversation | Reject]:

@@ -23,7 +23,8 @@ class DatasetReport:
     """records = members + rejects. tokens: stored ids, with one for each image. share: of a blend epoch's draws.
 
     absent: the adapter's annotation patterns that matched nothing, where each of them should match. forms,
-    ignored_keys: records of each form, and with each key that the adapter does not read. official_files: annotation
+    ignored_keys: records of each form, and with each key that the adapter does not read. unused_names: settings whose
+    name no record has. official_files: annotation
     file whose name says val or test -> its number of official val and test records. official_use: what the blend makes
     of those. filtered: rule of the filter -> records, which are the rejects with the reason `filtered`. images_hint:
     where the images are, if many of them are missing.
@@ -48,6 +49,7 @@ class DatasetReport:
     notes: Counter[str] = field(default_factory=Counter)
     forms: Counter[str] = field(default_factory=Counter)
     ignored_keys: Counter[str] = field(default_factory=Counter)
+    unused_names: tuple[str, ...] = ()
 
     @property
     def samples(self) -> int:
@@ -76,6 +78,7 @@ class DatasetReport:
             "notes": dict(sorted(self.notes.items())),
             "forms": dict(sorted(self.forms.items())),
             "ignored_keys": dict(sorted(self.ignored_keys.items())),
+            "unused_names": list(self.unused_names),
             "images": self.images,
             "tokens": self.tokens,
             "trained_tokens": self.trained_tokens,
@@ -121,6 +124,8 @@ def print_report(report: BuildReport) -> None:
             console.print(cell(f"{name}: forms: {counts_text(dataset.forms)}"))
         if dataset.ignored_keys:
             console.print(cell(f"{name}: ignored keys: {counts_text(dataset.ignored_keys)}"))
+        if dataset.unused_names:
+            console.print(cell(f"{name}: settings for names that no record has: {', '.join(dataset.unused_names)}"))
         if dataset.images_hint:
             console.print(cell(f"{name}: {dataset.images_hint}"))
         if dataset.absent:

@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterator, Sequence
 
 from preprocess.conversation import Conversation, Scalar
 from preprocess.filters.language import language_of
-from preprocess.filters.rules import Broken, FieldRule, Filter, Range
+from preprocess.filters.rules import Broken, FieldRule, Filter, Range, shown
 
 Check = Callable[[Conversation], Broken | None]
 
@@ -69,7 +69,7 @@ def _of_field(name: str, rule: FieldRule) -> Check:
             if value is not None:
                 problem = _field_problem(rule, value)
                 if problem:
-                    return Broken(path, f"got {_shown(value)}; {problem}")
+                    return Broken(path, f"got {shown(value)}; {problem}")
             elif rule.missing == "drop":
                 return Broken(path, f"the record has no text, number, true or false in {name}")
         return None
@@ -84,9 +84,9 @@ def _field_problem(rule: FieldRule, value: Scalar) -> str | None:
         if not rule.range.holds(value):
             return f"expected {rule.range}"
     if rule.any_of and not _is_in(value, rule.any_of):
-        return f"expected one of {', '.join(map(_shown, rule.any_of))}"
+        return f"expected one of {', '.join(map(shown, rule.any_of))}"
     if _is_in(value, rule.none_of):
-        return f"expected none of {', '.join(map(_shown, rule.none_of))}"
+        return f"expected none of {', '.join(map(shown, rule.none_of))}"
     return None
 
 
@@ -126,7 +126,3 @@ def _spoken(conversation: Conversation) -> Iterator[str]:
     for turn in conversation.turns:
         if turn.role in ("user", "assistant"):
             yield from (part for part in turn.parts if isinstance(part, str))
-
-
-def _shown(value: Scalar) -> str:
-    return f'"{value[:60]}"' if isinstance(value, str) else str(value).lower()

@@ -54,6 +54,12 @@ class FieldRule:
     def range(self) -> Range | None:
         return None if self.min is None and self.max is None else Range(min=self.min, max=self.max)
 
+    def __str__(self) -> str:
+        parts = [str(self.range)] if self.range is not None else []
+        parts += [f"one of {', '.join(map(shown, self.any_of))}"] if self.any_of else []
+        parts += [f"none of {', '.join(map(shown, self.none_of))}"] if self.none_of else []
+        return " and ".join(parts) + (" or missing" if self.missing == "keep" else "")
+
 
 @config_class
 class Filter:
@@ -88,10 +94,25 @@ class Filter:
         """Whether a rule can be decided without opening an image."""
         return bool(self.fields or self.language or any(getattr(self, name) is not None for name in _OF_TEXTS))
 
+    def lines(self) -> Iterator[str]:
+        """The rules, each in a few words; those over images last."""
+        for name in _OF_TEXTS:
+            if (bounds := getattr(self, name)) is not None:
+                yield f"{name} {bounds}"
+        yield from (f"fields.{name} {rule}" for name, rule in self.fields.items())
+        if self.language:
+            yield f"language {', '.join(self.language)}"
+        yield from (f"{name} {bounds} (decided in a build)" for name, bounds in self.image_rules)
+
     def record_key(self) -> dict[str, Any]:
         """Everything that the rules over records depend on."""
         key = {name: value for name, value in dataclasses.asdict(self).items() if name not in _OF_IMAGES}
         return {**key, "detector": language.detector()} if self.language else key
+
+
+def shown(value: Scalar) -> str:
+    """A value as people write it in JSON, if it is short."""
+    return f'"{value[:60]}"' if isinstance(value, str) else str(value).lower()
 
 
 ImageRules = tuple[tuple[str, Range], ...]

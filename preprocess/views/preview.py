@@ -7,6 +7,7 @@ that cannot be read, below the conversation that shows it.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from itertools import islice, pairwise
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -19,19 +20,21 @@ from dst import Message, Rendered, Template, TemplateError, load_template
 from dst.common.config import build
 from dst.common.yaml_files import override
 from dst.image_places import loses_image_places
-from preprocess.adapters.base import Tally
 from preprocess.adapters.lookup import read_records
-from preprocess.blend.config import Blend, Dataset, check_blend
+from preprocess.blend.config import Blend, Dataset, check_blend, load_blend
 from preprocess.blend.inputs import find_inputs
-from preprocess.blend.resolve import request_of
+from preprocess.blend.resolve import find_template, request_of
 from preprocess.compiler.input_digests import stamp
 from preprocess.compiler.messages import messages_of
-from preprocess.compiler.report import counts_text
 from preprocess.conversation import Conversation, Reject, to_tools
 from preprocess.errors import ConfigError
 from preprocess.terminal import cell, results
 from preprocess.views.inspect import TRAINED
 from preprocess.views.preview_images import PreviewImages
+from preprocess.views.preview_summary import Sampled, summary
+
+FIRST_RECORDS = 100
+"""How many records the summary below the conversations is about"""
 
 
 def print_rendered(adapter: str, root: Path, *, limit: int, template: str, settings: Sequence[str]) -> None:
@@ -45,28 +48,48 @@ def print_rendered(adapter: str, root: Path, *, limit: int, template: str, setti
     problems = [problem.removeprefix("datasets.0 (render).") for problem in check_blend(blend)]
     if problems:
         raise ConfigError(problems)
-    chosen = load_template(template, dataset.variables)
-    inputs = find_inputs(blend, Path(), need_images=False)[dataset.name]
+    _print_dataset(blend, dataset, Path(), load_template(template, dataset.variables), limit)
+
+
+def print_blend(path: Path, *, only: str | None, limit: int, template: str | None, settings: Sequence[str]) -> None:
+    """As `print_rendered`, for the datasets of a blend file, or `only` one of them, with their own templates."""
+    blend = load_blend(path, settings)
+    names = [dataset.name for dataset in blend.datasets]
+    if only is not None and only not in names:
+        raise ConfigError([f"--dataset {only}: {path.name} has no such dataset; it has {', '.join(names)}"])
+    for dataset in blend.datasets:
+        if only in (None, dataset.name):
+            console = results()
+            console.print(cell(f"{dataset.name}: {dataset.adapter} in {dataset.root}", style="bold underline"))
+            base = path.absolute().parent
+            chosen = load_template(template) if template is not None else find_template(blend, dataset, base)
+            _print_dataset(replace(blend, datasets=(dataset,)), dataset, base, chosen, limit)
+            console.print()
+
+
+def _print_dataset(blend: Blend, dataset: Dataset, base: Path, template: Template, limit: int) -> None:
+    """The first conversations, and below them what becomes of the first records."""
+    inputs = find_inputs(blend, base, need_images=False)[dataset.name]
     request = request_of(blend, dataset, inputs)
     for path in inputs.annotations:
         stamp(path)  # opening a pipe or a device would wait
     console = results()
     expected = f"none of {', '.join(dataset.spec.images)} is below {inputs.root}; set images: to where they are"
+    sampled = Sampled()
     with TemporaryDirectory(prefix="dsvl-render-") as cache:
         images = PreviewImages(inputs.images, expected, Path(cache), request.frames)
-        for item in islice(read_records(dataset.adapter, request), limit):
+        records = islice(read_records(dataset.adapter, request), max(limit, FIRST_RECORDS))
+        for number, item in enumerate(sampled.count(records, dataset)):
+            if number >= limit:
+                continue
             if isinstance(item, Reject):
                 _print_reject(console, item)
             else:
-                _print_conversation(console, item, chosen, dataset.prompt, images)
-    _print_tally(console, request.tally)
-
-
-def _print_tally(console: Console, tally: Tally) -> None:
-    if tally.forms:
-        console.print(cell(f"forms: {counts_text(tally.forms)}"))
-    if tally.ignored_keys:
-        console.print(cell(f"ignored keys: {counts_text(tally.ignored_keys)}"))
+                _print_conversation(console, item, template, dataset.prompt, images)
+    if sampled.records > limit:
+        console.print(f"of the first {sampled.records:,} records:")
+    for line in summary(sampled, request, blend, dataset):
+        console.print(cell(line))
 
 
 def _dataset(adapter: str, root: Path, settings: Sequence[str]) -> Dataset:

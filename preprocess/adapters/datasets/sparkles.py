@@ -67,7 +67,7 @@ def _conversation(
 ) -> Conversation:
     record = record_of(published, request, _RECORD_KEYS)
     messages = [record_of(item, request, _TURN_KEYS, "a turn") for item in list_of(record, "dialogue")]
-    roles = [role_of(need(message, "role"), request.roles) for message in messages]
+    roles = [role_of(need(message, "role"), request) for message in messages]
     check_order(roles)
     notes: dict[str, None] = {}
     numbers: dict[str, int] = {}

@@ -6,6 +6,7 @@ raises DataError. All text from this module is Unicode text: it can be encoded.
 
 from __future__ import annotations
 
+import os.path
 from collections.abc import Callable, Iterable
 from typing import Any, TypeVar
 
@@ -121,17 +122,19 @@ def image_name(value: Any, what: str = "image") -> str:
     An absolute path is a reject: an adapter whose records may have them calls `image_at`.
     """
     name = _plain_name(value, what)
-    if name.startswith("/"):
-        raise RejectError("image_path", f"{what} is {show(value)}; expected a relative path")
+    if name.startswith(("/", "../")):
+        raise RejectError("image_path", f"{what} is {show(value)}; expected a relative path without ..")
     return name
 
 
 def image_at(value: Any, request: Request, what: str = "image") -> Image:
-    """The image at a path, relative to an image store or absolute and below one; or in the text, as base64."""
+    """The image at a path, relative to an image store, or absolute or with `..` and below one; or base64 text."""
     data = image_data(value, what) if type(value) is str else None
     if data is not None:
         return request.embedded.keep(data)
     name = _plain_name(value, what)
+    if name.startswith("../"):
+        name = os.path.normpath(os.path.join(os.path.abspath(request.root), name))
     if name.startswith("/"):
         return image_below(name, value, request.images, request.root, what)
     return Image(name=name)

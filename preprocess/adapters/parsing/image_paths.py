@@ -1,9 +1,10 @@
 """One spelling for each file: the paths of images as records have them, made relative to an image store.
 
-    ./a.jpg   x//a.jpg   x/../a.jpg   x\\a.jpg   /data/x/a.jpg   file:///data/x/a.jpg   file:/data/x/a%20b.jpg
+    ./a.jpg   x//a.jpg   x/../a.jpg   ../x/a.jpg   x\\a.jpg   /data/x/a.jpg   file:///data/x/a.jpg   file:/x/a%20b.jpg
 
 Rule: paths are compared as text, so a result depends only on the record and on the dataset's folders, never on the
-files in them. A path that leads out of these folders is a reject, not an image.
+files in them. A path that begins with `..` starts at the dataset's root. A path that leads out of the image folders is
+a reject, not an image.
 """
 
 from __future__ import annotations
@@ -25,7 +26,7 @@ _SHOWN_FOLDERS = 3
 
 
 def plain_path(path: str, what: str) -> str:
-    """The path with single slashes and no `.` or `..`; it may still be absolute. Raises RejectError.
+    """The path with single slashes and no `.`; it may still be absolute, or begin with `..`. Raises RejectError.
 
     path: Unicode text, not an http URL. what: the name of the value, for messages.
     """
@@ -42,9 +43,7 @@ def plain_path(path: str, what: str) -> str:
     if plain.startswith("//"):
         raise _refused(path, what, "expected a path below an image folder, not of a network share")
     plain = posixpath.normpath(plain)
-    if plain == ".." or plain.startswith("../"):
-        raise _refused(path, what, "it leaves the image folder; name the folder that it leads to in `images`")
-    if plain in (".", "/"):
+    if plain in (".", "/") or plain.endswith(".."):
         raise _refused(path, what, "expected the path of an image, not of a folder")
     return plain
 

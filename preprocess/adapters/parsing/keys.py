@@ -86,7 +86,10 @@ def record_of(value: Any, request: Request, understood: frozenset[str], what: st
 def renamed(value: Any, request: Request, what: str = "the record") -> dict[str, Any]:
     """The object, with the blend's `fields` and `keys` applied. Raises RejectError."""
     record = object_of(value, what)
-    return _renamed(record, request.keys) if request.keys else record
+    if not request.keys:
+        return record
+    request.tally.keys(record, request.keys)
+    return _renamed(record, request.keys)
 
 
 def check_keys(record: dict[str, Any], request: Request, understood: frozenset[str]) -> None:
@@ -161,22 +164,31 @@ def fields_of_all(request: Request, records: Sequence[Mapping[str, Scalar]]) -> 
 
 def meaning_of(name: str) -> str | None:
     """What a key of this name carries; None if it does not matter."""
-    plain = _CAMEL.sub("_", name).lower().replace("-", "_").replace(" ", "_")
+    plain = plain_name(name)
     return MEANINGS.get(plain) or (_IMAGE if numbered(plain) else None)
+
+
+def plain_name(name: str) -> str:
+    """A name as MEANINGS spells it: `videoPath`, `Video-Path` and `video path` are `video_path`."""
+    return _CAMEL.sub("_", name).lower().replace("-", "_").replace(" ", "_")
 
 
 def _renamed(record: dict[str, Any], keys: Mapping[str, str | None]) -> dict[str, Any]:
     made = {name: value for name, value in record.items() if name not in keys}
+    sources: dict[str, str] = {}
     for theirs, ours in keys.items():
         if ours is None or theirs not in record:
             continue
         if has_value(made.get(ours)):
             if has_value(record[theirs]):
+                first = sources.get(ours, ours)
                 raise RejectError(
-                    "bad_value", f"there are both {show(ours)} and {show(theirs)}, which the blend reads as {ours}"
+                    "bad_value",
+                    f"there are both {show(first)} and {show(theirs)}, which the blend reads as {ours}; expected one. "
+                    f"To leave one out, set keys: {{{show(first)}: ignore}}",
                 )
             continue
-        made[ours] = record[theirs]
+        made[ours], sources[ours] = record[theirs], theirs
     return made
 
 

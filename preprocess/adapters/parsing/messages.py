@@ -1,7 +1,8 @@
 """Messages as published: `{"role", "content"}`, `{"from", "value"}`, `{"user", "assistant"}` and their like.
 
-Rule: a message has one key for who speaks and one for what is said, or it is a question with its answer. All keys of a
-message that carry meaning are read (preprocess.adapters.parsing.keys), or the record is a reject.
+Rule: a message has one key for who speaks and one for what is said, or it is a question with its answer, as an object
+or as an array of two; an object with a single key is one of these two. All keys of a message that carry meaning are
+read (preprocess.adapters.parsing.keys), or the record is a reject.
 """
 
 from __future__ import annotations
@@ -15,7 +16,7 @@ from preprocess.adapters.parsing.keys import check_keys, given, one_of, renamed
 from preprocess.adapters.parsing.loss_flags import FLAGS, is_trained
 from preprocess.adapters.parsing.media_tags import Slot, TagRules, slots
 from preprocess.adapters.parsing.parts import image_in, parts_slots
-from preprocess.adapters.parsing.roles import CALLERS, role_of
+from preprocess.adapters.parsing.roles import CALLERS, ROLES, role_of
 from preprocess.adapters.parsing.tools import tool_calls
 from preprocess.adapters.parsing.turns import Message
 from preprocess.containers.image_columns import IMAGE_KEYS
@@ -38,10 +39,12 @@ def messages_of(items: list[Any], request: Request, has_images: bool, rules: Tag
     """The messages of a record. has_images: whether the record names images. Raises RejectError."""
     messages: list[Message] = []
     for item in items:
+        if type(item) is list:
+            return _pairs(items, request, has_images, rules)
         message = renamed(item, request, "a turn")
         if len(message) == 2 and (keys := _plain(tuple(message))):  # nearly all messages
             name, content = message[keys[0]], message[keys[1]]
-            role = role_of(name, request.roles)
+            role = role_of(name, request)
             if role != "tool" and name not in CALLERS:
                 messages.append(Message(role, _content(content, role, has_images, rules, request)))
                 continue
@@ -68,10 +71,37 @@ def question_and_answer(question: Any, answer: Any, has_images: bool, rules: Tag
     ]
 
 
+def _pairs(items: list[Any], request: Request, has_images: bool, rules: TagRules) -> list[Message]:
+    """Arrays of two: a role and its text each, if each of them begins with the name of a role; else rounds."""
+    for item in items:
+        if type(item) is not list or len(item) != 2:
+            raise RejectError(
+                "wrong_type", f"a turn is {show(item)}; expected [role, text] or [question, answer], as in other turns"
+            )
+    names = [name for name, _ in items if type(name) is str and (name in request.roles or name.lower() in ROLES)]
+    if names and len(names) < len(items):
+        raise RejectError(
+            "bad_value",
+            f"{len(names)} of {len(items)} turns begin with the name of a role, such as {show(names[0])}; expected "
+            "[role, text] in all turns, or [question, answer]",
+        )
+    messages: list[Message] = []
+    for first, content in items:
+        if names:
+            role = role_of(first, request)
+            messages.append(Message(role, _content(content, role, has_images, rules, request)))
+        else:
+            messages += question_and_answer(first, content, has_images, rules)
+    return messages
+
+
 def _round(item: dict[str, Any], request: Request, has_images: bool, rules: TagRules) -> list[Message]:
-    """One object with a question and its answer."""
+    """One object with a question and its answer, or with one of them under its only key."""
     check_keys(item, request, ROUND_KEYS)
     question, answer = one_of(item, QUESTION_KEYS, "question"), one_of(item, ANSWER_KEYS, "answer")
+    if len(item) == 1:
+        role: Role = "assistant" if question is None else "user"
+        return [Message(role, _content(item[question or answer or ""], role, has_images, rules, request))]
     if question is None or answer is None:
         lacking = "question" if question is None else "answer"
         raise RejectError(f"empty_{lacking}", f"a round has no {lacking}")
@@ -80,7 +110,7 @@ def _round(item: dict[str, Any], request: Request, has_images: bool, rules: TagR
 
 def _message(message: dict[str, Any], request: Request, has_images: bool, rules: TagRules) -> Message:
     name = message[_key(message, ROLE_KEYS)]
-    role = role_of(name, request.roles)
+    role = role_of(name, request)
     own = _own_images(message, request)
     calls_key = one_of(message, _CALLS, "tool call")
     calls = () if calls_key is None else tool_calls(message[calls_key], calls_key)

@@ -7,15 +7,16 @@ next to its record is the tar or folder of both; it must be in the dataset's `im
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from functools import lru_cache
 from typing import Any
 
 from preprocess.adapters.base import Request
 from preprocess.adapters.groups import embedded_group
-from preprocess.adapters.parsing.fields import image_at, image_of_bytes
+from preprocess.adapters.parsing.fields import image_at, image_of_bytes, show
 from preprocess.adapters.parsing.keys import has_value, one_of
 from preprocess.adapters.parsing.record_location import RecordLocation
-from preprocess.adapters.parsing.sample_records import MemberImage
+from preprocess.adapters.parsing.sample_records import MemberImage, is_image
 from preprocess.adapters.parsing.tools import parsed
 from preprocess.adapters.parsing.videos import video_key
 from preprocess.containers.image_columns import IMAGE_KEYS, numbered
@@ -24,6 +25,7 @@ from preprocess.errors import RejectError
 
 _PATH_KEYS = ("path", "url", "image")
 _MAX_KEYS_CACHED = 64
+_MAX_PATH = 2048
 
 
 def images_of(
@@ -66,6 +68,25 @@ def _references(
                 groups[image] = embedded_group(data, path if type(path) is str else None)
             images.append(image)
     return images, groups
+
+
+def check_unread_images(objects: Iterable[dict[str, Any]], request: Request, understood: frozenset[str]) -> None:
+    """For a record that shows no image: raises RejectError for a path of an image under a key that nobody reads."""
+    for one in objects:
+        for name, value in one.items():
+            if name not in understood and name not in request.keys and is_image_path(value):
+                raise RejectError(
+                    "unknown_key",
+                    f"key {show(name)} holds the path of an image, and the record shows none; set fields: "
+                    f"{{{show(name)}: image}} to read it, or keys: {{{show(name)}: ignore}} to leave it out",
+                )
+
+
+def is_image_path(value: Any) -> bool:
+    """Whether a text is the path or the URL of an image file, by its extension."""
+    if type(value) is not str or len(value) > _MAX_PATH or "." not in value or "\n" in value:
+        return False
+    return is_image(value.partition("?")[0])
 
 
 def _image_keys(record: dict[str, Any]) -> list[str]:

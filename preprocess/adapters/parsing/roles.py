@@ -5,9 +5,9 @@ Rule: only a name that has one meaning is in the table; upper case does not matt
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from typing import Any
 
+from preprocess.adapters.base import Request
 from preprocess.adapters.parsing.fields import show
 from preprocess.conversation import Role
 from preprocess.errors import RejectError
@@ -23,11 +23,14 @@ CALLERS = ("function_call", "tool_call")
 """Assistants whose content is the JSON of a call."""
 
 
-def role_of(value: Any, own: Mapping[str, Role] | None = None) -> Role:
-    """The role that a name stands for; `own`: the dataset's names. Raises RejectError for an unknown one."""
+def role_of(value: Any, request: Request) -> Role:
+    """The role that a name stands for, for the dataset or for everybody. Raises RejectError for an unknown one."""
     if type(value) is not str:
         raise RejectError("wrong_type", f"a role is {show(value)}; expected user, assistant, system or tool")
-    role = (own.get(value) if own else None) or ROLES.get(value) or ROLES.get(value.lower())
+    if request.roles and value in request.roles:
+        request.tally.roles_found.add(value)
+        return request.roles[value]
+    role = ROLES.get(value) or ROLES.get(value.lower())
     if role is None:
         raise RejectError(
             "role_order",

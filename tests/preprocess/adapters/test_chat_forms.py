@@ -40,6 +40,10 @@ FORMS: list[tuple[str, dict[str, Any], list[tuple[str, Any]]]] = [
     ("conversation", {"conversation": [{"speaker": "Human", "text": "What?"}, {"speaker": "AI", "text": "That."}]},
      ROUND),
     ("conversation", {"conversation": [{"input": "What?", "output": "That."}]}, ROUND),
+    ("conversation", {"conversation": [{"human": "What?"}, {"gpt": "That."}]}, ROUND),
+    ("sharegpt", {"conversations": [["What?", "That."]], "image": "1.jpg"}, SHOWN),
+    ("messages", {"messages": [["system", "Be brief."], ["User", "What?"], ["bot", "That."]]},
+     [("system", "Be brief."), *ROUND]),
     ("texts", {"images": ["1.jpg"], "texts": [{"user": "What?", "assistant": "That.", "source": "a"}]}, SHOWN),
     ("query_response", {"query": "<image>What?", "response": "That.", "images": ["1.jpg"], "history": []}, SHOWN),
     ("query_response", {"query": "What?", "response": "That.", "history": [["a", "b"]]},
@@ -310,3 +314,21 @@ def test_the_page_names_every_form_and_key() -> None:
     rows = page.split("## Forms")[1].split("\n\n")[1].splitlines()[2:]
     assert [row.split("`")[1] for row in rows] == list(FORM_TABLE)
     assert [name for name in (*IMAGE_KEYS, *SYSTEM_KEYS, *TOOL_KEYS) if f"`{name}`" not in page] == []
+
+
+@pytest.mark.parametrize(
+    ("turns", "reason"),
+    [
+        ([["What?", "That.", "x"]], "wrong_type"),
+        ([["user", "What?"], ["What?", "That."]], "bad_value"),
+        ([["user", "What?"], MESSAGES[1]], "wrong_type"),
+        ([["What?", 3]], "wrong_type"),
+        ([[None, "That."]], "wrong_type"),
+        ([{"user": "What?", "assistant": ""}], "empty_answer"),
+        ([{"user": "What?"}, {"user": "That."}], "no_answer"),
+    ],
+)
+def test_arrays_of_two_and_single_keys_are_turns_only_in_an_order_with_a_meaning(
+    tmp_path: Path, turns: list[Any], reason: str
+) -> None:
+    assert why(read_chat(tmp_path, {"messages": turns})[0]) == reason

@@ -11,7 +11,8 @@ import pytest
 
 from preprocess.adapters.base import Tally
 from preprocess.adapters.registry import ADAPTERS
-from preprocess.compiler.ingest import check_fields, ingest_task, run_ingest
+from preprocess.compiler.ingest import ingest_task, run_ingest
+from preprocess.compiler.unknown_names import check_fields
 from preprocess.conversation import Conversation
 from preprocess.errors import DataError
 from preprocess.filters.record_rules import record_check

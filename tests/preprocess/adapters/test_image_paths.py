@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import posixpath
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from urllib.parse import quote
 
@@ -109,11 +110,11 @@ def test_an_absolute_path_is_read_from_the_folder_that_it_is_in(tmp_path: Path) 
         ("file:///C:/pictures/a.jpg", "Windows drive"),
         ("\\\\server\\share\\a.jpg", "network share"),
         ("//server/share/a.jpg", "network share"),
-        ("../a.jpg", "it leaves the image folder"),
-        ("x/../../a.jpg", "it leaves the image folder"),
-        ("..\\a.jpg", "it leaves the image folder"),
-        ("file:../a.jpg", "it leaves the image folder"),
-        ("file:%2e%2e/a.jpg", "it leaves the image folder"),
+        ("../a.jpg", "expected a path below {root}/images/; add the image's folder"),
+        ("x/../../a.jpg", "expected a path below {root}/images/; add the image's folder"),
+        ("..\\a.jpg", "expected a path below {root}/images/; add the image's folder"),
+        ("file:../a.jpg", "expected a path below {root}/images/; add the image's folder"),
+        ("file:%2e%2e/a.jpg", "expected a path below {root}/images/; add the image's folder"),
         ("{root}/images/../../a.jpg", "expected a path below"),
         ("file://{root}/images/%2e%2e/a.jpg", "set images: [images, .]"),
         ("x/..", "not of a folder"),
@@ -145,5 +146,15 @@ def test_an_absolute_path_is_refused_where_only_archives_have_images(tmp_path: P
 
 def test_a_name_made_of_an_id_may_not_be_absolute() -> None:
     assert image_name("./a//b.jpg") == "a/b.jpg"
-    with pytest.raises(RejectError, match="expected a relative path"):
-        image_name("/a.jpg")
+    for path in ("/a.jpg", "../a.jpg"):
+        with pytest.raises(RejectError, match=r"expected a relative path without \.\."):
+            image_name(path)
+
+
+def test_a_path_that_leaves_the_root_is_read_if_it_leads_below_an_image_folder(tmp_path: Path) -> None:
+    for folder in ("texts", "photos", "other"):
+        (tmp_path / folder).mkdir()
+    dataset = replace(request(tmp_path, "photos", "other"), root=tmp_path / "texts")
+    assert image_at("../photos/x/a.jpg", dataset) == Image(name="x/a.jpg", store=0)
+    assert image_at("y/../../other/a.jpg", dataset) == Image(name="a.jpg", store=1)
+    assert "it leads to" in reason("../../photos/a.jpg", dataset).detail

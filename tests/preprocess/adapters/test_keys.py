@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -14,7 +15,9 @@ from preprocess.adapters.base import Tally
 from preprocess.adapters.datasets.chat.forms import FORMS
 from preprocess.adapters.parsing.keys import MEANINGS, has_value
 from preprocess.adapters.registry import ADAPTERS
-from preprocess.conversation import Conversation, Reject
+from preprocess.compiler.unknown_names import check_names, unused_names
+from preprocess.conversation import Conversation, Reject, Role
+from preprocess.errors import DataError
 from tests.support.adapting import adapted, conversations, keyed, request_for, sample, written
 from tests.support.chat_records import ONE, chat_request, read_chat, spoken, why
 
@@ -76,9 +79,44 @@ def test_names_of_keys_and_roles_are_those_of_the_blend(tmp_path: Path) -> None:
     assert 'set roles: {"patient": user}' in refused.detail
 
 
+def test_an_image_under_a_key_that_nobody_reads_is_not_dropped_if_the_record_shows_none(tmp_path: Path) -> None:
+    record = {"messages": MESSAGES, "scan": "a/1.png"}
+    (item,) = read_chat(tmp_path, record)
+    assert isinstance(item, Reject)
+    assert item.detail == (
+        'key "scan" holds the path of an image, and the record shows none; set fields: {"scan": image} to read it, or '
+        'keys: {"scan": ignore} to leave it out'
+    )
+    turn = {**MESSAGES[0], "pic": "https://example.org/1.jpg?w=2"}
+    assert why(read_chat(tmp_path, {"messages": [turn, MESSAGES[1]]})[0]) == "unknown_key"
+    assert why(read_chat(tmp_path, record, keys={"scan": None})[0]) == ""
+    assert why(read_chat(tmp_path, {**record, "image": "1.jpg"})[0]) == ""
+    assert why(read_chat(tmp_path, {"messages": MESSAGES, "title": "About a.jpg\nand b.jpg"})[0]) == ""
+
+
+def test_a_name_of_the_blend_that_no_record_has_is_noticed(tmp_path: Path) -> None:
+    read_chat(tmp_path, {"log": [{"role": "pat", "content": "What?"}, MESSAGES[1]], "scan": "1.jpg"})
+    keys = {"log": "messages", "scna": "image", "video": None}
+    roles: dict[str, Role] = {"pat": "user", "doc": "assistant"}
+    request = chat_request(tmp_path, keys=keys, roles=roles)
+    list(ADAPTERS["chat"].read(request))
+    assert unused_names(request.tally, keys, roles) == ["fields.scna", "keys.video", "roles.doc"]
+    message = r"^fields.scna: no record or turn has the key scna; did you mean scan\?; keys that are not read: scan;"
+    with pytest.raises(DataError, match=message):
+        check_names(Tally(keys_found={"log"}, ignored_keys=Counter(scan=1)), keys)
+    check_names(request.tally, {"log": "messages", "video": None})
+
+
 def test_a_name_of_the_blend_and_its_own_name_together_are_refused(tmp_path: Path) -> None:
     record = {"messages": MESSAGES, "log": MESSAGES}
     assert why(read_chat(tmp_path, record, keys={"log": "messages"})[0]) == "bad_value"
+    both = {"log": MESSAGES, "talk": MESSAGES}
+    (item,) = read_chat(tmp_path, both, keys={"log": "messages", "talk": "messages"})
+    assert isinstance(item, Reject)
+    assert item.detail == (
+        'there are both "log" and "talk", which the blend reads as messages; expected one. To leave one out, set keys: '
+        '{"log": ignore}'
+    )
     alone = {"messages": None, "log": MESSAGES}
     assert why(read_chat(tmp_path, alone, keys={"log": "messages"})[0]) == ""
 

@@ -98,3 +98,50 @@ def test_an_unknown_key_hides_no_other_mistake(tmp_path: Path) -> None:
 def test_a_blank_prompt_is_a_mistake_in_the_settings() -> None:
     (problem,) = check_blend(blend_of("chat", prompt=" "))
     assert problem == "datasets.0 (x).prompt: got a blank text; expected a text"
+
+
+@pytest.mark.parametrize(
+    ("settings", "problem"),
+    [
+        (
+            {"fields": {"log": "mesages"}},
+            ".fields.log: got mesages; expected a key that chat reads; did you mean messages?",
+        ),
+        (
+            {"fields": {"log": "ignore"}},
+            ".fields.log: got ignore; expected a key that chat reads; to leave log out, write it into `keys`",
+        ),
+        (
+            {"keys": {"video": "ignroe"}},
+            ".keys.video: got ignroe; expected ignore, to leave it out, or a key that chat reads; did you mean ignore?",
+        ),
+        ({"fields": {"a": "id"}, "keys": {"a": "ignore"}}, ".keys.a: is in fields too; expected it once"),
+        (
+            {"adapter": "coco_caption", "roles": {"a": "user"}},
+            ".roles: adapter coco_caption reads no names of roles; remove it",
+        ),
+    ],
+)
+def test_a_wrong_name_of_a_key_says_what_is_expected(settings: dict[str, Any], problem: str) -> None:
+    (found,) = check_blend(blend_of(**{"adapter": "chat", **settings}))
+    assert found == f"datasets.0 (x){problem}"
+
+
+def test_a_name_far_from_all_others_gets_the_list_of_them() -> None:
+    (found,) = check_blend(blend_of("minigpt4", fields={"nr": "zzz"}))
+    assert found.endswith(
+        "got zzz; expected a key that minigpt4 reads: caption, cocoid, file_name, filename, id, image, "
+        "image_id, imgid, raw, sentences, sentid, split"
+    )
+
+
+def test_wrong_types_of_names_are_reported_with_their_places(tmp_path: Path) -> None:
+    settings = {"fields": {"log": ["messages"]}, "roles": {"pat": "usr"}, "keys": {"video": None}}
+    with pytest.raises(ConfigError) as caught:
+        load_blend(chat_blend(tmp_path, [chat_record(0)], dataset=settings))
+    assert sorted(caught.value.problems) == [
+        "blend.yaml: datasets.0.fields.log: got a list ['messages']; expected text",
+        "blend.yaml: datasets.0.keys.video: got nothing None; expected text",
+        "blend.yaml: datasets.0.roles.pat: got 'usr'; expected one of user, assistant, system, tool; "
+        "did you mean user?",
+    ]

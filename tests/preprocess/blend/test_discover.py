@@ -141,7 +141,7 @@ def test_images_that_records_name_by_another_path_are_pointed_at(tmp_path: Path)
     write_image(tmp_path / "photos/a.jpg")
     write_chat(tmp_path, [chat_record(0, images=["train/a.jpg"])])
     (dataset,) = discover(tmp_path).datasets
-    (note,) = dataset.notes
+    note = dataset.notes[-1]
     assert note.startswith("images not found: its records name train/a.jpg")
     assert f"{tmp_path / 'photos/a.jpg'} is there" in note
 
@@ -149,7 +149,7 @@ def test_images_that_records_name_by_another_path_are_pointed_at(tmp_path: Path)
 def test_images_that_records_name_by_url_are_to_be_fetched(tmp_path: Path) -> None:
     write_chat(tmp_path, [chat_record(0, images=["https://example.org/a.jpg"])])
     (dataset,) = discover(tmp_path).datasets
-    assert dataset.notes == ("its records name images by URL: run dsvl-prep fetch before the build",)
+    assert dataset.notes[1:] == ("its records name images by URL: run dsvl-prep fetch before the build",)
 
 
 def test_parquet_files_with_images_in_them_are_one_dataset_without_a_folder_of_images(tmp_path: Path) -> None:
@@ -182,6 +182,69 @@ def test_files_of_a_dataset_are_not_found_again(tmp_path: Path) -> None:
     assert not found.unread
 
 
+def test_names_that_are_guessed_are_settings_and_said(tmp_path: Path) -> None:
+    turns = [{"who": "patient", "says": "What?"}, {"who": "doctor", "says": "That."}]
+    write_json(tmp_path / "data/log.json", [{"dialog": turns, "scan": "1.jpg"}] * 3)
+    write_image(tmp_path / "data/1.jpg")
+    (dataset,) = found_in(tmp_path / "data")
+    assert dataset["fields"] == {"dialog": "messages", "who": "role", "says": "content", "scan": "image"}
+    assert dataset["roles"] == {"patient": "user", "doctor": "assistant"}
+    (found,) = discover(tmp_path / "data").datasets
+    assert found.notes == (
+        "form: messages",
+        "guessed from its first 3 records, please check: dialog is messages, who is role, says is content, "
+        "scan is image, patient is user, doctor is assistant",
+    )
+
+
+def test_who_speaks_is_left_to_the_person_as_a_comment(tmp_path: Path) -> None:
+    turns = [{"role": "Kim", "content": "What?"}, {"role": "bot", "content": "That."}]
+    write_json(tmp_path / "data/log.json", [{"messages": turns}])
+    assert "roles" not in found_in(tmp_path / "data")[0]
+    (comment,) = [line for line in (tmp_path / "data.yaml").read_text().splitlines() if "# roles:" in line]
+    assert comment == '    # roles: {"Kim": user}  # correct who is who, and remove the first #'
+    assert (
+        "not guessed: who of Kim is user and who is assistant; fill in `roles`" in discover(tmp_path).datasets[0].notes
+    )
+
+
+def test_keys_of_images_are_found_in_records_that_are_read_without_them(tmp_path: Path) -> None:
+    question = {"question": "What changed?", "answer": "Nothing.", "before": "a.jpg", "after": "b.jpg"}
+    write_json(tmp_path / "data/pairs/x.json", [question])
+    turn = {**chat_record(0)["messages"][0], "pic": "a.jpg"}
+    write_json(tmp_path / "data/turns/y.json", [{"messages": [turn, chat_record(0)["messages"][1]]}])
+    write_image(tmp_path / "data/a.jpg")
+    write_image(tmp_path / "data/b.jpg")
+    pairs, perturn = found_in(tmp_path / "data")
+    assert pairs["fields"] == {"before": "image_1", "after": "image_2"}
+    assert perturn["fields"] == {"pic": "image"}
+    assert pairs["images"] == perturn["images"] == [".."]
+
+
+def test_images_that_records_name_from_their_own_folder_upwards_are_found(tmp_path: Path) -> None:
+    write_image(tmp_path / "data/photos/a.jpg")
+    write_chat(tmp_path / "data/texts", [chat_record(0, images=["../photos/a.jpg"])])
+    (dataset,) = found_in(tmp_path / "data")
+    assert dataset["images"] == [".."]
+
+
+def test_a_folder_that_is_named_after_a_split_is_below_the_root_and_has_the_images_of_its_split(tmp_path: Path) -> None:
+    for split in ("train", "val"):
+        write_chat(tmp_path / "data" / split, [chat_record(0, images=["0.jpg"])])
+        write_image(tmp_path / "data/images" / split / "0.jpg")
+    train, val = found_in(tmp_path / "data")
+    assert (train["root"], train["annotations"], train["images"]) == ("data", ["train/chat.jsonl"], ["images/train"])
+    assert (val["annotations"], val["images"]) == (["val/chat.jsonl"], ["images/val"])
+    (note,) = discover(tmp_path / "data").datasets[1].notes[1:]
+    assert note == f"{tmp_path / 'data/images/train'} has an image 0.jpg too: is `images` the right folder?"
+
+
+def test_records_that_are_rejects_among_the_first_are_said(tmp_path: Path) -> None:
+    write_chat(tmp_path, [chat_record(0), chat_record(1, video="a.mp4")])
+    (found,) = discover(tmp_path).datasets
+    assert found.notes[1].startswith('1 of its first 2 records are rejects: unknown_key: key "video" holds a video')
+
+
 # What cannot be read
 
 
@@ -193,6 +256,7 @@ def test_files_of_a_dataset_are_not_found_again(tmp_path: Path) -> None:
         ("table.csv", "price,size\n1,2\n", "a table of text with the columns price, size"),
         ("other.jsonl", '{"prompt_of_mine": "x"}\n', "no conversation: missing_key: "),
         ("cut.json", '[{"messages": ', "broken JSON"),
+        ("deep.jsonl", '{"data": {"log": [{"role": "user", "content": "Hi"}]}}\n', "its turns are in data.log"),
     ],
 )
 def test_a_file_that_cannot_be_read_is_named_with_its_reason(

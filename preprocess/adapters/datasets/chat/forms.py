@@ -24,6 +24,7 @@ from preprocess.adapters.parsing.videos import VIDEO_KEYS
 from preprocess.containers.image_columns import IMAGE_KEYS, NUMBERED_KEYS
 from preprocess.errors import RejectError
 
+CAPTION_FORM = "caption"
 CAPTION_KEYS = ("caption", "text", "txt")
 OPTION_KEYS = ("options", "choices")
 SYSTEM_KEYS = ("system", "system_prompt", "system_message", "system_instruction", "system_text")
@@ -139,7 +140,7 @@ FORMS: dict[str, Form] = {
     "prompt_completion": Form(needs=("prompt", "completion"), turns=_prompt),
     "prompt_response": Form(needs=("prompt", "response"), may=("history",), turns=_one_round),
     "question_answer": Form(needs=("question", "answer"), may=OPTION_KEYS, turns=_question),
-    "caption": Form(needs=(), may=CAPTION_KEYS, turns=_caption),
+    CAPTION_FORM: Form(needs=(), may=CAPTION_KEYS, turns=_caption),
 }
 FORM = Option(
     default="auto",
@@ -172,7 +173,7 @@ def form_of(record: dict[str, Any], request: Request) -> Form:
         name for name in present if all(record[key] is not None for key in FORMS[name].needs)
     ]
     if not names and any(record.get(key) is not None for key in CAPTION_KEYS):  # last: often next to turns
-        names = ["caption"]
+        names = [CAPTION_FORM]
     if not names:
         if type(record.get("questions")) is list and type(record.get("answers")) is list:
             raise RejectError("missing_key", "the keys questions and answers are OCR-VQA's; use the adapter ocr_vqa")

@@ -10,6 +10,7 @@ record; images without any marker go before the first question. What a record sa
 from __future__ import annotations
 
 import os.path
+from collections.abc import Iterator
 from dataclasses import replace
 from typing import Any
 
@@ -19,14 +20,17 @@ from preprocess.adapters.parsing.fields import as_id, build_or_reject, image_gro
 from preprocess.adapters.parsing.identities import Identities
 from preprocess.adapters.parsing.keys import Columns, filter_fields, has_value, one_of, own_id, renamed
 from preprocess.adapters.parsing.media_tags import TagRules, slots
+from preprocess.adapters.parsing.messages import MESSAGE_KEYS, ROUND_KEYS
 from preprocess.adapters.parsing.record_files import read_records
-from preprocess.adapters.parsing.record_images import images_of, videos_of
+from preprocess.adapters.parsing.record_images import check_unread_images, images_of, videos_of
 from preprocess.adapters.parsing.record_location import RecordLocation, located_records
 from preprocess.adapters.parsing.splits import stated_split
 from preprocess.adapters.parsing.tools import tool_definitions
 from preprocess.adapters.parsing.turns import Message, assemble
 from preprocess.conversation import Conversation, Image, Records
 from preprocess.errors import RejectError
+
+_EVERY_KEY = KEYS | MESSAGE_KEYS | ROUND_KEYS
 
 
 def read(request: Request) -> Records:
@@ -57,6 +61,8 @@ def _conversation(location: RecordLocation, record: Any, store: int | None, rule
         rules, groups_within = replace(rules, has_videos=True), groups_within | groups_of_videos
     messages = form.turns(record, form, Context(request, len(images) + len(videos), rules))
     turns, notes = assemble(_with_system(record, messages, rules), images, request, videos)
+    if not images and not videos and all(type(part) is str for turn in turns for part in turn.parts):
+        check_unread_images(_with_turns(source), request, _EVERY_KEY)
     groups: list[str] = []
     for image in (part for turn in turns for part in turn.parts if isinstance(part, Image)):
         within = groups_within.get(image)
@@ -76,6 +82,14 @@ def _conversation(location: RecordLocation, record: Any, store: int | None, rule
         tools=tools,
         fields=fields,
     )
+
+
+def _with_turns(record: dict[str, Any]) -> Iterator[dict[str, Any]]:
+    """The record, and those of its turns that have more than a role and a text."""
+    yield record
+    for value in record.values():
+        if type(value) is list:
+            yield from (item for item in value if type(item) is dict and len(item) > 2)
 
 
 def _with_system(record: dict[str, Any], messages: list[Message], rules: TagRules) -> list[Message]:
