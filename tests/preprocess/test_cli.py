@@ -149,7 +149,7 @@ def test_init_finds_the_layouts_and_its_file_builds(tmp_path: Path) -> None:
     done = dsvl_prep("init", "--root", SAMPLES.parent, "--out", blend)
     assert done.returncode == 0, done.stderr
     tree = yaml.safe_load(blend.read_text(encoding="utf-8"))
-    assert {entry["adapter"] for entry in tree["datasets"]} == set(ADAPTERS) - {"chat"}
+    assert {entry["adapter"] for entry in tree["datasets"]} == set(ADAPTERS)  # chat: photos.json of the extensions
     assert blend.read_text(encoding="utf-8").count("#") > 30
     done = dsvl_prep(
         "build", "--blend", blend, "--out", tmp_path / "build", "--set", f"tokenizer={TOKENIZER}", "--json"
