@@ -67,6 +67,8 @@ class Chat:
         for stream in (stdin, self._out, self._err):
             _tolerate_encoding_errors(stream)
         self._note("a line is a question; /image PATH... adds images; /help lists all commands")
+        if "tools" in self._speaker.chat_tokenizer.template.mentions:
+            self._note("no tools are defined here, and none are run: an answer that calls one is shown as text")
         read = _reader(stdin)
         while True:
             try:

@@ -47,6 +47,11 @@ def test_what_a_filter_drops_is_a_reject_that_no_limit_counts(
     assert "mine: filtered: aspect_ratio 2, rounds 2" in capsys.readouterr().out.splitlines()
     assert report.to_json()["datasets"]["mine"]["filtered"] == {"aspect_ratio": 2, "rounds": 2}
     opened = shards.open(report.path)
+    images = [sample.metadata["images"] for sample in opened["train"]]
+    assert images == [
+        [{"name": f"{number}.jpg", "width": 32, "height": 32, "original_width": width, "original_height": 60}]
+        for number, width in ((0, 60), (3, 90))
+    ]
     assert opened.manifest.datasets["mine"].filtered == {"rounds": 2, "aspect_ratio": 2}
     assert shards.verify(opened).problems == []
     shown = CliRunner().invoke(cli, ["stats", "--build", str(report.path)], catch_exceptions=False).stdout

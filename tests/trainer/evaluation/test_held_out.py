@@ -4,6 +4,7 @@
 
 from __future__ import annotations
 
+from types import SimpleNamespace
 from typing import Any, cast
 
 import numpy as np
@@ -13,11 +14,14 @@ torch = pytest.importorskip("torch")
 pytest.importorskip("transformers")
 pytest.importorskip("pycocoevalcap")
 
+import dst
 from shards import Build, Sample
 from shards.loader import Loader
 from tests.support import evaluations, model_batches
-from tests.support.tiny_models import Loaded, loaded
-from trainer.evaluation.held_out import answer_spans, prompt_for, questions_of
+from tests.support.small_blends import TOKENIZER
+from tests.support.tiny_models import GEOMETRY, IMAGE_TOKENS, Loaded, loaded
+from trainer.evaluation.held_out import answer_spans, prompt_for, question_text, questions_of
+from trainer.evaluation.metrics import exact_match
 from trainer.evaluation.runner import check_model_fits_build
 
 one_thread = pytest.fixture(scope="module", autouse=True)(model_batches.on_one_thread)
@@ -91,3 +95,48 @@ def test_a_limit_takes_samples_of_every_dataset_evenly_spread(build: Build, reco
         taken = sorted({question.index for question in some if question.dataset == name})
         assert taken == [places[number * size // min(2, size)] for number in range(min(2, size))]
     assert questions_of(build, tokenizer, limit=10**6) == whole
+
+
+class HeldOut:
+    """A held-out split of one sample, as `questions_of` and `prompt_for` read it."""
+
+    def __init__(self, encoded: dst.Encoded) -> None:
+        tokens = np.stack([encoded.ids, encoded.labels])
+        self.sample = Sample("eval.tar", "k", memoryview(b'{"images": []}'), tokens, ())
+        self.sizes = {"mine": 1}
+        self.manifest = SimpleNamespace(
+            config=SimpleNamespace(image_tokens=IMAGE_TOKENS), datasets={"mine": SimpleNamespace(adapter="chat")}
+        )
+
+    def __getitem__(self, key: object) -> Any:
+        return self.sample if isinstance(key, int) else self
+
+    def named(self, index: int) -> tuple[str, Sample]:
+        return "mine", self.sample
+
+
+def test_an_answer_that_calls_a_tool_is_asked_for_with_the_tools_and_scored_as_text() -> None:
+    tokenizer = dst.load_tokenizer(TOKENIZER, ("<|im_start|>", "<|im_end|>"))
+    chat = dst.ChatTokenizer(dst.load_template("chatml"), tokenizer)
+    tool = {"type": "function", "function": {"name": "weather", "parameters": {}}}
+    calls = [{"type": "function", "function": {"name": "weather", "arguments": {"city": "Rome"}}}]
+    messages: list[dst.Message] = [
+        {"role": "user", "content": "Is it wet in Rome?"},
+        {"role": "assistant", "content": "", "tool_calls": calls},
+        {"role": "tool", "content": "rain"},
+        {"role": "assistant", "content": "It is."},
+    ]
+    build = cast(Build, HeldOut(chat.encode(messages, tools=[tool])))
+    call, answer = questions_of(build, tokenizer)
+    (reference,) = call.references
+    assert '"city": "Rome"' in reference
+    assert answer.references == ("It is.",)
+    prompts = [prompt_for(build, question, GEOMETRY, tokenizer.image_id) for question in (call, answer)]
+    defined, called = (tokenizer.decode(prompt.ids.tolist()) for prompt in prompts)
+    assert '"name": "weather"' in defined
+    assert 'Rome"' not in defined
+    assert called.startswith(defined)
+    assert reference in called
+    assert "rain" in question_text(build, answer, tokenizer, with_images=False)[0]
+    asked = [(reference, 1.0), (reference.replace("Rome", "Oslo"), 0.0), ("It is wet.", 0.0)]
+    assert [exact_match(prediction, call.references) for prediction, _ in asked] == [value for _, value in asked]

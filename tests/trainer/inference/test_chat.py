@@ -10,6 +10,7 @@ import os
 import signal
 import sys
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -17,6 +18,7 @@ import pytest
 torch = pytest.importorskip("torch")
 pytest.importorskip("transformers")
 
+import dst
 import shards
 from tests.support import model_batches, small_blends
 from tests.support.talks import FEW, PHOTOS, Script, Talk
@@ -265,3 +267,13 @@ def test_a_template_that_refuses_a_question_is_reported() -> None:
     assert "not asked: template plain" in talk("What is it?")
     talk(f"/image {PHOTOS[0]}", "What is it?")
     assert isinstance(talk.chat.exchanges[0].answer, str)
+
+
+def test_a_chat_says_that_it_defines_no_tools_if_the_template_knows_them(record: Loaded) -> None:
+    knows_tools = dst.ChatTokenizer(
+        dst.load_template("chatml"), dst.load_tokenizer(small_blends.TOKENIZER, ("<|im_start|>", "<|im_end|>"))
+    )
+    for speaker, is_said in ((record, False), (replace(record, chat_tokenizer=knows_tools), True)):
+        talk = Talk(speaker)
+        talk.chat.run(io.StringIO("/quit\n"))
+        assert ("no tools are defined here, and none are run" in talk.err.getvalue()) == is_said
