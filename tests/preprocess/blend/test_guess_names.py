@@ -33,7 +33,7 @@ def turns(role: str, content: str, *names: str) -> list[dict[str, str]]:
         ({"instruction": "Do.", "input": "it", "response": "Done."}, {"response": "output"}, {}),
         ({"Frage": "Was?", "Antwort": "Das."}, {"Frage": "question", "Antwort": "answer"}, {}),
         ({"问题": "?", "答案": "!", "图": ["a.jpg"]}, {"问题": "question", "答案": "answer", "图": "images"}, {}),
-        ({"description": "A cup.", "file_name": "1.JPG"}, {"description": "caption", "file_name": "image"}, {}),
+        ({"description": "A cup.", "jpeg_file": "1.JPG"}, {"description": "caption", "jpeg_file": "image"}, {}),
         (
             {"q": "What?", "a": "That.", "before": "1.jpg", "after": "https://x.org/2.png?w=3"},
             {"q": "question", "a": "answer", "before": "image_1", "after": "image_2"},
