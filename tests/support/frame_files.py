@@ -28,6 +28,11 @@ def number_of(image: Image.Image) -> int:
 
 def animation(form: str, count: int, **options: Any) -> bytes:
     frames = [grey(number) for number in range(count)]
+    if (
+        form == "MPO"
+    ):  # Pillow's list of more than two is wrong; cameras' lists are complete, and nobody here reads them
+        more = b"".join(encoded(frame, "JPEG") for frame in frames[2:])
+        return encoded(frames[0], form, save_all=True, append_images=frames[1:2]) + more
     if form == "WEBP":
         options = {"lossless": True, **options}
     return encoded(frames[0], form, save_all=True, append_images=frames[1:], **options)
