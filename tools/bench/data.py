@@ -10,6 +10,7 @@ import random
 import shutil
 import statistics
 import subprocess
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -21,20 +22,27 @@ RECORDS = "llava/detail_23k.json"
 _WORDS = (ROOT / "shards/FORMAT.md").read_text(encoding="utf-8").split()
 
 
-def make_images(folder: Path, count: int, answer_words: int = 90) -> None:
-    """LLaVA's layout: one 640x480 photo a record, 64 different ones; a question, and an answer of some sentences."""
+SIZES = ((640, 480),)
+MANY_SIZES = ((320, 240), (500, 375), (640, 480), (640, 427), (800, 600), (1024, 768))
+
+
+def make_images(
+    folder: Path, count: int, answer_words: int = 90, sizes: Sequence[tuple[int, int]] = SIZES, quality: int = 90
+) -> None:
+    """LLaVA's layout: one photo a record, 64 different ones; a question, and an answer of some sentences."""
     source = sorted((ROOT / "examples/data/coco/train2017").glob("*.jpg"))
     choose = random.Random(0)
     photos = folder / PHOTOS
     photos.mkdir(parents=True)
     encoded = []
     for index in range(64):
+        width, height = sizes[index % len(sizes)]
         with Image.open(source[index % len(source)]) as image:
-            photo = image.convert("RGB").resize((640, 480), Image.Resampling.BICUBIC)
-        grain = np.random.default_rng(index).normal(0, 6, (480, 640, 3))
+            photo = image.convert("RGB").resize((width, height), Image.Resampling.BICUBIC)
+        grain = np.random.default_rng(index).normal(0, 6, (height, width, 3))
         pixels = np.clip(np.asarray(photo, dtype=np.float32) + grain, 0, 255).astype(np.uint8)
         data = io.BytesIO()
-        Image.fromarray(pixels).save(data, "JPEG", quality=90)
+        Image.fromarray(pixels).save(data, "JPEG", quality=quality)
         encoded.append(data.getvalue())
     records = []
     for index in range(count):

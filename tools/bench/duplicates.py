@@ -8,7 +8,7 @@ found: each photo below FOLDER is changed in several ways, and each change is co
 photos are compared with each other. Look at the pairs it prints: some collections hold a photo twice.
 search: random hashes, a tenth of them in groups of 100 that share half of their bits, and copies of one in a hundred
 with up to 31 bits changed, all of which must be found; of 50 hashes, all near ones are also found by comparing all.
-build: the whole command with and without each switch.
+build: the whole command with and without each switch, on photos of 320x240 to 1024x768 pixels.
 
 Prints Markdown for docs/duplicates.md.
 """
@@ -31,7 +31,7 @@ from PIL import Image, ImageDraw, ImageOps
 from preprocess.dedupe.near_search import near_components, popcount
 from preprocess.dedupe.perceptual_hash import perceptual_hash
 from tools.bench.compile import build_seconds
-from tools.bench.data import machine, make_images
+from tools.bench.data import MANY_SIZES, machine, make_images
 
 THRESHOLDS = (0, 15, 23, 31, 40, 60)
 SIDE = 64
@@ -175,21 +175,35 @@ def _around(hashes: npt.NDArray[np.uint64], row: int) -> npt.NDArray[np.int64]:
 
 
 def bench_build(folder: Path, count: int, repeats: int) -> None:
-    make_images(folder, count)
+    make_images(folder, count, sizes=MANY_SIZES)
     switches: Mapping[str, Mapping[str, object]] = {
         "none": {},
         "`split.eval: 0.1`": {"split": {"eval": 0.1}},
         "`dedupe: exact`": {"dedupe": "exact"},
         "`dedupe: near`": {"dedupe": "near"},
     }
-    print("| switch | seconds | against none |\n|---|---|---|")
+    print("| switch | seconds | CPU seconds | against none | CPU against none |\n|---|---|---|---|---|")
     seconds: dict[str, list[float]] = {name: [] for name in switches}
+    cpu_seconds: dict[str, list[float]] = {name: [] for name in switches}
     for _ in range(repeats):
         for name, keys in switches.items():
+            before = _cpu_of_children()
             seconds[name].append(build_seconds(folder, {"image": {"check": "decode"}, **keys}, workers=2))
-    for name, runs in seconds.items():
-        ratio = statistics.median(one / other for one, other in zip(runs, seconds["none"], strict=True))
-        print(f"| {name} | {statistics.median(runs):.1f} | {ratio:.2f} |")
+            cpu_seconds[name].append(_cpu_of_children() - before)
+    for name in switches:
+        wall, cpu = (
+            statistics.median(one / other for one, other in zip(runs[name], runs["none"], strict=True))
+            for runs in (seconds, cpu_seconds)
+        )
+        print(
+            f"| {name} | {statistics.median(seconds[name]):.1f} | {statistics.median(cpu_seconds[name]):.1f} "
+            f"| {wall:.2f} | {cpu:.2f} |"
+        )
+
+
+def _cpu_of_children() -> float:
+    used = resource.getrusage(resource.RUSAGE_CHILDREN)
+    return used.ru_utime + used.ru_stime
 
 
 if __name__ == "__main__":
