@@ -21,7 +21,7 @@ from preprocess.blend.resolve import Prepared, prepare, request_of
 from preprocess.compiler.commit import CACHE, StageResults, finish, sweep_partials
 from preprocess.compiler.decoded_images import NAME as DECODED
 from preprocess.compiler.decoded_images import write_decoded
-from preprocess.compiler.engines import ENGINES
+from preprocess.compiler.engines import ENGINES, keeping_workers
 from preprocess.compiler.fingerprints import FOLDER as FINGERPRINTS
 from preprocess.compiler.fingerprints import FingerprintStage
 from preprocess.compiler.frames import FramesStage
@@ -77,9 +77,9 @@ def build_and_publish(
     blend = prepared.blend
     folder, store = target(path, blend, out, work)
     progress = progress or Silent()
-    with _locked(folder):
+    with _locked(folder), keeping_workers(ENGINES[blend.engine]) as engine:
         sweep_partials(folder)
-        run = TaskRunner(ENGINES[blend.engine], workers, progress)
+        run = TaskRunner(engine, workers, progress)
         _index_archives(prepared, folder, run)
         ingested, spools = _ingest(prepared, folder, run)
         used: set[Path] = set()

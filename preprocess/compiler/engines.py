@@ -39,28 +39,18 @@ class Engine(Protocol):
 
 def process_engine(function: PerTask[T, R], tasks: Iterable[T], workers: int) -> Iterator[tuple[int, R]]:
     """Spawned processes, each with one task at a time."""
-    queue = deque(enumerate(tasks))
-    context = multiprocessing.get_context("spawn")
-    crew: list[_Worker] = []
-    try:
-        for _ in range(min(workers, len(queue))):
-            crew.append(_Worker(context, function))
-        busy = {worker.pipe: worker for worker in crew}
-        for worker in crew:
-            worker.give(queue.popleft())
-        while busy:
-            for pipe in wait(list(busy)):
-                assert isinstance(pipe, Connection)
-                worker = busy[pipe]
-                yield worker.take()
-                if queue:
-                    worker.give(queue.popleft())
-                else:
-                    worker.retire()
-                    del busy[pipe]
-    finally:
-        for worker in crew:
-            worker.kill()
+    with _Crew() as crew:
+        yield from crew(function, tasks, workers)
+
+
+@contextlib.contextmanager
+def keeping_workers(engine: Engine) -> Iterator[Engine]:
+    """The engine, whose workers wait for its next call until this context ends: a start takes half a second."""
+    if engine is process_engine:
+        with _Crew() as crew:
+            yield crew
+    else:
+        yield engine
 
 
 def ray_engine(function: PerTask[T, R], tasks: Iterable[T], workers: int) -> Iterator[tuple[int, R]]:
@@ -111,21 +101,58 @@ def _quietly(function: PerTask[T, R]) -> PerTask[T, R]:
 ENGINES: Mapping[str, Engine] = {"process": process_engine, "ray": ray_engine}
 
 
+class _Crew:
+    """An engine whose workers wait for the next call. A call that does not come to its end kills all of them."""
+
+    def __init__(self) -> None:
+        self._workers: list[_Worker] = []
+
+    def __enter__(self) -> _Crew:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        while self._workers:
+            self._workers.pop().retire()
+
+    def __call__(self, function: PerTask[T, R], tasks: Iterable[T], workers: int) -> Iterator[tuple[int, R]]:
+        queue = deque(enumerate(tasks))
+        try:
+            while len(self._workers) < min(workers, len(queue)):
+                self._workers.append(_Worker())
+            busy: dict[Any, _Worker] = {}
+            for worker in self._workers[: min(workers, len(queue))]:
+                busy[worker.pipe] = worker
+                worker.give(function, queue.popleft())
+            while busy:
+                for pipe in wait(list(busy)):
+                    worker = busy[pipe]
+                    yield worker.take()
+                    if queue:
+                        worker.give(function, queue.popleft())
+                    else:
+                        del busy[pipe]
+        except BaseException:
+            while self._workers:
+                self._workers.pop().kill()
+            raise
+
+
 class _Worker:
     """A child process and the pipe to it."""
 
-    def __init__(self, context: Any, function: Callable[[Any], Any]) -> None:
+    def __init__(self) -> None:
+        context = multiprocessing.get_context("spawn")
         self.pipe, far_end = context.Pipe()
-        self._process = context.Process(target=_work, args=(far_end, function, os.getpid()), daemon=True)
+        self._process = context.Process(target=_work, args=(far_end, os.getpid()), daemon=True)
         with _ctrl_c_later():
             self._process.start()
         far_end.close()
         self._index = -1
 
-    def give(self, task: tuple[int, Any]) -> None:
+    def give(self, function: Callable[[Any], Any], task: tuple[int, Any]) -> None:
         self._index, payload = task
         try:
-            self.pipe.send(payload)
+            self.pipe.send((function, payload))
         except OSError:
             self._report_death()
 
@@ -184,13 +211,13 @@ def _ctrl_c_later() -> Iterator[None]:
         signal.raise_signal(signal.SIGINT)
 
 
-def _work(pipe: Connection, function: Callable[[Any], Any], parent: int) -> None:
+def _work(pipe: Connection, parent: int) -> None:
     """The child: run tasks from the pipe until it closes."""
     _die_with_parent(parent)
     os.environ["TOKENIZERS_PARALLELISM"] = "false"
     while True:
         try:
-            task = pipe.recv()
+            function, task = pipe.recv()
         except (EOFError, OSError):
             return
         try:

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from dst.common.progress import Progress, Silent
-from preprocess.compiler.engines import Engine, process_engine
+from preprocess.compiler.engines import Engine, keeping_workers, process_engine
 from preprocess.compiler.fingerprints import FingerprintStage
 from preprocess.compiler.reference_images import EXTENSIONS, NO_IMAGES, has_images, reference_images
 from preprocess.compiler.task_runner import TaskRunner
@@ -95,13 +95,13 @@ def find_overlap(
         raise ConfigError(problems)
     questions = _questions(find_questions(first, question_key), find_questions(second, question_key), ngram)
     level: Level = "look" if match == "near" else "bytes"
-    with tempfile.TemporaryDirectory(prefix="dsvl-overlap-") as scratch:
+    with tempfile.TemporaryDirectory(prefix="dsvl-overlap-") as scratch, keeping_workers(engine) as kept:
         stage = FingerprintStage(
             spools={},
             stores={},
             cache=Path(scratch),
             max_pixels=_MAX_PIXELS,
-            run=TaskRunner(engine, workers, progress or Silent()),
+            run=TaskRunner(kept, workers, progress or Silent()),
             used=set(),
             looks=[],
         )

@@ -18,7 +18,7 @@ from pathlib import Path
 import pytest
 
 from preprocess.blend.resolve import engine_problems
-from preprocess.compiler.engines import ENGINES, process_engine, ray_engine
+from preprocess.compiler.engines import ENGINES, keeping_workers, process_engine, ray_engine
 from preprocess.errors import DataError
 from tests.support import extensions
 from tests.support.paths import ROOT
@@ -194,6 +194,33 @@ def test_closing_early_kills_the_workers() -> None:
     next(run)
     run.close()  # type: ignore[attr-defined]
     assert_nobody_left()
+
+
+def test_workers_are_kept_for_the_next_call_until_the_context_ends() -> None:
+    with keeping_workers(process_engine) as engine:
+        first = set(dict(engine(process_of, range(9), 2)).values())
+        assert list(engine(square, [7], 2)) == [(0, (7, 49))]
+        assert set(dict(engine(process_of, range(9), 2)).values()) <= first
+        assert workers_of(os.getpid()) == first
+    assert_nobody_left()
+
+
+def test_a_call_that_fails_or_is_left_kills_the_workers_and_the_next_starts_others() -> None:
+    with keeping_workers(process_engine) as engine:
+        with pytest.raises(DataError, match=r"file.json: is no good"):
+            list(engine(refuse, ["file.json"], 1))
+        assert_nobody_left()
+        waiting = engine(wait_for_ever_from_one_on, [0, 1, 2], 2)
+        next(waiting)
+        waiting.close()  # type: ignore[attr-defined]
+        assert_nobody_left()
+        assert sorted(engine(square, range(3), 2)) == [(number, (number, number**2)) for number in range(3)]
+    assert_nobody_left()
+
+
+def test_another_engine_is_used_as_it_is() -> None:
+    with keeping_workers(ray_engine) as engine:
+        assert engine is ray_engine
 
 
 def test_an_error_in_the_consumer_kills_the_workers() -> None:
