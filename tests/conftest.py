@@ -5,6 +5,7 @@ Nothing heavy is imported here, so that one small test starts at once.
 
 from __future__ import annotations
 
+import itertools
 import os
 import signal
 from collections.abc import Iterator
@@ -35,6 +36,24 @@ settings.register_profile(
     "dev", deadline=None, suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large]
 )
 settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "ci"))
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Files with slow tests come first on every worker, so that none is still at work long after the others.
+
+    pytest-xdist gives each worker an equal part of the list, and workers that are done steal from the ends of others.
+    """
+    workers = int(os.environ.get("PYTEST_XDIST_WORKER_COUNT", 1))
+    files = [list(tests) for _, tests in itertools.groupby(items, key=lambda item: item.path)]
+    slow = [tests for tests in files if any(test.get_closest_marker("slow") for test in tests)]
+    rest = [test for tests in files if tests not in slow for test in tests]
+    parts = [[test for tests in slow[worker::workers] for test in tests] for worker in range(workers)]
+    size = -(-len(items) // workers)
+    for part in parts:
+        taken = max(0, size - len(part))
+        part += rest[:taken]
+        del rest[:taken]
+    items[:] = [test for part in [*parts, rest] for test in part]
 
 
 @pytest.fixture(scope="session")
