@@ -5,47 +5,17 @@ Exit codes: 0 fine, 1 bad data or a failed run, 2 bad usage or configuration. Re
 
 from __future__ import annotations
 
-import contextlib
-import functools
 import json
-import os
 import sys
-from collections.abc import Callable
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 import click
 
 from dst.common.cli import Command, note, run_command
 from dst.common.terminal_text import json_line, visible
-
-PATH = click.Path(path_type=Path)
-
-
-def location(text: str) -> str | Path:
-    """A folder, or a URL, which stays text: a Path would take a slash from it."""
-    return text if "://" in text else Path(text)
-
-
-def usable_cpus() -> int:
-    """The CPUs this process may use: fewer than the machine has inside a container or a batch job."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-
-
-def build_location(command: Callable[..., None]) -> Callable[..., None]:
-    """The build that a command reads, as its only argument or with --build."""
-
-    @click.argument("named", metavar="[BUILD]", required=False, type=location)
-    @click.option("--build", type=location, help="The build: a folder or a URL; the same as the argument BUILD.")
-    @functools.wraps(command)
-    def with_build(named: str | Path | None, build: str | Path | None, **options: Any) -> None:
-        if (named is None) == (build is None):
-            got = "none" if build is None else f"{visible(named)} and {visible(build)}"
-            raise click.UsageError(f"the build: got {got}; expected one folder or URL, as BUILD or with --build")
-        command(build=named if build is None else build, **options)
-
-    return with_build
+from preprocess.cli_options import PATH, build_location, location, usable_cpus
 
 
 class _PrepCommand(Command):
@@ -123,31 +93,11 @@ def fetch(
 @build_location
 def verify(build: str | Path) -> None:
     """Check every byte of a build, in a folder or at a URL: digests, indexes, samples, tokenizer, manifest."""
-    import shards
     from dst.common.progress import Bar
+    from preprocess.views.verify_build import print_verified
 
-    opened = shards.open(build)
-    total = sum(info.size + info.index_size for _, _, info in opened.manifest.shards())
-    for path in opened.manifest.files:
-        with contextlib.suppress(FileNotFoundError):  # verify will say so
-            total += opened.store.size(path)
-    with Bar().step("verifying", total) as advance:
-        found = shards.verify(opened, progress=advance)
-    for line in found.notes:
-        click.echo(f"note: {visible(line)}")
-    for problem in found.problems:
-        click.echo(visible(problem), err=True)
-    if found.problems:
-        click.echo(
-            f"{visible(build)}: {len(found.problems)} problems; remove the files named above and run the same "
-            "dsvl-prep build: it makes just them again",
-            err=True,
-        )
+    if not print_verified(build, Bar()):
         sys.exit(1)
-    click.echo(
-        f"{visible(build)}: sound; {found.shards} shards, {found.samples:,} samples, {found.images:,} images, "
-        f"{found.size_bytes:,} bytes"
-    )
 
 
 @cli.command()
@@ -170,16 +120,8 @@ def stats(build: str | Path, max_length: int | None, as_json: bool) -> None:
     questions = opened.manifest.questions or ()
     report = packing_report(opened, max_length or opened.manifest.config.limits.max_length)
     if as_json:
-        click.echo(
-            json_line(
-                {
-                    "datasets": found,
-                    "filtered": dropped,
-                    "questions": [asdict(one) for one in questions],
-                    "packing": report and asdict(report),
-                }
-            )
-        )
+        tree = {"datasets": found, "filtered": dropped, "questions": [asdict(one) for one in questions]}
+        click.echo(json_line(tree | {"packing": report and asdict(report)}))
         return
     print_stats(found, dropped, questions)
     if report:
@@ -241,8 +183,10 @@ def overlap(
     """
     from dst.common.progress import Bar
     from preprocess.views.overlap import find_overlap, print_overlap
-    from preprocess.views.overlap_page import write_overlap_page
+    from preprocess.views.overlap_page import check_page, write_overlap_page
 
+    if page is not None:
+        check_page(page)
     result = find_overlap(
         first,
         second,
@@ -308,20 +252,9 @@ def adapters(names: tuple[str, ...], as_json: bool) -> None:
 def init(root: Path, out: Path) -> None:
     """Find datasets and files of conversations below a folder, and write a commented blend file for them."""
     from preprocess.blend.draft import write_blend
+    from preprocess.views.draft_summary import print_draft
 
-    found = write_blend(root, out)
-    for dataset in found.datasets:
-        names = [os.path.relpath(path, dataset.folder) for path in dataset.annotations[:3]]
-        files = f": {', '.join(names)}" if names else ""
-        more = f" and {len(dataset.annotations) - 3} more files" if len(dataset.annotations) > 3 else ""
-        click.echo(visible(f"found {dataset.adapter} in {dataset.folder}{files}{more}"))
-        for line in dataset.notes:
-            click.echo(visible(f"  {line}"))
-    for one in found.unread:
-        note(f"not in the blend: {one.path}: {one.reason}")
-    click.echo(
-        visible(f"wrote {out}; look at it with: dsvl-prep render --blend {out}; then set `tokenizer:`, and build")
-    )
+    print_draft(write_blend(root, out), out)
 
 
 @cli.command()

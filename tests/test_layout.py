@@ -23,9 +23,9 @@ LAYERS = {
         errors  files  typed_json  storage  images.geometry  format  images  sampling  build  verify  upload  loader
     """,
     "preprocess": """
-        errors  compiler_version  terminal  containers  conversation
+        errors  compiler_version  terminal  containers  conversation  conversation_lines
         adapters.groups  adapters.base  adapters.parsing  adapters.datasets  adapters.registry  adapters.lookup
-        images  filters  dedupe  blend  fetch  compiler  views  cli
+        images  filters  dedupe  blend  fetch  compiler  views  cli_options  cli
     """,
     "trainer": """
         errors  compat  config  attention  model.encoders  model  distributed  model_io  checkpoint  training

@@ -23,7 +23,8 @@ import orjson
 import pyarrow as pa
 import xxhash
 
-from preprocess.conversation import Conversation, Image, Reject, decode, encode
+from preprocess.conversation import Conversation, Image, Reject
+from preprocess.conversation_lines import decode, encode
 
 _BATCH = 16384
 _SCHEMA = pa.schema(

@@ -67,33 +67,36 @@ def read_small(root: Path, name: str, at_most: int) -> bytes:
 def folder_state(root: Path) -> tuple[int, int]:
     """The bytes of all texts below a folder, and a number that changes with a text or with the name of a file."""
     total, digest = 0, xxhash.xxh3_64()
-    for sample in samples_below(root):
-        for extension in sample.extensions:
-            name = sample.name(extension)
-            digest.update(os.fsencode(name) + b"\0")
-            if extension.lower() in TEXTS:
-                try:
-                    status = os.stat(os.path.join(root, name))
-                except OSError:
-                    continue  # reading it says what is wrong
-                total += status.st_size
-                digest.update(f"{status.st_size} {status.st_mtime_ns}\0".encode())
+    for name, is_text in _files(root):
+        digest.update(os.fsencode(name) + b"\0")
+        if is_text:
+            try:
+                status = os.stat(os.path.join(root, name))
+            except OSError:
+                continue  # reading it says what is wrong
+            total += status.st_size
+            digest.update(f"{status.st_size} {status.st_mtime_ns}\0".encode())
     return total, digest.intdigest()
 
 
 def folder_sha256(root: Path, at_most: int) -> str:
     """Of the names of all files below a folder, and of the contents of its texts up to a size."""
     digest = hashlib.sha256()
+    for name, is_text in _files(root):
+        digest.update(os.fsencode(name) + b"\0")
+        if is_text:
+            try:
+                digest.update(hashlib.sha256(read_small(root, name, at_most)).digest())
+            except ValueError as error:
+                digest.update(str(error).encode())
+    return digest.hexdigest()
+
+
+def _files(root: Path) -> Iterator[tuple[str, bool]]:
+    """The path of each file below the root, and whether it is read for a record."""
     for sample in samples_below(root):
         for extension in sample.extensions:
-            name = sample.name(extension)
-            digest.update(os.fsencode(name) + b"\0")
-            if extension.lower() in TEXTS:
-                try:
-                    digest.update(hashlib.sha256(read_small(root, name, at_most)).digest())
-                except ValueError as error:
-                    digest.update(str(error).encode())
-    return digest.hexdigest()
+            yield sample.name(extension), extension.lower() in TEXTS
 
 
 def _folders(root: Path) -> Iterator[tuple[str, list[str]]]:

@@ -12,11 +12,10 @@ from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 
-from jinja2 import Environment, FileSystemLoader, StrictUndefined
-
+from dst.common.html_pages import page_environment
 from dst.common.terminal_text import visible
 from preprocess.compiler.reference_images import read_reference
-from preprocess.errors import RejectError
+from preprocess.errors import ConfigError, RejectError
 from preprocess.views.overlap import Overlap
 from shards.errors import ImageError
 from shards.files import replace_file
@@ -47,6 +46,12 @@ class PicturePair:
     match: str
 
 
+def check_page(page: Path) -> None:
+    """Raises ConfigError if the page cannot be written; ask before the work."""
+    if not page.parent.is_dir():
+        raise ConfigError([f"--html {page}: there is no folder {page.parent}; make it, or name a file in another one"])
+
+
 def write_overlap_page(page: Path, overlap: Overlap, first: Path, second: Path) -> None:
     """Write what `find_overlap(first, second)` found; the page says how many pairs it leaves out.
 
@@ -64,13 +69,7 @@ def write_overlap_page(page: Path, overlap: Overlap, first: Path, second: Path) 
             PicturePair(first=picture(first, left), second=picture(second, right), match=match)
             for left, right, match in ordered[:MAX_PAIRS]
         ]
-    environment = Environment(
-        loader=FileSystemLoader(Path(__file__).parent),
-        autoescape=True,
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
+    environment = page_environment(Path(__file__).parent)
     environment.filters["shown"] = lambda text: visible(text[:_SHOWN_CHARACTERS])
     html = environment.get_template("overlap.html.jinja").render(
         first=str(first),

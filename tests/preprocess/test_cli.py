@@ -237,7 +237,8 @@ def test_error_messages_hold_no_control_characters(tmp_path: Path) -> None:
 def test_as_many_workers_as_cpus_that_the_process_may_use(monkeypatch: pytest.MonkeyPatch) -> None:
     import os
 
-    from preprocess.cli import build, usable_cpus
+    from preprocess.cli import build
+    from preprocess.cli_options import usable_cpus
 
     monkeypatch.setattr(os, "sched_getaffinity", lambda process: {3, 5, 7}, raising=False)
     assert usable_cpus() == 3

@@ -6,18 +6,8 @@ import re
 
 import pytest
 
-from preprocess.conversation import (
-    NOTES,
-    Conversation,
-    Image,
-    RecordSource,
-    ToolCall,
-    Turn,
-    decode,
-    encode,
-    to_messages,
-    to_tools,
-)
+from preprocess.conversation import NOTES, Conversation, Image, RecordSource, ToolCall, Turn, to_messages, to_tools
+from preprocess.conversation_lines import decode, encode
 from tests.support.paths import ROOT
 
 SOURCES = (RecordSource(file="a.json", record="1"),)

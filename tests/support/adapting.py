@@ -12,7 +12,8 @@ from typing import Any
 
 from preprocess.adapters.base import Adapter, Request
 from preprocess.adapters.lookup import find_adapter
-from preprocess.conversation import Conversation, Reject, encode, to_messages
+from preprocess.conversation import Conversation, Reject, to_messages
+from preprocess.conversation_lines import encode
 from tests.support.paths import EXAMPLES
 
 CHAT = {

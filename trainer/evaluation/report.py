@@ -20,8 +20,8 @@ from pathlib import Path
 from typing import Any
 
 import orjson
-from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
+from dst.common.html_pages import page_environment
 from shards.errors import ImageError
 from shards.files import replace_file
 from shards.images.thumbnails import thumbnail
@@ -127,13 +127,7 @@ def _csv(rows: Sequence[Mapping[str, Any]]) -> bytes:
 def _page(
     dialogues: Sequence[AnsweredDialogue], *, title: str, facts: Mapping[str, str], scores: Sequence[DatasetScore]
 ) -> str:
-    environment = Environment(
-        loader=FileSystemLoader(Path(__file__).parent),
-        autoescape=True,
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
+    environment = page_environment(Path(__file__).parent)
     environment.filters |= {"shown": _shown, "cut": lambda text: max(0, len(text) - PAGE_CHARACTERS)}
     environment.filters["number"] = lambda value: f"{value:.3f}"
     shown = _on_page(dialogues)

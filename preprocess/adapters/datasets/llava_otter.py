@@ -20,7 +20,8 @@ from preprocess.adapters.parsing.fields import build_or_reject, image_groups
 from preprocess.adapters.parsing.identities import Identities
 from preprocess.adapters.parsing.keys import own_id
 from preprocess.adapters.parsing.record_files import json_form, json_records
-from preprocess.conversation import Conversation, Image, Records, RecordSource, Reject, Turn, decode, encode
+from preprocess.conversation import Conversation, Image, Records, RecordSource, Reject, Turn
+from preprocess.conversation_lines import decode, encode
 from preprocess.errors import DataError, RejectError
 
 if TYPE_CHECKING:

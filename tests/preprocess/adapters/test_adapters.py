@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from preprocess.adapters.registry import ADAPTERS
-from preprocess.conversation import decode, encode
+from preprocess.conversation_lines import decode, encode
 from preprocess.errors import DataError
 from tests.support.adapting import (
     adapted,

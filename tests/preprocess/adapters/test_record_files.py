@@ -16,7 +16,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from preprocess.adapters.parsing import record_csv, record_text
+from preprocess.adapters.parsing import record_text
 from preprocess.adapters.parsing.record_files import json_records, read_records
 from preprocess.adapters.parsing.sample_records import MemberImage
 from preprocess.adapters.parsing.unreadable import UnreadableRecord
@@ -277,82 +277,3 @@ def test_the_common_layouts_of_a_dataset_need_no_names(tmp_path: Path, files: li
     assert [path.relative_to(tmp_path / "mine").as_posix() for path in inputs.annotations] == expected
     stores = {path for path in inputs.annotations if path.suffix != ".jsonl"}
     assert stores <= {*inputs.images}  # the images inside them are found without a setting
-
-
-# Tables of text
-
-
-@pytest.mark.parametrize("separator", [",", ";", "\t"])
-def test_a_table_of_text_has_a_record_for_each_row(tmp_path: Path, separator: str) -> None:
-    rows = [["id", "text"], ["1", "one"], [], ["2", '"zwei,\n; und ""drei""\t"'], ["", ""]]
-    path = write(tmp_path / "a.txt", b"\xef\xbb\xbf" + "\r\n".join(map(separator.join, rows)).encode())
-    expected = [{"id": "1", "text": "one"}, {"id": "2", "text": 'zwei,\n; und "drei"\t'}, {"id": "", "text": ""}]
-    assert list(read_records(path, KEYS)) == expected
-    packed = write(tmp_path / "a.csv.gz", gzip.compress(path.read_bytes()))
-    assert list(read_records(packed, KEYS)) == expected
-
-
-def test_a_bad_row_of_a_table_of_text_is_unreadable_alone(tmp_path: Path) -> None:
-    path = write(tmp_path / "a.csv", b',id,text\n0,1\n1,2,"x"y\n2,3,\xff\n3,4,"two\nlines"\n4,5,6,7\n')
-    first, second, third, fourth, fifth = read_records(path, KEYS)
-    assert isinstance(first, UnreadableRecord)
-    assert first.detail == "line 2 has 2 cells; expected 3, one for each column"
-    assert isinstance(second, UnreadableRecord)
-    assert second.detail.startswith("line 3: ")
-    assert third == {"unnamed": "2", "id": "3", "text": "\udcff"}  # whoever reads the text refuses it
-    assert fourth == {"unnamed": "3", "id": "4", "text": "two\nlines"}
-    assert isinstance(fifth, UnreadableRecord)
-    assert fifth.detail.startswith("line 7 has 4 cells")
-
-
-@pytest.mark.parametrize(
-    ("data", "message"),
-    [
-        (b"price,weight\n1,2\n", r"columns price, weight, none of which is read; .* map your names in `fields`"),
-        (b"id,text,id\n1,2,3\n", r"names a column twice: id, text, id; expected a name for each"),
-        (b"just words\n", r"neither a JSON array nor JSON lines, nor CSV or TSV"),
-        (b'id,text\n1,"2\n3,4\n', r"a\.csv, line 2: a quotation mark is opened and not closed"),
-    ],
-    ids=["other columns", "a name twice", "no table", "open quotation mark"],
-)
-def test_a_table_of_text_that_cannot_be_read_is_named_with_its_reason(
-    tmp_path: Path, data: bytes, message: str
-) -> None:
-    with pytest.raises(DataError, match=message):
-        list(read_records(write(tmp_path / "a.csv", data), KEYS))
-
-
-def test_a_long_cell_is_read_and_an_endless_one_is_not(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    path = write(tmp_path / "a.tsv", b"id\ttext\n1\t" + b"x" * 200_000 + b"\n")
-    (record,) = read_records(path, KEYS)
-    assert len(record["text"]) == 200_000
-    monkeypatch.setattr(record_csv, "MAX_RECORD_BYTES", 1000)
-    with pytest.raises(DataError, match="line 2: a cell has more than 1000 bytes"):
-        list(read_records(path, KEYS))
-
-
-# Objects
-
-
-@pytest.mark.parametrize(
-    ("document", "records"),
-    [
-        (
-            {"x1": {"text": "one"}, "x2": {"text": "two", "id": 7}},
-            [{"id": "x1", "text": "one"}, {"id": 7, "text": "two"}],
-        ),
-        ({"version": 1, "info": {"a": 1}, "data": RECORDS}, RECORDS),
-        ({"id": 3, "more": [1]}, [{"id": 3, "more": [1]}]),
-    ],
-    ids=["by id", "one array", "one record"],
-)
-def test_an_object_is_a_record_or_has_records_by_id_or_in_its_only_array(
-    tmp_path: Path, document: dict[str, Any], records: list[Any]
-) -> None:
-    assert list(read_records(write(tmp_path / "a", json.dumps(document, indent=1).encode()), KEYS)) == records
-
-
-def test_an_object_with_two_arrays_is_refused_with_its_keys(tmp_path: Path) -> None:
-    path = write(tmp_path / "a.json", b'{"images": [{}], "annotations": [{}], "\\ud800": 1}')
-    with pytest.raises(DataError, match=r"one JSON object with the keys images, annotations, \\ud800; expected a JSON"):
-        read_records(path, KEYS)

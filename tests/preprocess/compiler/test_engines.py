@@ -84,7 +84,7 @@ def leave_at_two(task: int) -> int:
 
 
 def refuse(task: str) -> None:
-    raise DataError(f"{task}: is no good")
+    raise DataError(f"{task}: cannot be used")
 
 
 def disk_full(task: str) -> None:
@@ -165,7 +165,7 @@ def test_a_worker_that_leaves_ends_the_run_with_its_exit_code() -> None:
 @pytest.mark.parametrize(
     ("function", "text"),
     [
-        (refuse, "file.json: is no good"),
+        (refuse, "file.json: cannot be used"),
         (disk_full, "file.json: No space left on device; free some space or fix the folder"),
         (full_without_name, "writing: No space left on device; free some space or fix the folder"),
         (full_in_rust, "reading or writing: No space left on device (os error 28); free some space and run it again"),
@@ -207,7 +207,7 @@ def test_workers_are_kept_for_the_next_call_until_the_context_ends() -> None:
 
 def test_a_call_that_fails_or_is_left_kills_the_workers_and_the_next_starts_others() -> None:
     with keeping_workers(process_engine) as engine:
-        with pytest.raises(DataError, match=r"file.json: is no good"):
+        with pytest.raises(DataError, match=r"file.json: cannot be used"):
             list(engine(refuse, ["file.json"], 1))
         assert_nobody_left()
         waiting = engine(wait_for_ever_from_one_on, [0, 1, 2], 2)

@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+import base64
+import hashlib
 import json
 from pathlib import Path
 from typing import Any
 
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 
 import shards
 from preprocess.compiler.report import print_report
 from preprocess.errors import ConfigError, DataError
-from tests.support.small_blends import build, chat_record, rejects_of, write_blend, write_images
+from tests.support.small_blends import build, chat_record, jpeg, rejects_of, write_blend, write_images
 
 
 def write_files(root: Path, **files: list[dict[str, Any]]) -> Path:
@@ -125,3 +129,23 @@ def test_a_dataset_that_is_not_trained_needs_no_amount(tmp_path: Path) -> None:
     blend.write_text(blend.read_text().replace("samples: all\n", "concat: 1\n"))
     report = build(blend)
     assert {name: dataset.draws for name, dataset in report.datasets.items()} == {"measure": 0, "learn": 3}
+
+
+def test_an_image_in_a_table_and_in_a_text_is_on_one_side(tmp_path: Path) -> None:
+    """The ids of their groups differ, since one is named by its row and the other by its bytes."""
+    images = [jpeg(number) for number in range(12)]
+    (tmp_path / "rows").mkdir()
+    messages = chat_record(0, images=["x"])["messages"]
+    table = pa.table({"messages": [messages] * len(images), "image": pa.array(images, pa.binary())})
+    pq.write_table(table, tmp_path / "rows/chat.parquet")
+    texts = [base64.b64encode(image).decode() for image in images]
+    write_files(tmp_path / "texts", a=[chat_record(number, images=[text]) for number, text in enumerate(texts)])
+    build(blend_of(tmp_path, {"name": "rows"}, {"name": "texts"}, split={"eval": 0.5, "official": "ignore"}))
+    sides: dict[str, set[tuple[str, str]]] = {}
+    for dataset, split, shard in shards.open(tmp_path / "build").shards():
+        for row in range(len(shard)):
+            (image,) = shard[row].images
+            sides.setdefault(hashlib.sha256(image).hexdigest(), set()).add((dataset, split))
+    assert {len(seen) for seen in sides.values()} == {2}
+    assert all(len({split for _, split in seen}) == 1 for seen in sides.values())
+    assert {split for seen in sides.values() for _, split in seen} == {"train", "eval"}

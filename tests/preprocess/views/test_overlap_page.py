@@ -89,6 +89,12 @@ def test_the_command_writes_it_besides_what_it_prints(tmp_path: Path) -> None:
     assert done.returncode == 0
     assert "1 of the first are in the second" in done.stdout
     assert len(shown_sizes((tmp_path / "pairs.html").read_text(encoding="utf-8"))) == 2
-    done = dsvl_prep("overlap", tmp_path / "a", tmp_path / "b", "--html", tmp_path / "nowhere/pairs.html")
-    assert done.returncode != 0
-    assert "nowhere" in done.stderr
+
+
+def test_a_page_in_a_folder_that_does_not_exist_is_refused_before_the_work(tmp_path: Path) -> None:
+    (tmp_path / "a").mkdir()
+    page = tmp_path / "nowhere/pairs.html"
+    done = dsvl_prep("overlap", tmp_path / "a", tmp_path / "a", "--html", page)
+    assert done.returncode == 2
+    step = f"there is no folder {page.parent}; make it, or name a file in another one"
+    assert done.stderr == f"error: --html {page}: {step}\n"
