@@ -12,8 +12,7 @@ from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 
-from dst.common.html_pages import page_environment
-from dst.common.terminal_text import visible
+from dst.common.html_pages import page_environment, page_policy
 from preprocess.compiler.reference_images import read_reference
 from preprocess.errors import ConfigError, RejectError
 from preprocess.views.overlap import Overlap
@@ -25,7 +24,6 @@ MAX_PAIRS = 250
 """On the page; of images, and of questions. Photos then take less than about 15 MB."""
 
 _SIDE = 288
-_SHOWN_CHARACTERS = 2000
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -70,8 +68,8 @@ def write_overlap_page(page: Path, overlap: Overlap, first: Path, second: Path) 
             for left, right, match in ordered[:MAX_PAIRS]
         ]
     environment = page_environment(Path(__file__).parent)
-    environment.filters["shown"] = lambda text: visible(text[:_SHOWN_CHARACTERS])
     html = environment.get_template("overlap.html.jinja").render(
+        policy=page_policy(),
         first=str(first),
         second=str(second),
         overlap=overlap,
