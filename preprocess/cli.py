@@ -9,21 +9,17 @@ import json
 import sys
 from dataclasses import asdict
 from pathlib import Path
-from typing import Literal
 
 import click
 
-from dst.common.cli import Command, note, run_command
+from dst.common.cli import note, run_command
 from dst.common.terminal_text import json_line, visible
-from preprocess.cli_options import PATH, build_location, location, usable_cpus
-
-
-class _PrepCommand(Command):
-    extras = ("language", "ray", "remote", "video")
+from preprocess.cli_compare import diff, overlap
+from preprocess.cli_options import PATH, PrepCommand, build_location, location, usable_cpus
 
 
 class _PrepGroup(click.Group):
-    command_class = _PrepCommand
+    command_class = PrepCommand
 
 
 @click.group(cls=_PrepGroup, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 120})
@@ -129,83 +125,6 @@ def stats(build: str | Path, max_length: int | None, as_json: bool) -> None:
 
 
 @cli.command()
-@click.argument("first", type=PATH)
-@click.argument("second", type=PATH)
-@click.option(
-    "--match",
-    type=click.Choice(["bytes", "near"]),
-    default="near",
-    show_default=True,
-    help="bytes: equal files; near: also equal pixels, and images that look the same.",
-)
-@click.option(
-    "--near-distance",
-    type=click.IntRange(0, 31),
-    default=31,
-    show_default=True,
-    help="Images look the same if at most this many of 256 bits of their perceptual hashes differ.",
-)
-@click.option(
-    "--question-key",
-    default="question",
-    show_default=True,
-    help="The key of the question in records; records without it may be conversations.",
-)
-@click.option(
-    "--ngram",
-    type=click.IntRange(min=1),
-    default=13,
-    show_default=True,
-    help="Questions match if they share this many words in a row.",
-)
-@click.option("--workers", type=click.IntRange(min=1), default=usable_cpus, show_default="the CPUs it may use")
-@click.option("--json", "as_json", is_flag=True, help="Print counts and all pairs as JSON.")
-@click.option(
-    "--html",
-    "page",
-    type=click.Path(dir_okay=False, path_type=Path),
-    help="Also write a page that shows the pairs side by side.",
-)
-def overlap(
-    first: Path,
-    second: Path,
-    match: Literal["bytes", "near"],
-    near_distance: int,
-    question_key: str,
-    ngram: int,
-    workers: int,
-    as_json: bool,
-    page: Path | None,
-) -> None:
-    """List the images and questions of FIRST that SECOND has too.
-
-    Each is a build, a folder, an archive of images, or a file of questions or records (.txt, .jsonl, .json).
-    """
-    from dst.common.progress import Bar
-    from preprocess.views.overlap import find_overlap, print_overlap
-    from preprocess.views.overlap_page import check_page, write_overlap_page
-
-    if page is not None:
-        check_page(page)
-    result = find_overlap(
-        first,
-        second,
-        match=match,
-        distance=near_distance,
-        question_key=question_key,
-        ngram=ngram,
-        workers=workers,
-        progress=Bar(),
-    )
-    if page is not None:
-        write_overlap_page(page, result, first, second)
-    if as_json:
-        click.echo(json_line(result.to_json()))
-    else:
-        print_overlap(result)
-
-
-@cli.command()
 @build_location
 @click.option("--dataset", help="Only samples of this dataset.")
 @click.option("--split", type=click.Choice(["train", "eval"]), help="Only samples of this side.")
@@ -298,6 +217,10 @@ def schema() -> None:
     from preprocess.blend.config import Blend
 
     click.echo(json.dumps(json_schema(Blend), indent=2))
+
+
+for _command in (overlap, diff):
+    cli.add_command(_command)
 
 
 def main() -> None:

@@ -10,9 +10,16 @@ from typing import Any
 
 import click
 
+from dst.common.cli import Command
 from dst.common.terminal_text import visible
 
 PATH = click.Path(path_type=Path)
+
+
+class PrepCommand(Command):
+    """A command of `dsvl-prep`."""
+
+    extras = ("language", "ray", "remote", "video")
 
 
 def location(text: str) -> str | Path:

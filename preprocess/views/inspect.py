@@ -74,7 +74,7 @@ def inspect_samples(
             if shown == limit:
                 return
             sample = shard[row]
-            runs, placeholders = _runs(sample, tokenizer)
+            runs, placeholders = text_runs(sample, tokenizer)
             yield Inspected(sample=sample, dataset=name, split=side, runs=runs, placeholders=placeholders)
             shown += 1
     if not shown:
@@ -118,7 +118,7 @@ def coloured(inspected: Inspected) -> Text:
     return text
 
 
-def _runs(sample: Sample, tokenizer: TextTokenizer) -> tuple[tuple[tuple[str, bool], ...], frozenset[int]]:
+def text_runs(sample: Sample, tokenizer: TextTokenizer) -> tuple[tuple[tuple[str, bool], ...], frozenset[int]]:
     """Runs of tokens that are all trained or all not, and all image placeholders or none; and the placeholder runs.
 
     It decodes prefixes and compares them, because a tokenizer may drop a space at the start of a decoded text.

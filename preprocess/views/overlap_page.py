@@ -14,7 +14,7 @@ from pathlib import Path
 
 from dst.common.html_pages import page_environment, page_policy
 from preprocess.compiler.reference_images import read_reference
-from preprocess.errors import ConfigError, RejectError
+from preprocess.errors import RejectError
 from preprocess.views.overlap import Overlap
 from shards.errors import ImageError
 from shards.files import replace_file
@@ -42,12 +42,6 @@ class PicturePair:
     first: Picture
     second: Picture
     match: str
-
-
-def check_page(page: Path) -> None:
-    """Raises ConfigError if the page cannot be written; ask before the work."""
-    if not page.parent.is_dir():
-        raise ConfigError([f"--html {page}: there is no folder {page.parent}; make it, or name a file in another one"])
 
 
 def write_overlap_page(page: Path, overlap: Overlap, first: Path, second: Path) -> None:

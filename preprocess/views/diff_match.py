@@ -1,0 +1,184 @@
+"""Which sample of one build is which of another, from their indexes alone where possible.
+
+A key names a position, so it is proof only if both builds read the same records (`diff_manifest.same_rows`). Otherwise
+a sample is found again by its content: an index has a checksum of each member of a sample, and no key is part of it.
+In this order, within a dataset, each sample at most once:
+
+    rows are the same     key
+    else                  all members; tokens and images; metadata (id, sources, names of images)
+                          and, for what is left on both sides, the id, then the sources, from the samples' metadata
+
+Shards that both builds have, by their digests, are not opened. Memory: about 100 bytes for each other sample.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, fields
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import polars as pl
+import pyarrow as pa
+
+from shards import Build, Shard, ShardError
+
+U64 = npt.NDArray[np.uint64]
+I64 = npt.NDArray[np.int64]
+ReadIds = Callable[[I64], tuple[U64, U64]]
+"""Rows of Samples -> hashes of their id and of their sources, uint64 [rows]"""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Samples:
+    """The samples of a dataset whose shards differ, in the build's order; every field is an array [n].
+
+    split: 0 train, 1 eval. index: in the split, as in build["train"][index]. The others are hashes: of the key, of the
+    metadata, of the tokens, and of the images in their order.
+    """
+
+    split: npt.NDArray[np.uint8]
+    index: I64
+    key: U64
+    metadata: U64
+    tokens: U64
+    images: U64
+
+    def __len__(self) -> int:
+        return len(self.key)
+
+    @property
+    def content(self) -> U64:
+        return _mixed(self.tokens + self.images, np.uint64(2))
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Matched:
+    """Rows of two Samples, int64 [n]: pairs of the same sample in the new build's order, and what has no partner."""
+
+    old: I64
+    new: I64
+    removed: I64
+    added: I64
+
+
+def shared_shards(old: Build, new: Build) -> set[tuple[str, str]]:
+    """Digests (tar, index) of the shards that are in both builds."""
+    first, second = (
+        {(info.sha256, info.index_sha256) for _, _, info in build.manifest.shards()} for build in (old, new)
+    )
+    return first & second
+
+
+def read_samples(build: Build, dataset: str | None, skip: set[tuple[str, str]]) -> tuple[Samples, int]:
+    """The samples of a dataset, and the number of those in shards that are skipped. None has no samples.
+
+    Raises ShardError if an index is damaged.
+    """
+    starts = dict.fromkeys(build.splits, 0)
+    parts, skipped = [_empty()], 0
+    for name, split, info in build.manifest.shards():
+        start = starts[split]
+        starts[split] += info.samples
+        if name != dataset:
+            continue
+        if (info.sha256, info.index_sha256) in skip:
+            skipped += info.samples
+            continue
+        shard = Shard(build.store, info)
+        shard.check_index()
+        parts.append(_of_shard(shard, build.splits.index(split), start))
+        shard.forget_index()
+    columns = (field.name for field in fields(Samples))
+    return Samples(**{name: np.concatenate([getattr(part, name) for part in parts]) for name in columns}), skipped
+
+
+def match_samples(old: Samples, new: Samples, *, by_key: bool, read_ids: tuple[ReadIds, ReadIds]) -> Matched:
+    """The samples of two builds that are the same. by_key: equal keys are the same conversation.
+
+    read_ids: for the old build and the new one; called only if the indexes leave samples on both sides.
+    """
+    left, right = np.arange(len(old)), np.arange(len(new))
+    pairs = [(left[:0], right[:0])]
+    for first, second in _steps(old, new, by_key):
+        left, right = _take(left, right, first[left], second[right], pairs)
+    if not by_key and len(left) and len(right):
+        hashes = read_ids[0](left), read_ids[1](right)
+        rows = left, right
+        for first, second in zip(*hashes, strict=True):
+            known = first[np.isin(rows[0], left)], second[np.isin(rows[1], right)]
+            left, right = _take(left, right, *known, pairs)
+    found_old, found_new = (np.concatenate(side) for side in zip(*pairs, strict=True))
+    order = np.argsort(found_new)
+    return Matched(old=found_old[order], new=found_new[order], removed=left, added=right)
+
+
+def _steps(old: Samples, new: Samples, by_key: bool) -> Iterator[tuple[U64, U64]]:
+    """The hashes by which samples are compared, the strictest first."""
+    if by_key:
+        yield old.key, new.key
+        return
+    first, second = old.content, new.content
+    yield first + old.metadata, second + new.metadata
+    three = np.uint64(3)
+    yield first + _mixed(old.key, three), second + _mixed(new.key, three)  # copies in one place before copies anywhere
+    yield first, second
+    yield old.metadata, new.metadata
+
+
+def _take(left: I64, right: I64, first: U64, second: U64, pairs: list[tuple[I64, I64]]) -> tuple[I64, I64]:
+    """Add pairs of rows with equal hashes, the n-th of a hash with its n-th; give the rows that are left."""
+    by_first, by_second = np.argsort(first, kind="stable"), np.argsort(second, kind="stable")
+    ours, theirs = first[by_first], second[by_second]
+    nth = np.arange(len(ours)) - np.searchsorted(ours, ours)
+    place = np.searchsorted(theirs, ours) + nth
+    found = np.flatnonzero(place < len(theirs))
+    found = found[theirs[place[found]] == ours[found]]
+    used_left, used_right = by_first[found], by_second[place[found]]
+    pairs.append((left[used_left], right[used_right]))
+    return np.delete(left, used_left), np.delete(right, used_right)
+
+
+def _empty() -> Samples:
+    none = np.zeros(0, np.uint64)
+    return Samples(
+        split=none.astype(np.uint8), index=none.astype(np.int64), key=none, metadata=none, tokens=none, images=none
+    )
+
+
+def _of_shard(shard: Shard, split: int, start: int) -> Samples:
+    table = shard.index.table.select(["key", "member_checksums"])
+    try:
+        table.validate(full=True)
+    except (ValueError, pa.ArrowException) as error:
+        raise ShardError(f"{shard.name}: its index {shard.info.index} is damaged: {error}") from None
+    column = table.column("member_checksums")
+    lists: Any = column.chunk(0) if column.num_chunks == 1 else column.combine_chunks()
+    ends = lists.offsets.to_numpy() - lists.offsets[0].as_py()
+    checksums: U64 = lists.flatten().to_numpy()
+    if len(lists) and np.diff(ends).min() < 2:
+        raise ShardError(f"{shard.name}: its index {shard.info.index} has samples without metadata or tokens")
+    starts, lengths = ends[:-1], np.diff(ends)
+    place = np.arange(len(checksums), dtype=np.uint64) - np.repeat(starts.astype(np.uint64), lengths)
+    hashes = _mixed(checksums, place)
+    of_images = np.where(place < 2, np.uint64(0), hashes)
+    keys = pl.Series(pl.from_arrow(table.select(["key"]))["key"])  # type: ignore[index]
+    return Samples(
+        split=np.full(len(shard), split, np.uint8),
+        index=np.arange(start, start + len(shard)),
+        key=keys.hash().to_numpy(),
+        metadata=hashes[starts],
+        tokens=hashes[starts + 1],
+        images=np.add.reduceat(of_images, starts) if len(starts) else of_images,
+    )
+
+
+def _mixed(values: U64, place: U64 | np.uint64) -> U64:
+    """Hashes of values and their places, so that a sum of them depends on the order. (The steps of splitmix64.)"""
+    with np.errstate(over="ignore"):
+        mixed: U64 = values + (place + np.uint64(1)) * np.uint64(0x9E3779B97F4A7C15)
+        mixed = (mixed ^ (mixed >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
+        mixed = (mixed ^ (mixed >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
+        mixed ^= mixed >> np.uint64(31)
+    return mixed
