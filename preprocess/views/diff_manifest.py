@@ -15,6 +15,7 @@ from typing import Any
 
 import orjson
 
+from dst.common.dotted_paths import leaves
 from shards import Manifest, ShardError
 from shards.format.manifest import DatasetInfo
 
@@ -106,7 +107,7 @@ def compare_manifests(old: Manifest, new: Manifest, tokenizers: tuple[Path, Path
         settings=_differences(_settings(old.config.blend), _settings(new.config.blend)),
         versions=_differences(_versions(old), _versions(new)),
         templates=tuple(_templates(old, new, datasets)),
-        tokenizer=_differences(_leaves(asdict(old.tokenizer)), _leaves(asdict(new.tokenizer))),
+        tokenizer=_differences(leaves(asdict(old.tokenizer)), leaves(asdict(new.tokenizer))),
         added_tokens=AddedTokens(
             only_old=tuple(token for token in tokens[0] if token not in tokens[1]),
             only_new=tuple(token for token in tokens[1] if token not in tokens[0]),
@@ -144,10 +145,10 @@ def _settings(blend: Mapping[str, Any], dataset: str | None = None) -> dict[str,
         rows = [{key: value for key, value in one.items() if key not in _NOT_OF_ROWS} for one in own]
         whole = {key: blend.get(key) for key in ("seed", "limits", "image")}
         whole = {**whole, "limits": _of(whole["limits"], "max_images"), "image": _of(whole["image"], "frames")}
-        return _leaves({"rows": rows, **whole})
+        return leaves({"rows": rows, **whole})
     named = {str(one.get("name")): {key: value for key, value in one.items() if key != "name"} for one in entries}
     rest = {key: value for key, value in blend.items() if key != "datasets"}
-    return _leaves({**rest, "order of datasets": [*named], "datasets": named})
+    return leaves({**rest, "order of datasets": [*named], "datasets": named})
 
 
 def _of(section: Any, key: str) -> Any:
@@ -155,7 +156,7 @@ def _of(section: Any, key: str) -> Any:
 
 
 def _versions(manifest: Manifest) -> dict[str, str]:
-    return _leaves({"dsvl": manifest.dsvl, "compiler": manifest.compiler, "libraries": dict(manifest.libraries)})
+    return leaves({"dsvl": manifest.dsvl, "compiler": manifest.compiler, "libraries": dict(manifest.libraries)})
 
 
 def _inputs(manifest: Manifest) -> dict[str, str]:
@@ -164,17 +165,6 @@ def _inputs(manifest: Manifest) -> dict[str, str]:
         for name, dataset in manifest.datasets.items()
         for file in dataset.inputs
     }
-
-
-def _leaves(tree: Mapping[str, Any], prefix: str = "") -> dict[str, str]:
-    """Dotted path -> JSON text of a value that is not an object with keys."""
-    leaves: dict[str, str] = {}
-    for key, value in tree.items():
-        if isinstance(value, Mapping) and value:
-            leaves |= _leaves(value, f"{prefix}{key}.")
-        else:
-            leaves[f"{prefix}{key}"] = json.dumps(value, ensure_ascii=False)
-    return leaves
 
 
 def _differences(old: Mapping[str, str], new: Mapping[str, str]) -> tuple[Difference, ...]:

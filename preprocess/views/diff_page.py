@@ -5,7 +5,6 @@ Texts and names come from data: the template escapes them, and a content securit
 
 from __future__ import annotations
 
-import base64
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,9 +14,9 @@ from preprocess.views.diff import BuildDifferences
 from preprocess.views.diff_samples import ASPECTS, ImagePlace, SampleDifference
 from preprocess.views.diff_terminal import change_of, dataset_lines, image_line, number_of
 from preprocess.views.diff_words import Piece, shorten
-from shards import Build, ImageError, ShardError
+from shards import Build
 from shards.files import replace_file
-from shards.images.thumbnails import thumbnail
+from shards.images.page_images import PageImage, page_image
 
 MAX_IMAGES = 600
 """On the page. Photos then take less than about 20 MB."""
@@ -27,23 +26,12 @@ _KEEP = 400  # characters of unchanged text next to a change
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class ShownImage:
-    """A small image as a data URL. problem: why there is none."""
-
-    name: str
-    source: str = ""
-    width: int = 0
-    height: int = 0
-    problem: str = ""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
 class ShownPair:
     """An image in both builds, and a sentence about it; None where a build does not have it."""
 
     line: str
-    old: ShownImage | None
-    new: ShownImage | None
+    old: PageImage | None
+    new: PageImage | None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -94,12 +82,7 @@ def _shown(samples: Sequence[SampleDifference], old: Build, new: Build) -> Itera
         )
 
 
-def _image(build: Build, place: ImagePlace | None) -> ShownImage | None:
+def _image(build: Build, place: ImagePlace | None) -> PageImage | None:
     if place is None:
         return None
-    try:
-        small, width, height = thumbnail(bytes(build[place.split][place.index].images[place.number]), _SIDE)
-    except (ImageError, ShardError) as error:
-        return ShownImage(name=place.name, problem=str(error))
-    source = f"data:image/jpeg;base64,{base64.b64encode(small).decode()}"
-    return ShownImage(name=place.name, source=source, width=width, height=height)
+    return page_image(place.name, lambda: bytes(build[place.split][place.index].images[place.number]), _SIDE)

@@ -5,20 +5,16 @@ Texts and names come from data: the template escapes them, and a content securit
 
 from __future__ import annotations
 
-import base64
 import tempfile
-from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 
 from dst.common.html_pages import page_environment, page_policy
 from preprocess.compiler.reference_images import read_reference
-from preprocess.errors import RejectError
 from preprocess.views.overlap import Overlap
-from shards.errors import ImageError
 from shards.files import replace_file
-from shards.images.thumbnails import thumbnail
+from shards.images.page_images import PageImage, page_image
 
 MAX_PAIRS = 250
 """On the page; of images, and of questions. Photos then take less than about 15 MB."""
@@ -27,20 +23,9 @@ _SIDE = 288
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Picture:
-    """One image of a pair. problem: why it cannot be shown; then `source`, a data URL, is empty."""
-
-    name: str
-    source: str = ""
-    width: int = 0
-    height: int = 0
-    problem: str = ""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
 class PicturePair:
-    first: Picture
-    second: Picture
+    first: PageImage
+    second: PageImage
     match: str
 
 
@@ -54,8 +39,8 @@ def write_overlap_page(page: Path, overlap: Overlap, first: Path, second: Path) 
     with tempfile.TemporaryDirectory(prefix="dsvl-overlap-") as scratch:
 
         @cache
-        def picture(place: Path, name: str) -> Picture:
-            return _picture(name, lambda: read_reference(place, name, Path(scratch)))
+        def picture(place: Path, name: str) -> PageImage:
+            return page_image(name, lambda: read_reference(place, name, Path(scratch)), _SIDE)
 
         pairs = [
             PicturePair(first=picture(first, left), second=picture(second, right), match=match)
@@ -71,12 +56,3 @@ def write_overlap_page(page: Path, overlap: Overlap, first: Path, second: Path) 
         questions=overlap.questions.pairs[:MAX_PAIRS],
     )
     replace_file(page, html.encode())
-
-
-def _picture(name: str, read: Callable[[], bytes]) -> Picture:
-    try:
-        small, width, height = thumbnail(read(), _SIDE)
-    except (ImageError, RejectError, OSError) as error:
-        return Picture(name=name, problem=str(error))
-    source = f"data:image/jpeg;base64,{base64.b64encode(small).decode()}"
-    return Picture(name=name, source=source, width=width, height=height)

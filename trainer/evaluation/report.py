@@ -2,30 +2,30 @@
 
 Rule: the two tables contain every text in full. The page shows small images and truncates the longest texts, and says
 so. It is one file that needs no network and runs no script: the template escapes texts, and a content security policy
-forbids scripts. The same results give the same bytes; each file is complete or missing.
+forbids scripts. An image that cannot be shown has its reason in its place. The same results give the same bytes; each
+file is complete or missing.
 
     write_report(Path("out"), dialogues, title="llama-7b", facts={"build": "1a2b"}, scores=score(answers).datasets)
 """
 
 from __future__ import annotations
 
-import base64
 import csv
 import io
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import cache, partial
 from itertools import accumulate
 from pathlib import Path
 from typing import Any
 
 import orjson
+from jinja2 import Template
 
-from dst.common.html_pages import page_environment
-from shards.errors import ImageError
+from dst.common.html_pages import page_environment, page_policy
 from shards.files import replace_file
-from shards.images.thumbnails import thumbnail
-from trainer.errors import TrainError
+from shards.images.page_images import PageImage, page_image
 from trainer.evaluation.metrics import METRICS, DatasetScore
 
 PAGE_DIALOGUES = 500  # browsers show this many without delay
@@ -35,8 +35,6 @@ PAGE_CHARACTERS = 20_000  # of one text
 THUMBNAILS = ((150, 512), (500, 320), (1500, 192))
 _SMALLEST = 112
 _COLUMNS = ("dataset", "dialogue", "round", "question", "images", "answer", "references")
-# What HTML and terminals cannot show: C0 except tab, line feed and return; DEL; C1; halves of surrogate pairs.
-_UNSHOWABLE = re.compile(r"[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f\ud800-\udfff]")
 _SURROGATE = re.compile(r"[\ud800-\udfff]")
 
 
@@ -78,8 +76,7 @@ def write_report(
 ) -> None:
     """Write the three files into `folder`, which is created if needed.
 
-    facts: name -> text, about model and build. scores: for the page's table. Raises TrainError for images that cannot
-    be shown; the tables are written before, so no answer is lost.
+    facts: name -> text, about model and build. scores: for the page's table. Raises OSError.
     """
     folder.mkdir(parents=True, exist_ok=True)
     rows = _rows(dialogues)
@@ -127,11 +124,10 @@ def _csv(rows: Sequence[Mapping[str, Any]]) -> bytes:
 def _page(
     dialogues: Sequence[AnsweredDialogue], *, title: str, facts: Mapping[str, str], scores: Sequence[DatasetScore]
 ) -> str:
-    environment = page_environment(Path(__file__).parent)
-    environment.filters |= {"shown": _shown, "cut": lambda text: max(0, len(text) - PAGE_CHARACTERS)}
-    environment.filters["number"] = lambda value: f"{value:.3f}"
     shown = _on_page(dialogues)
-    return environment.get_template("report.html.jinja").render(
+    return _template().render(
+        policy=page_policy(),
+        page_characters=PAGE_CHARACTERS,
         title=title,
         facts=facts,
         scores=scores,
@@ -143,6 +139,13 @@ def _page(
     )
 
 
+@cache
+def _template() -> Template:
+    environment = page_environment(Path(__file__).parent)
+    environment.filters["number"] = lambda value: f"{value:.3f}"
+    return environment.get_template("report.html.jinja")
+
+
 def _on_page(dialogues: Sequence[AnsweredDialogue]) -> Sequence[AnsweredDialogue]:
     """The first dialogues, as many as the page can show, and at least one."""
     totals = accumulate(sum(len(round_.images) for round_ in dialogue.rounds) for dialogue in dialogues)
@@ -150,51 +153,24 @@ def _on_page(dialogues: Sequence[AnsweredDialogue]) -> Sequence[AnsweredDialogue
     return dialogues[: min(max(fitting, 1), PAGE_DIALOGUES)]
 
 
-def _page_images(dialogues: Sequence[AnsweredDialogue]) -> list[list[list[dict[str, Any]]]]:
-    """For every dialogue and round: each image's name, data URL, width, height. Raises TrainError with all problems."""
-    uses = [
-        (dialogue, number, image)
-        for dialogue in dialogues
-        for number, round_ in enumerate(dialogue.rounds, start=1)
-        for image in round_.images
-    ]
+def _page_images(dialogues: Sequence[AnsweredDialogue]) -> list[list[list[PageImage]]]:
+    """The images of every dialogue and round; an image that is shown often is decoded once."""
+    uses = [image for dialogue in dialogues for round_ in dialogue.rounds for image in round_.images]
     side = next((side for most, side in THUMBNAILS if len(uses) <= most), _SMALLEST)
-    embedded: dict[Path | bytes, dict[str, Any]] = {}
-    problems: dict[Path | bytes, str] = {}
-    for dialogue, number, image in uses:
-        content = image.content
-        if content in embedded or content in problems:
-            continue
-        try:
-            embedded[content] = _embed(content, side)
-        except (OSError, ImageError) as error:
-            reason = error.strerror if isinstance(error, OSError) else str(error)
-            problems[content] = f"{dialogue.id}, round {number}: the image {image.name} cannot be shown: {reason}"
-    if problems:
-        raise TrainError(
-            "\n".join(
-                [
-                    *problems.values(),
-                    "results.csv and results.jsonl are written, results.html is not; replace these images",
-                ]
-            )
-        )
+    shown: dict[Path | bytes, PageImage] = {}
+    for image in uses:
+        if (content := image.content) not in shown:
+            shown[content] = page_image("", partial(_read, content), side)
     return [
-        [[{"name": image.name, **embedded[image.content]} for image in round_.images] for round_ in dialogue.rounds]
+        [[replace(shown[image.content], name=image.name) for image in round_.images] for round_ in dialogue.rounds]
         for dialogue in dialogues
     ]
 
 
-def _embed(content: Path | bytes, side: int) -> dict[str, Any]:
-    data, width, height = thumbnail(content.read_bytes() if isinstance(content, Path) else content, side)
-    return {"url": f"data:image/jpeg;base64,{base64.b64encode(data).decode()}", "width": width, "height": height}
+def _read(content: Path | bytes) -> bytes:
+    return content.read_bytes() if isinstance(content, Path) else content
 
 
 def _valid(text: str) -> str:
     """The text; halves of surrogate pairs, which cannot be encoded, become U+FFFD."""
     return _SURROGATE.sub("\ufffd", text)
-
-
-def _shown(text: str) -> str:
-    """The part of a text that the page shows, without characters that it cannot show."""
-    return _UNSHOWABLE.sub("\ufffd", text[:PAGE_CHARACTERS])

@@ -15,6 +15,7 @@ from preprocess.views import diff_page
 from preprocess.views.diff import BuildDifferences, DatasetDifferences, compare_builds
 from preprocess.views.diff_samples import SampleDifference
 from shards import ImageError
+from shards.images import page_images
 from tests.support.commands import dsvl_prep
 from tests.support.small_blends import build, chat_blend, chat_record, jpeg, write_images
 
@@ -203,7 +204,7 @@ def test_the_page_shows_texts_and_images_side_by_side(
 def test_an_image_that_cannot_be_shown_has_its_reason_on_the_page(
     edited: tuple[Path, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(diff_page, "thumbnail", Mock(side_effect=ImageError("unreadable", "ends <early>")))
+    monkeypatch.setattr(page_images, "thumbnail", Mock(side_effect=ImageError("unreadable", "ends <early>")))
     assert dsvl_prep("diff", *edited, "--html", tmp_path / "d.html").returncode == 0
     html = (tmp_path / "d.html").read_text(encoding="utf-8")
     assert html.count("cannot be shown: ends &lt;early&gt;") == 4

@@ -18,10 +18,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
+from dst.common.html_pages import page_policy
 from tests.support.paths import PHOTOS
 from tests.support.small_blends import jpeg
 from tests.support.waiting import LIMIT_S
-from trainer.errors import TrainError
 from trainer.evaluation.metrics import METRICS, DatasetScore
 from trainer.evaluation.report import (
     PAGE_DIALOGUES,
@@ -145,7 +145,7 @@ def test_nothing_from_data_becomes_an_element(tmp_path: Path) -> None:
 def test_the_page_asks_nothing_of_the_network_and_runs_nothing(tmp_path: Path) -> None:
     page = _page(tmp_path, _dialogue())
     [policy] = [meta["content"] for meta in page.all("meta") if meta.get("http-equiv") == "Content-Security-Policy"]
-    assert policy == "default-src 'none'; img-src data:; style-src 'unsafe-inline'"
+    assert policy == page_policy()
     for name, attributes in page.elements:
         assert name not in ("script", "link", "iframe", "object", "form")
         for attribute, value in attributes.items():
@@ -157,7 +157,7 @@ def test_the_page_asks_nothing_of_the_network_and_runs_nothing(tmp_path: Path) -
 
 def test_every_link_leads_to_a_dialogue(tmp_path: Path) -> None:
     page = _page(tmp_path, _dialogue(), _dialogue())
-    assert [link["href"] for link in page.all("a")] == ["#d1", "#d2"]
+    assert [link["href"] for link in page.all("a")] == ["#main", "#d1", "#d2"]
     assert [article["id"] for article in page.all("article")] == ["d1", "d2"]
 
 
@@ -220,25 +220,23 @@ def test_dialogues_of_many_images_fill_a_page_sooner(tmp_path: Path) -> None:
     assert "this page shows the first 1," in "".join(page.texts)
 
 
-def test_missing_and_broken_images_are_named_and_no_answer_is_lost(tmp_path: Path) -> None:
-    dialogue = AnsweredDialogue(
-        id="cats",
-        rounds=(
-            AnsweredRound(
-                question="?", answer="!", images=(ReportImage(name="a.jpg", content=tmp_path / "absent.jpg"),) * 2
-            ),
-            AnsweredRound(question="?", answer="kept", images=(ReportImage(name="b.jpg", content=b"text"),)),
-        ),
-    )
-    with pytest.raises(TrainError) as caught:
-        write_report(tmp_path / "out", [dialogue], title="t")
-    assert str(caught.value).splitlines() == [
-        "cats, round 1: the image a.jpg cannot be shown: No such file or directory",
-        "cats, round 2: the image b.jpg cannot be shown: no image: the file starts with b'text'",
-        "results.csv and results.jsonl are written, results.html is not; replace these images",
+def test_missing_and_broken_images_have_their_reason_in_their_place(tmp_path: Path) -> None:
+    missing = ReportImage(name="a.jpg", content=tmp_path / "absent.jpg")
+    broken = ReportImage(name="b.jpg", content=b"<b>text")
+    sound = ReportImage(name="c.jpg", content=jpeg(1))
+    rounds = (AnsweredRound(question="?", answer="kept", images=(missing, broken, sound)),)
+    page = _page(tmp_path, AnsweredDialogue(id="cats", rounds=rounds))
+    assert [text for text in page.texts if "cannot be shown" in text] == [
+        "cannot be shown: No such file or directory",
+        "cannot be shown: no image: the file starts with b'<b>text'",
     ]
-    assert "kept" in (tmp_path / "out/results.jsonl").read_text()
-    assert sorted(path.name for path in (tmp_path / "out").iterdir()) == ["results.csv", "results.jsonl"]
+    assert [image["alt"] for image in page.all("img")] == ["c.jpg"]
+    assert "kept" in (tmp_path / "results.jsonl").read_text()
+
+
+def test_control_characters_and_halves_of_characters_are_written_out(tmp_path: Path) -> None:
+    page = _page(tmp_path, _dialogue("a\x1b[31mb\ud800c"))
+    assert r"a\x1b[31mb\ud800c" in page.texts
 
 
 def test_the_same_results_give_the_same_bytes_and_replace_the_old(tmp_path: Path) -> None:
