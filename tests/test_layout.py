@@ -29,7 +29,7 @@ LAYERS = {
     """,
     "trainer": """
         errors  compat  config  attention  model.encoders  model  distributed  model_io  checkpoint  training
-        inference  export  evaluation  cli
+        inference  export  evaluation  reporting  cli_options  cli_measure  cli
     """,
 }
 """Modules and sub-packages; each imports only from itself and from those before it (docs/architecture.md)"""
@@ -110,7 +110,7 @@ LIGHT = [
     "preprocess.compiler.build",
     "preprocess.cli",
     "preprocess.views.inspect",
-    "trainer",
+    "trainer.reporting.summary",
     "trainer.cli",
 ]
 

@@ -11,50 +11,26 @@ import json
 import os
 import sys
 import threading
-from collections.abc import Sequence
 from pathlib import Path
 from typing import NoReturn
 
 import click
-from click.core import ParameterSource
 
-from dst.common.cli import Command, note, print_error, run_command
+from dst.common.cli import note, print_error, run_command
 from dst.errors import ConfigError, DsvlError
+from trainer.cli_measure import evaluate, report
+from trainer.cli_options import PATH, TrainCommand, allow_extension
 from trainer.errors import GpuMemoryError
 
-PATH = click.Path(path_type=Path)
 _LESS_MEMORY = (
     "in training lower batch.micro_batch_size or batch.max_images, set gradient_checkpointing: true, or raise "
     "zero.stage; in eval lower --batch"
 )
 _OURS = ("dst", "shards", "trainer")
-_OF_DIALOGUES, _OF_BUILDS = ("images", "prefix", "leave_out"), ("loss", "answers", "limit", "workers")
-"""Options of eval that apply to only one of its two kinds"""
-
-
-class _TrainCommand(Command):
-    extras = ("train", "eval", "remote")
-
-    def warnings(self) -> Sequence[str]:
-        if self.name in ("config", "schema"):
-            return ()
-        from trainer.compat.torch import check_torch
-
-        return check_torch()
 
 
 class _TrainGroup(click.Group):
-    command_class = _TrainCommand
-
-
-_allow_extension = click.option(
-    "--allow-extension",
-    "allow_extensions",
-    multiple=True,
-    metavar="MODULE:NAME",
-    help="Code of another package that the model may name and run; may be given often.",
-)
-"""For commands that open a folder with a model"""
+    command_class = TrainCommand
 
 
 @click.group(cls=_TrainGroup, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 120})
@@ -70,7 +46,7 @@ def cli() -> None:
 @click.option("--num-nodes", type=click.IntRange(min=1), help="Nodes of the hostfile to use.")
 @click.option("--hostfile", type=PATH, help="DeepSpeed's hostfile: a node and its slots on each line.")
 @click.option("--set", "settings", multiple=True, metavar="a.b=value", help="Change a setting; may be given often.")
-@_allow_extension
+@allow_extension
 def run(
     path: Path,
     num_gpus: int | None,
@@ -106,7 +82,7 @@ def run(
 @click.option("--init-from", help="The path of the export at model.init_from, if it was moved.")
 @click.option("--precision", type=click.Choice(["bf16", "fp16", "fp32"]), help="Of weights.  [default: as trained]")
 @click.option("--file-gb", default=4.0, show_default=True, type=click.FloatRange(min=0.001), help="A file's size.")
-@_allow_extension
+@allow_extension
 def export(
     model: Path,
     out: Path,
@@ -144,7 +120,7 @@ def export(
 @click.option("--temperature", default=0.0, show_default=True, help="Above 0 answers are sampled; 0 is greedy.")
 @click.option("--top-p", default=1.0, show_default=True, help="Sample from the likeliest tokens with this probability.")
 @click.option("--seed", default=0, show_default=True, help="Seed of sampling.")
-@_allow_extension
+@allow_extension
 def chat(
     model: Path,
     build: str | None,
@@ -175,77 +151,6 @@ def chat(
         sys.exit(1)
 
 
-@cli.command("eval")
-@click.option("--model", required=True, type=PATH, help="An exported folder, a run's `out` folder, or a checkpoint.")
-@click.option("--build", help="Build to measure on: folder or URL; a run's own, if it was moved.  [default: the run's]")
-@click.option("--dialogues", type=PATH, help="Hold the dialogues of this JSON file instead.")
-@click.option("--images", type=PATH, help="Folder of the dialogues' images.  [default: the file's]")
-@click.option("--prefix", default="", help="Leading folders to remove from the file's paths.")
-@click.option("--leave-out", is_flag=True, help="Skip dialogues with missing images.")
-@click.option("--out", type=PATH, help="Folder for results.csv, results.jsonl and results.html.")
-@click.option("--loss/--no-loss", default=True, help="Measure the held-out loss.  [default: loss]")
-@click.option("--answers/--no-answers", default=True, help="Answer and score.  [default: answers]")
-@click.option("--limit", type=click.IntRange(min=1), help="Samples per dataset to answer.  [default: all]")
-@click.option(
-    "--batch", default=4, show_default=True, type=click.IntRange(min=1), help="Sequences, or prompts, a batch."
-)
-@click.option("--workers", default=2, show_default=True, type=click.IntRange(min=0), help="Loader processes.")
-@click.option("--max-new-tokens", default=128, show_default=True, help="Of one answer.")
-@click.option("--temperature", default=0.0, show_default=True, help="Above 0 answers are sampled; 0 is greedy.")
-@click.option("--top-p", default=1.0, show_default=True, help="Sample from the likeliest tokens with this probability.")
-@click.option("--seed", default=0, show_default=True, help="Seed of sampling.")
-@click.option("--json", "as_json", is_flag=True, help="Print results as one line of JSON.")
-@_allow_extension
-def evaluate(
-    model: Path,
-    build: str | None,
-    dialogues: Path | None,
-    images: Path | None,
-    prefix: str,
-    leave_out: bool,
-    out: Path | None,
-    loss: bool,
-    answers: bool,
-    limit: int | None,
-    batch: int,
-    workers: int,
-    max_new_tokens: int,
-    temperature: float,
-    top_p: float,
-    seed: int,
-    as_json: bool,
-    allow_extensions: tuple[str, ...],
-) -> None:
-    """Measure a model on held-out samples (loss, VQA accuracy, exact match, CIDEr, BLEU), or hold dialogues with it."""
-    source_of = click.get_current_context().get_parameter_source
-    for name in _OF_DIALOGUES if dialogues is None else _OF_BUILDS:
-        if source_of(name) is ParameterSource.COMMANDLINE:
-            how = "without" if dialogues is None else "with"
-            raise click.UsageError(f"--{name.replace('_', '-')}: has no effect {how} --dialogues; remove it")
-    if dialogues is not None and out is None:
-        raise click.UsageError("--out: missing; expected a folder for the report of the dialogues")
-    if dialogues is None and not (loss or answers):
-        raise click.UsageError("--no-loss and --no-answers: nothing is left to measure; expected at most one of them")
-    from trainer.evaluation.command import EvalSettings, evaluate_build, evaluate_dialogues
-    from trainer.inference.generate import Sampling
-
-    sampling = Sampling(max_new_tokens=max_new_tokens, temperature=temperature, top_p=top_p, seed=seed)
-    settings = EvalSettings(
-        model=model,
-        build=build,
-        sampling=sampling,
-        batch=batch,
-        out=out,
-        as_json=as_json,
-        allow_extensions=allow_extensions,
-    )
-    if dialogues is None:
-        evaluate_build(settings, loss=loss, answers=answers, limit=limit, workers=workers)
-    else:
-        root = images or dialogues.parent
-        evaluate_dialogues(settings, dialogues, root=root, prefix=prefix, leave_out=leave_out)
-
-
 @cli.command()
 def config() -> None:
     """Print the whole default configuration, with what each field means."""
@@ -260,6 +165,10 @@ def schema() -> None:
     from trainer.config.run import train_schema
 
     click.echo(json.dumps(train_schema(), indent=2))
+
+
+for _command in (evaluate, report):
+    cli.add_command(_command)
 
 
 def main() -> None:

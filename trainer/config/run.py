@@ -23,6 +23,9 @@ from dst.errors import ConfigError
 from shards import Manifest
 from trainer.config.model import LearningRates, LoraAdapters, ModelConfig, check_model_values, check_trained
 
+RESOLVED = "config.yaml"
+"""The file in a run's folder with its whole config"""
+
 Beta = Annotated[float, Ge(0), Lt(1)]
 NotNegative = Annotated[float, Ge(0)]
 

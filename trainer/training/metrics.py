@@ -20,6 +20,8 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import orjson
+
 from shards.files import replace_file
 
 if TYPE_CHECKING:
@@ -222,18 +224,29 @@ class Journal:
 
 
 def read_journal(folder: Path) -> list[dict[str, Any]]:
-    """The entries of metrics.jsonl, without a last line that a crash cut off."""
+    """The entries of metrics.jsonl, without a last line that a crash cut off; none if there is no such file."""
+    return [entry for entry in journal_lines(folder) if entry is not None]
+
+
+def journal_lines(folder: Path) -> Iterator[dict[str, Any] | None]:
+    """The entries of metrics.jsonl one by one; None for a line that is none, such as one that a crash cut off."""
     try:
-        lines = (folder / JSONL).read_text(encoding="utf-8").splitlines()
+        with (folder / JSONL).open("rb") as file:
+            for line in file:
+                entry = _parsed(line)
+                yield entry if isinstance(entry, dict) else None
     except FileNotFoundError:
-        return []
-    entries = []
-    for line in lines:
+        return
+
+
+def _parsed(line: bytes) -> Any:
+    """The JSON value of a line, None if there is none. NaN and Infinity, which orjson refuses, are rare."""
+    for loads in (orjson.loads, json.loads):
         try:
-            entries.append(json.loads(line))
+            return loads(line)
         except ValueError:
             continue
-    return entries
+    return None
 
 
 def _remove_later(path: Path, after_step: int) -> None:

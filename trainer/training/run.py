@@ -32,7 +32,7 @@ from trainer.checkpoint.reader import Checkpoint, RunState, load_optimizer, load
 from trainer.compat.deepspeed import loss_scale
 from trainer.config.extensions import KEY as EXTENSIONS
 from trainer.config.extensions import differing_code, extension_notes, model_extensions
-from trainer.config.run import TrainConfig, accumulation, sequence_length, to_tree
+from trainer.config.run import RESOLVED, TrainConfig, accumulation, sequence_length, to_tree
 from trainer.distributed.deepspeed_engine import check_device, initialize, make_optimizer, process_group
 from trainer.distributed.launch import STOP
 from trainer.distributed.ranks import Ranks
@@ -43,9 +43,6 @@ from trainer.training.assemble import assemble
 from trainer.training.loop import Evaluation, StepResult, evaluate, train
 from trainer.training.metrics import Journal, Window, peak_flops, read_journal, record
 from trainer.training.progress import Terminal
-
-CONFIG = "config.yaml"
-"""The resolved config, in the run's folder."""
 
 
 def run_training(config: TrainConfig, build: Build) -> None:
@@ -309,7 +306,7 @@ class _Run:
     def _write_config(self) -> None:
         self.out.mkdir(parents=True, exist_ok=True)
         text = yaml.safe_dump(self.tree, sort_keys=False, allow_unicode=True)
-        replace_file(self.out / CONFIG, text.encode())
+        replace_file(self.out / RESOLVED, text.encode())
 
     def _print(self, terminal: Terminal | None, text: str) -> None:
         if terminal is not None:
