@@ -82,6 +82,10 @@ class TextTokenizer:
     def decode(self, ids: Iterable[int]) -> str:
         return str(self._start.decode(list(ids), skip_special_tokens=False))
 
+    def token(self, index: int) -> str:
+        """A token as the vocabulary writes it, such as `Ġthe`; empty for an id without one."""
+        return str(self._start.id_to_token(index) or "")
+
     def save(self, folder: Path, chat_template: str) -> None:
         """Write a folder that `AutoTokenizer.from_pretrained` opens with these exact ids and this template."""
         folder.mkdir(parents=True, exist_ok=True)

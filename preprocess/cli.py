@@ -16,6 +16,7 @@ from dst.common.cli import note, run_command
 from dst.common.terminal_text import json_line, visible
 from preprocess.cli_compare import diff, overlap
 from preprocess.cli_options import PATH, PrepCommand, build_location, location, usable_cpus
+from preprocess.cli_view import inspect, view
 
 
 class _PrepGroup(click.Group):
@@ -125,26 +126,6 @@ def stats(build: str | Path, max_length: int | None, as_json: bool) -> None:
 
 
 @cli.command()
-@build_location
-@click.option("--dataset", help="Only samples of this dataset.")
-@click.option("--split", type=click.Choice(["train", "eval"]), help="Only samples of this side.")
-@click.option("--key", help="Only the sample with this key.")
-@click.option("--limit", type=click.IntRange(min=1), default=3, show_default=True, help="How many samples.")
-@click.option("--json", "as_json", is_flag=True, help="One JSON object a line, with ids and labels.")
-def inspect(
-    build: str | Path, dataset: str | None, split: str | None, key: str | None, limit: int, as_json: bool
-) -> None:
-    """Show samples as the model will see them: what is trained in colour, each image with its name and size."""
-    from preprocess.views.inspect import inspect_samples, print_sample
-
-    for sample in inspect_samples(build, dataset=dataset, split=split, key=key, limit=limit):
-        if as_json:
-            click.echo(json_line(sample.to_json()))
-        else:
-            print_sample(sample)
-
-
-@cli.command()
 @click.argument("names", nargs=-1, metavar="[NAME]...")
 @click.option("--json", "as_json", is_flag=True, help="One JSON object a line.")
 def adapters(names: tuple[str, ...], as_json: bool) -> None:
@@ -219,7 +200,7 @@ def schema() -> None:
     click.echo(json.dumps(json_schema(Blend), indent=2))
 
 
-for _command in (overlap, diff):
+for _command in (overlap, diff, inspect, view):
     cli.add_command(_command)
 
 

@@ -9,9 +9,7 @@ from typing import Literal
 import click
 
 from dst.common.terminal_text import json_line
-from preprocess.cli_options import PATH, PrepCommand, location, usable_cpus
-
-PAGE = click.Path(dir_okay=False, path_type=Path)
+from preprocess.cli_options import PAGE, PATH, PrepCommand, location, usable_cpus
 
 
 @click.command(cls=PrepCommand)

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import functools
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import click
 
@@ -14,12 +14,13 @@ from dst.common.cli import Command
 from dst.common.terminal_text import visible
 
 PATH = click.Path(path_type=Path)
+PAGE = click.Path(dir_okay=False, path_type=Path)
 
 
 class PrepCommand(Command):
     """A command of `dsvl-prep`."""
 
-    extras = ("language", "ray", "remote", "video")
+    extras: ClassVar[Sequence[str]] = ("language", "ray", "remote", "video")
 
 
 def location(text: str) -> str | Path:

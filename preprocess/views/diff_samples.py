@@ -19,7 +19,7 @@ import xxhash
 from dst import TextTokenizer, load_tokenizer
 from preprocess.views.diff_manifest import Difference
 from preprocess.views.diff_words import Piece, word_diff
-from preprocess.views.inspect import text_runs
+from preprocess.views.sample_text import text_runs
 from shards import Build, Sample, ShardError
 
 ASPECTS: Mapping[str, str] = {

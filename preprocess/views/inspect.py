@@ -1,8 +1,4 @@
-"""Look at the samples of a build.
-
-Rule: the text comes only from ids and labels, through the build's own tokenizer, so it is what the model sees. The
-text `<image>` in data is plain text; only the id of the placeholder is an image.
-"""
+"""Look at the samples of a build in a terminal; preprocess.views.sample_text makes the text from ids and labels."""
 
 from __future__ import annotations
 
@@ -16,9 +12,10 @@ import numpy as np
 from rich.text import Text
 
 import shards
-from dst import IGNORE, TextTokenizer, load_tokenizer
+from dst import IGNORE, load_tokenizer
 from preprocess.errors import DataError
 from preprocess.terminal import cell, results
+from preprocess.views.sample_text import text_runs
 from shards import Sample
 
 TRAINED = "bold green"
@@ -116,21 +113,3 @@ def coloured(inspected: Inspected) -> Text:
         style = IMAGE if number in inspected.placeholders else TRAINED if trained else ""
         text.append_text(cell(piece, style=style))
     return text
-
-
-def text_runs(sample: Sample, tokenizer: TextTokenizer) -> tuple[tuple[tuple[str, bool], ...], frozenset[int]]:
-    """Runs of tokens that are all trained or all not, and all image placeholders or none; and the placeholder runs.
-
-    It decodes prefixes and compares them, because a tokenizer may drop a space at the start of a decoded text.
-    """
-    trained, image = sample.labels != IGNORE, sample.ids == tokenizer.image_id
-    changes = (trained[1:] != trained[:-1]) | (image[1:] != image[:-1])
-    ends = [*(np.flatnonzero(changes) + 1).tolist(), len(trained)]
-    runs, placeholders, before = [], set(), ""
-    for number, end in enumerate(ends):
-        text = tokenizer.decode(sample.ids[:end].tolist())
-        runs.append((text[len(before) :], bool(trained[end - 1])))
-        if image[end - 1]:
-            placeholders.add(number)
-        before = text
-    return tuple(runs), frozenset(placeholders)

@@ -15,6 +15,8 @@ Columns (FORMAT.md is normative):
 
 from __future__ import annotations
 
+import re
+from bisect import bisect_left
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -112,6 +114,16 @@ class ShardIndex:
         offset, size, checksum, text_tokens, trained_tokens, images = [column[number] for column in self._scalars]
         starts, sizes = [_list_at(ends, values, number) for ends, values in self._lists]
         return IndexEntry(key, offset, size, checksum, text_tokens, trained_tokens, images, starts, sizes)
+
+    def find(self, key: str) -> int | None:
+        """The number of the entry with this key, or None. The column is searched as one text, without objects."""
+        sought = key.encode()
+        for found in re.finditer(b"(?=%b)" % re.escape(sought), self._key_text) if sought else ():
+            start = found.start()  # keys follow each other without a border, so the text may also be amid two
+            number = bisect_left(self._key_ends, start)
+            if number < len(self) and self._key_ends[number : number + 2].tolist() == [start, start + len(sought)]:
+                return number
+        return None
 
     def _chunk(self, name: str) -> Any:
         column = self.table.column(name)

@@ -9,7 +9,7 @@ from __future__ import annotations
 import resource
 from bisect import bisect_right
 from collections import OrderedDict
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from itertools import accumulate
 from typing import overload
 
@@ -104,6 +104,10 @@ class SplitSamples(Sequence[Sample]):
         else:
             self._open.move_to_end(number)
         return shard
+
+    def shard_starts(self) -> Iterator[tuple[int, int]]:
+        """(number of a shard, its first sample), in order."""
+        return enumerate(self._starts[:-1])
 
     def counts(self, indices: npt.NDArray[np.int64]) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]:
         """Text tokens and images of samples, both int64 [n]. Only indexes are read, no sample."""

@@ -10,6 +10,14 @@ from shards.images.pixels import check_kind, check_size, load_pixels, open_image
 _JPEG_QUALITY = 80
 _MAX_PIXELS = 200_000_000  # decoding a small file must not take unlimited memory
 
+_SIDES = ((150, 512), (500, 320), (1500, 192))
+_SMALLEST = 112
+
+
+def side_for(num_images: int) -> int:
+    """The longest side that this many images on one page may have. Photos then take less than about 20 MB."""
+    return next((side for most, side in _SIDES if num_images <= most), _SMALLEST)
+
 
 def thumbnail(data: bytes, side: int) -> tuple[bytes, int, int]:
     """A JPEG of at most side x side pixels, its width and height. Upright and without alpha, as for the model.

@@ -26,14 +26,12 @@ from jinja2 import Template
 from dst.common.html_pages import page_environment, page_policy
 from shards.files import replace_file
 from shards.images.page_images import PageImage, page_image
+from shards.images.thumbnails import side_for
 from trainer.evaluation.metrics import METRICS, DatasetScore
 
 PAGE_DIALOGUES = 500  # browsers show this many without delay
 PAGE_IMAGES = 3000
 PAGE_CHARACTERS = 20_000  # of one text
-# Images on the page, at most -> longest side of each in pixels. Photos then take less than about 20 MB.
-THUMBNAILS = ((150, 512), (500, 320), (1500, 192))
-_SMALLEST = 112
 _COLUMNS = ("dataset", "dialogue", "round", "question", "images", "answer", "references")
 _SURROGATE = re.compile(r"[\ud800-\udfff]")
 
@@ -156,7 +154,7 @@ def _on_page(dialogues: Sequence[AnsweredDialogue]) -> Sequence[AnsweredDialogue
 def _page_images(dialogues: Sequence[AnsweredDialogue]) -> list[list[list[PageImage]]]:
     """The images of every dialogue and round; an image that is shown often is decoded once."""
     uses = [image for dialogue in dialogues for round_ in dialogue.rounds for image in round_.images]
-    side = next((side for most, side in THUMBNAILS if len(uses) <= most), _SMALLEST)
+    side = side_for(len(uses))
     shown: dict[Path | bytes, PageImage] = {}
     for image in uses:
         if (content := image.content) not in shown:

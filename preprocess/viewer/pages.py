@@ -1,0 +1,224 @@
+"""Requests answered with pages: each function here makes the HTML of one page.
+
+Rule: the build is read inside `OpenedBuilds.reading`, and rendered after it. A damaged sample is a fault in its place.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from dst.common.html_pages import page_environment
+from preprocess.viewer.opened_build import OpenedBuild, OpenedBuilds
+from preprocess.viewer.requests import filters_of, link, number_of, reject_filters_of
+from preprocess.viewer.sample_page import TOKENS_PAGE, SampleView, token_rows, view_sample
+from preprocess.viewer.selection import ORDERS, Filters, find_key, read_sample
+from preprocess.viewer.source_records import SourceRecords
+from shards import ShardError
+from shards.images.page_images import PageImage
+
+POLICY = (
+    "default-src 'none'; img-src 'self' data:; style-src 'unsafe-inline'; script-src 'self'; connect-src 'self'; "
+    "base-uri 'none'; form-action 'self'; frame-ancestors 'none'"
+)
+TEMPLATES = Path(__file__).parent / "templates"
+_LONG_TEXT = 20_000
+_RECORDS = 20
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Card:
+    """A sample in the gallery."""
+
+    sample: SampleView
+    link: str
+
+    @property
+    def question(self) -> str:
+        texts = (piece.text for turn in self.sample.turns if turn.role == "user" for piece in turn.pieces)
+        return " ".join("".join(texts).split())
+
+    @property
+    def answer(self) -> str:
+        return "".join(piece.text for turn in self.sample.turns for piece in turn.pieces if piece.trained)
+
+
+class Pages:
+    """The pages of a build. bases: folders in which its blend file may have been."""
+
+    def __init__(self, builds: OpenedBuilds, bases: tuple[Path, ...]) -> None:
+        self._builds, self._bases = builds, bases
+        self._environment = page_environment(TEMPLATES)
+
+    def gallery(self, query: Mapping[str, str]) -> str:
+        """Raises ConfigError for filters that do not fit the build, ShardError if it cannot be read."""
+        filters = filters_of(query)
+        before = number_of(query, "before")
+        with self._builds.reading() as opened:
+            selection = opened.selection(filters)
+            page = selection.page(
+                before if before is not None else number_of(query, "from") or 0, backward=before is not None
+            )
+            cards = [
+                Card(sample=view_sample(opened, number), link=link(f"/number/{number}", filters, at=place))
+                for number, place in zip(page.numbers, page.places, strict=True)
+            ]
+        return self._render(
+            "gallery",
+            opened,
+            filters=filters,
+            cards=cards,
+            page=page,
+            is_cut=page.is_cut,
+            datasets=opened.build.datasets,
+            notes=sorted({note for info in opened.build.manifest.datasets.values() for note in info.notes}),
+            orders=ORDERS,
+            version=opened.build.manifest.hash[:12],
+            num_samples=opened.num_samples,
+            previous=link("/", filters, before=page.start) if page.start else None,
+            following=link("/", filters, **{"from": page.end}) if page.end < page.total else None,
+        )
+
+    def sample(self, number: int, query: Mapping[str, str]) -> str:
+        """Raises IndexError if there is no such sample."""
+        filters, place = filters_of(query), number_of(query, "at")
+        with self._builds.reading() as opened:
+            sample = view_sample(opened, number)
+            previous, following = _neighbours(opened, filters, number, place)
+        manifest = opened.build.manifest
+        version = manifest.hash[:12]
+        images = [
+            PageImage(name=image.name, source=f"/image/{number}/{index}?v={version}")
+            for index, image in enumerate(sample.images)
+        ]
+        here = f"/number/{number}"
+        return self._render(
+            "sample",
+            opened,
+            sample=sample,
+            image_sources=images,
+            whole=query.get("whole") == "1",
+            is_cut=any(len(piece.text) > _LONG_TEXT for turn in sample.turns for piece in turn.pieces),
+            whole_link=link(here, filters, at=place, whole=1),
+            num_samples=opened.num_samples,
+            previous=previous,
+            following=following,
+            gallery=link("/", filters, **{"from": place}),
+            limits=manifest.config.limits,
+            image_tokens=manifest.config.image_tokens,
+            tokenizer=manifest.tokenizer,
+            template_name=_template_name(opened, sample.dataset),
+        )
+
+    def sample_of_key(self, key: str, query: Mapping[str, str]) -> str:
+        """Raises IndexError if the build has no sample with this key."""
+        with self._builds.reading() as opened:
+            number = find_key(opened.build, key)
+        if number is None:
+            raise IndexError(f"no sample has the key {key[:100]!r} in this build")
+        return self.sample(number, query)
+
+    def tokens(self, number: int, query: Mapping[str, str]) -> str:
+        start = number_of(query, "start") or 0
+        with self._builds.reading() as opened:
+            _, sample = read_sample(opened.build, number)
+            image_tokens = opened.build.manifest.config.image_tokens
+            rows = token_rows(sample, opened.tokenizer, image_tokens, start)
+        end = start + len(rows)
+        return self._render(
+            "tokens",
+            opened,
+            key=sample.key,
+            number=number,
+            rows=rows,
+            start=start,
+            total=len(sample.ids),
+            image_tokens=image_tokens,
+            before=max(0, start - TOKENS_PAGE) if start else None,
+            after=end if end < len(sample.ids) else None,
+        )
+
+    def record(self, number: int) -> str:
+        """The records that a sample was made from."""
+        with self._builds.reading() as opened:
+            dataset, sample = read_sample(opened.build, number)
+            sources = [(str(each["file"]), str(each["record"])) for each in sample.metadata["sources"]]
+        reader = self._records(opened)
+        records = [reader.read(dataset, file, record) for file, record in sources[:_RECORDS]]
+        return self._render("record", opened, key=sample.key, records=records, more=max(0, len(sources) - _RECORDS))
+
+    def rejects(self, query: Mapping[str, str]) -> str:
+        filters, before = reject_filters_of(query), number_of(query, "before")
+        with self._builds.reading() as opened:
+            rejects = opened.rejects
+        start = before if before is not None else number_of(query, "from") or 0
+        page = rejects.page(filters, start, backward=before is not None)
+        counts: Counter[str] = Counter()
+        for info in opened.build.manifest.datasets.values():
+            counts.update(info.rejects)
+        return self._render(
+            "rejects",
+            opened,
+            filters=filters,
+            page=page,
+            counts=dict(counts.most_common()),
+            datasets=opened.build.datasets,
+            query=link("", filters),
+            previous=link("/rejects", filters, before=page.start) if page.start else None,
+            following=link("/rejects", filters, **{"from": page.end}) if page.end < page.total else None,
+        )
+
+    def reject(self, offset: int, query: Mapping[str, str]) -> str:
+        """Raises IndexError if no line of rejects.jsonl starts at this byte."""
+        filters = reject_filters_of(query)
+        with self._builds.reading() as opened:
+            rejects = opened.rejects
+        reject = rejects.at(offset)
+        previous, following = rejects.neighbours(filters, offset)
+        record = self._records(opened).read(reject.dataset, reject.file, reject.record)
+        return self._render(
+            "reject",
+            opened,
+            reject=reject,
+            record=record,
+            images=(),
+            query=link("", filters),
+            previous=None if previous is None else link(f"/reject/{previous}", filters),
+            following=None if following is None else link(f"/reject/{following}", filters),
+        )
+
+    def fault(self, heading: str, fault: str) -> str:
+        return self._render("fault", None, heading=heading, fault=fault)
+
+    def _records(self, opened: OpenedBuild) -> SourceRecords:
+        return opened.source_records(self._bases)
+
+    def _render(self, name: str, opened: OpenedBuild | None, **values: Any) -> str:
+        template = self._environment.get_template(f"{name}.html.jinja")
+        return template.render(policy=POLICY, location=str(opened.location) if opened else "", **values)
+
+
+def _neighbours(opened: OpenedBuild, filters: Filters, number: int, place: int | None) -> tuple[str | None, str | None]:
+    """Links to the samples before and after this one, in the order that the reader came from."""
+    try:
+        selection = opened.selection(filters)
+        if place is None or place >= len(selection) or selection.number(place) != number:
+            filters, place = Filters(), number  # a link to the sample alone: the order of the build
+            selection = opened.selection(filters)
+        before, after = selection.neighbour(place, backward=True), selection.neighbour(place + 1)
+    except ShardError:
+        return None, None
+    links = (
+        None if found is None else link(f"/number/{found[0]}", filters, at=found[1] if filters != Filters() else None)
+        for found in (before, after)
+    )
+    return next(links), next(links)
+
+
+def _template_name(opened: OpenedBuild, dataset: str) -> str:
+    blend = opened.build.manifest.config.blend
+    own = next((each.get("template") for each in blend["datasets"] if each["name"] == dataset), None)
+    return str(own or opened.build.manifest.config.template)

@@ -1,0 +1,53 @@
+"""`dsvl-prep view`: a web server for one build, on this machine."""
+
+from __future__ import annotations
+
+import socket
+from collections.abc import Callable
+from pathlib import Path
+
+from preprocess.errors import ConfigError
+from preprocess.viewer.opened_build import OpenedBuilds
+from preprocess.viewer.source_records import bases_of
+
+LOOPBACK = frozenset({"localhost", "127.0.0.1", "[::1]"})
+
+
+def serve(location: str | Path, *, host: str, port: int, blend: Path | None, started: Callable[[str], None]) -> None:
+    """Serve until Ctrl-C. started: gets the address as soon as the server listens.
+
+    Raises ShardError if there is no build, ConfigError for an address that cannot be used or a missing package.
+    """
+    try:
+        import uvicorn
+
+        from preprocess.viewer.app import make_app
+    except ModuleNotFoundError as error:
+        raise ConfigError([f"{error}; dsvl-prep view needs the packages of pip install 'dsvl[view]'"]) from None
+    builds = OpenedBuilds(location)
+    listening = _listen(host, port)
+    own_name = f"[{host}]" if ":" in host else host.lower()
+    is_local = own_name in LOOPBACK
+    app = make_app(builds, hosts=LOOPBACK if is_local else frozenset(), bases=bases_of(location, blend))
+    config = uvicorn.Config(
+        app, log_level="warning", access_log=False, server_header=False, date_header=False, lifespan="off"
+    )
+    server = uvicorn.Server(config)
+    with listening:
+        started(f"http://{own_name}:{listening.getsockname()[1]}/")
+        server.run(sockets=[listening])
+
+
+def _listen(host: str, port: int) -> socket.socket:
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    listening = socket.socket(family, socket.SOCK_STREAM)
+    listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    try:
+        listening.bind((host, port))
+        listening.listen(128)
+    except OSError as error:
+        listening.close()
+        raise ConfigError(
+            [f"port {port} of {host} cannot be used ({error.strerror}); choose another with --port, 0 for any free one"]
+        ) from None
+    return listening
