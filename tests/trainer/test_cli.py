@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
+from typing import NamedTuple
 
 import pytest
 import torch
@@ -22,6 +25,21 @@ from trainer import cli
 from trainer.distributed import launch
 
 COMMAND = [sys.executable, "-m", "trainer.cli"]
+
+SAME = {"kind": "constant", "warmup_ratio": 0.0}
+"""With this schedule, the first steps of runs of any length are the same."""
+
+PROGRAM = """
+import atexit, os, sys, threading
+class Kept:
+    def __del__(self, write=os.write):
+        write(1, b"torn down\\n")
+kept = Kept()
+atexit.register(print, "exit handler")
+from trainer import cli
+{before}
+cli.program()
+"""
 
 
 def environment() -> dict[str, str]:
@@ -46,14 +64,68 @@ def build(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return train_runs.compiled(tmp_path_factory.mktemp("cli"))
 
 
+class End(NamedTuple):
+    """How a process of PROGRAM ended, which prints whether its interpreter was torn down."""
+
+    code: int
+    printed: list[str]
+    """The last lines of stdout"""
+    stderr: str
+
+
+def end_of(*arguments: str | Path, before: str = "") -> End:
+    done = run("-c", PROGRAM.format(before=before), *arguments, command=[sys.executable])
+    lines = [line for line in done.stdout.splitlines() if not line.startswith("[Gloo]")]  # torch 2.9 prints there
+    return End(done.returncode, lines[-3:], done.stderr)
+
+
 @pytest.fixture(scope="module")
-def alone(build: Path) -> Path:
-    """The folder of a run of one process, without any launcher."""
-    config = config_file(build.parent / "alone", build, schedule={"steps": 4}, logging={"tensorboard": True})
-    done = run("run", "--config", config)
-    assert done.returncode == 0, done.stderr
-    assert "step 4/4  loss " in done.stderr
+def run_alone(build: Path) -> tuple[Path, End]:
+    """The configuration of a run of one process, without any launcher, and how it ended."""
+    schedule = {"steps": 4, **SAME}
+    config = config_file(build.parent / "alone", build, schedule=schedule, logging={"tensorboard": True})
+    thread = "threading.Thread(target=lambda: (threading.main_thread().join(), print('thread'))).start()"
+    return config, end_of("run", "--config", config, before=thread)
+
+
+@pytest.fixture(scope="module")
+def alone(run_alone: tuple[Path, End]) -> Path:
+    """The folder of that run."""
+    config, end = run_alone
+    assert end.code == 0, end.stderr
+    assert "step 4/4  loss " in end.stderr
     return config.parent / "out"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Launched:
+    """A run of two ranks that a signal to the launching process ended."""
+
+    out: Path
+    code: int
+    stdout: str
+    stderr: str
+
+
+@pytest.fixture(scope="module")
+def launched(build: Path) -> Launched:
+    """It has made at least four steps."""
+    folder = build.parent / "launched"
+    schedule = {"steps": 100_000, **SAME}
+    config = config_file(folder, build, schedule=schedule, checkpoints={"every": 0}, zero={"stage": 3})
+    out, logs = folder / "out", [folder / "stdout", folder / "stderr"]
+    with logs[0].open("w") as stdout, logs[1].open("w") as stderr:
+        command = [*COMMAND, "run", "--config", str(config), "--num-gpus", "2"]
+        process = subprocess.Popen(command, stdout=stdout, stderr=stderr, env=environment())
+        try:
+            wait_until(lambda: len(journal(out)) >= 4 or process.poll() is not None)
+            assert process.poll() is None, logs[1].read_text()
+            process.send_signal(signal.SIGTERM)
+            code = process.wait(LIMIT_S)
+        finally:
+            process.kill()
+            process.wait()
+    return Launched(out=out, code=code, stdout=logs[0].read_text(), stderr=logs[1].read_text())
 
 
 @pytest.mark.parametrize("arguments", [["--help"], ["run", "--help"], ["config"], ["--version"]])
@@ -91,38 +163,20 @@ def test_an_install_of_the_data_half_says_what_training_needs(build: Path, tmp_p
     assert "pip install 'dsvl[train]'" in line
 
 
-PROGRAM = """
-import atexit, os, sys, threading
-class Kept:
-    def __del__(self, write=os.write):
-        write(1, b"torn down\\n")
-kept = Kept()
-atexit.register(print, "exit handler")
-from trainer import cli
-{before}
-cli.program()
-"""
-
-
-def end_of(*arguments: str | Path, before: str = "") -> tuple[int, list[str], str]:
-    """Exit code, the last lines of stdout, and stderr of a process that reports when its interpreter is torn down."""
-    done = run("-c", PROGRAM.format(before=before), *arguments, command=[sys.executable])
-    lines = [line for line in done.stdout.splitlines() if not line.startswith("[Gloo]")]  # torch 2.9 prints there
-    return done.returncode, lines[-3:], done.stderr
-
-
 @pytest.mark.slow
-def test_a_process_that_trained_ends_without_tearing_down_the_interpreter(build: Path, tmp_path: Path) -> None:
-    config = config_file(tmp_path, build, schedule={"steps": 1})
-    thread = "threading.Thread(target=lambda: (threading.main_thread().join(), print('thread'))).start()"
-    assert end_of("run", "--config", config, before=thread)[:2] == (0, ["thread", "exit handler"])
-    code, printed, _ = end_of("run", "--config", config, "--set", "zero.stage=7")
-    assert (code, printed) == (2, ["exit handler", "torn down"])  # it was reported before anything was begun
-    code, printed, error = end_of(
-        "run", "--config", config, "--set=learning_rates.projector=2e-3", "--set=learning_rates.encoder=1e-3"
-    )
-    assert (code, printed) == (2, ["exit handler"])  # a checkpoint does not fit: the ranks had met
-    assert "learning_rates.encoder: is 0.001, the checkpoint" in error
+def test_a_process_that_trained_ends_without_tearing_down_the_interpreter(
+    run_alone: tuple[Path, End], tmp_path: Path
+) -> None:
+    config, end = run_alone
+    assert (end.code, end.printed) == (0, ["thread", "exit handler"]), end.stderr
+    end = end_of("run", "--config", config, "--set", "zero.stage=7")
+    assert (end.code, end.printed) == (2, ["exit handler", "torn down"])  # it was reported before anything was begun
+    assert end.stderr == "error: train.yaml: zero.stage: got 7; expected at most 3\n"
+    out = shutil.copytree(config.parent / "out", tmp_path / "out")
+    other = ("learning_rates.projector=2e-3", "learning_rates.encoder=1e-3", f"out={out}")
+    end = end_of("run", "--config", config, *(f"--set={setting}" for setting in other))
+    assert (end.code, end.printed) == (2, ["exit handler"])  # a checkpoint does not fit: the ranks had met
+    assert "learning_rates.encoder: is 0.001, the checkpoint" in end.stderr
 
 
 @pytest.mark.parametrize(
@@ -131,9 +185,9 @@ def test_a_process_that_trained_ends_without_tearing_down_the_interpreter(build:
 @pytest.mark.parametrize("trained", [False, True])
 def test_a_process_ends_with_the_code_that_its_command_gave(end: str, code: int, error: str, trained: bool) -> None:
     begun = "sys.modules['trainer.distributed.deepspeed_engine'] = None\n" if trained else ""
-    got, printed, stderr = end_of("config", before=f"{begun}def main():\n    {end}\ncli.main = main")
-    assert (got, stderr) == (code, error)
-    assert printed == (["exit handler"] if trained else ["exit handler", "torn down"])
+    ended = end_of("config", before=f"{begun}def main():\n    {end}\ncli.main = main")
+    assert (ended.code, ended.stderr) == (code, error)
+    assert ended.printed == (["exit handler"] if trained else ["exit handler", "torn down"])
 
 
 def test_a_closed_pipe_at_the_very_end_gives_no_traceback(tmp_path: Path) -> None:
@@ -150,30 +204,37 @@ def test_a_closed_pipe_at_the_very_end_gives_no_traceback(tmp_path: Path) -> Non
     assert (done.returncode, done.stderr) == (1, "")
 
 
-def test_problems_end_with_exit_code_2_and_a_line_each(
-    build: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
+Fail = Callable[..., list[str]]
+
+
+@pytest.fixture
+def problems(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Fail:
+    """Runs `dsvl-train`, which fails, in this process, which has torch loaded; returns the lines of stderr."""
+
+    def fail(*arguments: str | Path, code: int) -> list[str]:
+        monkeypatch.setattr(sys, "argv", ["dsvl-train", *map(str, arguments)])
+        with pytest.raises(SystemExit) as ended:
+            cli.main()
+        assert ended.value.code == code
+        return capsys.readouterr().err.splitlines()
+
+    return fail
+
+
+def test_problems_end_with_exit_code_2_and_a_line_each(build: Path, tmp_path: Path, problems: Fail) -> None:
     config = config_file(
         tmp_path, build, batch={"global_batch_size": 3}, expect={"template": "vicuna"}, evaluation={"every": -1}
     )
 
-    def problems(*arguments: str | Path) -> list[str]:
-        """In this process, which has torch loaded."""
-        monkeypatch.setattr(sys, "argv", ["dsvl-train", *map(str, arguments)])
-        with pytest.raises(SystemExit, match="2"):
-            cli.main()
-        return capsys.readouterr().err.splitlines()
-
     wrong_key = "error: train.yaml: zero.stge: unknown key; did you mean stage?"
     wrong_value = "error: train.yaml: evaluation.every: got -1; expected at least 0"
-    done = run("run", "--config", config, "--set", "zero.stge=1")
-    assert (done.returncode, done.stderr.splitlines()) == (2, [wrong_key, wrong_value])
-    reported = problems("run", "--config", config, "--set", "zero.stge=1", "--set", f"build={tmp_path}")
+    assert problems("run", "--config", config, "--set", "zero.stge=1", code=2) == [wrong_key, wrong_value]
+    reported = problems("run", "--config", config, "--set", "zero.stge=1", "--set", f"build={tmp_path}", code=2)
     assert reported[:2] == [wrong_key, wrong_value]
     assert f"error: build: {tmp_path}: no manifest.json there" in reported[2]
-    assert problems("run", "--config", config) == [wrong_value]
-    assert "--config" in "".join(problems("run"))
-    assert "missing.yaml" in "".join(problems("run", "--config", tmp_path / "missing.yaml"))
+    assert problems("run", "--config", config, code=2) == [wrong_value]
+    assert "--config" in "".join(problems("run", code=2))
+    assert "missing.yaml" in "".join(problems("run", "--config", tmp_path / "missing.yaml", code=2))
 
 
 def test_a_device_without_memory_left_is_reported_in_a_line(
@@ -204,8 +265,9 @@ def test_a_hostfile_and_its_layout_are_handed_to_deepspeed() -> None:
     assert launch.LaunchLayout(num_gpus=3).world_size == 3
 
 
-@pytest.mark.slow
-def test_problems_of_build_model_and_ranks_come_together_before_anything_starts(build: Path, tmp_path: Path) -> None:
+def test_problems_of_build_model_and_ranks_come_together_before_anything_starts(
+    build: Path, tmp_path: Path, problems: Fail
+) -> None:
     config = config_file(
         tmp_path,
         build,
@@ -216,9 +278,8 @@ def test_problems_of_build_model_and_ranks_come_together_before_anything_starts(
             "decoder": {"config": {"model_type": "llama", "max_position_embeddings": 64}},
         },
     )
-    done = run("run", "--config", config, "--num-gpus", "2")
-    assert done.returncode == 2, done.stderr
-    errors = [line for line in done.stderr.splitlines() if line.startswith("error: ")]
+    lines = problems("run", "--config", config, "--num-gpus", "2", code=2)
+    errors = [line for line in lines if line.startswith("error: ")]
     assert [line.split(": ")[1] for line in errors] == [
         "expect.template",
         "batch.global_batch_size",
@@ -230,12 +291,10 @@ def test_problems_of_build_model_and_ranks_come_together_before_anything_starts(
     assert not (tmp_path / "out").exists()
 
 
-@pytest.mark.slow
-def test_a_build_that_is_not_there_ends_with_exit_code_1(tmp_path: Path) -> None:
-    done = run("run", "--config", config_file(tmp_path, tmp_path / "nowhere"))
-    assert done.returncode == 1
-    assert "no manifest.json there" in done.stderr
-    assert "Traceback" not in done.stderr
+def test_a_build_that_is_not_there_ends_with_exit_code_1(tmp_path: Path, problems: Fail) -> None:
+    lines = problems("run", "--config", config_file(tmp_path, tmp_path / "nowhere"), code=1)
+    assert "no manifest.json there" in lines[-1]
+    assert "Traceback" not in "".join(lines)
 
 
 @pytest.mark.slow
@@ -258,39 +317,24 @@ def test_a_plain_process_trains_and_leaves_config_metrics_and_boards(alone: Path
 
 
 @pytest.mark.slow
-def test_num_gpus_goes_through_deepspeeds_launcher_and_trains_the_same(
-    build: Path, alone: Path, tmp_path: Path
-) -> None:
-    config = config_file(tmp_path, build, schedule={"steps": 4})
-    done = run("run", "--config", config, "--num-gpus", "2", "--set", "zero.stage=3")
-    assert done.returncode == 0, done.stderr
-    assert done.stdout == ""
-    assert losses(tmp_path / "out") == pytest.approx(losses(alone), rel=1e-6)
-    assert json.loads((tmp_path / "out/checkpoints/step-00000004/checkpoint.json").read_text())["step"] == 4
+def test_num_gpus_goes_through_deepspeeds_launcher_and_trains_the_same(alone: Path, launched: Launched) -> None:
+    assert launched.stdout == ""
+    assert losses(launched.out)[:4] == pytest.approx(losses(alone), rel=1e-6)
 
 
 @pytest.mark.slow
-def test_a_signal_to_the_launching_process_saves_on_all_ranks(build: Path, tmp_path: Path) -> None:
-    config = config_file(tmp_path, build, schedule={"steps": 100_000}, checkpoints={"every": 0})
-    with (tmp_path / "log").open("w") as log:
-        command = [*COMMAND, "run", "--config", str(config), "--num-gpus", "2"]
-        process = subprocess.Popen(command, stdout=log, stderr=log, env=environment())
-        try:
-            wait_until(lambda: journal(tmp_path / "out") or process.poll() is not None)
-            assert process.poll() is None, (tmp_path / "log").read_text()
-            process.send_signal(signal.SIGTERM)
-            assert process.wait(LIMIT_S) == 0, (tmp_path / "log").read_text()
-        finally:
-            process.kill()
-            process.wait()
-    steps = len(losses(tmp_path / "out"))
-    assert [path.name for path in (tmp_path / "out/checkpoints").glob("step-*")] == [f"step-{steps:08d}"]
-    assert not (tmp_path / "out/stop").exists()
+def test_a_signal_to_the_launching_process_saves_on_all_ranks(launched: Launched) -> None:
+    assert launched.code == 0, launched.stderr
+    steps = len(losses(launched.out))
+    (checkpoint,) = (launched.out / "checkpoints").glob("step-*")
+    assert checkpoint.name == f"step-{steps:08d}"
+    assert json.loads((checkpoint / "checkpoint.json").read_text())["step"] == steps
+    assert not (launched.out / "stop").exists()
 
 
 @pytest.mark.slow
 def test_torchrun_starts_it_as_well(build: Path, alone: Path, tmp_path: Path) -> None:
-    config = config_file(tmp_path, build, schedule={"steps": 4})
+    config = config_file(tmp_path, build, schedule={"steps": 4, **SAME})
     torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
     done = run("run", "--config", config, command=[*torchrun, "-m", "trainer.cli"])
     assert done.returncode == 0, done.stderr
