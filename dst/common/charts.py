@@ -139,7 +139,7 @@ def _drawing(title: str, height: float) -> Iterator[tuple[Figure, Axes, list[str
     except ModuleNotFoundError as error:
         raise ConfigError([f"{error}; charts need the packages of pip install 'dsvl[view]'"]) from None
     svg: list[str] = []
-    with rc_context(dict(_SETTINGS)), warnings.catch_warnings():
+    with rc_context({**_SETTINGS}), warnings.catch_warnings():
         warnings.filterwarnings("ignore", message="Glyph")  # the page's fonts draw the text, not matplotlib's
         figure = Figure(figsize=(_WIDTH, height), layout="constrained")
         FigureCanvasSVG(figure)

@@ -102,6 +102,7 @@ def make_app(builds: OpenedBuilds, *, hosts: frozenset[str], bases: tuple[Path, 
             "/reject/{offset:int}",
             page(lambda request: pages.reject(request.path_params["offset"], request.query_params)),
         ),
+        Route("/sequences", page(lambda request: pages.sequences(request.query_params))),
         Route("/image/{number:int}/{index:int}", image_endpoint),
         Route("/viewer.js", script_endpoint),
     ]

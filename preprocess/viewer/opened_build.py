@@ -21,6 +21,7 @@ from dst import Template, load_tokenizer
 from dst.errors import TemplateError
 from preprocess.viewer.rejects import Rejects
 from preprocess.viewer.selection import Filters, Selection, counts_of
+from preprocess.viewer.sequences import PackedSettings, SequencePager
 from preprocess.viewer.source_records import SourceRecords
 from preprocess.viewer.turns import Opener, openers_of
 from shards import ShardError
@@ -39,6 +40,7 @@ class OpenedBuild:
         self.tokenizer = load_tokenizer(self.build.tokenizer_folder())
         self.openers = lru_cache(self._openers)
         self.selection = lru_cache(maxsize=8)(self._selection)  # a sorted order is looked for once
+        self.sequences = lru_cache(maxsize=4)(self._sequences)
         self.source_records = lru_cache(self._source_records)
 
     def _openers(self, dataset: str) -> tuple[Opener, ...]:
@@ -52,6 +54,9 @@ class OpenedBuild:
 
     def _selection(self, filters: Filters) -> Selection:
         return Selection(self.build, self.tokenizer, filters)
+
+    def _sequences(self, settings: PackedSettings) -> SequencePager:
+        return SequencePager(self.build, settings)
 
     def _source_records(self, bases: tuple[Path, ...]) -> SourceRecords:
         return SourceRecords(self.build.manifest, bases)

@@ -12,8 +12,17 @@ from pathlib import Path
 from typing import Any
 
 from dst.common.html_pages import page_environment
+from preprocess.viewer.attention import attended_ranges, mask_blocks
 from preprocess.viewer.opened_build import OpenedBuild, OpenedBuilds
-from preprocess.viewer.requests import filters_of, link, number_of, reject_filters_of
+from preprocess.viewer.requests import (
+    filters_of,
+    link,
+    number_of,
+    packed_settings_of,
+    query_of,
+    reject_filters_of,
+    sequences_of,
+)
 from preprocess.viewer.sample_page import TOKENS_PAGE, SampleView, token_rows, view_sample
 from preprocess.viewer.selection import ORDERS, Filters, find_key, read_sample
 from preprocess.viewer.source_records import SourceRecords
@@ -188,6 +197,45 @@ class Pages:
             query=link("", filters),
             previous=None if previous is None else link(f"/reject/{previous}", filters),
             following=None if following is None else link(f"/reject/{following}", filters),
+        )
+
+    def sequences(self, query: Mapping[str, str]) -> str:
+        """Packed sequences; `chosen`: what the tokens of one attend to; `sample`: from the sequence of a sample on."""
+        asked, settings = sequences_of(query), packed_settings_of(query)
+        with self._builds.reading() as opened:
+            pager = opened.sequences(settings)
+            cursor = asked.cursor
+            if asked.sample is not None:
+                found = pager.cursor_of(asked.sample)
+                if found is None:
+                    raise IndexError(
+                        "this sample is in no sequence of the first epoch of the split; see dsvl-prep stats"
+                    )
+                cursor = found
+            views, following = pager.page(cursor)
+        chosen = next(
+            (view for view in views if view.cursor == (asked.chosen if asked.sample is None else cursor)), None
+        )
+        token = min(asked.token, pager.max_length - 1)
+        return self._render(
+            "sequences",
+            opened,
+            sequences=views,
+            settings=settings,
+            max_length=pager.max_length,
+            image_tokens=opened.build.manifest.config.image_tokens,
+            kind=asked.kind,
+            chosen=chosen.cursor if chosen else None,
+            blocks=mask_blocks(chosen.spans, asked.kind) if chosen else [],
+            token=token,
+            attended=attended_ranges(chosen.spans, token, asked.kind) if chosen else [],
+            hidden=query_of(settings)
+            | {"kind": asked.kind, "cursor": cursor, "chosen": chosen.cursor if chosen else 0},
+            link_to=lambda at: (
+                link("/sequences", settings, kind=asked.kind, cursor=cursor, chosen=at) + f"#sequence-{at}"
+            ),
+            first=link("/sequences", settings, kind=asked.kind) if cursor else None,
+            following=None if following is None else link("/sequences", settings, kind=asked.kind, cursor=following),
         )
 
     def fault(self, heading: str, fault: str) -> str:

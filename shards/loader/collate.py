@@ -14,7 +14,7 @@ import numpy.typing as npt
 from shards.errors import ShardError
 from shards.format.shard import Sample
 from shards.loader.fields import FIELDS, IGNORE, BatchFields
-from shards.loader.placeholders import expand
+from shards.sampling.placeholders import expand
 
 
 def collate(

@@ -21,7 +21,7 @@ from dst.tokenizer import TextTokenizer
 from shards.errors import ImageError
 from shards.images.decode import exact
 from shards.images.geometry import Geometry
-from shards.loader.placeholders import expand
+from shards.sampling.placeholders import expand
 from trainer.errors import TrainError
 from trainer.inference.cached_decoder import Prompt
 from trainer.model.vision_chat import VisionChatModel
