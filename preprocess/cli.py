@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import json
 import sys
-from dataclasses import asdict
 from pathlib import Path
 
 import click
@@ -16,6 +15,7 @@ from dst.common.cli import note, run_command
 from dst.common.terminal_text import json_line, visible
 from preprocess.cli_compare import diff, overlap
 from preprocess.cli_options import PATH, PrepCommand, build_location, location, usable_cpus
+from preprocess.cli_stats import stats
 from preprocess.cli_view import inspect, view
 
 
@@ -98,34 +98,6 @@ def verify(build: str | Path) -> None:
 
 
 @cli.command()
-@build_location
-@click.option(
-    "--max-length",
-    type=click.IntRange(min=1),
-    show_default="the build's limits.max_length",
-    help="Report how full packed sequences of this many tokens will be.",
-)
-@click.option("--json", "as_json", is_flag=True, help="Print the statistics as JSON.")
-def stats(build: str | Path, max_length: int | None, as_json: bool) -> None:
-    """Lengths, images, trained shares, what filters dropped, and how full packed sequences will be."""
-    import shards
-    from preprocess.views.packing_report import packing_report, packing_report_text
-    from preprocess.views.stats import build_stats, filter_counts, print_stats
-
-    opened = shards.open(build)
-    found, dropped = build_stats(opened), filter_counts(opened)
-    questions = opened.manifest.questions or ()
-    report = packing_report(opened, max_length or opened.manifest.config.limits.max_length)
-    if as_json:
-        tree = {"datasets": found, "filtered": dropped, "questions": [asdict(one) for one in questions]}
-        click.echo(json_line(tree | {"packing": report and asdict(report)}))
-        return
-    print_stats(found, dropped, questions)
-    if report:
-        click.echo(packing_report_text(report))
-
-
-@cli.command()
 @click.argument("names", nargs=-1, metavar="[NAME]...")
 @click.option("--json", "as_json", is_flag=True, help="One JSON object a line.")
 def adapters(names: tuple[str, ...], as_json: bool) -> None:
@@ -200,7 +172,7 @@ def schema() -> None:
     click.echo(json.dumps(json_schema(Blend), indent=2))
 
 
-for _command in (overlap, diff, inspect, view):
+for _command in (overlap, diff, inspect, stats, view):
     cli.add_command(_command)
 
 

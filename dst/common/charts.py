@@ -77,6 +77,7 @@ def bars(title: str, names: Sequence[str], series: Mapping[str, Sequence[float]]
             axes.barh(offsets, list(values), height=0.85, color=_SERIES[number % MAX_SERIES], label=_name(label))
         middles = [row * (len(series) + 1) + (len(series) - 1) / 2 for row in range(len(names))]
         axes.set_yticks(middles, [_name(name) for name in names])
+        axes.margins(y=0.02)
         axes.invert_yaxis()
         axes.set_xlabel(unit)
         _plain_numbers(axes.xaxis)
