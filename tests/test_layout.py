@@ -111,7 +111,7 @@ LIGHT = [
     "preprocess.compiler.build",
     "preprocess.cli",
     "preprocess.views.inspect",
-    "trainer.reporting.summary",
+    "trainer.reporting.page",
     "trainer.cli",
 ]
 

@@ -86,12 +86,26 @@ def evaluate(
 
 @click.command(cls=TrainCommand)
 @click.argument("runs", nargs=-1, required=True, metavar="RUN...", type=PATH)
-def report(runs: tuple[Path, ...]) -> None:
-    """Show what runs logged, next to each other; also while they train.
+@click.option(
+    "--html",
+    "page",
+    type=click.Path(dir_okay=False, path_type=Path),
+    help="Also write a page with charts.  Needs the extra `view`.",
+)
+def report(runs: tuple[Path, ...], page: Path | None) -> None:
+    """Show what runs logged, and what settings differ between them; also while they train.
 
-    RUN: the `out` folder of a run.
+    RUN: the `out` folder of a run. The charts show loss, held-out loss of each dataset, learning rates, throughput,
+    data wait, padding and memory, of all runs over each other.
     """
+    from dst.common.html_pages import check_page
+    from trainer.reporting.page import write_report_page
     from trainer.reporting.runs import read_runs
     from trainer.reporting.summary import print_summary
 
-    print_summary(read_runs(runs))
+    if page is not None:
+        check_page(page)
+    found = read_runs(runs)
+    if page is not None:
+        write_report_page(page, found)
+    print_summary(found)

@@ -10,11 +10,11 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from dst.common.charts import MAX_SERIES
 from trainer.reporting.journal import Curve
 from trainer.reporting.runs import Run
 from trainer.reporting.thinning import thin
 
-MAX_SERIES = 8
 WIDTH = 800
 """Parts of the steps that a chart tells apart; each has its lowest and its highest value"""
 

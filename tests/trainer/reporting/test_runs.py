@@ -6,9 +6,10 @@ from pathlib import Path
 
 import pytest
 
+from dst.common.charts import MAX_SERIES
 from dst.errors import ConfigError
 from tests.support.run_folders import record, write_run
-from trainer.reporting.panels import MAX_SERIES, make_panels
+from trainer.reporting.panels import make_panels
 from trainer.reporting.runs import differing_settings, read_runs, summarize, unique_names
 from trainer.reporting.summary import duration, summary_rows
 
