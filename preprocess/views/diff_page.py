@@ -18,6 +18,7 @@ from shards import Build
 from shards.files import replace_file
 from shards.images.page_images import PageImage, page_image
 
+MAX_SAMPLES = 500
 MAX_IMAGES = 600
 """On the page. Photos then take less than about 20 MB."""
 
@@ -53,7 +54,7 @@ def write_diff_page(page: Path, differences: BuildDifferences, old: Build, new: 
         .render(
             policy=page_policy(),
             differences=differences,
-            samples=[*_shown(differences.samples, old, new)],
+            samples=[*_shown(differences.samples[:MAX_SAMPLES], old, new)],
             aspects=ASPECTS,
             number_of=number_of,
             change_of=change_of,

@@ -194,10 +194,12 @@ def test_the_page_shows_texts_and_images_side_by_side(
     assert html.count('src="data:image/jpeg;base64,') == 4  # a pair, one added, one removed
     assert 'alt="4.jpg in A"' in html
     assert "5 of 5 samples that differ" in html
+    monkeypatch.setattr(diff_page, "MAX_SAMPLES", 4)
     monkeypatch.setattr(diff_page, "MAX_IMAGES", 1)
     dsvl_prep("diff", *edited, "--html", page)
     html = page.read_text(encoding="utf-8")
     assert html.count('src="data:image/jpeg;base64,') == 1
+    assert "4 of 5 samples that differ" in html
     assert "1 more images of this sample differ; the page has no room for them." in html
 
 
