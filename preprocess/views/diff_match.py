@@ -81,7 +81,7 @@ def read_samples(build: Build, dataset: str | None, skip: set[tuple[str, str]]) 
     for name, split, info in build.manifest.shards():
         start = starts[split]
         starts[split] += info.samples
-        if name != dataset:
+        if name != dataset or not info.samples:
             continue
         if (info.sha256, info.index_sha256) in skip:
             skipped += info.samples
