@@ -16,6 +16,7 @@ from dst.common.html_pages import page_environment, page_policy
 from preprocess.errors import DataError
 from preprocess.viewer.opened_build import OpenedBuild
 from preprocess.viewer.pages import TEMPLATES
+from preprocess.viewer.reject_images import images_of_record
 from preprocess.viewer.rejects import RejectedRecord, RejectFilters
 from preprocess.viewer.sample_page import SampleView, sample_view
 from preprocess.viewer.selection import Filters, find_key, place_of, read_sample
@@ -39,6 +40,7 @@ class ExportedSample:
 class ExportedReject:
     reject: RejectedRecord
     record: SourceRecord
+    images: tuple[PageImage, ...]
 
 
 def write_samples_page(
@@ -120,4 +122,6 @@ def _rejects(opened: OpenedBuild, dataset: str | None, limit: int, bases: tuple[
     records = opened.source_records(bases)
     every = opened.rejects.every(RejectFilters(dataset=dataset or ""))
     for reject in islice(every, limit):
-        yield ExportedReject(reject=reject, record=records.read(reject.dataset, reject.file, reject.record))
+        record = records.read(reject.dataset, reject.file, reject.record)
+        images = images_of_record(record.value, opened.build.manifest, reject.dataset, bases)
+        yield ExportedReject(reject=reject, record=record, images=images)

@@ -14,6 +14,7 @@ from typing import Any
 from dst.common.html_pages import page_environment
 from preprocess.viewer.attention import attended_ranges, mask_blocks
 from preprocess.viewer.opened_build import OpenedBuild, OpenedBuilds
+from preprocess.viewer.reject_images import images_of_record
 from preprocess.viewer.requests import (
     filters_of,
     link,
@@ -193,7 +194,7 @@ class Pages:
             opened,
             reject=reject,
             record=record,
-            images=(),
+            images=images_of_record(record.value, opened.build.manifest, reject.dataset, self._bases),
             query=link("", filters),
             previous=None if previous is None else link(f"/reject/{previous}", filters),
             following=None if following is None else link(f"/reject/{following}", filters),

@@ -23,17 +23,19 @@ from shards.files import file_sha256
 from shards.format.manifest import Manifest
 
 BUDGET_S = 2.0
-_ID_KEYS = ("id", "question_id", "sample_id", "record_id", "uid", "uuid", "key", "__key__", "image_id")
-_NOT_RECORDS = ("images", "info", "licenses", "categories", "videos")
+_ID_KEYS = ("id", "question_id", "sample_id", "record_id", "uid", "uuid", "key", "__key__", "sentid", "image_id")
+_SELDOM_RECORDS = ("images", "info", "licenses", "categories", "videos")
+"""Members of a file that are searched last: most often they are about records elsewhere in it"""
 _LONG_TEXT, _LONG_RECORD = 4000, 200_000
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SourceRecord:
-    """text: the record as indented JSON, its longest texts cut; or fault: why it cannot be shown, and what to do."""
+    """value: as parsed. text: as indented JSON, long texts cut. fault: why it cannot be shown, and what to do."""
 
     file: str
     record: str
+    value: Any = None
     text: str = ""
     fault: str = ""
 
@@ -45,7 +47,7 @@ class SourceRecords:
         """bases: folders in which the blend file may have been; its relative paths start there."""
         self._manifest = manifest
         self._bases = bases
-        self._roots = {str(entry["name"]): str(entry["root"]) for entry in manifest.config.blend["datasets"]}
+        self._roots = {str(entry["name"]): str(entry.get("root") or "") for entry in manifest.config.blend["datasets"]}
         self._checked: dict[tuple[Path, int, int, int], bool] = {}
 
     def read(self, dataset: str, file: str, record: str) -> SourceRecord:
@@ -57,7 +59,7 @@ class SourceRecords:
             return SourceRecord(file=file, record=record, fault=str(error))
         if isinstance(found, UnreadableRecord):
             return SourceRecord(file=file, record=record, fault=f"it cannot be read: {found}")
-        return SourceRecord(file=file, record=record, text=_json_text(found))
+        return SourceRecord(file=file, record=record, value=found, text=_json_text(found))
 
     def _locate(self, dataset: str, file: str) -> Path:
         """The pinned file on this machine. Raises DataError."""
@@ -133,6 +135,10 @@ def _rank(key: str | None, value: Any, number: int, record: str) -> int | None:
             return 0 if name in ("id", "question_id") else rank
     if str(number) == record:
         return len(_ID_KEYS) if ids else 0
+    parts = value.values() if isinstance(value, dict) else ()
+    nested = (item for part in parts if isinstance(part, list) for item in part if isinstance(item, dict))
+    if any(str(item[name]) == record for item in nested for name in _ID_KEYS if name in item):
+        return len(_ID_KEYS) + 1  # such as a caption, in the record of its image
     return None
 
 
@@ -145,10 +151,10 @@ def _tables(path: Path) -> Iterator[Iterator[tuple[str | None, Any]]]:
     if all(opening == "{" for _, opening in members) and len(members) > 1:
         yield object_items(path)
         return
-    for key, opening in members:
-        if opening == "[" and key not in _NOT_RECORDS:
+    for key, opening in sorted(members, key=lambda member: member[0] in _SELDOM_RECORDS):
+        if opening == "[":
             yield ((None, value) for value in array_items(path, key))
-        elif opening == "{" and key not in _NOT_RECORDS:
+        elif opening == "{":
             yield object_items(path, key)
 
 

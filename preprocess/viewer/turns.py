@@ -24,14 +24,18 @@ Content = str | list[dict[str, str]]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Opener:
-    """Words that open a turn. Numbers in them may differ: a template may count images."""
+    """Words that open a turn. Numbers in them may differ: a template may count images.
+
+    So may white space: some tokenizers decode a control token with a space behind it.
+    """
 
     role: str
     words: str
 
     @property
     def pattern(self) -> str:
-        return re.sub("[0-9]+", "[0-9]+", re.escape(self.words))
+        parts = re.findall(r"<[^<>\s]+>|[^\s<]+|<", self.words)
+        return re.sub("[0-9]+", "[0-9]+", r"\s*".join(map(re.escape, parts)))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -65,6 +65,11 @@ class PreviewImages:
             return ImageLine(f"cannot be read now: {error.filename}: {error.strerror}", "image_unreadable")
         return ImageLine(f"{found.width}x{found.height} {found.extension}")
 
+    def data(self, name: str) -> bytes:
+        """The bytes of an image by its name. Raises RejectError or DataError as a build would, OSError."""
+        stores = [path for path in self._paths if not _is_expensive(path)]
+        return StoreList([self._store(path) for path in stores]).read(Image(name=name))
+
     def _store(self, path: Path) -> ImageStore:
         if path not in self._opened:
             prepare_store(path, self._cache)

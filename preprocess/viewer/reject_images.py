@@ -1,0 +1,68 @@
+"""The images that a rejected record names, or why each cannot be had, as a build finds it.
+
+A reject has no list of images, so names are looked for in the record: texts under keys of images, and texts that end as
+names of images do. They are read from the dataset's own image stores alone, as a build reads them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from functools import partial
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
+
+from dst.common.config import build as build_config
+from preprocess.blend.config import Blend
+from preprocess.blend.inputs import Inputs, find_inputs
+from preprocess.errors import ConfigError
+from preprocess.views.preview_images import PreviewImages
+from shards.format.manifest import Manifest
+from shards.images.page_images import PageImage, page_image
+
+_SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".gif", ".bmp", ".tif", ".tiff", ".avif")
+_KEYS = ("image", "images", "img", "image_path", "image_file", "file_name", "imageurl")
+_MOST, _LONGEST_NAME = 12, 1000
+_SIDE = 512
+
+
+def images_of_record(record: Any, manifest: Manifest, dataset: str, bases: Sequence[Path]) -> tuple[PageImage, ...]:
+    """At most twelve images of a record, in its order; none if it names none by a text."""
+    names = list(dict.fromkeys(_names(record)))[:_MOST]
+    if not names:
+        return ()
+    inputs = _inputs(manifest, dataset, bases)
+    if inputs is None:
+        return tuple(PageImage(name=name, problem="the dataset's folder is not here; see --blend") for name in names)
+    with TemporaryDirectory(prefix="dsvl-view-") as cache:
+        store = PreviewImages(inputs.images, f"none below {inputs.root}", Path(cache))
+        return tuple(page_image(name, partial(store.data, name), _SIDE) for name in names)
+
+
+def _inputs(manifest: Manifest, dataset: str, bases: Sequence[Path]) -> Inputs | None:
+    """The dataset's files, where its folder is found from one of the bases."""
+    entries = [each for each in manifest.config.blend["datasets"] if each["name"] == dataset]
+    blend, _ = build_config(Blend, {**manifest.config.blend, "datasets": entries})
+    for base in bases if blend is not None else ():
+        try:
+            return find_inputs(blend, base, need_images=False)[dataset]
+        except ConfigError:
+            continue
+    return None
+
+
+def _names(value: Any, key: str = "") -> Iterator[str]:
+    if isinstance(value, dict):
+        for name, item in value.items():
+            yield from _names(item, str(name).lower())
+    elif isinstance(value, list | tuple):
+        for item in value:
+            yield from _names(item, key)
+    elif isinstance(value, str) and _is_name(value, key):
+        yield value
+
+
+def _is_name(text: str, key: str) -> bool:
+    if not 0 < len(text) <= _LONGEST_NAME or "\n" in text:
+        return False
+    return key in _KEYS or text.lower().endswith(_SUFFIXES)
