@@ -43,7 +43,9 @@ def _inputs(manifest: Manifest, dataset: str, bases: Sequence[Path]) -> Inputs |
     """The dataset's files, where its folder is found from one of the bases."""
     entries = [each for each in manifest.config.blend["datasets"] if each["name"] == dataset]
     blend, _ = build_config(Blend, {**manifest.config.blend, "datasets": entries})
-    for base in bases if blend is not None else ():
+    if blend is None:
+        return None
+    for base in bases:
         try:
             return find_inputs(blend, base, need_images=False)[dataset]
         except ConfigError:

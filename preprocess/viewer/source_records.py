@@ -26,6 +26,7 @@ BUDGET_S = 2.0
 _ID_KEYS = ("id", "question_id", "sample_id", "record_id", "uid", "uuid", "key", "__key__", "sentid", "image_id")
 _SELDOM_RECORDS = ("images", "info", "licenses", "categories", "videos")
 """Members of a file that are searched last: most often they are about records elsewhere in it"""
+_MOST_TABLES = 16
 _LONG_TEXT, _LONG_RECORD = 4000, 200_000
 
 
@@ -148,8 +149,9 @@ def _tables(path: Path) -> Iterator[Iterator[tuple[str | None, Any]]]:
         yield ((None, value) for value in read_records(path, ("conversations", "messages", "question", "caption")))
         return
     members = [(key, opening) for key, opening, _ in outline(path)]
-    if all(opening == "{" for _, opening in members) and len(members) > 1:
+    if all(opening == "{" for _, opening in members):
         yield object_items(path)
+    if len(members) > _MOST_TABLES:
         return
     for key, opening in sorted(members, key=lambda member: member[0] in _SELDOM_RECORDS):
         if opening == "[":

@@ -37,7 +37,7 @@ def test_sequences_hold_the_samples_of_the_loaders_batches(build: Build, split: 
     pager = SequencePager(build, PackedSettings(split=split, **options))  # type: ignore[arg-type]
     views, cursor = [], 0
     while cursor is not None:
-        page, cursor = pager.page(cursor, 4)  # type: ignore[assignment]
+        page, cursor = pager.page(cursor, 4)
         views += page
     batches = list(loader)
     keys = [tuple(sample.key for sample in view.samples) for view in views]
