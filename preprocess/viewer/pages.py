@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -25,7 +25,7 @@ from preprocess.viewer.requests import (
     sequences_of,
 )
 from preprocess.viewer.sample_page import TOKENS_PAGE, SampleView, token_rows, view_sample
-from preprocess.viewer.selection import ORDERS, Filters, find_key, read_sample
+from preprocess.viewer.selection import ORDERS, Filters, find_key, place_of, read_sample
 from preprocess.viewer.source_records import SourceRecords
 from shards import ShardError
 from shards.images.page_images import PageImage
@@ -204,6 +204,8 @@ class Pages:
         """Packed sequences; `chosen`: what the tokens of one attend to; `sample`: from the sequence of a sample on."""
         asked, settings = sequences_of(query), packed_settings_of(query)
         with self._builds.reading() as opened:
+            if asked.sample is not None:
+                settings = replace(settings, split=place_of(opened.build, asked.sample)[0])
             pager = opened.sequences(settings)
             cursor = asked.cursor
             if asked.sample is not None:

@@ -165,6 +165,25 @@ def test_rejects_have_a_list_and_pages_with_reason_meaning_and_record(ask: Ask) 
     assert "no reject at byte 7" in wrong.text
 
 
+def test_each_sample_leads_to_its_sequence_also_a_held_out_one(tmp_path: Path) -> None:
+    write_images(tmp_path / "mine", 8)
+    build(
+        chat_blend(
+            tmp_path, [chat_record(number, images=[f"{number}.jpg"]) for number in range(8)], split={"eval": 0.4}
+        )
+    )
+    ask = app_of(tmp_path)
+    splits = set()
+    for number in range(8):
+        page = ask(f"/number/{number}").text
+        link = re.findall(r'href="(/sequences\?[^"]+)"', page)[0]
+        shown = ask(link).text
+        assert re.findall(r'href="(/sample/[^"]+)"', page)[0] in shown
+        splits |= set(re.findall(r"<option selected>(train|eval)</option>", shown))
+    assert splits == {"train", "eval"}
+    assert ask("/sequences?sample=8").status == 404
+
+
 def test_sequences_are_drawn_with_what_a_token_attends_to(ask: Ask) -> None:
     page = ask("/sequences?chosen=0&token=3&max_length=60000").text
     assert "<h2" in page
