@@ -13,7 +13,7 @@ import shutil
 import subprocess
 import sys
 import textwrap
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from functools import cache
 from importlib import metadata
 from importlib.util import find_spec
@@ -25,6 +25,7 @@ from packaging.utils import canonicalize_name
 
 from tests.support import small_blends
 from tests.support.clean_venvs import CleanVenv, NotInstalledError, closure, direct_requirements, packages
+from tests.support.forked_commands import ForkedCommands
 from tests.support.paths import ROOT
 
 Venvs = Callable[..., CleanVenv]
@@ -270,39 +271,46 @@ def test_without_an_extra_a_function_names_it(venvs: Venvs, tmp_path: Path, code
 
 # One extra each
 
+BATCHES = """
+import sys
+import shards
+from shards.loader import Loader
+
+loader = Loader(shards.open(sys.argv[1]), batch_size=1, max_length=1024, seed=1, workers=1, epochs=1)
+print(sum(len(batch.samples[0]) for batch in loader), loader.state_dict()["cursor"])
+"""
+
 
 @pytest.mark.slow
 def test_the_train_extra_loads_batches_trains_exports_chats_and_measures(
-    venvs: Venvs, built: Path, user_folder: Path
+    venvs: Venvs, built: Path, user_folder: Path, tmp_path: Path
 ) -> None:
-    def train(*arguments: str | Path, stdin: str = "") -> str:
-        return succeed(venvs("train").run("dsvl-train", *arguments, cwd=user_folder, stdin=stdin))
-
-    code = """
-        import sys
-        import shards
-        from shards.loader import Loader
-
-        loader = Loader(shards.open(sys.argv[1]), batch_size=1, max_length=1024, seed=1, workers=1, epochs=1)
-        print(sum(len(batch.samples[0]) for batch in loader), loader.state_dict()["cursor"])
-    """
-    assert succeed(venvs("train").run("python", "-c", textwrap.dedent(code), built, cwd=user_folder)).split()[0] == "8"
-    config = yaml.safe_load(train("config"))
+    batches = user_folder / "batches.py"
+    batches.write_text(BATCHES)
+    config = yaml.safe_load(succeed(venvs("train").run("dsvl-train", "config", cwd=user_folder)))
     assert config["model"]["attention"] == "mmca"
-    changed = (f"build={built}", "out=run", "schedule.steps=2", "checkpoints.every=2", "evaluation.every=2")
-    train("run", "--config", "examples/train.yaml", *(f"--set={setting}" for setting in changed))
-    steps = [json.loads(line) for line in (user_folder / "run/metrics.jsonl").read_text(encoding="utf-8").splitlines()]
-    assert max(entry["step"] for entry in steps) == 2
-    assert list((user_folder / "run").rglob("events.out.tfevents.*"))
-    assert "exported: a folder for trainer.load" in train("export", "--model", "run", "--out", "exported")
-    questions = (user_folder / "examples/questions.txt").read_text(encoding="utf-8")
-    train("chat", "--model", "exported", "--max-new-tokens", "4", stdin=questions)
-    assert "held-out loss" in train("eval", "--model", "run", "--no-answers")
-    # Caption scores are of a model's answers, so they take both extras.
-    short = ("--no-loss", "--limit", "1", "--max-new-tokens", "2", "--json")
-    done = venvs("train", "eval").run("dsvl-train", "eval", "--model", "run", *short, cwd=user_folder)
-    metrics = {row["dataset"]: row["metrics"].keys() for row in json.loads(succeed(done))["scores"]}
+    (tmp_path / "streams").mkdir()
+    with ForkedCommands(venvs("train"), scratch=tmp_path / "streams") as commands:
+
+        def train(*arguments: str | Path, stdin: str = "", path: Sequence[Path] = ()) -> str:
+            return succeed(commands.run("dsvl-train", *arguments, cwd=user_folder, stdin=stdin, path=path))
+
+        assert succeed(commands.run(batches, built, cwd=user_folder)).split()[0] == "8"
+        changed = (f"build={built}", "out=run", "schedule.steps=2", "checkpoints.every=2", "evaluation.every=2")
+        train("run", "--config", "examples/train.yaml", *(f"--set={setting}" for setting in changed))
+        steps = [json.loads(line) for line in (user_folder / "run/metrics.jsonl").read_text().splitlines()]
+        assert max(entry["step"] for entry in steps) == 2
+        assert list((user_folder / "run").rglob("events.out.tfevents.*"))
+        assert "exported: a folder for trainer.load" in train("export", "--model", "run", "--out", "exported")
+        questions = (user_folder / "examples/questions.txt").read_text(encoding="utf-8")
+        assert train("chat", "--model", "exported", "--max-new-tokens", "4", stdin=questions)
+        assert "held-out loss" in train("eval", "--model", "run", "--no-answers")
+        # Caption scores are of a model's answers, so they take both extras.
+        short = ("--no-loss", "--limit", "1", "--max-new-tokens", "2", "--json")
+        scored = train("eval", "--model", "run", *short, path=[venvs("eval").site_packages])
+    metrics = {row["dataset"]: row["metrics"].keys() for row in json.loads(scored)["scores"]}
     assert {"cider", "bleu_1", "bleu_4"} <= metrics["captions"]
+    assert commands.stderr == ""  # no warning of a library
 
 
 @pytest.mark.slow

@@ -75,6 +75,11 @@ class CleanVenv:
     def bin(self) -> Path:
         return self.folder / "bin"
 
+    def environment(self) -> dict[str, str]:
+        """The variables of its programs."""
+        own = {"PATH": f"{self.bin}{os.pathsep}{os.defpath}", "HOME": str(self.folder), "OMP_NUM_THREADS": "1"}
+        return {**{name: os.environ[name] for name in _INHERITED if name in os.environ}, **own}
+
     def run(
         self,
         program: str,
@@ -85,12 +90,10 @@ class CleanVenv:
     ) -> subprocess.CompletedProcess[str]:
         """Run python, dsvl-prep or dsvl-train of this environment, with these environment variables on top."""
         script = [] if program == "python" else [self.bin / program]
-        own = {"PATH": f"{self.bin}{os.pathsep}{os.defpath}", "HOME": str(self.folder), "OMP_NUM_THREADS": "1"}
-        inherited = {name: os.environ[name] for name in _INHERITED if name in os.environ}
         return subprocess.run(
             list(map(str, [self.bin / "python", *script, *arguments])),
             cwd=cwd,
-            env={**inherited, **own, **(variables or {})},
+            env={**self.environment(), **(variables or {})},
             input=stdin,
             capture_output=True,
             text=True,
