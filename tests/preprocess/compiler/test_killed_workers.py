@@ -12,6 +12,7 @@ from typing import Any
 
 import pytest
 
+from tests.support.in_process import without_processes
 from tests.support.small_blends import (
     build,
     chat_blend,
@@ -28,14 +29,15 @@ pytestmark = pytest.mark.usefixtures("no_hang")
 
 @pytest.fixture(scope="module")
 def long_build(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict[str, bytes]]:
-    """A blend that takes a few seconds, and what it should give."""
+    """A blend that takes two workers a second or two, and what it should give."""
     folder = tmp_path_factory.mktemp("long")
     (folder / "mine").mkdir()
     for number in range(40):
         (folder / f"mine/{number}.jpg").write_bytes(jpeg(number, (700, 500)))
-    records = [chat_record(number, images=[f"{number % 40}.jpg"], rounds=2) for number in range(800)]
-    blend = chat_blend(folder, records, shard={"max_images": 25}, image={"store": "resized", "size": 224})
-    build(blend, out=folder / "whole", workers=2)
+    records = [chat_record(number, images=[f"{number % 40}.jpg"], rounds=2) for number in range(320)]
+    blend = chat_blend(folder, records, shard={"max_images": 20}, image={"store": "resized", "size": 224})
+    with without_processes():
+        build(blend, out=folder / "whole")
     return folder, files_of(folder / "whole")
 
 
@@ -86,7 +88,8 @@ def test_a_killed_worker_ends_the_build_with_a_clear_line_and_nothing_is_lost(
     assert "Traceback" not in errors
     assert "error: a worker process died in task" in errors
     assert "the same command resumes where this run stopped" in errors
-    build(folder / "blend.yaml", out=folder / out, workers=2)
+    with without_processes():
+        build(folder / "blend.yaml", out=folder / out)
     assert files_of(folder / out) == whole
 
 
@@ -112,5 +115,6 @@ def test_ctrl_c_ends_with_code_1_and_no_traceback_and_the_same_command_resumes(
     assert "Traceback" not in errors, errors
     assert "stopped; the same command resumes from here" in errors
     assert not (folder / out / "manifest.json").exists()
-    build(folder / "blend.yaml", out=folder / out, workers=2)
+    with without_processes():
+        build(folder / "blend.yaml", out=folder / out)
     assert files_of(folder / out) == whole
