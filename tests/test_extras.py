@@ -25,7 +25,7 @@ from packaging.utils import canonicalize_name
 
 from tests.support import small_blends
 from tests.support.clean_venvs import CleanVenv, NotInstalledError, closure, direct_requirements, packages
-from tests.support.forked_commands import ForkedCommands
+from tests.support.forked_programs import ForkedPrograms
 from tests.support.paths import ROOT
 
 Venvs = Callable[..., CleanVenv]
@@ -271,6 +271,15 @@ def test_without_an_extra_a_function_names_it(venvs: Venvs, tmp_path: Path, code
 
 # One extra each
 
+HEAVY_IMPORTS = """
+from trainer.compat.deepspeed import quiet_deepspeed
+
+quiet_deepspeed()
+import deepspeed, peft, trainer.cli, trainer.export.export, trainer.training.run
+import transformers.models.llama.modeling_llama
+"""
+"""What the commands of dsvl-train import"""
+
 BATCHES = """
 import sys
 import shards
@@ -285,17 +294,19 @@ print(sum(len(batch.samples[0]) for batch in loader), loader.state_dict()["curso
 def test_the_train_extra_loads_batches_trains_exports_chats_and_measures(
     venvs: Venvs, built: Path, user_folder: Path, tmp_path: Path
 ) -> None:
-    batches = user_folder / "batches.py"
-    batches.write_text(BATCHES)
     config = yaml.safe_load(succeed(venvs("train").run("dsvl-train", "config", cwd=user_folder)))
     assert config["model"]["attention"] == "mmca"
     (tmp_path / "streams").mkdir()
-    with ForkedCommands(venvs("train"), scratch=tmp_path / "streams") as commands:
+    venv = venvs("train")
+    with ForkedPrograms(
+        venv.bin / "python", HEAVY_IMPORTS, scratch=tmp_path / "streams", environment=venv.environment()
+    ) as programs:
 
         def train(*arguments: str | Path, stdin: str = "", path: Sequence[Path] = ()) -> str:
-            return succeed(commands.run("dsvl-train", *arguments, cwd=user_folder, stdin=stdin, path=path))
+            script = venv.bin / "dsvl-train"
+            return succeed(programs.run(script, *arguments, cwd=user_folder, stdin=stdin, path=path))
 
-        assert succeed(commands.run(batches, built, cwd=user_folder)).split()[0] == "8"
+        assert succeed(programs.run(BATCHES, built, cwd=user_folder)).split()[0] == "8"
         changed = (f"build={built}", "out=run", "schedule.steps=2", "checkpoints.every=2", "evaluation.every=2")
         train("run", "--config", "examples/train.yaml", *(f"--set={setting}" for setting in changed))
         steps = [json.loads(line) for line in (user_folder / "run/metrics.jsonl").read_text().splitlines()]
@@ -310,7 +321,7 @@ def test_the_train_extra_loads_batches_trains_exports_chats_and_measures(
         scored = train("eval", "--model", "run", *short, path=[venvs("eval").site_packages])
     metrics = {row["dataset"]: row["metrics"].keys() for row in json.loads(scored)["scores"]}
     assert {"cider", "bleu_1", "bleu_4"} <= metrics["captions"]
-    assert commands.stderr == ""  # no warning of a library
+    assert programs.stderr == ""  # no warning of a library
 
 
 @pytest.mark.slow

@@ -53,9 +53,12 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> Project:
     return project
 
 
-def link_or_copy(source: str, target: str) -> object:
+def link_or_copy(source: str, target: str) -> None:
     """pip's thousand files are linked: what changes one must remove it first."""
-    return os.link(source, target) if "/site-packages/pip/" in source else shutil.copy2(source, target)
+    if "/site-packages/pip/" in source:
+        os.link(source, target)
+    else:
+        shutil.copy2(source, target)
 
 
 @pytest.fixture

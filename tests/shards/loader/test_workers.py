@@ -4,14 +4,9 @@ from __future__ import annotations
 
 import multiprocessing
 import os
-import random
 import signal
-import subprocess
 import sys
-import threading
-import time
 from collections.abc import Callable, Iterator
-from multiprocessing.connection import Connection
 from pathlib import Path
 from unittest import mock
 
@@ -22,40 +17,25 @@ import shards.loader.workers
 from shards.errors import ShardError
 from shards.loader import Batch
 from shards.loader.layout import Contents, Memory
-from shards.loader.reader import BatchReader, BatchRequest
+from shards.loader.reader import BatchRequest
 from shards.loader.workers import batches_ahead
+from tests.support.forked_programs import ForkedPrograms
 from tests.support.paths import ROOT
-from tests.support.waiting import LIMIT_S, wait_until
+from tests.support.slow_batches import Slow, requests
+from tests.support.waiting import wait_until
 
 pytestmark = pytest.mark.usefixtures("no_hang")
 
 
-class Slow(BatchReader):
-    """Batches of a known content, some of which take long, fail, or end their process."""
-
-    def __init__(self, *, sizes: int = 1, fail: dict[int, str] | None = None) -> None:
-        self._sizes, self._fail = sizes, fail or {}
-
-    def fill(self, request: BatchRequest, allocate: Callable[[int], Memory]) -> tuple[Contents, Memory]:
-        number = request.cursor
-        time.sleep(random.Random(number).random() / 100)
-        match self._fail.get(number):
-            case "damage":
-                raise ShardError(f"sample {number} is damaged")
-            case "bug":
-                raise KeyError(number)
-            case "exit":
-                os._exit(3)
-            case "stuck":
-                signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})
-                threading.Event().wait()
-        rows = 1 + number % self._sizes
-        contents = Contents(
-            shape=(rows, 8), side=2, num_images=0, stored_sizes=(), samples=((("a", "x" * 1000),),), cursor=number
-        )
-        memory = allocate(contents.size)
-        contents.arrays(memory).labels[:] = number
-        return contents, memory
+@pytest.fixture(scope="module")
+def programs(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ForkedPrograms]:
+    """Runs programs that have torch and our modules loaded."""
+    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    scratch = tmp_path_factory.mktemp("programs")
+    with ForkedPrograms(
+        sys.executable, "import tests.support.slow_batches", scratch=scratch, environment=environment
+    ) as forked:
+        yield forked
 
 
 class Watchful(Slow):
@@ -77,10 +57,6 @@ class Watchful(Slow):
             mock.patch.object(os, "getppid", look).start()
             mock.patch.object(shards.loader.workers, "_PARENT_POLL_S", 0.001).start()
         return super().fill(request, allocate)
-
-
-def requests(count: int) -> Iterator[BatchRequest]:
-    return (BatchRequest([], 0, number) for number in range(count))
 
 
 def numbers(batches: Iterator[Batch]) -> list[int]:
@@ -167,28 +143,25 @@ def test_workers_that_hang_end_with_the_iteration() -> None:
     assert multiprocessing.active_children() == []
 
 
-def test_a_signal_to_the_whole_group_is_the_parents_business() -> None:
-    program = ENDS.format(paths=[str(ROOT)], how=GROUP)
-    done = subprocess.run(
-        [sys.executable, "-c", program], capture_output=True, text=True, timeout=LIMIT_S, process_group=0
-    )
+def test_a_signal_to_the_whole_group_is_the_parents_business(programs: ForkedPrograms, tmp_path: Path) -> None:
+    program = ENDS.format(how=GROUP)
+    done = programs.run(program, cwd=tmp_path)
     assert done.stdout.splitlines()[1:] == ["asked to stop", "10 more batches"]
     assert (done.returncode, done.stderr) == (0, "")
 
 
 @pytest.mark.parametrize("start", ["fork", "spawn", "forkserver"])
-def test_signals_to_the_group_end_no_worker_that_is_just_starting(start: str) -> None:
-    program = STORM.format(paths=[str(ROOT)], start=start)
-    done = subprocess.run(
-        [sys.executable, "-c", program], capture_output=True, text=True, timeout=LIMIT_S, process_group=0
-    )
+def test_signals_to_the_group_end_no_worker_that_is_just_starting(
+    start: str, programs: ForkedPrograms, tmp_path: Path
+) -> None:
+    program = STORM.format(start=start)
+    done = programs.run(program, cwd=tmp_path)
     assert (done.returncode, done.stdout, done.stderr) == (0, "all 20 batches, and signals\n", "")
 
 
 STORM = """
 import multiprocessing, os, signal, sys, threading, time
-sys.path[:0] = {paths!r}
-from tests.shards.loader.test_workers import Slow, requests
+from tests.support.slow_batches import Slow, requests
 from shards.loader.workers import batches_ahead
 
 caught = []
@@ -217,20 +190,15 @@ print(sum(1 for _, batch in zip(range(10), batches)), "more batches")
 
 
 @pytest.mark.parametrize("start", ["fork", "spawn", "forkserver"])
-def test_what_the_program_starts_later_hears_signals(start: str) -> None:
-    program = LATER.format(paths=[str(ROOT)], start=start)
-    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=LIMIT_S)
+def test_what_the_program_starts_later_hears_signals(start: str, programs: ForkedPrograms, tmp_path: Path) -> None:
+    program = LATER.format(start=start)
+    done = programs.run(program, cwd=tmp_path)
     assert (done.returncode, done.stdout, done.stderr) == (0, "blocked: []\n", "")
-
-
-def send_blocked_signals(pipe: Connection) -> None:
-    pipe.send(sorted(signal.pthread_sigmask(signal.SIG_BLOCK, ())))
 
 
 LATER = """
 import multiprocessing, sys
-sys.path[:0] = {paths!r}
-from tests.shards.loader.test_workers import Slow, requests, send_blocked_signals
+from tests.support.slow_batches import Slow, requests, send_blocked_signals
 from shards.loader.workers import batches_ahead
 
 multiprocessing.set_start_method({start!r})
@@ -253,17 +221,17 @@ def test_what_outgrew_its_block_is_mapped_no_more() -> None:
     assert max(counts) < 8
 
 
-def test_too_many_workers_for_the_open_files_a_process_may_have_are_reported() -> None:
-    program = LIMITED.format(paths=[str(ROOT)])
-    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=LIMIT_S)
+def test_too_many_workers_for_the_open_files_a_process_may_have_are_reported(
+    programs: ForkedPrograms, tmp_path: Path
+) -> None:
+    done = programs.run(LIMITED, cwd=tmp_path)
     assert "worker 3 cannot be started (" in done.stdout or "worker 4 cannot be started (" in done.stdout, done
     assert "Too many open files); use fewer workers, or allow more open files" in done.stdout
 
 
 LIMITED = """
 import resource, sys
-sys.path[:0] = {paths!r}
-from tests.shards.loader.test_workers import Slow, requests
+from tests.support.slow_batches import Slow, requests
 from shards import ShardError
 from shards.loader.workers import batches_ahead
 import multiprocessing, os
@@ -280,8 +248,7 @@ assert multiprocessing.active_children() == []
 
 ENDS = """
 import os, signal, sys, time
-sys.path[:0] = {paths!r}
-from tests.shards.loader.test_workers import Slow, requests
+from tests.support.slow_batches import Slow, requests
 from shards.loader.workers import batches_ahead
 import multiprocessing
 
@@ -297,9 +264,11 @@ print(*(child.pid for child in multiprocessing.active_children()), flush=True)
     ("how", "code"),
     [("sys.exit(5)", 5), ("raise SystemExit(5)", 5), ("os.kill(os.getpid(), signal.SIGKILL)", -9), ("os._exit(4)", 4)],
 )
-def test_workers_end_with_their_parent_however_it_ends(how: str, code: int) -> None:
-    program = ENDS.format(paths=[str(ROOT)], how=how)
-    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=LIMIT_S)
+def test_workers_end_with_their_parent_however_it_ends(
+    how: str, code: int, programs: ForkedPrograms, tmp_path: Path
+) -> None:
+    program = ENDS.format(how=how)
+    done = programs.run(program, cwd=tmp_path)
     assert done.returncode == code, done.stderr
     assert done.stderr == ""
     workers = [int(pid) for pid in done.stdout.split()]
