@@ -23,6 +23,7 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 import dst
 from tests.support import text_tokenizers
+from tests.support.browser import Chromium, running_chromium
 from tests.support.waiting import LIMIT_S
 
 settings.register_profile(
@@ -54,6 +55,11 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
         part += rest[:taken]
         del rest[:taken]
     items[:] = [test for part in [*parts, rest] for test in part]
+
+
+@pytest.fixture(scope="session")
+def chromium() -> Iterator[Chromium]:
+    yield from running_chromium()
 
 
 @pytest.fixture(scope="session")

@@ -30,10 +30,12 @@ from preprocess.viewer.source_records import SourceRecords
 from shards import ShardError
 from shards.images.page_images import PageImage
 
-POLICY = (
+PAGE_POLICY = (
     "default-src 'none'; img-src 'self' data:; style-src 'unsafe-inline'; script-src 'self'; connect-src 'self'; "
-    "base-uri 'none'; form-action 'self'; frame-ancestors 'none'"
+    "base-uri 'none'; form-action 'self'"
 )
+POLICY = f"{PAGE_POLICY}; frame-ancestors 'none'"
+"""As a header; browsers ignore its last part within a page."""
 TEMPLATES = Path(__file__).parent / "templates"
 _LONG_TEXT = 20_000
 _RECORDS = 20
@@ -249,7 +251,7 @@ class Pages:
 
     def _render(self, name: str, opened: OpenedBuild | None, **values: Any) -> str:
         template = self._environment.get_template(f"{name}.html.jinja")
-        return template.render(policy=POLICY, location=str(opened.location) if opened else "", **values)
+        return template.render(policy=PAGE_POLICY, location=str(opened.location) if opened else "", **values)
 
 
 def _neighbours(opened: OpenedBuild, filters: Filters, number: int, place: int | None) -> tuple[str | None, str | None]:

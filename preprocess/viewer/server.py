@@ -24,11 +24,12 @@ def serve(location: str | Path, *, host: str, port: int, blend: Path | None, sta
         from preprocess.viewer.app import make_app
     except ModuleNotFoundError as error:
         raise ConfigError([f"{error}; dsvl-prep view needs the packages of pip install 'dsvl[view]'"]) from None
+    bases = bases_of(location, blend)
     builds = OpenedBuilds(location)
     listening = _listen(host, port)
     own_name = f"[{host}]" if ":" in host else host.lower()
     is_local = own_name in LOOPBACK
-    app = make_app(builds, hosts=LOOPBACK if is_local else frozenset(), bases=bases_of(location, blend))
+    app = make_app(builds, hosts=LOOPBACK if is_local else frozenset(), bases=bases)
     config = uvicorn.Config(
         app, log_level="warning", access_log=False, server_header=False, date_header=False, lifespan="off"
     )

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 import shards
 from preprocess.errors import ConfigError
 from preprocess.viewer.attention import AttentionKind, Span, attended_ranges, mask_blocks
-from preprocess.viewer.sequences import PackedSettings, SequencePager, spans_of
+from preprocess.viewer.sequences import PackedSettings, SequencePager, SequenceView, spans_of
 from shards import Build, ShardError
 from tests.support import handmade_builds
 from tests.support.handmade_builds import IMAGE_ID, IMAGE_TOKENS, Handmade, draft
@@ -35,7 +35,8 @@ def test_sequences_hold_the_samples_of_the_loaders_batches(build: Build, split: 
     options = {"max_length": 64, "max_images": 5, "seed": 3}
     loader = Loader(build, split=split, batch_size=1, decode="none", epochs=1, **options)  # type: ignore[arg-type]
     pager = SequencePager(build, PackedSettings(split=split, **options))  # type: ignore[arg-type]
-    views, cursor = [], 0
+    views: list[SequenceView] = []
+    cursor: int | None = 0
     while cursor is not None:
         page, cursor = pager.page(cursor, 4)
         views += page

@@ -7,8 +7,6 @@ import csv
 import io
 import json
 import re
-import shutil
-import subprocess
 from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
@@ -19,9 +17,9 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from dst.common.html_pages import page_policy
+from tests.support.browser import Chromium, is_accessible
 from tests.support.paths import PHOTOS
 from tests.support.small_blends import jpeg
-from tests.support.waiting import LIMIT_S
 from trainer.evaluation.metrics import METRICS, DatasetScore
 from trainer.evaluation.report import (
     PAGE_DIALOGUES,
@@ -248,32 +246,17 @@ def test_the_same_results_give_the_same_bytes_and_replace_the_old(tmp_path: Path
     assert set(contents[0]) == {"results.csv", "results.html", "results.jsonl"}
 
 
-@pytest.mark.slow
-def test_a_browser_shows_the_page_and_runs_nothing(tmp_path: Path) -> None:
-    browser = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
-    if browser is None:
-        pytest.skip("there is no chromium on the PATH to look at the page with")
+def test_a_browser_shows_the_page_and_runs_nothing(chromium: Chromium, tmp_path: Path) -> None:
     _page(tmp_path, _dialogue(HOSTILE), title="A title")
-    flags = ["--headless=new", "--no-sandbox", "--disable-gpu", f"--user-data-dir={tmp_path / 'profile'}"]
-    screen = tmp_path / "screen.png"
-    subprocess.run(
-        [browser, *flags, "--window-size=900,700", f"--screenshot={screen}", f"file://{tmp_path / 'results.html'}"],
-        check=True,
-        capture_output=True,
-        timeout=LIMIT_S,
-    )
-    done = subprocess.run(
-        [browser, *flags, "--dump-dom", f"file://{tmp_path / 'results.html'}"],
-        check=True,
-        capture_output=True,
-        text=True,
-        timeout=LIMIT_S,
-    )
-    assert "<title>A title</title>" in done.stdout  # a script of the data would have renamed it
-    assert done.stdout.count("<img ") == 3
-    with Image.open(screen) as image:
-        assert image.size == (900, 700)
-        assert len(image.convert("RGB").getcolors(maxcolors=900 * 700) or []) > 500  # images, not only boxes
+
+    def check(page: Any) -> list[str]:
+        assert page.title() == "A title"  # a script of the data would have renamed it
+        assert page.locator("img").count() == 3
+        assert page.evaluate("[...document.images].every((image) => image.complete && image.naturalWidth > 0)")
+        return is_accessible(page)
+
+    for width, dark in ((375, True), (1200, False)):
+        assert chromium.look(f"file://{tmp_path / 'results.html'}", check, width=width, dark=dark) == []
 
 
 def _dialogue(text: str = "") -> AnsweredDialogue:
