@@ -31,13 +31,16 @@ from tests.support.paths import ROOT
 Venvs = Callable[..., CleanVenv]
 
 OURS = sorted({name.partition(".")[0] for name in packages()})
-EXTRAS = ("train", "ray", "remote", "eval", "language", "video")
+EXTRAS = ("train", "ray", "remote", "eval", "language", "video", "view")
 INSTALLS: list[tuple[str, ...]] = [(), *((extra,) for extra in EXTRAS)]
 
 EXTRA_OF = {
+    "dst/common/charts.py": "view",
     "preprocess/compiler/engines.py": "ray",
     "preprocess/fetch/addresses.py": "remote",
     "preprocess/fetch/download.py": "remote",
+    "preprocess/viewer/app.py": "view",
+    "preprocess/viewer/server.py": "view",
     "shards/loader/__init__.py": "train",
     "shards/loader/batch.py": "train",
     "shards/images/decode.py": "train",
@@ -244,6 +247,8 @@ def test_the_data_half_alone_reads_samples(venvs: Venvs, built: Path, tmp_path: 
         ("dsvl-prep verify --build s3://bucket/build", "remote"),
         ("dsvl-prep stats --build gs://bucket/build", "remote"),
         ("dsvl-prep inspect --build https://example.org/build", "remote"),
+        ("dsvl-prep view {built}", "view"),
+        ("dsvl-prep stats {built} --html report.html", "view"),
     ],
 )
 def test_without_an_extra_a_command_names_it(
@@ -392,3 +397,30 @@ def test_the_video_extra_alone_reads_frames_of_a_video(venvs: Venvs, tmp_path: P
         print(len(video), video.frame(4)[0].size)
     """
     assert succeed(venvs("video").run("python", "-c", textwrap.dedent(code), cwd=tmp_path)) == "5 (32, 24)\n"
+
+
+def test_the_view_extra_alone_serves_a_build_and_draws_its_report(venvs: Venvs, built: Path, tmp_path: Path) -> None:
+    code = """
+        import sys, threading, urllib.request
+        from pathlib import Path
+        from preprocess.reports.build_report import make_report, write_page
+        from preprocess.viewer.server import serve
+
+        def look(address):
+            with urllib.request.urlopen(address) as answer:
+                print(answer.status, b"samples in" in answer.read())
+            write_page(Path("report.html"), make_report(sys.argv[1]))
+            print(Path("report.html").read_text().count("<svg") > 5, flush=True)
+            import os, signal
+            os.kill(os.getpid(), signal.SIGINT)
+
+        def started(address):
+            threading.Thread(target=look, args=(address,)).start()
+
+        try:
+            serve(sys.argv[1], host="127.0.0.1", port=0, blend=None, started=started)
+        except KeyboardInterrupt:
+            print("stopped")
+    """
+    printed = succeed(venvs("view").run("python", "-c", textwrap.dedent(code), built, cwd=tmp_path))
+    assert printed.splitlines() == ["200 True", "True", "stopped"]

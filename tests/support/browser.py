@@ -57,7 +57,12 @@ class Chromium:
         context.set_default_timeout(TIMEOUT_MS)
         try:
             page = context.new_page()
-            page.on("console", lambda message: message.type == "error" and faults.append(f"console: {message.text}"))
+
+            def note_error(message: Any) -> None:
+                if message.type == "error":
+                    faults.append(f"console: {message.text}")
+
+            page.on("console", note_error)
             page.on("pageerror", lambda error: faults.append(f"script: {error}"))
 
             def pass_own(route: Any) -> None:

@@ -34,7 +34,7 @@ def test_sequences_hold_the_samples_of_the_loaders_batches(build: Build, split: 
 
     options = {"max_length": 64, "max_images": 5, "seed": 3}
     loader = Loader(build, split=split, batch_size=1, decode="none", epochs=1, **options)  # type: ignore[arg-type]
-    pager = SequencePager(build, PackedSettings(split=split, **options))  # type: ignore[arg-type]
+    pager = SequencePager(build, PackedSettings(split=split, **options))
     views: list[SequenceView] = []
     cursor: int | None = 0
     while cursor is not None:
