@@ -9,8 +9,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
-from markupsafe import Markup
-
 from dst.common.charts import Line, lines
 from dst.common.html_pages import page_environment, page_policy
 from shards.files import replace_file
@@ -35,6 +33,6 @@ def write_report_page(page: Path, runs: Sequence[Run]) -> None:
     replace_file(page, html.encode())
 
 
-def _chart(panel: Panel) -> Markup:
+def _chart(panel: Panel) -> str:
     series = [Line(name=one.name, x=one.curve.steps.tolist(), y=one.curve.values.tolist()) for one in panel.series]
-    return Markup(lines(panel.title, series, x_unit="step", y_unit=panel.unit))
+    return lines(panel.title, series, x_unit="step", y_unit=panel.unit)

@@ -82,7 +82,7 @@ def test_filters_search_tokens_and_the_record_work(chromium: Chromium, address: 
         page.wait_for_selector("details pre")
         assert "needle" in page.locator("details pre").inner_text()
         page.locator("img").first.scroll_into_view_if_needed()
-        page.wait_for_function("[...document.images].every((image) => image.complete && image.naturalWidth > 0)")
+        page.wait_for_function("() => [...document.images].every((image) => image.complete && image.naturalWidth > 0)")
         page.locator("a", has_text="its sequence").click()
         page.wait_for_selector("svg.mask")
 
