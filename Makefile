@@ -62,6 +62,7 @@ bench: dev
 	$(BIN)/python -m tools.bench.compile
 	$(BIN)/python -m tools.bench.open
 	$(BIN)/python -m tools.bench.start
+	$(BIN)/python -m tools.bench.view
 	$(BIN)/python -m tools.bench.loader --scratch build/bench
 	$(BIN)/python -m tools.bench.train
 

@@ -23,8 +23,8 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
-from dataclasses import replace
+from contextlib import closing, contextmanager
+from dataclasses import dataclass, replace
 from pathlib import Path
 from urllib.parse import urlsplit
 
@@ -131,7 +131,7 @@ def multiplied(build: Path, out: Path) -> Path:
 
 def pages_and_memory(small: Path, big: Path, repeats: int) -> None:
     sizes = (SMALL, SMALL * COPIES)
-    with Server(small).running() as few, Server(big).running() as many:
+    with serving(small) as few, serving(big) as many:
         print(f"| page | {sizes[0]:,} samples | {sizes[1]:,} samples | ratio | goal |\n|---|---|---|---|---|")
         for title, query in PAGES.items():
             times: tuple[list[float], list[float]] = ([], [])
@@ -176,39 +176,40 @@ def browse(server: Server, samples: int) -> int:
     return images
 
 
+@contextmanager
+def serving(build: Path) -> Iterator[Server]:
+    """`dsvl-prep view` of a build, in a process of its own."""
+    command = [sys.executable, "-m", "preprocess.cli", "view", str(build), "--port", "0"]
+    with subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, text=True) as process:
+        try:
+            assert process.stdout is not None
+            address = re.search(r"http://\S+", process.stdout.readline())
+            assert address is not None
+            with closing(http.client.HTTPConnection(urlsplit(address[0]).netloc, timeout=60)) as connection:
+                yield Server(connection, process.pid)
+        finally:
+            process.terminate()
+
+
+@dataclass(frozen=True, slots=True)
 class Server:
-    """`dsvl-prep view` of a build as a process, asked over one connection."""
+    """connection: stays open between requests."""
 
-    def __init__(self, build: Path) -> None:
-        self._build = build
-
-    @contextmanager
-    def running(self) -> Iterator[Server]:
-        command = [sys.executable, "-m", "preprocess.cli", "view", str(self._build), "--port", "0"]
-        with subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, text=True) as process:
-            try:
-                assert process.stdout is not None
-                address = re.search(r"http://\S+", process.stdout.readline())
-                assert address is not None
-                self._pid = process.pid
-                self._connection = http.client.HTTPConnection(urlsplit(address[0]).netloc, timeout=60)
-                yield self
-                self._connection.close()
-            finally:
-                process.terminate()
+    connection: http.client.HTTPConnection
+    pid: int
 
     def get(self, address: str) -> tuple[float, bytes]:
         """Seconds to the end of an answer, and its body."""
         start = time.perf_counter()
-        self._connection.request("GET", address)
-        answer = self._connection.getresponse()
+        self.connection.request("GET", address)
+        answer = self.connection.getresponse()
         body = answer.read()
         took = time.perf_counter() - start
         assert answer.status == 200, (address, answer.status, body[-500:])
         return took, body
 
     def peak_mb(self) -> float:
-        status = Path(f"/proc/{self._pid}/status").read_text(encoding="utf-8")
+        status = Path(f"/proc/{self.pid}/status").read_text(encoding="utf-8")
         found = re.search(r"VmHWM:\s+(\d+) kB", status)
         assert found is not None
         return int(found[1]) * 1024 / 1e6
