@@ -55,16 +55,16 @@ def half(whole: Path, build: Path, tmp_path: Path) -> Path:
     return config
 
 
-def stopped_half_way(config: Path, ranks: int) -> None:
-    """Train, and kill every rank after step 7."""
+def stopped_half_way(config: Path, ranks: int, step: int) -> None:
+    """Train, and kill every rank after this step, which is the first after a checkpoint."""
     out = config.parent / "out"
-    run = start(config, ranks=ranks, hold_after=7)
-    run.wait_for_step(out, 7)
+    run = start(config, ranks=ranks, hold_after=step)
+    run.wait_for_step(out, step)
     run.kill(signal.SIGKILL)
     run.wait()
     run_losses = losses(out)
-    assert len(run_losses) == 7
-    assert "step-00000006" in folders(out)
+    assert len(run_losses) == step
+    assert f"step-{step - 1:08}" in folders(out)
 
 
 class PlainEngine:
@@ -152,13 +152,14 @@ def test_going_back_to_an_earlier_checkpoint_makes_the_later_ones_old(tmp_path: 
 @pytest.mark.slow
 @pytest.mark.parametrize(("ranks", "stage"), [(1, 0), (1, 2), (2, 3)])
 def test_a_killed_run_resumes_to_the_bit(build: Path, tmp_path: Path, ranks: int, stage: int) -> None:
-    more = settings(**ADAPTERS, zero={"stage": stage}, batch={"workers": ranks - 1})
+    run = {"schedule": {"steps": 5}, "checkpoints": {"every": 2}}
+    more = {**run, **ADAPTERS, "zero": {"stage": stage}, "batch": {"workers": ranks - 1}}
     for name in ("whole", "killed"):
         config = config_file(tmp_path / name, build, **more)
         if name == "killed":
-            stopped_half_way(config, ranks)
+            stopped_half_way(config, ranks, step=3)
         train(config, ranks=ranks)
-    assert len(losses(tmp_path / "killed/out")) == STEPS
+    assert len(losses(tmp_path / "killed/out")) == 5
     assert losses(tmp_path / "killed/out") == losses(tmp_path / "whole/out")
     norms = [[entry["grad_norm"] for entry in journal(tmp_path / name / "out")] for name in ("whole", "killed")]
     assert norms[0] == norms[1]
