@@ -168,8 +168,12 @@ def losses(out: Path) -> list[float]:
 
 
 def compiled(folder: Path) -> Path:
-    """A build of two datasets: one of text alone, one with up to three images a sample; some held out."""
+    """A build of two datasets: one of text alone, one with up to three images a sample; some held out.
+
+    It is the same in every checkout: the manifest has the tokenizer's path, and so the order of samples depends on it.
+    """
     folder.mkdir(parents=True, exist_ok=True)
+    (folder / "tokenizer").symlink_to(small_blends.TOKENIZER)
     names = small_blends.write_images(folder / "seen", 40)
     small_blends.write_chat(
         folder / "seen",
@@ -185,6 +189,7 @@ def compiled(folder: Path) -> Path:
             {"name": "seen", "adapter": "chat", "root": "seen"},
             {"name": "text", "adapter": "chat", "root": "text"},
         ],
+        tokenizer="tokenizer",
         image_tokens=IMAGE_TOKENS,
         limits={"max_length": LENGTH},
         image={"size": SIDE, "store": "resized"},
