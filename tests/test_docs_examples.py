@@ -102,6 +102,7 @@ def dsvl_train(folder: Path, *arguments: str) -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.usefixtures("builds_in_this_process")
 def test_the_first_example_of_the_readme_runs_unchanged(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     shutil.copytree(ROOT / "examples", tmp_path / "examples")
     monkeypatch.chdir(tmp_path)
