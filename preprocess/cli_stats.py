@@ -48,6 +48,10 @@ def stats(
 
     if page is not None:
         check_page(page)
+    if folder is not None:
+        from preprocess.reports.tables import check_csv_folder
+
+        check_csv_folder(folder)
     opened = shards.open(build)
     rows, dropped = build_stats(opened), filter_counts(opened)
     questions = opened.manifest.questions or ()

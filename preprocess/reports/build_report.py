@@ -7,7 +7,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +22,6 @@ from shards.files import replace_file
 
 DEFAULT_READ = 20_000
 _EXAMPLES = 3
-_MOST_LINES = 100_000
 _DRAWN_BARS = 40
 
 
@@ -75,6 +73,7 @@ def write_page(page: Path, report: BuildReport) -> None:
         policy=page_policy(),
         report=report,
         charts={table.name: chart for table in report.tables if (chart := draw(table))},
+        drawn_bars=_DRAWN_BARS,
     )
     replace_file(page, html.encode())
 
@@ -88,21 +87,32 @@ def draw(table: Table) -> str:
         shown: table.column(column) for shown, column in zip(drawing.shown, drawing.columns, strict=True)
     }
     if drawing.kind == "histogram":
-        edges = [*table.column("from"), table.rows[-1][1]]
+        edges = [*table.column("from"), table.column("to")[-1]]
+        if drawing.log:
+            edges[0] = max(edges[0], 0.5)  # a logarithmic axis has no 0
         return histogram(table.title, edges, series, unit=drawing.unit, log=drawing.log)
-    names = [str(name) for name in table.column(drawing.label)][:_DRAWN_BARS]
+    labels = zip(*map(table.column, drawing.labels), strict=True)
+    names = [" · ".join(map(str, label)) for label in labels][:_DRAWN_BARS]
     return bars(
         table.title, names, {label: list(values)[:_DRAWN_BARS] for label, values in series.items()}, unit=drawing.unit
     )
 
 
 def _reject_examples(opened: OpenedBuild) -> Table:
-    """The first rejects of each dataset and reason, among the first lines of rejects.jsonl."""
-    seen: dict[tuple[str, str], list[RejectedRecord]] = {}
-    for reject in islice(opened.rejects.every(RejectFilters()), _MOST_LINES):
-        examples = seen.setdefault((reject.dataset, reject.reason), [])
-        if len(examples) < _EXAMPLES:
+    """The first rejects of each dataset and reason; rejects.jsonl is read until all are found."""
+    seen: dict[tuple[str, str], list[RejectedRecord]] = {
+        (dataset, reason): [] for dataset, info in opened.build.manifest.datasets.items() for reason in info.rejects
+    }
+    missing = sum(
+        min(count, _EXAMPLES) for info in opened.build.manifest.datasets.values() for count in info.rejects.values()
+    )
+    for reject in opened.rejects.every(RejectFilters()) if missing else ():
+        examples = seen.get((reject.dataset, reject.reason))
+        if examples is not None and len(examples) < _EXAMPLES:
             examples.append(reject)
+            missing -= 1
+        if not missing:
+            break
     rows: list[list[Value]] = [
         [reject.dataset, reject.reason, reject.file, reject.record, reject.detail or reject.fault]
         for examples in seen.values()

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from collections import Counter
 
-_LONGEST = 300
+LONGEST = 300
+"""Characters of a text that are compared and kept"""
 
 
 class FrequentTexts:
@@ -22,7 +23,7 @@ class FrequentTexts:
 
     def add(self, text: str) -> None:
         self.total += 1
-        self._counts[text[:_LONGEST]] += 1
+        self._counts[text[:LONGEST]] += 1
         if len(self._counts) > self._capacity:
             self.most_missing += 1
             self._counts = Counter({text: count - 1 for text, count in self._counts.items() if count > 1})

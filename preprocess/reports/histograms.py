@@ -24,7 +24,7 @@ def whole_edges(largest: int) -> list[float]:
 
 def doubling_edges(largest: int) -> list[float]:
     """0, 1 and then powers of two in half steps, beyond `largest`."""
-    edges = [1.0]
+    edges = [0.0, 1.0]
     while edges[-1] <= largest:
         edges += [edges[-1] * 1.5, edges[-1] * 2] if edges[-1] >= 2 else [edges[-1] * 2]
     return edges
@@ -42,12 +42,13 @@ def histogram_table(
 ) -> Table:
     """Counts of each series between edges; a value on an edge belongs to the bar that starts there.
 
+    Values beyond the edges are in the first and the last bar.
     edges: by default whole numbers, or powers of two if the largest value is above 200.
     """
     largest = max((int(series.max()) for series in values.values() if len(series)), default=0)
     is_log = edges is None and largest > 200
     edges = edges or (doubling_edges(largest) if is_log else whole_edges(largest))
-    counts = {label: np.histogram(np.clip(series, edges[0], None), edges)[0] for label, series in values.items()}
+    counts = {label: np.histogram(np.clip(series, edges[0], edges[-1]), edges)[0] for label, series in values.items()}
     rows: list[list[Value]] = [
         [start, end, *(int(counts[label][bar]) for label in values)] for bar, (start, end) in enumerate(pairwise(edges))
     ]

@@ -63,7 +63,7 @@ def index_tables(build: Build, parts: Sequence[Part], max_length: int) -> Iterat
     """The tables that need no sample. max_length: of packed sequences."""
     yield _mixture(build, parts)
     yield _contents(parts)
-    yield _epoch(build)
+    yield _epoch(build, parts)
     by_split = {split: [part for part in parts if part.split == split] for split in build.splits}
     histograms = (
         ("lengths", "Length", "tokens of a sample, images included", "lengths"),
@@ -109,7 +109,7 @@ def _mixture(build: Build, parts: Sequence[Part]) -> Table:
     datasets = build.manifest.datasets
     train = {part.dataset: part for part in parts if part.split == "train"}
     totals = {
-        field: {name: float(getattr(part, field).mean()) * datasets[name].draws for name, part in train.items()}
+        field: {name: _in_epoch(part, field, datasets[name].draws) for name, part in train.items()}
         for field in ("lengths", "trained", "images")
     }
     draws = {name: datasets[name].draws for name in build.datasets}
@@ -127,12 +127,13 @@ def _mixture(build: Build, parts: Sequence[Part]) -> Table:
     return Table(
         name="mixture",
         title="Mixture",
-        text="Shares of an epoch: what the blend asks for, and what samples, tokens, trained tokens and images are.",
+        text="Shares of an epoch: what the blend asks for, and what samples, tokens, trained tokens and images are. "
+        "Tokens and images are the mean of a dataset's training samples times its draws.",
         columns=("dataset", *shares, "draws"),
         rows=rows,
         drawing=Drawing(
             kind="bars",
-            label="dataset",
+            labels=("dataset",),
             columns=shares,
             shown=("asked for", "samples", "tokens", "trained tokens", "images"),
             unit="share of an epoch",
@@ -161,17 +162,29 @@ def _contents(parts: Sequence[Part]) -> Table:
     )
 
 
-def _epoch(build: Build) -> Table:
+def _epoch(build: Build, parts: Sequence[Part]) -> Table:
+    train = {part.dataset: part for part in parts if part.split == "train"}
     rows: list[list[Value]] = []
     for name in build.datasets:
         info = build.manifest.datasets[name]
         size = info.splits["train"]
-        rows.append([name, size, info.draws, info.draws / size if size else 0.0, max(0, size - info.draws)])
+        shown = (round(_in_epoch(train.get(name), field, info.draws)) for field in ("lengths", "trained", "images"))
+        rows.append([name, size, info.draws, info.draws / size if size else 0.0, max(0, size - info.draws), *shown])
     return Table(
         name="epoch",
         title="One epoch",
-        text="How often an epoch shows a training sample on average, and how many samples it does not show.",
-        columns=("dataset", "samples", "draws", "times_shown", "not_shown"),
+        text="How often an epoch shows a training sample on average, and how many samples it does not show. "
+        "Tokens and images are the mean of the training samples times the draws.",
+        columns=(
+            "dataset",
+            "samples",
+            "draws",
+            "times_shown",
+            "not_shown",
+            "tokens",
+            "trained_tokens",
+            "images",
+        ),
         rows=rows,
     )
 
@@ -179,18 +192,19 @@ def _epoch(build: Build) -> Table:
 def _fill(build: Build, max_length: int) -> Table:
     longest = build.manifest.config.limits.max_length
     rows: list[list[Value]] = []
-    for length in sorted({max_length, longest, longest * 2, longest * 4}):
+    for length in sorted({max_length, max(1, longest // 2), longest, longest * 2, longest * 4}):
         report = packing_report(build, length)
         if report is not None:
             rows.append([length, report.packed, report.padded, report.sequences, report.samples, report.too_long])
     return Table(
         name="sequence_fill",
         title="Sequence fill",
-        text="Share of a sequence's tokens that hold a sample, packed and padded in batches of 16.",
+        text="Share of a sequence's tokens that hold a sample, packed and padded in batches of 16. "
+        "Samples that are too long for a sequence are left out.",
         columns=("max_length", "packed", "padded", "sequences", "samples", "too_long"),
         rows=rows,
         drawing=Drawing(
-            kind="bars", label="max_length", columns=("packed", "padded"), shown=("packed", "padded"), unit="share"
+            kind="bars", labels=("max_length",), columns=("packed", "padded"), shown=("packed", "padded"), unit="share"
         ),
     )
 
@@ -202,7 +216,16 @@ def _counted(build: Build, name: str, title: str, text: str, meanings: Mapping[s
         for dataset in build.datasets
         for what, count in getattr(build.manifest.datasets[dataset], name).items()
     ]
-    return Table(name=name, title=title, text=text, columns=("dataset", "name", "records", "meaning"), rows=rows)
+    return Table(
+        name=name,
+        title=title,
+        text=text,
+        columns=("dataset", "name", "records", "meaning"),
+        rows=rows,
+        drawing=Drawing(
+            kind="bars", labels=("name", "dataset"), columns=("records",), shown=("records",), unit="records"
+        ),
+    )
 
 
 def _filtered(build: Build) -> Table:
@@ -252,6 +275,11 @@ def _overlap(parts: Sequence[Part]) -> Table:
         columns=("first", "second", "images", "across_the_split"),
         rows=rows[:_MOST_PAIRS],
     )
+
+
+def _in_epoch(part: Part | None, field: str, draws: int) -> float:
+    """The mean of a dataset's training samples times its draws."""
+    return float(getattr(part, field).mean()) * draws if part is not None and len(part.lengths) else 0.0
 
 
 def _share(values: Mapping[str, float], name: str) -> float:

@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 
-from preprocess.reports.frequent_texts import FrequentTexts
+from preprocess.reports.frequent_texts import LONGEST, FrequentTexts
 from preprocess.reports.histograms import histogram_table
 from preprocess.reports.tables import Table, Value
 from preprocess.viewer.opened_build import OpenedBuild
@@ -23,7 +23,7 @@ from shards import Sample, ShardError
 
 _TOP = 25
 _OPENING_WORDS = 5
-_ASPECTS = (0.0, 0.2, 1 / 3, 0.5, 2 / 3, 0.8, 1.0, 1.25, 1.5, 2.0, 3.0, 5.0, 1000.0)
+_ASPECTS = (0.0, 0.2, 1 / 3, 0.5, 2 / 3, 0.8, 1.0, 1.25, 1.5, 2.0, 3.0, 5.0, 8.0)
 
 
 @dataclass(slots=True)
@@ -33,6 +33,7 @@ class SampleNumbers:
     read: int = 0
     turns: list[int] = field(default_factory=list)
     answer_tokens: list[int] = field(default_factory=list)
+    answer_characters: list[int] = field(default_factory=list)
     sides: list[int] = field(default_factory=list)
     aspects: list[float] = field(default_factory=list)
     questions: FrequentTexts = field(default_factory=FrequentTexts)
@@ -59,12 +60,24 @@ def sample_tables(numbers: SampleNumbers) -> Iterator[Table]:
     histograms: Sequence[tuple[str, str, str, Sequence[float], str, Sequence[float] | None]] = (
         ("answers_per_sample", "Answers in a sample", "samples", numbers.turns, "trained answers", None),
         ("answer_tokens", "Length of an answer", "answers", numbers.answer_tokens, "tokens of an answer", None),
+        (
+            "answer_characters",
+            "Length of an answer in characters",
+            "answers",
+            numbers.answer_characters,
+            "characters of an answer",
+            None,
+        ),
         ("image_sizes", "Size of images", "images", numbers.sides, "pixels of the longer side", None),
         ("aspect_ratios", "Shape of images", "images", numbers.aspects, "width / height", _ASPECTS),
     )
     for name, title, what, values, unit, edges in histograms:
         if values:
-            text = f"How many {what} have this many {unit}." if edges is None else f"How many {what} have this {unit}."
+            text = (
+                f"How many {what} have this many {unit}."
+                if edges is None
+                else f"How many {what} have this {unit}. The last bar also has what is beyond it."
+            )
             yield histogram_table(
                 name, title, text, {what: np.asarray(values)}, unit=unit, edges=edges, is_of_read=True
             )
@@ -79,11 +92,12 @@ def sample_tables(numbers: SampleNumbers) -> Iterator[Table]:
 
 def _frequent(name: str, title: str, counted: FrequentTexts) -> Table:
     rows: list[list[Value]] = [[text, count, count / counted.total] for text, count in counted.top(_TOP) if count > 1]
+    same = f" Texts are the same if their first {LONGEST} characters are."
     missing = f" Counts may be up to {counted.most_missing:,} too low." if counted.most_missing else ""
     return Table(
         name=name,
         title=title,
-        text=f"Of {counted.total:,}; texts that occur once are left out.{missing}",
+        text=f"Of {counted.total:,}; texts that occur once are left out.{same}{missing}",
         columns=("text", "count", "share"),
         rows=rows,
         is_of_read=True,
@@ -91,7 +105,9 @@ def _frequent(name: str, title: str, counted: FrequentTexts) -> Table:
 
 
 def _drawn(opened: OpenedBuild, most: int) -> Iterator[tuple[str, tuple[Any, int]]]:
-    """(dataset, (split, index)) evenly over each dataset's part of each split."""
+    """(dataset, (split, index)) evenly over each dataset's part of each split, at least one of each part."""
+    if most == 0:
+        return
     total = max(opened.num_samples, 1)
     for split in opened.build.splits:
         samples = opened.build[split]
@@ -115,6 +131,7 @@ def _collect(numbers: SampleNumbers, opened: OpenedBuild, sample: Sample, datase
             trained = [piece for piece in turn.pieces if piece.trained]
             numbers.answer_tokens.append(sum(piece.end - piece.start for piece in trained))
             answer = " ".join("".join(piece.text for piece in trained if piece.kind == "text").split())
+            numbers.answer_characters.append(len(answer))
             numbers.answers.add(answer)
             numbers.openings.add(" ".join(answer.split()[:_OPENING_WORDS]))
         elif turn.role == "user":

@@ -17,7 +17,7 @@ Value = str | int | float | None
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Drawing:
-    """How a table is drawn. bars: `label` names the bars. histogram: columns `from` and `to` are edges.
+    """How a table is drawn. bars: `labels` name the bars. histogram: columns `from` and `to` are edges.
 
     columns: the series. shown: the name of each in the legend. log: of the x axis.
     """
@@ -26,7 +26,7 @@ class Drawing:
     columns: Sequence[str]
     shown: Sequence[str]
     unit: str
-    label: str = ""
+    labels: Sequence[str] = ()
     log: bool = False
 
 
@@ -53,10 +53,14 @@ class Table:
         return [dict(zip(self.columns, row, strict=True)) for row in self.rows]
 
 
-def write_csv(folder: Path, tables: Sequence[Table]) -> None:
-    """One file for each table. Raises ConfigError if `folder` is a file, OSError if it cannot be written."""
+def check_csv_folder(folder: Path) -> None:
+    """Raises ConfigError if `folder` is a file; ask before the work."""
     if folder.exists() and not folder.is_dir():
-        raise ConfigError([f"--csv {folder}: is a file; expected a folder for {len(tables)} tables"])
+        raise ConfigError([f"--csv {folder}: is a file; expected a folder, for a file of each table; name another one"])
+
+
+def write_csv(folder: Path, tables: Sequence[Table]) -> None:
+    """One file for each table. Raises OSError if it cannot be written."""
     folder.mkdir(parents=True, exist_ok=True)
     for table in tables:
         out = io.StringIO(newline="")

@@ -10,6 +10,7 @@ from itertools import combinations
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -17,15 +18,15 @@ from hypothesis import strategies as st
 pytest.importorskip("matplotlib")
 
 import shards
-from preprocess.reports.build_report import make_report
+from preprocess.reports.build_report import draw, make_report
 from preprocess.reports.frequent_texts import FrequentTexts
-from preprocess.reports.histograms import doubling_edges, whole_edges
+from preprocess.reports.histograms import doubling_edges, histogram_table, whole_edges
 from preprocess.reports.index_numbers import index_tables, read_parts
 from preprocess.reports.tables import Table
 from shards import Build
 from tests.support.browser import Chromium, is_accessible
 from tests.support.commands import dsvl_prep
-from tests.support.handmade_builds import IMAGE_TOKENS, make
+from tests.support.handmade_builds import IMAGE_TOKENS, Handmade, draft, make
 from tests.support.small_blends import build, chat_record, write_blend, write_chat, write_images
 
 HOSTILE = "<script>alert(1)</script> $x^2$"
@@ -121,20 +122,54 @@ def test_rejects_are_counted_with_examples(tables: dict[str, Table]) -> None:
     examples = {row["reason"]: row for row in rows(tables["reject_examples"])}
     assert examples["image_missing"]["record"] == "r90"
     assert "absent.jpg" in examples["image_missing"]["detail"]
+    chart = draw(tables["rejects"])
+    assert "image_missing · one" in chart
+    assert "no_answer · one" in chart
+
+
+def test_sequences_are_filled_for_half_and_more_of_the_length_of_the_build(
+    folder: Path, tables: dict[str, Table]
+) -> None:
+    longest = shards.open(folder / "build").manifest.config.limits.max_length
+    assert tables["sequence_fill"].column("max_length") == [longest // 2, longest, longest * 2, longest * 4]
+
+
+def test_a_build_without_images_and_eval_and_with_an_empty_dataset_has_a_report(tmp_path: Path) -> None:
+    made = Handmade(tmp_path / "build")
+    made.add([draft(number, num_images=0) for number in range(3)])
+    made.shards["beta"] = {"train": [], "eval": []}
+    opened = shards.open(made.finish())
+    named = {table.name: table for table in index_tables(opened, read_parts(opened), 64)}
+    assert {row["dataset"]: row["times_shown"] for row in rows(named["epoch"])} == {"alpha": 1.0, "beta": 0.0}
+    assert {row["dataset"]: row["tokens"] for row in rows(named["epoch"])} == {"alpha": 36, "beta": 0}
+    assert named["mixture"].column("images") == [0.0, 0.0]
+    assert (named["image_overlap"].rows, named["image_reuse"].rows) == ([], [])
+    assert draw(named["mixture"]).startswith("<svg")
+    assert draw(named["image_overlap"]) == ""
+
+
+def test_values_of_zero_and_beyond_the_edges_have_a_bar_and_can_be_drawn() -> None:
+    counts = histogram_table("n", "N", "", {"train": np.array([0, 0, 1, 500])}, unit="images")
+    assert [row[:3] for row in counts.rows if row[2]] == [[0.0, 1.0, 2], [1.0, 2.0, 1], [384.0, 512.0, 1]]
+    assert draw(counts).startswith("<svg")
+    shapes = histogram_table("n", "N", "", {"images": np.array([0.5, 9000.0])}, unit="width / height", edges=[0, 1, 2])
+    assert [row[2] for row in shapes.rows] == [1, 1]
 
 
 def test_an_epoch_says_how_often_samples_are_shown(tables: dict[str, Table]) -> None:
     for row in rows(tables["epoch"]):
         assert row["times_shown"] == pytest.approx(row["draws"] / row["samples"])
         assert row["not_shown"] == max(0, row["samples"] - row["draws"])
+        contents = next(each for each in rows(tables["contents"]) if each["dataset"] == row["dataset"])
+        for shown in ("tokens", "trained_tokens", "images"):
+            assert row[shown] == round(contents[shown] / contents["samples"] * row["draws"])
 
 
 def test_a_part_of_the_samples_is_read_evenly_and_the_report_says_so(folder: Path) -> None:
     report = make_report(folder / "build", read=6)
     assert 2 <= report.read <= 8
     assert report.samples == 16
-    nothing = make_report(folder / "build", read=0)
-    assert nothing.read <= 2
+    assert make_report(folder / "build", read=0).read == 0
 
 
 def test_json_csv_and_the_page_have_the_same_numbers(folder: Path) -> None:
