@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -28,6 +29,8 @@ _SELDOM_RECORDS = ("images", "info", "licenses", "categories", "videos")
 """Members of a file that are searched last: most often they are about records elsewhere in it"""
 _MOST_TABLES = 16
 _LONG_TEXT, _LONG_RECORD = 4000, 200_000
+_BASE64 = re.compile(r"(data:[^,]{0,100},)?[A-Za-z0-9+/_-]{200,}={0,2}")
+_SHOWN_BASE64 = 60
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -120,7 +123,10 @@ def find_record(path: Path, record: str, *, budget_s: float = BUDGET_S) -> Any:
             if time.monotonic() > deadline:
                 if best is not None:
                     return best[1]
-                raise DataError(f"{path}: record {record} is not among the first {number:,}, which took {budget_s:g} s")
+                raise DataError(
+                    f"{path}: record {record} is not among the first {number + 1:,}, "
+                    f"and a look may take {budget_s:g} s; search the file itself"
+                )
     if best is None:
         raise DataError(f"{path}: has no record {record}")
     return best[1]
@@ -168,13 +174,14 @@ def _json_text(value: Any) -> str:
 
 
 def _shortened(value: Any) -> Any:
-    """The value with its longest texts cut: a record may have an image inside, as base64."""
+    """The value with its longest texts cut, base64 first: a record may have an image inside."""
     if isinstance(value, dict):
         return {key: _shortened(item) for key, item in value.items()}
     if isinstance(value, list | tuple):
         return [_shortened(item) for item in value]
     if isinstance(value, bytes):
         return f"{len(value):,} bytes"
-    if isinstance(value, str) and len(value) > _LONG_TEXT:
-        return f"{value[:_LONG_TEXT]}… ({len(value) - _LONG_TEXT:,} more characters)"
+    if isinstance(value, str):
+        most = _SHOWN_BASE64 if _BASE64.fullmatch(value) else _LONG_TEXT
+        return value if len(value) <= most else f"{value[:most]}… ({len(value) - most:,} more characters)"
     return value

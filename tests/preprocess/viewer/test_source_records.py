@@ -71,10 +71,17 @@ def test_a_record_without_an_id_is_found_by_its_number_and_a_long_search_ends(tm
 
 
 def test_long_texts_of_a_record_are_cut_with_their_length(tmp_path: Path) -> None:
-    build(chat_blend(tmp_path, [chat_record(1, note="a" * 5000)], dataset={"keys": {"note": "ignore"}}))
+    extra: dict[str, Any] = {
+        "note": "a b " * 1250,
+        "data": "data:image/png;base64," + "Ab+/" * 75 + "==",
+        "brief": "a" * 199,
+    }
+    build(chat_blend(tmp_path, [chat_record(1, **extra)], dataset={"keys": dict.fromkeys(extra, "ignore")}))
     manifest = shards.open(tmp_path / "build").manifest
     text = SourceRecords(manifest, (tmp_path,)).read("mine", "chat.jsonl", "r1").text
-    assert "a… (1,000 more characters)" in text
+    assert "a b … (1,000 more characters)" in text
+    assert "b+/Ab… (264 more characters)" in text
+    assert f'"brief": "{extra["brief"]}"' in text
     assert json.loads(text)["id"] == "r1"
 
 
