@@ -1,4 +1,4 @@
-"""Take the screenshots of README and docs: real pages of the example build, in Debian's chromium.
+"""Take the screenshots of README and docs: real pages of the example build and run, in Debian's chromium.
 
 python -m tools.screenshots        # writes docs/figures/view-*.webp
 """
@@ -30,6 +30,9 @@ def main() -> None:
         other = ["--set", "template=vicuna"]
         run("build", "--blend", str(ROOT / "examples/blend.yaml"), "--out", str(folder / "other"), *other)
         run("diff", str(folder / "build"), str(folder / "other"), "--html", str(folder / "diff.html"))
+        run_folder = ["--set", f"build={folder / 'build'}", "--set", f"out={folder / 'run'}"]
+        run("run", "--config", str(ROOT / "examples/train.yaml"), *run_folder, program="trainer.cli")
+        run("report", str(folder / "run"), "--html", str(folder / "training.html"), program="trainer.cli")
         command = [sys.executable, "-m", "preprocess.cli", "view", "build", "--port", "0"]
         blend = ["--blend", str(ROOT / "examples/blend.yaml")]
         server = subprocess.Popen([*command, *blend], cwd=folder, env=environment(), stdout=subprocess.PIPE, text=True)
@@ -45,6 +48,7 @@ def main() -> None:
         take(browser, f"{address}sequences?chosen=0&token=300", "sequences", height=1150)
         take(browser, f"file://{folder / 'report.html'}", "report", height=1000)
         take(browser, f"file://{folder / 'diff.html'}", "diff", height=1000)
+        take(browser, f"file://{folder / 'training.html'}", "training", height=1300)
         next(browsers, None)
         server.terminate()
         server.wait()
@@ -62,9 +66,9 @@ def take(browser: Chromium, address: str, name: str, *, height: int, width: int 
     picture.convert("RGB").save(FIGURES / f"view-{name}.webp", quality=80, method=6)
 
 
-def run(*arguments: str) -> None:
+def run(*arguments: str, program: str = "preprocess.cli") -> None:
     subprocess.run(
-        [sys.executable, "-m", "preprocess.cli", *arguments], check=True, env=environment(), stdout=subprocess.DEVNULL
+        [sys.executable, "-m", program, *arguments], check=True, env=environment(), stdout=subprocess.DEVNULL
     )
 
 
