@@ -11,6 +11,7 @@ from pathlib import Path
 
 from starlette.applications import Starlette
 from starlette.concurrency import run_in_threadpool
+from starlette.convertors import IntegerConvertor, register_url_convertor
 from starlette.requests import Request
 from starlette.responses import HTMLResponse, Response
 from starlette.routing import Route
@@ -35,8 +36,17 @@ _HEADERS = {
 _KEPT = {"cache-control": "private, max-age=3600"}
 
 
-def make_app(builds: OpenedBuilds, *, hosts: frozenset[str], bases: tuple[Path, ...]) -> ASGIApp:
-    """hosts: names under which the server may be asked, without port; empty: any. bases: see Pages."""
+class _PlaceConvertor(IntegerConvertor):
+    """A whole number of a path. Starlette's own raises ValueError for one of more digits than Python parses."""
+
+    regex = "[0-9]{1,18}"
+
+
+register_url_convertor("place", _PlaceConvertor())
+
+
+def make_app(builds: OpenedBuilds, *, is_own: Callable[[str], bool], bases: tuple[Path, ...]) -> ASGIApp:
+    """is_own: whether the server may be asked under this host, which has no port. bases: see Pages."""
     pages = Pages(builds, bases)
 
     def page(make: Callable[[Request], str]) -> Callable[[Request], object]:
@@ -51,6 +61,9 @@ def make_app(builds: OpenedBuilds, *, hosts: frozenset[str], bases: tuple[Path, 
                 return HTMLResponse(
                     pages.fault("This cannot be shown", "\n".join(error.lines())), status_code=_status(error)
                 )
+            except OSError as error:
+                fault = f"a file of the build cannot be read ({error}); it may have been deleted while you look"
+                return HTMLResponse(pages.fault("This cannot be shown", fault), status_code=500)
 
         return endpoint
 
@@ -72,7 +85,7 @@ def make_app(builds: OpenedBuilds, *, hosts: frozenset[str], bases: tuple[Path, 
     async def image_endpoint(request: Request) -> Response:
         try:
             return await run_in_threadpool(image, request)
-        except (IndexError, DsvlError) as error:
+        except (IndexError, DsvlError, OSError) as error:
             return Response(_fault_image(str(error)), media_type="image/svg+xml", headers={"cache-control": "no-store"})
 
     script = (TEMPLATES / "viewer.js").read_bytes()
@@ -86,34 +99,34 @@ def make_app(builds: OpenedBuilds, *, hosts: frozenset[str], bases: tuple[Path, 
     routes = [
         Route("/", page(lambda request: pages.gallery(request.query_params))),
         Route(
-            "/number/{number:int}",
+            "/number/{number:place}",
             page(lambda request: pages.sample(request.path_params["number"], request.query_params)),
         ),
         Route(
             "/sample/{key}", page(lambda request: pages.sample_of_key(request.path_params["key"], request.query_params))
         ),
         Route(
-            "/tokens/{number:int}",
+            "/tokens/{number:place}",
             page(lambda request: pages.tokens(request.path_params["number"], request.query_params)),
         ),
-        Route("/record/{number:int}", page(lambda request: pages.record(request.path_params["number"]))),
+        Route("/record/{number:place}", page(lambda request: pages.record(request.path_params["number"]))),
         Route("/rejects", page(lambda request: pages.rejects(request.query_params))),
         Route(
-            "/reject/{offset:int}",
+            "/reject/{offset:place}",
             page(lambda request: pages.reject(request.path_params["offset"], request.query_params)),
         ),
         Route("/sequences", page(lambda request: pages.sequences(request.query_params))),
-        Route("/image/{number:int}/{index:int}", image_endpoint),
+        Route("/image/{number:place}/{index:place}", image_endpoint),
         Route("/viewer.js", script_endpoint),
     ]
-    return _Guard(Starlette(routes=routes, exception_handlers={404: missing}), hosts)
+    return _Guard(Starlette(routes=routes, exception_handlers={404: missing}), is_own)
 
 
 class _Guard:
     """Refuses other methods and hosts, and adds the headers of every answer."""
 
-    def __init__(self, app: ASGIApp, hosts: frozenset[str]) -> None:
-        self._app, self._hosts = app, hosts
+    def __init__(self, app: ASGIApp, is_own: Callable[[str], bool]) -> None:
+        self._app, self._is_own = app, is_own
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
@@ -127,7 +140,7 @@ class _Guard:
 
         answer: ASGIApp = self._app
         host = host_name(dict(scope["headers"]).get(b"host", b"").decode("latin-1"))
-        if self._hosts and host not in self._hosts:
+        if not self._is_own(host):
             answer = Response("This server answers only under its own name; open the address that it printed.\n", 421)
         elif scope["method"] not in ("GET", "HEAD"):
             answer = Response("This server only reads: GET and HEAD.\n", 405, {"allow": "GET, HEAD"})

@@ -25,7 +25,7 @@ from preprocess.viewer.requests import (
     sequences_of,
 )
 from preprocess.viewer.sample_page import TOKENS_PAGE, SampleView, token_rows, view_sample
-from preprocess.viewer.selection import ORDERS, Filters, find_key, place_of, read_sample
+from preprocess.viewer.selection import ORDERS, Filters, Page, find_key, place_of, read_sample
 from preprocess.viewer.source_records import SourceRecords
 from shards import ShardError
 from shards.images.page_images import PageImage
@@ -85,6 +85,7 @@ class Pages:
             cards=cards,
             page=page,
             is_cut=page.is_cut,
+            backward=before is not None,
             datasets=opened.build.datasets,
             notes=sorted({note for info in opened.build.manifest.datasets.values() for note in info.notes}),
             orders=ORDERS,
@@ -176,6 +177,7 @@ class Pages:
             opened,
             filters=filters,
             page=page,
+            backward=before is not None,
             counts=dict(counts.most_common()),
             datasets=opened.build.datasets,
             query=link("", filters),
@@ -255,20 +257,28 @@ class Pages:
 
 
 def _neighbours(opened: OpenedBuild, filters: Filters, number: int, place: int | None) -> tuple[str | None, str | None]:
-    """Links to the samples before and after this one, in the order that the reader came from."""
+    """Links to the samples before and after this one, in the order that the reader came from.
+
+    If a search finds none in its time, the link is to the list, which searches on.
+    """
     try:
         selection = opened.selection(filters)
         if place is None or place >= len(selection) or selection.number(place) != number:
             filters, place = Filters(), number  # a link to the sample alone: the order of the build
             selection = opened.selection(filters)
-        before, after = selection.neighbour(place, backward=True), selection.neighbour(place + 1)
+        before = selection.page(place, backward=True, most=1)
+        after = selection.page(place + 1, most=1)
     except ShardError:
         return None, None
-    links = (
-        None if found is None else link(f"/number/{found[0]}", filters, at=found[1] if filters != Filters() else None)
-        for found in (before, after)
-    )
-    return next(links), next(links)
+    previous = link("/", filters, before=before.start) if before.is_cut else None
+    following = link("/", filters, **{"from": after.end}) if after.is_cut else None
+    return _first_of(before, filters) or previous, _first_of(after, filters) or following
+
+
+def _first_of(page: Page, filters: Filters) -> str | None:
+    if not page.numbers:
+        return None
+    return link(f"/number/{page.numbers[0]}", filters, at=page.places[0] if filters != Filters() else None)
 
 
 def _template_name(opened: OpenedBuild, dataset: str) -> str:

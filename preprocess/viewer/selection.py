@@ -105,11 +105,6 @@ class Selection:
         """The sample at one place of the order."""
         return int(self.numbers(np.array([place]))[0])
 
-    def neighbour(self, place: int, *, backward: bool = False) -> tuple[int, int] | None:
-        """(sample, place) of the first that passes from a place on, or before it; None if none is found in time."""
-        page = self.page(place, backward=backward, most=1)
-        return (page.numbers[0], page.places[0]) if page.numbers else None
-
     def page(self, place: int, *, backward: bool = False, most: int = PAGE, budget_s: float = BUDGET_S) -> Page:
         """The page that starts at a place, or with `backward` the one that ends before it. Raises ShardError."""
         total = len(self)
@@ -216,9 +211,18 @@ def place_of(build: Build, number: int) -> tuple[str, int]:
 
 
 def read_sample(build: Build, number: int) -> tuple[str, Sample]:
-    """(dataset, sample). Raises IndexError or ShardError."""
+    """(dataset, sample). Raises IndexError, or ShardError for one whose ids cannot be shown as text and images."""
     split, index = place_of(build, number)
-    return build[split].named(index)
+    dataset, sample = build[split].named(index)
+    tokenizer = build.manifest.tokenizer
+    placeholders = int(np.count_nonzero(sample.ids == tokenizer.image_id))
+    if placeholders != len(sample.images):
+        raise ShardError(
+            f"{sample.where}: it has {placeholders} placeholders and {len(sample.images)} images; rebuild it"
+        )
+    if len(sample.ids) and not 0 <= sample.ids.min() <= sample.ids.max() < tokenizer.num_embeddings:
+        raise ShardError(f"{sample.where}: an id is outside the vocabulary; rebuild it")
+    return dataset, sample
 
 
 def counts_of(build: Build, numbers: Indices) -> tuple[Indices, Indices]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ipaddress
 import socket
 from collections.abc import Callable
 from pathlib import Path
@@ -28,8 +29,7 @@ def serve(location: str | Path, *, host: str, port: int, blend: Path | None, sta
     builds = OpenedBuilds(location)
     listening = listen(host, port)
     own_name = f"[{host}]" if ":" in host else host.lower()
-    is_local = own_name in LOOPBACK
-    app = make_app(builds, hosts=LOOPBACK if is_local else frozenset(), bases=bases)
+    app = make_app(builds, is_own=own_hosts(own_name), bases=bases)
     config = uvicorn.Config(
         app, log_level="warning", access_log=False, server_header=False, date_header=False, lifespan="off"
     )
@@ -37,6 +37,26 @@ def serve(location: str | Path, *, host: str, port: int, blend: Path | None, sta
     with listening:
         started(f"http://{own_name}:{listening.getsockname()[1]}/")
         server.run(sockets=[listening])
+
+
+def own_hosts(host: str) -> Callable[[str], bool]:
+    """Whether a Host header without its port names the server that listens at a host.
+
+    A page of another site can point a name of its own at this server, but no IP address: so a server that listens
+    elsewhere than on this machine is reached by any address, and by its own names only.
+    """
+    if host in LOOPBACK:
+        return LOOPBACK.__contains__
+    names = LOOPBACK | {host, socket.gethostname().lower(), socket.getfqdn().lower()}
+
+    def is_own(asked: str) -> bool:
+        try:
+            ipaddress.ip_address(asked.removeprefix("[").removesuffix("]"))
+        except ValueError:
+            return asked in names
+        return True
+
+    return is_own
 
 
 def listen(host: str, port: int) -> socket.socket:

@@ -32,8 +32,14 @@ async function searchOn() {
     const found = await load(link.href).catch(() => null);
     if (!found) return;
     const cards = found.querySelector(".cards");
-    if (cards && cards.children.length) document.querySelector("#part .cards").append(...cards.children);
-    document.querySelector("#part .pages").replaceWith(found.querySelector(".pages"));
+    if (cards && link.rel === "next") document.querySelector("#part .cards").append(...cards.children);
+    if (cards && link.rel === "prev") document.querySelector("#part .cards").prepend(...cards.children);
+    const pages = found.querySelector(".pages");
+    const back = `a[rel="${link.rel === "next" ? "prev" : "next"}"]`; // from where the search began
+    const kept = document.querySelector(`#part .pages ${back}`);
+    pages.querySelector(back)?.remove();
+    if (kept) pages.prepend(kept);
+    document.querySelector("#part .pages").replaceWith(pages);
     if (document.querySelectorAll("#part .card").length >= 24) return;
   }
 }

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 import shutil
+import socket
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -16,7 +17,7 @@ pytest.importorskip("starlette")
 from preprocess.viewer import opened_build
 from preprocess.viewer.app import host_name, make_app
 from preprocess.viewer.opened_build import OpenedBuilds
-from preprocess.viewer.server import LOOPBACK
+from preprocess.viewer.server import own_hosts
 from tests.support.asgi_client import Answer, get
 from tests.support.small_blends import build, chat_blend, chat_record, jpeg, write_images
 
@@ -49,7 +50,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def app_of(folder: Path) -> Ask:
-    app = make_app(OpenedBuilds(folder / "build"), hosts=LOOPBACK, bases=(folder,))
+    app = make_app(OpenedBuilds(folder / "build"), is_own=own_hosts("127.0.0.1"), bases=(folder,))
 
     def ask(address: str, **options: Any) -> Answer:
         return get(app, address, **options)
@@ -98,6 +99,18 @@ def test_neighbours_keep_the_filters_that_the_reader_came_with(ask: Ask) -> None
         assert target is not None
         assert "order=shortest" in target[1]
     assert 'href="/?min_images=1&amp;max_images=1&amp;order=shortest&amp;from=1"' in page
+
+
+def test_a_search_without_time_leads_from_a_sample_to_the_list_that_searches_on(
+    ask: Ask, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ticks = iter(range(10**6))
+    monkeypatch.setattr("preprocess.viewer.selection.time.monotonic", lambda: next(ticks))
+    page = ask("/number/10?text=no+such+text&at=10").text
+    assert 'rel="next" href="/?text=no+such+text&amp;from=12"' in page
+    assert 'rel="prev" href="/?text=no+such+text&amp;before=9"' in page
+    gallery = ask("/?text=no+such+text&before=9").text
+    assert re.findall(r'rel="(\w+)" href="[^"]*" data-continue', gallery) == ["prev"]
 
 
 def test_a_sample_has_a_link_of_its_own(ask: Ask) -> None:
@@ -203,6 +216,7 @@ def test_sequences_are_drawn_with_what_a_token_attends_to(ask: Ask) -> None:
         ("/nowhere", 404, "there is no page /nowhere"),
         ("/number/999", 404, "no such sample; this build has 24"),
         ("/number/x", 404, "there is no page"),
+        ("/number/" + "9" * 5000, 404, "there is no page"),
         ("/?order=upwards", 400, "expected one of build, random"),
         ("/?min_images=-1", 400, "min_images: got &#39;-1&#39;; expected a whole number from 0"),
         ("/?min_images=99999999999999999999", 400, "expected a whole number"),
@@ -225,6 +239,14 @@ def test_only_its_own_names_and_reading_methods_are_answered(ask: Ask) -> None:
     assert ask("/", method="POST").status == 405
     assert ask("/", method="HEAD").status == 200
     assert (host_name("[::1]"), host_name("LocalHost:1"), host_name("::1")) == ("[::1]", "localhost", ":")
+
+
+def test_a_server_for_other_machines_is_reached_by_addresses_and_its_own_names() -> None:
+    is_own = own_hosts("0.0.0.0")
+    assert all(map(is_own, ("192.168.1.7", "[fe80::1]", "localhost", socket.gethostname().lower())))
+    assert not any(map(is_own, ("evil.example", "", "[evil]")))
+    assert own_hosts("data.internal")("data.internal")
+    assert not own_hosts("127.0.0.1")("192.168.1.7")
 
 
 def test_every_answer_forbids_scripts_of_data(ask: Ask) -> None:
@@ -275,6 +297,16 @@ def test_an_edited_list_of_rejects_is_a_fault_of_its_page_alone(folder: Path, tm
         file.write("{}\n")
     ask = app_of(tmp_path / "copy")
     assert "it was edited or damaged" in ask("/rejects").text
+
+
+def test_a_file_that_is_deleted_while_it_is_looked_at_is_a_fault_of_its_page(folder: Path, tmp_path: Path) -> None:
+    shutil.copytree(folder, tmp_path / "copy")
+    ask = app_of(tmp_path / "copy")
+    assert ask("/rejects").status == 200
+    (tmp_path / "copy/build/rejects.jsonl").unlink()
+    gone = ask("/rejects")
+    assert gone.status == 500
+    assert "a file of the build cannot be read" in gone.text
     assert ask("/").status == 200
 
 

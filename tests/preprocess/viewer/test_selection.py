@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any, cast
 
 import numpy as np
 import pytest
@@ -13,7 +15,7 @@ from hypothesis import strategies as st
 import shards
 from preprocess.errors import ConfigError
 from preprocess.viewer.selection import ORDERS, PAGE, Filters, Selection, find_key, place_of, read_sample
-from shards import Build
+from shards import Build, ShardError
 from tests.support import handmade_builds
 from tests.support.handmade_builds import Handmade, draft
 
@@ -134,6 +136,30 @@ def test_a_damaged_sample_is_not_hidden_by_a_search(tmp_path: Path) -> None:
     tar.write_bytes(content)
     found = list(select(shards.open(folder), text="no such text").every())
     assert found == [0]
+
+
+@pytest.mark.parametrize(
+    ("ids", "says"),
+    [([1, 2, 3], "it has 0 placeholders and 1 images"), ([9, -1], "an id is outside"), ([9, 10], "an id is outside")],
+)
+def test_ids_that_cannot_be_shown_are_a_fault_of_their_sample(ids: list[int], says: str) -> None:
+    class Damaged:
+        """A build of one sample with one image."""
+
+        splits = ("train",)
+        manifest = SimpleNamespace(tokenizer=SimpleNamespace(image_id=9, num_embeddings=10))
+
+        def __getitem__(self, split: str) -> Any:
+            return self
+
+        def __len__(self) -> int:
+            return 1
+
+        def named(self, index: int) -> tuple[str, Any]:
+            return "alpha", SimpleNamespace(ids=np.array(ids, np.int32), images=[b""], where="here")
+
+    with pytest.raises(ShardError, match=says):
+        read_sample(cast(Any, Damaged()), 0)
 
 
 def test_names_that_the_build_lacks_are_refused(build: Build) -> None:
