@@ -116,7 +116,7 @@ class Rejects:
         reached = offset
         with _Lines(self._path) as lines:
             if not lines.starts_at(offset):
-                offset = reached = 0
+                offset = reached = lines.next_start(offset)
             for line in lines.backward(offset) if backward else lines.forward(offset):
                 start = reached - len(line) if backward else reached
                 reached = start if backward else reached + len(line)
@@ -146,6 +146,13 @@ class _Lines:
 
     def starts_at(self, offset: int) -> bool:
         return offset == 0 or os.pread(self._file.fileno(), 1, offset - 1) == b"\n"
+
+    def next_start(self, offset: int) -> int:
+        """Where the line after the one that has this byte starts: a line over the limit ends a page in its middle."""
+        self._file.seek(offset)
+        while (piece := self._file.readline(_BLOCK)) and not piece.endswith(b"\n"):
+            pass
+        return self._file.tell()
 
     def forward(self, offset: int) -> Iterator[bytes]:
         self._file.seek(offset)

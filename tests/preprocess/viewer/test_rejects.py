@@ -102,6 +102,18 @@ def test_a_search_without_time_says_how_far_it_came(rejects: Rejects) -> None:
     assert 0 < page.end < rejects.size
 
 
+def test_lines_over_the_limit_do_not_lead_back_to_the_first_page(
+    rejects: Rejects, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(module, "_MAX_LINE", 300)
+    monkeypatch.setattr(module, "_BLOCK", 64)
+    offset = 0
+    while offset < rejects.size:
+        page = rejects.page(RejectFilters(), offset, most=2, budget_s=60)
+        assert page.end > page.start >= offset or page.end == rejects.size
+        offset = page.end
+
+
 def test_a_file_that_is_not_the_pinned_one_is_refused(tmp_path: Path) -> None:
     made = Handmade(tmp_path / "build")
     made.add([draft(0)])
