@@ -58,7 +58,7 @@ def read_samples(opened: OpenedBuild, most: int) -> SampleNumbers:
 def sample_tables(numbers: SampleNumbers) -> Iterator[Table]:
     """Tables of the samples that were read."""
     histograms: Sequence[tuple[str, str, str, Sequence[float], str, Sequence[float] | None]] = (
-        ("answers_per_sample", "Answers in a sample", "samples", numbers.turns, "trained answers", None),
+        ("turns", "Turns", "samples", numbers.turns, "turns", None),
         ("answer_tokens", "Length of an answer", "answers", numbers.answer_tokens, "tokens of an answer", None),
         (
             "answer_characters",
@@ -125,7 +125,7 @@ def _collect(numbers: SampleNumbers, opened: OpenedBuild, sample: Sample, datase
     numbers.read += 1
     openers = opened.openers(dataset)
     turns = turns_of(pieces_of(sample, opened.tokenizer), openers)
-    numbers.turns.append(sum(turn.trained for turn in turns))
+    numbers.turns.append(sum(turn.role != "context" for turn in turns))
     for turn in turns:
         if turn.trained:
             trained = [piece for piece in turn.pieces if piece.trained]

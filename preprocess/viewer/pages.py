@@ -124,6 +124,7 @@ class Pages:
             image_tokens=manifest.config.image_tokens,
             tokenizer=manifest.tokenizer,
             template_name=_template_name(opened, sample.dataset),
+            template_text=manifest.datasets[sample.dataset].template if sample.dataset else "",
         )
 
     def sample_of_key(self, key: str, query: Mapping[str, str]) -> str:

@@ -107,11 +107,11 @@ class Rejects:
         *,
         backward: bool = False,
         most: int = PAGE,
-        budget_s: float = BUDGET_S,
+        budget_s: float | None = None,
     ) -> RejectPage:
         """The page from an offset on, or with `backward` the one that ends before it."""
         offset = min(max(offset, 0), self.size)
-        deadline = time.monotonic() + budget_s
+        deadline = time.monotonic() + (BUDGET_S if budget_s is None else budget_s)
         rejects: list[RejectedRecord] = []
         reached = offset
         with _Lines(self._path) as lines:

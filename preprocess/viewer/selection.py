@@ -105,13 +105,13 @@ class Selection:
         """The sample at one place of the order."""
         return int(self.numbers(np.array([place]))[0])
 
-    def page(self, place: int, *, backward: bool = False, most: int = PAGE, budget_s: float = BUDGET_S) -> Page:
+    def page(self, place: int, *, backward: bool = False, most: int = PAGE, budget_s: float | None = None) -> Page:
         """The page that starts at a place, or with `backward` the one that ends before it. Raises ShardError."""
         total = len(self)
         place = min(max(place, 0), total)
         numbers: list[int] = []
         places: list[int] = []
-        deadline = time.monotonic() + budget_s
+        deadline = time.monotonic() + (BUDGET_S if budget_s is None else budget_s)
         reached, batch = place, _FIRST_BATCH
         while len(numbers) < most and (reached > 0 if backward else reached < total):
             scan = (

@@ -6,6 +6,7 @@ import csv
 import json
 import re
 from collections import Counter
+from dataclasses import replace
 from itertools import combinations
 from pathlib import Path
 from typing import Any
@@ -108,6 +109,20 @@ def test_images_in_two_datasets_are_counted_exactly(folder: Path, tables: dict[s
         counts = groups[f"{row['dataset']} ({row['split']})"]
         assert (row["images"], row["most"]) == (len(counts), max(counts.values()))
         assert row["samples_each"] == pytest.approx(counts.total() / len(counts))
+
+
+def test_equal_samples_are_found_in_one_dataset_and_in_two(tmp_path: Path) -> None:
+    made = Handmade(tmp_path / "build")
+    same, other, third = (draft(number, num_images=2) for number in range(3))
+    copies = [
+        replace(same, key=f"copy-{number}", metadata={**same.metadata, "id": f"copy {number}"}) for number in (1, 2)
+    ]
+    made.add([same, copies[0], other], dataset="alpha")
+    made.add([copies[1], third], dataset="beta")
+    opened: Build = shards.open(made.finish())
+    named = {table.name: table for table in index_tables(opened, read_parts(opened), 64)}
+    found = {(row["first"], row["second"]): row["samples"] for row in rows(named["equal_samples"])}
+    assert found == {("alpha (train)", "alpha (train)"): 1, ("alpha (train)", "beta (train)"): 1}
 
 
 def test_frequent_texts_are_without_the_words_of_the_template(tables: dict[str, Table]) -> None:

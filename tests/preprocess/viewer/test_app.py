@@ -14,7 +14,7 @@ import pytest
 
 pytest.importorskip("starlette")
 
-from preprocess.viewer import opened_build
+from preprocess.viewer import opened_build, rejects, selection
 from preprocess.viewer.app import host_name, make_app
 from preprocess.viewer.opened_build import OpenedBuilds
 from preprocess.viewer.server import own_hosts
@@ -61,6 +61,13 @@ def app_of(folder: Path) -> Ask:
 @pytest.fixture(scope="module")
 def ask(folder: Path) -> Ask:
     return app_of(folder)
+
+
+@pytest.fixture(autouse=True)
+def unhurried(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A machine that does other work as well finds as much."""
+    for module in (selection, rejects):
+        monkeypatch.setattr(module, "BUDGET_S", 600)
 
 
 def key_of(answer: Answer) -> list[str]:
