@@ -19,6 +19,7 @@ from preprocess.viewer.app import host_name, make_app
 from preprocess.viewer.opened_build import OpenedBuilds
 from preprocess.viewer.server import own_hosts
 from tests.support.asgi_client import Answer, get
+from tests.support.commands import dsvl_prep
 from tests.support.small_blends import build, chat_blend, chat_record, jpeg, write_images
 
 HOSTILE = "<script>alert(1)</script><img src=x onerror=alert(2)>\x1b[31m\u202eabc"
@@ -111,7 +112,7 @@ def test_neighbours_keep_the_filters_that_the_reader_came_with(ask: Ask) -> None
 def test_a_search_without_time_leads_from_a_sample_to_the_list_that_searches_on(
     ask: Ask, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    ticks = iter(range(10**6))
+    ticks = iter(range(0, 10**6, 1000))
     monkeypatch.setattr("preprocess.viewer.selection.time.monotonic", lambda: next(ticks))
     page = ask("/number/10?text=no+such+text&at=10").text
     assert 'rel="next" href="/?text=no+such+text&amp;from=12"' in page
@@ -296,6 +297,35 @@ def test_a_damaged_sample_shows_its_fault_in_its_place_and_its_neighbours_work(f
     assert "is damaged" in page.text
     assert 'rel="next"' in page.text
     assert b"is damaged" in ask(f"/image/{number[1]}/0").body
+
+
+def test_an_image_that_cannot_be_decoded_is_a_fault_in_its_place(tmp_path: Path) -> None:
+    write_images(tmp_path / "mine", 2)
+    whole = jpeg(1, size=(320, 240))
+    (tmp_path / "mine/1.jpg").write_bytes(whole[: len(whole) // 2])
+    build(chat_blend(tmp_path, [chat_record(0, images=["0.jpg", "1.jpg"])], image={"check": "header"}))
+    ask = app_of(tmp_path)
+    assert ask("/number/0").status == 200
+    assert ask("/image/0/0").headers["content-type"] == "image/jpeg"
+    fault = ask("/image/0/1")
+    assert fault.headers["content-type"] == "image/svg+xml"
+    assert b"truncated" in fault.body
+    assert dsvl_prep("inspect", "build", "--html", "out.html", cwd=tmp_path).returncode == 0
+    html = (tmp_path / "out.html").read_text(encoding="utf-8")
+    assert "image 2 cannot be shown" in html
+    assert html.count('src="data:image/jpeg') == 1
+
+
+def test_half_written_and_newer_builds_are_refused_with_what_to_do(folder: Path, tmp_path: Path) -> None:
+    (tmp_path / "half/shards").mkdir(parents=True)
+    assert "it is not a finished build" in dsvl_prep("view", "half", "--port", 0, cwd=tmp_path).stderr
+    (tmp_path / "newer").mkdir()
+    manifest = (folder / "build/manifest.json").read_text(encoding="utf-8").replace('"version": 1', '"version": 2')
+    (tmp_path / "newer/manifest.json").write_text(manifest, encoding="utf-8")
+    for command in (("view", "newer", "--port", 0), ("inspect", "newer", "--html", "out.html")):
+        done = dsvl_prep(*command, cwd=tmp_path)
+        assert done.returncode == 1
+        assert "version" in done.stderr
 
 
 def test_an_edited_list_of_rejects_is_a_fault_of_its_page_alone(folder: Path, tmp_path: Path) -> None:

@@ -80,8 +80,8 @@ def test_filters_search_tokens_and_the_record_work(chromium: Chromium, address: 
         page.wait_for_selector("details table")
         assert page.locator("details td", has_text="image 1").count() == 1
         page.locator("summary", has_text="record as it was read").click()
-        page.wait_for_selector("details pre")
-        assert "needle" in page.locator("details pre").inner_text()
+        page.wait_for_selector("details[data-load^='/record'] pre")
+        assert "needle" in page.locator("details[data-load^='/record'] pre").inner_text()
         page.locator("img").first.scroll_into_view_if_needed()
         page.wait_for_function("() => [...document.images].every((image) => image.complete && image.naturalWidth > 0)")
         page.locator("a", has_text="its sequence").click()

@@ -16,6 +16,7 @@ from preprocess.views.diff import BuildDifferences, DatasetDifferences, compare_
 from preprocess.views.diff_samples import SampleDifference
 from shards import ImageError
 from shards.images import page_images
+from tests.support.browser import Chromium, is_accessible
 from tests.support.commands import dsvl_prep
 from tests.support.small_blends import build, chat_blend, chat_record, jpeg, write_images
 
@@ -221,3 +222,15 @@ def test_what_is_no_build_is_refused_before_the_work(edited: tuple[Path, Path], 
         assert done.returncode == 1
         assert problem in done.stderr
     assert dsvl_prep("diff", *edited, "--html", tmp_path / "nowhere/d.html").returncode == 2
+
+
+def test_the_page_reads_well_in_a_browser(edited: tuple[Path, Path], tmp_path: Path, chromium: Chromium) -> None:
+    assert dsvl_prep("diff", *edited, "--html", tmp_path / "d.html").returncode == 0
+
+    def check(page: Any) -> list[str]:
+        assert page.evaluate("[...document.images].every((image) => image.complete && image.naturalWidth > 0)")
+        assert page.locator("del, ins").count() > 1
+        return is_accessible(page)
+
+    for width, dark in ((375, True), (1200, False)):
+        assert chromium.look(f"file://{tmp_path / 'd.html'}", check, width=width, dark=dark) == []

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 
+from tests.support.browser import Chromium, is_accessible
 from tests.support.run_folders import write_run
 from trainer.reporting import panels
 from trainer.reporting.page import write_report_page
@@ -64,3 +66,15 @@ def test_a_run_without_records_has_a_page_that_says_so(tmp_path: Path) -> None:
     assert "a: no record yet" in html
     assert "There is nothing to draw yet." in html
     assert "<svg" not in html
+
+
+def test_the_page_reads_well_in_a_browser(tmp_path: Path, chromium: Chromium) -> None:
+    held_out = {"kind": "eval", "step": 10, "loss": 1.5, "datasets": {HOSTILE: 1.25}}
+    page_of(tmp_path, write_run(tmp_path / "a", [entry(10, 4.0), held_out], build="a" * 200))
+
+    def check(page: Any) -> list[str]:
+        assert page.locator("svg[role=img]").count() == 3
+        return is_accessible(page)
+
+    for width, dark in ((375, True), (1200, False)):
+        assert chromium.look(f"file://{tmp_path / 'report.html'}", check, width=width, dark=dark) == []
