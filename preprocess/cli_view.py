@@ -77,7 +77,7 @@ def view(build: str | Path, port: int, host: str, blend: Path | None) -> None:
     """
     from preprocess.viewer.server import LOOPBACK, serve
 
-    if host not in LOOPBACK:
+    if not {host.lower(), f"[{host}]"} & LOOPBACK:
         note(f"--host {host}: everybody who reaches this address can see the data")
     try:
         serve(build, host=host, port=port, blend=blend, started=lambda address: _print_started(build, address))

@@ -7,6 +7,7 @@ header must name this server: else a page of another site could reach it under a
 from __future__ import annotations
 
 from collections.abc import Callable
+from html import escape
 from pathlib import Path
 
 from starlette.applications import Starlette
@@ -17,6 +18,7 @@ from starlette.responses import HTMLResponse, Response
 from starlette.routing import Route
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from dst.common.html_pages import shown
 from dst.errors import DsvlError
 from preprocess.viewer.opened_build import OpenedBuilds
 from preprocess.viewer.pages import POLICY, TEMPLATES, Pages
@@ -165,10 +167,6 @@ def _status(error: DsvlError) -> int:
 
 def _fault_image(fault: str) -> bytes:
     """An image that says why there is none."""
-    from html import escape
-
-    from dst.common.html_pages import shown
-
     words = shown(fault).split()
     lines: list[str] = [""]
     for word in words[:80]:

@@ -11,8 +11,8 @@ from dst import IGNORE
 from preprocess.errors import ConfigError
 from preprocess.viewer.attention import Span
 from shards import Build, Sample, ShardError
-from shards.sampling.order import StoredOrder
-from shards.sampling.packed_sequences import AnyOrder, PackedSequences
+from shards.sampling.order import Order, StoredOrder
+from shards.sampling.packed_sequences import PackedSequences
 from shards.sampling.placeholders import expand
 
 PAGE = 8
@@ -66,7 +66,8 @@ class SequencePager:
             raise ConfigError([f"split: got {settings.split!r}; expected {' or '.join(build.splits)}"])
         self._build, self._settings = build, settings
         self.max_length = settings.max_length or build.manifest.config.limits.max_length
-        self._order: AnyOrder = _order(build, settings)
+        self._order = _order(build, settings)
+        self._samples = len(build[settings.split])
         self._first = sum(len(build[split]) for split in build.splits[: build.splits.index(settings.split)])
         self._sequences = PackedSequences(
             build[settings.split],
@@ -94,13 +95,12 @@ class SequencePager:
     def cursor_of(self, number: int) -> int | None:
         """The cursor of the first sequence of the epoch that has a sample (its number in the build), or None."""
         wanted = number - self._first
-        for start in range(0, self.epoch_length, self._sequences.size):
-            stop = min(start + self._sequences.size, self.epoch_length)
-            if not (self._order.samples(0, start, stop) == wanted).any():
-                continue
-            window = self._sequences.window(0, start)
-            return start + next(place for place, sequence in enumerate(window) if wanted in sequence)
-        return None
+        draw = self._order.draw_of(0, wanted) if wanted in range(self._samples) else None
+        if draw is None:
+            return None
+        start = draw // self._sequences.size * self._sequences.size
+        window = self._sequences.window(0, start)
+        return start + next(place for place, sequence in enumerate(window) if wanted in sequence)
 
     def _view(self, cursor: int, numbers: tuple[int, ...]) -> SequenceView:
         samples, start = [], 0
@@ -150,7 +150,7 @@ def spans_of(sample: Sample, *, image_id: int, image_tokens: int, place: int = 0
     return tuple(sorted(spans, key=lambda span: span.start))
 
 
-def _order(build: Build, settings: PackedSettings) -> AnyOrder:
+def _order(build: Build, settings: PackedSettings) -> Order | StoredOrder:
     """As the loader chooses it for a build in a folder: mixed for training, as stored for evaluation."""
     if settings.split != "train":
         return StoredOrder(len(build[settings.split]))

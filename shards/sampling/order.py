@@ -17,6 +17,7 @@ begin together again; and each run within one cycle and one epoch is shuffled on
 from __future__ import annotations
 
 import math
+from bisect import bisect_right
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
@@ -27,6 +28,7 @@ from shards.errors import ShardError
 from shards.sampling.permutation import BlockPermutation, Indices, Permutation, make_key, shuffled
 
 STRIPE = 1024
+_SEARCHED_AT_ONCE = 1 << 16
 _FINE = 1 << 62  # thresholds are integers out of this
 
 
@@ -83,6 +85,17 @@ class Order:
         epoch, in_epoch = divmod(draw, self._length)
         return int(self.samples(epoch, in_epoch, in_epoch + 1)[0])
 
+    def draw_of(self, epoch: int, sample: int) -> int | None:
+        """The first draw of an epoch that draws a sample, or None: without the draws of other datasets."""
+        dataset = int(np.searchsorted(self._starts, sample, side="right")) - 1
+        own = self._streams[dataset].first_draw_of(epoch, sample - int(self._starts[dataset]))
+        if own is None:
+            return None
+        stripes = range(-(-self._length // STRIPE))
+        number = bisect_right(stripes, own, key=lambda stripe: _draws_before(stripe * STRIPE, self._draws)[dataset]) - 1
+        inside = np.flatnonzero(self._stripe(epoch, number) == sample)
+        return number * STRIPE + int(inside[0])
+
     def _make_stripe(self, epoch: int, number: int) -> Indices:
         start = number * STRIPE
         before = _draws_before(start, self._draws)
@@ -108,6 +121,10 @@ class StoredOrder:
 
     def __len__(self) -> int:
         return self._length
+
+    def draw_of(self, epoch: int, sample: int) -> int | None:
+        """The draw of an epoch that draws a sample, or None."""
+        return sample if 0 <= sample < self._length else None
 
     def samples(self, epoch: int, start: int, stop: int) -> Indices:
         """The samples of draws [start, stop), the same in every epoch."""
@@ -152,6 +169,14 @@ class _Stream:
             pieces.append(self._base(draw // self._round)(start - cycle + inside))
             draw = until
         return np.concatenate(pieces)
+
+    def first_draw_of(self, epoch: int, element: int) -> int | None:
+        """The first draw of an epoch, counted within it, that draws an element of the dataset."""
+        for first in range(0, self.draws, _SEARCHED_AT_ONCE):
+            drawn = self.draw(epoch, first, min(first + _SEARCHED_AT_ONCE, self.draws))
+            if len(found := np.flatnonzero(drawn == element)):
+                return first + int(found[0])
+        return None
 
     def _make_base(self, number: int) -> Permutation | BlockPermutation:
         key = make_key(self._key, "round", number)
