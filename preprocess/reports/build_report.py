@@ -12,7 +12,8 @@ from typing import Any
 
 from dst.common.charts import bars, histogram
 from dst.common.html_pages import page_environment, page_policy
-from preprocess.reports.index_numbers import index_tables, read_parts
+from preprocess.reports.index_numbers import index_tables
+from preprocess.reports.parts import read_parts
 from preprocess.reports.sample_numbers import read_samples, sample_tables
 from preprocess.reports.tables import Table, Value
 from preprocess.viewer.opened_build import OpenedBuild
@@ -50,7 +51,7 @@ def make_report(location: str | Path, *, max_length: int | None = None, read: in
     opened = OpenedBuild(location)
     length = max_length or opened.build.manifest.config.limits.max_length
     numbers = read_samples(opened, read)
-    faults = numbers.damaged[:10]
+    faults = list(numbers.damaged)
     tables = [*index_tables(opened.build, read_parts(opened.build), length), *sample_tables(numbers)]
     try:
         tables.append(_reject_examples(opened))

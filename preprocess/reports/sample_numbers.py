@@ -22,6 +22,7 @@ from preprocess.views.sample_text import pieces_of
 from shards import Sample, ShardError
 
 _TOP = 25
+_MOST_DAMAGED = 10
 _OPENING_WORDS = 5
 _ASPECTS = (0.0, 0.2, 1 / 3, 0.5, 2 / 3, 0.8, 1.0, 1.25, 1.5, 2.0, 3.0, 5.0, 8.0)
 
@@ -49,7 +50,7 @@ def read_samples(opened: OpenedBuild, most: int) -> SampleNumbers:
         try:
             sample = number[0][number[1]]
         except ShardError as error:
-            numbers.damaged.append(str(error))
+            numbers.damaged += [str(error)] if len(numbers.damaged) < _MOST_DAMAGED else []
             continue
         _collect(numbers, opened, sample, dataset)
     return numbers
@@ -137,7 +138,7 @@ def _collect(numbers: SampleNumbers, opened: OpenedBuild, sample: Sample, datase
         elif turn.role == "user":
             numbers.questions.add(question_of(turn, openers))
     for image in sample.metadata.get("images") or ():
-        width, height = image.get("original_width", image["width"]), image.get("original_height", image["height"])
+        width, height = (image.get(f"original_{side}", image.get(side, 0)) for side in ("width", "height"))
         numbers.sides.append(max(width, height))
         numbers.aspects.append(width / max(height, 1))
 

@@ -22,7 +22,8 @@ import shards
 from preprocess.reports.build_report import draw, make_report
 from preprocess.reports.frequent_texts import FrequentTexts
 from preprocess.reports.histograms import doubling_edges, histogram_table, whole_edges
-from preprocess.reports.index_numbers import index_tables, read_parts
+from preprocess.reports.index_numbers import index_tables
+from preprocess.reports.parts import read_parts
 from preprocess.reports.tables import Table
 from shards import Build
 from tests.support.browser import Chromium, is_accessible
