@@ -72,15 +72,16 @@ def become_single_rank() -> None:
 
 @contextmanager
 def reserved_port() -> Iterator[int]:
-    """A port of the loopback interface for a rank to listen on. On Linux no other program gets it in this block.
+    """A port for a rank to listen on. On Linux no other program gets it in this block.
 
-    The first rank listens only after seconds of imports, so the port stays bound until then. torch can still listen
-    on it, since both sockets set SO_REUSEADDR and this one does not listen. On other systems a socket that is bound
-    but does not listen could take the ranks' connections; there the port was free when it was chosen, and no more.
+    The first rank listens only after seconds of imports, so the port stays bound until then, at all addresses as torch
+    will listen: a port that is free at one may be taken by a connection from another. torch can still listen on it,
+    since both sockets set SO_REUSEADDR and this one does not listen. On other systems a socket that is bound but does
+    not listen could take the ranks' connections; there the port was free when it was chosen, and no more.
     """
     with socket.socket() as holder:
         holder.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        holder.bind(("127.0.0.1", 0))
+        holder.bind(("", 0))
         port = int(holder.getsockname()[1])
         if sys.platform != "linux":
             holder.close()
