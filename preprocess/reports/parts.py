@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from itertools import pairwise
 
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 import xxhash
 
+from preprocess.views.member_hashes import content_of, hash_members
 from shards import Build
 
 
@@ -35,7 +35,7 @@ def read_parts(build: Build) -> list[Part]:
     shown: dict[tuple[str, str], list[npt.NDArray[np.uint64]]] = {}
     contents: dict[tuple[str, str], list[npt.NDArray[np.uint64]]] = {}
     for dataset, split, shard in build.shards():
-        table = shard.index.table
+        table, hashes = shard.index.table, hash_members(shard)
         text, trained, images = (
             table.column(name).to_numpy().astype(np.int64) for name in ("text_tokens", "trained_tokens", "images")
         )
@@ -43,7 +43,7 @@ def read_parts(build: Build) -> list[Part]:
             (text + images * build.manifest.config.image_tokens, trained, images)
         )
         shown.setdefault((dataset, split), []).append(_hashes(table.column("groups")))
-        contents.setdefault((dataset, split), []).append(_contents_hashes(table.column("member_checksums")))
+        contents.setdefault((dataset, split), []).append(content_of(hashes.tokens, hashes.images))
         shard.forget_index()
     return [
         Part(
@@ -63,14 +63,3 @@ def _hashes(groups: pa.ChunkedArray) -> npt.NDArray[np.uint64]:
     """64-bit hashes of the ids of all images that samples show."""
     ids = (text.as_buffer() for chunk in groups.chunks for text in chunk.flatten() if text.is_valid)
     return np.fromiter((xxhash.xxh3_64_intdigest(text) for text in ids), np.uint64)
-
-
-def _contents_hashes(members: pa.ChunkedArray) -> npt.NDArray[np.uint64]:
-    """64-bit hashes over the checksums of each sample's members, without the first, its metadata."""
-    hashes = []
-    for chunk in members.chunks:
-        ends, checksums = chunk.offsets.to_numpy(), memoryview(chunk.values.to_numpy()).cast("B")
-        hashes += [
-            xxhash.xxh3_64_intdigest(checksums[8 * start + 8 : 8 * end]) for start, end in pairwise(ends.tolist())
-        ]
-    return np.array(hashes, np.uint64)

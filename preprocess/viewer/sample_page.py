@@ -13,7 +13,7 @@ from preprocess.conversation import NOTES
 from preprocess.viewer.opened_build import OpenedBuild
 from preprocess.viewer.selection import place_of, read_sample
 from preprocess.viewer.turns import ChatTurn, turns_of
-from preprocess.views.sample_text import pieces_of
+from preprocess.views.sample_text import frame_text, pieces_of
 from shards import Sample, ShardError
 
 TOKENS_PAGE = 500
@@ -129,15 +129,13 @@ def token_rows(
 
 
 def _stored_image(image: Mapping[str, Any], size_bytes: int) -> StoredImage:
-    details = []
-    if "frame" in image:
-        details.append(f"frame {image['frame']}" + (f" at {image['time_s']:g} s" if "time_s" in image else ""))
-    if "original_width" in image:
-        details.append(f"resized from {image['original_width']} x {image['original_height']}")
+    resized = (
+        f"resized from {image['original_width']} x {image['original_height']}" if "original_width" in image else ""
+    )
     return StoredImage(
         name=str(image["name"]),
         width=int(image["width"]),
         height=int(image["height"]),
         size_bytes=size_bytes,
-        detail=", ".join(details),
+        detail=", ".join(filter(None, (frame_text(image), resized))),
     )

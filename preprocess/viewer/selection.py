@@ -18,6 +18,7 @@ import numpy.typing as npt
 
 from dst import TextTokenizer
 from preprocess.errors import ConfigError
+from preprocess.views.sample_text import whole_text
 from shards import Build, Sample, ShardError
 from shards.sampling.permutation import Permutation, make_key
 
@@ -196,7 +197,7 @@ class Selection:
             _, sample = read_sample(self.build, number)
             if self.filters.note and self.filters.note not in (sample.metadata.get("notes") or ()):
                 return False
-            return self.filters.text.casefold() in self.tokenizer.decode(sample.ids.tolist()).casefold()
+            return self.filters.text.casefold() in whole_text(sample, self.tokenizer).casefold()
         except ShardError:
             return True
 

@@ -15,16 +15,15 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, fields
-from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 import polars as pl
-import pyarrow as pa
 
-from shards import Build, Shard, ShardError
+from preprocess.views.member_hashes import U64, content_of, hash_members
+from shards import Build, Shard
+from shards.sampling.permutation import mix
 
-U64 = npt.NDArray[np.uint64]
 I64 = npt.NDArray[np.int64]
 ReadIds = Callable[[I64], tuple[U64, U64]]
 """Rows of Samples -> hashes of their id and of their sources, uint64 [rows]"""
@@ -50,7 +49,7 @@ class Samples:
 
     @property
     def content(self) -> U64:
-        return _mixed(self.tokens + self.images, np.uint64(2))
+        return content_of(self.tokens, self.images)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -121,8 +120,7 @@ def _steps(old: Samples, new: Samples, by_key: bool) -> Iterator[tuple[U64, U64]
         return
     first, second = old.content, new.content
     yield first + old.metadata, second + new.metadata
-    three = np.uint64(3)
-    yield first + _mixed(old.key, three), second + _mixed(new.key, three)  # copies in one place before copies anywhere
+    yield first + mix(old.key), second + mix(new.key)  # copies in one place before copies anywhere
     yield first, second
     yield old.metadata, new.metadata
 
@@ -148,37 +146,13 @@ def _empty() -> Samples:
 
 
 def _of_shard(shard: Shard, split: int, start: int) -> Samples:
-    table = shard.index.table.select(["key", "member_checksums"])
-    try:
-        table.validate(full=True)
-    except (ValueError, pa.ArrowException) as error:
-        raise ShardError(f"{shard.name}: its index {shard.info.index} is damaged: {error}") from None
-    column = table.column("member_checksums")
-    lists: Any = column.chunk(0) if column.num_chunks == 1 else column.combine_chunks()
-    ends = lists.offsets.to_numpy() - lists.offsets[0].as_py()
-    checksums: U64 = lists.flatten().to_numpy()
-    if len(lists) and np.diff(ends).min() < 2:
-        raise ShardError(f"{shard.name}: its index {shard.info.index} has samples without metadata or tokens")
-    starts, lengths = ends[:-1], np.diff(ends)
-    place = np.arange(len(checksums), dtype=np.uint64) - np.repeat(starts.astype(np.uint64), lengths)
-    hashes = _mixed(checksums, place)
-    of_images = np.where(place < 2, np.uint64(0), hashes)
-    keys = pl.Series(pl.from_arrow(table.select(["key"]))["key"])  # type: ignore[index]
+    hashes = hash_members(shard)
+    keys = pl.Series(pl.from_arrow(shard.index.table.select(["key"]))["key"])  # type: ignore[index]
     return Samples(
         split=np.full(len(shard), split, np.uint8),
         index=np.arange(start, start + len(shard)),
         key=keys.hash().to_numpy(),
-        metadata=hashes[starts],
-        tokens=hashes[starts + 1],
-        images=np.add.reduceat(of_images, starts) if len(starts) else of_images,
+        metadata=hashes.metadata,
+        tokens=hashes.tokens,
+        images=hashes.images,
     )
-
-
-def _mixed(values: U64, place: U64 | np.uint64) -> U64:
-    """Hashes of values and their places, so that a sum of them depends on the order. (The steps of splitmix64.)"""
-    with np.errstate(over="ignore"):
-        mixed: U64 = values + (place + np.uint64(1)) * np.uint64(0x9E3779B97F4A7C15)
-        mixed = (mixed ^ (mixed >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
-        mixed = (mixed ^ (mixed >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
-        mixed ^= mixed >> np.uint64(31)
-    return mixed

@@ -19,7 +19,7 @@ import xxhash
 from dst import TextTokenizer, load_tokenizer
 from preprocess.views.diff_manifest import Difference
 from preprocess.views.diff_words import Piece, word_diff
-from preprocess.views.sample_text import text_runs
+from preprocess.views.sample_text import text_runs, whole_text
 from shards import Build, Sample, ShardError
 
 ASPECTS: Mapping[str, str] = {
@@ -34,7 +34,7 @@ ASPECTS: Mapping[str, str] = {
 }
 """How a sample may differ; a changed sample may differ in several of them"""
 
-_TOLD_APART = ("dataset", "split")  # of metadata; both are shown on their own
+_SHOWN_APART = ("dataset", "split")  # of metadata; both are shown on their own
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -100,22 +100,19 @@ class TextReader:
         return self.build[place.split][place.index]
 
     def text(self, sample: Sample) -> str:
-        """Raises ShardError for ids that are none."""
-        try:
-            return self.tokenizer.decode(sample.ids.tolist())
-        except OverflowError as error:
-            raise _no_ids(sample, error) from None
+        """Raises ShardError for ids that cannot be decoded."""
+        return whole_text(sample, self.tokenizer)
 
     def runs(self, sample: Sample) -> tuple[tuple[str, bool], ...]:
-        """Its text in runs (text, trained). Raises ShardError for ids that are none."""
-        try:
-            return text_runs(sample, self.tokenizer)[0]
-        except OverflowError as error:
-            raise _no_ids(sample, error) from None
+        """Its text in runs (text, trained). Raises ShardError for ids that cannot be decoded."""
+        return text_runs(sample, self.tokenizer)[0]
 
 
 def token_aspects(old: Sample, new: Sample, first: TextReader, second: TextReader) -> set[str]:
-    """How two samples differ whose tokens do: text, or labels and ids. Raises ShardError for ids that are none."""
+    """How two samples differ whose tokens do: text, or labels and ids.
+
+    Raises ShardError for ids that cannot be decoded.
+    """
     same_tokenizer = first.tokenizer is second.tokenizer
     if same_tokenizer and np.array_equal(old.ids, new.ids):
         return {"labels"}
@@ -230,9 +227,5 @@ def _changed_metadata(old: Mapping[str, Any], new: Mapping[str, Any]) -> tuple[D
     return tuple(
         Difference(name=key, old=sides[0].get(key), new=sides[1].get(key))
         for key in dict.fromkeys([*old, *new])
-        if key not in _TOLD_APART and sides[0].get(key) != sides[1].get(key)
+        if key not in _SHOWN_APART and sides[0].get(key) != sides[1].get(key)
     )
-
-
-def _no_ids(sample: Sample, error: Exception) -> ShardError:
-    return ShardError(f"{sample.where}: its ids cannot be decoded ({error}); rebuild to write it again")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -15,7 +15,7 @@ import shards
 from dst import IGNORE, load_tokenizer
 from preprocess.errors import DataError
 from preprocess.terminal import cell, results
-from preprocess.views.sample_text import text_runs
+from preprocess.views.sample_text import frame_text, text_runs
 from shards import Sample
 
 TRAINED = "bold green"
@@ -91,19 +91,14 @@ def print_sample(inspected: Inspected) -> None:
     console.print(cell(f"{sample.key}  {inspected.split}  from {sources}", style="bold"))
     for number, (image, data) in enumerate(zip(metadata["images"], sample.images, strict=True), start=1):
         size = f"{image['width']} x {image['height']}"
-        console.print(cell(f"  image {number}: {image['name']}{_frame(image)}  {size}  {len(data):,} bytes"))
+        name = " ".join(filter(None, (image["name"], frame_text(image))))
+        console.print(cell(f"  image {number}: {name}  {size}  {len(data):,} bytes"))
     trained = int(np.count_nonzero(sample.labels != IGNORE))
     console.print(cell(f"  {len(sample.ids)} ids, {trained} trained"))
     if metadata.get("notes"):
         console.print(cell(f"  notes: {', '.join(metadata['notes'])}"))
     console.print(coloured(inspected))
     console.print()
-
-
-def _frame(image: Mapping[str, Any]) -> str:
-    """Which frame of an animation or a video it is."""
-    time = f" at {image['time_s']:g} s" if "time_s" in image else ""
-    return f" frame {image['frame']}{time}" if "frame" in image else ""
 
 
 def coloured(inspected: Inspected) -> Text:

@@ -6,14 +6,15 @@ text; only the id of the placeholder is an image.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from itertools import groupby, pairwise
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 
 from dst import IGNORE, TextTokenizer
-from shards import Sample
+from shards import Sample, ShardError
 
 Kind = Literal["text", "control", "image"]
 
@@ -37,6 +38,7 @@ def pieces_of(sample: Sample, tokenizer: TextTokenizer) -> tuple[Piece, ...]:
     """All pieces in order; their texts joined are the text of the whole sample.
 
     A tokenizer may drop a space at the start of a decoded text, so each piece is decoded after the token before it.
+    Raises ShardError for ids that cannot be decoded.
     """
     ids = sample.ids
     trained, image = sample.labels != IGNORE, sample.ids == tokenizer.image_id
@@ -48,7 +50,7 @@ def pieces_of(sample: Sample, tokenizer: TextTokenizer) -> tuple[Piece, ...]:
         kind: Kind = "image" if image[start] else "control" if alone[start] else "text"
         pieces.append(
             Piece(
-                text=_decoded(tokenizer, ids[max(0, start - 1) : end].tolist(), context=min(start, 1)),
+                text=_decoded(sample, tokenizer, start, end),
                 kind=kind,
                 trained=bool(trained[start]),
                 start=start,
@@ -61,7 +63,10 @@ def pieces_of(sample: Sample, tokenizer: TextTokenizer) -> tuple[Piece, ...]:
 
 
 def text_runs(sample: Sample, tokenizer: TextTokenizer) -> tuple[tuple[tuple[str, bool], ...], frozenset[int]]:
-    """Runs of tokens that are all trained or all not, and all image placeholders or none; and the placeholder runs."""
+    """Runs of tokens that are all trained or all not, and all image placeholders or none; and the placeholder runs.
+
+    Raises ShardError for ids that cannot be decoded.
+    """
     runs: list[tuple[str, bool]] = []
     placeholders = set()
     pieces = pieces_of(sample, tokenizer)
@@ -72,7 +77,23 @@ def text_runs(sample: Sample, tokenizer: TextTokenizer) -> tuple[tuple[tuple[str
     return tuple(runs), frozenset(placeholders)
 
 
-def _decoded(tokenizer: TextTokenizer, ids: list[int], *, context: int) -> str:
-    """The text of ids[context:] as it is after the ids before them."""
-    before = tokenizer.decode(ids[:context]) if context else ""
-    return tokenizer.decode(ids)[len(before) :]
+def whole_text(sample: Sample, tokenizer: TextTokenizer) -> str:
+    """The text of all tokens. Raises ShardError for ids that cannot be decoded."""
+    return _decoded(sample, tokenizer, 0, len(sample.ids))
+
+
+def _decoded(sample: Sample, tokenizer: TextTokenizer, start: int, end: int) -> str:
+    """The text of tokens [start, end) as it is after the token before them."""
+    context = min(start, 1)
+    ids = sample.ids[start - context : end].tolist()
+    try:
+        before = tokenizer.decode(ids[:context]) if context else ""
+        return tokenizer.decode(ids)[len(before) :]
+    except OverflowError as error:  # of a negative id
+        raise ShardError(f"{sample.where}: its ids cannot be decoded ({error}); rebuild to write it again") from None
+
+
+def frame_text(image: Mapping[str, Any]) -> str:
+    """Which frame of an animation or a video an image is, by its metadata; empty for a whole file."""
+    time = f" at {image['time_s']:g} s" if "time_s" in image else ""
+    return f"frame {image['frame']}{time}" if "frame" in image else ""
