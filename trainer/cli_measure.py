@@ -105,7 +105,7 @@ def report(runs: tuple[Path, ...], page: Path | None) -> None:
 
     if page is not None:
         check_page(page)
-    found = read_runs(runs)
+    read = read_runs(runs)
     if page is not None:
-        write_report_page(page, found)
-    print_summary(found)
+        write_report_page(page, read)
+    print_summary(read)

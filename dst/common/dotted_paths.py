@@ -9,10 +9,10 @@ from typing import Any
 
 def leaves(tree: Mapping[str, Any], prefix: str = "") -> dict[str, str]:
     """Dotted path -> JSON text of each value that is not an object with keys."""
-    found: dict[str, str] = {}
+    leaf_texts: dict[str, str] = {}
     for key, value in tree.items():
         if isinstance(value, Mapping) and value:
-            found |= leaves(value, f"{prefix}{key}.")
+            leaf_texts |= leaves(value, f"{prefix}{key}.")
         else:
-            found[f"{prefix}{key}"] = json.dumps(value, ensure_ascii=False)
-    return found
+            leaf_texts[f"{prefix}{key}"] = json.dumps(value, ensure_ascii=False)
+    return leaf_texts

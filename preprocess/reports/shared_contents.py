@@ -60,8 +60,10 @@ def _copies(parts: Sequence[Part]) -> Table:
         [_named(part), _named(part), len(part.contents) - len(different)]
         for part, different in zip(parts, distinct, strict=True)
     ]
-    for (first, one), (second, two) in combinations(zip(parts, distinct, strict=True), 2):
-        rows.append([_named(first), _named(second), len(np.intersect1d(one, two, assume_unique=True))])
+    for (first, first_contents), (second, second_contents) in combinations(zip(parts, distinct, strict=True), 2):
+        rows.append(
+            [_named(first), _named(second), len(np.intersect1d(first_contents, second_contents, assume_unique=True))]
+        )
     rows = sorted((row for row in rows if row[2]), key=lambda row: -int(row[2] or 0))
     return Table(
         name="equal_samples",

@@ -214,12 +214,12 @@ class Pages:
             pager = opened.sequences(settings)
             cursor = asked.cursor
             if asked.sample is not None:
-                found = pager.cursor_of(asked.sample)
-                if found is None:
+                cursor_of_sample = pager.cursor_of(asked.sample)
+                if cursor_of_sample is None:
                     raise IndexError(
                         "this sample is in no sequence of the first epoch of the split; see dsvl-prep stats"
                     )
-                cursor = found
+                cursor = cursor_of_sample
             views, following = pager.page(cursor)
         chosen = next(
             (view for view in views if view.cursor == (asked.chosen if asked.sample is None else cursor)), None
@@ -239,8 +239,9 @@ class Pages:
             attended=attended_ranges(chosen.spans, token, asked.kind) if chosen else [],
             hidden=query_of(settings)
             | {"kind": asked.kind, "cursor": cursor, "chosen": chosen.cursor if chosen else 0},
-            link_to=lambda at: (
-                link("/sequences", settings, kind=asked.kind, cursor=cursor, chosen=at) + f"#sequence-{at}"
+            link_to=lambda chosen_cursor: (
+                link("/sequences", settings, kind=asked.kind, cursor=cursor, chosen=chosen_cursor)
+                + f"#sequence-{chosen_cursor}"
             ),
             first=link("/sequences", settings, kind=asked.kind) if cursor else None,
             following=None if following is None else link("/sequences", settings, kind=asked.kind, cursor=following),

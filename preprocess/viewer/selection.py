@@ -2,7 +2,7 @@
 
 A sample's number counts the train side and after it the eval side, each as shards.Build orders it. A page is found by
 a scan from a place in the order, forward or backward, that ends when the page is full or its time is used up; then the
-reader is told how far it came. So a page costs the same at any size of the build.
+page says how far the scan came. So a page costs the same at any size of the build.
 """
 
 from __future__ import annotations
@@ -122,11 +122,11 @@ class Selection:
             )
             candidates = self.numbers(scan)
             passed = self._pass_index(candidates)
-            for at, number, is_kept in zip(scan.tolist(), candidates.tolist(), passed.tolist(), strict=True):
-                reached = at if backward else at + 1
+            for scanned, number, is_kept in zip(scan.tolist(), candidates.tolist(), passed.tolist(), strict=True):
+                reached = scanned if backward else scanned + 1
                 if is_kept and (not self.filters.reads_samples or self._passes_reading(number)):
                     numbers.append(number)
-                    places.append(at)
+                    places.append(scanned)
                 if len(numbers) == most or (self.filters.reads_samples and time.monotonic() > deadline):
                     break
             if time.monotonic() > deadline:
@@ -247,9 +247,9 @@ def find_key(build: Build, key: str) -> int | None:
     for split in build.splits:
         samples = build[split]
         for number, start in samples.shard_starts():
-            found = samples.shard(number).index.find(key)
-            if found is not None:
-                return first + start + found
+            in_shard = samples.shard(number).index.find(key)
+            if in_shard is not None:
+                return first + start + in_shard
         first += len(samples)
     return None
 

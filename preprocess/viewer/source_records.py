@@ -58,12 +58,12 @@ class SourceRecords:
         """The record of a dataset, by the file and the record that metadata or rejects.jsonl name."""
         try:
             path = self._locate(dataset, file)
-            found = find_record(path, record)
+            value = find_record(path, record)
         except (DataError, OSError) as error:
             return SourceRecord(file=file, record=record, fault=str(error))
-        if isinstance(found, UnreadableRecord):
-            return SourceRecord(file=file, record=record, fault=f"it cannot be read: {found}")
-        return SourceRecord(file=file, record=record, value=found, text=_json_text(found))
+        if isinstance(value, UnreadableRecord):
+            return SourceRecord(file=file, record=record, fault=f"it cannot be read: {value}")
+        return SourceRecord(file=file, record=record, value=value, text=_json_text(value))
 
     def _locate(self, dataset: str, file: str) -> Path:
         """The pinned file on this machine. Raises DataError."""

@@ -40,7 +40,7 @@ class Opener:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ChatTurn:
-    """role: user, assistant, or context for text in front of the first turn, and where roles cannot be told."""
+    """role: user, assistant, or context for text in front of the first turn, and where roles are unknown."""
 
     role: str
     pieces: tuple[Piece, ...]
@@ -110,7 +110,7 @@ def _starts(pieces: Sequence[Piece], openers: Sequence[Opener]) -> dict[int, str
     ordered = sorted(openers, key=lambda opener: -len(opener.words))
     pattern = "|".join(f"({opener.pattern})" for opener in ordered)
     return (
-        {found.start(): ordered[(found.lastindex or 1) - 1].role for found in re.finditer(pattern, text)}
+        {match.start(): ordered[(match.lastindex or 1) - 1].role for match in re.finditer(pattern, text)}
         if ordered
         else {}
     )

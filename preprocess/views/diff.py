@@ -68,7 +68,7 @@ class BuildDifferences:
 
     @property
     def num_different(self) -> int:
-        return sum(one.changed + one.added + one.removed for one in self.datasets)
+        return sum(dataset.changed + dataset.added + dataset.removed for dataset in self.datasets)
 
     def to_json(self) -> dict[str, Any]:
         return {
@@ -76,8 +76,8 @@ class BuildDifferences:
             "locations": list(self.locations),
             "hashes": list(self.hashes),
             **self.manifest.to_json(),
-            "datasets": {one.name: asdict(one) for one in self.datasets},
-            "samples": [one.to_json() for one in self.samples],
+            "datasets": {dataset.name: asdict(dataset) for dataset in self.datasets},
+            "samples": [sample.to_json() for sample in self.samples],
         }
 
 
@@ -249,10 +249,10 @@ def _place(samples: Samples, row: int) -> SamplePlace:
 def _of_every_kind(datasets: Iterable[Iterable[Sequence[_ToShow]]], limit: int) -> list[_ToShow]:
     """Up to `limit` samples: the first of each kind of each dataset, then the second, and so on; each once."""
     kinds = [kind for dataset in datasets for kind in dataset]
-    in_turn = (one for turn in zip_longest(*kinds) for one in turn if one is not None)
+    in_turn = (to_show for turn in zip_longest(*kinds) for to_show in turn if to_show is not None)
     return [*islice(dict.fromkeys(in_turn), limit)]
 
 
 def _described(pair: _Pair, shown: Sequence[_ToShow]) -> Iterator[SampleDifference]:
-    for one in shown:
-        yield describe(one.dataset, one.old, one.new, *pair.readers, one.what)
+    for to_show in shown:
+        yield describe(to_show.dataset, to_show.old, to_show.new, *pair.readers, to_show.what)

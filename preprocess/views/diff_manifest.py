@@ -85,13 +85,13 @@ class ManifestDifferences:
 
     def to_json(self) -> dict[str, Any]:
         return {
-            "settings": [one.to_json() for one in self.settings],
-            "versions": [one.to_json() for one in self.versions],
-            "templates": [asdict(one) for one in self.templates],
-            "tokenizer": [one.to_json() for one in self.tokenizer],
+            "settings": [difference.to_json() for difference in self.settings],
+            "versions": [difference.to_json() for difference in self.versions],
+            "templates": [asdict(template) for template in self.templates],
+            "tokenizer": [difference.to_json() for difference in self.tokenizer],
             "added_tokens": asdict(self.added_tokens),
-            "counts": [asdict(one) for one in self.counts],
-            "inputs": [one.to_json() for one in self.inputs],
+            "counts": [asdict(count) for count in self.counts],
+            "inputs": [difference.to_json() for difference in self.inputs],
         }
 
 
@@ -137,16 +137,16 @@ _NOT_OF_ROWS = ("prompt", "root", "template", "variables", "split", "samples", "
 
 
 def _settings(blend: Mapping[str, Any], dataset: str | None = None) -> dict[str, str]:
-    """Dotted path -> JSON text; a dataset goes by its name. dataset: only what decides about its rows."""
+    """Dotted path -> JSON text; a dataset is matched by its name. dataset: only what decides about its rows."""
     entries = blend.get("datasets")
-    entries = [one for one in entries if isinstance(one, Mapping)] if isinstance(entries, Sequence) else []
+    entries = [entry for entry in entries if isinstance(entry, Mapping)] if isinstance(entries, Sequence) else []
     if dataset is not None:
-        own = [one for one in entries if one.get("name") == dataset]
-        rows = [{key: value for key, value in one.items() if key not in _NOT_OF_ROWS} for one in own]
+        own = [entry for entry in entries if entry.get("name") == dataset]
+        rows = [{key: value for key, value in entry.items() if key not in _NOT_OF_ROWS} for entry in own]
         whole = {key: blend.get(key) for key in ("seed", "limits", "image")}
         whole = {**whole, "limits": _of(whole["limits"], "max_images"), "image": _of(whole["image"], "frames")}
         return leaves({"rows": rows, **whole})
-    named = {str(one.get("name")): {key: value for key, value in one.items() if key != "name"} for one in entries}
+    named = {str(entry.get("name")): {key: value for key, value in entry.items() if key != "name"} for entry in entries}
     rest = {key: value for key, value in blend.items() if key != "datasets"}
     return leaves({**rest, "order of datasets": [*named], "datasets": named})
 

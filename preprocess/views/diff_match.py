@@ -131,9 +131,9 @@ def _take(left: I64, right: I64, first: U64, second: U64, pairs: list[tuple[I64,
     ours, theirs = first[by_first], second[by_second]
     nth = np.arange(len(ours)) - np.searchsorted(ours, ours)
     place = np.searchsorted(theirs, ours) + nth
-    found = np.flatnonzero(place < len(theirs))
-    found = found[theirs[place[found]] == ours[found]]
-    used_left, used_right = by_first[found], by_second[place[found]]
+    equal = np.flatnonzero(place < len(theirs))
+    equal = equal[theirs[place[equal]] == ours[equal]]
+    used_left, used_right = by_first[equal], by_second[place[equal]]
     pairs.append((left[used_left], right[used_right]))
     return np.delete(left, used_left), np.delete(right, used_right)
 

@@ -84,7 +84,7 @@ class SampleDifference:
     fault: str = ""
 
     def to_json(self) -> dict[str, Any]:
-        return asdict(self) | {"metadata": [one.to_json() for one in self.metadata]}
+        return asdict(self) | {"metadata": [difference.to_json() for difference in self.metadata]}
 
 
 class TextReader:
@@ -187,19 +187,19 @@ def _images(
         [xxhash.xxh3_64_intdigest(image) for image in sample.images] if sample else [] for sample in (before, after)
     )
     matcher = SequenceMatcher(None, first, second, autojunk=False)
-    found: list[ImageDifference] = []
+    differences: list[ImageDifference] = []
     for kind, start, end, new_start, new_end in matcher.get_opcodes():
         if kind == "equal":
             continue
         ours, theirs = left[start:end], right[new_start:new_end]
         for number in range(max(len(ours), len(theirs))):
-            found.append(
+            differences.append(
                 ImageDifference(
                     old=ours[number] if number < len(ours) else None,
                     new=theirs[number] if number < len(theirs) else None,
                 )
             )
-    return found
+    return differences
 
 
 def _image_places(place: SamplePlace | None, sample: Sample | None) -> list[ImagePlace]:
@@ -207,7 +207,7 @@ def _image_places(place: SamplePlace | None, sample: Sample | None) -> list[Imag
         return []
     described = sample.metadata.get("images")
     names = (
-        [one.get("name") if isinstance(one, Mapping) else None for one in described]
+        [image.get("name") if isinstance(image, Mapping) else None for image in described]
         if isinstance(described, list)
         else []
     )

@@ -118,8 +118,10 @@ def _samples_table(datasets: Sequence[DatasetDifferences]) -> Table:
     table = Table("samples of")
     for title in ("equal", "changed", "added", "removed"):
         table.add_column(title, justify="right", no_wrap=True)
-    for one in datasets:
-        table.add_row(cell(one.name), *(f"{n:,}" for n in (one.equal, one.changed, one.added, one.removed)))
+    for dataset in datasets:
+        table.add_row(
+            cell(dataset.name), *(f"{n:,}" for n in (dataset.equal, dataset.changed, dataset.added, dataset.removed))
+        )
     return table
 
 
@@ -142,7 +144,7 @@ def _print_sample(sample: SampleDifference) -> None:
 
 def image_line(image: ImageDifference) -> str:
     """Which image differs and how, by the numbers that people count from 1."""
-    sides = [f"{one.number + 1} ({one.name})" if one else None for one in (image.old, image.new)]
+    sides = [f"{side.number + 1} ({side.name})" if side else None for side in (image.old, image.new)]
     if sides[0] is None:
         return f"{sides[1]} was added"
     return f"{sides[0]} was removed" if sides[1] is None else f"{sides[0]} became {sides[1]}: other bytes"

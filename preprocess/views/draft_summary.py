@@ -14,17 +14,17 @@ from preprocess.blend.discover import Discovery
 _SHOWN_FILES = 3
 
 
-def print_draft(found: Discovery, out: Path) -> None:
+def print_draft(discovery: Discovery, out: Path) -> None:
     """Each dataset with its first files and what to check; what is not in the blend; the next step."""
-    for dataset in found.datasets:
+    for dataset in discovery.datasets:
         names = [os.path.relpath(path, dataset.folder) for path in dataset.annotations]
         files = f": {', '.join(names[:_SHOWN_FILES])}" if names else ""
         more = f" and {len(names) - _SHOWN_FILES} more files" if len(names) > _SHOWN_FILES else ""
         click.echo(visible(f"found {dataset.adapter} in {dataset.folder}{files}{more}"))
         for line in dataset.notes:
             click.echo(visible(f"  {line}"))
-    for one in found.unread:
-        note(f"not in the blend: {one.path}: {one.reason}")
+    for file in discovery.unread:
+        note(f"not in the blend: {file.path}: {file.reason}")
     click.echo(
         visible(f"wrote {out}; look at it with: dsvl-prep render --blend {out}; then set `tokenizer:`, and build")
     )

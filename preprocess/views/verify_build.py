@@ -20,20 +20,20 @@ def print_verified(build: str | Path, progress: Progress) -> bool:
         with contextlib.suppress(FileNotFoundError):  # verify will say so
             total += opened.store.size(path)
     with progress.step("verifying", total) as advance:
-        found = shards.verify(opened, progress=advance)
-    for line in found.notes:
+        verified = shards.verify(opened, progress=advance)
+    for line in verified.notes:
         click.echo(f"note: {visible(line)}")
-    for problem in found.problems:
+    for problem in verified.problems:
         click.echo(visible(problem), err=True)
-    if found.problems:
+    if verified.problems:
         click.echo(
-            f"{visible(build)}: {len(found.problems)} problems; remove the files named above and run the same "
+            f"{visible(build)}: {len(verified.problems)} problems; remove the files named above and run the same "
             "dsvl-prep build: it makes just them again",
             err=True,
         )
         return False
     click.echo(
-        f"{visible(build)}: sound; {found.shards} shards, {found.samples:,} samples, {found.images:,} images, "
-        f"{found.size_bytes:,} bytes"
+        f"{visible(build)}: sound; {verified.shards} shards, {verified.samples:,} samples, {verified.images:,} images, "
+        f"{verified.size_bytes:,} bytes"
     )
     return True

@@ -118,8 +118,8 @@ class ShardIndex:
     def find(self, key: str) -> int | None:
         """The number of the entry with this key, or None. The column is searched as one text, without objects."""
         sought = key.encode()
-        for found in re.finditer(b"(?=%b)" % re.escape(sought), self._key_text) if sought else ():
-            start = found.start()  # keys follow each other without a border, so the text may also be amid two
+        for match in re.finditer(b"(?=%b)" % re.escape(sought), self._key_text) if sought else ():
+            start = match.start()  # keys follow each other without a border, so the text may also be amid two
             number = bisect_left(self._key_ends, start)
             if number < len(self) and self._key_ends[number : number + 2].tolist() == [start, start + len(sought)]:
                 return number

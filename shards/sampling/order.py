@@ -174,8 +174,8 @@ class _Stream:
         """The first draw of an epoch, counted within it, that draws an element of the dataset."""
         for first in range(0, self.draws, _SEARCHED_AT_ONCE):
             drawn = self.draw(epoch, first, min(first + _SEARCHED_AT_ONCE, self.draws))
-            if len(found := np.flatnonzero(drawn == element)):
-                return first + int(found[0])
+            if len(hits := np.flatnonzero(drawn == element)):
+                return first + int(hits[0])
         return None
 
     def _make_base(self, number: int) -> Permutation | BlockPermutation:

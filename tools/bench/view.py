@@ -210,9 +210,9 @@ class Server:
 
     def peak_mb(self) -> float:
         status = Path(f"/proc/{self.pid}/status").read_text(encoding="utf-8")
-        found = re.search(r"VmHWM:\s+(\d+) kB", status)
-        assert found is not None
-        return int(found[1]) * 1024 / 1e6
+        peak = re.search(r"VmHWM:\s+(\d+) kB", status)
+        assert peak is not None
+        return int(peak[1]) * 1024 / 1e6
 
 
 def export(build: Path, page: Path, rounds: int = 3) -> None:
@@ -230,7 +230,7 @@ def export(build: Path, page: Path, rounds: int = 3) -> None:
         for image in images:
             thumbnail(bytes(image), side_for(num_images))
         loops.append(time.perf_counter() - start)
-    ratio = statistics.median(one / loop for one, loop in zip(commands, loops, strict=True))
+    ratio = statistics.median(command_s / loop_s for command_s, loop_s in zip(commands, loops, strict=True))
     size = page.stat().st_size / 1e6
     print(f"| {EXPORT_SAMPLES} samples, {num_images:,} images | seconds | ratio | file |\n|---|---|---|---|")
     print(f"| decoding and thumbnails alone | {statistics.median(loops):.2f} | 1.00x | |")

@@ -40,7 +40,7 @@ class JournalColumns:
     """The records of a run.
 
     train: name of a field of trainer.training.metrics.Record -> its curve. learning_rates: parameter group -> curve.
-    held_out: the mean held-out loss. held_out_datasets: dataset -> held-out loss. num_bad_lines: lines that are no
+    held_out: the mean held-out loss. held_out_datasets: dataset -> held-out loss. num_bad_lines: lines that are not an
     entry, for example the last one after a crash.
     """
 

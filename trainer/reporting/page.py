@@ -34,5 +34,5 @@ def write_report_page(page: Path, runs: Sequence[Run]) -> None:
 
 
 def _chart(panel: Panel) -> str:
-    series = [Line(name=one.name, x=one.curve.steps.tolist(), y=one.curve.values.tolist()) for one in panel.series]
+    series = [Line(name=each.name, x=each.curve.steps.tolist(), y=each.curve.values.tolist()) for each in panel.series]
     return lines(panel.title, series, x_unit="step", y_unit=panel.unit)

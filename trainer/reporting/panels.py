@@ -46,7 +46,7 @@ class Panel:
 
     @property
     def is_thinned(self) -> bool:
-        return any(len(one.curve.steps) < one.num_records for one in self.series)
+        return any(len(series.curve.steps) < series.num_records for series in self.series)
 
 
 _OF_TRAINING: Sequence[tuple[str, str, str, float]] = (

@@ -1,4 +1,4 @@
-// Keys, parts that are loaded when they are opened, and searches that go on by themselves. Pages work without it.
+// Keys, parts that are loaded when they are opened, and searches that continue by themselves. Pages work without it.
 "use strict";
 
 function part(text) {

@@ -84,7 +84,7 @@ def test_samples_are_found_again_though_their_keys_shifted(edited: tuple[Path, P
     assert "Question 0 of record 8?" in joined(samples["r8"], "+")
     names = {count.name: (count.old, count.new) for count in differences.manifest.counts}
     assert names["trained_tokens"][0] != names["trained_tokens"][1]
-    assert [one.name for one in differences.manifest.inputs] == ["mine: chat.jsonl"]
+    assert [difference.name for difference in differences.manifest.inputs] == ["mine: chat.jsonl"]
 
 
 def test_a_limit_shows_samples_of_every_kind_and_counts_stay_exact(edited: tuple[Path, Path]) -> None:
@@ -112,7 +112,7 @@ def test_another_template_changes_texts_and_not_which_sample_is_which(tmp_path: 
     old, new = (make(tmp_path / name, records, template=name) for name in ("vicuna", "chatml"))
     differences = compare(old, new)
     assert only(differences).aspects == {"text": 4}
-    assert [(one.name, one.old, one.new) for one in differences.manifest.settings] == [
+    assert [(setting.name, setting.old, setting.new) for setting in differences.manifest.settings] == [
         ("template", '"vicuna"', '"chatml"')
     ]
     (template,) = differences.manifest.templates
@@ -154,7 +154,9 @@ def test_a_renamed_dataset_is_the_same_one_and_another_is_added(tmp_path: Path) 
     dataset = only(compare(old, new))
     assert (dataset.old_name, dataset.new_name, dataset.equal, dataset.changed) == ("mine", "yours", 3, 0)
     other = make(tmp_path / "c", records[:1], dataset={"name": "yours"})
-    assert [(one.old_name, one.new_name, one.added, one.removed) for one in compare(old, other).datasets] == [
+    assert [
+        (dataset.old_name, dataset.new_name, dataset.added, dataset.removed) for dataset in compare(old, other).datasets
+    ] == [
         ("mine", None, 0, 3),
         (None, "yours", 1, 0),
     ]

@@ -72,7 +72,7 @@ def test_samples_with_nothing_else_in_common_are_matched_by_id_which_is_read_onl
     read = Mock(side_effect=ids([4, 5])), Mock(side_effect=ids([4, 9]))
     matched = match_samples(old, new, by_key=False, read_ids=read)
     assert [*zip(matched.old, matched.new, strict=True)] == [(0, 0), (1, 1)]
-    assert [one.call_args.args[0].tolist() for one in read] == [[0], [0]]
+    assert [reader.call_args.args[0].tolist() for reader in read] == [[0], [0]]
 
 
 def test_shards_that_both_builds_have_are_not_opened(tmp_path: Path) -> None:
@@ -89,9 +89,9 @@ def test_shards_that_both_builds_have_are_not_opened(tmp_path: Path) -> None:
 
 def test_the_order_of_images_is_part_of_a_sample(tmp_path: Path) -> None:
     build = Handmade(tmp_path)
-    one = draft(1, num_images=2)
-    build.add([one])
-    build.add([replace(one, key="other", images=one.images[::-1])])
+    sample = draft(1, num_images=2)
+    build.add([sample])
+    build.add([replace(sample, key="other", images=sample.images[::-1])])
     read, _ = read_samples(shards.open(build.finish()), "alpha", set())
     assert read.tokens[0] == read.tokens[1]
     assert read.images[0] != read.images[1]

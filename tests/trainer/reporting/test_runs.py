@@ -80,11 +80,13 @@ def test_equal_learning_rates_are_one_curve_and_many_datasets_are_spread_over_pa
         {"kind": "eval", "step": 10, "loss": 1.0, "datasets": datasets},
     ]
     first, second = (write_run(tmp_path / name, records) for name in "ab")
-    titles = {panel.title: [one.name for one in panel.series] for panel in make_panels(read_runs([first]))}
+    titles = {panel.title: [series.name for series in panel.series] for panel in make_panels(read_runs([first]))}
     assert titles["Learning rate"] == ["decoder, encoder", "lora"]
     assert len(titles["Held-out loss by dataset (1 of 2)"]) == MAX_SERIES
     assert titles["Held-out loss by dataset (2 of 2)"] == ["d8"]
-    titles = {panel.title: [one.name for one in panel.series] for panel in make_panels(read_runs([first, second]))}
+    titles = {
+        panel.title: [series.name for series in panel.series] for panel in make_panels(read_runs([first, second]))
+    }
     assert titles["Training loss"] == titles["Held-out loss of d3"] == ["a", "b"]
     assert titles["Learning rate"] == ["a: decoder, encoder", "a: lora", "b: decoder, encoder", "b: lora"]
 
