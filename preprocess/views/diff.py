@@ -21,8 +21,9 @@ import xxhash
 
 from dst.common.progress import Progress, Silent
 from preprocess.views.diff_manifest import ManifestDifferences, compare_manifests, same_rows
-from preprocess.views.diff_match import I64, U64, Matched, Samples, match_samples, read_samples, shared_shards
+from preprocess.views.diff_match import I64, Matched, Samples, match_samples, read_samples, shared_shards
 from preprocess.views.diff_samples import ASPECTS, SampleDifference, SamplePlace, TextReader, describe, token_aspects
+from preprocess.views.member_hashes import U64
 from shards import Build, ShardError
 from shards.format.manifest import SPLITS
 

@@ -18,13 +18,15 @@ document.addEventListener("keydown", (event) => {
 });
 
 for (const details of document.querySelectorAll("details[data-load]")) {
-  details.addEventListener("toggle", async () => {
+  const fill = async () => {
     if (!details.open || details.dataset.loaded) return;
     details.dataset.loaded = "yes";
     const fallback = details.querySelector("p");
     const loaded = await load(details.dataset.load).catch(() => null);
     if (loaded) { loaded.removeAttribute("id"); fallback.replaceWith(loaded); }
-  });
+  };
+  details.addEventListener("toggle", fill);
+  fill();
 }
 
 async function searchOn() {
