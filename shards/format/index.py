@@ -43,6 +43,10 @@ SCHEMA: Mapping[str, pa.DataType] = {
 }
 
 
+_ARROW_SCHEMA = pa.schema(SCHEMA.items())
+_NUMBERS = ("offset", "size", "checksum", "text_tokens", "trained_tokens", "images")
+
+
 @dataclass(slots=True)
 class IndexWriter:
     """The index of a shard that is being written, column by column."""
@@ -85,22 +89,21 @@ class ShardIndex:
     def __init__(self, table: pa.Table, buffer: Any = b"") -> None:
         """buffer: the whole mapped file. Raises ValueError or an Arrow error if a column has holes or does not fit."""
         table.validate()
-        if any(column.null_count for column in table.columns):
+        chunks = dict(zip(SCHEMA, map(_chunk, table.columns), strict=True))  # a lookup by name takes longer
+        if any(chunk.null_count for chunk in chunks.values()):
             raise ValueError("a column has empty fields")
         self.table = table
         self.buffer = buffer
-        self.text_tokens = self._numbers("text_tokens")
-        self.images = self._numbers("images")
+        numbers = {name: chunks[name].to_numpy() for name in _NUMBERS}
+        self.text_tokens: npt.NDArray[np.uint32] = numbers["text_tokens"]
+        self.images: npt.NDArray[np.uint32] = numbers["images"]
         # Of one element a memoryview makes Python's number faster than NumPy does.
-        self._scalars = [
-            self._numbers(name).data
-            for name in ("offset", "size", "checksum", "text_tokens", "trained_tokens", "images")
-        ]
-        keys = self._chunk("key")
+        self._scalars = [column.data for column in numbers.values()]
+        keys = chunks["key"]
         _, ends, text = keys.buffers()
         self._key_ends = (np.frombuffer(ends, np.int64)[: len(keys) + 1] if len(keys) else np.zeros(1, np.int64)).data
         self._key_text = memoryview(text if text is not None else b"")
-        self._lists = [self._list(name) for name in ("member_offsets", "member_sizes")]
+        self._lists = [_lists_of(name, chunks[name]) for name in ("member_offsets", "member_sizes")]
 
     def __len__(self) -> int:
         return int(self.table.num_rows)
@@ -125,20 +128,16 @@ class ShardIndex:
                 return number
         return None
 
-    def _chunk(self, name: str) -> Any:
-        column = self.table.column(name)
-        return column.chunk(0) if column.num_chunks == 1 else column.combine_chunks()
 
-    def _numbers(self, name: str) -> npt.NDArray[Any]:
-        numbers: npt.NDArray[Any] = self._chunk(name).to_numpy()
-        return numbers
+def _chunk(column: Any) -> Any:
+    return column.chunk(0) if column.num_chunks == 1 else column.combine_chunks()
 
-    def _list(self, name: str) -> tuple[memoryview, memoryview]:
-        """Where each list ends in the values, after a 0, and the values of all."""
-        column = self._chunk(name)
-        if column.values.null_count:
-            raise ValueError(f"{name} has empty fields")
-        return column.offsets.to_numpy().data, column.values.to_numpy().data
+
+def _lists_of(name: str, column: Any) -> tuple[memoryview, memoryview]:
+    """Where each list ends in the values, after a 0, and the values of all."""
+    if column.values.null_count:
+        raise ValueError(f"{name} has empty fields")
+    return column.offsets.to_numpy().data, column.values.to_numpy().data
 
 
 def _list_at(ends: memoryview, values: memoryview, number: int) -> list[int]:
@@ -155,8 +154,10 @@ def open_index(path: Path) -> ShardIndex:
         with pa.memory_map(str(path)) as source:
             buffer = source.read_buffer()
         table = pa.ipc.open_file(pa.BufferReader(buffer)).read_all()
+        if table.schema.equals(_ARROW_SCHEMA):
+            return ShardIndex(table, buffer)
         got = list(zip(table.schema.names, table.schema.types, strict=True))
-        if got == list(SCHEMA.items()):
+        if got == list(SCHEMA.items()):  # as above, for a writer that says which columns have no holes
             return ShardIndex(table, buffer)
     except (OSError, ValueError, pa.ArrowException) as error:
         raise ShardError(f"{path}: the index cannot be read ({error})") from None

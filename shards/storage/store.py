@@ -69,7 +69,7 @@ class LocalStore:
         self._folder = folder.absolute()  # a program may change its working folder meanwhile
 
     def name(self, path: str) -> str:
-        return str(Path(self.location) / path)
+        return os.path.join(self.location, path)
 
     def size(self, path: str) -> int:
         return (self._folder / path).stat().st_size
