@@ -1,0 +1,71 @@
+"""What the web app answers, under which names, and what it says to an address that is wrong."""
+
+from __future__ import annotations
+
+import socket
+from pathlib import Path
+
+import pytest
+
+pytest.importorskip("starlette")
+
+from preprocess.viewer.app import host_name
+from preprocess.viewer.server import own_hosts
+from tests.support.viewed_builds import Ask, app_of, make_viewed
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return make_viewed(tmp_path_factory.mktemp("viewed"))
+
+
+@pytest.fixture(scope="module")
+def ask(folder: Path) -> Ask:
+    return app_of(folder)
+
+
+@pytest.mark.parametrize(
+    ("address", "status", "says"),
+    [
+        ("/nowhere", 404, "there is no page /nowhere"),
+        ("/number/999", 404, "no such sample; this build has 24"),
+        ("/number/x", 404, "there is no page"),
+        ("/number/" + "9" * 5000, 404, "there is no page"),
+        ("/?order=upwards", 400, "expected one of build, random"),
+        ("/?min_images=-1", 400, "min_images: got &#39;-1&#39;; expected a whole number from 0"),
+        ("/?min_images=99999999999999999999", 400, "expected a whole number"),
+        ("/?dataset=other", 400, "no dataset other; this build has mine"),
+        ("/?text=" + "a" * 1001, 400, "expected at most 1,000"),
+        ("/..%2f..%2fetc%2fpasswd", 404, "there is no page"),
+        ("/sample/..%2f..%2fmanifest.json", 404, "Not here"),
+    ],
+)
+def test_a_wrong_address_is_a_page_that_says_so(ask: Ask, address: str, status: int, says: str) -> None:
+    answer = ask(address)
+    assert answer.status == status
+    assert says in answer.text
+
+
+def test_only_its_own_names_and_reading_methods_are_answered(ask: Ask) -> None:
+    assert ask("/", host="127.0.0.1:8000").status == 200
+    assert ask("/", host="[::1]:8000").status == 200
+    assert ask("/", host="evil.example:8000").status == 421
+    assert ask("/", method="POST").status == 405
+    assert ask("/", method="HEAD").status == 200
+    assert (host_name("[::1]"), host_name("LocalHost:1"), host_name("::1")) == ("[::1]", "localhost", ":")
+
+
+def test_a_server_for_other_machines_is_reached_by_addresses_and_its_own_names() -> None:
+    is_own = own_hosts("0.0.0.0")
+    assert all(map(is_own, ("192.168.1.7", "[fe80::1]", "localhost", socket.gethostname().lower())))
+    assert not any(map(is_own, ("evil.example", "", "[evil]")))
+    assert own_hosts("data.internal")("data.internal")
+    assert not own_hosts("127.0.0.1")("192.168.1.7")
+
+
+def test_every_answer_forbids_scripts_of_data(ask: Ask) -> None:
+    for address in ("/", "/nowhere", "/image/0/0", "/viewer.js", "/?order=x"):
+        headers = ask(address).headers
+        assert "script-src 'self'" in headers["content-security-policy"]
+        assert "default-src 'none'" in headers["content-security-policy"]
+        assert headers["x-content-type-options"] == "nosniff"
