@@ -20,28 +20,12 @@ from hypothesis import strategies as st
 
 from shards import ShardError
 from shards.sampling import order
-from shards.sampling.order import STRIPE, Draws, Order, StoredOrder
+from shards.sampling.order import STRIPE, Draws, Order
 from tests.support import oracles_order
-from tests.support.orders import EPOCHS, whole_epochs
+from tests.support.orders import EPOCHS, WINDOWS, blends, whole_epochs
 from tests.support.paths import ROOT
 
-
-@st.composite
-def blends(draw: st.DrawFn) -> list[Draws]:
-    """One to four datasets; draws below, at and above the size; some without draws, some without samples."""
-    sources = []
-    for number in range(draw(st.integers(1, 4))):
-        blocks = tuple(draw(st.lists(st.integers(1, 12), max_size=5)))
-        size = sum(blocks)
-        draws = draw(st.integers(0, 3 * size) | st.sampled_from([0, size, size // 2, 5 * size // 2, 2 * size]))
-        sources.append(Draws(f"d{number}", blocks, draws))
-    if not any(source.count for source in sources):
-        sources.append(Draws("last", (3, 1), 5))
-    return sources
-
-
 STRIPES = st.sampled_from([1, 2, 3, 7, 16, STRIPE])
-WINDOWS = st.none() | st.sampled_from([1, 2, 5, 16, 1000])
 KEYS = st.integers(0, 1000)
 
 
@@ -211,24 +195,6 @@ def test_a_position_of_the_endless_run_is_a_place_in_an_epoch(
     for position in {0, len(order) - 1, len(order), len(order) + len(order) // 2, len(run) - 1}:
         assert order.sample_at(position) == run[position]
         assert type(order.sample_at(position)) is int
-
-
-@given(blends(), WINDOWS, st.integers(0, 2))
-def test_the_draw_of_a_sample_is_the_first_one_that_draws_it(
-    sources: list[Draws], window: int | None, epoch: int
-) -> None:
-    made = Order(sources, key=1, window=window)
-    drawn = made.samples(epoch, 0, len(made)).tolist()
-    for sample in range(sum(sum(source.shard_sizes) for source in sources)):
-        assert made.draw_of(epoch, sample) == (drawn.index(sample) if sample in drawn else None)
-
-
-def test_the_draw_of_a_sample_is_found_across_stripes_and_in_a_stored_order() -> None:
-    made = Order([Draws("a", (3000,), 2500), Draws("b", (70_000,), 140_000), Draws("c", (10,), 1)], key=2)
-    drawn = made.samples(1, 0, len(made)).tolist()
-    for sample in (0, 2999, 3000, 60_000, 72_999, 73_005):
-        assert made.draw_of(1, sample) == (drawn.index(sample) if sample in drawn else None)
-    assert (StoredOrder(5).draw_of(0, 4), StoredOrder(5).draw_of(0, 5)) == (4, None)
 
 
 def test_every_process_finds_the_same_order() -> None:
