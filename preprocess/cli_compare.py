@@ -8,8 +8,9 @@ from typing import Literal
 
 import click
 
+from dst.common.cli import PAGE
 from dst.common.terminal_text import json_line
-from preprocess.cli_options import PAGE, PATH, PrepCommand, location, usable_cpus
+from preprocess.cli_options import PATH, PrepCommand, location, usable_cpus
 
 
 @click.command(cls=PrepCommand)
@@ -60,13 +61,10 @@ def overlap(
 
     Each is a build, a folder, an archive of images, or a file of questions or records (.txt, .jsonl, .json).
     """
-    from dst.common.html_pages import check_page
     from dst.common.progress import Bar
     from preprocess.views.overlap import find_overlap, print_overlap
     from preprocess.views.overlap_page import write_overlap_page
 
-    if page is not None:
-        check_page(page)
     result = find_overlap(
         first,
         second,
@@ -108,14 +106,11 @@ def diff(
     changed. The exit code is 0 whether they differ or not, unless --exit-code is given.
     """
     import shards
-    from dst.common.html_pages import check_page
     from dst.common.progress import Bar
     from preprocess.views.diff import compare_builds
     from preprocess.views.diff_page import write_diff_page
     from preprocess.views.diff_terminal import print_differences
 
-    if page is not None:
-        check_page(page)
     old, new = shards.open(first), shards.open(second)
     differences = compare_builds(old, new, limit=limit, read=read, progress=Bar())
     if page is not None:

@@ -14,7 +14,6 @@ from dst.common.cli import Command
 from dst.common.terminal_text import visible
 
 PATH = click.Path(path_type=Path)
-PAGE = click.Path(dir_okay=False, path_type=Path)
 
 
 class PrepCommand(Command):

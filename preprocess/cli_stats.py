@@ -7,8 +7,9 @@ from pathlib import Path
 
 import click
 
+from dst.common.cli import PAGE
 from dst.common.terminal_text import json_line, visible
-from preprocess.cli_options import PAGE, PATH, PrepCommand, build_location
+from preprocess.cli_options import PATH, PrepCommand, build_location
 
 
 class _StatsCommand(PrepCommand):
@@ -42,12 +43,9 @@ def stats(
     frequent texts, images in two datasets.
     """
     import shards
-    from dst.common.html_pages import check_page
     from preprocess.views.packing_report import packing_report, packing_report_text
     from preprocess.views.stats import build_stats, filter_counts, print_stats
 
-    if page is not None:
-        check_page(page)
     if folder is not None:
         from preprocess.reports.tables import check_csv_folder
 

@@ -7,9 +7,9 @@ from typing import Literal
 
 import click
 
-from dst.common.cli import note
+from dst.common.cli import PAGE, note
 from dst.common.terminal_text import json_line, visible
-from preprocess.cli_options import PAGE, PATH, PrepCommand, build_location
+from preprocess.cli_options import PATH, PrepCommand, build_location
 
 CHOICES = click.Choice(["random", "longest", "shortest", "most-images", "rejects"])
 
@@ -49,11 +49,9 @@ def inspect(
         return
     if as_json:
         raise click.UsageError("--json and --html: expected one of them")
-    from dst.common.html_pages import check_page
     from preprocess.viewer.export import write_samples_page
     from preprocess.viewer.source_records import bases_of
 
-    check_page(page)
     bases = bases_of(build, blend)
     shown = write_samples_page(
         page, build, choice=choice, limit=limit, dataset=dataset, split=split, key=key, bases=bases

@@ -7,6 +7,7 @@ from pathlib import Path
 import click
 from click.core import ParameterSource
 
+from dst.common.cli import PAGE
 from trainer.cli_options import PATH, TrainCommand, allow_extension
 
 _OF_DIALOGUES, _OF_BUILDS = ("images", "prefix", "leave_out"), ("loss", "answers", "limit", "workers")
@@ -86,26 +87,21 @@ def evaluate(
 
 @click.command(cls=TrainCommand)
 @click.argument("runs", nargs=-1, required=True, metavar="RUN...", type=PATH)
-@click.option(
-    "--html",
-    "page",
-    type=click.Path(dir_okay=False, path_type=Path),
-    help="Also write a page with charts.  Needs the extra `view`.",
-)
+@click.option("--html", "page", type=PAGE, help="Also write a page with charts.  Needs the extra `view`.")
 def report(runs: tuple[Path, ...], page: Path | None) -> None:
     """Show what runs logged, and what settings differ between them; also while they train.
 
     RUN: the `out` folder of a run. The charts show loss, held-out loss of each dataset, learning rates, throughput,
     data wait, padding and memory, of all runs over each other.
     """
-    from dst.common.html_pages import check_page
+    from dst.common.terminal_text import visible
     from trainer.reporting.page import write_report_page
     from trainer.reporting.runs import read_runs
     from trainer.reporting.summary import print_summary
 
-    if page is not None:
-        check_page(page)
     read = read_runs(runs)
     if page is not None:
         write_report_page(page, read)
     print_summary(read)
+    if page is not None:
+        click.echo(f"wrote {visible(page)}")

@@ -10,6 +10,7 @@ import os
 import re
 import sys
 from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import Any, ClassVar
 
 import click
@@ -33,6 +34,22 @@ def warn(text: str) -> None:
 def note(text: str) -> None:
     """A fact that the user may want to know, and that needs no action."""
     click.echo(f"note: {visible(text)}", err=True)
+
+
+class PageFile(click.Path):
+    """A page to write, in a folder that is there: asked before the work."""
+
+    def __init__(self) -> None:
+        super().__init__(dir_okay=False, path_type=Path)
+
+    def convert(self, value: str | os.PathLike[str], param: click.Parameter | None, ctx: click.Context | None) -> Path:
+        page = Path(os.fsdecode(super().convert(value, param, ctx)))
+        if not page.parent.is_dir():
+            self.fail(f"there is no folder {page.parent}; make it, or name a file in another one", param, ctx)
+        return page
+
+
+PAGE = PageFile()
 
 
 class Command(click.Command):

@@ -15,7 +15,6 @@ from pathlib import Path
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
 from dst.common.terminal_text import visible
-from dst.errors import ConfigError
 
 _PAGES = Path(__file__).parent / "pages"
 
@@ -31,12 +30,6 @@ def page_environment(folder: Path) -> Environment:
     )
     environment.filters["shown"] = shown
     return environment
-
-
-def check_page(page: Path) -> None:
-    """Raises ConfigError if the page cannot be written; ask before the work."""
-    if not page.parent.is_dir():
-        raise ConfigError([f"--html {page}: there is no folder {page.parent}; make it, or name a file in another one"])
 
 
 def page_policy(*scripts: str) -> str:

@@ -17,6 +17,7 @@ import numpy as np
 import numpy.typing as npt
 
 from dst import TextTokenizer
+from dst.common.suggest import nearest
 from preprocess.errors import ConfigError
 from preprocess.views.sample_text import whole_text
 from shards import Build, Sample, ShardError
@@ -79,7 +80,10 @@ class Selection:
     def __init__(self, build: Build, tokenizer: TextTokenizer, filters: Filters) -> None:
         problems = []
         if filters.dataset and filters.dataset not in build.datasets:
-            problems.append(f"no dataset {filters.dataset}; this build has {', '.join(build.datasets)}")
+            problems.append(
+                f"no dataset {filters.dataset}; this build has {', '.join(build.datasets)}"
+                f"{nearest(filters.dataset, build.datasets)}"
+            )
         if filters.split and filters.split not in build.splits:
             problems.append(f"no split {filters.split}; a build has {' and '.join(build.splits)}")
         if problems:

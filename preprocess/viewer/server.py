@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import ipaddress
 import socket
 from collections.abc import Callable
@@ -71,6 +72,9 @@ def listen(host: str, port: int) -> socket.socket:
         listening.listen(128)
     except OSError as error:
         listening.close()
+        if isinstance(error, socket.gaierror) or error.errno == errno.EADDRNOTAVAIL:
+            step = "expected an address of this machine, such as 127.0.0.1"
+            raise ConfigError([f"--host {host}: cannot be used ({error.strerror}); {step}"]) from None
         raise ConfigError(
             [f"port {port} of {host} cannot be used ({error.strerror}); choose another with --port, 0 for any free one"]
         ) from None

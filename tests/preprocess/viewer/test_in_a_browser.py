@@ -147,6 +147,8 @@ def test_a_port_that_is_taken_and_a_build_that_is_none_are_refused(folder: Path)
         done = dsvl_prep("view", "build", "--port", taken.getsockname()[1], cwd=folder)
     assert done.returncode == 2
     assert "choose another with --port" in done.stderr
+    elsewhere = dsvl_prep("view", "build", "--host", "192.0.2.1", "--port", 0, cwd=folder)
+    assert (elsewhere.returncode, "expected an address of this machine" in elsewhere.stderr) == (2, True)
     assert "it is not a finished build" in dsvl_prep("view", "mine", cwd=folder).stderr
     absent = dsvl_prep("view", "build", "--blend", "absent.yaml", cwd=folder)
     assert absent.returncode == 2
