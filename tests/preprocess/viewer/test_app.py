@@ -142,7 +142,7 @@ def test_rejects_have_a_list_and_pages_with_reason_meaning_and_record(ask: Ask) 
     assert "absent.jpg" in page
     assert "&#34;id&#34;: &#34;r90&#34;" in page
     assert 'rel="prev"' in page
-    assert page.count('<figure class="placed">') == 1
+    assert page.count("<figcaption>") == 1
     assert "cannot be shown" in page
     wrong = ask("/reject/7")
     assert wrong.status == 404
