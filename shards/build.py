@@ -9,13 +9,18 @@ from __future__ import annotations
 import operator
 from collections.abc import Iterator
 from functools import lru_cache
+from itertools import accumulate
 from pathlib import Path
+
+import numpy as np
 
 from shards.errors import ShardError
 from shards.format.manifest import NAME, SPLITS, Manifest, read_manifest
 from shards.format.shard import Shard
 from shards.format.split import SplitSamples
+from shards.format.shard_info import ShardList
 from shards.sampling.order import Draws, Order
+from shards.sampling.record_draws import draws_by_records
 from shards.storage.cache import Cache
 from shards.storage.store import Store, open_store
 
@@ -74,11 +79,16 @@ class Build:
         window: see Order. Raises ShardError if there is nothing to draw.
         """
         seed = operator.index(seed)  # numpy's numbers are written otherwise, and the key is made of text
-        drawn = []
+        drawn: list[Draws] = []
+        start = 0
         for name, size in self[split].sizes.items():
             dataset = self.manifest.datasets[name]
-            count = dataset.draws if split == "train" else size
-            drawn.append(Draws(name, tuple(dataset.shards[split].samples), count))
+            shards, count = dataset.shards[split], dataset.draws if split == "train" else size
+            if split == "train" and shards.has_branches:
+                drawn += _draws_by_records(name, shards, count, start)
+            else:
+                drawn.append(Draws(name, tuple(shards.samples), count))
+            start += size
         if not any(draws.count for draws in drawn):
             raise ShardError(f"{self.store.location}: nothing to draw from the split {split}; see dsvl-prep stats")
         return Order(drawn, key=(self.manifest.hash, seed), window=window)
@@ -89,6 +99,21 @@ class Build:
     def _open_split(self, split: str) -> SplitSamples:
         datasets = {name: dataset.shards[split] for name, dataset in self.manifest.datasets.items()}
         return SplitSamples(self.store, split, datasets, self.manifest.hash)
+
+
+def _draws_by_records(name: str, shards: ShardList, records: int, start: int) -> Iterator[Draws]:
+    """The samples with 1, 2, 3, ... records, each as a dataset of its own; in a shard they follow each other."""
+    most = max(map(len, shards.by_branches))
+    counts = np.zeros((len(shards), most), np.int64)
+    for number, by_branches in enumerate(shards.by_branches):
+        counts[number, : len(by_branches)] = by_branches
+    shard_starts = np.array([*accumulate(shards.samples, initial=start)][:-1])
+    starts = shard_starts[:, None] + counts.cumsum(1) - counts
+    sizes = {column + 1: int(total) for column, total in enumerate(counts.sum(0))}
+    for each, draws in draws_by_records(records, sizes).items():
+        if sizes[each]:
+            sizes_of_shards, firsts = (tuple(table[:, each - 1].tolist()) for table in (counts, starts))
+            yield Draws(name, sizes_of_shards, draws, key=f"{name}/{each}", shard_starts=firsts)
 
 
 def open_build(location: str | Path, *, cache: Cache | None = None) -> Build:

@@ -15,6 +15,7 @@ import xxhash
 
 from shards.build import Build
 from shards.errors import ShardError
+from shards.format.branches import branch_problems
 from shards.format.container import END_OF_ARCHIVE, check_headers
 from shards.format.manifest import NAME, Manifest, is_canonical
 from shards.format.shard import Sample, Shard
@@ -100,6 +101,14 @@ def _broken_promises(
         "its metadata names another dataset or split": metadata["dataset"] == dataset and metadata["split"] == split,
     }
     yield from (text for text, holds in checks.items() if not holds)
+    if sample.branch_ids is None:
+        return
+    yield from branch_problems((sample.ids, sample.labels, sample.branch_ids), image_id, IGNORE)
+    branches = metadata.get("branches")
+    if not isinstance(branches, list) or len(branches) != len(sample.branches):
+        yield "its metadata does not name each of its branches"
+    elif sum(branch["records"] for branch in branches) != len(metadata["sources"]):
+        yield "its branches have other numbers of records than it has sources"
 
 
 def _is_a_guests(path: str, pinned: set[str]) -> bool:
@@ -143,6 +152,7 @@ def _check_shard(shard: Shard, manifest: Manifest, dataset: str, split: str) -> 
     """Samples against the index and the rules; the tar against a second reader, the standard library's."""
     problems: list[str] = []
     members: list[tuple[str, int]] = []
+    by_branches = np.repeat(np.arange(len(shard.info.by_branches)) + 1, shard.info.by_branches).tolist()
     end = 0
     try:
         for number, entry in enumerate(shard.index.table.to_pylist()):
@@ -154,6 +164,11 @@ def _check_shard(shard: Shard, manifest: Manifest, dataset: str, split: str) -> 
                 f"{shard.name}: sample {sample.key}: {text}"
                 for text in _broken_promises(sample, entry, manifest, dataset, split)
             ]
+            if len(sample.branches) != by_branches[number]:
+                problems.append(
+                    f"{shard.name}: sample {sample.key} has {len(sample.branches)} branches, the manifest says "
+                    f"{by_branches[number]} of the sample there"
+                )
             _, region, contents = shard.region(number)
             check_headers(sample.key, region, entry["member_offsets"], entry["member_sizes"])
             if [xxhash.xxh3_64_intdigest(content) for content in contents] != entry["member_checksums"]:

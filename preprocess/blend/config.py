@@ -87,8 +87,11 @@ class Dataset:
     """Text to add to each question after a line break, such as "Answer with one word.", unless it ends with it."""
     concat: Positive = 1
     """Join up to this many conversations into one multi-image, multi-round sample."""
+    share: Positive = 1
+    """Join up to this many records about the same images into one sample with a branch for each (docs/sharing.md)."""
     samples: Positive | Literal["all"] | None = None
-    """How many samples an epoch of the blend draws: a number, or all. Exactly one of samples, epochs and weight."""
+    """How many samples an epoch of the blend draws: a number, or all. Exactly one of samples, epochs and weight. With
+    share, all three count records."""
     epochs: Amount | None = None
     """How often an epoch of the blend draws each sample: 0.5 draws every other one, 2 draws each twice."""
     weight: Amount | None = None
@@ -211,6 +214,12 @@ def check_blend(blend: Blend) -> list[str]:
             want(given in ({}, {"samples": "all"}), where, got, expected)
         else:
             want(len(given) == 1, where, got, "exactly one of samples, epochs and weight")
+        want(
+            dataset.share == 1 or dataset.concat == 1,
+            where,
+            f"share: {dataset.share} and concat: {dataset.concat}",
+            "one of them: share keeps records apart, concat lets later ones see earlier ones",
+        )
         if dataset.filter is not None:
             problems += filter_problems(dataset.filter, f"{where}.filter")
         try:

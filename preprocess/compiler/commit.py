@@ -90,7 +90,7 @@ def finish(folder: Path, prepared: Prepared, report: BuildReport, work: StageRes
             for line in _reject_lines(work, prepared.blend):
                 file.write(line)
         _check_rejects(folder, prepared, report, scratch / REJECTS)
-        have = {name: dataset.splits["train"] for name, dataset in report.datasets.items()}
+        have = {name: dataset.to_draw for name, dataset in report.datasets.items()}
         for name, share in shares(prepared.blend, have).items():
             report.datasets[name].draws, report.datasets[name].share = share.samples, share.share
         prepared.tokenizer.save(scratch / "tokenizer", prepared.template("").source)

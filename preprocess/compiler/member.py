@@ -7,7 +7,8 @@ loses the end of that answer, and nothing before it.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from typing import Any
 
 from dst import ControlTextError, Encoded, TemplateError
@@ -35,6 +36,12 @@ class Member:
 
 def make_member(row: int, conversation: Conversation, tools: Tools, context: TaskContext) -> Member:
     """Tokenize a conversation, cut it to fit, and read its images. Raises RejectError with the reason."""
+    member = tokenize(row, conversation, tools, context)
+    return with_images([member], tools, context)[0]
+
+
+def tokenize(row: int, conversation: Conversation, tools: Tools, context: TaskContext) -> Member:
+    """A conversation as a member whose images are not read yet. Raises RejectError with the reason."""
     if len(conversation.images) > context.max_images:
         got = f"{len(conversation.images)} images; limits.max_images is {context.max_images}"
         raise RejectError("too_many_images", got)
@@ -52,22 +59,27 @@ def make_member(row: int, conversation: Conversation, tools: Tools, context: Tas
         notes.append("control_text")
     if encoded.images_moved:
         notes.append("images_moved")
-    images = []
-    for image in conversation.images[: encoded.images]:
-        try:
-            images.append(_stored(image, tools, context.image))
-        except RejectError as error:
-            raise RejectError(error.reason, f"{image.name}: {error.detail}") from None
-    notes += sorted({note for image in images for note in image.notes})
     return Member(
         row=row,
         conversation=conversation,
         messages=messages,
         encoded=encoded,
         length=length_of(encoded, context),
-        images=tuple(images),
+        images=(),
         notes=tuple(notes),
     )
+
+
+def with_images(members: Sequence[Member], tools: Tools, context: TaskContext) -> list[Member]:
+    """Members that show the same images, with these, which are read once. Raises RejectError with the reason."""
+    images = []
+    for image in members[0].conversation.images[: members[0].encoded.images]:
+        try:
+            images.append(_stored(image, tools, context.image))
+        except RejectError as error:
+            raise RejectError(error.reason, f"{image.name}: {error.detail}") from None
+    notes = sorted({note for image in images for note in image.notes})
+    return [replace(member, images=tuple(images), notes=(*member.notes, *notes)) for member in members]
 
 
 def _stored(image: Image, tools: Tools, policy: ImagePolicy) -> StoredImage:

@@ -17,6 +17,7 @@ from preprocess.compiler import split_assignment as split
 from preprocess.compiler.fingerprints import image_state
 from preprocess.compiler.image_copies import Copies
 from preprocess.compiler.ingest import content_key
+from preprocess.compiler.share import image_units
 from preprocess.compiler.spool import Spool
 from preprocess.compiler.task import CompileTask, TaskContext
 from preprocess.compiler_version import COMPILER, libraries
@@ -30,7 +31,7 @@ _GROUPLESS_SALT = "conversation"
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Share:
-    """A dataset's part in one epoch of the blend: `samples` draws, `share` of all draws."""
+    """A dataset's part in one epoch of the blend: `samples` draws, `share` of all draws. With branches: of records."""
 
     samples: int
     share: float
@@ -106,7 +107,8 @@ def plan_tasks(
 ) -> Iterator[CompileTask]:
     """Train and eval conversations, cut into tasks of bounded size.
 
-    They keep the adapter's order; with `concat` they are shuffled, since neighbours are often about the same image.
+    They keep the adapter's order; with `concat` they are shuffled, since neighbours are often about the same image, and
+    with `share` those about the same images follow each other.
     """
     hashes = spool.column("hash")
     counts = spool.counts("images")
@@ -125,24 +127,35 @@ def plan_tasks(
     }
     if even_count(context.image.frames):
         base["videos"] = reader_version()
+    if context.share > 1:
+        base["share"] = context.share
     if context.image_rules:
         base["filter"] = [[name, bounds.min, bounds.max] for name, bounds in context.image_rules]
     for code, name in enumerate(split.NAMES):
         rows = np.flatnonzero(side == code)
         if dataset.concat > 1:
             rows = rows[np.argsort(split.mix(hashes[rows], blend.seed), kind="stable")]
-        for number, part in enumerate(_cut(rows, counts[rows], blend)):
+        may_start = np.ones(len(rows), np.bool_)
+        if dataset.share > 1:
+            order, may_start = image_units(spool.image_hashes()[rows], dataset.share)
+            rows = rows[order]
+        for number, part in enumerate(_cut(rows, counts[rows], may_start, blend)):
             content = xxhash.xxh3_128()
             content.update(part.astype("<i8").tobytes())
             content.update(hashes[part].astype("<u8").tobytes())
+            before, state = None, b""
             for image in spool.images(part):
-                content.update(image_state(stores, image))
+                if image != before:  # of records about the same image it is asked for once
+                    before, state = image, image_state(stores, image)
+                content.update(state)
             key = content_key({**base, "split": name, "number": number, "content": content.hexdigest()})
             yield CompileTask(context=context, split=name, number=number, rows=part, key=key)
 
 
 def shares(blend: Blend, samples: Mapping[str, int]) -> dict[str, Share]:
     """How often an epoch of the blend draws from each dataset, given its number of train samples.
+
+    Of a dataset with `share` both are numbers of records: a sample counts as often as it has branches.
 
     Weights divide `total` exactly, by largest remainder. Raises DataError if the blend draws from a dataset without
     train samples.
@@ -204,6 +217,7 @@ def make_context(
         too_long=blend.limits.too_long,
         prompt=dataset.prompt,
         concat=dataset.concat,
+        share=dataset.share,
         image_rules=dataset.filter.image_rules if dataset.filter else (),
         decoded=decoded,
     )
@@ -221,15 +235,23 @@ def _check_train_side(blend: Blend, sides: Mapping[str, split.Side]) -> None:
         )
 
 
-def _cut(rows: npt.NDArray[np.int64], images: npt.NDArray[np.int64], blend: Blend) -> Iterator[npt.NDArray[np.int64]]:
-    """Runs of rows, each with at most max_samples rows and max_images images; a single row may have more images."""
-    before = np.concatenate([[0], np.cumsum(images)])
-    start = 0
-    while start < len(rows):
-        end = int(np.searchsorted(before, before[start] + blend.shard.max_images, side="right")) - 1
-        end = min(max(end, start + 1), start + blend.shard.max_samples, len(rows))
-        yield rows[start:end]
-        start = end
+def _cut(
+    rows: npt.NDArray[np.int64], images: npt.NDArray[np.int64], may_start: npt.NDArray[np.bool_], blend: Blend
+) -> Iterator[npt.NDArray[np.int64]]:
+    """Runs of units, each run with at most max_samples rows and max_images images; a single unit may have more.
+
+    may_start: where a unit begins: rows that stay together and show the same images, which count once.
+    """
+    starts = np.flatnonzero(may_start)
+    before = np.concatenate([[0], np.cumsum(images[starts])])
+    borders = np.append(starts, len(rows))
+    unit = 0
+    while unit < len(starts):
+        by_images = int(np.searchsorted(before, before[unit] + blend.shard.max_images, side="right")) - 1
+        by_samples = int(np.searchsorted(borders, borders[unit] + blend.shard.max_samples, side="right")) - 1
+        end = min(max(by_images, unit + 1), max(by_samples, unit + 1))
+        yield rows[borders[unit] : borders[end]]
+        unit = end
 
 
 def _largest_remainder(total: int, weights: Mapping[str, Any]) -> dict[str, int]:

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 from preprocess.compiler.split_assignment import NAMES
 from preprocess.compiler.task import TaskResult
 from shards.format.manifest import EvaluationQuestions
+from shards.format.shard_info import ShardList
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -27,7 +28,8 @@ class DatasetReport:
     name no record has. official_files: annotation
     file whose name says val or test -> its number of official val and test records. official_use: what the blend makes
     of those. filtered: rule of the filter -> records, which are the rejects with the reason `filtered`. images_hint:
-    where the images are, if many of them are missing.
+    where the images are, if many of them are missing. to_draw: what the blend's amounts count: train samples, each
+    branch as one.
     """
 
     name: str
@@ -42,6 +44,7 @@ class DatasetReport:
     trained_tokens: int = 0
     images_hint: str = ""
     draws: int = 0
+    to_draw: int = 0
     share: float = 0.0
     splits: dict[str, int] = field(default_factory=lambda: dict.fromkeys(NAMES, 0))
     rejects: Counter[str] = field(default_factory=Counter)
@@ -64,6 +67,7 @@ class DatasetReport:
         self.filtered.update(result.filtered)
         if result.shard is not None:
             self.splits[split] += result.shard.samples
+            self.to_draw += ShardList([result.shard]).records if split == "train" else 0
             self.images += result.shard.images
             self.trained_tokens += result.shard.trained_tokens
 

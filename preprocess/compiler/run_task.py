@@ -8,24 +8,27 @@ from __future__ import annotations
 
 import json
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from dst import Encoded
+from dst import IGNORE
 from preprocess.compiler.concat import join
-from preprocess.compiler.member import Member, make_member
+from preprocess.compiler.member import Member, make_member, tokenize, with_images
+from preprocess.compiler.share import share, tokens_of
 from preprocess.compiler.spool import reject_all, reject_line
 from preprocess.compiler.task import CompileTask, TaskResult, Tools, open_tools
-from preprocess.conversation import Image, Reject
+from preprocess.conversation import Conversation, Image, Reject
 from preprocess.errors import DataError, RejectError
 from preprocess.filters.image_rules import broken_image_rule
 from preprocess.images.prepare import StoredImage
 from shards import ShardInfo, ShardWriter
 from shards.files import file_sha256, replace_file
+from shards.format.branches import IntArray
 
 
 def run_task(task: CompileTask) -> TaskResult:
@@ -35,8 +38,9 @@ def run_task(task: CompileTask) -> TaskResult:
     writer = ShardWriter(task.staging, f"shards/{context.dataset}", f"{task.split}-{task.number:05d}")
     outcome = _Outcome()
     try:
-        for group in join(_members(task, tools, outcome), tools, context):
-            _write(writer, task, group, outcome)
+        samples = _shared(task, tools, outcome) if context.share > 1 else _joined(task, tools, outcome)
+        for group, tokens in samples:
+            _write(writer, task, group, tokens, outcome)
         shard = writer.finish()
     except BaseException:
         writer.discard()
@@ -97,36 +101,69 @@ class _Outcome:
     filtered: Counter[str] = field(default_factory=Counter)
 
 
-def _members(task: CompileTask, tools: Tools, outcome: _Outcome) -> Iterator[Member]:
+def _joined(task: CompileTask, tools: Tools, outcome: _Outcome) -> Iterator[tuple[list[Member], IntArray]]:
+    """The members of each sample, and its tokens: conversations as they are, or joined by `concat`."""
+
+    def members() -> Iterator[Member]:
+        for row in task.rows.tolist():
+            conversation = tools.spool[row]
+            make = partial(_alone, make_member, row, conversation, tools, task.context)
+            yield from _unless_rejected([conversation], make, task, outcome)
+
+    for group, encoded in join(members(), tools, task.context):
+        yield group, np.stack([encoded.ids, encoded.labels])
+
+
+def _shared(task: CompileTask, tools: Tools, outcome: _Outcome) -> Iterator[tuple[list[Member], IntArray]]:
+    """The same with `share`: all conversations are tokenized before the first image is read, which then is read once."""
+    members: list[Member] = []
     for row in task.rows.tolist():
         conversation = tools.spool[row]
-        try:
-            member = make_member(row, conversation, tools, task.context)
-            broken = broken_image_rule(task.context.image_rules, [image.original_size for image in member.images])
-            if broken is None:
-                yield member
-            else:
-                outcome.filtered[broken.rule] += len(conversation.sources)
-                outcome.rejects += reject_all(conversation, "filtered", str(broken))
-        except RejectError as refused:
-            outcome.rejects += reject_all(conversation, refused.reason, refused.detail)
-        except OSError:
-            raise  # the disk's fault, not the record's: another run may succeed
-        except MemoryError:
-            sources = ", ".join(f"{source.file} {source.record}" for source in conversation.sources)
-            raise DataError(
-                f"dataset {task.context.dataset}: memory ran out at {sources}; use fewer --workers"
-            ) from None
-        except Exception as error:  # one bad sample neither ends a build nor is dropped without a reject
-            outcome.rejects += reject_all(conversation, "internal_error", f"{type(error).__name__}: {error}")
+        make = partial(_alone, tokenize, row, conversation, tools, task.context)
+        members += _unless_rejected([conversation], make, task, outcome)
+    for group in share(members, task.context, tools.chat.tokenizer.image_id):
+        conversations = [member.conversation for member in group]
+        complete = _unless_rejected(conversations, partial(with_images, group, tools, task.context), task, outcome)
+        if complete:
+            yield complete, tokens_of(complete)
 
 
-def _write(writer: ShardWriter, task: CompileTask, joined: tuple[list[Member], Encoded], outcome: _Outcome) -> None:
-    group, encoded = joined
+def _alone(make: Callable[..., Member], *arguments: object) -> list[Member]:
+    return [make(*arguments)]
+
+
+def _unless_rejected(
+    conversations: Sequence[Conversation], make: Callable[[], list[Member]], task: CompileTask, outcome: _Outcome
+) -> list[Member]:
+    """The members that `make` makes of conversations about the same images; none if these are rejects."""
+    try:
+        members = make()
+        broken = broken_image_rule(task.context.image_rules, [image.original_size for image in members[0].images])
+        if broken is None:
+            return members
+        outcome.filtered[broken.rule] += sum(len(conversation.sources) for conversation in conversations)
+        reason, detail = "filtered", str(broken)
+    except RejectError as refused:
+        reason, detail = refused.reason, refused.detail
+    except OSError:
+        raise  # the disk's fault, not the record's: another run may succeed
+    except MemoryError:
+        sources = ", ".join(f"{source.file} {source.record}" for source in conversations[0].sources)
+        raise DataError(f"dataset {task.context.dataset}: memory ran out at {sources}; use fewer --workers") from None
+    except Exception as error:  # one bad sample neither ends a build nor is dropped without a reject
+        reason, detail = "internal_error", f"{type(error).__name__}: {error}"
+    for conversation in conversations:
+        outcome.rejects += reject_all(conversation, reason, detail)
+    return []
+
+
+def _write(writer: ShardWriter, task: CompileTask, group: list[Member], tokens: IntArray, outcome: _Outcome) -> None:
     conversations = [member.conversation for member in group]
     sources = [source for conversation in conversations for source in conversation.sources]
-    images = [image for member in group for image in member.images]
-    shown = [image for member in group for image in member.conversation.images[: len(member.images)]]
+    has_branches = len(tokens) > 2
+    showing = group[:1] if has_branches else group
+    images = [image for member in showing for image in member.images]
+    shown = [image for member in showing for image in member.conversation.images[: len(member.images)]]
     notes = sorted({note for member in group for note in member.notes})
     metadata: dict[str, Any] = {
         "id": conversations[0].id,
@@ -135,6 +172,8 @@ def _write(writer: ShardWriter, task: CompileTask, joined: tuple[list[Member], E
         "sources": [{"file": source.file, "record": source.record} for source in sources],
         "images": [_described(*pair) for pair in zip(shown, images, strict=True)],
     }
+    if has_branches:
+        metadata["branches"] = [{"id": each.id, "records": len(each.sources)} for each in conversations]
     if notes:
         metadata["notes"] = notes
     references = [list(conversation.references) for conversation in conversations]
@@ -143,13 +182,13 @@ def _write(writer: ShardWriter, task: CompileTask, joined: tuple[list[Member], E
     writer.add(
         f"{task.context.dataset}-{group[0].row:09d}",
         metadata=metadata,
-        tokens=np.stack([encoded.ids, encoded.labels]),
+        tokens=tokens,
         images=[(image.extension, image.data) for image in images],
-        trained_tokens=encoded.trained_tokens,
+        trained_tokens=int(np.count_nonzero(tokens[1] != IGNORE)),
         groups=sorted({name for conversation in conversations for name in conversation.groups}),
     )
     outcome.members += len(sources)
-    outcome.ids += len(encoded.ids)
+    outcome.ids += tokens.shape[1]
     for member in group:
         outcome.notes.update(member.notes)
 

@@ -23,6 +23,7 @@ import orjson
 import pyarrow as pa
 import xxhash
 
+from preprocess.compiler.split_assignment import mix
 from preprocess.conversation import Conversation, Image, Reject
 from preprocess.conversation_lines import decode, encode
 
@@ -119,6 +120,18 @@ class Spool:
         names = pa.chunked_array([chunk.flatten() for chunk in self.table.column("images").chunks], pa.string())
         stores, frames = (self.lists(name)[0].astype(np.int64) for name in ("stores", "frames"))
         return names.combine_chunks(), stores, frames
+
+    def image_hashes(self) -> npt.NDArray[np.uint64]:
+        """A hash of the images of each row: equal where rows show the same images in the same order."""
+        names, stores, frames = self.image_names()
+        counts = self.counts("images")
+        starts = np.cumsum(counts) - counts
+        in_row = np.arange(len(names)) - np.repeat(starts, counts)
+        parts = np.zeros(len(names), np.uint64)
+        for part in (names.dictionary_encode().indices.to_numpy(zero_copy_only=False), stores, frames, in_row):
+            parts = mix(parts ^ part.astype(np.int64).astype(np.uint64), 0)
+        sums = np.concatenate([np.zeros(1, np.uint64), np.cumsum(parts, dtype=np.uint64)])
+        return np.asarray(sums[starts + counts] - sums[starts])
 
     def images_at(self, positions: npt.NDArray[np.int64]) -> Iterator[Image]:
         """The images at some positions of `image_names`, in the given order; reads only these."""

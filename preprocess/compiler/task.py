@@ -44,6 +44,7 @@ class TaskContext:
     too_long: Literal["reject", "cut"]
     prompt: str | None
     concat: int
+    share: int
     image_rules: ImageRules
     """Of the dataset's filter."""
     decoded: Path | None

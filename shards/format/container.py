@@ -15,6 +15,9 @@ BLOCK = 512
 END_OF_ARCHIVE = bytes(2 * BLOCK)
 MAX_MEMBER_BYTES = 8**11 - 1  # eleven octal digits in a ustar header
 
+_ROWS = (2, 3)
+"""Of a token array: ids, labels and, in samples with branches, branch numbers"""
+
 _MAGIC = b"\x93NUMPY\x01\x00"
 
 
@@ -52,26 +55,36 @@ def padding(size_bytes: int) -> bytes:
 
 
 def encode_tokens(tokens: npt.NDArray[np.int32]) -> bytes:
-    """An .npy file, format 1.0, of an int32 array [2, T]. Raises ValueError for another type or shape."""
-    if tokens.dtype != np.int32 or tokens.ndim != 2 or tokens.shape[0] != 2:
-        raise ValueError(f"tokens are {tokens.dtype} {list(tokens.shape)}; expected int32 [2, T]")
-    return npy_header(tokens.shape[1]) + tokens.astype("<i4", copy=False).tobytes()
+    """An .npy file, format 1.0, of an int32 array [2, T], or [3, T] with branches.
+
+    Raises ValueError for another type or shape.
+    """
+    if tokens.dtype != np.int32 or tokens.ndim != 2 or tokens.shape[0] not in _ROWS:
+        raise ValueError(f"tokens are {tokens.dtype} {list(tokens.shape)}; expected int32 [2, T] or [3, T]")
+    return npy_header(*tokens.shape) + tokens.astype("<i4", copy=False).tobytes()
 
 
 @lru_cache(maxsize=8192)
-def npy_header(num_tokens: int) -> bytes:
-    """The header before the data of an int32 array [2, T], filled up to 64 bytes. Source: numpy.lib.format's page."""
-    fields = f"{{'descr': '<i4', 'fortran_order': False, 'shape': (2, {num_tokens}), }}".encode()
+def npy_header(rows: int, num_tokens: int) -> bytes:
+    """The header before the data of an int32 array [rows, num_tokens], filled up to 64 bytes.
+
+    Source: numpy.lib.format's page.
+    """
+    fields = f"{{'descr': '<i4', 'fortran_order': False, 'shape': ({rows}, {num_tokens}), }}".encode()
     fields = fields + b" " * (-(len(_MAGIC) + 2 + len(fields) + 1) % 64) + b"\n"
     return _MAGIC + len(fields).to_bytes(2, "little") + fields
 
 
 def decode_tokens(data: bytes | memoryview, num_tokens: int) -> npt.NDArray[np.int32]:
-    """The array [2, num_tokens] inside, without a copy. Raises ValueError for what `encode_tokens` does not write."""
-    header = npy_header(num_tokens)
-    if len(data) != len(header) + 8 * num_tokens or data[: len(header)] != header:
-        raise ValueError(f"{len(data)} bytes that are no .npy file of int32 [2, {num_tokens}] in C order")
-    return np.frombuffer(data, "<i4", 2 * num_tokens, len(header)).reshape(2, num_tokens)
+    """The array [2, num_tokens] or [3, num_tokens] inside, without a copy.
+
+    Raises ValueError for what `encode_tokens` does not write.
+    """
+    for rows in _ROWS:
+        header = npy_header(rows, num_tokens)
+        if len(data) == len(header) + 4 * rows * num_tokens and data[: len(header)] == header:
+            return np.frombuffer(data, "<i4", rows * num_tokens, len(header)).reshape(rows, num_tokens)
+    raise ValueError(f"{len(data)} bytes that are no .npy file of int32 [2, {num_tokens}] in C order, nor of [3, ...]")
 
 
 def member_names(key: str, extensions: Sequence[str]) -> list[str]:

@@ -27,8 +27,13 @@ from shards.storage.store import Store
 from shards.typed_json import OPTIONAL, WHOLE, Count, Keys, PositiveCount, field_error, from_json, to_json
 
 FORMAT = "dsvl-build"
-VERSION = 1
-"""Rises when a reader of the old version would misread a new build."""
+VERSION = 2
+"""The newest version. It rises when a reader of the old one would misread a new build."""
+
+PLAIN_VERSION = 1
+"""The version of a build whose samples have no branches: what version 2 adds"""
+
+_READ = f"{PLAIN_VERSION} and {VERSION}"
 
 NAME = "manifest.json"
 SPLITS = ("train", "eval")
@@ -206,6 +211,11 @@ class Manifest:
                 for info in dataset.shards[split]:
                     yield name, split, info
 
+    @property
+    def has_branches(self) -> bool:
+        """Whether some samples have a common beginning and branches."""
+        return any(shards.has_branches for dataset in self.datasets.values() for shards in dataset.shards.values())
+
     def has_samples(self, split: str) -> bool:
         return any(sum(dataset.shards[split].samples) for dataset in self.datasets.values())
 
@@ -247,7 +257,8 @@ def is_canonical(text: bytes) -> bool:
 
 def write_manifest(build: Path, manifest: Manifest) -> Manifest:
     """Put the file in place, unless it is there already. Returns the manifest with its hash."""
-    document = {"format": FORMAT, "version": VERSION, **to_json(manifest)}
+    version = VERSION if manifest.has_branches else PLAIN_VERSION
+    document = {"format": FORMAT, "version": version, **to_json(manifest)}
     document["hash"] = manifest_hash(document)
     text = manifest_text(document)
     if not (build / NAME).is_file() or (build / NAME).read_bytes() != text:
@@ -306,12 +317,12 @@ def _check_version(path: str, document: Any) -> None:
     version = document.get("version")
     if not isinstance(version, int) or isinstance(version, bool):
         raise ShardError(
-            f"{path}: the build has no format version, only {version}; this program reads {VERSION}; rebuild it"
+            f"{path}: the build has no format version, only {version}; this program reads {_READ}; rebuild it"
         )
-    if version != VERSION:
+    if not PLAIN_VERSION <= version <= VERSION:
         age = "newer" if version > VERSION else "older"
         step = "update dsvl" if age == "newer" else "rebuild it"
-        raise ShardError(f"{path}: the build is {age}: format version {version}, this program reads {VERSION}; {step}")
+        raise ShardError(f"{path}: the build is {age}: format version {version}, this program reads {_READ}; {step}")
 
 
 def _checked_hash(path: str, text: bytes, document: Mapping[str, Any]) -> str:

@@ -24,6 +24,7 @@ import pyarrow as pa
 import xxhash
 
 from shards.errors import ShardError
+from shards.format.branches import Branch, branches_of
 from shards.format.container import END_OF_ARCHIVE, decode_tokens, members
 from shards.format.index import IndexEntry, open_index
 from shards.format.shard_info import ShardInfo
@@ -39,19 +40,21 @@ T = TypeVar("T")
 
 
 class Sample:
-    """One tokenized conversation.
+    """One tokenized conversation, or several that share their beginning.
 
-    ids, labels: int32 [T], labels -100 where nothing is trained. images: the stored files' bytes in placeholder order.
-    All are views of the sample's own bytes, which can not be written to.
+    ids, labels: int32 [T], labels -100 where nothing is trained. branch_ids: None, or in a sample of several records
+    about the same images int32 [T]: 0 in their common beginning, then 1, 2, ... in the branch of each. images: the
+    stored files' bytes in placeholder order. All are views of the sample's own bytes, which can not be written to.
     """
 
-    __slots__ = ("_metadata", "_shard", "ids", "images", "key", "labels")
+    __slots__ = ("_metadata", "_shard", "branch_ids", "ids", "images", "key", "labels")
 
     def __init__(
         self, shard: str, key: str, metadata: memoryview, tokens: npt.NDArray[np.int32], images: Sequence[memoryview]
     ) -> None:
         self.key = key
-        self.ids, self.labels = tokens
+        self.ids, self.labels = tokens[:2]
+        self.branch_ids = tokens[2] if len(tokens) > 2 else None
         self.images = tuple(images)
         self._shard, self._metadata = shard, metadata
 
@@ -67,6 +70,11 @@ class Sample:
                 f"{self._shard}: the metadata of sample {self.key} is {type(metadata).__name__}; expected an object"
             )
         return metadata
+
+    @property
+    def branches(self) -> list[Branch]:
+        """Which of its tokens each record has; one that has all of them if it is a sample without branches."""
+        return branches_of(self.branch_ids, len(self.ids))
 
     @property
     def where(self) -> str:

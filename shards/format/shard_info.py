@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, get_type_hints, overload
+from typing import Annotated, Any, get_type_hints, overload
 
-from shards.typed_json import Count, from_json
+from shards.typed_json import OPTIONAL, Count, field_error, from_json
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -23,9 +23,17 @@ class ShardInfo:
     images: Count
     text_tokens: Count
     trained_tokens: Count
+    branches: Annotated[tuple[Count, ...] | None, OPTIONAL] = None
+    """How many samples have 1, 2, 3, ... branches, in this order in the shard; None if none has more than one"""
+
+    @property
+    def by_branches(self) -> tuple[int, ...]:
+        """`branches`, with (samples,) for None."""
+        return (self.samples,) if self.branches is None else self.branches
 
 
-_TYPES: Mapping[str, type] = get_type_hints(ShardInfo)
+_BRANCHES = "branches"
+_TYPES: Mapping[str, type] = {name: kind for name, kind in get_type_hints(ShardInfo).items() if name != _BRANCHES}
 
 
 class ShardList(Sequence[ShardInfo]):
@@ -37,14 +45,17 @@ class ShardList(Sequence[ShardInfo]):
 
     def __init__(self, shards: Iterable[ShardInfo] = ()) -> None:
         every = tuple(shards)
-        self._columns = {name: [getattr(info, name) for info in every] for name in _TYPES}
+        self._columns = {name: [getattr(info, name) for info in every] for name in (*_TYPES, _BRANCHES)}
 
     @classmethod
     def from_json(cls, value: object, path: str) -> ShardList:
         """From a list of JSON objects. Raises FieldError for the first field that is missing or of another type."""
         columns = _columns(value)
         if columns is None:
-            return cls(from_json(tuple[ShardInfo, ...], value, path))
+            infos = from_json(tuple[ShardInfo, ...], value, path)
+            for number, info in enumerate(infos):
+                _check_branches(info, f"{path}.{number}.{_BRANCHES}")
+            return cls(infos)
         shards = cls()
         shards._columns = columns
         return shards
@@ -67,14 +78,37 @@ class ShardList(Sequence[ShardInfo]):
         return self._columns["samples"]
 
     @property
+    def by_branches(self) -> list[tuple[int, ...]]:
+        """Of each shard, how many samples have 1, 2, 3, ... branches, in this order."""
+        pairs = zip(self.samples, self._columns[_BRANCHES], strict=True)
+        return [(samples,) if branches is None else branches for samples, branches in pairs]
+
+    @property
+    def records(self) -> int:
+        """Samples of all shards, each branch counted as one."""
+        return sum(
+            count * samples for by_branches in self.by_branches for count, samples in enumerate(by_branches, start=1)
+        )
+
+    @property
+    def has_branches(self) -> bool:
+        return any(branches is not None for branches in self._columns[_BRANCHES])
+
+    @property
     def paths(self) -> list[str]:
         """The tars, then their indexes."""
         return self._columns["path"] + self._columns["index"]
 
 
+def _check_branches(info: ShardInfo, path: str) -> None:
+    counts = info.branches
+    if counts is not None and not (len(counts) > 1 and counts[-1] and sum(counts) == info.samples):
+        raise field_error(path, list(counts), f"numbers of samples with 1, 2, ... branches, {info.samples} together")
+
+
 def _columns(value: object) -> dict[str, list[Any]] | None:
     """Each field of all shards, or None if any of them has to be looked at alone."""
-    if not isinstance(value, list):
+    if not isinstance(value, list) or any(isinstance(entry, dict) and _BRANCHES in entry for entry in value):
         return None
     try:
         columns = {name: [entry[name] for entry in value] for name in _TYPES}
@@ -84,4 +118,4 @@ def _columns(value: object) -> dict[str, list[Any]] | None:
         {*map(type, column)} <= {_TYPES[name]} and (_TYPES[name] is str or min(column, default=0) >= 0)
         for name, column in columns.items()
     )
-    return columns if sound else None
+    return {**columns, _BRANCHES: [None] * len(value)} if sound else None

@@ -40,6 +40,7 @@ class ShardWriter:
         self._offset = 0
         self._index = IndexWriter()
         self._keys: set[str] = set()
+        self._branches: list[int] = []
 
     def add(
         self,
@@ -51,15 +52,21 @@ class ShardWriter:
         trained_tokens: int,
         groups: Sequence[str],
     ) -> None:
-        """tokens: int32 [2, T], ids over labels. images: (extension, bytes) in placeholder order.
+        """tokens: int32 [2, T], ids over labels, or [3, T] with branch numbers. images: (extension, bytes) in placeholder
+        order. Samples with fewer branches come first.
 
-        Raises ValueError for a key that a WebDataset reader would split or join, OSError if the disk is full.
+        Raises ValueError for a key that a WebDataset reader would split or join, and for a sample that comes too late;
+        OSError if the disk is full.
         """
         if not _KEY.fullmatch(key):
             raise ValueError(f"sample key {key!r}: expected 1 to 80 of a-z, 0-9, _ and -")
         if key in self._keys:
             raise ValueError(f"sample key {key!r} was there before; a WebDataset reader would take both for one sample")
+        branches = int(tokens[2, -1]) if len(tokens) > 2 else 1
+        if self._branches and branches < self._branches[-1]:
+            raise ValueError(f"sample {key} has {branches} branches, the one before {self._branches[-1]}; sort them")
         self._keys.add(key)
+        self._branches.append(branches)
         contents = [orjson.dumps(metadata), encode_tokens(tokens), *(data for _, data in images)]
         names = member_names(key, [extension for extension, _ in images])
         pieces: list[bytes] = []
@@ -117,6 +124,7 @@ class ShardWriter:
             images=sum(columns["images"]),
             text_tokens=sum(columns["text_tokens"]),
             trained_tokens=sum(columns["trained_tokens"]),
+            branches=tuple(np.bincount(self._branches)[1:].tolist()) if self._branches[-1] > 1 else None,
         )
 
     def discard(self) -> None:

@@ -46,7 +46,24 @@ def collate(
             labels[start] = IGNORE
             positions[start:end] = ascending[: end - start]
             segments[start:end] = segment
+            if sample.branch_ids is not None:
+                branches = out.branch_ids[number, start:end]
+                expansion.write(sample.branch_ids, branches, image_value=0)
+                _continue_positions(sample, branches, positions[start:end])
             slots += [(number, start + image_start) for image_start in expansion.image_starts]
             start = end
     if slots:
         out.image_slots[:] = slots
+
+
+def _continue_positions(sample: Sample, branches: npt.NDArray[np.int32], positions: npt.NDArray[np.int64]) -> None:
+    """Let the positions of every branch go on from the end of the beginning.
+
+    Raises ShardError for branch numbers that are not in order: no attention is defined for them.
+    """
+    steps = np.diff(branches, prepend=0)
+    starts = np.flatnonzero(steps)
+    if len(starts) < 2 or starts[0] == 0 or (steps[starts] != 1).any():
+        raise ShardError(f"{sample.where}: its branch numbers are not 0, 1, 2, ... in order; see dsvl-prep verify")
+    lengths = np.diff(starts, append=len(positions))
+    positions[starts[0] :] -= np.repeat(starts - starts[0], lengths)

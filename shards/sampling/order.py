@@ -2,6 +2,7 @@
 
 Rules
 - An epoch draws from each dataset exactly as often as the manifest says (`draws`), evenly spread over the epoch.
+- Samples with branches count as many draws as they have records; shards.sampling.record_draws says how that is exact.
 - A dataset's draws run on through the epochs, cycle after cycle: a cycle shows every sample once before any comes
   again. So of 2.5 draws a sample, every sample gets 2 or 3 in each epoch, and 5 in two.
 
@@ -34,11 +35,17 @@ _FINE = 1 << 62  # thresholds are integers out of this
 
 @dataclass(frozen=True, slots=True)
 class Draws:
-    """What an order draws of a dataset. shard_sizes: samples of each shard. count: draws in an epoch."""
+    """What an order draws of a dataset, or of a part of it. shard_sizes: samples of each shard. count: draws in an epoch.
+
+    key: what its shuffles depend on, next to the order's key. shard_starts: the number in the split of each shard's
+    first sample of the part; None: they follow each other, after those of the entry before.
+    """
 
     name: str
     shard_sizes: tuple[int, ...]
     count: int
+    key: object = None
+    shard_starts: tuple[int, ...] | None = None
 
 
 class Order:
@@ -56,9 +63,12 @@ class Order:
                 raise ShardError(f"an order draws {dataset.count} samples of {dataset.name}, which has none")
         if window is not None and window < 1:
             raise ShardError(f"an order's window is {window}; expected at least 1")
-        self._streams = [_Stream(dataset, make_key(key, dataset.name), window) for dataset in datasets]
+        self._streams = [
+            _Stream(dataset, make_key(key, dataset.name if dataset.key is None else dataset.key), window)
+            for dataset in datasets
+        ]
         starts = np.cumsum([0, *(stream.size for stream in self._streams)])
-        self._starts = starts[:-1]
+        self._numbers = [_Numbers(dataset, int(start)) for dataset, start in zip(datasets, starts, strict=False)]
         self._draws = [stream.draws for stream in self._streams]
         self._length = sum(self._draws)
         self._key = key
@@ -87,8 +97,11 @@ class Order:
 
     def draw_of(self, epoch: int, sample: int) -> int | None:
         """The first draw of an epoch that draws a sample, or None: without the draws of other datasets."""
-        dataset = int(np.searchsorted(self._starts, sample, side="right")) - 1
-        own = self._streams[dataset].first_draw_of(epoch, sample - int(self._starts[dataset]))
+        elements = [numbers.element(sample) for numbers in self._numbers]
+        dataset = next((number for number, element in enumerate(elements) if element is not None), None)
+        if dataset is None:
+            return None
+        own = self._streams[dataset].first_draw_of(epoch, elements[dataset])
         if own is None:
             return None
         stripes = range(-(-self._length // STRIPE))
@@ -102,8 +115,8 @@ class Order:
         until = _draws_before(min(start + STRIPE, self._length), self._draws)
         counts = [last - first for first, last in zip(before, until, strict=True)]
         drawn = [
-            stream.draw(epoch, first, last) + offset
-            for stream, first, last, offset in zip(self._streams, before, until, self._starts, strict=True)
+            numbers.of(stream.draw(epoch, first, last))
+            for stream, first, last, numbers in zip(self._streams, before, until, self._numbers, strict=True)
         ]
         shuffle = shuffled(sum(counts), make_key(self._key, epoch, number))
         turns = np.repeat(np.arange(len(counts)), counts)[shuffle]  # the dataset of each draw
@@ -143,6 +156,34 @@ class ListedOrder:
     def samples(self, epoch: int, start: int, stop: int) -> Indices:
         """The samples of draws [start, stop), the same in every epoch."""
         return self._samples[start:stop]
+
+
+class _Numbers:
+    """Elements 0, 1, ... of what an order draws as a dataset -> numbers in the split."""
+
+    def __init__(self, dataset: Draws, start: int) -> None:
+        self._size = sum(dataset.shard_sizes)
+        if dataset.shard_starts is None:
+            self._firsts, self._starts = np.zeros(1, np.int64), np.array([start], np.int64)
+            return
+        held = np.array(dataset.shard_sizes, np.int64) > 0
+        firsts = np.cumsum([0, *dataset.shard_sizes])[:-1]
+        self._firsts, self._starts = firsts[held], np.array(dataset.shard_starts, np.int64)[held]
+
+    def of(self, elements: Indices) -> Indices:
+        if len(self._firsts) == 1:
+            return elements + self._starts[0]
+        shards = np.searchsorted(self._firsts, elements, side="right") - 1
+        return self._starts[shards] + elements - self._firsts[shards]
+
+    def element(self, sample: int) -> int | None:
+        """The inverse of `of`; None for a sample that is not among them."""
+        shard = int(np.searchsorted(self._starts, sample, side="right")) - 1
+        if shard < 0:
+            return None
+        element = int(self._firsts[shard] + sample - self._starts[shard])
+        end = self._firsts[shard + 1] if shard + 1 < len(self._firsts) else self._size
+        return element if element < end else None
 
 
 class _Stream:

@@ -1,0 +1,80 @@
+"""`share`: several records about the same images as one sample, with a branch for each.
+
+Rule: records are joined if they show the same images and begin with the same tokens, up to the last image at least: in
+their own order, up to `share` of them, never beyond max_length. The beginning is what all of them have in common before
+the first trained token. A record that shares with none is a sample of its own, as without `share`. So the tokens of each
+record are those that it has alone, and its loss and gradients are the same.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Sequence
+
+import numpy as np
+import numpy.typing as npt
+
+from preprocess.compiler.member import Member
+from preprocess.compiler.task import TaskContext
+from preprocess.conversation import Image
+from shards.format.branches import IntArray, join_branches
+
+
+def share(members: Iterable[Member], context: TaskContext, image_id: int) -> list[list[Member]]:
+    """The members of each sample. Samples with fewer members come first, as a shard needs it; then in their own order."""
+    waiting: dict[tuple[tuple[Image, ...], bytes], list[Member]] = {}
+    samples: list[list[Member]] = []
+    for member in members:
+        up_to_images = _up_to_images(member, image_id)
+        key = (member.conversation.images, up_to_images.tobytes())
+        together = waiting.get(key)
+        if together is not None and _may_share([*together, member], len(up_to_images), context):
+            together.append(member)
+        else:
+            samples.append([member])
+            waiting[key] = samples[-1]
+    return sorted(samples, key=lambda group: (len(group), group[0].row))
+
+
+def tokens_of(members: Sequence[Member]) -> IntArray:
+    """Ids over labels, int32 [2, T], of one member; of several also branch numbers, int32 [3, T]."""
+    records = [np.stack([member.encoded.ids, member.encoded.labels]) for member in members]
+    return records[0] if len(records) == 1 else join_branches(records, beginning_of(members))
+
+
+def beginning_of(members: Sequence[Member]) -> int:
+    """How many first tokens all members have in common, none of them trained."""
+    first = members[0].encoded
+    length = min(member.encoded.trained[0][0] for member in members)
+    for member in members[1:]:
+        length = min(length, len(member.encoded.ids))
+        different = np.flatnonzero(member.encoded.ids[:length] != first.ids[:length])
+        length = int(different[0]) if len(different) else length
+    return length
+
+
+def image_units(images: npt.NDArray[np.uint64], most: int) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.bool_]]:
+    """An order of rows in which those with the same images follow each other, and where a unit of them begins.
+
+    images: a hash of each row's images. most: rows of a unit. A shard that ends between units parts no records that
+    could share.
+    """
+    _, first, group = np.unique(images, return_index=True, return_inverse=True)
+    order = np.argsort(first[group], kind="stable")
+    sorted_first = first[group][order]
+    is_first = np.diff(sorted_first, prepend=-1) != 0
+    starts = np.flatnonzero(is_first)
+    in_group = np.arange(len(order)) - np.repeat(starts, np.diff(starts, append=len(order)))
+    return order, in_group % most == 0
+
+
+def _up_to_images(member: Member, image_id: int) -> IntArray:
+    places = np.flatnonzero(member.encoded.ids == image_id)
+    return member.encoded.ids[: places[-1] + 1 if len(places) else 0]
+
+
+def _may_share(members: Sequence[Member], up_to_images: int, context: TaskContext) -> bool:
+    """up_to_images: how many first tokens end with the last image; those of all members are equal."""
+    beginning = beginning_of(members)
+    in_beginning = beginning + members[0].encoded.images * (context.image_tokens - 1)
+    length = sum(member.length for member in members) - (len(members) - 1) * in_beginning
+    return 0 < up_to_images <= beginning and len(members) <= context.share and length <= context.max_length
