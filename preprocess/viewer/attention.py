@@ -2,6 +2,7 @@
 
 Causal: the tokens of its sample up to itself. MMCA (https://arxiv.org/abs/2309.14327): text attends to the earlier text
 of its sample and, with weights of their own, to the earlier images; a token of an image attends to itself alone.
+In a sample with branches, a token sees the common beginning and its own branch, and nothing of another branch.
 trainer.attention computes the same.
 """
 
@@ -19,7 +20,8 @@ ATTENTION_KINDS: tuple[AttentionKind, ...] = ("mmca", "causal")
 class Span:
     """Tokens [start, end) of a sequence: a run of a sample's text, or one of its images. sample: its place in the row.
 
-    trained: whether the text has labels. image: index of the image in its sample, or None for text.
+    trained: whether the text has labels. image: index of the image in its sample, or None for text. branch: 0 in what
+    all records of the sample have, else the number of its branch.
     """
 
     start: int
@@ -27,6 +29,11 @@ class Span:
     sample: int
     trained: bool = False
     image: int | None = None
+    branch: int = 0
+
+    def is_seen_by(self, other: Span) -> bool:
+        """Whether tokens of the other span attend to this one, as far as samples and branches decide it."""
+        return self.sample == other.sample and self.branch in (0, other.branch)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -53,7 +60,7 @@ def attended_ranges(spans: Sequence[Span], token: int, kind: AttentionKind) -> l
         return [(token, token + 1)]
     ranges: list[tuple[int, int]] = []
     for span in spans:
-        if span.sample == own.sample and span.start <= token:
+        if span.is_seen_by(own) and span.start <= token:
             start, end = span.start, min(span.end, token + 1)
             if ranges and ranges[-1][1] == start:
                 start = ranges.pop()[0]
@@ -66,7 +73,7 @@ def mask_blocks(spans: Sequence[Span], kind: AttentionKind) -> list[Block]:
     blocks = []
     for query in spans:
         for key in spans:
-            if key.sample != query.sample or key.start > query.start:
+            if not key.is_seen_by(query) or key.start > query.start:
                 continue
             is_own = key is query
             if kind == "mmca" and query.image is not None and not is_own:

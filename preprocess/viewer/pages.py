@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -24,9 +24,10 @@ from preprocess.viewer.requests import (
     reject_filters_of,
     sequences_of,
 )
-from preprocess.viewer.sample_page import TOKENS_PAGE, SampleView, token_rows, view_sample
+from preprocess.viewer.sample_page import TOKENS_PAGE, Card, token_rows, view_sample
 from preprocess.viewer.selection import ORDERS, Filters, Page, find_key, place_of, read_sample
 from preprocess.viewer.source_records import SourceRecords
+from preprocess.views.sample_records import records_of
 from shards import ShardError
 from shards.images.page_images import PageImage
 
@@ -39,23 +40,6 @@ POLICY = f"{PAGE_POLICY}; frame-ancestors 'none'"
 TEMPLATES = Path(__file__).parent / "templates"
 _LONG_TEXT = 20_000
 _RECORDS = 20
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Card:
-    """A sample in the gallery."""
-
-    sample: SampleView
-    link: str
-
-    @property
-    def question(self) -> str:
-        texts = (piece.text for turn in self.sample.turns if turn.role == "user" for piece in turn.pieces)
-        return " ".join("".join(texts).split())
-
-    @property
-    def answer(self) -> str:
-        return "".join(piece.text for turn in self.sample.turns for piece in turn.pieces if piece.trained)
 
 
 class Pages:
@@ -114,7 +98,7 @@ class Pages:
             sample=sample,
             image_sources=images,
             whole=query.get("whole") == "1",
-            is_cut=any(len(piece.text) > _LONG_TEXT for turn in sample.turns for piece in turn.pieces),
+            is_cut=any(len(piece.text) > _LONG_TEXT for turn in sample.all_turns for piece in turn.pieces),
             whole_link=link(here, filters, at=place, whole=1),
             num_samples=opened.num_samples,
             previous=previous,
@@ -150,6 +134,7 @@ class Pages:
             rows=rows,
             start=start,
             total=len(sample.ids),
+            has_branches=sample.branch_ids is not None,
             image_tokens=image_tokens,
             before=max(0, start - TOKENS_PAGE) if start else None,
             after=end if end < len(sample.ids) else None,
@@ -159,10 +144,18 @@ class Pages:
         """The records that a sample was made from."""
         with self._builds.reading() as opened:
             dataset, sample = read_sample(opened.build, number)
-            sources = [(str(each["file"]), str(each["record"])) for each in sample.metadata["sources"]]
+            records = records_of(sample, opened.build.manifest.tokenizer.image_id)
+        sources = [(branch, *source) for branch, record in enumerate(records, start=1) for source in record.sources]
         reader = self._records(opened)
-        records = [reader.read(dataset, file, record) for file, record in sources[:_RECORDS]]
-        return self._render("record", opened, key=sample.key, records=records, more=max(0, len(sources) - _RECORDS))
+        read = [(branch, reader.read(dataset, file, record)) for branch, file, record in sources[:_RECORDS]]
+        return self._render(
+            "record",
+            opened,
+            key=sample.key,
+            records=read,
+            has_branches=sample.branch_ids is not None,
+            more=max(0, len(sources) - _RECORDS),
+        )
 
     def rejects(self, query: Mapping[str, str]) -> str:
         filters, before = reject_filters_of(query), number_of(query, "before")
@@ -237,6 +230,8 @@ class Pages:
             blocks=mask_blocks(chosen.spans, asked.kind) if chosen else [],
             token=token,
             attended=attended_ranges(chosen.spans, token, asked.kind) if chosen else [],
+            has_branches=any(span.branch for span in chosen.spans) if chosen else False,
+            branch=next((span.branch for span in chosen.spans if span.start <= token < span.end), 0) if chosen else 0,
             hidden=query_of(settings)
             | {"kind": asked.kind, "cursor": cursor, "chosen": chosen.cursor if chosen else 0},
             link_to=lambda chosen_cursor: (

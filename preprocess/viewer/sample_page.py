@@ -1,4 +1,4 @@
-"""What the page of a sample says, apart from how it is laid out."""
+"""What the page of a sample, and its card in the gallery, say, apart from how they are laid out."""
 
 from __future__ import annotations
 
@@ -12,9 +12,11 @@ from dst import IGNORE, TextTokenizer
 from preprocess.conversation import NOTES
 from preprocess.viewer.opened_build import OpenedBuild
 from preprocess.viewer.selection import place_of, read_sample
-from preprocess.viewer.turns import ChatTurn, turns_of
-from preprocess.views.sample_text import frame_text, pieces_of
+from preprocess.viewer.turns import ChatTurn, Opener, turns_after, turns_of
+from preprocess.views.sample_records import SampleRecord
+from preprocess.views.sample_text import RecordText, frame_text, record_texts
 from shards import Sample, ShardError
+from shards.format.branches import Branch
 
 TOKENS_PAGE = 500
 
@@ -31,8 +33,21 @@ class StoredImage:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class BranchView:
+    """A record that shares the beginning of its sample. turns: of its own part. text_tokens: of that part."""
+
+    record: SampleRecord
+    turns: tuple[ChatTurn, ...]
+    text_tokens: int
+    trained_tokens: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class SampleView:
-    """A sample as people look at it. fault: why it cannot be read; then only number, dataset and split are known."""
+    """A sample as people look at it. fault: why it cannot be read; then only number, dataset and split are known.
+
+    turns: with branches, those of the beginning. separate_length: of its records in samples of their own, together.
+    """
 
     number: int
     split: str
@@ -40,6 +55,7 @@ class SampleView:
     key: str = ""
     id: str = ""
     turns: tuple[ChatTurn, ...] = ()
+    branches: tuple[BranchView, ...] = ()
     images: tuple[StoredImage, ...] = ()
     sources: tuple[tuple[str, str], ...] = ()
     notes: tuple[tuple[str, str], ...] = ()
@@ -47,16 +63,47 @@ class SampleView:
     text_tokens: int = 0
     trained_tokens: int = 0
     length: int = 0
+    separate_length: int = 0
     fault: str = ""
 
     @property
+    def all_turns(self) -> tuple[ChatTurn, ...]:
+        """Those of the beginning, then those of each branch."""
+        return (*self.turns, *(turn for branch in self.branches for turn in branch.turns))
+
+    @property
     def has_roles(self) -> bool:
-        return any(turn.role == "user" for turn in self.turns)
+        return any(turn.role == "user" for turn in self.all_turns)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Card:
+    """A sample in the gallery; of one with branches, the question and the answer of the first record."""
+
+    sample: SampleView
+    link: str
+
+    @property
+    def question(self) -> str:
+        texts = (piece.text for turn in self._turns if turn.role == "user" for piece in turn.pieces)
+        return " ".join("".join(texts).split())
+
+    @property
+    def answer(self) -> str:
+        return "".join(piece.text for turn in self._turns for piece in turn.pieces if piece.trained)
+
+    @property
+    def _turns(self) -> tuple[ChatTurn, ...]:
+        return (*self.sample.turns, *(turn for branch in self.sample.branches[:1] for turn in branch.turns))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TokenRow:
-    """A token, or all places of an image. first, last: its places in the sequence that the model sees."""
+    """A token, or all places of an image. first, last: its places in the sequence that the model sees.
+
+    branch: 0 in what all records have, else the number of its branch. position: that of `first` for the model, which
+    counts on from the end of the beginning in every branch.
+    """
 
     first: int
     last: int
@@ -64,6 +111,8 @@ class TokenRow:
     text: str
     is_trained: bool
     image: int | None
+    branch: int
+    position: int
 
 
 def view_sample(opened: OpenedBuild, number: int) -> SampleView:
@@ -87,21 +136,36 @@ def sample_view(opened: OpenedBuild, sample: Sample, *, number: int, dataset: st
         identity = str(metadata["id"])
     except (KeyError, TypeError, ValueError) as error:
         raise ShardError(f"{sample.where}: its metadata is not as FORMAT.md says ({error!r}); rebuild it") from None
+    openers, texts = opened.openers(dataset), record_texts(sample, opened.tokenizer)
+    image_tokens = opened.build.manifest.config.image_tokens
     text_tokens = len(sample.ids) - len(images)
+    has_branches = sample.branch_ids is not None
     return SampleView(
         number=number,
         split=split,
         dataset=dataset,
         key=sample.key,
         id=identity,
-        turns=turns_of(pieces_of(sample, opened.tokenizer), opened.openers(dataset)),
+        turns=turns_of(texts[0].beginning if has_branches else texts[0].pieces, openers),
+        branches=tuple(_branch_view(text, openers) for text in texts) if has_branches else (),
         images=images,
         sources=sources,
         notes=tuple((str(note), NOTES.get(note, "")) for note in metadata.get("notes") or ()),
-        references=tuple(map(str, metadata.get("references") or ())),
+        references=() if has_branches else texts[0].record.references,
         text_tokens=text_tokens,
         trained_tokens=int(np.count_nonzero(sample.labels != IGNORE)),
-        length=text_tokens + len(images) * opened.build.manifest.config.image_tokens,
+        length=text_tokens + len(images) * image_tokens,
+        separate_length=sum(len(text.sample.ids) + len(images) * (image_tokens - 1) for text in texts),
+    )
+
+
+def _branch_view(text: RecordText, openers: Sequence[Opener]) -> BranchView:
+    branch = text.record.branch
+    return BranchView(
+        record=text.record,
+        turns=turns_after(turns_of(text.pieces, openers), branch.beginning),
+        text_tokens=branch.end - branch.start,
+        trained_tokens=sum(piece.end - piece.start for piece in text.branch if piece.trained),
     )
 
 
@@ -111,10 +175,13 @@ def token_rows(
     """Tokens [start, start + count) of a sample, as numbers of its ids."""
     is_image = sample.ids == tokenizer.image_id
     images_before = np.cumsum(is_image) - is_image
+    branch_ids = np.zeros(len(sample.ids), np.int32) if sample.branch_ids is None else sample.branch_ids
+    branches = [Branch(0, 0, len(sample.ids)), *sample.branches]
     rows = []
     for index in range(start, min(start + count, len(sample.ids))):
         token, images = int(sample.ids[index]), int(images_before[index])
         first = index + images * (image_tokens - 1)
+        branch = branches[branch_ids[index]]
         rows.append(
             TokenRow(
                 first=first,
@@ -123,6 +190,8 @@ def token_rows(
                 text=tokenizer.token(token),
                 is_trained=bool(sample.labels[index] != IGNORE),
                 image=images if is_image[index] else None,
+                branch=int(branch_ids[index]),
+                position=first - (branch.start - branch.beginning),
             )
         )
     return rows

@@ -19,6 +19,7 @@ import numpy.typing as npt
 from dst import TextTokenizer
 from dst.common.suggest import nearest
 from preprocess.errors import ConfigError
+from preprocess.views.sample_records import check_branches, each_alone
 from preprocess.views.sample_text import whole_text
 from shards import Build, Sample, ShardError
 from shards.sampling.permutation import Permutation, make_key
@@ -40,7 +41,8 @@ _FIRST_BATCH, _LARGEST_BATCH = 32, 4096
 class Filters:
     """What a sample must have to be shown. Lengths count text tokens + images x image_tokens.
 
-    note and text read each sample; the others are answered by the indexes. seed: of the order random.
+    note and text read each sample; the others are answered by the indexes. text: in the text of a record, with the
+    beginning that it may have in common with others. seed: of the order random.
     """
 
     dataset: str = ""
@@ -201,7 +203,9 @@ class Selection:
             _, sample = read_sample(self.build, number)
             if self.filters.note and self.filters.note not in (sample.metadata.get("notes") or ()):
                 return False
-            return self.filters.text.casefold() in whole_text(sample, self.tokenizer).casefold()
+            records = each_alone(sample, self.build.manifest.tokenizer.image_id)
+            texts = (whole_text(record, self.tokenizer).casefold() for record in records)
+            return any(self.filters.text.casefold() in text for text in texts)
         except ShardError:
             return True
 
@@ -227,6 +231,7 @@ def read_sample(build: Build, number: int) -> tuple[str, Sample]:
         )
     if len(sample.ids) and not 0 <= sample.ids.min() <= sample.ids.max() < tokenizer.num_embeddings:
         raise ShardError(f"{sample.where}: an id is outside the vocabulary; rebuild it")
+    check_branches(sample, tokenizer.image_id)
     return dataset, sample
 
 

@@ -10,6 +10,7 @@ import numpy as np
 from dst import IGNORE
 from preprocess.errors import ConfigError
 from preprocess.viewer.attention import Span
+from preprocess.views.sample_records import check_branches
 from shards import Build, Sample, ShardError
 from shards.sampling.order import Order, StoredOrder
 from shards.sampling.packed_sequences import PackedSequences
@@ -30,14 +31,22 @@ class PackedSettings:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PackedSample:
-    """A sample in a sequence: tokens [start, end) of it. fault: why it cannot be read; its spans are then missing."""
+    """A sample in a sequence: tokens [start, end) of it. fault: why it cannot be read; its spans are then missing.
+
+    records: its branches, or 1.
+    """
 
     number: int
     key: str
     start: int
     end: int
     spans: tuple[Span, ...] = ()
+    records: int = 1
     fault: str = ""
+
+    @property
+    def branch_starts(self) -> tuple[int, ...]:
+        return tuple(after.start for before, after in pairwise(self.spans) if after.branch != before.branch)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -113,6 +122,7 @@ class SequencePager:
         build, number = self._build, index + self._first
         try:
             sample = build[self._settings.split][index]
+            check_branches(sample, build.manifest.tokenizer.image_id)
         except ShardError as error:
             length = int(
                 build[self._settings.split].lengths(np.array([index]), build.manifest.config.image_tokens)[0][0]
@@ -125,7 +135,14 @@ class SequencePager:
             place=place,
             start=start,
         )
-        return PackedSample(number=number, key=sample.key, start=start, end=spans[-1].end, spans=spans)
+        return PackedSample(
+            number=number,
+            key=sample.key,
+            start=start,
+            end=spans[-1].end,
+            spans=spans,
+            records=len(sample.branches),
+        )
 
 
 def spans_of(sample: Sample, *, image_id: int, image_tokens: int, place: int = 0, start: int = 0) -> tuple[Span, ...]:
@@ -135,15 +152,19 @@ def spans_of(sample: Sample, *, image_id: int, image_tokens: int, place: int = 0
         Span(start=start + first, end=start + first + image_tokens, sample=place, image=image)
         for image, first in enumerate(expansion.image_starts)
     ]
+    trained = sample.labels != IGNORE
+    branch = np.zeros(len(trained), np.int32) if sample.branch_ids is None else sample.branch_ids
+    changes = np.append(False, (trained[1:] != trained[:-1]) | (branch[1:] != branch[:-1]))
     for source, target in expansion.text:
-        trained = sample.labels[source] != IGNORE
-        borders = [0, *(np.flatnonzero(trained[1:] != trained[:-1]) + 1).tolist(), len(trained)]
+        borders = [source.start, *(np.flatnonzero(changes[source][1:]) + source.start + 1).tolist(), source.stop]
+        offset = start + target.start - source.start
         spans += [
             Span(
-                start=start + target.start + first,
-                end=start + target.start + last,
+                start=offset + first,
+                end=offset + last,
                 sample=place,
                 trained=bool(trained[first]),
+                branch=int(branch[first]),
             )
             for first, last in pairwise(borders)
         ]

@@ -104,6 +104,12 @@ def turns_of(pieces: Sequence[Piece], openers: Sequence[Opener]) -> tuple[ChatTu
     return tuple(ChatTurn(role=role, pieces=tuple(parts)) for role, parts in turns if parts)
 
 
+def turns_after(turns: Sequence[ChatTurn], start: int) -> tuple[ChatTurn, ...]:
+    """What of the turns comes from token `start` on, at which a piece begins: a turn may go on there."""
+    parts = ((turn, tuple(piece for piece in turn.pieces if piece.start >= start)) for turn in turns)
+    return tuple(replace(turn, pieces=pieces) for turn, pieces in parts if pieces)
+
+
 def _starts(pieces: Sequence[Piece], openers: Sequence[Opener]) -> dict[int, str]:
     """Character in the whole text -> role of the turn that is opened there. Never amid trained text."""
     text = "".join("\0" * len(piece.text) if piece.trained else piece.text for piece in pieces)

@@ -19,7 +19,7 @@ import xxhash
 from dst import TextTokenizer, load_tokenizer
 from preprocess.views.diff_manifest import Difference
 from preprocess.views.diff_words import Piece, word_diff
-from preprocess.views.sample_text import text_runs, whole_text
+from preprocess.views.sample_text import pieces_of, runs_of, whole_text
 from shards import Build, Sample, ShardError
 
 ASPECTS: Mapping[str, str] = {
@@ -105,7 +105,7 @@ class TextReader:
 
     def runs(self, sample: Sample) -> tuple[tuple[str, bool], ...]:
         """Its text in runs (text, trained). Raises ShardError for ids that cannot be decoded."""
-        return text_runs(sample, self.tokenizer)[0]
+        return runs_of(pieces_of(sample, self.tokenizer))[0]
 
 
 def token_aspects(old: Sample, new: Sample, first: TextReader, second: TextReader) -> set[str]:

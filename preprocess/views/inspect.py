@@ -3,19 +3,21 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 from rich.text import Text
 
 import shards
-from dst import IGNORE, load_tokenizer
+from dst import IGNORE, TextTokenizer, load_tokenizer
 from preprocess.errors import DataError
 from preprocess.terminal import cell, results
-from preprocess.views.sample_text import frame_text, text_runs
+from preprocess.views.sample_records import SampleRecord
+from preprocess.views.sample_text import Piece, frame_text, record_texts, runs_of, whole_text
 from shards import Sample
 
 TRAINED = "bold green"
@@ -23,17 +25,42 @@ IMAGE = "bold cyan"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class InspectedBranch:
+    """A record of a sample with branches. text: all of the record's, as the model sees it. pieces: its own ones."""
+
+    record: SampleRecord
+    text: str
+    pieces: tuple[Piece, ...]
+
+    def to_json(self, labels: npt.NDArray[np.int32]) -> dict[str, Any]:
+        """labels: int32 [T], of the sample."""
+        branch = self.record.branch
+        trained = np.diff((labels[branch.start : branch.end] != IGNORE).astype(np.int8), prepend=0, append=0)
+        borders = (np.flatnonzero(trained) + branch.start).reshape(-1, 2)
+        return {
+            "id": self.record.id,
+            "sources": [{"file": file, "record": record} for file, record in self.record.sources],
+            "references": list(self.record.references),
+            "beginning": branch.beginning,
+            "start": branch.start,
+            "end": branch.end,
+            "trained": borders.tolist(),
+            "text": self.text,
+        }
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Inspected:
-    """A sample with its text, in runs of (text, trained). placeholders: the runs that are images."""
+    """A sample with its pieces; with branches, those of its beginning, and the branches."""
 
     sample: Sample
     dataset: str
     split: str
-    runs: tuple[tuple[str, bool], ...]
-    placeholders: frozenset[int]
+    pieces: tuple[Piece, ...]
+    branches: tuple[InspectedBranch, ...] = ()
 
     def to_json(self) -> dict[str, Any]:
-        metadata = self.sample.metadata
+        metadata, own = self.sample.metadata, [branch.pieces for branch in self.branches]
         return {
             "key": self.sample.key,
             "id": metadata["id"],
@@ -41,13 +68,14 @@ class Inspected:
             "source": metadata["sources"][0],
             "sources": metadata["sources"],
             "split": self.split,
-            "text": "".join(text for text, _ in self.runs),
+            "text": "".join(piece.text for pieces in (self.pieces, *own) for piece in pieces),
             "ids": self.sample.ids.tolist(),
             "labels": self.sample.labels.tolist(),
             "images": [
                 {**image, "sha256": hashlib.sha256(data).hexdigest()}
                 for image, data in zip(metadata["images"], self.sample.images, strict=True)
             ],
+            **({"branches": [one.to_json(self.sample.labels) for one in self.branches]} if self.branches else {}),
         }
 
 
@@ -70,9 +98,7 @@ def inspect_samples(
         for row in rows:
             if shown == limit:
                 return
-            sample = shard[row]
-            runs, placeholders = text_runs(sample, tokenizer)
-            yield Inspected(sample=sample, dataset=name, split=side, runs=runs, placeholders=placeholders)
+            yield _inspected(shard[row], tokenizer, name, side)
             shown += 1
     if not shown:
         raise DataError(
@@ -84,27 +110,54 @@ def inspect_samples(
 
 
 def print_sample(inspected: Inspected) -> None:
-    """Trained text is green, image placeholders are cyan; every image is listed with its name and size."""
+    """Trained text is green, image placeholders are cyan; every image is listed with its name and size.
+
+    Branches are below the beginning that they have in common, each with its record.
+    """
     console = results()
-    sample, metadata = inspected.sample, inspected.sample.metadata
+    sample, metadata, branches = inspected.sample, inspected.sample.metadata, inspected.branches
     sources = ", ".join(f"{source['file']} {source['record']}" for source in metadata["sources"])
-    console.print(cell(f"{sample.key}  {inspected.split}  from {sources}", style="bold"))
+    origin = f"{len(branches)} records as branches" if branches else f"from {sources}"
+    console.print(cell(f"{sample.key}  {inspected.split}  {origin}", style="bold"))
     for number, (image, data) in enumerate(zip(metadata["images"], sample.images, strict=True), start=1):
         size = f"{image['width']} x {image['height']}"
         name = " ".join(filter(None, (image["name"], frame_text(image))))
         console.print(cell(f"  image {number}: {name}  {size}  {len(data):,} bytes"))
-    trained = int(np.count_nonzero(sample.labels != IGNORE))
-    console.print(cell(f"  {len(sample.ids)} ids, {trained} trained"))
+    console.print(cell(f"  {len(sample.ids)} ids, {_trained(sample.labels)} trained"))
     if metadata.get("notes"):
         console.print(cell(f"  notes: {', '.join(metadata['notes'])}"))
-    console.print(coloured(inspected))
+    console.print(coloured(inspected.pieces))
+    for number, one in enumerate(branches, start=1):
+        record, branch = one.record, one.record.branch
+        sources = ", ".join(f"{file} {name}" for file, name in record.sources)
+        console.print(cell(f"branch {number}: {record.id}  from {sources}", style="bold"))
+        trained = _trained(sample.labels[branch.start : branch.end])
+        console.print(cell(f"  {branch.end - branch.start} ids of its own, {trained} trained"))
+        if record.references:
+            console.print(cell(f"  references: {', '.join(record.references)}"))
+        console.print(coloured(one.pieces))
     console.print()
 
 
-def coloured(inspected: Inspected) -> Text:
-    """The sample's text as the terminal shows it."""
+def coloured(pieces: Sequence[Piece]) -> Text:
+    """The text of pieces as the terminal shows it."""
     text = Text()
-    for number, (piece, trained) in enumerate(inspected.runs):
-        style = IMAGE if number in inspected.placeholders else TRAINED if trained else ""
-        text.append_text(cell(piece, style=style))
+    runs, placeholders = runs_of(pieces)
+    for number, (run, trained) in enumerate(runs):
+        text.append_text(cell(run, style=IMAGE if number in placeholders else TRAINED if trained else ""))
     return text
+
+
+def _inspected(sample: Sample, tokenizer: TextTokenizer, dataset: str, split: str) -> Inspected:
+    texts = record_texts(sample, tokenizer)
+    if sample.branch_ids is None:
+        return Inspected(sample=sample, dataset=dataset, split=split, pieces=texts[0].pieces)
+    branches = tuple(
+        InspectedBranch(record=each.record, text=whole_text(each.sample, tokenizer), pieces=each.branch)
+        for each in texts
+    )
+    return Inspected(sample=sample, dataset=dataset, split=split, pieces=texts[0].beginning, branches=branches)
+
+
+def _trained(labels: npt.NDArray[np.int32]) -> int:
+    return int(np.count_nonzero(labels != IGNORE))

@@ -21,6 +21,7 @@ from preprocess.conversation import Conversation
 from preprocess.dedupe.questions import find_records, read_questions
 from preprocess.dedupe.texts import words_of
 from preprocess.errors import DataError
+from preprocess.views.sample_records import each_alone
 from shards import Sample
 from shards.build import Build, open_build
 from shards.format.manifest import NAME as MANIFEST
@@ -97,11 +98,11 @@ def _of_build(build: Build) -> Questions:
         if name not in templates:
             templates[name] = _template_words(build.manifest.datasets[name].template, tokenizer)
         for number in range(len(shard)):
-            sample = shard[number]
-            source = sample.metadata["sources"][0]
-            found = list(_untrained(sample, tokenizer, templates[name]))
-            questions.texts.extend(found)
-            questions.names.extend([f"{name}: {source['file']} {source['record']}"] * len(found))
+            for record in each_alone(shard[number], tokenizer.image_id):
+                source = record.metadata["sources"][0]
+                found = list(_untrained(record, tokenizer, templates[name]))
+                questions.texts.extend(found)
+                questions.names.extend([f"{name}: {source['file']} {source['record']}"] * len(found))
     return questions
 
 

@@ -45,9 +45,10 @@ class Sample:
     ids, labels: int32 [T], labels -100 where nothing is trained. branch_ids: None, or in a sample of several records
     about the same images int32 [T]: 0 in their common beginning, then 1, 2, ... in the branch of each. images: the
     stored files' bytes in placeholder order. All are views of the sample's own bytes, which can not be written to.
+    shard: its file, for messages.
     """
 
-    __slots__ = ("_metadata", "_shard", "branch_ids", "ids", "images", "key", "labels")
+    __slots__ = ("_metadata", "branch_ids", "ids", "images", "key", "labels", "shard")
 
     def __init__(
         self, shard: str, key: str, metadata: memoryview, tokens: npt.NDArray[np.int32], images: Sequence[memoryview]
@@ -56,7 +57,7 @@ class Sample:
         self.ids, self.labels = tokens[:2]
         self.branch_ids = tokens[2] if len(tokens) > 2 else None
         self.images = tuple(images)
-        self._shard, self._metadata = shard, metadata
+        self.shard, self._metadata = shard, metadata
 
     @property
     def metadata(self) -> dict[str, Any]:
@@ -64,10 +65,10 @@ class Sample:
         try:
             metadata = orjson.loads(self._metadata)
         except ValueError as error:
-            raise ShardError(f"{self._shard}: the metadata of sample {self.key} cannot be read: {error}") from None
+            raise ShardError(f"{self.shard}: the metadata of sample {self.key} cannot be read: {error}") from None
         if not isinstance(metadata, dict):
             raise ShardError(
-                f"{self._shard}: the metadata of sample {self.key} is {type(metadata).__name__}; expected an object"
+                f"{self.shard}: the metadata of sample {self.key} is {type(metadata).__name__}; expected an object"
             )
         return metadata
 
@@ -79,7 +80,7 @@ class Sample:
     @property
     def where(self) -> str:
         """Its shard and key, for messages."""
-        return f"{self._shard}: sample {self.key}"
+        return f"{self.shard}: sample {self.key}"
 
     def __repr__(self) -> str:
         return f"Sample({self.key!r}, {len(self.ids)} ids, {len(self.images)} images)"

@@ -113,7 +113,7 @@ def test_inspect_shows_images_and_colours_what_is_trained(built: Path) -> None:
     sample = next(iter(inspector.inspect_samples(built, limit=1)))
     console = Console(force_terminal=True, color_system="standard", width=100)
     with console.capture() as shown:
-        console.print(inspector.coloured(sample))
+        console.print(inspector.coloured(sample.pieces))
     assert "\x1b[1;32mAnswer 0 of record 0.</s>" in shown.get()
 
 

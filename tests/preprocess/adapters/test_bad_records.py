@@ -161,7 +161,7 @@ def test_every_bad_record_is_a_reject_with_its_reason(tmp_path: Path) -> None:
     assert report.notes["rounds_cut"] == 1
     assert report.notes["control_text"] == 1
     assert report.notes["image_placed_first"] == 1
-    texts = {one.sample.key: "".join(words for words, _ in one.runs) for one in inspect_samples(tmp_path / "build")}
+    texts = {one.sample.key: "".join(piece.text for piece in one.pieces) for one in inspect_samples(tmp_path / "build")}
     for record in (ODD_BUT_GOOD["control strings"], ODD_BUT_GOOD["noncharacters"], ODD_BUT_GOOD["odd characters"]):
         assert any(all(turn["content"] in text for turn in record["messages"]) for text in texts.values())
 

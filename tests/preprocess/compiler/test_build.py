@@ -166,7 +166,9 @@ def test_a_dataset_may_have_a_template_of_its_own(tmp_path: Path) -> None:
         {"name": "b", "adapter": "chat", "root": "b", "template": "chatml"},
     ]
     build(write_blend(tmp_path / "blend.yaml", entries, variables={"system_prompt": "Be brief."}))
-    texts = {found.dataset: "".join(t for t, _ in found.runs) for found in inspect_samples(tmp_path / "build")}
+    texts = {
+        found.dataset: "".join(piece.text for piece in found.pieces) for found in inspect_samples(tmp_path / "build")
+    }
     assert texts["a"].startswith("<s>Be brief.")
     assert texts["b"].startswith("<|im_start|>user")
 

@@ -62,6 +62,7 @@ def context(
         too_long=too_long,
         prompt=prompt,
         concat=concat,
+        share=1,
         image_rules=(),
         decoded=None,
     )

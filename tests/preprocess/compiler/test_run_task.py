@@ -15,6 +15,7 @@ from preprocess.compiler.run_task import read_result, run_task
 from preprocess.compiler.task import CompileTask, open_tools
 from preprocess.errors import DataError
 from preprocess.views.inspect import Inspected, inspect_samples
+from preprocess.views.sample_text import runs_of
 from tests.support.small_blends import TOKENIZER, build, chat_blend, chat_record, files_of, rejects_of, write_images
 
 
@@ -161,7 +162,7 @@ def test_text_from_data_never_becomes_a_control_token_and_is_counted(tmp_path: P
 def test_every_answer_and_its_end_token_is_trained_and_nothing_else(tmp_path: Path) -> None:
     build(chat_blend(tmp_path, [chat_record(0, rounds=3)]))
     (sample,) = samples(tmp_path)
-    trained = [text for text, is_trained in sample.runs if is_trained]
+    trained = [text for text, is_trained in runs_of(sample.pieces)[0] if is_trained]
     assert trained == [f"Answer {turn} of record 0.</s>" for turn in range(3)]
     labels, ids = sample.sample.labels, sample.sample.ids
     assert set(labels[labels != ids].tolist()) == {IGNORE}

@@ -12,8 +12,8 @@ from hypothesis import strategies as st
 import shards
 from preprocess.errors import ConfigError
 from preprocess.viewer.attention import AttentionKind, Span, attended_ranges, mask_blocks
-from preprocess.viewer.sequences import PackedSettings, SequencePager, SequenceView, spans_of
-from shards import Build, ShardError
+from preprocess.viewer.sequences import PackedSample, PackedSettings, SequencePager, SequenceView, spans_of
+from shards import Build, Sample, ShardError
 from tests.support import handmade_builds
 from tests.support.handmade_builds import IMAGE_ID, IMAGE_TOKENS, Handmade, draft
 
@@ -85,13 +85,14 @@ def test_a_damaged_sample_is_a_fault_in_its_sequence(tmp_path: Path) -> None:
 
 @st.composite
 def sequences(draw: st.DrawFn) -> tuple[Span, ...]:
-    """Samples one after the other, each of text and images in any order."""
+    """Samples one after the other, each of text and images in any order; the last spans of some are branches."""
     spans: list[Span] = []
     for place in range(draw(st.integers(1, 3))):
         images = 0
-        for _ in range(draw(st.integers(1, 4))):
+        beginning = [0] * draw(st.integers(1, 4))
+        for branch in (*beginning, *draw(st.sampled_from([(), (1, 2), (1, 1, 2), (1, 2, 2, 3)]))):
             start = spans[-1].end if spans else 0
-            is_image = draw(st.booleans())
+            is_image = not branch and draw(st.booleans())
             spans.append(
                 Span(
                     start=start,
@@ -99,6 +100,7 @@ def sequences(draw: st.DrawFn) -> tuple[Span, ...]:
                     sample=place,
                     trained=not is_image and draw(st.booleans()),
                     image=images if is_image else None,
+                    branch=branch,
                 )
             )
             images += is_image
@@ -124,17 +126,27 @@ def test_a_token_attends_to_what_the_trainer_lets_it_attend_to(spans: tuple[Span
 
 
 def trainers_mask(spans: tuple[Span, ...], kind: AttentionKind) -> np.ndarray:
+    """What each token sees in a sample of its own: each branch with the beginning is a sample, as without `share`."""
+    seen = np.zeros((spans[-1].end, spans[-1].end), bool)
+    for place in {span.sample for span in spans}:
+        own = [span for span in spans if span.sample == place]
+        for branch in {span.branch for span in own} - {0} or {0}:
+            record = [span for span in own if span.branch in (0, branch)]
+            tokens = [token for span in record for token in range(span.start, span.end)]
+            is_image = [span.image is not None for span in record for _ in range(span.start, span.end)]
+            seen[np.ix_(tokens, tokens)] |= mask_of_a_sample(is_image, kind)
+    return seen
+
+
+def mask_of_a_sample(is_image: list[bool], kind: AttentionKind) -> np.ndarray:
     """What changes a token's output of the trainer's attention if the value of another token changes."""
     from tests.support.oracles_attention import mmca
 
-    length = spans[-1].end
-    is_image, segment = torch.zeros(1, length, dtype=torch.bool), torch.zeros(1, length, dtype=torch.long)
-    for span in spans:
-        is_image[0, span.start : span.end] = span.image is not None and kind == "mmca"
-        segment[0, span.start : span.end] = span.sample + 1
+    length = len(is_image)
     values = torch.eye(length, dtype=torch.float64)[None, None]  # each token's value is a dimension of its own
     flat = torch.zeros(1, 1, length, 2, dtype=torch.float64)
-    out = mmca(flat, flat, values, is_image, segment, 1.0)
+    images = torch.tensor([is_image]) & (kind == "mmca")
+    out = mmca(flat, flat, values, images, torch.ones(1, length, dtype=torch.long), 1.0)
     return (out[0, :, 0] != 0).numpy()
 
 
@@ -147,3 +159,20 @@ def test_spans_of_a_sample_cover_it_and_expand_its_images(build: Build) -> None:
         assert all(span.end - span.start == IMAGE_TOKENS for span in images)
         trained = sum(span.end - span.start for span in spans if span.trained)
         assert trained == int((sample.labels != handmade_builds.IGNORE).sum())
+
+
+def test_spans_of_a_sample_with_branches_say_which_branch_they_are_of() -> None:
+    ids = [IMAGE_ID, 20, 21, 30, 31, 32, 40, 41]
+    labels = [-100, -100, -100, -100, -100, 32, 40, 41]
+    tokens = np.array([ids, labels, [0, 0, 0, 1, 1, 1, 2, 2]], np.int32)
+    sample = Sample("shard", "key", memoryview(b"{}"), tokens, [memoryview(b"")])
+    spans = spans_of(sample, image_id=IMAGE_ID, image_tokens=IMAGE_TOKENS, start=100)
+    assert [(span.start, span.end, span.branch, span.trained) for span in spans] == [
+        (100, 104, 0, False),
+        (104, 106, 0, False),
+        (106, 108, 1, False),
+        (108, 109, 1, True),
+        (109, 111, 2, True),
+    ]
+    shown = PackedSample(number=0, key="key", start=100, end=111, spans=spans)
+    assert shown.branch_starts == (106, 109)

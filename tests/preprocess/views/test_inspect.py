@@ -19,6 +19,7 @@ from preprocess.views import preview_images
 from preprocess.views.inspect import coloured, inspect_samples, print_sample
 from preprocess.views.preview import print_rendered
 from preprocess.views.preview_images import PreviewImages
+from tests.support.shared_builds import question_blend, records_of
 from tests.support.small_blends import SAMPLES, build, chat_blend, chat_record, jpeg, write_chat, write_images
 
 HOSTILE = "a\x1b[31mb\x9b2Jc\x07d\re\x7ff"
@@ -90,11 +91,11 @@ def test_the_words_of_a_placeholder_in_data_are_not_coloured_as_one(tmp_path: Pa
     record["messages"][1]["content"] = "It says <image> there."
     build(chat_blend(tmp_path, [record], dataset={"options": {"media_tags": "text"}}))
     (sample,) = inspect_samples(tmp_path / "build")
-    assert "It says <image> there." in "".join(text for text, _ in sample.runs)
-    assert [sample.runs[number][0].strip() for number in sample.placeholders] == ["<image>"]
+    assert "It says <image> there." in "".join(piece.text for piece in sample.pieces)
+    assert [piece.text.strip() for piece in sample.pieces if piece.kind == "image"] == ["<image>"]
     console = Console(force_terminal=True, color_system="standard", width=200)
     with console.capture() as shown:
-        console.print(coloured(sample))
+        console.print(coloured(sample.pieces))
     assert shown.get().count("\x1b[1;36m") == 1
     assert "\x1b[1;32mIt says <image> there.</s>" in shown.get()
 
@@ -105,6 +106,33 @@ def test_samples_of_one_side_are_asked_for_by_split(tmp_path: Path) -> None:
     sides = {side: list(inspect_samples(tmp_path / "build", split=side)) for side in ("train", "eval")}
     assert {side: len(samples) for side, samples in sides.items()} == {"train": 4, "eval": 2}
     assert all(sample.split == side for side, samples in sides.items() for sample in samples)
+
+
+def test_a_sample_with_branches_shows_its_beginning_once_and_each_record_below_it(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    build(question_blend(tmp_path, {0: 3, 1: 1}))
+    capsys.readouterr()
+    alone, shared = inspect_samples(tmp_path / "build")
+    assert "branches" not in alone.to_json()
+    print_sample(shared)
+    shown = capsys.readouterr().out
+    assert shown.count("You look at the images") == shown.count("image 1: 0.jpg") == shown.count("<image>") == 1
+    assert re.findall(r"^branch \d: (\S+)  from (.+)$", shown, re.MULTILINE) == [
+        (f"chat/r{number}", f"chat.jsonl r{number}") for number in range(3)
+    ]
+    tree = shared.to_json()
+    for number, branch in enumerate(tree["branches"]):
+        ids = [*tree["ids"][: branch["beginning"]], *tree["ids"][branch["start"] : branch["end"]]]
+        record = records_of(tmp_path / "build")[branch["id"]]
+        assert tuple(ids) == record.ids
+        assert branch["text"].endswith(
+            f"Question 0 of record {number}?\n\n### Answer:\nAnswer 0 of record {number}.</s>"
+        )
+        assert branch["text"].count("<image>") == 1
+        (trained,) = branch["trained"]
+        assert tree["labels"][slice(*trained)] == [label for label in record.labels if label != -100]
+        assert branch["sources"] == [{"file": "chat.jsonl", "record": f"r{number}"}]
 
 
 # Previews
