@@ -37,14 +37,14 @@ class _StatsCommand(PrepCommand):
 def stats(
     build: str | Path, max_length: int | None, as_json: bool, page: Path | None, folder: Path | None, read: int
 ) -> None:
-    """Lengths, images, trained shares, what filters dropped, and how full packed sequences will be.
+    """Lengths, images, trained shares, what sharing saves, what filters dropped, how full packed sequences will be.
 
     The report has more: mixture shares asked for and real, histograms, what an epoch shows, rejects with examples,
     frequent texts, images in two datasets.
     """
     import shards
     from preprocess.views.packing_report import packing_report, packing_report_text
-    from preprocess.views.stats import build_stats, filter_counts, print_stats
+    from preprocess.views.stats import build_stats, filter_counts, never_drawn, print_stats
 
     if folder is not None:
         from preprocess.reports.tables import check_csv_folder
@@ -52,10 +52,11 @@ def stats(
         check_csv_folder(folder)
     opened = shards.open(build)
     rows, dropped = build_stats(opened), filter_counts(opened)
-    questions = opened.manifest.questions or ()
+    questions, missed = opened.manifest.questions or (), never_drawn(opened)
     packing = packing_report(opened, max_length or opened.manifest.config.limits.max_length)
     tree = {
         "datasets": rows,
+        "never_drawn": [one.to_json() for one in missed],
         "filtered": dropped,
         "questions": [asdict(question) for question in questions],
         "packing": packing and asdict(packing),
@@ -73,7 +74,7 @@ def stats(
     if as_json:
         click.echo(json_line(tree))
         return
-    print_stats(rows, dropped, questions)
+    print_stats(rows, dropped, questions, missed)
     if packing:
         click.echo(packing_report_text(packing))
     for written in filter(None, (page, folder)):

@@ -7,7 +7,7 @@ len(build["train"]), build["train"][0].ids
 from __future__ import annotations
 
 import operator
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from functools import lru_cache
 from itertools import accumulate
 from pathlib import Path
@@ -17,8 +17,8 @@ import numpy as np
 from shards.errors import ShardError
 from shards.format.manifest import NAME, SPLITS, Manifest, read_manifest
 from shards.format.shard import Shard
-from shards.format.split import SplitSamples
 from shards.format.shard_info import ShardList
+from shards.format.split import SplitSamples
 from shards.sampling.order import Draws, Order
 from shards.sampling.record_draws import draws_by_records
 from shards.storage.cache import Cache
@@ -85,13 +85,22 @@ class Build:
             dataset = self.manifest.datasets[name]
             shards, count = dataset.shards[split], dataset.draws if split == "train" else size
             if split == "train" and shards.has_branches:
-                drawn += _draws_by_records(name, shards, count, start)
+                drawn += _by_records(name, shards, self.epoch_draws(name), start)
             else:
                 drawn.append(Draws(name, tuple(shards.samples), count))
             start += size
         if not any(draws.count for draws in drawn):
             raise ShardError(f"{self.store.location}: nothing to draw from the split {split}; see dsvl-prep stats")
         return Order(drawn, key=(self.manifest.hash, seed), window=window)
+
+    def epoch_draws(self, dataset: str) -> dict[int, int]:
+        """Number of records of a sample -> draws of such samples in an epoch of the train split.
+
+        A number is 0 if samples with so many records are too rare for the draws of the dataset: no epoch has them.
+        """
+        info = self.manifest.datasets[dataset]
+        shards = info.shards["train"]
+        return draws_by_records(info.draws, shards.by_records) if shards.has_branches else {1: info.draws}
 
     def __reduce__(self) -> tuple[type[Build], tuple[Store]]:
         return Build, (self.store,)
@@ -101,19 +110,16 @@ class Build:
         return SplitSamples(self.store, split, datasets, self.manifest.hash)
 
 
-def _draws_by_records(name: str, shards: ShardList, records: int, start: int) -> Iterator[Draws]:
+def _by_records(name: str, shards: ShardList, draws: Mapping[int, int], start: int) -> Iterator[Draws]:
     """The samples with 1, 2, 3, ... records, each as a dataset of its own; in a shard they follow each other."""
-    most = max(map(len, shards.by_branches))
-    counts = np.zeros((len(shards), most), np.int64)
+    counts = np.zeros((len(shards), max(map(len, shards.by_branches))), np.int64)
     for number, by_branches in enumerate(shards.by_branches):
         counts[number, : len(by_branches)] = by_branches
     shard_starts = np.array([*accumulate(shards.samples, initial=start)][:-1])
     starts = shard_starts[:, None] + counts.cumsum(1) - counts
-    sizes = {column + 1: int(total) for column, total in enumerate(counts.sum(0))}
-    for each, draws in draws_by_records(records, sizes).items():
-        if sizes[each]:
-            sizes_of_shards, firsts = (tuple(table[:, each - 1].tolist()) for table in (counts, starts))
-            yield Draws(name, sizes_of_shards, draws, key=f"{name}/{each}", shard_starts=firsts)
+    for each, count in draws.items():
+        sizes, firsts = (tuple(table[:, each - 1].tolist()) for table in (counts, starts))
+        yield Draws(name, sizes, count, key=f"{name}/{each}", shard_starts=firsts)
 
 
 def open_build(location: str | Path, *, cache: Cache | None = None) -> Build:

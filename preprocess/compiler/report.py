@@ -29,7 +29,7 @@ class DatasetReport:
     file whose name says val or test -> its number of official val and test records. official_use: what the blend makes
     of those. filtered: rule of the filter -> records, which are the rejects with the reason `filtered`. images_hint:
     where the images are, if many of them are missing. to_draw: what the blend's amounts count: train samples, each
-    branch as one.
+    branch as one. with_branches: samples that several records share.
     """
 
     name: str
@@ -45,6 +45,7 @@ class DatasetReport:
     images_hint: str = ""
     draws: int = 0
     to_draw: int = 0
+    with_branches: int = 0
     share: float = 0.0
     splits: dict[str, int] = field(default_factory=lambda: dict.fromkeys(NAMES, 0))
     rejects: Counter[str] = field(default_factory=Counter)
@@ -68,6 +69,7 @@ class DatasetReport:
         if result.shard is not None:
             self.splits[split] += result.shard.samples
             self.to_draw += ShardList([result.shard]).records if split == "train" else 0
+            self.with_branches += sum(result.shard.by_branches[1:])
             self.images += result.shard.images
             self.trained_tokens += result.shard.trained_tokens
 
@@ -76,6 +78,7 @@ class DatasetReport:
             "records": self.records,
             "members": self.members,
             "samples": self.samples,
+            "samples_with_branches": self.with_branches,
             "splits": dict(self.splits),
             "rejects": dict(sorted(self.rejects.items())),
             "filtered": dict(sorted(self.filtered.items())),
@@ -118,6 +121,8 @@ def print_report(report: BuildReport) -> None:
     console.print(cell(f"build {report.path}", style="italic"))
     console.print(report_table(report))
     for name, dataset in report.datasets.items():
+        if dataset.with_branches:
+            console.print(cell(f"{name}: {_shared(dataset)}"))
         if dataset.rejects:
             console.print(cell(f"{name}: rejects: {counts_text(dataset.rejects)}"))
         if dataset.filtered:
@@ -175,6 +180,13 @@ def report_table(report: BuildReport) -> Table:
         )
         table.add_row(cell(dataset.name), *(f"{count:,}" for count in counts), f"{dataset.share:.1%}")
     return table
+
+
+def _shared(dataset: DatasetReport) -> str:
+    return (
+        f"{dataset.members:,} records are in {dataset.samples:,} samples, of which {dataset.with_branches:,} have "
+        "branches; train and eval count samples, the share of an epoch counts records"
+    )
 
 
 def _official(dataset: DatasetReport) -> str:

@@ -10,9 +10,12 @@ from preprocess.conversation import NOTES, REASONS
 from preprocess.reports.histograms import histogram_table
 from preprocess.reports.parts import Part
 from preprocess.reports.shared_contents import shared_tables
+from preprocess.reports.sharing import sharing_tables
 from preprocess.reports.tables import Drawing, Table, Value
 from preprocess.views.packing_report import packing_report
 from shards import Build
+
+_RECORDS = "Each branch of a sample is a record; a sample without branches is one."
 
 
 def index_tables(build: Build, parts: Sequence[Part], max_length: int) -> Iterator[Table]:
@@ -34,6 +37,7 @@ def index_tables(build: Build, parts: Sequence[Part], max_length: int) -> Iterat
         }
         if values:
             yield histogram_table(name, title, f"How many samples have this many {unit}.", values, unit=unit)
+    yield from sharing_tables(build, parts)
     yield _fill(build, max_length)
     yield _counted(build, "rejects", "Rejects", "Records that did not become part of a sample.", REASONS)
     yield _counted(build, "notes", "Notes", "What was changed in samples on the way.", NOTES)
@@ -42,13 +46,16 @@ def index_tables(build: Build, parts: Sequence[Part], max_length: int) -> Iterat
 
 
 def asked_draws(build: Build) -> Mapping[str, float]:
-    """Dataset -> samples of it in an epoch as the blend asks for them, before they are made whole numbers."""
+    """Dataset -> draws of it in an epoch as the blend asks for them, before they are made whole numbers.
+
+    Draws count samples; of a dataset whose samples have branches, records.
+    """
     blend = build.manifest.config.blend
     weights = {each["name"]: each.get("weight") or 0 for each in blend["datasets"]}
     total = (blend.get("total") or 0) / (sum(weights.values()) or 1)
     asked = {}
     for each in blend["datasets"]:
-        size = build.manifest.datasets[each["name"]].splits["train"]
+        size = build.manifest.datasets[each["name"]].shards["train"].records
         if weights[each["name"]]:
             asked[each["name"]] = weights[each["name"]] * total
         elif each.get("epochs"):
@@ -59,12 +66,12 @@ def asked_draws(build: Build) -> Mapping[str, float]:
 
 
 def _mixture(build: Build, parts: Sequence[Part]) -> Table:
-    """Shares of an epoch. A dataset's tokens in it are its mean times its draws."""
+    """Shares of an epoch. A dataset's tokens in it are the mean of its samples times the draws of samples."""
     asked = asked_draws(build)
     datasets = build.manifest.datasets
     train = {part.dataset: part for part in parts if part.split == "train"}
     totals = {
-        field: {name: _in_epoch(part, field, datasets[name].draws) for name, part in train.items()}
+        field: {name: _in_epoch(part, field, build.epoch_draws(name)) for name, part in train.items()}
         for field in ("lengths", "trained", "images")
     }
     draws = {name: datasets[name].draws for name in build.datasets}
@@ -78,19 +85,19 @@ def _mixture(build: Build, parts: Sequence[Part]) -> Table:
         ]
         for name in build.datasets
     ]
-    shares = ("asked", "samples", "tokens", "trained_tokens", "images")
+    shares = ("asked", "records", "tokens", "trained_tokens", "images")
     return Table(
         name="mixture",
         title="Mixture",
-        text="Shares of an epoch: what the blend asks for, and what samples, tokens, trained tokens and images are. "
-        "Tokens and images are the mean of a dataset's training samples times its draws.",
-        columns=("dataset", *shares, "draws"),
+        text="Shares of an epoch: what the blend asks for, and what records, tokens, trained tokens and images are. "
+        f"{_RECORDS} Tokens and images are means of a dataset's training samples times the draws of samples.",
+        columns=("dataset", *shares, "records_drawn"),
         rows=rows,
         drawing=Drawing(
             kind="bars",
             labels=("dataset",),
             columns=shares,
-            shown=("asked for", "samples", "tokens", "trained tokens", "images"),
+            shown=("asked for", "records", "tokens", "trained tokens", "images"),
             unit="share of an epoch",
         ),
     )
@@ -100,12 +107,13 @@ def _contents(parts: Sequence[Part]) -> Table:
     return Table(
         name="contents",
         title="Contents",
-        text="What the shards hold.",
-        columns=("dataset", "split", "samples", "images", "tokens", "trained_tokens", "longest"),
+        text=f"What the shards hold. {_RECORDS}",
+        columns=("dataset", "split", "records", "samples", "images", "tokens", "trained_tokens", "longest"),
         rows=[
             [
                 part.dataset,
                 part.split,
+                int(part.records.sum()),
                 len(part.lengths),
                 int(part.images.sum()),
                 int(part.lengths.sum()),
@@ -121,21 +129,26 @@ def _epoch(build: Build, parts: Sequence[Part]) -> Table:
     train = {part.dataset: part for part in parts if part.split == "train"}
     rows: list[list[Value]] = []
     for name in build.datasets:
-        info = build.manifest.datasets[name]
-        size = info.splits["train"]
-        shown = (round(_in_epoch(train.get(name), field, info.draws)) for field in ("lengths", "trained", "images"))
-        rows.append([name, size, info.draws, info.draws / size if size else 0.0, max(0, size - info.draws), *shown])
+        shards, draws = build.manifest.datasets[name].shards["train"], build.epoch_draws(name)
+        records_drawn = sum(count * number for count, number in draws.items())
+        not_shown = sum(max(0, size - draws[count]) for count, size in shards.by_records.items())
+        times_shown = records_drawn / shards.records if shards.records else 0.0
+        shown = (round(_in_epoch(train.get(name), field, draws)) for field in ("lengths", "trained", "images"))
+        samples = sum(shards.samples), sum(draws.values())
+        rows.append([name, shards.records, records_drawn, *samples, times_shown, not_shown, *shown])
     return Table(
         name="epoch",
         title="One epoch",
-        text="How often an epoch shows a training sample on average, and how many samples it does not show. "
-        "Tokens and images are the mean of the training samples times the draws.",
+        text="How often an epoch shows a training record on average, and how many samples it does not show. "
+        f"{_RECORDS} Tokens and images are means of the training samples times the draws of samples.",
         columns=(
             "dataset",
+            "records",
+            "records_drawn",
             "samples",
-            "draws",
+            "samples_drawn",
             "times_shown",
-            "not_shown",
+            "samples_not_shown",
             "tokens",
             "trained_tokens",
             "images",
@@ -198,9 +211,12 @@ def _filtered(build: Build) -> Table:
     )
 
 
-def _in_epoch(part: Part | None, field: str, draws: int) -> float:
-    """The mean of a dataset's training samples times its draws."""
-    return float(getattr(part, field).mean()) * draws if part is not None and len(part.lengths) else 0.0
+def _in_epoch(part: Part | None, field: str, draws: Mapping[int, int]) -> float:
+    """The mean of training samples with 1, 2, 3, ... records times the draws of such samples, together."""
+    if part is None:
+        return 0.0
+    values = getattr(part, field)
+    return float(sum(values[part.records == count].mean() * number for count, number in draws.items() if number))
 
 
 def _share(values: Mapping[str, float], name: str) -> float:

@@ -10,12 +10,15 @@ import pyarrow as pa
 import xxhash
 
 from preprocess.views.member_hashes import content_of, hash_members
+from preprocess.views.stats import records_of
 from shards import Build
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Part:
     """A dataset's side of the split. lengths: text tokens + images x image_tokens. images_shown: hashes, repeated.
+
+    records: branches of each sample; 1 of a sample without branches.
 
     contents: a hash of each sample's tokens and images, by which equal samples are found.
     """
@@ -25,12 +28,13 @@ class Part:
     lengths: npt.NDArray[np.int64]
     trained: npt.NDArray[np.int64]
     images: npt.NDArray[np.int64]
+    records: npt.NDArray[np.int64]
     images_shown: npt.NDArray[np.uint64]
     contents: npt.NDArray[np.uint64]
 
 
 def read_parts(build: Build) -> list[Part]:
-    """All indexes, one after the other. Memory: 40 bytes a sample, and 8 an image. Raises ShardError."""
+    """All indexes, one after the other. Memory: 48 bytes a sample, and 8 an image. Raises ShardError."""
     columns: dict[tuple[str, str], list[tuple[npt.NDArray[np.int64], ...]]] = {}
     shown: dict[tuple[str, str], list[npt.NDArray[np.uint64]]] = {}
     contents: dict[tuple[str, str], list[npt.NDArray[np.uint64]]] = {}
@@ -39,9 +43,8 @@ def read_parts(build: Build) -> list[Part]:
         text, trained, images = (
             table.column(name).to_numpy().astype(np.int64) for name in ("text_tokens", "trained_tokens", "images")
         )
-        columns.setdefault((dataset, split), []).append(
-            (text + images * build.manifest.config.image_tokens, trained, images)
-        )
+        lengths = text + images * build.manifest.config.image_tokens
+        columns.setdefault((dataset, split), []).append((lengths, trained, images, records_of(shard.info)))
         shown.setdefault((dataset, split), []).append(_hashes(table.column("groups")))
         contents.setdefault((dataset, split), []).append(content_of(hashes.tokens, hashes.images))
         shard.forget_index()
@@ -52,6 +55,7 @@ def read_parts(build: Build) -> list[Part]:
             lengths=np.concatenate([each[0] for each in shards]),
             trained=np.concatenate([each[1] for each in shards]),
             images=np.concatenate([each[2] for each in shards]),
+            records=np.concatenate([each[3] for each in shards]),
             images_shown=np.concatenate(shown[dataset, split]),
             contents=np.concatenate(contents[dataset, split]),
         )

@@ -18,6 +18,7 @@ from preprocess.reports.histograms import histogram_table
 from preprocess.reports.tables import Table, Value
 from preprocess.viewer.opened_build import OpenedBuild
 from preprocess.viewer.turns import ChatTurn, Opener, turns_of
+from preprocess.views.sample_records import each_alone
 from preprocess.views.sample_text import pieces_of
 from shards import Sample, ShardError
 
@@ -28,10 +29,26 @@ _ASPECTS = (0.0, 0.2, 1 / 3, 0.5, 2 / 3, 0.8, 1.0, 1.25, 1.5, 2.0, 3.0, 5.0, 8.0
 
 
 @dataclass(slots=True)
+class Sharing:
+    """Samples with branches that were read. separate_*: what their records would have as samples of their own."""
+
+    samples: int = 0
+    records: int = 0
+    text_tokens: int = 0
+    separate_text_tokens: int = 0
+    tokens: int = 0
+    separate_tokens: int = 0
+
+
+@dataclass(slots=True)
 class SampleNumbers:
-    """Collected from the samples that were read. damaged: the first samples that could not be."""
+    """Collected from the samples that were read. damaged: the first samples that could not be.
+
+    sharing: dataset -> sums over its samples with branches.
+    """
 
     read: int = 0
+    sharing: dict[str, Sharing] = field(default_factory=dict)
     turns: list[int] = field(default_factory=list)
     answer_tokens: list[int] = field(default_factory=list)
     answer_characters: list[int] = field(default_factory=list)
@@ -49,17 +66,18 @@ def read_samples(opened: OpenedBuild, most: int) -> SampleNumbers:
     for dataset, number in _drawn(opened, most):
         try:
             sample = number[0][number[1]]
+            records = each_alone(sample, opened.build.manifest.tokenizer.image_id)
         except ShardError as error:
             numbers.damaged += [str(error)] if len(numbers.damaged) < _MOST_DAMAGED else []
             continue
-        _collect(numbers, opened, sample, dataset)
+        _collect(numbers, opened, sample, records, dataset)
     return numbers
 
 
 def sample_tables(numbers: SampleNumbers) -> Iterator[Table]:
     """Tables of the samples that were read."""
     histograms: Sequence[tuple[str, str, str, Sequence[float], str, Sequence[float] | None]] = (
-        ("turns", "Turns", "samples", numbers.turns, "turns", None),
+        ("turns", "Turns", "records" if numbers.sharing else "samples", numbers.turns, "turns", None),
         ("answer_tokens", "Length of an answer", "answers", numbers.answer_tokens, "tokens of an answer", None),
         (
             "answer_characters",
@@ -82,6 +100,7 @@ def sample_tables(numbers: SampleNumbers) -> Iterator[Table]:
             yield histogram_table(
                 name, title, text, {what: np.asarray(values)}, unit=unit, edges=edges, is_of_read=True
             )
+    yield from _sharing(numbers)
     texts = (
         ("questions", "Most frequent questions", numbers.questions),
         ("answers", "Most frequent answers", numbers.answers),
@@ -89,6 +108,25 @@ def sample_tables(numbers: SampleNumbers) -> Iterator[Table]:
     )
     for name, title, counted in texts:
         yield _frequent(name, title, counted)
+
+
+def _sharing(numbers: SampleNumbers) -> Iterator[Table]:
+    if not numbers.sharing:
+        return
+    columns = ("samples", "records", "text_tokens", "separate_text_tokens", "tokens", "separate_tokens")
+    rows: list[list[Value]] = [
+        [dataset, *(getattr(sharing, column) for column in columns), 1 - sharing.tokens / sharing.separate_tokens]
+        for dataset, sharing in numbers.sharing.items()
+    ]
+    yield Table(
+        name="sharing",
+        title="What sharing saves",
+        text="Of samples with branches: the tokens that they have, and that a sample for each record would have; text "
+        "alone, and with images.",
+        columns=("dataset", *columns, "saved"),
+        rows=rows,
+        is_of_read=True,
+    )
 
 
 def _frequent(name: str, title: str, counted: FrequentTexts) -> Table:
@@ -122,10 +160,32 @@ def _drawn(opened: OpenedBuild, most: int) -> Iterator[tuple[str, tuple[Any, int
             start += size
 
 
-def _collect(numbers: SampleNumbers, opened: OpenedBuild, sample: Sample, dataset: str) -> None:
+def _collect(
+    numbers: SampleNumbers, opened: OpenedBuild, sample: Sample, records: Sequence[Sample], dataset: str
+) -> None:
     numbers.read += 1
+    for record in records:
+        _collect_texts(numbers, opened, record, dataset)
+    if sample.branch_ids is not None:
+        of_images = len(sample.images) * opened.build.manifest.config.image_tokens
+        sharing = numbers.sharing.setdefault(dataset, Sharing())
+        sharing.samples += 1
+        sharing.records += len(records)
+        text, separate = (sum(len(one.ids) - len(one.images) for one in several) for several in ([sample], records))
+        sharing.text_tokens += text
+        sharing.tokens += text + of_images
+        sharing.separate_text_tokens += separate
+        sharing.separate_tokens += separate + len(records) * of_images
+    for image in sample.metadata.get("images") or ():
+        width, height = (image.get(f"original_{side}", image.get(side, 0)) for side in ("width", "height"))
+        numbers.sides.append(max(width, height))
+        numbers.aspects.append(width / max(height, 1))
+
+
+def _collect_texts(numbers: SampleNumbers, opened: OpenedBuild, record: Sample, dataset: str) -> None:
+    """Turns, questions and answers of a record alone."""
     openers = opened.openers(dataset)
-    turns = turns_of(pieces_of(sample, opened.tokenizer), openers)
+    turns = turns_of(pieces_of(record, opened.tokenizer), openers)
     numbers.turns.append(sum(turn.role != "context" for turn in turns))
     for turn in turns:
         if turn.trained:
@@ -137,10 +197,6 @@ def _collect(numbers: SampleNumbers, opened: OpenedBuild, sample: Sample, datase
             numbers.openings.add(" ".join(answer.split()[:_OPENING_WORDS]))
         elif turn.role == "user":
             numbers.questions.add(question_of(turn, openers))
-    for image in sample.metadata.get("images") or ():
-        width, height = (image.get(f"original_{side}", image.get(side, 0)) for side in ("width", "height"))
-        numbers.sides.append(max(width, height))
-        numbers.aspects.append(width / max(height, 1))
 
 
 def question_of(turn: ChatTurn, openers: Sequence[Opener]) -> str:

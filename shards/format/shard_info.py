@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Annotated, Any, get_type_hints, overload
@@ -84,11 +85,17 @@ class ShardList(Sequence[ShardInfo]):
         return [(samples,) if branches is None else branches for samples, branches in pairs]
 
     @property
+    def by_records(self) -> dict[int, int]:
+        """Number of records of a sample -> samples of all shards that have so many, if there are any."""
+        sizes: Counter[int] = Counter()
+        for by_branches in self.by_branches:
+            sizes.update(dict(enumerate(by_branches, start=1)))
+        return {count: samples for count, samples in sorted(sizes.items()) if samples}
+
+    @property
     def records(self) -> int:
         """Samples of all shards, each branch counted as one."""
-        return sum(
-            count * samples for by_branches in self.by_branches for count, samples in enumerate(by_branches, start=1)
-        )
+        return sum(count * samples for count, samples in self.by_records.items())
 
     @property
     def has_branches(self) -> bool:

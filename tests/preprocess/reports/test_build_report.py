@@ -69,8 +69,8 @@ def test_the_mixture_has_what_was_asked_for_and_what_an_epoch_is(folder: Path, t
     for row in rows(tables["mixture"]):
         own = [sample for name, sample in samples if name == row["dataset"]]
         assert row["asked"] == {"one": 0.75, "two": 0.25}[row["dataset"]]
-        assert row["samples"] == pytest.approx(len(own) / len(samples))
-        assert row["draws"] == len(own)
+        assert row["records"] == pytest.approx(len(own) / len(samples))
+        assert row["records_drawn"] == len(own)
         images = sum(len(sample.images) for sample in own), sum(len(sample.images) for _, sample in samples)
         assert row["images"] == pytest.approx(images[0] / images[1], abs=0.05)  # a mean over all samples
 
@@ -174,11 +174,12 @@ def test_values_of_zero_and_beyond_the_edges_have_a_bar_and_can_be_drawn() -> No
 
 def test_an_epoch_says_how_often_samples_are_shown(tables: dict[str, Table]) -> None:
     for row in rows(tables["epoch"]):
-        assert row["times_shown"] == pytest.approx(row["draws"] / row["samples"])
-        assert row["not_shown"] == max(0, row["samples"] - row["draws"])
+        assert row["times_shown"] == pytest.approx(row["records_drawn"] / row["records"])
+        assert (row["records"], row["records_drawn"]) == (row["samples"], row["samples_drawn"])
+        assert row["samples_not_shown"] == max(0, row["samples"] - row["samples_drawn"])
         contents = next(each for each in rows(tables["contents"]) if each["dataset"] == row["dataset"])
         for shown in ("tokens", "trained_tokens", "images"):
-            assert row[shown] == round(contents[shown] / contents["samples"] * row["draws"])
+            assert row[shown] == round(contents[shown] / contents["samples"] * row["samples_drawn"])
 
 
 def test_a_part_of_the_samples_is_read_evenly_and_the_report_says_so(folder: Path) -> None:
