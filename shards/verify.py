@@ -16,12 +16,11 @@ import xxhash
 from shards.build import Build
 from shards.errors import ShardError
 from shards.format.branches import branch_problems
-from shards.format.container import END_OF_ARCHIVE, check_headers
+from shards.format.container import END_OF_ARCHIVE, IGNORE, check_headers
 from shards.format.manifest import NAME, Manifest, is_canonical
 from shards.format.shard import Sample, Shard
 from shards.storage.store import Store
 
-IGNORE = -100
 _OURS = ("shards", "tokenizer")  # folders where a file that the manifest does not name can do harm
 
 

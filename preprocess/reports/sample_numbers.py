@@ -18,9 +18,9 @@ from preprocess.reports.histograms import histogram_table
 from preprocess.reports.tables import Table, Value
 from preprocess.viewer.opened_build import OpenedBuild
 from preprocess.viewer.turns import ChatTurn, Opener, turns_of
-from preprocess.views.sample_records import each_alone
 from preprocess.views.sample_text import pieces_of
 from shards import Sample, ShardError
+from shards.format.records import each_alone
 
 _TOP = 25
 _MOST_DAMAGED = 10

@@ -27,8 +27,8 @@ from preprocess.viewer.requests import (
 from preprocess.viewer.sample_page import TOKENS_PAGE, Card, token_rows, view_sample
 from preprocess.viewer.selection import ORDERS, Filters, Page, find_key, place_of, read_sample
 from preprocess.viewer.source_records import SourceRecords
-from preprocess.views.sample_records import records_of
 from shards import ShardError
+from shards.format.records import records_of
 from shards.images.page_images import PageImage
 
 PAGE_POLICY = (

@@ -13,10 +13,10 @@ from preprocess.conversation import NOTES
 from preprocess.viewer.opened_build import OpenedBuild
 from preprocess.viewer.selection import place_of, read_sample
 from preprocess.viewer.turns import ChatTurn, Opener, turns_after, turns_of
-from preprocess.views.sample_records import SampleRecord
 from preprocess.views.sample_text import RecordText, frame_text, record_texts
 from shards import Sample, ShardError
 from shards.format.branches import Branch
+from shards.format.records import SampleRecord
 
 TOKENS_PAGE = 500
 

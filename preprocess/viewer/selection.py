@@ -19,9 +19,9 @@ import numpy.typing as npt
 from dst import TextTokenizer
 from dst.common.suggest import nearest
 from preprocess.errors import ConfigError
-from preprocess.views.sample_records import check_branches, each_alone
 from preprocess.views.sample_text import whole_text
 from shards import Build, Sample, ShardError
+from shards.format.records import check_branches, each_alone
 from shards.sampling.permutation import Permutation, make_key
 
 Order = Literal["build", "random", "longest", "shortest", "most-images"]

@@ -10,8 +10,8 @@ import numpy as np
 from dst import IGNORE
 from preprocess.errors import ConfigError
 from preprocess.viewer.attention import Span
-from preprocess.views.sample_records import check_branches
 from shards import Build, Sample, ShardError
+from shards.format.records import check_branches
 from shards.sampling.order import Order, StoredOrder
 from shards.sampling.packed_sequences import PackedSequences
 from shards.sampling.placeholders import expand

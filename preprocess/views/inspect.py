@@ -16,9 +16,9 @@ import shards
 from dst import IGNORE, TextTokenizer, load_tokenizer
 from preprocess.errors import DataError
 from preprocess.terminal import cell, results
-from preprocess.views.sample_records import SampleRecord
 from preprocess.views.sample_text import Piece, frame_text, record_texts, runs_of, whole_text
 from shards import Sample
+from shards.format.records import SampleRecord
 
 TRAINED = "bold green"
 IMAGE = "bold cyan"

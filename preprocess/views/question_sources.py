@@ -21,10 +21,10 @@ from preprocess.conversation import Conversation
 from preprocess.dedupe.questions import find_records, read_questions
 from preprocess.dedupe.texts import words_of
 from preprocess.errors import DataError
-from preprocess.views.sample_records import each_alone
 from shards import Sample
 from shards.build import Build, open_build
 from shards.format.manifest import NAME as MANIFEST
+from shards.format.records import each_alone
 
 RECORD_FILES = (".jsonl", ".json")
 QUESTION_FILES = (*RECORD_FILES, ".txt")

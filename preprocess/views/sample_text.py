@@ -14,8 +14,8 @@ from typing import Any, Literal
 import numpy as np
 
 from dst import IGNORE, TextTokenizer
-from preprocess.views.sample_records import SampleRecord, each_alone, records_of
 from shards import Sample, ShardError
+from shards.format.records import SampleRecord, each_alone, records_of
 
 Kind = Literal["text", "control", "image"]
 

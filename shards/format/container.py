@@ -15,6 +15,9 @@ BLOCK = 512
 END_OF_ARCHIVE = bytes(2 * BLOCK)
 MAX_MEMBER_BYTES = 8**11 - 1  # eleven octal digits in a ustar header
 
+IGNORE = -100
+"""The label of a token that is not trained"""
+
 _ROWS = (2, 3)
 """Of a token array: ids, labels and, in samples with branches, branch numbers"""
 

@@ -16,8 +16,8 @@ from preprocess.viewer.export import write_samples_page
 from preprocess.viewer.opened_build import OpenedBuild
 from preprocess.viewer.sample_page import token_rows, view_sample
 from preprocess.views.question_sources import find_questions
-from preprocess.views.sample_records import each_alone
 from shards.format import container
+from shards.format.records import each_alone
 from tests.support.shared_builds import question_blend
 from tests.support.small_blends import build, chat_blend, chat_record, rejects_of, write_images
 from tests.support.viewed_builds import Ask, app_of

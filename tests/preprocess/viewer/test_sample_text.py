@@ -12,10 +12,10 @@ import pytest
 import dst
 from dst import IGNORE, ChatTokenizer, load_template, load_tokenizer
 from preprocess.viewer.turns import openers_of, turns_of
-from preprocess.views.sample_records import records_of
 from preprocess.views.sample_text import pieces_of, record_texts, runs_of, whole_text
 from shards import Sample, ShardError
 from shards.format.branches import join_branches
+from shards.format.records import records_of
 from tests.support import text_tokenizers
 
 TALK: list[dst.Message] = [

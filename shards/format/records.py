@@ -13,9 +13,10 @@ from typing import Any
 import numpy as np
 import orjson
 
-from dst import IGNORE
-from shards import Sample, ShardError
+from shards.errors import ShardError
 from shards.format.branches import Branch, branch_problems
+from shards.format.container import IGNORE
+from shards.format.shard import Sample
 
 _OF_THE_SAMPLE = ("branches", "notes")  # of metadata; notes do not say which record they are about
 
