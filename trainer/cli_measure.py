@@ -24,7 +24,7 @@ _OF_DIALOGUES, _OF_BUILDS = ("images", "prefix", "leave_out"), ("loss", "answers
 @click.option("--out", type=PATH, help="Folder for results.csv, results.jsonl and results.html.")
 @click.option("--loss/--no-loss", default=True, help="Measure the held-out loss.  [default: loss]")
 @click.option("--answers/--no-answers", default=True, help="Answer and score.  [default: answers]")
-@click.option("--limit", type=click.IntRange(min=1), help="Samples per dataset to answer.  [default: all]")
+@click.option("--limit", type=click.IntRange(min=1), help="Records per dataset to ask about.  [default: all]")
 @click.option(
     "--batch", default=4, show_default=True, type=click.IntRange(min=1), help="Sequences, or prompts, a batch."
 )

@@ -1,14 +1,18 @@
 """The questions of a build's held-out samples; each answer of a sample makes one question.
 
-Rule: the prompt is the ids before the answer in the build, recorded answers to earlier questions included; nothing is
-rendered or tokenized again. References come from the build alone.
+Rules
+- The prompt is the ids before the answer in the build, recorded answers to earlier questions included; nothing is
+  rendered or tokenized again. References come from the build alone.
+- Each branch of a sample is a record of its own: its questions have the common beginning and its own tokens before the
+  answer, and its own references. So they are those of a build in which no records share a sample.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
-from itertools import accumulate
+from itertools import groupby
+from operator import itemgetter
 
 import numpy as np
 import numpy.typing as npt
@@ -16,7 +20,9 @@ import numpy.typing as npt
 from dst import IGNORE
 from dst.tokenizer import TextTokenizer
 from shards import Build, Sample
-from shards.errors import ImageError
+from shards.errors import ImageError, ShardError
+from shards.format.records import alone, each_alone
+from shards.format.shard_info import ShardList
 from shards.images.geometry import Geometry
 from trainer.errors import TrainError
 from trainer.evaluation.metrics import Kind, kind_of, references_of
@@ -32,48 +38,69 @@ _CUT = "answer_cut"
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Question:
-    """One answer of a sample, which the model is asked to generate."""
+    """One answer of a record, which the model is asked to generate."""
 
     dataset: str
     key: str
+    """Of the sample"""
+    record: str
+    """Id of the record; of records that `concat` joined, that of the first"""
     index: int
     """Of the sample in the split"""
+    branch: int | None
+    """Of the record in the sample, from 0; None if the sample has no branches"""
     number: int
-    """Of the answer in the sample, from 0"""
+    """Of the answer in the record, from 0"""
     after: int
-    """Index in the sample's ids where the previous answer ends; 0 for the first answer"""
+    """Index in the record's ids where the previous answer ends; 0 for the first answer"""
     start: int
-    """Index in the sample's ids where this answer starts"""
+    """Index in the record's ids where this answer starts"""
     end_id: int
     positions: int
     """Number of positions of its prompt, images expanded"""
     kind: Kind
     references: tuple[str, ...]
 
+    @property
+    def name(self) -> str:
+        """Sample, branch and answer, the latter two counted from 1."""
+        branch = "" if self.branch is None else f", branch {self.branch + 1}"
+        return f"{self.key}{branch}, answer {self.number + 1}"
+
 
 def questions_of(build: Build, tokenizer: TextTokenizer, *, limit: int | None = None) -> list[Question]:
-    """All questions of the held-out split, or those of at most `limit` samples per dataset, evenly spread.
+    """All questions of the held-out split, or those of at most `limit` records per dataset, evenly spread.
 
-    Answers that were cut to limits.max_length are not asked for. Raises ShardError for a damaged sample.
+    A sample without branches counts as one record. Answers that were cut to limits.max_length are not asked for. Raises
+    ShardError for a damaged sample.
     """
     image_tokens = build.manifest.config.image_tokens
     kinds = {name: kind_of(dataset.adapter) for name, dataset in build.manifest.datasets.items()}
     split = build[SPLIT]
     questions: list[Question] = []
-    for index in _spread(list(split.sizes.values()), limit):
+    for index, num_records, numbers in _asked([each.shards[SPLIT] for each in build.manifest.datasets.values()], limit):
         dataset, sample = split.named(index)
+        records = each_alone(sample, tokenizer.image_id)
+        if len(records) != num_records:
+            raise ShardError(
+                f"{sample.where} has {len(records)} branches, the manifest says {num_records} of the sample there; see "
+                "dsvl-prep verify"
+            )
         if _CUT not in sample.metadata.get("notes", ()):
-            questions += _questions(sample, dataset, index, kinds[dataset], tokenizer, image_tokens)
+            for number in numbers:
+                branch = None if sample.branch_ids is None else number
+                questions += _questions(
+                    records[number], dataset, index, branch, kinds[dataset], tokenizer, image_tokens
+                )
     return questions
 
 
 def prompt_for(build: Build, question: Question, geometry: Geometry, image_id: int) -> Prompt:
     """The prompt of a question. Raises TrainError for an image that cannot be decoded."""
-    sample = build[SPLIT][question.index]
-    ids = sample.ids[: question.start]
-    expanded, slots = expand_images(ids, image_id, build.manifest.config.image_tokens)
+    record = _record(build, question, image_id)
+    expanded, slots = expand_images(record.ids[: question.start], image_id, build.manifest.config.image_tokens)
     try:
-        pixels = [image_pixels(data, geometry) for data in sample.images[: len(slots)]]
+        pixels = [image_pixels(data, geometry) for data in record.images[: len(slots)]]
     except ImageError as error:
         raise TrainError(f"{build[SPLIT].where(question.index)}: an image cannot be decoded: {error}") from None
     return Prompt(ids=expanded, images=stack(pixels, geometry.size), slots=slots, end_id=question.end_id)
@@ -86,15 +113,15 @@ def question_text(
 
     with_images: include their bytes, not only their names.
     """
-    sample = build[SPLIT][question.index]
-    first = int((sample.ids[: question.after] == tokenizer.image_id).sum())
-    end = int((sample.ids[: question.start] == tokenizer.image_id).sum())
-    names = [str(image.get("name")) for image in sample.metadata.get("images", [])]
+    record = _record(build, question, tokenizer.image_id)
+    first = int((record.ids[: question.after] == tokenizer.image_id).sum())
+    end = int((record.ids[: question.start] == tokenizer.image_id).sum())
+    names = [str(image.get("name")) for image in record.metadata.get("images", [])]
     images = tuple(
-        ReportImage(name=names[index], content=bytes(sample.images[index]) if with_images else b"")
+        ReportImage(name=names[index], content=bytes(record.images[index]) if with_images else b"")
         for index in range(first, end)
     )
-    return tokenizer.decode(sample.ids[question.after : question.start].tolist()).strip(), images
+    return tokenizer.decode(record.ids[question.after : question.start].tolist()).strip(), images
 
 
 def answer_spans(labels: npt.NDArray[np.int32]) -> list[tuple[int, int]]:
@@ -103,23 +130,37 @@ def answer_spans(labels: npt.NDArray[np.int32]) -> list[tuple[int, int]]:
     return list(zip(edges[::2], edges[1::2], strict=True))
 
 
+def _record(build: Build, question: Question, image_id: int) -> Sample:
+    """The record of a question as a sample of its own."""
+    sample = build[SPLIT][question.index]
+    return sample if question.branch is None else alone(sample, question.branch, image_id)
+
+
 def _questions(
-    sample: Sample, dataset: str, index: int, kind: Kind, tokenizer: TextTokenizer, image_tokens: int
+    record: Sample,
+    dataset: str,
+    index: int,
+    branch: int | None,
+    kind: Kind,
+    tokenizer: TextTokenizer,
+    image_tokens: int,
 ) -> Iterator[Question]:
-    spans = answer_spans(sample.labels)
-    metadata = sample.metadata
+    spans = answer_spans(record.labels)
+    metadata = record.metadata
     references = metadata.get("references")
     # A sample of several conversations has references for the first answer of each. Which answers these are is known if
     # every conversation has one answer; else only the sample's first answer is known to be one of them.
     has_one_each = isinstance(references, list) and len(references) == len(spans)
     for number, (start, end) in enumerate(spans):
-        ids = sample.ids[:start]
-        end_id = int(sample.ids[end - 1])
-        answer = answer_text(tokenizer, sample.ids[start:end].tolist(), end_id)
+        ids = record.ids[:start]
+        end_id = int(record.ids[end - 1])
+        answer = answer_text(tokenizer, record.ids[start:end].tolist(), end_id)
         yield Question(
             dataset=dataset,
-            key=sample.key,
+            key=record.key,
+            record=str(metadata.get("id", "")),
             index=index,
+            branch=branch,
             number=number,
             after=spans[number - 1][1] if number else 0,
             start=start,
@@ -130,7 +171,21 @@ def _questions(
         )
 
 
-def _spread(sizes: list[int], limit: int | None) -> Iterator[int]:
-    for start, size in zip([0, *accumulate(sizes)], sizes, strict=False):
+def _asked(datasets: Iterable[ShardList], limit: int | None) -> Iterator[tuple[int, int, list[int]]]:
+    """Of each sample that is asked about: its index in the split, how many records it has, and which of them are asked.
+
+    limit: most records of a dataset, evenly spread over those that it has.
+    """
+    first = 0
+    for shards in datasets:
+        each = [np.repeat(np.arange(len(counts)) + 1, counts) for counts in shards.by_branches]
+        records = np.concatenate([np.zeros(0, np.int64), *each])  # of each sample
+        ends = records.cumsum()
+        size = shards.records
         count = size if limit is None else min(limit, size)
-        yield from (start + number * size // count for number in range(count))
+        asked = np.arange(count) * size // max(count, 1)
+        samples = ends.searchsorted(asked, side="right")
+        in_sample = asked - (ends - records)[samples]
+        for sample, pairs in groupby(zip(samples.tolist(), in_sample.tolist(), strict=True), key=itemgetter(0)):
+            yield first + sample, int(records[sample]), [number for _, number in pairs]
+        first += len(records)

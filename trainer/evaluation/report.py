@@ -32,7 +32,7 @@ from trainer.evaluation.metrics import METRICS, DatasetScore
 PAGE_DIALOGUES = 500  # browsers show this many without delay
 PAGE_IMAGES = 3000
 PAGE_CHARACTERS = 20_000  # of one text
-_COLUMNS = ("dataset", "dialogue", "round", "question", "images", "answer", "references")
+_COLUMNS = ("dataset", "dialogue", "branch", "record", "round", "question", "images", "answer", "references")
 _SURROGATE = re.compile(r"[\ud800-\udfff]")
 
 
@@ -57,11 +57,17 @@ class AnsweredRound:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class AnsweredDialogue:
-    """A conversation as it was held. dataset: the dataset of the sample, or ""."""
+    """A conversation as it was held.
+
+    Of a held-out record: id is the key of its sample, branch its number among the records that share the sample, from
+    1, or None if none does.
+    """
 
     id: str
     rounds: tuple[AnsweredRound, ...]
     dataset: str = ""
+    record: str = ""
+    branch: int | None = None
 
 
 def write_report(
@@ -96,6 +102,8 @@ def _rows(dialogues: Sequence[AnsweredDialogue]) -> list[dict[str, Any]]:
         {
             "dataset": _valid(dialogue.dataset),
             "dialogue": _valid(dialogue.id),
+            "branch": dialogue.branch,
+            "record": _valid(dialogue.record),
             "round": number,
             "question": _valid(round_.question),
             "images": [_valid(image.name) for image in round_.images],

@@ -4,7 +4,8 @@ Rules
 - A held-out question is asked after the recorded answers before it. In a dialogue the model sees its own answers.
 - What can be checked before the first token is generated is checked then: a build that the model was not made for, a
   file that is not an image, a package that is missing.
-- Prompts of similar length share a batch. That changes answers only by rounding; samples are keyed by the question.
+- Prompts of similar length share a batch. That changes answers only by rounding. What is sampled is keyed by record and
+  answer, so it depends neither on the batch nor on the records that share a sample.
 """
 
 from __future__ import annotations
@@ -43,7 +44,7 @@ from trainer.training.loop import Evaluation, evaluate
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ScoredAnswers:
-    """A model's answers to held-out questions. dialogues: one per sample, for the report."""
+    """A model's answers to held-out questions. dialogues: one per record, for the report."""
 
     scores: Scores
     dialogues: tuple[AnsweredDialogue, ...]
@@ -145,14 +146,14 @@ def answer_held_out(
     for numbers in _batches({number: question.positions for number, question in enumerate(questions)}, batch):
         asked = [questions[number] for number in numbers]
         prompts = [prompt_for(build, question, speaker.geometry, tokenizer.image_id) for question in asked]
-        keys = [(question.dataset, question.key, question.number) for question in asked]
+        keys = [(question.dataset, question.record, question.number) for question in asked]
         for number, tokens in zip(numbers, generator.batch(prompts, sampling, keys=keys), strict=True):
             answers[number] = answer_text(tokenizer, tokens, questions[number].end_id)
         advance(len(numbers))
     scores = score(
         Answered(
             dataset=question.dataset,
-            key=f"{question.key}, answer {question.number + 1}",
+            key=question.name,
             kind=question.kind,
             prediction=answer,
             references=question.references,
@@ -245,7 +246,7 @@ def _batches(lengths: Mapping[int, int], batch: int) -> Iterator[list[int]]:
 def _dialogues(
     speaker: Speaker, build: Build, questions: Sequence[Question], answers: Sequence[str], scores: Scores
 ) -> Iterator[AnsweredDialogue]:
-    """A dialogue per sample, its questions in order; with images' bytes only if the page can show it."""
+    """A dialogue per record, its questions in order; with images' bytes only if the page can show it."""
     rounds: list[AnsweredRound] = []
     num_dialogues = 0
     for number, (question, answer) in enumerate(zip(questions, answers, strict=True)):
@@ -260,8 +261,15 @@ def _dialogues(
                 scores=scores.answers[number],
             )
         )
-        if number + 1 == len(questions) or questions[number + 1].index != question.index:
-            yield AnsweredDialogue(id=question.key, rounds=tuple(rounds), dataset=question.dataset)
+        following = questions[number + 1] if number + 1 < len(questions) else None
+        if following is None or (following.index, following.branch) != (question.index, question.branch):
+            yield AnsweredDialogue(
+                id=question.key,
+                rounds=tuple(rounds),
+                dataset=question.dataset,
+                record=question.record,
+                branch=None if question.branch is None else question.branch + 1,
+            )
             rounds = []
             num_dialogues += 1
 

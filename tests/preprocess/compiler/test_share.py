@@ -126,6 +126,19 @@ def test_a_sample_is_never_longer_than_max_length_with_its_beginning_counted_onc
     assert sum(alone) > 160, "apart they would not fit"
 
 
+def test_a_record_whose_answer_was_cut_stays_alone(tmp_path: Path) -> None:
+    (name,) = write_images(tmp_path / "mine", 1)
+    records = [chat_record(number, images=[name]) for number in range(4)]
+    records[1]["messages"][1]["content"] = "A long answer. " * 50
+    build(chat_blend(tmp_path, records, dataset={"share": 4}, limits={"max_length": 200, "too_long": "cut"}))
+    built = samples_of(tmp_path / "build")
+    (cut,) = [sample for sample in built if sample.metadata.get("notes")]
+    assert (cut.metadata["notes"], len(cut.branches)) == (["answer_cut"], 1)
+    assert len(cut.ids) + 15 == 200, "it is as long as a sample may be, so no other record fits into its sample"
+    assert sum(len(sample.branches) for sample in built) == 4
+    assert max(len(sample.branches) for sample in built) > 1
+
+
 def test_an_image_that_cannot_be_read_rejects_every_record_that_shows_it_and_no_other(tmp_path: Path) -> None:
     blend = question_blend(tmp_path, {0: 3, 1: 2}, limits={"max_reject_share": 1})
     (tmp_path / "mine/0.jpg").write_bytes(b"no image")

@@ -80,6 +80,8 @@ def test_the_tables_hold_every_text_in_full(tmp_path: Path) -> None:
     assert rows[0] == {
         "dataset": "zoo",
         "dialogue": "d\n1",
+        "branch": None,
+        "record": "",
         "round": 1,
         "question": "What?",
         "images": ["a, b.jpg", "c;d.jpg"],
@@ -100,7 +102,7 @@ def test_the_tables_hold_every_text_in_full(tmp_path: Path) -> None:
 def test_an_evaluation_without_answers_leaves_empty_tables(tmp_path: Path) -> None:
     write_report(tmp_path, [], title="t")
     assert (tmp_path / "results.jsonl").read_bytes() == b""
-    assert (tmp_path / "results.csv").read_text().startswith("dataset,dialogue,round,question")
+    assert (tmp_path / "results.csv").read_text().startswith("dataset,dialogue,branch,record,round,question")
     assert "0 dialogues, 0 answers" in (tmp_path / "results.html").read_text()
 
 
