@@ -47,6 +47,12 @@ class Batch(BatchFields[torch.Tensor]):
             cursor=contents.cursor,
         )
 
+    @property
+    def num_records(self) -> int:
+        """Its samples, each branch counted as one. From the second on, a branch begins where the numbers rise."""
+        rises = (self.branch_ids[:, 1:] > self.branch_ids[:, :-1]) & (self.branch_ids[:, 1:] > 1)
+        return sum(map(len, self.samples)) + int(rises.sum())
+
     def to(self, device: torch.device | str) -> Batch:
         """The same batch there; from pinned memory non-blocking: do not modify the source until the copy completes."""
         return self._each(lambda tensor: tensor.to(device, non_blocking=tensor.is_pinned()))

@@ -310,7 +310,15 @@ def test_a_plain_process_trains_and_leaves_config_metrics_and_boards(alone: Path
     assert resolved["batch"]["packed"] is True
     entry = journal(alone)[-1]
     expected = {"loss", "lr", "grad_norm", "tokens_per_second", "trained_tokens_per_second", "images_per_second"}
-    expected |= {"padding_share", "mfu", "data_wait_share", "memory_bytes", "epoch", "seconds_per_step"}
+    expected |= {
+        "records_per_second",
+        "padding_share",
+        "mfu",
+        "data_wait_share",
+        "memory_bytes",
+        "epoch",
+        "seconds_per_step",
+    }
     assert expected <= set(entry)
     assert entry["memory_bytes"] > 1 << 20
     assert list((alone / "tensorboard").iterdir())

@@ -52,6 +52,7 @@ class Panel:
 _OF_TRAINING: Sequence[tuple[str, str, str, float]] = (
     ("tokens_per_second", "Throughput", "tokens per second", 1),
     ("trained_tokens_per_second", "Throughput of trained tokens", "trained tokens per second", 1),
+    ("records_per_second", "Throughput of records", "records per second", 1),
     ("data_wait_share", "Time spent waiting for data", "% of the time", 100),
     ("padding_share", "Padding", "% of positions", 100),
     ("grad_norm", "Gradient norm before clipping", "norm", 1),

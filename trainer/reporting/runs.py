@@ -35,8 +35,9 @@ class RunSummary:
     """Numbers of a whole run; None where no record says it.
 
     steps, epochs: done so far. planned_steps: of the schedule, if it is given in steps. seconds: time of the steps,
-    without evaluations, checkpoints and pauses. tokens: positions without padding. Rates and shares are means over
-    that time. best_held_out: the lowest mean held-out loss; best_step: where.
+    without evaluations, checkpoints and pauses. tokens: positions without padding. records_per_second: of samples, each
+    branch counted as one. Rates and shares are means over that time. best_held_out: the lowest mean held-out loss;
+    best_step: where.
     """
 
     steps: int
@@ -49,6 +50,7 @@ class RunSummary:
     best_step: int | None
     tokens: float
     tokens_per_second: float | None
+    records_per_second: float | None
     data_wait_share: float | None
     padding_share: float | None
     memory_bytes: float | None
@@ -99,6 +101,7 @@ def summarize(run: Run) -> RunSummary:
         best_step=None if best is None else int(held_out.steps[best]),
         tokens=_total(train.get("tokens_per_second"), seconds),
         tokens_per_second=_mean(train.get("tokens_per_second"), seconds),
+        records_per_second=_mean(train.get("records_per_second"), seconds),
         data_wait_share=_mean(train.get("data_wait_share"), seconds),
         padding_share=_mean(train.get("padding_share"), seconds),
         memory_bytes=_highest(train.get("memory_bytes")),

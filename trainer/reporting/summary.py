@@ -15,6 +15,7 @@ _ROWS: Sequence[tuple[str, Callable[[RunSummary], str | None]]] = (
     ("lowest held-out loss", lambda run: _best(run)),
     ("tokens", lambda run: f"{run.tokens:,.0f}"),
     ("tokens per second", lambda run: _number(run.tokens_per_second, ",.0f")),
+    ("records per second", lambda run: _number(run.records_per_second, ",.1f")),
     ("waiting for data", lambda run: _number(run.data_wait_share, ".1%")),
     ("padding", lambda run: _number(run.padding_share, ".1%")),
     ("peak memory", lambda run: None if run.memory_bytes is None else f"{run.memory_bytes / 2**30:,.1f} GiB"),

@@ -49,6 +49,8 @@ class StepResult:
     tokens: int
     """Positions that are not padding"""
     images: int
+    records: int
+    """Samples, each branch counted as one"""
     grad_norm: float
     """Before clipping; NaN where fp16 overflowed and the step was skipped"""
     wait_seconds: float
@@ -122,6 +124,7 @@ def train(
                 positions=fetched.positions,
                 tokens=fetched.tokens,
                 images=fetched.images,
+                records=fetched.records,
                 grad_norm=grad_norm,
                 wait_seconds=fetched.wait_seconds,
                 loader=loader.state_dict(),
@@ -194,6 +197,7 @@ class _Fetched:
     positions: int
     tokens: int
     images: int
+    records: int
     wait_seconds: float
     stopping: bool
 
@@ -208,12 +212,13 @@ def _fetch(batches: Iterator[Batch], count: int, ranks: Ranks, stop: StopFlag) -
         if batch is not None:
             micro.append(batch)
     wait_seconds = time.perf_counter() - start
-    trained, positions, tokens, images, stopping, failed = ranks.sums(
+    trained, positions, tokens, images, records, stopping, failed = ranks.sums(
         [
             sum(int((batch.labels != IGNORE).sum()) for batch in micro),
             sum(batch.labels.numel() for batch in micro),
             sum(int((batch.segment_ids != 0).sum()) for batch in micro),
             sum(len(batch.images) for batch in micro),
+            sum(batch.num_records for batch in micro),
             stop(),
             failure is not None,
         ]
@@ -228,6 +233,7 @@ def _fetch(batches: Iterator[Batch], count: int, ranks: Ranks, stop: StopFlag) -
         positions=int(positions),
         tokens=int(tokens),
         images=int(images),
+        records=int(records),
         wait_seconds=wait_seconds,
         stopping=bool(stopping),
     )

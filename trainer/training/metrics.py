@@ -108,6 +108,8 @@ class Window:
     positions: int = 0
     tokens: int = 0
     images: int = 0
+    records: int = 0
+    """Samples, each branch counted as one"""
     steps: int = 0
     wait_seconds: float = 0.0
     grad_norm: float = 0.0
@@ -144,6 +146,8 @@ class Record:
     """Positions that are not padding; an image counts all of its positions"""
     trained_tokens_per_second: float
     images_per_second: float
+    records_per_second: float
+    """Samples, each branch counted as one"""
     padding_share: float
     data_wait_share: float
     """Share of the time that rank 0 waited for batches"""
@@ -174,6 +178,7 @@ def record(
         tokens_per_second=window.tokens / seconds,
         trained_tokens_per_second=window.trained_tokens / seconds,
         images_per_second=window.images / seconds,
+        records_per_second=window.records / seconds,
         padding_share=1 - window.tokens / max(window.positions, 1),
         data_wait_share=window.wait_seconds / seconds,
         seconds_per_step=seconds / max(window.steps, 1),

@@ -212,6 +212,7 @@ class _Run:
         window.positions += result.positions
         window.tokens += result.tokens
         window.images += result.images
+        window.records += result.records
         window.wait_seconds += result.wait_seconds
         window.grad_norm = result.grad_norm
         window.flops += self.weights.flops(

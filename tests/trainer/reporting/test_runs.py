@@ -22,9 +22,9 @@ def test_runs_are_named_by_the_shortest_ends_of_paths_that_differ() -> None:
 
 def test_a_summary_weighs_rates_by_the_time_of_the_steps(tmp_path: Path) -> None:
     records = [
-        record(10, loss=4.0, tokens_per_second=100.0, seconds_per_step=1.0, data_wait_share=0.0),
+        record(10, loss=4.0, tokens_per_second=100.0, seconds_per_step=1.0, data_wait_share=0, records_per_second=2.0),
         {"kind": "eval", "step": 10, "loss": 3.0, "datasets": {}},
-        record(20, loss=2.0, tokens_per_second=400.0, seconds_per_step=3.0, data_wait_share=0.5),
+        record(20, loss=2.0, tokens_per_second=400.0, seconds_per_step=3.0, data_wait_share=0.5, records_per_second=6),
         {"kind": "eval", "step": 20, "loss": 3.5, "datasets": {}},
     ]
     (run,) = read_runs([write_run(tmp_path, records, schedule={"steps": 30})])
@@ -33,10 +33,12 @@ def test_a_summary_weighs_rates_by_the_time_of_the_steps(tmp_path: Path) -> None
     assert (summary.loss, summary.held_out, summary.best_held_out, summary.best_step) == (2, 3.5, 3, 10)
     assert summary.tokens == 10 * 100 + 30 * 400
     assert summary.tokens_per_second == 13000 / 40
+    assert summary.records_per_second == 5.0
     assert summary.data_wait_share == 0.375
     assert summary.mfu is None
     rows = dict(summary_rows([run]))
     assert rows["steps"] == ["20 of 30"]
+    assert rows["records per second"] == ["5.0"]
     assert rows["lowest held-out loss"] == ["3.0000 at step 10"]
     assert "MFU" not in rows
 

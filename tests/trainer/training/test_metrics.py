@@ -62,6 +62,7 @@ def test_a_record_is_over_all_tokens_of_its_steps_and_leaves_pauses_out(clock: C
         window.positions += 100
         window.tokens += 80
         window.images += 3
+        window.records += 8
         window.wait_seconds += 0.5
         window.flops += 1e9
     window.grad_norm = 1.5
@@ -72,6 +73,7 @@ def test_a_record_is_over_all_tokens_of_its_steps_and_leaves_pauses_out(clock: C
     actual = record(window, step=20, epoch=0.25, lr={"decoder": 1e-4}, peak=1e10, memory_bytes=9)
     assert actual.loss == 2.0
     assert (actual.tokens_per_second, actual.trained_tokens_per_second, actual.images_per_second) == (40.0, 4.0, 1.5)
+    assert actual.records_per_second == 4.0
     assert (actual.data_wait_share, actual.seconds_per_step, actual.grad_norm) == (0.25, 2.0, 1.5)
     assert actual.padding_share == pytest.approx(0.2)
     assert actual.mfu == pytest.approx(0.05)
