@@ -15,7 +15,7 @@ import string
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 import orjson
 
@@ -182,6 +182,8 @@ class BuildFacts:
     limits: BuildLimits
     tokenizer: TokenizerInfo
     datasets: Mapping[str, DatasetFacts]
+    has_branches: Annotated[Literal[True] | None, OPTIONAL] = None
+    """Whether some samples have branches; None if not"""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -229,6 +231,7 @@ class Manifest:
             image_tokens=self.config.image_tokens,
             limits=self.config.limits,
             tokenizer=self.tokenizer,
+            has_branches=self.has_branches or None,
             datasets={
                 name: DatasetFacts(**{field: getattr(dataset, field) for field in names})
                 for name, dataset in self.datasets.items()

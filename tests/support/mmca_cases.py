@@ -13,8 +13,8 @@ import torch
 from hypothesis import strategies as st
 
 from tests.support import oracles_attention
-from trainer.attention import mmca
-from trainer.attention.layout import MmcaLayout, build_layout
+from trainer.attention.layout import AttentionLayout, build_layout
+from trainer.attention.mmca import MMCA
 
 
 @dataclass(frozen=True)
@@ -24,20 +24,33 @@ class Case:
     value: torch.Tensor
     is_image: torch.Tensor
     segment_ids: torch.Tensor
+    branch_ids: torch.Tensor | None = None
+    flex: bool | None = None
 
     @property
-    def layout(self) -> MmcaLayout:
-        return build_layout(self.is_image, self.segment_ids, num_queries=self.query.shape[2])
+    def layout(self) -> AttentionLayout:
+        return build_layout(
+            self.is_image, self.segment_ids, self.branch_ids, num_queries=self.query.shape[2], flex=self.flex
+        )
 
     def ours(self, **options: Any) -> torch.Tensor:
-        out, weights = mmca.mmca_attention(
-            torch.nn.Module(), self.query, self.key, self.value, None, scaling=0.4, mmca_layout=self.layout, **options
+        out, weights = MMCA.attend(
+            torch.nn.Module(),
+            self.query,
+            self.key,
+            self.value,
+            None,
+            scaling=0.4,
+            attention_layout=self.layout,
+            **options,
         )
         assert weights is None
         return out
 
     def defined(self) -> torch.Tensor:
-        return oracles_attention.mmca(self.query, self.key, self.value, self.is_image, self.segment_ids, 0.4)
+        return oracles_attention.mmca(
+            self.query, self.key, self.value, self.is_image, self.segment_ids, 0.4, self.branch_ids
+        )
 
 
 @st.composite
@@ -62,6 +75,34 @@ def cases(draw: st.DrawFn, *, cached: bool = False) -> Case:
         is_image=torch.tensor([draw(kinds) for _ in range(batch)]),
         segment_ids=torch.tensor([draw(segments) for _ in range(batch)]),
     )
+
+
+@st.composite
+def branched_cases(draw: st.DrawFn, *, dtype: torch.dtype = torch.float64) -> Case:
+    """Rows of samples, each a beginning of text and images and up to three branches of text, and padding behind them."""
+    rows = draw(st.lists(st.lists(_SAMPLE, max_size=2), min_size=1, max_size=2))
+    length = max(1, max(sum(len(kinds) + sum(branches) for kinds, branches in row) for row in rows))
+    is_image, segment_ids, branch_ids = (torch.zeros(len(rows), length, dtype=torch.int64) for _ in range(3))
+    for number, row in enumerate(rows):
+        start = 0
+        for segment, (kinds, branches) in enumerate(row, start=1):
+            is_image[number, start : start + len(kinds)] = torch.tensor(kinds)
+            ids = [0] * len(kinds) + [branch for branch, count in enumerate(branches, 1) for _ in range(count)]
+            branch_ids[number, start : start + len(ids)] = torch.tensor(ids)
+            segment_ids[number, start : start + len(ids)] = segment
+            start += len(ids)
+    key_heads, groups, width = draw(st.sampled_from([(1, 1, 4), (2, 1, 3), (1, 3, 2), (2, 2, 4)]))
+    torch.manual_seed(draw(st.integers(0, 99)))
+
+    def random(heads: int) -> torch.Tensor:
+        return torch.randn(len(rows), length, heads, width, dtype=dtype).transpose(1, 2).requires_grad_()
+
+    query, key, value = random(key_heads * groups), random(key_heads), random(key_heads)
+    return Case(query, key, value, is_image.bool(), segment_ids, branch_ids)
+
+
+_SAMPLE = st.tuples(st.lists(st.booleans(), min_size=1, max_size=5), st.lists(st.integers(1, 4), max_size=3))
+"""Whether each token of the beginning is an image's, and the tokens of each branch"""
 
 
 def gradients(out: torch.Tensor, case: Case) -> list[torch.Tensor]:

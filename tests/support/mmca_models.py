@@ -28,8 +28,8 @@ from transformers import (
 )
 from transformers.models.gptj import modeling_gptj
 
-from trainer.attention import mmca
 from trainer.attention.layout import build_layout
+from trainer.attention.mmca import MMCA
 
 VOCABULARY = 40
 SIZES: dict[str, Any] = {
@@ -61,7 +61,7 @@ RENAMED = pytest.mark.filterwarnings("ignore:.*checkpointing.* is deprecated and
 
 def on_one_thread() -> Iterator[None]:
     """A fixture's body: tensors are tiny, and waiting for a second core takes longer than the work."""
-    mmca.register()
+    MMCA.register()
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
     yield
@@ -108,7 +108,7 @@ def logits(
     segment_ids = torch.ones_like(ids) if segment_ids is None else segment_ids
     layout = build_layout(is_image, segment_ids)
     actual: torch.Tensor = model(
-        input_ids=ids, position_ids=positions(segment_ids), mmca_layout=layout, use_cache=False
+        input_ids=ids, position_ids=positions(segment_ids), attention_layout=layout, use_cache=False
     ).logits
     return actual
 

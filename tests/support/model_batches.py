@@ -26,6 +26,10 @@ CONFIG = ModelConfig(
     decoder=DecoderConfig(preset="tiny_llama"),
     attention="causal",
 )
+GPT_NEO = {"hidden_size": 16, "num_layers": 2, "num_heads": 2, "attention_types": [[["global"], 2]]}
+"""A decoder with attention of its own"""
+GEMMA2 = {"hidden_size": 16, "num_hidden_layers": 2, "num_attention_heads": 2, "num_key_value_heads": 1, "head_dim": 8}
+"""A decoder with soft caps"""
 IMAGE_IDS = [IMAGE] * IMAGE_TOKENS
 SAMPLES = [  # one image, none, two
     [1, *IMAGE_IDS, 5, 6, 7, 8],
@@ -86,6 +90,7 @@ def layout(sequences: Sequence[Sequence[list[int]]], length: int | None = None) 
         "labels": labels,
         "position_ids": positions,
         "segment_ids": segments,
+        "branch_ids": torch.zeros_like(segments),
         "image_slots": torch.tensor(slots, dtype=torch.int64).view(-1, 2),
     }
 
@@ -97,6 +102,7 @@ def unlabelled(ids: torch.Tensor, images: torch.Tensor, slots: torch.Tensor) -> 
         labels=torch.full_like(ids, IGNORE),
         position_ids=torch.arange(ids.shape[1])[None],
         segment_ids=torch.ones_like(ids, dtype=torch.int32),
+        branch_ids=torch.zeros_like(ids, dtype=torch.int32),
         images=images,
         image_slots=slots,
     )

@@ -9,33 +9,17 @@ Shapes: B batch (sequences), T key tokens, Q query tokens, the last of T (all, u
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from typing import NamedTuple
+from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 import torch
+
+from trainer.attention.flex import BlockMasks, block_masks
+from trainer.attention.sample_rows import Run, SampleRows
 
 MASKED_QUERIES = 16
 """Up to this many queries against cached keys use masks over the whole cache, since gathering would copy it"""
-
-
-class Run(NamedTuple):
-    """Consecutive text queries of a sample that follow the same images: their number, and that of their image keys."""
-
-    queries: int
-    image_keys: int
-
-
-@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
-class SampleRows:
-    """A sample in the gathered rows: its numbers of queries and keys."""
-
-    queries: int
-    text_keys: int
-    image_keys: int
-    runs: tuple[Run, ...]
-    """All queries in order; a run sees the first `image_keys` of the sample's image keys"""
-    mask: torch.Tensor | None = None
-    """bool [queries, text_keys] if a KV cache holds some keys; None: plain causal"""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -48,6 +32,8 @@ class TextRows:
     queries: torch.Tensor
     keys: torch.Tensor
     samples: tuple[SampleRows, ...]
+    block_masks: BlockMasks | None = None
+    """For FlexAttention, where a device needs it to attend to branches"""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -62,17 +48,17 @@ class StepMasks:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
-class MmcaLayout:
-    """What `model(..., mmca_layout=...)` takes; `build_layout` makes it."""
+class AttentionLayout:
+    """What `model(..., attention_layout=...)` takes; `build_layout` makes it."""
 
     batch: int
     num_queries: int
     num_keys: int
     longest_sample: int
-    """Positions from a sample's first token to its last"""
+    """Positions from a sample's first token to its last, or to that of its longest branch"""
     plan: TextRows | StepMasks
 
-    def to(self, device: torch.device | str | int, non_blocking: bool = False) -> MmcaLayout:
+    def to(self, device: torch.device | str | int, non_blocking: bool = False) -> AttentionLayout:
         """The same layout with its tensors on `device`."""
 
         def move(tensor: torch.Tensor) -> torch.Tensor:
@@ -84,19 +70,29 @@ class MmcaLayout:
         samples = tuple(
             sample if sample.mask is None else replace(sample, mask=move(sample.mask)) for sample in plan.samples
         )
-        return replace(self, plan=replace(plan, queries=move(plan.queries), keys=move(plan.keys), samples=samples))
+        masks = None if plan.block_masks is None else plan.block_masks.to(device)
+        moved = replace(plan, queries=move(plan.queries), keys=move(plan.keys), samples=samples, block_masks=masks)
+        return replace(self, plan=moved)
 
 
 def build_layout(
-    is_image: torch.Tensor, segment_ids: torch.Tensor | None = None, *, num_queries: int | None = None
-) -> MmcaLayout:
+    is_image: torch.Tensor,
+    segment_ids: torch.Tensor | None = None,
+    branch_ids: torch.Tensor | None = None,
+    *,
+    num_queries: int | None = None,
+    flex: bool | None = None,
+) -> AttentionLayout:
     """Prepare the attention of one forward.
 
     is_image: bool [B, T], the positions of images, for all keys, those in a KV cache included. segment_ids: integers
     [B, T], 0 for padding, else the sample's number in its sequence (a 0/1 attention mask is a special case); None: no
-    padding, one sample per sequence. num_queries: how many of the last tokens are new; None: all.
+    padding, one sample per sequence. branch_ids: integers [B, T], 1, 2, ... for the branches of a sample, which follow
+    each other behind its common beginning, 0 for everything else; None: no branches. num_queries: how many of the last
+    tokens are new; None: all. flex: attend to branches by FlexAttention; None: on CUDA.
 
-    The result's tensors are on `is_image`'s device. Raises ValueError for shapes or types that do not match.
+    The result's tensors are on `is_image`'s device. Raises ValueError for shapes or types that do not match, for images
+    in branches, and for branches with a KV cache.
     """
     if segment_ids is None:
         segment_ids = torch.ones_like(is_image, dtype=torch.int64)
@@ -105,19 +101,26 @@ def build_layout(
         raise ValueError(
             f"is_image is {got}; expected torch.bool [sequences, tokens], True where a token is part of an image"
         )
-    if segment_ids.shape != is_image.shape or segment_ids.is_floating_point():
-        got = f"{segment_ids.dtype} {list(segment_ids.shape)}"
-        raise ValueError(f"segment_ids is {got}; expected integers {list(is_image.shape)}, the shape of is_image")
+    for name, ids in (("segment_ids", segment_ids), ("branch_ids", branch_ids)):
+        if ids is not None and (ids.shape != is_image.shape or ids.is_floating_point()):
+            got = f"{ids.dtype} {list(ids.shape)}"
+            raise ValueError(f"{name} is {got}; expected integers {list(is_image.shape)}, the shape of is_image")
     batch, num_keys = is_image.shape
     num_queries = num_keys if num_queries is None else num_queries
     if not 0 < num_queries <= num_keys:
         raise ValueError(f"num_queries is {num_queries}; expected 1 to {num_keys}, the number of tokens in is_image")
+    if branch_ids is not None and not branch_ids.any():
+        branch_ids = None
+    if branch_ids is not None and num_queries < num_keys:
+        raise ValueError(f"{num_queries} queries of {num_keys} keys with branches; expected no KV cache")
     plan: TextRows | StepMasks
     if num_queries < num_keys and num_queries <= MASKED_QUERIES:
         plan, longest = _step_masks(is_image, segment_ids, num_queries), num_keys
     else:
-        plan, longest = _text_rows(is_image, segment_ids, num_queries)
-    return MmcaLayout(batch=batch, num_queries=num_queries, num_keys=num_keys, longest_sample=longest, plan=plan)
+        plan, longest = _text_rows(is_image, segment_ids, branch_ids, num_queries)
+        if branch_ids is not None and (is_image.is_cuda if flex is None else flex):
+            plan = replace(plan, block_masks=block_masks(plan.samples, is_image.device))
+    return AttentionLayout(batch=batch, num_queries=num_queries, num_keys=num_keys, longest_sample=longest, plan=plan)
 
 
 def _step_masks(is_image: torch.Tensor, segment_ids: torch.Tensor, num_queries: int) -> StepMasks:
@@ -133,10 +136,13 @@ def _step_masks(is_image: torch.Tensor, segment_ids: torch.Tensor, num_queries: 
     return StepMasks(text=(seen & is_text[:, None, :]) | itself, image=seen & is_image[:, None, :])
 
 
-def _text_rows(is_image: torch.Tensor, segment_ids: torch.Tensor, num_queries: int) -> tuple[TextRows, int]:
+def _text_rows(
+    is_image: torch.Tensor, segment_ids: torch.Tensor, branch_ids: torch.Tensor | None, num_queries: int
+) -> tuple[TextRows, int]:
     """The gathering plan, and the number of positions that the longest sample spans."""
     num_keys = is_image.shape[1]
     first_query = num_keys - num_queries
+    all_branches = None if branch_ids is None else branch_ids.numpy(force=True)
     empty = np.zeros(0, dtype=np.int64)
     queries, keys, samples, longest = [empty], [empty], [], 0
     for row, (images, segments) in enumerate(
@@ -144,8 +150,9 @@ def _text_rows(is_image: torch.Tensor, segment_ids: torch.Tensor, num_queries: i
     ):
         for sample in np.unique(segments[segments != 0]):
             positions = np.flatnonzero(segments == sample)
-            longest = max(longest, int(positions[-1] - positions[0]) + 1)
             image = images[positions]
+            branches = () if all_branches is None else _branch_lengths(all_branches[row, positions], image)
+            longest = max(longest, int(positions[-1] - positions[0]) + 1 - sum(branches) + max(branches, default=0))
             text = positions[~image]
             new = text >= first_query
             if new.any():
@@ -162,10 +169,20 @@ def _text_rows(is_image: torch.Tensor, segment_ids: torch.Tensor, num_queries: i
                         image_keys=len(image_keys),
                         runs=tuple(map(Run, run_queries, run_images)),
                         mask=_last_rows_of_causal(len(queries[-1]), len(text), is_image.device),
+                        branches=branches,
                     )
                 )
     query_index, key_index = (torch.from_numpy(np.concatenate(x)).to(is_image.device) for x in (queries, keys))
     return TextRows(queries=query_index, keys=key_index, samples=tuple(samples)), longest
+
+
+def _branch_lengths(branches: npt.NDArray[Any], image: npt.NDArray[np.bool_]) -> tuple[int, ...]:
+    """Tokens of each branch of a sample. Raises ValueError unless they are 0, 1, 2, ... in order, without images."""
+    steps = np.diff(branches, prepend=0)
+    if not ((steps == 0) | (steps == 1)).all() or branches[0] != 0 or branches[image].any():
+        raise ValueError("the branches of a sample are not 0, 1, 2, ... in order, or show images; expected a beginning")
+    lengths: list[int] = np.bincount(branches)[1:].tolist()
+    return tuple(lengths)
 
 
 def _last_rows_of_causal(num_queries: int, num_keys: int, device: torch.device) -> torch.Tensor | None:

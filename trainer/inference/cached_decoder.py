@@ -99,9 +99,10 @@ class CachedDecoder:
         self._is_image_BK = torch.cat([self._is_image_BK, is_image_BT], dim=1)
         self._mask_BK = torch.cat([self._mask_BK, mask_BT], dim=1)
         arguments: dict[str, object] = {"attention_mask": self._mask_BK}
-        if model.attention == "mmca":
-            layout = build_layout(self._is_image_BK, self._mask_BK, num_queries=embeddings_BTH.shape[1])
-            arguments = {"attention_mask": None, "mmca_layout": layout}
+        if model.uses_layout:
+            is_image_BK = model.attended_as_images(self._is_image_BK)
+            layout = build_layout(is_image_BK, self._mask_BK, num_queries=embeddings_BTH.shape[1])
+            arguments = {"attention_mask": None, "attention_layout": layout}
         hidden_BTH = model.decoder.base_model(
             inputs_embeds=embeddings_BTH,
             position_ids=positions_BT,

@@ -68,11 +68,14 @@ def check_model(config: ModelConfig, facts: BuildFacts) -> list[str]:
                 + next_step("choose another decoder", f"limits: {{max_length: {limit}}}")
             )
         window = attention_window(hf_config)
-        if config.attention == "mmca" and window is not None and longest > window:
+        if window is not None and longest > window and (config.attention == "mmca" or facts.has_branches):
+            what = "mmca is" if config.attention == "mmca" else "causal attention with branches is"
+            other = "" if facts.has_branches else "set model.attention: causal, "
             problems.append(
-                f"model.attention: mmca is not defined for sliding windows; the decoder's is {window} positions but "
-                f"this build has samples of up to {longest}; set model.attention: causal, "
+                f"model.attention: {what} not defined for sliding windows; the decoder's is {window} positions but this "
+                f"build has samples of up to {longest}; {other}"
                 + next_step("choose another decoder", f"limits: {{max_length: {window}}}")
+                + (" or without share" if facts.has_branches else "")
             )
     except ConfigError as error:
         problems += error.problems

@@ -17,9 +17,11 @@ from torch import nn
 
 from dst.common.suggest import nearest
 from dst.errors import ConfigError
-from trainer.attention import mmca
+from trainer.attention.branched_causal import BRANCHED_CAUSAL
+from trainer.attention.by_layout import LayoutAttention
 from trainer.attention.layout import build_layout
-from trainer.compat.transformers import lacks_attention, load_pretrained, new_model, reason, register_attention
+from trainer.attention.mmca import MMCA
+from trainer.compat.transformers import lacks_attention, load_pretrained, new_model, reason
 from trainer.config.model import DecoderConfig
 from trainer.model.decoder_protocol import CausalDecoder, HfConfig
 
@@ -117,11 +119,23 @@ def build_decoder(
         raise ConfigError([f"model.decoder: {_what(config)} cannot be loaded: {reason(error)}"]) from error
     fit_vocabulary(model, tokenizer_size)
     if attention == "mmca":
-        mmca.register()
-        model.set_attn_implementation(mmca.NAME)
+        MMCA.register()
+        model.set_attn_implementation(MMCA.name)
         if weights:
             _check_mmca(model, config)
     return model
+
+
+def prepare_for_branches(model: CausalDecoder, attention: str) -> None:
+    """Let the decoder attend to samples with branches. Raises ConfigError if it cannot.
+
+    attention: mmca or causal. After it a causal decoder takes an `attention_layout` in every forward, as with mmca.
+    """
+    if attention == "causal":
+        BRANCHED_CAUSAL.register()
+        model.set_attn_implementation(BRANCHED_CAUSAL.name)
+    if not model.get_input_embeddings().weight.is_meta:
+        _check_branches(model, MMCA if attention == "mmca" else BRANCHED_CAUSAL)
 
 
 def check_decoder(model: CausalDecoder, config: DecoderConfig, attention: str) -> None:
@@ -197,6 +211,49 @@ def _check_behaviour(model: CausalDecoder, config: DecoderConfig) -> None:
         raise ConfigError([f"model.decoder: {name} lets samples that share a sequence see each other; choose another"])
 
 
+def _check_branches(model: CausalDecoder, attention: LayoutAttention) -> None:
+    """Raises ConfigError unless two equal branches of one token each end as that token does behind the beginning alone.
+
+    A layer that mixes tokens in another way than attention does (a convolution, a state) would mix branches too.
+    """
+    name = type(model).__name__
+    change = "choose another decoder, or build without share"
+    embeddings = model.get_input_embeddings()
+    with torch.no_grad():
+        ids = torch.tensor([[0, 2, 1, 1]], device=embeddings.weight.device)
+        embedded, shape = embeddings(ids), torch.zeros_like(ids, dtype=torch.bool)
+        positions, branches = torch.tensor([[0, 1, 2, 2]]), torch.tensor([[0, 0, 1, 2]])
+
+        def hidden(tokens: int, branch_ids: torch.Tensor | None) -> torch.Tensor:
+            layout = build_layout(shape[:, :tokens], branch_ids=branch_ids)
+            last: torch.Tensor = model.base_model(
+                inputs_embeds=embedded[:, :tokens],
+                position_ids=positions[:, :tokens].to(ids.device),
+                use_cache=False,
+                attention_layout=layout,
+            ).last_hidden_state
+            return last[:, 2:]
+
+        was_training = model.training
+        model.eval()
+        try:
+            with attention.counted() as calls:
+                of_branches, alone = hidden(4, branches.to(ids.device)), hidden(3, None)
+        except (TypeError, ValueError) as error:
+            raise ConfigError([f"model.decoder: {name} cannot do branches: {reason(error)}; {change}"]) from None
+        finally:
+            model.train(was_training)
+    if len(calls) != 2 * model.config.num_hidden_layers:
+        raise ConfigError(
+            [
+                f"model.decoder: not all layers of {name} attend through transformers' attention interface, which "
+                f"samples with branches need; {change}"
+            ]
+        )
+    if not _nearly_equal(of_branches, alone.expand_as(of_branches)):
+        raise ConfigError([f"model.decoder: {name} lets the branches of a sample see each other; {change}"])
+
+
 def _check_mmca(model: CausalDecoder, config: DecoderConfig) -> None:
     """Raises ConfigError unless every layer attends through MMCA; tested on two tokens.
 
@@ -207,28 +264,17 @@ def _check_mmca(model: CausalDecoder, config: DecoderConfig) -> None:
         return
     change = "choose another decoder, or set model.attention: causal"
     embedded = model.get_input_embeddings()(torch.tensor([[0, 1]]))
-    num_mmca = 0
-
-    def counted(*arguments: Any, **options: Any) -> Any:
-        nonlocal num_mmca
-        num_mmca += 1
-        if options.get("mmca_layout") is None:
-            name = type(model).__name__
-            raise ValueError(f"the layers of {name} do not pass on to its attention which positions are images")
-        return mmca.mmca_attention(*arguments, **options)
-
     was_training = model.training
     model.eval()
     try:
-        register_attention(mmca.NAME, counted, mmca.no_mask)
-        with torch.no_grad():
+        with MMCA.counted() as calls, torch.no_grad():
             layout = build_layout(torch.tensor([[True, False]]))
-            model.base_model(inputs_embeds=embedded, use_cache=False, mmca_layout=layout)
+            model.base_model(inputs_embeds=embedded, use_cache=False, attention_layout=layout)
     except (TypeError, ValueError) as error:
         raise ConfigError([f"model.attention: {_what(config)} cannot do mmca: {reason(error)}; {change}"]) from None
     finally:
-        mmca.register()
         model.train(was_training)
+    num_mmca = len(calls)
     num_layers, name = model.config.num_hidden_layers, type(model).__name__
     if num_mmca != num_layers:
         raise ConfigError(

@@ -3,6 +3,8 @@
 Rules
 - Samples that share a sequence never see each other. Positions restart with each sample, which keeps them apart, so
   neither an attention mask nor a cache is passed.
+- A branch of a sample sees the common beginning and itself, and the first token of each branch is predicted from the
+  last token of the beginning. So losses and gradients are those of the branches as separate samples.
 - Logits are computed only where the next token is trained on, a chunk at a time.
 - All parts run in every forward, on a blank image if there is none. With ZeRO-3 each part's weights are gathered from
   all ranks, so a rank that skipped a part would leave the others waiting.
@@ -29,7 +31,7 @@ from shards.loader.fields import BatchFields
 from trainer.attention.layout import build_layout
 from trainer.compat.transformers import checkpoint_activations
 from trainer.errors import TrainError
-from trainer.model.decoder import finish_logits
+from trainer.model.decoder import finish_logits, prepare_for_branches
 from trainer.model.decoder_protocol import CausalDecoder
 from trainer.model.encoders.registry import Encoder, shape_of
 from trainer.model.projectors import Projector
@@ -69,27 +71,41 @@ class VisionChatModel(nn.Module):
         self.image_id, self.image_tokens = image_id, projector.num_tokens
         self.hidden_size = int(decoder.get_input_embeddings().weight.shape[1])
         self.attention = attention
+        self.expects_branches = False
 
     def forward(self, *, reduction: Literal["sum", "sample"] = "sum", **tensors: torch.Tensor) -> Loss:
         """The loss of a shards.loader.Batch, given its `tensors()`. reduction: sample adds the sums of each sample."""
         batch = BatchFields(**tensors)
         hidden_BTH = self.hidden_states(batch)
-        targets = batch.labels[:, 1:]
-        trained = targets != IGNORE
-        losses_M = self._losses(hidden_BTH[:, :-1][trained], targets[trained])
-        total, tokens = losses_M.sum(), trained.sum()
+        rows_M, columns_M = (batch.labels != IGNORE).nonzero(as_tuple=True)
+        from_M = self._predicted_from(batch)[rows_M, columns_M]
+        losses_M = self._losses(hidden_BTH[rows_M, from_M], batch.labels[rows_M, columns_M])
+        total, tokens = losses_M.sum(), (batch.labels != IGNORE).sum()
         if reduction == "sum":
             return Loss(total, tokens)
-        return Loss(total, tokens, *_by_sample(losses_M.detach(), trained, batch.segment_ids))
+        return Loss(total, tokens, *_by_sample(losses_M.detach(), rows_M, columns_M, batch.segment_ids))
 
     def hidden_states(self, batch: BatchFields[torch.Tensor]) -> torch.Tensor:
         """The decoder's last hidden states [B, T, H]."""
         embeddings = self.embed(batch.input_ids, batch.images, batch.image_slots)
-        arguments = attention_arguments(
-            self.attention, batch.input_ids == self.image_id, batch.segment_ids, batch.position_ids
-        )
+        arguments = self._attention_arguments(batch)
         hidden_BTH: torch.Tensor = self.decoder.base_model(inputs_embeds=embeddings, **arguments).last_hidden_state
         return hidden_BTH
+
+    def expect_branches(self) -> None:
+        """Prepare for batches of samples with branches. Raises ConfigError if the decoder cannot attend to them."""
+        if not self.expects_branches:
+            prepare_for_branches(self.decoder, self.attention)
+            self.expects_branches = True
+
+    @property
+    def uses_layout(self) -> bool:
+        """Whether the decoder takes an `attention_layout` in every forward, instead of a mask."""
+        return self.attention == "mmca" or self.expects_branches
+
+    def attended_as_images(self, is_image: torch.Tensor) -> torch.Tensor:
+        """Which positions a layout calls images, from those that are: to causal attention all tokens are alike."""
+        return is_image if self.attention == "mmca" else torch.zeros_like(is_image)
 
     def logits(self, batch: BatchFields[torch.Tensor]) -> torch.Tensor:
         """All logits [B, T, V]; to compare models, not to train."""
@@ -139,6 +155,31 @@ class VisionChatModel(nn.Module):
         checkpoint_activations(self.decoder)
         self.encoder.checkpoint_activations()
 
+    def _attention_arguments(self, batch: BatchFields[torch.Tensor]) -> dict[str, Any]:
+        """The decoder's arguments that keep samples and branches apart.
+
+        For causal attention without branches transformers finds the samples by their restarting positions, for each of
+        its kernels and with sliding windows, but only if it gets neither a mask nor a cache.
+        """
+        arguments: dict[str, Any] = {"position_ids": batch.position_ids, "attention_mask": None, "use_cache": False}
+        if not self.expects_branches and batch.branch_ids.any():
+            raise TrainError("a batch has samples with branches; call expect_branches() before the first forward")
+        if self.uses_layout:
+            is_image = self.attended_as_images(batch.input_ids == self.image_id)
+            arguments["attention_layout"] = build_layout(is_image, batch.segment_ids, batch.branch_ids)
+        return arguments
+
+    def _predicted_from(self, batch: BatchFields[torch.Tensor]) -> torch.Tensor:
+        """int64 [B, T]: the token before each one in its record."""
+        columns = torch.arange(batch.labels.shape[1], device=batch.labels.device)
+        before = (columns - 1).expand_as(batch.labels)
+        if not self.expects_branches:
+            return before
+        branches = batch.branch_ids
+        is_first = (branches != branches.roll(1, 1)) & (branches > 1)
+        starts = torch.where(batch.position_ids == 0, columns, 0).cummax(1).values
+        return torch.where(is_first, starts + batch.position_ids - 1, before)
+
     def _trains_encoder(self) -> bool:
         return any(parameter.requires_grad for parameter in self.encoder.parameters())
 
@@ -185,28 +226,13 @@ class VisionChatModel(nn.Module):
         return finish_logits(self.decoder.config, self.decoder.get_output_embeddings()(hidden))
 
 
-def attention_arguments(
-    attention: str, is_image: torch.Tensor, segment_ids: torch.Tensor, position_ids: torch.Tensor
-) -> dict[str, Any]:
-    """The decoder's arguments that keep the samples of a sequence apart. All inputs are [B, T].
-
-    For causal attention transformers finds the samples by their restarting positions, for each of its kernels and with
-    sliding windows, but only if it gets neither a mask nor a cache.
-    """
-    arguments: dict[str, Any] = {"position_ids": position_ids, "attention_mask": None, "use_cache": False}
-    if attention == "mmca":
-        arguments["mmca_layout"] = build_layout(is_image, segment_ids)
-    return arguments
-
-
 def _by_sample(
-    losses_M: torch.Tensor, trained: torch.Tensor, segment_ids: torch.Tensor
+    losses_M: torch.Tensor, rows_M: torch.Tensor, columns_M: torch.Tensor, segment_ids: torch.Tensor
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """Sums of losses and numbers of trained tokens, both [samples]."""
+    """Sums of losses and numbers of trained tokens, both [samples]. rows, columns: where the trained tokens are."""
     samples_of_rows = segment_ids.amax(1).long()
     before = samples_of_rows.cumsum(0) - samples_of_rows
-    rows, columns = trained.nonzero(as_tuple=True)
-    sample = before[rows] + segment_ids[rows, columns + 1] - 1
+    sample = before[rows_M] + segment_ids[rows_M, columns_M] - 1
     num_samples = int(samples_of_rows.sum())
     totals = losses_M.new_zeros(num_samples).index_add_(0, sample, losses_M)
     return totals, torch.bincount(sample, minlength=num_samples)

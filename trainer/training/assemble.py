@@ -43,6 +43,8 @@ def assemble(config: TrainConfig, facts: BuildFacts, *, weights: bool = True) ->
         model = started_model(config.model, facts, dtype=dtype)
     else:
         model = build_model(config.model, facts, weights=weights, seed=config.seed, dtype=dtype)
+    if facts.has_branches:
+        model.expect_branches()
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(config.seed)
         add_adapters(model, config.lora)

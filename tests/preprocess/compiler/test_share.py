@@ -111,7 +111,9 @@ def test_records_of_several_rounds_and_images_share_up_to_the_first_answer(tmp_p
     (sample,) = samples_of(tmp_path / "build")
     assert len(sample.images) == 2
     assert sample.branches[0].beginning == np.flatnonzero(sample.labels != -100)[0]
-    assert all(sample.labels[branch.start] != -100 for branch in sample.branches), "the equal answers are trained thrice"
+    assert all(sample.labels[branch.start] != -100 for branch in sample.branches), (
+        "the equal answers are trained thrice"
+    )
 
 
 def test_a_sample_is_never_longer_than_max_length_with_its_beginning_counted_once(tmp_path: Path) -> None:

@@ -54,6 +54,7 @@ def unwritten(num_rows: int, length: int, num_images: int, dtype: npt.DTypeLike 
         labels=np.full(shape, UNWRITTEN, dtype),
         position_ids=np.full(shape, UNWRITTEN, dtype),
         segment_ids=np.full(shape, UNWRITTEN, np.int32),
+        branch_ids=np.full(shape, UNWRITTEN, np.int32),
         images=np.zeros((num_images, 3, 1, 1), np.uint8),
         image_slots=np.full((num_images, 2), UNWRITTEN, dtype),
     )

@@ -49,7 +49,7 @@ class CachedSequences:
         actual: torch.Tensor = self.model(
             **tokens,
             position_ids=(self.mask.cumsum(1) - 1).clamp(min=0)[:, -num_new:],
-            mmca_layout=build_layout(self.is_image, self.mask, num_queries=num_new),
+            attention_layout=build_layout(self.is_image, self.mask, num_queries=num_new),
             use_cache=True,
             **{CACHE: self.cache},
         ).logits

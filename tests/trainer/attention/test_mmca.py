@@ -20,9 +20,9 @@ from transformers import LlamaConfig
 from tests.support import mmca_models
 from tests.support.mmca_cases import Case, assert_as_defined, cases, interleaved
 from tests.support.mmca_models import SIZES
-from trainer.attention import layout as mmca_layout
-from trainer.attention import mmca
+from trainer.attention import layout as attention_layout
 from trainer.attention.layout import StepMasks, TextRows, build_layout
+from trainer.attention.mmca import MMCA
 
 one_thread = pytest.fixture(scope="module", autouse=True)(mmca_models.on_one_thread)
 
@@ -36,7 +36,7 @@ def test_outputs_and_gradients_are_those_of_the_definition(case: Case) -> None:
 @given(case=cases(cached=True), masked_queries=st.sampled_from([0, 16]))
 def test_new_tokens_against_cached_keys_are_as_defined_in_both_forms(case: Case, masked_queries: int) -> None:
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(mmca_layout, "MASKED_QUERIES", masked_queries)
+        patch.setattr(attention_layout, "MASKED_QUERIES", masked_queries)
         assert isinstance(case.layout.plan, StepMasks if masked_queries else TextRows)
         assert_as_defined(case)
 
@@ -134,6 +134,6 @@ def test_attention_that_is_not_defined_is_refused(extra: str) -> None:
 
 def test_chunked_attention_is_refused_where_it_would_cut() -> None:
     config = LlamaConfig(**SIZES)
-    mmca.no_mask(kv_length=8, local_size=8, config=config)
+    MMCA.no_mask(kv_length=8, local_size=8, config=config)
     with pytest.raises(ValueError, match="chunks of 8 tokens"):
-        mmca.no_mask(kv_length=9, local_size=8, config=config)
+        MMCA.no_mask(kv_length=9, local_size=8, config=config)

@@ -28,8 +28,8 @@ from tests.support.mmca_models import (
     random_ids,
     with_lora,
 )
-from trainer.attention import mmca
 from trainer.attention.layout import build_layout
+from trainer.attention.mmca import MMCA
 from trainer.compat.transformers import cache_argument, new_cache
 
 one_thread = pytest.fixture(scope="module", autouse=True)(mmca_models.on_one_thread)
@@ -48,7 +48,7 @@ def test_a_whole_model_gives_what_the_definition_gives_in_its_place(model: Any) 
         return oracles_attention.mmca(query, key, value, case.is_image, case.segment_ids, scaling), None
 
     AttentionInterface.register("mmca_defined", slowly)
-    AttentionMaskInterface.register("mmca_defined", mmca.no_mask)
+    AttentionMaskInterface.register("mmca_defined", MMCA.no_mask)
     ours = logits(model, ids, case.is_image, case.segment_ids)
     model.set_attn_implementation("mmca_defined")
     defined = logits(model, ids, case.is_image, case.segment_ids)
@@ -109,7 +109,7 @@ def parameter_gradients(model: Any) -> dict[str, torch.Tensor]:
         input_ids=ids,
         position_ids=positions(case.segment_ids),
         labels=ids.where(case.segment_ids != 0, -100),
-        mmca_layout=build_layout(case.is_image, case.segment_ids),
+        attention_layout=build_layout(case.is_image, case.segment_ids),
         use_cache=False,
     )
     actual.loss.backward()
@@ -149,7 +149,7 @@ def test_a_forward_without_a_fitting_layout_is_refused() -> None:
     with pytest.raises(ValueError, match="without a layout; pass model"):
         model(input_ids=ids)
     with pytest.raises(ValueError, match="got 1 rows, 4 queries and 4 keys, but its layout is for 1 rows, 5 queries"):
-        model(input_ids=ids, mmca_layout=build_layout(kinds("ttttt")))
+        model(input_ids=ids, attention_layout=build_layout(kinds("ttttt")))
 
 
 @pytest.mark.parametrize(
@@ -172,6 +172,6 @@ def test_a_sample_longer_than_a_sliding_window_is_refused_and_a_shorter_one_unch
         windowed, expected = (logits(one, ids, is_image, halves) for one in (model, whole))
     torch.testing.assert_close(windowed, expected, rtol=0, atol=1e-12)
     cache = {cache_argument(): new_cache(model.config)}
-    model(input_ids=ids[:, :3], mmca_layout=build_layout(is_image[:, :3]), **cache)
+    model(input_ids=ids[:, :3], attention_layout=build_layout(is_image[:, :3]), **cache)
     with pytest.raises(ValueError, match=r"sliding window|but its layout is for"):
-        model(input_ids=ids[:, 3:], mmca_layout=build_layout(is_image, num_queries=7), **cache)
+        model(input_ids=ids[:, 3:], attention_layout=build_layout(is_image, num_queries=7), **cache)

@@ -52,7 +52,7 @@ def test_presets_are_small_and_make_logits(preset: str, attention: str) -> None:
     assert model.get_input_embeddings().weight.shape == (60, 64)
     assert sum(parameter.numel() for parameter in model.parameters()) < 200_000
     ids = torch.tensor([[1, 2, 3]])
-    layout = {"mmca_layout": build_layout(torch.zeros(1, 3, dtype=torch.bool))} if attention == "mmca" else {}
+    layout = {"attention_layout": build_layout(torch.zeros(1, 3, dtype=torch.bool))} if attention == "mmca" else {}
     assert model(input_ids=ids, use_cache=False, **layout).logits.shape == (1, 3, 60)
 
 
@@ -179,9 +179,12 @@ def test_decoders_that_cannot_attend_as_mmca_wants_are_refused() -> None:
 
 def test_a_decoder_whose_layers_keep_the_layout_from_attention_is_refused_by_name_and_setting() -> None:
     message = refused("mmca", config={**SIZES, "model_type": "stablelm"})
-    assert "model.attention: a stablelm of these sizes cannot do mmca: the layers of StableLmForCausalLM" in message
+    assert (
+        "model.attention: a stablelm of these sizes cannot do mmca: its layers do not pass on to their attention"
+        in message
+    )
     assert message.endswith("choose another decoder, or set model.attention: causal")
-    assert "mmca_layout" not in message
+    assert "attention_layout" not in message
 
 
 @pytest.mark.parametrize(

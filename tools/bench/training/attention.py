@@ -27,8 +27,8 @@ from trainer.compat.torchvision import declare_operators
 declare_operators()
 
 from tools.bench.training.goals import Goal
-from trainer.attention.layout import MmcaLayout, build_layout
-from trainer.attention.mmca import mmca_attention
+from trainer.attention.layout import AttentionLayout, build_layout
+from trainer.attention.mmca import MMCA
 
 WIDTH = 64
 IMAGE = 576
@@ -190,8 +190,8 @@ def causal(query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, prepared
     return out.transpose(1, 2).contiguous()
 
 
-def mmca(query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, prepared: MmcaLayout) -> torch.Tensor:
-    return mmca_attention(torch.nn.Module(), query, key, value, None, mmca_layout=prepared)[0]
+def mmca(query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, prepared: AttentionLayout) -> torch.Tensor:
+    return MMCA.attend(torch.nn.Module(), query, key, value, None, attention_layout=prepared)[0]
 
 
 def dense_masks(rows: torch.Tensor, segment_ids: torch.Tensor) -> Masks:
