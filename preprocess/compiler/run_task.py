@@ -115,7 +115,7 @@ def _joined(task: CompileTask, tools: Tools, outcome: _Outcome) -> Iterator[tupl
 
 
 def _shared(task: CompileTask, tools: Tools, outcome: _Outcome) -> Iterator[tuple[list[Member], IntArray]]:
-    """The same with `share`: all conversations are tokenized before the first image is read, which then is read once."""
+    """The same with `share`: all conversations are tokenized before the first image is read, and each is read once."""
     members: list[Member] = []
     for row in task.rows.tolist():
         conversation = tools.spool[row]

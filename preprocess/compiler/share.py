@@ -2,8 +2,8 @@
 
 Rule: records are joined if they show the same images and begin with the same tokens, up to the last image at least: in
 their own order, up to `share` of them, never beyond max_length. The beginning is what all of them have in common before
-the first trained token. A record that shares with none is a sample of its own, as without `share`. So the tokens of each
-record are those that it has alone, and its loss and gradients are the same.
+the first trained token. A record that shares with none is a sample of its own, as without `share`. So each record has
+the tokens that it has alone, and its loss and gradients are the same.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from shards.format.branches import IntArray, join_branches
 
 
 def share(members: Iterable[Member], context: TaskContext, image_id: int) -> list[list[Member]]:
-    """The members of each sample. Samples with fewer members come first, as a shard needs it; then in their own order."""
+    """The members of each sample: those with fewer members first, as a shard needs them, then in their own order."""
     waiting: dict[tuple[tuple[Image, ...], bytes], list[Member]] = {}
     samples: list[list[Member]] = []
     for member in members:

@@ -302,6 +302,10 @@ def read_manifest(store: Store) -> Manifest:
         manifest = _in_order_of_the_blend(from_json(Manifest, {**document, "hash": digest}))
     except FieldError as error:
         raise ShardError(f"{path}: {error}; rebuild to write it again") from None
+    if manifest.has_branches and document["version"] == PLAIN_VERSION:
+        raise ShardError(
+            f"{path}: has samples with branches, but is of format version {PLAIN_VERSION}, which has none; rebuild it"
+        )
     named = [*manifest.files]
     for dataset in manifest.datasets.values():
         for shards in dataset.shards.values():

@@ -52,8 +52,8 @@ class ShardWriter:
         trained_tokens: int,
         groups: Sequence[str],
     ) -> None:
-        """tokens: int32 [2, T], ids over labels, or [3, T] with branch numbers. images: (extension, bytes) in placeholder
-        order. Samples with fewer branches come first.
+        """tokens: int32 [2, T], ids over labels, or [3, T] with branch numbers. images: (extension, bytes) in the
+        order of placeholders. Samples with fewer branches come first.
 
         Raises ValueError for a key that a WebDataset reader would split or join, and for a sample that comes too late;
         OSError if the disk is full.

@@ -35,7 +35,7 @@ _FINE = 1 << 62  # thresholds are integers out of this
 
 @dataclass(frozen=True, slots=True)
 class Draws:
-    """What an order draws of a dataset, or of a part of it. shard_sizes: samples of each shard. count: draws in an epoch.
+    """What an order draws of a dataset or a part of it. shard_sizes: samples of each shard. count: draws in an epoch.
 
     key: what its shuffles depend on, next to the order's key. shard_starts: the number in the split of each shard's
     first sample of the part; None: they follow each other, after those of the entry before.
@@ -97,11 +97,9 @@ class Order:
 
     def draw_of(self, epoch: int, sample: int) -> int | None:
         """The first draw of an epoch that draws a sample, or None: without the draws of other datasets."""
-        elements = [numbers.element(sample) for numbers in self._numbers]
-        dataset = next((number for number, element in enumerate(elements) if element is not None), None)
-        if dataset is None:
-            return None
-        own = self._streams[dataset].first_draw_of(epoch, elements[dataset])
+        elements = ((dataset, numbers.element(sample)) for dataset, numbers in enumerate(self._numbers))
+        dataset, element = next(pair for pair in elements if pair[1] is not None)
+        own = None if element is None else self._streams[dataset].first_draw_of(epoch, element)
         if own is None:
             return None
         stripes = range(-(-self._length // STRIPE))
@@ -172,9 +170,9 @@ class _Numbers:
 
     def of(self, elements: Indices) -> Indices:
         if len(self._firsts) == 1:
-            return elements + self._starts[0]
+            return np.asarray(elements + self._starts[0])
         shards = np.searchsorted(self._firsts, elements, side="right") - 1
-        return self._starts[shards] + elements - self._firsts[shards]
+        return np.asarray(self._starts[shards] + elements - self._firsts[shards])
 
     def element(self, sample: int) -> int | None:
         """The inverse of `of`; None for a sample that is not among them."""

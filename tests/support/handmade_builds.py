@@ -13,6 +13,7 @@ import numpy.typing as npt
 
 import shards
 from shards import Build, Sample, Shard, ShardError
+from shards.format.branches import join_branches
 from shards.format.manifest import BuildConfig, DatasetInfo, InputFile, Manifest, TokenizerInfo, write_manifest
 from shards.format.shard_info import ShardInfo, ShardList
 from shards.format.writer import ShardWriter
@@ -73,6 +74,30 @@ def draft(number: int, *, dataset: str = "alpha", split: str = "train", num_imag
         ),
         groups=tuple(f"{split}:{number}-{index}" for index in range(num_images)),
         trained_tokens=text - text // 2,
+    )
+
+
+def branched_draft(number: int, *, dataset: str = "alpha", branches: int = 3, text: int = 4) -> Draft:
+    """A sound sample: an image, a token, and branches of `text` tokens whose second half is trained on."""
+    random = np.random.default_rng([number, branches])
+    beginning = np.array([IMAGE_ID, 7], np.int32)
+    records = []
+    for _ in range(branches):
+        ids = np.concatenate([beginning, random.integers(10, VOCABULARY_SIZE, text).astype(np.int32)])
+        records.append(np.stack([ids, np.where(np.arange(len(ids)) >= len(ids) - text // 2, ids, IGNORE)]))
+    names = [f"record {number}-{branch}" for branch in range(branches)]
+    sample = draft(number, dataset=dataset)
+    metadata = {**sample.metadata, "sources": [{"file": "chat.json", "record": name} for name in names]}
+    if branches > 1:
+        metadata["branches"] = [{"id": name, "records": 1} for name in names]
+    tokens = records[0] if branches == 1 else join_branches(records, len(beginning))
+    return replace(
+        sample,
+        metadata=metadata,
+        tokens=tokens.astype(np.int32),
+        images=(("jpg", JPEG + random.bytes(40)),),
+        groups=(f"train:{dataset}-{number}",),
+        trained_tokens=int((tokens[1] != IGNORE).sum()),
     )
 
 

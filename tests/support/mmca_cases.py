@@ -79,7 +79,7 @@ def cases(draw: st.DrawFn, *, cached: bool = False) -> Case:
 
 @st.composite
 def branched_cases(draw: st.DrawFn, *, dtype: torch.dtype = torch.float64) -> Case:
-    """Rows of samples, each a beginning of text and images and up to three branches of text, and padding behind them."""
+    """Rows of samples, each a beginning of text and images and up to three branches of text, and then padding."""
     rows = draw(st.lists(st.lists(_SAMPLE, max_size=2), min_size=1, max_size=2))
     length = max(1, max(sum(len(kinds) + sum(branches) for kinds, branches in row) for row in rows))
     is_image, segment_ids, branch_ids = (torch.zeros(len(rows), length, dtype=torch.int64) for _ in range(3))

@@ -92,7 +92,14 @@ class _Merged(torch.autograd.Function):
         query, key, value, own_key, own_value, out, log_sum = ctx.saved_tensors
         parts = [
             flash_attention_backward(
-                *(x[:, :, rows] for x in (grad, query, own_key, own_value, out, log_sum)), ctx.scaling, is_causal=True
+                grad[:, :, rows],
+                query[:, :, rows],
+                own_key[:, :, rows],
+                own_value[:, :, rows],
+                out[:, :, rows],
+                log_sum[:, :, rows],
+                ctx.scaling,
+                is_causal=True,
             )
             for rows in _rows(ctx.lengths)
         ]

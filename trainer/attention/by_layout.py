@@ -34,7 +34,7 @@ class LayoutAttention:
 
     @contextmanager
     def counted(self) -> Iterator[list[str]]:
-        """Counts calls: the list inside gets the class of each layer that attends, and one without a layout is refused."""
+        """Counts calls: the list inside gets the class of each layer that attends; one without a layout is refused."""
         calls: list[str] = []
 
         def attend(module: torch.nn.Module, *arguments: Any, **options: Any) -> tuple[torch.Tensor, None]:

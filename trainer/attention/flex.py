@@ -1,6 +1,6 @@
 """FlexAttention (https://arxiv.org/abs/2412.05496) over gathered rows: for branches on CUDA, in one kernel each layer.
 
-A mask is a rule over the numbers of a query and a key, and a table of the blocks in which it may hold. The table is made
+A mask is a rule over the numbers of a query and a key, and a table of the blocks in which it may hold. The table comes
 from the lengths of samples and branches, so nothing of the size queries x keys is ever in memory.
 """
 
@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import cache
-from itertools import accumulate
+from itertools import accumulate, pairwise
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -40,7 +40,9 @@ class BlockMasks:
     image: BlockMask | None
     """None without images"""
 
-    def to(self, device: torch.device | str | int) -> BlockMasks:
+    def to(self, where: torch.device | str | int) -> BlockMasks:
+        """The same masks on a device."""
+        device = torch.device(where)
         image = None if self.image is None else self.image.to(device)
         return replace(self, key_order=self.key_order.to(device), text=self.text.to(device), image=image)
 
@@ -104,7 +106,7 @@ def block_tables(samples: Sequence[SampleRows]) -> tuple[Table, Table]:
         end, image_end = start + sample.queries, image_start + sample.image_keys
         ends = [*accumulate(sample.parts, initial=start)]
         beginning = _range(start, ends[1])
-        for first, last in zip(ends, ends[1:], strict=False):
+        for first, last in pairwise(ends):
             text[_range(first, last), _range(first, last)] = True
             text[_range(first, last), beginning] = True
         image[_range(start, end), _range(image_start, image_end)] = True

@@ -17,7 +17,7 @@ class Run(NamedTuple):
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class SampleRows:
-    """A sample in the gathered rows: its numbers of queries and keys. Of a sample with branches all keys are queries."""
+    """A sample in the gathered rows: its numbers of queries and keys. With branches all text keys are queries."""
 
     queries: int
     text_keys: int

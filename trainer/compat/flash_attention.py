@@ -1,7 +1,7 @@
 """torch's flash attention for CPUs with the logarithms of its sums, which the public function does not return.
 
-These operators are not documented; torch's own scaled_dot_product_attention calls them. Run with torch 2.11.0 and 2.13.0. Where
-one is missing or another signature is found, `has_flash_attention` is False and attention takes a slower way.
+These operators are not documented; torch's own scaled_dot_product_attention calls them. Run with torch 2.9.0 and
+2.13.0. Where one is missing or has another signature, `has_flash_attention` is False and attention takes a slower way.
 
 Shapes: H heads, K key-value heads (H is a multiple of K), N queries, M keys, D head width.
 """

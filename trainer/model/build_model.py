@@ -72,8 +72,8 @@ def check_model(config: ModelConfig, facts: BuildFacts) -> list[str]:
             what = "mmca is" if config.attention == "mmca" else "causal attention with branches is"
             other = "" if facts.has_branches else "set model.attention: causal, "
             problems.append(
-                f"model.attention: {what} not defined for sliding windows; the decoder's is {window} positions but this "
-                f"build has samples of up to {longest}; {other}"
+                f"model.attention: {what} not defined for sliding windows; the decoder's is {window} positions but "
+                f"this build has samples of up to {longest}; {other}"
                 + next_step("choose another decoder", f"limits: {{max_length: {window}}}")
                 + (" or without share" if facts.has_branches else "")
             )

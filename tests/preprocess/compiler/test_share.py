@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -87,7 +88,7 @@ def test_records_with_other_images_another_order_or_another_beginning_stay_alone
     ]
     records[5]["messages"].insert(0, {"role": "system", "content": "Another prompt."})
     records[6]["messages"][0]["content"] = "A question before it: <image>"
-    build(chat_blend(tmp_path, records, dataset={"share": 9}))
+    build(chat_blend(tmp_path, records, dataset={"share": 9}, template="vicuna"))
     assert [len(sample.branches) for sample in samples_of(tmp_path / "build")] == [1] * 7
     assert shards.open(tmp_path / "build").manifest.has_branches is False
 
@@ -196,4 +197,4 @@ def test_units_hold_rows_with_the_same_images_in_their_order(images: list[int], 
         groups.setdefault(image, []).append(row)
     expected = [rows[first : first + most] for rows in groups.values() for first in range(0, len(rows), most)]
     cuts = [*np.flatnonzero(starts).tolist(), len(images)]
-    assert [order[start:end].tolist() for start, end in zip(cuts, cuts[1:], strict=False)] == expected
+    assert [order[start:end].tolist() for start, end in pairwise(cuts)] == expected

@@ -6,6 +6,7 @@ import hashlib
 import io
 import tarfile
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -23,8 +24,10 @@ from shards.format.container import (
     padding,
     tar_header,
 )
+from shards.format.writer import ShardWriter
 from tests.support import handmade_builds
 
+GOLDEN_BRANCHES = "3b47b331223ca6397612098b9381323360e95731d4c5851a349274ed401c5f76"
 GOLDEN_TAR = "7cebdb6b573eef56736d8685853b6aa503b8b251b0902468936c1a249a6f2245"
 
 
@@ -77,28 +80,29 @@ def test_padding_fills_up_to_the_next_block(size: int) -> None:
     assert not any(padding(size))
 
 
-@given(tokens=st.lists(st.tuples(*[st.integers(-(2**31), 2**31 - 1)] * 2), max_size=300))
-def test_tokens_are_written_as_numpy_writes_them_and_come_back(tokens: list[tuple[int, int]]) -> None:
-    array = np.array(tokens, dtype=np.int32).reshape(-1, 2).T
+@given(st.lists(st.tuples(*[st.integers(-(2**31), 2**31 - 1)] * 3), max_size=300), st.sampled_from([2, 3]))
+def test_tokens_are_written_as_numpy_writes_them_and_come_back(tokens: list[tuple[int, ...]], rows: int) -> None:
+    array = np.array(tokens, dtype=np.int32).reshape(-1, 3).T[:rows]
     data = encode_tokens(array)
     assert data == numpy_bytes(np.ascontiguousarray(array), version=(1, 0))
     assert np.array_equal(np.load(io.BytesIO(data)), array)
     assert np.array_equal(decode_tokens(data, array.shape[1]), array)
 
 
+@pytest.mark.parametrize("rows", [2, 3])
 @pytest.mark.parametrize("num_tokens", [0, 1, 9, 10, 99, 2048, 99_999, 10**6, 2**31, 10**12, 10**18])
-def test_the_header_of_any_number_of_tokens_is_numpys(num_tokens: int) -> None:
+def test_the_header_of_any_number_of_tokens_is_numpys(rows: int, num_tokens: int) -> None:
     file = io.BytesIO()
-    fields = {"descr": "<i4", "fortran_order": False, "shape": (2, num_tokens)}
+    fields = {"descr": "<i4", "fortran_order": False, "shape": (rows, num_tokens)}
     np.lib.format.write_array_header_1_0(file, fields)
-    assert npy_header(num_tokens) == file.getvalue()
-    assert len(npy_header(num_tokens)) % 64 == 0
+    assert npy_header(rows, num_tokens) == file.getvalue()
+    assert len(npy_header(rows, num_tokens)) % 64 == 0
 
 
 @pytest.mark.parametrize(
     "array",
-    [np.zeros((2, 3)), np.zeros((2, 3), np.int64), np.zeros((3, 2), np.int32), np.zeros(4, np.int32)],
-    ids=["float64", "int64", "three rows", "one dimension"],
+    [np.zeros((2, 3)), np.zeros((2, 3), np.int64), np.zeros((4, 2), np.int32), np.zeros(4, np.int32)],
+    ids=["float64", "int64", "four rows", "one dimension"],
 )
 def test_tokens_of_another_type_or_shape_are_not_written(array: np.ndarray) -> None:
     with pytest.raises(ValueError, match=r"expected int32 \[2, T\]"):
@@ -111,7 +115,8 @@ REFUSED = {
     "big-endian": numpy_bytes(np.zeros((2, 4), ">i4")),
     "float32": numpy_bytes(np.zeros((2, 4), np.float32)),
     "Fortran order": numpy_bytes(np.asfortranarray(np.arange(8, dtype=np.int32).reshape(2, 4))),
-    "three rows": numpy_bytes(np.zeros((3, 4), np.int32)),
+    "four rows": numpy_bytes(np.zeros((4, 4), np.int32)),
+    "one row": numpy_bytes(np.zeros((1, 4), np.int32)),
     "one dimension": numpy_bytes(np.zeros(8, np.int32)),
     "version 2.0": numpy_bytes(np.zeros((2, 4), np.int32), version=(2, 0)),
     "version 3.0": numpy_bytes(np.zeros((2, 4), np.int32), version=(3, 0)),
@@ -210,3 +215,21 @@ def test_the_format_has_not_drifted(tmp_path: Path) -> None:
     assert len(data) == info.size == 8 * 512
     assert data[:16] == b"golden-000000000"
     assert data[257:265] == b"ustar\x0000"
+
+
+def test_the_format_of_samples_with_branches_has_not_drifted(tmp_path: Path) -> None:
+    alone = handmade_builds.branched_draft(0, branches=1)
+    joined = handmade_builds.branched_draft(1, branches=3)
+    info = handmade_builds.write_shard(tmp_path, [alone, joined])
+    assert info is not None
+    assert info.branches == (1, 0, 1)
+    assert hashlib.sha256((tmp_path / info.path).read_bytes()).hexdigest() == GOLDEN_BRANCHES
+
+
+def test_samples_with_fewer_branches_come_first(tmp_path: Path) -> None:
+    drafts = [handmade_builds.branched_draft(number, branches=count) for number, count in enumerate((2, 1))]
+    writer = ShardWriter(tmp_path, "shards/alpha", "train-00000")
+    with pytest.raises(ValueError, match="has 1 branches, the one before 2; sort them"):
+        for sample in drafts:
+            writer.add(sample.key, metadata={}, tokens=sample.tokens, images=sample.images, trained_tokens=2, groups=())
+    writer.discard()

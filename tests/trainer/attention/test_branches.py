@@ -24,6 +24,7 @@ from trainer.attention import branches as branches_module
 from trainer.attention import flex as flex_module
 from trainer.attention.flex import block_tables
 from trainer.attention.layout import TextRows, build_layout
+from trainer.compat.flash_attention import flash_attention
 
 one_thread = pytest.fixture(scope="module", autouse=True)(mmca_models.on_one_thread)
 
@@ -40,6 +41,7 @@ def test_where_no_flash_kernel_fits_masks_of_single_branches_give_the_same(case:
         assert_as_defined(case)
 
 
+@pytest.mark.filterwarnings("ignore:flex_attention called without:UserWarning")  # compiling it takes a compiler
 @given(case=branched_cases())
 def test_flex_attention_gives_the_same_outputs(case: Case) -> None:
     query, key, value = (x.detach() for x in (case.query, case.key, case.value))  # on a CPU it has no backward pass
@@ -72,7 +74,7 @@ def test_no_kernel_gets_a_mask_and_all_branches_attend_to_the_beginning_in_one_c
 ) -> None:
     shapes: list[tuple[int, int, bool]] = []
     masks: list[object] = []
-    public, private = functional.scaled_dot_product_attention, branches_module.flash_attention
+    public, private = functional.scaled_dot_product_attention, flash_attention
 
     def watch_public(*arguments: Any, **options: Any) -> torch.Tensor:
         masks.append(options["attn_mask"])
@@ -127,7 +129,7 @@ def test_the_blocks_of_flex_attention_cover_all_that_may_be_seen(case: Case, blo
         plan = case.layout.plan
         assert isinstance(plan, TextRows)
         text, image = block_tables(plan.samples)
-    sample, branch, seen, image_sample, image_number = [], [], [], [], []
+    sample, branch, seen, image_sample, image_number = (list[int]() for _ in range(5))
     for number, rows in enumerate(plan.samples):
         sample += [number] * rows.queries
         branch += [index for index, count in enumerate(rows.parts) for _ in range(count)]
