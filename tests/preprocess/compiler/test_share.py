@@ -88,7 +88,7 @@ def test_records_with_other_images_another_order_or_another_beginning_stay_alone
     ]
     records[5]["messages"].insert(0, {"role": "system", "content": "Another prompt."})
     records[6]["messages"][0]["content"] = "A question before it: <image>"
-    build(chat_blend(tmp_path, records, dataset={"share": 9}, template="vicuna"))
+    build(chat_blend(tmp_path, records, dataset={"share": 9}, template="chatml"))
     assert [len(sample.branches) for sample in samples_of(tmp_path / "build")] == [1] * 7
     assert shards.open(tmp_path / "build").manifest.has_branches is False
 

@@ -227,9 +227,10 @@ def test_the_format_of_samples_with_branches_has_not_drifted(tmp_path: Path) -> 
 
 
 def test_samples_with_fewer_branches_come_first(tmp_path: Path) -> None:
-    drafts = [handmade_builds.branched_draft(number, branches=count) for number, count in enumerate((2, 1))]
+    two, one = (handmade_builds.branched_draft(number, branches=count) for number, count in enumerate((2, 1)))
     writer = ShardWriter(tmp_path, "shards/alpha", "train-00000")
+    rest: dict[str, Any] = {"metadata": {}, "images": (), "trained_tokens": 2, "groups": ()}
+    writer.add(two.key, tokens=two.tokens, **rest)
     with pytest.raises(ValueError, match="has 1 branches, the one before 2; sort them"):
-        for sample in drafts:
-            writer.add(sample.key, metadata={}, tokens=sample.tokens, images=sample.images, trained_tokens=2, groups=())
+        writer.add(one.key, tokens=one.tokens, **rest)
     writer.discard()
