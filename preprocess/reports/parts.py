@@ -10,8 +10,8 @@ import pyarrow as pa
 import xxhash
 
 from preprocess.views.member_hashes import content_of, hash_members
-from preprocess.views.stats import records_of
 from shards import Build
+from shards.format.records import records_each
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -44,7 +44,7 @@ def read_parts(build: Build) -> list[Part]:
             table.column(name).to_numpy().astype(np.int64) for name in ("text_tokens", "trained_tokens", "images")
         )
         lengths = text + images * build.manifest.config.image_tokens
-        columns.setdefault((dataset, split), []).append((lengths, trained, images, records_of(shard.info)))
+        columns.setdefault((dataset, split), []).append((lengths, trained, images, records_each(shard.info)))
         shown.setdefault((dataset, split), []).append(_hashes(table.column("groups")))
         contents.setdefault((dataset, split), []).append(content_of(hashes.tokens, hashes.images))
         shard.forget_index()

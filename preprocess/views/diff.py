@@ -2,6 +2,7 @@
 
 Rule: counts are exact. Which samples changed, and whether in images or metadata, comes from the indexes. How tokens
 changed needs the samples themselves; the first `read` of each dataset are read, and the others counted as `tokens`.
+Of a dataset whose samples have branches in one of the builds, records are compared instead of samples.
 
     print_diff(compare_builds(shards.open("build"), shards.open("build-2"), limit=20))
 """
@@ -12,7 +13,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from functools import partial
 from itertools import islice, zip_longest
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import numpy.typing as npt
@@ -21,7 +22,16 @@ import xxhash
 
 from dst.common.progress import Progress, Silent
 from preprocess.views.diff_manifest import ManifestDifferences, compare_manifests, same_rows
-from preprocess.views.diff_match import I64, Matched, Samples, match_samples, read_samples, shared_shards
+from preprocess.views.diff_match import (
+    I64,
+    Matched,
+    Samples,
+    match_samples,
+    read_samples,
+    shared_shards,
+    without_equal,
+)
+from preprocess.views.diff_records import has_branches, regrouped, take_apart
 from preprocess.views.diff_samples import ASPECTS, SampleDifference, SamplePlace, TextReader, describe, token_aspects
 from preprocess.views.member_hashes import U64
 from shards import Build, ShardError
@@ -33,13 +43,15 @@ READ = 20_000
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class DatasetDifferences:
-    """Samples of a dataset. equal, changed: in both builds. aspects: name of ASPECTS -> changed samples.
+    """Samples, or records, of a dataset. equal, changed: in both builds. aspects: name of ASPECTS -> how many changed.
 
-    to_eval, to_train: samples that moved. None is the name in a build that does not have the dataset.
+    to_eval, to_train: how many moved. regrouped: records of both builds, equal or changed, that share a sample with
+    other records than before. None is the name in a build that does not have the dataset.
     """
 
     old_name: str | None
     new_name: str | None
+    unit: Literal["samples", "records"]
     equal: int
     changed: int
     added: int
@@ -47,6 +59,7 @@ class DatasetDifferences:
     aspects: Mapping[str, int]
     to_eval: int
     to_train: int
+    regrouped: int
 
     @property
     def name(self) -> str:
@@ -65,10 +78,11 @@ class BuildDifferences:
 
     def __bool__(self) -> bool:
         """Whether anything differs."""
-        return bool(self.manifest) or self.num_different > 0
+        return bool(self.manifest) or self.num_different > 0 or any(dataset.regrouped for dataset in self.datasets)
 
     @property
     def num_different(self) -> int:
+        """Samples, or records, that changed, were added or were removed."""
         return sum(dataset.changed + dataset.added + dataset.removed for dataset in self.datasets)
 
     def to_json(self) -> dict[str, Any]:
@@ -136,16 +150,8 @@ def _compare(
     pair: _Pair, names: tuple[str | None, str | None], limit: int, read: int, progress: Progress
 ) -> tuple[DatasetDifferences, list[list[_ToShow]]]:
     """The differences of a dataset, and of each kind the first `limit` samples to show."""
-    old, skipped = read_samples(pair.old, names[0], pair.shared)
-    new, _ = read_samples(pair.new, names[1], pair.shared)
     name = str(names[1] or names[0])
-    by_key = names[0] is not None and names[0] == names[1] and same_rows(pair.old.manifest, pair.new.manifest, name)
-    matched = match_samples(
-        old,
-        new,
-        by_key=by_key,
-        read_ids=(partial(_ids, pair.old, old, progress), partial(_ids, pair.new, new, progress)),
-    )
+    old, new, matched, equal, unit = _matched(pair, names, progress)
     aspects = _aspects(old, new, matched, renamed=names[0] != names[1])
     _read_tokens(pair, old, new, matched, aspects, read, name, progress)
     changed = np.logical_or.reduce(list(aspects.values()))
@@ -153,13 +159,15 @@ def _compare(
     differences = DatasetDifferences(
         old_name=names[0],
         new_name=names[1],
-        equal=skipped + int((~changed).sum()),
+        unit=unit,
+        equal=equal + int((~changed).sum()),
         changed=int(changed.sum()),
         added=len(matched.added),
         removed=len(matched.removed),
         aspects={aspect: int(rows.sum()) for aspect, rows in aspects.items() if rows.any()},
         to_eval=int((aspects["split"] & from_train).sum()),
         to_train=int((aspects["split"] & ~from_train).sum()),
+        regrouped=regrouped(old, new, matched) if unit == "records" else 0,
     )
     kinds = [
         [
@@ -180,6 +188,24 @@ def _compare(
         [_ToShow(dataset=name, old=_place(old, row), new=None, what=("removed",)) for row in matched.removed[:limit]]
     )
     return differences, kinds
+
+
+def _matched(
+    pair: _Pair, names: tuple[str | None, str | None], progress: Progress
+) -> tuple[Samples, Samples, Matched, int, Literal["samples", "records"]]:
+    """What is compared in both builds, which is which, and how many more are equal: samples, or records."""
+    old, equal = read_samples(pair.old, names[0], pair.shared)
+    new, _ = read_samples(pair.new, names[1], pair.shared)
+    if has_branches(pair.old.manifest, names[0]) or has_branches(pair.new.manifest, names[1]):
+        left, right, equal_records = without_equal(old, new)
+        first = take_apart(pair.old, old, left, progress)
+        second = take_apart(pair.new, new, right, progress)
+        matched = match_samples(first.rows, second.rows, by_key=False, read_ids=(first.read_ids, second.read_ids))
+        return first.rows, second.rows, matched, equal + equal_records, "records"
+    name = names[1] or ""
+    by_key = names[0] == names[1] and same_rows(pair.old.manifest, pair.new.manifest, name)
+    read_ids = partial(_ids, pair.old, old, progress), partial(_ids, pair.new, new, progress)
+    return old, new, match_samples(old, new, by_key=by_key, read_ids=read_ids), equal, "samples"
 
 
 def _aspects(old: Samples, new: Samples, matched: Matched, *, renamed: bool) -> dict[str, npt.NDArray[np.bool_]]:
@@ -244,7 +270,10 @@ def _ids(build: Build, samples: Samples, progress: Progress, rows: I64) -> tuple
 
 
 def _place(samples: Samples, row: int) -> SamplePlace:
-    return SamplePlace(split=SPLITS[samples.split[row]], index=int(samples.index[row]))
+    branch = int(samples.branch[row])
+    return SamplePlace(
+        split=SPLITS[samples.split[row]], index=int(samples.index[row]), branch=None if branch < 0 else branch
+    )
 
 
 def _of_every_kind(datasets: Iterable[Iterable[Sequence[_ToShow]]], limit: int) -> list[_ToShow]:

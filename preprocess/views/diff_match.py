@@ -9,6 +9,7 @@ In this order, within a dataset, each sample at most once:
                           and, for what is left on both sides, the id, then the sources, from the samples' metadata
 
 Shards that both builds have, by their digests, are not opened. Memory: about 100 bytes for each other sample.
+preprocess.views.diff_records takes samples with branches apart; their records are matched by the same rules.
 """
 
 from __future__ import annotations
@@ -22,6 +23,7 @@ import polars as pl
 
 from preprocess.views.member_hashes import U64, content_of, hash_members
 from shards import Build, Shard
+from shards.format.records import records_each
 from shards.sampling.permutation import mix
 
 I64 = npt.NDArray[np.int64]
@@ -33,12 +35,15 @@ ReadIds = Callable[[I64], tuple[U64, U64]]
 class Samples:
     """The samples of a dataset whose shards differ, in the build's order; every field is an array [n].
 
+    Or their records: then branch is the number of each in its sample, from 0, and else -1. records: of the sample.
     split: 0 train, 1 eval. index: in the split, as in build["train"][index]. The others are hashes: of the key, of the
     metadata, of the tokens, and of the images in their order.
     """
 
     split: npt.NDArray[np.uint8]
     index: I64
+    branch: I64
+    records: I64
     key: U64
     metadata: U64
     tokens: U64
@@ -71,7 +76,9 @@ def shared_shards(old: Build, new: Build) -> set[tuple[str, str]]:
 
 
 def read_samples(build: Build, dataset: str | None, skip: set[tuple[str, str]]) -> tuple[Samples, int]:
-    """The samples of a dataset, and the number of those in shards that are skipped. None has no samples.
+    """The samples of a dataset, and the number of records in shards that are skipped. None has no samples.
+
+    A sample without branches is one record.
 
     Raises ShardError if an index is damaged.
     """
@@ -83,7 +90,7 @@ def read_samples(build: Build, dataset: str | None, skip: set[tuple[str, str]]) 
         if name != dataset or not info.samples:
             continue
         if (info.sha256, info.index_sha256) in skip:
-            skipped += info.samples
+            skipped += int(records_each(info).sum())
             continue
         shard = Shard(build.store, info)
         shard.check_index()
@@ -113,6 +120,14 @@ def match_samples(old: Samples, new: Samples, *, by_key: bool, read_ids: tuple[R
     return Matched(old=found_old[order], new=found_new[order], removed=left, added=right)
 
 
+def without_equal(old: Samples, new: Samples) -> tuple[I64, I64, int]:
+    """The rows of both that have no equal sample in the other, and how many records the equal samples have."""
+    pairs: list[tuple[I64, I64]] = []
+    first, second = old.content + old.metadata, new.content + new.metadata
+    left, right = _take(np.arange(len(old)), np.arange(len(new)), first, second, pairs)
+    return left, right, int(old.records[pairs[0][0]].sum())
+
+
 def _steps(old: Samples, new: Samples, by_key: bool) -> Iterator[tuple[U64, U64]]:
     """The hashes by which samples are compared, the strictest first."""
     if by_key:
@@ -140,8 +155,16 @@ def _take(left: I64, right: I64, first: U64, second: U64, pairs: list[tuple[I64,
 
 def _empty() -> Samples:
     none = np.zeros(0, np.uint64)
+    count = none.astype(np.int64)
     return Samples(
-        split=none.astype(np.uint8), index=none.astype(np.int64), key=none, metadata=none, tokens=none, images=none
+        split=none.astype(np.uint8),
+        index=count,
+        branch=count,
+        records=count,
+        key=none,
+        metadata=none,
+        tokens=none,
+        images=none,
     )
 
 
@@ -151,6 +174,8 @@ def _of_shard(shard: Shard, split: int, start: int) -> Samples:
     return Samples(
         split=np.full(len(shard), split, np.uint8),
         index=np.arange(start, start + len(shard)),
+        branch=np.full(len(shard), -1),
+        records=records_each(shard.info),
         key=keys.hash().to_numpy(),
         metadata=hashes.metadata,
         tokens=hashes.tokens,

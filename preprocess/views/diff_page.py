@@ -12,7 +12,7 @@ from pathlib import Path
 from dst.common.html_pages import page_environment, page_policy
 from preprocess.views.diff import BuildDifferences
 from preprocess.views.diff_samples import ASPECTS, ImagePlace, SampleDifference
-from preprocess.views.diff_terminal import change_of, dataset_lines, image_line, number_of
+from preprocess.views.diff_terminal import change_of, dataset_lines, image_line, number_of, place_of, units_of
 from preprocess.views.diff_words import Piece, shorten
 from shards import Build
 from shards.files import replace_file
@@ -59,6 +59,8 @@ def write_diff_page(page: Path, differences: BuildDifferences, old: Build, new: 
             number_of=number_of,
             change_of=change_of,
             dataset_lines=dataset_lines,
+            place_of=place_of,
+            units=units_of(differences),
         )
     )
     replace_file(page, html.encode())

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from difflib import SequenceMatcher
 from itertools import pairwise
 from typing import Any
@@ -21,6 +21,7 @@ from preprocess.views.diff_manifest import Difference
 from preprocess.views.diff_words import Piece, word_diff
 from preprocess.views.sample_text import pieces_of, runs_of, whole_text
 from shards import Build, Sample, ShardError
+from shards.format.records import alone
 
 ASPECTS: Mapping[str, str] = {
     "split": "moved between train and eval",
@@ -57,16 +58,20 @@ class ImageDifference:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SamplePlace:
-    """Where a sample is, build[split][index], and its key; empty if the sample cannot be read."""
+    """Where a sample is, build[split][index], and its key; empty if the sample cannot be read.
+
+    branch: of a record of it, the number of its branch, from 0.
+    """
 
     split: str
     index: int
+    branch: int | None = None
     key: str = ""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SampleDifference:
-    """A sample that changed, was added (old is None) or was removed (new is None).
+    """A sample, or a record of one, that changed, was added (old is None) or was removed (new is None).
 
     text: pieces by words, marked "=", "-" and "+"; empty if the text is equal. labels: pieces of the same text, "+" if
     it is trained now and was not before, "-" the other way round. fault: why it cannot be read.
@@ -96,8 +101,9 @@ class TextReader:
         self.tokenizer = tokenizer or load_tokenizer(build.tokenizer_folder())
 
     def sample(self, place: SamplePlace) -> Sample:
-        """Raises ShardError if it is damaged."""
-        return self.build[place.split][place.index]
+        """The sample, or its record at a branch as a sample of its own. Raises ShardError if it is damaged."""
+        sample = self.build[place.split][place.index]
+        return sample if place.branch is None else alone(sample, place.branch, self.build.manifest.tokenizer.image_id)
 
     def text(self, sample: Sample) -> str:
         """Raises ShardError for ids that cannot be decoded."""
@@ -148,12 +154,12 @@ def describe(
         text=word_diff(*texts) if texts[0] != texts[1] else (),
         labels=_labels(*runs) if "labels" in what else (),
         images=tuple(_images(old, before, new, after)),
-        metadata=_changed_metadata(left, right) if old and new else (),
+        metadata=_changed_metadata(left, right, _not_compared(old, new)) if old and new else (),
     )
 
 
 def _named(place: SamplePlace | None, sample: Sample | None) -> SamplePlace | None:
-    return SamplePlace(split=place.split, index=place.index, key=sample.key) if place and sample else None
+    return replace(place, key=sample.key) if place and sample else None
 
 
 def _metadata(sample: Sample | None) -> dict[str, Any]:
@@ -222,10 +228,17 @@ def _image_places(place: SamplePlace | None, sample: Sample | None) -> list[Imag
     ]
 
 
-def _changed_metadata(old: Mapping[str, Any], new: Mapping[str, Any]) -> tuple[Difference, ...]:
+def _not_compared(old: SamplePlace, new: SamplePlace) -> tuple[str, ...]:
+    """Metadata that are shown on their own, or that a record of several does not have."""
+    return _SHOWN_APART if old.branch is new.branch is None else (*_SHOWN_APART, "notes")
+
+
+def _changed_metadata(
+    old: Mapping[str, Any], new: Mapping[str, Any], not_compared: Sequence[str]
+) -> tuple[Difference, ...]:
     sides = [{key: json.dumps(value, ensure_ascii=False) for key, value in side.items()} for side in (old, new)]
     return tuple(
         Difference(name=key, old=sides[0].get(key), new=sides[1].get(key))
         for key in dict.fromkeys([*old, *new])
-        if key not in _SHOWN_APART and sides[0].get(key) != sides[1].get(key)
+        if key not in not_compared and sides[0].get(key) != sides[1].get(key)
     )

@@ -55,7 +55,8 @@ def print_differences(differences: BuildDifferences) -> None:
         console.print()
         _print_sample(sample)
     if differences.num_different > len(differences.samples):
-        console.print(f"{len(differences.samples):,} of {differences.num_different:,} samples are shown: --limit")
+        shown, units = len(differences.samples), units_of(differences)
+        console.print(f"{shown:,} of {differences.num_different:,} {units} are shown: --limit")
 
 
 def dataset_lines(dataset: DatasetDifferences) -> Iterator[str]:
@@ -68,8 +69,15 @@ def dataset_lines(dataset: DatasetDifferences) -> Iterator[str]:
         yield f"{dataset.name}: changed: {counts_text(dataset.aspects)}"
     if dataset.to_eval or dataset.to_train:
         yield f"{dataset.name}: moved: {dataset.to_eval:,} to eval, {dataset.to_train:,} to train"
+    if dataset.regrouped:
+        yield f"{dataset.name}: regrouped: {dataset.regrouped:,} records share a sample with other records than before"
     if unread := dataset.aspects.get("tokens"):
-        yield f"{dataset.name}: {unread:,} samples have {ASPECTS['tokens']}; --read sets how many are read"
+        yield f"{dataset.name}: {unread:,} {dataset.unit} have {ASPECTS['tokens']}; --read sets how many are read"
+
+
+def units_of(differences: BuildDifferences) -> str:
+    """What is compared: samples, records, or both in different datasets."""
+    return " and ".join(sorted({dataset.unit for dataset in differences.datasets}, reverse=True))
 
 
 def change_of(count: Count) -> str:
@@ -115,19 +123,21 @@ def _counts_table(counts: Sequence[Count]) -> Table:
 def _samples_table(datasets: Sequence[DatasetDifferences]) -> Table:
     from rich.table import Table
 
-    table = Table("samples of")
+    table = Table("dataset", "compared")
     for title in ("equal", "changed", "added", "removed"):
         table.add_column(title, justify="right", no_wrap=True)
     for dataset in datasets:
         table.add_row(
-            cell(dataset.name), *(f"{n:,}" for n in (dataset.equal, dataset.changed, dataset.added, dataset.removed))
+            cell(dataset.name),
+            dataset.unit,
+            *(f"{n:,}" for n in (dataset.equal, dataset.changed, dataset.added, dataset.removed)),
         )
     return table
 
 
 def _print_sample(sample: SampleDifference) -> None:
     console = results()
-    places = " -> ".join(_place(place) for place in (sample.old, sample.new) if place)
+    places = " -> ".join(place_of(place) for place in (sample.old, sample.new) if place)
     console.print(cell(f"{sample.dataset}: {sample.id}: {', '.join(sample.what)} ({places})", style="bold"))
     if sample.fault:
         console.print(cell(f"  {sample.fault}", style="red"))
@@ -150,8 +160,10 @@ def image_line(image: ImageDifference) -> str:
     return f"{sides[0]} was removed" if sides[1] is None else f"{sides[0]} became {sides[1]}: other bytes"
 
 
-def _place(place: SamplePlace) -> str:
-    return f"{place.split} {place.key or place.index}"
+def place_of(place: SamplePlace) -> str:
+    """The side of the split, and the key of the sample; of a record also its branch, counted from 1."""
+    branch = "" if place.branch is None else f" branch {place.branch + 1}"
+    return f"{place.split} {place.key or place.index}{branch}"
 
 
 def marked(pieces: Sequence[Piece]) -> Text:

@@ -23,6 +23,10 @@ class Sampled:
     rejects: Counter[str] = field(default_factory=Counter)
     filtered: Counter[str] = field(default_factory=Counter)
     splits: Counter[str] = field(default_factory=Counter)
+    with_images: int = 0
+    """Conversations that show images"""
+    image_sets: set[int] = field(default_factory=set)
+    """Hashes of the images of each"""
 
     def count(self, records: Records, dataset: Dataset) -> Iterator[Conversation | Reject]:
         """The records after the dataset's filter, counted."""
@@ -35,6 +39,8 @@ class Sampled:
             else:
                 self.records += len(item.sources)
                 self.splits[item.official_split or "none"] += len(item.sources)
+                self.with_images += bool(item.images)
+                self.image_sets |= {hash(item.images)} if item.images else set()
             yield item
 
 
@@ -54,6 +60,9 @@ def summary(sampled: Sampled, request: Request, blend: Blend, dataset: Dataset) 
     elif {*sampled.splits} - {"none"}:
         used = "ignored (split.official)" if blend.split.official == "ignore" else "val and test go to eval"
         yield f"official split: {counts_text(sampled.splits)}; {used}"
+    if dataset.share > 1:
+        sets = f"{sampled.with_images:,} with images show {len(sampled.image_sets):,} different sets of them"
+        yield f"share: up to {dataset.share:,} conversations with the same images become one sample; {sets}"
     if dataset.prompt is not None:
         yield f"prompt after each question: {dataset.prompt}"
 

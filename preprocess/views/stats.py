@@ -6,14 +6,12 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
-import numpy as np
-import numpy.typing as npt
 import polars as pl
 
 from preprocess.compiler.report import counts_text, questions_lines
 from shards import Build
 from shards.format.manifest import EvaluationQuestions
-from shards.format.shard_info import ShardInfo
+from shards.format.records import records_each
 
 _QUANTILES = (0.5, 0.9, 0.99)
 
@@ -28,7 +26,7 @@ def build_stats(build: Build) -> list[dict[str, Any]]:
     image_tokens = build.manifest.config.image_tokens
     frames = [
         pl.DataFrame(shard.index.table.select(["text_tokens", "trained_tokens", "images"])).with_columns(
-            dataset=pl.lit(name), split=pl.lit(split), records=records_of(shard.info)
+            dataset=pl.lit(name), split=pl.lit(split), records=records_each(shard.info)
         )
         for name, split, shard in build.shards()
     ]
@@ -60,11 +58,6 @@ def build_stats(build: Build) -> list[dict[str, Any]]:
     return [
         {**row, "share": datasets[row["dataset"]].share if row["split"] == "train" else 0.0} for row in table.to_dicts()
     ]
-
-
-def records_of(info: ShardInfo) -> npt.NDArray[np.int64]:
-    """How many records each sample of a shard has, int64 [samples]: its branches, or 1."""
-    return np.repeat(np.arange(1, len(info.by_branches) + 1), info.by_branches)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -11,12 +11,14 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 import orjson
 
 from shards.errors import ShardError
 from shards.format.branches import Branch, branch_problems
 from shards.format.container import IGNORE
 from shards.format.shard import Sample
+from shards.format.shard_info import ShardInfo
 
 _OF_THE_SAMPLE = ("branches", "notes")  # of metadata; notes do not say which record they are about
 
@@ -58,6 +60,11 @@ def each_alone(sample: Sample, image_id: int) -> list[Sample]:
         return [sample]
     metadata = sample.metadata
     return [_alone(sample, record, metadata) for record in records_of(sample, image_id)]
+
+
+def records_each(shard: ShardInfo) -> npt.NDArray[np.int64]:
+    """How many records each sample of a shard has, int64 [samples]: its branches, or 1."""
+    return np.repeat(np.arange(1, len(shard.by_branches) + 1), shard.by_branches)
 
 
 def check_branches(sample: Sample, image_id: int) -> None:

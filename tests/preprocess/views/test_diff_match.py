@@ -26,7 +26,13 @@ def samples(rows: list[tuple[int, ...]]) -> Samples:
     columns = np.array(rows, np.uint64).reshape(-1, 4).T
     place = np.arange(len(rows))
     names = ("key", "metadata", "tokens", "images")
-    return Samples(split=place.astype(np.uint8) * 0, index=place, **dict(zip(names, columns, strict=True)))
+    return Samples(
+        split=place.astype(np.uint8) * 0,
+        index=place,
+        branch=place * 0 - 1,
+        records=place * 0 + 1,
+        **dict(zip(names, columns, strict=True)),
+    )
 
 
 def ids(values: list[int]) -> ReadIds:

@@ -41,6 +41,18 @@ def test_the_prompt_of_a_dataset_is_shown(tmp_path: Path, capsys: pytest.Capture
     assert "Question 0 of record 0?\nOne word.<|im_end|>" in capsys.readouterr().out
 
 
+def test_a_dataset_that_shares_images_says_how_many_different_ones_its_records_show(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    records = [chat_record(number, images=["0.jpg", "1.jpg"][: 1 + number % 2]) for number in range(5)]
+    root = write_chat(tmp_path, [*records, chat_record(5)])
+    print_rendered("chat", root, limit=1, template="chatml", settings=["share=4"])
+    expected = (
+        "share: up to 4 conversations with the same images become one sample; 5 with images show 2 different sets"
+    )
+    assert expected in capsys.readouterr().out
+
+
 def test_the_datasets_of_a_blend_are_shown_with_their_settings_and_what_becomes_of_their_first_records(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
