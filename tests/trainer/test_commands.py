@@ -25,6 +25,7 @@ import trainer
 from shards import Build
 from tests.support import evaluations, exports, model_batches, small_blends, train_runs
 from tests.support.evaluations import ignore
+from tests.support.shared_builds import question_blend
 from tests.support.talks import PHOTOS
 from tests.support.tiny_models import SIDE
 from tests.support.waiting import LIMIT_S
@@ -34,6 +35,7 @@ from trainer.evaluation.dialogues import Dialogue, DialogueImage, Round, read_di
 from trainer.evaluation.runner import hold_dialogues, load_images
 from trainer.export.export import export_model
 from trainer.inference.generate import Generator, Sampling
+from trainer.inference.open_model import open_model
 from trainer.model.vision_chat import VisionChatModel
 from trainer.training.assemble import assemble
 
@@ -302,10 +304,19 @@ def test_piped_lines_are_answered_on_stdout_and_all_else_is_on_stderr(exported: 
 def test_a_run_a_checkpoint_and_an_export_are_measured_alike_and_as_in_training(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    build = train_runs.compiled(tmp_path / "data")
+    blend = question_blend(
+        tmp_path / "data",
+        dict.fromkeys(range(9), 5),
+        image_tokens=train_runs.IMAGE_TOKENS,
+        image={"size": train_runs.SIDE},
+        limits={"max_length": 192},
+        split={"eval": 0.3},
+    )
+    build = small_blends.build(blend).path
     config = train_runs.config_file(
         tmp_path,
         build,
+        model={"attention": "causal"},
         schedule={"steps": 4},
         evaluation={"every": 4},
         learning_rates={"decoder": None, "lora": 1e-2},
@@ -313,7 +324,10 @@ def test_a_run_a_checkpoint_and_an_export_are_measured_alike_and_as_in_training(
     )
     train_runs.train(config)
     out = tmp_path / "out"
-    (evaluation,) = [entry for entry in train_runs.journal(out) if entry["kind"] == "eval"]
+    *steps, evaluation = train_runs.journal(out)
+    assert evaluation["kind"] == "eval"
+    assert all(step["records_per_second"] * step["seconds_per_step"] > 4 for step in steps), "a step has 4 sequences"
+    assert not open_model(out)[0].model.expects_branches, "a run answers as its export does"
     measured = []
     assert run(monkeypatch, capsys, "export", "--model", out, "--out", tmp_path / "exported")[0] == 0
     for model in (out, out / "checkpoints" / "step-00000004", tmp_path / "exported"):

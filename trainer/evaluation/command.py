@@ -22,13 +22,13 @@ from dst.common.terminal_text import json_line, visible
 from dst.errors import ConfigError
 from shards import Build
 from trainer.errors import TrainError
+from trainer.evaluation.compatibility import check_model_fits_build, prepare_for_loss
 from trainer.evaluation.dialogues import read_dialogues
 from trainer.evaluation.metrics import DatasetScore
 from trainer.evaluation.report import AnsweredDialogue, write_report
 from trainer.evaluation.runner import (
     ScoredAnswers,
     answer_held_out,
-    check_model_fits_build,
     held_out_loss,
     held_out_questions,
     hold_dialogues,
@@ -67,7 +67,8 @@ def evaluate_build(settings: EvalSettings, *, loss: bool, answers: bool, limit: 
     build = chosen or own
     if build is None:
         raise ConfigError(["--build: missing; expected the build to measure on, since an exported model has none"])
-    _raise_if_any(check_model_fits_build(speaker, build.manifest))
+    problems = check_model_fits_build(speaker, build.manifest)
+    _raise_if_any([*problems, *(prepare_for_loss(speaker, build.manifest) if loss else [])])
     questions = held_out_questions(speaker, build, limit=limit) if answers else []
     evaluation: Evaluation | None = None
     scored: ScoredAnswers | None = None

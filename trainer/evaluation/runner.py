@@ -2,8 +2,8 @@
 
 Rules
 - A held-out question is asked after the recorded answers before it. In a dialogue the model sees its own answers.
-- What can be checked before the first token is generated is checked then: a build that the model was not made for, a
-  file that is not an image, a package that is missing.
+- What can be checked before the first token is generated is checked then: a build that the model was not made for
+  (trainer.evaluation.compatibility), a file that is not an image, a package that is missing.
 - Prompts of similar length share a batch. That changes answers only by rounding. What is sampled is keyed by record and
   answer, so it depends neither on the batch nor on the records that share a sample.
 """
@@ -11,7 +11,7 @@ Rules
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
@@ -19,8 +19,7 @@ import torch
 from dst import ControlTextError, TemplateError
 from dst.common.progress import Advance
 from dst.errors import ConfigError
-from shards import Build, Manifest
-from shards.images.geometry import Geometry
+from shards import Build
 from shards.loader import Batch, Loader
 from trainer.distributed.ranks import Ranks
 from trainer.errors import TrainError
@@ -38,7 +37,7 @@ from trainer.inference.conversation import (
     messages_of,
     prompt_of,
 )
-from trainer.inference.generate import Generator, Sampling, position_limit
+from trainer.inference.generate import Generator, Sampling
 from trainer.training.loop import Evaluation, evaluate
 
 
@@ -67,49 +66,11 @@ class HeldDialogues:
     cut: tuple[CutDialogue, ...]
 
 
-def check_model_fits_build(speaker: Speaker, manifest: Manifest) -> list[str]:
-    """Why a model cannot be evaluated on the build with this manifest, one line each."""
-    problems = []
-    tokenizer, template = speaker.chat_tokenizer.tokenizer, speaker.chat_tokenizer.template
-    of_build, of_model = manifest.tokenizer.fingerprint, tokenizer.fingerprint
-    if of_build != of_model:
-        problems.append(
-            f"tokenizer: this build's is {of_build[:12]} but the model's is {of_model[:12]}; rebuild with the "
-            "tokenizer folder of the model's own build"
-        )
-    if manifest.template != template.source:
-        problems.append(
-            f"template: this build was compiled with {manifest.config.template}, whose text is not that "
-            "of the model's; rebuild with the model's template"
-        )
-    for name in (field.name for field in fields(Geometry) if field.name != "max_pixels"):
-        of_model, of_build = getattr(speaker.geometry, name), getattr(manifest.config.image, name)
-        if of_model != of_build:
-            problems.append(
-                f"image.{name}: this build's is {of_build} but the model was made for {of_model}; rebuild with image: "
-                f"{{{name}: {of_model}}}"
-            )
-    build_tokens, model_tokens = manifest.config.image_tokens, speaker.model.image_tokens
-    if build_tokens != model_tokens:
-        problems.append(
-            f"image_tokens: this build has {build_tokens} but the model makes {model_tokens} per image; rebuild with "
-            f"image_tokens: {model_tokens}"
-        )
-    limit, longest = position_limit(speaker.model), manifest.config.limits.max_length
-    if limit is not None and longest > limit:
-        problems.append(
-            f"limits.max_length: this build has samples of up to {longest} positions but the model reads at most "
-            f"{limit}; rebuild with limits: {{max_length: {limit}}}"
-        )
-    if not manifest.has_samples(SPLIT):
-        problems.append("this build has no held-out samples; rebuild with split: {eval: 0.01}")
-    return problems
-
-
 def held_out_loss(speaker: Speaker, build: Build, *, sequences: int, workers: int, advance: Advance) -> Evaluation:
-    """The mean loss over all trained tokens of the held-out split. Raises ShardError or TrainError.
+    """The mean loss over all trained tokens of the held-out split, after `prepare_for_loss`.
 
-    sequences: packed sequences per batch. advance: called with the number of samples done.
+    sequences: packed sequences per batch. advance: called with the number of samples done. Raises ShardError or
+    TrainError.
     """
     loader = Loader(
         build,

@@ -203,8 +203,8 @@ class Session:
 def position_limit(model: VisionChatModel) -> int | None:
     """The most positions that the model can read; None if there is no limit."""
     limits = [max_positions(model.decoder.config)]
-    if model.attention == "mmca":
-        limits.append(attention_window(model.decoder.config))  # MMCA defines no windows
+    if model.uses_layout:
+        limits.append(attention_window(model.decoder.config))  # attention by a layout defines no windows
     return min((limit for limit in limits if limit), default=None)
 
 

@@ -85,10 +85,12 @@ def restore(
         )
     problems = check_config_fits_build(config, opened.manifest)
     problems += other_start(config.model.init_from, start_facts)
-    problems += check_model(config.model, opened.manifest.facts())
+    # Chat and export know nothing of branches; an evaluation prepares for those of the build that it measures on.
+    facts = dataclasses.replace(opened.manifest.facts(), has_branches=None)
+    problems += check_model(config.model, facts)
     if problems:
         raise ConfigError(problems)
-    model = assemble(_for_this_machine(config), opened.manifest.facts()).model.float()
+    model = assemble(_for_this_machine(config), facts).model.float()
     load_weights(model, checkpoint)
     merge_lora(model)
     return Restored(

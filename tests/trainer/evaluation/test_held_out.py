@@ -20,9 +20,9 @@ from shards.loader import Loader
 from tests.support import evaluations, model_batches
 from tests.support.small_blends import TOKENIZER
 from tests.support.tiny_models import GEOMETRY, IMAGE_TOKENS, Loaded, loaded
+from trainer.evaluation.compatibility import check_model_fits_build
 from trainer.evaluation.held_out import answer_spans, prompt_for, question_text, questions_of
 from trainer.evaluation.metrics import exact_match
-from trainer.evaluation.runner import check_model_fits_build
 
 one_thread = pytest.fixture(scope="module", autouse=True)(model_batches.on_one_thread)
 record = pytest.fixture(scope="module")(loaded)

@@ -24,11 +24,11 @@ from tests.support import evaluations, model_batches, small_blends
 from tests.support.evaluations import FEW, dialogues, ignore
 from tests.support.tiny_models import Loaded, loaded
 from trainer.errors import TrainError
+from trainer.evaluation.compatibility import check_model_fits_build
 from trainer.evaluation.dialogues import Dialogue, DialogueImage, Round
 from trainer.evaluation.held_out import Question, answer_spans, prompt_for
 from trainer.evaluation.runner import (
     answer_held_out,
-    check_model_fits_build,
     held_out_loss,
     held_out_questions,
     hold_dialogues,

@@ -21,10 +21,11 @@ from shards.errors import ShardError
 from shards.format.shard_info import ShardList
 from tests.support import model_batches, small_blends
 from tests.support.evaluations import FEW, ignore
-from tests.support.tiny_models import IMAGE_TOKENS, SIDE, Loaded, loaded
+from tests.support.tiny_models import IMAGE_TOKENS, SIDE, Attention, Loaded, loaded
+from trainer.evaluation.compatibility import check_model_fits_build, prepare_for_loss
 from trainer.evaluation.held_out import Question, prompt_for, question_text, questions_of
 from trainer.evaluation.report import write_report
-from trainer.evaluation.runner import answer_held_out
+from trainer.evaluation.runner import answer_held_out, held_out_loss
 from trainer.inference.generate import Generator
 
 one_thread = pytest.fixture(scope="module", autouse=True)(model_batches.on_one_thread)
@@ -87,6 +88,29 @@ def test_the_answers_and_scores_are_those_of_the_records_alone(builds: Builds, r
     assert answers[0] == answers[1]
     assert len(answers[0]) == 15
     assert len({round_.answer for rounds in answers[0].values() for round_ in rounds}) > 15
+
+
+@pytest.mark.parametrize("attention", ["mmca", "causal"])
+def test_the_losses_are_those_of_the_records_alone(builds: Builds, attention: Attention) -> None:
+    model = loaded(attention=attention)
+    alone = held_out_loss(model, builds.alone, sequences=2, workers=0, advance=ignore)
+    advances: list[int] = []
+    assert prepare_for_loss(model, builds.shared.manifest) == []
+    shared = held_out_loss(model, builds.shared, sequences=2, workers=0, advance=advances.append)
+    assert shared.loss == pytest.approx(alone.loss, rel=1e-5)
+    assert shared.datasets == pytest.approx(alone.datasets, rel=1e-5)
+    assert shared.datasets.keys() == {"vqa", "mine"}
+    assert sum(advances) == len(builds.shared["eval"])
+
+
+def test_a_decoder_that_cannot_attend_to_branches_may_still_answer(builds: Builds, record: Loaded) -> None:
+    windowed = loaded("tiny_mistral", "causal", sliding_window=64)
+    (problem,) = prepare_for_loss(windowed, builds.shared.manifest)
+    assert problem.startswith("share: this build has samples with branches of up to 512 positions")
+    assert "which are 64; rebuild without share, or with limits: {max_length: 64}, or measure no loss" in problem
+    assert prepare_for_loss(windowed, builds.alone.manifest) == []
+    assert not windowed.model.expects_branches
+    assert check_model_fits_build(windowed, builds.shared.manifest) == []
 
 
 def test_the_report_shows_each_branch_with_its_image(

@@ -266,6 +266,8 @@ def test_a_sliding_window_bounds_mmca_and_is_slid_by_causal_attention() -> None:
         ids = [*ids, *answer]
     changed = made(record, [*text(30, 1), *text(3, 9)])
     assert list(session.answer(changed, Sampling(max_new_tokens=4))) == recomputed(record, changed, 4)
+    record.model.expect_branches()
+    assert position_limit(record.model) == 24, "attention to branches slides no window"
 
 
 def test_weights_that_give_no_numbers_are_an_error() -> None:
