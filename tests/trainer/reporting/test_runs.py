@@ -39,6 +39,8 @@ def test_a_summary_weighs_rates_by_the_time_of_the_steps(tmp_path: Path) -> None
     rows = dict(summary_rows([run]))
     assert rows["steps"] == ["20 of 30"]
     assert rows["records per second"] == ["5.0"]
+    (panel,) = [panel for panel in make_panels([run]) if panel.title == "Throughput of records"]
+    assert panel.series[0].curve.values.tolist() == [2.0, 6.0]
     assert rows["lowest held-out loss"] == ["3.0000 at step 10"]
     assert "MFU" not in rows
 
