@@ -137,7 +137,7 @@ def plan_tasks(
             rows = rows[np.argsort(split.mix(hashes[rows], blend.seed), kind="stable")]
         may_start = np.ones(len(rows), np.bool_)
         if dataset.share > 1:
-            order, may_start = image_units(spool.image_hashes()[rows], dataset.share)
+            order, may_start = image_units(spool.group_hashes()[rows], spool.image_hashes()[rows], dataset.share)
             rows = rows[order]
         for number, part in enumerate(_cut(rows, counts[rows], may_start, blend)):
             content = xxhash.xxh3_128()

@@ -121,7 +121,7 @@ def _shared(task: CompileTask, tools: Tools, outcome: _Outcome) -> Iterator[tupl
         conversation = tools.spool[row]
         make = partial(_alone, tokenize, row, conversation, tools, task.context)
         members += _unless_rejected([conversation], make, task, outcome)
-    for group in share(members, task.context, tools.chat.tokenizer.image_id):
+    for group in share(members, tools, task.context):
         conversations = [member.conversation for member in group]
         complete = _unless_rejected(conversations, partial(with_images, group, tools, task.context), task, outcome)
         if complete:

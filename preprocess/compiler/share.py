@@ -8,24 +8,29 @@ the tokens that it has alone, and its loss and gradients are the same.
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Iterable, Sequence
 
 import numpy as np
 import numpy.typing as npt
 
 from preprocess.compiler.member import Member
-from preprocess.compiler.task import TaskContext
+from preprocess.compiler.task import TaskContext, Tools
 from preprocess.conversation import Image
+from preprocess.errors import RejectError
+from preprocess.images.stores import StoreList
+from preprocess.images.tables import is_row_key
 from shards.format.branches import IntArray, join_branches
 
 
-def share(members: Iterable[Member], context: TaskContext, image_id: int) -> list[list[Member]]:
+def share(members: Iterable[Member], tools: Tools, context: TaskContext) -> list[list[Member]]:
     """The members of each sample: those with fewer members first, as a shard needs them, then in their own order."""
-    waiting: dict[tuple[tuple[Image, ...], bytes], list[Member]] = {}
+    waiting: dict[object, list[Member]] = {}
     samples: list[list[Member]] = []
     for member in members:
-        up_to_images = _up_to_images(member, image_id)
-        key = (member.conversation.images, up_to_images.tobytes())
+        up_to_images = _up_to_images(member, tools.chat.tokenizer.image_id)
+        images = tuple(_identity(image, tools.stores) for image in member.conversation.images)
+        key = images, up_to_images.tobytes()
         together = waiting.get(key)
         if together is not None and _may_share([*together, member], len(up_to_images), context):
             together.append(member)
@@ -52,19 +57,38 @@ def beginning_of(members: Sequence[Member]) -> int:
     return length
 
 
-def image_units(images: npt.NDArray[np.uint64], most: int) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.bool_]]:
-    """An order of rows in which those with the same images follow each other, and where a unit of them begins.
+def image_units(
+    groups: npt.NDArray[np.uint64], images: npt.NDArray[np.uint64], most: int
+) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.bool_]]:
+    """An order of rows in which those that may share follow each other, and where a unit of them begins.
 
-    images: a hash of each row's images. most: rows of a unit. A shard that ends between units parts no records that
-    could share.
+    groups, images: hashes of each row's groups and images. most: rows of a unit. A shard that ends between units parts
+    no records that could share, unless more than `most` have the same groups.
     """
-    _, first, group = np.unique(images, return_index=True, return_inverse=True)
-    order = np.argsort(first[group], kind="stable")
-    sorted_first = first[group][order]
-    is_first = np.diff(sorted_first, prepend=-1) != 0
-    starts = np.flatnonzero(is_first)
+    first_of_group, first_of_images = map(_first_row, (groups, images))
+    order = np.lexsort((first_of_images, first_of_group))
+    starts = np.flatnonzero(np.diff(first_of_group[order], prepend=-1))
     in_group = np.arange(len(order)) - np.repeat(starts, np.diff(starts, append=len(order)))
     return order, in_group % most == 0
+
+
+def _first_row(hashes: npt.NDArray[np.uint64]) -> npt.NDArray[np.int64]:
+    """For each row the first one with the same hash."""
+    _, first, number = np.unique(hashes, return_index=True, return_inverse=True)
+    return np.asarray(first[number])
+
+
+def _identity(image: Image, stores: StoreList) -> object:
+    """What is equal for equal images: the reference; of an image in a row of a table its bytes.
+
+    A table with a row for each question repeats an image, under a name of its own each time.
+    """
+    if not is_row_key(image.name):
+        return image
+    try:
+        return hashlib.sha256(stores.read(image)).digest()
+    except RejectError:
+        return image  # it is rejected when it is prepared
 
 
 def _up_to_images(member: Member, image_id: int) -> IntArray:

@@ -122,16 +122,14 @@ class Spool:
         return names.combine_chunks(), stores, frames
 
     def image_hashes(self) -> npt.NDArray[np.uint64]:
-        """A hash of the images of each row: equal where rows show the same images in the same order."""
+        """A hash of the images of each row: equal where rows name the same images in the same order."""
         names, stores, frames = self.image_names()
-        counts = self.counts("images")
-        starts = np.cumsum(counts) - counts
-        in_row = np.arange(len(names)) - np.repeat(starts, counts)
-        parts = np.zeros(len(names), np.uint64)
-        for part in (names.dictionary_encode().indices.to_numpy(zero_copy_only=False), stores, frames, in_row):
-            parts = mix(parts ^ part.astype(np.int64).astype(np.uint64), 0)
-        sums = np.concatenate([np.zeros(1, np.uint64), np.cumsum(parts, dtype=np.uint64)])
-        return np.asarray(sums[starts + counts] - sums[starts])
+        codes = names.dictionary_encode().indices.to_numpy(zero_copy_only=False)
+        return _hashes([codes, stores, frames], self.counts("images"))
+
+    def group_hashes(self) -> npt.NDArray[np.uint64]:
+        """A hash of the groups of each row: equal where image_hashes are, and where rows of tables show equal bytes."""
+        return _hashes([self.lists("groups")[0]], self.counts("groups"))
 
     def images_at(self, positions: npt.NDArray[np.int64]) -> Iterator[Image]:
         """The images at some positions of `image_names`, in the given order; reads only these."""
@@ -165,6 +163,16 @@ def reject_line(dataset: str, reject: Reject) -> bytes:
     safe = {key: value.encode("utf-8", "backslashreplace").decode() for key, value in fields.items()}
     detail = reject.detail[:500].encode("utf-8", "backslashreplace").decode()
     return orjson.dumps({"dataset": dataset, **safe, "detail": detail}) + b"\n"
+
+
+def _hashes(values: list[npt.NDArray[Any]], counts: npt.NDArray[np.int64]) -> npt.NDArray[np.uint64]:
+    """A hash of each row's elements and their order. values: columns of all elements; counts: elements of each row."""
+    starts = np.cumsum(counts) - counts
+    hashes = np.zeros(int(counts.sum()), np.uint64)
+    for column in (*values, np.arange(len(hashes)) - np.repeat(starts, counts)):
+        hashes = mix(hashes ^ column.astype(np.uint64), 0)
+    sums = np.concatenate([np.zeros(1, np.uint64), np.cumsum(hashes, dtype=np.uint64)])
+    return np.asarray(sums[starts + counts] - sums[starts])
 
 
 def _row(conversation: Conversation, line: bytes, offset: int) -> dict[str, Any]:

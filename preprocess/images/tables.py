@@ -25,6 +25,11 @@ from preprocess.images.index import ArchiveIndexBuilder, Packing
 _ROW_KEY = re.compile(r"\d+/.*/\d+", re.DOTALL)
 
 
+def is_row_key(name: str) -> bool:
+    """Whether a name is that of a cell: the same image in another row has another one."""
+    return _ROW_KEY.fullmatch(name) is not None
+
+
 def unpack_parquet(path: Path, index: ArchiveIndexBuilder, blob: BinaryIO) -> None:
     """Write every image to `blob` and add its keys. Raises DataError for a damaged file."""
     _unpack(path, parquet_batches, "Parquet", index, blob)
@@ -89,7 +94,7 @@ def _add_images(first: int, column: str, cells: list[Any], index: ArchiveIndexBu
             if image is not None:
                 data, name = (image.get("bytes"), image.get("path")) if isinstance(image, dict) else (image, None)
                 # A path in the form of a row's key would hide that row.
-                names = [name] if name and not _ROW_KEY.fullmatch(name) else []
+                names = [name] if name and not is_row_key(name) else []
                 _add(index, blob, [f"{row}/{column}/{place}", *names], data or b"")  # none: an error when it is read
 
 

@@ -8,6 +8,8 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -25,6 +27,7 @@ from tests.support.small_blends import (
     image_blend,
     jpeg,
     rejects_of,
+    write_blend,
     write_images,
 )
 
@@ -189,12 +192,33 @@ def test_share_with_concat_is_refused_with_the_difference(tmp_path: Path) -> Non
         load_blend(blend)
 
 
-@given(st.lists(st.integers(0, 5), max_size=40), st.integers(1, 4))
-def test_units_hold_rows_with_the_same_images_in_their_order(images: list[int], most: int) -> None:
-    order, starts = image_units(np.array(images, np.uint64), most)
-    groups: dict[int, list[int]] = {}
-    for row, image in enumerate(images):
-        groups.setdefault(image, []).append(row)
-    expected = [rows[first : first + most] for rows in groups.values() for first in range(0, len(rows), most)]
-    cuts = [*np.flatnonzero(starts).tolist(), len(images)]
+def test_rows_of_a_table_that_repeat_an_image_share_it(tmp_path: Path) -> None:
+    cells = [{"bytes": jpeg(number % 2), "path": None} for number in range(6)]
+    rows = [{"image": cell, "question": f"Which {number}?", "answer": "It."} for number, cell in enumerate(cells)]
+    (tmp_path / "mine").mkdir()
+    pq.write_table(pa.Table.from_pylist(rows), tmp_path / "mine/rows.parquet")
+    dataset = {"name": "mine", "adapter": "chat", "root": "mine", "share": 4}
+    build(write_blend(tmp_path / "blend.yaml", [dataset]))
+    built = samples_of(tmp_path / "build")
+    assert [len(sample.branches) for sample in built] == [3, 3]
+    assert [list(map(bytes, sample.images)) for sample in built] == [[jpeg(0)], [jpeg(1)]]
+    assert [[source["record"] for source in sample.metadata["sources"]] for sample in built] == [
+        ["0", "2", "4"],
+        ["1", "3", "5"],
+    ]
+
+
+@given(st.lists(st.tuples(st.integers(0, 3), st.integers(0, 2)), max_size=40), st.integers(1, 4))
+def test_units_hold_rows_with_the_same_groups_those_with_the_same_images_together(
+    rows: list[tuple[int, int]], most: int
+) -> None:
+    groups = np.array([group for group, _ in rows], np.uint64)
+    images = np.array([4 * group + image for group, image in rows], np.uint64)
+    order, starts = image_units(groups, images, most)
+    by_group: dict[int, dict[int, list[int]]] = {}
+    for row, (group, image) in enumerate(rows):
+        by_group.setdefault(group, {}).setdefault(image, []).append(row)
+    laid = [[row for rows in by_image.values() for row in rows] for by_image in by_group.values()]
+    expected = [group[first : first + most] for group in laid for first in range(0, len(group), most)]
+    cuts = [*np.flatnonzero(starts).tolist(), len(rows)]
     assert [order[start:end].tolist() for start, end in pairwise(cuts)] == expected
