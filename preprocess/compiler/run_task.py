@@ -19,7 +19,7 @@ import numpy as np
 from dst import IGNORE
 from preprocess.compiler.concat import join
 from preprocess.compiler.member import Member, make_member, tokenize, with_images
-from preprocess.compiler.share import share, tokens_of
+from preprocess.compiler.share import share
 from preprocess.compiler.spool import reject_all, reject_line
 from preprocess.compiler.task import CompileTask, TaskResult, Tools, open_tools
 from preprocess.conversation import Conversation, Image, Reject
@@ -121,11 +121,11 @@ def _shared(task: CompileTask, tools: Tools, outcome: _Outcome) -> Iterator[tupl
         conversation = tools.spool[row]
         make = partial(_alone, tokenize, row, conversation, tools, task.context)
         members += _unless_rejected([conversation], make, task, outcome)
-    for group in share(members, tools, task.context):
-        conversations = [member.conversation for member in group]
-        complete = _unless_rejected(conversations, partial(with_images, group, tools, task.context), task, outcome)
-        if complete:
-            yield complete, tokens_of(complete)
+    for sample in share(members, tools, task.context):
+        conversations = [member.conversation for member in sample.members]
+        make = partial(with_images, sample.members, tools, task.context)
+        if complete := _unless_rejected(conversations, make, task, outcome):
+            yield complete, sample.tokens()
 
 
 def _alone(make: Callable[..., Member], *arguments: object) -> list[Member]:

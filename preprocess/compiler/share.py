@@ -9,11 +9,13 @@ the tokens that it has alone, and its loss and gradients are the same.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
+from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
 
+from dst import Encoded
 from preprocess.compiler.member import Member
 from preprocess.compiler.task import TaskContext, Tools
 from preprocess.conversation import Image
@@ -22,39 +24,58 @@ from preprocess.images.stores import StoreList
 from preprocess.images.tables import is_row_key
 from shards.format.branches import IntArray, join_branches
 
+_WAITING = 8
+"""Most samples that records with the same images and beginning may still join"""
 
-def share(members: Iterable[Member], tools: Tools, context: TaskContext) -> list[list[Member]]:
-    """The members of each sample: those with fewer members first, as a shard needs them, then in their own order."""
-    waiting: dict[object, list[Member]] = {}
-    samples: list[list[Member]] = []
+
+@dataclass(slots=True)
+class SharedSample:
+    """The members of a sample. beginning: how many first tokens all of them have in common, none of them trained."""
+
+    members: list[Member]
+    beginning: int
+    own_tokens: int
+    """Text tokens of all members behind the beginning"""
+
+    @classmethod
+    def of(cls, member: Member) -> SharedSample:
+        beginning = member.encoded.trained[0][0]
+        return cls([member], beginning, len(member.encoded.ids) - beginning)
+
+    def join(self, member: Member, up_to_images: int, context: TaskContext) -> bool:
+        """Whether the member fits; then it has joined.
+
+        up_to_images: how many first tokens end with the last image; those of all members are equal.
+        """
+        beginning = min(self.beginning, _common(self.members[0].encoded.ids, member.encoded))
+        own_tokens = self.own_tokens + len(self.members) * (self.beginning - beginning)
+        own_tokens += len(member.encoded.ids) - beginning
+        length = beginning + own_tokens + member.encoded.images * (context.image_tokens - 1)
+        if not 0 < up_to_images <= beginning or len(self.members) == context.share or length > context.max_length:
+            return False
+        self.members.append(member)
+        self.beginning, self.own_tokens = beginning, own_tokens
+        return True
+
+    def tokens(self) -> IntArray:
+        """Ids over labels, int32 [2, T], of one member; of several also branch numbers, int32 [3, T]."""
+        records = [np.stack([member.encoded.ids, member.encoded.labels]) for member in self.members]
+        return records[0] if len(records) == 1 else join_branches(records, self.beginning)
+
+
+def share(members: Iterable[Member], tools: Tools, context: TaskContext) -> list[SharedSample]:
+    """The samples: those with fewer members first, as a shard needs them, then in their own order."""
+    waiting: dict[object, list[SharedSample]] = {}
+    samples: list[SharedSample] = []
     for member in members:
         up_to_images = _up_to_images(member, tools.chat.tokenizer.image_id)
         images = tuple(_identity(image, tools.stores) for image in member.conversation.images)
-        key = images, up_to_images.tobytes()
-        together = waiting.get(key)
-        if together is not None and _may_share([*together, member], len(up_to_images), context):
-            together.append(member)
-        else:
-            samples.append([member])
-            waiting[key] = samples[-1]
-    return sorted(samples, key=lambda group: (len(group), group[0].row))
-
-
-def tokens_of(members: Sequence[Member]) -> IntArray:
-    """Ids over labels, int32 [2, T], of one member; of several also branch numbers, int32 [3, T]."""
-    records = [np.stack([member.encoded.ids, member.encoded.labels]) for member in members]
-    return records[0] if len(records) == 1 else join_branches(records, beginning_of(members))
-
-
-def beginning_of(members: Sequence[Member]) -> int:
-    """How many first tokens all members have in common, none of them trained."""
-    first = members[0].encoded
-    length = min(member.encoded.trained[0][0] for member in members)
-    for member in members[1:]:
-        length = min(length, len(member.encoded.ids))
-        different = np.flatnonzero(member.encoded.ids[:length] != first.ids[:length])
-        length = int(different[0]) if len(different) else length
-    return length
+        alike = waiting.setdefault((images, up_to_images.tobytes()), [])
+        if not any(sample.join(member, len(up_to_images), context) for sample in alike):
+            samples.append(SharedSample.of(member))
+            alike.append(samples[-1])
+            del alike[:-_WAITING]
+    return sorted(samples, key=lambda sample: (len(sample.members), sample.members[0].row))
 
 
 def image_units(
@@ -96,9 +117,8 @@ def _up_to_images(member: Member, image_id: int) -> IntArray:
     return member.encoded.ids[: places[-1] + 1 if len(places) else 0]
 
 
-def _may_share(members: Sequence[Member], up_to_images: int, context: TaskContext) -> bool:
-    """up_to_images: how many first tokens end with the last image; those of all members are equal."""
-    beginning = beginning_of(members)
-    in_beginning = beginning + members[0].encoded.images * (context.image_tokens - 1)
-    length = sum(member.length for member in members) - (len(members) - 1) * in_beginning
-    return 0 < up_to_images <= beginning and len(members) <= context.share and length <= context.max_length
+def _common(ids: IntArray, encoded: Encoded) -> int:
+    """How many first tokens are those of `ids`, and not trained."""
+    length = min(len(ids), encoded.trained[0][0])
+    different = np.flatnonzero(encoded.ids[:length] != ids[:length])
+    return int(different[0]) if len(different) else length
