@@ -73,6 +73,7 @@ class Pages:
             datasets=opened.build.datasets,
             notes=sorted({note for info in opened.build.manifest.datasets.values() for note in info.notes}),
             orders=ORDERS,
+            has_branches=opened.build.manifest.has_branches,
             version=opened.build.manifest.hash[:12],
             num_samples=opened.num_samples,
             previous=link("/", filters, before=page.start) if page.start else None,

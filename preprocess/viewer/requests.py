@@ -39,6 +39,7 @@ def filters_of(query: Mapping[str, str]) -> Filters:
         max_images=number_of(query, "max_images"),
         min_length=number_of(query, "min_length") or 0,
         max_length=number_of(query, "max_length"),
+        min_records=number_of(query, "min_records") or 0,
         note=_text(query, "note"),
         text=_text(query, "text"),
         order=order,

@@ -19,6 +19,7 @@ import numpy.typing as npt
 from dst import TextTokenizer
 from dst.common.suggest import nearest
 from preprocess.errors import ConfigError
+from preprocess.viewer.record_counts import RecordCounts
 from preprocess.views.sample_text import whole_text
 from shards import Build, Sample, ShardError
 from shards.format.records import check_branches, each_alone
@@ -39,10 +40,10 @@ _FIRST_BATCH, _LARGEST_BATCH = 32, 4096
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Filters:
-    """What a sample must have to be shown. Lengths count text tokens + images x image_tokens.
+    """What a sample must have to be shown. Lengths count text tokens + images x image_tokens; records are its branches.
 
-    note and text read each sample; the others are answered by the indexes. text: in the text of a record, with the
-    beginning that it may have in common with others. seed: of the order random.
+    note and text read each sample; the others are answered by manifest and indexes. text: in the text of a record, with
+    the beginning that it may have in common with others. seed: of the order random.
     """
 
     dataset: str = ""
@@ -51,6 +52,7 @@ class Filters:
     max_images: int | None = None
     min_length: int = 0
     max_length: int | None = None
+    min_records: int = 0
     note: str = ""
     text: str = ""
     order: Order = "build"
@@ -165,7 +167,7 @@ class Selection:
         for start in range(0, self._size, _CHUNK):
             numbers = self._numbered(np.arange(start, min(start + _CHUNK, self._size)))
             lengths, images = counts_of(self.build, numbers)
-            kept = self._within(lengths, images)
+            kept = self._within(lengths, images) & self._has_records(numbers)
             value = images if self.filters.order == "most-images" else lengths
             best = np.concatenate([best, numbers[kept]])
             values = np.concatenate([values, (value if self.filters.order == "shortest" else -value)[kept]])
@@ -183,10 +185,20 @@ class Selection:
         return numbered
 
     def _pass_index(self, numbers: Indices) -> npt.NDArray[np.bool_]:
-        filters = self.filters
+        filters, kept = self.filters, self._has_records(numbers)
         if (filters.min_images, filters.max_images, filters.min_length, filters.max_length) == (0, None, 0, None):
+            return kept
+        return kept & self._within(*counts_of(self.build, numbers))
+
+    def _has_records(self, numbers: Indices) -> npt.NDArray[np.bool_]:
+        if not self.filters.min_records:
             return np.ones(len(numbers), bool)
-        return self._within(*counts_of(self.build, numbers))
+        enough: npt.NDArray[np.bool_] = self._records(numbers) >= self.filters.min_records
+        return enough
+
+    @cached_property
+    def _records(self) -> RecordCounts:
+        return RecordCounts(self.build)
 
     def _within(self, lengths: Indices, images: Indices) -> npt.NDArray[np.bool_]:
         filters = self.filters

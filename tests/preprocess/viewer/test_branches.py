@@ -75,6 +75,7 @@ def test_lengths_are_those_of_the_sample_and_of_its_records_as_samples(folder: P
 def test_the_card_of_the_list_has_the_first_question_and_the_number_of_records(ask: Ask) -> None:
     gallery = ask("/").text
     assert gallery.count(f", {RECORDS} records</span>") == 1
+    assert ask("/?min_records=2").text.count('<li class="card">') == 1
     assert re.search(r"Question 0 of record 0\? <span class=\"trained\">Answer 0 of record 0\.", gallery)
 
 

@@ -14,10 +14,10 @@ from hypothesis import strategies as st
 
 import shards
 from preprocess.errors import ConfigError
-from preprocess.viewer.selection import ORDERS, PAGE, Filters, Selection, find_key, place_of, read_sample
+from preprocess.viewer.selection import ORDERS, PAGE, Filters, Order, Selection, find_key, place_of, read_sample
 from shards import Build, ShardError
 from tests.support import handmade_builds
-from tests.support.handmade_builds import Handmade, draft
+from tests.support.handmade_builds import Handmade, branched_draft, draft
 
 
 class Words:
@@ -191,3 +191,17 @@ def test_keys_are_found_in_the_joined_column_as_in_a_list(keys: list[str], sough
     }
     index = ShardIndex(pa.table({"key": pa.array(keys, pa.large_string()), **columns}))
     assert index.find(sought) == (keys.index(sought) if sought in keys else None)
+
+
+@pytest.mark.parametrize("order", ["build", "random", "longest"])
+def test_samples_with_a_number_of_records_are_found(tmp_path: Path, order: Order) -> None:
+    made = Handmade(tmp_path / "build")
+    for dataset, first, counts in (("alpha", 0, (1, 1, 3)), ("alpha", 3, (2, 2, 5)), ("beta", 6, (1,))):
+        drafts = [branched_draft(first + row, dataset=dataset, branches=count) for row, count in enumerate(counts)]
+        made.add(drafts, dataset=dataset)
+    made.add([draft(number, split="eval") for number in range(2)], split="eval")
+    opened = shards.open(made.finish())
+    records = [len(opened[split][index].branches) for split in opened.splits for index in range(len(opened[split]))]
+    for least in range(7):
+        selection = Selection(opened, cast(Any, Words()), Filters(min_records=least, order=order))
+        assert sorted(selection.every()) == [number for number, count in enumerate(records) if count >= least]
