@@ -15,11 +15,20 @@ from preprocess.viewer import selection
 from preprocess.viewer.export import write_samples_page
 from preprocess.viewer.opened_build import OpenedBuild
 from preprocess.viewer.sample_page import token_rows, view_sample
+from preprocess.views.inspect import inspect_samples, print_sample
 from preprocess.views.question_sources import find_questions
 from shards.format import container
 from shards.format.records import each_alone
 from tests.support.shared_builds import question_blend
-from tests.support.small_blends import build, chat_blend, chat_record, rejects_of, write_images
+from tests.support.small_blends import (
+    SAMPLES,
+    build,
+    chat_blend,
+    chat_record,
+    rejects_of,
+    write_blend,
+    write_images,
+)
 from tests.support.viewed_builds import Ask, app_of
 
 RECORDS = 3
@@ -145,3 +154,27 @@ def test_the_questions_of_a_build_are_those_of_each_record(tmp_path: Path) -> No
     questions = find_questions(tmp_path / "build", "question")
     assert questions.texts == [f"question 0 of record {number}" for number in range(3)]
     assert questions.names == [f"mine: chat.jsonl r{number}" for number in range(3)]
+
+
+def test_each_branch_has_its_own_references(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    dataset = {"name": "captions", "adapter": "coco_caption", "root": str(SAMPLES)}
+    for name, share in (("shared", 5), ("apart", 1)):
+        (tmp_path / name).mkdir()
+        build(write_blend(tmp_path / name / "blend.yaml", [{**dataset, "share": share}]))
+    apart = {
+        sample.sample.metadata["id"]: sample.sample.metadata for sample in inspect_samples(tmp_path / "apart/build")
+    }
+    shared = [sample for sample in inspect_samples(tmp_path / "shared/build") if sample.branches]
+    branches = [branch for sample in shared for branch in sample.to_json()["branches"]]
+    assert len(branches) > 4
+    for branch in branches:
+        assert branch["sources"] == apart[branch["id"]]["sources"]
+        assert [branch["references"]] == apart[branch["id"]]["references"]
+    assert len({tuple(branch["references"]) for branch in branches}) > 1
+    capsys.readouterr()
+    print_sample(shared[0])
+    shown = capsys.readouterr().out
+    page = app_of(tmp_path / "shared")(f"/sample/{shared[0].sample.key}").text
+    for text in (shown.partition("branch 1")[2], page.partition('<section class="branch"')[2].partition("<h2>")[0]):
+        assert text.count("references") == len(shared[0].branches)
+        assert all(reference in text for reference in branches[0]["references"])
