@@ -44,6 +44,18 @@ def samples(draw: st.DrawFn) -> Sample:
     return sample(ids, labels=labels)
 
 
+@st.composite
+def branched_samples(draw: st.DrawFn) -> Sample:
+    """A beginning of text and images, and two to four branches of text."""
+    beginning = draw(st.lists(TEXT_TOKEN | st.just(IMAGE_ID), min_size=1, max_size=6))
+    own = draw(st.lists(st.lists(TEXT_TOKEN, min_size=1, max_size=4), min_size=2, max_size=4))
+    ids = [*beginning, *(token for branch in own for token in branch)]
+    labels = [IGNORE] * len(beginning) + ids[len(beginning) :]
+    numbers = [0] * len(beginning) + [number for number, branch in enumerate(own, start=1) for _ in branch]
+    images = [memoryview(b"picture")] * ids.count(IMAGE_ID)
+    return Sample("shard.tar", "key", memoryview(b"{}"), np.array([ids, labels, numbers], np.int32), images)
+
+
 SEQUENCES = st.lists(st.lists(samples(), max_size=4), max_size=4)
 
 
@@ -99,6 +111,25 @@ def test_arrays_equal_those_written_position_by_position(
     ]
 
 
+@given(branched_samples(), samples(), st.integers(1, 5))
+def test_every_branch_has_the_arrays_of_its_record_alone(branched: Sample, other: Sample, image_tokens: int) -> None:
+    joined = collated([[other, branched, other]], image_tokens=image_tokens)
+    start = sequence_length([other], image_tokens)
+    branch_ids = joined.branch_ids[0, start : start + sequence_length([branched], image_tokens)]
+    for number, branch in enumerate(branched.branches, start=1):
+        tokens = np.stack([branch.of(branched.ids), branch.of(branched.labels)])
+        record = Sample("shard.tar", "key", memoryview(b"{}"), tokens, branched.images)
+        alone = collated([[record]], image_tokens=image_tokens)
+        places = start + np.flatnonzero((branch_ids == 0) | (branch_ids == number))
+        for name in ("input_ids", "labels", "position_ids"):
+            assert getattr(joined, name)[0, places].tolist() == getattr(alone, name)[0].tolist()
+    assert joined.segment_ids.max() == 3
+    assert not joined.branch_ids[0, :start].any()
+    assert joined.image_slots[len(other.images) :][: len(branched.images)].tolist() == [
+        [0, start + slot] for _, slot in collated([[branched]], image_tokens=image_tokens).image_slots.tolist()
+    ]
+
+
 def test_a_sequence_of_two_samples_looks_like_this() -> None:
     sequence = [sample([11, IMAGE_ID, 12, 13], labels=[11, IGNORE, 12, 13]), sample([21, 22])]
     out = collated([sequence], image_tokens=3, length=10)
@@ -106,6 +137,7 @@ def test_a_sequence_of_two_samples_looks_like_this() -> None:
     assert out.labels.tolist() == [[-100, -100, -100, -100, 12, 13, -100, 22, -100, -100]]
     assert out.position_ids.tolist() == [[0, 1, 2, 3, 4, 5, 0, 1, 0, 0]]
     assert out.segment_ids.tolist() == [[1, 1, 1, 1, 1, 1, 2, 2, 0, 0]]
+    assert not out.branch_ids.any()
     assert out.image_slots.tolist() == [[0, 1]]
 
 
