@@ -30,6 +30,14 @@ GPT_NEO = {"hidden_size": 16, "num_layers": 2, "num_heads": 2, "attention_types"
 """A decoder with attention of its own"""
 GEMMA2 = {"hidden_size": 16, "num_hidden_layers": 2, "num_attention_heads": 2, "num_key_value_heads": 1, "head_dim": 8}
 """A decoder with soft caps"""
+DOGE = {
+    "hidden_size": 16,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 2,
+    "num_key_value_heads": 1,
+    "keep_window_size": 2,
+}
+"""A decoder with a learnt attention mask"""
 IMAGE_IDS = [IMAGE] * IMAGE_TOKENS
 SAMPLES = [  # one image, none, two
     [1, *IMAGE_IDS, 5, 6, 7, 8],

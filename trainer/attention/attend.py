@@ -76,7 +76,7 @@ def _attend_by_blocks(
     """The same by FlexAttention: one kernel for all text keys and one for all image keys."""
     ((query,),) = gather(query_BHQD, plan.queries, [masks.num_text])
     cut = [masks.num_text, masks.num_image]
-    (keys,), (values,) = (gather(x, plan.keys[masks.key_order], cut) for x in (key_BKTD, value_BKTD))
+    (keys,), (values,) = (gather(x, masks.keys, cut) for x in (key_BKTD, value_BKTD))
     out = flex_attention(query, keys[0], values[0], masks.text, scaling)
     if masks.image is not None:
         out = out + flex_attention(query, keys[1], values[1], masks.image, scaling)

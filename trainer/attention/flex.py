@@ -7,7 +7,7 @@ from the lengths of samples and branches, so nothing of the size queries x keys 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import cache
 from itertools import accumulate, pairwise
 from typing import TYPE_CHECKING, Any
@@ -34,17 +34,11 @@ class BlockMasks:
 
     num_text: int
     num_image: int
-    key_order: torch.Tensor
-    """int64 [num_text + num_image]: rows of `TextRows.keys`, the text of all samples before the images of all"""
+    keys: torch.Tensor
+    """int64 [num_text + num_image]: `TextRows.keys`, the text of all samples before the images of all"""
     text: BlockMask
     image: BlockMask | None
     """None without images"""
-
-    def to(self, where: torch.device | str | int) -> BlockMasks:
-        """The same masks on a device."""
-        device = torch.device(where)
-        image = None if self.image is None else self.image.to(device)
-        return replace(self, key_order=self.key_order.to(device), text=self.text.to(device), image=image)
 
 
 def flex_attention(
@@ -57,8 +51,9 @@ def flex_attention(
     return out
 
 
-def block_masks(samples: Sequence[SampleRows], device: torch.device) -> BlockMasks:
-    """The masks for samples whose text keys are their queries, as they are without a KV cache."""
+def block_masks(samples: Sequence[SampleRows], keys: torch.Tensor) -> BlockMasks:
+    """The masks, on the device of `TextRows.keys`, for samples whose text keys are their queries."""
+    device = keys.device
     queries = [sample.queries for sample in samples]
     image_keys = [sample.image_keys for sample in samples]
     num_text, num_image = sum(queries), sum(image_keys)
@@ -89,7 +84,7 @@ def block_masks(samples: Sequence[SampleRows], device: torch.device) -> BlockMas
     return BlockMasks(
         num_text=num_text,
         num_image=num_image,
-        key_order=order,
+        keys=keys[order],
         text=_block_mask(text_table, sees_text, (num_text, num_text), device),
         image=_block_mask(image_table, sees_image, (num_text, num_image), device) if num_image else None,
     )

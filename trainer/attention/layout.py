@@ -70,8 +70,9 @@ class AttentionLayout:
         samples = tuple(
             sample if sample.mask is None else replace(sample, mask=move(sample.mask)) for sample in plan.samples
         )
-        masks = None if plan.block_masks is None else plan.block_masks.to(device)
-        moved = replace(plan, queries=move(plan.queries), keys=move(plan.keys), samples=samples, block_masks=masks)
+        keys = move(plan.keys)
+        masks = None if plan.block_masks is None else block_masks(samples, keys)
+        moved = replace(plan, queries=move(plan.queries), keys=keys, samples=samples, block_masks=masks)
         return replace(self, plan=moved)
 
 
@@ -119,7 +120,7 @@ def build_layout(
     else:
         plan, longest = _text_rows(is_image, segment_ids, branch_ids, num_queries)
         if branch_ids is not None and (is_image.is_cuda if flex is None else flex):
-            plan = replace(plan, block_masks=block_masks(plan.samples, is_image.device))
+            plan = replace(plan, block_masks=block_masks(plan.samples, plan.keys))
     return AttentionLayout(batch=batch, num_queries=num_queries, num_keys=num_keys, longest_sample=longest, plan=plan)
 
 

@@ -17,8 +17,6 @@ from torch import nn
 
 from dst.common.suggest import nearest
 from dst.errors import ConfigError
-from trainer.attention.branched_causal import BRANCHED_CAUSAL
-from trainer.attention.by_layout import LayoutAttention
 from trainer.attention.layout import build_layout
 from trainer.attention.mmca import MMCA
 from trainer.compat.transformers import lacks_attention, load_pretrained, new_model, reason
@@ -126,18 +124,6 @@ def build_decoder(
     return model
 
 
-def prepare_for_branches(model: CausalDecoder, attention: str) -> None:
-    """Let the decoder attend to samples with branches. Raises ConfigError if it cannot.
-
-    attention: mmca or causal. After it a causal decoder takes an `attention_layout` in every forward, as with mmca.
-    """
-    if attention == "causal":
-        BRANCHED_CAUSAL.register()
-        model.set_attn_implementation(BRANCHED_CAUSAL.name)
-    if not model.get_input_embeddings().weight.is_meta:
-        _check_branches(model, MMCA if attention == "mmca" else BRANCHED_CAUSAL)
-
-
 def check_decoder(model: CausalDecoder, config: DecoderConfig, attention: str) -> None:
     """Raises ConfigError unless the decoder works with this attention. For weights that build_decoder did not load."""
     if attention == "mmca":
@@ -200,58 +186,15 @@ def _check_behaviour(model: CausalDecoder, config: DecoderConfig) -> None:
         by_head = finish_logits(model.config, head(hidden))
     model.train(was_training)
     name = type(model).__name__
-    if not _nearly_equal(by_head, packed):
+    if not nearly_equal(by_head, packed):
         raise ConfigError(
             [
                 f"model.decoder: {name} computes its logits in another way than its head and known scalings do; "
                 "choose another"
             ]
         )
-    if not _nearly_equal(packed[:, 1:], alone):
+    if not nearly_equal(packed[:, 1:], alone):
         raise ConfigError([f"model.decoder: {name} lets samples that share a sequence see each other; choose another"])
-
-
-def _check_branches(model: CausalDecoder, attention: LayoutAttention) -> None:
-    """Raises ConfigError unless two equal branches of one token each end as that token does behind the beginning alone.
-
-    A layer that mixes tokens in another way than attention does (a convolution, a state) would mix branches too.
-    """
-    name = type(model).__name__
-    change = "choose another decoder, or build without share"
-    embeddings = model.get_input_embeddings()
-    with torch.no_grad():
-        ids = torch.tensor([[0, 2, 1, 1]], device=embeddings.weight.device)
-        embedded, shape = embeddings(ids), torch.zeros_like(ids, dtype=torch.bool)
-        positions, branches = torch.tensor([[0, 1, 2, 2]]), torch.tensor([[0, 0, 1, 2]])
-
-        def hidden(tokens: int, branch_ids: torch.Tensor | None) -> torch.Tensor:
-            layout = build_layout(shape[:, :tokens], branch_ids=branch_ids)
-            last: torch.Tensor = model.base_model(
-                inputs_embeds=embedded[:, :tokens],
-                position_ids=positions[:, :tokens].to(ids.device),
-                use_cache=False,
-                attention_layout=layout,
-            ).last_hidden_state
-            return last[:, 2:]
-
-        was_training = model.training
-        model.eval()
-        try:
-            with attention.counted() as calls:
-                of_branches, alone = hidden(4, branches.to(ids.device)), hidden(3, None)
-        except (TypeError, ValueError) as error:
-            raise ConfigError([f"model.decoder: {name} cannot do branches: {reason(error)}; {change}"]) from None
-        finally:
-            model.train(was_training)
-    if len(calls) != 2 * model.config.num_hidden_layers:
-        raise ConfigError(
-            [
-                f"model.decoder: not all layers of {name} attend through transformers' attention interface, which "
-                f"samples with branches need; {change}"
-            ]
-        )
-    if not _nearly_equal(of_branches, alone.expand_as(of_branches)):
-        raise ConfigError([f"model.decoder: {name} lets the branches of a sample see each other; {change}"])
 
 
 def _check_mmca(model: CausalDecoder, config: DecoderConfig) -> None:
@@ -285,7 +228,7 @@ def _check_mmca(model: CausalDecoder, config: DecoderConfig) -> None:
         )
 
 
-def _nearly_equal(actual: torch.Tensor, expected: torch.Tensor) -> bool:
+def nearly_equal(actual: torch.Tensor, expected: torch.Tensor) -> bool:
     """Equal within the rounding of the type."""
     tolerance = 1e-4 if actual.dtype in (torch.float32, torch.float64) else 0.02
     return bool((actual - expected).float().norm() <= tolerance * expected.float().norm())

@@ -31,7 +31,8 @@ from shards.loader.fields import BatchFields
 from trainer.attention.layout import build_layout
 from trainer.compat.transformers import checkpoint_activations
 from trainer.errors import TrainError
-from trainer.model.decoder import finish_logits, prepare_for_branches
+from trainer.model.decoder import finish_logits
+from trainer.model.decoder_branches import prepare_for_branches
 from trainer.model.decoder_protocol import CausalDecoder
 from trainer.model.encoders.registry import Encoder, shape_of
 from trainer.model.projectors import Projector

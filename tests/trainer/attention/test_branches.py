@@ -162,3 +162,13 @@ def test_blocks_between_two_long_branches_are_left_out() -> None:
         [True, True, False, False, False, False, True, False],
         [True, True, False, False, False, False, True, True],
     ]
+
+
+def test_the_masks_of_flex_attention_move_with_their_layout() -> None:
+    layout = replace(shared_question(), flex=True).layout.to("meta")
+    assert isinstance(layout.plan, TextRows)
+    masks = layout.plan.block_masks
+    assert masks is not None
+    assert masks.image is not None
+    parts = (masks.keys, masks.text.kv_indices, masks.image.kv_indices)
+    assert {part.device.type for part in parts} == {"meta"}

@@ -165,6 +165,7 @@ def test_a_causal_model_that_expects_no_branches_refuses_them() -> None:
     [
         ({"model_type": "gpt_neo", **model_batches.GPT_NEO}, "attend through transformers' attention interface"),
         ({"model_type": "gemma2", **model_batches.GEMMA2}, "uses softcap, which causal attention with branches"),
+        ({"model_type": "doge", **model_batches.DOGE}, "DogeForCausalLM adds to its attention what cannot be done"),
     ],
 )
 def test_a_decoder_that_cannot_attend_to_branches_is_refused_with_the_reason(
