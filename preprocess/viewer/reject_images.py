@@ -1,7 +1,7 @@
 """The images that a rejected record names, or why each cannot be had, as a build finds it.
 
-A reject has no list of images, so names are looked for in the record: texts under keys of images, and texts that end as
-names of images do. They are read from the dataset's own image stores alone, as a build reads them.
+A reject has no list of images, so they are looked for in the record: images inside it, texts under keys of images, and
+texts that end as names of images do. Names are read from the dataset's own image stores alone, as a build reads them.
 """
 
 from __future__ import annotations
@@ -27,16 +27,21 @@ _SIDE = 512
 
 
 def images_of_record(record: Any, manifest: Manifest, dataset: str, bases: Sequence[Path]) -> tuple[PageImage, ...]:
-    """At most twelve images of a record, in its order; none if it names none by a text."""
-    names = list(dict.fromkeys(_names(record)))[:_MOST]
-    if not names:
-        return ()
-    inputs = _inputs(manifest, dataset, bases)
-    if inputs is None:
-        return tuple(PageImage(name=name, problem="the dataset's folder is not here; see --blend") for name in names)
+    """At most twelve images of a record, in its order; none if it has none and names none by a text."""
+    found = list(dict.fromkeys(_named(record)))[:_MOST]
+    named = any(data is None for _, data in found)
+    inputs = _inputs(manifest, dataset, bases) if named else None
     with TemporaryDirectory(prefix="dsvl-view-") as cache:
-        store = PreviewImages(inputs.images, f"none below {inputs.root}", Path(cache))
-        return tuple(page_image(name, partial(store.data, name), _SIDE) for name in names)
+        store = PreviewImages(inputs.images, f"none below {inputs.root}", Path(cache)) if inputs else None
+        return tuple(_page_image(name, data, store) for name, data in found)
+
+
+def _page_image(name: str, data: bytes | None, store: PreviewImages | None) -> PageImage:
+    if data is not None:
+        return page_image(name, lambda: data, _SIDE)
+    if store is None:
+        return PageImage(name=name, problem="the dataset's folder is not here; see --blend")
+    return page_image(name, partial(store.data, name), _SIDE)
 
 
 def _inputs(manifest: Manifest, dataset: str, bases: Sequence[Path]) -> Inputs | None:
@@ -53,15 +58,20 @@ def _inputs(manifest: Manifest, dataset: str, bases: Sequence[Path]) -> Inputs |
     return None
 
 
-def _names(value: Any, key: str = "") -> Iterator[str]:
-    if isinstance(value, dict):
+def _named(value: Any, key: str = "") -> Iterator[tuple[str, bytes | None]]:
+    """Names of images, each with its bytes if they are in the record, as in tables with images inside."""
+    if isinstance(value, memoryview):
+        yield key, bytes(value)
+    elif isinstance(value, dict) and isinstance(value.get("bytes"), memoryview):
+        yield str(value.get("path") or key), bytes(value["bytes"])
+    elif isinstance(value, dict):
         for name, item in value.items():
-            yield from _names(item, str(name).lower())
+            yield from _named(item, str(name).lower())
     elif isinstance(value, list | tuple):
         for item in value:
-            yield from _names(item, key)
+            yield from _named(item, key)
     elif isinstance(value, str) and _is_name(value, key):
-        yield value
+        yield value, None
 
 
 def _is_name(text: str, key: str) -> bool:

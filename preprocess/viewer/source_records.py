@@ -17,6 +17,7 @@ from typing import Any
 
 from preprocess.adapters.parsing.json_stream import array_items, object_items, outline
 from preprocess.adapters.parsing.record_files import json_form, read_records
+from preprocess.adapters.parsing.record_tables import table_records
 from preprocess.adapters.parsing.record_text import kind_of
 from preprocess.adapters.parsing.unreadable import UnreadableRecord
 from preprocess.errors import ConfigError, DataError
@@ -27,6 +28,8 @@ BUDGET_S = 2.0
 _ID_KEYS = ("id", "question_id", "sample_id", "record_id", "uid", "uuid", "key", "__key__", "sentid", "image_id")
 _SELDOM_RECORDS = ("images", "info", "licenses", "categories", "videos")
 """Members of a file that are searched last: most often they are about records elsewhere in it"""
+_PART = re.compile(r"(.+)/([0-9]{1,6})", re.DOTALL)
+"""A question of a record that has several, by its number from 0"""
 _MOST_TABLES = 16
 _LONG_TEXT, _LONG_RECORD = 4000, 200_000
 _BASE64 = re.compile(r"(data:[^,]{0,100},)?[A-Za-z0-9+/_-]{200,}={0,2}")
@@ -110,12 +113,17 @@ def bases_of(location: str | Path, blend: Path | None) -> tuple[Path, ...]:
 
 
 def find_record(path: Path, record: str, *, budget_s: float = BUDGET_S) -> Any:
-    """The parsed record with this id, or else with this number. Raises DataError if there is none, or not in time."""
+    """The parsed record with this id, or else with this number; of `<id>/<n>`, the record that asks question n.
+
+    Raises DataError if there is none, or not in time.
+    """
     deadline = time.monotonic() + budget_s
     best: tuple[int, Any] | None = None
     for records in _tables(path):
         for number, (key, value) in enumerate(records):
             rank = _rank(key, value, number, record)
+            if rank is None:
+                rank = _rank_of_part(key, value, number, record)
             if rank is not None and (best is None or rank < best[0]):
                 best = rank, value
             if best is not None and best[0] == 0:
@@ -141,7 +149,7 @@ def _rank(key: str | None, value: Any, number: int, record: str) -> int | None:
         if ids.get(name) == record:
             return 0 if name in ("id", "question_id") else rank
     if str(number) == record:
-        return len(_ID_KEYS) if ids else 0
+        return len(_ID_KEYS) if ids or key is not None else 0
     parts = value.values() if isinstance(value, dict) else ()
     nested = (item for part in parts if isinstance(part, list) for item in part if isinstance(item, dict))
     if any(str(item[name]) == record for item in nested for name in _ID_KEYS if name in item):
@@ -149,10 +157,30 @@ def _rank(key: str | None, value: Any, number: int, record: str) -> int | None:
     return None
 
 
+def _rank_of_part(key: str | None, value: Any, number: int, record: str) -> int | None:
+    """The same for a question of a record: its list of questions, or another list, must be long enough."""
+    part = _PART.fullmatch(record)
+    if part is None or not isinstance(value, dict):
+        return None
+    lists = [name for name, items in value.items() if isinstance(items, list) and len(items) > int(part[2])]
+    rank = _rank(key, value, number, part[1]) if lists else None
+    return rank if rank is None or "questions" in lists else rank + len(_ID_KEYS) + 2
+
+
+class _EveryColumn:
+    """The columns of a table that are shown: all of them, with those that the adapter ignored."""
+
+    def __contains__(self, name: object) -> bool:
+        return True
+
+
 def _tables(path: Path) -> Iterator[Iterator[tuple[str | None, Any]]]:
     """What may be the records of a file, each with its key in the file if it has one."""
-    if path.is_dir() or kind_of(path) != "text" or json_form(path) != "object":
+    if path.is_dir() or (kind := kind_of(path)) == "a tar" or (kind == "text" and json_form(path) != "object"):
         yield ((None, value) for value in read_records(path, ("conversations", "messages", "question", "caption")))
+        return
+    if kind != "text":
+        yield ((None, value) for value in table_records(path, kind, _EveryColumn()))
         return
     members = [(key, opening) for key, opening, _ in outline(path)]
     if all(opening == "{" for _, opening in members):
@@ -179,7 +207,7 @@ def _shortened(value: Any) -> Any:
         return {key: _shortened(item) for key, item in value.items()}
     if isinstance(value, list | tuple):
         return [_shortened(item) for item in value]
-    if isinstance(value, bytes):
+    if isinstance(value, bytes | memoryview):
         return f"{len(value):,} bytes"
     if isinstance(value, str):
         most = _SHOWN_BASE64 if _BASE64.fullmatch(value) else _LONG_TEXT

@@ -7,12 +7,15 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 
 import shards
 from preprocess.errors import ConfigError, DataError
+from preprocess.viewer.reject_images import images_of_record
 from preprocess.viewer.source_records import SourceRecords, bases_of, find_record
-from tests.support.small_blends import SAMPLES, build, chat_blend, chat_record, write_blend
+from tests.support.small_blends import SAMPLES, build, chat_blend, chat_record, jpeg, write_blend
 
 
 def test_every_sample_of_the_examples_finds_its_records(tmp_path: Path) -> None:
@@ -60,6 +63,40 @@ def test_a_record_is_found_by_its_id_before_its_number(form: str, tmp_path: Path
         assert find_record(path, str(record["id"]))["text"] == record["text"]
     with pytest.raises(DataError, match="has no record nobody"):
         find_record(path, "nobody")
+
+
+def test_a_question_of_a_book_shows_the_book_in_json_and_in_parquet(tmp_path: Path) -> None:
+    cover = {"bytes": b"a cover", "path": None}
+    books = {name: {"questions": [f"Who wrote {name}?"] * 3, "image": cover} for name in ("7", "x/0", "0", "x")}
+    text = tmp_path / "dataset.json"
+    text.write_text(json.dumps({name: {"questions": book["questions"]} for name, book in books.items()}))
+    table = tmp_path / "train.parquet"
+    pq.write_table(pa.Table.from_pylist([{"image_id": name, **book} for name, book in books.items()]), table)
+    for path in (text, table):
+        for record, name in {"7/2": "7", "0/1": "0", "x/2": "x", "x/0/2": "x/0", "0": "0", "x/0": "x/0"}.items():
+            assert find_record(path, record)["questions"][0] == f"Who wrote {name}?", (path, record)
+        for record in ("7/3", "8/0", "7/", "/0", "7/0/0"):
+            with pytest.raises(DataError, match=f"has no record {record}"):
+                find_record(path, record)
+
+
+def test_a_row_of_a_table_is_shown_with_all_its_columns_and_the_images_inside(tmp_path: Path) -> None:
+    (tmp_path / "mine").mkdir()
+    row = {
+        "id": "a",
+        "image": {"bytes": jpeg(0), "path": "0.jpg"},
+        "question": "What?",
+        "answer": "It.",
+        "mood": "calm",
+    }
+    pq.write_table(pa.Table.from_pylist([row]), tmp_path / "mine/rows.parquet")
+    build(write_blend(tmp_path / "blend.yaml", [{"name": "mine", "adapter": "chat", "root": "mine"}]))
+    manifest = shards.open(tmp_path / "build").manifest
+    shown = SourceRecords(manifest, (tmp_path,)).read("mine", "rows.parquet", "a")
+    assert not shown.fault
+    assert json.loads(shown.text) == {**row, "image": {"bytes": f"{len(jpeg(0)):,} bytes", "path": "0.jpg"}}
+    (image,) = images_of_record(shown.value, manifest, "mine", (tmp_path,))
+    assert (image.name, image.width, image.height, image.problem) == ("0.jpg", 32, 24, "")
 
 
 def test_a_record_without_an_id_is_found_by_its_number_and_a_long_search_ends(tmp_path: Path) -> None:
