@@ -185,7 +185,7 @@ ADAPTERS: dict[str, Adapter] = {
         "images inside, as on the Hugging Face hub, in OCR-VQA/data/.",
         where="https://ocr-vqa.github.io; Parquet: https://huggingface.co/datasets/howard-hou/OCR-VQA",
         licence="Stated on the authors' page; the book covers belong to their publishers.",
-        options={**_IDS, "image": ocr_vqa.IMAGE},
+        options={**_IDS, "image": ocr_vqa.IMAGE, "questions": ocr_vqa.QUESTIONS},
         keys=ocr_vqa.KEYS | ocr_vqa.TABLE_KEYS,
     ),
     "otter_mimicit_cgd": _mimicit("CGD"),

@@ -3,15 +3,20 @@
     {id: {"imageURL", "questions", "answers", "split"}}                     JSON, as its authors publish it
     image, image_id, questions, answers, image_url, set_name                Parquet or Arrow, as on the Hugging Face hub
 
-Rule: one book is one conversation; its questions are the rounds, and the first one shows the cover. In JSON its file is
-`<id><extension of imageURL>`, as the authors' download script names it; a table has the cover itself. With `image: url`
-it is the URL, which `dsvl-prep fetch` downloads. All forms are in the group of the file's name, so that they are on one
-side of the split.
+Rule: one book is one conversation; its questions are the rounds, and the first one shows the cover. With
+`questions: apart` each question is a record and a conversation of one round, with the id `<book>/<number from 0>`. A
+fault of a question then rejects that question, a fault of the book the whole book as one record.
+
+In JSON the file of the cover is `<id><extension of imageURL>`, as the authors' download script names it; a table has
+the cover itself. With `image: url` it is the URL, which `dsvl-prep fetch` downloads. All forms are in the group of the
+file's name, so that they are on one side of the split.
 """
 
 from __future__ import annotations
 
 import os.path
+from collections.abc import Iterable
+from functools import partial
 from pathlib import PurePosixPath
 from typing import Any
 from urllib.parse import urlsplit
@@ -39,7 +44,7 @@ from preprocess.adapters.parsing.record_location import RecordLocation, located_
 from preprocess.adapters.parsing.record_tables import table_records
 from preprocess.adapters.parsing.record_text import kind_of
 from preprocess.adapters.parsing.splits import stated_split
-from preprocess.conversation import Conversation, Image, OfficialSplit, Records, Turn, is_url
+from preprocess.conversation import Conversation, Image, OfficialSplit, Records, RecordSource, Reject, Turn, is_url
 from preprocess.errors import DataError, RejectError
 
 IMAGE = Option(
@@ -47,6 +52,12 @@ IMAGE = Option(
     choices=("file", "url"),
     help="Where a cover is. file: in the image folder, as the authors' script saves it, or in the Parquet file. url: "
     "at its URL; run dsvl-prep fetch before the build.",
+)
+QUESTIONS = Option(
+    default="together",
+    choices=("together", "apart"),
+    help="What is a record. together: a book, whose questions are the rounds of one conversation. apart: a question, "
+    "which sees no other; with share the questions of a cover become branches of one sample.",
 )
 KEYS = frozenset(("imageURL", "questions", "answers", "split"))
 TABLE_KEYS = frozenset(("image", "image_id", "image_url", "questions", "answers", "set_name"))
@@ -63,7 +74,8 @@ def read(request: Request) -> Records:
             for location, (key, book) in located_records(
                 identities, path, object_items(path), lambda item: as_id(item[0])
             ):
-                yield build_or_reject(location.source, _of_json, location, key, book)
+                made = build_or_reject(location.source, _of_json, location, key, book)
+                yield from (made,) if isinstance(made, Reject) else made
         elif kind == "a tar":
             raise DataError(f"{path}: is a tar; expected dataset.json, or Parquet of the Hugging Face hub")
         else:
@@ -74,19 +86,20 @@ def read(request: Request) -> Records:
                 table_records(path, kind, columns, request.tally.ignored_key),
                 lambda row: own_id(request, row, "image_id"),
             ):
-                yield build_or_reject(location.source, _of_table, location, row, store)
+                made = build_or_reject(location.source, _of_table, location, row, store)
+                yield from (made,) if isinstance(made, Reject) else made
 
 
-def _of_json(location: RecordLocation, key: str, published: Any) -> Conversation:
+def _of_json(location: RecordLocation, key: str, published: Any) -> list[Conversation | Reject]:
     book = record_of(published, location.request, KEYS)
     url = text(need(book, "imageURL"), "imageURL")
     file = Image(name=image_name(key, "the id") + _extension(url, "imageURL"))
     image = _at(url, "imageURL") if _is_by_url(location) else file
     groups = image_groups(location.request, dict.fromkeys((file, image)))
-    return _conversation(location, published, book, image, groups, _split(book.get("split")))
+    return _conversations(location, published, book, image, groups, _split(book.get("split")))
 
 
-def _of_table(location: RecordLocation, published: Any, store: int | None) -> Conversation:
+def _of_table(location: RecordLocation, published: Any, store: int | None) -> list[Conversation | Reject]:
     book = record_of(published, location.request, TABLE_KEYS)
     url = text(book.get("image_url") or "", "image_url")
     if _is_by_url(location):
@@ -100,18 +113,22 @@ def _of_table(location: RecordLocation, published: Any, store: int | None) -> Co
         groups = (within[image],) if image in within else image_groups(location.request, [image])
     file = image_name(need_id(book, "image_id"), "image_id") + _extension(url, "image_url")
     groups = (*groups_of_name((location.request.root,), f"images/{file}"), *groups)
-    return _conversation(location, published, book, image, groups, stated_split(book.get("set_name")))
+    return _conversations(location, published, book, image, groups, stated_split(book.get("set_name")))
 
 
-def _conversation(
+def _conversations(
     location: RecordLocation,
     published: dict[str, Any],
     book: dict[str, Any],
     image: Image,
     groups: tuple[str, ...],
     split: OfficialSplit,
-) -> Conversation:
-    """book: what the adapter reads of the record `published`, under its own names."""
+) -> list[Conversation | Reject]:
+    """The conversation of the book, or one for each of its questions, or that question's reject.
+
+    book: what the adapter reads of the record `published`, under its own names. Raises RejectError for a fault of the
+    book.
+    """
     asked, answered = list_of(book, "questions"), list_of(book, "answers")
     if len(asked) != len(answered):
         raise RejectError(
@@ -119,19 +136,36 @@ def _conversation(
         )
     if not asked:
         raise RejectError("no_answer", "there are no questions")
-    turns: list[Turn] = []
-    for words, reply in zip(asked, answered, strict=True):
-        ask = question(words, "a question")
-        turns.append(Turn(role="user", parts=(ask,) if turns else (image, ask)))
-        turns.append(Turn(role="assistant", parts=(answer(reply, "an answer"),)))
-    return Conversation(
-        id=location.claim(),
-        turns=tuple(turns),
-        sources=(location.source,),
+    conversation = partial(
+        Conversation,
         groups=tuple(dict.fromkeys(groups)),
         official_split=split,
         fields=filter_fields(location.request, published),
     )
+    rounds = zip(asked, answered, strict=True)
+    if location.request.options["questions"] == "together":
+        turns = _turns(image, rounds)
+        return [conversation(id=location.claim(), turns=turns, sources=(location.source,))]
+    identity = location.claim()
+    made: list[Conversation | Reject] = []
+    for number, one in enumerate(rounds):
+        source = RecordSource(file=location.source.file, record=f"{location.source.record}/{number}")
+        alone = build_or_reject(source, _turns, image, [one])
+        if isinstance(alone, Reject):
+            made.append(alone)
+        else:
+            made.append(conversation(id=f"{identity}/{number}", turns=alone, sources=(source,)))
+    return made
+
+
+def _turns(image: Image, rounds: Iterable[tuple[Any, Any]]) -> tuple[Turn, ...]:
+    """The rounds of (question, answer); the first one shows the image."""
+    turns: list[Turn] = []
+    for words, reply in rounds:
+        ask = question(words, "a question")
+        turns.append(Turn(role="user", parts=(ask,) if turns else (image, ask)))
+        turns.append(Turn(role="assistant", parts=(answer(reply, "an answer"),)))
+    return tuple(turns)
 
 
 def _is_by_url(location: RecordLocation) -> bool:
