@@ -61,6 +61,7 @@ docs: dev
 bench: dev
 	$(BIN)/python -m tools.bench.compile
 	$(BIN)/python -m tools.bench.open
+	$(BIN)/python -m tools.bench.share
 	$(BIN)/python -m tools.bench.start
 	$(BIN)/python -m tools.bench.view
 	$(BIN)/python -m tools.bench.loader --scratch build/bench

@@ -30,10 +30,25 @@ def make_images(
     folder: Path, count: int, answer_words: int = 90, sizes: Sequence[tuple[int, int]] = SIZES, quality: int = 90
 ) -> None:
     """LLaVA's layout: one photo a record, 64 different ones; a question, and an answer of some sentences."""
-    source = sorted((ROOT / "examples/data/coco/train2017").glob("*.jpg"))
     choose = random.Random(0)
     photos = folder / PHOTOS
     photos.mkdir(parents=True)
+    encoded = photo_files(sizes, quality)
+    records = []
+    for index in range(count):
+        name = f"{index:012d}.jpg"
+        (photos / name).write_bytes(encoded[index % len(encoded)])
+        question, answer = words(choose, 12), words(choose, answer_words)
+        conversation = [{"from": "human", "value": f"<image>\n{question}"}, {"from": "gpt", "value": answer}]
+        records.append({"id": f"{index:012d}", "image": name, "conversations": conversation})
+    (folder / "llava").mkdir()
+    (folder / RECORDS).write_text(json.dumps(records), encoding="utf-8")
+    print(f"{count} records; a JPEG has {statistics.mean(map(len, encoded)):,.0f} bytes on average\n")
+
+
+def photo_files(sizes: Sequence[tuple[int, int]] = SIZES, quality: int = 90) -> list[bytes]:
+    """64 different photos as JPEG files: the sample data's, enlarged, with grain as a camera has it."""
+    source = sorted((ROOT / "examples/data" / PHOTOS).glob("*.jpg"))
     encoded = []
     for index in range(64):
         width, height = sizes[index % len(sizes)]
@@ -44,16 +59,7 @@ def make_images(
         data = io.BytesIO()
         Image.fromarray(pixels).save(data, "JPEG", quality=quality)
         encoded.append(data.getvalue())
-    records = []
-    for index in range(count):
-        name = f"{index:012d}.jpg"
-        (photos / name).write_bytes(encoded[index % 64])
-        question, answer = words(choose, 12), words(choose, answer_words)
-        conversation = [{"from": "human", "value": f"<image>\n{question}"}, {"from": "gpt", "value": answer}]
-        records.append({"id": f"{index:012d}", "image": name, "conversations": conversation})
-    (folder / "llava").mkdir()
-    (folder / RECORDS).write_text(json.dumps(records), encoding="utf-8")
-    print(f"{count} records; a JPEG has {statistics.mean(map(len, encoded)):,.0f} bytes on average\n")
+    return encoded
 
 
 def words(choose: random.Random, count: int) -> str:

@@ -40,8 +40,11 @@ class Task:
     mode: str
     """prepare: write what the library needs first. full: decode and preprocess. read: images stay bytes."""
     samples: int
+    """Of an epoch; what a batch counts as, if the runner says so"""
     workers: int = 0
     batch_size: int = 16
+    packed: bool = False
+    """Ours alone: sequences of several samples. Then records count, of which a sample may have several."""
     preprocess: str = ""
     build: str = "original"
     decode: str = ""
