@@ -103,11 +103,20 @@ def _broken_promises(
     if sample.branch_ids is None:
         return
     yield from branch_problems((sample.ids, sample.labels, sample.branch_ids), image_id, IGNORE)
-    branches = metadata.get("branches")
-    if not isinstance(branches, list) or len(branches) != len(sample.branches):
+    branches, references = metadata.get("branches"), metadata.get("references")
+    if not isinstance(branches, list) or not _names_each(branches, len(sample.branches)):
         yield "its metadata does not name each of its branches"
     elif sum(branch["records"] for branch in branches) != len(metadata["sources"]):
         yield "its branches have other numbers of records than it has sources"
+    if references is not None and [type(texts) for texts in references] != [list] * len(sample.branches):
+        yield "its references are not a list for each of its branches"
+
+
+def _names_each(branches: Sequence[Any], count: int) -> bool:
+    """Whether metadata gives each of `count` branches an id and a number of records."""
+    entries = [(each.get("id"), each.get("records")) for each in branches if isinstance(each, dict)]
+    are_named = all(isinstance(name, str) and type(records) is int and records > 0 for name, records in entries)
+    return len(branches) == len(entries) == count and are_named
 
 
 def _is_a_guests(path: str, pinned: set[str]) -> bool:

@@ -43,10 +43,10 @@ def join_branches(records: Sequence[IntArray], beginning: int) -> IntArray:
 
 
 def branches_of(branch_ids: IntArray | None, length: int) -> list[Branch]:
-    """The records of a sample of `length` tokens; one that is the whole sample if it has no branches (None)."""
-    if branch_ids is None:
+    """The records of a sample of `length` tokens; one that is the whole sample if it has no branches."""
+    starts = [] if branch_ids is None else np.flatnonzero(np.diff(branch_ids, prepend=0)).tolist()
+    if not starts:
         return [Branch(0, 0, length)]
-    starts = np.flatnonzero(np.diff(branch_ids, prepend=0)).tolist()
     return [Branch(starts[0], start, end) for start, end in zip(starts, [*starts[1:], length], strict=True)]
 
 

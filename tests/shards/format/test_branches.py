@@ -86,6 +86,10 @@ def changed(sample: Draft, row: int, place: int, value: int) -> Draft:
 SOUND = branched_draft(3, branches=2)
 FAULTS: dict[str, tuple[Draft, str]] = {
     "no beginning": (changed(changed(SOUND, 2, 0, 1), 2, 1, 1), "branch numbers are not 0, 1, 2"),
+    "a beginning alone": (
+        replace(SOUND, tokens=SOUND.tokens * np.array([[1], [1], [0]], np.int32)),
+        "sample alpha-train-00003: its branch numbers are not 0, 1, 2",
+    ),
     "a step back": (changed(SOUND, 2, 3, 0), "branch numbers are not 0, 1, 2"),
     "an image in a branch": (
         changed(changed(SOUND, 0, 0, 7), 0, 2, IMAGE_ID),
@@ -99,6 +103,14 @@ FAULTS: dict[str, tuple[Draft, str]] = {
     "unnamed branches": (
         replace(SOUND, metadata={key: value for key, value in SOUND.metadata.items() if key != "branches"}),
         "its metadata does not name each of its branches",
+    ),
+    "a branch without a number of records": (
+        replace(SOUND, metadata={**SOUND.metadata, "branches": [{"id": "a", "records": 1}, {"id": "b"}]}),
+        "sample alpha-train-00003: its metadata does not name each of its branches",
+    ),
+    "references for one branch of two": (
+        replace(SOUND, metadata={**SOUND.metadata, "references": [["a cat"]]}),
+        "its references are not a list for each of its branches",
     ),
     "another number of records": (
         replace(SOUND, metadata={**SOUND.metadata, "sources": SOUND.metadata["sources"][:1]}),
