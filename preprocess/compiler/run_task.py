@@ -1,7 +1,8 @@
 """Second stage of a build: one task turns some conversations of a dataset into one shard.
 
 Rule: a task is pure: the same task gives the same bytes on any engine. Its result is written under its key only after
-its shard is complete, so an interrupted build resumes where it stopped. Memory holds one sample and the shard's index.
+its shard is complete, so an interrupted build resumes where it stopped. Memory holds one sample and the shard's index;
+with `share` also the tokens of the task's conversations, since samples are sorted before images are read.
 """
 
 from __future__ import annotations
