@@ -10,6 +10,7 @@ import os
 import subprocess
 import sys
 from dataclasses import replace
+from itertools import islice
 from pathlib import Path
 
 import pytest
@@ -23,6 +24,7 @@ pytest.importorskip("pycocoevalcap")
 import shards
 import trainer
 from shards import Build
+from shards.loader import Loader
 from tests.support import evaluations, exports, model_batches, small_blends, train_runs
 from tests.support.evaluations import ignore
 from tests.support.shared_builds import question_blend
@@ -30,7 +32,7 @@ from tests.support.talks import PHOTOS
 from tests.support.tiny_models import SIDE
 from tests.support.waiting import LIMIT_S
 from trainer import cli
-from trainer.config.run import TrainConfig
+from trainer.config.run import TrainConfig, load_config
 from trainer.evaluation.dialogues import Dialogue, DialogueImage, Round, read_dialogues
 from trainer.evaluation.runner import hold_dialogues, load_images
 from trainer.export.export import export_model
@@ -326,7 +328,10 @@ def test_a_run_a_checkpoint_and_an_export_are_measured_alike_and_as_in_training(
     out = tmp_path / "out"
     *steps, evaluation = train_runs.journal(out)
     assert evaluation["kind"] == "eval"
-    assert all(step["records_per_second"] * step["seconds_per_step"] > 4 for step in steps), "a step has 4 sequences"
+    batches = Loader(shards.open(build), batch_size=4, max_length=192, seed=load_config(config).seed, decode="none")
+    expected = [batch.num_records for batch in islice(batches, len(steps))]
+    assert [step["records_per_second"] * step["seconds_per_step"] for step in steps] == pytest.approx(expected)
+    assert sum(expected) > 4 * len(steps), "a step has four sequences, and each of some samples several records"
     assert not open_model(out)[0].model.expects_branches, "a run answers as its export does"
     measured = []
     assert run(monkeypatch, capsys, "export", "--model", out, "--out", tmp_path / "exported")[0] == 0
