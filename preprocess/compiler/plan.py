@@ -135,11 +135,11 @@ def plan_tasks(
         rows = np.flatnonzero(side == code)
         if dataset.concat > 1:
             rows = rows[np.argsort(split.mix(hashes[rows], blend.seed), kind="stable")]
-        may_start = np.ones(len(rows), np.bool_)
+        adds_images = starts_unit = np.ones(len(rows), np.bool_)
         if dataset.share > 1:
-            order, may_start = image_units(spool.group_hashes()[rows], spool.image_hashes()[rows], dataset.share)
-            rows = rows[order]
-        for number, part in enumerate(_cut(rows, counts[rows], may_start, blend)):
+            units = image_units(spool.group_hashes()[rows], spool.image_hashes()[rows], dataset.share)
+            rows, adds_images, starts_unit = rows[units.order], units.adds_images, units.starts
+        for number, part in enumerate(_cut(rows, counts[rows] * adds_images, starts_unit, blend)):
             content = xxhash.xxh3_128()
             content.update(part.astype("<i8").tobytes())
             content.update(hashes[part].astype("<u8").tobytes())
@@ -236,15 +236,15 @@ def _check_train_side(blend: Blend, sides: Mapping[str, split.Side]) -> None:
 
 
 def _cut(
-    rows: npt.NDArray[np.int64], images: npt.NDArray[np.int64], may_start: npt.NDArray[np.bool_], blend: Blend
+    rows: npt.NDArray[np.int64], images: npt.NDArray[np.int64], starts_unit: npt.NDArray[np.bool_], blend: Blend
 ) -> Iterator[npt.NDArray[np.int64]]:
     """Runs of units, each run with at most max_samples rows and max_images images; a single unit may have more.
 
-    may_start: where a unit begins: rows that stay together and show the same images, which count once.
+    images: what each row adds to the images of a run. starts_unit: where rows that stay together begin.
     """
-    starts = np.flatnonzero(may_start)
-    before = np.concatenate([[0], np.cumsum(images[starts])])
+    starts = np.flatnonzero(starts_unit)
     borders = np.append(starts, len(rows))
+    before = np.concatenate([[0], np.cumsum(images)])[borders]
     unit = 0
     while unit < len(starts):
         by_images = int(np.searchsorted(before, before[unit] + blend.shard.max_images, side="right")) - 1

@@ -11,6 +11,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Iterable
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -78,19 +79,28 @@ def share(members: Iterable[Member], tools: Tools, context: TaskContext) -> list
     return sorted(samples, key=lambda sample: (len(sample.members), sample.members[0].row))
 
 
-def image_units(
-    groups: npt.NDArray[np.uint64], images: npt.NDArray[np.uint64], most: int
-) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.bool_]]:
-    """An order of rows in which those that may share follow each other, and where a unit of them begins.
+class ImageUnits(NamedTuple):
+    """Rows of a dataset in an order in which those that may share follow each other."""
 
-    groups, images: hashes of each row's groups and images. most: rows of a unit. A shard that ends between units parts
-    no records that could share, unless more than `most` have the same groups.
+    order: npt.NDArray[np.int64]
+    starts: npt.NDArray[np.bool_]
+    """For each row in this order, whether a unit begins with it: rows that one shard holds together"""
+    adds_images: npt.NDArray[np.bool_]
+    """Whether the row shows other images than the one before it in its unit"""
+
+
+def image_units(groups: npt.NDArray[np.uint64], images: npt.NDArray[np.uint64], most: int) -> ImageUnits:
+    """Units of at most `most` rows with the same groups, those with the same images together.
+
+    groups, images: hashes of each row's groups and images. A shard that ends between units parts no records that could
+    share, unless more than `most` have the same groups.
     """
     first_of_group, first_of_images = map(_first_row, (groups, images))
     order = np.lexsort((first_of_images, first_of_group))
-    starts = np.flatnonzero(np.diff(first_of_group[order], prepend=-1))
-    in_group = np.arange(len(order)) - np.repeat(starts, np.diff(starts, append=len(order)))
-    return order, in_group % most == 0
+    group_starts = np.flatnonzero(np.diff(first_of_group[order], prepend=-1))
+    in_group = np.arange(len(order)) - np.repeat(group_starts, np.diff(group_starts, append=len(order)))
+    starts = in_group % most == 0
+    return ImageUnits(order, starts, starts | (np.diff(first_of_images[order], prepend=-1) != 0))
 
 
 def _first_row(hashes: npt.NDArray[np.uint64]) -> npt.NDArray[np.int64]:

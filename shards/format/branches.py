@@ -1,7 +1,7 @@
 """Samples of several records about the same images: a common beginning, then one branch for each record.
 
 The ids of the beginning and of a branch, one after the other, are those of its record alone. So a branch sees the
-beginning and itself, never another branch, and its positions go on from the end of the beginning.
+beginning and itself, never another branch, and its positions continue from the end of the beginning.
 
 Shapes: S stored tokens of a sample, an image counting as one.
 """

@@ -57,7 +57,7 @@ def collate(
 
 
 def _continue_positions(sample: Sample, branches: npt.NDArray[np.int32], positions: npt.NDArray[np.int64]) -> None:
-    """Let the positions of every branch go on from the end of the beginning.
+    """Let the positions of every branch continue from the end of the beginning.
 
     Raises ShardError for branch numbers that are not in order: no attention is defined for them.
     """

@@ -54,7 +54,7 @@ class BatchFields(Generic[ArrayT]):
     labels: Annotated[ArrayT, TensorField(np.int64, ("B", "T"), padding=IGNORE)]
     """the token's own id where it is trained, else -100; not shifted. The first token of a sample is never trained"""
     position_ids: Annotated[ArrayT, TensorField(np.int64, ("B", "T"), padding=0)]
-    """index of the token in its record, from 0: in a branch it goes on from the end of the common beginning"""
+    """index of the token in its record, from 0: in a branch it continues from the end of the common beginning"""
     segment_ids: Annotated[ArrayT, TensorField(np.int32, ("B", "T"), padding=0)]
     """1, 2, ... for the samples of a sequence, 0 for padding"""
     branch_ids: Annotated[ArrayT, TensorField(np.int32, ("B", "T"), padding=0)]

@@ -37,7 +37,7 @@ DOGE = {
     "num_key_value_heads": 1,
     "keep_window_size": 2,
 }
-"""A decoder with a learnt attention mask"""
+"""A decoder with a trained attention mask"""
 IMAGE_IDS = [IMAGE] * IMAGE_TOKENS
 SAMPLES = [  # one image, none, two
     [1, *IMAGE_IDS, 5, 6, 7, 8],

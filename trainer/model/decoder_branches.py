@@ -43,7 +43,7 @@ def _check(model: CausalDecoder, causal: torch.Tensor | None) -> None:
 
     A layer that mixes tokens in another way than attention does (a convolution, a state) would mix branches too.
     causal: what the decoder makes of the beginning and one branch with its own causal attention, which may add to the
-    scores what no layout knows (a bias by distance, a mask that is learnt); None if there is nothing to compare.
+    scores what no layout knows (a bias by distance, a trained mask); None if there is nothing to compare.
     """
     name, attention = type(model).__name__, MMCA if causal is None else BRANCHED_CAUSAL
     change = "choose another decoder, or build without share"

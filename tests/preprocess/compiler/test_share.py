@@ -216,7 +216,7 @@ def test_units_hold_rows_with_the_same_groups_those_with_the_same_images_togethe
 ) -> None:
     groups = np.array([group for group, _ in rows], np.uint64)
     images = np.array([4 * group + image for group, image in rows], np.uint64)
-    order, starts = image_units(groups, images, most)
+    order, starts, adds_images = image_units(groups, images, most)
     by_group: dict[int, dict[int, list[int]]] = {}
     for row, (group, image) in enumerate(rows):
         by_group.setdefault(group, {}).setdefault(image, []).append(row)
@@ -224,3 +224,12 @@ def test_units_hold_rows_with_the_same_groups_those_with_the_same_images_togethe
     expected = [group[first : first + most] for group in laid for first in range(0, len(group), most)]
     cuts = [*np.flatnonzero(starts).tolist(), len(rows)]
     assert [order[start:end].tolist() for start, end in pairwise(cuts)] == expected
+    different = [len(set(images[unit].tolist())) for unit in expected]
+    assert [int(adds_images[start:end].sum()) for start, end in pairwise(cuts)] == different
+
+
+def test_images_that_records_share_count_once_for_the_size_of_a_shard(tmp_path: Path) -> None:
+    build(question_blend(tmp_path, {0: 3, 1: 3, 2: 2, 3: 1}, shard={"max_images": 2}))
+    infos = shards.open(tmp_path / "build").manifest.datasets["mine"].shards["train"]
+    assert [info.images for info in infos] == [2, 2]
+    assert [info.branches for info in infos] == [(0, 0, 2), (1, 1)]

@@ -64,7 +64,7 @@ def test_a_sample_shows_its_beginning_once_and_under_it_each_branch_with_its_rec
         for number, branch in enumerate(branches):
             assert f"<bdi>chat/r{number}</bdi>, from <bdi>chat.jsonl</bdi>, record <bdi>r{number}</bdi>" in branch
             roles = re.findall(r'<section class="turn (\w+)"', branch)
-            assert roles == ["user", "assistant"], "a branch goes on in the turn in which the beginning ends"
+            assert roles == ["user", "assistant"], "a branch continues the turn in which the beginning ends"
             assert re.search(rf'<span class="trained">\s*Answer 0 of record {number}\.', branch)
     assert f"{RECORDS} separate samples would have" in page
     assert '<section class="branch"' not in ask("/number/0").text
