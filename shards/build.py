@@ -15,7 +15,8 @@ from pathlib import Path
 import numpy as np
 
 from shards.errors import ShardError
-from shards.format.manifest import NAME, SPLITS, Manifest, read_manifest
+from shards.format.manifest import SPLITS, Manifest
+from shards.format.manifest_file import NAME, read_manifest
 from shards.format.shard import Shard
 from shards.format.shard_info import ShardList
 from shards.format.split import SplitSamples

@@ -17,7 +17,8 @@ from pathlib import Path
 from typing import Any
 
 from shards.errors import LocationError, NetworkError, ShardError
-from shards.format.manifest import NAME, SPLITS, is_build, named_files, read_manifest
+from shards.format.manifest import SPLITS
+from shards.format.manifest_file import NAME, is_build, named_files, read_manifest
 from shards.format.shard_info import ShardInfo
 from shards.storage.remote import RemoteStore
 from shards.storage.store import LocalStore

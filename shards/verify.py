@@ -17,7 +17,8 @@ from shards.build import Build
 from shards.errors import ShardError
 from shards.format.branches import branch_problems
 from shards.format.container import END_OF_ARCHIVE, IGNORE, check_headers
-from shards.format.manifest import NAME, Manifest, is_canonical
+from shards.format.manifest import Manifest
+from shards.format.manifest_file import NAME, is_canonical
 from shards.format.shard import Sample, Shard
 from shards.storage.store import Store
 

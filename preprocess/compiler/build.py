@@ -40,8 +40,9 @@ from preprocess.images.embedded import has_embedded
 from preprocess.images.prepare import even_count
 from preprocess.images.stores import is_prepared, prepare_store
 from shards.files import partial_path
-from shards.format.manifest import NAME as MANIFEST
-from shards.format.manifest import EvaluationQuestions, is_build
+from shards.format.manifest import EvaluationQuestions
+from shards.format.manifest_file import NAME as MANIFEST
+from shards.format.manifest_file import is_build
 
 
 def run_build(

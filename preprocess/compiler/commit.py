@@ -37,16 +37,9 @@ from preprocess.errors import DataError
 from preprocess.images.stores import current_files, open_stores
 from shards import ShardInfo
 from shards.files import file_sha256, partial_path, sync_folder
-from shards.format.manifest import NAME as MANIFEST
-from shards.format.manifest import (
-    BuildConfig,
-    DatasetInfo,
-    ExtensionFacts,
-    InputFile,
-    Manifest,
-    TokenizerInfo,
-    write_manifest,
-)
+from shards.format.manifest import BuildConfig, DatasetInfo, ExtensionFacts, InputFile, Manifest, TokenizerInfo
+from shards.format.manifest_file import NAME as MANIFEST
+from shards.format.manifest_file import write_manifest
 from shards.format.shard_info import ShardList
 from shards.typed_json import from_json
 

@@ -25,7 +25,7 @@ from preprocess.images.index_cache import current_files, find_index
 from preprocess.images.stores import open_store, prepare_store
 from shards.build import open_build
 from shards.files import partial_path
-from shards.format.manifest import NAME as MANIFEST
+from shards.format.manifest_file import NAME as MANIFEST
 
 EXTENSIONS = (".jpg", ".jpeg", ".png", ".webp", ".gif", ".bmp", ".avif", ".tif", ".tiff")
 

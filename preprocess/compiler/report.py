@@ -184,7 +184,7 @@ def report_table(report: BuildReport) -> Table:
 
 def _shared(dataset: DatasetReport) -> str:
     return (
-        f"{dataset.members:,} records are in {dataset.samples:,} samples, of which {dataset.with_branches:,} have "
+        f"{dataset.members:,} records are in {dataset.samples:,} samples, {dataset.with_branches:,} of them with "
         "branches; train and eval count samples, the share of an epoch counts records"
     )
 

@@ -25,7 +25,7 @@ from preprocess.viewer.sequences import PackedSettings, SequencePager
 from preprocess.viewer.source_records import SourceRecords
 from preprocess.viewer.turns import Opener, openers_of
 from shards import ShardError
-from shards.format.manifest import NAME
+from shards.format.manifest_file import NAME
 
 _CHECK_EVERY_S = 2.0
 

@@ -24,5 +24,5 @@ class RecordCounts:
 
     def __call__(self, numbers: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
         """Branches of samples, int64 [n]; 1 of a sample without branches. numbers: as preprocess.viewer.selection."""
-        found: npt.NDArray[np.int64] = self._counts[np.searchsorted(self._ends, numbers, side="right")]
-        return found
+        counts: npt.NDArray[np.int64] = self._counts[np.searchsorted(self._ends, numbers, side="right")]
+        return counts

@@ -28,12 +28,12 @@ _SIDE = 512
 
 def images_of_record(record: Any, manifest: Manifest, dataset: str, bases: Sequence[Path]) -> tuple[PageImage, ...]:
     """At most twelve images of a record, in its order; none if it has none and names none by a text."""
-    found = list(dict.fromkeys(_named(record)))[:_MOST]
-    named = any(data is None for _, data in found)
+    images = list(dict.fromkeys(_named(record)))[:_MOST]
+    named = any(data is None for _, data in images)
     inputs = _inputs(manifest, dataset, bases) if named else None
     with TemporaryDirectory(prefix="dsvl-view-") as cache:
         store = PreviewImages(inputs.images, f"none below {inputs.root}", Path(cache)) if inputs else None
-        return tuple(_page_image(name, data, store) for name, data in found)
+        return tuple(_page_image(name, data, store) for name, data in images)
 
 
 def _page_image(name: str, data: bytes | None, store: PreviewImages | None) -> PageImage:

@@ -23,7 +23,7 @@ from preprocess.dedupe.texts import words_of
 from preprocess.errors import DataError
 from shards import Sample
 from shards.build import Build, open_build
-from shards.format.manifest import NAME as MANIFEST
+from shards.format.manifest_file import NAME as MANIFEST
 from shards.format.records import each_alone
 
 RECORD_FILES = (".jsonl", ".json")

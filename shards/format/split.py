@@ -17,7 +17,7 @@ import numpy as np
 import numpy.typing as npt
 
 from shards.errors import ShardError
-from shards.format.manifest import read_manifest
+from shards.format.manifest_file import read_manifest
 from shards.format.shard import Sample, Shard
 from shards.format.shard_info import ShardList
 from shards.storage.store import Store

@@ -14,7 +14,7 @@ import shards
 import shards.storage.remote
 from shards import ShardError
 from shards.files import file_sha256
-from shards.format.manifest import read_manifest, write_manifest
+from shards.format.manifest_file import read_manifest, write_manifest
 from shards.storage.remote import RemoteStore
 from shards.storage.store import LocalStore
 from shards.upload import check_target, plan_upload, run_upload

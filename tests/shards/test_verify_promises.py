@@ -14,7 +14,7 @@ import pytest
 
 import shards
 from shards.format.index import IndexWriter, ShardIndex, open_index
-from shards.format.manifest import read_manifest
+from shards.format.manifest_file import read_manifest
 from shards.storage.store import LocalStore
 from tests.support import handmade_builds
 from tests.support.handmade_builds import (

@@ -14,7 +14,8 @@ import numpy.typing as npt
 import shards
 from shards import Build, Sample, Shard, ShardError
 from shards.format.branches import join_branches
-from shards.format.manifest import BuildConfig, DatasetInfo, InputFile, Manifest, TokenizerInfo, write_manifest
+from shards.format.manifest import BuildConfig, DatasetInfo, InputFile, Manifest, TokenizerInfo
+from shards.format.manifest_file import write_manifest
 from shards.format.shard_info import ShardInfo, ShardList
 from shards.format.writer import ShardWriter
 from shards.typed_json import from_json

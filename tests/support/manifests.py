@@ -7,7 +7,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from shards.format.manifest import BuildFacts, BuildLimits, TokenizerInfo, manifest_hash, manifest_text
+from shards.format.manifest import BuildFacts, BuildLimits, TokenizerInfo
+from shards.format.manifest_file import manifest_hash, manifest_text
 from shards.images.geometry import Geometry
 
 

@@ -30,7 +30,8 @@ sys.path.insert(0, str(ROOT))
 
 from preprocess.images.prepare import ImagePolicy
 from shards import ShardInfo, ShardWriter
-from shards.format.manifest import BuildConfig, DatasetInfo, Manifest, TokenizerInfo, write_manifest
+from shards.format.manifest import BuildConfig, DatasetInfo, Manifest, TokenizerInfo
+from shards.format.manifest_file import write_manifest
 from shards.format.shard_info import ShardList
 from shards.typed_json import from_json
 

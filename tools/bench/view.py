@@ -30,7 +30,7 @@ from typing import Any
 from urllib.parse import urlsplit
 
 import shards
-from shards.format.manifest import write_manifest
+from shards.format.manifest_file import write_manifest
 from shards.format.shard_info import ShardList
 from shards.images.thumbnails import side_for, thumbnail
 from tests.support.browser import running_chromium

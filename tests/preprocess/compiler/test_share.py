@@ -20,6 +20,7 @@ from preprocess.compiler.share import image_units
 from preprocess.errors import ConfigError
 from tests.support.shared_builds import question_blend, records_of, samples_of
 from tests.support.small_blends import (
+    SAMPLES,
     build,
     chat_blend,
     chat_record,
@@ -44,6 +45,31 @@ def test_every_record_of_a_shared_sample_has_the_tokens_and_images_that_it_has_a
     }
     assert len(shared) == 16
     assert {record.split for record in shared.values()} == {"train", "eval"}
+
+
+def test_adapters_that_make_several_records_of_an_image_profit_and_change_no_record(tmp_path: Path) -> None:
+    adapters: dict[str, dict[str, Any]] = {
+        "vqa_v2": {},
+        "aokvqa": {},
+        "coco_caption": {},
+        "ocr_vqa": {"options": {"questions": "apart"}},
+    }
+    for folder, share in (("apart", 1), ("shared", 8)):
+        (tmp_path / folder).mkdir()
+        datasets = [
+            {"name": name, "adapter": name, "root": str(SAMPLES), "split": "train", "share": share, **more}
+            for name, more in adapters.items()
+        ]
+        build(write_blend(tmp_path / folder / "blend.yaml", datasets))
+    apart, shared = (records_of(tmp_path / folder / "build") for folder in ("apart", "shared"))
+    assert {name: record._replace(sample="") for name, record in shared.items()} == {
+        name: record._replace(sample="") for name, record in apart.items()
+    }
+    profits = {
+        name: info.samples < info.members
+        for name, info in shards.open(tmp_path / "shared/build").manifest.datasets.items()
+    }
+    assert profits == {"vqa_v2": True, "aokvqa": False, "coco_caption": True, "ocr_vqa": True}
 
 
 def test_up_to_k_records_share_a_sample_in_their_own_order(tmp_path: Path) -> None:

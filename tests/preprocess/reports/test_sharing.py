@@ -127,7 +127,7 @@ def test_the_report_of_a_build_says_which_counts_are_records(
     reports: dict[str, BuildReport] = built["reports"]
     print_report(reports["shared"])
     assert (
-        "mine: 19 records are in 8 samples, of which 7 have branches; train and eval count samples, the share of an "
+        "mine: 19 records are in 8 samples, 7 of them with branches; train and eval count samples, the share of an "
         "epoch counts records"
     ) in " ".join(capsys.readouterr().out.split())
     print_report(reports["separate"])

@@ -40,7 +40,7 @@ def rejects(tmp_path_factory: pytest.TempPathFactory) -> Rejects:
     lines[50] = '{"dataset": "alpha"'
     (folder / "rejects.jsonl").write_text("\n".join(lines) + "\n", encoding="utf-8", newline="")
     made.files = {"rejects.jsonl": file_sha256(folder / "rejects.jsonl")}
-    from shards.format.manifest import write_manifest
+    from shards.format.manifest_file import write_manifest
 
     write_manifest(folder, made.manifest(made.files))
     return Rejects(shards.open(folder))

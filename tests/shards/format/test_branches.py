@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 import shards
 from shards import ShardError
 from shards.format.branches import branches_of, join_branches
-from shards.format.manifest import manifest_hash, manifest_text
+from shards.format.manifest_file import manifest_hash, manifest_text
 from tests.support.handmade_builds import (
     IGNORE,
     IMAGE_ID,

@@ -5,16 +5,8 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
-from shards.format.manifest import (
-    BuildConfig,
-    DatasetInfo,
-    InputFile,
-    Manifest,
-    TokenizerInfo,
-    manifest_hash,
-    read_manifest,
-    write_manifest,
-)
+from shards.format.manifest import BuildConfig, DatasetInfo, InputFile, Manifest, TokenizerInfo
+from shards.format.manifest_file import manifest_hash, read_manifest, write_manifest
 from shards.format.shard_info import ShardInfo, ShardList
 from shards.storage.store import LocalStore
 from shards.typed_json import from_json, to_json

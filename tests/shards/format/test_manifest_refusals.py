@@ -13,7 +13,7 @@ import pytest
 
 import shards
 from shards import Build, ShardError
-from shards.format.manifest import manifest_text, read_manifest, write_manifest
+from shards.format.manifest_file import manifest_text, read_manifest, write_manifest
 from shards.storage.store import LocalStore
 from tests.support import handmade_builds
 from tests.support.handmade_builds import files, folder_of
