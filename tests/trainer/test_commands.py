@@ -10,7 +10,6 @@ import os
 import subprocess
 import sys
 from dataclasses import replace
-from itertools import islice
 from pathlib import Path
 
 import pytest
@@ -24,20 +23,17 @@ pytest.importorskip("pycocoevalcap")
 import shards
 import trainer
 from shards import Build
-from shards.loader import Loader
-from tests.support import evaluations, exports, model_batches, small_blends, train_runs
+from tests.support import evaluations, exports, model_batches, small_blends
 from tests.support.evaluations import ignore
-from tests.support.shared_builds import question_blend
 from tests.support.talks import PHOTOS
 from tests.support.tiny_models import SIDE
+from tests.support.trainer_commands import run_command
 from tests.support.waiting import LIMIT_S
-from trainer import cli
-from trainer.config.run import TrainConfig, load_config
+from trainer.config.run import TrainConfig
 from trainer.evaluation.dialogues import Dialogue, DialogueImage, Round, read_dialogues
 from trainer.evaluation.runner import hold_dialogues, load_images
 from trainer.export.export import export_model
 from trainer.inference.generate import Generator, Sampling
-from trainer.inference.open_model import open_model
 from trainer.model.vision_chat import VisionChatModel
 from trainer.training.assemble import assemble
 
@@ -60,26 +56,12 @@ def exported(build: Build, tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-def run(
-    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], *arguments: object
-) -> tuple[int, str, str]:
-    """`dsvl-train` in this process: exit code, stdout, stderr."""
-    monkeypatch.setattr(sys, "argv", ["dsvl-train", *map(str, arguments)])
-    code = 0
-    try:
-        cli.main()
-    except SystemExit as error:
-        code = int(error.code or 0)
-    captured = capsys.readouterr()
-    return code, captured.out, captured.err
-
-
 def test_the_command_measures_an_exported_model_and_writes_the_report(
     exported: Path, build: Build, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     few = ("--limit", 2, "--max-new-tokens", 4, "--workers", 0, "--out", tmp_path / "out")
     where = ("eval", "--model", exported, "--build", build.store.location)
-    code, out, err = run(monkeypatch, capsys, *where, *few, "--json")
+    code, out, err = run_command(monkeypatch, capsys, *where, *few, "--json")
     assert code == 0, err
     measures = json.loads(out)
     assert measures["build"] == build.manifest.hash
@@ -96,10 +78,10 @@ def test_the_command_measures_an_exported_model_and_writes_the_report(
     page = (tmp_path / "out" / "results.html").read_text(encoding="utf-8")
     assert "data:image/jpeg" in page
     assert f"<dt>held-out loss</dt><dd>{measures['loss']['all']:.4f}</dd>" in page
-    code, out, _ = run(monkeypatch, capsys, *where, "--no-answers", "--workers", 0)
+    code, out, _ = run_command(monkeypatch, capsys, *where, "--no-answers", "--workers", 0)
     assert code == 0
     assert f"held-out loss {measures['loss']['all']:.4f}" in out
-    code, out, _ = run(monkeypatch, capsys, *where, "--no-loss", *few[:4])
+    code, out, _ = run_command(monkeypatch, capsys, *where, "--no-loss", *few[:4])
     assert code == 0
     assert "vqa_accuracy" in out
     assert "loss" not in out
@@ -128,14 +110,14 @@ def test_the_command_holds_dialogues_of_a_file(
         "--prefix",
         "eval",
     ]
-    code, _, err = run(monkeypatch, capsys, *command, "--out", out)
+    code, _, err = run_command(monkeypatch, capsys, *command, "--out", out)
     assert code == 1
     assert "dialogue 'b': no file eval/x.jpg" in err
     assert not out.exists()
-    code, _, err = run(monkeypatch, capsys, *command[:5], "--images", tmp_path, "--out", out, "--leave-out")
+    code, _, err = run_command(monkeypatch, capsys, *command[:5], "--images", tmp_path, "--out", out, "--leave-out")
     assert code == 1
     assert "none of its 2 dialogues has all of its images" in err
-    code, printed, err = run(
+    code, printed, err = run_command(
         monkeypatch, capsys, *command, "--out", out, "--leave-out", "--json", "--max-new-tokens", 3
     )
     assert code == 0, err
@@ -184,7 +166,7 @@ def test_what_the_command_cannot_do_is_reported_with_the_right_exit_code(
 ) -> None:
     monkeypatch.chdir(tmp_path)
     Path("file").touch()
-    got, _, err = run(monkeypatch, capsys, "eval", "--model", exported, *arguments)
+    got, _, err = run_command(monkeypatch, capsys, "eval", "--model", exported, *arguments)
     assert message in err
     assert got == code
 
@@ -192,15 +174,15 @@ def test_what_the_command_cannot_do_is_reported_with_the_right_exit_code(
 def test_a_folder_without_a_model_and_another_build_are_reported(
     exported: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    code, _, err = run(monkeypatch, capsys, "eval", "--model", tmp_path)
+    code, _, err = run_command(monkeypatch, capsys, "eval", "--model", tmp_path)
     assert (code, "no model there" in err) == (2, True)
-    code, _, err = run(monkeypatch, capsys, "chat", "--model", tmp_path)
+    code, _, err = run_command(monkeypatch, capsys, "chat", "--model", tmp_path)
     assert (code, "no model there" in err) == (2, True)
-    code, _, err = run(monkeypatch, capsys, "chat", "--model", exported, "--top-p", "0")
+    code, _, err = run_command(monkeypatch, capsys, "chat", "--model", exported, "--top-p", "0")
     assert (code, "--top-p: got 0.0" in err) == (2, True)
     blend = small_blends.chat_blend(tmp_path, [small_blends.chat_record(1)], template="vicuna", image={"size": 64})
     other = small_blends.build(blend).path
-    code, out, err = run(monkeypatch, capsys, "eval", "--model", exported, "--build", other)
+    code, out, err = run_command(monkeypatch, capsys, "eval", "--model", exported, "--build", other)
     assert code == 2
     assert out == ""
     assert "error: template: this build was compiled with vicuna" in err
@@ -221,7 +203,7 @@ def test_a_gpu_that_is_too_small_is_reported_with_what_helps(
 
     monkeypatch.setattr(Generator, "batch", full)
     where = ("eval", "--model", exported, "--build", build.store.location)
-    code, _, err = run(monkeypatch, capsys, *where, "--no-loss", "--batch", batch)
+    code, _, err = run_command(monkeypatch, capsys, *where, "--no-loss", "--batch", batch)
     assert code == 1
     assert f"error: the GPU's memory ran out (CUDA out of memory. Tried to allocate 2.00 GiB); {advice}\n" in err
 
@@ -233,10 +215,10 @@ def test_a_run_whose_build_is_gone_names_the_option_that_says_where_it_is(
     exports.write_checkpoint(tmp_path / "run", model, replace(config, build=str(tmp_path / "gone")), build)
     out = tmp_path / "out"
     for command, options in (("eval", ()), ("chat", ()), ("export", ("--out", out))):
-        code, _, err = run(monkeypatch, capsys, command, "--model", tmp_path / "run", *options)
+        code, _, err = run_command(monkeypatch, capsys, command, "--model", tmp_path / "run", *options)
         assert (code, "if it was moved, give its new path with --build\n" in err) == (2, True), err
     again = ("--build", build.store.location, "--no-answers", "--workers", 0)
-    code, stdout, err = run(monkeypatch, capsys, "eval", "--model", tmp_path / "run", *again)
+    code, stdout, err = run_command(monkeypatch, capsys, "eval", "--model", tmp_path / "run", *again)
     assert (code, "held-out loss" in stdout) == (0, True), err
 
 
@@ -257,14 +239,14 @@ def test_eval_of_a_run_measures_on_another_build_if_that_is_given(
     assert other.manifest.hash != build.manifest.hash
     where = ("eval", "--model", tmp_path / "run", "--no-answers", "--workers", 0, "--json")
     for options, measured in (((), build), (("--build", other.store.location), other)):
-        code, stdout, err = run(monkeypatch, capsys, *where, *options)
+        code, stdout, err = run_command(monkeypatch, capsys, *where, *options)
         assert (code, json.loads(stdout)["build"]) == (0, measured.manifest.hash), err
 
 
 def test_a_build_for_chat_with_an_exported_model_is_refused(
     exported: Path, build: Build, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    code, _, err = run(monkeypatch, capsys, "chat", "--model", exported, "--build", build.store.location)
+    code, _, err = run_command(monkeypatch, capsys, "chat", "--model", exported, "--build", build.store.location)
     assert (code, "is an exported model, which needs no build; remove the option" in err) == (2, True), err
 
 
@@ -300,51 +282,3 @@ def test_piped_lines_are_answered_on_stdout_and_all_else_is_on_stderr(exported: 
     held = hold_dialogues(record, talk, load_images(record, talk), sampling, batch=1, advance=ignore)
     said = [line.strip() for line in done.stdout.decode().splitlines()]
     assert said == [round_.answer for round_ in held.dialogues[0].rounds]
-
-
-@pytest.mark.slow
-def test_a_run_a_checkpoint_and_an_export_are_measured_alike_and_as_in_training(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
-    blend = question_blend(
-        tmp_path / "data",
-        dict.fromkeys(range(9), 5),
-        image_tokens=train_runs.IMAGE_TOKENS,
-        image={"size": train_runs.SIDE},
-        limits={"max_length": 192},
-        split={"eval": 0.3},
-    )
-    build = small_blends.build(blend).path
-    config = train_runs.config_file(
-        tmp_path,
-        build,
-        model={"attention": "causal"},
-        schedule={"steps": 4},
-        evaluation={"every": 4},
-        learning_rates={"decoder": None, "lora": 1e-2},
-        lora={"decoder": {"rank": 4}},
-    )
-    train_runs.train(config)
-    out = tmp_path / "out"
-    *steps, evaluation = train_runs.journal(out)
-    assert evaluation["kind"] == "eval"
-    batches = Loader(shards.open(build), batch_size=4, max_length=192, seed=load_config(config).seed, decode="none")
-    expected = [batch.num_records for batch in islice(batches, len(steps))]
-    assert [step["records_per_second"] * step["seconds_per_step"] for step in steps] == pytest.approx(expected)
-    assert sum(expected) > 4 * len(steps), "a step has four sequences, and each of some samples several records"
-    assert not open_model(out)[0].model.expects_branches, "a run answers as its export does"
-    measured = []
-    assert run(monkeypatch, capsys, "export", "--model", out, "--out", tmp_path / "exported")[0] == 0
-    for model in (out, out / "checkpoints" / "step-00000004", tmp_path / "exported"):
-        where = ["--build", build] if model.name == "exported" else []
-        command = ["eval", "--model", model, *where, "--limit", 2, "--max-new-tokens", 3, "--workers", 0]
-        code, printed, err = run(monkeypatch, capsys, *command, "--out", tmp_path / "report", "--json")
-        assert code == 0, err
-        lines = (tmp_path / "report" / "results.jsonl").read_text(encoding="utf-8").splitlines()
-        answers = [json.loads(line)["answer"] for line in lines]
-        measured.append((json.loads(printed)["loss"], json.loads(printed)["scores"], answers))
-    assert measured[0] == measured[1]
-    assert measured[0][1:] == measured[2][1:]
-    for loss, _, _ in measured:
-        assert loss["all"] == pytest.approx(evaluation["loss"], rel=1e-4)
-        assert loss["datasets"] == pytest.approx(evaluation["datasets"], rel=1e-4)
