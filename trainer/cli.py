@@ -79,7 +79,7 @@ def run(
 @click.option("--model", required=True, type=PATH, help="A run's `out` folder, or one of its checkpoints.")
 @click.option("--out", required=True, type=PATH, help="Folder to write; must be empty or missing.")
 @click.option("--build", help="The path of the run's build, if it was moved.")
-@click.option("--init-from", help="The path of the export at model.init_from, if it was moved.")
+@click.option("--init-from", help="The path of the folder at model.init_from, if it was moved.")
 @click.option("--precision", type=click.Choice(["bf16", "fp16", "fp32"]), help="Of weights.  [default: as trained]")
 @click.option("--file-gb", default=4.0, show_default=True, type=click.FloatRange(min=0.001), help="A file's size.")
 @allow_extension

@@ -129,11 +129,14 @@ def image_processor_settings(name: str) -> dict[str, Any]:
     return dict(settings)
 
 
-def hub_file(name: str, file: str) -> str | None:
-    """The path of one file of a folder or a hub id. Raises what transformers raises if there is none."""
+def hub_file(name: str, file: str, *, required: bool = True) -> str | None:
+    """The path of one file of a folder or a hub id.
+
+    Raises what transformers raises if there is no such folder or model, or, if it is `required`, no such file.
+    """
     from transformers.utils.hub import cached_file
 
-    path: str | None = cached_file(name, file)
+    path: str | None = cached_file(name, file, _raise_exceptions_for_missing_entries=required)
     return path
 
 

@@ -79,8 +79,8 @@ class DecoderConfig:
 @config_class
 class ModelConfig:
     init_from: str | None = None
-    """A folder that dsvl-train export wrote, to begin with its model: a second stage on other data, with other parts
-    trained. It decides all parts; only attention and decoder.attn_implementation may be set next to it."""
+    """A folder that dsvl-train export wrote, or a LLaVA folder or hub id of transformers, to begin with its model. It
+    decides all parts; only attention and decoder.attn_implementation may be set next to it."""
     encoder: EncoderConfig
     """What sees."""
     projector: ProjectorConfig = field(default_factory=ProjectorConfig)

@@ -43,8 +43,8 @@ from trainer.model_io.llava import (
     llava_tensors,
     own_tensors,
     refusals,
-    without_origin,
 )
+from trainer.model_io.llava_folder import model_title, without_origin
 from trainer.model_io.load import DTYPES
 from trainer.model_io.processor import (
     PREPROCESSOR,
@@ -146,7 +146,7 @@ def export_model(
         parameters=sum(parameter.numel() for parameter in model.parameters()),
         image_tokens=model.image_tokens,
         build=build.manifest.facts(),
-        training=_training(config),
+        training=_training(config, earlier),
         step=step,
         earlier=earlier,
         extensions=model_extensions(to_tree(config.model)) if extensions is None else extensions,
@@ -278,6 +278,9 @@ def _model_tree(config: TrainConfig, model: VisionChatModel) -> dict[str, Any]:
     return to_tree(replace(portable, encoder=encoder, decoder=decoder))
 
 
-def _training(config: TrainConfig) -> dict[str, Any]:
+def _training(config: TrainConfig, earlier: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    """The config without paths of this machine. An earlier stage is in the record; a LLaVA of others is named."""
     tree = {key: value for key, value in to_tree(config).items() if key not in _LOCAL}
-    return {**tree, "model": {**tree["model"], "init_from": None}}
+    start = config.model.init_from
+    named = None if start is None or earlier else model_title(start)
+    return {**tree, "model": {**tree["model"], "init_from": named}}

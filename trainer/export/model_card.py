@@ -58,10 +58,11 @@ def _title(facts: CardFacts) -> str:
     decoder, encoder = model["decoder"], model["encoder"]
     language = decoder["name"] or decoder["preset"] or decoder["config"].get("model_type")
     vision = encoder["name"] or encoder["weights"] or encoder["kind"]
+    start = f"trained from `{model['init_from']}`, " if model["init_from"] else ""
     return (
-        f"# {facts.name}\n\nA chat model for conversations with several images: the decoder `{language}`, the encoder "
-        f"`{vision}` and a projector of kind `{model['projector']['kind']}`, {facts.image_tokens} tokens per image. "
-        f"{facts.parameters:,} parameters, stored in {facts.precision}."
+        f"# {facts.name}\n\nA chat model for conversations with several images, {start}with the decoder `{language}`, "
+        f"the encoder `{vision}` and a projector of kind `{model['projector']['kind']}`, {facts.image_tokens} tokens "
+        f"per image. {facts.parameters:,} parameters, stored in {facts.precision}."
     )
 
 
@@ -139,6 +140,7 @@ def _licence(facts: CardFacts) -> str:
     model = _origin(facts)
     datasets = [*(name for stage in facts.earlier for name in stage["build"]["datasets"]), *facts.build.datasets]
     parts = [
+        *([f"model: {model['init_from']}"] if model["init_from"] else []),
         *(f"{part}: {model[part]['name']}" for part in ("decoder", "encoder") if model[part]["name"]),
         *(f"dataset: {name}" for name in dict.fromkeys(datasets)),
     ]

@@ -23,16 +23,18 @@ def build_model(
     weights: bool = True,
     seed: int = 0,
     dtype: torch.dtype = torch.float32,
+    llava: str | None = None,
 ) -> VisionChatModel:
     """The model for the build with these facts; `weights=False` leaves all of it random.
 
-    New weights depend on `seed` alone. The caller has run `check_model`, which says what of the config does not fit the
-    build. Raises ConfigError if an encoder, projector or decoder cannot be built or loaded.
+    llava: a LLaVA folder or hub id that holds the decoder's weights. New weights depend on `seed` alone. The caller has
+    run `check_model`, which says what of the config does not fit the build. Raises ConfigError if an encoder, projector
+    or decoder cannot be built or loaded.
     """
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         decoder = build_decoder(
-            config.decoder, facts.tokenizer.num_embeddings, config.attention, weights=weights, dtype=dtype
+            config.decoder, facts.tokenizer.num_embeddings, config.attention, weights=weights, dtype=dtype, llava=llava
         )
         encoder = build_encoder(config.encoder, weights=weights)
         projector = build_projector(

@@ -41,6 +41,12 @@ PRESETS: dict[str, dict[str, Any]] = {
     "tiny_qwen3": {"model_type": "qwen3", **_TINY, "head_dim": 16, "tie_word_embeddings": True},
     "tiny_smollm3": {"model_type": "smollm3", **_TINY, "tie_word_embeddings": True},
 }
+LLAVA_DECODER = {
+    r"^(model\.)?language_model\.lm_head\.": "lm_head.",
+    r"^language_model\.model\.": "model.",
+    r"^model\.language_model\.": "model.",
+}
+"""Regex -> its replacement, from the names of LLaVA's weights, old and new, to those of its decoder alone"""
 
 
 def load_hf_config(config: DecoderConfig, tokenizer_size: int) -> HfConfig:
@@ -87,20 +93,23 @@ def build_decoder(
     *,
     weights: bool = True,
     dtype: torch.dtype = torch.float32,
+    llava: str | None = None,
 ) -> CausalDecoder:
     """A transformers model with embeddings for `tokenizer_size` tokens; `weights=False` leaves all weights random.
 
-    attention: mmca or causal. Raises ConfigError if the model cannot be loaded, or does not work with this attention.
+    attention: mmca or causal. llava: a LLaVA folder or hub id that holds the weights, instead of `config`. Raises
+    ConfigError if the model cannot be loaded, or does not work with this attention.
     """
     hf_config = load_hf_config(config, tokenizer_size)
     from transformers import AutoModelForCausalLM
 
     model: CausalDecoder
     try:
-        if weights and config.name is not None:
+        if weights and (name := llava or config.name) is not None:
             model = load_pretrained(
                 AutoModelForCausalLM,
-                config.name,
+                name,
+                **({"key_mapping": LLAVA_DECODER} if llava else {}),
                 config=hf_config,
                 dtype=dtype,
                 attn_implementation=config.attn_implementation,

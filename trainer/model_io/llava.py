@@ -15,7 +15,7 @@ from __future__ import annotations
 import copy
 import dataclasses
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from typing import Any
 
 import torch
@@ -27,8 +27,7 @@ from trainer.model.decoder_protocol import CausalDecoder
 from trainer.model.encoders.registry import Encoder
 from trainer.model.vision_chat import VisionChatModel
 from trainer.model_io.llava_encoder import num_layers, standard_encoder, tower_refusals
-
-FEATURE_LAYER = -2
+from trainer.model_io.llava_folder import FEATURE_LAYER, without_origin
 
 
 def refusals(model: VisionChatModel, config: ModelConfig) -> list[str]:
@@ -38,7 +37,7 @@ def refusals(model: VisionChatModel, config: ModelConfig) -> list[str]:
         reasons.append("its text attends to text and to images separately (MMCA)")
     if config.projector.kind != "mlp":
         reasons.append(f"its projector is {config.projector.kind}, LLaVA's is mlp")
-    reasons += _decoder_refusals(model.decoder)
+    reasons += decoder_refusals(model.decoder)
     return reasons + tower_refusals(model.encoder)
 
 
@@ -131,13 +130,8 @@ def hf_config_dict(decoder: CausalDecoder) -> dict[str, Any]:
     return without_origin(hf_config)
 
 
-def without_origin(hf_config: Mapping[str, Any]) -> dict[str, Any]:
-    """The configuration without the origin of its weights and the program that wrote it."""
-    origin = ("_name_or_path", "architectures", "dtype", "torch_dtype", "transformers_version", "auto_map")
-    return {key: value for key, value in hf_config.items() if key not in origin}
-
-
-def _decoder_refusals(decoder: CausalDecoder) -> list[str]:
+def decoder_refusals(decoder: CausalDecoder) -> list[str]:
+    """Why LLaVA's classes compute something else with this decoder, a clause each; empty if they do not."""
     reasons = []
     name = type(decoder).__name__
     if base_model_class(decoder.config) is not type(decoder.base_model):

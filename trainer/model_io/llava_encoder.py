@@ -17,8 +17,7 @@ from trainer.compat.transformers import bare
 from trainer.config.model import EncoderConfig
 from trainer.errors import TrainError
 from trainer.model.encoders.registry import Encoder, build_encoder
-
-STANDARD = ("clip_vision_model", "siglip_vision_model")
+from trainer.model_io.llava_folder import STANDARD
 
 _EXPECTED = "LLaVA's is CLIP or SigLIP (encoder.kind: hf or open_clip)"
 

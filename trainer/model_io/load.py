@@ -23,15 +23,16 @@ from shards.format.manifest import BuildFacts
 from shards.images.geometry import Geometry
 from trainer.config.extensions import extension_notes, require_consent
 from trainer.config.model import ModelConfig
-from trainer.errors import TrainError
 from trainer.model.build_model import build_model, check_model
 from trainer.model.decoder import check_decoder
 from trainer.model.vision_chat import VisionChatModel
 from trainer.model_io.llava import llava_names, own_tensors
+from trainer.model_io.llava_start import load_llava
 from trainer.model_io.record import (
     Form,
     build_facts,
     check_files,
+    is_export,
     model_config,
     read_record,
     record_extensions,
@@ -100,12 +101,14 @@ def load_model(
 
 
 def started_model(config: ModelConfig, facts: BuildFacts, *, dtype: torch.dtype) -> VisionChatModel:
-    """The model of the export at `config.init_from`, for a run on the build with these facts.
+    """The model at `config.init_from`, for a run on the build with these facts.
 
     config: filled in by trainer.checkpoint.init_from, and checked by trainer.model.build_model.check_model. Raises as
-    `load_model` does.
+    `load_model` and `load_llava` do.
     """
     folder = Path(str(config.init_from))
+    if not is_export(folder):
+        return load_llava(config, facts, dtype=dtype)
     record = read_record(folder)
     try:
         model = _filled_model(folder, record, config, facts, dtype)
@@ -135,13 +138,7 @@ def _fill(model: VisionChatModel, folder: Path, form: Form) -> None:
     weights = WeightFiles(folder)
     with torch.no_grad():
         for name, tensor in own_tensors(model):
-            stored = weights.read(names.get(name, name))
-            if stored.shape != tensor.shape:
-                raise TrainError(
-                    f"{folder}: {names.get(name, name)} is {list(stored.shape)}, expected {list(tensor.shape)}; "
-                    "export the model again"
-                )
-            tensor.copy_(stored)
+            tensor.copy_(weights.read(names.get(name, name), shape=tensor.shape))
 
 
 def _chat_tokenizer(folder: Path, facts: BuildFacts) -> ChatTokenizer:

@@ -29,8 +29,16 @@ VERSION = 1
 
 RECORD = "dsvl.json"
 
+SINGLE, INDEX = "model.safetensors", "model.safetensors.index.json"
+"""The file of weights, or the list of several, as transformers names them"""
+
 Form = Literal["llava", "dsvl"]
 """Which names the weights have: those of LLaVA in transformers, or our own."""
+
+
+def is_export(folder: str | Path) -> bool:
+    """Whether dsvl-train export wrote the folder; a LLaVA folder of others has no such record."""
+    return (Path(folder) / RECORD).exists()
 
 
 def read_record(folder: Path) -> Mapping[str, Any]:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 import os
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -18,10 +18,9 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 
 from trainer.errors import TrainError
+from trainer.model_io.record import INDEX, SINGLE
 
-SINGLE = "model.safetensors"
-INDEX = "model.safetensors.index.json"
-
+_AGAIN = "copy it again, or export the model again"
 _NAME = re.compile(r"model(-\d{5}-of-\d{5})?\.safetensors")
 
 
@@ -89,15 +88,21 @@ class WeightFiles:
     def __contains__(self, name: str) -> bool:
         return name in self._files
 
-    def read(self, name: str) -> torch.Tensor:
-        """The tensor of this name. Raises TrainError if it is missing or damaged."""
+    def names(self) -> Iterable[str]:
+        """The names of all tensors."""
+        return self._files.keys()
+
+    def read(self, name: str, *, shape: Sequence[int]) -> torch.Tensor:
+        """The tensor of this name and shape. Raises TrainError if it is missing, damaged or of another shape."""
         file = self._files.get(name)
         if file is None:
-            raise TrainError(f"{self.folder}: the weights lack {name}; export the model again")
+            raise TrainError(f"{self.folder}: the weights lack {name}; {_AGAIN}")
         try:
             tensor: torch.Tensor = self._open(file).get_tensor(name)
         except SafetensorError as error:
             raise _damaged(self.folder / file, str(error)) from None
+        if tensor.shape != torch.Size(shape):
+            raise TrainError(f"{self.folder}: {name} is {list(tensor.shape)}, expected {list(shape)}; {_AGAIN}")
         return tensor
 
     def _open(self, file: str) -> Any:  # a safe_open, whose methods are declared without types
@@ -105,9 +110,7 @@ class WeightFiles:
             try:
                 self._opened[file] = safe_open(str(self.folder / file), framework="pt")
             except FileNotFoundError:
-                raise TrainError(
-                    f"{self.folder / file}: is missing; copy it again, or export the model again"
-                ) from None
+                raise TrainError(f"{self.folder / file}: is missing; {_AGAIN}") from None
             except (OSError, SafetensorError) as error:
                 raise _damaged(self.folder / file, str(error)) from None
         return self._opened[file]
@@ -125,4 +128,4 @@ def _read_index(path: Path) -> dict[str, str]:
 
 
 def _damaged(path: Path, why: str) -> TrainError:
-    return TrainError(f"{path}: is damaged ({why}); copy it again, or export the model again")
+    return TrainError(f"{path}: is damaged ({why}); {_AGAIN}")

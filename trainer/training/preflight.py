@@ -9,7 +9,7 @@ import shards
 from dst.errors import ConfigError, TemplateError
 from dst.template import load_template
 from shards import Build, Manifest, ShardError
-from trainer.checkpoint.init_from import check_start, with_start
+from trainer.checkpoint.init_from import check_start, llava_start, with_start
 from trainer.config.run import TrainConfig, check_ranks, config_from, read_tree, sequence_length
 
 
@@ -25,7 +25,7 @@ def prepare(
 
     world_size: None if it is unknown. loads_model: False for a process that only launches others. Those check the model
     themselves, so this process checks it, which takes heavy imports, only if there are other problems to report.
-    allow_extensions: those that the export at model.init_from may name; the file itself may name any.
+    allow_extensions: those that an export at model.init_from may name; the file itself may name any.
     """
     tree = read_tree(path, settings)
     try:
@@ -93,7 +93,7 @@ def _check(config: TrainConfig, build: Build, world_size: int | None, *, loads_m
         from trainer.model.decoder_tokenizer import check_tokenizer
 
         problems += check_model(config.model, manifest.facts())
-        problems += check_tokenizer(config.model.decoder, build.tokenizer_folder())
+        problems += check_tokenizer(config.model.decoder, build.tokenizer_folder(), llava=llava_start(config.model))
     return problems
 
 

@@ -106,7 +106,9 @@ class _Run:
             **({EXTENSIONS: extensions[0]} if extensions[0] else {}),
         }
         self.notes = (
-            extension_notes(self.tree["model"], checkpoint.extensions) if checkpoint else start_notes(config.model)
+            extension_notes(self.tree["model"], checkpoint.extensions)
+            if checkpoint
+            else start_notes(config.model, build.manifest)
         )
         if checkpoint is not None:
             load_weights(assembled.model, checkpoint)

@@ -39,6 +39,7 @@ from trainer.training.preflight import prepare
 one_thread = pytest.fixture(scope="module", autouse=True)(model_batches.on_one_thread)
 
 MMCA = {"encoder": {"kind": "tiny", "config": {"image_size": exports.SIDE, "patch_size": 16}}, "attention": "mmca"}
+EXPECTED = "expected a folder that dsvl-train export wrote, or a LLaVA folder of transformers, or its id on the hub"
 CAUSAL = {"encoder": {"kind": "open_clip", "config": OPEN_CLIP}, "decoder": {"preset": "tiny_qwen2"}}
 
 
@@ -135,9 +136,9 @@ def test_parts_that_are_others_than_the_exports_are_refused(build: Build, first:
     with pytest.raises(ConfigError) as caught:
         prepare(second_stage(tmp_path, build.store.location, first, model=parts), (), 1, loads_model=True)
     assert sorted(caught.value.problems) == [
-        "train.yaml: model.decoder.preset: got 'tiny_qwen2', but the export at model.init_from has nothing; remove it",
-        "train.yaml: model.encoder.kind: got 'hf', but the export at model.init_from has 'tiny'; remove it",
-        "train.yaml: model.projector: got 'mlp', but the export at model.init_from defines it; remove it",
+        "train.yaml: model.decoder.preset: got 'tiny_qwen2', but the model at model.init_from has nothing; remove it",
+        "train.yaml: model.encoder.kind: got 'hf', but the model at model.init_from has 'tiny'; remove it",
+        "train.yaml: model.projector: got 'mlp', but the model at model.init_from defines it; remove it",
     ]
 
 
@@ -149,8 +150,8 @@ def test_parts_that_are_others_than_the_exports_are_refused(build: Build, first:
             {"decoder": {"attn_implementatoin": "eager"}},
             "model.decoder.attn_implementatoin: unknown key; did you mean attn_implementation?",
         ),
-        ({"init_from": 3}, "model.init_from: got 3; expected a folder that dsvl-train export wrote"),
-        ({"init_from": ""}, "model.init_from: got ''; expected a folder that dsvl-train export wrote"),
+        ({"init_from": 3}, "model.init_from: got 3; " + EXPECTED),
+        ({"init_from": ""}, "model.init_from: got ''; " + EXPECTED),
     ],
 )
 def test_typing_errors_next_to_init_from_are_reported_as_everywhere(
@@ -192,8 +193,7 @@ def test_a_start_that_is_not_an_export_says_how_to_make_one(build: Build, tmp_pa
     with pytest.raises(ConfigError) as caught:
         prepare(path, (), 1, loads_model=True)
     start, order = caught.value.problems
-    assert start.startswith("train.yaml: model.init_from: ")
-    assert start.endswith("no exported model there: it has no dsvl.json; make one with dsvl-train export")
+    assert start == f"train.yaml: model.init_from: {tmp_path / 'run'}: no such folder; {EXPECTED}"
     assert order.startswith("build: ")
 
 
@@ -284,10 +284,10 @@ def test_both_stages_train_and_the_last_export_names_all_of_them(tmp_path: Path)
     assert (tmp_path / "again/dsvl.json").read_bytes() == (tmp_path / "second/dsvl.json").read_bytes()
     train_runs.train(two, f"model.init_from={tmp_path / 'moved'}", "schedule.steps=5", "schedule.kind=constant")
     shutil.copytree(tmp_path / "second", tmp_path / "first")
-    with pytest.raises(ConfigError, match=r"model\.init_from: .*first is not the export that the run began with"):
+    with pytest.raises(ConfigError, match=r"model\.init_from: .*first is not the model that the run began with"):
         export(tmp_path / "two/out/checkpoints/step-00000004", tmp_path / "third")
     refused = train_runs.train(two, "schedule.steps=6", "schedule.kind=constant", code=2).output
-    assert "first is not the export that the run began with; restore that folder, or give its new path" in refused
+    assert "first is not the model that the run began with; restore that folder, or give its new path" in refused
 
 
 def test_export_refuses_a_start_for_a_run_that_has_none(build: Build, tmp_path: Path) -> None:

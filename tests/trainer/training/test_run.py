@@ -14,12 +14,15 @@ from typing import Any
 
 import pytest
 import torch
+from deepspeed.accelerator import get_accelerator
 from torch.distributed import TCPStore  # type: ignore[attr-defined]
 
 from dst.errors import ConfigError
 from tests.support import train_runs
 from tests.support.train_runs import config_file, folders, journal, losses, start, train
 from trainer.checkpoint.discovery import find_together
+from trainer.config.run import load_config
+from trainer.distributed.deepspeed_engine import check_device
 from trainer.distributed.ranks import Ranks, check_devices, reserved_port
 
 STEPS = 9
@@ -129,12 +132,19 @@ def test_what_the_device_cannot_do_is_reported_at_once(build: Path, tmp_path: Pa
     decoder = {"preset": "tiny_llama", "attn_implementation": "flex_attention"}
     encoder = {"kind": "tiny", "config": {"image_size": train_runs.SIDE, "patch_size": 16}}
     model = {"encoder": encoder, "decoder": decoder, "attention": "causal"}
-    done = train(config_file(tmp_path, build, model=model, precision="fp16"), code=2)
-    assert "error: precision: cpu cannot train in fp16; expected bf16 or fp32\n" in done.output
+    done = train(config_file(tmp_path, build, model=model), code=2)
     assert (
         "error: model.decoder.attn_implementation: flex_attention has no backward pass on a CPU; expected sdpa\n"
         in done.output
     )
+
+
+def test_a_precision_that_the_device_lacks_is_reported(
+    build: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(get_accelerator(), "is_fp16_supported", lambda: False)  # recent CPUs support it
+    config = load_config(config_file(tmp_path, build, precision="fp16"))
+    assert check_device(config) == ["precision: cpu cannot train in fp16; expected bf16 or fp32"]
 
 
 @pytest.mark.parametrize("name", ["LOCAL_WORLD_SIZE", "LOCAL_SIZE"])

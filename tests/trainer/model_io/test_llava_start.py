@@ -1,0 +1,309 @@
+"""A run begins with a LLaVA folder of others: same logits, trained, resumed, exported as a LLaVA again."""
+
+# ruff: noqa: E402 - torch and transformers may be missing
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+pytest.importorskip("torch")
+import trainer.compat  # before transformers, which looks for torchvision
+
+transformers: Any = pytest.importorskip("transformers")
+pytest.importorskip("peft")
+pytest.importorskip("open_clip")
+
+import torch
+
+from dst.errors import ConfigError
+from shards import Build
+from tests.support import exports, llava_folders, model_batches, small_blends, train_runs
+from tests.support.llava_folders import CLIP, LLAMA, SIGLIP, write_llava
+from trainer.config.run import TrainConfig
+from trainer.export.export import export
+from trainer.model.vision_chat import VisionChatModel
+from trainer.training.assemble import assemble
+from trainer.training.preflight import prepare
+
+one_thread = pytest.fixture(scope="module", autouse=True)(model_batches.on_one_thread)
+build_of = pytest.fixture(scope="module")(exports.builds)
+
+QWEN = {**LLAMA, "model_type": "qwen2", "tie_word_embeddings": True}
+GEMMA = {**LLAMA, "model_type": "gemma", "head_dim": 8}
+MIXTRAL = {**LLAMA, "model_type": "mixtral", "num_local_experts": 4}
+FULL = {"vision_feature_select_strategy": "full", "vision_feature_layer": -1}
+
+
+def config_file(folder: Path, build: Build, start: Path | str, **settings: Any) -> Path:
+    tree = {
+        "build": build.store.location,
+        "out": str(folder / "out"),
+        "precision": "fp32",
+        "model": {"init_from": str(start), **settings.pop("model", {})},
+        "learning_rates": {"projector": 1e-3},
+        "batch": {"global_batch_size": 2, "micro_batch_size": 1, "workers": 0},
+        "schedule": {"steps": 2, "kind": "constant"},
+        "logging": {"every": 1, "tensorboard": False},
+        "checkpoints": {"every": 1},
+        **settings,
+    }
+    folder.mkdir(exist_ok=True, parents=True)
+    (folder / "train.yaml").write_text(yaml.safe_dump(tree), encoding="utf-8")
+    return folder / "train.yaml"
+
+
+def started(folder: Path, build: Build, start: Path | str, **settings: Any) -> tuple[TrainConfig, VisionChatModel]:
+    config, opened = prepare(config_file(folder, build, start, **settings), (), 1, loads_model=True)
+    return config, assemble(config, opened.manifest.facts()).model.eval()
+
+
+def refusal(folder: Path, build: Build, start: Path | str, **settings: Any) -> str:
+    with pytest.raises(ConfigError) as caught:
+        prepare(config_file(folder, build, start, **settings), (), 1, loads_model=True)
+    (problem,) = caught.value.problems
+    return problem
+
+
+def edited(start: Path, file: str = "config.json", **settings: Any) -> Path:
+    """The folder, after a change of one of its files; None removes a key."""
+    tree = {**json.loads((start / file).read_text()), **settings}
+    kept = {key: value for key, value in tree.items() if value is not None}
+    (start / file).write_text(json.dumps(kept), encoding="utf-8")
+    return start
+
+
+@pytest.fixture(scope="module")
+def llava(build_of: exports.MakeBuild, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("llava") / "llava-tiny-hf"
+    write_llava(folder, build_of())
+    return folder
+
+
+@pytest.mark.parametrize(
+    ("parts", "image"),
+    [
+        ({}, {}),
+        ({"names": "published"}, {}),
+        ({"names": "of the module"}, {}),
+        ({"max_shard_size": "30KB", "spare_rows": 60}, {}),
+        ({"text": QWEN, "vision_feature_layer": 1}, {}),
+        ({"text": QWEN, "vision": SIGLIP, **FULL}, {"fit": "squash"}),
+        ({"text": GEMMA, "names": "published"}, {}),
+        ({"text": MIXTRAL, "max_shard_size": "30KB"}, {}),
+        ({"vision_feature_select_strategy": "full"}, {"image_tokens": 5}),
+    ],
+    ids=[
+        "llama",
+        "names as published",
+        "names as in memory",
+        "sharded, spare rows",
+        "tied, first layer",
+        "SigLIP's last layer",
+        "gemma",
+        "experts",
+        "class token",
+    ],
+)
+def test_a_run_begins_with_the_logits_that_transformers_gives(
+    parts: dict[str, Any], image: dict[str, Any], build_of: exports.MakeBuild, tmp_path: Path
+) -> None:
+    build = build_of(**image)
+    original = write_llava(tmp_path / "llava", build, **parts)
+
+    config, model = started(tmp_path, build, tmp_path / "llava", lora={"decoder": {"rank": 2}})
+
+    assert config.model.attention == "causal"
+    images = exports.sample_images()
+    ids = exports.expanded(model, exports.chat_of(build))
+    inputs = exports.processed(tmp_path / "llava", images, backend="pil") if not image else None
+    pixels = exports.pixels_of(images, build)
+    mean, std = (torch.tensor(values)[:, None, None] for values in (model.encoder.mean, model.encoder.std))
+    with torch.no_grad():
+        expected = original(input_ids=ids, pixel_values=(pixels / 255 - mean) / std).logits
+    actual = exports.logits_of(model, ids, pixels)
+    assert (actual[..., : expected.shape[2]] - expected).abs().max() < 1e-4
+    others = exports.logits_of(model, ids, pixels.flip(0))
+    assert (actual - others).abs().max() > 0.01, "the images must matter"
+    if inputs is not None:  # the processor next to the weights says how pixels are normalised
+        with torch.no_grad():
+            assert (original(**inputs).logits - expected).abs().max() < 1e-4
+
+
+def test_it_trains_resumes_and_comes_back_as_a_llava_folder(
+    build_of: exports.MakeBuild, llava: Path, tmp_path: Path
+) -> None:
+    build = build_of()
+    start = shutil.copytree(llava, tmp_path / "llava-tiny-hf")
+    path = config_file(tmp_path / "run", build, start, lora={"decoder": {"rank": 2}})
+    train_runs.train(path, "schedule.steps=1")
+    train_runs.train(path)
+    out = tmp_path / "run/out"
+    assert len(train_runs.losses(out)) == 2
+
+    export(out, tmp_path / "exported")
+    trained = exports.llava(tmp_path / "exported")
+    before = dict(exports.llava(start).named_parameters())
+    changed = {
+        name for name, weight in trained.named_parameters() if name in before and not _equal(weight, before[name])
+    }
+    assert "model.multi_modal_projector.linear_1.weight" in changed
+    unread = ("encoder.layers.2.", "vision_tower.encoder.layers.2.", "post_layernorm")  # LLaVA reads layer -2
+    moved = {name for name in changed if not any(part in name for part in unread)}
+    assert moved
+    assert all("projector" in name or ("language_model" in name and "_proj." in name) for name in moved)
+    card = (tmp_path / "exported/README.md").read_text()
+    assert "- model: llava-tiny-hf: (its licence)" in card
+    assert str(tmp_path) not in card + (tmp_path / "exported/dsvl.json").read_text()
+
+    start.rename(tmp_path / "moved")
+    with pytest.raises(ConfigError, match=r"model\.init_from: .*llava-tiny-hf"):
+        export(out, tmp_path / "again")
+    export(out, tmp_path / "again", init_from=str(tmp_path / "moved"))
+    assert exports.tensors_in(tmp_path / "again").keys() == exports.tensors_in(tmp_path / "exported").keys()
+    edited(tmp_path / "moved", image_seq_length=7)
+    with pytest.raises(ConfigError, match="moved is not the model that the run began with; restore that folder"):
+        export(out, tmp_path / "third", init_from=str(tmp_path / "moved"))
+
+
+def _equal(one: torch.Tensor, other: torch.Tensor) -> bool:
+    return one.shape == other.shape and bool(torch.equal(one, other))
+
+
+def test_mmca_may_be_trained_on_a_llava(build_of: exports.MakeBuild, llava: Path, tmp_path: Path) -> None:
+    config, model = started(tmp_path, build_of(), llava, model={"attention": "mmca"})
+    assert config.model.attention == model.attention == "mmca"
+
+
+def test_an_id_of_the_hub_is_read_from_its_cache(
+    build_of: exports.MakeBuild, llava: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    cache = tmp_path / "cache/models--somebody--llava-tiny-hf"
+    shutil.copytree(llava, cache / "snapshots/0123")
+    (cache / "refs").mkdir()
+    (cache / "refs/main").write_text("0123")
+    hub: Any = pytest.importorskip("huggingface_hub")
+    monkeypatch.setattr(hub.constants, "HF_HUB_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setattr("transformers.utils.hub.constants.HF_HUB_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setattr(hub.constants, "HF_HUB_OFFLINE", True)
+    config, model = started(tmp_path, build_of(), "somebody/llava-tiny-hf")
+    assert config.model.init_from == "somebody/llava-tiny-hf"
+    _, local = started(tmp_path / "local", build_of(), llava)
+    for (name, tensor), other in zip(model.state_dict().items(), local.state_dict().values(), strict=True):
+        assert torch.equal(tensor, other), name
+
+
+def test_a_folder_in_the_form_of_transformers_5_keeps_its_processor_in_one_file(
+    build_of: exports.MakeBuild, llava: Path, tmp_path: Path
+) -> None:
+    start = shutil.copytree(llava, tmp_path / "llava")
+    (start / "preprocessor_config.json").unlink()
+    processor = {"processor_class": "LlavaProcessor", "image_processor": llava_folders.CLIP_PROCESSOR}
+    (start / "processor_config.json").write_text(json.dumps(processor))
+    config, _ = started(tmp_path, build_of(), start)
+    assert config.model.encoder.mean == (0.48, 0.45, 0.4)
+
+
+def test_images_that_the_model_saw_otherwise_are_noted_at_the_start(
+    build_of: exports.MakeBuild, llava: Path, tmp_path: Path
+) -> None:
+    path = config_file(tmp_path, build_of(fit="squash"), llava)
+    output = train_runs.train(path, "schedule.steps=1").output
+    assert (
+        f"note: model.init_from: {llava} was trained on images with fit: crop, interpolation: bicubic; this build has "
+        "fit: squash, interpolation: bicubic; for the same pixels rebuild with image: {fit: crop, interpolation: "
+        "bicubic}" in output
+    )
+    same = train_runs.train(config_file(tmp_path / "same", build_of(fit="crop"), llava), "schedule.steps=1").output
+    assert "note:" not in same
+
+
+@pytest.mark.parametrize(
+    ("settings", "problem"),
+    [
+        (
+            {"model_type": "llava_next"},
+            "is a llava_next model: LLaVA-NeXT, which cuts images into tiles; expected llava",
+        ),
+        (
+            {"model_type": "qwen2_5_vl"},
+            "is a qwen2_5_vl model, another family of vision-language models; expected llava",
+        ),
+        ({"mm_vision_tower": "openai/clip"}, "is a model of LLaVA's own repository, whose files have other names"),
+        (
+            {"model_type": "llama", "vision_config": None},
+            "is a llama, a language model alone; set model.decoder.name and model.encoder instead",
+        ),
+        ({"vision_config": {**CLIP, "model_type": "dinov2"}}, "its vision tower is a dinov2; expected one of clip"),
+        ({"vision_feature_layer": [-2, -1]}, "its vision_feature_layer is [-2, -1]; expected one layer, such as -2"),
+        ({"projector_hidden_act": "silu"}, "its projector_hidden_act is 'silu'; expected 'gelu', as in LLaVA-1.5"),
+        ({"text_config": None}, "its config.json lacks vision_config or text_config"),
+        ({"vision_config": SIGLIP}, "its vision_feature_select_strategy is 'default', which drops the first patch"),
+    ],
+)
+def test_what_is_not_a_llava_is_refused_by_name(
+    settings: dict[str, Any], problem: str, build_of: exports.MakeBuild, llava: Path, tmp_path: Path
+) -> None:
+    start = edited(shutil.copytree(llava, tmp_path / "llava"), **settings)
+    assert problem in refusal(tmp_path, build_of(), start)
+
+
+def test_damaged_and_incomplete_folders_are_refused_in_one_line(
+    build_of: exports.MakeBuild, llava: Path, tmp_path: Path
+) -> None:
+    def copy(name: str) -> Path:
+        return shutil.copytree(llava, tmp_path / name)
+
+    (copy("no weights") / "model.safetensors").unlink()
+    assert "has no weights as safetensors" in refusal(tmp_path, build_of(), tmp_path / "no weights")
+    (copy("no config") / "config.json").unlink()
+    assert "no config: has no config.json; expected a folder that" in refusal(
+        tmp_path, build_of(), tmp_path / "no config"
+    )
+    (copy("cut config") / "config.json").write_text('{"model_type": ')
+    assert "its config.json is not JSON" in refusal(tmp_path, build_of(), tmp_path / "cut config")
+    edited(copy("grey"), "preprocessor_config.json", image_mean=[0.5])
+    assert "image processor's image_mean is [0.5]; expected three numbers" in refusal(
+        tmp_path, build_of(), tmp_path / "grey"
+    )
+    from safetensors.torch import save_file
+
+    tensors = exports.tensors_in(copy("no projector"))
+    for lost in [name for name in tensors if "multi_modal_projector.linear_2" in name]:
+        del tensors[lost]
+    save_file(tensors, tmp_path / "no projector/model.safetensors", metadata={"format": "pt"})
+    with pytest.raises(trainer.errors.TrainError, match=r"the weights lack multi_modal_projector\.linear_2\.weight"):
+        started(tmp_path, build_of(), tmp_path / "no projector")
+
+
+def test_a_build_of_another_tokenizer_is_refused(build_of: exports.MakeBuild, llava: Path, tmp_path: Path) -> None:
+    start = shutil.copytree(llava, tmp_path / "llava")
+    tokenizer = json.loads((start / "tokenizer.json").read_text())
+    vocabulary = tokenizer["model"]["vocab"]
+    token_a, token_b = [token for token in vocabulary if len(token) == 1][:2]
+    vocabulary[token_a], vocabulary[token_b] = vocabulary[token_b], vocabulary[token_a]
+    (start / "tokenizer.json").write_text(json.dumps(tokenizer))
+    assert f"rebuild with tokenizer: {start}, or choose the model of that tokenizer" in refusal(
+        tmp_path, build_of(), start
+    )
+
+
+def test_a_build_takes_the_tokenizer_of_the_folder(llava: Path, tmp_path: Path) -> None:
+    blend = small_blends.chat_blend(
+        tmp_path,
+        [small_blends.chat_record(number) for number in range(4)],
+        tokenizer=str(llava),
+        image_tokens=4,
+        limits={"max_length": 256},
+        image={"size": exports.SIDE, "store": "resized"},
+    )
+    import shards
+
+    build = shards.open(small_blends.build(blend).path)
+    config, _ = started(tmp_path, build, llava)
+    assert config.model.init_from == str(llava)
