@@ -7,6 +7,7 @@ from typing import Any
 
 from trainer.checkpoint.init_from import other_start
 from trainer.checkpoint.reader import Checkpoint
+from trainer.config.run import config_from, to_tree
 
 _IGNORED = ("build", "out", "expect", "checkpoints", "logging", "evaluation")
 """Sections of the config that no optimizer step depends on"""
@@ -26,8 +27,9 @@ def resume_problems(checkpoint: Checkpoint, config: Mapping[str, Any], manifest_
     config: the run's, as trainer.config.run.to_tree makes it. manifest_hash: of the run's build.
     """
     problems = []
+    recorded = _with_defaults(checkpoint)
     for section in _MUST_MATCH:
-        for path, before, now in _differences(checkpoint.config.get(section), config.get(section), section):
+        for path, before, now in _differences(recorded.get(section), config.get(section), section):
             if path in _LEARNING_RATES | _MAY_DIFFER and before is not None and now is not None:
                 continue
             problems.append(
@@ -45,11 +47,17 @@ def resume_problems(checkpoint: Checkpoint, config: Mapping[str, Any], manifest_
 
 def changed_settings(checkpoint: Checkpoint, config: Mapping[str, Any]) -> list[str]:
     """What of a run's config differs from the checkpoint's and changes its steps: `batch.global_batch_size 4 to 8`."""
+    recorded = _with_defaults(checkpoint)
     sections = [name for name in config if name not in _IGNORED]
     differences = (
-        difference for name in sections for difference in _differences(checkpoint.config.get(name), config[name], name)
+        difference for name in sections for difference in _differences(recorded.get(name), config[name], name)
     )
     return [f"{path} {before!r} to {now!r}" for path, before, now in differences if path not in _MAY_DIFFER]
+
+
+def _with_defaults(checkpoint: Checkpoint) -> dict[str, Any]:
+    """The checkpoint's config; settings that are newer than the checkpoint have their defaults."""
+    return to_tree(config_from(checkpoint.config, str(checkpoint.folder)))
 
 
 def _differences(before: object, now: object, path: str) -> Iterator[tuple[str, object, object]]:

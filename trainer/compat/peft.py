@@ -8,23 +8,41 @@ merging      adapted layers are merged and replaced one by one, as peft's own `m
 from __future__ import annotations
 
 import re
+import warnings
 from collections.abc import Sequence
 from typing import Any
 
 from torch import nn
 
+_INITS: dict[str, Any] = {"kaiming": True, "gaussian": "gaussian", "orthogonal": "orthogonal"}
 
-def inject(root: nn.Module, names: Sequence[str], *, rank: int, alpha: float, dropout: float) -> None:
+
+def inject(
+    root: nn.Module,
+    names: Sequence[str],
+    *,
+    rank: int,
+    alpha: float,
+    dropout: float,
+    rslora: bool,
+    dora: bool,
+    init: str,
+) -> None:
     """Adapt exactly the layers with these names, in place. Raises ValueError if peft cannot adapt one of them."""
     import peft
 
     settings = peft.LoraConfig(
         r=rank,
-        lora_alpha=alpha,  # may be no integer: peft only divides it by the rank
+        lora_alpha=alpha,  # may be no integer: peft only divides it by the rank or its root
         lora_dropout=dropout,
+        use_rslora=rslora,
+        use_dora=dora,
+        init_lora_weights=_INITS[init],
         target_modules="|".join(map(re.escape, names)),
     )
-    peft.inject_adapter_in_model(settings, root)
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "fan_in_fan_out is set to", UserWarning)  # it looks at each layer itself
+        peft.inject_adapter_in_model(settings, root)
 
 
 def adapted_layers(root: nn.Module) -> dict[str, Any]:

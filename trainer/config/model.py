@@ -101,6 +101,15 @@ class LoraConfig:
     """Share of an adapter's inputs dropped in training."""
     target_modules: Name | Annotated[tuple[Name, ...], MinLen(1)] = "all-linear"
     """all-linear, a list of module names or their last parts ([q_proj, v_proj]), or a regex of whole names."""
+    rslora: bool = False
+    """Scale the update by alpha / sqrt(rank) instead (rsLoRA), so that a high rank does not shrink it."""
+    dora: bool = False
+    """Train the magnitude of every output apart from its direction (DoRA): closer to full training, slower."""
+    init: Literal["kaiming", "gaussian", "orthogonal"] = "kaiming"
+    """How adapters begin; each begins as no change. orthogonal needs an even rank."""
+    modules_to_save: tuple[Name, ...] = ()
+    """Modules trained in full next to the adapters, with learning_rates.lora; module names or their last parts
+    ([embed_tokens, lm_head])."""
 
 
 @config_class
@@ -114,7 +123,7 @@ class LearningRates:
     decoder: Rate | None = None
     """Learning rate of everything else in the decoder; 2e-5 is usual for full training."""
     lora: Rate = 2e-4
-    """Learning rate of the LoRA adapters."""
+    """Learning rate of the LoRA adapters, and of lora's modules_to_save."""
 
 
 @config_class
@@ -132,13 +141,20 @@ def check_model_values(config: ModelConfig) -> list[str]:
 
 def check_trained(rates: LearningRates, adapters: LoraAdapters) -> list[str]:
     """What is wrong between `learning_rates` and `lora`, one line each."""
+    problems = [*_check_lora(adapters.decoder, "lora.decoder"), *_check_lora(adapters.encoder, "lora.encoder")]
     trained = (rates.encoder, rates.projector, rates.embeddings, rates.decoder)
     if any(rate is not None for rate in trained) or adapters.decoder is not None or adapters.encoder is not None:
-        return []
+        return problems
     return [
         "learning_rates: nothing is trained; set a learning rate for projector, decoder, embeddings or encoder, or add "
         "adapters with lora: {decoder: {}}"
     ]
+
+
+def _check_lora(lora: LoraConfig | None, where: str) -> list[str]:
+    if lora is None or lora.init != "orthogonal" or lora.rank % 2 == 0:
+        return []
+    return [f"{where}.rank: got {lora.rank}; expected an even rank, since init is orthogonal"]
 
 
 def _check_encoder(encoder: EncoderConfig) -> list[str]:

@@ -1,13 +1,14 @@
 """LoRA adapters of peft, in place: the model stays the same module; linear layers are replaced by adapted ones.
 
 The rule: a target that matches no layer is an error, which names the nearest. Parameters of adapters have `lora_` in
-their names. trainer.model.param_groups decides which parameters are trained.
+their names. Modules trained in full next to them (`modules_to_save`) stay the modules they are, so tied weights stay
+tied; the model lists their parameters. trainer.model.param_groups decides which parameters are trained.
 """
 
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 
 from torch import nn
 
@@ -24,42 +25,62 @@ ALL_LINEAR = "all-linear"
 def add_adapters(model: VisionChatModel, adapters: LoraAdapters) -> None:
     """Add the adapters that `lora` configures. Raises ConfigError with all targets that match nothing."""
     problems = []
-    for root, lora, where in (
-        (model.get_submodule("decoder"), adapters.decoder, "lora.decoder"),
-        (model.get_submodule("encoder.tower"), adapters.encoder, "lora.encoder"),
+    for path, lora, where in (
+        ("decoder", adapters.decoder, "lora.decoder"),
+        ("encoder.tower", adapters.encoder, "lora.encoder"),
     ):
         if lora is not None:
+            root = model.get_submodule(path)
             try:
-                add_lora(root, lora, where=where)
+                saved = find_saved(root, lora.modules_to_save, where=where)
+                add_lora(root, lora, where=where, saved=saved)
+                model.modules_to_save += tuple(f"{path}.{name}" for name in saved)
             except ConfigError as error:
                 problems += error.problems
     if problems:
         raise ConfigError(problems)
 
 
-def add_lora(root: nn.Module, config: LoraConfig, *, where: str) -> list[str]:
-    """Adapt layers of `root` and return their names. where: what problems begin with. Raises ConfigError."""
-    names = find_targets(root, config.target_modules, where=where)
+def add_lora(root: nn.Module, config: LoraConfig, *, where: str, saved: Collection[str] = ()) -> list[str]:
+    """Adapt layers of `root` and return their names. where: what problems begin with. Raises ConfigError.
+
+    saved: names of modules that are trained in full; nothing in them is adapted.
+    """
+    names = find_targets(root, config.target_modules, where=where, saved=saved)
     try:
-        inject(root, names, rank=config.rank, alpha=config.alpha, dropout=config.dropout)
+        inject(
+            root,
+            names,
+            rank=config.rank,
+            alpha=config.alpha,
+            dropout=config.dropout,
+            rslora=config.rslora,
+            dora=config.dora,
+            init=config.init,
+        )
     except ValueError as error:
         raise ConfigError([f"{where}: peft refuses it: {' '.join(str(error).split())}"]) from error
     return names
 
 
-def find_targets(root: nn.Module, targets: str | Sequence[str], *, where: str) -> list[str]:
-    """Names of the layers that `targets` selects.
+def find_targets(
+    root: nn.Module, targets: str | Sequence[str], *, where: str, saved: Collection[str] = ()
+) -> list[str]:
+    """Names of the layers that `targets` selects, without those in the modules `saved`.
 
     Attention blocks of torch hold their matrices themselves, so such a block is adapted as a whole if it is named.
     all-linear selects neither these blocks nor the output head. Raises ConfigError.
     """
     layers, inside = _layers(root)
+    for name in [name for name in layers if any(f"{name}.".startswith(f"{each}.") for each in saved)]:
+        del layers[name]
     if targets == ALL_LINEAR:
         head = getattr(root, "get_output_embeddings", lambda: None)()
         linear = [name for name, module in layers.items() if isinstance(module, linear_types()) and module is not head]
         if not linear:
             raise ConfigError([f"{where}.target_modules: all-linear matches nothing, there are no linear layers"])
         return linear
+    outside = " outside of modules_to_save" if saved else ""
     problems: list[str] = []
     chosen: dict[str, None] = {}
     for target in [targets] if isinstance(targets, str) else targets:
@@ -70,8 +91,27 @@ def find_targets(root: nn.Module, targets: str | Sequence[str], *, where: str) -
         chosen.update(dict.fromkeys(matches))
         if not matches:
             problems.append(
-                f"{where}.target_modules: {target!r} matches no linear layer{_hint(target, layers, inside)}"
+                f"{where}.target_modules: {target!r} matches no linear layer{outside}{_hint(target, layers, inside)}"
             )
+    if problems:
+        raise ConfigError(problems)
+    return list(chosen)
+
+
+def find_saved(root: nn.Module, names: Sequence[str], *, where: str) -> list[str]:
+    """Names of the modules that `names` selects by their names or last parts. Raises ConfigError."""
+    modules = {
+        name: module for name, module in root.named_modules() if name and next(module.parameters(), None) is not None
+    }
+    chosen: dict[str, None] = {}
+    problems = []
+    for name in names:
+        matches = list(_matching(name, modules, is_regex=False))
+        chosen.update(dict.fromkeys(matches))
+        if not matches:
+            last_parts = sorted({each.rpartition(".")[2] for each in modules})
+            hint = nearest(name, [*last_parts, *modules]) or f"; there are {', '.join(last_parts)}"
+            problems.append(f"{where}.modules_to_save: {name!r} matches no module with weights{hint}")
     if problems:
         raise ConfigError(problems)
     return list(chosen)

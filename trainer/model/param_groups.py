@@ -1,8 +1,8 @@
 """Which parameters are trained, with which learning rate and which weight decay.
 
 The rule: every parameter belongs to one component, by its name; embeddings are recognised by identity, so a head that
-is tied to the input embeddings counts once. This module sets `requires_grad` of every parameter, however the model was
-loaded.
+is tied to the input embeddings counts once. `lora` is the adapters and the modules that are trained in full next to
+them. This module sets `requires_grad` of every parameter, however the model was loaded.
 """
 
 from __future__ import annotations
@@ -125,8 +125,9 @@ def by_component(model: VisionChatModel) -> Iterator[tuple[str, nn.Parameter, st
     """Every parameter once: name, parameter, component."""
     tables = (model.decoder.get_input_embeddings(), model.decoder.get_output_embeddings())
     embeddings = {id(parameter) for module in tables for parameter in module.parameters()}
+    saved = {id(parameter) for name in model.modules_to_save for parameter in model.get_submodule(name).parameters()}
     for name, parameter in model.named_parameters():
-        if "lora_" in name:
+        if "lora_" in name or id(parameter) in saved:
             yield name, parameter, "lora"
         elif id(parameter) in embeddings:
             yield name, parameter, "embeddings"

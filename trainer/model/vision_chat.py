@@ -73,6 +73,8 @@ class VisionChatModel(nn.Module):
         self.hidden_size = int(decoder.get_input_embeddings().weight.shape[1])
         self.attention = attention
         self.expects_branches = False
+        self.modules_to_save: tuple[str, ...] = ()
+        """Modules that are trained in full next to LoRA adapters, see trainer.model.lora"""
 
     def forward(self, *, reduction: Literal["sum", "sample"] = "sum", **tensors: torch.Tensor) -> Loss:
         """The loss of a shards.loader.Batch, given its `tensors()`. reduction: sample adds the sums of each sample."""

@@ -11,7 +11,7 @@ from shards.format.manifest import BuildFacts
 from trainer.config.run import TrainConfig
 from trainer.model.build_model import build_model
 from trainer.model.lora import add_adapters
-from trainer.model.param_groups import ComponentRow, by_component, choose_trained, component_rows, parameter_groups
+from trainer.model.param_groups import ComponentRow, choose_trained, component_rows, parameter_groups
 from trainer.model.vision_chat import VisionChatModel
 from trainer.model_io.load import started_model
 from trainer.training.metrics import MultipliedWeights
@@ -63,8 +63,10 @@ def assemble(config: TrainConfig, facts: BuildFacts, *, weights: bool = True) ->
 def _multiplied_weights(model: VisionChatModel) -> MultipliedWeights:
     total = {"encoder": 0, "projector": 0, "decoder": 0}
     trained = dict(total)
-    for name, parameter, component in by_component(model):
-        if component != "embeddings":  # a lookup is not a multiplication
+    tables = (model.decoder.get_input_embeddings(), model.decoder.get_output_embeddings())
+    looked_up = {id(parameter) for table in tables for parameter in table.parameters()}
+    for name, parameter in model.named_parameters():
+        if id(parameter) not in looked_up:  # a lookup is not a multiplication, and the head is counted apart
             module = name.partition(".")[0]
             total[module] += parameter.numel()
             trained[module] += parameter.numel() * parameter.requires_grad

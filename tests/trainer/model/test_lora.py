@@ -22,13 +22,22 @@ from dst.errors import ConfigError
 from shards.loader.fields import BatchFields
 from tests.support import model_batches
 from trainer.config.model import DecoderConfig, EncoderConfig, LearningRates, LoraAdapters, LoraConfig
-from trainer.model.lora import add_adapters, find_targets, merge_lora
+from trainer.model.lora import add_adapters, add_lora, find_targets, merge_lora
 from trainer.model.param_groups import by_component, choose_trained, component_rows, parameter_groups, print_parameters
 from trainer.model.vision_chat import VisionChatModel
 
 one_thread = pytest.fixture(scope="module", autouse=True)(model_batches.on_one_thread)
 FROZEN = LearningRates(projector=None)
 CLIP = {"image_size": 28, "layers": 3, "width": 16, "head_width": 8, "patch_size": 14}
+GPT2 = {
+    "model_type": "gpt2",
+    "n_embd": 32,
+    "n_layer": 2,
+    "n_head": 4,
+    "n_positions": 128,
+    "bos_token_id": 1,
+    "eos_token_id": 1,
+}
 OPEN_CLIP = EncoderConfig(kind="open_clip", config={"embed_dim": 8, "vision_cfg": CLIP})
 
 
@@ -139,6 +148,80 @@ def test_adapters_start_as_nothing_learn_and_merge(encoder: EncoderConfig, encod
     merge_lora(model)
     assert set(model.state_dict()) == names
     torch.testing.assert_close(logits(model), adapted)
+
+
+@pytest.mark.parametrize("preset", ["tiny_llama", "tiny_qwen2", "gpt2"])
+@pytest.mark.parametrize(
+    "options",
+    [{"rslora": True}, {"dora": True}, {"init": "gaussian"}, {"init": "orthogonal"}, {"dora": True, "rslora": True}],
+)
+def test_every_kind_of_adapter_starts_as_nothing_and_merges(preset: str, options: dict[str, Any]) -> None:
+    decoder = DecoderConfig(config=GPT2) if preset == "gpt2" else DecoderConfig(preset=preset)
+    model = model_batches.make(decoder=decoder)
+    names, before = set(model.state_dict()), logits(model)
+    add_adapters(model, LoraAdapters(decoder=LoraConfig(rank=4, **options), encoder=LoraConfig(rank=2, **options)))
+    model.double()
+    torch.testing.assert_close(logits(model), before, rtol=1e-4, atol=1e-5)
+    shake(model)
+    adapted = logits(model)
+    assert not torch.allclose(adapted, before, rtol=1e-2)
+    merge_lora(model)
+    assert set(model.state_dict()) == names
+    torch.testing.assert_close(logits(model), adapted)
+
+
+def test_the_scale_of_rslora_is_alpha_over_the_root_of_the_rank() -> None:
+    updates = []
+    for rslora in (False, True):
+        root = nn.Sequential(nn.Linear(8, 8, bias=False))
+        before = root.get_parameter("0.weight").detach().clone()
+        torch.manual_seed(0)
+        add_lora(root, LoraConfig(rank=4, alpha=6, rslora=rslora), where="lora")
+        shake(root)
+        merge_lora(root)
+        updates.append(root.get_parameter("0.weight") - before)
+    torch.testing.assert_close(updates[1], updates[0] * 2)
+
+
+@pytest.mark.parametrize("preset", ["tiny_llama", "tiny_qwen2"])  # an untied and a tied head
+def test_saved_modules_are_trained_in_full_with_the_rate_of_the_adapters(preset: str) -> None:
+    model = model_batches.make(decoder=DecoderConfig(preset=preset))
+    names = set(model.state_dict())
+    lora = LoraConfig(rank=2, modules_to_save=("lm_head", "model.layers.0.mlp"))
+    add_adapters(model, LoraAdapters(decoder=lora))
+    choose_trained(model, replace(FROZEN, lora=3e-4))
+    in_full = {name for name, p in model.named_parameters() if p.requires_grad and "lora_" not in name}
+    head = "decoder.model.embed_tokens.weight" if preset == "tiny_qwen2" else "decoder.lm_head.weight"
+    mlp = {f"decoder.model.layers.0.mlp.{part}_proj.weight" for part in ("gate", "up", "down")}
+    assert in_full == {head, *mlp}
+    assert {group.learning_rate for group in parameter_groups(model, replace(FROZEN, lora=3e-4), 0.1)} == {3e-4}
+    assert not any("layers.0.mlp" in name for name in adapted_names(model)), "a module is adapted or saved, not both"
+    model.train()
+    model(**model_batches.layout([model_batches.SAMPLES]), images=model_batches.random_images(3)).total.backward()
+    assert {n for n, p in model.named_parameters() if p.grad is not None and "lora_" not in n} == in_full
+    tied = model.decoder.get_output_embeddings().weight is model.decoder.get_input_embeddings().weight
+    assert tied == (preset == "tiny_qwen2")
+    merge_lora(model)
+    assert set(model.state_dict()) == names
+
+
+def test_saved_modules_that_match_nothing_are_reported_with_what_is_near() -> None:
+    adapters = LoraAdapters(
+        decoder=LoraConfig(modules_to_save=("embed_token", "act_fn")), encoder=LoraConfig(modules_to_save=("lm_head",))
+    )
+    with pytest.raises(ConfigError) as caught:
+        add_adapters(model_batches.make(), adapters)
+    first, second, third = caught.value.problems
+    assert first.startswith("lora.decoder.modules_to_save: 'embed_token' matches no module with weights")
+    assert "embed_tokens" in first
+    assert second.startswith("lora.decoder.modules_to_save: 'act_fn' matches no module with weights")
+    assert third.startswith("lora.encoder.modules_to_save: 'lm_head' matches no module with weights; there are ")
+
+
+def test_a_layer_that_is_named_as_target_and_as_saved_is_reported() -> None:
+    lora = LoraConfig(target_modules=("q_proj", "lm_head"), modules_to_save=("lm_head",))
+    with pytest.raises(ConfigError, match="'lm_head' matches no linear layer outside of modules_to_save"):
+        add_adapters(model_batches.make(), LoraAdapters(decoder=lora))
 
 
 def test_every_parameter_is_in_one_component() -> None:
