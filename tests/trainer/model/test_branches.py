@@ -116,21 +116,22 @@ def test_in_half_precision_they_differ_no_more_than_its_rounding(attention: Lite
     rounded = model_with(attention=attention, dtype=torch.bfloat16)
     exact.load_state_dict({name: tensor.double() for name, tensor in rounded.state_dict().items()})
 
-    @settings(max_examples=4)
+    squares = {"shared": 0.0, "separate": 0.0}  # of the relative error: of one sample it is a matter of luck
+
+    @settings(max_examples=20)
     @given(samples=SAMPLES)
     def check(samples: list[Sample]) -> None:
         shared, separate = shared_and_separate(samples)
-        of_shared, of_separate, defined = (
-            losses_and_gradients(model, batch)
-            for model, batch in ((rounded, shared), (rounded, separate), (exact, separate))
-        )
-        for name, expected in defined[2].items():
-            of_apart = (of_separate[2][name].double() - expected).norm()
-            of_joined = (of_shared[2][name].double() - expected).norm()
-            assert of_joined <= 2 * of_apart + 0.02 * expected.norm() + 1e-3, name
-        torch.testing.assert_close(of_shared[0].double(), defined[0].double(), rtol=0.02, atol=0)
+        loss, _, expected = losses_and_gradients(exact, separate)
+        whole = torch.stack([gradient.norm() for gradient in expected.values()]).norm()
+        for kind, batch in (("shared", shared), ("separate", separate)):
+            rounded_loss, _, gradients = losses_and_gradients(rounded, batch)
+            errors = [(gradients[name].double() - gradient).norm() for name, gradient in expected.items()]
+            squares[kind] += float((torch.stack(errors).norm() / whole) ** 2)
+            torch.testing.assert_close(rounded_loss.double(), loss.double(), rtol=0.02, atol=0)
 
     check()
+    assert 0 < squares["shared"] <= 2 * squares["separate"]
 
 
 @given(samples=SAMPLES)
