@@ -10,27 +10,20 @@ The rule: the folder is complete or missing. It is written under a temporary nam
 from __future__ import annotations
 
 import json
-import os
-import shutil
 from collections.abc import Collection, Iterator, Mapping, Sequence
-from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError
 
 from dst import ChatTokenizer, Template, load_tokenizer
-from dst.errors import ConfigError
 from shards import Build, Manifest
-from shards.build import TOKENIZER
-from shards.files import partial_path, sync_folder
 from shards.typed_json import to_json
 from trainer.config.extensions import KEY as EXTENSIONS
 from trainer.config.extensions import model_extensions
 from trainer.config.run import TrainConfig, to_tree
-from trainer.errors import TrainError
+from trainer.export.folder import check_out, copy_tokenizer, whole_folder
 from trainer.export.model_card import CardFacts, model_card
 from trainer.inference.generate import answer_controls
 from trainer.model.build_model import portable_config
@@ -56,7 +49,7 @@ from trainer.model_io.processor import (
 )
 from trainer.model_io.record import FORMAT, RECORD, VERSION, Form
 from trainer.model_io.safetensors_files import write_weights
-from trainer.training.restore import restore
+from trainer.training.restore import open_run, restore
 
 SHARD_BYTES = 4 << 30
 """Size of a file of weights; writing takes about this much memory"""
@@ -96,19 +89,19 @@ def export(
     is missing or damaged, or if `out` is not empty.
     """
     check_out(out)
-    restored = restore(location, build=build, init_from=init_from, allow_extensions=allow_extensions)
+    run = open_run(location, build=build, init_from=init_from, allow_extensions=allow_extensions)
     exported = export_model(
-        restored.model,
-        restored.config,
-        restored.build,
+        restore(run),
+        run.config,
+        run.build,
         out,
-        step=restored.step,
-        earlier=restored.stages,
-        precision=precision or restored.config.precision,
+        step=run.checkpoint.step,
+        earlier=run.stages,
+        precision=precision or run.config.precision,
         shard_bytes=shard_bytes,
-        extensions={part: asdict(extension) for part, extension in restored.extensions.items()},
+        extensions={part: asdict(extension) for part, extension in run.checkpoint.extensions.items()},
     )
-    return replace(exported, notes=restored.notes)
+    return replace(exported, notes=run.notes)
 
 
 def export_model(
@@ -151,8 +144,8 @@ def export_model(
         earlier=earlier,
         extensions=model_extensions(to_tree(config.model)) if extensions is None else extensions,
     )
-    with _whole_folder(out) as folder:
-        files = _copy_tokenizer(build, folder)
+    with whole_folder(out) as folder:
+        files = copy_tokenizer(build, folder)
         files |= dict.fromkeys(write_weights(folder, _cast(tensors, dtype), max_bytes=shard_bytes))
         record = _record(facts, _model_tree(config, model))
         trees = {
@@ -171,12 +164,6 @@ def export_model(
     )
 
 
-def check_out(out: Path) -> None:
-    """Raises ConfigError unless the folder is empty or does not exist."""
-    if out.exists() and (not out.is_dir() or any(out.iterdir())):
-        raise ConfigError([f"--out {out}: exists already and is not an empty folder; choose another, or remove it"])
-
-
 def own_config(attention: str, reasons: list[str]) -> dict[str, Any]:
     """config.json of a model that transformers must refuse with an understandable message.
 
@@ -190,40 +177,6 @@ def own_config(attention: str, reasons: list[str]) -> dict[str, Any]:
         "text_config": {"model_type": reason},
         "vision_config": {"model_type": reason},
     }
-
-
-@contextmanager
-def _whole_folder(out: Path) -> Iterator[Path]:
-    check_out(out)
-    partial = partial_path(out.absolute())
-    try:
-        partial.mkdir(parents=True)
-        yield partial
-        for path in partial.iterdir():
-            with path.open("rb+") as file:
-                os.fsync(file.fileno())
-        sync_folder(partial)
-        os.rename(partial, out)  # replaces an empty folder
-        sync_folder(out.absolute().parent)
-    except (OSError, SafetensorError) as error:
-        shutil.rmtree(partial, ignore_errors=True)
-        why = getattr(error, "strerror", None) or error
-        raise TrainError(f"{out}: cannot be written ({why}); nothing was exported") from None
-    except BaseException:
-        shutil.rmtree(partial, ignore_errors=True)
-        raise
-
-
-def _copy_tokenizer(build: Build, folder: Path) -> dict[str, str | None]:
-    """Copy the build's files byte for byte; returns name -> sha256. Raises ShardError if they were edited."""
-    source = build.tokenizer_folder()
-    copied: dict[str, str | None] = {}
-    for path, digest in sorted(build.manifest.files.items()):
-        if path.startswith(f"{TOKENIZER}/"):
-            name = path.removeprefix(f"{TOKENIZER}/")
-            shutil.copyfile(source / name, folder / name)
-            copied[name] = digest
-    return copied
 
 
 def _form(reasons: Sequence[str]) -> Form:

@@ -17,7 +17,7 @@ from trainer.checkpoint.discovery import PLACES, locate
 from trainer.checkpoint.reader import Checkpoint
 from trainer.model_io.load import DTYPES, Loaded, load_model
 from trainer.model_io.record import RECORD
-from trainer.training.restore import restore
+from trainer.training.restore import open_run, restore
 
 
 def open_model(
@@ -35,20 +35,20 @@ def open_model(
         return load_model(location, device=device, allow_extensions=allow_extensions), None
     if locate(location) is None:
         raise ConfigError([f"{location}: no model there; expected a folder that dsvl-train export wrote, {PLACES}"])
-    restored = restore(location, build=build, allow_extensions=allow_extensions)
-    manifest = restored.build.manifest
+    run = open_run(location, build=build, allow_extensions=allow_extensions)
+    manifest = run.build.manifest
     template = Template(manifest.config.template, manifest.template)
     return (
         Loaded(
-            model=restored.model.to(device, DTYPES[restored.config.precision]),
-            chat_tokenizer=ChatTokenizer(template, load_tokenizer(restored.build.tokenizer_folder())),
+            model=restore(run).to(device, DTYPES[run.config.precision]),
+            chat_tokenizer=ChatTokenizer(template, load_tokenizer(run.build.tokenizer_folder())),
             geometry=manifest.config.image,
             facts=manifest.facts(),
-            step=restored.step,
-            folder=restored.folder,
-            notes=restored.notes,
+            step=run.checkpoint.step,
+            folder=run.checkpoint.folder,
+            notes=run.notes,
         ),
-        restored.build,
+        run.build,
     )
 
 

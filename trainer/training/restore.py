@@ -9,15 +9,15 @@ matter.
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Collection, Mapping
+from collections.abc import Collection
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import shards
-from dst.common.extensions import ExtensionOrigin
 from dst.errors import ConfigError
 from shards import Build, ShardError
+from shards.format.manifest import BuildFacts
 from trainer.checkpoint.discovery import PLACES, locate
 from trainer.checkpoint.init_from import other_start
 from trainer.checkpoint.reader import Checkpoint, load_weights
@@ -31,32 +31,29 @@ from trainer.training.preflight import check_config_fits_build
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Restored:
-    """A merged float32 model in evaluation mode, and what it was trained with."""
+class OpenedRun:
+    """A checkpoint whose config fits its build; no weights are loaded."""
 
-    model: VisionChatModel
+    checkpoint: Checkpoint
     config: TrainConfig
     build: Build
-    step: int
-    folder: Path
-    """Of the checkpoint"""
+    facts: BuildFacts
+    """Of the build, without branches: chat and export know nothing of them"""
     stages: list[dict[str, Any]]
     """What was trained before, see trainer.checkpoint.init_from"""
-    extensions: Mapping[str, ExtensionOrigin]
-    """The code that the checkpoint records, by part of the model"""
     notes: tuple[str, ...]
     """A line for each part whose code is another one now"""
 
 
-def restore(
+def open_run(
     location: Path, *, build: str | None = None, init_from: str | None = None, allow_extensions: Collection[str] = ()
-) -> Restored:
-    """The model of a checkpoint (see trainer.checkpoint.discovery.locate).
+) -> OpenedRun:
+    """A checkpoint (see trainer.checkpoint.discovery.locate) with its config and build.
 
     build, init_from: the paths of its build and of the export that the run began with, if they were moved.
     allow_extensions: encoders and projectors of other packages that the checkpoint may name. Raises ConfigError or
-    TrainError if the checkpoint, its build or the base weights are missing, damaged or changed, or if the checkpoint
-    names other extensions.
+    TrainError if the checkpoint or its build are missing, damaged or changed, or if the checkpoint names other
+    extensions.
     """
     folder = locate(location)
     if folder is None:
@@ -85,24 +82,30 @@ def restore(
         )
     problems = check_config_fits_build(config, opened.manifest)
     problems += other_start(config.model.init_from, start_facts)
-    # Chat and export know nothing of branches; an evaluation prepares for those of the build that it measures on.
+    # An evaluation prepares for branches of the build that it measures on.
     facts = dataclasses.replace(opened.manifest.facts(), has_branches=None)
     problems += check_model(config.model, facts)
     if problems:
         raise ConfigError(problems)
-    model = assemble(_for_this_machine(config), facts).model.float()
-    load_weights(model, checkpoint)
-    merge_lora(model)
-    return Restored(
-        model=model.eval().requires_grad_(False),
+    return OpenedRun(
+        checkpoint=checkpoint,
         config=config,
         build=opened,
-        step=checkpoint.step,
-        folder=checkpoint.folder,
+        facts=facts,
         stages=start_facts["stages"] if start_facts else [],
-        extensions=checkpoint.extensions,
         notes=tuple(notes),
     )
+
+
+def restore(run: OpenedRun) -> VisionChatModel:
+    """The merged float32 model, frozen and in evaluation mode.
+
+    Raises ConfigError or TrainError if the base weights are missing, damaged or changed, or the checkpoint is damaged.
+    """
+    model = assemble(_for_this_machine(run.config), run.facts).model.float()
+    load_weights(model, run.checkpoint)
+    merge_lora(model)
+    return model.eval().requires_grad_(False)
 
 
 def _for_this_machine(config: TrainConfig) -> TrainConfig:

@@ -1,0 +1,58 @@
+"""The folder that an export writes: complete or missing, and with the tokenizer of the build."""
+
+from __future__ import annotations
+
+import os
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from safetensors import SafetensorError
+
+from dst.errors import ConfigError
+from shards import Build
+from shards.build import TOKENIZER
+from shards.files import partial_path, sync_folder
+from trainer.errors import TrainError
+
+
+def check_out(out: Path) -> None:
+    """Raises ConfigError unless the folder is empty or does not exist."""
+    if out.exists() and (not out.is_dir() or any(out.iterdir())):
+        raise ConfigError([f"--out {out}: exists already and is not an empty folder; choose another, or remove it"])
+
+
+@contextmanager
+def whole_folder(out: Path) -> Iterator[Path]:
+    """A temporary folder that gets the name `out` when all is written. Raises TrainError if it cannot be written."""
+    check_out(out)
+    partial = partial_path(out.absolute())
+    try:
+        partial.mkdir(parents=True)
+        yield partial
+        for path in partial.iterdir():
+            with path.open("rb+") as file:
+                os.fsync(file.fileno())
+        sync_folder(partial)
+        os.rename(partial, out)  # replaces an empty folder
+        sync_folder(out.absolute().parent)
+    except (OSError, SafetensorError) as error:
+        shutil.rmtree(partial, ignore_errors=True)
+        why = getattr(error, "strerror", None) or error
+        raise TrainError(f"{out}: cannot be written ({why}); nothing was exported") from None
+    except BaseException:
+        shutil.rmtree(partial, ignore_errors=True)
+        raise
+
+
+def copy_tokenizer(build: Build, folder: Path) -> dict[str, str | None]:
+    """Copy the build's files byte for byte; returns name -> sha256. Raises ShardError if they were edited."""
+    source = build.tokenizer_folder()
+    copied: dict[str, str | None] = {}
+    for path, digest in sorted(build.manifest.files.items()):
+        if path.startswith(f"{TOKENIZER}/"):
+            name = path.removeprefix(f"{TOKENIZER}/")
+            shutil.copyfile(source / name, folder / name)
+            copied[name] = digest
+    return copied
