@@ -81,6 +81,7 @@ def run(
 @click.option("--build", help="The path of the run's build, if it was moved.")
 @click.option("--init-from", help="The path of the folder at model.init_from, if it was moved.")
 @click.option("--precision", type=click.Choice(["bf16", "fp16", "fp32"]), help="Of weights.  [default: as trained]")
+@click.option("--adapter", "as_adapter", is_flag=True, help="Write a peft adapter for the LLaVA at model.init_from.")
 @click.option("--file-gb", default=4.0, show_default=True, type=click.FloatRange(min=0.001), help="A file's size.")
 @allow_extension
 def export(
@@ -89,10 +90,22 @@ def export(
     build: str | None,
     init_from: str | None,
     precision: str | None,
+    as_adapter: bool,
     file_gb: float,
     allow_extensions: tuple[str, ...],
 ) -> None:
     """Write a trained model, adapters merged: a LLaVA folder if possible, else one that trainer.load opens."""
+    if as_adapter:
+        from trainer.export.adapter import export_adapter
+
+        adapter = export_adapter(
+            model, out, build=build, init_from=init_from, precision=precision, allow_extensions=allow_extensions
+        )
+        for line in adapter.notes:
+            note(line)
+        size = f"{adapter.parameters:,} parameters, {adapter.size_bytes / 1e6:,.1f} MB"
+        click.echo(f"{adapter.folder}: an adapter for {adapter.base}, {size}")
+        return
     from trainer.export import export as exporting
 
     shard_bytes = int(file_gb * (1 << 30))

@@ -212,6 +212,6 @@ def names_in(folder: Path, file: str = "model.safetensors") -> list[str]:
         return list(opened.keys())
 
 
-def tensors_in(folder: Path) -> dict[str, torch.Tensor]:
-    with safe_open(folder / "model.safetensors", framework="pt") as opened:
-        return {name: opened.get_tensor(name) for name in names_in(folder)}
+def tensors_in(folder: Path, file: str = "model.safetensors") -> dict[str, torch.Tensor]:
+    with safe_open(folder / file, framework="pt") as opened:
+        return {name: opened.get_tensor(name) for name in names_in(folder, file)}

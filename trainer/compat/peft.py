@@ -7,9 +7,12 @@ merging      adapted layers are merged and replaced one by one, as peft's own `m
 
 from __future__ import annotations
 
+import math
 import re
 import warnings
 from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 from torch import nn
@@ -60,3 +63,63 @@ def merged(layer: Any) -> nn.Module:
     layer.merge(safe_merge=True)
     base: nn.Module = layer.get_base_layer()
     return base
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class AdapterLayers:
+    """Layers of a model that have adapters of the same settings."""
+
+    paths: tuple[str, ...]
+    rank: int
+    alpha: float
+    dropout: float
+    rslora: bool
+
+    @property
+    def scale(self) -> float:
+        """What the low-rank update is multiplied with."""
+        return self.alpha / (math.sqrt(self.rank) if self.rslora else self.rank)
+
+
+def adapter_key(path: str, name: str) -> str:
+    """The key in adapter_model.safetensors. path: of a layer or module. name: of a tensor in it in the model."""
+    without_adapter = name.replace(".default", "")
+    if without_adapter.startswith("lora_magnitude_vector"):
+        without_adapter = without_adapter.removesuffix(".weight")
+    return f"base_model.model.{path}.{without_adapter}"
+
+
+def write_adapter_config(
+    folder: Path,
+    base: str,
+    groups: Sequence[AdapterLayers],
+    *,
+    dora: bool,
+    modules_to_save: Sequence[str],
+    ties_head: bool,
+) -> None:
+    """Write adapter_config.json. groups: the first one's settings are the file's own; others differ by pattern.
+
+    modules_to_save: paths of modules that are in the file as a whole. ties_head: the embeddings are among them, and the
+    head has the same weights.
+    """
+    import peft
+
+    first, others = groups[0], groups[1:]
+    per_scale = math.sqrt if first.rslora else float
+    peft.LoraConfig(
+        base_model_name_or_path=base,
+        inference_mode=True,
+        r=first.rank,
+        lora_alpha=first.alpha,
+        lora_dropout=first.dropout,
+        use_rslora=first.rslora,
+        use_dora=dora,
+        target_modules=sorted(path for group in groups for path in group.paths),
+        rank_pattern={re.escape(path): group.rank for group in others for path in group.paths},
+        alpha_pattern={
+            re.escape(path): group.scale * per_scale(group.rank) for group in others for path in group.paths
+        },
+        modules_to_save=sorted(modules_to_save) or None,
+        ensure_weight_tying=ties_head,
+    ).save_pretrained(str(folder))

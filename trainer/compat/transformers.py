@@ -118,6 +118,17 @@ def base_model_class(config: Any) -> type | None:
     return model_class if isinstance(model_class, type) else None
 
 
+def llava_shapes(name: str) -> dict[str, tuple[int, ...]]:
+    """Path -> shape of every parameter of the LLaVA in a folder or on the hub, as transformers builds it."""
+    import torch
+    from transformers import AutoConfig, AutoModelForImageTextToText
+
+    config = AutoConfig.from_pretrained(name, trust_remote_code=False)
+    with torch.device("meta"):
+        model: nn.Module = AutoModelForImageTextToText.from_config(config)
+    return {path: tuple(parameter.shape) for path, parameter in model.named_parameters(remove_duplicate=False)}
+
+
 def image_processor_settings(name: str) -> dict[str, Any]:
     """preprocessor_config.json of a folder or a hub id; empty if there is none."""
     from transformers.image_processing_base import ImageProcessingMixin

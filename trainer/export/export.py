@@ -131,18 +131,17 @@ def export_model(
         model = as_llava(model)
         hf_config, tensors = llava_config(model, dtype=str(dtype).removeprefix("torch.")), llava_tensors(model)
         expansion = llava_expansion(model)
-    facts = CardFacts(
-        name=out.resolve().name,
+    facts = card_facts(
+        model,
+        config,
+        build,
+        out,
         refusals=reasons,
-        differences=differences(geometry, model.encoder),
         precision=precision,
         parameters=sum(parameter.numel() for parameter in model.parameters()),
-        image_tokens=model.image_tokens,
-        build=build.manifest.facts(),
-        training=_training(config, earlier),
         step=step,
         earlier=earlier,
-        extensions=model_extensions(to_tree(config.model)) if extensions is None else extensions,
+        extensions=extensions,
     )
     with whole_folder(out) as folder:
         files = copy_tokenizer(build, folder)
@@ -161,6 +160,35 @@ def export_model(
         size = sum(path.stat().st_size for path in folder.iterdir())
     return Exported(
         folder=out, form=_form(reasons), refusals=tuple(reasons), parameters=facts.parameters, size_bytes=size
+    )
+
+
+def card_facts(
+    model: VisionChatModel,
+    config: TrainConfig,
+    build: Build,
+    out: Path,
+    *,
+    refusals: Sequence[str] = (),
+    precision: str,
+    parameters: int,
+    step: int,
+    earlier: Sequence[Mapping[str, Any]],
+    extensions: Mapping[str, Mapping[str, Any]] | None,
+) -> CardFacts:
+    """What the card of an export or of an adapter says; arguments are those of `export_model`."""
+    return CardFacts(
+        name=out.resolve().name,
+        refusals=refusals,
+        differences=differences(build.manifest.config.image, model.encoder),
+        precision=precision,
+        parameters=parameters,
+        image_tokens=model.image_tokens,
+        build=build.manifest.facts(),
+        training=_training(config, earlier),
+        step=step,
+        earlier=earlier,
+        extensions=model_extensions(to_tree(config.model)) if extensions is None else extensions,
     )
 
 

@@ -38,7 +38,14 @@ class CardFacts:
 
 def model_card(facts: CardFacts) -> str:
     """The card in Markdown, with the header that model hubs read."""
-    parts = [_header(facts), _title(facts), _use(facts), _data(facts), _training(facts), _licence(facts)]
+    parts = [
+        _header(facts),
+        _title(facts),
+        _use(facts),
+        data_section(facts),
+        training_section(facts),
+        licence_section(facts),
+    ]
     return "\n\n".join(part.strip("\n") for part in parts) + "\n"
 
 
@@ -96,7 +103,7 @@ def _code(extension: Mapping[str, Any]) -> str:
     return f"`{extension['name']}`, whose source has the digest `{extension['sha256'][:12]}`"
 
 
-def _data(facts: CardFacts) -> str:
+def data_section(facts: CardFacts) -> str:
     lines = [
         "| dataset | adapter | samples | images | tokens | trained tokens | samples per epoch |",
         "|---|---|--:|--:|--:|--:|--:|",
@@ -111,7 +118,7 @@ def _data(facts: CardFacts) -> str:
     )
 
 
-def _training(facts: CardFacts) -> str:
+def training_section(facts: CardFacts) -> str:
     training = dict(facts.training)
     if facts.earlier:  # its parts are those of the first stage, without their names
         training["model"] = {"attention": training["model"]["attention"]}
@@ -136,7 +143,7 @@ def _origin(facts: CardFacts) -> Mapping[str, Any]:
     return model
 
 
-def _licence(facts: CardFacts) -> str:
+def licence_section(facts: CardFacts) -> str:
     model = _origin(facts)
     datasets = [*(name for stage in facts.earlier for name in stage["build"]["datasets"]), *facts.build.datasets]
     parts = [

@@ -68,7 +68,7 @@ def llava_config(model: VisionChatModel, *, dtype: str) -> dict[str, Any]:
         "multimodal_projector_bias": True,
         "projector_hidden_act": "gelu",
         "text_config": hf_config_dict(model.decoder),
-        "tie_word_embeddings": _is_tied(model.decoder),
+        "tie_word_embeddings": is_tied(model.decoder),
         "vision_config": without_origin(model.encoder.portable.config),
         "vision_feature_layer": FEATURE_LAYER,
         "vision_feature_select_strategy": _strategy(model.encoder),
@@ -103,6 +103,26 @@ def llava_names(model: VisionChatModel) -> dict[str, str]:
     return names
 
 
+def module_path(model: VisionChatModel, name: str) -> str:
+    """The path in transformers' LlavaForConditionalGeneration of a parameter or module, by our name.
+
+    The tower's has no level `vision_model`, which only some releases have.
+    """
+    base, head = f"decoder.{model.decoder.base_model_prefix}.", model.decoder.get_output_embeddings()
+    (head_name,) = (
+        f"decoder.{each}" for each, module in model.get_submodule("decoder").named_modules() if module is head
+    )
+    for own, theirs in (
+        ("encoder.tower.model.", "model.vision_tower."),
+        ("projector.", "model.multi_modal_projector."),
+        (base, "model.language_model."),
+        (f"{head_name}.", "lm_head."),
+    ):
+        if f"{name}.".startswith(own):
+            return f"{theirs}{bare(f'{name}.'.removeprefix(own))}".rstrip(".")
+    raise ValueError(f"{name} is not a part of a LLaVA model")
+
+
 def llava_tensors(model: VisionChatModel) -> Iterator[tuple[str, torch.Tensor]]:
     """The tensors of what `as_llava` returned, by LLaVA's names, with the unused ones of its tower."""
     names = llava_names(model)
@@ -122,6 +142,11 @@ def own_tensors(model: VisionChatModel) -> Iterator[tuple[str, torch.Tensor]]:
         if id(tensor) not in seen:
             seen.add(id(tensor))
             yield name, tensor
+
+
+def is_tied(decoder: CausalDecoder) -> bool:
+    """Whether the head has the weights of the input embeddings."""
+    return decoder.get_output_embeddings().weight is decoder.get_input_embeddings().weight
 
 
 def hf_config_dict(decoder: CausalDecoder) -> dict[str, Any]:
@@ -153,7 +178,3 @@ def _next_layer(name: str, layer: str) -> str:
 def _strategy(encoder: Encoder) -> str:
     drops_cls = encoder.portable.config["model_type"] == "clip_vision_model" and not encoder.portable.class_token
     return "default" if drops_cls else "full"
-
-
-def _is_tied(decoder: CausalDecoder) -> bool:
-    return decoder.get_output_embeddings().weight is decoder.get_input_embeddings().weight
