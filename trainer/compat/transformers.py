@@ -125,7 +125,7 @@ def llava_shapes(name: str) -> dict[str, tuple[int, ...]]:
 
     config = AutoConfig.from_pretrained(name, trust_remote_code=False)
     with torch.device("meta"):
-        model: nn.Module = AutoModelForImageTextToText.from_config(config)
+        model = new_model(AutoModelForImageTextToText, config)
     return {path: tuple(parameter.shape) for path, parameter in model.named_parameters(remove_duplicate=False)}
 
 
