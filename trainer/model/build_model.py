@@ -10,7 +10,7 @@ from dst.errors import ConfigError
 from shards.format.manifest import BuildFacts
 from trainer.config.kinds import PROJECTOR_KINDS
 from trainer.config.model import ModelConfig, check_model_values
-from trainer.model.decoder import attention_window, build_decoder, load_hf_config, max_positions
+from trainer.model.decoder import RenamedWeights, attention_window, build_decoder, load_hf_config, max_positions
 from trainer.model.encoders.registry import build_encoder, encoder_function
 from trainer.model.projectors import build_projector, projector_function
 from trainer.model.vision_chat import VisionChatModel
@@ -23,18 +23,23 @@ def build_model(
     weights: bool = True,
     seed: int = 0,
     dtype: torch.dtype = torch.float32,
-    llava: str | None = None,
+    renamed: RenamedWeights | None = None,
 ) -> VisionChatModel:
     """The model for the build with these facts; `weights=False` leaves all of it random.
 
-    llava: a LLaVA folder or hub id that holds the decoder's weights. New weights depend on `seed` alone. The caller has
+    renamed: what holds the decoder's weights, instead of `config`. New weights depend on `seed` alone. The caller has
     run `check_model`, which says what of the config does not fit the build. Raises ConfigError if an encoder, projector
     or decoder cannot be built or loaded.
     """
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         decoder = build_decoder(
-            config.decoder, facts.tokenizer.num_embeddings, config.attention, weights=weights, dtype=dtype, llava=llava
+            config.decoder,
+            facts.tokenizer.num_embeddings,
+            config.attention,
+            weights=weights,
+            dtype=dtype,
+            renamed=renamed,
         )
         encoder = build_encoder(config.encoder, weights=weights)
         projector = build_projector(

@@ -9,6 +9,8 @@ from __future__ import annotations
 
 import inspect
 import pickle
+from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -41,12 +43,16 @@ PRESETS: dict[str, dict[str, Any]] = {
     "tiny_qwen3": {"model_type": "qwen3", **_TINY, "head_dim": 16, "tie_word_embeddings": True},
     "tiny_smollm3": {"model_type": "smollm3", **_TINY, "tie_word_embeddings": True},
 }
-LLAVA_DECODER = {
-    r"^(model\.)?language_model\.lm_head\.": "lm_head.",
-    r"^language_model\.model\.": "model.",
-    r"^model\.language_model\.": "model.",
-}
-"""Regex -> its replacement, from the names of LLaVA's weights, old and new, to those of its decoder alone"""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RenamedWeights:
+    """Weights that are part of a larger model."""
+
+    name: str
+    """A folder or a hub id"""
+    key_mapping: Mapping[str, str]
+    """Regex -> its replacement, from the names in the files to those of the decoder alone"""
 
 
 def load_hf_config(config: DecoderConfig, tokenizer_size: int) -> HfConfig:
@@ -93,23 +99,24 @@ def build_decoder(
     *,
     weights: bool = True,
     dtype: torch.dtype = torch.float32,
-    llava: str | None = None,
+    renamed: RenamedWeights | None = None,
 ) -> CausalDecoder:
     """A transformers model with embeddings for `tokenizer_size` tokens; `weights=False` leaves all weights random.
 
-    attention: mmca or causal. llava: a LLaVA folder or hub id that holds the weights, instead of `config`. Raises
-    ConfigError if the model cannot be loaded, or does not work with this attention.
+    attention: mmca or causal. renamed: what holds the weights, instead of `config`. Raises ConfigError if the model
+    cannot be loaded, or does not work with this attention.
     """
     hf_config = load_hf_config(config, tokenizer_size)
     from transformers import AutoModelForCausalLM
 
     model: CausalDecoder
     try:
-        if weights and (name := llava or config.name) is not None:
+        name = config.name if renamed is None else renamed.name
+        if weights and name is not None:
             model = load_pretrained(
                 AutoModelForCausalLM,
                 name,
-                **({"key_mapping": LLAVA_DECODER} if llava else {}),
+                key_mapping=renamed and dict(renamed.key_mapping),
                 config=hf_config,
                 dtype=dtype,
                 attn_implementation=config.attn_implementation,

@@ -17,6 +17,8 @@ from shards.format.manifest import BuildFacts
 from trainer.compat.transformers import bare
 from trainer.config.model import ModelConfig
 from trainer.model.build_model import build_model
+from trainer.model.decoder import RenamedWeights, build_decoder
+from trainer.model.decoder_protocol import CausalDecoder
 from trainer.model.vision_chat import VisionChatModel
 from trainer.model_io.llava import decoder_refusals
 from trainer.model_io.llava_folder import CONFIG, local_file
@@ -32,13 +34,28 @@ def load_llava(config: ModelConfig, facts: BuildFacts, *, dtype: torch.dtype) ->
     ConfigError if the decoder cannot be loaded or is not as in LLaVA, TrainError if weights are missing or damaged.
     """
     name = str(config.init_from)
-    model = build_model(config, facts, dtype=dtype, llava=name)
-    if reasons := decoder_refusals(model.decoder):
-        raise ConfigError([f"model.init_from: {name} is not what transformers makes of it: {'; '.join(reasons)}"])
+    with torch.device("meta"):  # its names alone are needed
+        decoder = build_decoder(config.decoder, facts.tokenizer.num_embeddings, "causal", weights=False)
+    if reasons := decoder_refusals(decoder):
+        raise ConfigError([f"model.init_from: {name}: {'; '.join(reasons)}; choose another model"])
+    renamed = RenamedWeights(name=name, key_mapping=_decoder_names(decoder))
+    model = build_model(config, facts, dtype=dtype, renamed=renamed)
     path = local_file(name, CONFIG)  # the weights are next to it, now that the decoder's were loaded
     assert path is not None
     _fill(model, path.parent)
     return model
+
+
+def _decoder_names(decoder: CausalDecoder) -> dict[str, str]:
+    """From the names of LLaVA's weights, of old and new releases, to those of its decoder alone."""
+    base, head = decoder.base_model_prefix, decoder.get_output_embeddings()
+    assert isinstance(decoder, nn.Module)
+    head_name = next(name for name, module in decoder.named_modules() if module is head)
+    return {
+        r"^(language_model\.)?lm_head\.": f"{head_name}.",
+        r"^language_model\.model\.": f"{base}.",
+        r"^model\.language_model\.": f"{base}.",
+    }
 
 
 def _fill(model: VisionChatModel, folder: Path) -> None:

@@ -36,6 +36,7 @@ build_of = pytest.fixture(scope="module")(exports.builds)
 
 QWEN = {**LLAMA, "model_type": "qwen2", "tie_word_embeddings": True}
 GEMMA = {**LLAMA, "model_type": "gemma", "head_dim": 8}
+NEOX = {**LLAMA, "model_type": "gpt_neox"}
 MIXTRAL = {**LLAMA, "model_type": "mixtral", "num_local_experts": 4}
 FULL = {"vision_feature_select_strategy": "full", "vision_feature_layer": -1}
 
@@ -96,6 +97,7 @@ def llava(build_of: exports.MakeBuild, tmp_path_factory: pytest.TempPathFactory)
         ({"text": QWEN, "vision": SIGLIP, **FULL}, {"fit": "squash"}),
         ({"text": GEMMA, "names": "published"}, {}),
         ({"text": MIXTRAL, "max_shard_size": "30KB"}, {}),
+        ({"text": NEOX, "names": "published"}, {}),
         ({"vision_feature_select_strategy": "full"}, {"image_tokens": 5}),
     ],
     ids=[
@@ -107,6 +109,7 @@ def llava(build_of: exports.MakeBuild, tmp_path_factory: pytest.TempPathFactory)
         "SigLIP's last layer",
         "gemma",
         "experts",
+        "a head and a base of other names",
         "class token",
     ],
 )
@@ -251,6 +254,22 @@ def test_what_is_not_a_llava_is_refused_by_name(
 ) -> None:
     start = edited(shutil.copytree(llava, tmp_path / "llava"), **settings)
     assert problem in refusal(tmp_path, build_of(), start)
+
+
+@pytest.mark.parametrize(
+    ("text", "reason"),
+    [
+        ({**LLAMA, "model_type": "cohere"}, "its decoder CohereForCausalLM scales its logits, LLaVA does not"),
+        ({**LLAMA, "model_type": "phi"}, "the head of its decoder PhiForCausalLM has a bias, LLaVA's has none"),
+    ],
+)
+def test_a_decoder_with_which_llava_computes_other_logits_is_refused_before_its_weights_are_loaded(
+    text: dict[str, Any], reason: str, build_of: exports.MakeBuild, tmp_path: Path
+) -> None:
+    write_llava(tmp_path / "llava", build_of(), text=text)
+    with pytest.raises(ConfigError) as caught:
+        started(tmp_path, build_of(), tmp_path / "llava")
+    assert caught.value.problems == [f"model.init_from: {tmp_path / 'llava'}: {reason}; choose another model"]
 
 
 def test_damaged_and_incomplete_folders_are_refused_in_one_line(
