@@ -8,7 +8,7 @@ from dst.common.extensions import ExtensionPoint
 
 ENCODER_KINDS = ("open_clip", "hf", "qwen_vl", "tiny")
 """Keys of trainer.model.encoders.registry.ENCODERS"""
-PROJECTOR_KINDS = ("linear", "mlp", "perceiver", "vit")
+PROJECTOR_KINDS = ("linear", "mlp", "perceiver", "pixel_shuffle", "vit")
 """Keys of trainer.model.projectors.PROJECTORS"""
 
 ENCODER_POINT = ExtensionPoint(group="dsvl.encoders", what="encoder", built_in=ENCODER_KINDS, attribute="ENCODER")

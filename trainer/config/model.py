@@ -47,8 +47,8 @@ class EncoderConfig:
 @config_class
 class ProjectorConfig:
     kind: Annotated[str, Suggested(PROJECTOR_KINDS)] = "mlp"
-    """linear: Linear + LayerNorm; mlp: LLaVA-1.5's; perceiver: learned queries; vit: an encoder layer, then Linear; or
-    a projector of your own as my_package.my_module:PROJECTOR."""
+    """linear: Linear + LayerNorm; mlp: LLaVA-1.5's; perceiver: learned queries; pixel_shuffle: InternVL's, a quarter of
+    the tokens; vit: an encoder layer, then Linear; or a projector of your own as my_package.my_module:PROJECTOR."""
     num_queries: Positive = 64
     """perceiver: tokens an image becomes; must be the build's image_tokens. The others keep the encoder's number."""
     num_layers: Positive = 2

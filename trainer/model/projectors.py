@@ -8,6 +8,7 @@ size. PROJECTORS is the table of all kinds.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from functools import partial
 
@@ -53,6 +54,38 @@ class Mlp(Projector):
 
     def forward(self, features_NPW: torch.Tensor) -> torch.Tensor:
         out_NQH: torch.Tensor = self.linear_2(nn.functional.gelu(self.linear_1(features_NPW)))
+        return out_NQH
+
+
+class PixelShuffle(Projector):
+    """InternVL's: 2 x 2 neighbouring patches become one token, 4 W wide; then LayerNorm, Linear, GELU, Linear.
+
+    A quarter of the tokens, with nothing averaged away (https://arxiv.org/abs/2404.16821).
+    """
+
+    def __init__(self, config: ProjectorConfig, width: int, tokens: int, hidden_size: int) -> None:
+        """Raises ConfigError unless the patches are a square with an even side."""
+        super().__init__()
+        self.side = math.isqrt(tokens)
+        if self.side**2 != tokens or self.side % 2:
+            raise ConfigError(
+                [
+                    f"model.projector.kind: pixel_shuffle joins 2 x 2 patches, but the encoder makes {tokens} tokens; "
+                    "expected a square with an even side, such as 24 x 24, without a class token"
+                ]
+            )
+        self.num_tokens = tokens // 4
+        self.norm = nn.LayerNorm(4 * width)
+        self.linear_1 = nn.Linear(4 * width, hidden_size)
+        self.linear_2 = nn.Linear(hidden_size, hidden_size)
+
+    def forward(self, features_NPW: torch.Tensor) -> torch.Tensor:
+        half = self.side // 2
+        squares = features_NPW.reshape(
+            -1, half, 2, half, 2, features_NPW.shape[2]
+        )  # row, row in the square, column, ...
+        joined_NQW = squares.permute(0, 1, 3, 2, 4, 5).flatten(3).flatten(1, 2)
+        out_NQH: torch.Tensor = self.linear_2(nn.functional.gelu(self.linear_1(self.norm(joined_NQW))))
         return out_NQH
 
 
@@ -102,6 +135,7 @@ PROJECTORS: dict[str, ProjectorFunction] = {
     "linear": Linear,
     "mlp": Mlp,
     "perceiver": Perceiver,
+    "pixel_shuffle": PixelShuffle,
     "vit": Vit,
 }
 

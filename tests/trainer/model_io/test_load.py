@@ -108,10 +108,21 @@ def test_an_mmca_model_comes_back_with_the_same_logits(preset: str, pair_of: Mak
             }
         },
         {"projector": {"kind": "perceiver", "num_queries": 4, "num_heads": 4}},
+        {"projector": {"kind": "pixel_shuffle"}, "encoder": {"kind": "hf", "config": {**CLIP, "patch_size": 8}}},
         {"projector": {"kind": "vit", "num_heads": 4}},
         {"projector": {"kind": "linear"}},
     ],
-    ids=["tiny", "open_clip", "dinov2", "SigLIP at another size", "qwen_vl", "perceiver", "vit", "linear"],
+    ids=[
+        "tiny",
+        "open_clip",
+        "dinov2",
+        "SigLIP at another size",
+        "qwen_vl",
+        "perceiver",
+        "pixel_shuffle",
+        "vit",
+        "linear",
+    ],
 )
 def test_every_encoder_and_projector_comes_back(model: dict[str, Any], pair_of: MakePair) -> None:
     assert pair_of(**{"attention": "mmca", **model}).difference() < 1e-5
