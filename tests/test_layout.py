@@ -29,8 +29,8 @@ LAYERS = {
         cli_stats  cli_view  cli
     """,
     "trainer": """
-        errors  compat  config  attention  model.encoders  model  distributed  model_io  checkpoint  training
-        inference  export  evaluation  reporting  cli_options  cli_measure  cli
+        errors  import_hooks  compat  config  attention  model.encoders  model  distributed  model_io  auto_classes
+        checkpoint  training  inference  export  evaluation  reporting  cli_options  cli_measure  cli
     """,
 }
 """Modules and sub-packages; each imports only from itself and from those before it (docs/architecture.md)"""

@@ -2,7 +2,8 @@
 
     loaded = trainer.load("exported")   # an export of `dsvl-train export`: model, chat tokenizer, image geometry
 
-Importing this package loads no torch; `load` does.
+After `import trainer`, the Auto classes of transformers open exports too: see docs/export.md. Importing this package
+loads no torch and no transformers; `load` does.
 """
 
 from __future__ import annotations
@@ -12,6 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from dst.errors import ConfigError, DsvlError
+from trainer.auto_classes.registration import register_with_transformers
 from trainer.errors import GpuMemoryError, TooLongError, TrainError
 
 if TYPE_CHECKING:
@@ -20,6 +22,8 @@ if TYPE_CHECKING:
     from trainer.model_io.load import Loaded
 
 __all__ = ["ConfigError", "DsvlError", "GpuMemoryError", "TooLongError", "TrainError", "load"]
+
+register_with_transformers()
 
 
 def load(

@@ -1,8 +1,8 @@
 """Write a trained model as a folder for other programs: weights, configuration, tokenizer, processor, model card.
 
-A causal model with the parts of LLaVA becomes a standard LLaVA folder. Any other model gets a `model_type` that
-transformers does not know. Its config.json has the reason where transformers' LLaVA classes look for the vision and
-text configurations, so that their error message shows it. `trainer.load` opens both.
+A causal model with the parts of LLaVA becomes a standard LLaVA folder. Any other model gets the `model_type` of
+trainer.model_io.own_config, which transformers knows after `import trainer`, and refuses with the reason without it.
+`trainer.load` opens both.
 
 The rule: the folder is complete or missing. It is written under a temporary name, flushed to disk and then renamed.
 """
@@ -25,7 +25,7 @@ from trainer.config.extensions import model_extensions
 from trainer.config.run import TrainConfig, to_tree
 from trainer.export.folder import check_out, copy_tokenizer, whole_folder
 from trainer.export.model_card import CardFacts, model_card
-from trainer.inference.generate import answer_controls
+from trainer.inference.generate import answer_controls, forbidden_ids
 from trainer.model.build_model import portable_config
 from trainer.model.vision_chat import VisionChatModel
 from trainer.model_io.llava import (
@@ -39,10 +39,13 @@ from trainer.model_io.llava import (
 )
 from trainer.model_io.llava_folder import model_title, without_origin
 from trainer.model_io.load import DTYPES
+from trainer.model_io.own_config import own_config
 from trainer.model_io.processor import (
+    EXACT,
     PREPROCESSOR,
     PROCESSOR,
     differences,
+    own_preprocessor_config,
     plain_expansion,
     preprocessor_config,
     processor_config,
@@ -124,13 +127,27 @@ def export_model(
     geometry = build.manifest.config.image
     reasons = refusals(model, config.model)
     dtype = DTYPES[precision]
-    if reasons:
-        hf_config, tensors = own_config(model.attention, reasons), own_tensors(model)
-        expansion = plain_expansion(geometry, model.image_tokens)
-    else:
+    dtype_name = str(dtype).removeprefix("torch.")
+    if extensions is None:
+        extensions = model_extensions(to_tree(config.model))
+    if not reasons:
         model = as_llava(model)
-        hf_config, tensors = llava_config(model, dtype=str(dtype).removeprefix("torch.")), llava_tensors(model)
-        expansion = llava_expansion(model)
+    parts = _model_tree(config, model)
+    if reasons:
+        hf_config = own_config(
+            parts=parts,
+            extensions=extensions,
+            refusals=reasons,
+            dtype=dtype_name,
+            image_id=model.image_id,
+            image_tokens=model.image_tokens,
+            num_embeddings=build.manifest.tokenizer.num_embeddings,
+        )
+        tensors, expansion = own_tensors(model), plain_expansion(geometry, model.image_tokens)
+        preprocessor = own_preprocessor_config(geometry, model.encoder)
+    else:
+        hf_config, tensors = llava_config(model, dtype=dtype_name), llava_tensors(model)
+        expansion, preprocessor = llava_expansion(model), preprocessor_config(geometry, model.encoder)
     facts = card_facts(
         model,
         config,
@@ -143,14 +160,15 @@ def export_model(
         earlier=earlier,
         extensions=extensions,
     )
+    num_rows = model.decoder.get_output_embeddings().weight.shape[0]
     with whole_folder(out) as folder:
         files = copy_tokenizer(build, folder)
         files |= dict.fromkeys(write_weights(folder, _cast(tensors, dtype), max_bytes=shard_bytes))
-        record = _record(facts, _model_tree(config, model))
+        record = _record(facts, parts)
         trees = {
             "config.json": hf_config,
-            "generation_config.json": _generation_config(folder, build.manifest),
-            PREPROCESSOR: preprocessor_config(geometry, model.encoder),
+            "generation_config.json": _generation_config(folder, build.manifest, num_rows),
+            PREPROCESSOR: preprocessor,
             PROCESSOR: processor_config(expansion),
             RECORD: {**record, "files": {name: _file_facts(folder / name, digest) for name, digest in files.items()}},
         }
@@ -180,7 +198,7 @@ def card_facts(
     return CardFacts(
         name=out.resolve().name,
         refusals=refusals,
-        differences=differences(build.manifest.config.image, model.encoder),
+        differences=[EXACT] if refusals else differences(build.manifest.config.image, model.encoder),
         precision=precision,
         parameters=parameters,
         image_tokens=model.image_tokens,
@@ -190,21 +208,6 @@ def card_facts(
         earlier=earlier,
         extensions=model_extensions(to_tree(config.model)) if extensions is None else extensions,
     )
-
-
-def own_config(attention: str, reasons: list[str]) -> dict[str, Any]:
-    """config.json of a model that transformers must refuse with an understandable message.
-
-    The Auto classes print a model_type that they do not know. LLaVA's own class ignores it, but prints an unknown
-    model_type of the text or vision configuration.
-    """
-    reason = f"none, since this is not a LLaVA model: {'; '.join(reasons)}. Open the folder with trainer.load of dsvl"
-    return {
-        "architectures": ["VisionChatModel"],
-        "model_type": f"dsvl_{attention}-is-not-llava-open-it-with-trainer.load",
-        "text_config": {"model_type": reason},
-        "vision_config": {"model_type": reason},
-    }
 
 
 def _form(reasons: Sequence[str]) -> Form:
@@ -237,8 +240,8 @@ def _cast(tensors: Iterator[tuple[str, torch.Tensor]], dtype: torch.dtype) -> It
         yield name, tensor.detach().to(dtype) if tensor.is_floating_point() else tensor.detach()
 
 
-def _generation_config(folder: Path, manifest: Manifest) -> dict[str, Any]:
-    """generation_config.json: answers end with the token that ends them in training."""
+def _generation_config(folder: Path, manifest: Manifest, num_rows: int) -> dict[str, Any]:
+    """generation_config.json: answers end with the token that ends them in training, and contain what chat's may."""
     tokenizer = load_tokenizer(folder)
     chat = ChatTokenizer(Template(manifest.config.template, manifest.template), tokenizer)
     end_id, _ = answer_controls(chat)
@@ -247,6 +250,7 @@ def _generation_config(folder: Path, manifest: Manifest) -> dict[str, Any]:
         "bos_token_id": bos[0] if bos else None,
         "eos_token_id": sorted({end_id, eos[0]}),
         "pad_token_id": eos[0],
+        "suppress_tokens": forbidden_ids(chat, num_rows) or None,
     }
 
 

@@ -73,6 +73,9 @@ def _title(facts: CardFacts) -> str:
     )
 
 
+_LEFT = 'processor.tokenizer.padding_side = "left"  # for prompts of different lengths in one batch'
+
+
 def _use(facts: CardFacts) -> str:
     allowed = tuple(each["name"] for each in facts.extensions.values() if ":" in each["name"])
     consent = f", allow_extensions={allowed!r}" if allowed else ""
@@ -82,14 +85,21 @@ def _use(facts: CardFacts) -> str:
     )
     if facts.refusals:
         why = "; ".join(facts.refusals)
-        text = f"Open it with dsvl. It is not a LLaVA model: {why}.\n\n```python\n{with_dsvl}\n```"
+        text = (
+            f"Open it with dsvl. It is not a LLaVA model: {why}.\n\n```python\n{with_dsvl}\n```\n\n"
+            "After `import trainer`, the Auto classes of transformers open it too:\n\n```python\nimport trainer\n"
+            "from transformers import AutoModelForImageTextToText, AutoProcessor\n\n"
+            f'model = AutoModelForImageTextToText.from_pretrained("path/of/this/folder"{consent})\n'
+            'processor = AutoProcessor.from_pretrained("path/of/this/folder")\n'
+            f"{_LEFT}\n```"
+        )
     else:
         text = (
             "It is a standard LLaVA folder:\n\n```python\nfrom transformers import AutoProcessor, "
             "LlavaForConditionalGeneration\n\n"
             'model = LlavaForConditionalGeneration.from_pretrained("path/of/this/folder")\n'
             'processor = AutoProcessor.from_pretrained("path/of/this/folder", backend="pil")\n'
-            'processor.tokenizer.padding_side = "left"  # for prompts of different lengths in one batch\n```\n\n'
+            f"{_LEFT}\n```\n\n"
             f"dsvl opens it too:\n\n```python\n{with_dsvl}\n```"
         )
     notes = "\n".join(f"- {difference}" for difference in facts.differences)

@@ -60,11 +60,11 @@ class Generator:
     def __init__(self, model: VisionChatModel, chat: ChatTokenizer) -> None:
         self.model = model.eval()
         self.limit = position_limit(model)
-        self.end_id, in_answers = answer_controls(chat)
+        self.end_id, _ = answer_controls(chat)
         self.device = next(model.parameters()).device
         size = model.decoder.get_output_embeddings().weight.shape[0]
-        forbidden = torch.arange(size) >= chat.tokenizer.vocabulary_size
-        forbidden[sorted(chat.tokenizer.control_ids - in_answers)] = True
+        forbidden = torch.zeros(size, dtype=torch.bool)
+        forbidden[forbidden_ids(chat, size)] = True
         self._forbidden = forbidden.to(self.device)
 
     def session(self) -> Session:
@@ -215,6 +215,13 @@ def answer_controls(chat: ChatTokenizer) -> tuple[int, frozenset[int]]:
     start, end = encoded.trained[0]
     ids = [int(index) for index in encoded.ids[start:end]]
     return ids[-1], chat.tokenizer.control_ids.intersection(ids)
+
+
+def forbidden_ids(chat: ChatTokenizer, num_rows: int) -> list[int]:
+    """The ids that no answer contains, of a head with this many rows; exports name them for transformers."""
+    _, in_answers = answer_controls(chat)
+    controls = sorted(chat.tokenizer.control_ids - in_answers)
+    return sorted({*controls, *range(chat.tokenizer.vocabulary_size, num_rows)})
 
 
 def _sample(probabilities_V: torch.Tensor, top_p: float, random: torch.Generator) -> int:

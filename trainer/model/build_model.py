@@ -11,6 +11,7 @@ from shards.format.manifest import BuildFacts
 from trainer.config.kinds import PROJECTOR_KINDS
 from trainer.config.model import ModelConfig, check_model_values
 from trainer.model.decoder import RenamedWeights, attention_window, build_decoder, load_hf_config, max_positions
+from trainer.model.decoder_protocol import CausalDecoder
 from trainer.model.encoders.registry import build_encoder, encoder_function
 from trainer.model.projectors import build_projector, projector_function
 from trainer.model.vision_chat import VisionChatModel
@@ -41,19 +42,22 @@ def build_model(
             dtype=dtype,
             renamed=renamed,
         )
-        encoder = build_encoder(config.encoder, weights=weights)
-        projector = build_projector(
-            config.projector,
-            encoder_width=encoder.width,
-            encoder_tokens=encoder.num_tokens,
-            hidden_size=decoder.get_input_embeddings().weight.shape[1],
-        )
+        return join_decoder(config, decoder, image_id=facts.tokenizer.image_id, weights=weights, dtype=dtype)
+
+
+def join_decoder(
+    config: ModelConfig, decoder: CausalDecoder, *, image_id: int, weights: bool, dtype: torch.dtype
+) -> VisionChatModel:
+    """The model of this decoder, with a new encoder and projector. Raises ConfigError if they cannot be built."""
+    encoder = build_encoder(config.encoder, weights=weights)
+    projector = build_projector(
+        config.projector,
+        encoder_width=encoder.width,
+        encoder_tokens=encoder.num_tokens,
+        hidden_size=decoder.get_input_embeddings().weight.shape[1],
+    )
     return VisionChatModel(
-        encoder.to(dtype),
-        projector.to(dtype),
-        decoder,
-        image_id=facts.tokenizer.image_id,
-        attention=config.attention,
+        encoder.to(dtype), projector.to(dtype), decoder, image_id=image_id, attention=config.attention
     )
 
 

@@ -134,11 +134,14 @@ class VisionChatModel(nn.Module):
         Raises TrainError if encoder or projector make another shape than they say.
         """
         dtype = next(self.encoder.parameters()).dtype
-        pixels = normalize(images, self.encoder.mean, self.encoder.std, dtype)
+        return self.encode_pixels(normalize(images, self.encoder.mean, self.encoder.std, dtype))
+
+    def encode_pixels(self, pixels_N3SS: torch.Tensor) -> torch.Tensor:
+        """Embeddings [N, Q, H] of normalised pixels of the encoder's type. Raises as `encode` does."""
         with torch.set_grad_enabled(torch.is_grad_enabled() and self._trains_encoder()):
-            features = self.encoder(pixels)
+            features = self.encoder(pixels_N3SS)
         embeddings_NQH: torch.Tensor = self.projector(features)
-        expected = [len(images), self.image_tokens, self.hidden_size]
+        expected = [len(pixels_N3SS), self.image_tokens, self.hidden_size]
         if (shape := shape_of(embeddings_NQH)) != expected:
             raise TrainError(
                 f"model.projector.kind: {type(self.projector).__name__} made {shape} of {expected[0]} images; expected "

@@ -126,7 +126,7 @@ def _filled_model(
     if form not in get_args(Form):
         raise ValueError(f"form is {form!r}")
     check_files(folder, record["files"])
-    with _ZeroInitialisation():
+    with ZeroInitialisation():
         model = build_model(config, facts, weights=False, dtype=dtype)
     _fill(model, folder, form)
     return model
@@ -149,7 +149,7 @@ def _chat_tokenizer(folder: Path, facts: BuildFacts) -> ChatTokenizer:
     return ChatTokenizer(dst.Template(facts.template, source), tokenizer)
 
 
-class _ZeroInitialisation(TorchFunctionMode):
+class ZeroInitialisation(TorchFunctionMode):
     """New weights are zeros: all are loaded right after, and random initialisation of a large model takes a minute.
 
     torch and transformers initialise with functions of these names, whose first argument is the tensor.

@@ -1,5 +1,8 @@
 """The files with which transformers' AutoProcessor gives the ids and pixels of training.
 
+Of an export that is not a LLaVA folder, the image processor is our own, and its pixels are those of training. Of a
+LLaVA folder it is one that transformers has without dsvl.
+
 The rule: sizes, colours and filters are the build's, mean and std the encoder's. The PIL backend then gives exactly the
 pixels of training. The torchvision backend differs where it resizes: it rounds differently, and with Lanczos, which
 torchvision has since 0.27 and only on the CPU, it differs more. No key of these files selects the backend, so the model
@@ -15,9 +18,16 @@ from typing import Any
 from dst import IMAGE_TOKEN
 from shards.images.geometry import Geometry
 from shards.images.pixels import PAD_COLOURS
+from shards.typed_json import to_json
 from trainer.model.encoders.registry import Encoder
 
 PREPROCESSOR, PROCESSOR = "preprocessor_config.json", "processor_config.json"
+
+EXACT = "Pixels are those of training, whatever backend is asked for. EXIF orientation is applied."
+"""Of trainer.auto_classes.image_processor; for LLaVA folders see `differences`"""
+
+IMAGE_PROCESSOR_CLASS = "DsvlImageProcessor"
+"""In trainer.auto_classes.image_processor"""
 
 _RESAMPLE = {"lanczos": 1, "bilinear": 2, "bicubic": 3}
 
@@ -38,6 +48,16 @@ def preprocessor_config(geometry: Geometry, encoder: Encoder) -> dict[str, Any]:
         "do_rescale": True,
         "rescale_factor": 1 / 255,
         "do_normalize": True,
+        "image_mean": list(encoder.mean),
+        "image_std": list(encoder.std),
+    }
+
+
+def own_preprocessor_config(geometry: Geometry, encoder: Encoder) -> dict[str, Any]:
+    """preprocessor_config.json for trainer.auto_classes.image_processor, whose pixels are those of training."""
+    return {
+        "image_processor_type": IMAGE_PROCESSOR_CLASS,
+        "geometry": to_json(geometry),
         "image_mean": list(encoder.mean),
         "image_std": list(encoder.std),
     }
