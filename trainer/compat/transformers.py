@@ -61,7 +61,7 @@ def register_attention(name: str, attention: Function, mask: Function) -> None:
     AttentionMaskInterface.register(name, mask)
 
 
-def load_pretrained(auto: Any, name: str, *, unread: Collection[str] = (), **options: Any) -> Any:
+def load_pretrained(auto: Any, name: str | None, *, unread: Collection[str] = (), **options: Any) -> Any:
     """`auto.from_pretrained`, but weights missing from the files are an error, since they would be random.
 
     Weights in the files that the model does not have are ignored. unread: parts of names that may be missing. Raises

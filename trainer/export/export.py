@@ -17,15 +17,14 @@ from typing import Any
 
 import torch
 
-from dst import ChatTokenizer, Template, load_tokenizer
-from shards import Build, Manifest
+from shards import Build
 from shards.typed_json import to_json
 from trainer.config.extensions import KEY as EXTENSIONS
 from trainer.config.extensions import model_extensions
 from trainer.config.run import TrainConfig, to_tree
 from trainer.export.folder import check_out, copy_tokenizer, whole_folder
+from trainer.export.generation_config import generation_config
 from trainer.export.model_card import CardFacts, model_card
-from trainer.inference.generate import answer_controls, forbidden_ids
 from trainer.model.build_model import portable_config
 from trainer.model.vision_chat import VisionChatModel
 from trainer.model_io.llava import (
@@ -37,6 +36,7 @@ from trainer.model_io.llava import (
     own_tensors,
     refusals,
 )
+from trainer.model_io.llava_check import copy_refusal, folder_refusal
 from trainer.model_io.llava_folder import model_title, without_origin
 from trainer.model_io.load import DTYPES
 from trainer.model_io.own_config import own_config
@@ -124,14 +124,44 @@ def export_model(
     earlier: the stages before it, see trainer.checkpoint.init_from. extensions: the code that it was trained with, by
     part, see trainer.config.extensions; default: the code that is installed. Raises as `export` does.
     """
+    options: dict[str, Any] = {
+        "step": step,
+        "earlier": earlier,
+        "precision": precision,
+        "shard_bytes": shard_bytes,
+        "extensions": model_extensions(to_tree(config.model)) if extensions is None else extensions,
+    }
+    try:
+        return _export_form(model, config, build, out, reasons=refusals(model, config.model), **options)
+    except _NotOpenedError as error:
+        return _export_form(model, config, build, out, reasons=[str(error)], **options)
+
+
+class _NotOpenedError(Exception):
+    """Why transformers' own class does not open a folder that was written as a LLaVA folder."""
+
+
+def _export_form(
+    model: VisionChatModel,
+    config: TrainConfig,
+    build: Build,
+    out: Path,
+    *,
+    reasons: list[str],
+    step: int,
+    earlier: Sequence[Mapping[str, Any]],
+    precision: str,
+    shard_bytes: int,
+    extensions: Mapping[str, Mapping[str, Any]],
+) -> Exported:
+    """Write a LLaVA folder if there are no reasons against it. Raises _NotOpenedError if it is none."""
     geometry = build.manifest.config.image
-    reasons = refusals(model, config.model)
     dtype = DTYPES[precision]
     dtype_name = str(dtype).removeprefix("torch.")
-    if extensions is None:
-        extensions = model_extensions(to_tree(config.model))
     if not reasons:
-        model = as_llava(model)
+        converted = as_llava(model)
+        refusal = copy_refusal(converted, config.model)
+        model, reasons = (converted, []) if refusal is None else (model, [refusal])
     parts = _model_tree(config, model)
     if reasons:
         hf_config = own_config(
@@ -167,7 +197,7 @@ def export_model(
         record = _record(facts, parts)
         trees = {
             "config.json": hf_config,
-            "generation_config.json": _generation_config(folder, build.manifest, num_rows),
+            "generation_config.json": generation_config(folder, build.manifest, num_rows),
             PREPROCESSOR: preprocessor,
             PROCESSOR: processor_config(expansion),
             RECORD: {**record, "files": {name: _file_facts(folder / name, digest) for name, digest in files.items()}},
@@ -175,6 +205,8 @@ def export_model(
         for name, tree in trees.items():
             (folder / name).write_text(json.dumps(tree, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
         (folder / "README.md").write_text(model_card(facts), encoding="utf-8")
+        if not reasons and (refusal := folder_refusal(folder, model)):
+            raise _NotOpenedError(refusal)
         size = sum(path.stat().st_size for path in folder.iterdir())
     return Exported(
         folder=out, form=_form(reasons), refusals=tuple(reasons), parameters=facts.parameters, size_bytes=size
@@ -238,20 +270,6 @@ def _file_facts(path: Path, digest: str | None) -> dict[str, Any]:
 def _cast(tensors: Iterator[tuple[str, torch.Tensor]], dtype: torch.dtype) -> Iterator[tuple[str, torch.Tensor]]:
     for name, tensor in tensors:
         yield name, tensor.detach().to(dtype) if tensor.is_floating_point() else tensor.detach()
-
-
-def _generation_config(folder: Path, manifest: Manifest, num_rows: int) -> dict[str, Any]:
-    """generation_config.json: answers end with the token that ends them in training, and contain what chat's may."""
-    tokenizer = load_tokenizer(folder)
-    chat = ChatTokenizer(Template(manifest.config.template, manifest.template), tokenizer)
-    end_id, _ = answer_controls(chat)
-    bos, eos = tokenizer.encode([tokenizer.bos_token, tokenizer.eos_token])
-    return {
-        "bos_token_id": bos[0] if bos else None,
-        "eos_token_id": sorted({end_id, eos[0]}),
-        "pad_token_id": eos[0],
-        "suppress_tokens": forbidden_ids(chat, num_rows) or None,
-    }
 
 
 def _model_tree(config: TrainConfig, model: VisionChatModel) -> dict[str, Any]:

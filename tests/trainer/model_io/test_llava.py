@@ -4,7 +4,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -23,11 +23,12 @@ import trainer
 from shards.loader import normalize
 from tests.support import exports, model_batches
 from tests.support.exports import CLIP, OPEN_CLIP, SIDE, SIGLIP
+from trainer.export import export as export_module
 from trainer.export.export import export_model
 from trainer.inference.conversation import Exchange, LoadedImage, messages_of, prompt_of
 from trainer.inference.generate import Generator, Sampling
 from trainer.model.decoder import PRESETS
-from trainer.model_io.llava import refusals
+from trainer.model_io.llava import llava_tensors, refusals
 
 one_thread = pytest.fixture(scope="module", autouse=True)(model_batches.on_one_thread)
 build_of = pytest.fixture(scope="module")(exports.builds)
@@ -235,6 +236,96 @@ def test_where_the_processor_cannot_be_exact_the_card_says_so(build_of: exports.
     assert "padded before they are resized" in card
     assert "(122, 116, 104) here" in card
     assert "(0, 0, 0) in training" in card
+
+
+GPT2: dict[str, Any] = {"model_type": "gpt2", "n_embd": 64, "n_layer": 2, "n_head": 4}
+FALCON: dict[str, Any] = {**SPARE_ROWS["config"], "model_type": "falcon"}
+GPT_NEO: dict[str, Any] = {
+    "model_type": "gpt_neo",
+    "hidden_size": 64,
+    "num_layers": 2,
+    "num_heads": 4,
+    "attention_types": [[["global"], 2]],
+    "attention_layers": ["global"] * 2,
+}
+
+
+@pytest.mark.parametrize(
+    "sizes",
+    [GPT2, {**GPT2, "model_type": "gpt_bigcode"}, FALCON, GPT_NEO],
+    ids=lambda sizes: str(sizes["model_type"]),
+)
+@pytest.mark.parametrize("is_tied", [True, False], ids=["tied", "untied"])
+def test_a_folder_is_called_a_llava_only_if_transformers_opens_it(
+    is_tied: bool, sizes: dict[str, Any], build_of: exports.MakeBuild, tmp_path: Path
+) -> None:
+    build = build_of()
+    decoder = {
+        "config": {**sizes, "vocab_size": 1300, "bos_token_id": 0, "eos_token_id": 0, "tie_word_embeddings": is_tied},
+        "attn_implementation": "eager",
+    }
+    config = exports.config_of(build, decoder=decoder, learning_rates=exports.ALL)
+    model = exports.make_model(config, build)
+
+    done = export_model(model, config, build, tmp_path / "out", step=1)
+
+    if done.form == "llava":
+        assert not is_tied
+        exports.check_is_llava(model, build, tmp_path / "out")
+    else:
+        assert "transformers' LLaVA cannot use its decoder" in done.refusals[0]
+        assert "embed_tokens" in done.refusals[0]
+        ids, two = exports.expanded(model, exports.chat_of(build)), exports.sample_images()
+        loaded = trainer.load(tmp_path / "out").model
+        pixels = exports.pixels_of(two, build)
+        assert (exports.logits_of(loaded, ids, pixels) - exports.logits_of(model, ids, pixels)).abs().max() < 1e-5
+        with torch.no_grad():
+            auto = transformers.AutoModelForImageTextToText.from_pretrained(tmp_path / "out")
+            logits = auto(**exports.processed(tmp_path / "out", two)).logits
+        assert (logits - exports.logits_of(model, ids, pixels)).abs().max() < 1e-5
+
+
+def test_a_decoder_that_computes_something_else_in_a_llava_is_found(
+    build_of: exports.MakeBuild, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    build = build_of()
+    config = exports.config_of(build)
+    model = exports.make_model(config, build)
+    forward = transformers.LlavaForConditionalGeneration.forward
+
+    def scaled(self: Any, *arguments: Any, **options: Any) -> Any:
+        outputs = forward(self, *arguments, **options)
+        outputs.logits = outputs.logits * 2
+        return outputs
+
+    monkeypatch.setattr(transformers.LlavaForConditionalGeneration, "forward", scaled)
+    done = export_model(model, config, build, tmp_path / "out", step=1)
+    assert done.refusals == (
+        "transformers' LLaVA cannot use its decoder LlamaForCausalLM, which has other logits there",
+    )
+
+
+@pytest.mark.parametrize("damage", ["other name", "other shape"])
+def test_a_written_folder_that_transformers_does_not_open_becomes_one_of_dsvl(
+    damage: str, build_of: exports.MakeBuild, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    build = build_of()
+    config = exports.config_of(build)
+    model = exports.make_model(config, build)
+    written = llava_tensors
+
+    def damaged(model: Any) -> Iterator[tuple[str, torch.Tensor]]:
+        for name, tensor in written(model):
+            if name.endswith("layers.1.self_attn.q_proj.weight") and name.startswith("language_model"):
+                yield (f"{name}s", tensor) if damage == "other name" else (name, tensor[1:])
+            else:
+                yield name, tensor
+
+    monkeypatch.setattr(export_module, "llava_tensors", damaged)
+    done = export_model(model, config, build, tmp_path / "out", step=1)
+    assert done.form == "dsvl"
+    assert "cannot be opened there" in done.refusals[0]
+    assert trainer.load(tmp_path / "out").model.attention == "causal"
 
 
 @pytest.mark.parametrize(
