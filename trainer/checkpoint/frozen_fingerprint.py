@@ -16,11 +16,11 @@ _NUM_ELEMENTS = 8
 
 
 def frozen_elements(model: nn.Module) -> dict[str, list[float]]:
-    """Frozen parameter -> elements evenly spread over it."""
+    """Frozen parameter -> elements evenly spread over it; without parameters on the meta device."""
     return {
         name: _spread(parameter.detach())
         for name, parameter in model.named_parameters()
-        if not parameter.requires_grad and parameter.numel()
+        if not parameter.requires_grad and parameter.numel() and not parameter.is_meta
     }
 
 
@@ -28,6 +28,11 @@ def changed_parameters(model: nn.Module, fingerprint: Mapping[str, Sequence[floa
     """Names of the model's frozen parameters that differ from what `frozen_elements` returned."""
     current = frozen_elements(model)
     return [name for name in current if name not in fingerprint or not _alike(current[name], fingerprint[name])]
+
+
+def is_unchanged(name: str, value: torch.Tensor, fingerprint: Mapping[str, Sequence[float]]) -> bool:
+    """Whether the frozen parameter of this name had this value when `frozen_elements` was called."""
+    return not value.numel() or (name in fingerprint and _alike(_spread(value), fingerprint[name]))
 
 
 def _spread(parameter: torch.Tensor) -> list[float]:

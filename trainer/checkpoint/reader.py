@@ -111,8 +111,13 @@ class Checkpoint:
 
     def weights(self) -> Iterator[tuple[str, torch.Tensor]]:
         """Trained parameters one by one: name, fp32 tensor. Raises TrainError for a damaged file."""
-        for name, shape in self.shapes.items():
-            yield name, self.elements("weight", name, 0, math.prod(shape)).reshape(shape)
+        for name in self.shapes:
+            yield name, self.weight(name)
+
+    def weight(self, name: str) -> torch.Tensor:
+        """A trained parameter, fp32. Raises TrainError for a damaged file."""
+        shape = self.shapes[name]
+        return self.elements("weight", name, 0, math.prod(shape)).reshape(shape)
 
     def elements(self, kind: str, name: str, start: int, count: int) -> torch.Tensor:
         """Elements [start, start + count) of a parameter or of one of its moments, fp32 [count].
@@ -154,7 +159,8 @@ class Checkpoint:
 def load_weights(model: torch.nn.Module, checkpoint: Checkpoint) -> None:
     """Copy the trained weights and buffers into a model, before DeepSpeed takes it.
 
-    Raises ConfigError if the model trains other parameters, or if frozen parameters have changed since then.
+    Parameters on the meta device stay as they are. Raises ConfigError if the model trains other parameters, or if
+    frozen parameters have changed since then.
     """
     trained = {name: parameter for name, parameter in model.named_parameters() if parameter.requires_grad}
     problems = [
@@ -164,18 +170,24 @@ def load_weights(model: torch.nn.Module, checkpoint: Checkpoint) -> None:
         if name not in trained or checkpoint.shapes.get(name) != tuple(trained[name].shape)
     ]
     if changed := changed_parameters(model, checkpoint.content["frozen"]):
-        problems.append(
-            f"model.{changed[0].partition('.')[0]}: {changed[0]} is frozen and has other weights now than when "
-            f"{checkpoint.folder} was written; use the original weights, or start a new run with another `out`"
-        )
+        problems.append(other_weights(changed[0], checkpoint))
     if problems:
         raise ConfigError(problems)
     with torch.no_grad():
-        for name, weight in checkpoint.weights():
-            trained[name].copy_(weight)
+        for name in checkpoint.shapes:
+            if not trained[name].is_meta:
+                trained[name].copy_(checkpoint.weight(name))
         buffers = dict(model.named_buffers())
         for name, value in checkpoint.buffers().items():
             buffers[name].copy_(value)
+
+
+def other_weights(name: str, checkpoint: Checkpoint) -> str:
+    """The problem of a frozen parameter that has changed."""
+    return (
+        f"model.{name.partition('.')[0]}: {name} is frozen and has other weights now than when {checkpoint.folder} was "
+        "written; use the original weights, or start a new run with another `out`"
+    )
 
 
 def load_optimizer(engine: EngineState, checkpoint: Checkpoint, *, ranks: Ranks) -> None:

@@ -129,6 +129,16 @@ def llava_shapes(name: str) -> dict[str, tuple[int, ...]]:
     return {path: tuple(parameter.shape) for path, parameter in model.named_parameters(remove_duplicate=False)}
 
 
+def loads_as_stored(model: Any) -> bool:
+    """Whether the loader only casts the weights of such a model: it renames, merges and keeps none in another type."""
+    from transformers import conversion_mapping
+
+    conversions: Function = conversion_mapping.get_checkpoint_conversion_mapping
+    kept = [getattr(model, name, None) for name in ("_keep_in_fp32_modules", "_keep_in_fp32_modules_strict")]
+    is_quantized = getattr(model.config, "quantization_config", None) is not None
+    return not any(kept) and not is_quantized and conversions(model.config.model_type) is None
+
+
 def image_processor_settings(name: str) -> dict[str, Any]:
     """preprocessor_config.json of a folder or a hub id; empty if there is none."""
     from transformers.image_processing_base import ImageProcessingMixin

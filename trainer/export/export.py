@@ -10,7 +10,7 @@ The rule: the folder is complete or missing. It is written under a temporary nam
 from __future__ import annotations
 
 import json
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -25,6 +25,7 @@ from trainer.config.run import TrainConfig, to_tree
 from trainer.export.folder import check_out, copy_tokenizer, whole_folder
 from trainer.export.generation_config import generation_config
 from trainer.export.model_card import CardFacts, model_card
+from trainer.export.streamed import streamed
 from trainer.model.build_model import portable_config
 from trainer.model.vision_chat import VisionChatModel
 from trainer.model_io.llava import (
@@ -52,10 +53,10 @@ from trainer.model_io.processor import (
 )
 from trainer.model_io.record import FORMAT, RECORD, VERSION, Form
 from trainer.model_io.safetensors_files import write_weights
-from trainer.training.restore import open_run, restore
+from trainer.training.restore import open_run
 
 SHARD_BYTES = 4 << 30
-"""Size of a file of weights; writing takes about this much memory"""
+"""Size of a file of weights"""
 
 _LOCAL = ("build", "out", "expect")
 """Sections of the config that contain paths of this machine, or checks that were made before"""
@@ -93,8 +94,9 @@ def export(
     """
     check_out(out)
     run = open_run(location, build=build, init_from=init_from, allow_extensions=allow_extensions)
+    model = streamed(run)
     exported = export_model(
-        restore(run),
+        model.model,
         run.config,
         run.build,
         out,
@@ -103,6 +105,7 @@ def export(
         precision=precision or run.config.precision,
         shard_bytes=shard_bytes,
         extensions={part: asdict(extension) for part, extension in run.checkpoint.extensions.items()},
+        value=model.value,
     )
     return replace(exported, notes=run.notes)
 
@@ -118,11 +121,13 @@ def export_model(
     precision: str = "fp32",
     shard_bytes: int = SHARD_BYTES,
     extensions: Mapping[str, Mapping[str, Any]] | None = None,
+    value: Callable[[torch.Tensor], torch.Tensor] = lambda tensor: tensor,
 ) -> Exported:
     """Write a model whose adapters are merged and which was trained on `build`.
 
     earlier: the stages before it, see trainer.checkpoint.init_from. extensions: the code that it was trained with, by
-    part, see trainer.config.extensions; default: the code that is installed. Raises as `export` does.
+    part, see trainer.config.extensions; default: the code that is installed. value: the values of a tensor that may be
+    on the meta device, see trainer.export.streamed. Raises as `export` does.
     """
     options: dict[str, Any] = {
         "step": step,
@@ -130,6 +135,7 @@ def export_model(
         "precision": precision,
         "shard_bytes": shard_bytes,
         "extensions": model_extensions(to_tree(config.model)) if extensions is None else extensions,
+        "value": value,
     }
     try:
         return _export_form(model, config, build, out, reasons=refusals(model, config.model), **options)
@@ -153,6 +159,7 @@ def _export_form(
     precision: str,
     shard_bytes: int,
     extensions: Mapping[str, Mapping[str, Any]],
+    value: Callable[[torch.Tensor], torch.Tensor],
 ) -> Exported:
     """Write a LLaVA folder if there are no reasons against it. Raises _NotOpenedError if it is none."""
     geometry = build.manifest.config.image
@@ -193,7 +200,7 @@ def _export_form(
     num_rows = model.decoder.get_output_embeddings().weight.shape[0]
     with whole_folder(out) as folder:
         files = copy_tokenizer(build, folder)
-        files |= dict.fromkeys(write_weights(folder, _cast(tensors, dtype), max_bytes=shard_bytes))
+        files |= dict.fromkeys(write_weights(folder, tensors, max_bytes=shard_bytes, dtype=dtype, value=value))
         record = _record(facts, parts)
         trees = {
             "config.json": hf_config,
@@ -265,11 +272,6 @@ def _record(facts: CardFacts, model: Mapping[str, Any]) -> dict[str, Any]:
 def _file_facts(path: Path, digest: str | None) -> dict[str, Any]:
     facts: dict[str, Any] = {"size": path.stat().st_size}
     return facts if digest is None else {**facts, "sha256": digest}
-
-
-def _cast(tensors: Iterator[tuple[str, torch.Tensor]], dtype: torch.dtype) -> Iterator[tuple[str, torch.Tensor]]:
-    for name, tensor in tensors:
-        yield name, tensor.detach().to(dtype) if tensor.is_floating_point() else tensor.detach()
 
 
 def _model_tree(config: TrainConfig, model: VisionChatModel) -> dict[str, Any]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from contextlib import nullcontext
 
 import torch
 
@@ -25,23 +26,27 @@ def build_model(
     seed: int = 0,
     dtype: torch.dtype = torch.float32,
     renamed: RenamedWeights | None = None,
+    lazy_decoder: bool = False,
 ) -> VisionChatModel:
     """The model for the build with these facts; `weights=False` leaves all of it random.
 
-    renamed: what holds the decoder's weights, instead of `config`. New weights depend on `seed` alone. The caller has
+    renamed: what holds the decoder's weights, instead of `config`. lazy_decoder: leave the decoder on the meta device,
+    for trainer.export.streamed. New weights depend on `seed` alone. The caller has
     run `check_model`, which says what of the config does not fit the build. Raises ConfigError if an encoder, projector
     or decoder cannot be built or loaded.
     """
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        decoder = build_decoder(
-            config.decoder,
-            facts.tokenizer.num_embeddings,
-            config.attention,
-            weights=weights,
-            dtype=dtype,
-            renamed=renamed,
-        )
+        with torch.device("meta") if lazy_decoder else nullcontext():
+            decoder = build_decoder(
+                config.decoder,
+                facts.tokenizer.num_embeddings,
+                config.attention,
+                weights=weights and not lazy_decoder,
+                dtype=dtype,
+                renamed=renamed,
+            )
+        torch.manual_seed(seed + 1)  # what the other parts draw is the same whether the decoder was drawn or loaded
         return join_decoder(config, decoder, image_id=facts.tokenizer.image_id, weights=weights, dtype=dtype)
 
 

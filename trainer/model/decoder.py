@@ -162,7 +162,12 @@ def fit_vocabulary(model: CausalDecoder, tokenizer_size: int) -> None:
         tensors.append(head.bias)
     with torch.no_grad():
         for tensor in tensors:
-            tensor[num_old:] = tensor[:num_old].float().mean(0).to(tensor.dtype)
+            tensor[num_old:] = mean_row(tensor[:num_old])
+
+
+def mean_row(rows: torch.Tensor) -> torch.Tensor:
+    """What a new token begins with: the mean of all rows of a table."""
+    return rows.float().mean(0).to(rows.dtype)
 
 
 def finish_logits(hf_config: HfConfig, logits: torch.Tensor) -> torch.Tensor:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Collection, Iterator, Sequence
+from typing import Any
 
 from torch import nn
 
@@ -125,6 +126,15 @@ def merge_lora(root: nn.Module) -> None:
             continue  # an adapted attention block merges its own output layer
         parent, _, last = name.rpartition(".")
         setattr(root.get_submodule(parent), last, merged(module))
+
+
+def remove_adapters(root: nn.Module) -> dict[str, Any]:
+    """Restore the plain layers without merging; returns the adapted ones by the names of their layers."""
+    adapted = adapted_layers(root)
+    for name, module in adapted.items():
+        parent, _, last = name.rpartition(".")
+        setattr(root.get_submodule(parent), last, module.get_base_layer())
+    return adapted
 
 
 def _layers(root: nn.Module) -> tuple[dict[str, nn.Module], dict[str, str]]:

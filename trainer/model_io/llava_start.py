@@ -27,7 +27,9 @@ from trainer.model_io.safetensors_files import WeightFiles
 _PREFIX = re.compile(r"(model\.)?(vision_tower|multi_modal_projector)\.")
 
 
-def load_llava(config: ModelConfig, facts: BuildFacts, *, dtype: torch.dtype) -> VisionChatModel:
+def load_llava(
+    config: ModelConfig, facts: BuildFacts, *, dtype: torch.dtype, lazy_decoder: bool = False
+) -> VisionChatModel:
     """The model at `config.init_from`, a LLaVA folder or hub id, for a run on the build with these facts.
 
     config: filled in by trainer.checkpoint.init_from, and checked by trainer.model.build_model.check_model. Raises
@@ -38,15 +40,15 @@ def load_llava(config: ModelConfig, facts: BuildFacts, *, dtype: torch.dtype) ->
         decoder = build_decoder(config.decoder, facts.tokenizer.num_embeddings, "causal", weights=False)
     if reasons := decoder_refusals(decoder):
         raise ConfigError([f"model.init_from: {name}: {'; '.join(reasons)}; choose another model"])
-    renamed = RenamedWeights(name=name, key_mapping=_decoder_names(decoder))
-    model = build_model(config, facts, dtype=dtype, renamed=renamed)
+    renamed = RenamedWeights(name=name, key_mapping=decoder_names(decoder))
+    model = build_model(config, facts, dtype=dtype, renamed=renamed, lazy_decoder=lazy_decoder)
     path = local_file(name, CONFIG)  # the weights are next to it, now that the decoder's were loaded
     assert path is not None
     _fill(model, path.parent)
     return model
 
 
-def _decoder_names(decoder: CausalDecoder) -> dict[str, str]:
+def decoder_names(decoder: CausalDecoder) -> dict[str, str]:
     """From the names of LLaVA's weights, of old and new releases, to those of its decoder alone."""
     base, head = decoder.base_model_prefix, decoder.get_output_embeddings()
     assert isinstance(decoder, nn.Module)

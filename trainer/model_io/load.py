@@ -100,18 +100,20 @@ def load_model(
     )
 
 
-def started_model(config: ModelConfig, facts: BuildFacts, *, dtype: torch.dtype) -> VisionChatModel:
+def started_model(
+    config: ModelConfig, facts: BuildFacts, *, dtype: torch.dtype, lazy_decoder: bool = False
+) -> VisionChatModel:
     """The model at `config.init_from`, for a run on the build with these facts.
 
-    config: filled in by trainer.checkpoint.init_from, and checked by trainer.model.build_model.check_model. Raises as
-    `load_model` and `load_llava` do.
+    config: filled in by trainer.checkpoint.init_from, and checked by trainer.model.build_model.check_model.
+    lazy_decoder: as build_model takes it. Raises as `load_model` and `load_llava` do.
     """
     folder = Path(str(config.init_from))
     if not is_export(folder):
-        return load_llava(config, facts, dtype=dtype)
+        return load_llava(config, facts, dtype=dtype, lazy_decoder=lazy_decoder)
     record = read_record(folder)
     try:
-        model = _filled_model(folder, record, config, facts, dtype)
+        model = _filled_model(folder, record, config, facts, dtype, lazy_decoder=lazy_decoder)
     except (KeyError, TypeError, AttributeError, ValueError) as error:
         raise unusable(folder, f"{type(error).__name__}: {error}") from None
     check_decoder(model.decoder, config.decoder, config.attention)  # which may differ from the export's
@@ -119,7 +121,13 @@ def started_model(config: ModelConfig, facts: BuildFacts, *, dtype: torch.dtype)
 
 
 def _filled_model(
-    folder: Path, record: Mapping[str, Any], config: ModelConfig, facts: BuildFacts, dtype: torch.dtype
+    folder: Path,
+    record: Mapping[str, Any],
+    config: ModelConfig,
+    facts: BuildFacts,
+    dtype: torch.dtype,
+    *,
+    lazy_decoder: bool = False,
 ) -> VisionChatModel:
     """Raises KeyError, TypeError, ValueError or ConfigError for a damaged record, TrainError for damaged files."""
     form = record["form"]
@@ -127,7 +135,7 @@ def _filled_model(
         raise ValueError(f"form is {form!r}")
     check_files(folder, record["files"])
     with ZeroInitialisation():
-        model = build_model(config, facts, weights=False, dtype=dtype)
+        model = build_model(config, facts, weights=False, dtype=dtype, lazy_decoder=lazy_decoder)
     _fill(model, folder, form)
     return model
 
@@ -138,6 +146,8 @@ def _fill(model: VisionChatModel, folder: Path, form: Form) -> None:
     weights = WeightFiles(folder)
     with torch.no_grad():
         for name, tensor in own_tensors(model):
+            if tensor.is_meta:
+                continue
             tensor.copy_(weights.read(names.get(name, name), shape=tensor.shape))
 
 

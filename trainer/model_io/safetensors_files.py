@@ -1,7 +1,7 @@
 """Weights as safetensors files, named as in transformers: one file, or several and an index.
 
-The rule: tensors are written one by one, so that memory holds the model and at most one file's worth more. Nothing is
-unpickled.
+The rule: tensors are read and written one by one, so that memory holds one tensor whatever the size of the files.
+Nothing is unpickled.
 """
 
 from __future__ import annotations
@@ -9,7 +9,8 @@ from __future__ import annotations
 import json
 import os
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -24,40 +25,89 @@ _AGAIN = "copy it again, or export the model again"
 _NAME = re.compile(r"model(-\d{5}-of-\d{5})?\.safetensors")
 
 
-def write_weights(folder: Path, tensors: Iterable[tuple[str, torch.Tensor]], *, max_bytes: int) -> list[str]:
-    """Write named tensors in files of about `max_bytes` bytes; returns the names of all files written."""
-    written: list[Path] = []
-    waiting: dict[str, torch.Tensor] = {}
-    file_numbers: dict[str, int] = {}
-    waiting_bytes = total_bytes = 0
+def write_weights(
+    folder: Path,
+    tensors: Iterable[tuple[str, torch.Tensor]],
+    *,
+    max_bytes: int,
+    dtype: torch.dtype | None = None,
+    value: Callable[[torch.Tensor], torch.Tensor] = lambda tensor: tensor,
+) -> list[str]:
+    """Write named tensors in files of about `max_bytes` bytes; returns the names of all files written.
 
-    def flush() -> None:
-        nonlocal waiting_bytes
-        written.append(folder / f".part-{len(written):05d}")
-        save_tensors(waiting, written[-1])
-        waiting.clear()
-        waiting_bytes = 0
-
+    dtype: of floating-point tensors in the files; default: their own. value: what is written for a tensor, which may be
+    on the meta device; called when the tensor's turn has come, once for each.
+    """
+    files: list[dict[str, torch.Tensor]] = [{}]
+    sizes = [0]
     for name, tensor in tensors:
-        if waiting and waiting_bytes + tensor.nbytes > max_bytes:
-            flush()
-        waiting[name] = tensor.detach().cpu().contiguous()
-        file_numbers[name] = len(written)
-        waiting_bytes += tensor.nbytes
-        total_bytes += tensor.nbytes
-    flush()
-    if len(written) == 1:
-        written[0].rename(folder / SINGLE)
+        size = tensor.numel() * _stored_dtype(tensor, dtype).itemsize
+        if files[-1] and sizes[-1] + size > max_bytes:
+            files.append({})
+            sizes.append(0)
+        files[-1][name] = tensor
+        sizes[-1] += size
+    if len(files) == 1:
+        _write_file(folder / SINGLE, files[0], dtype, value)
         return [SINGLE]
-    names = [f"model-{number:05d}-of-{len(written):05d}.safetensors" for number in range(1, len(written) + 1)]
-    for path, name in zip(written, names, strict=True):
-        path.rename(folder / name)
+    names = [f"model-{number:05d}-of-{len(files):05d}.safetensors" for number in range(1, len(files) + 1)]
+    for name, held in zip(names, files, strict=True):
+        _write_file(folder / name, held, dtype, value)
+    numbers = {name: number for number, held in enumerate(files) for name in held}
     index = {
-        "metadata": {"total_size": total_bytes},
-        "weight_map": {name: names[number] for name, number in sorted(file_numbers.items())},
+        "metadata": {"total_size": sum(sizes)},
+        "weight_map": {name: names[number] for name, number in sorted(numbers.items())},
     }
     (folder / INDEX).write_text(json.dumps(index, indent=2) + "\n", encoding="utf-8")
     return [*names, INDEX]
+
+
+def _stored_dtype(tensor: torch.Tensor, dtype: torch.dtype | None) -> torch.dtype:
+    return dtype if dtype is not None and tensor.is_floating_point() else tensor.dtype
+
+
+def _write_file(
+    path: Path,
+    tensors: Mapping[str, torch.Tensor],
+    dtype: torch.dtype | None,
+    value: Callable[[torch.Tensor], torch.Tensor],
+) -> None:
+    """Write a file tensor by tensor, with the bytes that safetensors' own writer makes; see its format page.
+
+    https://github.com/huggingface/safetensors#format: the header's length, the header, then the tensors' bytes.
+    """
+    stored = {name: _stored_dtype(tensor, dtype) for name, tensor in tensors.items()}
+    names = sorted(tensors, key=lambda name: (-stored[name].itemsize, name))  # largest types first, which aligns all
+    header: dict[str, Any] = {"__metadata__": {"format": "pt"}}
+    end = 0
+    for name in names:
+        begin, end = end, end + tensors[name].numel() * stored[name].itemsize
+        shape = list(tensors[name].shape)
+        header[name] = {"dtype": _DTYPES[stored[name]], "shape": shape, "data_offsets": [begin, end]}
+    text = json.dumps(header, separators=(",", ":"), ensure_ascii=False).encode()
+    text += b" " * (-len(text) % 8)
+    with path.open("wb") as file:
+        file.write(len(text).to_bytes(8, "little") + text)
+        for name in names:
+            data = value(tensors[name]).detach().to("cpu", stored[name]).contiguous()
+            file.write(data.reshape(-1).view(torch.uint8).numpy().data)
+            del data
+        file.flush()
+        os.fsync(file.fileno())
+
+
+_DTYPES = {
+    torch.float64: "F64",
+    torch.float32: "F32",
+    torch.float16: "F16",
+    torch.bfloat16: "BF16",
+    torch.int64: "I64",
+    torch.int32: "I32",
+    torch.int16: "I16",
+    torch.int8: "I8",
+    torch.uint8: "U8",
+    torch.bool: "BOOL",
+}
 
 
 def save_tensors(tensors: Mapping[str, torch.Tensor], path: Path) -> None:
@@ -74,16 +124,19 @@ def save_tensors(tensors: Mapping[str, torch.Tensor], path: Path) -> None:
 
 
 class WeightFiles:
-    """The tensors of a folder, by name."""
+    """The tensors of a folder, by name.
+
+    A file is open only while something of it is read: pages of an open file count as memory of the process.
+    """
 
     def __init__(self, folder: Path) -> None:
         """Raises TrainError if files are missing or damaged."""
         self.folder = folder
-        self._opened: dict[str, Any] = {}
         if (folder / INDEX).is_file():
             self._files = _read_index(folder / INDEX)
         else:
-            self._files = dict.fromkeys(self._open(SINGLE).keys(), SINGLE)
+            with self._open(SINGLE) as opened:
+                self._files = dict.fromkeys(opened.keys(), SINGLE)
 
     def __contains__(self, name: str) -> bool:
         return name in self._files
@@ -92,28 +145,34 @@ class WeightFiles:
         """The names of all tensors."""
         return self._files.keys()
 
+    def shapes(self) -> dict[str, tuple[int, ...]]:
+        """Name -> shape of all tensors. Raises TrainError if a file is missing or damaged."""
+        shapes: dict[str, tuple[int, ...]] = {}
+        for file in dict.fromkeys(self._files.values()):
+            with self._open(file) as opened:
+                shapes |= {name: tuple(opened.get_slice(name).get_shape()) for name in opened.keys()}  # noqa: SIM118
+        return shapes
+
     def read(self, name: str, *, shape: Sequence[int]) -> torch.Tensor:
         """The tensor of this name and shape. Raises TrainError if it is missing, damaged or of another shape."""
         file = self._files.get(name)
         if file is None:
             raise TrainError(f"{self.folder}: the weights lack {name}; {_AGAIN}")
-        try:
-            tensor: torch.Tensor = self._open(file).get_tensor(name)
-        except SafetensorError as error:
-            raise _damaged(self.folder / file, str(error)) from None
+        with self._open(file) as opened:
+            tensor: torch.Tensor = opened.get_tensor(name)
         if tensor.shape != torch.Size(shape):
             raise TrainError(f"{self.folder}: {name} is {list(tensor.shape)}, expected {list(shape)}; {_AGAIN}")
         return tensor
 
-    def _open(self, file: str) -> Any:  # a safe_open, whose methods are declared without types
-        if file not in self._opened:
-            try:
-                self._opened[file] = safe_open(str(self.folder / file), framework="pt")
-            except FileNotFoundError:
-                raise TrainError(f"{self.folder / file}: is missing; {_AGAIN}") from None
-            except (OSError, SafetensorError) as error:
-                raise _damaged(self.folder / file, str(error)) from None
-        return self._opened[file]
+    @contextmanager
+    def _open(self, file: str) -> Iterator[Any]:  # a safe_open, whose methods are declared without types
+        try:
+            with safe_open(str(self.folder / file), framework="pt") as opened:
+                yield opened
+        except FileNotFoundError:
+            raise TrainError(f"{self.folder / file}: is missing; {_AGAIN}") from None
+        except (OSError, SafetensorError) as error:
+            raise _damaged(self.folder / file, str(error)) from None
 
 
 def _read_index(path: Path) -> dict[str, str]:

@@ -32,17 +32,19 @@ class Assembled:
     """For counting operations"""
 
 
-def assemble(config: TrainConfig, facts: BuildFacts, *, weights: bool = True) -> Assembled:
+def assemble(config: TrainConfig, facts: BuildFacts, *, weights: bool = True, lazy_decoder: bool = False) -> Assembled:
     """The model of a config for the build with these facts. The same seed gives the same new weights.
 
-    weights: False leaves pretrained weights random. The config has passed trainer.model.build_model.check_model.
-    Raises ConfigError if a part cannot be built or adapted.
+    weights: False leaves pretrained weights random. lazy_decoder: as build_model takes it. The config has passed
+    trainer.model.build_model.check_model. Raises ConfigError if a part cannot be built or adapted.
     """
     dtype = DTYPES[config.precision]
     if weights and config.model.init_from is not None:
-        model = started_model(config.model, facts, dtype=dtype)
+        model = started_model(config.model, facts, dtype=dtype, lazy_decoder=lazy_decoder)
     else:
-        model = build_model(config.model, facts, weights=weights, seed=config.seed, dtype=dtype)
+        model = build_model(
+            config.model, facts, weights=weights, seed=config.seed, dtype=dtype, lazy_decoder=lazy_decoder
+        )
     if facts.has_branches:
         model.expect_branches()
     with torch.random.fork_rng(devices=[]):

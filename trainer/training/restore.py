@@ -102,13 +102,13 @@ def restore(run: OpenedRun) -> VisionChatModel:
 
     Raises ConfigError or TrainError if the base weights are missing, damaged or changed, or the checkpoint is damaged.
     """
-    model = assemble(_for_this_machine(run.config), run.facts).model.float()
+    model = assemble(for_this_machine(run.config), run.facts).model.float()
     load_weights(model, run.checkpoint)
     merge_lora(model)
     return model.eval().requires_grad_(False)
 
 
-def _for_this_machine(config: TrainConfig) -> TrainConfig:
+def for_this_machine(config: TrainConfig) -> TrainConfig:
     """Without settings that only change speed or memory, since they may need a GPU."""
     decoder = config.model.decoder
     decoder = dataclasses.replace(decoder, attn_implementation=decoder.portable_attn_implementation)
