@@ -54,7 +54,8 @@ class ImagePolicy:
     size: Annotated[int, Ge(8), Le(8192)] = 336
     """Side of a resized image in pixels: the encoder's input size."""
     fit: Fit = "crop"
-    """crop: short side to size, then its centre (CLIP); squash: both sides (SigLIP); pad: long side (LLaVA)."""
+    """crop: short side to size, then its centre (CLIP); squash: both sides (SigLIP); pad: to a square, then to size
+    (LLaVA-1.5)."""
     pad_colour: PadColour = "clip"
     """Colour of pad's borders: the mean that the encoder subtracts, so that a border becomes zero."""
     interpolation: Interpolation = "bicubic"

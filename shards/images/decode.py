@@ -72,7 +72,8 @@ def fast(data: bytes | memoryview, geometry: Geometry, out: Pixels) -> None:
         image = _header(data, geometry)
         width, height = image.size
         mode = _TORCH_MODES.get(geometry.interpolation)
-        if width == height == geometry.size or mode is None or not _has_torch():
+        is_strip = geometry.fit == "pad" and max(width, height) ** 2 > geometry.max_pixels  # its square is too large
+        if width == height == geometry.size or mode is None or is_strip or not _has_torch():
             _exact(image, data, geometry, out)
             return
         # Decoded at full size: libjpeg's own scaling saves half of the time at 12 megapixels and little below that,
@@ -172,6 +173,8 @@ def _fit_torch(pixels: Pixels, geometry: Geometry, mode: str, out: Pixels) -> No
     import torch
 
     size = geometry.size
+    if geometry.fit == "pad":
+        pixels = _on_square(pixels, geometry)
     height, width, _ = pixels.shape
     wide, high = scaled_size(width, height, geometry)
     # The batch axis is made by reshape, which gives it an honest stride: with the one that indexing or unsqueeze give,
@@ -181,13 +184,19 @@ def _fit_torch(pixels: Pixels, geometry: Geometry, mode: str, out: Pixels) -> No
         planes = torch.nn.functional.interpolate(planes, (high, width), mode=mode, antialias=True)
     planes = torch.nn.functional.interpolate(planes, (high, wide), mode=mode, antialias=True)
     resized = planes.permute(0, 2, 3, 1).numpy()[0]
-    if geometry.fit == "pad":
-        left, top = (size - wide) // 2, (size - high) // 2
-        out[...] = PAD_COLOURS[geometry.pad_colour]
-        out[top : top + high, left : left + wide] = resized
-    else:
-        left, top = (wide - size) // 2, (high - size) // 2
-        out[...] = resized[top : top + size, left : left + size]
+    left, top = (wide - size) // 2, (high - size) // 2
+    out[...] = resized[top : top + size, left : left + size]
+
+
+def _on_square(pixels: Pixels, geometry: Geometry) -> Pixels:
+    """In the middle of a square of the padding's colour."""
+    height, width, _ = pixels.shape
+    longest = max(height, width)
+    left, top = (longest - width) // 2, (longest - height) // 2
+    square = np.empty((longest, longest, 3), np.uint8)
+    square[...] = PAD_COLOURS[geometry.pad_colour]
+    square[top : top + height, left : left + width] = pixels
+    return square
 
 
 @functools.cache

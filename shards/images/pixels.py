@@ -142,14 +142,11 @@ def upright(image: Image.Image, orientation: int) -> Image.Image:
 
 
 def scaled_size(width: int, height: int, geometry: Geometry) -> tuple[int, int]:
-    """Width and height before crop cuts and pad fills up, as Hugging Face's image processors have it: sizes are cut
-    down to whole pixels, not rounded. Raises ImageError for a strip too long to be resized before its crop."""
+    """Width and height before crop cuts and after pad filled up, as Hugging Face's image processors have it: sizes are
+    cut down to whole pixels, not rounded. Raises ImageError for a strip too long to be resized before its crop."""
     size = geometry.size
-    if geometry.fit == "squash":
+    if geometry.fit in ("squash", "pad"):
         return size, size
-    if geometry.fit == "pad":
-        longest = max(width, height)
-        return max(1, size * width // longest), max(1, size * height // longest)
     shortest = min(width, height)
     wide, high = int(size * width / shortest), int(size * height / shortest)
     if wide * high > geometry.max_pixels:
@@ -160,17 +157,35 @@ def scaled_size(width: int, height: int, geometry: Geometry) -> tuple[int, int]:
 def fit(image: Image.Image, geometry: Geometry) -> Image.Image:
     """An upright RGB image as the square that the encoder sees. Raises ImageError as `scaled_size` does."""
     size = geometry.size
+    if geometry.fit == "pad":
+        return _padded(image, geometry)
     wide, high = scaled_size(*image.size, geometry)
     image = image.resize((wide, high), _FILTERS[geometry.interpolation])
     if geometry.fit == "crop":
         left, top = (wide - size) // 2, (high - size) // 2
         return image.crop((left, top, left + size, top + size))
-    if geometry.fit == "pad":
-        square = Image.new("RGB", (size, size), PAD_COLOURS[geometry.pad_colour])
-        square.paste(image, ((size - wide) // 2, (size - high) // 2))
-        return square
     return image
 
+
+def _padded(image: Image.Image, geometry: Geometry) -> Image.Image:
+    """In the middle of a square of the padding's colour, which is then resized, as LLaVA-1.5 does it.
+
+    Pillow resizes rows, rounds, then resizes columns. So the rows of the square are made and resized a few at a time,
+    with the same pixels: the square of a long strip would not fit into memory.
+    """
+    size, (width, height) = geometry.size, image.size
+    longest, resample = max(width, height), _FILTERS[geometry.interpolation]
+    resized = Image.new("RGB", (size, longest), PAD_COLOURS[geometry.pad_colour])
+    step = max(1, _PIXELS_AT_ONCE // longest)
+    for first in range(0, height, step):
+        rows = image.crop((0, first, width, min(first + step, height)))
+        wide_rows = Image.new("RGB", (longest, rows.height), PAD_COLOURS[geometry.pad_colour])
+        wide_rows.paste(rows, ((longest - width) // 2, 0))
+        resized.paste(wide_rows.resize((size, rows.height), resample), (0, (longest - height) // 2 + first))
+    return resized.resize((size, size), resample)
+
+
+_PIXELS_AT_ONCE = 1 << 22
 
 _UPRIGHT = {
     2: Image.Transpose.FLIP_LEFT_RIGHT,

@@ -6,8 +6,8 @@ LLaVA folder it is one that transformers has without dsvl.
 The rule: sizes, colours and filters are the build's, mean and std the encoder's. The PIL backend then gives exactly the
 pixels of training. The torchvision backend differs where it resizes: it rounds differently, and with Lanczos, which
 torchvision has since 0.27 and only on the CPU, it differs more. No key of these files selects the backend, so the model
-card says how to. `pad` has no exact counterpart: LLaVA's processor pads before it resizes, ours after, so edges differ,
-see `differences`.
+card says how to. LLaVA's processor pads with the encoder's mean; where the build has another `pad_colour`, borders
+differ, see `differences`.
 """
 
 from __future__ import annotations
@@ -84,23 +84,18 @@ def differences(geometry: Geometry, encoder: Encoder) -> list[str]:
         "(`PIL.ImageOps.exif_transpose`), as training did."
     ]
     if geometry.fit == "pad":
-        notes.append(
-            "Images that are not square are padded before they are resized here, and after it in training, so pixels "
-            "near the padding differ; `trainer.load` has the exact preprocessing."
-        )
         in_training = PAD_COLOURS[geometry.pad_colour]
         if (here := tuple(int(value * 255) for value in encoder.mean)) != in_training:
             notes.append(f"The padding colour is {here} here, the encoder's mean, and was {in_training} in training.")
-    else:
-        default = (
-            "has no Lanczos filter of its own: it approximates it, or takes bicubic instead, depending on the "
-            "torchvision version and the device, and pixels at hard edges differ visibly"
-            if geometry.interpolation == "lanczos"
-            else "rounds differently when it resizes, by up to 1/255"
-        )
-        notes.append(
-            'With `AutoProcessor.from_pretrained(..., backend="pil")` the pixels are those of training; the default '
-            f"backend {default}. Images of {geometry.size} x {geometry.size} pixels are not resized, so both backends "
-            "agree."
-        )
+    default = (
+        "has no Lanczos filter of its own: it approximates it, or takes bicubic instead, depending on the "
+        "torchvision version and the device, and pixels at hard edges differ visibly"
+        if geometry.interpolation == "lanczos"
+        else "rounds differently when it resizes, by up to 1/255"
+    )
+    notes.append(
+        'With `AutoProcessor.from_pretrained(..., backend="pil")` the pixels are those of training; the default '
+        f"backend {default}. Images of {geometry.size} x {geometry.size} pixels are not resized, so both backends "
+        "agree."
+    )
     return notes

@@ -19,6 +19,7 @@ from hypothesis import strategies as st
 from PIL import Image, ImageOps
 
 import shards.images.decode
+import shards.images.pixels
 import trainer.compat  # noqa: F401 - before transformers, which looks for torchvision
 from preprocess.images.prepare import ImagePolicy, prepare_image
 from shards.errors import ImageError
@@ -104,27 +105,29 @@ def twin(data: bytes, geometry: Geometry) -> Pixels:
     resample = Image.Resampling[geometry.interpolation.upper()]
     if geometry.fit == "squash":
         return np.asarray(image.resize((size, size), resample))
-    side = min(image.size) if geometry.fit == "crop" else max(image.size)
-    wide, high = (max(1, size * length // side) for length in image.size)
-    pixels = np.asarray(image.resize((wide, high), resample))
-    if geometry.fit == "crop":
-        left, top = (wide - size) // 2, (high - size) // 2
-        return pixels[top : top + size, left : left + size]
-    left, top = (size - wide) // 2, (size - high) // 2
-    square = np.full((size, size, 3), PAD_COLOURS[geometry.pad_colour], np.uint8)
-    square[top : top + high, left : left + wide] = pixels
-    return square
+    if geometry.fit == "pad":
+        wide, high = image.size
+        side = max(image.size)
+        square = np.full((side, side, 3), PAD_COLOURS[geometry.pad_colour], np.uint8)
+        left, top = (side - wide) // 2, (side - high) // 2
+        square[top : top + high, left : left + wide] = np.asarray(image)
+        return np.asarray(Image.fromarray(square).resize((size, size), resample))
+    wide, high = (max(1, size * length // min(image.size)) for length in image.size)
+    left, top = (wide - size) // 2, (high - size) // 2
+    return np.asarray(image.resize((wide, high), resample))[top : top + size, left : left + size]
 
 
-def processed(data: bytes, size: int, *, squash: bool = False) -> Pixels:
+def processed(data: bytes, size: int, fit: str = "crop") -> Pixels:
     """Hugging Face's preprocessing of the original, without the normalisation."""
     transformers = pytest.importorskip("transformers")
     if not hasattr(transformers, "CLIPImageProcessorPil"):
         pytest.skip("transformers before 5 names it otherwise")
     same = {"do_rescale": False, "do_normalize": False}
     square = {"height": size, "width": size}
-    if squash:
+    if fit == "squash":
         processor = transformers.SiglipImageProcessorPil(size=square, **same)
+    elif fit == "pad":
+        processor = transformers.LlavaImageProcessorPil(size=square, crop_size=square, do_pad=True, **same)
     else:
         processor = transformers.CLIPImageProcessorPil(size={"shortest_edge": size}, crop_size=square, **same)
     pixels: Pixels = np.asarray(processor(seen(data), return_tensors="np")["pixel_values"][0]).transpose(1, 2, 0)
@@ -151,9 +154,32 @@ def test_original_images_give_the_pixels_of_the_clip_processor(kind: str) -> Non
 @pytest.mark.parametrize("kind", IMAGES)
 def test_squashed_images_give_the_pixels_of_the_siglip_processor(kind: str) -> None:
     squash = replace(CROP, fit="squash")
-    expected = processed(IMAGES[kind], 64, squash=True)
+    expected = processed(IMAGES[kind], 64, "squash")
     assert difference(decode("exact", IMAGES[kind], squash), expected) == 0
     assert difference(decode("fast", IMAGES[kind], squash), expected) < CLOSE
+
+
+def test_padded_images_give_the_pixels_of_the_llava_processor() -> None:
+    """Those of LLaVA-1.5: it pads to a square with the mean colour, and then resizes."""
+    images = {path.name: path.read_bytes() for path in PHOTOS} | IMAGES
+    assert len(PHOTOS) >= 8
+    for size in (64, 336):
+        pad = replace(CROP, fit="pad", size=size)
+        for name, data in images.items():
+            expected = processed(data, size, "pad")
+            assert difference(decode("exact", data, pad), expected) == 0, name
+            assert difference(decode("fast", data, pad), expected) < CLOSE, name
+
+
+@pytest.mark.parametrize("size", [(3000, 7), (7, 3000), (2999, 1500)])
+def test_a_long_strip_is_padded_without_its_square_in_memory(
+    size: tuple[int, int], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(shards.images.pixels, "_PIXELS_AT_ONCE", 100_000)
+    pad = replace(CROP, fit="pad", max_pixels=5_000_000)
+    data = encoded(photo(*size), "PNG")
+    for name in DECODERS:
+        assert difference(decode(name, data, pad), twin(data, pad)) == 0
 
 
 @pytest.mark.parametrize("size", [(192, 96), (96, 160), (64, 64)])

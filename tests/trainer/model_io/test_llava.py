@@ -200,9 +200,10 @@ def test_transformers_generates_the_answers_that_chat_gives(
         ({"fit": "crop"}, (61, 40)),
         ({"fit": "crop", "interpolation": "bilinear"}, (20, 33)),
         ({"fit": "squash", "interpolation": "lanczos"}, (61, 40)),
-        ({"fit": "pad"}, (45, 45)),
+        ({"fit": "pad"}, (61, 40)),
+        ({"fit": "pad", "interpolation": "bilinear"}, (20, 33)),
     ],
-    ids=["crop", "crop, enlarged", "squash", "pad, of a square image"],
+    ids=["crop", "crop, enlarged", "squash", "pad", "pad, enlarged"],
 )
 def test_the_processor_gives_the_pixels_of_training(
     image: dict[str, str], size: tuple[int, int], build_of: exports.MakeBuild, tmp_path: Path
@@ -218,7 +219,7 @@ def test_the_processor_gives_the_pixels_of_training(
     if image.get("interpolation") == "lanczos":  # what the default does instead depends on torchvision's version
         assert "the default backend has no Lanczos filter of its own" in card
     else:
-        assert ("by up to 1/255" in card) == (image["fit"] == "crop")
+        assert "by up to 1/255" in card
         cases.append((size, {}, 1.01 / 255 / min(std)))
     for drawn, options, tolerance in cases:
         images = exports.sample_images(drawn)
@@ -227,13 +228,14 @@ def test_the_processor_gives_the_pixels_of_training(
         assert (got - expected).abs().max() <= tolerance, options
 
 
-def test_where_the_processor_cannot_be_exact_the_card_says_so(build_of: exports.MakeBuild, tmp_path: Path) -> None:
+def test_another_padding_colour_than_the_encoders_mean_is_on_the_card(
+    build_of: exports.MakeBuild, tmp_path: Path
+) -> None:
     build = build_of(fit="pad", pad_colour="black")
     config = exports.config_of(build)
     export_model(exports.make_model(config, build), config, build, tmp_path / "out", step=1)
 
     card = (tmp_path / "out/README.md").read_text()
-    assert "padded before they are resized" in card
     assert "(122, 116, 104) here" in card
     assert "(0, 0, 0) in training" in card
 
