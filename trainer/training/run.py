@@ -41,6 +41,7 @@ from trainer.distributed.stop_signal import StopFlag, Stopped
 from trainer.model.param_groups import print_parameters
 from trainer.training.assemble import assemble
 from trainer.training.loop import Evaluation, StepResult, evaluate, train
+from trainer.training.loss_watch import LossWatch
 from trainer.training.metrics import Journal, Window, peak_flops, read_journal, record
 from trainer.training.progress import Terminal
 
@@ -147,6 +148,8 @@ class _Run:
     def _make_steps(self, journal: Journal | None, terminal: Terminal | None, stop: StopFlag) -> None:
         """Train to the last step, or until a stop is asked for. Raises Stopped if that happens in an evaluation."""
         window = Window()
+        logged = read_journal(self.out) if journal is not None else []
+        watch = LossWatch((entry["step"], entry["loss"]) for entry in logged if entry["kind"] == "train")
         with closing(self._results(stop)) as results:
             for result in results:
                 self.step = result.step
@@ -154,6 +157,8 @@ class _Run:
                 self._add(window, result)
                 if terminal:
                     terminal.step(result.step)
+                    if (warning := watch.warning(result.step, result.loss)) is not None:
+                        terminal.print(f"warning: {warning}")
                 if result.step % self.config.logging.every == 0 or result.step == self.steps or result.stopping:
                     self._log(journal, terminal, window)
                     window = Window()
