@@ -35,7 +35,6 @@ DOGE = {
     "num_hidden_layers": 2,
     "num_attention_heads": 2,
     "num_key_value_heads": 1,
-    "keep_window_size": 2,
 }
 """A decoder with a trained attention mask"""
 IMAGE_IDS = [IMAGE] * IMAGE_TOKENS

@@ -27,7 +27,7 @@ def attend_text_rows(
     scaling: float | None,
     dropout: float,
 ) -> torch.Tensor:
-    batch, num_heads, num_queries, width = query_BHQD.shape
+    batch, num_heads, num_queries, _ = query_BHQD.shape
     own_value_BKQD = value_BKTD[:, :, value_BKTD.shape[2] - num_queries :]
     groups = num_heads // value_BKTD.shape[1]
     out_NHD = rows(own_value_BKQD).repeat_interleave(groups, dim=1)
@@ -37,7 +37,7 @@ def attend_text_rows(
         else:
             attended_NHD = _attend_gathered(query_BHQD, key_BKTD, value_BKTD, plan, scaling, dropout)
         out_NHD = out_NHD.index_copy_(0, plan.queries, attended_NHD)  # into a copy of the values
-    return out_NHD.view(batch, num_queries, num_heads, width)
+    return out_NHD.view(batch, num_queries, num_heads, -1)
 
 
 def _attend_gathered(
@@ -115,7 +115,7 @@ def _attend_images(
             key, value = _heads_for(query, None, key, value)
         seen, seen_value = key, value
         if not run.image_keys:
-            yield torch.zeros_like(query)
+            yield torch.zeros_like(query[..., :1]).expand(*query.shape[:-1], value.shape[-1])
             continue
         if is_shared:
             seen, key = first(key, run.image_keys)

@@ -32,7 +32,7 @@ def attend_by_masks(
     text, image = (_softmax_over(scores, seen_BQT[:, None, None]) for seen_BQT in (plan.text, plan.image))
     weights = functional.dropout(text, dropout) + functional.dropout(image, dropout)
     out = weights.to(value_BKTD.dtype).view(batch, num_key_heads, -1, num_keys) @ value_BKTD
-    return out.view(batch, num_heads, num_queries, width).transpose(1, 2).contiguous()
+    return out.view(batch, num_heads, num_queries, -1).transpose(1, 2).contiguous()
 
 
 def _softmax_over(scores: torch.Tensor, seen: torch.Tensor) -> torch.Tensor:

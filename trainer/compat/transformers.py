@@ -67,7 +67,7 @@ def load_pretrained(auto: Any, name: str | None, *, unread: Collection[str] = ()
     Weights in the files that the model does not have are ignored. unread: parts of names that may be missing. Raises
     ValueError, and what transformers raises.
     """
-    with _quiet():
+    with quiet():
         model, report = auto.from_pretrained(name, output_loading_info=True, trust_remote_code=False, **options)
     missing = sorted(key for key in report["missing_keys"] if not any(part in key for part in unread))
     mismatched = [entry if isinstance(entry, str) else str(entry[0]) for entry in report["mismatched_keys"]]
@@ -167,11 +167,12 @@ def bare(name: str) -> str:
 
 
 @contextmanager
-def _quiet() -> Iterator[None]:
+def quiet() -> Iterator[None]:
+    """Without the log of transformers, which repeats on many lines what its exceptions say."""
     from transformers.utils import logging as transformers_logging
 
     verbosity, shows_bars = transformers_logging.get_verbosity(), transformers_logging.is_progress_bar_enabled()
-    transformers_logging.set_verbosity(logging.ERROR)
+    transformers_logging.set_verbosity(logging.CRITICAL)
     transformers_logging.disable_progress_bar()
     try:
         yield

@@ -12,6 +12,7 @@ from shards.format.manifest import BuildFacts
 from trainer.config.kinds import PROJECTOR_KINDS
 from trainer.config.model import ModelConfig, check_model_values
 from trainer.model.decoder import RenamedWeights, attention_window, build_decoder, load_hf_config, max_positions
+from trainer.model.decoder_checks import check_decoder
 from trainer.model.decoder_protocol import CausalDecoder
 from trainer.model.encoders.registry import build_encoder, encoder_function
 from trainer.model.projectors import build_projector, projector_function
@@ -46,8 +47,13 @@ def build_model(
                 dtype=dtype,
                 renamed=renamed,
             )
+        has_weights = weights and not lazy_decoder
+        separates_samples = check_decoder(decoder, config.decoder, config.attention) if has_weights else None
         torch.manual_seed(seed + 1)  # what the other parts draw is the same whether the decoder was drawn or loaded
-        return join_decoder(config, decoder, image_id=facts.tokenizer.image_id, weights=weights, dtype=dtype)
+        model = join_decoder(config, decoder, image_id=facts.tokenizer.image_id, weights=weights, dtype=dtype)
+    if separates_samples is not None:
+        model.separates_samples = separates_samples
+    return model
 
 
 def join_decoder(

@@ -11,7 +11,7 @@ from trainer.attention.branched_causal import BRANCHED_CAUSAL
 from trainer.attention.layout import build_layout
 from trainer.attention.mmca import MMCA
 from trainer.compat.transformers import reason
-from trainer.model.decoder import nearly_equal
+from trainer.model.decoder_checks import nearly_equal, unused_parameters
 from trainer.model.decoder_protocol import CausalDecoder
 
 _IDS = ((0, 2, 1, 1),)
@@ -66,6 +66,8 @@ def _check(model: CausalDecoder, causal: torch.Tensor | None) -> None:
         raise ConfigError(
             [f"model.decoder: {name} adds to its attention what cannot be done for samples with branches; {change}"]
         )
+    if causal is not None and (unused := unused_parameters(model, causal, alone)):
+        raise ConfigError([f"model.decoder: samples with branches would leave {unused} of {name} untrained; {change}"])
     if not nearly_equal(of_branches, alone[:, -1:].expand_as(of_branches)):
         raise ConfigError([f"model.decoder: {name} lets the branches of a sample see each other; {change}"])
 
@@ -79,13 +81,12 @@ def _hidden(model: CausalDecoder, tokens: int, **arguments: Any) -> torch.Tensor
     was_training = model.training
     model.eval()
     try:
-        with torch.no_grad():
-            hidden: torch.Tensor = model.base_model(
-                inputs_embeds=embeddings(torch.tensor(_IDS, device=device)[:, :tokens]),
-                position_ids=torch.tensor(_POSITIONS, device=device)[:, :tokens],
-                use_cache=False,
-                **arguments,
-            ).last_hidden_state
+        hidden: torch.Tensor = model.base_model(
+            inputs_embeds=embeddings(torch.tensor(_IDS, device=device)[:, :tokens]),
+            position_ids=torch.tensor(_POSITIONS, device=device)[:, :tokens],
+            use_cache=False,
+            **arguments,
+        ).last_hidden_state
     finally:
         model.train(was_training)
     return hidden

@@ -7,10 +7,13 @@ them. Every CausalDecoder is a torch Module as well: code that needs its modules
 
 from __future__ import annotations
 
+import inspect
 from typing import Any, Protocol, Self
 
 import torch
 from torch import nn
+
+from trainer.config.model import DecoderConfig
 
 
 class HfConfig(Protocol):
@@ -48,5 +51,15 @@ class CausalDecoder(Protocol):
     def train(self, mode: bool = ...) -> Self: ...
     def eval(self) -> Self: ...
 
-    def __call__(self, *, inputs_embeds: torch.Tensor, position_ids: torch.Tensor, use_cache: bool) -> Any:
+    def __call__(self, *, use_cache: bool, **inputs: torch.Tensor) -> Any:
         """An output with `logits` [B, T, V], of a class that depends on the architecture."""
+
+
+def takes_positions(decoder: CausalDecoder) -> bool:
+    """Whether the base model takes `position_ids`; those with positions by distance alone do not."""
+    return "position_ids" in inspect.signature(decoder.base_model.forward).parameters
+
+
+def decoder_title(config: DecoderConfig) -> str:
+    """The decoder as errors name it."""
+    return config.name or config.preset or f"a {config.config.get('model_type')} of these sizes"

@@ -17,6 +17,7 @@ hidden size, M trained tokens, V vocabulary.
 
 from __future__ import annotations
 
+import functools
 import math
 from typing import Any, Literal, NamedTuple
 
@@ -26,14 +27,15 @@ from torch.nn import functional
 from torch.utils.checkpoint import checkpoint
 
 from dst import IGNORE
+from dst.errors import ConfigError
 from shards.loader import normalize
 from shards.loader.fields import BatchFields
 from trainer.attention.layout import build_layout
 from trainer.compat.transformers import checkpoint_activations
 from trainer.errors import TrainError
-from trainer.model.decoder import finish_logits
 from trainer.model.decoder_branches import prepare_for_branches
-from trainer.model.decoder_protocol import CausalDecoder
+from trainer.model.decoder_checks import finish_logits, mixing, separates_samples
+from trainer.model.decoder_protocol import CausalDecoder, takes_positions
 from trainer.model.encoders.registry import Encoder, shape_of
 from trainer.model.projectors import Projector
 
@@ -75,6 +77,7 @@ class VisionChatModel(nn.Module):
         self.expects_branches = False
         self.modules_to_save: tuple[str, ...] = ()
         """Modules that are trained in full next to LoRA adapters, see trainer.model.lora"""
+        self._takes_positions = takes_positions(decoder)
 
     def forward(self, *, reduction: Literal["sum", "sample"] = "sum", **tensors: torch.Tensor) -> Loss:
         """The loss of a shards.loader.Batch, given its `tensors()`. reduction: sample adds the sums of each sample."""
@@ -95,11 +98,23 @@ class VisionChatModel(nn.Module):
         hidden_BTH: torch.Tensor = self.decoder.base_model(inputs_embeds=embeddings, **arguments).last_hidden_state
         return hidden_BTH
 
+    def expect_packed(self) -> None:
+        """Prepare for sequences of several samples. Raises ConfigError if the decoder would let them see each other."""
+        if not self.separates_samples:
+            raise ConfigError(
+                [f"batch.packed: {mixing(self.decoder)}; set batch.packed: false, or choose another decoder"]
+            )
+
     def expect_branches(self) -> None:
         """Prepare for batches of samples with branches. Raises ConfigError if the decoder cannot attend to them."""
         if not self.expects_branches:
             prepare_for_branches(self.decoder, self.attention)
             self.expects_branches = True
+
+    @functools.cached_property
+    def separates_samples(self) -> bool:
+        """Whether samples may share a sequence; tried on a few tokens if nobody has set it."""
+        return separates_samples(self.decoder, self.attention)
 
     @property
     def uses_layout(self) -> bool:
@@ -167,7 +182,11 @@ class VisionChatModel(nn.Module):
         For causal attention without branches transformers finds the samples by their restarting positions, for each of
         its kernels and with sliding windows, but only if it gets neither a mask nor a cache.
         """
-        arguments: dict[str, Any] = {"position_ids": batch.position_ids, "attention_mask": None, "use_cache": False}
+        arguments: dict[str, Any] = {"attention_mask": None, "use_cache": False}
+        if self._takes_positions:
+            arguments["position_ids"] = batch.position_ids
+        if not self.separates_samples and bool((batch.segment_ids > 1).any()):
+            raise TrainError(f"a sequence has several samples, but {mixing(self.decoder)}; set batch.packed: false")
         if not self.expects_branches and batch.branch_ids.any():
             raise TrainError("a batch has samples with branches; call expect_branches() before the first forward")
         if self.uses_layout:

@@ -24,7 +24,7 @@ from shards.images.geometry import Geometry
 from trainer.config.extensions import extension_notes, require_consent
 from trainer.config.model import ModelConfig
 from trainer.model.build_model import build_model, check_model
-from trainer.model.decoder import check_decoder
+from trainer.model.decoder_checks import check_decoder
 from trainer.model.vision_chat import VisionChatModel
 from trainer.model_io.llava import llava_names, own_tensors
 from trainer.model_io.llava_start import load_llava
@@ -116,7 +116,7 @@ def started_model(
         model = _filled_model(folder, record, config, facts, dtype, lazy_decoder=lazy_decoder)
     except (KeyError, TypeError, AttributeError, ValueError) as error:
         raise unusable(folder, f"{type(error).__name__}: {error}") from None
-    check_decoder(model.decoder, config.decoder, config.attention)  # which may differ from the export's
+    model.separates_samples = check_decoder(model.decoder, config.decoder, config.attention)
     return model
 
 

@@ -45,6 +45,8 @@ def assemble(config: TrainConfig, facts: BuildFacts, *, weights: bool = True, la
         model = build_model(
             config.model, facts, weights=weights, seed=config.seed, dtype=dtype, lazy_decoder=lazy_decoder
         )
+    if config.batch.packed:
+        model.expect_packed()
     if facts.has_branches:
         model.expect_branches()
     with torch.random.fork_rng(devices=[]):

@@ -18,9 +18,11 @@ from safetensors.torch import load_file, save_file
 from transformers import AutoModelForCausalLM
 
 from dst.errors import ConfigError
+from tools.decoders.tiny import tiny_config
 from trainer.attention.layout import build_layout
 from trainer.config.model import DecoderConfig
-from trainer.model.decoder import PRESETS, build_decoder, finish_logits, load_hf_config, max_positions
+from trainer.model.decoder import PRESETS, build_decoder, load_hf_config, max_positions
+from trainer.model.decoder_checks import check_decoder, finish_logits
 
 SIZES: dict[str, Any] = {
     "hidden_size": 16,
@@ -126,9 +128,12 @@ def test_models_that_scale_their_logits_are_understood(model_type: str, extra: d
 
 
 def refused(attention: str = "causal", **fields: Any) -> str:
+    config = DecoderConfig(**fields)
     with pytest.raises(ConfigError) as caught:
-        build_decoder(DecoderConfig(**fields), 50, attention)
-    return str(caught.value)
+        check_decoder(build_decoder(config, 50, attention), config, attention)
+    (line,) = caught.value.problems
+    assert "\n" not in line
+    return line
 
 
 def test_what_cannot_be_loaded_is_reported_without_a_traceback(tmp_path: Path) -> None:
@@ -169,7 +174,7 @@ def test_decoders_that_cannot_attend_as_mmca_wants_are_refused() -> None:
     sizes = {"model_type": "gpt_neo", "hidden_size": 16, "num_layers": 2, "num_heads": 2, "eos_token_id": None}
     sizes |= {"attention_types": [[["global"], 2]], "attention_layers": ["global"] * 2}
     build_decoder(DecoderConfig(config=sizes, attn_implementation="eager"), 50, "causal")
-    assert "0 of 2 layers of GPTNeoForCausalLM attend through" in refused(
+    assert "GPTNeoForCausalLM attends 0 times through transformers' attention interface" in refused(
         "mmca", config=sizes, attn_implementation="eager"
     )
     gemma = {**SIZES, "model_type": "gemma2", "head_dim": 8}
@@ -199,10 +204,43 @@ def test_a_decoder_without_the_attention_that_is_set_is_refused_with_the_setting
     assert message.endswith("set model.decoder.attn_implementation: eager")
 
 
-def test_decoders_whose_samples_would_mix_are_refused() -> None:
-    sizes = {key: value for key, value in SIZES.items() if "key_value" not in key}
-    assert "lets samples that share a sequence see each other" in refused(config={"model_type": "opt", **sizes})
-    assert "takes no position_ids" in refused(config={"model_type": "bloom", **sizes}, attn_implementation="eager")
+@pytest.mark.parametrize("model_type", ["opt", "bloom", "mamba", "lfm2", "qwen3_next", "gpt_oss"])
+def test_decoders_whose_samples_would_mix_train_with_one_sample_in_a_sequence(model_type: str) -> None:
+    config = DecoderConfig(config=tiny_config(model_type), attn_implementation="eager")
+    assert not check_decoder(build_decoder(config, 100, "causal"), config, "causal")
+
+
+def test_decoders_that_compute_without_their_ids_or_parameters_are_refused() -> None:
+    message = refused(config=tiny_config("gemma3n_text"))
+    assert "Gemma3nForCausalLM reads the ids of tokens in its layers as well (embed_tokens_per_layer.weight)" in message
+    assert "takes no images in place of tokens" in refused(config=tiny_config("gemma4_text"))
+    message = refused("mmca", config=tiny_config("doge"))
+    assert "mmca would leave layers.0.self_attn.A, layers.0.self_attn.dt_proj.weight" in message
+
+
+def test_decoders_that_see_what_they_should_not_are_refused() -> None:
+    assert "a token depends on tokens behind it" in refused(config=tiny_config("xlnet"), attn_implementation="eager")
+    message = refused("mmca", config=tiny_config("falcon_h1"))
+    assert "a token depends on tokens before it although it is an image" in message
+
+
+@pytest.mark.parametrize(
+    ("sizes", "problem"),
+    [
+        (
+            {"model_type": "gpt_neox", "hidden_size": 30},
+            "num_attention_heads is 4, which does not divide hidden_size 30",
+        ),
+        ({"num_key_value_heads": 3}, "num_key_value_heads is 3, which does not divide num_attention_heads 4; expected"),
+        ({"head_dim": 5}, "head_dim is 5; expected an even number"),
+        ({"model_type": "falcon", "head_dim": 8}, "model.decoder.config.head_dim: got 8, but a falcon computes it"),
+        ({"model_type": "modernbert-decoder"}, "cannot be read: Validation error for field 'pad_token_id'"),
+        ({"model_type": "dots1", "num_key_value_heads": 3}, "num_key_value_heads is 3"),
+        ({"num_attention_heads": 0}, "model.decoder: a llama of these sizes"),
+    ],
+)
+def test_sizes_that_do_not_fit_are_one_line(sizes: dict[str, Any], problem: str) -> None:
+    assert problem in refused(config={"model_type": "llama", **SIZES, **sizes}, attn_implementation="eager")
 
 
 def test_a_model_that_sees_by_itself_is_not_a_decoder() -> None:

@@ -1,0 +1,1 @@
+"""Whether training is exact with every causal language model of the installed transformers."""
