@@ -19,7 +19,7 @@ from torch.nn import functional
 
 from tests.support import oracles_attention
 from tests.support.model_batches import IMAGE
-from trainer.compat.transformers import register_attention
+from trainer.compat.transformers import new_model, register_attention
 from trainer.model.vision_chat import VisionChatModel
 
 DEFINED_MMCA = "defined_mmca"
@@ -62,7 +62,8 @@ class Oracle(nn.Module):
 
         self.encoder, self.projector = copy.deepcopy(model.encoder), copy.deepcopy(model.projector)
         ours: Any = model.decoder
-        self.decoder: Any = AutoModelForCausalLM.from_config(copy.deepcopy(ours.config), attn_implementation="eager")
+        config = copy.deepcopy(ours.config)
+        self.decoder: Any = new_model(AutoModelForCausalLM, config, attn_implementation="eager")
         self._dtype = ours.get_input_embeddings().weight.dtype
         self.decoder.to(self._dtype).load_state_dict(ours.state_dict())
         self.train(model.training)

@@ -279,10 +279,12 @@ def _used(tensor: torch.Tensor) -> set[int]:
 
 @contextmanager
 def _evaluating(model: CausalDecoder) -> Iterator[None]:
+    """In evaluation mode, and with gradients."""
     was_training = model.training
     model.eval()
     try:
-        yield
+        with torch.inference_mode(False), torch.enable_grad():
+            yield
     finally:
         model.train(was_training)
 
