@@ -20,7 +20,8 @@ from shards.loader.fields import IGNORE, BatchFields
 from trainer.compat.transformers import load_pretrained, reason
 from trainer.config.model import DecoderConfig, ModelConfig
 from trainer.model.build_model import join_decoder
-from trainer.model.decoder import build_decoder, nearly_equal
+from trainer.model.decoder import build_decoder
+from trainer.model.decoder_checks import nearly_equal
 from trainer.model.vision_chat import VisionChatModel
 from trainer.model_io.llava import hf_config_dict, llava_config, llava_tensors
 
