@@ -19,7 +19,7 @@ import click
 from dst.common.cli import note, print_error, run_command
 from dst.errors import ConfigError, DsvlError
 from trainer.cli_measure import evaluate, report
-from trainer.cli_options import PATH, TrainCommand, allow_extension
+from trainer.cli_options import PATH, TrainCommand, allow_extension, report_torch
 from trainer.errors import GpuMemoryError
 
 _LESS_MEMORY = (
@@ -57,14 +57,21 @@ def run(
 ) -> None:
     """Train; the same command resumes from the newest checkpoint. Works under deepspeed and torchrun as well."""
     from trainer.distributed.launch import STOP, LaunchLayout, launch
-    from trainer.distributed.ranks import world_size_of
+    from trainer.distributed.launcher_environment import world_size_of
     from trainer.training.preflight import prepare
 
     layout = LaunchLayout(num_gpus=num_gpus, num_nodes=num_nodes, hostfile=hostfile)
     launched = world_size_of(os.environ)
     launches = launched is None and not layout.is_single_process
     world_size = layout.world_size if launches else launched or 1
-    config, build = prepare(path, settings, world_size, loads_model=not launches, allow_extensions=allow_extensions)
+    config, build = prepare(
+        path,
+        settings,
+        world_size,
+        loads_model=not launches,
+        allow_extensions=allow_extensions,
+        before_torch=report_torch,
+    )
     if launches:
         options = [*(f"--set={each}" for each in settings), *(f"--allow-extension={each}" for each in allow_extensions)]
         sys.exit(launch(layout, ["run", "--config", str(path), *options], Path(config.out)))

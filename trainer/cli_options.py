@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
 from pathlib import Path
 
 import click
 
-from dst.common.cli import Command
+from dst.common.cli import Command, warn
+
+_TORCH_CHECKED = "DSVL_TORCH_CHECKED"
 
 PATH = click.Path(path_type=Path)
 
@@ -27,8 +30,20 @@ class TrainCommand(Command):
     extras = ("train", "eval", "remote", "view")
 
     def warnings(self) -> Sequence[str]:
-        if self.name in ("config", "schema", "report"):
-            return ()
-        from trainer.compat.torch import check_torch
+        if self.name not in ("config", "schema", "report", "run"):  # run checks its file first
+            report_torch()
+        return ()
 
-        return check_torch()
+
+def report_torch() -> None:
+    """Import torch, and warn of what is wrong with it, once for a command and all processes that it starts.
+
+    Raises ConfigError if it cannot be used.
+    """
+    if os.environ.get(_TORCH_CHECKED):
+        return
+    os.environ[_TORCH_CHECKED] = "1"
+    from trainer.compat.torch import check_torch
+
+    for line in check_torch():
+        warn(line)

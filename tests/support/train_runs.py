@@ -25,7 +25,7 @@ import yaml
 from tests.support import small_blends
 from tests.support.paths import ROOT
 from tests.support.waiting import LIMIT_S, wait_until
-from trainer.distributed.ranks import reserved_port
+from trainer.distributed.launcher_environment import reserved_port
 
 LENGTH = 128
 SIDE = 32

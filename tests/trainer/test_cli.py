@@ -128,6 +128,35 @@ def launched(build: Path) -> Launched:
     return Launched(out=out, code=code, stdout=logs[0].read_text(), stderr=logs[1].read_text())
 
 
+@pytest.mark.parametrize(
+    ("settings", "problem"),
+    [
+        (["learning_rates.projectr=1"], "learning_rates.projectr: unknown key; did you mean projector?"),
+        (["learning_rates={}", "learning_rates.projector=null"], "learning_rates: nothing is trained; set a learning"),
+        (["batch.micro_batch_size=3"], "batch.global_batch_size: got 4, which 1 rank cannot share by"),
+        (["build=nowhere"], "nowhere: no manifest.json there; it is not a finished build"),
+        (["model={init_from: nowhere}"], "model.init_from: nowhere: no such folder; expected a folder that"),
+    ],
+)
+def test_what_the_file_alone_shows_is_said_before_torch_is_imported(
+    settings: list[str], problem: str, build: Path, tmp_path: Path
+) -> None:
+    arguments = ["run", "--config", str(config_file(tmp_path, build)), *(f"--set={setting}" for setting in settings)]
+    code = f"""
+import sys
+from trainer.cli import main
+sys.argv = ["dsvl-train", *{arguments!r}]
+try:
+    main()
+finally:
+    print(*sys.modules)
+"""
+    done = run("-c", code, command=[sys.executable])
+    assert done.returncode == (1 if problem.startswith("nowhere") else 2)
+    assert problem in done.stderr
+    assert not HEAVY & set(done.stdout.split())
+
+
 @pytest.mark.parametrize("arguments", [["--help"], ["run", "--help"], ["config"], ["--version"]])
 def test_help_and_config_load_nothing_heavy(arguments: list[str]) -> None:
     code = f"""

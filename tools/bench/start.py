@@ -18,9 +18,22 @@ from pathlib import Path
 from tools.bench.data import ROOT, machine
 
 HELP = "import sys; sys.argv = ['program', '--help']; from {module} import {function}; {function}()"
+MISTAKE = """
+import sys, tempfile
+file = tempfile.NamedTemporaryFile("w", suffix=".yaml")
+file.write("{build: build, out: run, learning_rates: {projectr: 1e-3}}")
+file.flush()
+sys.argv = ["dsvl-train", "run", "--config", file.name]
+from trainer.cli import main
+try:
+    main()
+except SystemExit as end:
+    assert end.code == 2
+"""
 STARTS = {
     "`dsvl-prep --help`": HELP.format(module="preprocess.cli", function="main"),
     "`dsvl-train --help`": HELP.format(module="trainer.cli", function="program"),
+    "`dsvl-train run` with a misspelt key": MISTAKE,
     "`import dst`": "import dst",
     "`import shards`": "import shards",
     "modules of a compile worker": "import preprocess.compiler.run_task",

@@ -18,7 +18,8 @@ import torch
 from dst.errors import ConfigError
 from trainer.compat.deepspeed import DeepSpeedEngine, quiet_deepspeed
 from trainer.config.run import TrainConfig, accumulation
-from trainer.distributed.ranks import Ranks, become_single_rank, check_devices, world_size_of
+from trainer.distributed.launcher_environment import become_single_rank, check_devices, world_size_of
+from trainer.distributed.ranks import Ranks
 
 TIMEOUT = timedelta(minutes=30)
 """How long a rank waits for the others, which may be decoding images or writing a checkpoint"""

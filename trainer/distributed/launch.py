@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from types import FrameType
 
-from trainer.distributed.ranks import reserved_port
+from trainer.distributed.launcher_environment import reserved_port
 
 STDERR = 2
 STOP = "stop"

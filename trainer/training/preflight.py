@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
+from collections.abc import Callable, Collection, Sequence
 from pathlib import Path
 
 import shards
@@ -20,8 +20,11 @@ def prepare(
     *,
     loads_model: bool,
     allow_extensions: Collection[str] = (),
+    before_torch: Callable[[], None] = lambda: None,
 ) -> tuple[TrainConfig, Build]:
     """A run's config and its build. Raises ConfigError with all problems, or ShardError if only the build is missing.
+
+    What the file alone shows is raised before torch is imported, which takes seconds; `before_torch` is called between.
 
     world_size: None if it is unknown. loads_model: False for a process that only launches others. Those check the model
     themselves, so this process checks it, which takes heavy imports, only if there are other problems to report.
@@ -32,8 +35,11 @@ def prepare(
         config = config_from(with_start(tree, path.name, allow_extensions), path.name)
     except ConfigError as error:
         raise ConfigError([*error.problems, *_build_problems(tree.get("build"))]) from None
+    if world_size is not None and (indivisible := check_ranks(config, world_size)):
+        raise ConfigError([*indivisible, *_build_problems(config.build)])
     build = shards.open(config.build)
-    problems = _check(config, build, world_size, loads_model=loads_model)
+    before_torch()
+    problems = _check(config, build, loads_model=loads_model)
     if problems:
         raise ConfigError(problems)
     return config, build
@@ -81,13 +87,11 @@ def _build_problems(location: object) -> list[str]:
     return []
 
 
-def _check(config: TrainConfig, build: Build, world_size: int | None, *, loads_model: bool) -> list[str]:
+def _check(config: TrainConfig, build: Build, *, loads_model: bool) -> list[str]:
     manifest = build.manifest
     problems = check_config_fits_build(config, manifest)
     problems += check_start(config.model, manifest)
     problems += check_sequences(config, build)
-    if world_size is not None:
-        problems += check_ranks(config, world_size)
     if loads_model or problems:
         from trainer.model.build_model import check_model
         from trainer.model.decoder_tokenizer import check_tokenizer

@@ -23,7 +23,8 @@ from tests.support.train_runs import config_file, folders, journal, losses, star
 from trainer.checkpoint.discovery import find_together
 from trainer.config.run import load_config
 from trainer.distributed.deepspeed_engine import check_device
-from trainer.distributed.ranks import Ranks, check_devices, reserved_port
+from trainer.distributed.launcher_environment import check_devices, reserved_port
+from trainer.distributed.ranks import Ranks
 
 STEPS = 9
 
