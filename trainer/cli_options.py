@@ -10,7 +10,7 @@ import click
 
 from dst.common.cli import Command, warn
 
-_TORCH_CHECKED = "DSVL_TORCH_CHECKED"
+TORCH_CHECKED = "DSVLTORCH_CHECKED"
 
 PATH = click.Path(path_type=Path)
 
@@ -40,9 +40,9 @@ def report_torch() -> None:
 
     Raises ConfigError if it cannot be used.
     """
-    if os.environ.get(_TORCH_CHECKED):
+    if os.environ.get(TORCH_CHECKED):
         return
-    os.environ[_TORCH_CHECKED] = "1"
+    os.environ[TORCH_CHECKED] = "1"
     from trainer.compat.torch import check_torch
 
     for line in check_torch():

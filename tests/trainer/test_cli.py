@@ -294,29 +294,33 @@ def test_a_hostfile_and_its_layout_are_handed_to_deepspeed() -> None:
     assert launch.LaunchLayout(num_gpus=3).world_size == 3
 
 
-def test_problems_of_build_model_and_ranks_come_together_before_anything_starts(
+def test_problems_of_build_and_ranks_come_together_then_those_of_the_model_before_anything_starts(
     build: Path, tmp_path: Path, problems: Fail
 ) -> None:
     config = config_file(
         tmp_path,
         build,
-        batch={"global_batch_size": 3},
+        batch={"global_batch_size": 3, "max_length": 20},
         expect={"template": "vicuna"},
         model={
             "encoder": {"kind": "tiny", "config": {"image_size": 48, "patch_size": 16}},
             "decoder": {"config": {"model_type": "llama", "max_position_embeddings": 64}},
         },
     )
-    lines = problems("run", "--config", config, "--num-gpus", "2", code=2)
-    errors = [line for line in lines if line.startswith("error: ")]
-    assert [line.split(": ")[1] for line in errors] == [
-        "expect.template",
-        "batch.global_batch_size",
+
+    def errors(*settings: str) -> list[str]:
+        lines = problems("run", "--config", config, "--num-gpus", "2", *settings, code=2)
+        return [line for line in lines if line.startswith("error: ")]
+
+    assert [line.split(": ")[1] for line in errors()] == ["expect.template", "batch.global_batch_size"]
+    of_model = errors("--set", "expect.template=null", "--set", "batch.global_batch_size=4")
+    assert [line.split(": ")[1] for line in of_model] == [
+        "batch.max_length, batch.max_images",
         "model.decoder",
         "model.encoder",
         "model.projector",
     ]
-    assert "allows 64 positions but this build has samples of up to 128" in errors[2]
+    assert "allows 64 positions but this build has samples of up to 128" in of_model[1]
     assert not (tmp_path / "out").exists()
 
 

@@ -24,23 +24,28 @@ def prepare(
 ) -> tuple[TrainConfig, Build]:
     """A run's config and its build. Raises ConfigError with all problems, or ShardError if only the build is missing.
 
-    What the file alone shows is raised before torch is imported, which takes seconds; `before_torch` is called between.
+    What the file and the build's manifest show is raised first, all of it, since importing torch takes seconds; then
+    `before_torch` is called, and model, tokenizer and sequences are checked.
 
-    world_size: None if it is unknown. loads_model: False for a process that only launches others. Those check the model
-    themselves, so this process checks it, which takes heavy imports, only if there are other problems to report.
-    allow_extensions: those that an export at model.init_from may name; the file itself may name any.
+    world_size: None if it is unknown. loads_model: False for a process that only launches others, which check the model
+    themselves. allow_extensions: those that an export at model.init_from may name; the file itself may name any.
     """
     tree = read_tree(path, settings)
     try:
         config = config_from(with_start(tree, path.name, allow_extensions), path.name)
     except ConfigError as error:
         raise ConfigError([*error.problems, *_build_problems(tree.get("build"))]) from None
-    if world_size is not None and (indivisible := check_ranks(config, world_size)):
-        raise ConfigError([*indivisible, *_build_problems(config.build)])
+    indivisible = [] if world_size is None else check_ranks(config, world_size)
+    if indivisible and (absent := _build_problems(config.build)):
+        raise ConfigError([*indivisible, *absent])
     build = shards.open(config.build)
-    before_torch()
-    problems = _check(config, build, loads_model=loads_model)
+    problems = check_config_fits_build(config, build.manifest)
+    problems += check_start(config.model, build.manifest)
+    problems += indivisible
     if problems:
+        raise ConfigError(problems)
+    before_torch()
+    if problems := _model_problems(config, build, loads_model=loads_model):
         raise ConfigError(problems)
     return config, build
 
@@ -87,16 +92,13 @@ def _build_problems(location: object) -> list[str]:
     return []
 
 
-def _check(config: TrainConfig, build: Build, *, loads_model: bool) -> list[str]:
-    manifest = build.manifest
-    problems = check_config_fits_build(config, manifest)
-    problems += check_start(config.model, manifest)
-    problems += check_sequences(config, build)
+def _model_problems(config: TrainConfig, build: Build, *, loads_model: bool) -> list[str]:
+    problems = check_sequences(config, build)
     if loads_model or problems:
         from trainer.model.build_model import check_model
         from trainer.model.decoder_tokenizer import check_tokenizer
 
-        problems += check_model(config.model, manifest.facts())
+        problems += check_model(config.model, build.manifest.facts())
         problems += check_tokenizer(config.model.decoder, build.tokenizer_folder(), llava=llava_start(config.model))
     return problems
 

@@ -19,11 +19,12 @@ pytest.importorskip("torch")
 import torch
 
 from dst.common.installed_versions import CHECKED
+from trainer.cli_options import TORCH_CHECKED
 from trainer.compat.torch import check_torch
 
 
 def chat(packages: Path) -> subprocess.CompletedProcess[str]:
-    environment = {name: value for name, value in os.environ.items() if name != CHECKED}
+    environment = {name: value for name, value in os.environ.items() if name not in (CHECKED, TORCH_CHECKED)}
     return subprocess.run(
         [sys.executable, "-m", "trainer.cli", "chat", "--model", "nowhere"],
         env=environment | {"PYTHONPATH": os.pathsep.join([str(packages), str(ROOT)])},
