@@ -30,6 +30,7 @@ EXTRA_OF = {
 """Packages and files that may import more than `pip install dsvl` brings"""
 
 NOT_IMPORTED_BY_NAME = {
+    "bitsandbytes": "trainer.compat.bitsandbytes imports it by importlib; preflight names the extra if it is missing",
     "av": "preprocess.images.videos imports it by importlib, and names the extra if it is missing",
     "gcsfs": "fsspec imports it for gs:// URLs",
     "py3langid": "preprocess.filters.language imports it by importlib, and names the extra if it is missing",

@@ -2,7 +2,7 @@
 
 Rule: frozen weights are loaded again when a run resumes and when it is exported. If a hub or a folder has other weights
 by then, that is an error. Elements are compared with a tolerance of 1 percent: computed ones (embeddings of new tokens)
-may differ in the last bit between machines.
+may differ in the last bit between machines. For quantized weights the elements are those of the original ones.
 """
 
 from __future__ import annotations
@@ -13,15 +13,27 @@ import torch
 from torch import nn
 
 _NUM_ELEMENTS = 8
+_ORIGINAL = "original_elements"
+"""Attribute of a module whose weight was quantized"""
 
 
 def frozen_elements(model: nn.Module) -> dict[str, list[float]]:
     """Frozen parameter -> elements evenly spread over it; without parameters on the meta device."""
+    originals = {
+        f"{name}.weight": elements
+        for name, module in model.named_modules()
+        if (elements := getattr(module, _ORIGINAL, None)) is not None
+    }
     return {
-        name: _spread(parameter.detach())
+        name: originals[name] if name in originals else _spread(parameter.detach())
         for name, parameter in model.named_parameters()
         if not parameter.requires_grad and parameter.numel() and not parameter.is_meta
     }
+
+
+def remember_elements(module: nn.Module, weight: torch.Tensor) -> None:
+    """Let the fingerprint have the elements of `weight` instead of those of the module's quantized weight."""
+    setattr(module, _ORIGINAL, _spread(weight.detach()))
 
 
 def changed_parameters(model: nn.Module, fingerprint: Mapping[str, Sequence[float]]) -> list[str]:

@@ -132,6 +132,9 @@ class LoraAdapters:
     """LoRA adapters in the decoder, so that its own weights can stay frozen; {} takes the defaults."""
     encoder: LoraConfig | None = None
     """LoRA adapters in the encoder."""
+    quantize_decoder: Literal["nf4"] | None = None
+    """nf4: hold the decoder's linear layers in 4 bits while training (QLoRA): about a quarter of their memory. Needs
+    lora.decoder, a decoder that is frozen otherwise, zero.stage 0 to 2, and pip install 'dsvl[qlora]'."""
 
 
 def check_model_values(config: ModelConfig) -> list[str]:
@@ -142,6 +145,14 @@ def check_model_values(config: ModelConfig) -> list[str]:
 def check_trained(rates: LearningRates, adapters: LoraAdapters) -> list[str]:
     """What is wrong between `learning_rates` and `lora`, one line each."""
     problems = [*_check_lora(adapters.decoder, "lora.decoder"), *_check_lora(adapters.encoder, "lora.encoder")]
+    if adapters.quantize_decoder is not None:
+        if adapters.decoder is None:
+            problems.append("lora.quantize_decoder: needs adapters in the decoder; set lora.decoder: {}")
+        if rates.decoder is not None:
+            problems.append(
+                f"lora.quantize_decoder: needs a frozen decoder, but learning_rates.decoder is {rates.decoder}; set it "
+                "to null, or remove lora.quantize_decoder"
+            )
     trained = (rates.encoder, rates.projector, rates.embeddings, rates.decoder)
     if any(rate is not None for rate in trained) or adapters.decoder is not None or adapters.encoder is not None:
         return problems

@@ -257,6 +257,10 @@ def _check(config: TrainConfig) -> list[str]:
         problems.append("zero.offload_optimizer: needs zero.stage 1, 2 or 3")
     if zero.offload_parameters and zero.stage != 3:
         problems.append(f"zero.offload_parameters: needs zero.stage: 3, got {zero.stage}")
+    if config.lora.quantize_decoder is not None and zero.stage == 3:
+        problems.append(
+            "lora.quantize_decoder: 4-bit weights cannot be partitioned by zero.stage: 3; expected 0, 1 or 2"
+        )
     if optimizer.kind == "cpu" and not zero.offload_optimizer:
         problems.append("optimizer.kind: cpu works on offloaded state alone; set zero.offload_optimizer: true too")
     if optimizer.kind == "fused" and zero.offload_optimizer:

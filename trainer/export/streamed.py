@@ -50,7 +50,11 @@ def streamed(run: OpenedRun) -> StreamedModel:
     _give_adapters_memory(model)
     load_weights(model, run.checkpoint)
     decoder = model.get_submodule("decoder")
-    if any(not isinstance(layer.get_base_layer(), linear_types()) for layer in adapted_layers(decoder).values()):
+    tables = (model.decoder.get_input_embeddings(), model.decoder.get_output_embeddings())
+    if any(
+        layer in tables or not isinstance(layer.get_base_layer(), linear_types())
+        for layer in adapted_layers(decoder).values()
+    ):
         return StreamedModel(model=restore(run))
     merge_lora(model.encoder)
     names = {id(parameter): name for name, parameter in model.named_parameters()}

@@ -17,6 +17,7 @@ from rich.table import Table
 from torch import nn
 
 from dst.errors import ConfigError
+from trainer.compat.bitsandbytes import num_weights
 from trainer.config.model import LearningRates
 from trainer.model.vision_chat import VisionChatModel
 
@@ -148,4 +149,4 @@ def _undecayed(model: nn.Module) -> set[int]:
 
 def _size(parameter: nn.Parameter) -> int:
     """Elements of the whole parameter, also where ZeRO-3 leaves a rank only its share."""
-    return int(getattr(parameter, "ds_numel", parameter.numel()))
+    return int(getattr(parameter, "ds_numel", num_weights(parameter)))

@@ -8,6 +8,7 @@ from typing import Any
 import torch
 
 from shards.format.manifest import BuildFacts
+from trainer.compat.bitsandbytes import num_weights
 from trainer.config.run import TrainConfig
 from trainer.model.build_model import build_model
 from trainer.model.lora import add_adapters
@@ -15,6 +16,7 @@ from trainer.model.param_groups import ComponentRow, choose_trained, component_r
 from trainer.model.vision_chat import VisionChatModel
 from trainer.model_io.load import started_model
 from trainer.training.metrics import MultipliedWeights
+from trainer.training.quantize import quantize_decoder
 
 DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16, "fp32": torch.float32}
 
@@ -49,6 +51,8 @@ def assemble(config: TrainConfig, facts: BuildFacts, *, weights: bool = True, la
         model.expect_packed()
     if facts.has_branches:
         model.expect_branches()
+    if config.lora.quantize_decoder is not None:
+        quantize_decoder(model, config.lora, dtype=dtype)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(config.seed)
         add_adapters(model, config.lora)
@@ -72,8 +76,8 @@ def _multiplied_weights(model: VisionChatModel) -> MultipliedWeights:
     for name, parameter in model.named_parameters():
         if id(parameter) not in looked_up:  # a lookup is not a multiplication, and the head is counted apart
             module = name.partition(".")[0]
-            total[module] += parameter.numel()
-            trained[module] += parameter.numel() * parameter.requires_grad
+            total[module] += num_weights(parameter)
+            trained[module] += num_weights(parameter) * parameter.requires_grad
     head = model.decoder.get_output_embeddings().weight
     return MultipliedWeights(
         encoder=total["encoder"],

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 from collections.abc import Callable, Collection, Sequence
 from pathlib import Path
 
@@ -11,6 +12,9 @@ from dst.template import load_template
 from shards import Build, Manifest, ShardError
 from trainer.checkpoint.init_from import check_start, llava_start, with_start
 from trainer.config.run import TrainConfig, check_ranks, config_from, read_tree, sequence_length
+
+QLORA = "bitsandbytes"
+"""What quantizes a decoder; whether it is installed is seen without importing torch"""
 
 
 def prepare(
@@ -42,6 +46,8 @@ def prepare(
     problems = check_config_fits_build(config, build.manifest)
     problems += check_start(config.model, build.manifest)
     problems += indivisible
+    if config.lora.quantize_decoder is not None and importlib.util.find_spec(QLORA) is None:
+        problems.append(f"lora.quantize_decoder: needs the package {QLORA}; pip install 'dsvl[qlora]'")
     if problems:
         raise ConfigError(problems)
     before_torch()

@@ -113,4 +113,5 @@ def for_this_machine(config: TrainConfig) -> TrainConfig:
     decoder = config.model.decoder
     decoder = dataclasses.replace(decoder, attn_implementation=decoder.portable_attn_implementation)
     model = dataclasses.replace(config.model, decoder=decoder)
-    return dataclasses.replace(config, model=model, gradient_checkpointing=False)
+    lora = dataclasses.replace(config.lora, quantize_decoder=None)
+    return dataclasses.replace(config, model=model, lora=lora, gradient_checkpointing=False)
