@@ -28,6 +28,7 @@ from trainer.model.encoders.registry import Encoder
 from trainer.model.vision_chat import VisionChatModel
 from trainer.model_io.llava_encoder import num_layers, standard_encoder, tower_refusals
 from trainer.model_io.llava_folder import FEATURE_LAYER, without_origin
+from trainer.model_io.older_keys import older_dtype, older_text_keys
 
 
 def refusals(model: VisionChatModel, config: ModelConfig) -> list[str]:
@@ -59,15 +60,20 @@ def as_llava(model: VisionChatModel) -> VisionChatModel:
 
 def llava_config(model: VisionChatModel, *, dtype: str) -> dict[str, Any]:
     """config.json of a model that `as_llava` returned."""
+    text_config = hf_config_dict(model.decoder)
     return {
         "architectures": ["LlavaForConditionalGeneration"],
         "model_type": "llava",
         "dtype": dtype,
+        **older_dtype(dtype),
         "image_token_index": model.image_id,
         "image_seq_length": model.image_tokens,
         "multimodal_projector_bias": True,
         "projector_hidden_act": "gelu",
-        "text_config": hf_config_dict(model.decoder),
+        "text_config": {
+            **text_config,
+            **older_text_keys(text_config, architecture=type(model.decoder).__name__),
+        },
         "tie_word_embeddings": is_tied(model.decoder),
         "vision_config": without_origin(model.encoder.portable.config),
         "vision_feature_layer": FEATURE_LAYER,
