@@ -17,7 +17,7 @@ from typing import Any, TypeVar
 from pydantic import TypeAdapter, ValidationError
 from pydantic_core import ErrorDetails
 
-from dst.common.config_class import RULES, UNKNOWN_KEYS
+from dst.common.config_class import ALSO_CALLED, RULES, UNKNOWN_KEYS
 from dst.common.suggest import nearest
 from dst.common.yaml_files import kind_of
 
@@ -148,7 +148,8 @@ def _problem(error: ErrorDetails, cls: type, place: Place) -> str:
         return "missing"
     if error["type"] == "unexpected_keyword_argument":
         known, advice = _known(cls, place[:-1])
-        hint = nearest(str(place[-1]), known)
+        key = next((key for key, other in known.items() if other == place[-1]), None)
+        hint = nearest(str(place[-1]), known) if key is None else f"; its name here is {key}"
         return f"unknown key{hint or '; known are '}{'' if hint else ', '.join(known)}{advice}"
     if error["type"] == "literal_error":
         hint = nearest(got, _choices(error)) if isinstance(got, str) else ""
@@ -172,8 +173,8 @@ def _choices(error: ErrorDetails) -> list[str]:
     return re.findall(r"'([^']*)'", error["ctx"]["expected"])
 
 
-def _known(cls: Any, place: Place) -> tuple[list[str], str]:
-    """The keys that there are at this place of a config class, and the advice for other ones."""
+def _known(cls: Any, place: Place) -> tuple[dict[str, str | None], str]:
+    """The keys at this place of a config class with their names elsewhere, and the advice for other keys."""
     schema = _adapter(cls).json_schema()
     parts, node = schema.get("$defs", {}), schema
     for step in (*place, None):
@@ -181,7 +182,8 @@ def _known(cls: Any, place: Place) -> tuple[list[str], str]:
         nodes = [parts[one["$ref"].rpartition("/")[2]] if "$ref" in one else one for one in nodes]
         if step is None:
             advice = node.get(UNKNOWN_KEYS)
-            return [key for one in nodes for key in one.get("properties", ())], f"; {advice}" if advice else ""
+            keys = {key: each.get(ALSO_CALLED) for one in nodes for key, each in one.get("properties", {}).items()}
+            return keys, f"; {advice}" if advice else ""
         node = next(inside for one in nodes if (inside := _inside(one, step)) is not None)
     raise AssertionError("the last step returns")
 

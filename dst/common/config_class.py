@@ -25,6 +25,8 @@ RULES = {"strict": True, "extra": "forbid", "allow_inf_nan": False}
 
 UNKNOWN_KEYS = "x-unknown-keys"
 """The key of a JSON schema that has the advice of UnknownKeys"""
+ALSO_CALLED = "x-also-called"
+"""The key of a JSON schema that has the name of AlsoCalled"""
 
 
 @dataclass_transform(kw_only_default=True, frozen_default=True, field_specifiers=(dataclasses.field,))
@@ -57,6 +59,16 @@ class UnknownKeys:
 
     def __get_pydantic_json_schema__(self, schema: Any, handler: Any) -> dict[str, Any]:
         return {**handler(schema), UNKNOWN_KEYS: self.advice}
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class AlsoCalled:
+    """In an annotation of a key: its name in another program, for the error about a key of that name."""
+
+    name: str
+
+    def __get_pydantic_json_schema__(self, schema: Any, handler: Any) -> dict[str, Any]:
+        return {**handler(schema), ALSO_CALLED: self.name}
 
 
 @dataclasses.dataclass(frozen=True, slots=True)

@@ -1,6 +1,7 @@
 """Everything the trainer needs of peft that peft does not document. Run with 0.18.0 and 0.21.2.
 
 injection    a list of targets matches name endings, so a regex names exactly the layers meant
+parameters   LoraConfig.target_parameters adapts what is not a layer's weight, such as experts; since 0.17
 merging      adapted layers are merged and replaced one by one, as peft's own `merge_and_unload` does; a layer that
              needs more (torch's attention block) has its own method
 """
@@ -23,6 +24,7 @@ _INITS: dict[str, Any] = {"kaiming": True, "gaussian": "gaussian", "orthogonal":
 def inject(
     root: nn.Module,
     names: Sequence[str],
+    parameters: Sequence[str] = (),
     *,
     rank: int,
     alpha: float,
@@ -31,7 +33,10 @@ def inject(
     dora: bool,
     init: str,
 ) -> None:
-    """Adapt exactly the layers with these names, in place. Raises ValueError if peft cannot adapt one of them."""
+    """Adapt exactly the layers and parameters with these names, in place. Raises ValueError if peft cannot.
+
+    Several parameters of one module become layers around each other, each the `base_layer` of the next.
+    """
     import peft
 
     settings = peft.LoraConfig(
@@ -42,6 +47,7 @@ def inject(
         use_dora=dora,
         init_lora_weights=_INITS[init],
         target_modules="|".join(map(re.escape, names)),
+        target_parameters=list(parameters) or None,
     )
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", "fan_in_fan_out is set to", UserWarning)  # it looks at each layer itself

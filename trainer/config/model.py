@@ -11,7 +11,7 @@ from typing import Annotated, Literal
 
 from annotated_types import Ge, Gt, Lt, MaxLen, MinLen
 
-from dst.common.config_class import FreeKeys, Positive, Suggested, config_class
+from dst.common.config_class import AlsoCalled, FreeKeys, Positive, Suggested, config_class
 from dst.common.extensions import name_problems
 from trainer.config.kinds import ENCODER_KINDS, ENCODER_POINT, PROJECTOR_KINDS, PROJECTOR_POINT
 
@@ -93,19 +93,22 @@ class ModelConfig:
 
 @config_class
 class LoraConfig:
-    rank: Positive = 16
+    rank: Annotated[Positive, AlsoCalled("r")] = 16
     """Width of the low-rank update; more learns more and takes more memory."""
-    alpha: Annotated[float, Gt(0)] = 32.0
+    alpha: Annotated[float, Gt(0), AlsoCalled("lora_alpha")] = 32.0
     """The update is scaled by alpha / rank; twice the rank is a usual choice."""
-    dropout: Annotated[float, Ge(0), Lt(1)] = 0.0
+    dropout: Annotated[float, Ge(0), Lt(1), AlsoCalled("lora_dropout")] = 0.0
     """Share of an adapter's inputs dropped in training."""
     target_modules: Name | Annotated[tuple[Name, ...], MinLen(1)] = "all-linear"
     """all-linear, a list of module names or their last parts ([q_proj, v_proj]), or a regex of whole names."""
-    rslora: bool = False
+    target_parameters: tuple[Name, ...] = ()
+    """decoder: parameters that are not a linear layer's, as the experts of mixtures are ([gate_up_proj, down_proj]);
+    names or their last parts. peft adapts them without dropout, dora and ZeRO stage 3."""
+    rslora: Annotated[bool, AlsoCalled("use_rslora")] = False
     """Scale the update by alpha / sqrt(rank) instead (rsLoRA), so that a high rank does not shrink it."""
-    dora: bool = False
+    dora: Annotated[bool, AlsoCalled("use_dora")] = False
     """Train the magnitude of every output apart from its direction (DoRA): closer to full training, slower."""
-    init: Literal["kaiming", "gaussian", "orthogonal"] = "kaiming"
+    init: Annotated[Literal["kaiming", "gaussian", "orthogonal"], AlsoCalled("init_lora_weights")] = "kaiming"
     """How adapters begin; each begins as no change. orthogonal needs an even rank."""
     modules_to_save: tuple[Name, ...] = ()
     """Modules trained in full next to the adapters, with learning_rates.lora; module names or their last parts
@@ -163,9 +166,16 @@ def check_trained(rates: LearningRates, adapters: LoraAdapters) -> list[str]:
 
 
 def _check_lora(lora: LoraConfig | None, where: str) -> list[str]:
-    if lora is None or lora.init != "orthogonal" or lora.rank % 2 == 0:
+    if lora is None:
         return []
-    return [f"{where}.rank: got {lora.rank}; expected an even rank, since init is orthogonal"]
+    problems = []
+    if lora.init == "orthogonal" and lora.rank % 2:
+        problems.append(f"{where}.rank: got {lora.rank}; expected an even rank, since init is orthogonal")
+    if lora.target_parameters and where != "lora.decoder":
+        problems.append(f"{where}.target_parameters: expected none, since encoders have no experts; remove it")
+    if lora.target_parameters and (lora.dropout or lora.dora):
+        problems.append(f"{where}.target_parameters: peft adapts them without dropout and dora; remove those keys")
+    return problems
 
 
 def _check_encoder(encoder: EncoderConfig) -> list[str]:

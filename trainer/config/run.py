@@ -72,7 +72,7 @@ class OptimizerConfig:
     eps: Annotated[float, Gt(0)] = 1e-8
     """Adam's epsilon."""
     weight_decay: NotNegative = 0.0
-    """For matrices; norms, biases and embeddings are never decayed."""
+    """For matrices; norms, biases, embeddings and the output head are never decayed."""
     max_grad_norm: NotNegative | None = 1.0
     """Largest norm of all gradients together; null switches clipping off."""
 
@@ -253,6 +253,8 @@ def _check(config: TrainConfig) -> list[str]:
             f"zero.stage: 0 cannot train in {config.precision}: Adam's step counter runs one ahead there, so the run "
             "would differ from every other stage; set zero.stage: 1 (the same on one rank), or precision: fp32"
         )
+    if zero.stage == 3 and config.lora.decoder is not None and config.lora.decoder.target_parameters:
+        problems.append("lora.decoder.target_parameters: got zero.stage 3, which partitions them; set zero.stage: 2")
     if zero.offload_optimizer and zero.stage == 0:
         problems.append("zero.offload_optimizer: needs zero.stage 1, 2 or 3")
     if zero.offload_parameters and zero.stage != 3:

@@ -136,6 +136,8 @@ def _refusal(run: OpenedRun, model: VisionChatModel) -> str | None:
         return "learning_rates.decoder trained the whole decoder as well"
     if "encoder" in lora and config.learning_rates.encoder is not None:
         return "learning_rates.encoder trained the weights under the encoder's adapters as well"
+    if lora.get("decoder") is not None and lora["decoder"].target_parameters:
+        return "lora.decoder.target_parameters adapted experts, whose adapters it does not write"
     if len({each.dora for each in lora.values()}) > 1:
         return "only one of lora.decoder and lora.encoder has dora, and an adapter has it for all layers or none"
     return None

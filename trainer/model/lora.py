@@ -8,9 +8,10 @@ tied; the model lists their parameters. trainer.model.param_groups decides which
 from __future__ import annotations
 
 import re
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from typing import Any
 
+import torch
 from torch import nn
 
 from dst.common.suggest import nearest
@@ -21,6 +22,7 @@ from trainer.config.model import LoraAdapters, LoraConfig
 from trainer.model.vision_chat import VisionChatModel
 
 ALL_LINEAR = "all-linear"
+_CONVOLUTIONS = (nn.Conv1d, nn.ConvTranspose1d)
 
 
 def add_adapters(model: VisionChatModel, adapters: LoraAdapters) -> None:
@@ -48,10 +50,15 @@ def add_lora(root: nn.Module, config: LoraConfig, *, where: str, saved: Collecti
     saved: names of modules that are trained in full; nothing in them is adapted.
     """
     names = find_targets(root, config.target_modules, where=where, saved=saved)
+    parameters = find_parameters(root, config.target_parameters, where=where)
+    problems = [*_tied_head(root, names, where), *_excessive_rank(root, names, config.rank, where)]
+    if problems:
+        raise ConfigError(problems)
     try:
         inject(
             root,
             names,
+            parameters,
             rank=config.rank,
             alpha=config.alpha,
             dropout=config.dropout,
@@ -99,6 +106,42 @@ def find_targets(
     return list(chosen)
 
 
+def find_parameters(root: nn.Module, targets: Sequence[str], *, where: str) -> list[str]:
+    """Names of the parameters that `targets` selects by their names or last parts, of those that are no layer's weight.
+
+    Raises ConfigError for a target that matches none.
+    """
+    parameters = _parameters(root)
+    chosen: dict[str, None] = {}
+    problems = []
+    for target in targets:
+        matches = list(_matching(target, parameters, is_regex=False))
+        chosen.update(dict.fromkeys(matches))
+        if not matches:
+            last_parts = sorted({name.rpartition(".")[2] for name in parameters})
+            hint = nearest(target, [*last_parts, *parameters]) or f"; there are {', '.join(last_parts) or 'none'}"
+            problems.append(f"{where}.target_parameters: {target!r} matches no parameter of three dimensions{hint}")
+    if problems:
+        raise ConfigError(problems)
+    return list(chosen)
+
+
+def unadapted_experts(model: VisionChatModel, adapters: LoraAdapters) -> list[str]:
+    """A note if all-linear leaves the experts of the decoder without adapters, since they are not linear layers."""
+    lora = adapters.decoder
+    if lora is None or lora.target_modules != ALL_LINEAR or lora.target_parameters:
+        return []
+    parameters = _parameters(model.get_submodule("decoder"))
+    if not parameters:
+        return []
+    last_parts = sorted({name.rpartition(".")[2] for name in parameters})
+    millions = sum(parameter.numel() for parameter in parameters.values()) / 1e6
+    return [
+        f"lora.decoder.target_modules: all-linear does not adapt the decoder's experts, {millions:,.1f} million "
+        f"parameters that are not linear layers; to adapt them add target_parameters: [{', '.join(last_parts)}]"
+    ]
+
+
 def find_saved(root: nn.Module, names: Sequence[str], *, where: str) -> list[str]:
     """Names of the modules that `names` selects by their names or last parts. Raises ConfigError."""
     modules = {
@@ -122,8 +165,8 @@ def merge_lora(root: nn.Module) -> None:
     """Merge every adapter in `root` into its layer's weights, and restore the plain layers."""
     adapted = adapted_layers(root)
     for name, module in adapted.items():
-        if name.removesuffix(".base_layer.out_proj") in adapted.keys() - {name}:
-            continue  # an adapted attention block merges its own output layer
+        if {name.removesuffix(".base_layer.out_proj"), name.removesuffix(".base_layer")} & (adapted.keys() - {name}):
+            continue  # an adapted attention block merges its own output layer, a module all of its parameters
         parent, _, last = name.rpartition(".")
         setattr(root.get_submodule(parent), last, merged(module))
 
@@ -151,7 +194,44 @@ def _layers(root: nn.Module) -> tuple[dict[str, nn.Module], dict[str, str]]:
     return layers, inside
 
 
-def _matching(target: str, names: dict[str, nn.Module], *, is_regex: bool) -> Iterator[str]:
+def _parameters(root: nn.Module) -> dict[str, nn.Parameter]:
+    """Parameters with a matrix for each expert, by name; an adapted module's are behind its `base_layer`."""
+    return {
+        name: parameter
+        for name, parameter in root.named_parameters()
+        if parameter.dim() == 3 and not isinstance(root.get_submodule(name.rpartition(".")[0]), _CONVOLUTIONS)
+    }
+
+
+def _tied_head(root: nn.Module, names: Sequence[str], where: str) -> list[str]:
+    head = getattr(root, "get_output_embeddings", lambda: None)()
+    if head is None or head.weight is not root.get_input_embeddings().weight:  # type: ignore[operator]
+        return []
+    return [
+        f"{where}.target_modules: got {name}, the output head, which shares its weights with the input embeddings, so "
+        f"its adapter could not be merged into it alone; remove it, or set modules_to_save: [{name}] to train both"
+        for name in names
+        if root.get_submodule(name) is head
+    ]
+
+
+def _excessive_rank(root: nn.Module, names: Sequence[str], rank: int, where: str) -> list[str]:
+    """A problem if no layer is as large as the rank: then the update is not of low rank in any."""
+    sides = [min(weight.shape) for name in names if (weight := _matrix(root.get_submodule(name))) is not None]
+    if not sides or rank <= max(sides):
+        return []
+    return [
+        f"{where}.rank: got {rank}, more than the smaller side of every layer that is adapted; expected at most "
+        f"{max(sides)}, usually 8 to 128"
+    ]
+
+
+def _matrix(layer: nn.Module) -> torch.Tensor | None:
+    weight = getattr(layer, "in_proj_weight", None) if isinstance(layer, nn.MultiheadAttention) else layer.weight
+    return weight if isinstance(weight, torch.Tensor) else None
+
+
+def _matching(target: str, names: Mapping[str, object], *, is_regex: bool) -> Iterator[str]:
     pattern = re.compile(target) if is_regex else None
     for name in names:
         if pattern.fullmatch(name) if pattern else name == target or name.endswith(f".{target}"):

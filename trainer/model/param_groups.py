@@ -136,9 +136,10 @@ def by_component(model: VisionChatModel) -> Iterator[tuple[str, nn.Parameter, st
             yield name, parameter, name.partition(".")[0]
 
 
-def _undecayed(model: nn.Module) -> set[int]:
-    """Ids of norms and biases, which have one dimension, and of embedding tables, by class or by name."""
-    undecayed = set()
+def _undecayed(model: VisionChatModel) -> set[int]:
+    """Ids of norms and biases, which have one dimension, of embedding tables, by class or by name, and of the head."""
+    head = model.decoder.get_output_embeddings()
+    undecayed = {id(parameter) for name, parameter in head.named_parameters() if "lora_" not in name}
     for module in model.modules():
         for name, parameter in module.named_parameters(recurse=False):
             is_table = isinstance(module, nn.Embedding) or _TABLE.fullmatch(name)

@@ -38,6 +38,7 @@ from trainer.distributed.launch import STOP
 from trainer.distributed.ranks import Ranks
 from trainer.distributed.run_lock import run_lock
 from trainer.distributed.stop_signal import StopFlag, Stopped
+from trainer.model.lora import unadapted_experts
 from trainer.model.param_groups import print_parameters
 from trainer.training.assemble import assemble
 from trainer.training.loop import Evaluation, StepResult, evaluate, train
@@ -111,6 +112,7 @@ class _Run:
             if checkpoint
             else start_notes(config.model, build.manifest)
         )
+        self.notes += unadapted_experts(assembled.model, config.lora)
         if checkpoint is not None:
             load_weights(assembled.model, checkpoint)
         self.engine = initialize(assembled.model, make_optimizer(config, assembled.groups), config, ranks.world_size)

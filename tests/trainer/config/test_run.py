@@ -227,3 +227,27 @@ def test_sequences_may_be_shorter_than_the_build_allows_if_every_sample_fits(bui
 def test_a_home_folder_is_written_as_in_a_shell(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("HOME", "/home/me")
     assert config(out="~/run").out == "/home/me/run"
+
+
+def test_the_names_of_peft_are_answered_with_ours() -> None:
+    lora = {"r": 8, "lora_alpha": 16, "lora_dropout": 0.1, "use_rslora": True, "use_dora": True}
+    assert problems(lora={"decoder": lora}) == [
+        f"lora.decoder.{other}: unknown key; its name here is {ours}"
+        for other, ours in (
+            ("r", "rank"),
+            ("lora_alpha", "alpha"),
+            ("lora_dropout", "dropout"),
+            ("use_rslora", "rslora"),
+            ("use_dora", "dora"),
+        )
+    ]
+
+
+def test_parameters_are_adapted_only_where_peft_can() -> None:
+    experts = {"target_parameters": ["down_proj"]}
+    (line,) = problems(lora={"decoder": {**experts, "dropout": 0.1}})
+    assert line.startswith("lora.decoder.target_parameters: peft adapts them without dropout and dora")
+    (line,) = problems(lora={"encoder": experts})
+    assert line.startswith("lora.encoder.target_parameters: expected none, since encoders have no experts")
+    (line,) = problems(lora={"decoder": experts}, zero={"stage": 3})
+    assert line == "lora.decoder.target_parameters: got zero.stage 3, which partitions them; set zero.stage: 2"

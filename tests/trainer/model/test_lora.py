@@ -21,8 +21,10 @@ from torch import nn
 from dst.errors import ConfigError
 from shards.loader.fields import BatchFields
 from tests.support import model_batches
+from tools.decoders.tiny import tiny_config
 from trainer.config.model import DecoderConfig, EncoderConfig, LearningRates, LoraAdapters, LoraConfig
-from trainer.model.lora import add_adapters, add_lora, find_targets, merge_lora
+from trainer.model.build_model import build_model
+from trainer.model.lora import add_adapters, add_lora, find_targets, merge_lora, unadapted_experts
 from trainer.model.param_groups import by_component, choose_trained, component_rows, parameter_groups, print_parameters
 from trainer.model.vision_chat import VisionChatModel
 
@@ -280,7 +282,7 @@ def test_groups_hold_every_trained_parameter_once(preset: str) -> None:
         assert group.learning_rate == getattr(rates, component)
         assert group.weight_decay == (0.0 if "not decayed" in group.name else 0.1)
     free = {names[id(parameter)] for group in groups if not group.weight_decay for parameter in group.parameters}
-    named = ("norm", "bias", "embed_tokens", "class_embedding", "position_embedding")
+    named = ("norm", "bias", "embed_tokens", "lm_head", "class_embedding", "position_embedding")
     assert free == {name for name in names.values() if any(part in name for part in named)}
     tied = preset == "tiny_qwen2"
     assert ("decoder.lm_head.weight" in names.values()) != tied
@@ -301,3 +303,68 @@ def test_the_table_counts_every_component() -> None:
     print_parameters(list(rows.values()), Console(file=written, width=100))
     assert "frozen" in written.getvalue()
     assert f"{rows['projector'].parameters:,}" in written.getvalue()
+
+
+def test_an_adapter_of_a_head_that_shares_its_weights_is_refused() -> None:
+    tied = model_batches.make(decoder=DecoderConfig(preset="tiny_qwen2"))
+    for targets in (("q_proj", "lm_head"), r".*(up_proj|lm_head)"):
+        with pytest.raises(ConfigError) as caught:
+            add_adapters(tied, LoraAdapters(decoder=LoraConfig(rank=2, target_modules=targets)))
+        (line,) = caught.value.problems
+        assert line.startswith("lora.decoder.target_modules: got lm_head, the output head, which shares its weights")
+        assert line.endswith("set modules_to_save: [lm_head] to train both")
+
+
+def test_an_adapter_of_a_head_of_its_own_merges() -> None:
+    model = model_batches.make()
+    add_adapters(model, LoraAdapters(decoder=LoraConfig(rank=2, target_modules=("lm_head",))))
+    model.double()
+    shake(model)
+    adapted = logits(model)
+    merge_lora(model)
+    torch.testing.assert_close(logits(model), adapted)
+
+
+def test_a_rank_above_every_layers_smaller_side_is_refused() -> None:
+    model = model_batches.make()
+    add_adapters(model, LoraAdapters(decoder=LoraConfig(rank=64)))
+    with pytest.raises(ConfigError, match=r"rank: got 65, more than the smaller side of every layer .* at most 64"):
+        add_adapters(model_batches.make(), LoraAdapters(decoder=LoraConfig(rank=65)))
+
+
+def experts() -> VisionChatModel:
+    config = replace(model_batches.CONFIG, decoder=DecoderConfig(config=tiny_config("qwen3_moe")))
+    return build_model(config, model_batches.facts()).eval()
+
+
+def test_all_linear_says_that_experts_have_no_adapters() -> None:
+    (note,) = unadapted_experts(experts(), LoraAdapters(decoder=LoraConfig(rank=2)))
+    assert "all-linear does not adapt the decoder's experts" in note
+    assert note.endswith("add target_parameters: [down_proj, gate_up_proj]")
+    assert unadapted_experts(model_batches.make(), LoraAdapters(decoder=LoraConfig(rank=2))) == []
+
+
+def test_experts_are_adapted_trained_and_merged() -> None:
+    model = experts()
+    names = set(model.state_dict())
+    before = logits(model)
+    lora = LoraConfig(rank=2, target_parameters=("gate_up_proj", "down_proj"))
+    add_adapters(model, LoraAdapters(decoder=lora))
+    choose_trained(model, FROZEN)
+    torch.testing.assert_close(logits(model), before)
+    shake(model)
+    adapted = logits(model)
+    assert not torch.allclose(adapted, before, rtol=1e-2)
+    torch.autograd.backward(adapted.square().mean())
+    trained = {name for name, parameter in model.named_parameters() if parameter.grad is not None}
+    assert trained == {name for name, _ in model.named_parameters() if "lora_" in name}
+    assert sum("experts" in name for name in trained) == 2 * 2 * 2
+    merge_lora(model)
+    assert set(model.state_dict()) == names
+    torch.testing.assert_close(logits(model), adapted, rtol=1e-4, atol=1e-4)
+
+
+def test_parameters_that_match_nothing_are_reported_with_what_is_near() -> None:
+    lora = LoraConfig(rank=2, target_parameters=("gate_proj",))
+    with pytest.raises(ConfigError, match="'gate_proj' matches no parameter of three dimensions; did you mean"):
+        add_adapters(experts(), LoraAdapters(decoder=lora))
