@@ -40,13 +40,16 @@ class Output:
 
 
 class Environment(jinja2.sandbox.ImmutableSandboxedEnvironment):
-    """Parses and compiles chat templates."""
+    """Parses and compiles chat templates.
 
-    def __init__(self) -> None:
+    strict: False takes undefined names as transformers does, as empty text.
+    """
+
+    def __init__(self, *, strict: bool = True) -> None:
         super().__init__(
             trim_blocks=True,
             lstrip_blocks=True,
-            undefined=_Strict,
+            undefined=_Strict if strict else jinja2.Undefined,
             extensions=[_Generation, jinja2.ext.loopcontrols],
         )
         self.globals["raise_exception"] = _raise

@@ -28,8 +28,8 @@ from dst.messages import Message, Tools, check_messages, extras, is_trained, lef
 IMAGE_TOKEN = "<image>"
 BUILTIN = ("chatml", "llama2", "llama3", "plain", "vicuna", "visualchat")
 
-# What Hugging Face hands to every chat template.
-_GIVEN = frozenset({"messages", "add_generation_prompt", "bos_token", "eos_token", "tools", "documents"})
+GIVEN = frozenset({"messages", "add_generation_prompt", "bos_token", "eos_token", "tools", "documents"})
+"""What Hugging Face hands to every chat template"""
 
 # What only some templates can express, by the name under which they mention it.
 _EXTRAS = {
@@ -39,8 +39,7 @@ _EXTRAS = {
     "reasoning_content": "reasoning_content",
 }
 
-# What a template's own arithmetic, look-ups and loops can raise.
-_FAILURES = (
+FAILURES = (
     jinja2.TemplateError,
     ArithmeticError,
     AttributeError,
@@ -50,6 +49,7 @@ _FAILURES = (
     TypeError,
     ValueError,
 )
+"""What a template's own arithmetic, look-ups and loops can raise"""
 
 
 @dataclass(frozen=True, slots=True)
@@ -99,7 +99,7 @@ class Template:
                 "a set, filter or call block, a recursive loop or another generation block, so its place in the text "
                 "is unknown; move it to the top level"
             )
-        self.variables = frozenset(jinja2.meta.find_undeclared_variables(tree) - _GIVEN - environment.globals.keys())
+        self.variables = frozenset(jinja2.meta.find_undeclared_variables(tree) - GIVEN - environment.globals.keys())
         self.markers = _markers(tree)
         self.mentions = _mentions(tree)
 
@@ -132,7 +132,7 @@ class Template:
         try:
             for piece in self._compiled.generate(variables):
                 output.pieces.append(piece)
-        except _FAILURES as error:
+        except FAILURES as error:
             raise TemplateError(f"template {self.name}, line {self._line(error)}: {error}{self._hint(error)}") from None
         text = "".join(output.pieces)
         if carried and (missing := left_out(messages, tools, text)):
@@ -208,17 +208,25 @@ def load_template(name_or_path: str | Path, variables: Mapping[str, Any] | None 
             raise TemplateError(
                 f"template {name}: variable {variable} is {type(value).__name__}; expected text or a number"
             )
-    return Template(name, _bake(source, variables))
+    return Template(name, with_variables(source, variables))
 
 
-def _bake(source: str, variables: Mapping[str, Any]) -> str:
-    """Set the variables before the source's first character, in its first line, so that lines keep their numbers.
+def with_variables(source: str, variables: Mapping[str, str | float]) -> str:
+    """The source with values for names that it leaves open."""
+    return prepend(
+        "".join(f"{{% set {key} = {_literal(value)} %}}" for key, value in sorted(variables.items())), source
+    )
+
+
+def prepend(tags: str, source: str) -> str:
+    """The source after tags that write nothing themselves, in its first line, so that lines keep their numbers.
 
     What Jinja strips at the start of a template must not change: `+%}` keeps a line break that the source begins with,
     and blanks before a tag, which are stripped only where a line begins, are taken out here.
     """
-    sets = "".join(f"{{% set {key} = {_literal(value)} +%}}" for key, value in sorted(variables.items()))
-    return sets + re.sub(r"\A[^\S\r\n]+(?=\{[%#](?!\+))", "", source)
+    if tags.endswith("%}"):
+        tags = tags.removesuffix("%}") + "+%}"
+    return tags + re.sub(r"\A[^\S\r\n]+(?=\{[%#](?!\+))", "", source)
 
 
 def _literal(value: str | float) -> str:

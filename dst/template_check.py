@@ -19,7 +19,7 @@ from dst.messages import Message, Tools
 from dst.template import IMAGE_TOKEN, Rendered, Template
 from dst.tokenizer import TextTokenizer
 
-_PLACEHOLDERS = ("<|image_pad|>", "<|image|>", "<start_of_image>", "<image_soft_token>", "<|image_1|>", "[IMG]")
+PLACEHOLDERS = ("<|image_pad|>", "<|image|>", "<start_of_image>", "<image_soft_token>", "<|image_1|>", "[IMG]")
 """What published templates write for an image (Qwen-VL, Llama 3.2, Gemma 3, Phi, Pixtral)."""
 
 
@@ -44,7 +44,7 @@ def check(chat: Chat) -> None:
     answer: Message = {"role": "assistant", "content": "The first."}
     literals = set(re.findall(r"<\|\w+\|>", chat.template.source)) - set(chat.tokenizer.control)
     if IMAGE_TOKEN not in chat.template.source:
-        literals -= set(_PLACEHOLDERS)  # to be replaced, see `image_mismatch`
+        literals -= set(PLACEHOLDERS)  # to be replaced, see `image_mismatch`
     if literals:
         raise TokenizerError(
             f"template {chat.template.name} writes {' '.join(sorted(literals))}, which the tokenizer does not have as "
@@ -87,7 +87,7 @@ def image_mismatch(template: Template, written: int, images: int) -> TemplateErr
     """The error for a template that writes another number of placeholders than there are images."""
     line = _first_line(template.source, IMAGE_TOKEN)
     where, hint = (f", line {line}", "") if line else ("", f"; it has no {IMAGE_TOKEN} in it")
-    other = next((literal for literal in _PLACEHOLDERS if literal in template.source), None)
+    other = next((literal for literal in PLACEHOLDERS if literal in template.source), None)
     if not line and other:
         where = f", line {_first_line(template.source, other)}"
         hint = f"; write {IMAGE_TOKEN} where it has {other}"

@@ -115,10 +115,9 @@ def load_tokenizer(path: str | Path, add_tokens: Sequence[str] = ()) -> TextToke
     Raises TokenizerError if it has no tokenizer.json or no end token.
     """
     folder = _locate(str(path))
-    definition = _read_json(folder / "tokenizer.json")
-    names = _read_json(folder / "tokenizer_config.json", missing_ok=True)
-    names = {**_read_json(folder / "special_tokens_map.json", missing_ok=True), **{k: v for k, v in names.items() if v}}
-    bos, eos = (_token_text(names.get(key)) for key in ("bos_token", "eos_token"))
+    definition = read_json(folder / "tokenizer.json")
+    names = read_names(folder)
+    bos, eos = (token_text(names.get(key)) for key in ("bos_token", "eos_token"))
     if not eos:
         raise TokenizerError(
             f"tokenizer {path}: names no eos_token, which every answer must end with; add one to tokenizer_config.json"
@@ -153,10 +152,15 @@ def _locate(name: str) -> Path:
         raise TokenizerError(f"tokenizer {name}: no tokenizer.json there; {hint}")
     if not re.fullmatch(r"[\w.-]+(/[\w.-]+)?", name):
         raise TokenizerError(f"tokenizer {name}: no such folder; expected one with tokenizer.json, or a hub id")
+    return from_hub(name, _FILES)
+
+
+def from_hub(name: str, files: Sequence[str]) -> Path:
+    """A folder with those of the files that a model of the hub has. Raises TokenizerError if there is no such model."""
     import huggingface_hub
 
     try:
-        return Path(huggingface_hub.snapshot_download(name, allow_patterns=list(_FILES)))
+        return Path(huggingface_hub.snapshot_download(name, allow_patterns=list(files)))
     except Exception as error:  # offline, unknown id, gated: the library has a dozen classes
         raise TokenizerError(
             f"tokenizer {name}: no such folder, and the hub did not give it ({type(error).__name__}); "
@@ -164,7 +168,14 @@ def _locate(name: str) -> Path:
         ) from None
 
 
-def _read_json(path: Path, *, missing_ok: bool = False) -> dict[str, Any]:
+def read_names(folder: Path) -> dict[str, Any]:
+    """tokenizer_config.json, with what only special_tokens_map.json names. Raises TokenizerError for a broken file."""
+    names = {key: value for key, value in read_json(folder / "tokenizer_config.json", missing_ok=True).items() if value}
+    return {**read_json(folder / "special_tokens_map.json", missing_ok=True), **names}
+
+
+def read_json(path: Path, *, missing_ok: bool = False) -> dict[str, Any]:
+    """The object of a JSON file. Raises TokenizerError if it cannot be read or holds something else."""
     if missing_ok and not path.is_file():
         return {}
     try:
@@ -176,7 +187,8 @@ def _read_json(path: Path, *, missing_ok: bool = False) -> dict[str, Any]:
     return value
 
 
-def _token_text(value: object) -> str:
+def token_text(value: object) -> str:
+    """A token as these files name it: as text, or as an object with its content; empty if there is none."""
     if isinstance(value, dict):
         value = value.get("content")
     return value if isinstance(value, str) else ""

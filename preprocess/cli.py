@@ -16,6 +16,7 @@ from dst.common.terminal_text import json_line, visible
 from preprocess.cli_compare import diff, overlap
 from preprocess.cli_options import PATH, PrepCommand, build_location, location, usable_cpus
 from preprocess.cli_stats import stats
+from preprocess.cli_template import template
 from preprocess.cli_view import inspect, view
 
 
@@ -172,7 +173,7 @@ def schema() -> None:
     click.echo(json.dumps(json_schema(Blend), indent=2))
 
 
-for _command in (overlap, diff, inspect, stats, view):
+for _command in (overlap, diff, inspect, stats, template, view):
     cli.add_command(_command)
 
 

@@ -25,8 +25,8 @@ LAYERS = {
     "preprocess": """
         errors  compiler_version  terminal  containers  conversation  conversation_lines
         adapters.groups  adapters.base  adapters.parsing  adapters.datasets  adapters.registry  adapters.lookup
-        images  filters  dedupe  blend  fetch  compiler  views  viewer  reports  cli_options  cli_compare
-        cli_stats  cli_view  cli
+        images  filters  dedupe  templates  blend  fetch  compiler  views  viewer  reports  cli_options  cli_compare
+        cli_stats  cli_template  cli_view  cli
     """,
     "trainer": """
         errors  import_hooks  compat  config  attention  model.encoders  model  distributed  model_io  auto_classes
