@@ -10,8 +10,9 @@ from __future__ import annotations
 import hashlib
 import json
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import tokenizers
@@ -20,7 +21,13 @@ from dst.control_tokens import ControlStrings
 from dst.errors import TokenizerError
 from dst.template import IMAGE_TOKEN
 
-_FILES = ("tokenizer.json", "tokenizer_config.json", "special_tokens_map.json")
+_FILES = (
+    "tokenizer.json",
+    "tokenizer_config.json",
+    "special_tokens_map.json",
+    "chat_template.jinja",
+    "chat_template.json",
+)
 _MARKUP = re.compile(r"<.+>|\[.+\]", re.DOTALL)
 
 
@@ -30,10 +37,22 @@ class TextTokenizer:
     control: control string -> id. Special tokens, and other added tokens that look like markup (`<think>`); ordinary
     words or white space that a vocabulary happens to list as added tokens are not control.
     control_ids: their ids, without the unknown token, which strange characters become without anybody's intent.
+    new_tokens: token -> id of those that its folder did not have.
     """
 
-    def __init__(self, definition: dict[str, Any], *, bos_token: str, eos_token: str) -> None:
+    def __init__(
+        self,
+        definition: dict[str, Any],
+        *,
+        bos_token: str,
+        eos_token: str,
+        pad_token: str = "",
+        new_tokens: Mapping[str, int] = MappingProxyType({}),
+    ) -> None:
+        """pad_token: empty if there is none; a saved folder then names the end token."""
         self._definition = definition
+        self._pad_token = pad_token or eos_token
+        self.new_tokens = new_tokens
         self.bos_token = bos_token
         self.eos_token = eos_token
         self._start = _build(definition)
@@ -97,7 +116,7 @@ class TextTokenizer:
             "eos_token": self.eos_token,
             "image_token": IMAGE_TOKEN,
             "model_max_length": 10**9,
-            "pad_token": self.eos_token,
+            "pad_token": self._pad_token,
             "tokenizer_class": "PreTrainedTokenizerFast",
         }
         write = {
@@ -117,7 +136,7 @@ def load_tokenizer(path: str | Path, add_tokens: Sequence[str] = ()) -> TextToke
     folder = _locate(str(path))
     definition = read_json(folder / "tokenizer.json")
     names = read_names(folder)
-    bos, eos = (token_text(names.get(key)) for key in ("bos_token", "eos_token"))
+    bos, eos, pad = (token_text(names.get(key)) for key in ("bos_token", "eos_token", "pad_token"))
     if not eos:
         raise TokenizerError(
             f"tokenizer {path}: names no eos_token, which every answer must end with; add one to tokenizer_config.json"
@@ -126,18 +145,22 @@ def load_tokenizer(path: str | Path, add_tokens: Sequence[str] = ()) -> TextToke
         tokenizer = _build(definition)
     except Exception as error:  # the Rust library raises bare Exception
         raise TokenizerError(f"tokenizer {path}: tokenizer.json cannot be used ({error})") from None
-    tokenizer.add_special_tokens(
-        [
-            tokenizers.AddedToken(token, special=True, normalized=False)
-            for token in dict.fromkeys([*add_tokens, IMAGE_TOKEN])
-        ]
-    )
+    special = {token.content for token in tokenizer.get_added_tokens_decoder().values() if token.special}
+    control = [token for token in dict.fromkeys([*add_tokens, IMAGE_TOKEN]) if token not in special]
+    new = [token for token in control if tokenizer.token_to_id(token) is None]
+    tokenizer.add_special_tokens([tokenizers.AddedToken(token, special=True, normalized=False) for token in control])
     absent = [token for token in (bos, eos) if token and tokenizer.token_to_id(token) is None]
     if absent:
         raise TokenizerError(f"tokenizer {path}: {absent[0]!r} is named as bos or eos token but not in tokenizer.json")
     definition = json.loads(tokenizer.to_str())
     definition["post_processor"] = _without_added_tokens(definition["post_processor"])
-    return TextTokenizer(definition, bos_token=bos, eos_token=eos)
+    return TextTokenizer(
+        definition,
+        bos_token=bos,
+        eos_token=eos,
+        pad_token=pad if tokenizer.token_to_id(pad) is not None else "",
+        new_tokens={token: index for token in new if (index := tokenizer.token_to_id(token)) is not None},
+    )
 
 
 def _locate(name: str) -> Path:

@@ -122,12 +122,15 @@ def adapters(names: tuple[str, ...], as_json: bool) -> None:
 @cli.command()
 @click.option("--root", required=True, type=PATH, help="The folder to look through.")
 @click.option("--out", type=PATH, default=Path("blend.yaml"), show_default=True, help="The file to write.")
-def init(root: Path, out: Path) -> None:
+@click.option(
+    "--tokenizer", metavar="FOLDER", help="Its folder or hub id; the template is chosen by its chat template."
+)
+def init(root: Path, out: Path, tokenizer: str | None) -> None:
     """Find datasets and files of conversations below a folder, and write a commented blend file for them."""
     from preprocess.blend.draft import write_blend
     from preprocess.views.draft_summary import print_draft
 
-    print_draft(write_blend(root, out), out)
+    print_draft(write_blend(root, out, tokenizer), out, asks_for_tokenizer=tokenizer is None)
 
 
 @cli.command()

@@ -17,6 +17,7 @@ from preprocess.blend.discover import Discovery, Found, discover
 from preprocess.blend.guess_names import Names
 from preprocess.blend.own_files import CHAT
 from preprocess.errors import ConfigError
+from preprocess.templates.proposal import matching_builtin
 
 _MAX_FILES = 8
 """How many annotation files are listed by name; more are written as patterns"""
@@ -24,28 +25,29 @@ _MAX_FILES = 8
 _NOT_IN_A_NAME = re.compile(r"[^a-z0-9_-]+")
 
 
-def write_blend(root: Path, out: Path) -> Discovery:
+def write_blend(root: Path, out: Path, tokenizer: str | None = None) -> Discovery:
     """Write a commented blend file for the datasets found below a folder; returns what was found.
 
+    tokenizer: its folder or hub id. The template is then the built-in one that renders what its chat template does.
     Raises ConfigError if the root is not a folder, nothing is found, or the file exists already.
     """
     if out.exists():
         raise ConfigError([f"--out {out}: exists already; choose another name, so that your settings are not lost"])
     found = discover(root)
-    out.write_text(_blend_text(found, out.parent), encoding="utf-8")
+    out.write_text(_blend_text(found, out.parent, tokenizer), encoding="utf-8")
     return found
 
 
-def _blend_text(found: Discovery, base: Path) -> str:
+def _blend_text(found: Discovery, base: Path, tokenizer: str | None) -> str:
     blend_docs, dataset_docs = field_docs(Blend), field_docs(Dataset)
     lines = [
         "# Which datasets, how much of each, with which template and tokenizer.",
         "# A key that is not here has its default; docs/blend.md lists all keys.",
         "",
         f"# {blend_docs['tokenizer']}",
-        "tokenizer: path/of/your/tokenizer",
+        f"tokenizer: {_scalar(_path_or_id(tokenizer, base)) if tokenizer else 'path/of/your/tokenizer'}",
         f"# {blend_docs['template']}",
-        f"template: {Blend.__dataclass_fields__['template'].default}",
+        *_template(tokenizer),
         f"# {blend_docs['image_tokens']}",
         f"image_tokens: {Blend.__dataclass_fields__['image_tokens'].default}",
         "image:",
@@ -67,6 +69,22 @@ def _blend_text(found: Discovery, base: Path) -> str:
         lines += ["", "# Found, and not part of this blend:"]
         lines += [f"#   {_comment(one.path)}{_more(one.count)}: {_comment(one.reason)}" for one in found.unread]
     return "\n".join(lines) + "\n"
+
+
+def _path_or_id(tokenizer: str, base: Path) -> str:
+    return os.path.relpath(tokenizer, base) if Path(tokenizer).exists() else tokenizer
+
+
+def _template(tokenizer: str | None) -> list[str]:
+    """The template that the tokenizer's folder comes with, if a built-in one renders the same texts."""
+    builtin = matching_builtin(tokenizer) if tokenizer else None
+    if builtin is not None:
+        variables = _mapping({name: _scalar(text) for name, text in builtin.variables.items()})
+        return [f"template: {builtin.name}", *([f"variables: {variables}"] if builtin.variables else [])]
+    default = f"template: {Blend.__dataclass_fields__['template'].default}"
+    return [
+        default + (f"  # that of the tokenizer: dsvl-prep template --from {_comment(tokenizer)}" if tokenizer else "")
+    ]
 
 
 def _entry(dataset: Found, name: str, base: Path) -> list[str]:

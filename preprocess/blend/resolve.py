@@ -30,6 +30,7 @@ from preprocess.blend.inputs import Inputs, find_inputs
 from preprocess.errors import ConfigError
 from preprocess.images.fetched import is_fetched_folder
 from preprocess.images.prepare import even_count
+from preprocess.templates.proposal import template_note
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -47,6 +48,8 @@ class Prepared:
     """Those of `decontaminate`."""
     fetched: Path
     """The folder of images that were downloaded by their URLs; it need not exist."""
+    notes: tuple[str, ...]
+    """About tokenizer and template"""
 
     def stores(self, dataset: str) -> tuple[Path, ...]:
         """The dataset's image stores, and last the one of images by URL, if there is one."""
@@ -103,7 +106,15 @@ def prepare(path: Path, settings: Sequence[str] = ()) -> Prepared:
         extensions=extensions,
         evaluation_sets=evaluation_sets,
         fetched=fetched_folder(blend, base),
+        notes=_notes(_next_to(base, blend.tokenizer), tokenizer, templates[""]),
     )
+
+
+def _notes(name: str, tokenizer: TextTokenizer, template: Template) -> tuple[str, ...]:
+    new = ", ".join(f"{token} (id {index})" for token, index in tokenizer.new_tokens.items())
+    notes = [f"tokenizer {name}: the build adds to it: {new}"] if new else []
+    about_template = template_note(name, template)
+    return tuple([*notes, about_template] if about_template else notes)
 
 
 def has_own_template(dataset: Dataset) -> bool:

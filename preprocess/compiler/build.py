@@ -98,7 +98,9 @@ def build_and_publish(
         }
         for task, result in zip(tasks, results, strict=True):
             reports[task.context.dataset].add(task.split, result)
-        report = BuildReport(path=folder, datasets=reports, reused_tasks=run.reused, built_tasks=run.built)
+        report = BuildReport(
+            path=folder, datasets=reports, reused_tasks=run.reused, built_tasks=run.built, notes=prepared.notes
+        )
         report.questions = [
             EvaluationQuestions(file=one.file, ngram=one.ngram, count=len(one.texts), too_short=one.too_short)
             for one in selection.questions

@@ -103,6 +103,8 @@ class BuildReport:
     built_tasks: int
     questions: Sequence[EvaluationQuestions] = ()
     """Of the evaluation sets of `decontaminate`"""
+    notes: Sequence[str] = ()
+    """About tokenizer and template"""
 
     def to_json(self) -> dict[str, Any]:
         return {
@@ -110,6 +112,7 @@ class BuildReport:
             "reused_tasks": self.reused_tasks,
             "built_tasks": self.built_tasks,
             "questions": [asdict(one) for one in self.questions],
+            "notes": list(self.notes),
         }
 
 
@@ -142,6 +145,8 @@ def print_report(report: BuildReport) -> None:
         if dataset.official_files:
             console.print(cell(f"{name}: {_official(dataset)}"))
     for line in questions_lines(report.questions):
+        console.print(cell(line))
+    for line in report.notes:
         console.print(cell(line))
     console.print(f"tasks: {report.built_tasks} built, {report.reused_tasks} reused")
 

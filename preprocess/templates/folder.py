@@ -58,7 +58,7 @@ def read_folder_template(name: str, variant: str | None = None) -> FolderTemplat
     """
     folder = Path(name)
     if not folder.is_dir():
-        if folder.exists() or not re.fullmatch(r"[\w.-]+(/[\w.-]+)?", name):
+        if folder.exists() or not re.fullmatch(r"\w[\w.-]*(/[\w.-]+)?", name):
             raise ConfigError([f"--from {name}: no such folder; expected a model's folder, or its id on the hub"])
         try:
             folder = from_hub(name, _FILES)

@@ -14,7 +14,7 @@ from preprocess.blend.discover import Discovery
 _SHOWN_FILES = 3
 
 
-def print_draft(discovery: Discovery, out: Path) -> None:
+def print_draft(discovery: Discovery, out: Path, *, asks_for_tokenizer: bool = True) -> None:
     """Each dataset with its first files and what to check; what is not in the blend; the next step."""
     for dataset in discovery.datasets:
         names = [os.path.relpath(path, dataset.folder) for path in dataset.annotations]
@@ -25,6 +25,5 @@ def print_draft(discovery: Discovery, out: Path) -> None:
             click.echo(visible(f"  {line}"))
     for file in discovery.unread:
         note(f"not in the blend: {file.path}: {file.reason}")
-    click.echo(
-        visible(f"wrote {out}; look at it with: dsvl-prep render --blend {out}; then set `tokenizer:`, and build")
-    )
+    then = "then set `tokenizer:`, and build" if asks_for_tokenizer else "then build"
+    click.echo(visible(f"wrote {out}; look at it with: dsvl-prep render --blend {out}; {then}"))

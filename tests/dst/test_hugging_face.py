@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 import dst
 from tests.support import text_tokenizers
 from tests.support.conversations import ANSWERS, conversations
+from tests.support.published_tokenizers import FORMS, publish
 
 TEMPLATES = sorted(ANSWERS)
 
@@ -135,6 +136,41 @@ def test_a_prompt_rendered_and_tokenized_by_transformers_has_the_trained_ids(tmp
     expected = chat.encode(messages, add_generation_prompt=True).ids.tolist()
     assert theirs(text)["input_ids"] == expected
     assert expected.count(begin[1]) == 1
+
+
+@pytest.mark.parametrize(
+    ("form", "tokenizer_class"), [(form, name) for form, kind in FORMS.items() for name in kind.classes]
+)
+def test_a_saved_folder_adds_nothing_to_the_texts_of_published_tokenizers(
+    form: str, tokenizer_class: str, tmp_path: Path
+) -> None:
+    """Their classes build a post-processor again, from `add_bos_token`, whatever tokenizer.json says."""
+    from transformers import AutoTokenizer
+
+    import trainer.compat  # noqa: F401 - config.json makes transformers look for torchvision
+
+    theirs: Any = AutoTokenizer.from_pretrained(publish(form, tmp_path / "published", tokenizer_class=tokenizer_class))
+    tokenizer = dst.load_tokenizer(tmp_path / "published")
+    chat = dst.ChatTokenizer(dst.load_template("vicuna"), tokenizer)
+    tokenizer.save(tmp_path / "saved", chat.template.source)
+    # As in an exported folder, where the model's type may choose the class.
+    (tmp_path / "saved" / "config.json").write_text('{"model_type": "llava"}')
+    saved: Any = AutoTokenizer.from_pretrained(tmp_path / "saved")
+    messages: Any = [
+        {"role": "user", "content": [{"type": "image"}, {"type": "text", "text": "What is on the table, 12 é 猫?"}]},
+        {"role": "assistant", "content": "A red bus."},
+        {"role": "user", "content": "Sure?"},
+    ]
+    expected = chat.encode(messages, add_generation_prompt=True)
+    text = saved.apply_chat_template(messages, add_generation_prompt=True, tokenize=False)
+    assert text == expected.text
+    assert saved(text)["input_ids"] == expected.ids.tolist()
+    whole = saved.apply_chat_template(messages, add_generation_prompt=True, return_dict=True)
+    assert whole["input_ids"] == expected.ids.tolist()
+    if tokenizer.bos_token:
+        begin = tokenizer.control[tokenizer.bos_token]
+        assert expected.ids.tolist().count(begin) == 1
+        assert theirs(text)["input_ids"][:2] == [begin, begin]  # what happens without the change
 
 
 def test_the_example_tokenizer_opens_in_transformers() -> None:

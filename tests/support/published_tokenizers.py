@@ -16,7 +16,8 @@ from typing import Any
 import tokenizers
 from tokenizers import AddedToken, Regex, decoders, models, normalizers, pre_tokenizers, processors, trainers
 
-from tests.support.text_tokenizers import BYTES, example_text
+from tests.support import text_tokenizers
+from tests.support.text_tokenizers import BYTES
 
 _WORDS = Regex(r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,3}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s+")
 
@@ -33,6 +34,10 @@ class Form:
     config: dict[str, Any]
     normalized: bool = False
     """Of the added tokens"""
+
+
+def example_text() -> list[str]:
+    return [text.replace("<image>", "") for text in text_tokenizers.example_text()]
 
 
 def _sentencepiece(special: Sequence[str]) -> tokenizers.Tokenizer:
