@@ -190,7 +190,7 @@ def test_the_copy_is_shown_with_what_differs_from_the_original(tmp_path: Path) -
     [
         (None, [], "it has no chat template; expected chat_template.jinja"),
         ([{"name": "rag", "template": "x"}, {"name": "plain", "template": "y"}], [], "expected one of its templates: "),
-        ([{"name": "default", "template": "x"}], ["--name", "defaul"], "did you mean default?"),
+        ([{"name": "default", "template": "x"}], ["--name", "defaults"], "did you mean default?"),
         ([{"name": 3}], [], "chat_template has [3, null]; expected a name and a template"),
         ("chatml", ["--out", "a.txt"], "--out a.txt: got the ending '.txt'; expected .jinja or .j2"),
         ("chatml", ["--set", "date=1"], "--set date=1: expected NAME=VALUE of a name that it leaves open: none"),
