@@ -217,7 +217,7 @@ def _tied_head(root: nn.Module, names: Sequence[str], where: str) -> list[str]:
 
 def _excessive_rank(root: nn.Module, names: Sequence[str], rank: int, where: str) -> list[str]:
     """A problem if no layer is as large as the rank: then the update is not of low rank in any."""
-    sides = [min(weight.shape) for name in names if (weight := _matrix(root.get_submodule(name))) is not None]
+    sides = [side for name in names if (side := _smaller_side(root.get_submodule(name))) is not None]
     if not sides or rank <= max(sides):
         return []
     return [
@@ -226,9 +226,11 @@ def _excessive_rank(root: nn.Module, names: Sequence[str], rank: int, where: str
     ]
 
 
-def _matrix(layer: nn.Module) -> torch.Tensor | None:
+def _smaller_side(layer: nn.Module) -> int | None:
+    if isinstance(layer, nn.Linear):  # a quantized layer's weight has another shape
+        return min(layer.in_features, layer.out_features)
     weight = getattr(layer, "in_proj_weight", None) if isinstance(layer, nn.MultiheadAttention) else layer.weight
-    return weight if isinstance(weight, torch.Tensor) else None
+    return min(weight.shape) if isinstance(weight, torch.Tensor) else None
 
 
 def _matching(target: str, names: Mapping[str, object], *, is_regex: bool) -> Iterator[str]:
