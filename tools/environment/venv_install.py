@@ -24,6 +24,7 @@ from pathlib import Path
 
 import venv_repair
 from venv_state import OWN, State, exclusive, read_state, say, write_state
+from venv_torchvision import write_guard
 
 GRACE_S = 5.0
 """How long pip may take to clean up after Ctrl-C"""
@@ -198,6 +199,7 @@ def install(job: Job, target: State, site_packages: Path, runner: Runner) -> Non
     for step in steps:
         if message := runner.run(step):
             raise SetupError(message + advice(job, site_packages, lock))
+    write_guard(site_packages, job.project)
 
 
 def cpu_builds_that_are_not_locked(site_packages: Path, lock: str) -> list[str]:
