@@ -104,7 +104,7 @@ def _as_transformers_builds_it(small: VisionChatModel) -> Any:
     from transformers.models.llava import LlavaConfig, LlavaForConditionalGeneration
 
     config = LlavaConfig(**llava_config(small, dtype="float32"))
-    tensors = {name: tensor.detach().clone() for name, tensor in llava_tensors(small)}
+    tensors = {name: tensor.detach() for name, tensor in llava_tensors(small)}
     return load_pretrained(LlavaForConditionalGeneration, None, config=config, state_dict=tensors).eval()
 
 
