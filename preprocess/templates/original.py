@@ -88,13 +88,18 @@ def abilities_of(original: Original) -> Abilities:
 
 
 def is_expressed(original: Original, example: Example, image: str) -> bool:
-    """Whether the template writes every text of the conversation in order, and each image."""
+    """Whether the template writes every text of the conversation in order, and each image.
+
+    One that takes no lists may print them as Python does, with the texts in them.
+    """
     try:
         text = original.render(example.messages, tools=example.tools)
     except TemplateError:
         return False
     position = 0
     for message in example.messages:
+        if not isinstance(message["content"], str) and any(str(part) in text for part in message["content"]):
+            return False
         for part in texts_in(message):
             position = text.find(part, position)
             if position < 0:

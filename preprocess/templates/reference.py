@@ -53,9 +53,12 @@ class Reference:
         for number, index in enumerate(example.answers, start=1):
             prompt = self.text(example.messages[:index], add_generation_prompt=True, tools=example.tools)
             if not text.startswith(prompt):
+                pairs = enumerate(zip(text, prompt, strict=False))
+                same = next((index for index, pair in pairs if len({*pair}) > 1), len(text))
+                shown = [one[max(0, same - 20) : same + 20] for one in (prompt, text)]
                 raise TemplateError(
-                    f"the prompt for answer {number} is not the beginning of the finished conversation: it ends in "
-                    f"{prompt[-40:]!r}; write a template of your own (docs/add-a-template.md)"
+                    f"the prompt for answer {number} is not the beginning of the finished conversation: the prompt has "
+                    f"{shown[0]!r} where that has {shown[1]!r}; write a template of your own (docs/add-a-template.md)"
                 )
             answer_end = _after(text, texts_in(example.messages[index]), len(prompt))
             if not example.tools:

@@ -167,7 +167,8 @@ LOOP = "{% for m in messages %}{{ BODY }}{% endfor %}{% if add_generation_prompt
         ),
         (
             LOOP.replace("BODY", "m.role + ':\\n' + m.content + '<end>'"),
-            "the prompt for answer 1 is not the beginning of the finished conversation: it ends in .*assistant: '",
+            r"the prompt for answer 1 is not the beginning of the finished conversation: .*assistant: ' where that has "
+            r"'.*assistant:\\n",
         ),
         (
             "{% for m in messages %}{{ m.role + ': ' + m.content + '<end>' }}{% endfor %}",
@@ -205,6 +206,10 @@ def test_a_template_whose_answers_cannot_be_marked_is_refused_with_the_reason(so
         # A name for the message, and a loop over numbers.
         "{% for i in range(messages | length) %}{% set m = messages[i] %}{{ '<' ~ m.role ~ '>' ~ m.content ~ '<end>' }}"
         "{% endfor %}{% if add_generation_prompt %}<assistant>{% endif %}",
+        # Lists in user turns only; the texts of others are printed as they are.
+        "{% for m in messages %}{{ '<' + m.role + '>' }}{% if m.role != 'user' or m.content is string %}"
+        "{{ m.content }}{% else %}{% for part in m.content %}{{ part.text or '<image>\\n' }}{% endfor %}{% endif %}"
+        "{{ '<end>' }}{% endfor %}{% if add_generation_prompt %}{{ '<assistant>' }}{% endif %}",
         # Parentheses, and pieces that are no texts.
         "{% for m in messages %}{{ ('<' + m.role + '>') ~ loop.index ~ ':' ~ (m.content + '<end>') }}{% endfor %}"
         "{% if add_generation_prompt %}{{ '<assistant>' ~ (messages | length + 1) ~ ':' }}{% endif %}",
