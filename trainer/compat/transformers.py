@@ -42,10 +42,10 @@ def new_cache(config: Any) -> Any:
 def crop_cache(cache: Any, tokens: int) -> bool:
     """Remove the last `tokens` tokens. False if the cache cannot do that; then it must not be used any more.
 
-    Sliding windows are the reason: their layers have already dropped earlier tokens.
+    Sliding windows and recurrent layers are the reasons: they have already dropped earlier tokens.
     """
-    kept: int = cache.get_seq_length() - tokens
     try:
+        kept: int = cache.get_seq_length() - tokens
         cache.crop(-tokens)
     except (NotImplementedError, RuntimeError, ValueError):
         return False
@@ -70,6 +70,12 @@ def load_pretrained(auto: Any, name: str | None, *, unread: Collection[str] = ()
     with quiet():
         model, report = auto.from_pretrained(name, output_loading_info=True, trust_remote_code=False, **options)
     missing = sorted(key for key in report["missing_keys"] if not any(part in key for part in unread))
+    head = getattr(model, "get_output_embeddings", lambda: None)()
+    if head is not None and missing and all(model.get_parameter(key) is head.weight for key in missing):
+        raise ValueError(
+            f"its files have no output head ({missing[0]}), so it is a base model, and its head would be random; "
+            "expected a causal language model"
+        )
     mismatched = [entry if isinstance(entry, str) else str(entry[0]) for entry in report["mismatched_keys"]]
     for problem, keys in (("lack", missing), ("have another shape of", sorted(mismatched))):
         if keys:

@@ -69,14 +69,15 @@ class HeldDialogues:
 def held_out_loss(speaker: Speaker, build: Build, *, sequences: int, workers: int, advance: Advance) -> Evaluation:
     """The mean loss over all trained tokens of the held-out split, after `prepare_for_loss`.
 
-    sequences: packed sequences per batch. advance: called with the number of samples done. Raises ShardError or
-    TrainError.
+    sequences: per batch; they hold several samples if the decoder keeps them apart. advance: called with the number of
+    samples done. Raises ShardError or TrainError.
     """
     loader = Loader(
         build,
         split=SPLIT,
         batch_size=sequences,
         max_length=build.manifest.config.limits.max_length,
+        packed=speaker.model.separates_samples,
         workers=workers,
     )
     ranks = Ranks(rank=0, world_size=1, device=_device(speaker))

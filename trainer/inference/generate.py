@@ -29,6 +29,7 @@ import torch
 from dst import ChatTokenizer, Message
 from trainer.errors import TooLongError, TrainError
 from trainer.inference.cached_decoder import CachedDecoder, Prompt
+from trainer.inference.uncached_decoder import UncachedDecoder, cache_is_right
 from trainer.model.decoder import attention_window, max_positions
 from trainer.model.vision_chat import VisionChatModel
 
@@ -62,10 +63,15 @@ class Generator:
         self.limit = position_limit(model)
         self.end_id, _ = answer_controls(chat)
         self.device = next(model.parameters()).device
+        self._decoder = CachedDecoder if cache_is_right(self.model, self.device) else UncachedDecoder
         size = model.decoder.get_output_embeddings().weight.shape[0]
         forbidden = torch.zeros(size, dtype=torch.bool)
         forbidden[forbidden_ids(chat, size)] = True
         self._forbidden = forbidden.to(self.device)
+
+    def new_decoder(self, rows: int) -> CachedDecoder | UncachedDecoder:
+        """A decoder that has read nothing, for this many sequences."""
+        return self._decoder(self.model, rows, self.device)
 
     def session(self) -> Session:
         """A new conversation with a KV cache of its own."""
@@ -90,7 +96,7 @@ class Generator:
         """
         limits = [self.max_tokens(prompt, sampling) for prompt in prompts]
         randoms = [_random(sampling, key) for key in keys or [(index,) for index in range(len(prompts))]]
-        decoder = CachedDecoder(self.model, len(prompts), self.device)
+        decoder = self.new_decoder(len(prompts))
         logits = decoder.read_padded(prompts)
         positions = torch.tensor([[len(prompt.ids)] for prompt in prompts], device=self.device)
         end_ids = [prompt.end_id for prompt in prompts]
@@ -142,7 +148,7 @@ class Session:
         self._ids = np.zeros(0, np.int64)
         self._slots: tuple[int, ...] = ()
         self._images: Sequence[torch.Tensor] = ()
-        self._decoder = CachedDecoder(self._generator.model, 1, self._generator.device)
+        self._decoder = self._generator.new_decoder(1)
 
     @torch.no_grad()
     def answer(self, prompt: Prompt, sampling: Sampling, *, key: Sequence[Hashable] = ()) -> Iterator[int]:

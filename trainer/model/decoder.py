@@ -72,12 +72,7 @@ def load_hf_config(config: DecoderConfig, tokenizer_size: int) -> HfConfig:
         raise ConfigError([_unreadable(config, settings, error)]) from error
     text = hf_config.get_text_config(decoder=True)
     if text is not hf_config:
-        raise ConfigError(
-            [
-                f"model.decoder: {decoder_title(config)} is a {hf_config.model_type}, which contains a text decoder "
-                f"({text.model_type}) and more; expected a language model alone"
-            ]
-        )
+        raise ConfigError([_larger(config, hf_config, text)])
     return hf_config
 
 
@@ -112,6 +107,7 @@ def build_decoder(
     from transformers import AutoModelForCausalLM
 
     model: CausalDecoder
+    kernel = "eager" if attention == "mmca" else config.attn_implementation  # every decoder has it; MMCA replaces it
     try:
         name = config.name if renamed is None else renamed.name
         if weights and name is not None:
@@ -121,12 +117,10 @@ def build_decoder(
                 key_mapping=renamed and dict(renamed.key_mapping),
                 config=hf_config,
                 dtype=dtype,
-                attn_implementation=config.attn_implementation,
+                attn_implementation=kernel,
             )
         else:
-            model = new_model(
-                AutoModelForCausalLM, hf_config, dtype=dtype, attn_implementation=config.attn_implementation
-            )
+            model = new_model(AutoModelForCausalLM, hf_config, dtype=dtype, attn_implementation=kernel)
     except (OSError, ImportError, SafetensorError, pickle.UnpicklingError, *LIBRARY_ERRORS) as error:
         if lacks_attention(error):
             raise ConfigError([_without_attention(config)]) from None
@@ -176,6 +170,18 @@ def _unreadable(config: DecoderConfig, settings: Mapping[str, Any], error: Excep
         )
     problem = size_problem(SimpleNamespace(**settings))
     return f"model.decoder: {decoder_title(config)} cannot be read: {problem or reason(error)}"
+
+
+def _larger(config: DecoderConfig, hf_config: HfConfig, text: HfConfig) -> str:
+    """Why a model is more than a decoder."""
+    what = f"model.decoder: {decoder_title(config)} is a {hf_config.model_type}, which"
+    if text.model_type == hf_config.model_type:
+        return f"{what} has an encoder of texts as well; expected a decoder alone"
+    start = f"set model.init_from: {config.name} to train it, or " if hf_config.model_type == "llava" else ""
+    return (
+        f"{what} contains a text decoder ({text.model_type}) and more; expected a language model alone; {start}name "
+        "the folder of its language model"
+    )
 
 
 def _without_attention(config: DecoderConfig) -> str:

@@ -73,8 +73,9 @@ def check_decoder(model: CausalDecoder, config: DecoderConfig, attention: str) -
     if head.weight.is_meta:
         return True
     ids = _ids(model.config)
+    kernel = "eager" if attention == "mmca" else config.portable_attn_implementation
     with _evaluating(model):
-        model.set_attn_implementation(config.portable_attn_implementation)
+        model.set_attn_implementation(kernel)
         with _explained(config, model):
             own = model(input_ids=ids, use_cache=False).logits
         if attention == "mmca":
@@ -93,7 +94,7 @@ def check_decoder(model: CausalDecoder, config: DecoderConfig, attention: str) -
             raise ConfigError([_difference(model, ids, own, attention)])
         if unused := unused_parameters(model, own, tried.alone):
             if attention == "mmca":
-                model.set_attn_implementation(config.portable_attn_implementation)
+                model.set_attn_implementation(kernel)
             if attention == "causal" or unused_parameters(model, own, _try(model, ids, {}).alone):
                 raise ConfigError([_reads_ids(name, unused)])
             raise ConfigError([f"model.attention: mmca would leave {unused} of {name} untrained; {_CAUSAL}"])

@@ -15,7 +15,7 @@ pytest.importorskip("transformers")
 
 import torch
 from safetensors.torch import load_file, save_file
-from transformers import AutoModelForCausalLM
+from transformers import AutoModelForCausalLM, LlavaConfig
 
 from dst.errors import ConfigError
 from tools.decoders.tiny import tiny_config
@@ -177,8 +177,7 @@ def test_decoders_that_cannot_attend_as_mmca_wants_are_refused() -> None:
     assert "GPTNeoForCausalLM attends 0 times through transformers' attention interface" in refused(
         "mmca", config=sizes, attn_implementation="eager"
     )
-    gemma = {**SIZES, "model_type": "gemma2", "head_dim": 8}
-    message = refused("mmca", config=gemma, attn_implementation="eager")
+    message = refused("mmca", config={**SIZES, "model_type": "gemma2", "head_dim": 8})
     assert "model.attention: a gemma2 of these sizes cannot do mmca: Gemma2Attention uses softcap" in message
 
 
@@ -243,9 +242,18 @@ def test_sizes_that_do_not_fit_are_one_line(sizes: dict[str, Any], problem: str)
     assert problem in refused(config={"model_type": "llama", **SIZES, **sizes}, attn_implementation="eager")
 
 
-def test_a_model_that_sees_by_itself_is_not_a_decoder() -> None:
+def test_a_model_that_is_more_than_a_decoder_is_refused_with_what_to_name_instead(tmp_path: Path) -> None:
     message = refused(config={"model_type": "gemma3", "text_config": SIZES})
     assert "is a gemma3, which contains a text decoder (gemma3_text) and more" in message
+    assert "which has an encoder of texts as well; expected a decoder alone" in refused(config={"model_type": "bart"})
+    LlavaConfig().save_pretrained(tmp_path)
+    message = refused(name=str(tmp_path))
+    assert f"set model.init_from: {tmp_path} to train it, or name the folder of its language model" in message
+
+
+def test_a_base_model_without_a_head_is_not_a_decoder(tmp_path: Path) -> None:
+    save(tmp_path, tie_word_embeddings=False).base_model.save_pretrained(tmp_path)
+    assert "its files have no output head (lm_head.weight), so it is a base model" in refused(name=str(tmp_path))
 
 
 def test_the_longest_sequence_is_reported_where_there_is_one() -> None:

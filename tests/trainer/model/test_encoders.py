@@ -28,6 +28,8 @@ from transformers import (
     CLIPVisionConfig,
     Dinov2Config,
     Dinov2WithRegistersConfig,
+    LlavaConfig,
+    PaliGemmaConfig,
     SiglipVisionConfig,
 )
 
@@ -128,6 +130,22 @@ def test_the_vision_half_of_a_whole_clip_is_taken(tmp_path: Path) -> None:
     expected = clip.vision_model(pixel_values=pixels(), output_hidden_states=True).hidden_states[-2]
     torch.testing.assert_close(encoder(pixels()), expected[:, 1:])
     assert (encoder.mean, encoder.std) == ((0.1, 0.2, 0.3), (1, 2, 3))
+
+
+@pytest.mark.parametrize(
+    ("config_class", "next_step"),
+    [
+        (LlavaConfig, "set model.init_from: {} to train it, or name the folder of its vision tower"),
+        (PaliGemmaConfig, ""),
+    ],
+)
+def test_a_whole_model_with_a_decoder_is_not_an_encoder(config_class: Any, start: str, tmp_path: Path) -> None:
+    config_class().save_pretrained(tmp_path)
+    with pytest.raises(ConfigError) as caught:
+        build_encoder(EncoderConfig(kind="hf", name=str(tmp_path)))
+    (line,) = caught.value.problems
+    assert line.startswith(f"model.encoder: {tmp_path} is a whole {config_class.model_type}, of which this is a part")
+    assert line.endswith(f"CLIP or SigLIP; {start.format(tmp_path)}name the folder of its vision tower")
 
 
 @pytest.mark.parametrize("kind", sorted(HF))

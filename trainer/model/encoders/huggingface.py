@@ -34,6 +34,8 @@ class Family:
     interpolates: bool = False
 
 
+_WITH_TEXT_TOWERS = ("clip", "siglip")
+"""Models whose vision tower is loaded from their own folder"""
 _IMAGENET_MEAN, _IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 FAMILIES = {
     "clip_vision_model": Family(norm="post_layernorm", mean=CLIP_MEAN, std=CLIP_STD),
@@ -119,7 +121,16 @@ def _hf_config(config: EncoderConfig) -> Any:
         if "model_type" not in settings:
             raise ConfigError(["model.encoder.config.model_type: missing; expected one of " + ", ".join(FAMILIES)])
         hf_config = AutoConfig.for_model(settings.pop("model_type"), **settings)
-    return getattr(hf_config, "vision_config", hf_config)
+    vision = getattr(hf_config, "vision_config", hf_config)
+    if vision is not hf_config and hf_config.model_type not in _WITH_TEXT_TOWERS:
+        start = f"set model.init_from: {config.name} to train it, or " if hf_config.model_type == "llava" else ""
+        raise ConfigError(
+            [
+                f"model.encoder: {config.name or 'config'} is a whole {hf_config.model_type}, of which this is a part; "
+                f"expected a vision tower alone, or CLIP or SigLIP; {start}name the folder of its vision tower"
+            ]
+        )
+    return vision
 
 
 def _cut(model: Any, family: Family) -> None:
