@@ -10,6 +10,7 @@ The rule: the folder is complete or missing. It is written under a temporary nam
 from __future__ import annotations
 
 import json
+import shutil
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -137,14 +138,11 @@ def export_model(
         "extensions": model_extensions(to_tree(config.model)) if extensions is None else extensions,
         "value": value,
     }
-    try:
-        return _export_form(model, config, build, out, reasons=refusals(model, config.model), **options)
-    except _NotOpenedError as error:
-        return _export_form(model, config, build, out, reasons=[str(error)], **options)
-
-
-class _NotOpenedError(Exception):
-    """Why transformers' own class does not open a folder that was written as a LLaVA folder."""
+    exported = _export_form(model, config, build, out, reasons=refusals(model, config.model), **options)
+    if isinstance(exported, str):
+        exported = _export_form(model, config, build, out, reasons=[exported], **options)
+        assert isinstance(exported, Exported)  # only a LLaVA folder is refused
+    return exported
 
 
 def _export_form(
@@ -160,8 +158,11 @@ def _export_form(
     shard_bytes: int,
     extensions: Mapping[str, Mapping[str, Any]],
     value: Callable[[torch.Tensor], torch.Tensor],
-) -> Exported:
-    """Write a LLaVA folder if there are no reasons against it. Raises _NotOpenedError if it is none."""
+) -> Exported | str:
+    """Write a LLaVA folder if there are no reasons against it.
+
+    Returns why transformers' own class does not open what was written as a LLaVA folder; then it was removed again.
+    """
     geometry = build.manifest.config.image
     dtype = DTYPES[precision]
     dtype_name = str(dtype).removeprefix("torch.")
@@ -213,7 +214,8 @@ def _export_form(
             (folder / name).write_text(json.dumps(tree, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
         (folder / "README.md").write_text(model_card(facts), encoding="utf-8")
         if not reasons and (refusal := folder_refusal(folder, model)):
-            raise _NotOpenedError(refusal)
+            shutil.rmtree(folder)
+            return refusal
         size = sum(path.stat().st_size for path in folder.iterdir())
     return Exported(
         folder=out, form=_form(reasons), refusals=tuple(reasons), parameters=facts.parameters, size_bytes=size

@@ -25,12 +25,17 @@ def check_out(out: Path) -> None:
 
 @contextmanager
 def whole_folder(out: Path) -> Iterator[Path]:
-    """A temporary folder that gets the name `out` when all is written. Raises TrainError if it cannot be written."""
+    """A temporary folder that gets the name `out` when all is written, unless the caller has removed it.
+
+    Raises TrainError if it cannot be written.
+    """
     check_out(out)
     partial = partial_path(out.absolute())
     try:
         partial.mkdir(parents=True)
         yield partial
+        if not partial.exists():
+            return
         for path in partial.iterdir():
             with path.open("rb+") as file:
                 os.fsync(file.fileno())

@@ -15,7 +15,7 @@ import pytest
 pytest.importorskip("torch")
 import trainer.compat  # noqa: F401 - before transformers, which looks for torchvision
 
-pytest.importorskip("transformers")
+transformers: Any = pytest.importorskip("transformers")
 open_clip = pytest.importorskip("open_clip")
 
 import torch
@@ -29,7 +29,6 @@ from transformers import (
     Dinov2Config,
     Dinov2WithRegistersConfig,
     LlavaConfig,
-    PaliGemmaConfig,
     SiglipVisionConfig,
 )
 
@@ -136,7 +135,7 @@ def test_the_vision_half_of_a_whole_clip_is_taken(tmp_path: Path) -> None:
     ("config_class", "next_step"),
     [
         (LlavaConfig, "set model.init_from: {} to train it, or name the folder of its vision tower"),
-        (PaliGemmaConfig, ""),
+        (transformers.PaliGemmaConfig, ""),
     ],
 )
 def test_a_whole_model_with_a_decoder_is_not_an_encoder(config_class: Any, start: str, tmp_path: Path) -> None:
