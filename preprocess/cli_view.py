@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
 from pathlib import Path
 from typing import Literal
 
@@ -77,10 +78,9 @@ def view(build: str | Path, port: int, host: str, blend: Path | None) -> None:
 
     if not {host.lower(), f"[{host}]"} & LOOPBACK:
         note(f"--host {host}: everybody who reaches this address can see the data")
-    try:
+    with suppress(KeyboardInterrupt):  # uvicorn raises it again after its shutdown, but not always
         serve(build, host=host, port=port, blend=blend, started=lambda address: _print_started(build, address))
-    except KeyboardInterrupt:
-        click.echo("stopped", err=True)
+    click.echo("stopped", err=True)
 
 
 def _print_started(build: str | Path, address: str) -> None:

@@ -144,7 +144,11 @@ def test_the_data_half_alone_reads_samples(venvs: Venvs, built: Path, tmp_path: 
     ("command", "extra"),
     [
         ("dsvl-train run --config examples/train.yaml --set build={built}", "train"),
-        ("dsvl-train run --config examples/train.yaml --num-gpus 2 --set build={built}", "train"),
+        (
+            "dsvl-train run --config examples/train.yaml --num-gpus 2 --set build={built} "
+            "--set batch.global_batch_size=4",
+            "train",
+        ),
         ("dsvl-train export --model run --out exported", "train"),
         ("dsvl-train chat --model exported", "train"),
         ("dsvl-train eval --model run", "train"),

@@ -102,14 +102,17 @@ def check_decoder(model: CausalDecoder, config: DecoderConfig, attention: str) -
     return not tried.mixes and nearly_equal(tried.packed, own)
 
 
-def separates_samples(model: CausalDecoder, attention: str) -> bool:
-    """Whether samples may share a sequence, for a decoder whose attention is set, wherever it is."""
+def separates_samples(model: CausalDecoder, *, with_layout: bool) -> bool:
+    """Whether samples may share a sequence, for a decoder whose attention is set, wherever it is.
+
+    with_layout: whether that attention takes a layout, as MMCA and causal attention with branches do.
+    """
     embeddings = model.get_input_embeddings().weight
     if embeddings.is_meta:
         return True
     ids = _ids(model.config).to(embeddings.device)
     with _evaluating(model):
-        tried = _try(model, ids, _layout() if attention == "mmca" else {})
+        tried = _try(model, ids, _layout() if with_layout else {})
     return not tried.mixes and nearly_equal(tried.packed, tried.alone)
 
 

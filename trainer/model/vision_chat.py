@@ -114,7 +114,7 @@ class VisionChatModel(nn.Module):
     @functools.cached_property
     def separates_samples(self) -> bool:
         """Whether samples may share a sequence; tried on a few tokens if nobody has set it."""
-        return separates_samples(self.decoder, self.attention)
+        return separates_samples(self.decoder, with_layout=self.uses_layout)
 
     @property
     def uses_layout(self) -> bool:
