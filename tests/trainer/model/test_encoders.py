@@ -132,11 +132,8 @@ def test_the_vision_half_of_a_whole_clip_is_taken(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("config_class", "next_step"),
-    [
-        (LlavaConfig, "set model.init_from: {} to train it, or name the folder of its vision tower"),
-        (transformers.PaliGemmaConfig, ""),
-    ],
+    ("config_class", "start"),
+    [(LlavaConfig, "set model.init_from: {} to train it, or "), (transformers.PaliGemmaConfig, "")],
 )
 def test_a_whole_model_with_a_decoder_is_not_an_encoder(config_class: Any, start: str, tmp_path: Path) -> None:
     config_class().save_pretrained(tmp_path)
