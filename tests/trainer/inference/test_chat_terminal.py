@@ -34,8 +34,9 @@ def wait_for_ctrl_c(*_):
         while not pressed:
             time.sleep(0.01)
 
+chat = Chat(record, Sampling(max_new_tokens=10_000))  # tries the decoder's cache
 record.model.decoder.base_model.register_forward_pre_hook(wait_for_ctrl_c)
-Chat(record, Sampling(max_new_tokens=10_000)).run(sys.stdin)
+chat.run(sys.stdin)
 print("left", file=sys.stderr)
 """
 
