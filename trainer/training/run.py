@@ -7,15 +7,12 @@ loaded, DeepSpeed takes the model, the optimizer's state is loaded, and the loop
 from __future__ import annotations
 
 import math
-import re
-import resource
 import signal
 from collections.abc import Generator
 from contextlib import ExitStack, closing
 from dataclasses import dataclass
 from pathlib import Path
 
-import torch
 import yaml
 from rich.console import Console
 
@@ -42,9 +39,7 @@ from trainer.model.lora import unadapted_experts
 from trainer.model.param_groups import print_parameters
 from trainer.training.assemble import assemble
 from trainer.training.loop import Evaluation, StepResult, evaluate, train
-from trainer.training.loss_watch import LossWatch
-from trainer.training.metrics import Journal, Window, peak_flops, read_journal, record
-from trainer.training.progress import Terminal
+from trainer.training.run_log import RunLog
 
 
 def run_training(config: TrainConfig, build: Build) -> None:
@@ -122,56 +117,49 @@ class _Run:
 
     def train(self) -> None:
         with ExitStack() as stack:
-            journal, terminal = self._open_loggers(stack)
+            log = RunLog(self.config, self.out, self.ranks, self.weights, step=self.step, steps=self.steps)
+            stack.enter_context(log)
             for line in self.notes:
-                self._print(terminal, f"note: {line}")
+                log.print(f"note: {line}")
             if self.step >= self.steps:
                 message = f"all {self.steps} steps are done; raise schedule.steps or schedule.epochs to train further"
-                self._print(terminal, message)
+                log.print(message)
             elif self.step:
                 changed = f"; changed since then: {', '.join(self.changes)}" if self.changes else ""
-                self._print(terminal, f"resuming after step {self.step} of {self.steps}{changed}")
+                log.print(f"resuming after step {self.step} of {self.steps}{changed}")
             stop_file = self.out / STOP
             stop = StopFlag(lambda: self.ranks.is_first and stop_file.exists())
             stack.enter_context(stop.on_signals(signal.SIGTERM, signal.SIGINT))
             try:
-                self._evaluate_if_missed(journal, terminal, stop)
-                self._make_steps(journal, terminal, stop)
+                self._evaluate_if_missed(log, stop)
+                self._make_steps(log, stop)
             except Stopped:
                 pass  # the evaluation is made when the run resumes
             if self.step:
                 self._save()
             if self.step < self.steps:
                 option = "" if self.config.checkpoints.resume == "auto" else " with checkpoints.resume=auto"
-                self._print(terminal, f"stopped after step {self.step}; the same command{option} resumes from there")
+                log.print(f"stopped after step {self.step}; the same command{option} resumes from there")
             if self.ranks.is_first:
                 stop_file.unlink(missing_ok=True)
 
-    def _make_steps(self, journal: Journal | None, terminal: Terminal | None, stop: StopFlag) -> None:
+    def _make_steps(self, log: RunLog, stop: StopFlag) -> None:
         """Train to the last step, or until a stop is asked for. Raises Stopped if that happens in an evaluation."""
-        window = Window()
-        logged = read_journal(self.out) if journal is not None else []
-        watch = LossWatch((entry["step"], entry["loss"]) for entry in logged if entry["kind"] == "train")
+        log.start()
         with closing(self._results(stop)) as results:
             for result in results:
                 self.step = result.step
                 self.state = RunState(step=result.step, loader=result.loader, loss_scale=loss_scale(self.engine))
-                self._add(window, result)
-                if terminal:
-                    terminal.step(result.step)
-                    if (warning := watch.warning(result.step, result.loss)) is not None:
-                        terminal.print(f"warning: {warning}")
+                log.add(result)
                 if result.step % self.config.logging.every == 0 or result.step == self.steps or result.stopping:
-                    self._log(journal, terminal, window)
-                    window = Window()
+                    self._log(log)
                 try:
-                    with window.paused():
+                    with log.window.paused():
                         if self._evaluation_is_due() and not result.stopping:
-                            self._evaluate(journal, terminal, stop)
+                            self._evaluate(log, stop)
                         self._save_if_due()
                 except Stopped:
-                    if window.steps:
-                        self._log(journal, terminal, window)
+                    self._log(log)
                     raise
 
     def _results(self, stop: StopFlag) -> Generator[StepResult, None, None]:
@@ -214,65 +202,26 @@ class _Run:
             return schedule.steps
         return math.ceil(self.loader.count_sequences(schedule.epochs or 1) / self.config.batch.global_batch_size)
 
-    def _add(self, window: Window, result: StepResult) -> None:
-        window.steps += 1
-        window.loss_sum += result.loss_sum
-        window.trained_tokens += result.trained_tokens
-        window.positions += result.positions
-        window.tokens += result.tokens
-        window.images += result.images
-        window.records += result.records
-        window.wait_seconds += result.wait_seconds
-        window.grad_norm = result.grad_norm
-        window.flops += self.weights.flops(
-            positions=result.tokens, images=result.images, trained_tokens=result.trained_tokens
-        )
-
-    def _open_loggers(self, stack: ExitStack) -> tuple[Journal | None, Terminal | None]:
-        if not self.ranks.is_first:
-            return None, None
-        journal = Journal(self.out, tensorboard=self.config.logging.tensorboard, after_step=self.step)
-        stack.callback(journal.close)
-        return journal, stack.enter_context(Terminal(self.steps, done=self.step))
-
-    def _log(self, journal: Journal | None, terminal: Terminal | None, window: Window) -> None:
-        if journal is None or terminal is None:
-            return
-        device = self.ranks.device
-        name = torch.cuda.get_device_name(device) if device.type == "cuda" else ""
-        peak = peak_flops(name, self.config.precision)
-        entry = record(
-            window,
-            step=self.step,
+    def _log(self, log: RunLog) -> None:
+        log.write(
+            self.step,
             epoch=self.loader.epochs_before(self.state.loader["cursor"]),
-            lr={group["name"]: group["lr"] for group in self.engine.basic_optimizer.param_groups},
-            peak=peak * self.ranks.world_size if peak else None,
-            memory_bytes=_memory_bytes(device),
+            learning_rates={group["name"]: group["lr"] for group in self.engine.basic_optimizer.param_groups},
         )
-        journal.write(entry)
-        terminal.show(entry)
 
     def _evaluation_is_due(self) -> bool:
         every = self.config.evaluation.every
         return bool(every) and (self.step % every == 0 or self.step == self.steps)
 
-    def _evaluate_if_missed(self, journal: Journal | None, terminal: Terminal | None, stop: StopFlag) -> None:
+    def _evaluate_if_missed(self, log: RunLog, stop: StopFlag) -> None:
         """Make the evaluation of the last step if the run was stopped before it."""
-        if not self.step or not self._evaluation_is_due():
-            return
-        is_done = journal is not None and any(
-            entry["kind"] == "eval" and entry["step"] == self.step for entry in read_journal(self.out)
-        )
-        if not self.ranks.gather(is_done)[0]:
-            self._evaluate(journal, terminal, stop)
+        if self.step and self._evaluation_is_due() and not self.ranks.gather(log.has_evaluation(self.step))[0]:
+            self._evaluate(log, stop)
 
-    def _evaluate(self, journal: Journal | None, terminal: Terminal | None, stop: StopFlag) -> None:
+    def _evaluate(self, log: RunLog, stop: StopFlag) -> None:
         """Measure the held-out loss and log it; if it is the lowest so far, save."""
         evaluation = self._held_out_loss(stop)
-        if journal is not None:
-            journal.write_evaluation(self.step, evaluation.loss, evaluation.datasets)
-        by_dataset = ", ".join(f"{name} {loss:.4f}" for name, loss in evaluation.datasets.items())
-        self._print(terminal, f"step {self.step}: held-out loss {evaluation.loss:.4f} ({by_dataset})")
+        log.write_evaluation(self.step, evaluation)
         # rank 0 decides: a network file system may show other ranks an outdated file
         best_before = self.ranks.gather(best(self.out))[0]
         # a run that went back to an earlier checkpoint may make the step of the best one again
@@ -317,18 +266,3 @@ class _Run:
         self.out.mkdir(parents=True, exist_ok=True)
         text = yaml.safe_dump(self.tree, sort_keys=False, allow_unicode=True)
         replace_file(self.out / RESOLVED, text.encode())
-
-    def _print(self, terminal: Terminal | None, text: str) -> None:
-        if terminal is not None:
-            terminal.print(text)
-
-
-def _memory_bytes(device: torch.device) -> int:
-    if device.type == "cuda":
-        return int(torch.cuda.max_memory_allocated(device))
-    status = Path("/proc/self/status")
-    if status.exists():  # on Linux getrusage gives the peak of the program that started this one, if that is higher
-        peak = re.search(r"^VmHWM:\s+(\d+) kB$", status.read_text(encoding="ascii"), re.MULTILINE)
-        if peak:
-            return int(peak[1]) * 1024
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
