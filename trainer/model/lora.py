@@ -23,6 +23,7 @@ from trainer.model.vision_chat import VisionChatModel
 
 ALL_LINEAR = "all-linear"
 _CONVOLUTIONS = (nn.Conv1d, nn.ConvTranspose1d)
+_NONE: Mapping[str, str] = {}
 
 
 def add_adapters(model: VisionChatModel, adapters: LoraAdapters) -> None:
@@ -88,22 +89,8 @@ def find_targets(
         if not linear:
             raise ConfigError([f"{where}.target_modules: all-linear matches nothing, there are no linear layers"])
         return linear
-    outside = " outside of modules_to_save" if saved else ""
-    problems: list[str] = []
-    chosen: dict[str, None] = {}
-    for target in [targets] if isinstance(targets, str) else targets:
-        try:
-            matches = list(_matching(target, layers, is_regex=isinstance(targets, str)))
-        except re.error as error:
-            raise ConfigError([f"{where}.target_modules: {target!r} is not a valid regex: {error}"]) from None
-        chosen.update(dict.fromkeys(matches))
-        if not matches:
-            problems.append(
-                f"{where}.target_modules: {target!r} matches no linear layer{outside}{_hint(target, layers, inside)}"
-            )
-    if problems:
-        raise ConfigError(problems)
-    return list(chosen)
+    what = "linear layer outside of modules_to_save" if saved else "linear layer"
+    return _selected(layers, targets, f"{where}.target_modules", what, inside)
 
 
 def find_parameters(root: nn.Module, targets: Sequence[str], *, where: str) -> list[str]:
@@ -111,19 +98,7 @@ def find_parameters(root: nn.Module, targets: Sequence[str], *, where: str) -> l
 
     Raises ConfigError for a target that matches none.
     """
-    parameters = _parameters(root)
-    chosen: dict[str, None] = {}
-    problems = []
-    for target in targets:
-        matches = list(_matching(target, parameters, is_regex=False))
-        chosen.update(dict.fromkeys(matches))
-        if not matches:
-            last_parts = sorted({name.rpartition(".")[2] for name in parameters})
-            hint = nearest(target, [*last_parts, *parameters]) or f"; there are {', '.join(last_parts) or 'none'}"
-            problems.append(f"{where}.target_parameters: {target!r} matches no parameter of three dimensions{hint}")
-    if problems:
-        raise ConfigError(problems)
-    return list(chosen)
+    return _selected(_parameters(root), targets, f"{where}.target_parameters", "parameter of three dimensions")
 
 
 def unadapted_experts(model: VisionChatModel, adapters: LoraAdapters) -> list[str]:
@@ -147,18 +122,7 @@ def find_saved(root: nn.Module, names: Sequence[str], *, where: str) -> list[str
     modules = {
         name: module for name, module in root.named_modules() if name and next(module.parameters(), None) is not None
     }
-    chosen: dict[str, None] = {}
-    problems = []
-    for name in names:
-        matches = list(_matching(name, modules, is_regex=False))
-        chosen.update(dict.fromkeys(matches))
-        if not matches:
-            last_parts = sorted({each.rpartition(".")[2] for each in modules})
-            hint = nearest(name, [*last_parts, *modules]) or f"; there are {', '.join(last_parts)}"
-            problems.append(f"{where}.modules_to_save: {name!r} matches no module with weights{hint}")
-    if problems:
-        raise ConfigError(problems)
-    return list(chosen)
+    return _selected(modules, names, f"{where}.modules_to_save", "module with weights")
 
 
 def merge_lora(root: nn.Module) -> None:
@@ -233,16 +197,39 @@ def _smaller_side(layer: nn.Module) -> int | None:
     return min(weight.shape) if isinstance(weight, torch.Tensor) else None
 
 
-def _matching(target: str, names: Mapping[str, object], *, is_regex: bool) -> Iterator[str]:
+def _selected(
+    names: Collection[str], targets: str | Sequence[str], where: str, what: str, inside: Mapping[str, str] = _NONE
+) -> list[str]:
+    """The names that the targets select: a regex of whole names, or a list of names or last parts.
+
+    what: these are names of. inside: what cannot be selected itself -> the block that can be. Raises ConfigError with
+    all targets that match nothing.
+    """
+    is_regex = isinstance(targets, str)
+    problems: list[str] = []
+    chosen: dict[str, None] = {}
+    for target in [targets] if isinstance(targets, str) else targets:
+        try:
+            matches = list(_matching(target, names, is_regex=is_regex))
+        except re.error as error:
+            raise ConfigError([f"{where}: {target!r} is not a valid regex: {error}"]) from None
+        chosen.update(dict.fromkeys(matches))
+        if not matches:
+            problems.append(f"{where}: {target!r} matches no {what}{_hint(target, names, inside)}")
+    if problems:
+        raise ConfigError(problems)
+    return list(chosen)
+
+
+def _matching(target: str, names: Collection[str], *, is_regex: bool) -> Iterator[str]:
     pattern = re.compile(target) if is_regex else None
     for name in names:
         if pattern.fullmatch(name) if pattern else name == target or name.endswith(f".{target}"):
             yield name
 
 
-def _hint(target: str, layers: dict[str, nn.Module], inside: dict[str, str]) -> str:
-    for name, block in inside.items():
-        if name == target or name.endswith(f".{target}"):
-            return f"; it is part of torch's attention, expected the block: {block.rpartition('.')[2]}"
-    last_parts = sorted({name.rpartition(".")[2] for name in layers})
-    return nearest(target, [*last_parts, *layers]) or f"; there are {', '.join(last_parts)}"
+def _hint(target: str, names: Collection[str], inside: Mapping[str, str]) -> str:
+    for name in _matching(target, inside, is_regex=False):
+        return f"; it is part of torch's attention, expected the block: {inside[name].rpartition('.')[2]}"
+    last_parts = sorted({name.rpartition(".")[2] for name in names})
+    return nearest(target, [*last_parts, *names]) or f"; there are {', '.join(last_parts) or 'none'}"
