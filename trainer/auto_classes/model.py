@@ -34,7 +34,7 @@ from trainer.config.extensions import extension_notes, recorded_extensions, requ
 from trainer.config.model import ModelConfig
 from trainer.model.build_model import join_decoder
 from trainer.model.decoder import build_decoder
-from trainer.model.decoder_checks import finish_logits
+from trainer.model.decoder_logits import finish_logits
 from trainer.model_io.load import ZeroInitialisation
 
 _CACHE = cache_argument()

@@ -20,7 +20,7 @@ import torch
 
 from trainer.attention.layout import build_layout
 from trainer.compat.transformers import cache_argument, crop_cache, new_cache
-from trainer.model.decoder_checks import finish_logits
+from trainer.model.decoder_logits import finish_logits
 from trainer.model.vision_chat import VisionChatModel
 
 

@@ -18,7 +18,8 @@ import torch
 
 from trainer.attention.layout import build_layout
 from trainer.inference.cached_decoder import CachedDecoder, Prompt
-from trainer.model.decoder_checks import LIBRARY_ERRORS, finish_logits
+from trainer.model.decoder_checks import LIBRARY_ERRORS
+from trainer.model.decoder_logits import finish_logits
 from trainer.model.decoder_protocol import takes_positions
 from trainer.model.vision_chat import VisionChatModel
 

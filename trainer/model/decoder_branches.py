@@ -11,7 +11,8 @@ from trainer.attention.branched_causal import BRANCHED_CAUSAL
 from trainer.attention.layout import build_layout
 from trainer.attention.mmca import MMCA
 from trainer.compat.transformers import reason
-from trainer.model.decoder_checks import nearly_equal, unused_parameters
+from trainer.model.decoder_checks import unused_parameters
+from trainer.model.decoder_logits import nearly_equal
 from trainer.model.decoder_protocol import CausalDecoder
 
 _IDS = ((0, 2, 1, 1),)

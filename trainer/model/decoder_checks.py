@@ -25,6 +25,7 @@ from trainer.attention.layout import AttentionLayout, build_layout
 from trainer.attention.mmca import MMCA
 from trainer.compat.transformers import reason
 from trainer.config.model import DecoderConfig
+from trainer.model.decoder_logits import finish_logits, nearly_equal
 from trainer.model.decoder_protocol import CausalDecoder, HfConfig, decoder_title, takes_positions
 from trainer.model.decoder_sizes import size_problem
 
@@ -126,23 +127,6 @@ def unused_parameters(model: CausalDecoder, own: torch.Tensor, tried: torch.Tens
     unused = _used(own) - _used(tried) - {id(parameter) for parameter in model.get_input_embeddings().parameters()}
     names = [name for name, parameter in model.base_model.named_parameters() if id(parameter) in unused]
     return ", ".join(names[:3]) + (f" and {len(names) - 3} more" if len(names) > 3 else "")
-
-
-def nearly_equal(actual: torch.Tensor, expected: torch.Tensor) -> bool:
-    """Equal within the rounding of the type."""
-    tolerance = 1e-4 if actual.dtype in (torch.float32, torch.float64) else 0.02
-    return bool((actual - expected).float().norm() <= tolerance * expected.float().norm())
-
-
-def finish_logits(hf_config: HfConfig, logits: torch.Tensor) -> torch.Tensor:
-    """Scale the head's output as some models do: Granite divides, Cohere multiplies, Gemma 2 caps."""
-    if (divisor := getattr(hf_config, "logits_scaling", None)) is not None:
-        logits = logits / divisor
-    if (factor := getattr(hf_config, "logit_scale", None)) is not None:
-        logits = logits * factor
-    if (cap := getattr(hf_config, "final_logit_softcapping", None)) is not None:
-        logits = torch.tanh(logits / cap) * cap
-    return logits
 
 
 _OTHER = "choose another decoder"

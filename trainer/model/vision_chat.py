@@ -34,7 +34,8 @@ from trainer.attention.layout import build_layout
 from trainer.compat.transformers import checkpoint_activations
 from trainer.errors import TrainError
 from trainer.model.decoder_branches import prepare_for_branches
-from trainer.model.decoder_checks import finish_logits, mixing, separates_samples
+from trainer.model.decoder_checks import mixing, separates_samples
+from trainer.model.decoder_logits import finish_logits
 from trainer.model.decoder_protocol import CausalDecoder, takes_positions
 from trainer.model.encoders.registry import Encoder, shape_of
 from trainer.model.projectors import Projector

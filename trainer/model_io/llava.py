@@ -22,7 +22,7 @@ import torch
 
 from trainer.compat.transformers import bare, base_model_class
 from trainer.config.model import ModelConfig
-from trainer.model.decoder_checks import finish_logits
+from trainer.model.decoder_logits import finish_logits
 from trainer.model.decoder_protocol import CausalDecoder
 from trainer.model.encoders.registry import Encoder
 from trainer.model.vision_chat import VisionChatModel

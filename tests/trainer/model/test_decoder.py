@@ -22,7 +22,8 @@ from tools.decoders.tiny import tiny_config
 from trainer.attention.layout import build_layout
 from trainer.config.model import DecoderConfig
 from trainer.model.decoder import PRESETS, build_decoder, load_hf_config, max_positions
-from trainer.model.decoder_checks import check_decoder, finish_logits
+from trainer.model.decoder_checks import check_decoder
+from trainer.model.decoder_logits import finish_logits
 
 SIZES: dict[str, Any] = {
     "hidden_size": 16,
