@@ -129,9 +129,9 @@ def _refusal(run: OpenedRun, model: VisionChatModel) -> str | None:
             "and a decoder apart"
         )
     if llava_start(config.model) is None and read_record(Path(start))["form"] != "llava":
-        return f"it is for a LLaVA folder, and {start}, with which the run began, is none"
+        return f"it is for a LLaVA folder, and {start}, with which the run began, is not one"
     if reasons := refusals(model, config.model):
-        return f"peft loads it onto a LLaVA of transformers, and the trained model is none: {'; '.join(reasons)}"
+        return f"peft loads it onto a LLaVA of transformers, and the trained model is not one: {'; '.join(reasons)}"
     if config.learning_rates.decoder is not None:
         return "learning_rates.decoder trained the whole decoder as well"
     if "encoder" in lora and config.learning_rates.encoder is not None:

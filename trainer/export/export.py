@@ -13,6 +13,7 @@ import json
 import shutil
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -130,17 +131,22 @@ def export_model(
     part, see trainer.config.extensions; default: the code that is installed. value: the values of a tensor that may be
     on the meta device, see trainer.export.streamed. Raises as `export` does.
     """
-    options: dict[str, Any] = {
-        "step": step,
-        "earlier": earlier,
-        "precision": precision,
-        "shard_bytes": shard_bytes,
-        "extensions": model_extensions(to_tree(config.model)) if extensions is None else extensions,
-        "value": value,
-    }
-    exported = _export_form(model, config, build, out, reasons=refusals(model, config.model), **options)
+    write = partial(
+        _export_form,
+        model,
+        config,
+        build,
+        out,
+        step=step,
+        earlier=earlier,
+        precision=precision,
+        shard_bytes=shard_bytes,
+        extensions=model_extensions(to_tree(config.model)) if extensions is None else extensions,
+        value=value,
+    )
+    exported = write(reasons=refusals(model, config.model))
     if isinstance(exported, str):
-        exported = _export_form(model, config, build, out, reasons=[exported], **options)
+        exported = write(reasons=[exported])
         assert isinstance(exported, Exported)  # only a LLaVA folder is refused
     return exported
 
@@ -233,7 +239,7 @@ def card_facts(
     parameters: int,
     step: int,
     earlier: Sequence[Mapping[str, Any]],
-    extensions: Mapping[str, Mapping[str, Any]] | None,
+    extensions: Mapping[str, Mapping[str, Any]],
 ) -> CardFacts:
     """What the card of an export or of an adapter says; arguments are those of `export_model`."""
     return CardFacts(
@@ -247,7 +253,7 @@ def card_facts(
         training=_training(config, earlier),
         step=step,
         earlier=earlier,
-        extensions=model_extensions(to_tree(config.model)) if extensions is None else extensions,
+        extensions=extensions,
     )
 
 

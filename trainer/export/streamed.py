@@ -22,7 +22,8 @@ from trainer.compat.transformers import linear_types
 from trainer.model.lora import merge_lora, remove_adapters
 from trainer.model.vision_chat import VisionChatModel
 from trainer.model_io.decoder_files import DecoderFiles, find_decoder_files
-from trainer.training.assemble import DTYPES, assemble
+from trainer.model_io.load import DTYPES
+from trainer.training.assemble import assemble
 from trainer.training.restore import OpenedRun, for_this_machine, restore
 
 

@@ -32,9 +32,9 @@ def build_model(
     """The model for the build with these facts; `weights=False` leaves all of it random.
 
     renamed: what holds the decoder's weights, instead of `config`. lazy_decoder: leave the decoder on the meta device,
-    for trainer.export.streamed. New weights depend on `seed` alone. The caller has
-    run `check_model`, which says what of the config does not fit the build. Raises ConfigError if an encoder, projector
-    or decoder cannot be built or loaded.
+    for trainer.export.streamed. New weights depend on `seed` alone. The caller has run `check_model`, which says what
+    of the config does not fit the build. Raises ConfigError if an encoder, projector or decoder cannot be built or
+    loaded.
     """
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)

@@ -138,9 +138,6 @@ class WeightFiles:
             with self._open(SINGLE) as opened:
                 self._files = dict.fromkeys(opened.keys(), SINGLE)
 
-    def __contains__(self, name: str) -> bool:
-        return name in self._files
-
     def names(self) -> Iterable[str]:
         """The names of all tensors."""
         return self._files.keys()

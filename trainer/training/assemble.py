@@ -14,11 +14,9 @@ from trainer.model.build_model import build_model
 from trainer.model.lora import add_adapters
 from trainer.model.param_groups import ComponentRow, choose_trained, component_rows, parameter_groups
 from trainer.model.vision_chat import VisionChatModel
-from trainer.model_io.load import started_model
+from trainer.model_io.load import DTYPES, started_model
 from trainer.training.metrics import MultipliedWeights
 from trainer.training.quantize import quantize_decoder
-
-DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16, "fp32": torch.float32}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
