@@ -82,7 +82,7 @@ def _extended(examples: Sequence[Example], reference: Reference) -> list[Example
     """The examples, and those that not every template writes as they are, if this one does."""
     contents, image = reference.abilities.contents, reference.abilities.image
     trials = (IN_PARTS,) if reference.adds_end else (PADDED, IN_PARTS)  # added behind white space, an end has no place
-    more = [one for one in trials if is_expressed(reference.original, one.converted(contents), image)]
+    more = [trial for trial in trials if is_expressed(reference.original, trial.converted(contents), image)]
     return [*examples, *more]
 
 

@@ -55,7 +55,7 @@ class Reference:
             if not text.startswith(prompt):
                 pairs = enumerate(zip(text, prompt, strict=False))
                 same = next((index for index, pair in pairs if len({*pair}) > 1), len(text))
-                shown = [one[max(0, same - 20) : same + 20] for one in (prompt, text)]
+                shown = [written[max(0, same - 20) : same + 20] for written in (prompt, text)]
                 raise TemplateError(
                     f"the prompt for answer {number} is not the beginning of the finished conversation: the prompt has "
                     f"{shown[0]!r} where that has {shown[1]!r}; write a template of your own (docs/add-a-template.md)"

@@ -111,7 +111,9 @@ def _common(places: Sequence[tuple[Place, Place]]) -> list[int]:
 
 def _overlap(tracer: Tracer, regions: Sequence[_Region]) -> bool:
     bodies = tracer.bodies
-    ranges = sorted((bodies[one.body][one.first].start, bodies[one.body][one.last].end) for one in regions)
+    ranges = sorted(
+        (bodies[region.body][region.first].start, bodies[region.body][region.last].end) for region in regions
+    )
     return any(before[1] > after[0] for before, after in pairwise(ranges))
 
 

@@ -13,21 +13,11 @@ import torch
 from safetensors.torch import save_file
 
 from shards import Build
-from tests.support.exports import SIDE, tensors_in
+from tests.support.exports import CLIP, SIDE, tensors_in
 
 Names = Literal["as saved", "published", "of the module"]
 """Of the weights: what the installed transformers writes; those of llava-1.5-7b-hf; those of a LLaVA in memory"""
 
-CLIP: dict[str, Any] = {
-    "model_type": "clip_vision_model",
-    "hidden_size": 32,
-    "intermediate_size": 48,
-    "num_hidden_layers": 3,
-    "num_attention_heads": 4,
-    "image_size": SIDE,
-    "patch_size": 16,
-}
-SIGLIP = {**CLIP, "model_type": "siglip_vision_model"}
 LLAMA: dict[str, Any] = {
     "model_type": "llama",
     "hidden_size": 32,

@@ -130,7 +130,7 @@ def test_peft_loads_an_adapter_onto_the_llava_that_the_run_began_with(
             build,
             text=TIED,
             tie_word_embeddings=True,
-            vision=llava_folders.SIGLIP,
+            vision=exports.SIGLIP,
             vision_feature_select_strategy="full",
         )
     model, _ = run_of(tmp_path / "run", build, start, **settings)

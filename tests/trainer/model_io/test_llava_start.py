@@ -24,7 +24,8 @@ import torch
 from dst.errors import ConfigError
 from shards import Build
 from tests.support import exports, llava_folders, model_batches, small_blends, train_runs
-from tests.support.llava_folders import CLIP, LLAMA, SIGLIP, write_llava
+from tests.support.exports import CLIP, SIGLIP
+from tests.support.llava_folders import LLAMA, write_llava
 from trainer.config.run import TrainConfig
 from trainer.export.export import export
 from trainer.model.vision_chat import VisionChatModel
@@ -153,7 +154,7 @@ def test_it_trains_resumes_and_comes_back_as_a_llava_folder(
     trained = exports.llava(tmp_path / "exported")
     before = dict(exports.llava(start).named_parameters())
     changed = {
-        name for name, weight in trained.named_parameters() if name in before and not _equal(weight, before[name])
+        name for name, weight in trained.named_parameters() if name in before and not torch.equal(weight, before[name])
     }
     assert "model.multi_modal_projector.linear_1.weight" in changed
     unread = ("encoder.layers.2.", "vision_tower.encoder.layers.2.", "post_layernorm")  # LLaVA reads layer -2
@@ -172,10 +173,6 @@ def test_it_trains_resumes_and_comes_back_as_a_llava_folder(
     edited(tmp_path / "moved", image_seq_length=7)
     with pytest.raises(ConfigError, match="moved is not the model that the run began with; restore that folder"):
         export(out, tmp_path / "third", init_from=str(tmp_path / "moved"))
-
-
-def _equal(one: torch.Tensor, other: torch.Tensor) -> bool:
-    return one.shape == other.shape and bool(torch.equal(one, other))
 
 
 def test_mmca_may_be_trained_on_a_llava(build_of: exports.MakeBuild, llava: Path, tmp_path: Path) -> None:
