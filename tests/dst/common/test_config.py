@@ -14,8 +14,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from dst.common.config import build, field_docs, json_schema
-from dst.common.config_class import FreeKeys, FreeValue, Positive, config_class
-from dst.common.suggest import nearest
+from dst.common.config_class import FreeKeys, FreeValue, config_class
 from dst.common.yaml_files import read_yaml
 from preprocess.blend.config import Blend
 
@@ -227,37 +226,6 @@ def test_a_key_that_does_not_read_as_one_is_quoted() -> None:
     assert [problem.partition(":")[0] for problem in problems] == ["''", "'two words'", "'a\\nb'", "options.x"]
 
 
-@config_class
-class Range:
-    low: Positive = 1
-    high: Positive = 9
-    step: Positive = 1
-    words: tuple[str, ...] = ()
-
-
-def in_order(made: Range) -> list[str]:
-    return [
-        *([f"low: got {made.low}; expected less than high"] if made.low >= made.high else []),
-        *([f"step: got {made.step}; expected 5 at most"] if made.step > 5 else []),
-    ]
-
-
-@pytest.mark.parametrize(
-    ("values", "problems"),
-    [
-        ({"low": 9, "step": 6}, ["low: got 9; expected less than high", "step: got 6; expected 5 at most"]),
-        ({"low": 9, "hihg": 10}, ["hihg: unknown key; did you mean high?", "low: got 9; expected less than high"]),
-        ({"low": 9, "words": 3}, ["words: got a number; expected a list", "low: got 9; expected less than high"]),
-        ({"low": 9, "high": 0, "step": 6}, ["high: got 0; expected at least 1", "step: got 6; expected 5 at most"]),
-        ({"low": "9"}, ["low: got text '9'; expected a whole number"]),
-    ],
-)
-def test_checks_between_keys_come_with_the_rest_unless_a_wrong_key_is_part_of_them(
-    values: dict[str, Any], problems: list[str]
-) -> None:
-    assert build(Range, values, check=in_order)[1] == problems
-
-
 def test_the_schema_has_descriptions_ranges_and_no_other_keys() -> None:
     schema = json_schema(Tree)
     part = schema["$defs"]["Part"]
@@ -277,12 +245,6 @@ def test_the_blend_itself_can_be_built_this_way() -> None:
     assert made is None
     assert "tokeniser: unknown key; did you mean tokenizer?" in problems
     assert "tokenizer: missing" in problems
-
-
-def test_the_nearest_word_is_only_named_when_it_is_near() -> None:
-    assert nearest("vicunna", ["llama2", "vicuna"]) == "; did you mean vicuna?"
-    assert nearest("zzz", ["llama2", "vicuna"]) == ""
-    assert nearest("zzz", []) == ""
 
 
 def test_field_docs_are_the_sentences_under_the_fields() -> None:

@@ -1,4 +1,4 @@
-"""VQA v2, VizWiz, TextVQA, A-OKVQA and OCR-VQA: joins, answers, names of images, and what is refused."""
+"""VQA v2, VizWiz and TextVQA: joins, answers, names of images, and what is refused."""
 
 from __future__ import annotations
 
@@ -9,9 +9,8 @@ from typing import Any
 import pytest
 
 from preprocess.adapters.datasets import vqa_pairs
-from preprocess.adapters.datasets.aokvqa import WHY
 from preprocess.adapters.registry import ADAPTERS
-from preprocess.conversation import Conversation, Image, RecordSource, Reject
+from preprocess.conversation import Image, RecordSource, Reject
 from preprocess.errors import DataError
 from tests.support.adapting import (
     Made,
@@ -19,7 +18,6 @@ from tests.support.adapting import (
     conversations,
     rejects,
     request_for,
-    sample,
     written,
 )
 from tests.support.paths import EXAMPLES
@@ -215,94 +213,3 @@ def test_vizwiz_and_textvqa_are_read_as_published(tmp_path: Path) -> None:
         ("b",),
         "train",
     )
-
-
-def test_aokvqa_asks_why_and_answers_with_the_rationales() -> None:
-    made = conversations(list(ADAPTERS["aokvqa"].read(request_for("aokvqa", EXAMPLES))))
-    assert [item.id for item in made] == [f"aokvqa_v1p0_train/sA{number}" for number in (1, 2, 3)]
-    image, words = made[2].turns[0].parts
-    assert image == Image(name="000000000106.jpg")
-    assert words in [f"Where will it go? {why}" for why in WHY]
-    assert made[2].turns[1].parts == (
-        "The answer is space. Because It is a rocket. It stands on a pad. Rockets fly to space.",
-    )
-    assert made[2].references == ("space",) * 10
-    assert (made[2].groups, made[2].official_split) == (("coco:106",), "train")
-
-
-@pytest.mark.parametrize(
-    ("changed", "reason"),
-    [
-        ({"correct_choice_idx": 4}, "bad_value"),
-        ({"correct_choice_idx": -1}, "bad_value"),
-        ({"correct_choice_idx": True}, "bad_value"),
-        ({"correct_choice_idx": 1.0}, "bad_value"),
-        ({"choices": None}, "wrong_type"),
-        ({"choices": [""] * 4}, "empty_answer"),
-        ({"rationales": []}, "empty_answer"),
-        ({"rationales": [None]}, "wrong_type"),
-        ({"rationales": ["\ud800"]}, "bad_text"),
-        ({"rationales": None, "correct_choice_idx": None}, "no_answer"),
-        ({"direct_answers": "a"}, "wrong_type"),
-        ({"question": " "}, "empty_question"),
-        ({"image_id": "103"}, "wrong_type"),
-        ({"split": "holdout"}, "bad_value"),
-        ({"question_id": "sA1"}, "duplicate_id"),
-    ],
-)
-def test_a_bad_aokvqa_record_is_refused_with_its_reason(tmp_path: Path, changed: dict[str, Any], reason: str) -> None:
-    (records,) = sample("aokvqa").values()
-    made = adapted("aokvqa", tmp_path, {"a.json": [records[0], {**records[1], **changed}]})
-    assert [name for _, name in rejects(made)] == [reason]
-
-
-def test_the_test_split_of_aokvqa_is_refused_by_name(tmp_path: Path) -> None:
-    record = {"split": "test", "image_id": 1, "question_id": "a", "question": "What?", "choices": ["a", "b"]}
-    with pytest.raises(DataError, match=r"aokvqa_v1p0_test\.json: is the test split"):
-        adapted("aokvqa", tmp_path, {"aokvqa_v1p0_test.json": [record]})
-
-
-def test_a_book_is_one_conversation_about_its_cover() -> None:
-    made = conversations(list(ADAPTERS["ocr_vqa"].read(request_for("ocr_vqa", EXAMPLES))))
-    assert [(item.id, item.official_split) for item in made] == [
-        ("dataset/1565847392", "train"),
-        ("dataset/0934120565", "val"),
-        ("dataset/0712345678", "test"),
-    ]
-    assert made[0].turns[0].parts == (Image(name="1565847392.jpg"), "Who wrote this book?")
-    assert [turn.parts[-1] for turn in made[0].turns[1::2]] == [
-        "M. Sample",
-        "Clocks and How They Slow",
-        "Science & Math",
-        "Yes",
-    ]
-    assert made[0].groups == ("images/1565847392.jpg",)
-
-
-@pytest.mark.parametrize(
-    ("changed", "reason"),
-    [
-        ({"answers": ["a"]}, "bad_value"),
-        ({"questions": [], "answers": []}, "no_answer"),
-        ({"questions": ["a", ""]}, "empty_question"),
-        ({"answers": ["a", " "]}, "empty_answer"),
-        ({"answers": ["a", None]}, "wrong_type"),
-        ({"answers": "ab"}, "wrong_type"),
-        ({"imageURL": 3}, "wrong_type"),
-        ({"imageURL": "http://["}, "bad_value"),
-        ({"split": True}, "bad_value"),
-        ({"split": 4}, "bad_value"),
-    ],
-)
-def test_a_bad_book_is_refused_with_its_reason(tmp_path: Path, changed: dict[str, Any], reason: str) -> None:
-    book = {"imageURL": "http://x/y.png?z=1", "questions": ["a", "b"], "answers": ["c", "d"], "split": 1}
-    made = adapted("ocr_vqa", tmp_path, {"d.json": {"1": book, "2": {**book, **changed}}})
-    assert rejects(made) == [("2", reason)]
-    (item,) = conversations(made)
-    assert isinstance(item, Conversation)
-    assert item.images == (Image(name="1.png"),)
-
-
-def test_a_repeated_book_is_refused(tmp_path: Path) -> None:
-    book = '{"imageURL": "y.gif", "questions": ["a"], "answers": ["b"]}'
-    assert rejects(adapted("ocr_vqa", tmp_path, {"d.json": f'{{"1": {book}, "1": {book}}}'})) == [("1", "duplicate_id")]
