@@ -6,14 +6,17 @@ import base64
 import ensurepip
 import hashlib
 import os
+import shutil
 import signal
 import subprocess
 import sys
 import time
 import zipfile
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+
+import pytest
 
 import venv_install
 import venv_repair
@@ -202,3 +205,37 @@ def held(project: Project, *extras: str) -> subprocess.Popen[str]:
 
 def release(project: Project) -> None:
     (project.folder / "hold.go").touch()
+
+
+# Fixtures of tests/tools/conftest.py
+
+
+def new(tmp_path: Path) -> Project:
+    """A project without an environment."""
+    return small_project(tmp_path / "a project")
+
+
+def made(tmp_path_factory: pytest.TempPathFactory) -> Project:
+    """A project with an environment, made once for `ready`."""
+    project = small_project(tmp_path_factory.mktemp("made") / "a project")
+    project.run("train")
+    shutil.copytree(project.venv, project.folder / "kept", symlinks=True)
+    return project
+
+
+def ready(made: Project) -> Iterator[Project]:
+    """A project with an environment that has the extra `train`; copied, since making one takes seconds."""
+    shutil.rmtree(made.venv)
+    shutil.copytree(made.folder / "kept", made.venv, symlinks=True, copy_function=link_or_copy)
+    made.pin()
+    yield made
+    for path in made.folder.glob("hold.*"):
+        path.unlink()
+
+
+def link_or_copy(source: str, target: str) -> None:
+    """pip's thousand files are linked: what changes one must remove it first."""
+    if "/site-packages/pip/" in source:
+        os.link(source, target)
+    else:
+        shutil.copy2(source, target)
