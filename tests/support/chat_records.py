@@ -14,6 +14,19 @@ from tests.support.adapting import Made, request_for, written
 
 ONE, TWO = Image(name="1.jpg"), Image(name="2.jpg")
 
+MESSAGES = [{"role": "user", "content": "What?"}, {"role": "assistant", "content": "That."}]
+SHAREGPT = [{"from": "human", "value": "What?"}, {"from": "gpt", "value": "That."}]
+ROUND = [("user", "What?"), ("assistant", "That.")]
+"""What `spoken` gives for them"""
+SHOWN = [("user", (ONE, "What?")), ("assistant", "That.")]
+"""The same, with an image"""
+
+
+def talk(question: Any = "<image>\nWhat?", answer: Any = "That.", **more: Any) -> dict[str, Any]:
+    """A record of one round about an image."""
+    messages = [{"role": "user", "content": question}, {"role": "assistant", "content": answer}]
+    return {"messages": messages, "images": ["1.jpg"], **more}
+
 
 def chat_request(root: Path, *, keys: Mapping[str, str | None], roles: Mapping[str, Role], **options: Any) -> Request:
     """As `request_for`, with the blend's keys and roles."""
@@ -30,6 +43,12 @@ def read_chat(
     """What `chat` makes of these records."""
     written(root, {"a.json": list(records)})
     return list(ADAPTERS["chat"].read(chat_request(root, keys=keys or {}, roles=roles or {}, **options)))
+
+
+def only(made: Made) -> Conversation:
+    (item,) = made
+    assert isinstance(item, Conversation), item
+    return item
 
 
 def spoken(item: Conversation | Reject) -> list[tuple[str, Any]]:
