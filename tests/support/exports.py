@@ -66,6 +66,11 @@ def make_build(folder: Path, *, image_tokens: int = 4, **image: Any) -> Build:
     return shards.open(small_blends.build(blend).path)
 
 
+def small_build(tmp_path_factory: pytest.TempPathFactory) -> Build:
+    """A fixture."""
+    return make_build(tmp_path_factory.mktemp("build"))
+
+
 def builds(tmp_path_factory: pytest.TempPathFactory) -> MakeBuild:
     """A fixture: builds by their settings, each made once."""
     made: dict[str, Build] = {}
