@@ -5,9 +5,6 @@
 from __future__ import annotations
 
 import json
-import subprocess
-import sys
-from collections.abc import Callable
 from itertools import chain
 from pathlib import Path
 from typing import Any
@@ -26,59 +23,22 @@ import torch
 from PIL import Image
 
 import trainer
-from dst.errors import ConfigError
 from shards import Build
-from tests.support import exports, extensions, model_batches
+from tests.support import auto_models, exports, model_batches
+from tests.support.auto_models import MMCA, Written, opened
 from tests.support.exports import CLIP, OPEN_CLIP, SIDE, SIGLIP
-from tests.support.paths import ROOT
 from trainer.export.export import export_model
 from trainer.inference.conversation import Exchange, LoadedImage, messages_of, prompt_of
 from trainer.inference.generate import Generator, Sampling
 from trainer.model.decoder import PRESETS
-from trainer.model.vision_chat import VisionChatModel
 from trainer.model_io.own_config import MODEL_TYPE
 
 one_thread = pytest.fixture(scope="module", autouse=True)(model_batches.on_one_thread)
+build = pytest.fixture(scope="module")(exports.small_build)
+written = pytest.fixture(auto_models.written)
 
-MMCA: dict[str, Any] = {"attention": "mmca"}
 LARGE = {"hidden_size": 48, "num_hidden_layers": 1, "num_attention_heads": 4, "vocab_size": 1300}
 ALONE: dict[str, Any] = {"attention_types": [[["global"], 2]], "attention_layers": ["global"] * 2}
-
-
-@pytest.fixture(scope="module")
-def build(tmp_path_factory: pytest.TempPathFactory) -> Build:
-    return exports.make_build(tmp_path_factory.mktemp("build"))
-
-
-Written = Callable[..., tuple[VisionChatModel, Path]]
-
-
-@pytest.fixture
-def written(build: Build, tmp_path: Path) -> Written:
-    """Exports a model with these parts; returns it and the folder."""
-
-    def write(**model: Any) -> tuple[VisionChatModel, Path]:
-        config = exports.config_of(build, learning_rates=exports.ALL, **model)
-        made = exports.make_model(config, build)
-        random = torch.Generator().manual_seed(1)
-        decoder: Any = made.decoder
-        with torch.no_grad():
-            for parameter in decoder.parameters():  # so that answers are not one token again and again
-                parameter.add_(torch.randn(parameter.shape, generator=random) * 0.2)
-        done = export_model(made, config, build, tmp_path / "out", step=1)
-        assert done.form == "dsvl"
-        return made, tmp_path / "out"
-
-    return write
-
-
-def opened(folder: Path, **options: Any) -> Any:
-    """The folder as AutoModelForImageTextToText opens it, which must miss nothing and find nothing unknown."""
-    model, loading = transformers.AutoModelForImageTextToText.from_pretrained(
-        folder, output_loading_info=True, **options
-    )
-    assert not {name: problem for name, problem in loading.items() if problem}
-    return model
 
 
 @pytest.mark.parametrize(
@@ -262,104 +222,3 @@ def test_arguments_that_do_not_fit_are_refused(build: Build, written: Written) -
         auto(input_ids=ids[:, -1:], **cache)
     with pytest.raises(ValueError, match="inputs_embeds"):
         auto.generate(inputs_embeds=auto.get_input_embeddings()(ids), max_new_tokens=2)
-
-
-WITH_A_BUFFER = """
-import torch
-from trainer.model.encoders.base import Tower
-from torch import nn
-
-class Module(nn.Module):
-    def __init__(self):
-        super().__init__()
-        self.linear = nn.Linear(3, 8)
-        self.register_buffer("scale", torch.tensor([1.0, 2.0, 3.0]), persistent=False)
-
-    def checkpoint_activations(self):
-        pass
-
-    def forward(self, pixels):
-        return self.linear((pixels.flatten(2)[:, :, :4] * self.scale[:, None]).transpose(1, 2))
-
-def ENCODER(config, weights):
-    half = (0.5,) * 3
-    return Tower(module=Module(), image_size=32, width=8, num_tokens=4, mean=half, std=half, portable=config)
-"""
-
-
-def test_code_of_other_packages_is_imported_only_if_the_caller_names_it(
-    build: Build, written: Written, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    for _ in extensions.on_path(monkeypatch, tmp_path / "code"):
-        (tmp_path / "code").mkdir()
-        extensions.write_module(tmp_path / "code", "buffered", WITH_A_BUFFER)
-        kind = "buffered:ENCODER"
-        made, folder = written(**MMCA, encoder={"kind": kind})
-        extensions.forget("buffered")
-        with pytest.raises(ConfigError, match="its encoder is the extension buffered:ENCODER"):
-            opened(folder)
-        assert "buffered" not in sys.modules
-        two = exports.sample_images()
-        expected = exports.logits_of(
-            made, exports.expanded(made, exports.chat_of(build)), exports.pixels_of(two, build)
-        )
-        with torch.no_grad():
-            logits = opened(folder, allow_extensions=[kind])(**exports.processed(folder, two)).logits
-        assert (logits - expected).abs().max() < 1e-5
-
-
-def test_code_in_the_folder_is_never_run(build: Build, written: Written) -> None:
-    _, folder = written(**MMCA)
-    (folder / "evil.py").write_text("raise SystemExit('the code of the folder was run')\n")
-    tree = json.loads((folder / "config.json").read_text())
-    tree["auto_map"] = dict.fromkeys(("AutoConfig", "AutoModelForImageTextToText", "AutoProcessor"), "evil.Evil")
-    (folder / "config.json").write_text(json.dumps(tree))
-    assert type(opened(folder)).__module__ == "trainer.auto_classes.model"
-
-
-def in_new_process(code: str, *arguments: str) -> str:
-    """What the code prints. Python finds this project's packages."""
-    done = subprocess.run([sys.executable, "-c", code, *arguments], capture_output=True, text=True, cwd=ROOT)
-    assert done.returncode == 0, done.stderr
-    return done.stdout
-
-
-OPEN = """
-try:
-    print(type(AutoModelForImageTextToText.from_pretrained(sys.argv[1])).__name__)
-except ValueError as error:
-    print(error)
-"""
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize("first", ["trainer", "transformers"])
-def test_the_order_of_imports_does_not_matter(first: str, build: Build, written: Written) -> None:
-    _, folder = written(**MMCA)
-    lines = ["import trainer", "from transformers import AutoModelForImageTextToText, AutoImageProcessor"]
-    code = "\n".join(
-        ["import sys", *(lines if first == "trainer" else ["import trainer.compat.torchvision", *lines[::-1]]), OPEN]
-    )
-    assert in_new_process(code, str(folder)).strip().endswith("DsvlForConditionalGeneration")
-
-
-@pytest.mark.slow
-def test_without_the_import_transformers_says_what_to_do(build: Build, written: Written) -> None:
-    _, folder = written(**MMCA)
-    code = f"""
-import importlib.util, sys
-spec = importlib.util.spec_from_file_location("guard", {str(ROOT / "trainer/compat/torchvision.py")!r})
-guard = importlib.util.module_from_spec(spec)
-spec.loader.exec_module(guard)
-guard.declare_operators()
-from transformers import AutoModelForImageTextToText
-{OPEN}
-"""
-    said = in_new_process(code, str(folder))
-    assert "is-not-llava-import-trainer-first" in said
-    assert "does not recognize this architecture" in said
-
-
-def test_importing_trainer_imports_neither_torch_nor_transformers() -> None:
-    code = "import sys, trainer; print(*{'torch', 'transformers'} & set(sys.modules))"
-    assert in_new_process(code).strip() == ""
