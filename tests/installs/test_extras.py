@@ -1,18 +1,11 @@
-"""An install of dsvl alone, or with one extra, does what README says of it, and holds nothing that it does not require.
-
-Each install is a clean environment (clean_venvs.py). The real commands run in it as processes, in a folder outside the
-repository with a copy of examples/.
-"""
+"""An install of dsvl with one extra does what README says of it, and no install holds what it does not require."""
 
 from __future__ import annotations
 
 import json
 import os
-import shutil
-import subprocess
 import textwrap
-from collections.abc import Callable, Sequence
-from functools import cache
+from collections.abc import Sequence
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -21,74 +14,11 @@ import yaml
 from packaging.utils import canonicalize_name
 
 from tests.support import small_blends
-from tests.support.clean_venvs import CleanVenv, NotInstalledError
+from tests.support.clean_installs import Venvs, name_of, succeed
 from tests.support.extras import EXTRAS, OURS, providers
 from tests.support.forked_programs import ForkedPrograms
-from tests.support.paths import ROOT
-
-Venvs = Callable[..., CleanVenv]
 
 INSTALLS: list[tuple[str, ...]] = [(), *((extra,) for extra in EXTRAS)]
-
-
-def name_of(extras: tuple[str, ...]) -> str:
-    return "+".join(extras) or "base"
-
-
-@pytest.fixture(scope="module")
-def venvs(tmp_path_factory: pytest.TempPathFactory) -> Venvs:
-    """venvs("train") is an install of dsvl[train]; each is made once."""
-
-    @cache
-    def make(*extras: str) -> CleanVenv:
-        try:
-            return CleanVenv.make(tmp_path_factory.mktemp(name_of(extras)), extras)
-        except NotInstalledError as error:
-            pytest.skip(str(error))
-
-    return make
-
-
-def make_user_folder(folder: Path) -> Path:
-    """A user's folder: a copy of examples/, and a blend of two small datasets that have held-out samples."""
-    shutil.copytree(ROOT / "examples", folder / "examples")
-    small_blends.write_blend(
-        folder / "small.yaml",
-        [
-            {"name": "llava", "adapter": "llava", "root": "examples/data"},
-            {"name": "captions", "adapter": "coco_caption", "root": "examples/data"},
-        ],
-        tokenizer="examples/tokenizer",
-        image_tokens=144,
-        image={"store": "resized", "size": 336},
-        limits={"max_length": 2048},
-    )
-    return folder
-
-
-@pytest.fixture
-def user_folder(tmp_path: Path) -> Path:
-    return make_user_folder(tmp_path)
-
-
-@pytest.fixture(scope="module")
-def built(venvs: Venvs, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The small blend, built by an install of the data half."""
-    user_folder = make_user_folder(tmp_path_factory.mktemp("built"))
-    succeed(
-        venvs().run("dsvl-prep", "build", "--blend", "small.yaml", "--out", "build", "--workers", "1", cwd=user_folder)
-    )
-    return user_folder / "build"
-
-
-def succeed(done: subprocess.CompletedProcess[str]) -> str:
-    """What a command printed. No warning of a library reaches a user, nor one of ours about tested versions."""
-    assert done.returncode == 0, done.stderr
-    assert "Traceback" not in done.stderr, done.stderr
-    without_gpu = "warning: torch "  # a CUDA build of torch on a machine without a driver
-    lines = [line for line in done.stderr.splitlines() if not line.startswith(without_gpu)]
-    assert not [line for line in lines if "warning" in line.lower()], done.stderr
-    return done.stdout
 
 
 @pytest.mark.parametrize("extras", INSTALLS, ids=name_of)
@@ -113,75 +43,6 @@ def test_an_install_finds_the_modules_of_its_requirements_and_no_others(
     assert actual == [module for module in modules if bring[module] & venv.distributions] + OURS
     assert {canonicalize_name(name) for name in distributions} == {*venv.distributions, "dsvl"}
     assert [folder for folder in search_path if "site-packages" in folder] == [str(venv.site_packages)]
-
-
-# pip install dsvl
-
-
-@pytest.mark.slow
-def test_the_data_half_alone_runs_every_command_of_dsvl_prep(venvs: Venvs, user_folder: Path) -> None:
-    def prep(*arguments: str) -> str:
-        return succeed(venvs().run("dsvl-prep", *arguments, cwd=user_folder))
-
-    assert "sparkles_dialogue" in prep("adapters")
-    assert "found llava in examples/data" in prep("init", "--root", "examples/data", "--out", "blend.yaml")
-    assert len(yaml.safe_load((user_folder / "blend.yaml").read_text(encoding="utf-8"))["datasets"]) > 10
-    assert "000000000101.jpg" in prep("render", "--adapter", "llava", "--root", "examples/data")
-    assert "tasks: 63 built" in prep("build", "--blend", "examples/blend.yaml", "--out", "build", "--workers", "1")
-    assert "build: sound; 23 shards" in prep("verify", "--build", "build")
-    assert "sequences of 4,096 tokens" in prep("stats", "--build", "build", "--max-length", "4096")
-    assert "44 trained" in prep("inspect", "--build", "build", "--dataset", "llava")
-
-
-def test_the_data_half_alone_reads_samples(venvs: Venvs, built: Path, tmp_path: Path) -> None:
-    code = "import shards, sys; print(len(shards.open(sys.argv[1])['train'][0].ids), 'torch' in sys.modules)"
-    num_ids, has_torch = succeed(venvs().run("python", "-c", code, built, cwd=tmp_path)).split()
-    assert int(num_ids) > 20
-    assert has_torch == "False"
-
-
-@pytest.mark.parametrize(
-    ("command", "extra"),
-    [
-        ("dsvl-train run --config examples/train.yaml --set build={built}", "train"),
-        (
-            "dsvl-train run --config examples/train.yaml --num-gpus 2 --set build={built} "
-            "--set batch.global_batch_size=4",
-            "train",
-        ),
-        ("dsvl-train export --model run --out exported", "train"),
-        ("dsvl-train chat --model exported", "train"),
-        ("dsvl-train eval --model run", "train"),
-        ("dsvl-prep build --blend small.yaml --out build --set engine=ray", "ray"),
-        ("dsvl-prep build --blend small.yaml --out s3://bucket/build", "remote"),
-        ("dsvl-prep verify --build s3://bucket/build", "remote"),
-        ("dsvl-prep stats --build gs://bucket/build", "remote"),
-        ("dsvl-prep inspect --build https://example.org/build", "remote"),
-        ("dsvl-prep view {built}", "view"),
-        ("dsvl-prep stats {built} --html report.html", "view"),
-    ],
-)
-def test_without_an_extra_a_command_names_it(
-    venvs: Venvs, built: Path, user_folder: Path, command: str, extra: str
-) -> None:
-    done = venvs().run(*command.format(built=built).split(), cwd=user_folder)
-    assert done.returncode == 2
-    assert f"pip install 'dsvl[{extra}]'" in done.stderr
-    assert "Traceback" not in done.stderr
-
-
-@pytest.mark.parametrize(
-    ("code", "extra"),
-    [
-        ("import shards.loader", "train"),
-        ("import shards; shards.open('s3://bucket/build')", "remote"),
-        ("from trainer.evaluation.captions import caption_scores; caption_scores(['a'], [['a']])", "eval"),
-    ],
-)
-def test_without_an_extra_a_function_names_it(venvs: Venvs, tmp_path: Path, code: str, extra: str) -> None:
-    done = venvs().run("python", "-c", code, cwd=tmp_path)
-    assert done.returncode == 1
-    assert f"pip install 'dsvl[{extra}]'" in done.stderr.splitlines()[-1]
 
 
 # One extra each
