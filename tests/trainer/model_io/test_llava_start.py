@@ -1,7 +1,5 @@
 """A run begins with a LLaVA folder of others: same logits, trained, resumed, exported as a LLaVA again."""
 
-# ruff: noqa: E402 - torch and transformers may be missing
-
 from __future__ import annotations
 
 import json
@@ -10,81 +8,32 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import yaml
 
 pytest.importorskip("torch")
-import trainer.compat  # before transformers, which looks for torchvision
+import trainer.compat  # noqa: F401 - before transformers, which looks for torchvision
 
-transformers: Any = pytest.importorskip("transformers")
+pytest.importorskip("transformers")
 pytest.importorskip("peft")
 pytest.importorskip("open_clip")
 
 import torch
 
 from dst.errors import ConfigError
-from shards import Build
-from tests.support import exports, llava_folders, model_batches, small_blends, train_runs
-from tests.support.exports import CLIP, SIGLIP
+from tests.support import exports, llava_folders, llava_starts, model_batches, small_blends, train_runs
+from tests.support.exports import SIGLIP
 from tests.support.llava_folders import LLAMA, write_llava
-from trainer.config.run import TrainConfig
+from tests.support.llava_starts import config_file, edited, started
 from trainer.export.export import export
-from trainer.model.vision_chat import VisionChatModel
-from trainer.training.assemble import assemble
-from trainer.training.preflight import prepare
 
 one_thread = pytest.fixture(scope="module", autouse=True)(model_batches.on_one_thread)
 build_of = pytest.fixture(scope="module")(exports.builds)
+llava = pytest.fixture(scope="module")(llava_starts.llava)
 
 QWEN = {**LLAMA, "model_type": "qwen2", "tie_word_embeddings": True}
 GEMMA = {**LLAMA, "model_type": "gemma", "head_dim": 8}
 NEOX = {**LLAMA, "model_type": "gpt_neox"}
 MIXTRAL = {**LLAMA, "model_type": "mixtral", "num_local_experts": 4}
 FULL = {"vision_feature_select_strategy": "full", "vision_feature_layer": -1}
-
-
-def config_file(folder: Path, build: Build, start: Path | str, **settings: Any) -> Path:
-    tree = {
-        "build": build.store.location,
-        "out": str(folder / "out"),
-        "precision": "fp32",
-        "model": {"init_from": str(start), **settings.pop("model", {})},
-        "learning_rates": {"projector": 1e-3},
-        "batch": {"global_batch_size": 2, "micro_batch_size": 1, "workers": 0},
-        "schedule": {"steps": 2, "kind": "constant"},
-        "logging": {"every": 1, "tensorboard": False},
-        "checkpoints": {"every": 1},
-        **settings,
-    }
-    folder.mkdir(exist_ok=True, parents=True)
-    (folder / "train.yaml").write_text(yaml.safe_dump(tree), encoding="utf-8")
-    return folder / "train.yaml"
-
-
-def started(folder: Path, build: Build, start: Path | str, **settings: Any) -> tuple[TrainConfig, VisionChatModel]:
-    config, opened = prepare(config_file(folder, build, start, **settings), (), 1, loads_model=True)
-    return config, assemble(config, opened.manifest.facts()).model.eval()
-
-
-def refusal(folder: Path, build: Build, start: Path | str, **settings: Any) -> str:
-    with pytest.raises(ConfigError) as caught:
-        prepare(config_file(folder, build, start, **settings), (), 1, loads_model=True)
-    (problem,) = caught.value.problems
-    return problem
-
-
-def edited(start: Path, file: str = "config.json", **settings: Any) -> Path:
-    """The folder, after a change of one of its files; None removes a key."""
-    tree = {**json.loads((start / file).read_text()), **settings}
-    kept = {key: value for key, value in tree.items() if value is not None}
-    (start / file).write_text(json.dumps(kept), encoding="utf-8")
-    return start
-
-
-@pytest.fixture(scope="module")
-def llava(build_of: exports.MakeBuild, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("llava") / "llava-tiny-hf"
-    write_llava(folder, build_of())
-    return folder
 
 
 @pytest.mark.parametrize(
@@ -221,92 +170,6 @@ def test_images_that_the_model_saw_otherwise_are_noted_at_the_start(
     )
     same = train_runs.train(config_file(tmp_path / "same", build_of(fit="crop"), llava), "schedule.steps=1").output
     assert "note:" not in same
-
-
-@pytest.mark.parametrize(
-    ("settings", "problem"),
-    [
-        (
-            {"model_type": "llava_next"},
-            "is a llava_next model: LLaVA-NeXT, which cuts images into tiles; expected llava",
-        ),
-        (
-            {"model_type": "qwen2_5_vl"},
-            "is a qwen2_5_vl model, another family of vision-language models; expected llava",
-        ),
-        ({"mm_vision_tower": "openai/clip"}, "is a model of LLaVA's own repository, whose files have other names"),
-        (
-            {"model_type": "llama", "vision_config": None},
-            "is a llama, a language model alone; set model.decoder.name and model.encoder instead",
-        ),
-        ({"vision_config": {**CLIP, "model_type": "dinov2"}}, "its vision tower is a dinov2; expected one of clip"),
-        ({"vision_feature_layer": [-2, -1]}, "its vision_feature_layer is [-2, -1]; expected one layer, such as -2"),
-        ({"projector_hidden_act": "silu"}, "its projector_hidden_act is 'silu'; expected 'gelu', as in LLaVA-1.5"),
-        ({"text_config": None}, "its config.json lacks vision_config or text_config"),
-        ({"vision_config": SIGLIP}, "its vision_feature_select_strategy is 'default', which drops the first patch"),
-    ],
-)
-def test_what_is_not_a_llava_is_refused_by_name(
-    settings: dict[str, Any], problem: str, build_of: exports.MakeBuild, llava: Path, tmp_path: Path
-) -> None:
-    start = edited(shutil.copytree(llava, tmp_path / "llava"), **settings)
-    assert problem in refusal(tmp_path, build_of(), start)
-
-
-@pytest.mark.parametrize(
-    ("text", "reason"),
-    [
-        ({**LLAMA, "model_type": "cohere"}, "its decoder CohereForCausalLM scales its logits, LLaVA does not"),
-        ({**LLAMA, "model_type": "phi"}, "the head of its decoder PhiForCausalLM has a bias, LLaVA's has none"),
-    ],
-)
-def test_a_decoder_with_which_llava_computes_other_logits_is_refused_before_its_weights_are_loaded(
-    text: dict[str, Any], reason: str, build_of: exports.MakeBuild, tmp_path: Path
-) -> None:
-    write_llava(tmp_path / "llava", build_of(), text=text)
-    with pytest.raises(ConfigError) as caught:
-        started(tmp_path, build_of(), tmp_path / "llava")
-    assert caught.value.problems == [f"model.init_from: {tmp_path / 'llava'}: {reason}; choose another model"]
-
-
-def test_damaged_and_incomplete_folders_are_refused_in_one_line(
-    build_of: exports.MakeBuild, llava: Path, tmp_path: Path
-) -> None:
-    def copy(name: str) -> Path:
-        return shutil.copytree(llava, tmp_path / name)
-
-    (copy("no weights") / "model.safetensors").unlink()
-    assert "has no weights as safetensors" in refusal(tmp_path, build_of(), tmp_path / "no weights")
-    (copy("no config") / "config.json").unlink()
-    assert "no config: has no config.json; expected a folder that" in refusal(
-        tmp_path, build_of(), tmp_path / "no config"
-    )
-    (copy("cut config") / "config.json").write_text('{"model_type": ')
-    assert "its config.json is not JSON" in refusal(tmp_path, build_of(), tmp_path / "cut config")
-    edited(copy("grey"), "preprocessor_config.json", image_mean=[0.5])
-    assert "image processor's image_mean is [0.5]; expected three numbers" in refusal(
-        tmp_path, build_of(), tmp_path / "grey"
-    )
-    from safetensors.torch import save_file
-
-    tensors = exports.tensors_in(copy("no projector"))
-    for lost in [name for name in tensors if "multi_modal_projector.linear_2" in name]:
-        del tensors[lost]
-    save_file(tensors, tmp_path / "no projector/model.safetensors", metadata={"format": "pt"})
-    with pytest.raises(trainer.errors.TrainError, match=r"the weights lack multi_modal_projector\.linear_2\.weight"):
-        started(tmp_path, build_of(), tmp_path / "no projector")
-
-
-def test_a_build_of_another_tokenizer_is_refused(build_of: exports.MakeBuild, llava: Path, tmp_path: Path) -> None:
-    start = shutil.copytree(llava, tmp_path / "llava")
-    tokenizer = json.loads((start / "tokenizer.json").read_text())
-    vocabulary = tokenizer["model"]["vocab"]
-    token_a, token_b = [token for token in vocabulary if len(token) == 1][:2]
-    vocabulary[token_a], vocabulary[token_b] = vocabulary[token_b], vocabulary[token_a]
-    (start / "tokenizer.json").write_text(json.dumps(tokenizer))
-    assert f"rebuild with tokenizer: {start}, or choose the model of that tokenizer" in refusal(
-        tmp_path, build_of(), start
-    )
 
 
 def test_a_build_takes_the_tokenizer_of_the_folder(llava: Path, tmp_path: Path) -> None:
