@@ -185,7 +185,7 @@ def test_the_files_are_those_of_peft_and_say_what_they_are_for(build: Build, pub
             "learning_rates.encoder trained the weights under the encoder's adapters as well",
         ),
         ({"lora": {"decoder": {"dora": True}, "encoder": {}}}, "only one of lora.decoder and lora.encoder has dora"),
-        ({"attention": "mmca"}, "the trained model is none: its text attends to text and to images separately"),
+        ({"attention": "mmca"}, "the trained model is not one: its text attends to text and to images separately"),
     ],
 )
 def test_what_no_adapter_can_hold_is_refused(

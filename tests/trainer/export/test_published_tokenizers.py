@@ -27,7 +27,7 @@ one_thread = pytest.fixture(scope="module", autouse=True)(model_batches.on_one_t
 TEMPLATES = {"llama3": "llama3", "qwen": "chatml"}
 
 
-@pytest.mark.parametrize(("form", "attention"), zip(FORMS, itertools.cycle(["causal", "mmca"]), strict=False))
+@pytest.mark.parametrize(("form", "attention"), [*zip(FORMS, itertools.cycle(["causal", "mmca"]), strict=False)])
 def test_a_rendered_prompt_becomes_the_ids_of_training(form: str, attention: str, tmp_path: Path) -> None:
     published = publish(form, tmp_path / "published", added=["<image>"])
     names = small_blends.write_images(tmp_path / "mine", 3)
