@@ -50,20 +50,9 @@ def written(root: Path, documents: Mapping[str, Any]) -> None:
         path.write_text(document if isinstance(document, str) else json.dumps(document), encoding="utf-8")
 
 
-def request_for(
-    name: str,
-    root: Path,
-    *,
-    annotations: tuple[str, ...] = (),
-    images: tuple[str, ...] = (),
-    seed: int = 0,
-    max_images: int = 8,
-    **options: Any,
-) -> Request:
-    """A request for the adapter with this name, see `request_of`."""
-    return request_of(
-        find_adapter(name), root, annotations=annotations, images=images, seed=seed, max_images=max_images, **options
-    )
+def request_for(name: str, root: Path, **settings: Any) -> Request:
+    """A request for the adapter with this name; settings: as `request_of` takes them."""
+    return request_of(find_adapter(name), root, **settings)
 
 
 def request_of(

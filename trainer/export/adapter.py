@@ -11,7 +11,7 @@ shapes are compared with the model that transformers builds of the folder's conf
 from __future__ import annotations
 
 from collections.abc import Collection, Iterator, Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 
 import torch
@@ -104,7 +104,7 @@ def export_adapter(
             earlier=run.stages,
             precision=precision or run.config.precision,
             parameters=parameters,
-            extensions={part: asdict(extension) for part, extension in run.checkpoint.extensions.items()},
+            extensions=run.extensions,
         )
         (folder / "README.md").write_text(adapter_card(facts, base), encoding="utf-8")
         size = sum(path.stat().st_size for path in folder.iterdir())

@@ -12,7 +12,7 @@ from __future__ import annotations
 import json
 import shutil
 from collections.abc import Callable, Collection, Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -106,7 +106,7 @@ def export(
         earlier=run.stages,
         precision=precision or run.config.precision,
         shard_bytes=shard_bytes,
-        extensions={part: asdict(extension) for part, extension in run.checkpoint.extensions.items()},
+        extensions=run.extensions,
         value=model.value,
     )
     return replace(exported, notes=run.notes)

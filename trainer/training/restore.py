@@ -44,6 +44,11 @@ class OpenedRun:
     notes: tuple[str, ...]
     """A line for each part whose code is another one now"""
 
+    @property
+    def extensions(self) -> dict[str, dict[str, Any]]:
+        """Part -> the code that it was trained with, as an export's record has it."""
+        return {part: dataclasses.asdict(extension) for part, extension in self.checkpoint.extensions.items()}
+
 
 def open_run(
     location: Path, *, build: str | None = None, init_from: str | None = None, allow_extensions: Collection[str] = ()

@@ -14,17 +14,7 @@ from preprocess.viewer import rejects, selection
 from tests.support.asgi_client import Answer
 from tests.support.remote_builds import publish
 from tests.support.small_blends import build, chat_blend, chat_record, jpeg, write_images
-from tests.support.viewed_builds import Ask, app_of, make_viewed
-
-
-@pytest.fixture(scope="module")
-def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return make_viewed(tmp_path_factory.mktemp("viewed"))
-
-
-@pytest.fixture(scope="module")
-def ask(folder: Path) -> Ask:
-    return app_of(folder)
+from tests.support.viewed_builds import Ask, app_of
 
 
 @pytest.fixture(autouse=True)

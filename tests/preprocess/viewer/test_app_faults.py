@@ -14,12 +14,7 @@ pytest.importorskip("starlette")
 from preprocess.viewer import opened_build
 from tests.support.commands import dsvl_prep
 from tests.support.small_blends import build, chat_blend, chat_record, jpeg, write_images
-from tests.support.viewed_builds import app_of, make_viewed
-
-
-@pytest.fixture(scope="module")
-def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return make_viewed(tmp_path_factory.mktemp("viewed"))
+from tests.support.viewed_builds import app_of
 
 
 def test_an_answer_of_two_megabytes_is_cut_and_can_be_seen_whole(tmp_path: Path) -> None:

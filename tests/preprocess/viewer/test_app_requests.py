@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import socket
-from pathlib import Path
 
 import pytest
 
@@ -11,17 +10,7 @@ pytest.importorskip("starlette")
 
 from preprocess.viewer.app import host_name
 from preprocess.viewer.server import own_hosts
-from tests.support.viewed_builds import Ask, app_of, make_viewed
-
-
-@pytest.fixture(scope="module")
-def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return make_viewed(tmp_path_factory.mktemp("viewed"))
-
-
-@pytest.fixture(scope="module")
-def ask(folder: Path) -> Ask:
-    return app_of(folder)
+from tests.support.viewed_builds import Ask
 
 
 @pytest.mark.parametrize(

@@ -49,6 +49,26 @@ def shake(model: nn.Module) -> None:
             parameter.data += 0.3 * torch.randn(parameter.shape, generator=generator, dtype=parameter.dtype)
 
 
+def train_and_merge(model: VisionChatModel, adapters: LoraAdapters, tolerance: float | None = None) -> set[str]:
+    """Add adapters that start as nothing, train, and merge away; returns the trained names, all of adapters."""
+    names = set(model.state_dict())
+    before = logits(model)
+    add_adapters(model, adapters)
+    model.to(before.dtype)
+    choose_trained(model, FROZEN)
+    torch.testing.assert_close(logits(model), before)
+    shake(model)
+    adapted = logits(model)
+    assert not torch.allclose(adapted, before, rtol=1e-2)
+    torch.autograd.backward(adapted.square().mean())
+    trained = {name for name, parameter in model.named_parameters() if parameter.grad is not None}
+    assert trained == {name for name, _ in model.named_parameters() if "lora_" in name}
+    merge_lora(model)
+    assert set(model.state_dict()) == names
+    torch.testing.assert_close(logits(model), adapted, rtol=tolerance, atol=tolerance)
+    return trained
+
+
 @pytest.mark.parametrize(
     ("encoder", "encoder_targets"),
     [
@@ -59,23 +79,8 @@ def shake(model: nn.Module) -> None:
     ],
 )
 def test_adapters_start_as_nothing_learn_and_merge(encoder: EncoderConfig, encoder_targets: Any) -> None:
-    model = model_batches.make(encoder=encoder)
-    names = set(model.state_dict())
-    before = logits(model)
     encoder_lora = LoraConfig(rank=2, alpha=6, target_modules=encoder_targets)
-    add_adapters(model, LoraAdapters(decoder=LoraConfig(rank=2), encoder=encoder_lora))
-    model.double()
-    choose_trained(model, FROZEN)
-    torch.testing.assert_close(logits(model), before)
-    shake(model)
-    adapted = logits(model)
-    assert not torch.allclose(adapted, before, rtol=1e-2)
-    torch.autograd.backward(adapted.square().mean())
-    learning = {name for name, parameter in model.named_parameters() if parameter.grad is not None}
-    assert learning == {name for name, _ in model.named_parameters() if "lora_" in name}
-    merge_lora(model)
-    assert set(model.state_dict()) == names
-    torch.testing.assert_close(logits(model), adapted)
+    train_and_merge(model_batches.make(encoder=encoder), LoraAdapters(decoder=LoraConfig(rank=2), encoder=encoder_lora))
 
 
 @pytest.mark.parametrize("preset", ["tiny_llama", "tiny_qwen2", "gpt2"])
@@ -144,20 +149,6 @@ def test_an_adapter_of_a_head_of_its_own_merges() -> None:
 
 
 def test_experts_are_adapted_trained_and_merged() -> None:
-    model = experts()
-    names = set(model.state_dict())
-    before = logits(model)
     lora = LoraConfig(rank=2, target_parameters=("gate_up_proj", "down_proj"))
-    add_adapters(model, LoraAdapters(decoder=lora))
-    choose_trained(model, FROZEN)
-    torch.testing.assert_close(logits(model), before)
-    shake(model)
-    adapted = logits(model)
-    assert not torch.allclose(adapted, before, rtol=1e-2)
-    torch.autograd.backward(adapted.square().mean())
-    trained = {name for name, parameter in model.named_parameters() if parameter.grad is not None}
-    assert trained == {name for name, _ in model.named_parameters() if "lora_" in name}
+    trained = train_and_merge(experts(), LoraAdapters(decoder=lora), tolerance=1e-4)
     assert sum("experts" in name for name in trained) == 2 * 2 * 2
-    merge_lora(model)
-    assert set(model.state_dict()) == names
-    torch.testing.assert_close(logits(model), adapted, rtol=1e-4, atol=1e-4)
