@@ -129,7 +129,8 @@ def export(
         note(line)
     for reason in exported.refusals:
         click.echo(f"not a LLaVA folder: {reason}", err=True)
-    kind = "a LLaVA folder" if exported.form == "llava" else "a folder for trainer.load"
+    own = "a dsvl folder (for trainer.load, and for transformers after `import trainer`)"
+    kind = "a LLaVA folder" if exported.form == "llava" else own
     click.echo(f"{exported.folder}: {kind}, {exported.parameters:,} parameters, {exported.size_bytes / 1e6:,.1f} MB")
 
 

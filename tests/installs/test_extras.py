@@ -88,7 +88,7 @@ def test_the_train_extra_loads_batches_trains_exports_chats_and_measures(
         steps = [json.loads(line) for line in (user_folder / "run/metrics.jsonl").read_text().splitlines()]
         assert max(entry["step"] for entry in steps) == 2
         assert list((user_folder / "run").rglob("events.out.tfevents.*"))
-        assert "exported: a folder for trainer.load" in train("export", "--model", "run", "--out", "exported")
+        assert "exported: a dsvl folder (for trainer.load" in train("export", "--model", "run", "--out", "exported")
         questions = (user_folder / "examples/questions.txt").read_text(encoding="utf-8")
         assert train("chat", "--model", "exported", "--max-new-tokens", "4", stdin=questions)
         assert "held-out loss" in train("eval", "--model", "run", "--no-answers")

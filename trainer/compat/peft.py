@@ -51,6 +51,8 @@ def inject(
     )
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", "fan_in_fan_out is set to", UserWarning)  # it looks at each layer itself
+        # 0.18 says it of modules with experts, whose parameters it adapts all the same
+        warnings.filterwarnings("ignore", "Unsupported layer type", UserWarning)
         peft.inject_adapter_in_model(settings, root)
 
 
