@@ -153,6 +153,8 @@ NOTES: dict[str, str] = {
     "answer_outvoted": "other annotators gave another answer more often",
     "control_text": "the text contains a control string or a word of the template's layout, which stays plain text",
     "dangling_question": "a last question without an answer was left out",
+    "enlarged": "an image of fewer pixels than one tile became several tiles (image.grid: resolution makes it one)",
+    "fewer_tiles": "an image got fewer tiles than it asks for, so that its sample fits (limits.max_length, max_tiles)",
     "first_frame": "an image has several frames or pages, of which the first was kept (image.frames)",
     "fewer_frames": "an animation or video has fewer frames than its dataset asks for (frames: even:N); all are shown",
     "frames_cut": "frames of an animation or video were left out; the others are evenly spaced (frames)",

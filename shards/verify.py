@@ -17,9 +17,10 @@ from shards.build import Build
 from shards.errors import ShardError
 from shards.format.branches import branch_problems
 from shards.format.container import END_OF_ARCHIVE, IGNORE, check_headers
-from shards.format.manifest import Manifest
+from shards.format.manifest import BuildConfig, Manifest
 from shards.format.manifest_file import NAME, is_canonical
 from shards.format.shard import Sample, Shard
+from shards.images.tiles import Grid
 from shards.storage.store import Store
 
 _OURS = ("shards", "tokenizer")  # folders where a file that the manifest does not name can do harm
@@ -83,9 +84,10 @@ def _broken_promises(
     """What the manifest and the index promise of every sample and this one does not keep."""
     image_id, limits = manifest.tokenizer.image_id, manifest.config.limits
     num_images = len(sample.images)
-    length = len(sample.ids) - num_images + num_images * manifest.config.image_tokens
+    length = len(sample.ids) - num_images + sample.tiles * manifest.config.image_tokens
     trained = sample.labels != IGNORE
     metadata = sample.metadata
+    grids = list(zip(sample.grids, metadata["images"], strict=False)) if manifest.has_tiles else []
     in_vocabulary = (sample.ids >= 0) & (sample.ids < manifest.tokenizer.vocabulary_size)
     checks = {
         "its number of <image> placeholders and images differ": int((sample.ids == image_id).sum())
@@ -98,6 +100,8 @@ def _broken_promises(
         "an id is outside the vocabulary": bool(np.all(in_vocabulary)),
         f"its length {length} is over limits.max_length": length <= limits.max_length,
         "it has more images than limits.max_images": num_images <= limits.max_images,
+        "it has more tiles than limits.max_tiles": limits.max_tiles is None or sample.tiles <= limits.max_tiles,
+        "a stored image is not the canvas of its grid": all(_is_canvas(*pair, manifest.config) for pair in grids),
         "its metadata names another dataset or split": metadata["dataset"] == dataset and metadata["split"] == split,
     }
     yield from (text for text, holds in checks.items() if not holds)
@@ -111,6 +115,12 @@ def _broken_promises(
         yield "its branches have other numbers of records than it has sources"
     if references is not None and [type(texts) for texts in references] != [list] * len(sample.branches):
         yield "its references are not a list for each of its branches"
+
+
+def _is_canvas(grid: Grid, image: Mapping[str, Any], config: BuildConfig) -> bool:
+    """Whether a resized image is as large as its grid says; one that is kept as it was may have any size."""
+    stored = config.blend.get("image", {}).get("store")
+    return stored != "resized" or (image["width"], image["height"]) == grid.canvas(config.image.size)
 
 
 def _names_each(branches: Sequence[Any], count: int) -> bool:
@@ -189,6 +199,10 @@ def _check_shard(shard: Shard, manifest: Manifest, dataset: str, split: str) -> 
             seen = [(member.name.partition(".")[0], member.offset_data) for member in tar]
         if seen != members:
             problems.append(f"{shard.name}: its tar members are not those of the index")
+        if shard.info.tiles is not None:
+            total = int(shard.index.tiles_of(np.arange(len(shard))).sum())
+            if total != shard.info.tiles:
+                problems.append(f"{shard.name}: its index counts {total} tiles, the manifest {shard.info.tiles}")
         for name in ("images", "text_tokens", "trained_tokens"):
             total = int(shard.index.table.column(name).to_numpy().sum(dtype=np.uint64))
             if total != getattr(shard.info, name):

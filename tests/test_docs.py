@@ -16,7 +16,7 @@ import yaml
 
 import preprocess.cli
 import trainer.cli
-from preprocess.blend.config import load_blend
+from preprocess.blend.load import load_blend
 from tests.support.paths import ROOT
 from trainer.config.run import load_config
 

@@ -21,7 +21,7 @@ from dst.common.cli import run_command
 from dst.errors import ConfigError, ControlTextError, DsvlError, TemplateError, TokenizerError
 from preprocess.adapters.parsing.fields import question
 from preprocess.adapters.parsing.record_files import read_records
-from preprocess.blend.config import load_blend
+from preprocess.blend.load import load_blend
 from preprocess.errors import DataError, RejectError
 from shards.errors import FieldError, ImageError, LocationError, NetworkError, ShardError
 from shards.images.pixels import open_image

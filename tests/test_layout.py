@@ -20,7 +20,8 @@ LAYERS = {
         encoded  template_check  chat_tokenizer
     """,
     "shards": """
-        errors  files  typed_json  storage  images.geometry  format  images  sampling  build  verify  upload  loader
+        errors  files  typed_json  storage  images.geometry  images.tiles  format  images  sampling  build
+        verify  upload  loader
     """,
     "preprocess": """
         errors  compiler_version  terminal  containers  conversation  conversation_lines

@@ -1,35 +1,29 @@
-"""blend.yaml: which datasets, how much of each, with which template, tokenizer and image policy.
-
-Everything that can be checked without reading data is checked here, all problems at once.
-"""
+"""blend.yaml: which datasets, how much of each, with which template, tokenizer and image policy."""
 
 from __future__ import annotations
 
 import dataclasses
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import field
-from pathlib import Path
 from typing import Annotated, Any, Literal
 
 from annotated_types import Ge, Gt, Le, Lt, MinLen
 
-from dst.common.config import build
 from dst.common.config_class import FreeKeys, Positive, Share, UnknownKeys, config_class
-from dst.common.suggest import nearest
-from dst.common.yaml_files import override, read_yaml
-from preprocess.adapters.base import Adapter, Option
+from preprocess.adapters.base import Adapter
 from preprocess.adapters.lookup import find_adapter
-from preprocess.blend.evaluation_sets import EvaluationSet, check_evaluation_sets
+from preprocess.blend.evaluation_sets import EvaluationSet
 from preprocess.blend.fetch import Fetch
-from preprocess.errors import ConfigError
-from preprocess.filters.rules import Filter, filter_problems
+from preprocess.filters.rules import Filter
 from preprocess.images.prepare import FrameChoice, ImagePolicy
 
 _NAME = re.compile(r"[a-z0-9][a-z0-9_-]{0,39}")
 
 IGNORE = "ignore"
 """A value of a dataset's `keys`."""
+
+_OF_TILES = frozenset(("tiles", "tiles_multi", "grid", "max_tiles"))
 
 Amount = Annotated[float, Gt(0)]
 Dedupe = Literal["off", "exact", "near"]
@@ -38,9 +32,11 @@ Dedupe = Literal["off", "exact", "near"]
 @config_class
 class Limits:
     max_length: Positive = 4096
-    """Longest sample: text tokens + images x image_tokens. Set it to the context length that you train with."""
+    """Longest sample: text tokens + tiles x image_tokens. Set it to the context length that you train with."""
     max_images: Positive = 8
     """Most images in a sample."""
+    max_tiles: Positive | None = None
+    """Most tiles in a sample, overviews included; images get fewer until they fit. Default: what max_length takes."""
     too_long: Literal["reject", "cut"] = "reject"
     """A first round above max_length: reject it, or cut the end of its answer, and with it the end token."""
     max_reject_share: Share = 0.2
@@ -106,6 +102,10 @@ class Dataset:
     """Another value of the blend's `dedupe` for this dataset's records."""
     frames: FrameChoice | None = None
     """Another value of `image.frames` for this dataset: even:8 shows 8 frames of each video (docs/videos.md)."""
+    tiles: Annotated[int, Ge(1), Le(64)] | None = None
+    """Another value of `image.tiles` for this dataset."""
+    tiles_multi: Annotated[int, Ge(1), Le(64)] | None = None
+    """Another value of `image.tiles_multi` for this dataset."""
     options: FreeKeys = field(default_factory=dict)
     """Settings of the adapter; `dsvl-prep adapters` lists them."""
     fields: dict[str, str] = field(default_factory=dict)
@@ -142,7 +142,7 @@ class Blend:
     add_tokens: tuple[str, ...] = ()
     """Control tokens to add to the tokenizer, if the template writes some that it lacks."""
     image_tokens: Positive = 256
-    """Embeddings of one image in the model: 256 with QWen-VL's resampler, 576 for the patches of ViT-L/14 at 336."""
+    """Embeddings of an image, or a tile, in the model: 256 with QWen-VL's resampler, 576 with ViT-L/14 at 336."""
     image: ImagePolicy = field(default_factory=ImagePolicy)
     """How each image is checked and stored."""
     limits: Limits = field(default_factory=Limits)
@@ -169,122 +169,29 @@ class Blend:
     engine: Literal["process", "ray"] = "process"
     """process: workers on this machine. ray: a Ray cluster with the same files mounted. The shards are identical."""
 
-    def frames_for(self, dataset: Dataset) -> str:
-        """What is shown of the dataset's animations and videos."""
-        return dataset.frames or self.image.frames
+    def policy_for(self, dataset: Dataset) -> ImagePolicy:
+        """How the dataset's images are checked, shown and stored."""
+        names = ("frames", "tiles", "tiles_multi")
+        own = {name: getattr(dataset, name) for name in names if getattr(dataset, name) is not None}
+        return dataclasses.replace(self.image, **own)
 
-
-def load_blend(path: Path, settings: Sequence[str] = ()) -> Blend:
-    """Read and check a blend file with `a.b=value` settings applied. Raises ConfigError with all problems."""
-    tree = read_yaml(path)
-    override(tree, settings)
-    blend, problems = build(Blend, tree, check=check_blend)
-    if problems or blend is None:
-        raise ConfigError([f"{path.name}: {problem}" for problem in problems])
-    return blend
+    @property
+    def is_tiled(self) -> bool:
+        """Whether any image may have several tiles."""
+        policies = [self.image, *map(self.policy_for, self.datasets)]
+        return any(max(policy.tiles, policy.tiles_multi) > 1 for policy in policies)
 
 
 def resolved(blend: Blend) -> dict[str, Any]:
     """The whole configuration as plain data, without what cannot change the result: `out`, `engine`, `fetch`."""
     tree = dataclasses.asdict(blend)
     del tree["out"], tree["engine"], tree["fetch"]
+    tree["image"] = without_tiles(tree["image"], tiled=blend.is_tiled)
+    tree["limits"] = without_tiles(tree["limits"], tiled=blend.limits.max_tiles is not None)
+    tree["datasets"] = [without_tiles(dataset, tiled=blend.is_tiled) for dataset in tree["datasets"]]
     return tree
 
 
-def check_blend(blend: Blend) -> list[str]:
-    """Problems between keys, one line each."""
-    problems: list[str] = []
-
-    def want(holds: bool, where: str, got: object, expected: str) -> None:
-        if not holds:
-            problems.append(f"{where}: got {got}; expected {expected}")
-
-    names = [dataset.name for dataset in blend.datasets]
-    weighted = [dataset for dataset in blend.datasets if dataset.weight is not None]
-    for index, dataset in enumerate(blend.datasets):
-        where = f"datasets.{index} ({dataset.name})"
-        want(bool(_NAME.fullmatch(dataset.name)), f"{where}.name", dataset.name, "1 to 40 of a-z, 0-9, _ and -")
-        want(names.count(dataset.name) == 1, f"{where}.name", f"{dataset.name} twice", "a name of its own")
-        want(dataset.prompt is None or bool(dataset.prompt.strip()), f"{where}.prompt", "a blank text", "a text")
-        amounts = {key: getattr(dataset, key) for key in ("samples", "epochs", "weight")}
-        given = {key: amount for key, amount in amounts.items() if amount is not None}
-        got = " and ".join(given) or "no amount"
-        if dataset.split == "eval":
-            expected = "no amount, or samples: all, since split: eval keeps the dataset out of training"
-            want(given in ({}, {"samples": "all"}), where, got, expected)
-        else:
-            want(len(given) == 1, where, got, "exactly one of samples, epochs and weight")
-        want(
-            dataset.share == 1 or dataset.concat == 1,
-            where,
-            f"share: {dataset.share} and concat: {dataset.concat}",
-            "one of them: share keeps records apart, concat lets later ones see earlier ones",
-        )
-        if dataset.filter is not None:
-            problems += filter_problems(dataset.filter, f"{where}.filter")
-        try:
-            adapter = find_adapter(dataset.adapter, f"{where}.adapter")
-            problems += _check_options(dataset, adapter.options, where)
-            problems += _check_keys(dataset, adapter, where)
-        except ConfigError as error:
-            problems += error.problems
-    problems += check_evaluation_sets(blend.decontaminate)
-    if weighted and blend.total is None:
-        problems.append(f"total: missing; datasets with a weight ({weighted[0].name}) share out a total")
-    if blend.total is not None:
-        want(bool(weighted), "total", blend.total, "no total, since no dataset has a weight")
-    return problems
-
-
-def _check_options(dataset: Dataset, options: Mapping[str, Option], where: str) -> list[str]:
-    problems = []
-    for name, value in dataset.options.items():
-        option = options.get(name)
-        if option is None:
-            known = ", ".join(options) or "none"
-            hint = nearest(name, options) or f"; {dataset.adapter} has: {known}"
-            problems.append(f"{where}.options.{name}: unknown option{hint}")
-        elif option.choices and value not in option.choices:
-            choices = ", ".join(map(str, option.choices))
-            problems.append(
-                f"{where}.options.{name}: got {value!r}; expected one of {choices}{nearest(str(value), option.choices)}"
-            )
-        elif not option.choices and not _same_type(value, option.default):
-            expected = (
-                "a list of texts, none of them blank" if _is_list(option.default) else f"the kind of {option.default!r}"
-            )
-            problems.append(f"{where}.options.{name}: got {value!r}; expected {expected}")
-    return problems
-
-
-def _check_keys(dataset: Dataset, adapter: Adapter, where: str) -> list[str]:
-    """Problems of `fields` and `keys`: each name once, and only names that the adapter reads."""
-    problems = [
-        f"{where}.keys.{name}: is in fields too; expected it once" for name in dataset.keys if name in dataset.fields
-    ]
-    for setting, names in (("fields", dataset.fields), ("keys", dataset.keys)):
-        if names and not adapter.keys:
-            problems.append(f"{where}.{setting}: adapter {dataset.adapter} does not map keys; remove it")
-            continue
-        for name, ours in names.items():
-            if ours not in adapter.keys and (setting, ours) != ("keys", IGNORE):
-                known = ", ".join(sorted(adapter.keys))
-                other = f" {IGNORE}, to leave it out, or" if setting == "keys" else ""
-                hint = nearest(ours, [*adapter.keys, *([IGNORE] if other else [])]) or f": {known}"
-                if ours == IGNORE:
-                    hint = f"; to leave {name} out, write it into `keys`"
-                expected = f"expected{other} a key that {dataset.adapter} reads"
-                problems.append(f"{where}.{setting}.{name}: got {ours}; {expected}{hint}")
-    if dataset.roles and adapter.keys and "role" not in adapter.keys:
-        problems.append(f"{where}.roles: adapter {dataset.adapter} reads no names of roles; remove it")
-    return problems
-
-
-def _same_type(value: object, default: object) -> bool:
-    if _is_list(default):
-        return isinstance(value, list) and bool(value) and all(isinstance(item, str) and item.strip() for item in value)
-    return type(value) is type(default)
-
-
-def _is_list(default: object) -> bool:
-    return isinstance(default, Sequence) and not isinstance(default, str)
+def without_tiles(tree: Mapping[str, Any], *, tiled: bool) -> dict[str, Any]:
+    """A configuration without the settings of tiles where none are made: it is that of a release that had none."""
+    return {name: value for name, value in tree.items() if tiled or name not in _OF_TILES}

@@ -24,9 +24,10 @@ from dst import (
 from dst.common.extensions import ExtensionOrigin
 from preprocess.adapters.base import Request
 from preprocess.adapters.lookup import adapter_origin
-from preprocess.blend.config import Blend, Dataset, load_blend
+from preprocess.blend.config import Blend, Dataset
 from preprocess.blend.evaluation_sets import EvaluationInputs, find_evaluation_sets
 from preprocess.blend.inputs import Inputs, find_inputs
+from preprocess.blend.load import load_blend
 from preprocess.errors import ConfigError
 from preprocess.images.fetched import is_fetched_folder
 from preprocess.images.prepare import even_count
@@ -141,7 +142,7 @@ def request_of(blend: Blend, dataset: Dataset, inputs: Inputs) -> Request:
         keys=dataset.all_keys,
         roles=dataset.roles,
         filter_fields=tuple(dataset.filter.fields) if dataset.filter else (),
-        frames=even_count(blend.frames_for(dataset)),
+        frames=even_count(blend.policy_for(dataset).frames),
     )
 
 

@@ -159,7 +159,7 @@ def _spread_frames(
     """Replace the datasets that ask for evenly spaced frames by those with the frames as images."""
     for dataset in prepared.blend.datasets:
         name = dataset.name
-        if count := even_count(prepared.blend.frames_for(dataset)):
+        if count := even_count(prepared.blend.policy_for(dataset).frames):
             stores = _stores(prepared, name, spools[name])
             ingested[name], spools[name] = stage.spread(name, ingested[name], spools[name], stores, count)
 

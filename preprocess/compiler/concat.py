@@ -1,8 +1,8 @@
 """`concat`: several conversations of a dataset as one multi-image, multi-round sample.
 
-Rule: up to `concat` neighbours are joined, never beyond max_images or max_length, never with two system prompts or
-other tools, and never with the same image twice. Every member is part of exactly one sample. One whose answer was cut
-has max_length, so it is never joined.
+Rule: up to `concat` neighbours are joined, never beyond max_images, max_tiles or max_length, never with two system
+prompts or other tools, and never with the same image twice. Every member is part of exactly one sample. One whose
+answer was cut has max_length, so it is never joined.
 """
 
 from __future__ import annotations
@@ -34,11 +34,16 @@ def _may_join(waiting: list[Member], member: Member, context: TaskContext) -> bo
     together = [*waiting, member]
     return (
         sum(len(one.images) for one in together) <= context.max_images
+        and (context.max_tiles is None or sum(map(_tiles, together)) <= context.max_tiles)
         and sum(one.length for one in together) <= context.max_length
         and _system(waiting[0]) == _system(member)
         and waiting[0].conversation.tools == member.conversation.tools
         and not any(set(one.conversation.groups) & set(member.conversation.groups) for one in waiting)
     )
+
+
+def _tiles(member: Member) -> int:
+    return sum(image.grid.tiles for image in member.images)
 
 
 def _close(waiting: list[Member], tools: Tools, context: TaskContext) -> Iterator[tuple[list[Member], Encoded]]:
@@ -47,7 +52,8 @@ def _close(waiting: list[Member], tools: Tools, context: TaskContext) -> Iterato
         for count in range(len(waiting), 0, -1):
             group = waiting[:count]
             encoded = _encode_group(group, tools)
-            if encoded is not None and length_of(encoded, context) <= context.max_length:
+            images = [image for member in group for image in member.images]
+            if encoded is not None and length_of(encoded, context, images) <= context.max_length:
                 yield group, encoded
                 waiting = waiting[count:]
                 break

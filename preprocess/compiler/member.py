@@ -7,7 +7,8 @@ loses the end of that answer, and nothing before it.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -15,10 +16,13 @@ from dst import ControlTextError, Encoded, TemplateError
 from dst.messages import is_trained
 from preprocess.compiler.messages import messages_of
 from preprocess.compiler.task import TaskContext, Tools
+from preprocess.compiler.tile_plan import plan_tiles
 from preprocess.conversation import Conversation, Image, to_tools
 from preprocess.errors import RejectError
+from preprocess.images.animations import ShownFrame
 from preprocess.images.frames import read_frame
-from preprocess.images.prepare import ImagePolicy, StoredImage, prepare_frame, prepare_image
+from preprocess.images.prepare import ImagePolicy, StoredImage, prepare_frame, prepare_image, upright_size
+from shards.images.tiles import ONE_TILE, Grid
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -31,13 +35,22 @@ class Member:
     encoded: Encoded
     length: int
     images: tuple[StoredImage, ...]
-    notes: tuple[str, ...]
+    text_notes: tuple[str, ...]
+    image_notes: tuple[str, ...] = ()
+
+    @property
+    def text_tokens(self) -> int:
+        return len(self.encoded.ids) - self.encoded.images
+
+    @property
+    def notes(self) -> tuple[str, ...]:
+        return (*self.text_notes, *self.image_notes)
 
 
 def make_member(row: int, conversation: Conversation, tools: Tools, context: TaskContext) -> Member:
     """Tokenize a conversation, cut it to fit, and read its images. Raises RejectError with the reason."""
     member = tokenize(row, conversation, tools, context)
-    return with_images([member], tools, context)[0]
+    return with_images([member], tools, context, text_tokens=member.text_tokens, joined=context.concat > 1)[0]
 
 
 def tokenize(row: int, conversation: Conversation, tools: Tools, context: TaskContext) -> Member:
@@ -66,28 +79,66 @@ def tokenize(row: int, conversation: Conversation, tools: Tools, context: TaskCo
         encoded=encoded,
         length=length_of(encoded, context),
         images=(),
-        notes=tuple(notes),
+        text_notes=tuple(notes),
     )
 
 
-def with_images(members: Sequence[Member], tools: Tools, context: TaskContext) -> list[Member]:
-    """Members that show the same images, with these, which are read once. Raises RejectError with the reason."""
+def with_images(
+    members: Sequence[Member], tools: Tools, context: TaskContext, *, text_tokens: int, joined: bool = False
+) -> list[Member]:
+    """Members that show the same images, with these, which are read once. Raises RejectError with the reason.
+
+    text_tokens: of the sample that the members become. joined: whether its images may be joined by others.
+    """
+    shown = members[0].conversation.images[: members[0].encoded.images]
+    sources: Iterable[bytes | ShownFrame] = (_read(image, tools, context.image) for image in shown)
+    grids, notes = [ONE_TILE] * len(shown), set[str]()
+    if context.tiled:
+        sources = list(sources)
+        sizes = [_size(*pair, context) for pair in zip(shown, sources, strict=True)]
+        grids, notes = plan_tiles(sizes, text_tokens, context, joined=joined)
     images = []
-    for image in members[0].conversation.images[: members[0].encoded.images]:
-        try:
-            images.append(_stored(image, tools, context.image))
-        except RejectError as error:
-            raise RejectError(error.reason, f"{image.name}: {error.detail}") from None
-    notes = sorted({note for image in images for note in image.notes})
-    return [replace(member, images=tuple(images), notes=(*member.notes, *notes)) for member in members]
+    for image, source, grid in zip(shown, sources, grids, strict=True):
+        with _naming(image):
+            images.append(_stored(source, grid, tools, context.image))
+    notes.update(note for image in images for note in image.notes)
+    return [
+        replace(
+            member,
+            images=tuple(images),
+            image_notes=tuple(sorted(notes)),
+            length=length_of(member.encoded, context, images),
+        )
+        for member in members
+    ]
 
 
-def _stored(image: Image, tools: Tools, policy: ImagePolicy) -> StoredImage:
-    if image.frame is None:
-        data = tools.stores.read(image)
-        return prepare_image(data, policy, decoded=tools.decoded.orientation(data) if tools.decoded else None)
-    frame = read_frame(image, tools.stores, policy.max_pixels, sixteen_bit=policy.sixteen_bit == "scale")
-    return prepare_frame(frame, policy)
+@contextmanager
+def _naming(image: Image) -> Iterator[None]:
+    """Adds the image's name to the detail of a RejectError."""
+    try:
+        yield
+    except RejectError as error:
+        raise RejectError(error.reason, f"{image.name}: {error.detail}") from None
+
+
+def _read(image: Image, tools: Tools, policy: ImagePolicy) -> bytes | ShownFrame:
+    with _naming(image):
+        if image.frame is None:
+            return tools.stores.read(image)
+        return read_frame(image, tools.stores, policy.max_pixels, sixteen_bit=policy.sixteen_bit == "scale")
+
+
+def _size(image: Image, source: bytes | ShownFrame, context: TaskContext) -> tuple[int, int]:
+    with _naming(image):
+        return upright_size(source, context.image) if isinstance(source, bytes) else source.image.size
+
+
+def _stored(source: bytes | ShownFrame, grid: Grid, tools: Tools, policy: ImagePolicy) -> StoredImage:
+    if not isinstance(source, bytes):
+        return prepare_frame(source, policy, grid=grid)
+    decoded = tools.decoded.orientation(source) if tools.decoded else None
+    return prepare_image(source, policy, grid=grid, decoded=decoded)
 
 
 def _fit(
@@ -134,8 +185,10 @@ def encode(conversation: Conversation, messages: list[dict[str, Any]], tools: To
         raise RejectError("control_text", str(error)) from None
 
 
-def length_of(encoded: Encoded, context: TaskContext) -> int:
-    return len(encoded.ids) + encoded.images * (context.image_tokens - 1)
+def length_of(encoded: Encoded, context: TaskContext, images: Sequence[StoredImage] | None = None) -> int:
+    """In tokens; before its images are known, each has one tile, the fewest."""
+    tiles = encoded.images if images is None else sum(image.grid.tiles for image in images)
+    return len(encoded.ids) - encoded.images + tiles * context.image_tokens
 
 
 def _images(messages: list[dict[str, Any]]) -> int:

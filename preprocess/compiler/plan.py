@@ -12,7 +12,7 @@ import numpy as np
 import numpy.typing as npt
 import xxhash
 
-from preprocess.blend.config import Blend, Dataset
+from preprocess.blend.config import Blend, Dataset, without_tiles
 from preprocess.compiler import split_assignment as split
 from preprocess.compiler.fingerprints import image_state
 from preprocess.compiler.image_copies import Copies
@@ -119,7 +119,7 @@ def plan_tasks(
         "dataset": dataset.name,
         "template": context.template,
         "tokenizer": context.tokenizer.name,
-        "image": dataclasses.asdict(context.image),
+        "image": without_tiles(dataclasses.asdict(context.image), tiled=context.tiled),
         "image_tokens": context.image_tokens,
         "limits": [context.max_length, context.max_images, context.too_long],
         "prompt": context.prompt,
@@ -129,6 +129,8 @@ def plan_tasks(
         base["videos"] = reader_version()
     if context.share > 1:
         base["share"] = context.share
+    if context.tiled:
+        base["max_tiles"] = context.max_tiles
     if context.image_rules:
         base["filter"] = [[name, bounds.min, bounds.max] for name, bounds in context.image_rules]
     for code, name in enumerate(split.NAMES):
@@ -210,10 +212,12 @@ def make_context(
         tokenizer=tokenizer,
         template_name=template[0],
         template=template[1],
-        image=dataclasses.replace(blend.image, frames=blend.frames_for(dataset)),
+        image=blend.policy_for(dataset),
         image_tokens=blend.image_tokens,
         max_length=blend.limits.max_length,
         max_images=blend.limits.max_images,
+        max_tiles=blend.limits.max_tiles,
+        tiled=blend.is_tiled,
         too_long=blend.limits.too_long,
         prompt=dataset.prompt,
         concat=dataset.concat,

@@ -30,13 +30,15 @@ from preprocess.images.prepare import StoredImage
 from shards import ShardInfo, ShardWriter
 from shards.files import file_sha256, replace_file
 from shards.format.branches import IntArray
+from shards.images.tiles import described as described_grid
 
 
 def run_task(task: CompileTask) -> TaskResult:
     """Write the task's shard, its rejects and its marker. Raises DataError or OSError if another try may succeed."""
     context = task.context
     tools = open_tools(context)
-    writer = ShardWriter(task.staging, f"shards/{context.dataset}", f"{task.split}-{task.number:05d}")
+    stem = f"{task.split}-{task.number:05d}"
+    writer = ShardWriter(task.staging, f"shards/{context.dataset}", stem, tiled=context.tiled)
     outcome = _Outcome()
     try:
         samples = _shared(task, tools, outcome) if context.share > 1 else _joined(task, tools, outcome)
@@ -112,7 +114,18 @@ def _joined(task: CompileTask, tools: Tools, outcome: _Outcome) -> Iterator[tupl
             yield from _unless_rejected([conversation], make, task, outcome)
 
     for group, encoded in join(members(), tools, task.context):
-        yield group, np.stack([encoded.ids, encoded.labels])
+        complete = _with_all_tiles(group, task, tools, outcome) if len(group) == 1 else group
+        if complete:
+            yield complete, np.stack([encoded.ids, encoded.labels])
+
+
+def _with_all_tiles(group: list[Member], task: CompileTask, tools: Tools, outcome: _Outcome) -> list[Member]:
+    """A member that none joined, with the tiles of an image that is alone, for which its image is read again."""
+    context, (member,) = task.context, group
+    if not context.tiled or context.concat == 1 or len(member.images) != 1:
+        return group
+    make = partial(with_images, group, tools, context, text_tokens=member.text_tokens)
+    return _unless_rejected([member.conversation], make, task, outcome)
 
 
 def _shared(task: CompileTask, tools: Tools, outcome: _Outcome) -> Iterator[tuple[list[Member], IntArray]]:
@@ -124,7 +137,7 @@ def _shared(task: CompileTask, tools: Tools, outcome: _Outcome) -> Iterator[tupl
         members += _unless_rejected([conversation], make, task, outcome)
     for sample in share(members, tools, task.context):
         conversations = [member.conversation for member in sample.members]
-        make = partial(with_images, sample.members, tools, task.context)
+        make = partial(with_images, sample.members, tools, task.context, text_tokens=sample.text_tokens)
         if complete := _unless_rejected(conversations, make, task, outcome):
             yield complete, sample.tokens()
 
@@ -171,7 +184,7 @@ def _write(writer: ShardWriter, task: CompileTask, group: list[Member], tokens: 
         "dataset": task.context.dataset,
         "split": task.split,
         "sources": [{"file": source.file, "record": source.record} for source in sources],
-        "images": [_described(*pair) for pair in zip(shown, images, strict=True)],
+        "images": [_described(*pair, tiled=task.context.tiled) for pair in zip(shown, images, strict=True)],
     }
     if has_branches:
         metadata["branches"] = [{"id": each.id, "records": len(each.sources)} for each in conversations]
@@ -187,6 +200,7 @@ def _write(writer: ShardWriter, task: CompileTask, group: list[Member], tokens: 
         images=[(image.extension, image.data) for image in images],
         trained_tokens=int(np.count_nonzero(tokens[1] != IGNORE)),
         groups=sorted({name for conversation in conversations for name in conversation.groups}),
+        tiles=[image.grid.tiles for image in images],
     )
     outcome.members += len(sources)
     outcome.ids += tokens.shape[1]
@@ -194,7 +208,7 @@ def _write(writer: ShardWriter, task: CompileTask, group: list[Member], tokens: 
         outcome.notes.update(member.notes)
 
 
-def _described(shown: Image, image: StoredImage) -> dict[str, Any]:
+def _described(shown: Image, image: StoredImage, *, tiled: bool) -> dict[str, Any]:
     described: dict[str, Any] = {"name": shown.name, "width": image.width, "height": image.height}
     if shown.frame is not None:
         described["frame"] = shown.frame
@@ -202,4 +216,6 @@ def _described(shown: Image, image: StoredImage) -> dict[str, Any]:
         described["time_s"] = round(image.time_s, 3)
     if image.original_size != (image.width, image.height):
         described["original_width"], described["original_height"] = image.original_size
+    if tiled:
+        described |= described_grid(image.grid)
     return described

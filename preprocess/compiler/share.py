@@ -58,6 +58,10 @@ class SharedSample:
         self.beginning, self.own_tokens = beginning, own_tokens
         return True
 
+    @property
+    def text_tokens(self) -> int:
+        return self.beginning + self.own_tokens - self.members[0].encoded.images
+
     def tokens(self) -> IntArray:
         """Ids over labels, int32 [2, T], of one member; of several also branch numbers, int32 [3, T]."""
         records = [np.stack([member.encoded.ids, member.encoded.labels]) for member in self.members]

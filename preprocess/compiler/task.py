@@ -41,6 +41,9 @@ class TaskContext:
     image_tokens: int
     max_length: int
     max_images: int
+    max_tiles: int | None
+    tiled: bool
+    """Whether the build has tiles, in this dataset or another"""
     too_long: Literal["reject", "cut"]
     prompt: str | None
     concat: int

@@ -19,8 +19,9 @@ from pathlib import Path
 from dst.common.progress import Advance, Progress, Silent
 from preprocess.adapters.lookup import read_records
 from preprocess.adapters.parsing.fields import is_text
-from preprocess.blend.config import Blend, load_blend
+from preprocess.blend.config import Blend
 from preprocess.blend.inputs import find_inputs
+from preprocess.blend.load import load_blend
 from preprocess.blend.resolve import fetched_folder, request_of
 from preprocess.conversation import Conversation, is_url
 from preprocess.errors import ConfigError

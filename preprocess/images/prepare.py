@@ -9,6 +9,8 @@ could not decode them to the same pixels (AVIF, TIFF, one of several frames, 16 
 from __future__ import annotations
 
 import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from io import BytesIO
 from typing import Annotated, Literal
@@ -24,7 +26,7 @@ from preprocess.images.animations import ShownFrame
 from preprocess.images.videos import video_format
 from shards.errors import ImageError
 from shards.images.formats import STORED
-from shards.images.geometry import Fit, Geometry, Interpolation, PadColour
+from shards.images.geometry import Fit, Geometry, GridRule, Interpolation, PadColour
 from shards.images.pixels import (
     check_depth,
     check_size,
@@ -37,8 +39,9 @@ from shards.images.pixels import (
     to_rgb,
     upright,
 )
+from shards.images.tiles import ONE_TILE, Grid
 
-__all__ = ["FrameChoice", "ImagePolicy", "StoredImage", "even_count", "prepare_frame", "prepare_image"]
+__all__ = ["FrameChoice", "ImagePolicy", "StoredImage", "even_count", "prepare_frame", "prepare_image", "upright_size"]
 
 FrameChoice = Literal["reject", "first"] | Annotated[str, Matches(r"even:[1-9][0-9]{0,3}", "even:N, such as even:8")]
 
@@ -66,6 +69,14 @@ class ImagePolicy:
     """JPEG quality; below 90 the encoder's input starts to differ visibly."""
     subsampling: Literal["4:4:4", "4:2:0"] = "4:4:4"
     """JPEG chroma subsampling; 4:2:0 saves about a fifth of the space and blurs coloured text."""
+    tiles: Annotated[int, Ge(1), Le(64)] = 1
+    """Most tiles of size x size that an image is cut into; with more than one it also gets an overview (docs/tiles.md).
+    Needs fit: squash (InternVL) or pad."""
+    tiles_multi: Annotated[int, Ge(1), Le(64)] = 1
+    """The same for each image of a sample with several, which LLaVA-NeXT trains with one tile each."""
+    grid: GridRule = "ratio"
+    """Which grid of tiles an image gets. ratio: the closest to its ratio of width to height (InternVL); resolution: the
+    one that keeps most of its pixels and wastes least (LLaVA-NeXT)."""
     frames: FrameChoice = "reject"
     """Animations and videos. first keeps the first frame of an animation, or page of a TIFF (note `first_frame`);
     even:8 shows 8 evenly spaced frames of an animation, a video or a folder of frames (docs/videos.md)."""
@@ -84,6 +95,7 @@ class ImagePolicy:
             pad_colour=self.pad_colour,
             interpolation=self.interpolation,
             max_pixels=self.max_pixels,
+            grid=self.grid,
         )
 
 
@@ -92,7 +104,7 @@ class StoredImage:
     """An image as it goes into a shard. width and height in pixels, with the EXIF orientation applied.
 
     original_size: width and height before resizing, upright as well. notes: what was changed, as names of NOTES.
-    time_s: of a video's frame, in seconds from the first one.
+    time_s: of a video's frame, in seconds from the first one. grid: of its tiles; a resized image is their canvas.
     """
 
     data: bytes
@@ -102,6 +114,7 @@ class StoredImage:
     original_size: tuple[int, int]
     notes: tuple[str, ...] = ()
     time_s: float | None = None
+    grid: Grid = ONE_TILE
 
 
 EVEN_ADVICE = "set frames: even:8 on the dataset to show 8 evenly spaced frames"
@@ -112,22 +125,27 @@ def even_count(frames: str) -> int:
     return int(frames.removeprefix("even:")) if frames.startswith("even:") else 0
 
 
-def prepare_image(data: bytes, policy: ImagePolicy, *, decoded: int | None = None) -> StoredImage:
+def upright_size(data: bytes, policy: ImagePolicy) -> tuple[int, int]:
+    """Width and height as seen, of which only the header is read. Raises RejectError as `prepare_image` does."""
+    with _refused(data), warnings.catch_warnings(action="ignore"):
+        image, _ = open_image(data)
+        check_size(image, policy.max_pixels)
+        return _upright(image.size, read_orientation(image, data))
+
+
+def prepare_image(
+    data: bytes, policy: ImagePolicy, *, grid: Grid = ONE_TILE, decoded: int | None = None
+) -> StoredImage:
     """Check and encode an image. Raises RejectError with the reason, MemoryError if memory runs out.
 
-    decoded: its orientation, if these bytes were decoded before without an error; only a policy that needs the pixels
-    decodes them again.
+    grid: of its tiles. decoded: its orientation, if these bytes were decoded before without an error; only a policy
+    that needs the pixels decodes them again.
     """
-    try:
-        with warnings.catch_warnings(action="ignore"):  # Pillow warns of odd metadata; the pixels decide here
-            return _prepared(data, policy, decoded)
-    except ImageError as error:
-        if video_format(data):
-            raise RejectError("image_format", f"it is a video; {EVEN_ADVICE}") from None
-        raise refusal(error, data) from None
+    with _refused(data), warnings.catch_warnings(action="ignore"):  # Pillow warns of odd metadata; the pixels decide
+        return replace(_prepared(data, policy, grid, decoded), grid=grid)
 
 
-def prepare_frame(frame: ShownFrame, policy: ImagePolicy) -> StoredImage:
+def prepare_frame(frame: ShownFrame, policy: ImagePolicy, *, grid: Grid = ONE_TILE) -> StoredImage:
     """Check and encode a frame of an animation or a video, which has no bytes of its own.
 
     It is stored as PNG with `store: original`. Raises RejectError with the reason, MemoryError if memory runs out.
@@ -138,10 +156,21 @@ def prepare_frame(frame: ShownFrame, policy: ImagePolicy) -> StoredImage:
         if policy.store == "original":
             stored = _encoded(image, "png", policy, image.size, frame.notes)
         else:
-            stored = _encoded(fit(image, policy.geometry), policy.format, policy, image.size, frame.notes)
+            stored = _encoded(fit(image, policy.geometry, grid), policy.format, policy, image.size, frame.notes)
     except ImageError as error:
         raise RejectError(f"image_{error.reason}", error.detail) from None
-    return stored if frame.time_s is None else replace(stored, time_s=frame.time_s)
+    return replace(stored, time_s=frame.time_s, grid=grid)
+
+
+@contextmanager
+def _refused(data: bytes) -> Iterator[None]:
+    """Raises RejectError in place of the ImageError of these bytes."""
+    try:
+        yield
+    except ImageError as error:
+        if video_format(data):
+            raise RejectError("image_format", f"it is a video; {EVEN_ADVICE}") from None
+        raise refusal(error, data) from None
 
 
 def refusal(error: ImageError, data: bytes) -> RejectError:
@@ -157,7 +186,7 @@ def _check_side(image: Image.Image, policy: ImagePolicy) -> None:
         raise RejectError("image_too_small", f"{width}x{height}; expected sides of at least {policy.min_side} pixels")
 
 
-def _prepared(data: bytes, policy: ImagePolicy, decoded: int | None) -> StoredImage:
+def _prepared(data: bytes, policy: ImagePolicy, grid: Grid, decoded: int | None) -> StoredImage:
     image, extension = open_image(data)
     check_size(image, policy.max_pixels)
     _check_side(image, policy)
@@ -166,15 +195,18 @@ def _prepared(data: bytes, policy: ImagePolicy, decoded: int | None) -> StoredIm
     if policy.store == "resized" or as_png or (policy.check == "decode" and decoded is None):
         load_pixels(image, data)
     orientation = decoded or read_orientation(image, data)
-    width, height = image.size
-    if orientation >= 5:  # the four orientations with width and height swapped
-        width, height = height, width
+    width, height = _upright(image.size, orientation)
     if policy.store == "resized":
-        square = fit(upright(to_rgb(image), orientation), policy.geometry)
-        return _encoded(square, policy.format, policy, (width, height), notes)
+        fitted = fit(upright(to_rgb(image), orientation), policy.geometry, grid)
+        return _encoded(fitted, policy.format, policy, (width, height), notes)
     if as_png:
         return _encoded(upright(to_rgb(image), orientation), "png", policy, (width, height), notes)
     return StoredImage(data=data, extension=extension, width=width, height=height, original_size=(width, height))
+
+
+def _upright(size: tuple[int, int], orientation: int) -> tuple[int, int]:
+    width, height = size
+    return (height, width) if orientation >= 5 else size  # the four orientations with width and height swapped
 
 
 def _accepted_changes(image: ImageFile, data: bytes, policy: ImagePolicy) -> tuple[str, ...]:

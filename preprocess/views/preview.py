@@ -21,8 +21,9 @@ from dst.common.config import build
 from dst.common.yaml_files import override
 from dst.image_places import loses_image_places
 from preprocess.adapters.lookup import read_records
-from preprocess.blend.config import Blend, Dataset, check_blend, load_blend
+from preprocess.blend.config import Blend, Dataset
 from preprocess.blend.inputs import find_inputs
+from preprocess.blend.load import check_blend, load_blend
 from preprocess.blend.resolve import find_template, request_of
 from preprocess.compiler.input_digests import stamp
 from preprocess.compiler.messages import messages_of

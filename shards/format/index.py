@@ -11,6 +11,7 @@ Columns (FORMAT.md is normative):
     member_offsets    list<uint64>  where each member's content starts, counted from `offset`
     member_sizes      list<uint64>
     member_checksums  list<uint64>  xxh3_64 over each member's content
+    tiles             list<uint32>  only in builds with tiles: of each image, the overview included
 """
 
 from __future__ import annotations
@@ -42,8 +43,10 @@ SCHEMA: Mapping[str, pa.DataType] = {
     "member_checksums": pa.large_list(pa.uint64()),
 }
 
+TILES = "tiles"
+TILED_SCHEMA: Mapping[str, pa.DataType] = {**SCHEMA, TILES: pa.large_list(pa.uint32())}
 
-_ARROW_SCHEMA = pa.schema(SCHEMA.items())
+_ARROW_SCHEMAS = {pa.schema(schema.items()) for schema in (SCHEMA, TILED_SCHEMA)}
 _NUMBERS = ("offset", "size", "checksum", "text_tokens", "trained_tokens", "images")
 
 
@@ -51,7 +54,11 @@ _NUMBERS = ("offset", "size", "checksum", "text_tokens", "trained_tokens", "imag
 class IndexWriter:
     """The index of a shard that is being written, column by column."""
 
-    columns: dict[str, list[Any]] = field(default_factory=lambda: {name: [] for name in SCHEMA})
+    schema: Mapping[str, pa.DataType]
+    columns: dict[str, list[Any]] = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.columns = {name: [] for name in self.schema}
 
     def add(self, **entry: Any) -> None:
         for name, values in self.columns.items():
@@ -64,7 +71,7 @@ class IndexWriter:
         """Uncompressed, so that a reader can map it."""
         import polars as pl
 
-        table = pa.table({name: pa.array(self.columns[name], kind) for name, kind in SCHEMA.items()})
+        table = pa.table({name: pa.array(self.columns[name], kind) for name, kind in self.schema.items()})
         frame = pl.DataFrame(table)
         frame.write_ipc(path, compression="uncompressed", compat_level=pl.CompatLevel.oldest())
 
@@ -81,6 +88,8 @@ class IndexEntry(NamedTuple):
     images: int
     member_offsets: list[int]
     member_sizes: list[int]
+    tiles: list[int] | None
+    """Of each image; None in builds without tiles"""
 
 
 class ShardIndex:
@@ -89,7 +98,7 @@ class ShardIndex:
     def __init__(self, table: pa.Table, buffer: Any = b"") -> None:
         """buffer: the whole mapped file. Raises ValueError or an Arrow error if a column has holes or does not fit."""
         table.validate()
-        chunks = dict(zip(SCHEMA, map(_chunk, table.columns), strict=True))  # a lookup by name takes longer
+        chunks = dict(zip(table.schema.names, map(_chunk, table.columns), strict=True))  # a lookup by name takes longer
         if any(chunk.null_count for chunk in chunks.values()):
             raise ValueError("a column has empty fields")
         self.table = table
@@ -104,6 +113,28 @@ class ShardIndex:
         self._key_ends = (np.frombuffer(ends, np.int64)[: len(keys) + 1] if len(keys) else np.zeros(1, np.int64)).data
         self._key_text = memoryview(text if text is not None else b"")
         self._lists = [_lists_of(name, chunks[name]) for name in ("member_offsets", "member_sizes")]
+        self._tiles = _lists_of(TILES, chunks[TILES]) if TILES in chunks else None
+
+    @property
+    def has_tiles(self) -> bool:
+        return self._tiles is not None
+
+    def tiles_of(self, numbers: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
+        """Tiles of all images of each of these samples, int64 [n]; without tiles, its images.
+
+        Raises ValueError where damaged bytes point nowhere.
+        """
+        if self._tiles is None:
+            return self.images[numbers].astype(np.int64)
+        ends, values = map(np.asarray, self._tiles)
+        starts, counts = ends[numbers], ends[numbers + 1] - ends[numbers]
+        if len(numbers) and (counts.min() < 0 or starts.min() < 0 or (starts + counts).max() > len(values)):
+            raise ValueError("a list of tiles is outside its column")
+        of_sample = np.repeat(np.arange(len(numbers)), counts)
+        within = np.arange(len(of_sample)) - np.repeat(counts.cumsum() - counts, counts)
+        sums = np.zeros(len(numbers), np.int64)
+        np.add.at(sums, of_sample, values[starts[of_sample] + within])
+        return sums
 
     def __len__(self) -> int:
         return int(self.table.num_rows)
@@ -116,7 +147,8 @@ class ShardIndex:
         key = bytes(self._key_text[start:end]).decode()
         offset, size, checksum, text_tokens, trained_tokens, images = [column[number] for column in self._scalars]
         starts, sizes = [_list_at(ends, values, number) for ends, values in self._lists]
-        return IndexEntry(key, offset, size, checksum, text_tokens, trained_tokens, images, starts, sizes)
+        tiles = None if self._tiles is None else _list_at(*self._tiles, number)
+        return IndexEntry(key, offset, size, checksum, text_tokens, trained_tokens, images, starts, sizes, tiles)
 
     def find(self, key: str) -> int | None:
         """The number of the entry with this key, or None. The column is searched as one text, without objects."""
@@ -154,10 +186,10 @@ def open_index(path: Path) -> ShardIndex:
         with pa.memory_map(str(path)) as source:
             buffer = source.read_buffer()
         table = pa.ipc.open_file(pa.BufferReader(buffer)).read_all()
-        if table.schema.equals(_ARROW_SCHEMA):
+        if table.schema in _ARROW_SCHEMAS:
             return ShardIndex(table, buffer)
         got = list(zip(table.schema.names, table.schema.types, strict=True))
-        if got == list(SCHEMA.items()):  # as above, for a writer that says which columns have no holes
+        if got in ([*SCHEMA.items()], [*TILED_SCHEMA.items()]):  # of a writer that says which columns have no holes
             return ShardIndex(table, buffer)
     except (OSError, ValueError, pa.ArrowException) as error:
         raise ShardError(f"{path}: the index cannot be read ({error})") from None

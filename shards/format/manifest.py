@@ -23,8 +23,10 @@ class BuildLimits:
     """The most that a sample of the build has."""
 
     max_length: PositiveCount
-    """Text tokens + images x image_tokens"""
+    """Text tokens + tiles x image_tokens"""
     max_images: Count
+    max_tiles: Annotated[PositiveCount | None, OPTIONAL] = None
+    """None: as many as max_length takes"""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -190,6 +192,11 @@ class Manifest:
     def has_branches(self) -> bool:
         """Whether some samples have a common beginning and branches."""
         return any(shards.has_branches for dataset in self.datasets.values() for shards in dataset.shards.values())
+
+    @property
+    def has_tiles(self) -> bool:
+        """Whether the indexes say how many tiles each image has."""
+        return any(shards.has_tiles for dataset in self.datasets.values() for shards in dataset.shards.values())
 
     def has_samples(self, split: str) -> bool:
         return any(sum(dataset.shards[split].samples) for dataset in self.datasets.values())

@@ -24,13 +24,16 @@ from shards.storage.store import Store
 from shards.typed_json import field_error, from_json, to_json
 
 FORMAT = "dsvl-build"
-VERSION = 2
-"""The newest version. It rises when a reader of the old one would misread a new build."""
+VERSION = 3
+"""The newest version: that of builds with tiles. It rises when a reader of the old one would misread a new build."""
+
+BRANCHES_VERSION = 2
+"""The version of a build without tiles in which some samples have branches"""
 
 PLAIN_VERSION = 1
-"""The version of a build whose samples have no branches: what version 2 adds"""
+"""The version of a build with neither"""
 
-_READ = f"{PLAIN_VERSION} and {VERSION}"
+_READ = f"{PLAIN_VERSION} to {VERSION}"
 
 NAME = "manifest.json"
 
@@ -62,7 +65,7 @@ def is_canonical(text: bytes) -> bool:
 
 def write_manifest(build: Path, manifest: Manifest) -> Manifest:
     """Put the file in place, unless it is there already. Returns the manifest with its hash."""
-    version = VERSION if manifest.has_branches else PLAIN_VERSION
+    version = _version(manifest)
     document = {"format": FORMAT, "version": version, **to_json(manifest)}
     document["hash"] = manifest_hash(document)
     text = manifest_text(document)
@@ -104,10 +107,13 @@ def read_manifest(store: Store) -> Manifest:
         manifest = _in_order_of_the_blend(from_json(Manifest, {**document, "hash": digest}))
     except FieldError as error:
         raise ShardError(f"{path}: {error}; rebuild to write it again") from None
-    if manifest.has_branches and document["version"] == PLAIN_VERSION:
+    if _version(manifest) > document["version"]:
+        what = "images with tiles" if manifest.has_tiles else "samples with branches"
         raise ShardError(
-            f"{path}: has samples with branches, but is of format version {PLAIN_VERSION}, which has none; rebuild it"
+            f"{path}: has {what}, but is of format version {document['version']}, which has none; rebuild it"
         )
+    if manifest.has_tiles and manifest.config.image.tiles is None:
+        raise ShardError(f"{path}: has images with tiles, but config.image.tiles is missing; rebuild it")
     named = [*manifest.files]
     for dataset in manifest.datasets.values():
         for shards in dataset.shards.values():
@@ -118,6 +124,13 @@ def read_manifest(store: Store) -> Manifest:
             "it; do not use this build unless you know who wrote it"
         )
     return manifest
+
+
+def _version(manifest: Manifest) -> int:
+    """The oldest version that has all that the build has."""
+    if manifest.has_tiles:
+        return VERSION
+    return BRANCHES_VERSION if manifest.has_branches else PLAIN_VERSION
 
 
 def _check_version(path: str, document: Any) -> None:

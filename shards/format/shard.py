@@ -28,6 +28,7 @@ from shards.format.branches import Branch, branches_of
 from shards.format.container import END_OF_ARCHIVE, decode_tokens, members
 from shards.format.index import IndexEntry, open_index
 from shards.format.shard_info import ShardInfo
+from shards.images.tiles import ONE_TILE, Grid, grids_of
 from shards.storage.store import Store
 
 WHOLE_INDEX_BYTES = 16 << 20
@@ -45,18 +46,26 @@ class Sample:
     ids, labels: int32 [T], labels -100 where nothing is trained. branch_ids: None, or in a sample of several records
     about the same images int32 [T]: 0 in their common beginning, then 1, 2, ... in the branch of each. images: the
     stored files' bytes in placeholder order. All are views of the sample's own bytes, which can not be written to.
-    shard: its file, for messages.
+    grids: of each image; one tile in a build without tiles. shard: its file, for messages.
     """
 
-    __slots__ = ("_metadata", "branch_ids", "ids", "images", "key", "labels", "shard")
+    __slots__ = ("_metadata", "branch_ids", "grids", "ids", "images", "key", "labels", "shard")
 
     def __init__(
-        self, shard: str, key: str, metadata: memoryview, tokens: npt.NDArray[np.int32], images: Sequence[memoryview]
+        self,
+        shard: str,
+        key: str,
+        metadata: memoryview,
+        tokens: npt.NDArray[np.int32],
+        images: Sequence[memoryview],
+        *,
+        grids: Sequence[Grid] | None = None,
     ) -> None:
         self.key = key
         self.ids, self.labels = tokens[:2]
         self.branch_ids = tokens[2] if len(tokens) > 2 else None
         self.images = tuple(images)
+        self.grids = (ONE_TILE,) * len(self.images) if grids is None else tuple(grids)
         self.shard, self._metadata = shard, metadata
 
     @property
@@ -71,6 +80,11 @@ class Sample:
                 f"{self.shard}: the metadata of sample {self.key} is {type(metadata).__name__}; expected an object"
             )
         return metadata
+
+    @property
+    def tiles(self) -> int:
+        """Of all its images: how many times the encoder sees a square for it."""
+        return sum(grid.tiles for grid in self.grids)
 
     @property
     def branches(self) -> list[Branch]:
@@ -101,6 +115,11 @@ class Shard:
             raise ShardError(
                 f"{self._index_name}: has {len(self.index)} entries, the manifest says {info.samples}; it is the index "
                 "of another shard"
+            )
+        if self.index.has_tiles != (info.tiles is not None):
+            raise ShardError(
+                f"{self._index_name}: has {'a' if self.index.has_tiles else 'no'} column of tiles, the manifest says "
+                "otherwise; it is the index of another shard"
             )
 
     def __len__(self) -> int:
@@ -159,7 +178,13 @@ class Shard:
             tokens = decode_tokens(contents[1], entry.text_tokens + num_images)
         except ValueError as error:
             raise ShardError(f"{self.name}: the tokens of sample {entry.key} cannot be read: {error}") from None
-        return Sample(self.name, entry.key, contents[0], tokens, contents[2:])
+        sample = Sample(self.name, entry.key, contents[0], tokens, contents[2:])
+        if entry.tiles is not None:
+            sample.grids = grids_of(sample.metadata.get("images"), sample.where)
+            if entry.tiles != [grid.tiles for grid in sample.grids]:
+                got = [grid.tiles for grid in sample.grids]
+                raise ShardError(f"{sample.where} has images of {got} tiles, its index says {entry.tiles}")
+        return sample
 
     def close_tar(self) -> None:
         """It is opened again when a sample is read."""

@@ -27,14 +27,18 @@ class ShardInfo:
     branches: Annotated[tuple[Count, ...] | None, OPTIONAL] = None
     """How many samples have 1, 2, 3, ... branches, in this order in the shard; None if none has more than one"""
 
+    tiles: Annotated[Count | None, OPTIONAL] = None
+    """Of all its images; None in builds without tiles"""
+
     @property
     def by_branches(self) -> tuple[int, ...]:
         """`branches`, with (samples,) for None."""
         return (self.samples,) if self.branches is None else self.branches
 
 
-_BRANCHES = "branches"
-_TYPES: Mapping[str, type] = {name: kind for name, kind in get_type_hints(ShardInfo).items() if name != _BRANCHES}
+_BRANCHES, _TILES = "branches", "tiles"
+_OPTIONAL = (_BRANCHES, _TILES)
+_TYPES: Mapping[str, type] = {name: kind for name, kind in get_type_hints(ShardInfo).items() if name not in _OPTIONAL}
 
 
 class ShardList(Sequence[ShardInfo]):
@@ -46,7 +50,7 @@ class ShardList(Sequence[ShardInfo]):
 
     def __init__(self, shards: Iterable[ShardInfo] = ()) -> None:
         every = tuple(shards)
-        self._columns = {name: [getattr(info, name) for info in every] for name in (*_TYPES, _BRANCHES)}
+        self._columns = {name: [getattr(info, name) for info in every] for name in (*_TYPES, *_OPTIONAL)}
 
     @classmethod
     def from_json(cls, value: object, path: str) -> ShardList:
@@ -102,6 +106,10 @@ class ShardList(Sequence[ShardInfo]):
         return any(branches is not None for branches in self._columns[_BRANCHES])
 
     @property
+    def has_tiles(self) -> bool:
+        return any(tiles is not None for tiles in self._columns[_TILES])
+
+    @property
     def paths(self) -> list[str]:
         """The tars, then their indexes."""
         return self._columns["path"] + self._columns["index"]
@@ -117,12 +125,16 @@ def _columns(value: object) -> dict[str, list[Any]] | None:
     """Each field of all shards, or None if any of them has to be looked at alone."""
     if not isinstance(value, list) or any(isinstance(entry, dict) and _BRANCHES in entry for entry in value):
         return None
+    tiled = bool(value) and isinstance(value[0], dict) and _TILES in value[0]
+    types = {**_TYPES, _TILES: int} if tiled else _TYPES
     try:
-        columns = {name: [entry[name] for entry in value] for name in _TYPES}
+        columns = {name: [entry[name] for entry in value] for name in types}
+        if not tiled and any(_TILES in entry for entry in value):
+            return None
     except (KeyError, TypeError):
         return None
     sound = all(
-        {*map(type, column)} <= {_TYPES[name]} and (_TYPES[name] is str or min(column, default=0) >= 0)
+        {*map(type, column)} <= {types[name]} and (types[name] is str or min(column, default=0) >= 0)
         for name, column in columns.items()
     )
-    return {**columns, _BRANCHES: [None] * len(value)} if sound else None
+    return {**dict.fromkeys(_OPTIONAL, [None] * len(value)), **columns} if sound else None

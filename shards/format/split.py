@@ -110,11 +110,11 @@ class SplitSamples(Sequence[Sample]):
         return enumerate(self._starts[:-1])
 
     def counts(self, indices: npt.NDArray[np.int64]) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]:
-        """Text tokens and images of samples, both int64 [n]. Only indexes are read, no sample."""
+        """Text tokens and tiles of samples, both int64 [n]; an image without tiles is one. Only indexes are read."""
         starts = np.array(self._starts, np.int64)
         numbers = starts.searchsorted(indices, side="right") - 1
         in_shard = indices - starts[numbers]
-        text, images = np.empty(len(indices), np.int64), np.empty(len(indices), np.int64)
+        text, tiles = np.empty(len(indices), np.int64), np.empty(len(indices), np.int64)
         by_shard = np.argsort(numbers, kind="stable")
         borders = np.flatnonzero(np.diff(numbers[by_shard], prepend=-1, append=-1))
         for start, end in zip(borders[:-1].tolist(), borders[1:].tolist(), strict=True):
@@ -125,9 +125,16 @@ class SplitSamples(Sequence[Sample]):
             except ShardError as error:
                 raise self._explained(error) from None
             text[members] = shard.index.text_tokens[in_shard[members]]
-            images[members] = shard.index.images[in_shard[members]]
+            try:
+                tiles[members] = shard.index.tiles_of(in_shard[members])
+            except ValueError as error:
+                raise ShardError(f"{shard.name}: its index is damaged: {error}") from None
             self._touch(number, shard)
-        return text, images
+        return text, tiles
+
+    @property
+    def has_tiles(self) -> bool:
+        return any(shards.has_tiles for shards in self._lists)
 
     @property
     def largest_shard(self) -> int:
@@ -137,9 +144,9 @@ class SplitSamples(Sequence[Sample]):
     def lengths(
         self, indices: npt.NDArray[np.int64], image_tokens: int
     ) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]:
-        """Lengths (text tokens + images x image_tokens) and images of samples, both int64 [n]."""
-        text, images = self.counts(indices)
-        return text + images * image_tokens, images
+        """Lengths (text tokens + tiles x image_tokens) and tiles of samples, both int64 [n]."""
+        text, tiles = self.counts(indices)
+        return text + tiles * image_tokens, tiles
 
     def check_index(self, index: int) -> None:
         """Compare the index that holds this sample with its digest. Raises ShardError."""

@@ -20,7 +20,7 @@ import xxhash
 
 from shards.files import flush_and_close, partial_path, sync_folder
 from shards.format.container import BLOCK, END_OF_ARCHIVE, encode_tokens, member_names, padding, tar_header
-from shards.format.index import IndexWriter
+from shards.format.index import SCHEMA, TILED_SCHEMA, TILES, IndexWriter
 from shards.format.shard_info import ShardInfo
 
 _KEY = re.compile(r"[a-z0-9_-]{1,80}")
@@ -29,8 +29,8 @@ _KEY = re.compile(r"[a-z0-9_-]{1,80}")
 class ShardWriter:
     """Samples go in one by one; `finish` names the shard. Memory: one sample, and one index entry per sample."""
 
-    def __init__(self, root: Path, folder: str, stem: str) -> None:
-        """The shard becomes `root/folder/<stem>-<digest>.tar`."""
+    def __init__(self, root: Path, folder: str, stem: str, *, tiled: bool = False) -> None:
+        """The shard becomes `root/folder/<stem>-<digest>.tar`. tiled: whether the build has tiles."""
         self._root, self._folder, self._stem = root, folder, stem
         (root / folder).mkdir(parents=True, exist_ok=True)
         self._partial = partial_path(root / folder / f"{stem}.tar")
@@ -38,7 +38,7 @@ class ShardWriter:
         self._file = self._partial.open("wb", buffering=1 << 20)
         self._sha256 = hashlib.sha256()
         self._offset = 0
-        self._index = IndexWriter()
+        self._index = IndexWriter(TILED_SCHEMA if tiled else SCHEMA)
         self._keys: set[str] = set()
         self._branches: list[int] = []
 
@@ -51,9 +51,11 @@ class ShardWriter:
         images: Sequence[tuple[str, bytes]],
         trained_tokens: int,
         groups: Sequence[str],
+        tiles: Sequence[int] = (),
     ) -> None:
         """tokens: int32 [2, T], ids over labels, or [3, T] with branch numbers. images: (extension, bytes) in the
-        order of placeholders. Samples with fewer branches come first.
+        order of placeholders. tiles: of each image, in a shard of a build with tiles. Samples with fewer branches come
+        first.
 
         Raises ValueError for a key that a WebDataset reader would split or join, and for a sample that comes too late;
         OSError if the disk is full.
@@ -90,6 +92,7 @@ class ShardWriter:
             member_offsets=starts,
             member_sizes=[len(content) for content in contents],
             member_checksums=[xxhash.xxh3_64_intdigest(content) for content in contents],
+            tiles=list(tiles),
         )
         self._offset += size
 
@@ -124,6 +127,7 @@ class ShardWriter:
             images=sum(columns["images"]),
             text_tokens=sum(columns["text_tokens"]),
             trained_tokens=sum(columns["trained_tokens"]),
+            tiles=sum(map(sum, columns[TILES])) if TILES in columns else None,
             branches=tuple(np.bincount(self._branches)[1:].tolist()) if self._branches[-1] > 1 else None,
         )
 

@@ -1,10 +1,12 @@
 """Stored bytes of an image to the pixels that the encoder sees, written straight into a batch.
 
+An image is one square or several tiles (shards.images.tiles): what is stored is fitted to the canvas of its grid.
+
 Rule: whatever the bytes are, `out` holds the whole image afterwards or there is an ImageError (a ValueError), never
 a warning; and no pixel is decoded of an image above the build's own max_pixels. `exact` gives Pillow's pixels, bit for
 bit; `fast` stays within 1.5 of 255 of them on average, for any image, and is mostly within 0.01.
 
-    DECODERS["fast"](sample.images[0], build.manifest.config.image, batch[0])
+    DECODERS["fast"](sample.images[0], build.manifest.config.image, batch[0:1])
 
 Pillow reads every header but that of the plainest JPEGs, so both decoders refuse what Pillow refuses. simplejpeg, where
 it is installed, decodes JPEG files into memory of ours; torch resizes about eight times faster than Pillow. Neither is
@@ -16,6 +18,7 @@ from __future__ import annotations
 import functools
 import warnings
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from io import BytesIO
 from typing import Protocol
 
@@ -26,67 +29,92 @@ from PIL.ImageFile import ImageFile
 
 from shards.images.geometry import Geometry
 from shards.images.pixels import (
-    PAD_COLOURS,
     check_kind,
     check_size,
     fit,
     load_pixels,
     open_image,
+    padded_size,
     read_orientation,
-    scaled_size,
+    resized,
     to_rgb,
     upright,
 )
+from shards.images.tiles import ONE_TILE, Grid, cut
+from shards.images.torch_fit import can_resize, fit_torch, resized_torch
 
 Pixels = npt.NDArray[np.uint8]
 
 
 class ImageDecoder(Protocol):
-    """Fills out, C-contiguous uint8 [size, size, 3]. Raises ImageError for bytes that are not an image."""
+    """Fills out, C-contiguous uint8 [tiles, size, size, 3]. Raises ImageError for bytes that are not an image."""
 
-    def __call__(self, data: bytes | memoryview, geometry: Geometry, out: Pixels) -> None: ...
+    def __call__(self, data: bytes | memoryview, geometry: Geometry, out: Pixels, grid: Grid = ONE_TILE) -> None: ...
 
 
-def decode_pillow(data: bytes | memoryview, geometry: Geometry) -> Pixels:
-    """The pixels, uint8 [size, size, 3], by Pillow alone: what both decoders are measured against."""
+def decode_pillow(data: bytes | memoryview, geometry: Geometry, grid: Grid = ONE_TILE) -> Pixels:
+    """The pixels, uint8 [tiles, size, size, 3], by Pillow alone: what both decoders are measured against."""
     data = bytes(data)
+    out = np.empty((grid.tiles, geometry.size, geometry.size, 3), np.uint8)
     with warnings.catch_warnings(action="ignore"):
-        return np.asarray(fit(_seen(_header(data, geometry), data), geometry))
+        seen = _seen(_header(data, geometry), data)
+        canvas = fit(seen, geometry, grid)
+    cut(np.asarray(canvas), grid, out)
+    if grid != ONE_TILE:
+        _overview_exact(seen if geometry.fit == "squash" else canvas, geometry, out[-1])
+    return out
 
 
-def exact(data: bytes | memoryview, geometry: Geometry, out: Pixels) -> None:
-    """Pillow's pixels. A stored JPEG that has the right size already is decoded straight into out."""
-    if _decoded_plain(data, geometry, out):
-        return
-    data = bytes(data)
-    with warnings.catch_warnings(action="ignore"):
-        _exact(_header(data, geometry), data, geometry, out)
+def exact(data: bytes | memoryview, geometry: Geometry, out: Pixels, grid: Grid = ONE_TILE) -> None:
+    """Pillow's pixels. A stored JPEG that has the right size already is decoded straight into out, or its canvas."""
+    _decode(data, geometry, out, grid, _fill_exact, _overview_of_canvas_exact)
 
 
-def fast(data: bytes | memoryview, geometry: Geometry, out: Pixels) -> None:
+def fast(data: bytes | memoryview, geometry: Geometry, out: Pixels, grid: Grid = ONE_TILE) -> None:
     """The same by way of simplejpeg and torch; as `exact` does it where nothing is resized or torch cannot resize."""
-    if _decoded_plain(data, geometry, out):
-        return
-    data = bytes(data)
-    with warnings.catch_warnings(action="ignore"):
-        image = _header(data, geometry)
-        width, height = image.size
-        mode = _TORCH_MODES.get(geometry.interpolation)
-        is_strip = geometry.fit == "pad" and max(width, height) ** 2 > geometry.max_pixels  # its square is too large
-        if width == height == geometry.size or mode is None or is_strip or not _has_torch():
-            _exact(image, data, geometry, out)
-            return
-        # Decoded at full size: libjpeg's own scaling saves half of the time at 12 megapixels and little below that,
-        # and fine patterns then differ by up to 13 of 255.
-        pixels = np.empty((height, width, 3), np.uint8)
-        if not _decoded_jpeg(image, data, pixels):
-            pixels = np.array(_seen(image, data))
-        _fit_torch(pixels, geometry, mode, out)
+    _decode(data, geometry, out, grid, _fill_fast, _overview_fast)
 
 
 DECODERS: Mapping[str, ImageDecoder] = {"exact": exact, "fast": fast}
 
-_TORCH_MODES = {"bicubic": "bicubic", "bilinear": "bilinear"}  # our name -> torch's; it has no Lanczos filter
+
+@dataclass(frozen=True, slots=True)
+class _Target:
+    """Where an image goes: its canvas, uint8 [rows * size, columns * size, 3], and its overview [size, size, 3]."""
+
+    geometry: Geometry
+    grid: Grid
+    canvas: Pixels
+    overview: Pixels | None
+    """None if the canvas is all there is"""
+
+    @property
+    def size(self) -> tuple[int, int]:
+        """Width and height of the canvas."""
+        return self.grid.canvas(self.geometry.size)
+
+
+def _decode(
+    data: bytes | memoryview,
+    geometry: Geometry,
+    out: Pixels,
+    grid: Grid,
+    fill: Callable[[ImageFile, bytes, _Target], None],
+    overview_of_canvas: Callable[[Pixels, Geometry, Pixels], None],
+) -> None:
+    if grid == ONE_TILE:
+        target = _Target(geometry, grid, out[0], None)
+    else:
+        wide, high = grid.canvas(geometry.size)
+        target = _Target(geometry, grid, np.empty((high, wide, 3), np.uint8), out[-1])
+    if not _decoded_plain(data, target):
+        data = bytes(data)
+        with warnings.catch_warnings(action="ignore"):
+            fill(_header(data, geometry), data, target)
+    elif target.overview is not None:
+        overview_of_canvas(target.canvas, geometry, target.overview)
+    if target.overview is not None:
+        cut(target.canvas, grid, out)
 
 
 def _header(data: bytes, geometry: Geometry) -> ImageFile:
@@ -96,9 +124,49 @@ def _header(data: bytes, geometry: Geometry) -> ImageFile:
     return image
 
 
-def _exact(image: ImageFile, data: bytes, geometry: Geometry, out: Pixels) -> None:
-    if image.size != (geometry.size, geometry.size) or not _decoded_jpeg(image, data, out):
-        out[...] = np.asarray(fit(_seen(image, data), geometry))
+def _fill_exact(image: ImageFile, data: bytes, target: _Target) -> None:
+    geometry = target.geometry
+    if image.size == target.size and _decoded_jpeg(image, data, target.canvas):
+        source = None
+    else:
+        source = _seen(image, data)
+        target.canvas[...] = np.asarray(fit(source, geometry, target.grid))
+    if target.overview is not None:
+        if source is None or geometry.fit != "squash":
+            source = Image.fromarray(target.canvas)
+        _overview_exact(source, geometry, target.overview)
+
+
+def _fill_fast(image: ImageFile, data: bytes, target: _Target) -> None:
+    geometry, (width, height) = target.geometry, image.size
+    wide, high = padded_size(width, height, target.grid)
+    is_strip = geometry.fit == "pad" and wide * high > geometry.max_pixels  # its canvas is too large
+    if image.size == target.size or is_strip or not can_resize(geometry):
+        _fill_exact(image, data, target)
+        return
+    # Decoded at full size: libjpeg's own scaling saves half of the time at 12 megapixels and little below that, and
+    # fine patterns then differ by up to 13 of 255.
+    pixels = np.empty((height, width, 3), np.uint8)
+    if not _decoded_jpeg(image, data, pixels):
+        pixels = np.array(_seen(image, data))
+    fit_torch(pixels, geometry, target.grid, target.canvas)
+    if target.overview is not None:
+        _overview_fast(pixels if geometry.fit == "squash" else target.canvas, geometry, target.overview)
+
+
+def _overview_exact(source: Image.Image, geometry: Geometry, out: Pixels) -> None:
+    out[...] = np.asarray(resized(source, (geometry.size, geometry.size), geometry))
+
+
+def _overview_of_canvas_exact(canvas: Pixels, geometry: Geometry, out: Pixels) -> None:
+    _overview_exact(Image.fromarray(canvas), geometry, out)
+
+
+def _overview_fast(pixels: Pixels, geometry: Geometry, out: Pixels) -> None:
+    if can_resize(geometry):
+        out[...] = resized_torch(pixels, (geometry.size, geometry.size), geometry)
+    else:
+        _overview_of_canvas_exact(pixels, geometry, out)
 
 
 def _seen(image: ImageFile, data: bytes) -> Image.Image:
@@ -124,17 +192,17 @@ def _decoded_jpeg(image: ImageFile, data: bytes, out: Pixels) -> bool:
         return False
 
 
-def _decoded_plain(data: bytes | memoryview, geometry: Geometry, out: Pixels) -> bool:
-    """Fill out with a plain JPEG that has the right size already, as `resized` builds store them.
+def _decoded_plain(data: bytes | memoryview, target: _Target) -> bool:
+    """Fill the canvas with a plain JPEG that has its size already, as `resized` builds store them.
 
-    False: out is undefined, ask Pillow. To have it read this header as well would take 3% of the time.
+    False: the canvas is undefined, ask Pillow. To have it read this header as well would take 3% of the time.
     """
-    size = geometry.size
+    wide, high = target.size
     decode_jpeg = _simplejpeg()
-    if decode_jpeg is None or size * size > geometry.max_pixels or _plain_size(data) != (size, size):
+    if decode_jpeg is None or wide * high > target.geometry.max_pixels or _plain_size(data) != (wide, high):
         return False
     try:
-        return decode_jpeg(data, "RGB", buffer=out).shape == out.shape
+        return decode_jpeg(data, "RGB", buffer=target.canvas).shape == target.canvas.shape
     except ValueError:
         return False
 
@@ -166,59 +234,6 @@ _JFIF = b"\xff\xd8\xff\xe0\0\x10JFIF\0"
 _JFIF_END = 20  # without a thumbnail
 _FRAMES, _SCAN = {0xC0, 0xC1, 0xC2}, 0xDA
 _TABLES = {0xDB, 0xC4, 0xDD}  # quantisation, Huffman, restart interval
-
-
-def _fit_torch(pixels: Pixels, geometry: Geometry, mode: str, out: Pixels) -> None:
-    """What `shards.images.pixels.fit` does to upright RGB pixels [H, W, 3]."""
-    import torch
-
-    size = geometry.size
-    if geometry.fit == "pad":
-        pixels = _on_square(pixels, geometry)
-    height, width, _ = pixels.shape
-    wide, high = scaled_size(width, height, geometry)
-    # The batch axis is made by reshape, which gives it an honest stride: with the one that indexing or unsqueeze give,
-    # torch answers in planes instead of channels-last memory, and everything takes half as long again.
-    planes = torch.from_numpy(pixels.reshape(1, height, width, 3)).permute(0, 3, 1, 2)
-    if height - high > max(0, 2 * (width - wide)) and _tall_first():
-        planes = torch.nn.functional.interpolate(planes, (high, width), mode=mode, antialias=True)
-    planes = torch.nn.functional.interpolate(planes, (high, wide), mode=mode, antialias=True)
-    resized = planes.permute(0, 2, 3, 1).numpy()[0]
-    left, top = (wide - size) // 2, (high - size) // 2
-    out[...] = resized[top : top + size, left : left + size]
-
-
-def _on_square(pixels: Pixels, geometry: Geometry) -> Pixels:
-    """In the middle of a square of the padding's colour."""
-    height, width, _ = pixels.shape
-    longest = max(height, width)
-    left, top = (longest - width) // 2, (longest - height) // 2
-    square = np.empty((longest, longest, 3), np.uint8)
-    square[...] = PAD_COLOURS[geometry.pad_colour]
-    square[top : top + height, left : left + width] = pixels
-    return square
-
-
-@functools.cache
-def _tall_first() -> bool:
-    """Whether this Pillow resizes vertically first where an image loses more than twice as many rows as columns.
-
-    Pillow has done so since version 13; before it, and always in torch, the horizontal pass comes first. Bicubic
-    overshoots, each pass cuts that off, and so the order shows: by 4 of 255, on average, in black and white specks.
-    """
-    checks = Image.fromarray(np.indices((12, 4)).sum(axis=0).astype(np.uint8) % 2 * 255)
-    vertical = checks.resize((4, 6), Image.Resampling.BICUBIC)
-    both = vertical.resize((5, 6), Image.Resampling.BICUBIC)
-    return np.array_equal(np.asarray(checks.resize((5, 6), Image.Resampling.BICUBIC)), np.asarray(both))
-
-
-@functools.cache
-def _has_torch() -> bool:
-    try:
-        import torch  # noqa: F401
-    except ImportError:
-        return False
-    return True
 
 
 @functools.cache

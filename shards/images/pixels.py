@@ -16,6 +16,7 @@ from PIL import ExifTags, Image, ImageFile, PngImagePlugin, TiffImagePlugin
 from shards.errors import ImageError
 from shards.images.formats import format_of
 from shards.images.geometry import Geometry, Interpolation, PadColour
+from shards.images.tiles import ONE_TILE, Grid
 
 T = TypeVar("T")
 
@@ -141,48 +142,64 @@ def upright(image: Image.Image, orientation: int) -> Image.Image:
     return image.transpose(_UPRIGHT[orientation]) if orientation in _UPRIGHT else image
 
 
-def scaled_size(width: int, height: int, geometry: Geometry) -> tuple[int, int]:
+def scaled_size(width: int, height: int, geometry: Geometry, grid: Grid = ONE_TILE) -> tuple[int, int]:
     """Width and height before crop cuts and after pad filled up, as Hugging Face's image processors have it: sizes are
     cut down to whole pixels, not rounded. Raises ImageError for a strip too long to be resized before its crop."""
-    size = geometry.size
     if geometry.fit in ("squash", "pad"):
-        return size, size
-    shortest = min(width, height)
+        return grid.canvas(geometry.size)
+    size, shortest = geometry.size, min(width, height)
     wide, high = int(size * width / shortest), int(size * height / shortest)
     if wide * high > geometry.max_pixels:
         raise ImageError("too_large", f"{width}x{height} is so long that it would be {wide}x{high} before the crop")
     return wide, high
 
 
-def fit(image: Image.Image, geometry: Geometry) -> Image.Image:
-    """An upright RGB image as the square that the encoder sees. Raises ImageError as `scaled_size` does."""
+def padded_size(width: int, height: int, grid: Grid) -> tuple[int, int]:
+    """Width and height with borders that give an image the ratio of a grid, rounded up to whole pixels."""
+    columns, rows = grid
+    if width * rows >= height * columns:
+        return width, max(height, -(-width * rows // columns))
+    return max(width, -(-height * columns // rows)), height
+
+
+def fit(image: Image.Image, geometry: Geometry, grid: Grid = ONE_TILE) -> Image.Image:
+    """An upright RGB image as the square that the encoder sees, or as the canvas of a grid, which crop does not make.
+
+    Raises ImageError as `scaled_size` does.
+    """
     size = geometry.size
     if geometry.fit == "pad":
-        return _padded(image, geometry)
-    wide, high = scaled_size(*image.size, geometry)
-    image = image.resize((wide, high), _FILTERS[geometry.interpolation])
+        return _padded(image, geometry, grid)
+    wide, high = scaled_size(*image.size, geometry, grid)
+    image = resized(image, (wide, high), geometry)
     if geometry.fit == "crop":
         left, top = (wide - size) // 2, (high - size) // 2
         return image.crop((left, top, left + size, top + size))
     return image
 
 
-def _padded(image: Image.Image, geometry: Geometry) -> Image.Image:
-    """In the middle of a square of the padding's colour, which is then resized, as LLaVA-1.5 does it.
+def resized(image: Image.Image, size: tuple[int, int], geometry: Geometry) -> Image.Image:
+    """With the geometry's filter. size: width and height."""
+    return image.resize(size, _FILTERS[geometry.interpolation])
 
-    Pillow resizes rows, rounds, then resizes columns. So the rows of the square are made and resized a few at a time,
+
+def _padded(image: Image.Image, geometry: Geometry, grid: Grid) -> Image.Image:
+    """In the middle of a canvas of the padding's colour, which is then resized, as LLaVA-1.5 does it with a square.
+
+    Pillow resizes rows, rounds, then resizes columns. So the rows of the canvas are made and resized a few at a time,
     with the same pixels: the square of a long strip would not fit into memory.
     """
-    size, (width, height) = geometry.size, image.size
-    longest, resample = max(width, height), _FILTERS[geometry.interpolation]
-    resized = Image.new("RGB", (size, longest), PAD_COLOURS[geometry.pad_colour])
-    step = max(1, _PIXELS_AT_ONCE // longest)
+    (width, height), (wide, high) = image.size, grid.canvas(geometry.size)
+    full_width, full_height = padded_size(width, height, grid)
+    colour, resample = PAD_COLOURS[geometry.pad_colour], _FILTERS[geometry.interpolation]
+    narrow = Image.new("RGB", (wide, full_height), colour)
+    step = max(1, _PIXELS_AT_ONCE // full_width)
     for first in range(0, height, step):
         rows = image.crop((0, first, width, min(first + step, height)))
-        wide_rows = Image.new("RGB", (longest, rows.height), PAD_COLOURS[geometry.pad_colour])
-        wide_rows.paste(rows, ((longest - width) // 2, 0))
-        resized.paste(wide_rows.resize((size, rows.height), resample), (0, (longest - height) // 2 + first))
-    return resized.resize((size, size), resample)
+        wide_rows = Image.new("RGB", (full_width, rows.height), colour)
+        wide_rows.paste(rows, ((full_width - width) // 2, 0))
+        narrow.paste(wide_rows.resize((wide, rows.height), resample), (0, (full_height - height) // 2 + first))
+    return narrow.resize((wide, high), resample)
 
 
 _PIXELS_AT_ONCE = 1 << 22

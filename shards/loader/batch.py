@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from shards.images.tiles import Grid
 from shards.loader.fields import FIELDS, BatchFields
 from shards.loader.layout import Contents, Memory
 
@@ -22,6 +23,8 @@ class Batch(BatchFields[torch.Tensor]):
 
     stored_images: tuple[memoryview, ...]
     """With `decode="none"` the images' files as they are stored, else empty"""
+    grids: tuple[Grid, ...]
+    """Of each image: how many tiles it has, and what to fit a stored image to"""
     samples: tuple[tuple[tuple[str, str], ...], ...]
     """For each sequence and each of its segments: (dataset, key)"""
     cursor: int
@@ -37,12 +40,12 @@ class Batch(BatchFields[torch.Tensor]):
         }
         # Views of the array: a tensor's memory moves if it is shared with another process.
         stored = contents.stored_bytes(memory).data
-        starts = accumulate(contents.stored_sizes, initial=0)
+        sizes = contents.stored_sizes or ()
+        starts = accumulate(sizes, initial=0)
         return cls(
             **tensors,
-            stored_images=tuple(
-                stored[start : start + size] for start, size in zip(starts, contents.stored_sizes, strict=False)
-            ),
+            stored_images=tuple(stored[start : start + size] for start, size in zip(starts, sizes, strict=False)),
+            grids=contents.grids,
             samples=contents.samples,
             cursor=contents.cursor,
         )

@@ -1,6 +1,7 @@
 """Sequences of samples as arrays that a model takes: all of a batch but its pixels.
 
-A placeholder becomes `image_tokens` tokens that all hold its id. Shapes and padding as in shards.loader.fields.
+A placeholder becomes `image_tokens` tokens for each tile of its image; all hold its id. Shapes and padding as in
+shards.loader.fields.
 """
 
 from __future__ import annotations
@@ -34,7 +35,7 @@ def collate(
         positions, segments = out.position_ids[number], out.segment_ids[number]
         start = 0
         for segment, sample in enumerate(sequence, start=1):
-            expansion = expand(sample.ids, image_id=image_id, image_tokens=image_tokens)
+            expansion = expand(sample.ids, image_id=image_id, image_tokens=image_tokens, grids=sample.grids)
             if len(expansion.image_starts) != len(sample.images):
                 raise ShardError(
                     f"{sample.where} has {len(expansion.image_starts)} placeholders and {len(sample.images)} images; "
@@ -50,7 +51,7 @@ def collate(
                 branches = out.branch_ids[number, start:end]
                 expansion.write(sample.branch_ids, branches, image_value=0)
                 _continue_positions(sample, branches, positions[start:end])
-            slots += [(number, start + image_start) for image_start in expansion.image_starts]
+            slots += [(number, start + tile_start) for tile_start in expansion.tile_starts]
             start = end
     if slots:
         out.image_slots[:] = slots

@@ -2,8 +2,8 @@
 
 A new tensor is a new attribute of BatchFields; `collate` says what is in it.
 
-Shapes: B sequences of this rank, T tokens of each, N images, P images with pixels (N, or 0 with `decode="none"`), S the
-image's side.
+Shapes: B sequences of this rank, T tokens of each, N tiles (an image without tiles is one), P tiles with pixels (N, or
+0 with `decode="none"`), S the tile's side.
 """
 
 from __future__ import annotations
@@ -50,7 +50,7 @@ class BatchFields(Generic[ArrayT]):
     """The tensors of a batch."""
 
     input_ids: Annotated[ArrayT, TensorField(np.int64, ("B", "T"), padding=0)]
-    """token ids; an image fills image_tokens elements with the placeholder's id"""
+    """token ids; each tile of an image fills image_tokens elements with the placeholder's id"""
     labels: Annotated[ArrayT, TensorField(np.int64, ("B", "T"), padding=IGNORE)]
     """the token's own id where it is trained, else -100; not shifted. The first token of a sample is never trained"""
     position_ids: Annotated[ArrayT, TensorField(np.int64, ("B", "T"), padding=0)]
@@ -62,7 +62,7 @@ class BatchFields(Generic[ArrayT]):
     images: Annotated[ArrayT, TensorField(np.uint8, ("P", 3, "S", "S"), memory_order=(0, 2, 3, 1))]
     """RGB pixels, channels-last in memory"""
     image_slots: Annotated[ArrayT, TensorField(np.int64, ("N", 2))]
-    """sequence and first token index of each image, in the order of sequences, samples and placeholders"""
+    """sequence and first token index of each tile, in the order of sequences, samples, placeholders and tiles"""
 
     def tensors(self) -> dict[str, ArrayT]:
         """Name -> tensor, as the model takes them."""

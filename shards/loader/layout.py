@@ -13,6 +13,7 @@ from typing import NamedTuple
 import numpy as np
 import numpy.typing as npt
 
+from shards.images.tiles import Grid
 from shards.loader.fields import FIELDS, BatchFields
 
 Memory = npt.NDArray[np.uint8]
@@ -36,9 +37,9 @@ class TensorPlace(NamedTuple):
 
 
 @lru_cache(maxsize=64)
-def _places(num_sequences: int, length: int, num_images: int, with_pixels: int, side: int) -> dict[str, TensorPlace]:
+def _places(num_sequences: int, length: int, num_tiles: int, with_pixels: int, side: int) -> dict[str, TensorPlace]:
     """B, T, N, P, S -> where each tensor is. Remembered, since every step of a batch's way asks for it."""
-    sizes = {"B": num_sequences, "T": length, "N": num_images, "P": with_pixels, "S": side}
+    sizes = {"B": num_sequences, "T": length, "N": num_tiles, "P": with_pixels, "S": side}
     places = {}
     start = 0
     for name, field in FIELDS.items():
@@ -56,8 +57,9 @@ class Contents:
     shape: tuple[int, int]
     """B, T"""
     side: int
-    num_images: int
-    stored_sizes: tuple[int, ...]
+    grids: tuple[Grid, ...]
+    """Of each image"""
+    stored_sizes: tuple[int, ...] | None
     """Bytes of each image's file, if images stay as they are stored"""
     samples: tuple[tuple[tuple[str, str], ...], ...]
     """For each sequence and each of its segments: (dataset, key)"""
@@ -66,14 +68,14 @@ class Contents:
 
     def places(self) -> dict[str, TensorPlace]:
         """Where each tensor is."""
-        with_pixels = self.num_images - len(self.stored_sizes)
-        return _places(*self.shape, self.num_images, with_pixels, self.side)
+        num_tiles = sum(grid.tiles for grid in self.grids)
+        return _places(*self.shape, num_tiles, num_tiles if self.stored_sizes is None else 0, self.side)
 
     @property
     def stored(self) -> ByteRange:
         """Where the images' files are, after all tensors."""
         start = max(place.bytes.end for place in self.places().values())
-        return ByteRange(start, start + sum(self.stored_sizes))
+        return ByteRange(start, start + sum(self.stored_sizes or ()))
 
     @property
     def size(self) -> int:

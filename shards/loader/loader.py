@@ -50,7 +50,7 @@ class Loader:
     build: what shards.open gives.
     batch_size: sequences of a global batch, over all ranks.
     max_length: tokens of a sequence; samples fill it (`packed`), or have one each, padded to the longest of a batch.
-    max_images: most images of a sequence; None sets no limit.
+    max_images: most images of a sequence, in a build with tiles most tiles; None sets no limit.
     rank, world_size: which part of each global batch this process takes.
     workers: processes that read and decode ahead; 0 does it in this one. prefetch: batches each of them makes ahead.
     shuffle: samples (from a local disk), shards (from remote storage and rotating disks), none (as they lie);
@@ -156,7 +156,8 @@ class Loader:
             raise ShardError(f"{build.store.location}: the split {split} has no samples; see dsvl-prep stats")
         self._sequences = sequences(self._order)
         limits = build.manifest.config.limits
-        if max_length < limits.max_length or (max_images is not None and max_images < limits.max_images):
+        most = limits.max_tiles if build.manifest.has_tiles else limits.max_images
+        if max_length < limits.max_length or (max_images is not None and (most is None or max_images < most)):
             self._sequences.check_all()  # the build's own limits do not vouch for these
         self._reader = BatchReader(build, split, decode)
         self._length = max_length if packed else None

@@ -15,6 +15,7 @@ import numpy.typing as npt
 from shards.build import Build
 from shards.errors import ImageError, ShardError
 from shards.images.decode import DECODERS
+from shards.images.tiles import Grid
 from shards.loader.collate import collate
 from shards.loader.fields import BatchFields
 from shards.loader.layout import Contents, Memory
@@ -46,17 +47,17 @@ class BatchReader:
         named = [[self._split.named(number) for number in sequence] for sequence in request.sequences]
         sequences = [[sample for _, sample in sequence] for sequence in named]
         stored = [
-            (number, image)
+            (number, image, grid)
             for numbers, sequence in zip(request.sequences, sequences, strict=True)
             for number, sample in zip(numbers, sequence, strict=True)
-            for image in sample.images
+            for image, grid in zip(sample.images, sample.grids, strict=True)
         ]
         raw = self._decode == "none"
         contents = Contents(
             shape=(len(sequences), request.length),
             side=self._geometry.size,
-            num_images=len(stored),
-            stored_sizes=tuple(len(image) for _, image in stored) if raw else (),
+            grids=tuple(grid for _, _, grid in stored),
+            stored_sizes=tuple(len(image) for _, image, _ in stored) if raw else None,
             samples=tuple(tuple((dataset, sample.key) for dataset, sample in sequence) for sequence in named),
             cursor=request.cursor,
         )
@@ -65,16 +66,18 @@ class BatchReader:
         collate(sequences, arrays, image_id=self._image_id, image_tokens=self._image_tokens)
         if raw:
             files = contents.stored_bytes(memory)
-            np.concatenate([np.frombuffer(image, np.uint8) for _, image in stored] or [files], out=files)
+            np.concatenate([np.frombuffer(image, np.uint8) for _, image, _ in stored] or [files], out=files)
         else:
             self._decode_all(stored, arrays.images.transpose(0, 2, 3, 1))
         return contents, memory
 
-    def _decode_all(self, stored: Sequence[tuple[int, memoryview]], pixels: npt.NDArray[np.uint8]) -> None:
-        """stored: images, each with its sample's number. pixels: uint8 [N, S, S, 3]."""
-        for out, (number, image) in zip(pixels, stored, strict=True):
+    def _decode_all(self, stored: Sequence[tuple[int, memoryview, Grid]], pixels: npt.NDArray[np.uint8]) -> None:
+        """stored: images, each with its sample's number and its grid. pixels: uint8 [N, S, S, 3]."""
+        end = 0
+        for number, image, grid in stored:
+            start, end = end, end + grid.tiles
             try:
-                DECODERS[self._decode](image, self._geometry, out)
+                DECODERS[self._decode](image, self._geometry, pixels[start:end], grid)
             except ImageError as error:
                 raise ShardError(f"{self._split.where(number)}: an image cannot be decoded: {error}") from None
 

@@ -124,7 +124,8 @@ class PackedSequences:
         self._lengths.update(zip(samples, lengths.tolist(), strict=True))
 
     def _check(self, samples: Indices, lengths: Indices, images: Indices) -> None:
-        limits = (("tokens", lengths, self._max_length), ("images", images, self._max_images))
+        shown = "tiles" if self._split.has_tiles else "images"
+        limits = (("tokens", lengths, self._max_length), (shown, images, self._max_images))
         for what, counts, limit in limits:
             if limit is not None and (counts > limit).any():
                 worst = int(counts.argmax())

@@ -1,11 +1,14 @@
-"""Placeholders of images, one token each in a sample, expanded to the tokens that an image takes."""
+"""Placeholders of images, one token each in a sample, expanded to the tokens of the image's tiles."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
+
+from shards.images.tiles import Grid
 
 
 class Expansion(NamedTuple):
@@ -17,6 +20,8 @@ class Expansion(NamedTuple):
     """Runs of text: where they are in the S tokens, and where in the T tokens"""
     image_starts: tuple[int, ...]
     """First token of each image in the T tokens"""
+    tile_starts: tuple[int, ...]
+    """First token of each tile, in the order of images and of their tiles"""
 
     def write(self, values: npt.NDArray[Any], out: npt.NDArray[Any], *, image_value: int) -> None:
         """Write one value per token, [S], to `out` [T]; all tokens of images get `image_value`."""
@@ -26,10 +31,16 @@ class Expansion(NamedTuple):
             out[target] = values[source]
 
 
-def expand(ids: npt.NDArray[Any], *, image_id: int, image_tokens: int) -> Expansion:
-    """The expansion of ids [S] in which each `image_id` stands for an image of `image_tokens` tokens."""
+def expand(
+    ids: npt.NDArray[Any], *, image_id: int, image_tokens: int, grids: Sequence[Grid] | None = None
+) -> Expansion:
+    """The expansion of ids [S] in which each `image_id` stands for an image of `image_tokens` tokens for each tile.
+
+    grids: of each image; placeholders beyond them, and all without grids, have one tile.
+    """
     text: list[tuple[slice, slice]] = []
     image_starts: list[int] = []
+    tile_starts: list[int] = []
     source = target = 0
     for placeholder in (*np.flatnonzero(ids == image_id).tolist(), len(ids)):
         end = target + placeholder - source
@@ -37,6 +48,8 @@ def expand(ids: npt.NDArray[Any], *, image_id: int, image_tokens: int) -> Expans
             text.append((slice(source, placeholder), slice(target, end)))
         if placeholder < len(ids):
             image_starts.append(end)
-            end += image_tokens
+            tiles = grids[len(image_starts) - 1].tiles if grids and len(image_starts) <= len(grids) else 1
+            tile_starts += range(end, end + tiles * image_tokens, image_tokens)
+            end += tiles * image_tokens
         source, target = placeholder + 1, end
-    return Expansion(target, tuple(text), tuple(image_starts))
+    return Expansion(target, tuple(text), tuple(image_starts), tuple(tile_starts))

@@ -184,7 +184,7 @@ def test_a_manifest_without_what_verify_needs_is_a_shard_error_with_the_missing_
         shards.verify(shards.open(build))
 
 
-@pytest.mark.parametrize(("version", "side"), [(3, "newer"), (0, "older")])
+@pytest.mark.parametrize(("version", "side"), [(4, "newer"), (0, "older")])
 def test_a_build_of_another_version_is_refused_and_the_older_side_named(build: Path, version: int, side: str) -> None:
     edit_manifest(build, lambda document: document.update(version=version))
     with pytest.raises(ShardError, match=f"the build is {side}"):

@@ -64,9 +64,10 @@ READY: dict[str, bytes] = {
 
 
 def decode(name: str, data: bytes | memoryview, geometry: Geometry) -> Pixels:
-    out = np.full((geometry.size, geometry.size, 3), 77, np.uint8)
+    out: Pixels = np.full((1, geometry.size, geometry.size, 3), 77, np.uint8)
     DECODERS[name](data, geometry, out)
-    return out
+    square: Pixels = out[0]
+    return square
 
 
 def difference(one: npt.NDArray[Any], other: npt.NDArray[Any]) -> float:

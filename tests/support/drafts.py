@@ -8,9 +8,9 @@ from typing import Any
 
 import yaml
 
-from preprocess.blend.config import load_blend
 from preprocess.blend.draft import write_blend
 from preprocess.blend.inputs import find_inputs
+from preprocess.blend.load import load_blend
 from tests.support.small_blends import jpeg
 
 

@@ -36,7 +36,7 @@ class Slow(BatchReader):
                 threading.Event().wait()
         rows = 1 + number % self._sizes
         contents = Contents(
-            shape=(rows, 8), side=2, num_images=0, stored_sizes=(), samples=((("a", "x" * 1000),),), cursor=number
+            shape=(rows, 8), side=2, grids=(), stored_sizes=None, samples=((("a", "x" * 1000),),), cursor=number
         )
         memory = allocate(contents.size)
         contents.arrays(memory).labels[:] = number

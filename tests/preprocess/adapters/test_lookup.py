@@ -10,7 +10,7 @@ from click.testing import CliRunner
 
 from preprocess.adapters.lookup import find_adapter, read_records
 from preprocess.adapters.registry import ADAPTERS
-from preprocess.blend.config import load_blend
+from preprocess.blend.load import load_blend
 from preprocess.cli import cli
 from preprocess.errors import ConfigError, DataError
 from tests.support.adapting import adapted, check_form, conversations, rejects, request_of

@@ -11,8 +11,8 @@ import pytest
 
 from preprocess.adapters.base import Request
 from preprocess.adapters.registry import ADAPTERS
-from preprocess.blend.config import load_blend
 from preprocess.blend.inputs import find_inputs
+from preprocess.blend.load import load_blend
 from preprocess.conversation import Image
 from preprocess.errors import DataError
 from tests.support.adapting import conversations, rejects, request_for

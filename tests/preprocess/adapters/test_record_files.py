@@ -21,8 +21,8 @@ from preprocess.adapters.parsing.record_files import json_records, read_records
 from preprocess.adapters.parsing.sample_records import MemberImage
 from preprocess.adapters.parsing.unreadable import UnreadableRecord
 from preprocess.adapters.registry import ADAPTERS
-from preprocess.blend.config import load_blend
 from preprocess.blend.inputs import find_inputs
+from preprocess.blend.load import load_blend
 from preprocess.containers import tables
 from preprocess.errors import DataError
 from tests.support.adapting import adapted, conversations, rejects

@@ -9,10 +9,10 @@ import pytest
 import yaml
 
 from preprocess.adapters.lookup import read_records
-from preprocess.blend.config import load_blend
 from preprocess.blend.discover import discover
 from preprocess.blend.draft import write_blend
 from preprocess.blend.inputs import find_inputs
+from preprocess.blend.load import load_blend
 from preprocess.blend.resolve import request_of
 from preprocess.compiler.messages import messages_of
 from preprocess.conversation import Conversation

@@ -10,8 +10,9 @@ from typing import Any
 import pytest
 
 from preprocess.adapters.registry import ADAPTERS
-from preprocess.blend.config import Blend, Dataset, check_blend, load_blend
+from preprocess.blend.config import Blend, Dataset
 from preprocess.blend.inputs import Inputs, find_inputs
+from preprocess.blend.load import check_blend, load_blend
 from preprocess.errors import ConfigError
 from tests.support.small_blends import SAMPLES, chat_blend, chat_record
 

@@ -15,10 +15,10 @@ from click.testing import CliRunner
 
 from preprocess.adapters.registry import ADAPTERS
 from preprocess.blend import folders, own_files
-from preprocess.blend.config import load_blend
 from preprocess.blend.discover import discover, find_layouts
 from preprocess.blend.draft import write_blend
 from preprocess.blend.inputs import find_inputs
+from preprocess.blend.load import load_blend
 from preprocess.cli import cli
 from preprocess.errors import ConfigError
 from tests.support.drafts import found_in, write_image, write_json

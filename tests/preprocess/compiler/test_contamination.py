@@ -13,8 +13,9 @@ import pytest
 from PIL import Image
 
 import shards
-from preprocess.blend.config import Blend, Dataset, check_blend
+from preprocess.blend.config import Blend, Dataset
 from preprocess.blend.evaluation_sets import EvaluationSet, find_evaluation_sets
+from preprocess.blend.load import check_blend
 from preprocess.compiler.report import print_report
 from preprocess.compiler.select import Selection, select
 from preprocess.compiler.split_assignment import EVAL, EXCLUDED, TRAIN

@@ -9,7 +9,7 @@ import pytest
 from click.testing import CliRunner
 
 import shards
-from preprocess.blend.config import load_blend
+from preprocess.blend.load import load_blend
 from preprocess.cli import cli
 from preprocess.compiler.report import print_report
 from preprocess.errors import ConfigError, DataError

@@ -127,5 +127,5 @@ def test_a_video_and_its_copy_are_compared_as_files_or_by_their_frames(tmp_path:
 
 def test_a_dataset_may_show_other_frames_than_the_blend(tmp_path: Path) -> None:
     blend = prepare(blend_of(tmp_path, "even:3", image={"frames": "first"})).blend
-    assert blend.frames_for(blend.datasets[0]) == "even:3"
-    assert blend.frames_for(replace(blend.datasets[0], frames=None)) == "first"
+    assert blend.policy_for(blend.datasets[0]).frames == "even:3"
+    assert blend.policy_for(replace(blend.datasets[0], frames=None)).frames == "first"

@@ -59,6 +59,8 @@ def context(
         image_tokens=IMAGE_TOKENS,
         max_length=max_length,
         max_images=8,
+        max_tiles=None,
+        tiled=False,
         too_long=too_long,
         prompt=prompt,
         concat=concat,

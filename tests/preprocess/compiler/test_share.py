@@ -15,7 +15,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import shards
-from preprocess.blend.config import load_blend
+from preprocess.blend.load import load_blend
 from preprocess.compiler.share import image_units
 from preprocess.errors import ConfigError
 from tests.support.shared_builds import question_blend, records_of, samples_of

@@ -37,7 +37,7 @@ ROW: dict[str, Any] = {
 
 
 def write(path: Path, *rows: dict[str, Any]) -> Path:
-    index = IndexWriter()
+    index = IndexWriter(SCHEMA)
     for row in rows:
         index.add(**row)
     index.write(path)
