@@ -200,7 +200,7 @@ def _check_shard(shard: Shard, manifest: Manifest, dataset: str, split: str) -> 
         if seen != members:
             problems.append(f"{shard.name}: its tar members are not those of the index")
         if shard.info.tiles is not None:
-            total = int(shard.index.tiles_of(np.arange(len(shard))).sum())
+            total = int(shard.tiles_of(np.arange(len(shard))).sum())
             if total != shard.info.tiles:
                 problems.append(f"{shard.name}: its index counts {total} tiles, the manifest {shard.info.tiles}")
         for name in ("images", "text_tokens", "trained_tokens"):

@@ -21,7 +21,7 @@ from preprocess.conversation import Conversation, Image, to_tools
 from preprocess.errors import RejectError
 from preprocess.images.animations import ShownFrame
 from preprocess.images.frames import read_frame
-from preprocess.images.prepare import ImagePolicy, StoredImage, prepare_frame, prepare_image, upright_size
+from preprocess.images.prepare import ImagePolicy, StoredImage, prepare_frame, prepare_image, seen_size
 from shards.images.tiles import ONE_TILE, Grid
 
 
@@ -131,7 +131,7 @@ def _read(image: Image, tools: Tools, policy: ImagePolicy) -> bytes | ShownFrame
 
 def _size(image: Image, source: bytes | ShownFrame, context: TaskContext) -> tuple[int, int]:
     with _naming(image):
-        return upright_size(source, context.image) if isinstance(source, bytes) else source.image.size
+        return seen_size(source, context.image) if isinstance(source, bytes) else source.image.size
 
 
 def _stored(source: bytes | ShownFrame, grid: Grid, tools: Tools, policy: ImagePolicy) -> StoredImage:

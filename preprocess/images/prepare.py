@@ -38,10 +38,11 @@ from shards.images.pixels import (
     read_orientation,
     to_rgb,
     upright,
+    upright_size,
 )
 from shards.images.tiles import ONE_TILE, Grid
 
-__all__ = ["FrameChoice", "ImagePolicy", "StoredImage", "even_count", "prepare_frame", "prepare_image", "upright_size"]
+__all__ = ["FrameChoice", "ImagePolicy", "StoredImage", "even_count", "prepare_frame", "prepare_image", "seen_size"]
 
 FrameChoice = Literal["reject", "first"] | Annotated[str, Matches(r"even:[1-9][0-9]{0,3}", "even:N, such as even:8")]
 
@@ -125,12 +126,12 @@ def even_count(frames: str) -> int:
     return int(frames.removeprefix("even:")) if frames.startswith("even:") else 0
 
 
-def upright_size(data: bytes, policy: ImagePolicy) -> tuple[int, int]:
+def seen_size(data: bytes, policy: ImagePolicy) -> tuple[int, int]:
     """Width and height as seen, of which only the header is read. Raises RejectError as `prepare_image` does."""
     with _refused(data), warnings.catch_warnings(action="ignore"):
         image, _ = open_image(data)
         check_size(image, policy.max_pixels)
-        return _upright(image.size, read_orientation(image, data))
+        return upright_size(image.size, read_orientation(image, data))
 
 
 def prepare_image(
@@ -195,18 +196,13 @@ def _prepared(data: bytes, policy: ImagePolicy, grid: Grid, decoded: int | None)
     if policy.store == "resized" or as_png or (policy.check == "decode" and decoded is None):
         load_pixels(image, data)
     orientation = decoded or read_orientation(image, data)
-    width, height = _upright(image.size, orientation)
+    width, height = upright_size(image.size, orientation)
     if policy.store == "resized":
         fitted = fit(upright(to_rgb(image), orientation), policy.geometry, grid)
         return _encoded(fitted, policy.format, policy, (width, height), notes)
     if as_png:
         return _encoded(upright(to_rgb(image), orientation), "png", policy, (width, height), notes)
     return StoredImage(data=data, extension=extension, width=width, height=height, original_size=(width, height))
-
-
-def _upright(size: tuple[int, int], orientation: int) -> tuple[int, int]:
-    width, height = size
-    return (height, width) if orientation >= 5 else size  # the four orientations with width and height swapped
 
 
 def _accepted_changes(image: ImageFile, data: bytes, policy: ImagePolicy) -> tuple[str, ...]:

@@ -37,6 +37,12 @@ def index_tables(build: Build, parts: Sequence[Part], max_length: int) -> Iterat
         }
         if values:
             yield histogram_table(name, title, f"How many samples have this many {unit}.", values, unit=unit)
+    if build.manifest.has_tiles:
+        tiles = {
+            split: np.concatenate([part.tiles for part in members]) for split, members in by_split.items() if members
+        }
+        text = "How many images have this many tiles of an image, the overview included."
+        yield histogram_table("tiles", "Tiles", text, tiles, unit="tiles of an image")
     yield from sharing_tables(build, parts)
     yield _fill(build, max_length)
     yield _counted(build, "rejects", "Rejects", "Records that did not become part of a sample.", REASONS)

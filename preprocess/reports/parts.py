@@ -10,13 +10,16 @@ import pyarrow as pa
 import xxhash
 
 from preprocess.views.member_hashes import content_of, hash_members
-from shards import Build
+from shards import Build, Shard
+from shards.format.index import TILES
 from shards.format.records import records_each
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Part:
-    """A dataset's side of the split. lengths: text tokens + images x image_tokens. images_shown: hashes, repeated.
+    """A dataset's side of the split. lengths: text tokens + tiles x image_tokens. images_shown: hashes, repeated.
+
+    tiles: of each image; empty in a build without tiles.
 
     records: branches of each sample; 1 of a sample without branches.
 
@@ -29,12 +32,13 @@ class Part:
     trained: npt.NDArray[np.int64]
     images: npt.NDArray[np.int64]
     records: npt.NDArray[np.int64]
+    tiles: npt.NDArray[np.int64]
     images_shown: npt.NDArray[np.uint64]
     contents: npt.NDArray[np.uint64]
 
 
 def read_parts(build: Build) -> list[Part]:
-    """All indexes, one after the other. Memory: 48 bytes a sample, and 8 an image. Raises ShardError."""
+    """All indexes, one after the other. Memory: 48 bytes a sample, and 8 to 16 an image. Raises ShardError."""
     columns: dict[tuple[str, str], list[tuple[npt.NDArray[np.int64], ...]]] = {}
     shown: dict[tuple[str, str], list[npt.NDArray[np.uint64]]] = {}
     contents: dict[tuple[str, str], list[npt.NDArray[np.uint64]]] = {}
@@ -43,8 +47,10 @@ def read_parts(build: Build) -> list[Part]:
         text, trained, images = (
             table.column(name).to_numpy().astype(np.int64) for name in ("text_tokens", "trained_tokens", "images")
         )
-        lengths = text + images * build.manifest.config.image_tokens
-        columns.setdefault((dataset, split), []).append((lengths, trained, images, records_each(shard.info)))
+        lengths = text + shard.tiles_of(np.arange(len(shard))) * build.manifest.config.image_tokens
+        columns.setdefault((dataset, split), []).append(
+            (lengths, trained, images, records_each(shard.info), _tiles(shard))
+        )
         shown.setdefault((dataset, split), []).append(_hashes(table.column("groups")))
         contents.setdefault((dataset, split), []).append(content_of(hashes.tokens, hashes.images))
         shard.forget_index()
@@ -56,11 +62,21 @@ def read_parts(build: Build) -> list[Part]:
             trained=np.concatenate([each[1] for each in shards]),
             images=np.concatenate([each[2] for each in shards]),
             records=np.concatenate([each[3] for each in shards]),
+            tiles=np.concatenate([each[4] for each in shards]),
             images_shown=np.concatenate(shown[dataset, split]),
             contents=np.concatenate(contents[dataset, split]),
         )
         for (dataset, split), shards in columns.items()
     ]
+
+
+def _tiles(shard: Shard) -> npt.NDArray[np.int64]:
+    if not shard.index.has_tiles:
+        return np.zeros(0, np.int64)
+    tiles: npt.NDArray[np.int64] = (
+        shard.index.table.column(TILES).combine_chunks().flatten().to_numpy().astype(np.int64)
+    )
+    return tiles
 
 
 def _hashes(groups: pa.ChunkedArray) -> npt.NDArray[np.uint64]:

@@ -167,7 +167,7 @@ def _collect(
     for record in records:
         _collect_texts(numbers, opened, record, dataset)
     if sample.branch_ids is not None:
-        of_images = len(sample.images) * opened.build.manifest.config.image_tokens
+        of_images = sample.tiles * opened.build.manifest.config.image_tokens
         sharing = numbers.sharing.setdefault(dataset, Sharing())
         sharing.samples += 1
         sharing.records += len(records)

@@ -137,6 +137,7 @@ class Pages:
             total=len(sample.ids),
             has_branches=sample.branch_ids is not None,
             image_tokens=image_tokens,
+            has_tiles=opened.build.manifest.has_tiles,
             before=max(0, start - TOKENS_PAGE) if start else None,
             after=end if end < len(sample.ids) else None,
         )
@@ -226,6 +227,7 @@ class Pages:
             settings=settings,
             max_length=pager.max_length,
             image_tokens=opened.build.manifest.config.image_tokens,
+            has_tiles=opened.build.manifest.has_tiles,
             kind=asked.kind,
             chosen=chosen.cursor if chosen else None,
             blocks=mask_blocks(chosen.spans, asked.kind) if chosen else [],

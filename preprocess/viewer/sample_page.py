@@ -13,17 +13,18 @@ from preprocess.conversation import NOTES
 from preprocess.viewer.opened_build import OpenedBuild
 from preprocess.viewer.selection import place_of, read_sample
 from preprocess.viewer.turns import ChatTurn, Opener, turns_after, turns_of
-from preprocess.views.sample_text import RecordText, frame_text, record_texts
+from preprocess.views.sample_text import RecordText, frame_text, record_texts, tiles_text
 from shards import Sample, ShardError
 from shards.format.branches import Branch
 from shards.format.records import SampleRecord
+from shards.images.tiles import Grid
 
 TOKENS_PAGE = 500
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class StoredImage:
-    """width, height: in pixels, as the metadata says. detail: which frame of what, or its size before resizing."""
+    """width, height: in pixels, as the metadata says. detail: which frame of what, its size before resizing, tiles."""
 
     name: str
     width: int
@@ -62,6 +63,8 @@ class SampleView:
     references: tuple[str, ...] = ()
     text_tokens: int = 0
     trained_tokens: int = 0
+    tiles: int = 0
+    """Of all images; one for each in a build without tiles"""
     length: int = 0
     separate_length: int = 0
     fault: str = ""
@@ -130,7 +133,8 @@ def sample_view(opened: OpenedBuild, sample: Sample, *, number: int, dataset: st
     metadata = sample.metadata
     try:
         images = tuple(
-            _stored_image(image, len(data)) for image, data in zip(metadata["images"], sample.images, strict=True)
+            _stored_image(image, len(data), grid)
+            for image, data, grid in zip(metadata["images"], sample.images, sample.grids, strict=True)
         )
         sources = tuple((str(source["file"]), str(source["record"])) for source in metadata["sources"])
         identity = str(metadata["id"])
@@ -154,8 +158,9 @@ def sample_view(opened: OpenedBuild, sample: Sample, *, number: int, dataset: st
         references=() if has_branches else texts[0].record.references,
         text_tokens=text_tokens,
         trained_tokens=int(np.count_nonzero(sample.labels != IGNORE)),
-        length=text_tokens + len(images) * image_tokens,
-        separate_length=sum(len(text.sample.ids) + len(images) * (image_tokens - 1) for text in texts),
+        tiles=sample.tiles,
+        length=text_tokens + sample.tiles * image_tokens,
+        separate_length=sum(len(text.sample.ids) - len(images) + sample.tiles * image_tokens for text in texts),
     )
 
 
@@ -175,17 +180,19 @@ def token_rows(
     """Tokens [start, start + count) of a sample, as numbers of its ids."""
     is_image = sample.ids == tokenizer.image_id
     images_before = np.cumsum(is_image) - is_image
+    tiles_before = np.cumsum([0, *(grid.tiles for grid in sample.grids)]).tolist()
     branch_ids = np.zeros(len(sample.ids), np.int32) if sample.branch_ids is None else sample.branch_ids
     branches = [Branch(0, 0, len(sample.ids)), *sample.branches]
     rows = []
     for index in range(start, min(start + count, len(sample.ids))):
         token, images = int(sample.ids[index]), int(images_before[index])
-        first = index + images * (image_tokens - 1)
+        first = index - images + tiles_before[images] * image_tokens
+        own_tokens = sample.grids[images].tiles * image_tokens if is_image[index] else 1
         branch = branches[branch_ids[index]]
         rows.append(
             TokenRow(
                 first=first,
-                last=first + (image_tokens - 1 if is_image[index] else 0),
+                last=first + own_tokens - 1,
                 id=token,
                 text=tokenizer.token(token),
                 is_trained=bool(sample.labels[index] != IGNORE),
@@ -197,7 +204,7 @@ def token_rows(
     return rows
 
 
-def _stored_image(image: Mapping[str, Any], size_bytes: int) -> StoredImage:
+def _stored_image(image: Mapping[str, Any], size_bytes: int, grid: Grid) -> StoredImage:
     resized = (
         f"resized from {image['original_width']} x {image['original_height']}" if "original_width" in image else ""
     )
@@ -206,5 +213,5 @@ def _stored_image(image: Mapping[str, Any], size_bytes: int) -> StoredImage:
         width=int(image["width"]),
         height=int(image["height"]),
         size_bytes=size_bytes,
-        detail=", ".join(filter(None, (frame_text(image), resized))),
+        detail=", ".join(filter(None, (frame_text(image), resized, tiles_text(grid)))),
     )

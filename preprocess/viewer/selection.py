@@ -40,7 +40,7 @@ _FIRST_BATCH, _LARGEST_BATCH = 32, 4096
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Filters:
-    """What a sample must have to be shown. Lengths count text tokens + images x image_tokens; records are its branches.
+    """What a sample must have to be shown. Lengths count text tokens + tiles x image_tokens; records are its branches.
 
     note and text read each sample; the others are answered by manifest and indexes. text: in the text of a record, with
     the beginning that it may have in common with others. seed: of the order random.
@@ -255,9 +255,9 @@ def counts_of(build: Build, numbers: Indices) -> tuple[Indices, Indices]:
         samples = build[split]
         inside = np.flatnonzero((numbers >= first) & (numbers < first + len(samples)))
         if len(inside):
-            lengths[inside], images[inside] = samples.lengths(
-                numbers[inside] - first, build.manifest.config.image_tokens
-            )
+            counts = samples.counts(numbers[inside] - first)
+            lengths[inside] = counts.text_tokens + counts.tiles * build.manifest.config.image_tokens
+            images[inside] = counts.images
         first += len(samples)
     return lengths, images
 

@@ -147,10 +147,11 @@ class SequencePager:
 
 def spans_of(sample: Sample, *, image_id: int, image_tokens: int, place: int = 0, start: int = 0) -> tuple[Span, ...]:
     """The spans of a sample that begins at token `start` of its sequence."""
-    expansion = expand(sample.ids, image_id=image_id, image_tokens=image_tokens)
+    expansion = expand(sample.ids, image_id=image_id, image_tokens=image_tokens, grids=sample.grids)
+    pairs = zip(expansion.image_starts, sample.grids, strict=True)
     spans = [
-        Span(start=start + first, end=start + first + image_tokens, sample=place, image=image)
-        for image, first in enumerate(expansion.image_starts)
+        Span(start=start + first, end=start + first + grid.tiles * image_tokens, sample=place, image=image)
+        for image, (first, grid) in enumerate(pairs)
     ]
     trained = sample.labels != IGNORE
     branch = np.zeros(len(trained), np.int32) if sample.branch_ids is None else sample.branch_ids

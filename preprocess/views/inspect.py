@@ -16,7 +16,7 @@ import shards
 from dst import IGNORE, TextTokenizer, load_tokenizer
 from preprocess.errors import DataError
 from preprocess.terminal import cell, results
-from preprocess.views.sample_text import Piece, frame_text, record_texts, runs_of, whole_text
+from preprocess.views.sample_text import Piece, frame_text, record_texts, runs_of, tiles_text, whole_text
 from shards import Sample
 from shards.format.records import SampleRecord
 
@@ -119,8 +119,9 @@ def print_sample(inspected: Inspected) -> None:
     sources = ", ".join(f"{source['file']} {source['record']}" for source in metadata["sources"])
     origin = f"{len(branches)} records as branches" if branches else f"from {sources}"
     console.print(cell(f"{sample.key}  {inspected.split}  {origin}", style="bold"))
-    for number, (image, data) in enumerate(zip(metadata["images"], sample.images, strict=True), start=1):
-        size = f"{image['width']} x {image['height']}"
+    shown = zip(metadata["images"], sample.images, sample.grids, strict=True)
+    for number, (image, data, grid) in enumerate(shown, start=1):
+        size = f"{image['width']} x {image['height']}" + ("  " + tiles_text(grid) if grid.tiles > 1 else "")
         name = " ".join(filter(None, (image["name"], frame_text(image))))
         console.print(cell(f"  image {number}: {name}  {size}  {len(data):,} bytes"))
     console.print(cell(f"  {len(sample.ids)} ids, {_trained(sample.labels)} trained"))

@@ -16,6 +16,7 @@ import numpy as np
 from dst import IGNORE, TextTokenizer
 from shards import Sample, ShardError
 from shards.format.records import SampleRecord, each_alone, records_of
+from shards.images.tiles import Grid
 
 Kind = Literal["text", "control", "image"]
 
@@ -131,6 +132,11 @@ def _decoded(sample: Sample, tokenizer: TextTokenizer, start: int, end: int, bef
         raise ShardError(f"{sample.where}: its ids cannot be decoded ({error}); rebuild to write it again") from None
     shared = next((place for place, pair in enumerate(zip(known, text, strict=False)) if len({*pair}) > 1), len(known))
     return text[shared:]
+
+
+def tiles_text(grid: Grid) -> str:
+    """How an image is cut; empty if it is one square."""
+    return f"{grid.columns} x {grid.rows} tiles and an overview" if grid.tiles > 1 else ""
 
 
 def frame_text(image: Mapping[str, Any]) -> str:

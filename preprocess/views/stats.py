@@ -6,6 +6,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
+import numpy as np
 import polars as pl
 
 from preprocess.compiler.report import counts_text, questions_lines
@@ -17,7 +18,7 @@ _QUANTILES = (0.5, 0.9, 0.99)
 
 
 def build_stats(build: Build) -> list[dict[str, Any]]:
-    """One row per dataset and split. Lengths count text tokens + images x image_tokens.
+    """One row per dataset and split. Lengths count text tokens + tiles x image_tokens.
 
     records: branches of samples, each other sample counting as one. separate_images, separate_tokens: what samples of
     one record each would have; without the text that records have in common, of which an index says nothing.
@@ -26,24 +27,28 @@ def build_stats(build: Build) -> list[dict[str, Any]]:
     image_tokens = build.manifest.config.image_tokens
     frames = [
         pl.DataFrame(shard.index.table.select(["text_tokens", "trained_tokens", "images"])).with_columns(
-            dataset=pl.lit(name), split=pl.lit(split), records=records_each(shard.info)
+            dataset=pl.lit(name),
+            split=pl.lit(split),
+            records=records_each(shard.info),
+            tiles=shard.tiles_of(np.arange(len(shard))),
         )
         for name, split, shard in build.shards()
     ]
     if not frames:
         return []
-    length = pl.col("text_tokens").cast(pl.Int64) + pl.col("images").cast(pl.Int64) * image_tokens
-    repeated = pl.col("images").cast(pl.Int64) * (pl.col("records") - 1)
+    length = pl.col("text_tokens").cast(pl.Int64) + pl.col("tiles") * image_tokens
+    repeated, repeated_tiles = (pl.col(name).cast(pl.Int64) * (pl.col("records") - 1) for name in ("images", "tiles"))
     table = (
         pl.concat(frames)
-        .with_columns(length=length, repeated=repeated)
+        .with_columns(length=length, repeated=repeated, repeated_tiles=repeated_tiles)
         .group_by("dataset", "split", maintain_order=True)
         .agg(
             samples=pl.len(),
             records=pl.col("records").sum(),
             images=pl.col("images").sum().cast(pl.Int64),
+            tiles=pl.col("tiles").sum(),
             separate_images=(pl.col("images") + pl.col("repeated")).sum(),
-            separate_tokens=(pl.col("length") + pl.col("repeated") * image_tokens).sum(),
+            separate_tokens=(pl.col("length") + pl.col("repeated_tiles") * image_tokens).sum(),
             length_sum=pl.col("length").sum(),
             images_max=pl.col("images").max(),
             text_tokens=pl.col("text_tokens").sum().cast(pl.Int64),
@@ -104,12 +109,14 @@ def print_stats(
 
     table = Table()
     has_branches = any(row["records"] > row["samples"] for row in rows)
+    has_tiles = any(row["tiles"] > row["images"] for row in rows)
     titles = (
         "dataset",
         "split",
         *(["records"] if has_branches else []),
         "samples",
         "images",
+        *(["tiles"] if has_tiles else []),
         "text tokens",
         "trained",
         "length mean",
@@ -128,6 +135,7 @@ def print_stats(
             *([f"{row['records']:,}"] if has_branches else []),
             f"{row['samples']:,}",
             f"{row['images']:,}",
+            *([f"{row['tiles']:,}"] if has_tiles else []),
             f"{row['text_tokens']:,}",
             f"{row['trained_share']:.0%}",
             f"{row['length_mean']:,.0f}",

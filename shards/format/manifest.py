@@ -198,6 +198,12 @@ class Manifest:
         """Whether the indexes say how many tiles each image has."""
         return any(shards.has_tiles for dataset in self.datasets.values() for shards in dataset.shards.values())
 
+    @property
+    def most_per_sample(self) -> int | None:
+        """Most images of a sample, in a build with tiles most tiles; None if only max_length limits them."""
+        limits = self.config.limits
+        return limits.max_tiles if self.has_tiles else limits.max_images
+
     def has_samples(self, split: str) -> bool:
         return any(sum(dataset.shards[split].samples) for dataset in self.datasets.values())
 

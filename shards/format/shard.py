@@ -149,6 +149,13 @@ class Shard:
                     + self._store.advice(self._index_path)
                 )
 
+    def tiles_of(self, numbers: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
+        """Tiles of all images of each of these samples, int64 [n]. Raises ShardError if the index is damaged."""
+        try:
+            return self.index.tiles_of(numbers)
+        except ValueError as error:
+            raise self._index_error(str(error)) from None
+
     def sample_keys(self) -> list[str]:
         """All samples' keys, in order. Raises ShardError if the index is damaged."""
         keys = self.index.table.select(["key"])

@@ -11,7 +11,7 @@ from bisect import bisect_right
 from collections import OrderedDict
 from collections.abc import Iterator, Mapping, Sequence
 from itertools import accumulate
-from typing import overload
+from typing import NamedTuple, overload
 
 import numpy as np
 import numpy.typing as npt
@@ -35,6 +35,14 @@ OPEN_COPIES = 8
 
 TOUCHED_BYTES = 128 << 20
 """After this many bytes of indexes, the pages that were read are released."""
+
+
+class Counts(NamedTuple):
+    """Of samples, each int64 [n]. tiles: of all images of each; an image of a build without tiles is one."""
+
+    text_tokens: npt.NDArray[np.int64]
+    images: npt.NDArray[np.int64]
+    tiles: npt.NDArray[np.int64]
 
 
 class SplitSamples(Sequence[Sample]):
@@ -109,12 +117,12 @@ class SplitSamples(Sequence[Sample]):
         """(number of a shard, its first sample), in order."""
         return enumerate(self._starts[:-1])
 
-    def counts(self, indices: npt.NDArray[np.int64]) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]:
-        """Text tokens and tiles of samples, both int64 [n]; an image without tiles is one. Only indexes are read."""
+    def counts(self, indices: npt.NDArray[np.int64]) -> Counts:
+        """Of samples. Only indexes are read, no sample. Raises ShardError."""
         starts = np.array(self._starts, np.int64)
         numbers = starts.searchsorted(indices, side="right") - 1
         in_shard = indices - starts[numbers]
-        text, tiles = np.empty(len(indices), np.int64), np.empty(len(indices), np.int64)
+        text, images, tiles = (np.empty(len(indices), np.int64) for _ in range(3))
         by_shard = np.argsort(numbers, kind="stable")
         borders = np.flatnonzero(np.diff(numbers[by_shard], prepend=-1, append=-1))
         for start, end in zip(borders[:-1].tolist(), borders[1:].tolist(), strict=True):
@@ -122,15 +130,13 @@ class SplitSamples(Sequence[Sample]):
             number = int(numbers[members[0]])
             try:
                 shard = self.shard(number)
+                tiles[members] = shard.tiles_of(in_shard[members])
             except ShardError as error:
                 raise self._explained(error) from None
             text[members] = shard.index.text_tokens[in_shard[members]]
-            try:
-                tiles[members] = shard.index.tiles_of(in_shard[members])
-            except ValueError as error:
-                raise ShardError(f"{shard.name}: its index is damaged: {error}") from None
+            images[members] = shard.index.images[in_shard[members]]
             self._touch(number, shard)
-        return text, tiles
+        return Counts(text, images, tiles)
 
     @property
     def has_tiles(self) -> bool:
@@ -145,8 +151,8 @@ class SplitSamples(Sequence[Sample]):
         self, indices: npt.NDArray[np.int64], image_tokens: int
     ) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]:
         """Lengths (text tokens + tiles x image_tokens) and tiles of samples, both int64 [n]."""
-        text, tiles = self.counts(indices)
-        return text + tiles * image_tokens, tiles
+        counts = self.counts(indices)
+        return counts.text_tokens + counts.tiles * image_tokens, counts.tiles
 
     def check_index(self, index: int) -> None:
         """Compare the index that holds this sample with its digest. Raises ShardError."""

@@ -39,6 +39,7 @@ from shards.images.pixels import (
     resized,
     to_rgb,
     upright,
+    upright_size,
 )
 from shards.images.tiles import ONE_TILE, Grid, cut
 from shards.images.torch_fit import can_resize, fit_torch, resized_torch
@@ -73,6 +74,13 @@ def exact(data: bytes | memoryview, geometry: Geometry, out: Pixels, grid: Grid 
 def fast(data: bytes | memoryview, geometry: Geometry, out: Pixels, grid: Grid = ONE_TILE) -> None:
     """The same by way of simplejpeg and torch; as `exact` does it where nothing is resized or torch cannot resize."""
     _decode(data, geometry, out, grid, _fill_fast, _overview_fast)
+
+
+def seen_size(data: bytes, geometry: Geometry) -> tuple[int, int]:
+    """Width and height of an image as seen, from its header. Raises ImageError."""
+    with warnings.catch_warnings(action="ignore"):
+        image = _header(data, geometry)
+        return upright_size(image.size, read_orientation(image, data))
 
 
 DECODERS: Mapping[str, ImageDecoder] = {"exact": exact, "fast": fast}

@@ -120,6 +120,12 @@ def read_orientation(image: ImageFile.ImageFile, data: bytes) -> int:
     return int(value) if value in _UPRIGHT else 1
 
 
+def upright_size(size: tuple[int, int], orientation: int) -> tuple[int, int]:
+    """Width and height of an image of this size once it is upright."""
+    width, height = size
+    return (height, width) if orientation >= 5 else size  # the four orientations with width and height swapped
+
+
 def to_luma(image: Image.Image) -> Image.Image:
     """8-bit luma: 0.299 red + 0.587 green + 0.114 blue, rounded."""
     return image if image.mode == "L" else fenced(lambda: to_rgb(image).convert("L"))

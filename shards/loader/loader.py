@@ -156,7 +156,7 @@ class Loader:
             raise ShardError(f"{build.store.location}: the split {split} has no samples; see dsvl-prep stats")
         self._sequences = sequences(self._order)
         limits = build.manifest.config.limits
-        most = limits.max_tiles if build.manifest.has_tiles else limits.max_images
+        most = build.manifest.most_per_sample
         if max_length < limits.max_length or (max_images is not None and (most is None or max_images < most)):
             self._sequences.check_all()  # the build's own limits do not vouch for these
         self._reader = BatchReader(build, split, decode)

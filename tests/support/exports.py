@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import io
 import itertools
 import json
 from collections.abc import Callable, Mapping, Sequence
@@ -25,6 +26,7 @@ from tests.support.model_batches import unlabelled
 from trainer.checkpoint.frozen_fingerprint import frozen_elements
 from trainer.config.extensions import model_extensions
 from trainer.config.run import TrainConfig, config_from, to_tree
+from trainer.inference.images import LoadedImage, opened_image
 from trainer.model.vision_chat import VisionChatModel
 from trainer.training.assemble import assemble
 
@@ -164,6 +166,14 @@ def pixels_of(images: Sequence[Image.Image], build: Build) -> torch.Tensor:
     """uint8 [N, 3, S, S]"""
     geometry = build.manifest.config.image
     return torch.tensor(np.stack([np.asarray(fit(image, geometry)).transpose(2, 0, 1) for image in images]))
+
+
+def loaded_images(images: Sequence[Image.Image], build: Build) -> tuple[LoadedImage, ...]:
+    """As `chat` loads them from files."""
+    files = [io.BytesIO() for _ in images]
+    for image, file in zip(images, files, strict=True):
+        image.save(file, "PNG")
+    return tuple(opened_image(file.getvalue(), build.manifest.config.image, Path()) for file in files)
 
 
 def expanded(model: VisionChatModel, chat: ChatTokenizer) -> torch.Tensor:

@@ -52,7 +52,7 @@ class BatchConfig:
     """Tokens of a sequence; default: the longest sample the build allows. Longer sequences hold more samples; a shorter
     length works if no sample is longer."""
     max_images: Positive | None = None
-    """Most images in a sequence, which limits the encoder's memory; null sets no limit."""
+    """Most images in a sequence, or most tiles, which limits the encoder's memory; null sets no limit."""
     packed: bool = True
     """Pack several samples into a sequence; none attends to another. false: one sample each, padded to the longest."""
     shuffle: Literal["samples", "shards"] | None = None

@@ -28,12 +28,16 @@ def check_model_fits_build(speaker: Speaker, manifest: Manifest) -> list[str]:
             f"template: this build was compiled with {manifest.config.template}, whose text is not that "
             "of the model's; rebuild with the model's template"
         )
-    for name in (field.name for field in fields(Geometry) if field.name != "max_pixels"):
-        of_model, of_build = getattr(speaker.geometry, name), getattr(manifest.config.image, name)
-        if of_model != of_build:
+    tiled = speaker.geometry.tiles is not None and manifest.config.image.tiles is not None
+    names = [field.name for field in fields(Geometry) if tiled or field.name not in ("grid", "tiles_multi")]
+    for name in (name for name in names if name != "max_pixels"):
+        expected, got = getattr(speaker.geometry, name), getattr(manifest.config.image, name)
+        if name == "tiles":
+            expected, got = expected or 1, got or 1
+        if got != expected:
             problems.append(
-                f"image.{name}: this build's is {of_build} but the model was made for {of_model}; rebuild with image: "
-                f"{{{name}: {of_model}}}"
+                f"image.{name}: this build's is {got} but the model was made for {expected}; rebuild with image: "
+                f"{{{name}: {expected}}}"
             )
     build_tokens, model_tokens = manifest.config.image_tokens, speaker.model.image_tokens
     if build_tokens != model_tokens:

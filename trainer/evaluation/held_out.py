@@ -28,7 +28,8 @@ from trainer.errors import TrainError
 from trainer.evaluation.metrics import Kind, kind_of, references_of
 from trainer.evaluation.report import ReportImage
 from trainer.inference.cached_decoder import Prompt
-from trainer.inference.conversation import answer_text, expand_images, image_pixels, stack
+from trainer.inference.conversation import answer_text, expand_images
+from trainer.inference.images import image_pixels, stack
 
 SPLIT = "eval"
 
@@ -98,9 +99,11 @@ def questions_of(build: Build, tokenizer: TextTokenizer, *, limit: int | None = 
 def prompt_for(build: Build, question: Question, geometry: Geometry, image_id: int) -> Prompt:
     """The prompt of a question. Raises TrainError for an image that cannot be decoded."""
     record = _record(build, question, image_id)
-    expanded, slots = expand_images(record.ids[: question.start], image_id, build.manifest.config.image_tokens)
+    ids = record.ids[: question.start]
+    expanded, slots = expand_images(ids, image_id, build.manifest.config.image_tokens, record.grids)
+    shown = list(zip(record.images, record.grids, strict=True))[: int((ids == image_id).sum())]
     try:
-        pixels = [image_pixels(data, geometry) for data in record.images[: len(slots)]]
+        pixels = [image_pixels(data, geometry, grid) for data, grid in shown]
     except ImageError as error:
         raise TrainError(f"{build[SPLIT].where(question.index)}: an image cannot be decoded: {error}") from None
     return Prompt(ids=expanded, images=stack(pixels, geometry.size), slots=slots, end_id=question.end_id)
@@ -153,6 +156,7 @@ def _questions(
     has_one_each = isinstance(references, list) and len(references) == len(spans)
     for number, (start, end) in enumerate(spans):
         ids = record.ids[:start]
+        num_images = int((ids == tokenizer.image_id).sum())
         end_id = int(record.ids[end - 1])
         answer = answer_text(tokenizer, record.ids[start:end].tolist(), end_id)
         yield Question(
@@ -165,7 +169,7 @@ def _questions(
             after=spans[number - 1][1] if number else 0,
             start=start,
             end_id=end_id,
-            positions=start + int((ids == tokenizer.image_id).sum()) * (image_tokens - 1),
+            positions=start + sum(grid.tiles * image_tokens - 1 for grid in record.grids[:num_images]),
             kind=kind,
             references=references_of(metadata, number, answer) if has_one_each or number == 0 else (answer,),
         )

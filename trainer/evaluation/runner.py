@@ -30,14 +30,13 @@ from trainer.evaluation.report import PAGE_DIALOGUES, AnsweredDialogue, Answered
 from trainer.inference.cached_decoder import Prompt
 from trainer.inference.conversation import (
     Exchange,
-    LoadedImage,
     Speaker,
     answer_text,
-    load_image,
     messages_of,
     prompt_of,
 )
 from trainer.inference.generate import Generator, Sampling
+from trainer.inference.images import LoadedImage, load_image
 from trainer.training.loop import Evaluation, evaluate
 
 
@@ -136,7 +135,7 @@ def load_images(speaker: Speaker, dialogues: Sequence[Dialogue]) -> dict[Path, L
                     images[image.path] = load_image(image.path, speaker.geometry)
                 except TrainError as error:
                     problems[f"dialogue {dialogue.id!r}: {error}"] = None
-        blank = LoadedImage(path=Path(), pixels=torch.zeros(0))
+        blank = LoadedImage(path=Path(), data=b"", geometry=speaker.geometry, size=(1, 1))
         exchanges = [
             Exchange(question=round_.question, images=(blank,) * len(round_.images), answer="!")
             for round_ in dialogue.rounds
@@ -170,7 +169,7 @@ def hold_dialogues(
                 round_ = dialogue.rounds[number]
                 new_images = tuple(images[image.path] for image in round_.images)
                 held[index].append(Exchange(question=round_.question, images=new_images))
-                prompt = prompt_of(held[index], speaker, end_id=generator.end_id)
+                prompt = prompt_of(held[index], speaker, end_id=generator.end_id, limit=generator.limit)
                 if generator.limit is not None and len(prompt.ids) >= generator.limit:
                     cut[index] = CutDialogue(id=dialogue.id, round=number + 1, positions=len(prompt.ids))
                     del held[index][-1]

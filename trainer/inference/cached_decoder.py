@@ -31,11 +31,13 @@ class Prompt:
     ids: npt.NDArray[np.int64]
     """[T]: as in training, all positions of an image hold the placeholder's id"""
     images: torch.Tensor
-    """uint8 [N, 3, S, S]"""
+    """uint8 [N, 3, S, S], N tiles; an image without tiles is one"""
     slots: tuple[int, ...]
-    """First position of each image"""
+    """First position of each tile"""
     end_id: int
     """The token that ends the answer"""
+    fewer_tiles: bool = False
+    """Whether images got fewer tiles than they ask for, so that the prompt fits"""
 
 
 class CachedDecoder:

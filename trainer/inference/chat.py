@@ -33,15 +33,14 @@ from trainer.errors import TooLongError, TrainError
 from trainer.inference.cached_decoder import Prompt
 from trainer.inference.conversation import (
     Exchange,
-    LoadedImage,
     Speaker,
     TextStream,
     answer_text,
-    load_image,
     messages_of,
     prompt_of,
 )
 from trainer.inference.generate import Generator, Sampling
+from trainer.inference.images import LoadedImage, load_image
 
 PROMPT = "> "
 
@@ -94,7 +93,9 @@ class Chat:
         exchange = Exchange(question=question, images=tuple(self.waiting))
         end_id = self._generator.end_id
         try:
-            prompt = prompt_of([*self.exchanges, exchange], self._speaker, end_id=end_id)
+            prompt = prompt_of([*self.exchanges, exchange], self._speaker, end_id=end_id, limit=self._generator.limit)
+            if prompt.fewer_tiles:
+                self._note("images are seen with fewer tiles, so that the conversation fits")
             tokens, was_stopped = self._stream_answer(prompt)
         except (ControlTextError, TemplateError) as error:
             self._refuse(f"not asked: {error}; rephrase it, or /clear")

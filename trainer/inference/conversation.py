@@ -6,28 +6,21 @@ images are decoded as the loader does it. Typed text stays text: nothing in it b
 
 from __future__ import annotations
 
-import stat
 from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Protocol
 
 import numpy as np
 import numpy.typing as npt
-import torch
 
 from dst import ChatTokenizer, Message
 from dst.tokenizer import TextTokenizer
-from shards.errors import ImageError
-from shards.images.decode import exact
 from shards.images.geometry import Geometry
+from shards.images.tiles import Grid, plan_grids
 from shards.sampling.placeholders import expand
-from trainer.errors import TrainError
 from trainer.inference.cached_decoder import Prompt
+from trainer.inference.images import LoadedImage, stack
 from trainer.model.vision_chat import VisionChatModel
-
-MAX_BYTES = 1 << 30
-"""Of an image file"""
 
 _REPLACEMENT = "\ufffd"
 """What a tokenizer decodes an incomplete character to"""
@@ -42,15 +35,6 @@ class Speaker(Protocol):
     def chat_tokenizer(self) -> ChatTokenizer: ...
     @property
     def geometry(self) -> Geometry: ...
-
-
-@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
-class LoadedImage:
-    """An image file, and the encoder's input made from it."""
-
-    path: Path
-    pixels: torch.Tensor
-    """uint8 [3, S, S]"""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -76,55 +60,36 @@ def messages_of(exchanges: Sequence[Exchange]) -> list[Message]:
     return messages
 
 
-def prompt_of(exchanges: Sequence[Exchange], speaker: Speaker, *, end_id: int) -> Prompt:
+def prompt_of(exchanges: Sequence[Exchange], speaker: Speaker, *, end_id: int, limit: int | None = None) -> Prompt:
     """The prompt for the answer to the last exchange.
 
-    Raises TemplateError if the template refuses the conversation, ControlTextError for text that cannot be tokenized.
+    limit: positions that the model can read; as in training, images get fewer tiles before the prompt is longer. Raises
+    TemplateError if the template refuses the conversation, ControlTextError for text that cannot be tokenized.
     """
-    chat = speaker.chat_tokenizer
+    chat, geometry, image_tokens = speaker.chat_tokenizer, speaker.geometry, speaker.model.image_tokens
     encoded = chat.encode(messages_of(exchanges), add_generation_prompt=True)
-    ids, slots = expand_images(encoded.ids, chat.tokenizer.image_id, speaker.model.image_tokens)
-    pixels = [image.pixels for exchange in exchanges for image in exchange.images]
-    return Prompt(ids=ids, images=stack(pixels, speaker.geometry.size), slots=slots, end_id=end_id)
+    images = [image for exchange in exchanges for image in exchange.images]
+    most = geometry.most_tiles(len(images))
+    budget = None if limit is None else (limit - 1 - (len(encoded.ids) - len(images))) // image_tokens
+    grids, allowed = plan_grids([image.size for image in images], geometry, most=most, budget=budget)
+    ids, slots = expand_images(encoded.ids, chat.tokenizer.image_id, image_tokens, grids)
+    pixels = [image.pixels(grid) for image, grid in zip(images, grids, strict=True)]
+    fewer = bool(images) and allowed < most
+    return Prompt(ids=ids, images=stack(pixels, geometry.size), slots=slots, end_id=end_id, fewer_tiles=fewer)
 
 
 def expand_images(
-    ids: npt.ArrayLike, image_id: int, image_tokens: int
+    ids: npt.ArrayLike, image_id: int, image_tokens: int, grids: Sequence[Grid] | None = None
 ) -> tuple[npt.NDArray[np.int64], tuple[int, ...]]:
-    """Ids with `image_tokens` positions for each placeholder, and the first position of each image."""
+    """Ids with `image_tokens` positions for each tile of a placeholder's image, and the first position of each tile.
+
+    grids: of each image; None: one tile each.
+    """
     ids = np.asarray(ids, dtype=np.int64)
-    expansion = expand(ids, image_id=image_id, image_tokens=image_tokens)
+    expansion = expand(ids, image_id=image_id, image_tokens=image_tokens, grids=grids)
     expanded = np.empty(expansion.length, dtype=np.int64)
     expansion.write(ids, expanded, image_value=image_id)
-    return expanded, expansion.image_starts
-
-
-def stack(pixels: Sequence[torch.Tensor], image_size: int) -> torch.Tensor:
-    """Images [N, 3, S, S] uint8; N may be 0."""
-    return torch.stack(list(pixels)) if pixels else torch.zeros(0, 3, image_size, image_size, dtype=torch.uint8)
-
-
-def image_pixels(data: bytes | memoryview, geometry: Geometry) -> torch.Tensor:
-    """The encoder's input, uint8 [3, S, S], from the bytes of an image file. Raises ImageError."""
-    pixels = np.empty((geometry.size, geometry.size, 3), np.uint8)
-    exact(data, geometry, pixels)
-    return torch.from_numpy(pixels).permute(2, 0, 1)
-
-
-def load_image(path: Path, geometry: Geometry) -> LoadedImage:
-    """Read an image file. Raises TrainError if it is missing or is not an image that can be decoded."""
-    try:
-        status = path.stat()
-        if not stat.S_ISREG(status.st_mode):
-            raise TrainError(f"{path}: is not a file; expected an image")
-        if status.st_size > MAX_BYTES:  # a video, for example, which would be read completely before it is refused
-            raise TrainError(f"{path}: has {status.st_size:,} bytes; expected an image of at most {MAX_BYTES:,}")
-        return LoadedImage(path=path, pixels=image_pixels(path.read_bytes(), geometry))
-    except ImageError as error:
-        raise TrainError(f"{path}: cannot be decoded: {error}") from None
-    except (OSError, ValueError) as error:  # ValueError: a null character in the name
-        reason = error.strerror if isinstance(error, OSError) else str(error)
-        raise TrainError(f"{path}: cannot be read: {reason}; expected the path of an image") from None
+    return expanded, expansion.tile_starts
 
 
 def answer_text(tokenizer: TextTokenizer, tokens: Sequence[int], end_id: int) -> str:

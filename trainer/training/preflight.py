@@ -112,8 +112,8 @@ def _model_problems(config: TrainConfig, build: Build, *, loads_model: bool) -> 
 def check_sequences(config: TrainConfig, build: Build) -> list[str]:
     """Problems of samples that no sequence can hold. Nothing is read if they hold all that the build's limits allow."""
     limits, batch = build.manifest.config.limits, config.batch
-    length = sequence_length(config, build.manifest)
-    if length >= limits.max_length and (batch.max_images is None or batch.max_images >= limits.max_images):
+    length, most = sequence_length(config, build.manifest), build.manifest.most_per_sample
+    if length >= limits.max_length and (batch.max_images is None or (most is not None and batch.max_images >= most)):
         return []
     from shards.loader import Loader
 

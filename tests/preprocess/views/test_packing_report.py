@@ -50,7 +50,7 @@ def test_padding_is_counted_against_the_longest_of_each_batch(build: Build) -> N
 
 
 def test_samples_that_no_sequence_can_hold_are_counted(build: Build) -> None:
-    text, _ = build["train"].counts(build.order().samples(0, 0, 50))
+    text, _, _ = build["train"].counts(build.order().samples(0, 0, 50))
     report = packing_report(build, 100)
     assert report is not None
     assert report.too_long == int((text > 100).sum()) > 0

@@ -62,7 +62,7 @@ def test_a_build_with_branches_is_sound_and_of_version_2(tmp_path: Path) -> None
     assert infos[0].branches == (2, 2, 2)
     assert (infos.records, infos.by_branches) == (12, [(2, 2, 2)])
     assert [len(sample.branches) for sample in build["train"]] == [1, 1, 2, 2, 3, 3]
-    text, images = build["train"].counts(np.arange(6))
+    text, images, _ = build["train"].counts(np.arange(6))
     assert text.tolist() == [5, 5, 9, 9, 13, 13], "the beginning is counted once"
     assert images.tolist() == [1] * 6
 

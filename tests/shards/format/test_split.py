@@ -65,7 +65,7 @@ def test_a_split_without_samples_is_empty(tmp_path: Path) -> None:
     split = shards.open(made.finish())["eval"]
     assert len(split) == 0
     assert list(split) == split[:] == []
-    assert [counts.tolist() for counts in split.counts(np.zeros(0, np.int64))] == [[], []]
+    assert [counts.tolist() for counts in split.counts(np.zeros(0, np.int64))] == [[], [], []]
     for index in (0, -1):
         with pytest.raises(IndexError, match=f"no sample {index}; the split eval has 0"):
             split[index]
@@ -107,14 +107,14 @@ def test_a_sample_is_named_by_its_shard_and_key(split: SplitSamples) -> None:
 
 
 def test_counts_are_what_reading_every_sample_gives(split: SplitSamples) -> None:
-    text, images = split.counts(np.arange(len(split)))
+    text, images, _ = split.counts(np.arange(len(split)))
     assert text.dtype == images.dtype == np.int64
     assert images.tolist() == [len(sample.images) for sample in split]
     assert text.tolist() == [len(sample.ids) - len(sample.images) for sample in split]
 
 
 def test_counts_come_in_the_order_asked_for(split: SplitSamples) -> None:
-    text, images = split.counts(np.arange(len(split)))
+    text, images, _ = split.counts(np.arange(len(split)))
     asked = np.random.default_rng(0).integers(0, len(split), 100)
     actual = split.counts(asked)
     assert actual[0].tolist() == text[asked].tolist()

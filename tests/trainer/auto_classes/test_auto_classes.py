@@ -24,11 +24,12 @@ from PIL import Image
 
 import trainer
 from shards import Build
+from shards.images.tiles import ONE_TILE
 from tests.support import auto_models, exports, model_batches
 from tests.support.auto_models import MMCA, Written, opened
 from tests.support.exports import CLIP, OPEN_CLIP, SIDE, SIGLIP
 from trainer.export.export import export_model
-from trainer.inference.conversation import Exchange, LoadedImage, messages_of, prompt_of
+from trainer.inference.conversation import Exchange, messages_of, prompt_of
 from trainer.inference.generate import Generator, Sampling
 from trainer.model.decoder import PRESETS
 from trainer.model_io.own_config import MODEL_TYPE
@@ -87,17 +88,17 @@ def test_the_auto_classes_give_the_logits_of_the_trained_model(
     assert (logits - expected).abs().max() < 1e-5
 
 
-def asked(folder: Path, build: Build) -> tuple[list[list[Exchange]], list[list[Image.Image]]]:
+def asked(build: Build) -> tuple[list[list[Exchange]], list[list[Image.Image]]]:
     """Three conversations, and their images: several images, several rounds, and none."""
     images = [*exports.sample_images(), *exports.sample_images((20, 33))]
-    loaded = [LoadedImage(path=folder, pixels=pixels) for pixels in exports.pixels_of(images, build)]
+    loaded = exports.loaded_images(images, build)
     return [
         [
-            Exchange(question="Which of the two is older?", images=tuple(loaded[:2]), answer="The first."),
-            Exchange(question="And this one?", images=tuple(loaded[2:3])),
+            Exchange(question="Which of the two is older?", images=loaded[:2], answer="The first."),
+            Exchange(question="And this one?", images=loaded[2:3]),
         ],
         [Exchange(question="Why?")],
-        [Exchange(question="What is it?", images=tuple(loaded[3:]))],
+        [Exchange(question="What is it?", images=loaded[3:])],
     ], [images[:3], [], images[3:]]
 
 
@@ -108,7 +109,7 @@ def test_generate_gives_the_answers_of_chat(
 ) -> None:
     _, folder = written(**model)
     loaded = trainer.load(folder)
-    conversations, images = asked(folder, build)
+    conversations, images = asked(build)
     generator = Generator(loaded.model, loaded.chat_tokenizer)
     prompts = [prompt_of(exchanges, loaded, end_id=generator.end_id) for exchanges in conversations]
     expected = generator.batch(prompts, Sampling(max_new_tokens=12))
@@ -164,10 +165,10 @@ def test_the_image_processor_gives_the_pixels_of_training_to_the_bit(fit: str, t
     photo.save(tmp_path / "photo.png", exif=exif)
 
     from shards.loader import normalize
-    from trainer.inference.conversation import load_image
+    from trainer.inference.images import load_image
 
-    pixels = load_image(tmp_path / "photo.png", loaded.geometry).pixels
-    expected = normalize(pixels[None], loaded.model.encoder.mean, loaded.model.encoder.std)
+    pixels = load_image(tmp_path / "photo.png", loaded.geometry).pixels(ONE_TILE)
+    expected = normalize(pixels, loaded.model.encoder.mean, loaded.model.encoder.std)
     for options in ({}, {"backend": "pil"}):
         processor = transformers.AutoProcessor.from_pretrained(tmp_path / "out", **options)
         for image in (Image.open(tmp_path / "photo.png"), str(tmp_path / "photo.png")):

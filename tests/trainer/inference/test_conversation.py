@@ -17,13 +17,15 @@ pytest.importorskip("transformers")
 
 import shards
 from dst.tokenizer import TextTokenizer
+from shards.images.tiles import ONE_TILE
 from shards.loader import Loader
 from tests.support import model_batches, small_blends
 from tests.support.talks import FEW, PHOTOS, Script, Talk, trained_tokens
 from tests.support.tiny_models import IMAGE_TOKENS, SIDE, Fed, Loaded, loaded
 from trainer.errors import TrainError
-from trainer.inference.conversation import MAX_BYTES, Exchange, TextStream, answer_text, load_image, prompt_of
+from trainer.inference.conversation import Exchange, TextStream, answer_text, prompt_of
 from trainer.inference.generate import Generator, Sampling
+from trainer.inference.images import MAX_BYTES, load_image
 
 one_thread = pytest.fixture(scope="module", autouse=True)(model_batches.on_one_thread)
 record = pytest.fixture(scope="module")(loaded)
@@ -143,7 +145,7 @@ def test_a_character_of_several_tokens_waits_and_one_that_is_cut_off_is_not_show
 
 def test_an_image_is_seen_as_the_build_s_geometry_says(record: Loaded, tmp_path: Path) -> None:
     seen = load_image(PHOTOS[0], record.geometry)
-    assert seen.pixels.shape == (3, SIDE, SIDE)
+    assert seen.pixels(ONE_TILE).shape == (1, 3, SIDE, SIDE)
     with pytest.raises(TrainError, match="is not a file"):
         load_image(tmp_path, record.geometry)
     with (tmp_path / "film.jpg").open("wb") as film:

@@ -25,7 +25,7 @@ from tests.support import exports, llava_exports, model_batches
 from tests.support.exports import CLIP, OPEN_CLIP, SIDE, SIGLIP
 from tests.support.llava_exports import SPARE_ROWS
 from trainer.export.export import export_model
-from trainer.inference.conversation import Exchange, LoadedImage, messages_of, prompt_of
+from trainer.inference.conversation import Exchange, messages_of, prompt_of
 from trainer.inference.generate import Generator, Sampling
 from trainer.model.decoder import PRESETS
 
@@ -127,9 +127,7 @@ def test_transformers_generates_the_answers_that_chat_gives(
     loaded = trainer.load(tmp_path / "out")
     generator = Generator(loaded.model, loaded.chat_tokenizer)
     question = "Which of the two is older?"
-    images = tuple(
-        LoadedImage(path=tmp_path, pixels=pixels) for pixels in exports.pixels_of(exports.sample_images(), build)
-    )
+    images = exports.loaded_images(exports.sample_images(), build)
     asked = [Exchange(question=question, images=images), *[Exchange(question="Why?")] * padded]
     prompts = [prompt_of([exchange], loaded, end_id=generator.end_id) for exchange in asked]
     expected = generator.batch(prompts, Sampling(max_new_tokens=8))
