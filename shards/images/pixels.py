@@ -190,14 +190,18 @@ def resized(image: Image.Image, size: tuple[int, int], geometry: Geometry) -> Im
 
 
 def _padded(image: Image.Image, geometry: Geometry, grid: Grid) -> Image.Image:
-    """In the middle of a canvas of the padding's colour, which is then resized, as LLaVA-1.5 does it with a square.
+    """In the middle of a rectangle of the padding's colour, which is then resized, as LLaVA-1.5 does it with a square.
 
-    Pillow resizes rows, rounds, then resizes columns. So the rows of the canvas are made and resized a few at a time,
+    Pillow resizes the rows of a square, rounds, then resizes columns. So its rows are made and resized a few at a time,
     with the same pixels: the square of a long strip would not fit into memory.
     """
     (width, height), (wide, high) = image.size, grid.canvas(geometry.size)
     full_width, full_height = padded_size(width, height, grid)
     colour, resample = PAD_COLOURS[geometry.pad_colour], _FILTERS[geometry.interpolation]
+    if grid != ONE_TILE and full_width * full_height <= geometry.max_pixels:  # Pillow chooses what it resizes first
+        whole = Image.new("RGB", (full_width, full_height), colour)
+        whole.paste(image, ((full_width - width) // 2, (full_height - height) // 2))
+        return whole.resize((wide, high), resample)
     narrow = Image.new("RGB", (wide, full_height), colour)
     step = max(1, _PIXELS_AT_ONCE // full_width)
     for first in range(0, height, step):

@@ -4,6 +4,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -38,7 +39,10 @@ ROUNDS = (
 )
 
 
-def trained(folder: Path, **settings: Any) -> shards.Build:
+TILED = {"fit": "squash", "tiles": 6, "tiles_multi": 3}
+
+
+def trained(folder: Path, image: dict[str, Any], **settings: Any) -> shards.Build:
     """ROUNDS as one sample of a build."""
     messages: list[dict[str, Any]] = []
     for photos, question, answer in ROUNDS:
@@ -46,21 +50,33 @@ def trained(folder: Path, **settings: Any) -> shards.Build:
         messages.append({"role": "user", "content": [*parts, {"type": "text", "text": question}]})
         messages.append({"role": "assistant", "content": answer})
     dataset = {"images": [str(PHOTOS[0].parent)], "options": {"media_tags": "text"}}
-    image = {"size": SIDE, "store": "original"}
+    image = {"size": SIDE, "store": "original", **image}
     blend = small_blends.chat_blend(
         folder, [{"id": "1", "messages": messages}], image_tokens=IMAGE_TOKENS, image=image, dataset=dataset, **settings
     )
     return shards.open(small_blends.build(blend).path)
 
 
-@pytest.mark.parametrize("template", ["visualchat", "chatml", "vicuna", "llama2", "llama3"])
+@pytest.mark.parametrize(
+    ("template", "image"),
+    [
+        ("visualchat", {}),
+        ("chatml", {}),
+        ("vicuna", {}),
+        ("llama2", {}),
+        ("llama3", {}),
+        ("chatml", TILED),
+        ("visualchat", {**TILED, "fit": "pad", "grid": "resolution"}),
+    ],
+)
 def test_what_is_sent_is_token_for_token_and_pixel_for_pixel_what_training_sees_before_each_answer(
-    template: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    template: str, image: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    build = trained(tmp_path, template=template)
+    build = trained(tmp_path, image, template=template)
     (batch,) = Loader(build, batch_size=1, max_length=2048, epochs=1)
     record = loaded(template=template)
-    assert record.geometry == build.manifest.config.image
+    assert image or record.geometry == build.manifest.config.image
+    record = replace(record, geometry=build.manifest.config.image)
     script = Script(monkeypatch, record, [answer for _, _, answer in ROUNDS])
     talk = Talk(record, Sampling())
     for photos, question, _ in ROUNDS:
@@ -152,3 +168,38 @@ def test_an_image_is_seen_as_the_build_s_geometry_says(record: Loaded, tmp_path:
         film.truncate(MAX_BYTES + 1)
     with pytest.raises(TrainError, match=r"film\.jpg: has 1,073,741,825 bytes; expected an image"):
         load_image(tmp_path / "film.jpg", record.geometry)
+
+
+def tiled(record: Loaded, **settings: Any) -> Loaded:
+    return replace(record, geometry=replace(record.geometry, fit="squash", tiles=6, tiles_multi=2, **settings))
+
+
+def test_images_get_fewer_tiles_as_a_conversation_comes_close_to_what_the_model_reads(record: Loaded) -> None:
+    asked = [Exchange(question="What is it?", images=(load_image(PHOTOS[0], tiled(record).geometry),))]
+    whole = prompt_of(asked, tiled(record), end_id=1)
+    assert not whole.fewer_tiles
+    assert len(whole.images) > 3
+    for less in range(1, len(whole.images) * IMAGE_TOKENS):
+        limit = len(whole.ids) + 1 - less
+        prompt = prompt_of(asked, tiled(record), end_id=1, limit=limit)
+        assert prompt.fewer_tiles
+        assert len(prompt.images) == len(prompt.slots)
+        text = len(whole.ids) - len(whole.images) * IMAGE_TOKENS
+        assert len(prompt.ids) == text + len(prompt.images) * IMAGE_TOKENS
+        assert len(prompt.ids) < limit or len(prompt.images) == 1
+
+
+def test_chat_says_that_images_are_seen_with_fewer_tiles(record: Loaded) -> None:
+    talk = Talk(tiled(record))
+    limit = talk.chat._generator.limit
+    talk(f"/image {PHOTOS[0]}")
+    assert limit is None or "fewer tiles" not in talk("What is it?")
+    talk.chat.clear("")
+    talk.chat._generator.limit = 64
+    talk(f"/image {PHOTOS[0]}")
+    assert "images are seen with fewer tiles, so that the conversation fits" in talk("What is it, in one word? " * 3)
+    talk.chat.clear("")
+    talk(f"/image {PHOTOS[0]}")
+    said = talk("What is it, in one word? " * 40)
+    assert "not asked: " in said
+    assert "the model reads at most 64" in said
