@@ -119,8 +119,7 @@ def _broken_promises(
 
 def _is_canvas(grid: Grid, image: Mapping[str, Any], config: BuildConfig) -> bool:
     """Whether a resized image is as large as its grid says; one that is kept as it was may have any size."""
-    stored = config.blend.get("image", {}).get("store")
-    return stored != "resized" or (image["width"], image["height"]) == grid.canvas(config.image.size)
+    return not config.stores_canvases or (image["width"], image["height"]) == grid.canvas(config.image.size)
 
 
 def _names_each(branches: Sequence[Any], count: int) -> bool:

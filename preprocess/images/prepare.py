@@ -97,6 +97,8 @@ class ImagePolicy:
             interpolation=self.interpolation,
             max_pixels=self.max_pixels,
             grid=self.grid,
+            tiles=self.tiles,
+            tiles_multi=self.tiles_multi,
         )
 
 

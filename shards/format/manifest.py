@@ -50,6 +50,12 @@ class BuildConfig:
     limits: BuildLimits
     blend: Annotated[Mapping[str, Any], WHOLE]
 
+    @property
+    def stores_canvases(self) -> bool:
+        """Whether stored images are as the encoder sees them: the canvas of their tiles."""
+        image = self.blend.get("image")
+        return isinstance(image, Mapping) and image.get("store") == "resized"
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TokenizerInfo:

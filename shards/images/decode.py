@@ -50,10 +50,21 @@ Pixels = npt.NDArray[np.uint8]
 class ImageDecoder(Protocol):
     """Fills out, C-contiguous uint8 [tiles, size, size, 3]. Raises ImageError for bytes that are not an image."""
 
-    def __call__(self, data: bytes | memoryview, geometry: Geometry, out: Pixels, grid: Grid = ONE_TILE) -> None: ...
+    def __call__(
+        self,
+        data: bytes | memoryview,
+        geometry: Geometry,
+        out: Pixels,
+        grid: Grid = ONE_TILE,
+        *,
+        is_canvas: bool = False,
+    ) -> None:
+        """is_canvas: the image is the canvas of its grid already, as `resized` builds store it."""
 
 
-def decode_pillow(data: bytes | memoryview, geometry: Geometry, grid: Grid = ONE_TILE) -> Pixels:
+def decode_pillow(
+    data: bytes | memoryview, geometry: Geometry, grid: Grid = ONE_TILE, *, is_canvas: bool = False
+) -> Pixels:
     """The pixels, uint8 [tiles, size, size, 3], by Pillow alone: what both decoders are measured against."""
     data = bytes(data)
     out = np.empty((grid.tiles, geometry.size, geometry.size, 3), np.uint8)
@@ -62,18 +73,25 @@ def decode_pillow(data: bytes | memoryview, geometry: Geometry, grid: Grid = ONE
         canvas = fit(seen, geometry, grid)
     cut(np.asarray(canvas), grid, out)
     if grid != ONE_TILE:
-        _overview_exact(seen if geometry.fit == "squash" else canvas, geometry, out[-1])
+        if is_canvas or geometry.fit == "pad":
+            out[-1] = np.asarray(canvas.reduce(grid))
+        else:
+            out[-1] = np.asarray(resized(seen, (geometry.size, geometry.size), geometry))
     return out
 
 
-def exact(data: bytes | memoryview, geometry: Geometry, out: Pixels, grid: Grid = ONE_TILE) -> None:
+def exact(
+    data: bytes | memoryview, geometry: Geometry, out: Pixels, grid: Grid = ONE_TILE, *, is_canvas: bool = False
+) -> None:
     """Pillow's pixels. A stored JPEG that has the right size already is decoded straight into out, or its canvas."""
-    _decode(data, geometry, out, grid, _fill_exact, _overview_of_canvas_exact)
+    _decode(data, geometry, out, grid, is_canvas, _fill_exact)
 
 
-def fast(data: bytes | memoryview, geometry: Geometry, out: Pixels, grid: Grid = ONE_TILE) -> None:
+def fast(
+    data: bytes | memoryview, geometry: Geometry, out: Pixels, grid: Grid = ONE_TILE, *, is_canvas: bool = False
+) -> None:
     """The same by way of simplejpeg and torch; as `exact` does it where nothing is resized or torch cannot resize."""
-    _decode(data, geometry, out, grid, _fill_fast, _overview_fast)
+    _decode(data, geometry, out, grid, is_canvas, _fill_fast)
 
 
 def seen_size(data: bytes, geometry: Geometry) -> tuple[int, int]:
@@ -94,7 +112,7 @@ class _Target:
     grid: Grid
     canvas: Pixels
     overview: Pixels | None
-    """None if the canvas is all there is"""
+    """If it is made of the image itself; else of the canvas, or the canvas is all there is"""
 
     @property
     def size(self) -> tuple[int, int]:
@@ -107,22 +125,26 @@ def _decode(
     geometry: Geometry,
     out: Pixels,
     grid: Grid,
+    is_canvas: bool,
     fill: Callable[[ImageFile, bytes, _Target], None],
-    overview_of_canvas: Callable[[Pixels, Geometry, Pixels], None],
 ) -> None:
     if grid == ONE_TILE:
         target = _Target(geometry, grid, out[0], None)
     else:
         wide, high = grid.canvas(geometry.size)
-        target = _Target(geometry, grid, np.empty((high, wide, 3), np.uint8), out[-1])
-    if not _decoded_plain(data, target):
+        of_canvas = is_canvas or geometry.fit == "pad"
+        target = _Target(geometry, grid, np.empty((high, wide, 3), np.uint8), None if of_canvas else out[-1])
+    if target.overview is not None or not _decoded_plain(data, target):
         data = bytes(data)
         with warnings.catch_warnings(action="ignore"):
             fill(_header(data, geometry), data, target)
-    elif target.overview is not None:
-        overview_of_canvas(target.canvas, geometry, target.overview)
-    if target.overview is not None:
-        cut(target.canvas, grid, out)
+    if grid == ONE_TILE:
+        return
+    cut(target.canvas, grid, out)
+    if target.overview is None:
+        # The mean of each pixel's block. The canvas of a smaller image is an enlargement, of which this is closer to
+        # the image's own overview than its filter would be, and it takes a tenth of the time.
+        out[-1] = np.asarray(Image.fromarray(target.canvas).reduce(grid))
 
 
 def _header(data: bytes, geometry: Geometry) -> ImageFile:
@@ -134,22 +156,20 @@ def _header(data: bytes, geometry: Geometry) -> ImageFile:
 
 def _fill_exact(image: ImageFile, data: bytes, target: _Target) -> None:
     geometry = target.geometry
-    if image.size == target.size and _decoded_jpeg(image, data, target.canvas):
-        source = None
-    else:
-        source = _seen(image, data)
-        target.canvas[...] = np.asarray(fit(source, geometry, target.grid))
+    if target.overview is None and image.size == target.size and _decoded_jpeg(image, data, target.canvas):
+        return
+    seen = _seen(image, data)
+    target.canvas[...] = np.asarray(fit(seen, geometry, target.grid))
     if target.overview is not None:
-        if source is None or geometry.fit != "squash":
-            source = Image.fromarray(target.canvas)
-        _overview_exact(source, geometry, target.overview)
+        target.overview[...] = np.asarray(resized(seen, (geometry.size, geometry.size), geometry))
 
 
 def _fill_fast(image: ImageFile, data: bytes, target: _Target) -> None:
     geometry, (width, height) = target.geometry, image.size
     wide, high = padded_size(width, height, target.grid)
     is_strip = geometry.fit == "pad" and wide * high > geometry.max_pixels  # its canvas is too large
-    if image.size == target.size or is_strip or not can_resize(geometry):
+    is_ready = target.overview is None and image.size == target.size
+    if is_ready or is_strip or not can_resize(geometry):
         _fill_exact(image, data, target)
         return
     # Decoded at full size: libjpeg's own scaling saves half of the time at 12 megapixels and little below that, and
@@ -159,22 +179,7 @@ def _fill_fast(image: ImageFile, data: bytes, target: _Target) -> None:
         pixels = np.array(_seen(image, data))
     fit_torch(pixels, geometry, target.grid, target.canvas)
     if target.overview is not None:
-        _overview_fast(pixels if geometry.fit == "squash" else target.canvas, geometry, target.overview)
-
-
-def _overview_exact(source: Image.Image, geometry: Geometry, out: Pixels) -> None:
-    out[...] = np.asarray(resized(source, (geometry.size, geometry.size), geometry))
-
-
-def _overview_of_canvas_exact(canvas: Pixels, geometry: Geometry, out: Pixels) -> None:
-    _overview_exact(Image.fromarray(canvas), geometry, out)
-
-
-def _overview_fast(pixels: Pixels, geometry: Geometry, out: Pixels) -> None:
-    if can_resize(geometry):
-        out[...] = resized_torch(pixels, (geometry.size, geometry.size), geometry)
-    else:
-        _overview_of_canvas_exact(pixels, geometry, out)
+        target.overview[...] = resized_torch(pixels, (geometry.size, geometry.size), geometry)
 
 
 def _seen(image: ImageFile, data: bytes) -> Image.Image:

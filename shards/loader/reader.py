@@ -40,6 +40,7 @@ class BatchReader:
         self._image_tokens = build.manifest.config.image_tokens
         self._image_id = build.manifest.tokenizer.image_id
         self._geometry = build.manifest.config.image
+        self._is_canvas = build.manifest.config.stores_canvases
         self._decode = decode
 
     def fill(self, request: BatchRequest, allocate: Callable[[int], Memory]) -> tuple[Contents, Memory]:
@@ -73,11 +74,11 @@ class BatchReader:
 
     def _decode_all(self, stored: Sequence[tuple[int, memoryview, Grid]], pixels: npt.NDArray[np.uint8]) -> None:
         """stored: images, each with its sample's number and its grid. pixels: uint8 [N, S, S, 3]."""
-        end = 0
+        decode, end = DECODERS[self._decode], 0
         for number, image, grid in stored:
             start, end = end, end + grid.tiles
             try:
-                DECODERS[self._decode](image, self._geometry, pixels[start:end], grid)
+                decode(image, self._geometry, pixels[start:end], grid, is_canvas=self._is_canvas)
             except ImageError as error:
                 raise ShardError(f"{self._split.where(number)}: an image cannot be decoded: {error}") from None
 

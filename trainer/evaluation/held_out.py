@@ -101,9 +101,10 @@ def prompt_for(build: Build, question: Question, geometry: Geometry, image_id: i
     record = _record(build, question, image_id)
     ids = record.ids[: question.start]
     expanded, slots = expand_images(ids, image_id, build.manifest.config.image_tokens, record.grids)
+    is_canvas = build.manifest.config.stores_canvases
     shown = list(zip(record.images, record.grids, strict=True))[: int((ids == image_id).sum())]
     try:
-        pixels = [image_pixels(data, geometry, grid) for data, grid in shown]
+        pixels = [image_pixels(data, geometry, grid, is_canvas=is_canvas) for data, grid in shown]
     except ImageError as error:
         raise TrainError(f"{build[SPLIT].where(question.index)}: an image cannot be decoded: {error}") from None
     return Prompt(ids=expanded, images=stack(pixels, geometry.size), slots=slots, end_id=question.end_id)

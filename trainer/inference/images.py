@@ -37,10 +37,15 @@ class LoadedImage:
         return self._decoded[grid]
 
 
-def image_pixels(data: bytes | memoryview, geometry: Geometry, grid: Grid = ONE_TILE) -> torch.Tensor:
-    """The encoder's input, uint8 [tiles, 3, S, S], from the bytes of an image file. Raises ImageError."""
+def image_pixels(
+    data: bytes | memoryview, geometry: Geometry, grid: Grid = ONE_TILE, *, is_canvas: bool = False
+) -> torch.Tensor:
+    """The encoder's input, uint8 [tiles, 3, S, S], from the bytes of an image file. Raises ImageError.
+
+    is_canvas: the image is the canvas of its grid already, as `resized` builds store it.
+    """
     pixels = np.empty((grid.tiles, geometry.size, geometry.size, 3), np.uint8)
-    exact(data, geometry, pixels, grid)
+    exact(data, geometry, pixels, grid, is_canvas=is_canvas)
     return torch.from_numpy(pixels).permute(0, 3, 1, 2)
 
 

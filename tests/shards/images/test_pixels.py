@@ -23,6 +23,7 @@ POLICIES = [
     ImagePolicy(),
     ImagePolicy(store="resized", size=224, fit="pad", pad_colour="siglip", interpolation="lanczos", max_pixels=5),
     ImagePolicy(fit="squash", pad_colour="black", interpolation="bilinear"),
+    ImagePolicy(fit="squash", tiles=6, tiles_multi=2, grid="resolution"),
 ]
 
 
@@ -59,12 +60,22 @@ def test_a_malformed_image_config_is_an_error_that_names_key_and_value(key: str,
     assert repr(value) in str(caught.value)
 
 
-@pytest.mark.parametrize("field", [field.name for field in dataclasses.fields(Geometry)])
+REQUIRED = [field.name for field in dataclasses.fields(Geometry) if field.default is dataclasses.MISSING]
+
+
+@pytest.mark.parametrize("field", REQUIRED)
 def test_a_missing_key_is_an_error(field: str) -> None:
     config = in_manifest(ImagePolicy())
     del config[field]
     with pytest.raises(FieldError, match=rf"config\.image\.{field}: missing; expected"):
         from_json(Geometry, config, "config.image")
+
+
+def test_a_build_without_tiles_needs_no_settings_of_them() -> None:
+    config = {name: value for name, value in in_manifest(ImagePolicy()).items() if name in REQUIRED}
+    geometry = from_json(Geometry, config)
+    assert (geometry.grid, geometry.tiles, geometry.tiles_multi) == (None, None, None)
+    assert (geometry.most_tiles(1), geometry.most_tiles(3)) == (1, 1)
 
 
 @pytest.mark.parametrize("image", [None, [], "crop"])
