@@ -50,7 +50,6 @@ def test_a_shard_with_tiles_has_golden_bytes_and_counts_them(tmp_path: Path) -> 
 
 def test_shards_with_tiles_are_listed_and_come_back(tmp_path: Path) -> None:
     infos = [replace(written(tmp_path, tiled=True), samples=count) for count in (1, 2)]
-    assert ShardList.from_json(to_json(infos), "shards")[:] != []
     read = ShardList.from_json(to_json(infos), "shards")
     assert list(read) == infos
     assert read.has_tiles
