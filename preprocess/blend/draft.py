@@ -58,7 +58,8 @@ def _blend_text(found: Discovery, base: Path, tokenizer: str | None) -> str:
         lines.append(f"{key}:")
         for name, text in field_docs(cls).items():
             value = 0.01 if name == "eval" else cls.__dataclass_fields__[name].default
-            lines += [f"  # {text}", f"  {name}: {value}"]
+            if value is not None:  # else the line would only say that nothing is set
+                lines += [f"  # {text}", f"  {name}: {value}"]
     lines += ["", "# `dsvl-prep adapters` lists each adapter's options.", "datasets:"]
     used: set[str] = set()
     for dataset in found.datasets:

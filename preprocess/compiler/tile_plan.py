@@ -25,7 +25,7 @@ def plan_tiles(
         got = f"{len(sizes)} images of a tile each; limits.max_tiles is {context.max_tiles}"
         raise RejectError("too_many_images", got)
     policy = context.image
-    most = policy.tiles if len(sizes) == 1 and not joined else policy.tiles_multi
+    most = policy.geometry.most_tiles(len(sizes) + joined)
     room = (context.max_length - text_tokens) // context.image_tokens
     budget = room if context.max_tiles is None else min(room, context.max_tiles)
     grids, allowed = plan_grids(sizes, policy.geometry, most=most, budget=budget)

@@ -107,14 +107,6 @@ def cut(canvas: npt.NDArray[np.uint8], grid: Grid, out: npt.NDArray[np.uint8]) -
     cells[...] = canvas.reshape(rows, size, columns, size, 3).transpose(0, 2, 1, 3, 4)
 
 
-def joined(tiles: npt.NDArray[np.uint8], grid: Grid) -> npt.NDArray[np.uint8]:
-    """The inverse of `cut`: the canvas that an image's tiles [tiles, S, S, 3] show."""
-    columns, rows = grid
-    size = tiles.shape[1]
-    cells = tiles[: columns * rows].reshape(rows, columns, size, size, 3)
-    return cells.transpose(0, 2, 1, 3, 4).reshape(rows * size, columns * size, 3)
-
-
 def _by_ratio(width: int, height: int, size: int, choices: Sequence[Grid]) -> Grid:
     """InternVL's `find_closest_aspect_ratio`; of grids with equal ratios the largest that is below twice the image."""
     ratio = width / height

@@ -146,6 +146,7 @@ class Record:
     """Positions that are not padding; an image counts all of its positions"""
     trained_tokens_per_second: float
     images_per_second: float
+    """Squares that the encoder sees: of an image with tiles each of them"""
     records_per_second: float
     """Samples, each branch counted as one"""
     padding_share: float

@@ -77,7 +77,7 @@ def test_half_written_and_newer_builds_are_refused_with_what_to_do(folder: Path,
     (tmp_path / "half/shards").mkdir(parents=True)
     assert "it is not a finished build" in dsvl_prep("view", "half", "--port", 0, cwd=tmp_path).stderr
     (tmp_path / "newer").mkdir()
-    manifest = (folder / "build/manifest.json").read_text(encoding="utf-8").replace('"version": 1', '"version": 3')
+    manifest = (folder / "build/manifest.json").read_text(encoding="utf-8").replace('"version": 1', '"version": 4')
     (tmp_path / "newer/manifest.json").write_text(manifest, encoding="utf-8")
     for command in (("view", "newer", "--port", 0), ("inspect", "newer", "--html", "out.html")):
         done = dsvl_prep(*command, cwd=tmp_path)

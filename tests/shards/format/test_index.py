@@ -106,6 +106,7 @@ def test_rows_are_found_in_every_batch(tmp_path: Path) -> None:
     assert several.table.column("key").num_chunks == 3
     for number, row in enumerate(rows):
         actual = several.entry(number)._asdict()
+        assert actual.pop("tiles") is None
         assert actual == {name: row[name] for name in actual}
 
 

@@ -39,10 +39,10 @@ def test_a_manifest_that_is_none_is_refused(tmp_path: Path, content: bytes) -> N
 @pytest.mark.parametrize(
     ("version", "words"),
     [
-        (3, "the build is newer: format version 3, this program reads 1 and 2; update dsvl"),
-        (0, "the build is older: format version 0, this program reads 1 and 2; rebuild it"),
-        (None, "the build has no format version, only None; this program reads 1 and 2; rebuild it"),
-        (True, "the build has no format version, only True; this program reads 1 and 2; rebuild it"),
+        (4, "the build is newer: format version 4, this program reads 1 to 3; update dsvl"),
+        (0, "the build is older: format version 0, this program reads 1 to 3; rebuild it"),
+        (None, "the build has no format version, only None; this program reads 1 to 3; rebuild it"),
+        (True, "the build has no format version, only True; this program reads 1 to 3; rebuild it"),
     ],
 )
 def test_a_manifest_of_another_version_is_refused_and_the_older_side_named(

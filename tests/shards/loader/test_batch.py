@@ -21,6 +21,7 @@ def test_each_branch_counts_as_a_record_and_so_does_a_sample_without_branches() 
     batch = Batch(
         **{**nothing, "branch_ids": numbers},
         stored_images=(),
+        grids=(),
         samples=tuple(tuple(("mine", name) for name, _ in sequence[:-1]) for sequence in sequences),
         cursor=0,
     )

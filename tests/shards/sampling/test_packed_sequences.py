@@ -30,6 +30,8 @@ IMAGE_TOKENS = 4
 class Lengths:
     """Only what sequences ask of a split."""
 
+    has_tiles = False
+
     def __init__(self, text: Sequence[int], images: Sequence[int]) -> None:
         self.text, self.images = np.array(text, np.int64), np.array(images, np.int64)
 
