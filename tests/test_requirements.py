@@ -23,6 +23,7 @@ EXTRA_OF = {
     "shards/loader/__init__.py": "train",
     "shards/loader/batch.py": "train",
     "shards/images/decode.py": "train",
+    "shards/images/torch_fit.py": "train",
     "shards/loader/loader.py": "train",
     "shards/loader/workers.py": "train",
     "trainer": "train",
