@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
@@ -72,7 +73,7 @@ def test_a_sample_page_counts_the_tokens_of_all_tiles(build: Build) -> None:
         assert (view.length, view.tiles) == (length(sample), sample.tiles)
         rows = token_rows(sample, opened.tokenizer, IMAGE_TOKENS, 0, 10**6)
         assert rows[0].first == 0
-        assert all(one.last + 1 == other.first for one, other in zip(rows[:-1], rows[1:], strict=True))
+        assert all(one.last + 1 == other.first for one, other in pairwise(rows))
         assert rows[-1].last + 1 == length(sample)
         of_images = [row.last + 1 - row.first for row in rows if row.image is not None]
         assert of_images == [grid.tiles * IMAGE_TOKENS for grid in sample.grids]
