@@ -17,7 +17,7 @@ from preprocess.views.sample_text import RecordText, frame_text, record_texts, t
 from shards import Sample, ShardError
 from shards.format.branches import Branch
 from shards.format.records import SampleRecord
-from shards.images.tiles import Grid
+from shards.images.tiles import ONE_TILE, Grid
 
 TOKENS_PAGE = 500
 
@@ -31,6 +31,9 @@ class StoredImage:
     height: int
     size_bytes: int
     detail: str
+    lines: str = ""
+    """An SVG path between its tiles, in a view box of columns x rows; empty if it is one square, or has borders"""
+    grid: Grid = ONE_TILE
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -130,10 +133,11 @@ def view_sample(opened: OpenedBuild, number: int) -> SampleView:
 
 def sample_view(opened: OpenedBuild, sample: Sample, *, number: int, dataset: str, split: str) -> SampleView:
     """Raises ShardError for metadata that is not what FORMAT.md says."""
-    metadata = sample.metadata
+    metadata, config = sample.metadata, opened.build.manifest.config
     try:
+        has_lines = config.stores_canvases or config.image.fit == "squash"
         images = tuple(
-            _stored_image(image, len(data), grid)
+            _stored_image(image, len(data), grid, has_lines=has_lines)
             for image, data, grid in zip(metadata["images"], sample.images, sample.grids, strict=True)
         )
         sources = tuple((str(source["file"]), str(source["record"])) for source in metadata["sources"])
@@ -141,7 +145,7 @@ def sample_view(opened: OpenedBuild, sample: Sample, *, number: int, dataset: st
     except (KeyError, TypeError, ValueError) as error:
         raise ShardError(f"{sample.where}: its metadata is not as FORMAT.md says ({error!r}); rebuild it") from None
     openers, texts = opened.openers(dataset), record_texts(sample, opened.tokenizer)
-    image_tokens = opened.build.manifest.config.image_tokens
+    image_tokens = config.image_tokens
     text_tokens = len(sample.ids) - len(images)
     has_branches = sample.branch_ids is not None
     return SampleView(
@@ -204,7 +208,7 @@ def token_rows(
     return rows
 
 
-def _stored_image(image: Mapping[str, Any], size_bytes: int, grid: Grid) -> StoredImage:
+def _stored_image(image: Mapping[str, Any], size_bytes: int, grid: Grid, *, has_lines: bool) -> StoredImage:
     resized = (
         f"resized from {image['original_width']} x {image['original_height']}" if "original_width" in image else ""
     )
@@ -214,4 +218,12 @@ def _stored_image(image: Mapping[str, Any], size_bytes: int, grid: Grid) -> Stor
         height=int(image["height"]),
         size_bytes=size_bytes,
         detail=", ".join(filter(None, (frame_text(image), resized, tiles_text(grid)))),
+        lines=_lines(grid) if has_lines else "",
+        grid=grid,
     )
+
+
+def _lines(grid: Grid) -> str:
+    upright = (f"M{column} 0V{grid.rows}" for column in range(1, grid.columns))
+    across = (f"M0 {row}H{grid.columns}" for row in range(1, grid.rows))
+    return "".join([*upright, *across])

@@ -18,7 +18,9 @@ from preprocess.views.diff import compare_builds
 from preprocess.views.inspect import inspect_samples, print_sample
 from preprocess.views.stats import build_stats, print_stats
 from shards import Build
+from shards.images.tiles import Grid
 from tests.support.tiled_builds import IMAGE_TOKENS, SIZES, tiled
+from tests.support.viewed_builds import app_of
 
 
 @pytest.fixture(scope="module")
@@ -83,6 +85,17 @@ def test_a_sample_page_counts_the_tokens_of_all_tiles(build: Build) -> None:
     lengths, images = counts_of(build, np.arange(len(build)))
     assert lengths.tolist() == [length(sample) for sample in build["train"]]
     assert images.tolist() == [len(sample.images) for sample in build["train"]]
+
+
+def test_the_page_of_a_sample_draws_lines_between_tiles_that_the_file_shows(build: Build, tmp_path: Path) -> None:
+    opened = OpenedBuild(str(build.store.location))
+    (image,) = view_sample(opened, 0).images
+    assert (image.grid, image.lines) == (Grid(3, 2), "M1 0V2M2 0V2M0 1H3")
+    ask = app_of(Path(build.store.location).parent)
+    assert 'viewBox="0 0 3 2"' in ask("/number/0").text
+    assert "<path" not in ask(f"/number/{SIZES.index((33, 31))}").text
+    padded = tiled(tmp_path, images=[[(96, 40)]], image={"fit": "pad"})
+    assert not view_sample(OpenedBuild(str(padded.store.location)), 0).images[0].lines, "its tiles have borders"
 
 
 def test_a_build_with_tiles_is_told_from_one_without_by_its_settings(build: Build, tmp_path: Path) -> None:
