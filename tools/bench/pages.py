@@ -52,9 +52,7 @@ def main() -> None:
         reader = _reader(folder, lesson_steps)
         data = folder / "pages"
         write_records(data, PAGE, train=arguments.pages, held_out=arguments.held_out)
-        print(
-            "\n| pages as | exact match | answers | steps | CPU seconds | tokens | tiles |\n|---|---|---|---|---|---|---|"
-        )
+        print("\n| pages as | exact match | answers | steps | CPU seconds | tokens | tiles |\n" + "|---" * 7 + "|")
         scores = {}
         for tiles in TILES:
             build = _build(folder / f"pages-{tiles}", data, reader, tiles)
