@@ -11,11 +11,7 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
-import resource
 import shutil
-import subprocess
-import sys
 import tempfile
 from collections.abc import Callable
 from functools import partial
@@ -23,6 +19,7 @@ from pathlib import Path
 
 import yaml
 
+from tools.bench.checkouts import run_python
 from tools.bench.data import ROOT, machine, make_images
 from tools.bench.sharing.steps import run_step
 from tools.bench.training.goals import Goal, print_goals
@@ -97,31 +94,19 @@ def compile_seconds(checkout: Path, data: Path, store: str, out: Path, first: in
     blend.write_text(yaml.safe_dump(tree), encoding="utf-8")
     shutil.rmtree(out, ignore_errors=True)
     command = ["-m", "preprocess.cli", "build", "--blend", str(blend), "--out", str(out), "--workers", "1"]
-    start = resource.getrusage(resource.RUSAGE_CHILDREN)
-    _run(checkout, command)
-    end = resource.getrusage(resource.RUSAGE_CHILDREN)
-    return end.ru_utime + end.ru_stime - start.ru_utime - start.ru_stime
+    return run_python(checkout, command)[1]
 
 
 def load_milliseconds(checkout: Path, data: Path, store: str, mode: str, records: int) -> float:
     """Of a sample, by the checkout's own runner, in its process."""
     task = {"data": str(data), "mode": mode, "samples": records, "build": store}
-    report = json.loads(_run(checkout, [str(checkout / "tools/bench/peers/ours.py"), json.dumps(task)]))
+    line, _ = run_python(checkout, [str(checkout / "tools/bench/peers/ours.py"), json.dumps(task)])
+    report = json.loads(line)
     return float(report["seconds"] / report["samples"] * 1000)
 
 
 def _step_seconds(checkout: Path, task: StepTask) -> float:
     return min(run_step(checkout, task).seconds)
-
-
-def _run(checkout: Path, arguments: list[str]) -> str:
-    """The last line that Python writes with the packages of a checkout. Raises SystemExit if it fails."""
-    environment = os.environ | {"PYTHONPATH": str(checkout)}
-    command = [sys.executable, *arguments]
-    done = subprocess.run(command, cwd=checkout, env=environment, capture_output=True, text=True, check=False)
-    if done.returncode:
-        raise SystemExit(f"{' '.join(command)}\n{done.stderr[-4000:]}")
-    return (done.stdout.strip().splitlines() or [""])[-1]
 
 
 if __name__ == "__main__":

@@ -7,14 +7,12 @@ from __future__ import annotations
 
 import json
 import math
-import os
 import statistics
-import subprocess
-import sys
 from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
 
+from tools.bench.checkouts import run_python
 from tools.bench.data import ROOT
 from tools.bench.sharing.builds import build_folder, build_seconds
 from tools.bench.sharing.questions import SHARES, make_questions
@@ -89,9 +87,5 @@ def check_equal(separate: float, shared: float, tolerance: float) -> None:
 
 def run_step(checkout: Path, task: StepTask) -> StepReport:
     """Measure with the packages of a checkout, in a process of its own. Raises SystemExit if it fails."""
-    environment = os.environ | {"PYTHONPATH": str(checkout), "TRANSFORMERS_VERBOSITY": "error"}
-    command = [sys.executable, "-P", str(RUNNER), json.dumps(asdict(task))]
-    done = subprocess.run(command, cwd=checkout, env=environment, capture_output=True, text=True, check=False)
-    if done.returncode:
-        raise SystemExit(f"{' '.join(command)}\n{done.stderr[-4000:]}")
-    return StepReport(**json.loads(done.stdout.splitlines()[-1]))
+    line, _ = run_python(checkout, ["-P", str(RUNNER), json.dumps(asdict(task))])
+    return StepReport(**json.loads(line))
