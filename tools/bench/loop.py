@@ -91,7 +91,7 @@ def compared(data: Path, before: Path, steps: int, repeats: int) -> list[Goal]:
 
 
 def write_config(data: Path, steps: int) -> Path:
-    """A train.yaml with defaults where nothing has to be small, or the same in a bare loop."""
+    """A train.yaml with a small model, and constant learning rates as in the bare loop; the rest are defaults."""
     decoder, vit = SIZES["0.5M"]
     tree = {
         "build": str(data / "build"),
