@@ -39,7 +39,7 @@ BELOW = {"dst": set(), "shards": {"dst.errors"}, "preprocess": {"dst", "shards"}
 """Packages and modules that a package may import besides itself; all errors share the base class in dst.errors"""
 TORCH_PART = {
     "shards/images/torch_fit.py",
-    *(f"shards/loader/{name}.py" for name in ("__init__", "batch", "loader", "workers")),
+    *(f"shards/loader/{name}.py" for name in ("__init__", "batch", "guests", "loader", "workers")),
 }
 """What makes tensors, or resizes with torch if it is there; `import shards` does not import it"""
 

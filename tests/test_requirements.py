@@ -22,6 +22,7 @@ EXTRA_OF = {
     "preprocess/viewer/server.py": "view",
     "shards/loader/__init__.py": "train",
     "shards/loader/batch.py": "train",
+    "shards/loader/guests.py": "train",
     "shards/images/decode.py": "train",
     "shards/images/torch_fit.py": "train",
     "shards/loader/loader.py": "train",

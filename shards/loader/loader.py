@@ -27,6 +27,7 @@ from shards.build import Build
 from shards.errors import ShardError
 from shards.images.decode import DECODERS
 from shards.loader.batch import Batch
+from shards.loader.guests import refuse_workers_of_torch
 from shards.loader.memory_blocks import LocalBlocks
 from shards.loader.reader import BatchReader, BatchRequest
 from shards.loader.workers import batches_ahead
@@ -218,6 +219,7 @@ class Loader:
 
         Raises ShardError if a sample is damaged or a worker died. One iteration at a time: it sets the cursor.
         """
+        refuse_workers_of_torch()
         if self._settings["split"] != "train" and not self._resumed:
             self._cursor = 0
         self._resumed = False

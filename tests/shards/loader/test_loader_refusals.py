@@ -6,15 +6,17 @@ import itertools
 import multiprocessing
 import os
 import signal
+from collections.abc import Iterable, Iterator
 from multiprocessing.connection import wait
 from pathlib import Path
 from typing import Any
 
 import pytest
+import torch.utils.data
 
 import shards
 from shards import Build, ShardError
-from shards.loader import Loader
+from shards.loader import Batch, Loader
 from tests.support.handmade_builds import Handmade, draft
 from tests.support.loader_builds import compiled, loader, some
 from tests.support.manifests import edit_manifest
@@ -51,6 +53,29 @@ def build(tmp_path_factory: pytest.TempPathFactory) -> Build:
 def test_settings_that_cannot_be_are_refused_at_once(build: Build, settings: dict[str, Any], words: str) -> None:
     with pytest.raises(ShardError, match=words):
         loader(build, **settings)
+
+
+class Guest(torch.utils.data.IterableDataset[Batch]):
+    """How people hand a loader to torch's DataLoader."""
+
+    def __init__(self, ours: Loader) -> None:
+        self.ours = ours
+
+    def __iter__(self) -> Iterator[Batch]:
+        return iter(self.ours)
+
+
+def test_workers_of_torchs_dataloader_are_refused_and_its_own_process_is_not(build: Build) -> None:
+    def keys(batches: Iterable[Batch]) -> list[Any]:
+        return [batch.samples for batch in itertools.islice(batches, 4)]
+
+    alone = torch.utils.data.DataLoader(Guest(loader(build)), batch_size=None, num_workers=0)
+    assert keys(alone) == keys(loader(build))
+    shared = torch.utils.data.DataLoader(Guest(loader(build)), batch_size=None, num_workers=2)
+    with pytest.raises(
+        ShardError, match=r"is iterated in worker 0 of a torch DataLoader with num_workers=2.*num_workers=0"
+    ):
+        keys(shared)
 
 
 def test_an_endless_run_over_no_samples_is_refused(tmp_path: Path) -> None:
