@@ -16,5 +16,5 @@ def refuse_workers_of_torch() -> None:
     if guest is not None:
         raise ShardError(
             f"loader: is iterated in worker {guest.id} of a torch DataLoader with num_workers={guest.num_workers}, "
-            "where each worker would give every batch; expected num_workers=0, since Loader(workers=N) reads ahead itself"
+            "where each worker would give every batch; expected num_workers=0: Loader(workers=N) reads ahead itself"
         )
