@@ -130,7 +130,7 @@ def export(
     for reason in exported.refusals:
         click.echo(f"not a LLaVA folder: {reason}", err=True)
     own = "a dsvl folder (for trainer.load, and for transformers after `import trainer`)"
-    kind = "a LLaVA folder" if exported.form == "llava" else own
+    kind = {"llava": "a LLaVA folder", "internvl": "an InternVL folder", "dsvl": own}[exported.form]
     click.echo(f"{exported.folder}: {kind}, {exported.parameters:,} parameters, {exported.size_bytes / 1e6:,.1f} MB")
 
 

@@ -43,6 +43,8 @@ CLIP: dict[str, Any] = {
     "patch_size": 16,
 }
 SIGLIP = {**CLIP, "model_type": "siglip_vision_model"}
+INTERNVIT: dict[str, Any] = {**CLIP, "model_type": "internvl_vision", "patch_size": 8}
+DINOV2: dict[str, Any] = {**CLIP, "model_type": "dinov2", "patch_size": 8, "mlp_ratio": 2}
 OPEN_CLIP: dict[str, Any] = {
     "embed_dim": 16,
     "vision_cfg": {"layers": 3, "width": 32, "head_width": 8, "patch_size": 16, "image_size": SIDE},
@@ -191,10 +193,11 @@ def logits_of(model: VisionChatModel, ids: torch.Tensor, pixels: torch.Tensor) -
         return model.logits(unlabelled(ids, pixels, slots))
 
 
-def llava(folder: Path) -> Any:
+def llava(folder: Path, family: str = "Llava") -> Any:
     """The folder as transformers opens it, which must miss nothing in it and find nothing unknown."""
     transformers: Any = importlib.import_module("transformers")
-    model, loading = transformers.LlavaForConditionalGeneration.from_pretrained(folder, output_loading_info=True)
+    model_class = getattr(transformers, f"{family}ForConditionalGeneration")
+    model, loading = model_class.from_pretrained(folder, output_loading_info=True)
     problems = {name: found for name, found in loading.items() if found}
     assert not problems
     return model
@@ -208,14 +211,14 @@ def processed(folder: Path, images: Sequence[Image.Image], **options: Any) -> An
     return processor(text=text, images=list(images), return_tensors="pt")
 
 
-def check_is_llava(model: VisionChatModel, build: Build, out: Path) -> None:
+def check_is_llava(model: VisionChatModel, build: Build, out: Path, family: str = "Llava") -> None:
     """transformers alone gives the ids, pixels and logits of our model, for two images that have to be resized."""
     two = sample_images()
     inputs = processed(out, two, backend="pil")
     ids = expanded(model, chat_of(build))
     assert torch.equal(inputs["input_ids"], ids)
     with torch.no_grad():
-        got = llava(out)(**inputs).logits
+        got = llava(out, family)(**inputs).logits
     expected = logits_of(model, ids, pixels_of(two, build))
     others = logits_of(model, ids, pixels_of(two[::-1], build))
     assert (expected - others).abs().max() > 0.01, "the images must matter"

@@ -1,8 +1,8 @@
 """Write a trained model as a folder for other programs: weights, configuration, tokenizer, processor, model card.
 
-A causal model with the parts of LLaVA becomes a standard LLaVA folder. Any other model gets the `model_type` of
-trainer.model_io.own_config, which transformers knows after `import trainer`, and refuses with the reason without it.
-`trainer.load` opens both.
+A causal model with the parts of LLaVA or InternVL becomes a standard folder of that family. Any other model gets the
+`model_type` of trainer.model_io.own_config, which transformers knows after `import trainer`, and refuses with the
+reason without it. `trainer.load` opens all of them.
 
 The rule: the folder is complete or missing. It is written under a temporary name, flushed to disk and then renamed.
 """
@@ -25,36 +25,20 @@ from trainer.config.extensions import KEY as EXTENSIONS
 from trainer.config.extensions import model_extensions
 from trainer.config.run import TrainConfig, to_tree
 from trainer.export.folder import check_out, copy_tokenizer, whole_folder
+from trainer.export.form import own_form, standard_form
 from trainer.export.generation_config import generation_config
 from trainer.export.model_card import CardFacts, model_card
 from trainer.export.streamed import streamed
 from trainer.model.build_model import portable_config
 from trainer.model.vision_chat import VisionChatModel
-from trainer.model_io.llava import (
-    as_llava,
-    hf_config_dict,
-    llava_config,
-    llava_expansion,
-    llava_tensors,
-    own_tensors,
-    refusals,
-)
-from trainer.model_io.llava_check import copy_refusal, folder_refusal
+from trainer.model_io.llava import hf_config_dict
 from trainer.model_io.llava_folder import model_title, without_origin
 from trainer.model_io.load import DTYPES
-from trainer.model_io.own_config import own_config
-from trainer.model_io.processor import (
-    EXACT,
-    PREPROCESSOR,
-    PROCESSOR,
-    differences,
-    own_preprocessor_config,
-    plain_expansion,
-    preprocessor_config,
-    processor_config,
-)
+from trainer.model_io.processor import EXACT, differences
 from trainer.model_io.record import FORMAT, RECORD, VERSION, Form
 from trainer.model_io.safetensors_files import write_weights
+from trainer.model_io.standard_check import copy_refusal, folder_refusal
+from trainer.model_io.standard_models import standard_model
 from trainer.training.restore import open_run
 
 SHARD_BYTES = 4 << 30
@@ -66,7 +50,7 @@ _LOCAL = ("build", "out", "expect")
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Exported:
-    """What was written. refusals: why it is not a LLaVA folder; empty if it is one."""
+    """What was written. refusals: why it is not a folder of LLaVA or InternVL; empty if it is one."""
 
     folder: Path
     form: Form
@@ -144,10 +128,10 @@ def export_model(
         extensions=model_extensions(to_tree(config.model)) if extensions is None else extensions,
         value=value,
     )
-    exported = write(reasons=refusals(model, config.model))
+    exported = write(reasons=standard_model(config.model).refusals(model, config.model))
     if isinstance(exported, str):
         exported = write(reasons=[exported])
-        assert isinstance(exported, Exported)  # only a LLaVA folder is refused
+        assert isinstance(exported, Exported)  # only a standard folder is refused
     return exported
 
 
@@ -165,38 +149,27 @@ def _export_form(
     extensions: Mapping[str, Mapping[str, Any]],
     value: Callable[[torch.Tensor], torch.Tensor],
 ) -> Exported | str:
-    """Write a LLaVA folder if there are no reasons against it.
+    """Write a standard folder if there are no reasons against it.
 
-    Returns why transformers' own class does not open what was written as a LLaVA folder; then it was removed again.
+    Returns why transformers' own class does not open what was written as a standard folder; then it was removed again.
     """
-    geometry = build.manifest.config.image
     dtype = DTYPES[precision]
-    dtype_name = str(dtype).removeprefix("torch.")
+    standard = standard_model(config.model)
     if not reasons:
-        converted = as_llava(model)
-        refusal = copy_refusal(converted, config.model)
+        converted = standard.convert(model)
+        refusal = copy_refusal(converted, config.model, standard)
         model, reasons = (converted, []) if refusal is None else (model, [refusal])
     parts = _model_tree(config, model)
     if reasons:
-        hf_config = own_config(
-            parts=parts,
-            extensions=extensions,
-            refusals=reasons,
-            dtype=dtype_name,
-            image_id=model.image_id,
-            image_tokens=model.image_tokens,
-            num_embeddings=build.manifest.tokenizer.num_embeddings,
-        )
-        tensors, expansion = own_tensors(model), plain_expansion(geometry, model.image_tokens)
-        preprocessor = own_preprocessor_config(geometry, model.encoder)
+        form = own_form(model, build, parts=parts, extensions=extensions, refusals=reasons, dtype=dtype)
     else:
-        hf_config, tensors = llava_config(model, dtype=dtype_name), llava_tensors(model)
-        expansion, preprocessor = llava_expansion(model), preprocessor_config(geometry, model.encoder)
+        form = standard_form(model, build, standard, dtype=dtype)
     facts = card_facts(
         model,
         config,
         build,
         out,
+        form=form.form,
         refusals=reasons,
         precision=precision,
         parameters=sum(parameter.numel() for parameter in model.parameters()),
@@ -207,25 +180,21 @@ def _export_form(
     num_rows = model.decoder.get_output_embeddings().weight.shape[0]
     with whole_folder(out) as folder:
         files = copy_tokenizer(build, folder)
-        files |= dict.fromkeys(write_weights(folder, tensors, max_bytes=shard_bytes, dtype=dtype, value=value))
+        files |= dict.fromkeys(write_weights(folder, form.tensors, max_bytes=shard_bytes, dtype=dtype, value=value))
         record = _record(facts, parts)
         trees = {
-            "config.json": hf_config,
             "generation_config.json": generation_config(folder, build.manifest, num_rows),
-            PREPROCESSOR: preprocessor,
-            PROCESSOR: processor_config(expansion),
+            **form.files,
             RECORD: {**record, "files": {name: _file_facts(folder / name, digest) for name, digest in files.items()}},
         }
         for name, tree in trees.items():
             (folder / name).write_text(json.dumps(tree, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
         (folder / "README.md").write_text(model_card(facts), encoding="utf-8")
-        if not reasons and (refusal := folder_refusal(folder, model)):
+        if not reasons and (refusal := folder_refusal(folder, model, standard)):
             shutil.rmtree(folder)
             return refusal
         size = sum(path.stat().st_size for path in folder.iterdir())
-    return Exported(
-        folder=out, form=_form(reasons), refusals=tuple(reasons), parameters=facts.parameters, size_bytes=size
-    )
+    return Exported(folder=out, form=form.form, refusals=tuple(reasons), parameters=facts.parameters, size_bytes=size)
 
 
 def card_facts(
@@ -234,6 +203,7 @@ def card_facts(
     build: Build,
     out: Path,
     *,
+    form: Form = "llava",
     refusals: Sequence[str] = (),
     precision: str,
     parameters: int,
@@ -244,6 +214,7 @@ def card_facts(
     """What the card of an export or of an adapter says; arguments are those of `export_model`."""
     return CardFacts(
         name=out.resolve().name,
+        form=form,
         refusals=refusals,
         differences=[EXACT] if refusals else differences(build.manifest.config.image, model.encoder),
         precision=precision,
@@ -257,16 +228,12 @@ def card_facts(
     )
 
 
-def _form(reasons: Sequence[str]) -> Form:
-    return "dsvl" if reasons else "llava"
-
-
 def _record(facts: CardFacts, model: Mapping[str, Any]) -> dict[str, Any]:
     """The record that trainer.model_io.load reads, without the list of files."""
     return {
         "format": FORMAT,
         "version": VERSION,
-        "form": _form(facts.refusals),
+        "form": facts.form,
         "precision": facts.precision,
         "step": facts.step,
         "model": model,

@@ -12,18 +12,21 @@ from typing import Any
 import yaml
 
 from shards.format.manifest import BuildFacts
+from trainer.model_io.record import Form
+from trainer.model_io.standard_models import STANDARD_MODELS
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class CardFacts:
     """The contents of the card.
 
-    refusals: why it is not a LLaVA model. training: the config, without paths of this machine. earlier: the stages
-    before this one, see trainer.checkpoint.init_from. extensions: the code of other packages that it needs, by part,
-    see trainer.config.extensions.
+    form: of the folder, or of the one that an adapter is for. refusals: why it is not a standard folder. training: the
+    config, without paths of this machine. earlier: the stages before this one, see trainer.checkpoint.init_from.
+    extensions: the code of other packages that it needs, by part, see trainer.config.extensions.
     """
 
     name: str
+    form: Form
     refusals: Sequence[str]
     differences: Sequence[str]
     precision: str
@@ -94,10 +97,11 @@ def _use(facts: CardFacts) -> str:
             f"{_LEFT}\n```"
         )
     else:
+        standard = STANDARD_MODELS[facts.form]
         text = (
-            "It is a standard LLaVA folder:\n\n```python\nfrom transformers import AutoProcessor, "
-            "LlavaForConditionalGeneration\n\n"
-            'model = LlavaForConditionalGeneration.from_pretrained("path/of/this/folder")\n'
+            f"It is a standard {standard.title} folder:\n\n```python\nfrom transformers import AutoProcessor, "
+            f"{standard.class_name}\n\n"
+            f'model = {standard.class_name}.from_pretrained("path/of/this/folder")\n'
             'processor = AutoProcessor.from_pretrained("path/of/this/folder", backend="pil")\n'
             f"{_LEFT}\n```\n\n"
             f"dsvl opens it too:\n\n```python\n{with_dsvl}\n```"

@@ -19,11 +19,12 @@ from trainer.config.model import ModelConfig
 from trainer.errors import TrainError
 from trainer.model.decoder import mean_row
 from trainer.model.vision_chat import VisionChatModel
-from trainer.model_io.llava import is_tied, llava_names, own_tensors
+from trainer.model_io.llava import is_tied, own_tensors
 from trainer.model_io.llava_folder import local_file
 from trainer.model_io.llava_start import decoder_names
 from trainer.model_io.record import INDEX, SINGLE, is_export, read_record
 from trainer.model_io.safetensors_files import WeightFiles
+from trainer.model_io.standard_models import stored_names
 
 _DECODER = "decoder."
 
@@ -88,8 +89,8 @@ def _names(config: ModelConfig, model: VisionChatModel, stored: Collection[str])
     """Our name of each tensor of the decoder in the files -> its name there; empty if transformers changes tensors."""
     start = config.init_from
     if start is not None and is_export(start):
-        is_llava = read_record(Path(start))["form"] == "llava"
-        own = llava_names(model) if is_llava else {name: name for name, _ in own_tensors(model)}
+        changed = stored_names(read_record(Path(start))["form"], model)
+        own = {name: changed.get(name, name) for name, _ in own_tensors(model)}
         return {name: theirs for name, theirs in own.items() if theirs in stored}
     if not loads_as_stored(model.decoder):
         return {}

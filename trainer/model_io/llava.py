@@ -26,7 +26,8 @@ from trainer.model.decoder_logits import finish_logits
 from trainer.model.decoder_protocol import CausalDecoder
 from trainer.model.encoders.registry import Encoder
 from trainer.model.vision_chat import VisionChatModel
-from trainer.model_io.llava_encoder import num_layers, standard_encoder, tower_refusals
+from trainer.model_io.converted_encoder import num_layers
+from trainer.model_io.llava_encoder import standard_encoder, tower_refusals
 from trainer.model_io.llava_folder import FEATURE_LAYER, without_origin
 from trainer.model_io.older_keys import older_dtype, older_text_keys
 
@@ -60,7 +61,6 @@ def as_llava(model: VisionChatModel) -> VisionChatModel:
 
 def llava_config(model: VisionChatModel, *, dtype: str) -> dict[str, Any]:
     """config.json of a model that `as_llava` returned."""
-    text_config = hf_config_dict(model.decoder)
     return {
         "architectures": ["LlavaForConditionalGeneration"],
         "model_type": "llava",
@@ -70,10 +70,7 @@ def llava_config(model: VisionChatModel, *, dtype: str) -> dict[str, Any]:
         "image_seq_length": model.image_tokens,
         "multimodal_projector_bias": True,
         "projector_hidden_act": "gelu",
-        "text_config": {
-            **text_config,
-            **older_text_keys(text_config, architecture=type(model.decoder).__name__),
-        },
+        "text_config": text_config(model.decoder),
         "tie_word_embeddings": is_tied(model.decoder),
         "vision_config": without_origin(model.encoder.portable.config),
         "vision_feature_layer": FEATURE_LAYER,
@@ -155,23 +152,29 @@ def is_tied(decoder: CausalDecoder) -> bool:
     return decoder.get_output_embeddings().weight is decoder.get_input_embeddings().weight
 
 
+def text_config(decoder: CausalDecoder) -> dict[str, Any]:
+    """The section of config.json for the decoder, for this generation of transformers and the one before."""
+    hf_config = hf_config_dict(decoder)
+    return {**hf_config, **older_text_keys(hf_config, architecture=type(decoder).__name__)}
+
+
 def hf_config_dict(decoder: CausalDecoder) -> dict[str, Any]:
     """The decoder's configuration as JSON values."""
     hf_config: dict[str, Any] = json.loads(decoder.config.to_json_string(use_diff=False))
     return without_origin(hf_config)
 
 
-def decoder_refusals(decoder: CausalDecoder) -> list[str]:
-    """Why LLaVA's classes compute something else with this decoder, a clause each; empty if they do not."""
+def decoder_refusals(decoder: CausalDecoder, title: str = "LLaVA") -> list[str]:
+    """Why the classes of the family compute something else with this decoder, a clause each; empty if they do not."""
     reasons = []
     name = type(decoder).__name__
     if base_model_class(decoder.config) is not type(decoder.base_model):
-        reasons.append(f"its decoder {name} is not what transformers builds for LLaVA")
+        reasons.append(f"its decoder {name} is not what transformers builds for {title}")
     if getattr(decoder.get_output_embeddings(), "bias", None) is not None:
-        reasons.append(f"the head of its decoder {name} has a bias, LLaVA's has none")
+        reasons.append(f"the head of its decoder {name} has a bias, {title}'s has none")
     probe = torch.tensor([-300.0, 2.0, 300.0])
     if not torch.equal(finish_logits(decoder.config, probe), probe):
-        reasons.append(f"its decoder {name} scales its logits, LLaVA does not")
+        reasons.append(f"its decoder {name} scales its logits, {title} does not")
     return reasons
 
 

@@ -14,9 +14,8 @@ import torch
 from torch import nn
 
 from trainer.compat.transformers import bare
-from trainer.config.model import EncoderConfig
-from trainer.errors import TrainError
-from trainer.model.encoders.registry import Encoder, build_encoder
+from trainer.model.encoders.registry import Encoder
+from trainer.model_io.converted_encoder import check_same, filled, hf_encoder, num_layers
 from trainer.model_io.llava_folder import STANDARD
 
 _EXPECTED = "LLaVA's is CLIP or SigLIP (encoder.kind: hf or open_clip)"
@@ -61,15 +60,8 @@ def standard_encoder(old: Encoder) -> Encoder:
         new = _at_size(old)
     else:
         return old
-    _check_same(old, new)
+    check_same(old, new)
     return new
-
-
-def num_layers(encoder: Encoder) -> int:
-    """Layers of an hf or open_clip tower, which ends with the layer that is read."""
-    layers = encoder.portable.layer
-    assert layers is not None, "these towers' portable configs name the layer"
-    return layers
 
 
 def _open_clip_refusals(encoder: Encoder) -> list[str]:
@@ -102,7 +94,7 @@ def _from_open_clip(old: Encoder) -> Encoder:
             weights[new_name] = tensor.flatten(0, -2) if new_name == _POSITIONS else tensor
     hf_config = _siglip_config(visual.trunk) if hasattr(visual, "trunk") else _clip_config(visual, portable.config)
     shared = {"hidden_size": old.width, "num_hidden_layers": num_layers(old) + 1, "image_size": old.image_size}
-    return _filled(_standard(old, {**hf_config, **shared}), weights)
+    return filled(hf_encoder(old, {**hf_config, **shared}), weights)
 
 
 def _clip_config(visual: Any, config: Mapping[str, Any]) -> dict[str, Any]:
@@ -148,41 +140,7 @@ def _at_size(old: Encoder) -> Encoder:
     table = embeddings.interpolate_pos_encoding(tokens, old.image_size, old.image_size)[0]
     weights["embeddings.position_embedding.weight"] = table.detach()
     hf_config = {**portable.config, "image_size": old.image_size}
-    return _filled(_standard(old, hf_config), weights)
-
-
-def _standard(old: Encoder, hf_config: Mapping[str, Any]) -> Encoder:
-    config = EncoderConfig(
-        kind="hf",
-        config=dict(hf_config),
-        layer=num_layers(old),
-        class_token=old.portable.class_token,
-        mean=tuple(old.mean),
-        std=tuple(old.std),
-    )
-    dtype = next(old.parameters()).dtype
-    return build_encoder(config, weights=False).to(dtype).train(old.training)
-
-
-def _filled(new: Encoder, weights: Mapping[str, torch.Tensor]) -> Encoder:
-    """Load weights, which are named without the prefix that some releases have; there must be exactly the model's."""
-    model = new.tower.model
-    model.load_state_dict({name: weights[bare(name)] for name in model.state_dict()})
-    assert len(weights) == len(model.state_dict())
-    return new
-
-
-def _check_same(old: Encoder, new: Encoder) -> None:
-    random = torch.Generator().manual_seed(0)
-    pixels = torch.randn(1, 3, old.image_size, old.image_size, generator=random)
-    with torch.no_grad():
-        before, after = (encoder.eval()(pixels.to(next(encoder.parameters()))) for encoder in (old, new))
-    if not torch.allclose(after, before, rtol=1e-3, atol=1e-3 * float(before.abs().max())):
-        worst = float((after - before).abs().max())
-        raise TrainError(
-            f"the encoder converted to transformers differs by {worst:.2g} from the one that was trained; export it "
-            "with the releases of open_clip and transformers that it was trained with"
-        )
+    return filled(hf_encoder(old, hf_config), weights)
 
 
 def _standard_name(name: str) -> str | None:

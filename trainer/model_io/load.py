@@ -26,7 +26,7 @@ from trainer.config.model import ModelConfig
 from trainer.model.build_model import build_model, check_model
 from trainer.model.decoder_checks import check_decoder
 from trainer.model.vision_chat import VisionChatModel
-from trainer.model_io.llava import llava_names, own_tensors
+from trainer.model_io.llava import own_tensors
 from trainer.model_io.llava_start import load_llava
 from trainer.model_io.record import (
     Form,
@@ -39,6 +39,7 @@ from trainer.model_io.record import (
     unusable,
 )
 from trainer.model_io.safetensors_files import WeightFiles
+from trainer.model_io.standard_models import stored_names
 
 TEMPLATE = "chat_template.jinja"
 
@@ -142,7 +143,7 @@ def _filled_model(
 
 def _fill(model: VisionChatModel, folder: Path, form: Form) -> None:
     """Load every parameter and persistent buffer; other tensors in the files are for other programs."""
-    names = llava_names(model) if form == "llava" else {}
+    names = stored_names(form, model)
     weights = WeightFiles(folder)
     with torch.no_grad():
         for name, tensor in own_tensors(model):

@@ -32,8 +32,8 @@ RECORD = "dsvl.json"
 SINGLE, INDEX = "model.safetensors", "model.safetensors.index.json"
 """The file of weights, or the list of several, as transformers names them"""
 
-Form = Literal["llava", "dsvl"]
-"""Which names the weights have: those of LLaVA in transformers, or our own."""
+Form = Literal["llava", "internvl", "dsvl"]
+"""Which names the weights have: those of a family of transformers, or our own."""
 
 
 def is_export(folder: str | Path) -> bool:

@@ -39,6 +39,7 @@ HF: dict[str, Callable[[], Any]] = {
     "siglip_vision_model": lambda: SiglipVisionConfig(**VISION),
     "dinov2": lambda: Dinov2Config(**VISION),
     "dinov2_with_registers": lambda: Dinov2WithRegistersConfig(**VISION, num_register_tokens=2),
+    "internvl_vision": lambda: transformers.InternVLVisionConfig(**VISION),
 }
 
 
@@ -116,7 +117,7 @@ def test_another_image_size_interpolates_positions(kind: str, whole: Callable[[s
     folder, model = whole(kind)
     encoder = build_encoder(EncoderConfig(kind="hf", name=str(folder), image_size=56, layer=-1)).eval()
     assert (encoder.image_size, encoder.num_tokens) == (56, 16)
-    options = {} if kind.startswith("dinov2") else {"interpolate_pos_encoding": True}
+    options = {} if kind.startswith(("dinov2", "internvl")) else {"interpolate_pos_encoding": True}
     expected = model(pixel_values=pixels(56), output_hidden_states=True, **options).hidden_states[-1]
     torch.testing.assert_close(encoder(pixels(56)), expected[:, -16:])
 

@@ -1,4 +1,4 @@
-"""Vision towers of transformers: CLIP, SigLIP and DINOv2, from a folder or the hub.
+"""Vision towers of transformers: CLIP, SigLIP, DINOv2 and InternViT, from a folder or the hub.
 
 A tower is built with only the layers that are read and without its final norm. So its last_hidden_state is
 hidden_states[layer] of the full model.
@@ -42,6 +42,7 @@ FAMILIES = {
     "siglip_vision_model": Family(norm="post_layernorm", mean=_HALF, std=_HALF, has_cls=False),
     "dinov2": Family(norm="layernorm", mean=_IMAGENET_MEAN, std=_IMAGENET_STD, interpolates=True),
     "dinov2_with_registers": Family(norm="layernorm", mean=_IMAGENET_MEAN, std=_IMAGENET_STD, interpolates=True),
+    "internvl_vision": Family(norm="layernorm", mean=_IMAGENET_MEAN, std=_IMAGENET_STD, interpolates=True),
 }
 
 

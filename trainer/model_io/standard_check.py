@@ -1,4 +1,4 @@
-"""Whether transformers can use a model as a LLaVA: its own class is tried before a folder is called one.
+"""Whether transformers can use a model as one of a family: its own class is tried before a folder is called one.
 
 Two checks, both with little memory. Before the weights are written, a small copy of the model (the same decoder with
 one layer, a few tokens, random weights) has to give the same logits in transformers' class as here. Afterwards the
@@ -7,6 +7,7 @@ written folder is opened without its data: names and shapes have to be those tha
 
 from __future__ import annotations
 
+import importlib
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
@@ -24,7 +25,8 @@ from trainer.model.decoder import build_decoder
 from trainer.model.decoder_checks import LIBRARY_ERRORS
 from trainer.model.decoder_logits import nearly_equal
 from trainer.model.vision_chat import VisionChatModel
-from trainer.model_io.llava import hf_config_dict, llava_config, llava_tensors
+from trainer.model_io.llava import hf_config_dict
+from trainer.model_io.standard_models import StandardModel
 
 _VOCABULARY = 16
 _SPECIAL = ("bos_token_id", "eos_token_id", "pad_token_id")
@@ -32,8 +34,8 @@ _ERRORS = (ImportError, OSError, *LIBRARY_ERRORS)
 """What a class raises that was not made for the decoder"""
 
 
-def copy_refusal(model: VisionChatModel, config: ModelConfig) -> str | None:
-    """Why a small copy of a model that `as_llava` returned is not a LLaVA in transformers; None if it is.
+def copy_refusal(model: VisionChatModel, config: ModelConfig, standard: StandardModel) -> str | None:
+    """Why a small copy of a model that `standard.convert` returned is not one in transformers; None if it is.
 
     Only the sizes of `model` are read. A decoder that cannot be built with one layer is not tried.
     """
@@ -43,26 +45,24 @@ def copy_refusal(model: VisionChatModel, config: ModelConfig) -> str | None:
     batch, pixels = _batch(small)
     try:
         with torch.no_grad():
-            logits = _as_transformers_builds_it(small)(input_ids=batch.input_ids, pixel_values=pixels).logits
+            logits = _as_transformers_builds_it(small, standard)(input_ids=batch.input_ids, pixel_values=pixels).logits
             expected = small.logits(batch)
     except _ERRORS as error:
-        return _refusal(model, f"fails there: {reason(error)}")
-    return None if nearly_equal(logits, expected) else _refusal(model, "has other logits there")
+        return _refusal(model, standard, f"fails there: {reason(error)}")
+    return None if nearly_equal(logits, expected) else _refusal(model, standard, "has other logits there")
 
 
-def folder_refusal(folder: Path, model: VisionChatModel) -> str | None:
+def folder_refusal(folder: Path, model: VisionChatModel, standard: StandardModel) -> str | None:
     """Why transformers' class does not open the folder that `model` was written to; None if it does. Reads no data."""
-    from transformers.models.llava import LlavaForConditionalGeneration
-
     try:
-        load_pretrained(LlavaForConditionalGeneration, str(folder), device_map={"": "meta"})
+        load_pretrained(_model_class(standard), str(folder), device_map={"": "meta"})
     except _ERRORS as error:
-        return _refusal(model, f"cannot be opened there: {reason(error)}")
+        return _refusal(model, standard, f"cannot be opened there: {reason(error)}")
     return None
 
 
-def _refusal(model: VisionChatModel, why: str) -> str:
-    return f"transformers' LLaVA cannot use its decoder {type(model.decoder).__name__}, which {why}"
+def _refusal(model: VisionChatModel, standard: StandardModel, why: str) -> str:
+    return f"transformers' {standard.title} cannot use its decoder {type(model.decoder).__name__}, which {why}"
 
 
 def _small_copy(model: VisionChatModel, config: ModelConfig) -> VisionChatModel | None:
@@ -79,7 +79,7 @@ def _small_copy(model: VisionChatModel, config: ModelConfig) -> VisionChatModel 
         except ConfigError:
             return None
         chat = join_decoder(parts, language, image_id=_VOCABULARY - 1, weights=False, dtype=torch.float32)
-    # Without the layer that nothing reads, as models are while they are trained; llava_config says so.
+    # LLaVA's is without the layer that nothing reads, as models are while they are trained; llava_config says so.
     chat.encoder.portable = replace(encoder, layer=portable.layer)
     return chat.eval()
 
@@ -101,12 +101,15 @@ def _small_decoder(model: VisionChatModel) -> dict[str, Any]:
     return tree
 
 
-def _as_transformers_builds_it(small: VisionChatModel) -> Any:
-    from transformers.models.llava import LlavaConfig, LlavaForConditionalGeneration
+def _as_transformers_builds_it(small: VisionChatModel, standard: StandardModel) -> Any:
+    model_class = _model_class(standard)
+    config = model_class.config_class(**standard.config(small, dtype="float32"))
+    tensors = {name: tensor.detach() for name, tensor in standard.tensors(small)}
+    return load_pretrained(model_class, None, config=config, state_dict=tensors).eval()
 
-    config = LlavaConfig(**llava_config(small, dtype="float32"))
-    tensors = {name: tensor.detach() for name, tensor in llava_tensors(small)}
-    return load_pretrained(LlavaForConditionalGeneration, None, config=config, state_dict=tensors).eval()
+
+def _model_class(standard: StandardModel) -> Any:
+    return getattr(importlib.import_module("transformers"), standard.class_name)
 
 
 def _batch(small: VisionChatModel) -> tuple[BatchFields[torch.Tensor], torch.Tensor]:
