@@ -67,16 +67,20 @@ def decode_pillow(
 ) -> Pixels:
     """The pixels, uint8 [tiles, size, size, 3], by Pillow alone: what both decoders are measured against."""
     data = bytes(data)
-    out = np.empty((grid.tiles, geometry.size, geometry.size, 3), np.uint8)
     with warnings.catch_warnings(action="ignore"):
-        seen = _seen(_header(data, geometry), data)
-        canvas = fit(seen, geometry, grid)
+        return image_tiles(_seen(_header(data, geometry), data), geometry, grid, is_canvas=is_canvas)
+
+
+def image_tiles(image: Image.Image, geometry: Geometry, grid: Grid = ONE_TILE, *, is_canvas: bool = False) -> Pixels:
+    """The pixels of an upright RGB image, uint8 [tiles, size, size, 3]. is_canvas: as decoders take it."""
+    out = np.empty((grid.tiles, geometry.size, geometry.size, 3), np.uint8)
+    canvas = fit(image, geometry, grid)
     cut(np.asarray(canvas), grid, out)
     if grid != ONE_TILE:
         if is_canvas or geometry.fit == "pad":
             out[-1] = np.asarray(canvas.reduce(grid))
         else:
-            out[-1] = np.asarray(resized(seen, (geometry.size, geometry.size), geometry))
+            out[-1] = np.asarray(resized(image, (geometry.size, geometry.size), geometry))
     return out
 
 

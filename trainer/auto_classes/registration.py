@@ -17,19 +17,18 @@ def register_with_transformers() -> None:
     before_import("torchvision", lambda: importlib.import_module("trainer.compat"))  # which makes it importable
     after_import("transformers.models.auto.configuration_auto", _register_config)
     after_import("transformers.models.auto.image_processing_auto", _register_image_processor)
+    after_import("transformers.models.auto.processing_auto", _register_processor)
 
 
 def register_model() -> None:
-    """Register the classes of a model and its processor. Imports torch and transformers."""
+    """Register the class of a model. Imports torch and transformers."""
     importlib.import_module("trainer.compat")  # before transformers, which looks for torchvision
-    from transformers import AutoModelForImageTextToText, AutoProcessor
-    from transformers.models.llava import LlavaProcessor
+    from transformers import AutoModelForImageTextToText
 
     from trainer.auto_classes.config import DsvlConfig
     from trainer.auto_classes.model import DsvlForConditionalGeneration
 
     AutoModelForImageTextToText.register(DsvlConfig, DsvlForConditionalGeneration, exist_ok=True)
-    AutoProcessor.register(DsvlConfig, LlavaProcessor, exist_ok=True)  # type: ignore[no-untyped-call]
 
 
 def _register_config() -> None:
@@ -51,3 +50,12 @@ def _register_image_processor() -> None:
         image_processor_classes={"pil": DsvlImageProcessor, "torchvision": DsvlImageProcessor},
         exist_ok=True,
     )
+
+
+def _register_processor() -> None:
+    from transformers.models.auto.processing_auto import AutoProcessor
+
+    from trainer.auto_classes.config import DsvlConfig
+    from trainer.auto_classes.processor import DsvlProcessor
+
+    AutoProcessor.register(DsvlConfig, DsvlProcessor, exist_ok=True)  # type: ignore[no-untyped-call]

@@ -39,6 +39,7 @@ from trainer.model_io.record import FORMAT, RECORD, VERSION, Form
 from trainer.model_io.safetensors_files import write_weights
 from trainer.model_io.standard_check import copy_refusal, folder_refusal
 from trainer.model_io.standard_models import standard_model
+from trainer.model_io.tiled_processor import tile_refusals
 from trainer.training.restore import open_run
 
 SHARD_BYTES = 4 << 30
@@ -128,7 +129,8 @@ def export_model(
         extensions=model_extensions(to_tree(config.model)) if extensions is None else extensions,
         value=value,
     )
-    exported = write(reasons=standard_model(config.model).refusals(model, config.model))
+    reasons = standard_model(config.model).refusals(model, config.model)
+    exported = write(reasons=reasons + tile_refusals(build.manifest.config.image))
     if isinstance(exported, str):
         exported = write(reasons=[exported])
         assert isinstance(exported, Exported)  # only a standard folder is refused
@@ -179,7 +181,7 @@ def _export_form(
     )
     num_rows = model.decoder.get_output_embeddings().weight.shape[0]
     with whole_folder(out) as folder:
-        files = copy_tokenizer(build, folder)
+        files = copy_tokenizer(build, folder, form.tokenizer)
         files |= dict.fromkeys(write_weights(folder, form.tensors, max_bytes=shard_bytes, dtype=dtype, value=value))
         record = _record(facts, parts)
         trees = {

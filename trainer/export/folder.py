@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import json
 import os
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -13,8 +14,10 @@ from safetensors import SafetensorError
 from dst.errors import ConfigError
 from shards import Build
 from shards.build import TOKENIZER
-from shards.files import partial_path, sync_folder
+from shards.files import file_sha256, partial_path, sync_folder
 from trainer.errors import TrainError
+
+TOKENIZER_CONFIG = "tokenizer_config.json"
 
 
 def check_out(out: Path) -> None:
@@ -51,8 +54,11 @@ def whole_folder(out: Path) -> Iterator[Path]:
         raise
 
 
-def copy_tokenizer(build: Build, folder: Path) -> dict[str, str | None]:
-    """Copy the build's files byte for byte; returns name -> sha256. Raises ShardError if they were edited."""
+def copy_tokenizer(build: Build, folder: Path, keys: Mapping[str, str] | None = None) -> dict[str, str | None]:
+    """Copy the build's files byte for byte; returns name -> sha256. Raises ShardError if they were edited.
+
+    keys: to add to tokenizer_config.json; ids do not depend on them.
+    """
     source = build.tokenizer_folder()
     copied: dict[str, str | None] = {}
     for path, digest in sorted(build.manifest.files.items()):
@@ -60,4 +66,9 @@ def copy_tokenizer(build: Build, folder: Path) -> dict[str, str | None]:
             name = path.removeprefix(f"{TOKENIZER}/")
             shutil.copyfile(source / name, folder / name)
             copied[name] = digest
+    if keys:
+        edited = folder / TOKENIZER_CONFIG
+        config = {**json.loads(edited.read_text(encoding="utf-8")), **keys}
+        edited.write_text(json.dumps(config, ensure_ascii=False, indent=1, sort_keys=True), encoding="utf-8")
+        copied[TOKENIZER_CONFIG] = file_sha256(edited)
     return copied

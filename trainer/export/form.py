@@ -15,6 +15,8 @@ from trainer.model_io.own_config import own_config
 from trainer.model_io.processor import (
     PREPROCESSOR,
     PROCESSOR,
+    PROCESSOR_CLASS,
+    is_tiled,
     own_preprocessor_config,
     plain_expansion,
     preprocessor_config,
@@ -22,6 +24,7 @@ from trainer.model_io.processor import (
 )
 from trainer.model_io.record import Form
 from trainer.model_io.standard_models import StandardModel
+from trainer.model_io.tiled_processor import TOKENS, tiled_processor_files
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -31,21 +34,27 @@ class FolderForm:
     form: Form
     tensors: Iterator[tuple[str, torch.Tensor]]
     files: Mapping[str, Mapping[str, Any]]
+    tokenizer: Mapping[str, str]
+    """Keys to add to tokenizer_config.json"""
 
 
 def standard_form(model: VisionChatModel, build: Build, standard: StandardModel, *, dtype: torch.dtype) -> FolderForm:
     """Of a model that `standard.convert` returned."""
     geometry = build.manifest.config.image
-    is_llava = standard.form == "llava"
-    expansion = llava_expansion(model) if is_llava else plain_expansion(geometry, model.image_tokens)
+    if is_tiled(geometry):
+        processor = tiled_processor_files(geometry, model.encoder, model.image_tokens)
+    else:
+        is_llava = standard.form == "llava"
+        expansion = llava_expansion(model) if is_llava else plain_expansion(geometry, model.image_tokens)
+        processor = {
+            PREPROCESSOR: preprocessor_config(geometry, model.encoder),
+            PROCESSOR: processor_config(expansion),
+        }
     return FolderForm(
         form=standard.form,
         tensors=standard.tensors(model),
-        files={
-            "config.json": standard.config(model, dtype=_name(dtype)),
-            PREPROCESSOR: preprocessor_config(geometry, model.encoder),
-            PROCESSOR: processor_config(expansion),
-        },
+        files={"config.json": standard.config(model, dtype=_name(dtype)), **processor},
+        tokenizer=TOKENS if is_tiled(geometry) else {},
     )
 
 
@@ -60,6 +69,7 @@ def own_form(
 ) -> FolderForm:
     """parts: the architecture. extensions, refusals: as own_config takes them."""
     geometry = build.manifest.config.image
+    expansion = plain_expansion(geometry, model.image_tokens)
     hf_config = own_config(
         parts=parts,
         extensions=extensions,
@@ -75,8 +85,9 @@ def own_form(
         files={
             "config.json": hf_config,
             PREPROCESSOR: own_preprocessor_config(geometry, model.encoder),
-            PROCESSOR: processor_config(plain_expansion(geometry, model.image_tokens)),
+            PROCESSOR: processor_config(expansion, *[PROCESSOR_CLASS] * is_tiled(geometry)),
         },
+        tokenizer={},
     )
 
 

@@ -12,6 +12,7 @@ from typing import Any
 import yaml
 
 from shards.format.manifest import BuildFacts
+from trainer.model_io.processor import is_tiled
 from trainer.model_io.record import Form
 from trainer.model_io.standard_models import STANDARD_MODELS
 
@@ -98,17 +99,30 @@ def _use(facts: CardFacts) -> str:
         )
     else:
         standard = STANDARD_MODELS[facts.form]
+        names, processor = _processor_code(is_tiled(facts.build.image))
         text = (
-            f"It is a standard {standard.title} folder:\n\n```python\nfrom transformers import AutoProcessor, "
+            f"It is a standard {standard.title} folder:\n\n```python\nfrom transformers import {names}, "
             f"{standard.class_name}\n\n"
             f'model = {standard.class_name}.from_pretrained("path/of/this/folder")\n'
-            'processor = AutoProcessor.from_pretrained("path/of/this/folder", backend="pil")\n'
+            f"{processor}\n"
             f"{_LEFT}\n```\n\n"
             f"dsvl opens it too:\n\n```python\n{with_dsvl}\n```"
         )
     notes = "\n".join(f"- {difference}" for difference in facts.differences)
     text += "".join(f"\n\nIts {part} needs {_code(each)}." for part, each in facts.extensions.items())
     return f"## Use\n\n{text}\n\nImages with `AutoProcessor`:\n\n{notes}"
+
+
+def _processor_code(tiled: bool) -> tuple[str, str]:
+    """What is imported, and the lines that make the processor whose pixels are those of training.
+
+    InternVL's processor, which folders with tiles have, has a part for videos, which has no backend of Pillow.
+    """
+    if not tiled:
+        return "AutoProcessor", 'processor = AutoProcessor.from_pretrained("path/of/this/folder", backend="pil")'
+    pixels = 'AutoImageProcessor.from_pretrained("path/of/this/folder", backend="pil")'
+    code = 'processor = AutoProcessor.from_pretrained("path/of/this/folder")\nprocessor.image_processor = '
+    return "AutoImageProcessor, AutoProcessor", code + pixels
 
 
 def _code(extension: Mapping[str, Any]) -> str:

@@ -26,9 +26,10 @@ _NAMES = (  # of DINOv2, in the releases of transformers that have other names f
     (r"embeddings\.(cls_token|position_embeddings|patch_embeddings\.projection\.(?:weight|bias))", r"embeddings.\1"),
     (r"encoder\.layer\.(\d+)\.norm1\.(weight|bias)", r"encoder.layer.\1.layernorm_before.\2"),
     (r"encoder\.layer\.(\d+)\.norm2\.(weight|bias)", r"encoder.layer.\1.layernorm_after.\2"),
+    (r"encoder\.layer\.(\d+)\.attention\.([qkv]_proj)\.(weight|bias)", r"encoder.layer.\1.attention.\2.\3"),
     (
-        r"encoder\.layer\.(\d+)\.attention\.(?:attention\.)?([qkv])(?:uery|ey|alue|_proj)\.(weight|bias)",
-        r"encoder.layer.\1.attention.\2_proj.\3",
+        r"encoder\.layer\.(\d+)\.attention\.attention\.(?P<letter>[qkv])[a-z]+\.(weight|bias)",  # query, key, value
+        r"encoder.layer.\1.attention.\g<letter>_proj.\3",
     ),
     (
         r"encoder\.layer\.(\d+)\.attention\.(?:output\.dense|o_proj)\.(weight|bias)",

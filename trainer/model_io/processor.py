@@ -26,10 +26,10 @@ PREPROCESSOR, PROCESSOR = "preprocessor_config.json", "processor_config.json"
 EXACT = "Pixels are those of training, whatever backend is asked for. EXIF orientation is applied."
 """Of trainer.auto_classes.image_processor; for LLaVA folders see `differences`"""
 
-IMAGE_PROCESSOR_CLASS = "DsvlImageProcessor"
-"""In trainer.auto_classes.image_processor"""
+IMAGE_PROCESSOR_CLASS, PROCESSOR_CLASS = "DsvlImageProcessor", "DsvlProcessor"
+"""In trainer.auto_classes, of its image_processor and processor"""
 
-_RESAMPLE = {"lanczos": 1, "bilinear": 2, "bicubic": 3}
+RESAMPLE = {"lanczos": 1, "bilinear": 2, "bicubic": 3}
 
 
 def preprocessor_config(geometry: Geometry, encoder: Encoder) -> dict[str, Any]:
@@ -42,7 +42,7 @@ def preprocessor_config(geometry: Geometry, encoder: Encoder) -> dict[str, Any]:
         **({"do_pad": True} if geometry.fit == "pad" else {}),
         "do_resize": True,
         "size": {"shortest_edge": side} if geometry.fit == "crop" else square,
-        "resample": _RESAMPLE[geometry.interpolation],
+        "resample": RESAMPLE[geometry.interpolation],
         "do_center_crop": geometry.fit == "crop",
         "crop_size": square,
         "do_rescale": True,
@@ -63,9 +63,14 @@ def own_preprocessor_config(geometry: Geometry, encoder: Encoder) -> dict[str, A
     }
 
 
-def processor_config(expansion: Mapping[str, Any]) -> dict[str, Any]:
+def processor_config(expansion: Mapping[str, Any], processor_class: str = "LlavaProcessor") -> dict[str, Any]:
     """processor_config.json. expansion: the settings that determine the tokens per image."""
-    return {"processor_class": "LlavaProcessor", "image_token": IMAGE_TOKEN, **expansion}
+    return {"processor_class": processor_class, "image_token": IMAGE_TOKEN, **expansion}
+
+
+def is_tiled(geometry: Geometry) -> bool:
+    """Whether any image may have several tiles."""
+    return max(geometry.most_tiles(1), geometry.most_tiles(2)) > 1
 
 
 def plain_expansion(geometry: Geometry, image_tokens: int) -> dict[str, Any]:
@@ -79,6 +84,7 @@ def plain_expansion(geometry: Geometry, image_tokens: int) -> dict[str, Any]:
 
 def differences(geometry: Geometry, encoder: Encoder) -> list[str]:
     """Where the exported processor's pixels differ from those of training, a sentence each."""
+    one, several = geometry.most_tiles(1), geometry.most_tiles(2)
     notes = [
         "The processor ignores EXIF orientation: turn images upright first "
         "(`PIL.ImageOps.exif_transpose`), as training did."
@@ -93,8 +99,14 @@ def differences(geometry: Geometry, encoder: Encoder) -> list[str]:
         if geometry.interpolation == "lanczos"
         else "rounds differently when it resizes, by up to 1/255"
     )
+    if one != several:
+        notes.append(
+            f"It cuts each image into at most {one} tiles, as training did for one image. For several images in a "
+            f"prompt pass `max_patches={several}` to it."
+        )
+    pil = "AutoImageProcessor" if is_tiled(geometry) else "AutoProcessor"
     notes.append(
-        'With `AutoProcessor.from_pretrained(..., backend="pil")` the pixels are those of training; the default '
+        f'With `{pil}.from_pretrained(..., backend="pil")` the pixels are those of training; the default '
         f"backend {default}. Images of {geometry.size} x {geometry.size} pixels are not resized, so both backends "
         "agree."
     )

@@ -5,7 +5,7 @@ A new family is an entry of STANDARD_MODELS.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -43,7 +43,7 @@ class StandardModel:
     """By the family's names"""
 
 
-STANDARD_MODELS: Mapping[str, StandardModel] = {
+STANDARD_MODELS: dict[str, StandardModel] = {
     "llava": StandardModel(
         form="llava",
         title="LLaVA",

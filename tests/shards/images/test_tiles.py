@@ -17,7 +17,7 @@ from shards.images.decode import DECODERS, decode_pillow
 from shards.images.geometry import Fit, Geometry
 from shards.images.pixels import PAD_COLOURS
 from shards.images.tiles import ONE_TILE, Grid, choose_grid, cut, grids, grids_of, plan_grids
-from tests.support.decoded_images import photo
+from tests.support.decoded_images import IMAGES, photo, seen
 from tests.support.image_files import encoded
 
 RATIO = Geometry(size=32, fit="squash", pad_colour="clip", interpolation="bicubic", max_pixels=10**8, tiles=6)
@@ -150,3 +150,14 @@ def test_metadata_that_states_no_grid_is_refused(images: object, named: str) -> 
     with pytest.raises(ShardError, match=named):
         grids_of(images, "shard: sample a")
     assert grids_of([{"columns": 1, "rows": 1}], "") == (ONE_TILE,)
+
+
+@pytest.mark.parametrize("name", DECODERS)
+@pytest.mark.parametrize("kind", ["orientation 6", "png orientation 3", "palette", "alpha", "gray", "CMYK"])
+def test_the_overview_is_of_the_image_as_seen(kind: str, name: str) -> None:
+    data = IMAGES[kind]
+    grid = Grid(2, 3)
+    tiles = np.zeros((grid.tiles, 32, 32, 3), np.uint8)
+    DECODERS[name](data, RATIO, tiles, grid)
+    expected = np.asarray(seen(data).resize((32, 32), Image.Resampling.BICUBIC)).astype(float)
+    assert np.abs(tiles[-1] - expected).mean() <= (0 if name == "exact" else 1.5)

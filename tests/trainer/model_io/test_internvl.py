@@ -49,7 +49,7 @@ def shuffled(build: Any, encoder: dict[str, Any], decoder: dict[str, Any] = QWEN
         ({"kind": "hf", "config": {**INTERNVIT, **VARIANT}, "layer": -1}, QWEN, {"fit": "crop"}),
         ({"kind": "hf", "config": {**INTERNVIT, "image_size": 48}, "image_size": SIDE}, QWEN, {"fit": "squash"}),
         ({"kind": "hf", "config": DINOV2}, QWEN, {"fit": "squash"}),
-        ({"kind": "hf", "config": DINOV2, "layer": 1}, LLAMA, {"fit": "pad", "pad_colour": "imagenet"}),
+        ({"kind": "hf", "config": DINOV2, "layer": 1}, LLAMA, {"fit": "crop"}),
         ({"kind": "hf", "config": {**DINOV2, "qkv_bias": False, "image_size": 48}, "image_size": SIDE}, QWEN, {}),
     ],
     ids=[

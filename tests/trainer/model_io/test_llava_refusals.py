@@ -5,6 +5,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -23,9 +24,9 @@ import trainer
 from tests.support import exports, llava_exports, model_batches
 from tests.support.exports import CLIP, OPEN_CLIP, SIDE
 from tests.support.llava_exports import SPARE_ROWS
-from trainer.export import export as export_module
 from trainer.export.export import export_model
 from trainer.model_io.llava import llava_tensors, refusals
+from trainer.model_io.standard_models import STANDARD_MODELS
 
 one_thread = pytest.fixture(scope="module", autouse=True)(model_batches.on_one_thread)
 build_of = pytest.fixture(scope="module")(exports.builds)
@@ -133,7 +134,7 @@ def test_a_written_folder_that_transformers_does_not_open_becomes_one_of_dsvl(
             else:
                 yield name, tensor
 
-    monkeypatch.setattr(export_module, "llava_tensors", damaged)
+    monkeypatch.setitem(STANDARD_MODELS, "llava", replace(STANDARD_MODELS["llava"], tensors=damaged))
     done = export_model(model, config, build, tmp_path / "out", step=1)
     assert done.form == "dsvl"
     assert "cannot be opened there" in done.refusals[0]
