@@ -6,7 +6,7 @@ import os
 from pathlib import Path
 from typing import Any
 
-from tests.support.exports import CLIP, OPEN_CLIP, SIGLIP
+from tests.support.exports import CLIP, DINOV2, INTERNVIT, OPEN_CLIP, SIGLIP
 from tests.support.paths import ROOT
 
 VERSION = "4.57.6"
@@ -29,6 +29,7 @@ _SIZES: dict[str, Any] = {
     "eos_token_id": None,
     "pad_token_id": None,
 }
+_SHUFFLE = {"kind": "pixel_shuffle"}
 _PLAIN = {"rope_type": "default", "rope_theta": 700.0}
 _LLAMA3 = {"rope_type": "llama3", "low_freq_factor": 1.0, "high_freq_factor": 4.0, "factor": 8.0, "rope_theta": 500.0}
 _YARN = {"rope_type": "yarn", "factor": 4.0, "rope_theta": 700.0}
@@ -75,18 +76,23 @@ DECODERS: dict[str, dict[str, Any]] = {
     "cohere": {"model_type": "cohere", "rope_parameters": _PLAIN, "logit_scale": 1.0},
 }
 ENCODERS: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
-    "CLIP": ({"kind": "hf", "config": CLIP}, {}),
-    "CLIP, padded images": ({"kind": "hf", "config": CLIP}, {"fit": "pad"}),
-    "SigLIP": ({"kind": "hf", "config": SIGLIP}, {"fit": "squash"}),
-    "open_clip": ({"kind": "open_clip", "config": OPEN_CLIP}, {}),
+    "CLIP": ({"encoder": {"kind": "hf", "config": CLIP}}, {}),
+    "CLIP, padded images": ({"encoder": {"kind": "hf", "config": CLIP}}, {"fit": "pad"}),
+    "SigLIP": ({"encoder": {"kind": "hf", "config": SIGLIP}}, {"fit": "squash"}),
+    "open_clip": ({"encoder": {"kind": "open_clip", "config": OPEN_CLIP}}, {}),
+    "InternViT": ({"encoder": {"kind": "hf", "config": INTERNVIT}, "projector": _SHUFFLE}, {"fit": "squash"}),
+    "DINOv2": ({"encoder": {"kind": "hf", "config": DINOV2}, "projector": _SHUFFLE}, {}),
 }
-"""Name -> model.encoder, and the build's image settings"""
+"""Name -> encoder and projector, and the build's image settings"""
 
-CASES: dict[str, tuple[dict[str, Any], dict[str, Any], dict[str, Any]]] = {
-    **{name: (ENCODERS["CLIP"][0], {"config": {**_SIZES, **sizes}}, {}) for name, sizes in DECODERS.items()},
+CASES: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
     **{
-        name: (encoder, {"config": {**_SIZES, **DECODERS["llama"]}}, image)
-        for name, (encoder, image) in ENCODERS.items()
+        name: ({**ENCODERS["CLIP"][0], "decoder": {"config": {**_SIZES, **sizes}}}, {})
+        for name, sizes in DECODERS.items()
+    },
+    **{
+        name: ({**model, "decoder": {"config": {**_SIZES, **DECODERS["llama"]}}}, image)
+        for name, (model, image) in ENCODERS.items()
     },
 }
-"""Name -> model.encoder, model.decoder, image settings of the build"""
+"""Name -> settings of the model, image settings of the build"""

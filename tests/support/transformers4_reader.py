@@ -1,4 +1,4 @@
-"""Opens exported LLaVA folders with transformers 4, in an environment of its own: transformers4_reader.py FOLDER.
+"""Opens exported folders with transformers 4, in an environment of its own: transformers4_reader.py FOLDER.
 
 FOLDER has a folder for each export, next to it the ids and pixels to read in NAME.inputs.safetensors, and two images.
 Writes NAME.outputs.safetensors: the logits of these inputs, and the ids and pixels of the exported processor. Prints
@@ -32,7 +32,8 @@ def main(folder: Path) -> None:
 
 def read(export: Path, inputs: dict[str, torch.Tensor], images: list[Any], out: Path) -> list[str]:
     """Writes the outputs; returns names that were missing or left over."""
-    model, loading = transformers.LlavaForConditionalGeneration.from_pretrained(export, output_loading_info=True)
+    architecture = json.loads((export / "config.json").read_text(encoding="utf-8"))["architectures"][0]
+    model, loading = getattr(transformers, architecture).from_pretrained(export, output_loading_info=True)
     processor = transformers.AutoProcessor.from_pretrained(export, use_fast=False)
     rounds = json.loads((export.parent / "question.json").read_text(encoding="utf-8"))
     text = processor.apply_chat_template(rounds, add_generation_prompt=True)
