@@ -23,8 +23,8 @@ Name = Annotated[str, MinLen(1)]
 @config_class
 class EncoderConfig:
     kind: Annotated[str, Suggested(ENCODER_KINDS)] = "open_clip"
-    """open_clip: any of its ViTs; hf: CLIP, SigLIP or DINOv2 of transformers; qwen_vl: QWen-VL's; tiny: random; or an
-    encoder of your own as my_package.my_module:ENCODER."""
+    """open_clip: any of its ViTs; hf: CLIP, SigLIP, DINOv2 or InternViT of transformers; qwen_vl: QWen-VL's; tiny:
+    random; or an encoder of your own as my_package.my_module:ENCODER."""
     name: str | None = None
     """open_clip: a model of `open_clip.list_models()`, local-dir:FOLDER or hf-hub:ID. hf: a folder or a hub id."""
     weights: str | None = None

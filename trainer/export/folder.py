@@ -8,6 +8,7 @@ import shutil
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 from safetensors import SafetensorError
 
@@ -54,7 +55,7 @@ def whole_folder(out: Path) -> Iterator[Path]:
         raise
 
 
-def copy_tokenizer(build: Build, folder: Path, keys: Mapping[str, str] | None = None) -> dict[str, str | None]:
+def copy_tokenizer(build: Build, folder: Path, keys: Mapping[str, Any] | None = None) -> dict[str, str | None]:
     """Copy the build's files byte for byte; returns name -> sha256. Raises ShardError if they were edited.
 
     keys: to add to tokenizer_config.json; ids do not depend on them.

@@ -34,7 +34,7 @@ class FolderForm:
     form: Form
     tensors: Iterator[tuple[str, torch.Tensor]]
     files: Mapping[str, Mapping[str, Any]]
-    tokenizer: Mapping[str, str]
+    tokenizer: Mapping[str, Any]
     """Keys to add to tokenizer_config.json"""
 
 

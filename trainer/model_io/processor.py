@@ -1,7 +1,7 @@
 """The files with which transformers' AutoProcessor gives the ids and pixels of training.
 
-Of an export that is not a LLaVA folder, the image processor is our own, and its pixels are those of training. Of a
-LLaVA folder it is one that transformers has without dsvl.
+Of a standard folder of LLaVA or InternVL, the image processor is one that transformers has without dsvl; for tiles see
+trainer.model_io.tiled_processor. Of any other export it is our own, and its pixels are those of training.
 
 The rule: sizes, colours and filters are the build's, mean and std the encoder's. The PIL backend then gives exactly the
 pixels of training. The torchvision backend differs where it resizes: it rounds differently, and with Lanczos, which

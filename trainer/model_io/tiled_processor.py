@@ -25,8 +25,15 @@ VIDEO_PREPROCESSOR = "video_preprocessor_config.json"
 
 NO_VIDEO = "<|dsvl_has_no_videos|>"
 
-TOKENS = {"start_image_token": "", "end_image_token": "", "context_image_token": IMAGE_TOKEN, "video_token": NO_VIDEO}
-"""Keys of tokenizer_config.json that InternVL's processor reads"""
+TOKENS: dict[str, Any] = {
+    "extra_special_tokens": {
+        "start_image_token": "",
+        "end_image_token": "",
+        "context_image_token": IMAGE_TOKEN,
+        "video_token": NO_VIDEO,
+    }
+}
+"""Keys of tokenizer_config.json; InternVL's processor reads these tokens, in the form of transformers 4 and 5"""
 
 
 def tile_refusals(geometry: Geometry) -> list[str]:

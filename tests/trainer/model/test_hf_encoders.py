@@ -99,6 +99,20 @@ def test_the_vision_half_of_a_whole_clip_is_taken(tmp_path: Path) -> None:
     assert (encoder.mean, encoder.std) == ((0.1, 0.2, 0.3), (1, 2, 3))
 
 
+def test_the_tower_of_a_whole_internvl_is_taken(tmp_path: Path) -> None:
+    text = {"model_type": "qwen2", "hidden_size": 8, "intermediate_size": 8, "num_hidden_layers": 1, "vocab_size": 9}
+    torch.manual_seed(0)
+    config = transformers.InternVLConfig(
+        vision_config=VISION, text_config={**text, "num_attention_heads": 1, "num_key_value_heads": 1}
+    )
+    whole_model = transformers.InternVLForConditionalGeneration(config).eval()
+    whole_model.save_pretrained(tmp_path)
+    encoder = build_encoder(EncoderConfig(kind="hf", name=str(tmp_path))).eval()
+    tower = whole_model.model.vision_tower
+    expected = tower(pixel_values=pixels(), output_hidden_states=True).hidden_states[-2]
+    torch.testing.assert_close(encoder(pixels()), expected[:, 1:])
+
+
 @pytest.mark.parametrize(
     ("config_class", "start"),
     [(LlavaConfig, "set model.init_from: {} to train it, or "), (transformers.PaliGemmaConfig, "")],
@@ -109,7 +123,7 @@ def test_a_whole_model_with_a_decoder_is_not_an_encoder(config_class: Any, start
         build_encoder(EncoderConfig(kind="hf", name=str(tmp_path)))
     (line,) = caught.value.problems
     assert line.startswith(f"model.encoder: {tmp_path} is a whole {config_class.model_type}, of which this is a part")
-    assert line.endswith(f"CLIP or SigLIP; {start.format(tmp_path)}name the folder of its vision tower")
+    assert line.endswith(f"CLIP, SigLIP or InternVL; {start.format(tmp_path)}name the folder of its vision tower")
 
 
 @pytest.mark.parametrize("kind", sorted(HF))

@@ -34,8 +34,10 @@ class Family:
     interpolates: bool = False
 
 
-_WITH_TEXT_TOWERS = ("clip", "siglip")
+_WHOLE_MODELS = ("clip", "siglip", "internvl")
 """Models whose vision tower is loaded from their own folder"""
+_TOWER_NAMES = {"internvl_vision": {r"^(model\.)?vision_tower\.": ""}}
+"""model_type -> how its weights are named in the folder of the whole model -> in the tower"""
 _IMAGENET_MEAN, _IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 FAMILIES = {
     "clip_vision_model": Family(norm="post_layernorm", mean=CLIP_MEAN, std=CLIP_STD),
@@ -63,7 +65,12 @@ def hugging_face_tower(config: EncoderConfig, weights: bool) -> Tower:
     hf_config._attn_implementation = "sdpa"
     if weights and config.name is not None:
         model = load_pretrained(
-            AutoModel, config.name, unread=(family.norm, "head", "mask_token"), config=hf_config, dtype=torch.float32
+            AutoModel,
+            config.name,
+            unread=(family.norm, "head", "mask_token"),
+            config=hf_config,
+            dtype=torch.float32,
+            key_mapping=_TOWER_NAMES.get(hf_config.model_type),
         )
     else:
         model = new_model(AutoModel, hf_config)
@@ -123,12 +130,12 @@ def _hf_config(config: EncoderConfig) -> Any:
             raise ConfigError(["model.encoder.config.model_type: missing; expected one of " + ", ".join(FAMILIES)])
         hf_config = AutoConfig.for_model(settings.pop("model_type"), **settings)
     vision = getattr(hf_config, "vision_config", hf_config)
-    if vision is not hf_config and hf_config.model_type not in _WITH_TEXT_TOWERS:
+    if vision is not hf_config and hf_config.model_type not in _WHOLE_MODELS:
         start = f"set model.init_from: {config.name} to train it, or " if hf_config.model_type == "llava" else ""
         raise ConfigError(
             [
                 f"model.encoder: {config.name or 'config'} is a whole {hf_config.model_type}, of which this is a part; "
-                f"expected a vision tower alone, or CLIP or SigLIP; {start}name the folder of its vision tower"
+                f"expected a vision tower alone, CLIP, SigLIP or InternVL; {start}name the folder of its vision tower"
             ]
         )
     return vision
