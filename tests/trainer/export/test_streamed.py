@@ -106,14 +106,17 @@ def test_a_run_with_a_decoder_of_transformers_has_the_same_files(
     check_same_files(tmp_path / "run", tmp_path)
 
 
-@pytest.mark.parametrize("form", ["llava", "dsvl", "published"])
+@pytest.mark.parametrize("form", ["llava", "internvl", "dsvl", "published"])
 def test_a_run_that_began_with_a_whole_model_has_the_same_files(form: str, build: Build, tmp_path: Path) -> None:
     start = tmp_path / "start"
     if form == "published":
         llava_folders.write_llava(start, build, max_shard_size="20KB")
     else:
-        config = exports.config_of(build, projector={"kind": "mlp" if form == "llava" else "linear"})
-        export_model(exports.make_model(config, build), config, build, start, step=5)
+        projector = {"llava": "mlp", "internvl": "pixel_shuffle", "dsvl": "linear"}[form]
+        parts = {"encoder": {"kind": "hf", "config": exports.DINOV2}} if form == "internvl" else {}
+        config = exports.config_of(build, projector={"kind": projector}, **parts)
+        done = export_model(exports.make_model(config, build), config, build, start, step=5)
+        assert done.form == form
     run_of(tmp_path / "run", build, {"init_from": str(start)}, lora=LORA)
     check_same_files(tmp_path / "run", tmp_path)
 
