@@ -84,7 +84,7 @@ def plain_expansion(geometry: Geometry, image_tokens: int) -> dict[str, Any]:
 
 def differences(geometry: Geometry, encoder: Encoder) -> list[str]:
     """Where the exported processor's pixels differ from those of training, a sentence each."""
-    one, several = geometry.most_tiles(1), geometry.most_tiles(2)
+    alone, several = geometry.most_tiles(1), geometry.most_tiles(2)
     notes = [
         "The processor ignores EXIF orientation: turn images upright first "
         "(`PIL.ImageOps.exif_transpose`), as training did."
@@ -99,9 +99,9 @@ def differences(geometry: Geometry, encoder: Encoder) -> list[str]:
         if geometry.interpolation == "lanczos"
         else "rounds differently when it resizes, by up to 1/255"
     )
-    if one != several:
+    if alone != several:
         notes.append(
-            f"It cuts each image into at most {one} tiles, as training did for one image. For several images in a "
+            f"It cuts each image into at most {alone} tiles, as training did for one image. For several images in a "
             f"prompt pass `max_patches={several}` to it."
         )
     pil = "AutoImageProcessor" if is_tiled(geometry) else "AutoProcessor"
