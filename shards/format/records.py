@@ -81,7 +81,9 @@ def _alone(sample: Sample, record: SampleRecord, metadata: Mapping[str, Any]) ->
         if own.pop("references", None) and record.references:
             own["references"] = [record.references]
     tokens = np.stack([record.branch.of(sample.ids), record.branch.of(sample.labels)])
-    return Sample(sample.shard, sample.key, memoryview(orjson.dumps(own)), tokens, sample.images, grids=sample.grids)
+    return Sample(
+        sample.shard, sample.key, memoryview(orjson.dumps(own)), tokens, sample.images, grids=sample.stated_grids
+    )
 
 
 def _records(metadata: Mapping[str, Any], branches: Sequence[Branch], *, has_branches: bool) -> Iterator[SampleRecord]:

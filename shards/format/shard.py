@@ -46,10 +46,10 @@ class Sample:
     ids, labels: int32 [T], labels -100 where nothing is trained. branch_ids: None, or in a sample of several records
     about the same images int32 [T]: 0 in their common beginning, then 1, 2, ... in the branch of each. images: the
     stored files' bytes in placeholder order. All are views of the sample's own bytes, which can not be written to.
-    grids: of each image; one tile in a build without tiles. shard: its file, for messages.
+    stated_grids: of each image; None in a build without tiles. shard: its file, for messages.
     """
 
-    __slots__ = ("_metadata", "branch_ids", "grids", "ids", "images", "key", "labels", "shard")
+    __slots__ = ("_metadata", "branch_ids", "ids", "images", "key", "labels", "shard", "stated_grids")
 
     def __init__(
         self,
@@ -59,13 +59,13 @@ class Sample:
         tokens: npt.NDArray[np.int32],
         images: Sequence[memoryview],
         *,
-        grids: Sequence[Grid] | None = None,
+        grids: tuple[Grid, ...] | None = None,
     ) -> None:
         self.key = key
         self.ids, self.labels = tokens[:2]
         self.branch_ids = tokens[2] if len(tokens) > 2 else None
         self.images = tuple(images)
-        self.grids = (ONE_TILE,) * len(self.images) if grids is None else tuple(grids)
+        self.stated_grids = grids
         self.shard, self._metadata = shard, metadata
 
     @property
@@ -80,6 +80,11 @@ class Sample:
                 f"{self.shard}: the metadata of sample {self.key} is {type(metadata).__name__}; expected an object"
             )
         return metadata
+
+    @property
+    def grids(self) -> tuple[Grid, ...]:
+        """Of each image."""
+        return (ONE_TILE,) * len(self.images) if self.stated_grids is None else self.stated_grids
 
     @property
     def tiles(self) -> int:
@@ -187,9 +192,9 @@ class Shard:
             raise ShardError(f"{self.name}: the tokens of sample {entry.key} cannot be read: {error}") from None
         sample = Sample(self.name, entry.key, contents[0], tokens, contents[2:])
         if entry.tiles is not None:
-            sample.grids = grids_of(sample.metadata.get("images"), sample.where)
-            if entry.tiles != [grid.tiles for grid in sample.grids]:
-                got = [grid.tiles for grid in sample.grids]
+            sample.stated_grids = grids_of(sample.metadata.get("images"), sample.where)
+            got = [grid.tiles for grid in sample.stated_grids]
+            if entry.tiles != got:
                 raise ShardError(f"{sample.where} has images of {got} tiles, its index says {entry.tiles}")
         return sample
 

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from shards.images.tiles import Grid
+from shards.images.tiles import ONE_TILE, Grid
 from shards.loader.fields import FIELDS, BatchFields
 from shards.loader.layout import Contents, Memory
 
@@ -45,7 +45,7 @@ class Batch(BatchFields[torch.Tensor]):
         return cls(
             **tensors,
             stored_images=tuple(stored[start : start + size] for start, size in zip(starts, sizes, strict=False)),
-            grids=contents.grids,
+            grids=(ONE_TILE,) * contents.num_tiles if contents.grids is None else contents.grids,
             samples=contents.samples,
             cursor=contents.cursor,
         )

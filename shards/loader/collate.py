@@ -35,7 +35,7 @@ def collate(
         positions, segments = out.position_ids[number], out.segment_ids[number]
         start = 0
         for segment, sample in enumerate(sequence, start=1):
-            expansion = expand(sample.ids, image_id=image_id, image_tokens=image_tokens, grids=sample.grids)
+            expansion = expand(sample.ids, image_id=image_id, image_tokens=image_tokens, grids=sample.stated_grids)
             if len(expansion.image_starts) != len(sample.images):
                 raise ShardError(
                     f"{sample.where} has {len(expansion.image_starts)} placeholders and {len(sample.images)} images; "

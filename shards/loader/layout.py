@@ -57,8 +57,10 @@ class Contents:
     shape: tuple[int, int]
     """B, T"""
     side: int
-    grids: tuple[Grid, ...]
-    """Of each image"""
+    num_tiles: int
+    """Of all images; one for each in a build without tiles"""
+    grids: tuple[Grid, ...] | None
+    """Of each image; None in a build without tiles"""
     stored_sizes: tuple[int, ...] | None
     """Bytes of each image's file, if images stay as they are stored"""
     samples: tuple[tuple[tuple[str, str], ...], ...]
@@ -68,8 +70,8 @@ class Contents:
 
     def places(self) -> dict[str, TensorPlace]:
         """Where each tensor is."""
-        num_tiles = sum(grid.tiles for grid in self.grids)
-        return _places(*self.shape, num_tiles, num_tiles if self.stored_sizes is None else 0, self.side)
+        with_pixels = self.num_tiles if self.stored_sizes is None else 0
+        return _places(*self.shape, self.num_tiles, with_pixels, self.side)
 
     @property
     def stored(self) -> ByteRange:

@@ -15,7 +15,7 @@ import numpy.typing as npt
 from shards.build import Build
 from shards.errors import ImageError, ShardError
 from shards.images.decode import DECODERS
-from shards.images.tiles import Grid
+from shards.images.tiles import ONE_TILE, Grid
 from shards.loader.collate import collate
 from shards.loader.fields import BatchFields
 from shards.loader.layout import Contents, Memory
@@ -40,6 +40,7 @@ class BatchReader:
         self._image_tokens = build.manifest.config.image_tokens
         self._image_id = build.manifest.tokenizer.image_id
         self._geometry = build.manifest.config.image
+        self._has_tiles = self._split.has_tiles
         self._is_canvas = build.manifest.config.stores_canvases
         self._decode = decode
 
@@ -48,17 +49,21 @@ class BatchReader:
         named = [[self._split.named(number) for number in sequence] for sequence in request.sequences]
         sequences = [[sample for _, sample in sequence] for sequence in named]
         stored = [
-            (number, image, grid)
+            (number, image)
             for numbers, sequence in zip(request.sequences, sequences, strict=True)
             for number, sample in zip(numbers, sequence, strict=True)
-            for image, grid in zip(sample.images, sample.grids, strict=True)
+            for image in sample.images
         ]
+        grids = None
+        if self._has_tiles:
+            grids = tuple(grid for sequence in sequences for sample in sequence for grid in sample.grids)
         raw = self._decode == "none"
         contents = Contents(
             shape=(len(sequences), request.length),
             side=self._geometry.size,
-            grids=tuple(grid for _, _, grid in stored),
-            stored_sizes=tuple(len(image) for _, image, _ in stored) if raw else None,
+            num_tiles=len(stored) if grids is None else sum(grid.tiles for grid in grids),
+            grids=grids,
+            stored_sizes=tuple(len(image) for _, image in stored) if raw else None,
             samples=tuple(tuple((dataset, sample.key) for dataset, sample in sequence) for sequence in named),
             cursor=request.cursor,
         )
@@ -67,15 +72,17 @@ class BatchReader:
         collate(sequences, arrays, image_id=self._image_id, image_tokens=self._image_tokens)
         if raw:
             files = contents.stored_bytes(memory)
-            np.concatenate([np.frombuffer(image, np.uint8) for _, image, _ in stored] or [files], out=files)
+            np.concatenate([np.frombuffer(image, np.uint8) for _, image in stored] or [files], out=files)
         else:
-            self._decode_all(stored, arrays.images.transpose(0, 2, 3, 1))
+            self._decode_all(stored, grids or (ONE_TILE,) * len(stored), arrays.images.transpose(0, 2, 3, 1))
         return contents, memory
 
-    def _decode_all(self, stored: Sequence[tuple[int, memoryview, Grid]], pixels: npt.NDArray[np.uint8]) -> None:
-        """stored: images, each with its sample's number and its grid. pixels: uint8 [N, S, S, 3]."""
+    def _decode_all(
+        self, stored: Sequence[tuple[int, memoryview]], grids: Sequence[Grid], pixels: npt.NDArray[np.uint8]
+    ) -> None:
+        """stored: images, each with its sample's number. pixels: uint8 [N, S, S, 3]."""
         decode, end = DECODERS[self._decode], 0
-        for number, image, grid in stored:
+        for (number, image), grid in zip(stored, grids, strict=True):
             start, end = end, end + grid.tiles
             try:
                 decode(image, self._geometry, pixels[start:end], grid, is_canvas=self._is_canvas)

@@ -48,8 +48,11 @@ def expand(
             text.append((slice(source, placeholder), slice(target, end)))
         if placeholder < len(ids):
             image_starts.append(end)
-            tiles = grids[len(image_starts) - 1].tiles if grids and len(image_starts) <= len(grids) else 1
-            tile_starts += range(end, end + tiles * image_tokens, image_tokens)
-            end += tiles * image_tokens
+            if grids is None or len(image_starts) > len(grids):
+                tile_starts.append(end)
+                end += image_tokens
+            else:
+                first, end = end, end + grids[len(image_starts) - 1].tiles * image_tokens
+                tile_starts += range(first, end, image_tokens)
         source, target = placeholder + 1, end
     return Expansion(target, tuple(text), tuple(image_starts), tuple(tile_starts))

@@ -36,7 +36,13 @@ class Slow(BatchReader):
                 threading.Event().wait()
         rows = 1 + number % self._sizes
         contents = Contents(
-            shape=(rows, 8), side=2, grids=(), stored_sizes=None, samples=((("a", "x" * 1000),),), cursor=number
+            shape=(rows, 8),
+            side=2,
+            num_tiles=0,
+            grids=None,
+            stored_sizes=None,
+            samples=((("a", "x" * 1000),),),
+            cursor=number,
         )
         memory = allocate(contents.size)
         contents.arrays(memory).labels[:] = number

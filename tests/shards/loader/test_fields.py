@@ -11,13 +11,12 @@ import numpy as np
 import pytest
 import torch
 
-from shards.images.tiles import ONE_TILE
 from shards.loader import Batch
 from shards.loader.fields import FIELDS
 from shards.loader.layout import Contents
 from tests.support.loader_builds import SIDE, compiled, some
 
-CONTENTS = Contents(shape=(2, 7), side=3, grids=(ONE_TILE,) * 4, stored_sizes=None, samples=((), ()), cursor=9)
+CONTENTS = Contents(shape=(2, 7), side=3, num_tiles=4, grids=None, stored_sizes=None, samples=((), ()), cursor=9)
 
 
 @pytest.fixture(scope="module")
