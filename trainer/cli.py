@@ -173,6 +173,26 @@ def chat(
 
 
 @cli.command()
+@click.argument("folder", type=PATH)
+def verify(folder: Path) -> None:
+    """Compare every byte of FOLDER with its digests: a run, a checkpoint, an export or an exported adapter.
+
+    The exit code is 1 if anything is damaged, missing or foreign.
+    """
+    from trainer.verify import verify_folder
+
+    verified = verify_folder(folder)
+    for line in verified.notes:
+        note(line)
+    for problem in verified.problems:
+        click.echo(problem, err=True)
+    result = f"{len(verified.problems)} problems" if verified.problems else "no problems"
+    click.echo(f"{folder}: {verified.files} files, {verified.size_bytes / 1e6:,.1f} MB: {result}")
+    if verified.problems:
+        sys.exit(1)
+
+
+@cli.command()
 def config() -> None:
     """Print the whole default configuration, with what each field means."""
     from trainer.config.defaults import default_yaml

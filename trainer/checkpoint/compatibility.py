@@ -36,7 +36,7 @@ def resume_problems(checkpoint: Checkpoint, config: Mapping[str, Any], manifest_
                 f"{path}: is {now!r}, the checkpoint {checkpoint.folder} was made with {before!r}; set it back, or "
                 "start a new run with another `out`"
             )
-    problems += other_start(config["model"]["init_from"], checkpoint.content.get("init_from"))
+    problems += other_start(config["model"]["init_from"], checkpoint.content.init_from)
     if manifest_hash != checkpoint.manifest_hash:
         problems.append(
             f"build: its manifest is {manifest_hash[:12]}, the checkpoint {checkpoint.folder} was made with "

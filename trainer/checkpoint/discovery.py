@@ -8,21 +8,19 @@ checkpoints/best            JSON: the checkpoint with the lowest evaluation loss
 from __future__ import annotations
 
 import json
-import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from dst.errors import ConfigError
 from trainer.checkpoint.compatibility import resume_problems
-from trainer.checkpoint.reader import CONTENT, Checkpoint
+from trainer.checkpoint.content import CONTENT
+from trainer.checkpoint.reader import Checkpoint, steps_in
 from trainer.distributed.ranks import Ranks
 
 FOLDER = "checkpoints"
 LATEST, BEST = "latest", "best"
 PLACES = f"a run's `out` folder, one of its {FOLDER}/step-... folders, or its {FOLDER}/{BEST}"
-
-_NAME = re.compile(r"step-(\d{8,})")
 
 
 def checkpoint_folder(out: Path, step: int) -> Path:
@@ -109,7 +107,4 @@ def best(out: Path) -> tuple[Path, float] | None:
 
 def complete(out: Path) -> dict[int, Path]:
     """Step -> folder of each complete checkpoint."""
-    folders = (out / FOLDER).iterdir() if (out / FOLDER).is_dir() else ()
-    return {
-        int(match[1]): path for path in folders if (match := _NAME.fullmatch(path.name)) and (path / CONTENT).exists()
-    }
+    return steps_in(out / FOLDER)

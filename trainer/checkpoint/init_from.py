@@ -15,6 +15,7 @@ from dst.errors import ConfigError
 from shards import Manifest
 from shards.files import file_sha256
 from shards.typed_json import to_json
+from trainer.checkpoint.content import StartFacts
 from trainer.config.extensions import extension_kinds, extension_notes, require_consent
 from trainer.config.model import ModelConfig
 from trainer.config.run import to_tree
@@ -22,12 +23,11 @@ from trainer.errors import TrainError
 from trainer.model_io.llava_folder import EXPECTED, differing_fit, read_llava
 from trainer.model_io.record import (
     RECORD,
-    build_facts,
-    check_files,
+    checked_files,
     is_export,
     model_config,
     read_record,
-    record_extensions,
+    unchecked_note,
     unusable,
 )
 
@@ -88,13 +88,10 @@ def check_start(config: ModelConfig, manifest: Manifest) -> list[str]:
     folder = Path(config.init_from)
     try:
         record = read_record(folder)
-        try:
-            check_files(folder, record["files"])
-            before = build_facts(folder, record).tokenizer.fingerprint
-        except (KeyError, TypeError, AttributeError) as error:
-            raise unusable(folder, f"{type(error).__name__}: {error}") from None
+        checked_files(folder, record)
     except TrainError as error:
         return [f"model.init_from: {error}"]
+    before = record.build.tokenizer.fingerprint
     now = manifest.tokenizer.fingerprint
     if before == now:
         return []
@@ -116,22 +113,18 @@ def start_facts(start: str | None) -> dict[str, Any] | None:
         return {"record": read_llava(start).digest, "stages": []}
     folder = Path(start)
     record = read_record(folder)
-    try:
-        facts = build_facts(folder, record)
-        data = {"hash": facts.hash, "datasets": to_json(facts.datasets)}
-        last = {"step": record["step"], "training": record["training"], "build": data}
-        return {"record": file_sha256(folder / RECORD), "stages": [*record.get("earlier", ()), last]}
-    except (KeyError, TypeError) as error:
-        raise unusable(folder, f"{type(error).__name__}: {error}") from None
+    data = {"hash": record.build.hash, "datasets": to_json(record.build.datasets)}
+    last = {"step": record.step, "training": record.training, "build": data}
+    return {"record": file_sha256(folder / RECORD), "stages": [*to_json(record.earlier or ()), last]}
 
 
-def other_start(start: str | None, recorded: Mapping[str, Any] | None) -> list[str]:
+def other_start(start: str | None, recorded: StartFacts | None) -> list[str]:
     """Problems if the folder is not the one that a checkpoint's run began with."""
     if start is None or recorded is None:
         return []
     try:
         digest = file_sha256(Path(start) / RECORD) if is_export(start) else read_llava(start).digest
-        is_same = digest == recorded["record"]
+        is_same = digest == recorded.record
     except (OSError, ConfigError):
         is_same = False
     if is_same:
@@ -143,14 +136,16 @@ def other_start(start: str | None, recorded: Mapping[str, Any] | None) -> list[s
 
 
 def start_notes(config: ModelConfig, manifest: Manifest) -> list[str]:
-    """A line for each part of the export whose code is another one now, and for images that LLaVA saw otherwise."""
+    """A line for each part of the export whose code is another one now, for an export without digests, and for images
+    that LLaVA saw otherwise."""
     if config.init_from is None:
         return []
     if (llava := llava_start(config)) is not None:
         image = manifest.config.image
         return list(differing_fit(read_llava(llava), image.fit, image.interpolation))
     folder = Path(config.init_from)
-    return extension_notes(to_tree(config), record_extensions(folder, read_record(folder)))
+    record = read_record(folder)
+    return extension_notes(to_tree(config), record.extensions or {}) + unchecked_note(folder, record)
 
 
 def _parts_of(start: str, allowed: Collection[str]) -> ModelConfig:
@@ -158,11 +153,9 @@ def _parts_of(start: str, allowed: Collection[str]) -> ModelConfig:
         return read_llava(start).model
     folder = Path(start)
     record = read_record(folder)
-    require_consent(folder, record.get("model"), record_extensions(folder, record), allowed)
+    require_consent(folder, record.model, record.extensions or {}, allowed)
     try:
-        return model_config(record)
-    except KeyError as error:
-        raise unusable(folder, f"KeyError: {error}") from None
+        return model_config(record.model)
     except ConfigError as error:
         raise unusable(folder, "; ".join(error.problems)) from None
 

@@ -5,13 +5,14 @@ trainer.checkpoint.writer writes them; trainer.checkpoint.discovery finds them i
 A checkpoint is a folder `checkpoints/step-00000500` in the run's folder:
 
     checkpoint.json             version, step, config, manifest hash, loader state, loss scale, index of all pieces;
-                                the code of extensions, if the model has any
+                                the code of extensions, if the model has any; the digests of all files and its own
     rank-00000-000.safetensors  pieces of one rank: `weight/<parameter>`, `exp_avg/...`, `exp_avg_sq/...`, fp32 [count]
     buffers.safetensors         the model's persistent buffers, if it has any
 
 Rules
 - A checkpoint contains trained parameters only. Frozen ones are rebuilt from the config and must have the same values
   again, see trainer.checkpoint.frozen_fingerprint. Nothing is unpickled.
+- A file is compared with its digest before its content is used, see trainer.model_io.digests.
 - Each rank writes the pieces it holds and reads the pieces it needs. So a run can resume with another number of ranks,
   another ZeRO stage or another precision, without a conversion.
 - No random generator is saved: randomness is keyed by seed, step and sequence (trainer.training.loop). Learning rates
@@ -20,8 +21,8 @@ Rules
 
 from __future__ import annotations
 
-import json
 import math
+import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from functools import cached_property
@@ -33,21 +34,16 @@ from safetensors import SafetensorError, safe_open
 
 from dst.common.extensions import ExtensionOrigin
 from dst.errors import ConfigError
-from shards.errors import FieldError
+from trainer.checkpoint.content import CONTENT, read_content
 from trainer.checkpoint.frozen_fingerprint import changed_parameters
 from trainer.compat.deepspeed import MOMENTS, EngineState, flats, parameter_pieces, restore_loss_scale, restore_step
-from trainer.config.extensions import recorded_extensions
 from trainer.distributed.ranks import Ranks
 from trainer.errors import TrainError
+from trainer.model_io.digests import CheckedFiles
 
-VERSION = 1
-"""Raised when a program that reads the old version would misread a new checkpoint."""
-
-CONTENT = "checkpoint.json"
 BUFFERS = "buffers.safetensors"
 
-_REQUIRED_KEYS = ("step", "config", "manifest", "loader", "loss_scale", "parameters", "adam_step", "frozen")
-"""Of checkpoint.json"""
+_NAME = re.compile(r"step-(\d{8,})")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -66,48 +62,49 @@ class Checkpoint:
     """A complete checkpoint, opened for reading."""
 
     def __init__(self, folder: Path) -> None:
-        """Raises ConfigError if the folder is not a checkpoint, or if a newer release wrote it."""
+        """Raises ConfigError if the folder is not a checkpoint, if it is damaged, or if a newer release wrote it."""
         self.folder = folder
-        try:
-            content = json.loads((folder / CONTENT).read_text(encoding="utf-8"))
-        except FileNotFoundError:
-            raise ConfigError([f"{folder}: no checkpoint there: it has no {CONTENT}"]) from None
-        except (OSError, ValueError) as error:
-            raise ConfigError(
-                [f"{folder / CONTENT}: cannot be read ({error}); resume from another checkpoint"]
-            ) from None
-        version = content.get("version") if isinstance(content, dict) else None
-        if version != VERSION:
-            is_newer = isinstance(version, int) and version > VERSION
-            age = "newer" if is_newer else "older"
-            step = "update dsvl, or resume from another checkpoint" if is_newer else "start a new run"
-            raise ConfigError(
-                [f"{folder}: the checkpoint is {age}: version {version!r}, this program reads {VERSION}; {step}"]
-            )
-        missing = [key for key in _REQUIRED_KEYS if key not in content]
-        if missing:
-            raise ConfigError([f"{folder / CONTENT}: lacks {', '.join(missing)}; resume from another checkpoint"])
-        self.content: Mapping[str, Any] = content
-        self.step = int(content["step"])
-        self.config: Mapping[str, Any] = content["config"]
-        self.manifest_hash = str(content["manifest"])
+        self._next_step = _next_step(folder)
+        self.content = read_content(folder, self._next_step)
+        self.step, self.config, self.manifest_hash = self.content.step, self.content.config, self.content.manifest
+        self.files = CheckedFiles(
+            folder,
+            self.content.files or {},
+            has_digests=self.content.files is not None,
+            next_step=self._next_step,
+        )
 
     @property
     def state(self) -> RunState:
-        return RunState(step=self.step, loader=self.content["loader"], loss_scale=self.content["loss_scale"])
+        return RunState(step=self.step, loader=self.content.loader, loss_scale=self.content.loss_scale)
 
-    @cached_property
+    @property
     def extensions(self) -> Mapping[str, ExtensionOrigin]:
-        """The code of the model's extensions, by part. Raises ConfigError if the record is damaged."""
-        try:
-            return recorded_extensions(self.content)
-        except FieldError as error:
-            raise ConfigError([f"{self.folder / CONTENT}: {error}; resume from another checkpoint"]) from None
+        """The code of the model's extensions, by part."""
+        return self.content.extensions or {}
+
+    @property
+    def notes(self) -> list[str]:
+        """A line if an earlier release wrote the checkpoint, without digests."""
+        if self.files.has_digests:
+            return []
+        return [f"{self.folder}: has no digests, since an earlier release wrote it; damage would go unnoticed"]
+
+    def check_listed(self) -> None:
+        """Raises TrainError if a file is missing, has another size, or was not written by the run; reads none."""
+        for name in self.content.files or ():
+            self.files.check_size(name)
+        for problem in self.foreign():
+            raise TrainError(problem)
+
+    def foreign(self) -> list[str]:
+        """A line for each file that no rank wrote."""
+        return list(self.files.foreign((*(self.content.files or ()), CONTENT)))
 
     @cached_property
     def shapes(self) -> Mapping[str, tuple[int, ...]]:
         """Trained parameter -> shape, in the model's order."""
-        return {name: tuple(entry["shape"]) for name, entry in self.content["parameters"].items()}
+        return {name: entry.shape for name, entry in self.content.parameters.items()}
 
     def weights(self) -> Iterator[tuple[str, torch.Tensor]]:
         """Trained parameters one by one: name, fp32 tensor. Raises TrainError for a damaged file."""
@@ -126,14 +123,15 @@ class Checkpoint:
         """
         out = torch.empty(count, dtype=torch.float32)
         num_read = 0
-        for file, first, size in self.content["parameters"][name]["pieces"]:
-            begin, end = max(start, first), min(start + count, first + size)
+        for piece in self.content.parameters[name].pieces:
+            begin, end = max(start, piece.first), min(start + count, piece.first + piece.count)
             if begin < end:
+                self.files.check(piece.file)
                 try:
-                    with safe_open(str(self.folder / file), framework="pt") as opened:
-                        values = opened.get_slice(f"{kind}/{name}")[begin - first : end - first]
+                    with safe_open(str(self.folder / piece.file), framework="pt") as opened:
+                        values = opened.get_slice(f"{kind}/{name}")[begin - piece.first : end - piece.first]
                 except (OSError, SafetensorError) as error:
-                    raise self._damaged(file, str(error)) from None
+                    raise self._damaged(piece.file, str(error)) from None
                 out[begin - start : end - start] = values
                 num_read += end - begin
         if num_read != count:
@@ -142,8 +140,10 @@ class Checkpoint:
 
     def buffers(self) -> dict[str, torch.Tensor]:
         """The model's persistent buffers by name. Raises TrainError for a damaged file."""
-        if not (self.folder / BUFFERS).exists():
+        is_listed = self.content.files is not None and BUFFERS in self.content.files
+        if not is_listed and not (self.folder / BUFFERS).exists():
             return {}
+        self.files.check(BUFFERS)
         try:
             with safe_open(str(self.folder / BUFFERS), framework="pt") as opened:
                 return {name: opened.get_tensor(name) for name in opened.keys()}  # noqa: SIM118  # not a mapping
@@ -151,9 +151,36 @@ class Checkpoint:
             raise self._damaged(BUFFERS, str(error)) from None
 
     def _damaged(self, file: str, why: str) -> TrainError:
-        return TrainError(
-            f"{self.folder / file}: the checkpoint is damaged ({why}); set checkpoints.resume to another checkpoint"
-        )
+        return TrainError(f"{self.folder / file}: the checkpoint is damaged ({why}); {self._next_step}")
+
+
+def steps_in(checkpoints: Path) -> dict[int, Path]:
+    """Step -> folder of each complete checkpoint in a run's folder of checkpoints."""
+    folders = checkpoints.iterdir() if checkpoints.is_dir() else ()
+    return {
+        int(match[1]): path for path in folders if (match := _NAME.fullmatch(path.name)) and (path / CONTENT).exists()
+    }
+
+
+def _next_step(folder: Path) -> str:
+    """What to do about a damaged checkpoint."""
+    own = _NAME.fullmatch(folder.name)
+    before = [path for step, path in sorted(steps_in(folder.parent).items()) if own and step < int(own[1])]
+    if not before:
+        return "copy it again, or start a new run: there is no checkpoint before it"
+    return f"copy it again, or resume from the one before: checkpoints.resume={before[-1]}"
+
+
+def check_together(checkpoint: Checkpoint, *, ranks: Ranks) -> None:
+    """Check all files of a checkpoint, each by one rank. Raises TrainError on all ranks if one is damaged."""
+    names = sorted(checkpoint.content.files or ())
+    own = names[ranks.rank :: ranks.world_size]
+    problems = [problem for name in own if (problem := checkpoint.files.problem(name)) is not None]
+    if ranks.is_first:
+        problems += checkpoint.foreign()
+    for problem in (problem for of_rank in ranks.gather(problems) for problem in of_rank):
+        raise TrainError(problem)
+    checkpoint.files.assume_checked(names)
 
 
 def load_weights(model: torch.nn.Module, checkpoint: Checkpoint) -> None:
@@ -169,7 +196,7 @@ def load_weights(model: torch.nn.Module, checkpoint: Checkpoint) -> None:
         for name in dict.fromkeys((*checkpoint.shapes, *trained))
         if name not in trained or checkpoint.shapes.get(name) != tuple(trained[name].shape)
     ]
-    if changed := changed_parameters(model, checkpoint.content["frozen"]):
+    if changed := changed_parameters(model, checkpoint.content.frozen):
         problems.append(other_weights(changed[0], checkpoint))
     if problems:
         raise ConfigError(problems)
@@ -192,7 +219,7 @@ def other_weights(name: str, checkpoint: Checkpoint) -> str:
 
 def load_optimizer(engine: EngineState, checkpoint: Checkpoint, *, ranks: Ranks) -> None:
     """Copy fp32 weights, Adam's moments and its step count into an engine that has made no step."""
-    steps = int(checkpoint.content["adam_step"])
+    steps = checkpoint.content.adam_step
     with torch.no_grad():
         is_replicated = engine.zero_optimization_stage() == 0  # without ZeRO every rank holds everything
         moments = {id(flat): restore_step(engine, flat, steps) for flat in flats(engine)} if steps else {}
@@ -201,7 +228,7 @@ def load_optimizer(engine: EngineState, checkpoint: Checkpoint, *, ranks: Ranks)
             for kind in MOMENTS if steps else ():
                 moment = piece.view(moments[id(piece.flat)][kind])
                 moment.copy_(checkpoint.elements(kind, piece.name, piece.start, piece.count))
-    restore_loss_scale(engine, checkpoint.content["loss_scale"])
+    restore_loss_scale(engine, checkpoint.content.loss_scale)
 
 
 def _shape(shape: tuple[int, ...] | None) -> str:

@@ -18,11 +18,14 @@ import torch
 from safetensors import SafetensorError
 
 from shards.files import replace_file, sync_folder
+from shards.typed_json import to_json
+from trainer.checkpoint.content import CONTENT, VERSION
 from trainer.checkpoint.discovery import BEST, FOLDER, LATEST, best, checkpoint_folder, complete, latest
-from trainer.checkpoint.reader import BUFFERS, CONTENT, VERSION, RunState
+from trainer.checkpoint.reader import BUFFERS, RunState
 from trainer.compat.deepspeed import MOMENTS, EngineState, flats, parameter_pieces, state_of
 from trainer.distributed.ranks import Ranks
 from trainer.errors import TrainError
+from trainer.model_io.digests import FileFacts, file_facts, sealed
 from trainer.model_io.safetensors_files import save_tensors
 
 _FILE_BYTES = 2 << 30
@@ -49,7 +52,7 @@ def save(
     """
     folder = checkpoint_folder(out, state.step)
     partial = folder.with_name(f".{folder.name}.partial")
-    own_pieces: list[Pieces] = []
+    own_pieces: list[tuple[Pieces, dict[str, FileFacts]]] = []
 
     def together(work: Callable[[], None], *, by_all: bool = False) -> None:
         """One stage. Every rank raises if it failed on any."""
@@ -62,8 +65,8 @@ def save(
 
     together(lambda: _make_partial(partial))
     together(lambda: own_pieces.append(_write_pieces(engine, partial, ranks.rank)), by_all=True)
-    pieces_of_ranks = ranks.gather(own_pieces[0])
-    together(lambda: _finish(engine, partial, folder, state, run_facts, pieces_of_ranks))
+    written_by_ranks = ranks.gather(own_pieces[0])
+    together(lambda: _finish(engine, partial, folder, state, run_facts, written_by_ranks))
     together(lambda: _prune(out, keep))
     return folder
 
@@ -87,9 +90,10 @@ def _make_partial(partial: Path) -> None:
     partial.mkdir()
 
 
-def _write_pieces(engine: EngineState, folder: Path, rank: int) -> Pieces:
-    """Write this rank's files; returns what they contain."""
+def _write_pieces(engine: EngineState, folder: Path, rank: int) -> tuple[Pieces, dict[str, FileFacts]]:
+    """Write this rank's files; returns what they contain, and their digests."""
     pieces: Pieces = {}
+    files: dict[str, FileFacts] = {}
     tensors: dict[str, torch.Tensor] = {}
     num_files = 0
 
@@ -100,6 +104,7 @@ def _write_pieces(engine: EngineState, folder: Path, rank: int) -> Pieces:
         nonlocal num_files
         if tensors:
             save_tensors(tensors, folder / file_name())
+            files[file_name()] = file_facts(folder / file_name())
             tensors.clear()
             num_files += 1
 
@@ -113,7 +118,7 @@ def _write_pieces(engine: EngineState, folder: Path, rank: int) -> Pieces:
         if sum(tensor.nbytes for tensor in tensors.values()) >= _FILE_BYTES:
             flush()
     flush()
-    return pieces
+    return pieces, files
 
 
 def _finish(
@@ -122,7 +127,7 @@ def _finish(
     folder: Path,
     state: RunState,
     run_facts: Mapping[str, Any],
-    pieces_of_ranks: Sequence[Pieces],
+    written_by_ranks: Sequence[tuple[Pieces, dict[str, FileFacts]]],
 ) -> None:
     """What the first rank does: write buffers and checkpoint.json, then rename the folder."""
     persistent = {
@@ -133,15 +138,18 @@ def _finish(
     buffers = {
         name: value.to("cpu").contiguous() for name, value in engine.module.named_buffers() if name in persistent
     }
+    files = {name: file for _, files_of_rank in written_by_ranks for name, file in files_of_rank.items()}
     if buffers:
         save_tensors(buffers, partial / BUFFERS)
+        files[BUFFERS] = file_facts(partial / BUFFERS)
     shapes = {
         name: list(getattr(parameter, "ds_shape", parameter.shape))
         for name, parameter in engine.module.named_parameters()
         if parameter.requires_grad
     }
+    of_ranks = [held for held, _ in written_by_ranks]
     pieces = {
-        name: sorted((piece for held in pieces_of_ranks for piece in held.get(name, ())), key=lambda piece: piece[1])
+        name: sorted((piece for held in of_ranks for piece in held.get(name, ())), key=lambda piece: piece[1])
         for name in shapes
     }
     for name, shape in shapes.items():
@@ -154,8 +162,9 @@ def _finish(
         "loader": dict(state.loader),
         **run_facts,
         "parameters": {name: {"shape": shapes[name], "pieces": pieces[name]} for name in shapes},
+        "files": to_json(files),
     }
-    replace_file(partial / CONTENT, (json.dumps(content, indent=1) + "\n").encode())
+    replace_file(partial / CONTENT, sealed(content, indent=1))
     sync_folder(partial)
     if folder.exists():  # the run went back to an earlier checkpoint and makes this step again
         shutil.rmtree(folder)

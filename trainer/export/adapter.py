@@ -11,12 +11,13 @@ shapes are compared with the model that transformers builds of the folder's conf
 from __future__ import annotations
 
 from collections.abc import Collection, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
 
 from dst.errors import ConfigError
+from shards.typed_json import to_json
 from trainer.checkpoint.init_from import llava_start
 from trainer.compat.peft import AdapterLayers, adapter_key, write_adapter_config
 from trainer.compat.transformers import llava_shapes
@@ -24,12 +25,15 @@ from trainer.config.model import LoraConfig
 from trainer.export.adapter_card import adapter_card
 from trainer.export.export import card_facts
 from trainer.export.folder import check_out, copy_tokenizer, whole_folder
+from trainer.export.model_card import weights_sha256
 from trainer.model.build_model import build_model
 from trainer.model.vision_chat import VisionChatModel
+from trainer.model_io.adapter_record import ADAPTER_FORMAT, ADAPTER_RECORD, ADAPTER_VERSION
+from trainer.model_io.digests import file_facts, sealed
 from trainer.model_io.llava import is_tied, module_path, refusals
 from trainer.model_io.load import DTYPES
-from trainer.model_io.record import read_record
-from trainer.model_io.safetensors_files import save_tensors
+from trainer.model_io.record import CARD, read_record
+from trainer.model_io.safetensors_files import check_finite, save_tensors
 from trainer.training.restore import OpenedRun, open_run
 
 WEIGHTS = "adapter_model.safetensors"
@@ -87,11 +91,14 @@ def export_adapter(
     saved = _whole_modules({parameter.path for parameter in trained}, shapes)
     dtype = DTYPES[precision or run.config.precision]
     with whole_folder(out) as folder:
-        copy_tokenizer(run.build, folder)
+        files = copy_tokenizer(run.build, folder)
         tensors = {key: tensor.to(dtype) for key, tensor in _tensors(run, model, shapes, trained)}
         if ties_head:  # peft reads it too; a file may not hold tensors that share memory
             tensors[adapter_key("lm_head", "weight")] = tensors[adapter_key(_TABLE, "weight")].clone()
+        for key, tensor in tensors.items():
+            check_finite(key, tensor)
         save_tensors(tensors, folder / WEIGHTS)
+        weights = {WEIGHTS: file_facts(folder / WEIGHTS, sha256=True)}
         dora = any(lora.dora for lora in _lora(run).values())
         write_adapter_config(folder, base, groups, dora=dora, modules_to_save=saved, ties_head=ties_head)
         parameters = sum(tensor.numel() for tensor in tensors.values())
@@ -106,7 +113,15 @@ def export_adapter(
             parameters=parameters,
             extensions=run.extensions,
         )
-        (folder / "README.md").write_text(adapter_card(facts, base), encoding="utf-8")
+        facts = replace(facts, weights_sha256=weights_sha256(weights))
+        (folder / CARD).write_text(adapter_card(facts, base), encoding="utf-8")
+        written = (path.name for path in sorted(folder.iterdir()) if path.name not in files | weights)
+        record = {
+            "format": ADAPTER_FORMAT,
+            "version": ADAPTER_VERSION,
+            "files": to_json(files | weights | {name: file_facts(folder / name) for name in written}),
+        }
+        (folder / ADAPTER_RECORD).write_bytes(sealed(record, indent=2))
         size = sum(path.stat().st_size for path in folder.iterdir())
     return ExportedAdapter(folder=out, base=base, parameters=parameters, size_bytes=size, notes=run.notes)
 
@@ -128,7 +143,7 @@ def _refusal(run: OpenedRun, model: VisionChatModel) -> str | None:
             "it is for the LLaVA folder that a run begins with at model.init_from, and this run began with an encoder "
             "and a decoder apart"
         )
-    if llava_start(config.model) is None and read_record(Path(start))["form"] != "llava":
+    if llava_start(config.model) is None and read_record(Path(start)).form != "llava":
         return f"it is for a LLaVA folder, and {start}, with which the run began, is not one"
     if reasons := refusals(model, config.model):
         return f"peft loads it onto a LLaVA of transformers, and the trained model is not one: {'; '.join(reasons)}"

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import yaml
 
-from trainer.export.model_card import CardFacts, data_section, licence_section, training_section
+from trainer.export.model_card import CardFacts, data_section, files_section, licence_section, training_section
 from trainer.model_io.llava_folder import model_title
 
 
@@ -15,6 +15,7 @@ def adapter_card(facts: CardFacts, base: str) -> str:
         _use(facts, base),
         data_section(facts),
         training_section(facts),
+        files_section(facts),
         licence_section(facts),
     ]
     return "\n\n".join(part.strip("\n") for part in parts) + "\n"

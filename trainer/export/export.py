@@ -27,15 +27,16 @@ from trainer.config.run import TrainConfig, to_tree
 from trainer.export.folder import check_out, copy_tokenizer, whole_folder
 from trainer.export.form import own_form, standard_form
 from trainer.export.generation_config import generation_config
-from trainer.export.model_card import CardFacts, model_card
+from trainer.export.model_card import CardFacts, model_card, weights_sha256
 from trainer.export.streamed import streamed
 from trainer.model.build_model import portable_config
 from trainer.model.vision_chat import VisionChatModel
+from trainer.model_io.digests import file_facts, sealed
 from trainer.model_io.llava import hf_config_dict
 from trainer.model_io.llava_folder import model_title, without_origin
 from trainer.model_io.load import DTYPES
 from trainer.model_io.processor import EXACT, differences
-from trainer.model_io.record import FORMAT, RECORD, VERSION, Form
+from trainer.model_io.record import CARD, FORMAT, RECORD, VERSION, Form
 from trainer.model_io.safetensors_files import write_weights
 from trainer.model_io.standard_check import copy_refusal, folder_refusal
 from trainer.model_io.standard_models import standard_model
@@ -182,16 +183,19 @@ def _export_form(
     num_rows = model.decoder.get_output_embeddings().weight.shape[0]
     with whole_folder(out) as folder:
         files = copy_tokenizer(build, folder, form.tokenizer)
-        files |= dict.fromkeys(write_weights(folder, form.tensors, max_bytes=shard_bytes, dtype=dtype, value=value))
-        record = _record(facts, parts)
+        weights = write_weights(folder, form.tensors, max_bytes=shard_bytes, dtype=dtype, value=value)
+        files |= {name: replace(facts_of_file, sha256=None) for name, facts_of_file in weights.items()}
+        facts = replace(facts, weights_sha256=weights_sha256(weights))
         trees = {
             "generation_config.json": generation_config(folder, build.manifest, num_rows),
             **form.files,
-            RECORD: {**record, "files": {name: _file_facts(folder / name, digest) for name, digest in files.items()}},
         }
         for name, tree in trees.items():
             (folder / name).write_text(json.dumps(tree, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
-        (folder / "README.md").write_text(model_card(facts), encoding="utf-8")
+        (folder / CARD).write_text(model_card(facts), encoding="utf-8")
+        other_files = {name: file_facts(folder / name) for name in (*trees, CARD) if name not in files}
+        record = {**_record(facts, parts), "files": to_json(files), "other_files": to_json(other_files)}
+        (folder / RECORD).write_bytes(sealed(record, indent=2))
         if not reasons and (refusal := folder_refusal(folder, model, standard)):
             shutil.rmtree(folder)
             return refusal
@@ -231,7 +235,7 @@ def card_facts(
 
 
 def _record(facts: CardFacts, model: Mapping[str, Any]) -> dict[str, Any]:
-    """The record that trainer.model_io.load reads, without the list of files."""
+    """The record that trainer.model_io.load reads, without the lists of files."""
     return {
         "format": FORMAT,
         "version": VERSION,
@@ -244,11 +248,6 @@ def _record(facts: CardFacts, model: Mapping[str, Any]) -> dict[str, Any]:
         "earlier": list(facts.earlier),
         **({EXTENSIONS: facts.extensions} if facts.extensions else {}),
     }
-
-
-def _file_facts(path: Path, digest: str | None) -> dict[str, Any]:
-    facts: dict[str, Any] = {"size": path.stat().st_size}
-    return facts if digest is None else {**facts, "sha256": digest}
 
 
 def _model_tree(config: TrainConfig, model: VisionChatModel) -> dict[str, Any]:

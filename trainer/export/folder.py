@@ -7,6 +7,7 @@ import os
 import shutil
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -15,8 +16,9 @@ from safetensors import SafetensorError
 from dst.errors import ConfigError
 from shards import Build
 from shards.build import TOKENIZER
-from shards.files import file_sha256, partial_path, sync_folder
+from shards.files import partial_path, sync_folder
 from trainer.errors import TrainError
+from trainer.model_io.digests import FileFacts, file_facts
 
 TOKENIZER_CONFIG = "tokenizer_config.json"
 
@@ -55,21 +57,21 @@ def whole_folder(out: Path) -> Iterator[Path]:
         raise
 
 
-def copy_tokenizer(build: Build, folder: Path, keys: Mapping[str, Any] | None = None) -> dict[str, str | None]:
-    """Copy the build's files byte for byte; returns name -> sha256. Raises ShardError if they were edited.
+def copy_tokenizer(build: Build, folder: Path, keys: Mapping[str, Any] | None = None) -> dict[str, FileFacts]:
+    """Copy the build's files byte for byte; returns them by name. Raises ShardError if they were edited.
 
     keys: to add to tokenizer_config.json; ids do not depend on them.
     """
     source = build.tokenizer_folder()
-    copied: dict[str, str | None] = {}
+    copied: dict[str, FileFacts] = {}
     for path, digest in sorted(build.manifest.files.items()):
         if path.startswith(f"{TOKENIZER}/"):
             name = path.removeprefix(f"{TOKENIZER}/")
             shutil.copyfile(source / name, folder / name)
-            copied[name] = digest
+            copied[name] = replace(file_facts(folder / name), sha256=digest)
     if keys:
         edited = folder / TOKENIZER_CONFIG
         config = {**json.loads(edited.read_text(encoding="utf-8")), **keys}
         edited.write_text(json.dumps(config, ensure_ascii=False, indent=1, sort_keys=True), encoding="utf-8")
-        copied[TOKENIZER_CONFIG] = file_sha256(edited)
+        copied[TOKENIZER_CONFIG] = file_facts(edited, sha256=True)
     return copied

@@ -12,6 +12,7 @@ from typing import Any
 import yaml
 
 from shards.format.manifest import BuildFacts
+from trainer.model_io.digests import FileFacts
 from trainer.model_io.processor import is_tiled
 from trainer.model_io.record import Form
 from trainer.model_io.standard_models import STANDARD_MODELS
@@ -38,6 +39,8 @@ class CardFacts:
     step: int
     earlier: Sequence[Mapping[str, Any]] = ()
     extensions: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
+    weights_sha256: Mapping[str, str] = field(default_factory=dict)
+    """File of weights -> its sha256"""
 
 
 def model_card(facts: CardFacts) -> str:
@@ -48,6 +51,7 @@ def model_card(facts: CardFacts) -> str:
         _use(facts),
         data_section(facts),
         training_section(facts),
+        files_section(facts),
         licence_section(facts),
     ]
     return "\n\n".join(part.strip("\n") for part in parts) + "\n"
@@ -169,6 +173,17 @@ def _origin(facts: CardFacts) -> Mapping[str, Any]:
     first = facts.earlier[0]["training"] if facts.earlier else facts.training
     model: Mapping[str, Any] = first["model"]
     return model
+
+
+def weights_sha256(files: Mapping[str, FileFacts]) -> dict[str, str]:
+    """File -> sha256 of those files that have one."""
+    return {name: file.sha256 for name, file in files.items() if file.sha256 is not None}
+
+
+def files_section(facts: CardFacts) -> str:
+    """The digests of the weights, as `sha256sum --check` reads them."""
+    lines = "".join(f"{digest}  {name}\n" for name, digest in facts.weights_sha256.items())
+    return f"## Weights\n\nSHA-256 of the files of weights:\n\n```text\n{lines}```"
 
 
 def licence_section(facts: CardFacts) -> str:

@@ -88,7 +88,7 @@ class _Decoder:
             weight = self._checkpoint.weight(name_in_run)
         else:
             weight = self._files.read(name, tensor, self._dtype)
-            if not is_unchanged(name_in_run, weight, self._checkpoint.content["frozen"]):
+            if not is_unchanged(name_in_run, weight, self._checkpoint.content.frozen):
                 raise ConfigError([other_weights(name_in_run, self._checkpoint)])
         layer = self._adapters.get(name)
         if layer is None:

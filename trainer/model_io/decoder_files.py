@@ -22,7 +22,7 @@ from trainer.model.vision_chat import VisionChatModel
 from trainer.model_io.llava import is_tied, own_tensors
 from trainer.model_io.llava_folder import local_file
 from trainer.model_io.llava_start import decoder_names
-from trainer.model_io.record import INDEX, SINGLE, is_export, read_record
+from trainer.model_io.record import INDEX, SINGLE, checked_files, is_export, read_record
 from trainer.model_io.safetensors_files import WeightFiles
 from trainer.model_io.standard_models import stored_names
 
@@ -54,7 +54,7 @@ def find_decoder_files(config: ModelConfig, model: VisionChatModel) -> DecoderFi
     if folder is None or len(decoder.state_dict()) > len(list(decoder.named_parameters(remove_duplicate=False))):
         return None  # there are buffers to load as well
     try:
-        files = WeightFiles(folder)
+        files = WeightFiles(folder, checked_files(folder, read_record(folder)) if is_export(folder) else None)
         shapes = files.shapes()
     except TrainError:  # the loader of whole models reports it
         return None
@@ -89,7 +89,7 @@ def _names(config: ModelConfig, model: VisionChatModel, stored: Collection[str])
     """Our name of each tensor of the decoder in the files -> its name there; empty if transformers changes tensors."""
     start = config.init_from
     if start is not None and is_export(start):
-        changed = stored_names(read_record(Path(start))["form"], model)
+        changed = stored_names(read_record(Path(start)).form, model)
         own = {name: changed.get(name, name) for name, _ in own_tensors(model)}
         return {name: theirs for name, theirs in own.items() if theirs in stored}
     if not loads_as_stored(model.decoder):

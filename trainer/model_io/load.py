@@ -8,10 +8,10 @@ if the caller names it too.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping
+from collections.abc import Collection
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, get_args
+from typing import Any
 
 import torch
 from torch.overrides import TorchFunctionMode
@@ -26,16 +26,16 @@ from trainer.config.model import ModelConfig
 from trainer.model.build_model import build_model, check_model
 from trainer.model.decoder_checks import check_decoder
 from trainer.model.vision_chat import VisionChatModel
+from trainer.model_io.digests import CheckedFiles
 from trainer.model_io.llava import own_tensors
 from trainer.model_io.llava_start import load_llava
 from trainer.model_io.record import (
-    Form,
-    build_facts,
-    check_files,
+    ExportRecord,
+    checked_files,
     is_export,
     model_config,
     read_record,
-    record_extensions,
+    unchecked_note,
     unusable,
 )
 from trainer.model_io.safetensors_files import WeightFiles
@@ -57,7 +57,8 @@ class Loaded:
     step: int
     folder: Path
     notes: tuple[str, ...] = ()
-    """A line for each part whose code is not the code that the model was made with, see trainer.config.extensions"""
+    """A line for each part whose code is not the code that the model was made with, see trainer.config.extensions, and
+    one if the files have no digests"""
 
 
 def load_model(
@@ -76,16 +77,15 @@ def load_model(
     """
     folder = Path(folder)
     record = read_record(folder)
-    facts = build_facts(folder, record)
-    recorded = record_extensions(folder, record)
-    require_consent(folder, record.get("model"), recorded, allow_extensions)
-    notes = extension_notes(record.get("model"), recorded, f"{folder}: ")
+    facts, recorded = record.build, record.extensions or {}
+    require_consent(folder, record.model, recorded, allow_extensions)
+    notes = extension_notes(record.model, recorded, f"{folder}: ") + unchecked_note(folder, record)
+    files = checked_files(folder, record)
     try:
-        stored, step = DTYPES[record["precision"]], int(record["step"])
-        config = model_config(record)
+        config = model_config(record.model)
         if problems := check_model(config, facts):
             raise ConfigError(problems)
-        model = _filled_model(folder, record, config, facts, dtype or stored)
+        model = _filled_model(folder, record, files, config, dtype or DTYPES[record.precision])
     except (KeyError, TypeError, AttributeError, ValueError) as error:
         raise unusable(folder, f"{type(error).__name__}: {error}") from None
     except ConfigError as error:
@@ -95,7 +95,7 @@ def load_model(
         chat_tokenizer=_chat_tokenizer(folder, facts),
         geometry=facts.image,
         facts=facts,
-        step=step,
+        step=record.step,
         folder=folder,
         notes=tuple(notes),
     )
@@ -114,7 +114,9 @@ def started_model(
         return load_llava(config, facts, dtype=dtype, lazy_decoder=lazy_decoder)
     record = read_record(folder)
     try:
-        model = _filled_model(folder, record, config, facts, dtype, lazy_decoder=lazy_decoder)
+        model = _filled_model(
+            folder, record, checked_files(folder, record), config, dtype, facts=facts, lazy_decoder=lazy_decoder
+        )
     except (KeyError, TypeError, AttributeError, ValueError) as error:
         raise unusable(folder, f"{type(error).__name__}: {error}") from None
     model.separates_samples = check_decoder(model.decoder, config.decoder, config.attention)
@@ -123,33 +125,29 @@ def started_model(
 
 def _filled_model(
     folder: Path,
-    record: Mapping[str, Any],
+    record: ExportRecord,
+    files: CheckedFiles,
     config: ModelConfig,
-    facts: BuildFacts,
     dtype: torch.dtype,
     *,
+    facts: BuildFacts | None = None,
     lazy_decoder: bool = False,
 ) -> VisionChatModel:
-    """Raises KeyError, TypeError, ValueError or ConfigError for a damaged record, TrainError for damaged files."""
-    form = record["form"]
-    if form not in get_args(Form):
-        raise ValueError(f"form is {form!r}")
-    check_files(folder, record["files"])
+    """facts: of another build than the one that the export was trained on.
+
+    Raises KeyError, TypeError, ValueError or ConfigError for a damaged record, TrainError for damaged files.
+    """
     with ZeroInitialisation():
-        model = build_model(config, facts, weights=False, dtype=dtype, lazy_decoder=lazy_decoder)
-    _fill(model, folder, form)
-    return model
-
-
-def _fill(model: VisionChatModel, folder: Path, form: Form) -> None:
-    """Load every parameter and persistent buffer; other tensors in the files are for other programs."""
-    names = stored_names(form, model)
-    weights = WeightFiles(folder)
+        model = build_model(config, facts or record.build, weights=False, dtype=dtype, lazy_decoder=lazy_decoder)
+    # Every parameter and persistent buffer is loaded; other tensors in the files are for other programs.
+    names = stored_names(record.form, model)
+    weights = WeightFiles(folder, files)
     with torch.no_grad():
         for name, tensor in own_tensors(model):
             if tensor.is_meta:
                 continue
             tensor.copy_(weights.read(names.get(name, name), shape=tensor.shape))
+    return model
 
 
 def _chat_tokenizer(folder: Path, facts: BuildFacts) -> ChatTokenizer:

@@ -19,9 +19,11 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 
 from trainer.errors import TrainError
+from trainer.model_io.digests import CheckedFiles, Digester, FileFacts, file_facts
 from trainer.model_io.record import INDEX, SINGLE
 
 _AGAIN = "copy it again, or export the model again"
+_FINITE_ELEMENTS = 1 << 22
 _NAME = re.compile(r"model(-\d{5}-of-\d{5})?\.safetensors")
 
 
@@ -32,11 +34,11 @@ def write_weights(
     max_bytes: int,
     dtype: torch.dtype | None = None,
     value: Callable[[torch.Tensor], torch.Tensor] = lambda tensor: tensor,
-) -> list[str]:
-    """Write named tensors in files of about `max_bytes` bytes; returns the names of all files written.
+) -> dict[str, FileFacts]:
+    """Write named tensors in files of about `max_bytes` bytes; returns all files written, with the sha256 of weights.
 
     dtype: of floating-point tensors in the files; default: their own. value: what is written for a tensor, which may be
-    on the meta device; called when the tensor's turn has come, once for each.
+    on the meta device; called when the tensor's turn has come, once for each. Raises TrainError for NaN or infinity.
     """
     files: list[dict[str, torch.Tensor]] = [{}]
     sizes = [0]
@@ -48,18 +50,16 @@ def write_weights(
         files[-1][name] = tensor
         sizes[-1] += size
     if len(files) == 1:
-        _write_file(folder / SINGLE, files[0], dtype, value)
-        return [SINGLE]
+        return {SINGLE: _write_file(folder / SINGLE, files[0], dtype, value)}
     names = [f"model-{number:05d}-of-{len(files):05d}.safetensors" for number in range(1, len(files) + 1)]
-    for name, held in zip(names, files, strict=True):
-        _write_file(folder / name, held, dtype, value)
+    written = {name: _write_file(folder / name, held, dtype, value) for name, held in zip(names, files, strict=True)}
     numbers = {name: number for number, held in enumerate(files) for name in held}
     index = {
         "metadata": {"total_size": sum(sizes)},
         "weight_map": {name: names[number] for name, number in sorted(numbers.items())},
     }
     (folder / INDEX).write_text(json.dumps(index, indent=2) + "\n", encoding="utf-8")
-    return [*names, INDEX]
+    return {**written, INDEX: file_facts(folder / INDEX)}
 
 
 def _stored_dtype(tensor: torch.Tensor, dtype: torch.dtype | None) -> torch.dtype:
@@ -71,7 +71,7 @@ def _write_file(
     tensors: Mapping[str, torch.Tensor],
     dtype: torch.dtype | None,
     value: Callable[[torch.Tensor], torch.Tensor],
-) -> None:
+) -> FileFacts:
     """Write a file tensor by tensor, with the bytes that safetensors' own writer makes; see its format page.
 
     https://github.com/huggingface/safetensors#format: the header's length, the header, then the tensors' bytes.
@@ -86,14 +86,41 @@ def _write_file(
         header[name] = {"dtype": _DTYPES[stored[name]], "shape": shape, "data_offsets": [begin, end]}
     text = json.dumps(header, separators=(",", ":"), ensure_ascii=False).encode()
     text += b" " * (-len(text) % 8)
+    digester = Digester(sha256=True)
     with path.open("wb") as file:
-        file.write(len(text).to_bytes(8, "little") + text)
+
+        def write(content: bytes | memoryview) -> None:
+            digester.update(content)
+            file.write(content)
+
+        write(len(text).to_bytes(8, "little") + text)
         for name in names:
             data = value(tensors[name]).detach().to("cpu", stored[name]).contiguous()
-            file.write(data.reshape(-1).view(torch.uint8).numpy().data)
+            check_finite(name, data)
+            write(data.reshape(-1).view(torch.uint8).numpy().data)
             del data
         file.flush()
         os.fsync(file.fileno())
+    return digester.facts()
+
+
+def check_finite(name: str, tensor: torch.Tensor) -> None:
+    """Raises TrainError if a tensor that is to be exported has NaN or infinite elements, in the precision of the file.
+
+    Memory for a small part of the tensor is needed.
+    """
+    if not tensor.is_floating_point():
+        return
+    flat = tensor.reshape(-1)
+    for start in range(0, len(flat), _FINITE_ELEMENTS):
+        if not bool(torch.isfinite(flat[start : start + _FINITE_ELEMENTS]).all()):
+            precision = str(tensor.dtype).removeprefix("torch.")
+            is_half = tensor.dtype == torch.float16
+            hint = "export with --precision bf16 if its values are too large for float16, or " if is_half else ""
+            raise TrainError(
+                f"{name}: has NaN or infinite elements in {precision}; expected finite weights: {hint}export an "
+                "earlier checkpoint"
+            )
 
 
 _DTYPES = {
@@ -129,9 +156,9 @@ class WeightFiles:
     A file is open only while something of it is read: pages of an open file count as memory of the process.
     """
 
-    def __init__(self, folder: Path) -> None:
-        """Raises TrainError if files are missing or damaged."""
-        self.folder = folder
+    def __init__(self, folder: Path, checked: CheckedFiles | None = None) -> None:
+        """checked: what the folder's record says of its files. Raises TrainError if files are missing or damaged."""
+        self.folder, self._checked = folder, checked
         if (folder / INDEX).is_file():
             self._files = _read_index(folder / INDEX)
         else:
@@ -164,6 +191,8 @@ class WeightFiles:
     @contextmanager
     def _open(self, file: str) -> Iterator[Any]:  # a safe_open, whose methods are declared without types
         try:
+            if self._checked is not None:
+                self._checked.check(file)
             with safe_open(str(self.folder / file), framework="pt") as opened:
                 yield opened
         except FileNotFoundError:

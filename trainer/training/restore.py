@@ -18,6 +18,7 @@ import shards
 from dst.errors import ConfigError
 from shards import Build, ShardError
 from shards.format.manifest import BuildFacts
+from shards.typed_json import to_json
 from trainer.checkpoint.discovery import PLACES, locate
 from trainer.checkpoint.init_from import other_start
 from trainer.checkpoint.reader import Checkpoint, load_weights
@@ -42,7 +43,7 @@ class OpenedRun:
     stages: list[dict[str, Any]]
     """What was trained before, see trainer.checkpoint.init_from"""
     notes: tuple[str, ...]
-    """A line for each part whose code is another one now"""
+    """A line for each part whose code is another one now, and one for a checkpoint without digests"""
 
     @property
     def extensions(self) -> dict[str, dict[str, Any]]:
@@ -64,6 +65,7 @@ def open_run(
     if folder is None:
         raise ConfigError([f"{location}: no checkpoint there; expected {PLACES}"])
     checkpoint = Checkpoint(folder)
+    checkpoint.check_listed()
     require_consent(folder, checkpoint.config.get("model"), checkpoint.extensions, allow_extensions)
     notes = extension_notes(checkpoint.config.get("model"), checkpoint.extensions, f"{folder}: ")
     config = config_from(checkpoint.config, str(checkpoint.folder))
@@ -73,7 +75,7 @@ def open_run(
         if config.model.init_from is None:
             raise ConfigError([f"--init-from: the run of {checkpoint.folder} began with no export; remove it"])
         config = dataclasses.replace(config, model=dataclasses.replace(config.model, init_from=init_from))
-    start_facts = checkpoint.content.get("init_from")
+    start_facts = checkpoint.content.init_from
     try:
         opened = shards.open(config.build)
     except ShardError as error:
@@ -97,8 +99,8 @@ def open_run(
         config=config,
         build=opened,
         facts=facts,
-        stages=start_facts["stages"] if start_facts else [],
-        notes=tuple(notes),
+        stages=to_json(start_facts.stages) if start_facts else [],
+        notes=(*checkpoint.notes, *notes),
     )
 
 

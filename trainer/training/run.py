@@ -20,12 +20,13 @@ from dst.errors import ConfigError
 from shards import Build, ShardError
 from shards.files import replace_file
 from shards.loader import Loader
+from shards.typed_json import to_json
 from trainer.checkpoint import writer
 from trainer.checkpoint.compatibility import changed_settings
 from trainer.checkpoint.discovery import best, checkpoint_folder, find_together
 from trainer.checkpoint.frozen_fingerprint import frozen_elements
 from trainer.checkpoint.init_from import start_facts, start_notes
-from trainer.checkpoint.reader import Checkpoint, RunState, load_optimizer, load_weights
+from trainer.checkpoint.reader import Checkpoint, RunState, check_together, load_optimizer, load_weights
 from trainer.compat.deepspeed import loss_scale
 from trainer.config.extensions import KEY as EXTENSIONS
 from trainer.config.extensions import differing_code, extension_notes, model_extensions
@@ -99,16 +100,17 @@ class _Run:
             "manifest": build.manifest.hash,
             "config": self.tree,
             "frozen": frozen_elements(assembled.model),
-            "init_from": checkpoint.content.get("init_from") if checkpoint else start_facts(config.model.init_from),
+            "init_from": (to_json(checkpoint.content.init_from) if checkpoint else start_facts(config.model.init_from)),
             **({EXTENSIONS: extensions[0]} if extensions[0] else {}),
         }
         self.notes = (
-            extension_notes(self.tree["model"], checkpoint.extensions)
+            checkpoint.notes + extension_notes(self.tree["model"], checkpoint.extensions)
             if checkpoint
             else start_notes(config.model, build.manifest)
         )
         self.notes += unadapted_experts(assembled.model, config.lora)
         if checkpoint is not None:
+            check_together(checkpoint, ranks=ranks)
             load_weights(assembled.model, checkpoint)
         self.engine = initialize(assembled.model, make_optimizer(config, assembled.groups), config, ranks.world_size)
         if checkpoint is not None:
