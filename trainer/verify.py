@@ -11,10 +11,10 @@ from safetensors import SafetensorError, safe_open
 from dst.errors import ConfigError, DsvlError
 from trainer.checkpoint.content import CONTENT
 from trainer.checkpoint.discovery import BEST, FOLDER, LATEST, best
-from trainer.checkpoint.reader import Checkpoint
+from trainer.checkpoint.reader import BUFFERS, Checkpoint
 from trainer.model_io.adapter_record import ADAPTER_RECORD, read_adapter_record
 from trainer.model_io.digests import CheckedFiles, FileFacts
-from trainer.model_io.record import AGAIN, CARD, RECORD, WEIGHTS_SUFFIX, model_config, read_record, unchecked_note
+from trainer.model_io.record import AGAIN, RECORD, WEIGHTS_SUFFIX, model_config, read_record, unchecked_note
 
 
 @dataclass(slots=True)
@@ -25,7 +25,7 @@ class VerifiedFolder:
     size_bytes: int = 0
     problems: list[str] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
-    """Of folders without digests, and of a model card that was edited"""
+    """Of folders without digests"""
 
 
 def verify_folder(folder: Path) -> VerifiedFolder:
@@ -85,7 +85,8 @@ def _verify_checkpoint(folder: Path, verified: VerifiedFolder) -> None:
         return
     verified.notes += checkpoint.notes
     pieces = (piece.file for parameter in checkpoint.content.parameters.values() for piece in parameter.pieces)
-    names = dict.fromkeys((*(checkpoint.content.files or ()), *pieces))
+    buffers = (BUFFERS,) if (folder / BUFFERS).is_file() else ()
+    names = dict.fromkeys((*(checkpoint.content.files or ()), *pieces, *buffers))
     _read(checkpoint.files, names, verified)
     verified.problems += checkpoint.foreign()
     _count(folder, (CONTENT,), verified)
@@ -115,11 +116,9 @@ def _verify_listed(
     folder: Path, listed: Mapping[str, FileFacts], has_digests: bool, record_name: str, verified: VerifiedFolder
 ) -> None:
     files = CheckedFiles(folder, listed, has_digests=has_digests, next_step=AGAIN)
-    _read(files, (name for name in listed if name != CARD), verified)
-    if CARD in listed and files.problem(CARD) is not None:
-        verified.notes.append(f"{folder / CARD}: was edited or removed after the export; no program reads it")
+    _read(files, listed, verified)
     verified.problems += files.foreign((*listed, record_name))
-    _count(folder, (CARD, record_name), verified)
+    _count(folder, (record_name,), verified)
 
 
 def _read(files: CheckedFiles, names: Iterable[str], verified: VerifiedFolder) -> None:

@@ -43,7 +43,7 @@ class DsvlConfig(PreTrainedConfig):  # type: ignore[no-untyped-call]  # transfor
 
     def architecture(self) -> ModelConfig:
         """The architecture. Raises ConfigError with all problems."""
-        return model_config(self.parts)
+        return model_config(self.parts or {})
 
     @property
     def text_config(self) -> Any:

@@ -115,7 +115,7 @@ def export_adapter(
         )
         facts = replace(facts, weights_sha256=weights_sha256(weights))
         (folder / CARD).write_text(adapter_card(facts, base), encoding="utf-8")
-        written = (path.name for path in sorted(folder.iterdir()) if path.name not in files | weights)
+        written = (path.name for path in sorted(folder.iterdir()) if path.name not in {*files, *weights, CARD})
         record = {
             "format": ADAPTER_FORMAT,
             "version": ADAPTER_VERSION,

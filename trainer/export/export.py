@@ -193,7 +193,7 @@ def _export_form(
         for name, tree in trees.items():
             (folder / name).write_text(json.dumps(tree, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
         (folder / CARD).write_text(model_card(facts), encoding="utf-8")
-        other_files = {name: file_facts(folder / name) for name in (*trees, CARD) if name not in files}
+        other_files = {name: file_facts(folder / name) for name in trees}
         record = {**_record(facts, parts), "files": to_json(files), "other_files": to_json(other_files)}
         (folder / RECORD).write_bytes(sealed(record, indent=2))
         if not reasons and (refusal := folder_refusal(folder, model, standard)):

@@ -1,8 +1,8 @@
 """dsvl.json, the record next to the weights of an exported model: reading and checking it.
 
 The rule: this file alone defines architecture, tokenizer, template, preprocessing and training data of the model. It,
-the weights and the tokenizer's files must be byte for byte what was exported; README.md and the files for transformers
-may be edited. trainer.model_io.digests describes the digests.
+the weights and the tokenizer's files must be byte for byte what was exported. The files for transformers may be edited,
+and have digests for `dsvl-train verify`; README.md is for people to edit, and has none. See trainer.model_io.digests.
 """
 
 from __future__ import annotations
@@ -72,7 +72,7 @@ class ExportRecord:
     files: Mapping[str, FileFacts]
     """What the model is loaded from"""
     other_files: Annotated[Mapping[str, FileFacts] | None, OPTIONAL] = None
-    """For people and other programs; they may be edited. None if an earlier release wrote the record"""
+    """For other programs; they may be edited. None if an earlier release wrote the record"""
     earlier: Annotated[tuple[Stage, ...] | None, OPTIONAL] = None
     extensions: Annotated[Mapping[str, ExtensionOrigin] | None, OPTIONAL] = None
 

@@ -14,40 +14,12 @@ from hypothesis import strategies as st
 from safetensors.torch import save_file
 
 from dst.errors import ConfigError
+from tests.support.plain_engine import ALONE, PlainEngine, save_plain
+from tests.support.sealed_records import edit_record
 from tests.support.train_runs import folders
 from trainer.checkpoint import discovery
 from trainer.checkpoint import writer as checkpoint_writer
-from trainer.checkpoint.frozen_fingerprint import frozen_elements
-from trainer.checkpoint.reader import Checkpoint, RunState, load_optimizer, load_weights
-from trainer.distributed.ranks import Ranks
-
-
-class PlainEngine:
-    """As much of DeepSpeed's engine as a checkpoint uses, without ZeRO."""
-
-    def __init__(self, *, steps: int) -> None:
-        torch.manual_seed(steps)
-        self.module = torch.nn.Sequential(torch.nn.Linear(7, 5), torch.nn.BatchNorm1d(5), torch.nn.Linear(5, 3))
-        self.module.get_parameter("0.bias").requires_grad_(False)
-        self.optimizer = self.basic_optimizer = torch.optim.AdamW(self.module.parameters())
-        for _ in range(steps):
-            self.module(torch.randn(4, 7)).square().sum().backward()
-            self.optimizer.step()
-
-    def zero_optimization_stage(self) -> int:
-        return 0
-
-    def fp16_enabled(self) -> bool:
-        return False
-
-
-ALONE = Ranks(rank=0, world_size=1, device=torch.device("cpu"))
-
-
-def save_plain(out: Path, engine: PlainEngine, step: int = 3, keep: int = 2) -> Checkpoint:
-    state = RunState(step=step, loader={"cursor": 5}, loss_scale={})
-    run_facts = {"config": {"seed": 1}, "manifest": "abc", "frozen": frozen_elements(engine.module), "init_from": None}
-    return Checkpoint(checkpoint_writer.save(engine, out, state, ranks=ALONE, run_facts=run_facts, keep=keep))
+from trainer.checkpoint.reader import Checkpoint, load_optimizer, load_weights
 
 
 def test_weights_moments_and_buffers_come_back_from_many_small_files(
@@ -123,8 +95,6 @@ def test_another_runs_checkpoint_is_where_a_run_begins_and_an_own_one_is_where_i
 
 def test_a_description_that_lacks_something_is_named(tmp_path: Path) -> None:
     saved = save_plain(tmp_path, PlainEngine(steps=1))
-    content = json.loads((saved.folder / "checkpoint.json").read_text())
-    del content["frozen"], content["loader"]
-    (saved.folder / "checkpoint.json").write_text(json.dumps(content))
-    with pytest.raises(ConfigError, match=r"checkpoint\.json: lacks loader, frozen; resume from another checkpoint"):
+    edit_record(saved.folder / "checkpoint.json", lambda content: content.pop("loader"))
+    with pytest.raises(ConfigError, match=r"checkpoint\.json: cannot be used \(loader: missing; expected an object\)"):
         Checkpoint(saved.folder)

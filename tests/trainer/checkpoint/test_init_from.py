@@ -33,6 +33,7 @@ from trainer.export.export import export, export_model
 from trainer.model import build_model
 from trainer.model.decoder import PRESETS
 from trainer.model.encoders.registry import Encoder, build_encoder
+from trainer.model_io.digests import sealed
 from trainer.training.assemble import assemble
 from trainer.training.preflight import prepare
 
@@ -212,13 +213,13 @@ def test_a_damaged_record_is_refused_and_not_blamed_on_the_config(build: Build, 
     start = shutil.copytree(first, tmp_path / "first")
     record = json.loads((start / "dsvl.json").read_text())
     damaged = {
-        "KeyError: 'model'": {key: record[key] for key in record if key != "model"},
+        "model: missing; expected an object": {key: record[key] for key in record if key != "model"},
         "build: got None; expected an object": {key: record[key] for key in record if key != "build"},
         "encoder.kind: unknown encoder 'bogus'": {**record, "model": {**record["model"], "encoder": {"kind": "bogus"}}},
-        "'list' object has no attribute 'items'": {**record, "files": []},
+        "files: got []; expected an object": {**record, "files": []},
     }
     for why, text in damaged.items():
-        (start / "dsvl.json").write_text(json.dumps(text))
+        (start / "dsvl.json").write_bytes(sealed(text, indent=2))
         with pytest.raises((TrainError, ConfigError)) as caught:
             prepare(second_stage(tmp_path, build.store.location, start), (), 1, loads_model=True)
         assert f"{start / 'dsvl.json'}: cannot be used" in str(caught.value)

@@ -20,6 +20,7 @@ import trainer
 from dst.errors import ConfigError
 from shards import Build
 from tests.support import exports, model_batches
+from tests.support.sealed_records import edit_record, without_digests
 from trainer.errors import TrainError
 from trainer.export.export import export_model
 
@@ -71,7 +72,7 @@ def test_a_missing_or_cut_file_is_named(name: str, copy: Path) -> None:
 def test_an_edited_template_is_refused(copy: Path) -> None:
     template = copy / "chat_template.jinja"
     template.write_text(template.read_text().replace("Question", "question"))
-    with pytest.raises(TrainError, match=r"chat_template\.jinja: is not what was exported"):
+    with pytest.raises(TrainError, match=r"chat_template\.jinja: is damaged or edited: its xxh3_128 .*copy it again"):
         trainer.load(copy)
 
 
@@ -90,6 +91,7 @@ def test_an_index_cannot_point_out_of_the_folder(copy: Path) -> None:
     name = min(tree["weight_map"])
     tree["weight_map"][name] = "../other.safetensors"
     index.write_text(json.dumps(tree))
+    without_digests(copy / "dsvl.json")
     change_record(copy, forget=index.name)
     with pytest.raises(TrainError, match=r"names '\.\./other\.safetensors'"):
         trainer.load(copy)
@@ -121,14 +123,14 @@ def test_a_record_that_was_edited_is_reported_without_a_traceback(change: dict[s
 
 
 def test_weights_of_another_shape_are_refused(copy: Path) -> None:
-    record = json.loads((copy / "dsvl.json").read_text())
-    record["model"]["decoder"]["config"]["intermediate_size"] = 64
-    (copy / "dsvl.json").write_text(json.dumps(record))
+    edit_record(copy / "dsvl.json", lambda record: record["model"]["decoder"]["config"].update(intermediate_size=64))
     with pytest.raises(TrainError, match=r"is \[128, 64\], expected \[64, 64\]"):
         trainer.load(copy)
 
 
 def change_record(folder: Path, *, forget: str = "", **change: Any) -> None:
-    record = json.loads((folder / "dsvl.json").read_text())
-    record["files"].pop(forget, None)
-    (folder / "dsvl.json").write_text(json.dumps({**record, **change}))
+    def edit(record: dict[str, Any]) -> None:
+        record["files"].pop(forget, None)
+        record.update(change)
+
+    edit_record(folder / "dsvl.json", edit)

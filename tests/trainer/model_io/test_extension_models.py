@@ -25,6 +25,7 @@ from dst.errors import ConfigError
 from shards import Build
 from tests.support import exports, extensions, model_batches, train_runs
 from tests.support.extensions import EXAMPLE, forget, install
+from tests.support.sealed_records import edit_record
 from trainer import cli
 from trainer.config.run import TrainConfig
 from trainer.distributed import launch
@@ -82,9 +83,7 @@ def run(build: Build, tmp_path: Path) -> Path:
 
 
 def edit(path: Path, change: Callable[[dict[str, Any]], object]) -> None:
-    tree = json.loads(path.read_text())
-    change(tree)
-    path.write_text(json.dumps(tree))
+    edit_record(path, change)
 
 
 def problems(function: Callable[..., object], *arguments: Any, **options: Any) -> list[str]:
