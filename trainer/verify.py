@@ -85,7 +85,7 @@ def _verify_checkpoint(folder: Path, verified: VerifiedFolder) -> None:
         return
     verified.notes += checkpoint.notes
     pieces = (piece.file for parameter in checkpoint.content.parameters.values() for piece in parameter.pieces)
-    buffers = (BUFFERS,) if (folder / BUFFERS).is_file() else ()
+    buffers = (BUFFERS,) if not checkpoint.files.has_digests and (folder / BUFFERS).is_file() else ()
     names = dict.fromkeys((*(checkpoint.content.files or ()), *pieces, *buffers))
     _read(checkpoint.files, names, verified)
     verified.problems += checkpoint.foreign()

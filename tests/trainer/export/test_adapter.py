@@ -4,9 +4,11 @@
 
 from __future__ import annotations
 
+import hashlib
 import importlib
 import json
 import re
+import shutil
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -28,9 +30,11 @@ from tests.support import exports, llava_folders, model_batches
 from trainer.checkpoint.init_from import start_facts, with_start
 from trainer.cli import cli
 from trainer.config.run import TrainConfig, config_from, to_tree
-from trainer.export.adapter import export_adapter
+from trainer.errors import TrainError
+from trainer.export.adapter import WEIGHTS, export_adapter
 from trainer.export.export import export, export_model
 from trainer.model.vision_chat import VisionChatModel
+from trainer.verify import verify_folder
 
 one_thread = pytest.fixture(scope="module", autouse=True)(model_batches.on_one_thread)
 
@@ -216,3 +220,29 @@ def test_tokens_that_the_build_added_are_refused(build: Build, published: Path, 
     path.write_text(json.dumps({**json.loads(path.read_text()), **content}))
     with pytest.raises(ConfigError, match=r"--adapter: model.language_model.embed_tokens.weight is .* in the trained"):
         export_adapter(tmp_path / "run", tmp_path / "adapter")
+
+
+def test_an_adapter_is_verified_by_its_digests(build: Build, published: Path, tmp_path: Path) -> None:
+    run_of(tmp_path / "run", build, published)
+    adapter = tmp_path / "adapter"
+    export_adapter(tmp_path / "run", adapter)
+    assert verify_folder(adapter).problems == verify_folder(adapter).notes == []
+    assert hashlib.sha256((adapter / WEIGHTS).read_bytes()).hexdigest() in (adapter / "README.md").read_text()
+    for name in (WEIGHTS, "adapter_config.json", "tokenizer.json", "dsvl-adapter.json"):
+        intact = (adapter / name).read_bytes()
+        (adapter / name).write_bytes(intact[:-2] + bytes([intact[-2] ^ 1]) + intact[-1:])
+        (problem,) = verify_folder(adapter).problems
+        assert f"{adapter / name}: " in problem
+        (adapter / name).write_bytes(intact)
+
+
+def test_an_adapter_that_is_not_finite_is_refused(build: Build, published: Path, tmp_path: Path) -> None:
+    model, config = run_of(tmp_path / "run", build, published)
+    parameter = next(each for name, each in model.named_parameters() if ".lora_" in name)
+    with torch.no_grad():
+        parameter.view(-1)[0] = torch.nan
+    shutil.rmtree(tmp_path / "run")
+    exports.write_checkpoint(tmp_path / "run", model, config, build)
+    with pytest.raises(TrainError, match=r"lora_.*: has NaN or infinite elements in float32"):
+        export_adapter(tmp_path / "run", tmp_path / "adapter")
+    assert not (tmp_path / "adapter").exists()
