@@ -21,6 +21,7 @@ import shards
 from dst import ChatTokenizer, Message, Template, load_tokenizer
 from shards import Build
 from shards.images.pixels import fit
+from shards.typed_json import to_json
 from tests.support import small_blends
 from tests.support.model_batches import unlabelled
 from trainer.checkpoint.frozen_fingerprint import frozen_elements
@@ -28,6 +29,7 @@ from trainer.config.extensions import model_extensions
 from trainer.config.run import TrainConfig, config_from, to_tree
 from trainer.inference.images import LoadedImage, opened_image
 from trainer.model.vision_chat import VisionChatModel
+from trainer.model_io.digests import file_facts, sealed
 from trainer.training.assemble import assemble
 
 MakeBuild = Callable[..., Build]
@@ -148,8 +150,9 @@ def write_checkpoint(run: Path, model: VisionChatModel, config: TrainConfig, bui
         "parameters": parameters,
         "frozen": frozen_elements(model),
         **({"extensions": extensions} if (extensions := model_extensions(to_tree(config.model))) else {}),
+        "files": {path.name: to_json(file_facts(path)) for path in sorted(folder.iterdir())},
     }
-    (folder / "checkpoint.json").write_text(json.dumps(content), encoding="utf-8")
+    (folder / "checkpoint.json").write_bytes(sealed(content, indent=1))
     (run / "checkpoints/latest").write_text(f"{folder.name}\n", encoding="utf-8")
     return folder
 

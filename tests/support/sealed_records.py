@@ -1,4 +1,4 @@
-"""Records of checkpoints and exports, edited so that their digest is true of them again."""
+"""Records of checkpoints and exports, edited so that their digest is true of them again; and damaged files."""
 
 from __future__ import annotations
 
@@ -26,3 +26,10 @@ def without_digests(path: Path) -> None:
     for entry in tree.get("files", {}).values():
         del entry["xxh3_128"]
     path.write_text(json.dumps(tree))
+
+
+def flip(path: Path, bit: int) -> None:
+    """Flip a bit of a file, counted from its beginning."""
+    content = bytearray(path.read_bytes())
+    content[bit // 8] ^= 1 << bit % 8
+    path.write_bytes(content)

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
-import json
 import random
 import shutil
 import subprocess
@@ -16,7 +14,6 @@ import pytest
 
 pytest.importorskip("torch")
 import torch
-import xxhash
 from click.testing import CliRunner
 
 import trainer
@@ -25,13 +22,13 @@ from dst.errors import ConfigError, DsvlError
 from shards import Build
 from tests.support import exports, model_batches
 from tests.support.plain_engine import PlainEngine, save_plain
-from tests.support.sealed_records import edit_record, without_digests
+from tests.support.sealed_records import edit_record, flip, without_digests
 from trainer.checkpoint.reader import Checkpoint, check_together
 from trainer.cli import cli
 from trainer.distributed.ranks import Ranks
 from trainer.errors import TrainError
 from trainer.export.export import export_model
-from trainer.model_io.digests import file_facts, read_sealed, sealed
+from trainer.model_io.digests import read_sealed
 from trainer.verify import verify_folder
 
 one_thread = pytest.fixture(scope="module", autouse=True)(model_batches.on_one_thread)
@@ -71,43 +68,6 @@ def flips(path: Path, *, count: int, seed: int = 1) -> list[int]:
     """Numbers of bits of a file, evenly sampled: the first, the last, and random ones between."""
     bits = path.stat().st_size * 8
     return sorted({0, bits - 1, *random.Random(seed).sample(range(bits), min(count, bits))})
-
-
-def flip(path: Path, bit: int) -> None:
-    content = bytearray(path.read_bytes())
-    content[bit // 8] ^= 1 << bit % 8
-    path.write_bytes(content)
-
-
-def test_a_digest_is_the_librarys_own_of_the_whole_file(tmp_path: Path) -> None:
-    content = bytes(range(256)) * 40_000  # more than one piece
-    (tmp_path / "file").write_bytes(content)
-    facts = file_facts(tmp_path / "file", sha256=True)
-    assert (facts.size, facts.xxh3_128) == (len(content), xxhash.xxh3_128_hexdigest(content))
-    assert facts.sha256 == hashlib.sha256(content).hexdigest()
-
-
-@pytest.mark.parametrize("indent", [1, 2])
-def test_every_flipped_bit_of_a_record_is_noticed(indent: int, tmp_path: Path) -> None:
-    path = tmp_path / "record.json"
-    record = {"version": 1, "step": 3, "loss": 1e-7, "name": "ä", "files": {"a": {"size": 1, "xxh3_128": "0" * 32}}}
-    path.write_bytes(sealed(record, indent=indent))
-    assert read_sealed(path) == record
-    intact = path.read_bytes()
-    for bit in range(len(intact) * 8):
-        flip(path, bit)
-        with pytest.raises(ValueError):  # noqa: PT011  # JSON's and Unicode's errors are also of this class
-            read_sealed(path)
-        path.write_bytes(intact)
-
-
-@pytest.mark.parametrize("value", ["", None, 3, "0" * 32, {"a": 1}])
-def test_a_record_with_an_edited_digest_is_damaged(value: object, tmp_path: Path) -> None:
-    path = tmp_path / "record.json"
-    tree = json.loads(sealed({"version": 1}, indent=1))
-    path.write_text(json.dumps({**tree, "digest": value}, indent=1) + "\n")
-    with pytest.raises(ValueError, match="damaged or edited: its xxh3_128 is"):
-        read_sealed(path)
 
 
 def test_a_record_that_is_nested_too_deeply_is_refused(copy: Path, saved: Path) -> None:

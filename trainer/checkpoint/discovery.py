@@ -100,7 +100,7 @@ def best(out: Path) -> tuple[Path, float] | None:
     try:
         record = json.loads((out / FOLDER / BEST).read_text(encoding="utf-8"))
         folder, loss = out / FOLDER / str(record["checkpoint"]), float(record["loss"])
-    except (OSError, ValueError, KeyError, TypeError):
+    except (OSError, ValueError, KeyError, TypeError, RecursionError):
         return None
     return (folder, loss) if (folder / CONTENT).exists() else None
 

@@ -214,7 +214,7 @@ def test_a_damaged_record_is_refused_and_not_blamed_on_the_config(build: Build, 
     record = json.loads((start / "dsvl.json").read_text())
     damaged = {
         "model: missing; expected an object": {key: record[key] for key in record if key != "model"},
-        "build: got None; expected an object": {key: record[key] for key in record if key != "build"},
+        "build: missing; expected an object": {key: record[key] for key in record if key != "build"},
         "encoder.kind: unknown encoder 'bogus'": {**record, "model": {**record["model"], "encoder": {"kind": "bogus"}}},
         "files: got []; expected an object": {**record, "files": []},
     }

@@ -27,6 +27,7 @@ from click.testing import CliRunner
 from dst.errors import ConfigError
 from shards import Build
 from tests.support import exports, llava_folders, model_batches
+from tests.support.sealed_records import edit_record
 from trainer.checkpoint.init_from import start_facts, with_start
 from trainer.cli import cli
 from trainer.config.run import TrainConfig, config_from, to_tree
@@ -71,7 +72,7 @@ def run_of(folder: Path, build: Build, start: Path, **settings: Any) -> tuple[Vi
     config = config_from(with_start(tree, "train.yaml"), "train.yaml")
     model = exports.make_model(config, build)
     path = exports.write_checkpoint(folder, model, config, build) / "checkpoint.json"
-    path.write_text(json.dumps({**json.loads(path.read_text()), "init_from": start_facts(str(start))}))
+    edit_record(path, lambda content: content.update(init_from=start_facts(str(start))))
     return model, config
 
 
@@ -217,7 +218,7 @@ def test_tokens_that_the_build_added_are_refused(build: Build, published: Path, 
     path = tmp_path / "run/checkpoints/step-00000003/checkpoint.json"
     moved = replace(config, model=replace(config.model, init_from=str(smaller)))
     content = {"config": to_tree(moved), "init_from": start_facts(str(smaller))}
-    path.write_text(json.dumps({**json.loads(path.read_text()), **content}))
+    edit_record(path, lambda tree: tree.update(content))
     with pytest.raises(ConfigError, match=r"--adapter: model.language_model.embed_tokens.weight is .* in the trained"):
         export_adapter(tmp_path / "run", tmp_path / "adapter")
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +19,7 @@ from safetensors.torch import save_file
 from dst.errors import ConfigError
 from shards import Build
 from tests.support import exports, llava_folders, model_batches
+from tests.support.sealed_records import edit_record
 from trainer.checkpoint.init_from import start_facts, with_start
 from trainer.config.run import config_from
 from trainer.export.export import export, export_model
@@ -57,7 +57,7 @@ def run_of(folder: Path, build: Build, parts: dict[str, Any], **settings: Any) -
         config = exports.config_of(build, **parts, **settings)
     path = exports.write_checkpoint(folder, exports.make_model(config, build), config, build) / "checkpoint.json"
     facts = {"init_from": start_facts(parts.get("init_from"))}
-    path.write_text(json.dumps({**json.loads(path.read_text()), **facts}))
+    edit_record(path, lambda content: content.update(facts))
 
 
 def check_same_files(run: Path, tmp_path: Path, **options: Any) -> None:

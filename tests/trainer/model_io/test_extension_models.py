@@ -194,7 +194,7 @@ def test_a_run_is_exported_with_consent_alone_and_keeps_what_its_checkpoint_reco
     assert [line.partition(" recorded")[0] for line in actual.notes] == [f"model.projector.kind: {PROJECTOR}:"]
     assert json.loads((tmp_path / "out/dsvl.json").read_text())["extensions"]["projector"]["sha256"] == "1" * 64
     edit(checkpoint / "checkpoint.json", lambda tree: tree.update(extensions=3))
-    with pytest.raises(ConfigError, match=r"checkpoint\.json: extensions: got 3; expected an object"):
+    with pytest.raises(ConfigError, match=r"checkpoint\.json: cannot be used \(extensions: got 3; expected an object"):
         export(run, tmp_path / "again", allow_extensions=BOTH)
 
 
