@@ -7,10 +7,15 @@ import json
 from pathlib import Path
 
 import pytest
+
+pytest.importorskip("torch")
+import torch
 import xxhash
 
 from tests.support.sealed_records import flip
+from trainer.errors import TrainError
 from trainer.model_io.digests import file_facts, read_sealed, sealed
+from trainer.model_io.safetensors_files import check_finite
 
 
 def test_a_digest_is_the_librarys_own_of_the_whole_file(tmp_path: Path) -> None:
@@ -42,3 +47,16 @@ def test_a_record_with_an_edited_digest_is_damaged(value: object, tmp_path: Path
     path.write_text(json.dumps({**tree, "digest": value}, indent=1) + "\n")
     with pytest.raises(ValueError, match="damaged or edited: its xxh3_128 is"):
         read_sealed(path)
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16, torch.float32, torch.float64])
+def test_nan_and_infinity_are_noticed_at_any_place_of_a_tensor(dtype: torch.dtype) -> None:
+    tensor = torch.zeros(67, 3, dtype=dtype)
+    check_finite("w", tensor)
+    check_finite("w", tensor[:0])
+    for index in range(tensor.numel()):
+        for value in (torch.nan, torch.inf, -torch.inf):
+            damaged = tensor.clone()
+            damaged.view(-1)[index] = value
+            with pytest.raises(TrainError, match="w: has NaN or infinite elements in"):
+                check_finite("w", damaged)
