@@ -12,7 +12,7 @@ import pytest
 import yaml
 
 from tests.support import train_runs
-from tests.support.sealed_records import edit_record
+from tests.support.sealed_records import edit_record, flip, without_digests
 from tests.support.train_runs import config_file, folders, journal, losses, start, train
 from trainer.checkpoint import discovery
 
@@ -221,6 +221,25 @@ def test_a_damaged_checkpoint_is_named(half: Path) -> None:
     done = train(half, code=1)
     assert "rank-00000-000.safetensors: has " in done.output
     assert done.output.count("error: ") == 1
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("ranks", [1, 2])
+def test_a_flipped_bit_ends_the_run_with_one_error_that_names_the_file(ranks: int, half: Path) -> None:
+    for file in sorted((half.parent / "out/checkpoints/step-00000006").glob("*.safetensors")):
+        flip(file, 8 * (file.stat().st_size - 1))
+        done = train(half, ranks=ranks, code=1)
+        assert f"{file.name}: is damaged or edited: its xxh3_128 is " in done.output
+        assert done.output.count("error: ") == 1
+        flip(file, 8 * (file.stat().st_size - 1))
+
+
+@pytest.mark.slow
+def test_a_checkpoint_of_an_earlier_release_resumes_with_a_note(half: Path, whole: Path) -> None:
+    without_digests(half.parent / "out/checkpoints/step-00000006/checkpoint.json")
+    assert "note: " in (output := train(half).output)
+    assert "step-00000006: has no digests" in output
+    assert [entry["loss"] for entry in journal(half.parent / "out")] == losses(whole / "out")[6:]
 
 
 @pytest.mark.slow
