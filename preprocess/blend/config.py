@@ -187,7 +187,7 @@ def resolved(blend: Blend) -> dict[str, Any]:
     tree = dataclasses.asdict(blend)
     del tree["out"], tree["engine"], tree["fetch"]
     tree["image"] = without_tiles(tree["image"], tiled=blend.is_tiled)
-    tree["limits"] = without_tiles(tree["limits"], tiled=blend.limits.max_tiles is not None)
+    tree["limits"] = without_tiles(tree["limits"], tiled=blend.is_tiled and blend.limits.max_tiles is not None)
     tree["datasets"] = [without_tiles(dataset, tiled=blend.is_tiled) for dataset in tree["datasets"]]
     return tree
 

@@ -4,6 +4,9 @@ from __future__ import annotations
 
 from preprocess.blend.config import Blend
 
+MAX_JPEG_SIDE = 65_500
+"""Pixels that libjpeg writes in a row or column (JPEG_MAX_DIMENSION)"""
+
 
 def check_tiles(blend: Blend) -> list[str]:
     """Problems of tiles with other keys, one line each."""
@@ -25,6 +28,12 @@ def check_tiles(blend: Blend) -> list[str]:
             problems.append(
                 f"{where}: got {tiles} tiles of {image.size}x{image.size}; expected at most image.max_pixels, "
                 f"{image.max_pixels} pixels, of all of them"
+            )
+        if image.store == "resized" and image.format == "jpeg" and tiles * image.size > MAX_JPEG_SIDE:
+            problems.append(
+                f"{where}: got {tiles}, of which a strip may be {tiles * image.size} pixels long; expected at most "
+                f"{MAX_JPEG_SIDE}, which is all that a JPEG holds; set image.format: png, image.store: original, or "
+                f"{where.rpartition('.')[2]}: {MAX_JPEG_SIDE // image.size}"
             )
         with_overview = tiles + 1
         if tiles > 1 and with_overview * blend.image_tokens >= limits.max_length:

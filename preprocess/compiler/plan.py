@@ -216,7 +216,7 @@ def make_context(
         image_tokens=blend.image_tokens,
         max_length=blend.limits.max_length,
         max_images=blend.limits.max_images,
-        max_tiles=blend.limits.max_tiles,
+        max_tiles=blend.limits.max_tiles if blend.is_tiled else None,
         tiled=blend.is_tiled,
         too_long=blend.limits.too_long,
         prompt=dataset.prompt,

@@ -17,7 +17,7 @@ from typing import Any
 
 import numpy as np
 
-from dst import IGNORE
+from dst import IGNORE, Encoded
 from preprocess.compiler.concat import join
 from preprocess.compiler.member import Member, make_member, tokenize, with_images
 from preprocess.compiler.share import share
@@ -114,18 +114,23 @@ def _joined(task: CompileTask, tools: Tools, outcome: _Outcome) -> Iterator[tupl
             yield from _unless_rejected([conversation], make, task, outcome)
 
     for group, encoded in join(members(), tools, task.context):
-        complete = _with_all_tiles(group, task, tools, outcome) if len(group) == 1 else group
+        complete = _with_all_tiles(group, encoded, task, tools, outcome)
         if complete:
             yield complete, np.stack([encoded.ids, encoded.labels])
 
 
-def _with_all_tiles(group: list[Member], task: CompileTask, tools: Tools, outcome: _Outcome) -> list[Member]:
-    """A member that none joined, with the tiles of an image that is alone, for which its image is read again."""
-    context, (member,) = task.context, group
-    if not context.tiled or context.concat == 1 or len(member.images) != 1:
+def _with_all_tiles(
+    group: list[Member], encoded: Encoded, task: CompileTask, tools: Tools, outcome: _Outcome
+) -> list[Member]:
+    """If no other image joined that of a sample, the members with the tiles of one alone; it is read again for them."""
+    context = task.context
+    if not context.tiled or context.concat == 1 or sum(len(member.images) for member in group) != 1:
         return group
-    make = partial(with_images, group, tools, context, text_tokens=member.text_tokens)
-    return _unless_rejected([member.conversation], make, task, outcome)
+    (showing,) = [member for member in group if member.images]
+    text_tokens = len(encoded.ids) - encoded.images
+    make = partial(with_images, [showing], tools, context, text_tokens=text_tokens)
+    complete = _unless_rejected([member.conversation for member in group], make, task, outcome)
+    return [complete[0] if member is showing else member for member in group] if complete else []
 
 
 def _shared(task: CompileTask, tools: Tools, outcome: _Outcome) -> Iterator[tuple[list[Member], IntArray]]:

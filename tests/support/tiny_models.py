@@ -32,6 +32,7 @@ class Loaded:
     model: VisionChatModel
     chat_tokenizer: dst.ChatTokenizer
     geometry: Geometry
+    max_tiles: int | None = None
 
 
 def model_config(preset: str = "tiny_llama", attention: Attention = "mmca", **sizes: Any) -> ModelConfig:

@@ -22,6 +22,9 @@ from trainer.inference.cached_decoder import Prompt
 from trainer.inference.images import LoadedImage, stack
 from trainer.model.vision_chat import VisionChatModel
 
+ANSWER_ROOM = 128
+"""Positions that images leave for an answer, if they can with fewer tiles"""
+
 _REPLACEMENT = "\ufffd"
 """What a tokenizer decodes an incomplete character to"""
 
@@ -35,6 +38,8 @@ class Speaker(Protocol):
     def chat_tokenizer(self) -> ChatTokenizer: ...
     @property
     def geometry(self) -> Geometry: ...
+    @property
+    def max_tiles(self) -> int | None: ...
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -70,7 +75,11 @@ def prompt_of(exchanges: Sequence[Exchange], speaker: Speaker, *, end_id: int, l
     encoded = chat.encode(messages_of(exchanges), add_generation_prompt=True)
     images = [image for exchange in exchanges for image in exchange.images]
     most = geometry.most_tiles(len(images))
-    budget = None if limit is None else (limit - 1 - (len(encoded.ids) - len(images))) // image_tokens
+    text_tokens = len(encoded.ids) - len(images)
+    budget = speaker.max_tiles
+    if limit is not None:
+        room = (limit - ANSWER_ROOM - text_tokens) // image_tokens
+        budget = room if budget is None else min(budget, room)
     grids, allowed = plan_grids([image.size for image in images], geometry, most=most, budget=budget)
     ids, slots = expand_images(encoded.ids, chat.tokenizer.image_id, image_tokens, grids)
     pixels = [image.pixels(grid) for image, grid in zip(images, grids, strict=True)]

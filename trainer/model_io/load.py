@@ -60,6 +60,11 @@ class Loaded:
     """A line for each part whose code is not the code that the model was made with, see trainer.config.extensions, and
     one if the files have no digests"""
 
+    @property
+    def max_tiles(self) -> int | None:
+        """Most tiles of a conversation, as of a sample in training; None if only its length limits them."""
+        return self.facts.limits.max_tiles
+
 
 def load_model(
     folder: str | Path,

@@ -126,12 +126,15 @@ def test_small_images_that_become_several_tiles_are_counted(tmp_path: Path) -> N
 
 
 def test_joined_conversations_count_as_several_images_and_one_that_is_left_alone_does_not(tmp_path: Path) -> None:
-    built = tiled(
-        tmp_path, images=[[(96, 64)]] * 5, image={"tiles_multi": 2}, dataset={"concat": 2}, limits={"max_length": 999}
-    )
+    limits = {"max_length": 999}
+    built = tiled(tmp_path, images=[[(96, 64)]] * 5, image={"tiles_multi": 2}, dataset={"concat": 2}, limits=limits)
     assert [sample.grids for sample in built["train"]] == [(Grid(2, 1),) * 2, (Grid(2, 1),) * 2, (Grid(3, 2),)]
     assert shards.verify(built).problems == []
     tight = tokens_of(built["train"][0])
+    built = tiled(tmp_path / "text", images=[[(96, 64)], []], dataset={"concat": 2}, limits=limits)
+    assert [sample.grids for sample in built["train"]] == [(Grid(3, 2),)], "no other image joined it"
+    assert [len(sample.metadata["sources"]) for sample in built["train"]] == [2]
+    assert shards.verify(built).problems == []
     built = tiled(
         tmp_path / "tight",
         images=[[(96, 64)]] * 4,
@@ -159,7 +162,8 @@ def test_records_that_share_an_image_share_its_tiles_and_fit_together(tmp_path: 
 
 def test_one_tile_is_the_build_of_before_byte_for_byte(tmp_path: Path) -> None:
     images = [[(96, 64)], [(30, 20)] * 2]
-    tiled(tmp_path / "one", images=images, image={"tiles": 1, "grid": "resolution"})
+    limits = {"max_length": 256, "max_tiles": 1}
+    tiled(tmp_path / "one", images=images, image={"tiles": 1, "grid": "resolution"}, limits=limits)
     blend = tiled_blend(tmp_path / "none", images=images, image={})
     tree = blend.read_text().replace("  tiles: 6\n", "")
     assert tree != blend.read_text()
@@ -204,6 +208,11 @@ def test_builds_with_tiles_are_of_version_3_and_the_same_each_time(tmp_path: Pat
         (
             {"image": {"fit": "pad", "tiles": 8, "size": 4096}},
             "image.tiles: got 8 tiles of 4096x4096; expected at most image.max_pixels, 100000000 pixels",
+        ),
+        (
+            {"image": {"fit": "squash", "tiles": 64, "size": 1040, "store": "resized"}, "image_tokens": 4},
+            "image.tiles: got 64, of which a strip may be 66560 pixels long; expected at most 65500, which is all that "
+            "a JPEG holds; set image.format: png, image.store: original, or tiles: 62",
         ),
         ({"image": {"fit": "pad", "tiles": 0}}, "image.tiles: got 0; expected at least 1"),
         ({"image": {"grid": "best"}}, "image.grid: got 'best'; expected one of ratio, resolution"),

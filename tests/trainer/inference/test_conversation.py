@@ -24,7 +24,7 @@ from tests.support import model_batches, small_blends
 from tests.support.talks import FEW, PHOTOS, Script, Talk, trained_tokens
 from tests.support.tiny_models import IMAGE_TOKENS, SIDE, Fed, Loaded, loaded
 from trainer.errors import TrainError
-from trainer.inference.conversation import Exchange, TextStream, answer_text, prompt_of
+from trainer.inference.conversation import ANSWER_ROOM, Exchange, TextStream, answer_text, prompt_of
 from trainer.inference.generate import Generator, Sampling
 from trainer.inference.images import MAX_BYTES, load_image
 
@@ -180,13 +180,16 @@ def test_images_get_fewer_tiles_as_a_conversation_comes_close_to_what_the_model_
     assert not whole.fewer_tiles
     assert len(whole.images) > 3
     for less in range(1, len(whole.images) * IMAGE_TOKENS):
-        limit = len(whole.ids) + 1 - less
+        limit = len(whole.ids) + ANSWER_ROOM - less
         prompt = prompt_of(asked, tiled(record), end_id=1, limit=limit)
         assert prompt.fewer_tiles
         assert len(prompt.images) == len(prompt.slots)
         text = len(whole.ids) - len(whole.images) * IMAGE_TOKENS
         assert len(prompt.ids) == text + len(prompt.images) * IMAGE_TOKENS
-        assert len(prompt.ids) < limit or len(prompt.images) == 1
+        assert len(prompt.ids) <= limit - ANSWER_ROOM or len(prompt.images) == 1
+    assert not prompt_of(asked, tiled(record), end_id=1, limit=len(whole.ids) + ANSWER_ROOM).fewer_tiles
+    few = prompt_of(asked, replace(tiled(record), max_tiles=3), end_id=1)
+    assert (len(few.images) <= 3, few.fewer_tiles) == (True, True)
 
 
 def test_chat_says_that_images_are_seen_with_fewer_tiles(record: Loaded) -> None:
