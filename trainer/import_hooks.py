@@ -16,11 +16,17 @@ Action = Callable[[], object]
 
 
 def after_import(name: str, action: Action) -> None:
-    """Call the action right after Python has run the module; at once if it was imported before."""
-    if name in sys.modules:
-        action()
-    else:
+    """Call the action right after Python has run the module; at once if it was imported before.
+
+    If the module is being run right now, by an import that led here, the action comes with the next import after it.
+    """
+    module = sys.modules.get(name)
+    if module is None:
         sys.meta_path.insert(0, _Finder(name, after=action))
+    elif _is_running(module):
+        sys.meta_path.insert(0, _Waiting(name, module, action))
+    else:
+        action()
 
 
 def before_import(name: str, action: Action) -> None:
@@ -58,6 +64,26 @@ class _Finder(MetaPathFinder):
         loader.exec_module(module)
         if self._after is not None:
             self._after()
+
+
+class _Waiting(MetaPathFinder):
+    """Finds nothing: it waits for the end of a module that runs already."""
+
+    def __init__(self, name: str, module: ModuleType, action: Action) -> None:
+        self._name, self._module, self._action = name, module, action
+
+    def find_spec(self, name: str, path: Sequence[str] | None = None, target: ModuleType | None = None) -> None:
+        if _is_running(self._module):
+            return
+        sys.meta_path.remove(self)
+        if sys.modules.get(self._name) is self._module:
+            self._action()
+        else:  # its import failed
+            after_import(self._name, self._action)
+
+
+def _is_running(module: ModuleType) -> bool:
+    return bool(getattr(module.__spec__, "_initializing", False))
 
 
 class _Loader(Loader):

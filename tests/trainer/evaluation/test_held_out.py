@@ -104,7 +104,9 @@ class HeldOut:
         tokens = np.stack([encoded.ids, encoded.labels])
         self.sample = Sample("eval.tar", "k", memoryview(b'{"id": "chat/1", "images": []}'), tokens, ())
         dataset = SimpleNamespace(adapter="chat", shards={"eval": SimpleNamespace(by_branches=[(1,)], records=1)})
-        self.manifest = SimpleNamespace(config=SimpleNamespace(image_tokens=IMAGE_TOKENS), datasets={"mine": dataset})
+        self.manifest = SimpleNamespace(
+            config=SimpleNamespace(image_tokens=IMAGE_TOKENS, stores_canvases=False), datasets={"mine": dataset}
+        )
 
     def __getitem__(self, key: object) -> Any:
         return self.sample if isinstance(key, int) else self
