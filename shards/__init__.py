@@ -13,7 +13,8 @@ from shards.build import Build
 from shards.build import open_build as open  # noqa: A004  it is shards.open, as in gzip.open
 from shards.errors import ImageError, LocationError, ShardError
 from shards.format.manifest import Manifest
-from shards.format.shard import Sample, Shard
+from shards.format.sample import Sample
+from shards.format.shard import Shard
 from shards.format.shard_info import ShardInfo
 from shards.format.split import SplitSamples
 from shards.format.writer import ShardWriter

@@ -19,7 +19,8 @@ from shards.format.branches import branch_problems
 from shards.format.container import END_OF_ARCHIVE, IGNORE, check_headers
 from shards.format.manifest import BuildConfig, Manifest
 from shards.format.manifest_file import NAME, is_canonical
-from shards.format.shard import Sample, Shard
+from shards.format.sample import Sample
+from shards.format.shard import Shard
 from shards.images.tiles import Grid
 from shards.storage.store import Store
 

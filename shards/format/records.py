@@ -17,7 +17,7 @@ import orjson
 from shards.errors import ShardError
 from shards.format.branches import Branch, branch_problems
 from shards.format.container import IGNORE
-from shards.format.shard import Sample
+from shards.format.sample import Sample
 from shards.format.shard_info import ShardInfo
 
 _OF_THE_SAMPLE = ("branches", "notes")  # of metadata; notes do not say which record they are about

@@ -12,23 +12,22 @@ from __future__ import annotations
 import ctypes
 import hashlib
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from functools import cached_property
 from pathlib import Path
-from typing import Any, BinaryIO, TypeVar
+from typing import BinaryIO, TypeVar
 
 import numpy as np
 import numpy.typing as npt
-import orjson
 import pyarrow as pa
 import xxhash
 
 from shards.errors import ShardError
-from shards.format.branches import Branch, branches_of
 from shards.format.container import END_OF_ARCHIVE, decode_tokens, members
 from shards.format.index import IndexEntry, open_index
+from shards.format.sample import Sample
 from shards.format.shard_info import ShardInfo
-from shards.images.tiles import ONE_TILE, Grid, grids_of
+from shards.images.tiles import grids_of
 from shards.storage.store import Store
 
 WHOLE_INDEX_BYTES = 16 << 20
@@ -38,71 +37,6 @@ _DONTNEED = 4  # MADV_DONTNEED, the same number on Linux and macOS
 _OPENS = 3
 
 T = TypeVar("T")
-
-
-class Sample:
-    """One tokenized conversation, or several that share their beginning.
-
-    ids, labels: int32 [T], labels -100 where nothing is trained. branch_ids: None, or in a sample of several records
-    about the same images int32 [T]: 0 in their common beginning, then 1, 2, ... in the branch of each. images: the
-    stored files' bytes in placeholder order. All are views of the sample's own bytes, which can not be written to.
-    stated_grids: of each image; None in a build without tiles. shard: its file, for messages.
-    """
-
-    __slots__ = ("_metadata", "branch_ids", "ids", "images", "key", "labels", "shard", "stated_grids")
-
-    def __init__(
-        self,
-        shard: str,
-        key: str,
-        metadata: memoryview,
-        tokens: npt.NDArray[np.int32],
-        images: Sequence[memoryview],
-        *,
-        grids: tuple[Grid, ...] | None = None,
-    ) -> None:
-        self.key = key
-        self.ids, self.labels = tokens[:2]
-        self.branch_ids = tokens[2] if len(tokens) > 2 else None
-        self.images = tuple(images)
-        self.stated_grids = grids
-        self.shard, self._metadata = shard, metadata
-
-    @property
-    def metadata(self) -> dict[str, Any]:
-        """What FORMAT.md lists: id, dataset, sources, images. Raises ShardError if it is no JSON object."""
-        try:
-            metadata = orjson.loads(self._metadata)
-        except ValueError as error:
-            raise ShardError(f"{self.shard}: the metadata of sample {self.key} cannot be read: {error}") from None
-        if not isinstance(metadata, dict):
-            raise ShardError(
-                f"{self.shard}: the metadata of sample {self.key} is {type(metadata).__name__}; expected an object"
-            )
-        return metadata
-
-    @property
-    def grids(self) -> tuple[Grid, ...]:
-        """Of each image."""
-        return (ONE_TILE,) * len(self.images) if self.stated_grids is None else self.stated_grids
-
-    @property
-    def tiles(self) -> int:
-        """Of all its images: how many times the encoder sees a square for it."""
-        return sum(grid.tiles for grid in self.grids)
-
-    @property
-    def branches(self) -> list[Branch]:
-        """Which of its tokens each record has; one that has all of them if it is a sample without branches."""
-        return branches_of(self.branch_ids, len(self.ids))
-
-    @property
-    def where(self) -> str:
-        """Its shard and key, for messages."""
-        return f"{self.shard}: sample {self.key}"
-
-    def __repr__(self) -> str:
-        return f"Sample({self.key!r}, {len(self.ids)} ids, {len(self.images)} images)"
 
 
 class Shard:

@@ -18,7 +18,8 @@ import numpy.typing as npt
 
 from shards.errors import ShardError
 from shards.format.manifest_file import read_manifest
-from shards.format.shard import Sample, Shard
+from shards.format.sample import Sample
+from shards.format.shard import Shard
 from shards.format.shard_info import ShardList
 from shards.storage.store import Store
 

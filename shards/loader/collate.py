@@ -13,7 +13,7 @@ import numpy as np
 import numpy.typing as npt
 
 from shards.errors import ShardError
-from shards.format.shard import Sample
+from shards.format.sample import Sample
 from shards.loader.fields import FIELDS, IGNORE, BatchFields
 from shards.sampling.placeholders import expand
 
