@@ -11,8 +11,6 @@ Rules
 
 from __future__ import annotations
 
-import json
-import os
 import shlex
 import signal
 import sys
@@ -21,7 +19,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, NamedTuple, TextIO
+from typing import NamedTuple, TextIO
 
 import torch
 
@@ -36,11 +34,11 @@ from trainer.inference.conversation import (
     Speaker,
     TextStream,
     answer_text,
-    messages_of,
     prompt_of,
 )
 from trainer.inference.generate import Generator, Sampling
 from trainer.inference.images import LoadedImage, load_image
+from trainer.inference.saved_chats import append_line, image_name, record_of
 
 PROMPT = "> "
 
@@ -172,10 +170,10 @@ class Chat:
         self._note("\n".join(f"{usage:{width}}  {text}" for usage, text in texts.items()))
 
     def _save(self, path: Path) -> None:
-        _append_line(path, record_of(self.exchanges, path.parent))
+        append_line(path, record_of(self.exchanges, path.parent))
         self._note(f"{path}: added the conversation as one line; rounds: {len(self.exchanges)}")
         paths = [image.path for exchange in self.exchanges for image in exchange.images]
-        if outside := [name for name in (_name(image, path.parent) for image in paths) if name.startswith("/")]:
+        if outside := [name for name in (image_name(image, path.parent) for image in paths) if name.startswith("/")]:
             self._note(
                 f"dsvl-prep reads only images in the file's folder or below it, and {outside[0]} is not; save the "
                 "conversation in a folder that contains its images, or copy them there and change their paths"
@@ -240,32 +238,6 @@ COMMANDS: dict[str, ChatCommand] = {
     "/help": ChatCommand("", "list the commands", Chat.help),
     "/quit": ChatCommand("", "end the conversation, as Ctrl-D does", lambda chat, arguments: None),
 }
-
-
-def record_of(exchanges: list[Exchange], folder: Path) -> dict[str, Any]:
-    """The conversation as the chat adapter reads it. Paths of images in `folder` are relative to it."""
-    messages = [dict(message) for message in messages_of(exchanges)]
-    paths = iter([_name(image.path, folder) for exchange in exchanges for image in exchange.images])
-    for message in messages:
-        if not isinstance(message["content"], str):
-            message["content"] = [
-                {**part, "path": next(paths)} if part["type"] == "image" else part for part in message["content"]
-            ]
-    return {"messages": messages}
-
-
-def _name(path: Path, folder: Path) -> str:
-    absolute, root = Path(os.path.abspath(path)), Path(os.path.abspath(folder))
-    return (absolute.relative_to(root) if absolute.is_relative_to(root) else absolute).as_posix()
-
-
-def _append_line(path: Path, record: dict[str, Any]) -> None:
-    line = json.dumps(record, ensure_ascii=False).encode()
-    with path.open("ab+") as file:
-        if file.tell():
-            file.seek(-1, os.SEEK_END)
-            line = line if file.read(1) == b"\n" else b"\n" + line
-        file.write(line + b"\n")
 
 
 @contextmanager
