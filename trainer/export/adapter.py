@@ -30,10 +30,11 @@ from trainer.model.build_model import build_model
 from trainer.model.vision_chat import VisionChatModel
 from trainer.model_io.adapter_record import ADAPTER_FORMAT, ADAPTER_RECORD, ADAPTER_VERSION
 from trainer.model_io.digests import file_facts, sealed
-from trainer.model_io.llava import is_tied, module_path, refusals
+from trainer.model_io.llava import module_path, refusals
 from trainer.model_io.load import DTYPES
 from trainer.model_io.record import CARD, read_record
 from trainer.model_io.safetensors_files import check_finite, save_tensors
+from trainer.model_io.standard_parts import is_tied
 from trainer.training.restore import OpenedRun, open_run
 
 WEIGHTS = "adapter_model.safetensors"

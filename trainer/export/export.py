@@ -32,7 +32,6 @@ from trainer.export.streamed import streamed
 from trainer.model.build_model import portable_config
 from trainer.model.vision_chat import VisionChatModel
 from trainer.model_io.digests import file_facts, sealed
-from trainer.model_io.llava import hf_config_dict
 from trainer.model_io.llava_folder import model_title, without_origin
 from trainer.model_io.load import DTYPES
 from trainer.model_io.processor import EXACT, differences
@@ -40,6 +39,7 @@ from trainer.model_io.record import CARD, FORMAT, RECORD, VERSION, Form
 from trainer.model_io.safetensors_files import write_weights
 from trainer.model_io.standard_check import copy_refusal, folder_refusal
 from trainer.model_io.standard_models import standard_model
+from trainer.model_io.standard_parts import hf_config_dict
 from trainer.model_io.tiled_processor import tile_refusals
 from trainer.training.restore import open_run
 

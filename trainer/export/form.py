@@ -10,7 +10,7 @@ import torch
 
 from shards import Build
 from trainer.model.vision_chat import VisionChatModel
-from trainer.model_io.llava import llava_expansion, own_tensors
+from trainer.model_io.llava import llava_expansion
 from trainer.model_io.own_config import own_config
 from trainer.model_io.processor import (
     PREPROCESSOR,
@@ -24,6 +24,7 @@ from trainer.model_io.processor import (
 )
 from trainer.model_io.record import Form
 from trainer.model_io.standard_models import StandardModel
+from trainer.model_io.standard_parts import own_tensors
 from trainer.model_io.tiled_processor import TOKENS, tiled_processor_files
 
 

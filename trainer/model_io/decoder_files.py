@@ -19,12 +19,12 @@ from trainer.config.model import ModelConfig
 from trainer.errors import TrainError
 from trainer.model.decoder import mean_row
 from trainer.model.vision_chat import VisionChatModel
-from trainer.model_io.llava import is_tied, own_tensors
 from trainer.model_io.llava_folder import local_file
 from trainer.model_io.llava_start import decoder_names
 from trainer.model_io.record import INDEX, SINGLE, checked_files, is_export, read_record
 from trainer.model_io.safetensors_files import WeightFiles
 from trainer.model_io.standard_models import stored_names
+from trainer.model_io.standard_parts import is_tied, own_tensors
 
 _DECODER = "decoder."
 

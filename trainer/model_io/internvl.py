@@ -1,8 +1,8 @@
 """A causal model with pixel shuffle as a standard InternVL folder of transformers.
 
 InternVL (https://arxiv.org/abs/2404.16821) is an InternViT tower, a projector that joins 2 x 2 patches (pixel shuffle),
-and a decoder with plain causal attention and a linear head. `internvl_refusals`
-says why a model is not an InternVL model.
+and a decoder with plain causal attention and a linear head. `internvl_refusals` says why a model is not an InternVL
+model.
 
 Rules
 - transformers builds an InternVLVisionModel whatever `vision_config` says, so other towers are refused.
@@ -13,8 +13,6 @@ Rules
 
 from __future__ import annotations
 
-import copy
-import dataclasses
 from collections.abc import Iterator
 from typing import Any
 
@@ -24,9 +22,16 @@ from trainer.config.model import ModelConfig
 from trainer.model.vision_chat import VisionChatModel
 from trainer.model_io.converted_encoder import num_layers
 from trainer.model_io.internvl_encoder import internvl_encoder, internvl_tower_refusals
-from trainer.model_io.llava import decoder_refusals, is_tied, own_tensors, text_config
 from trainer.model_io.llava_folder import without_origin
 from trainer.model_io.older_keys import older_dtype
+from trainer.model_io.standard_parts import (
+    decoder_refusals,
+    family_names,
+    is_tied,
+    own_tensors,
+    text_config,
+    with_tower,
+)
 
 LAST_LAYER = -1
 
@@ -46,13 +51,9 @@ def as_internvl(model: VisionChatModel) -> VisionChatModel:
 
     Raises TrainError if that encoder computes something else, as with an incompatible release of a library.
     """
-    encoder = copy.copy(internvl_encoder(model.encoder))
+    encoder = internvl_encoder(model.encoder)
     hf_config = {**encoder.portable.config, "num_hidden_layers": num_layers(encoder), "use_mean_pooling": True}
-    encoder.portable = dataclasses.replace(encoder.portable, config=hf_config, layer=LAST_LAYER, image_size=None)
-    converted = VisionChatModel(
-        encoder, model.projector, model.decoder, image_id=model.image_id, attention=model.attention
-    )
-    return converted.train(model.training)
+    return with_tower(model, encoder, hf_config, layer=LAST_LAYER)
 
 
 def internvl_config(model: VisionChatModel, *, dtype: str) -> dict[str, Any]:
@@ -76,22 +77,11 @@ def internvl_config(model: VisionChatModel, *, dtype: str) -> dict[str, Any]:
 
 def internvl_names(model: VisionChatModel) -> dict[str, str]:
     """Our name of every tensor -> InternVL's."""
-    base = f"decoder.{model.decoder.base_model_prefix}."
-    head = model.decoder.get_output_embeddings().weight
-    names = {}
-    for name, tensor in own_tensors(model):
-        if name.startswith("encoder.tower.model."):
-            names[name] = "vision_tower." + name.removeprefix("encoder.tower.model.")
-        elif name.startswith("projector.norm."):
-            names[name] = "multi_modal_projector.layer_norm." + name.removeprefix("projector.norm.")
-        elif name.startswith("projector."):
-            names[name] = "multi_modal_projector." + name.removeprefix("projector.")
-        elif name.startswith(base):
-            names[name] = "language_model.model." + name.removeprefix(base)
-        else:
-            assert tensor is head, name
-            names[name] = "language_model.lm_head.weight"
-    return names
+    return family_names(
+        model,
+        tower=lambda name: f"vision_tower.{name}",
+        projector=lambda name: f"layer_{name}" if name.startswith("norm.") else name,
+    )
 
 
 def internvl_tensors(model: VisionChatModel) -> Iterator[tuple[str, torch.Tensor]]:

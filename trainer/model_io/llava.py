@@ -12,24 +12,27 @@ Rules
 
 from __future__ import annotations
 
-import copy
-import dataclasses
-import json
 from collections.abc import Iterator
 from typing import Any
 
 import torch
 
-from trainer.compat.transformers import bare, base_model_class
+from trainer.compat.transformers import bare
 from trainer.config.model import ModelConfig
-from trainer.model.decoder_logits import finish_logits
-from trainer.model.decoder_protocol import CausalDecoder
 from trainer.model.encoders.registry import Encoder
 from trainer.model.vision_chat import VisionChatModel
 from trainer.model_io.converted_encoder import num_layers
 from trainer.model_io.llava_encoder import standard_encoder, tower_refusals
 from trainer.model_io.llava_folder import FEATURE_LAYER, without_origin
-from trainer.model_io.older_keys import older_dtype, older_text_keys
+from trainer.model_io.older_keys import older_dtype
+from trainer.model_io.standard_parts import (
+    decoder_refusals,
+    family_names,
+    is_tied,
+    own_tensors,
+    text_config,
+    with_tower,
+)
 
 
 def refusals(model: VisionChatModel, config: ModelConfig) -> list[str]:
@@ -48,15 +51,11 @@ def as_llava(model: VisionChatModel) -> VisionChatModel:
 
     Raises TrainError if that encoder computes something else, as with an incompatible release of a library.
     """
-    encoder = copy.copy(standard_encoder(model.encoder))
+    encoder = standard_encoder(model.encoder)
     hf_config = {**encoder.portable.config, "num_hidden_layers": num_layers(encoder) + 1, "vision_use_head": False}
     if hf_config["model_type"] == "clip_vision_model":
         del hf_config["vision_use_head"]
-    encoder.portable = dataclasses.replace(encoder.portable, config=hf_config, layer=FEATURE_LAYER, image_size=None)
-    converted = VisionChatModel(
-        encoder, model.projector, model.decoder, image_id=model.image_id, attention=model.attention
-    )
-    return converted.train(model.training)
+    return with_tower(model, encoder, hf_config, layer=FEATURE_LAYER)
 
 
 def llava_config(model: VisionChatModel, *, dtype: str) -> dict[str, Any]:
@@ -90,20 +89,9 @@ def llava_expansion(model: VisionChatModel) -> dict[str, Any]:
 
 def llava_names(model: VisionChatModel) -> dict[str, str]:
     """Our name of every tensor -> LLaVA's."""
-    base = f"decoder.{model.decoder.base_model_prefix}."
-    head = model.decoder.get_output_embeddings().weight
-    names = {}
-    for name, tensor in own_tensors(model):
-        if name.startswith("encoder.tower.model."):
-            names[name] = "vision_tower.vision_model." + bare(name.removeprefix("encoder.tower.model."))
-        elif name.startswith("projector."):
-            names[name] = "multi_modal_projector." + name.removeprefix("projector.")
-        elif name.startswith(base):
-            names[name] = "language_model.model." + name.removeprefix(base)
-        else:
-            assert tensor is head, name
-            names[name] = "language_model.lm_head.weight"
-    return names
+    return family_names(
+        model, tower=lambda name: f"vision_tower.vision_model.{bare(name)}", projector=lambda name: name
+    )
 
 
 def module_path(model: VisionChatModel, name: str) -> str:
@@ -136,46 +124,6 @@ def llava_tensors(model: VisionChatModel) -> Iterator[tuple[str, torch.Tensor]]:
             yield _next_layer(names[name], last_layer), torch.zeros_like(tensor)
     for name, fill in (("weight", torch.ones), ("bias", torch.zeros)):
         yield f"vision_tower.vision_model.post_layernorm.{name}", fill(model.encoder.width)
-
-
-def own_tensors(model: VisionChatModel) -> Iterator[tuple[str, torch.Tensor]]:
-    """Parameters and persistent buffers by our names; tied ones once."""
-    seen = set()
-    for name, tensor in model.state_dict(keep_vars=True).items():
-        if id(tensor) not in seen:
-            seen.add(id(tensor))
-            yield name, tensor
-
-
-def is_tied(decoder: CausalDecoder) -> bool:
-    """Whether the head has the weights of the input embeddings."""
-    return decoder.get_output_embeddings().weight is decoder.get_input_embeddings().weight
-
-
-def text_config(decoder: CausalDecoder) -> dict[str, Any]:
-    """The section of config.json for the decoder, for this generation of transformers and the one before."""
-    hf_config = hf_config_dict(decoder)
-    return {**hf_config, **older_text_keys(hf_config, architecture=type(decoder).__name__)}
-
-
-def hf_config_dict(decoder: CausalDecoder) -> dict[str, Any]:
-    """The decoder's configuration as JSON values."""
-    hf_config: dict[str, Any] = json.loads(decoder.config.to_json_string(use_diff=False))
-    return without_origin(hf_config)
-
-
-def decoder_refusals(decoder: CausalDecoder, title: str = "LLaVA") -> list[str]:
-    """Why the classes of the family compute something else with this decoder, a clause each; empty if they do not."""
-    reasons = []
-    name = type(decoder).__name__
-    if base_model_class(decoder.config) is not type(decoder.base_model):
-        reasons.append(f"its decoder {name} is not what transformers builds for {title}")
-    if getattr(decoder.get_output_embeddings(), "bias", None) is not None:
-        reasons.append(f"the head of its decoder {name} has a bias, {title}'s has none")
-    probe = torch.tensor([-300.0, 2.0, 300.0])
-    if not torch.equal(finish_logits(decoder.config, probe), probe):
-        reasons.append(f"its decoder {name} scales its logits, {title} does not")
-    return reasons
 
 
 def _next_layer(name: str, layer: str) -> str:

@@ -20,9 +20,9 @@ from trainer.model.build_model import build_model
 from trainer.model.decoder import RenamedWeights, build_decoder
 from trainer.model.decoder_protocol import CausalDecoder
 from trainer.model.vision_chat import VisionChatModel
-from trainer.model_io.llava import decoder_refusals
 from trainer.model_io.llava_folder import CONFIG, local_file
 from trainer.model_io.safetensors_files import WeightFiles
+from trainer.model_io.standard_parts import decoder_refusals
 
 _PREFIX = re.compile(r"(model\.)?(vision_tower|multi_modal_projector)\.")
 

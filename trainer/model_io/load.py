@@ -27,7 +27,6 @@ from trainer.model.build_model import build_model, check_model
 from trainer.model.decoder_checks import check_decoder
 from trainer.model.vision_chat import VisionChatModel
 from trainer.model_io.digests import CheckedFiles
-from trainer.model_io.llava import own_tensors
 from trainer.model_io.llava_start import load_llava
 from trainer.model_io.record import (
     ExportRecord,
@@ -40,6 +39,7 @@ from trainer.model_io.record import (
 )
 from trainer.model_io.safetensors_files import WeightFiles
 from trainer.model_io.standard_models import stored_names
+from trainer.model_io.standard_parts import own_tensors
 
 TEMPLATE = "chat_template.jinja"
 

@@ -25,8 +25,8 @@ from trainer.model.decoder import build_decoder
 from trainer.model.decoder_checks import LIBRARY_ERRORS
 from trainer.model.decoder_logits import nearly_equal
 from trainer.model.vision_chat import VisionChatModel
-from trainer.model_io.llava import hf_config_dict
 from trainer.model_io.standard_models import StandardModel
+from trainer.model_io.standard_parts import hf_config_dict
 
 _VOCABULARY = 16
 _SPECIAL = ("bos_token_id", "eos_token_id", "pad_token_id")
