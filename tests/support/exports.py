@@ -6,6 +6,7 @@ import importlib
 import io
 import itertools
 import json
+import shutil
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -27,6 +28,7 @@ from tests.support.model_batches import unlabelled
 from trainer.checkpoint.frozen_fingerprint import frozen_elements
 from trainer.config.extensions import model_extensions
 from trainer.config.run import TrainConfig, config_from, to_tree
+from trainer.export.export import export_model
 from trainer.inference.images import LoadedImage, opened_image
 from trainer.model.vision_chat import VisionChatModel
 from trainer.model_io.digests import file_facts, sealed
@@ -75,6 +77,19 @@ def make_build(folder: Path, *, image_tokens: int = 4, **image: Any) -> Build:
 def small_build(tmp_path_factory: pytest.TempPathFactory) -> Build:
     """A fixture."""
     return make_build(tmp_path_factory.mktemp("build"))
+
+
+def small_export(build: Build, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A fixture: an export of several weights files, of a build that is the fixture `build`."""
+    folder = tmp_path_factory.mktemp("exported") / "out"
+    config = config_of(build, attention="mmca")
+    export_model(make_model(config, build), config, build, folder, step=1, shard_bytes=250_000)
+    return folder
+
+
+def copied(exported: Path, tmp_path: Path) -> Path:
+    """A fixture: a copy of the fixture `exported`, to be damaged."""
+    return Path(shutil.copytree(exported, tmp_path / "copy"))
 
 
 def builds(tmp_path_factory: pytest.TempPathFactory) -> MakeBuild:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import random
-import shutil
 import subprocess
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -33,19 +32,8 @@ from trainer.verify import verify_folder
 
 one_thread = pytest.fixture(scope="module", autouse=True)(model_batches.on_one_thread)
 build = pytest.fixture(scope="module")(exports.small_build)
-
-
-@pytest.fixture(scope="module")
-def exported(build: Build, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("exported") / "out"
-    config = exports.config_of(build, attention="mmca")
-    export_model(exports.make_model(config, build), config, build, folder, step=1, shard_bytes=250_000)
-    return folder
-
-
-@pytest.fixture
-def copy(exported: Path, tmp_path: Path) -> Path:
-    return Path(shutil.copytree(exported, tmp_path / "copy"))
+exported = pytest.fixture(scope="module")(exports.small_export)
+copy = pytest.fixture(exports.copied)
 
 
 @pytest.fixture

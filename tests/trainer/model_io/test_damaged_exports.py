@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import shutil
 from pathlib import Path
 from typing import Any
 
@@ -18,28 +17,14 @@ pytest.importorskip("open_clip")
 
 import trainer
 from dst.errors import ConfigError
-from shards import Build
 from tests.support import exports, model_batches
 from tests.support.sealed_records import edit_record, without_digests
 from trainer.errors import TrainError
-from trainer.export.export import export_model
 
 one_thread = pytest.fixture(scope="module", autouse=True)(model_batches.on_one_thread)
 build = pytest.fixture(scope="module")(exports.small_build)
-
-
-@pytest.fixture(scope="module")
-def exported(build: Build, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("exported") / "out"
-    config = exports.config_of(build, attention="mmca")
-    export_model(exports.make_model(config, build), config, build, folder, step=1, shard_bytes=250_000)
-    return folder
-
-
-@pytest.fixture
-def copy(exported: Path, tmp_path: Path) -> Path:
-    """An export of several weights files, to be damaged."""
-    return Path(shutil.copytree(exported, tmp_path / "copy"))
+exported = pytest.fixture(scope="module")(exports.small_export)
+copy = pytest.fixture(exports.copied)
 
 
 def test_a_folder_without_an_export_is_reported(tmp_path: Path) -> None:
