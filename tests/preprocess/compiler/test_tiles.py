@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+import zipfile
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +18,9 @@ from preprocess.errors import ConfigError
 from shards import Sample
 from shards.images.decode import DECODERS
 from shards.images.tiles import ONE_TILE, Grid, choose_grid
-from tests.support.small_blends import build, files_of, rejects_of, write_blend
+from tests.support.decoded_images import photo
+from tests.support.image_files import encoded
+from tests.support.small_blends import build, chat_blend, chat_record, files_of, rejects_of, write_blend
 from tests.support.tiled_builds import IMAGE_TOKENS, SIDE, SIZES, tiled, tiled_blend
 
 
@@ -233,3 +236,24 @@ def test_tiles_of_a_dataset_are_checked_too(tmp_path: Path) -> None:
         "image.fit: got crop; expected ",
         "datasets.0 (mine).tiles: got 9",
     ]
+
+
+def test_frames_of_an_animation_and_images_of_an_archive_are_cut_too(tmp_path: Path) -> None:
+    frames = [Image.new("RGB", (96, 64), colour) for colour in ("red", "green", "blue", "white")]
+    (tmp_path / "mine").mkdir()
+    frames[0].save(tmp_path / "mine/film.gif", save_all=True, append_images=frames[1:])
+    with zipfile.ZipFile(tmp_path / "mine/photos.zip", "w") as archive:
+        archive.writestr("photo.png", encoded(photo(64, 96), "PNG"))
+    records = [chat_record(0, images=["film.gif"]), chat_record(1, images=["photo.png"])]
+    for store in ("original", "resized"):
+        blend = chat_blend(
+            tmp_path,
+            records,
+            dataset={"images": [".", "photos.zip"], "frames": "even:2"},
+            image_tokens=IMAGE_TOKENS,
+            image={"size": SIDE, "fit": "squash", "tiles": 6, "tiles_multi": 6, "store": store},
+        )
+        built = shards.open(build(blend, out=tmp_path / store).path)
+        assert [sample.grids for sample in built["train"]] == [(Grid(3, 2),) * 2, (Grid(2, 3),)]
+        assert [image["frame"] for image in built["train"][0].metadata["images"]] == [0, 3]
+        assert shards.verify(built).problems == []

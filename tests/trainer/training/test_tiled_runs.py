@@ -139,3 +139,14 @@ def test_a_build_with_other_tiles_is_refused_in_evaluation(builds: dict[int, Pat
     other = tiled_builds.tiled(tmp_path / "other", image={"tiles": 1}, split={"eval": 0.5})
     (problem,) = [line for line in check_model_fits_build(speaker, other.manifest) if line.startswith("image")]
     assert problem == ("image.tiles: this build's is 1 but the model was made for 6; rebuild with image: {tiles: 6}")
+
+
+def test_an_encoder_of_another_size_than_the_tiles_is_refused_in_a_line(
+    builds: dict[int, Path], tmp_path: Path
+) -> None:
+    encoder = {"kind": "tiny", "config": {"image_size": 64, "patch_size": 16}}
+    done = train(config_file(tmp_path, builds[1], model={"encoder": encoder}), code=2)
+    (line, *_) = [line for line in done.output.splitlines() if line.startswith("error: model.encoder")]
+    assert "64" in line
+    assert "32" in line
+    assert "rebuild with image: {size: 64}" in line
