@@ -66,6 +66,7 @@ bench: dev
 	$(BIN)/python -m tools.bench.open
 	$(BIN)/python -m tools.bench.share
 	$(BIN)/python -m tools.bench.start
+	$(BIN)/python -m tools.bench.tiles
 	$(BIN)/python -m tools.bench.view
 	$(BIN)/python -m tools.bench.loader --scratch build/bench
 	$(BIN)/python -m tools.bench.train

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import re
 from collections.abc import Mapping
 from dataclasses import field
 from typing import Annotated, Any, Literal
@@ -17,8 +16,6 @@ from preprocess.blend.evaluation_sets import EvaluationSet
 from preprocess.blend.fetch import Fetch
 from preprocess.filters.rules import Filter
 from preprocess.images.prepare import FrameChoice, ImagePolicy
-
-_NAME = re.compile(r"[a-z0-9][a-z0-9_-]{0,39}")
 
 IGNORE = "ignore"
 """A value of a dataset's `keys`."""

@@ -127,7 +127,7 @@ def names_of(name: str, place: int, element: Any, key: str) -> set[str]:
 
 
 def counted(name: str, files: Mapping[str, str], elements: Sequence[tuple[str, Any]]) -> int:
-    """Records by the files' own elements; what a partner answers is no record of its own."""
+    """Records by the files' own elements; what a partner answers is not a record of its own."""
     if name == "vqa_v2":
         return sum(records_in(name, {file: json.loads(text) for file, text in files.items()}, []).values())
     if name == "coco_caption":

@@ -167,7 +167,7 @@ def _next_step(folder: Path) -> str:
     own = _NAME.fullmatch(folder.name)
     before = [path for step, path in sorted(steps_in(folder.parent).items()) if own and step < int(own[1])]
     if not before:
-        return "copy it again, or start a new run: there is no checkpoint before it"
+        return "copy it again, or start a new run: no checkpoint comes before it"
     return f"copy it again, or resume from the one before: checkpoints.resume={before[-1]}"
 
 

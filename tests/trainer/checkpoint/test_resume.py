@@ -132,7 +132,7 @@ def test_the_newest_and_the_best_are_kept(build: Path, tmp_path: Path) -> None:
     assert named == {"checkpoint": f"step-{best:08d}", "loss": evaluations[best]}
     assert (out / "checkpoints/latest").read_text() == "step-00000006\n"
 
-    # A run that goes back comes by step 6 again: what was logged of the one before is no longer of that checkpoint.
+    # A run that goes back comes by step 6 again: what was logged the first time does not belong to that checkpoint.
     (out / "checkpoints/latest").write_text("step-00000005\n")
     (out / "checkpoints/best").write_text(json.dumps({"checkpoint": "step-00000006", "loss": 0.0}))
     train(config)
