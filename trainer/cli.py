@@ -186,7 +186,8 @@ def verify(folder: Path) -> None:
         note(line)
     for problem in verified.problems:
         click.echo(problem, err=True)
-    result = f"{len(verified.problems)} problems" if verified.problems else "no problems"
+    count = len(verified.problems)
+    result = f"{count} problem{'s' if count > 1 else ''}" if count else "no problems"
     click.echo(f"{folder}: {verified.files} files, {verified.size_bytes / 1e6:,.1f} MB: {result}")
     if verified.problems:
         sys.exit(1)
