@@ -8,8 +8,6 @@ from __future__ import annotations
 
 import contextlib
 import ctypes
-import errno
-import importlib
 import multiprocessing
 import os
 import signal
@@ -21,9 +19,9 @@ from multiprocessing import resource_tracker
 from multiprocessing.connection import Connection, wait
 from typing import Any, Protocol, TypeVar
 
-from dst import TemplateError, TokenizerError
-from preprocess.errors import ConfigError, DataError
-from shards import ShardError
+from preprocess.compiler.ray_engine import ray_engine
+from preprocess.compiler.task_errors import USERS_TO_MEND, failure_text
+from preprocess.errors import DataError
 
 T = TypeVar("T")
 R = TypeVar("R")
@@ -51,51 +49,6 @@ def keeping_workers(engine: Engine) -> Iterator[Engine]:
             yield crew
     else:
         yield engine
-
-
-def ray_engine(function: PerTask[T, R], tasks: Iterable[T], workers: int) -> Iterator[tuple[int, R]]:
-    """Ray Core tasks, at most four in the queue for each worker. Tested with Ray 2.47.0 and 2.60.0."""
-    ray = importlib.import_module("ray")
-    if not ray.is_initialized():
-        # A cluster has its own number of CPUs; Ray rejects another one.
-        place = {} if os.environ.get("RAY_ADDRESS") else {"address": "local", "num_cpus": workers}
-        ray.init(include_dashboard=False, log_to_driver=False, logging_level="error", **place)
-    remote = ray.remote(_quietly(function))
-    queue = deque(enumerate(tasks))
-    running: dict[Any, int] = {}
-    try:
-        while queue or running:
-            while queue and len(running) < 4 * workers:
-                index, task = queue.popleft()
-                running[remote.remote(task)] = index
-            done, _ = ray.wait(list(running))
-            for reference in done:
-                index = running.pop(reference)
-                try:
-                    result = ray.get(reference)
-                except ray.exceptions.RayError as error:
-                    cause = getattr(error, "cause", None)
-                    if isinstance(cause, USERS_TO_MEND):
-                        raise DataError(failure_text(cause)) from None
-                    raise DataError(f"task {index} failed in Ray: {error}") from None
-                yield index, result
-    finally:
-        for reference in running:
-            ray.cancel(reference, force=True)
-
-
-# Errors of a task that are not bugs of this project; the user gets one line.
-USERS_TO_MEND = (ConfigError, DataError, MemoryError, OSError, ShardError, TemplateError, TokenizerError)
-
-
-def _quietly(function: PerTask[T, R]) -> PerTask[T, R]:
-    """One thread per task: the parallelism is between tasks."""
-
-    def run(task: T) -> R:
-        os.environ["TOKENIZERS_PARALLELISM"] = "false"
-        return function(task)
-
-    return run
 
 
 ENGINES: Mapping[str, Engine] = {"process": process_engine, "ray": ray_engine}
@@ -226,17 +179,6 @@ def _work(pipe: Connection, parent: int) -> None:
             answer = (None, failure_text(error))
         with contextlib.suppress(OSError):
             pipe.send(answer)
-
-
-def failure_text(error: Exception) -> str:
-    if isinstance(error, MemoryError):
-        return "memory ran out; use fewer --workers"
-    if not isinstance(error, OSError):
-        return str(error)
-    if error.errno is None:
-        full = os.strerror(errno.ENOSPC) in str(error)  # as libraries in other languages report it
-        return f"reading or writing: {error}" + ("; free some space and run it again" if full else "")
-    return f"{error.filename or 'writing'}: {error.strerror}; free some space or fix the folder"
 
 
 def _die_with_parent(parent: int) -> None:

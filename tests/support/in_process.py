@@ -9,6 +9,7 @@ from typing import TypeVar
 from unittest import mock
 
 from preprocess.compiler import engines
+from preprocess.compiler.task_errors import USERS_TO_MEND, failure_text
 from preprocess.errors import DataError
 
 _CACHED = type(lru_cache(len))
@@ -30,8 +31,8 @@ def in_this_process(function: Callable[[T], R], tasks: Iterable[T], workers: int
     for index, task in enumerate(tasks):
         try:
             result = function(task)
-        except engines.USERS_TO_MEND as error:
-            raise DataError(engines.failure_text(error)) from error
+        except USERS_TO_MEND as error:
+            raise DataError(failure_text(error)) from error
         yield index, result
 
 
