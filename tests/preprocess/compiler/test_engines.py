@@ -17,7 +17,8 @@ from pathlib import Path
 import pytest
 
 from preprocess.blend.resolve import engine_problems
-from preprocess.compiler.engines import ENGINES, keeping_workers, process_engine, ray_engine
+from preprocess.compiler.engines import ENGINES, keeping_workers, process_engine
+from preprocess.compiler.ray_engine import ray_engine
 from preprocess.errors import DataError
 from tests.support import engine_tasks, extensions
 from tests.support.engine_tasks import (
