@@ -25,6 +25,7 @@ from preprocess.compiler.engines import ENGINES, keeping_workers
 from preprocess.compiler.fingerprints import FOLDER as FINGERPRINTS
 from preprocess.compiler.fingerprints import FingerprintStage
 from preprocess.compiler.frames import FramesStage
+from preprocess.compiler.image_states import image_states
 from preprocess.compiler.ingest import Ingested, finished, ingest_task, run_ingest
 from preprocess.compiler.plan import make_context, official_use, plan_tasks
 from preprocess.compiler.publish import Published, publish, target
@@ -85,10 +86,21 @@ def build_and_publish(
         ingested, spools = _ingest(prepared, folder, run)
         used: set[Path] = set()
         _spread_frames(prepared, FramesStage(folder / CACHE, blend.image.max_pixels, run, used), ingested, spools)
-        fingerprints = _fingerprint_stage(prepared, folder, run, spools, used)
+        stores = {name: _stores(prepared, name, spool) for name, spool in spools.items()}
+        states = image_states(spools, stores, folder / CACHE, run)
+        fingerprints = FingerprintStage(
+            spools=spools,
+            stores=stores,
+            states=states,
+            cache=folder / CACHE,
+            max_pixels=blend.image.max_pixels,
+            run=run,
+            used=used,
+            looks=[],
+        )
         selection = select(blend, fingerprints, prepared.evaluation_sets)
         decoded = _decoded_images(blend, fingerprints)
-        tasks = _tasks(prepared, folder, spools, selection.sides, decoded)
+        tasks = _tasks(prepared, folder, fingerprints, selection.sides, decoded)
         results = run("compiling", run_task, tasks, known=read_result, weight=lambda task: len(task.rows))
         reports = {
             dataset.name: _report(
@@ -164,20 +176,6 @@ def _spread_frames(
             ingested[name], spools[name] = stage.spread(name, ingested[name], spools[name], stores, count)
 
 
-def _fingerprint_stage(
-    prepared: Prepared, folder: Path, run: TaskRunner, spools: Mapping[str, Spool], used: set[Path]
-) -> FingerprintStage:
-    return FingerprintStage(
-        spools=spools,
-        stores={name: _stores(prepared, name, spool) for name, spool in spools.items()},
-        cache=folder / CACHE,
-        max_pixels=prepared.blend.image.max_pixels,
-        run=run,
-        used=used,
-        looks=[],
-    )
-
-
 def _decoded_images(blend: Blend, fingerprints: FingerprintStage) -> Path | None:
     """The file of the images that need no further check; None if there are none, or the compiler needs their pixels."""
     if not fingerprints.looks or blend.image.check == "header" or blend.image.store == "resized":
@@ -194,7 +192,7 @@ def _stores(prepared: Prepared, dataset: str, spool: Spool) -> tuple[Path, ...]:
 
 
 def _tasks(
-    prepared: Prepared, folder: Path, spools: Mapping[str, Spool], sides: Mapping[str, Side], decoded: Path | None
+    prepared: Prepared, folder: Path, stage: FingerprintStage, sides: Mapping[str, Side], decoded: Path | None
 ) -> list[CompileTask]:
     cache = folder / CACHE
     tokenizer = cache / "tokenizer" / prepared.tokenizer.fingerprint[:32]
@@ -210,13 +208,14 @@ def _tasks(
             dataset,
             build=folder,
             cache=cache,
-            spool=spools[dataset.name].folder,
-            images=_stores(prepared, dataset.name, spools[dataset.name]),
+            spool=stage.spools[dataset.name].folder,
+            images=stage.stores[dataset.name],
             tokenizer=tokenizer,
             template=(template.name, template.source),
             decoded=decoded,
         )
-        tasks += plan_tasks(prepared.blend, dataset, context, spools[dataset.name], sides[dataset.name])
+        name = dataset.name
+        tasks += plan_tasks(prepared.blend, dataset, context, stage.spools[name], sides[name], stage.states[name])
     return tasks
 
 

@@ -71,7 +71,7 @@ def _by_images(
 ) -> Iterator[dict[str, Exclusion]]:
     if not any(evaluation.images for evaluation in sets):
         return
-    images = ImageTable(stage.spools, stage.stores)
+    images = ImageTable(stage)
     known: dict[Level, Fingerprints] = {}
     for evaluation in sets:
         if evaluation.images is None:

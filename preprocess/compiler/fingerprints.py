@@ -16,6 +16,7 @@ import numpy.typing as npt
 import xxhash
 
 from preprocess.compiler.array_files import read_array, write_array
+from preprocess.compiler.image_states import States, image_paths
 from preprocess.compiler.ingest import content_key
 from preprocess.compiler.spool import Spool
 from preprocess.compiler.task_runner import TaskRunner
@@ -65,24 +66,21 @@ class ImageTable:
     numbers: dataset -> for each image of its spool, in the spool's order, its number.
     """
 
-    def __init__(self, spools: Mapping[str, Spool], stores: Mapping[str, tuple[Path, ...]]) -> None:
-        self.numbers: dict[str, npt.NDArray[np.int64]] = {}
-        positions, keys, self._datasets = [np.zeros(0, np.int64)], [np.zeros(0, np.uint64)], tuple(spools)
-        inverse, first_key = [], 0
-        for name, spool in spools.items():
-            position, index, key = _distinct_images(spool, stores[name])
-            positions.append(position)
-            keys.append(key)
-            inverse.append(index + first_key)
-            first_key += len(key)
-        dataset = np.repeat(np.arange(len(positions) - 1), [len(position) for position in positions[1:]])
-        _, first, number = np.unique(np.concatenate(keys), return_index=True, return_inverse=True)
-        order = np.argsort(np.argsort(first))  # numbers in the order of the blend, not of the hashes
-        number, first = order[number.reshape(-1)], np.sort(first)
-        self._dataset = dataset[first]
-        self._position = np.concatenate(positions)[first]
-        for name, index in zip(spools, inverse, strict=True):
-            self.numbers[name] = number[index]
+    def __init__(self, stage: FingerprintStage) -> None:
+        paths = image_paths(stage.spools, stage.stores, stage.run)
+        starts = np.cumsum([0, *map(len, paths.values())])
+        self._datasets = tuple(stage.spools)
+        _, first, number = np.unique(
+            np.concatenate([np.zeros(0, np.uint64), *paths.values()]), return_index=True, return_inverse=True
+        )
+        order = np.argsort(first)  # numbers in the order of the blend, not of the hashes
+        first = first[order]
+        rank = np.empty_like(order)
+        rank[order] = np.arange(len(order))
+        self._dataset = np.searchsorted(starts, first, "right") - 1
+        self._position = first - starts[self._dataset]
+        borders = np.split(rank[number.reshape(-1)], starts[1:-1])
+        self.numbers: dict[str, npt.NDArray[np.int64]] = dict(zip(self._datasets, borders, strict=True))
 
     def __len__(self) -> int:
         return len(self._position)
@@ -94,18 +92,20 @@ class ImageTable:
 
     def positions(self, chosen: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
         """Where each image is first named in the spool of its dataset."""
-        return self._position[chosen]
+        return np.asarray(self._position[chosen])
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class FingerprintStage:
     """All that the stage needs of a build.
 
-    used: collects the files of its results, which the cache keeps. looks: collects the fingerprints of level look.
+    states: of the images of each spool. used: collects the files of its results, which the cache keeps. looks: collects
+    the fingerprints of level look.
     """
 
     spools: Mapping[str, Spool]
     stores: Mapping[str, tuple[Path, ...]]
+    states: Mapping[str, States]
     cache: Path
     max_pixels: int
     run: TaskRunner
@@ -122,7 +122,8 @@ class FingerprintStage:
         for dataset, numbers in images.of_dataset(chosen):
             if not len(numbers):
                 continue
-            spool, stores = self.spools[dataset], open_stores(self.stores[dataset], self.cache)
+            spool, states = self.spools[dataset], self.states[dataset]
+            in_file = spool.lists("frames")[0] if level == "look" else np.zeros(0, np.int64)
             for start in range(0, len(numbers), _TASK_IMAGES[level]):
                 part = numbers[start : start + _TASK_IMAGES[level]]
                 positions = images.positions(part)
@@ -135,7 +136,12 @@ class FingerprintStage:
                         positions=positions,
                         level=level,
                         max_pixels=self.max_pixels,
-                        key=_key(spool, stores, positions, level, self.max_pixels),
+                        key=_key(
+                            states[positions],
+                            in_file[positions] if len(in_file) else in_file,
+                            level,
+                            self.max_pixels,
+                        ),
                     )
                 )
                 order.append(part)
@@ -186,61 +192,14 @@ def read_fingerprints(task: FingerprintTask) -> Fingerprints | None:
     return read_array(task.marker, FINGERPRINT, len(task.positions))
 
 
-def image_state(stores: StoreList, image: Image) -> bytes:
-    """Identifies the state of an image, to detect a change since a task read it; a missing image may appear later."""
-    try:
-        state = "\0".join(map(str, stores.stamp(image)))
-    except RejectError as error:
-        state = error.reason
-    return f"{_in_file(image)}\0{state}\0".encode()
-
-
-def _in_file(image: Image) -> str:
-    """The name, and for a frame its number."""
-    return image.name if image.frame is None else f"{image.name}\0{image.frame}"
-
-
-def _key(spool: Spool, stores: StoreList, positions: npt.NDArray[np.int64], level: Level, max_pixels: int) -> str:
-    content, has_frames = xxhash.xxh3_128(), False
-    for image in spool.images_at(positions):
-        content.update(image_state(stores, image))
-        has_frames |= image.frame is not None
-    parts = {"version": VERSION, "level": level, "content": content.hexdigest()}
+def _key(states: States, in_file: npt.NDArray[np.int64], level: Level, max_pixels: int) -> str:
+    """states, in_file: of the task's images."""
+    parts = {"version": VERSION, "level": level, "content": xxhash.xxh3_128_hexdigest(states.astype("<u8").tobytes())}
     if level == "look":
         parts |= {"pillow": libraries()["pillow"], "max_pixels": max_pixels}
-        if has_frames:
+        if (in_file >= 0).any():
             parts["videos"] = reader_version()
     return content_key(parts)
-
-
-def _distinct_images(
-    spool: Spool, stores: tuple[Path, ...]
-) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64], npt.NDArray[np.uint64]]:
-    """The distinct images of a dataset: where each is first named, for each image its number, and a key of its path.
-
-    Two datasets with the same key read the same file, so the key starts at the file system's root.
-    """
-    names, in_store, in_file = spool.image_names()
-    if not len(names):
-        nothing = np.zeros(0, np.int64)
-        return nothing, nothing, np.zeros(0, np.uint64)
-    encoded = names.dictionary_encode()
-    pair = encoded.indices.to_numpy().astype(np.int64) * 2**16 + in_store + 1
-    if (in_file >= 0).any():
-        _, pair = np.unique(np.stack([pair, in_file]), axis=1, return_inverse=True)
-        pair = pair.reshape(-1)
-    _, first, index = np.unique(pair, return_index=True, return_inverse=True)
-    roots = [str(path.resolve()) for path in stores]
-    searched = "\0".join(roots)  # an image without a store: the first store that has it
-    keys = [
-        xxhash.xxh3_64_intdigest(
-            f"{roots[image.store] if image.store is not None else searched}/{_in_file(image)}".encode(
-                "utf-8", "surrogatepass"
-            )
-        )
-        for image in spool.images_at(first)
-    ]
-    return first, index.reshape(-1), np.array(keys, dtype=np.uint64)
 
 
 @lru_cache(maxsize=4)

@@ -24,7 +24,7 @@ import numpy.typing as npt
 import xxhash
 
 from preprocess.adapters.groups import image_groups
-from preprocess.compiler.fingerprints import image_state
+from preprocess.compiler.image_states import States, image_states
 from preprocess.compiler.ingest import Ingested, content_key
 from preprocess.compiler.spool import Spool, reject_all, write_spool
 from preprocess.compiler.task_runner import TaskRunner
@@ -81,6 +81,7 @@ class FramesStage:
         """The dataset with frames as images. Raises OSError or MemoryError if another try may succeed."""
         opened = open_stores(stores, self.cache)
         first, index = _distinct(spool)
+        states = image_states({dataset: spool}, {dataset: stores}, self.cache, self.run)[dataset]
         tasks = [
             FramesTask(
                 spool=spool.folder,
@@ -89,7 +90,7 @@ class FramesStage:
                 positions=positions,
                 count=count,
                 max_pixels=self.max_pixels,
-                key=_key(spool, opened, positions, count, self.max_pixels),
+                key=_key(spool, opened, positions, states, count, self.max_pixels),
             )
             for positions in np.split(first, range(_TASK_IMAGES, len(first), _TASK_IMAGES))
             if len(positions)
@@ -141,12 +142,13 @@ def _shown(image: Image, stores: StoreList, task: FramesTask) -> Shown:
     return {"images": [[one.name, one.frame] for one in frames.images], "notes": frames.notes}
 
 
-def _key(spool: Spool, stores: StoreList, positions: npt.NDArray[np.int64], count: int, max_pixels: int) -> str:
-    content = xxhash.xxh3_128()
+def _key(
+    spool: Spool, stores: StoreList, positions: npt.NDArray[np.int64], states: States, count: int, max_pixels: int
+) -> str:
+    content = xxhash.xxh3_128(states[positions].astype("<u8").tobytes())
     for image in spool.images_at(positions):
-        content.update(image_state(stores, image))
         with contextlib.suppress(RejectError):
-            content.update("\0".join(stores.names_below(image)).encode("utf-8", "surrogatepass"))
+            content.update("\0".join([image.name, *stores.names_below(image), ""]).encode("utf-8", "surrogatepass"))
     return content_key(
         {
             "version": VERSION,

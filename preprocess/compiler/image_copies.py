@@ -50,7 +50,7 @@ class Copies:
 
 def copies_by_bytes(stage: FingerprintStage) -> Copies:
     """Images with the same bytes."""
-    images = ImageTable(stage.spools, stage.stores)
+    images = ImageTable(stage)
     tails = stage.fingerprints(images, np.arange(len(images)), "tail")
     suspects = _repeated(tails)
     digests = stage.fingerprints(images, suspects, "bytes")
@@ -62,7 +62,7 @@ def copies_by_bytes(stage: FingerprintStage) -> Copies:
 
 def copies_by_look(stage: FingerprintStage, distance: int) -> Copies:
     """Images with the same bytes or pixels, or with perceptual hashes within `distance` bits of 256."""
-    images = ImageTable(stage.spools, stage.stores)
+    images = ImageTable(stage)
     looks = stage.fingerprints(images, np.arange(len(images)), "look")
     decoded = looks["orientation"] > 0
     hashed = np.flatnonzero(decoded & ~looks["flat"])

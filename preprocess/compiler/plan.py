@@ -14,8 +14,8 @@ import xxhash
 
 from preprocess.blend.config import Blend, Dataset, without_tiles
 from preprocess.compiler import split_assignment as split
-from preprocess.compiler.fingerprints import image_state
 from preprocess.compiler.image_copies import Copies
+from preprocess.compiler.image_states import States
 from preprocess.compiler.ingest import content_key
 from preprocess.compiler.share import image_units
 from preprocess.compiler.spool import Spool
@@ -23,7 +23,6 @@ from preprocess.compiler.task import CompileTask, TaskContext
 from preprocess.compiler_version import COMPILER, libraries
 from preprocess.errors import DataError
 from preprocess.images.prepare import even_count
-from preprocess.images.stores import open_stores
 from preprocess.images.videos import reader_version
 
 _GROUPLESS_SALT = "conversation"
@@ -103,16 +102,16 @@ def official_use(blend: Blend, dataset: Dataset) -> str:
 
 
 def plan_tasks(
-    blend: Blend, dataset: Dataset, context: TaskContext, spool: Spool, side: split.Side
+    blend: Blend, dataset: Dataset, context: TaskContext, spool: Spool, side: split.Side, states: States
 ) -> Iterator[CompileTask]:
-    """Train and eval conversations, cut into tasks of bounded size.
+    """Train and eval conversations, cut into tasks of bounded size. states: of the spool's images.
 
     They keep the adapter's order; with `concat` they are shuffled, since neighbours are often about the same image, and
     with `share` those about the same images follow each other.
     """
     hashes = spool.column("hash")
     counts = spool.counts("images")
-    stores = open_stores(context.stores, context.cache)
+    states_of_rows = spool.hash_of_images(states)
     base = {
         "compiler": COMPILER,
         "libraries": libraries(),
@@ -145,11 +144,7 @@ def plan_tasks(
             content = xxhash.xxh3_128()
             content.update(part.astype("<i8").tobytes())
             content.update(hashes[part].astype("<u8").tobytes())
-            before, state = None, b""
-            for image in spool.images(part):
-                if image != before:  # of records about the same image it is asked for once
-                    before, state = image, image_state(stores, image)
-                content.update(state)
+            content.update(states_of_rows[part].astype("<u8").tobytes())
             key = content_key({**base, "split": name, "number": number, "content": content.hexdigest()})
             yield CompileTask(context=context, split=name, number=number, rows=part, key=key)
 

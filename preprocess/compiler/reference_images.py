@@ -16,6 +16,7 @@ import numpy as np
 import xxhash
 
 from preprocess.compiler.fingerprints import FingerprintStage, ImageTable
+from preprocess.compiler.image_states import image_states
 from preprocess.compiler.spool import Spool, write_spool
 from preprocess.conversation import Conversation, Image, RecordSource, Turn
 from preprocess.dedupe.fingerprint import FINGERPRINT, Fingerprints, Level
@@ -69,8 +70,9 @@ def reference_images(path: Path, stage: FingerprintStage, level: Level) -> Refer
         spools[name] = _spool(names, stage)
         stores[name] = (store,)
         prefixes[name] = f"{store.relative_to(path).as_posix()}/" if store != path else ""
-    own = replace(stage, spools=spools, stores=stores)
-    images = ImageTable(spools, stores)
+    states = image_states(spools, stores, stage.cache, stage.run)
+    own = replace(stage, spools=spools, stores=stores, states=states)
+    images = ImageTable(own)
     if not len(images):
         raise DataError(f"{path}: has no images; expected files named {', '.join(EXTENSIONS)}, an archive or a build")
     fingerprints = own.fingerprints(images, np.arange(len(images)), level)

@@ -14,6 +14,7 @@ import os
 import weakref
 from collections import Counter
 from collections.abc import Iterable, Iterator
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -84,7 +85,7 @@ def write_spool(folder: Path, dataset: str, stream: Iterable[Conversation | Reje
 
 
 class Spool:
-    """A spool on disk, memory-mapped; cheap to open in every worker."""
+    """A spool on disk, memory-mapped: opening one reads no row, so it is cheap in every worker."""
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
@@ -92,14 +93,21 @@ class Spool:
             self.table: pa.Table = pa.ipc.open_file(source).read_all()
         self._file = os.open(folder / "records.jsonl", os.O_RDONLY)
         weakref.finalize(self, os.close, self._file)
-        self._offsets = self.column("offset")
-        self._sizes = self.column("size")
+        self._starts = _starts(self.table.column("offset").chunks)
+        self._places = [[chunk.to_numpy() for chunk in self.table.column(name).chunks] for name in ("offset", "size")]
 
     def __len__(self) -> int:
         return int(self.table.num_rows)
 
     def __getitem__(self, row: int) -> Conversation:
-        return decode(os.pread(self._file, int(self._sizes[row]), int(self._offsets[row])))
+        chunk = int(np.searchsorted(self._starts, row, "right")) - 1
+        offset, size = (int(chunks[chunk][row - self._starts[chunk]]) for chunks in self._places)
+        return decode(os.pread(self._file, size, offset))
+
+    @cached_property
+    def num_images(self) -> int:
+        """Of all rows; an image that several rows name counts each time."""
+        return sum(len(chunk.flatten()) for chunk in self.table.column("stores").chunks)
 
     def column(self, name: str) -> npt.NDArray[Any]:
         return np.asarray(self.table.column(name).to_numpy())
@@ -110,16 +118,22 @@ class Spool:
         return np.concatenate([np.zeros(0, np.int64), *counts])
 
     def images(self, rows: npt.NDArray[np.int64]) -> Iterator[Image]:
-        """The images of some conversations, in order."""
-        part = self.table.select(["images", "stores", "frames"]).take(rows)
-        for row in zip(*(column.to_pylist() for column in part.columns), strict=True):
-            yield from map(_image, *row)
+        """The images of a few conversations, in order."""
+        for row in rows.tolist():
+            names, stores, frames = self.images_between(row, row + 1)
+            yield from map(_image, names.to_pylist(), stores.tolist(), frames.tolist())
+
+    def images_between(self, start: int, stop: int) -> tuple[pa.Array, npt.NDArray[np.int64], npt.NDArray[np.int64]]:
+        """The images of the rows from `start` to before `stop`: names, as one Arrow array; stores and frames, or -1."""
+        columns = [self.table.column(name).slice(start, stop - start).chunks for name in ("images", "stores", "frames")]
+        names, stores, frames = ([chunk.flatten() for chunk in chunks] for chunks in columns)
+        numbers = ([np.zeros(0, np.int64), *(chunk.to_numpy() for chunk in chunks)] for chunks in (stores, frames))
+        in_store, in_file = (np.concatenate(part).astype(np.int64) for part in numbers)
+        return pa.chunked_array(names, pa.string()).combine_chunks(), in_store, in_file
 
     def image_names(self) -> tuple[pa.Array, npt.NDArray[np.int64], npt.NDArray[np.int64]]:
-        """The names of all images in order, as one Arrow array; their stores and frames, -1 where there is none."""
-        names = pa.chunked_array([chunk.flatten() for chunk in self.table.column("images").chunks], pa.string())
-        stores, frames = (self.lists(name)[0].astype(np.int64) for name in ("stores", "frames"))
-        return names.combine_chunks(), stores, frames
+        """The same of all images."""
+        return self.images_between(0, len(self))
 
     def image_hashes(self) -> npt.NDArray[np.uint64]:
         """A hash of the images of each row: equal where rows name the same images in the same order."""
@@ -127,21 +141,27 @@ class Spool:
         codes = names.dictionary_encode().indices.to_numpy(zero_copy_only=False)
         return _hashes([codes, stores, frames], self.counts("images"))
 
+    def hash_of_images(self, values: npt.NDArray[np.uint64]) -> npt.NDArray[np.uint64]:
+        """A hash for each row of the values of its images and their order. values: [P], one for each image."""
+        return _hashes([values], self.counts("images"))
+
     def group_hashes(self) -> npt.NDArray[np.uint64]:
         """A hash of the groups of each row: equal where image_hashes are, and where rows of tables show equal bytes."""
         return _hashes([self.lists("groups")[0]], self.counts("groups"))
 
     def images_at(self, positions: npt.NDArray[np.int64]) -> Iterator[Image]:
-        """The images at some positions of `image_names`, in the given order; reads only these."""
-        chunks = self.table.column("images").chunks
-        names = [chunk.flatten() for chunk in chunks]
-        stores, frames = (
-            [chunk.flatten() for chunk in self.table.column(name).chunks] for name in ("stores", "frames")
-        )
-        starts = np.cumsum([0, *(len(chunk) for chunk in names)])
+        """The images at some positions in the list of all images, in the given order; reads only these."""
+        names, stores, frames = self._images
+        starts = _starts(names)
         in_chunk = np.searchsorted(starts, positions, "right") - 1
         for chunk, row in zip(in_chunk.tolist(), (positions - starts[in_chunk]).tolist(), strict=True):
             yield _image(names[chunk][row].as_py(), stores[chunk][row].as_py(), frames[chunk][row].as_py())
+
+    @cached_property
+    def _images(self) -> list[list[pa.Array]]:
+        """The columns of images, without the borders between rows."""
+        columns = (self.table.column(name).chunks for name in ("images", "stores", "frames"))
+        return [[chunk.flatten() for chunk in chunks] for chunks in columns]
 
     def lists(self, name: str) -> tuple[npt.NDArray[Any], npt.NDArray[np.int64]]:
         """A list column: its concatenated values, and where each row's values begin (one entry more than rows)."""
@@ -163,6 +183,11 @@ def reject_line(dataset: str, reject: Reject) -> bytes:
     safe = {key: value.encode("utf-8", "backslashreplace").decode() for key, value in fields.items()}
     detail = reject.detail[:500].encode("utf-8", "backslashreplace").decode()
     return orjson.dumps({"dataset": dataset, **safe, "detail": detail}) + b"\n"
+
+
+def _starts(chunks: list[pa.Array]) -> npt.NDArray[np.int64]:
+    """Where each chunk begins, and where the last one ends."""
+    return np.cumsum([0, *map(len, chunks)], dtype=np.int64)
 
 
 def _hashes(values: list[npt.NDArray[Any]], counts: npt.NDArray[np.int64]) -> npt.NDArray[np.uint64]:

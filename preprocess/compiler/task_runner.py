@@ -13,7 +13,7 @@ R = TypeVar("R")
 
 
 class TaskRunner:
-    """Counts the tasks that it ran and those that it found finished."""
+    """Counts the tasks whose results last, those that it ran and those that it found finished."""
 
     def __init__(self, engine: Engine, workers: int, progress: Progress) -> None:
         self._engine = engine
@@ -42,3 +42,19 @@ class TaskRunner:
                 results[waiting[number]] = result
                 advance(weight(tasks[waiting[number]]))
         return [result for result in results if result is not None]
+
+    def every_time(
+        self,
+        label: str,
+        function: Callable[[T], R],
+        tasks: Sequence[T],
+        *,
+        weight: Callable[[T], int] = lambda task: 1,
+    ) -> list[R]:
+        """The results of tasks that look at the present state of things, so that none is ever finished before."""
+        results: list[tuple[int, R]] = []
+        with self._progress.step(label, sum(map(weight, tasks))) as advance:
+            for number, result in self._engine(function, tasks, self.workers):
+                results.append((number, result))
+                advance(weight(tasks[number]))
+        return [result for _, result in sorted(results, key=lambda pair: pair[0])]

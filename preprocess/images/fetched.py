@@ -14,12 +14,13 @@ import hashlib
 import os
 import sqlite3
 import weakref
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import NamedTuple, TypeVar
 from urllib.parse import quote
 
 from preprocess.errors import DataError, RejectError
+from preprocess.images.stamps import Stamps, stamps_one_by_one
 from preprocess.images.tail import TAIL_BYTES
 
 T = TypeVar("T")
@@ -109,6 +110,9 @@ class FetchedStore:
         _, path = self._find(name)
         status = _of_file(path, path.stat)
         return status.st_size, status.st_mtime_ns
+
+    def stamps(self, names: Sequence[str]) -> Stamps:
+        return stamps_one_by_one(self.stamp, names)
 
     def names_below(self, name: str) -> list[str]:
         """A URL is never a folder."""

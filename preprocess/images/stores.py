@@ -17,21 +17,20 @@ from __future__ import annotations
 
 import errno
 import os
-import weakref
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Protocol, TypeVar
 
-import pyarrow as pa
+import numpy as np
+import numpy.typing as npt
 
 from preprocess.adapters.parsing.sample_records import is_image
 from preprocess.conversation import Image, is_embedded, is_url
-from preprocess.errors import DataError, RejectError
-from preprocess.images.base64_json import decode_base64
+from preprocess.errors import RejectError
+from preprocess.images.archive_store import ArchiveStore
 from preprocess.images.embedded import embedded_index, has_embedded
 from preprocess.images.fetched import FetchedStore, is_fetched_folder, not_fetched
-from preprocess.images.index import PROBLEMS, ArchiveEntry, ArchiveIndex, Packing
-from preprocess.images.index_cache import CachedIndex, build_index, current_files, find_index, is_prepared
+from preprocess.images.index_cache import build_index, current_files, find_index, is_prepared
 from preprocess.images.reading import (
     check_name,
     check_regular,
@@ -40,8 +39,8 @@ from preprocess.images.reading import (
     read_exactly,
     with_path,
 )
+from preprocess.images.stamps import MISSING, STAMP, Stamps, file_stamps
 from preprocess.images.tail import TAIL_BYTES
-from preprocess.images.zip_tar import LOCAL_HEADER_BYTES, zip_data_offset, zip_member
 
 __all__ = ["ArchiveStore", "FolderStore", "ImageStore", "StoreList"]
 __all__ += ["current_files", "is_prepared", "open_store", "open_stores", "prepare_store"]
@@ -70,6 +69,9 @@ class ImageStore(Protocol):
 
         Raises RejectError if there is no such image, OSError if another try may find one.
         """
+
+    def stamps(self, names: Sequence[str]) -> Stamps:
+        """The stamps of many images, [N]. Raises OSError as `stamp` does."""
 
     def names_below(self, name: str) -> list[str]:
         """The names of the images directly in the folder `name`, in natural order; empty if it is not a folder.
@@ -119,6 +121,23 @@ class StoreList:
     def stamp(self, image: Image) -> tuple[int, int]:
         return self._first(image, lambda store: store.stamp(image.name))
 
+    def stamps(self, names: Sequence[str], in_store: npt.NDArray[np.int64]) -> Stamps:
+        """The stamps of N images, [N]. in_store: for each the number of its store, or -1 to search all."""
+        result = np.zeros(len(names), STAMP)
+        result["size"] = MISSING
+        for number in np.unique(in_store[in_store >= 0]).tolist():
+            rows = np.flatnonzero(in_store == number)
+            result[rows] = self.stores[number].stamps([names[row] for row in rows.tolist()])
+        rows = np.flatnonzero(in_store < 0)
+        kinds = np.array([_kind(names[row]) for row in rows.tolist()], np.int64)
+        searched: list[Sequence[ImageStore]] = [self._by_name, self._by_url, self._embedded]
+        for kind, stores in enumerate(searched):
+            waiting = rows[kinds == kind]
+            for store in stores:
+                result[waiting] = store.stamps([names[row] for row in waiting.tolist()])
+                waiting = waiting[result["size"][waiting] == MISSING]
+        return result
+
     def names_below(self, image: Image) -> list[str]:
         """The names of the images in the folder that a reference names, in the first store that has some."""
         if is_url(image.name) or is_embedded(image.name):
@@ -141,6 +160,11 @@ class StoreList:
                     raise
                 missing.append(error.detail)
         raise RejectError("image_missing", "; ".join(missing) or f"no image store to look for {image.name!r} in")
+
+
+def _kind(name: str) -> int:
+    """0 for a name in a folder or archive, 1 for a URL, 2 for an image inside a record."""
+    return 1 if is_url(name) else 2 if is_embedded(name) else 0
 
 
 class FolderStore:
@@ -184,6 +208,9 @@ class FolderStore:
         check_regular(name, status)
         return status.st_size, status.st_mtime_ns
 
+    def stamps(self, names: Sequence[str]) -> Stamps:
+        return file_stamps(self.prefix, names, self.stamp)
+
     def names_below(self, name: str) -> list[str]:
         check_name(name, in_folder=True)
         try:
@@ -205,87 +232,3 @@ class FolderStore:
         if error.errno in _NO_READING:
             return RejectError("image_unreadable", f"{name!r} cannot be read: {error.strerror}")
         return with_path(error, self.prefix + name)
-
-
-class ArchiveStore:
-    """Images in one archive, found through its index. Names are keys of the index, never paths."""
-
-    def __init__(self, path: Path, cached: CachedIndex) -> None:
-        self.path = path
-        try:
-            self.index = ArchiveIndex(cached.index_file)
-            self.file = os.open(cached.data_file, os.O_RDONLY | os.O_CLOEXEC)
-        except (OSError, pa.ArrowException) as error:
-            if isinstance(error, OSError) and error.errno is not None:  # not the file's fault; Arrow's have no errno
-                raise
-            raise DataError(f"{cached.index_file}: cannot be read ({error}); delete it and run again") from None
-        self.state = cached.state
-        self.data_path = str(cached.data_file)
-        self.data_size = os.fstat(self.file).st_size
-        weakref.finalize(self, os.close, self.file)
-
-    def read(self, name: str) -> bytes:
-        entry = self._find(name)
-        if problem := PROBLEMS.get(entry.packing):
-            raise RejectError("image_unreadable", f"{name!r} in {self.path}: {problem}")
-        try:
-            return self._unpack(name, entry)
-        except ValueError as error:
-            raise RejectError("image_unreadable", f"{name!r} in {self.path}: {error}") from None
-        except OSError as error:
-            raise with_path(error, self.data_path) from None
-
-    def tail(self, name: str) -> tuple[int, bytes]:
-        entry = self._find(name)
-        if entry.packing == Packing.RAW and entry.size:
-            check_size(name, entry.size)
-            count = min(entry.size, TAIL_BYTES)
-            try:
-                return entry.size, self._packed(entry.offset + entry.size - count, count)
-            except ValueError as error:
-                raise RejectError("image_unreadable", f"{name!r} in {self.path}: {error}") from None
-            except OSError as error:
-                raise with_path(error, self.data_path) from None
-        data = self.read(name)
-        return len(data), data[-TAIL_BYTES:]
-
-    def stamp(self, name: str) -> tuple[int, int]:
-        self._find(name)
-        return self.state
-
-    def names_below(self, name: str) -> list[str]:
-        check_name(name)
-        if self.index.find(name) is not None:
-            return []
-        return in_natural_order(name, [below for below in self.index.below(name) if is_image(below)])
-
-    def _find(self, name: str) -> ArchiveEntry:
-        check_name(name)
-        entry = self.index.find(name)
-        if entry is None:
-            example = self.index.example()
-            keys = "it is empty" if example is None else f"its keys look like {example!r}"
-            raise RejectError("image_missing", f"{self.path} has no {name!r}; {keys}")
-        return entry
-
-    def _unpack(self, name: str, entry: ArchiveEntry) -> bytes:
-        offset = entry.offset
-        if entry.packing in (Packing.ZIP_STORED, Packing.ZIP_DEFLATED):
-            offset = zip_data_offset(self._packed(offset, LOCAL_HEADER_BYTES), offset)
-            check_size(name, entry.unpacked_size)
-        check_size(name, entry.size)
-        packed = self._packed(offset, entry.size)
-        if entry.packing == Packing.RAW:
-            return packed
-        if entry.packing in (Packing.BASE64, Packing.BASE64_ESCAPED):
-            data = decode_base64(packed, escaped=entry.packing == Packing.BASE64_ESCAPED)
-        else:
-            data = zip_member(packed, entry.packing, entry.crc, entry.unpacked_size)
-        check_size(name, len(data))
-        return data
-
-    def _packed(self, offset: int, size: int) -> bytes:
-        """Raises ValueError for a place that the archive never had, OSError if it has it no more."""
-        if offset + size > self.data_size:
-            raise ValueError(f"expected {size} bytes at byte {offset}, but the archive ends at byte {self.data_size}")
-        return read_exactly(self.file, self.data_path, size, offset)

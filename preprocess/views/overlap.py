@@ -99,6 +99,7 @@ def find_overlap(
         stage = FingerprintStage(
             spools={},
             stores={},
+            states={},
             cache=Path(scratch),
             max_pixels=_MAX_PIXELS,
             run=TaskRunner(kept, workers, progress or Silent()),

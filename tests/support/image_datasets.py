@@ -8,6 +8,7 @@ from typing import TypeVar
 
 from dst.common.progress import Silent
 from preprocess.compiler.fingerprints import FingerprintStage
+from preprocess.compiler.image_states import image_states
 from preprocess.compiler.spool import Spool, write_spool
 from preprocess.compiler.task_runner import TaskRunner
 from preprocess.conversation import Conversation, Image, OfficialSplit, RecordSource, Turn
@@ -76,13 +77,15 @@ def stage_of(
     run: Here | None = None,
 ) -> FingerprintStage:
     """The fingerprint stage of datasets whose images are in `folder / name`, unless `stores` says where."""
-    spools = spools_of(folder, datasets)
+    spools, run = spools_of(folder, datasets), run or Here()
+    places = {name: tuple(stores[name]) if stores else (folder / name,) for name in spools}
     return FingerprintStage(
         spools=spools,
-        stores={name: tuple(stores[name]) if stores else (folder / name,) for name in spools},
+        stores=places,
+        states=image_states(spools, places, folder / ".cache", run),
         cache=folder / ".cache",
         max_pixels=10**6,
-        run=run or Here(),
+        run=run,
         used=set(),
         looks=[],
     )

@@ -125,6 +125,7 @@ def test_near_copies_stay_on_one_side_if_the_split_asks_for_it(tmp_path: Path) -
 
 
 def test_without_a_switch_or_an_eval_side_no_image_is_read(tmp_path: Path) -> None:
+    (tmp_path / "x").mkdir()
     run = Here()
     stage = stage_of(tmp_path, {"x": [about("missing.jpg")]}, run=run)
     select(Blend(tokenizer="", datasets=(Dataset(name="x", adapter="chat"),)), stage)

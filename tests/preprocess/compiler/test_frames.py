@@ -13,6 +13,7 @@ from preprocess.blend.resolve import prepare, request_of
 from preprocess.compiler.fingerprints import FingerprintStage
 from preprocess.compiler.frames import FramesStage
 from preprocess.compiler.image_copies import copies_by_bytes, copies_by_look
+from preprocess.compiler.image_states import image_states
 from preprocess.compiler.ingest import Ingested, ingest_task, run_ingest
 from preprocess.compiler.spool import Spool
 from preprocess.compiler.task_runner import TaskRunner
@@ -85,6 +86,7 @@ def spread(folder: Path, count: int, **settings: Any) -> tuple[Ingested, Spool, 
     compare = FingerprintStage(
         spools={"mine": spool},
         stores={"mine": stores},
+        states=image_states({"mine": spool}, {"mine": stores}, folder / "cache", run),
         cache=folder / "cache",
         max_pixels=10**6,
         run=run,
