@@ -14,7 +14,7 @@ import click
 from dst.common.cli import note, run_command
 from dst.common.terminal_text import json_line, visible
 from preprocess.cli_compare import diff, overlap
-from preprocess.cli_options import PATH, PrepCommand, build_location, location, usable_cpus
+from preprocess.cli_options import PATH, PrepCommand, build_location, location
 from preprocess.cli_stats import stats
 from preprocess.cli_template import template
 from preprocess.cli_view import inspect, view
@@ -34,11 +34,16 @@ def cli() -> None:
 @click.option("--blend", required=True, type=PATH, help="The blend file: datasets, amounts, template, tokenizer.")
 @click.option("--out", type=location, help="The build folder or a URL. [default: `out:` of the blend, else ./build]")
 @click.option("--work", type=PATH, help="Where a build for a URL is compiled. [default: a folder in ~/.cache/dsvl]")
-@click.option("--workers", type=click.IntRange(min=1), default=usable_cpus, show_default="the CPUs it may use")
+@click.option("--workers", type=click.IntRange(min=1), show_default="the CPUs it may use; with Ray, the cluster's")
 @click.option("--set", "settings", multiple=True, metavar="a.b=value", help="Change a setting; may be given often.")
 @click.option("--json", "as_json", is_flag=True, help="Print the counts as JSON.")
 def build(
-    blend: Path, out: str | Path | None, work: Path | None, workers: int, settings: tuple[str, ...], as_json: bool
+    blend: Path,
+    out: str | Path | None,
+    work: Path | None,
+    workers: int | None,
+    settings: tuple[str, ...],
+    as_json: bool,
 ) -> None:
     """Compile a blend into a build folder, or to a URL; what an earlier run finished is used again."""
     from dst.common.progress import Bar

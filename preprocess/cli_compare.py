@@ -9,8 +9,9 @@ from typing import Literal
 import click
 
 from dst.common.cli import PAGE
+from dst.common.cpus import usable_cpus
 from dst.common.terminal_text import json_line
-from preprocess.cli_options import PATH, PrepCommand, location, usable_cpus
+from preprocess.cli_options import PATH, PrepCommand, location
 
 
 @click.command(cls=PrepCommand)

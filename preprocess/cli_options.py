@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import functools
-import os
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, ClassVar
@@ -25,11 +24,6 @@ class PrepCommand(Command):
 def location(text: str) -> str | Path:
     """A folder, or a URL, which stays text: a Path would take a slash from it."""
     return text if "://" in text else Path(text)
-
-
-def usable_cpus() -> int:
-    """The CPUs this process may use: fewer than the machine has inside a container or a batch job."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def build_location(command: Callable[..., None]) -> Callable[..., None]:

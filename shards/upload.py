@@ -1,4 +1,4 @@
-"""Publish a finished local build at a URL.
+"""Publish a build at a URL: each shard as soon as it is complete, by whoever made it, and at last the rest.
 
 Rule: as in a folder, a manifest there never describes files it was not made for. Shards go first: their names hold
 their digests, so they overwrite nothing that an older manifest names. If the tokenizer's files or the rejects must
@@ -11,7 +11,7 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import re
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -71,10 +71,26 @@ def check_target(store: RemoteStore) -> None:
         )
 
 
+def send_shard(root: Path, shard: ShardInfo, store: RemoteStore) -> None:
+    """Bring the two files of a shard from below `root` to the URL, unless they are there. Raises ShardError.
+
+    Names hold digests, so a file of this name with this size is one that an interrupted run sent; it is read, as a
+    damaged one must be sent again.
+    """
+    digests = {shard.path: shard.sha256, shard.index: shard.index_sha256}
+    for path, size in shard.sizes():
+        try:
+            there = store.size(path)
+        except FileNotFoundError:
+            there = None
+        if there != size or not _same(store, path, digests[path]):
+            _put(root, store, path)
+
+
 def plan_upload(folder: Path, store: RemoteStore) -> Upload:
     """Compare a finished build with what is at the URL. Raises ShardError if either cannot be read."""
     manifest = read_manifest(LocalStore(folder))
-    shards = {path: size for _, _, info in manifest.shards() for path, size in _sizes(info)}
+    shards = {path: size for _, _, info in manifest.shards() for path, size in info.sizes()}
     others = {path: (folder / path).stat().st_size for path in manifest.files}
     there = store.sizes("shards")
     old = _read(store, NAME)
@@ -117,11 +133,6 @@ def run_upload(
         _remove(store, path)
 
 
-def _sizes(info: ShardInfo) -> Iterable[tuple[str, int]]:
-    yield info.path, info.size
-    yield info.index, info.index_size
-
-
 def _entries(store: RemoteStore) -> set[str]:
     """Names at the URL, one level deep. Raises FileNotFoundError if there is not even a bucket."""
 
@@ -162,6 +173,9 @@ def _put(folder: Path, store: RemoteStore, path: str) -> None:
     except NotImplementedError:
         raise ShardError(f"{store.name(path)}: cannot be written: fsspec only reads from URLs of this kind") from None
     except (NetworkError, FileNotFoundError) as error:
+        if not (folder / path).exists():
+            step = "it was removed there after its task had sent it; run the same build again"
+            raise ShardError(f"{store.name(path)}: is not there: {step}") from None
         raise ShardError(f"{store.name(path)}: cannot be written: {error}") from error
 
 

@@ -11,24 +11,32 @@ from __future__ import annotations
 
 import contextlib
 import fcntl
+import secrets
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager
+from dataclasses import replace
+from functools import partial
 from pathlib import Path
+from typing import TYPE_CHECKING
 
+from dst.common.cpus import usable_cpus
 from dst.common.progress import Progress, Silent
 from preprocess.blend.config import Blend, Dataset
 from preprocess.blend.inputs import Inputs
 from preprocess.blend.resolve import Prepared, prepare, request_of
+from preprocess.compiler.cluster_nodes import node_needs
 from preprocess.compiler.commit import CACHE, StageResults, finish, sweep_partials
 from preprocess.compiler.decoded_images import NAME as DECODED
 from preprocess.compiler.decoded_images import write_decoded
-from preprocess.compiler.engines import ENGINES, keeping_workers
+from preprocess.compiler.engines import ENGINES, Engine, keeping_workers
 from preprocess.compiler.fingerprints import FOLDER as FINGERPRINTS
 from preprocess.compiler.fingerprints import FingerprintStage
 from preprocess.compiler.frames import FramesStage
 from preprocess.compiler.image_states import image_states
 from preprocess.compiler.ingest import Ingested, finished, ingest_task, run_ingest
 from preprocess.compiler.plan import make_context, official_use, plan_tasks
-from preprocess.compiler.publish import Published, publish, target
+from preprocess.compiler.publish import Published, RemoteTarget, target
+from preprocess.compiler.ray_engine import RayEngine
 from preprocess.compiler.report import BuildReport, DatasetReport
 from preprocess.compiler.run_task import read_result, run_task
 from preprocess.compiler.select import Selection, select
@@ -45,20 +53,24 @@ from shards.format.manifest import EvaluationQuestions
 from shards.format.manifest_file import NAME as MANIFEST
 from shards.format.manifest_file import is_build
 
+if TYPE_CHECKING:
+    from shards.storage.remote import RemoteStore
+
 
 def run_build(
     path: Path,
     *,
     out: str | Path | None = None,
     work: Path | None = None,
-    workers: int = 1,
+    workers: int | None = None,
     settings: Sequence[str] = (),
     progress: Progress | None = None,
 ) -> BuildReport:
     """Compile the blend file at `path` into a build folder; if `out` is a URL, publish it there.
 
     out: the folder or URL; default: the file's `out:`, else ./build. work: the folder where a build for a URL is
-    compiled; it stays for the next run; default: a folder of its own for each URL. settings: `a.b=value` overrides.
+    compiled; it stays for the next run; default: a folder of its own for each URL. workers: tasks at the same time;
+    None: one for each CPU that this process may use, or that the Ray cluster has. settings: `a.b=value` overrides.
     Raises ConfigError or shards.LocationError (no work was done), or DataError or ShardError (finished work stays for
     the next run).
     """
@@ -70,7 +82,7 @@ def build_and_publish(
     *,
     out: str | Path | None = None,
     work: Path | None = None,
-    workers: int = 1,
+    workers: int | None = None,
     settings: Sequence[str] = (),
     progress: Progress | None = None,
 ) -> tuple[BuildReport, Published | None]:
@@ -79,9 +91,10 @@ def build_and_publish(
     blend = prepared.blend
     folder, store = target(path, blend, out, work)
     progress = progress or Silent()
-    with _locked(folder), keeping_workers(ENGINES[blend.engine]) as engine:
+    with _locked(folder), _engine(prepared, folder, store, workers) as engine:
         sweep_partials(folder)
-        run = TaskRunner(engine, workers, progress)
+        remote = RemoteTarget(store, folder / CACHE / "published") if store else None
+        run = TaskRunner(engine, workers or usable_cpus(), progress)
         _index_archives(prepared, folder, run)
         ingested, spools = _ingest(prepared, folder, run)
         used: set[Path] = set()
@@ -100,8 +113,9 @@ def build_and_publish(
         )
         selection = select(blend, fingerprints, prepared.evaluation_sets)
         decoded = _decoded_images(blend, fingerprints)
-        tasks = _tasks(prepared, folder, fingerprints, selection.sides, decoded)
-        results = run("compiling", run_task, tasks, known=read_result, weight=lambda task: len(task.rows))
+        tasks = _tasks(prepared, folder, fingerprints, selection.sides, decoded, store.location if store else None)
+        known = partial(read_result, remote=remote.before if remote else None)
+        results = run("compiling", run_task, tasks, known=known, weight=lambda task: len(task.rows))
         reports = {
             dataset.name: _report(
                 blend, dataset, ingested[dataset.name], prepared.inputs[dataset.name], spools[dataset.name], selection
@@ -120,8 +134,19 @@ def build_and_publish(
         stages = StageResults(
             spools=spools, selection=selection, tasks=tasks, results=results, fingerprints=fingerprints.used
         )
-        finish(folder, prepared, report, stages)
-        return report, publish(folder, store, progress) if store else None
+        finish(folder, prepared, report, stages, remote=remote.folder if remote else None)
+        return report, remote.publish((shard for _, shard in stages.shards()), progress) if remote else None
+
+
+def _engine(
+    prepared: Prepared, folder: Path, store: RemoteStore | None, workers: int | None
+) -> AbstractContextManager[Engine]:
+    """The blend's engine. Ray's nodes share the build folder, or, if the build goes to a URL, nothing."""
+    if prepared.blend.engine != "ray":
+        return keeping_workers(ENGINES[prepared.blend.engine])
+    paths = [path for inputs in prepared.inputs.values() for path in (*inputs.annotations, *inputs.images)]
+    needs = node_needs(paths, None if store else folder / CACHE / "lock")
+    return RayEngine(workers, needs, carrier_of=(folder, folder / CACHE) if store else None)
 
 
 def _index_archives(prepared: Prepared, folder: Path, run: TaskRunner) -> None:
@@ -192,7 +217,12 @@ def _stores(prepared: Prepared, dataset: str, spool: Spool) -> tuple[Path, ...]:
 
 
 def _tasks(
-    prepared: Prepared, folder: Path, stage: FingerprintStage, sides: Mapping[str, Side], decoded: Path | None
+    prepared: Prepared,
+    folder: Path,
+    stage: FingerprintStage,
+    sides: Mapping[str, Side],
+    decoded: Path | None,
+    url: str | None,
 ) -> list[CompileTask]:
     cache = folder / CACHE
     tokenizer = cache / "tokenizer" / prepared.tokenizer.fingerprint[:32]
@@ -214,7 +244,7 @@ def _tasks(
             template=(template.name, template.source),
             decoded=decoded,
         )
-        name = dataset.name
+        context, name = replace(context, url=url), dataset.name
         tasks += plan_tasks(prepared.blend, dataset, context, stage.spools[name], sides[name], stage.states[name])
     return tasks
 
@@ -255,7 +285,7 @@ def _locked(folder: Path) -> Iterator[None]:
         raise ConfigError([f"{folder}: holds other files, which a build would mix with its own; choose another --out"])
     try:
         (folder / CACHE).mkdir(parents=True, exist_ok=True)
-        lock = (folder / CACHE / "lock").open("w")
+        lock = (folder / CACHE / "lock").open("a")
     except OSError as error:
         raise ConfigError([f"{folder}: cannot be written ({error.strerror}); choose another --out"]) from None
     with lock:
@@ -263,4 +293,7 @@ def _locked(folder: Path) -> Iterator[None]:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
             raise DataError(f"{folder}: another build is running there; wait for it, or choose another --out") from None
+        lock.truncate(0)
+        lock.write(secrets.token_hex(8))  # by which a node of a cluster knows the folder
+        lock.flush()
         yield

@@ -10,7 +10,7 @@ import os
 import re
 import shutil
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence, Set
+from collections.abc import Iterable, Iterator, Mapping, Sequence, Set
 from dataclasses import asdict, dataclass
 from functools import partial
 from importlib import metadata
@@ -64,8 +64,13 @@ class StageResults:
                 yield task, result.shard
 
 
-def finish(folder: Path, prepared: Prepared, report: BuildReport, work: StageResults) -> None:
-    """Raises DataError, without a change to the build, for a dataset with too many rejects or without samples."""
+def finish(
+    folder: Path, prepared: Prepared, report: BuildReport, work: StageResults, *, remote: Path | None = None
+) -> None:
+    """Raises DataError, without a change to the build, for a dataset with too many rejects or without samples.
+
+    remote: of a build whose shards are at a URL, the folder for its other files, from which they are sent there.
+    """
     for dataset in report.datasets.values():
         assert dataset.records == dataset.members + sum(dataset.rejects.values()), dataset
         inputs = prepared.inputs[dataset.name]
@@ -88,10 +93,10 @@ def finish(folder: Path, prepared: Prepared, report: BuildReport, work: StageRes
             report.datasets[name].draws, report.datasets[name].share = share.samples, share.share
         prepared.tokenizer.save(scratch / "tokenizer", prepared.template("").source)
         files = {path.relative_to(scratch).as_posix(): path for path in sorted(scratch.rglob("*")) if path.is_file()}
-        _publish(folder, _manifest(prepared, report, work, files), files, work)
+        _publish(remote or folder, _manifest(prepared, report, work, files), files, () if remote else work.shards())
     finally:
         shutil.rmtree(scratch)
-    _sweep(folder, prepared, work)
+    _sweep(folder, prepared, work, has_shards=remote is None)
 
 
 def sweep_partials(folder: Path) -> None:
@@ -218,12 +223,14 @@ def _dataset_info(
     )
 
 
-def _publish(folder: Path, manifest: Manifest, files: Mapping[str, Path], work: StageResults) -> None:
+def _publish(
+    folder: Path, manifest: Manifest, files: Mapping[str, Path], shards: Iterable[tuple[CompileTask, ShardInfo]]
+) -> None:
     changed = [name for name, path in files.items() if not _same(folder / name, path)]
     if changed:
         (folder / MANIFEST).unlink(missing_ok=True)
     moved = [(files[name], folder / name) for name in changed]
-    for task, shard in work.shards():
+    for task, shard in shards:
         root = shard_root(task, shard)
         if root != folder:
             moved += [(root / path, folder / path) for path in (shard.index, shard.path)]
@@ -241,10 +248,14 @@ def _same(path: Path, other: Path) -> bool:
     return path.is_file() and path.stat().st_size == other.stat().st_size and file_sha256(path) == file_sha256(other)
 
 
-def _sweep(folder: Path, prepared: Prepared, work: StageResults) -> None:
+def _sweep(folder: Path, prepared: Prepared, work: StageResults, *, has_shards: bool) -> None:
     """Remove our own files that belong to nothing of this build: shards, cached results, indexes of archives."""
     cache = folder / CACHE
-    keep = {folder / path for _, shard in work.shards() for path in (shard.path, shard.index, f"{shard.path}.idx")}
+    keep = {
+        folder / path
+        for _, shard in (work.shards() if has_shards else ())
+        for path in (shard.path, shard.index, f"{shard.path}.idx")
+    }
     keep |= {path for task in work.tasks for path in (task.marker, task.rejects)}
     keep |= {spool.folder for spool in work.spools.values()}
     keep |= {cache / "tokenizer" / prepared.tokenizer.fingerprint[:32]}
@@ -267,3 +278,7 @@ def _sweep(folder: Path, prepared: Prepared, work: StageResults) -> None:
         if empty.is_dir() and not any(empty.iterdir()):
             empty.rmdir()
     (folder / f"failed-{REJECTS}").unlink(missing_ok=True)
+    if not has_shards:  # what the folder held when it was a whole build
+        for name in (MANIFEST, REJECTS):
+            (folder / name).unlink(missing_ok=True)
+        shutil.rmtree(folder / "tokenizer", ignore_errors=True)

@@ -21,6 +21,7 @@ from typing import Any, Protocol, TypeVar
 
 from preprocess.compiler.ray_engine import ray_engine
 from preprocess.compiler.task_errors import USERS_TO_MEND, failure_text
+from preprocess.compiler.task_report import TaskReport, unreported
 from preprocess.errors import DataError
 
 T = TypeVar("T")
@@ -32,13 +33,17 @@ PerTask = Callable[[T], R]
 class Engine(Protocol):
     """Yields (index of the task, result) as tasks finish. Raises DataError if a task or its worker fails."""
 
-    def __call__(self, function: PerTask[T, R], tasks: Iterable[T], workers: int) -> Iterator[tuple[int, R]]: ...
+    def __call__(
+        self, function: PerTask[T, R], tasks: Iterable[T], workers: int, report: TaskReport = unreported
+    ) -> Iterator[tuple[int, R]]: ...
 
 
-def process_engine(function: PerTask[T, R], tasks: Iterable[T], workers: int) -> Iterator[tuple[int, R]]:
+def process_engine(
+    function: PerTask[T, R], tasks: Iterable[T], workers: int, report: TaskReport = unreported
+) -> Iterator[tuple[int, R]]:
     """Spawned processes, each with one task at a time."""
     with _Crew() as crew:
-        yield from crew(function, tasks, workers)
+        yield from crew(function, tasks, workers, report)
 
 
 @contextlib.contextmanager
@@ -67,7 +72,9 @@ class _Crew:
         while self._workers:
             self._workers.pop().retire()
 
-    def __call__(self, function: PerTask[T, R], tasks: Iterable[T], workers: int) -> Iterator[tuple[int, R]]:
+    def __call__(
+        self, function: PerTask[T, R], tasks: Iterable[T], workers: int, report: TaskReport = unreported
+    ) -> Iterator[tuple[int, R]]:
         queue = deque(enumerate(tasks))
         try:
             while len(self._workers) < min(workers, len(queue)):
@@ -77,6 +84,7 @@ class _Crew:
                 busy[worker.pipe] = worker
                 worker.give(function, queue.popleft())
             while busy:
+                report(len(busy), len(queue), 0)
                 for pipe in wait(list(busy)):
                     worker = busy[pipe]
                     yield worker.take()

@@ -1,12 +1,15 @@
 """A build that goes to a URL: where it is compiled, and how it gets there.
 
-Rule: it is compiled in a folder of this machine like any other build; the folder stays, so that the next run reuses it.
-Whether the URL can be used is checked before work starts.
+Rule: each task sends its shard and keeps no copy, so the local folder holds only what the next run needs to reuse what
+is finished. Whether the URL can be used is checked before work starts. The next run takes a shard there for the one
+that was sent if its size, and the mark that the storage gives to each version of a file, are the same.
 """
 
 from __future__ import annotations
 
 import hashlib
+import json
+from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -14,6 +17,8 @@ from typing import TYPE_CHECKING, Any
 from dst.common.progress import Progress
 from preprocess.blend.config import Blend
 from preprocess.errors import ConfigError
+from shards.files import replace_file
+from shards.format.shard_info import ShardInfo
 from shards.storage.cache import cache_home
 from shards.storage.store import local_folder
 
@@ -32,6 +37,44 @@ class Published:
 
     def to_json(self) -> dict[str, Any]:
         return asdict(self)
+
+
+class RemoteTarget:
+    """The URL of a build. folder: for the files next to the shards until they are sent, and what was last seen there.
+
+    before: path -> bytes of the shards that are there, without those that were written by others since the last run.
+    """
+
+    def __init__(self, store: RemoteStore, folder: Path) -> None:
+        """Asks the URL for its shards. Raises ShardError if it cannot be listed."""
+        self.store = store
+        self.folder = folder
+        self._seen = folder.with_suffix(".json")
+        known = _read_marks(self._seen)
+        self.before = {
+            path: size for path, (size, mark) in store.versions("shards").items() if known.get(path, mark) == mark
+        }
+
+    def publish(self, shards: Iterable[ShardInfo], progress: Progress) -> Published:
+        """Send what is not there, and the manifest last. shards: of the build, which tasks have sent.
+
+        Raises ShardError; what was sent stays for the next run.
+        """
+        from shards.upload import plan_upload, run_upload
+
+        upload = plan_upload(self.folder, self.store)
+        if upload.paths or upload.stale:
+            with progress.step("uploading", upload.size_bytes) as advance:
+                run_upload(upload, self.store, progress=advance)
+        sent = [size for info in shards for path, size in info.sizes() if path not in self.before]
+        marks = {path: mark for path, (_, mark) in self.store.versions("shards").items()}
+        replace_file(self._seen, json.dumps(marks).encode())
+        return Published(
+            location=self.store.location,
+            uploaded_files=len(sent) + len(upload.paths),
+            uploaded_bytes=sum(sent) + upload.size_bytes,
+            removed_files=len(upload.stale),
+        )
 
 
 def target(path: Path, blend: Blend, out: str | Path | None, work: Path | None) -> tuple[Path, RemoteStore | None]:
@@ -56,17 +99,10 @@ def target(path: Path, blend: Blend, out: str | Path | None, work: Path | None) 
     return (work or cache_home() / "builds" / key).absolute(), store
 
 
-def publish(folder: Path, store: RemoteStore, progress: Progress) -> Published:
-    """Upload a finished build to its URL. Raises ShardError; uploaded files stay for the next run."""
-    from shards.upload import plan_upload, run_upload
-
-    upload = plan_upload(folder, store)
-    if upload.paths or upload.stale:
-        with progress.step("uploading", upload.size_bytes) as advance:
-            run_upload(upload, store, progress=advance)
-    return Published(
-        location=store.location,
-        uploaded_files=len(upload.paths),
-        uploaded_bytes=upload.size_bytes,
-        removed_files=len(upload.stale),
-    )
+def _read_marks(path: Path) -> Mapping[str, str]:
+    """path of a shard -> its mark when the last run ended; none if there was no such run."""
+    try:
+        marks = json.loads(path.read_bytes())
+    except (OSError, ValueError):
+        return {}
+    return {str(name): str(mark) for name, mark in marks.items()} if isinstance(marks, dict) else {}

@@ -9,11 +9,11 @@ from __future__ import annotations
 
 import json
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from functools import partial
+from functools import lru_cache, partial
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -32,6 +32,9 @@ from shards.files import file_sha256, replace_file
 from shards.format.branches import IntArray
 from shards.images.tiles import described as described_grid
 
+if TYPE_CHECKING:
+    from shards.storage.remote import RemoteStore
+
 
 def run_task(task: CompileTask) -> TaskResult:
     """Write the task's shard, its rejects and its marker. Raises DataError or OSError if another try may succeed."""
@@ -48,9 +51,11 @@ def run_task(task: CompileTask) -> TaskResult:
     except BaseException:
         writer.discard()
         raise
+    if shard and context.url:
+        _send(task.staging, shard, context.url)
     result = TaskResult(
         shard=shard,
-        changed_ns=_changed_ns(task.staging, shard) if shard else (),
+        changed_ns=() if shard is None or context.url else _changed_ns(task.staging, shard),
         members=outcome.members,
         ids=outcome.ids,
         notes=dict(sorted(outcome.notes.items())),
@@ -64,12 +69,17 @@ def run_task(task: CompileTask) -> TaskResult:
     return result
 
 
-def read_result(task: CompileTask) -> TaskResult | None:
-    """The result of an earlier run of the same task, if its shard still exists and has not changed since."""
+def read_result(task: CompileTask, remote: Mapping[str, int] | None = None) -> TaskResult | None:
+    """The result of an earlier run of the same task, if its shard still exists and has not changed since.
+
+    remote: path -> bytes of the shards at the URL, if the build goes to one.
+    """
     try:
         result = TaskResult.from_json(json.loads(task.marker.read_bytes()))
         if result.rejects and not task.rejects.is_file():
             return None
+        if remote is not None and result.shard is not None:
+            return result if all(remote.get(path) == size for path, size in result.shard.sizes()) else None
         return result if result.shard is None or _untouched(task, result.shard, result.changed_ns) else None
     except (OSError, ValueError, KeyError, TypeError):
         return None
@@ -78,6 +88,23 @@ def read_result(task: CompileTask) -> TaskResult | None:
 def shard_root(task: CompileTask, shard: ShardInfo) -> Path:
     """The folder above the shard: staging while it is new, the build once a manifest names it."""
     return task.staging if (task.staging / shard.path).is_file() else task.context.build
+
+
+def _send(root: Path, shard: ShardInfo, url: str) -> None:
+    """Bring a complete shard to the URL, and remove it here: local files are those of the tasks that run."""
+    from shards.upload import send_shard  # fsspec is loaded only for URLs
+
+    send_shard(root, shard, _remote_store(url))
+    for path, _ in shard.sizes():
+        (root / path).unlink()
+
+
+@lru_cache(maxsize=1)
+def _remote_store(url: str) -> RemoteStore:
+    """One connection for each worker process."""
+    from shards.storage.remote import RemoteStore
+
+    return RemoteStore(url)
 
 
 def _untouched(task: CompileTask, shard: ShardInfo, changed_ns: tuple[int, ...]) -> bool:

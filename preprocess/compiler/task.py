@@ -52,6 +52,8 @@ class TaskContext:
     """Of the dataset's filter."""
     decoded: Path | None
     """The file of the images that need no further decoding; a result does not depend on it, and neither does a key."""
+    url: str | None = None
+    """Where shards are sent as soon as they are complete; None: they stay in the cache until a manifest names them."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -82,9 +84,10 @@ class CompileTask:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TaskResult:
-    """The result of a task. ids: stored tokens; changed_ns: mtimes of the shard's tar and index.
+    """The result of a task.
 
-    filtered: rule of the filter -> records that it drops; they are among the rejects.
+    ids: stored tokens. changed_ns: mtimes of the shard's tar and index; none if they are at a URL. filtered: rule of
+    the filter -> records that it drops; they are among the rejects.
     """
 
     shard: ShardInfo | None

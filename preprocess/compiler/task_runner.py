@@ -38,7 +38,8 @@ class TaskRunner:
         if not waiting:
             return [result for result in results if result is not None]
         with self._progress.step(label, sum(weight(tasks[index]) for index in waiting)) as advance:
-            for number, result in self._engine(function, [tasks[index] for index in waiting], self.workers):
+            todo = [tasks[index] for index in waiting]
+            for number, result in self._engine(function, todo, self.workers, self._progress.tasks):
                 results[waiting[number]] = result
                 advance(weight(tasks[waiting[number]]))
         return [result for result in results if result is not None]

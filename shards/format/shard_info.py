@@ -35,6 +35,10 @@ class ShardInfo:
         """`branches`, with (samples,) for None."""
         return (self.samples,) if self.branches is None else self.branches
 
+    def sizes(self) -> tuple[tuple[str, int], tuple[str, int]]:
+        """(path, bytes) of its two files."""
+        return (self.path, self.size), (self.index, self.index_size)
+
 
 _BRANCHES, _TILES = "branches", "tiles"
 _OPTIONAL = (_BRANCHES, _TILES)

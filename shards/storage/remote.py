@@ -45,6 +45,9 @@ _ERRORS = (
     ("http.client", "HTTPException"),
     ("httpx", "HTTPError"),
 )
+_MARKS = ("ETag", "etag", "md5Hash", "generation", "mtime", "created")
+"""Where the file systems of fsspec have what changes when a file is written again"""
+
 _REFUSED = ("NoCredentialsError", "PartialCredentialsError", "ProfileNotFound", "DefaultCredentialsError")
 _OF_THE_EXTRA = ("s3", "s3a", "gs", "gcs", "http", "https")
 """Protocols of the packages that dsvl[remote] brings"""
@@ -107,12 +110,25 @@ class RemoteStore:
 
     def sizes(self, folder: str) -> dict[str, int]:
         """path -> bytes of all files below a folder of the build; none if it is not there."""
+        return {path: size for path, (size, _) in self.versions(folder).items()}
+
+    def versions(self, folder: str) -> dict[str, tuple[int, str]]:
+        """path -> (bytes, mark) of all files below a folder. The mark changes when a file is written again.
+
+        It is the ETag or what the storage has in place of it; "" where there is nothing of the kind.
+        """
         with _named(self.name(folder)):
             try:
                 root, files = self.ask(lambda files, root: (root, _find(files, f"{root}/{folder}")))
             except FileNotFoundError:
                 return {}
-        return {path.removeprefix(root).strip("/"): int(info["size"]) for path, info in files.items()}
+        return {
+            path.removeprefix(root).strip("/"): (
+                int(info["size"]),
+                next((str(info[key]) for key in _MARKS if info.get(key)), ""),
+            )
+            for path, info in files.items()
+        }
 
     def advice(self, local: Path) -> str:
         return f"; if only the copy {local} is damaged, delete it, and it is downloaded again"

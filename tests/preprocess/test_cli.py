@@ -237,14 +237,14 @@ def test_error_messages_hold_no_control_characters(tmp_path: Path) -> None:
 def test_as_many_workers_as_cpus_that_the_process_may_use(monkeypatch: pytest.MonkeyPatch) -> None:
     import os
 
-    from preprocess.cli import build
-    from preprocess.cli_options import usable_cpus
+    from dst.common.cpus import usable_cpus
+    from preprocess.cli_compare import overlap
 
     monkeypatch.setattr(os, "sched_getaffinity", lambda process: {3, 5, 7}, raising=False)
     assert usable_cpus() == 3
     monkeypatch.delattr(os, "sched_getaffinity")
     assert usable_cpus() == (os.cpu_count() or 1)
-    (workers,) = [option for option in build.params if option.name == "workers"]
+    (workers,) = [option for option in overlap.params if option.name == "workers"]
     assert workers.default is usable_cpus
 
 

@@ -10,6 +10,7 @@ from unittest import mock
 
 from preprocess.compiler import engines
 from preprocess.compiler.task_errors import USERS_TO_MEND, failure_text
+from preprocess.compiler.task_report import TaskReport, unreported
 from preprocess.errors import DataError
 
 _CACHED = type(lru_cache(len))
@@ -18,7 +19,9 @@ T = TypeVar("T")
 R = TypeVar("R")
 
 
-def in_this_process(function: Callable[[T], R], tasks: Iterable[T], workers: int) -> Iterator[tuple[int, R]]:
+def in_this_process(
+    function: Callable[[T], R], tasks: Iterable[T], workers: int, report: TaskReport = unreported
+) -> Iterator[tuple[int, R]]:
     """The results in the order of the tasks, and the errors of the process engine.
 
     As in a new process, nothing is remembered from earlier tasks.

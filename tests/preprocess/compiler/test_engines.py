@@ -39,8 +39,9 @@ from tests.support.engine_tasks import (
     wait_for_ever_from_one_on,
 )
 from tests.support.paths import ROOT
+from tests.support.ray_clusters import ray_variables
 from tests.support.small_blends import build, files_of, image_blend
-from tests.support.waiting import LIMIT_S, wait_until
+from tests.support.waiting import wait_until
 
 pytestmark = pytest.mark.usefixtures("no_hang")
 
@@ -217,28 +218,11 @@ def test_engines_are_named_as_in_the_config() -> None:
     assert dict(ENGINES) == {"process": process_engine, "ray": ray_engine}
 
 
-RAY_LIMITS = (
-    "gcs_rpc_server_connect_timeout_s",
-    "gcs_rpc_server_reconnect_timeout_s",
-    "gcs_server_port_wait_time_s",
-    "gcs_server_request_timeout_seconds",
-    "raylet_start_wait_time_s",
-    "worker_register_timeout_seconds",
-)
-"""Of Ray's own start, which are 5 to 60 seconds"""
-
-
 @pytest.fixture(scope="module")
 def _ray() -> Iterator[None]:
     """Ray's own workers, on this machine only; they get the tasks by value."""
     ray = pytest.importorskip("ray")
-    with pytest.MonkeyPatch.context() as patch:
-        patch.delenv("RAY_ADDRESS", raising=False)
-        patch.setenv("RAY_USAGE_STATS_ENABLED", "0")
-        patch.setenv("RAY_memory_monitor_refresh_ms", "0")  # it kills tasks where other programs fill the memory
-        for limit in RAY_LIMITS:
-            patch.setenv(f"RAY_{limit}", str(LIMIT_S))
-        patch.setenv("PYTHONPATH", os.pathsep.join(map(str, [ROOT, extensions.EXAMPLE, *sys.path[:1]])))
+    with ray_variables(extensions.EXAMPLE):
         ray.cloudpickle.register_pickle_by_value(engine_tasks)
         yield
         ray.shutdown()

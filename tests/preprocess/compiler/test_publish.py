@@ -2,17 +2,24 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
+from unittest import mock
 
 import fsspec
 import pytest
 import yaml
+from fsspec.implementations.memory import MemoryFileSystem
 
 import shards
-from preprocess.compiler.build import run_build
+from preprocess.compiler.build import build_and_publish, run_build
+from preprocess.errors import DataError
 from tests.support.commands import dsvl_prep
-from tests.support.small_blends import chat_blend, chat_record, files_of, write_images
+from tests.support.remote_builds import files_at, flip, remove_at, write_at
+from tests.support.small_blends import build, chat_blend, chat_record, files_of, image_blend, write_images
 
 pytestmark = pytest.mark.usefixtures("cache_home", "builds_in_this_process")
 
@@ -32,12 +39,6 @@ def said(*arguments: str | int | Path) -> str:
     done = dsvl_prep(*arguments)
     assert done.returncode == 0, done.stderr
     return done.stdout
-
-
-def files_at(url: str) -> dict[str, bytes]:
-    files, root = fsspec.core.url_to_fs(url)
-    files.invalidate_cache()
-    return {path.removeprefix(root).strip("/"): files.cat_file(path) for path in files.find(root)}
 
 
 @pytest.mark.slow
@@ -81,11 +82,12 @@ def test_a_changed_build_sends_what_changed_and_removes_what_is_old(bucket: str,
     first = write_blend(tmp_path, 3)
     work = tmp_path / "work"
     said("build", "--blend", first, "--out", url, "--work", work)
-    assert (work / "manifest.json").exists()
+    assert files_of(work) == {}
     done = said("build", "--blend", write_blend(tmp_path, 5), "--out", url, "--work", work, "--json", "--workers", 1)
     published = json.loads(done)["published"]
     assert (published["uploaded_files"], published["removed_files"]) == (3, 2)
-    assert files_at(url) == files_of(work)
+    run_build(tmp_path / "blend.yaml", out=tmp_path / "local")
+    assert files_at(url) == files_of(tmp_path / "local")
     assert len(shards.open(url)) == 5
 
 
@@ -141,3 +143,139 @@ def test_commands_report_in_one_line_that_there_is_no_build(bucket: str) -> None
     assert [line.partition(" (")[0] for line in done.stderr.splitlines()] == [f"error: {problem}"]
     for command in ("stats", "inspect"):
         assert f"error: {problem}" in dsvl_prep(command, "--build", f"{bucket}/nowhere").stderr
+
+
+def local_shards(work: Path) -> list[Path]:
+    return [path for path in work.rglob("*") if path.suffix in (".tar", ".arrow") and "shards" in path.parts]
+
+
+@pytest.fixture
+def memory(tmp_path: Path) -> Iterator[str]:
+    yield f"memory://{tmp_path.name}/build"
+    MemoryFileSystem.store.clear()
+
+
+@contextlib.contextmanager
+def counted_puts() -> Iterator[list[str]]:
+    """The paths of the files that are sent."""
+    sent: list[str] = []
+    put_file = MemoryFileSystem.put_file
+
+    def counted(self: MemoryFileSystem, local: str, path: str, **options: Any) -> None:
+        put_file(self, local, path, **options)
+        sent.append(path.rpartition("/build/")[2])
+
+    with mock.patch.object(MemoryFileSystem, "put_file", counted):
+        yield sent
+
+
+@contextlib.contextmanager
+def killed_after(sends: int) -> Iterator[None]:
+    """The program ends when it has sent this many files."""
+    put_file = MemoryFileSystem.put_file
+    left = iter(range(sends))
+
+    def limited(self: MemoryFileSystem, local: str, path: str, **options: Any) -> None:
+        if next(left, None) is None:
+            raise KeyboardInterrupt
+        put_file(self, local, path, **options)
+
+    with mock.patch.object(MemoryFileSystem, "put_file", limited), pytest.raises(KeyboardInterrupt):
+        yield
+
+
+def test_each_task_sends_its_shard_and_keeps_no_copy(memory: str, tmp_path: Path) -> None:
+    blend = image_blend(tmp_path, 12)
+    work = tmp_path / "work"
+    most = []
+    put_file = MemoryFileSystem.put_file
+
+    def watched(self: MemoryFileSystem, local: str, path: str, **options: Any) -> None:
+        most.append(len([path for path in local_shards(work) if path.suffix == ".tar"]))
+        put_file(self, local, path, **options)
+
+    with mock.patch.object(MemoryFileSystem, "put_file", watched):
+        report, published = build_and_publish(blend, out=memory, work=work)
+    assert report.built_tasks > 3
+    assert max(most) == 1
+    assert local_shards(work) == []
+    build(blend, out=tmp_path / "local")
+    local = files_of(tmp_path / "local")
+    assert files_at(memory) == local
+    assert published is not None
+    assert (published.uploaded_files, published.uploaded_bytes) == (len(local), sum(map(len, local.values())))
+
+
+def test_a_build_that_is_killed_after_any_number_of_sends_sends_nothing_twice(memory: str, tmp_path: Path) -> None:
+    blend = image_blend(tmp_path, 8)
+    build(blend, out=tmp_path / "local")
+    local = files_of(tmp_path / "local")
+    for sends in range(len(local)):
+        MemoryFileSystem.store.clear()
+        work = tmp_path / f"work-{sends}"
+        with killed_after(sends):
+            run_build(blend, out=memory, work=work)
+        there = set(files_at(memory)) if sends else set()
+        assert "manifest.json" not in there
+        with counted_puts() as sent:
+            run_build(blend, out=memory, work=work)
+        assert sorted(sent) == sorted(local.keys() - there)
+        assert files_at(memory) == local
+
+
+@pytest.mark.parametrize("damage", ["removed", "cut", "same size, written again"])
+def test_a_shard_at_the_url_that_is_not_the_one_that_was_sent_is_made_again(
+    memory: str, tmp_path: Path, damage: str
+) -> None:
+    blend = image_blend(tmp_path, 8)
+    run_build(blend, out=memory, work=tmp_path / "work")
+    sound = files_at(memory)
+    shard = next(path for path in sound if path.endswith(".tar"))
+    if damage == "removed":
+        remove_at(f"{memory}/{shard}")
+    else:
+        write_at(f"{memory}/{shard}", sound[shard][:-1] if damage == "cut" else flip(sound[shard], 700))
+    with counted_puts() as sent:
+        report = run_build(blend, out=memory, work=tmp_path / "work")
+    assert (report.built_tasks, sent) == (1, [shard])
+    assert files_at(memory) == sound
+
+
+def test_the_old_build_stays_whole_until_the_new_one_is(memory: str, tmp_path: Path) -> None:
+    """A reader that opened it before goes on, and one that comes sees it or no manifest, whatever was sent."""
+    work = tmp_path / "work"
+    run_build(image_blend(tmp_path, 8), out=memory, work=work)
+    old = shards.open(memory).manifest.hash
+    blend = image_blend(tmp_path, 20)
+    outcomes = set()
+    for sends in range(1, 12):
+        with killed_after(sends):
+            run_build(blend, out=memory, work=tmp_path / f"other-{sends}")
+        if "manifest.json" in files_at(memory):
+            assert shards.open(memory).manifest.hash == old
+            assert all("not in the manifest" in problem for problem in shards.verify(shards.open(memory)).problems)
+            outcomes.add("old")
+    assert outcomes == {"old"}
+
+
+def test_a_work_folder_of_a_version_that_kept_the_whole_build_there_loses_its_shards(
+    memory: str, tmp_path: Path
+) -> None:
+    blend = image_blend(tmp_path, 8)
+    work = tmp_path / "work"
+    build(blend, out=work)
+    assert local_shards(work)
+    run_build(blend, out=memory, work=work)
+    assert files_of(work) == {}
+
+
+def test_a_url_that_refuses_a_shard_ends_the_build_in_one_line(memory: str, tmp_path: Path) -> None:
+    def refuse(self: MemoryFileSystem, local: str, path: str, **options: Any) -> None:
+        raise PermissionError(13, "denied", path)
+
+    with (
+        mock.patch.object(MemoryFileSystem, "put_file", refuse),
+        pytest.raises(DataError, match=rf"{memory}/shards/mine/\S+: cannot be written: access refused") as caught,
+    ):
+        run_build(image_blend(tmp_path, 4), out=memory, work=tmp_path / "work")
+    assert "\n" not in str(caught.value)
