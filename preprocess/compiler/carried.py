@@ -30,10 +30,14 @@ PIECE_BYTES = 64 << 20
 
 @dataclass(frozen=True, slots=True)
 class CarriedFile:
-    """A file of the build folder. identity: changes with the file. pieces: references of the object store."""
+    """A file of the build folder. identity: changes with the file. pieces: references of the object store.
+
+    mtime_ns: its time, which the copy gets too: the states of images in it depend on it.
+    """
 
     path: str
     identity: str
+    mtime_ns: int
     pieces: tuple[Any, ...]
 
 
@@ -103,7 +107,7 @@ class Carrier:
         if known is None or known.identity != identity:
             with path.open("rb") as file:
                 pieces = tuple(self._put(piece) for piece in iter(lambda: file.read(PIECE_BYTES), b""))
-            known = self._sent[name] = CarriedFile(name, identity, pieces)
+            known = self._sent[name] = CarriedFile(name, identity, status.st_mtime_ns, pieces)
         return known
 
 
@@ -147,6 +151,7 @@ def _place(file: CarriedFile, node: Path, own: Path, get: Callable[[Any], bytes]
         with partial.open("wb") as out:
             for piece in file.pieces:
                 out.write(get(piece))
+        os.utime(partial, ns=(file.mtime_ns, file.mtime_ns))
         os.replace(partial, copy)
         sync_folder(copy.parent)
     if not (link.exists() and link.samefile(copy)):

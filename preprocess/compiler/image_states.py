@@ -47,10 +47,10 @@ class StatesTask:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PathsTask:
-    """The rows of a spool from `start` to before `stop`."""
+    """The rows of a spool from `start` to before `stop`. roots: the resolved paths of its stores, the same everywhere."""
 
     spool: Path
-    stores: tuple[Path, ...]
+    roots: tuple[bytes, ...]
     start: int
     stop: int
 
@@ -81,7 +81,12 @@ def image_paths(
     without a store is in all stores that are searched for it.
     """
     tasks = [
-        PathsTask(spool=spool.folder, stores=stores[name], start=start, stop=stop)
+        PathsTask(
+            spool=spool.folder,
+            roots=tuple(os.fsencode(path.resolve()) for path in stores[name]),
+            start=start,
+            stop=stop,
+        )
         for name, spool in spools.items()
         for start, stop in _ranges(spool)
     ]
@@ -110,9 +115,8 @@ def run_states(task: StatesTask) -> States:
 def run_paths(task: PathsTask) -> npt.NDArray[np.uint64]:
     """A hash of the path of each of the task's images."""
     names, in_store, in_file = Spool(task.spool).images_between(task.start, task.stop)
-    roots = [os.fsencode(path.resolve()) for path in task.stores]
     first, number = _distinct(names, in_store)
-    root = pa.array([b"\0".join(roots), *roots], pa.binary()).take(pa.array(in_store[first] + 1))
+    root = pa.array([b"\0".join(task.roots), *task.roots], pa.binary()).take(pa.array(in_store[first] + 1))
     paths = pc.binary_join_element_wise(root, names.take(pa.array(first)).cast(pa.binary()), b"/")
     return _with_frames(_hashes(paths)[number], in_file)
 
