@@ -15,6 +15,7 @@ from tests.support.paths import ROOT
 
 EXTRA_OF = {
     "dst/common/charts.py": "view",
+    "preprocess/compiler/cluster_nodes.py": "ray",
     "preprocess/compiler/ray_engine.py": "ray",
     "preprocess/fetch/addresses.py": "remote",
     "preprocess/fetch/download.py": "remote",

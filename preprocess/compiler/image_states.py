@@ -47,7 +47,7 @@ class StatesTask:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PathsTask:
-    """The rows of a spool from `start` to before `stop`. roots: the resolved paths of its stores, the same everywhere."""
+    """The rows of a spool from `start` to before `stop`. roots: the paths of its stores on the driver."""
 
     spool: Path
     roots: tuple[bytes, ...]

@@ -248,7 +248,7 @@ def test_the_old_build_stays_whole_until_the_new_one_is(memory: str, tmp_path: P
     old = shards.open(memory).manifest.hash
     blend = image_blend(tmp_path, 20)
     outcomes = set()
-    for sends in range(1, 12):
+    for sends in range(1, 7):
         with killed_after(sends):
             run_build(blend, out=memory, work=tmp_path / f"other-{sends}")
         if "manifest.json" in files_at(memory):

@@ -205,7 +205,7 @@ def one_task(blend: Path) -> CompileTask:
     """The only task of a blend, as a build would hand it to a worker."""
     actual: list[CompileTask] = []
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(build_module, "finish", lambda folder, prepared, report, work: actual.extend(work.tasks))
+        patch.setattr(build_module, "finish", lambda folder, prepared, report, work, **_: actual.extend(work.tasks))
         build(blend)
     (task,) = actual
     task.marker.unlink()
