@@ -60,8 +60,10 @@ def assign_splits(blend: Blend, spools: Mapping[str, Spool], copies: Copies | No
     spools: in the blend's order. copies: images that stay together. Raises DataError if all conversations are on the
     eval side, and the blend does not say so.
     """
-    groups, starts, own, official, pinned = [], [np.zeros(1, np.int64)], [], [], []
     official_eval = held_out(blend, spools)
+    if blend.split.eval <= 0 and not any(rows.any() for rows in official_eval.values()):
+        return {name: np.full(len(spool), split.TRAIN, np.uint8) for name, spool in spools.items()}
+    groups, starts, own, official, pinned = [], [np.zeros(1, np.int64)], [], [], []
     total = 0
     for dataset in blend.datasets:
         name, spool = dataset.name, spools[dataset.name]
@@ -136,11 +138,15 @@ def plan_tasks(
         rows = np.flatnonzero(side == code)
         if dataset.concat > 1:
             rows = rows[np.argsort(split.mix(hashes[rows], blend.seed), kind="stable")]
-        adds_images = starts_unit = np.ones(len(rows), np.bool_)
+        adds_images: npt.NDArray[np.bool_] | None = None
+        unit_starts: npt.NDArray[np.int64] | None = None
         if dataset.share > 1:
             units = image_units(spool.group_hashes()[rows], spool.image_hashes()[rows], dataset.share)
-            rows, adds_images, starts_unit = rows[units.order], units.adds_images, units.starts
-        for number, part in enumerate(_cut(rows, counts[rows] * adds_images, starts_unit, blend)):
+            rows, adds_images, unit_starts = rows[units.order], units.adds_images, np.flatnonzero(units.starts)
+        images = counts[rows]
+        if adds_images is not None:
+            images *= adds_images
+        for number, part in enumerate(_cut(rows, images, unit_starts, blend)):
             content = xxhash.xxh3_128()
             content.update(part.astype("<i8").tobytes())
             content.update(hashes[part].astype("<u8").tobytes())
@@ -235,21 +241,27 @@ def _check_train_side(blend: Blend, sides: Mapping[str, split.Side]) -> None:
 
 
 def _cut(
-    rows: npt.NDArray[np.int64], images: npt.NDArray[np.int64], starts_unit: npt.NDArray[np.bool_], blend: Blend
+    rows: npt.NDArray[np.int64], images: npt.NDArray[np.int32], starts: npt.NDArray[np.int64] | None, blend: Blend
 ) -> Iterator[npt.NDArray[np.int64]]:
     """Runs of units, each run with at most max_samples rows and max_images images; a single unit may have more.
 
-    images: what each row adds to the images of a run. starts_unit: where rows that stay together begin.
+    images: what each row adds to the images of a run. starts: where rows that stay together begin; None: each row is a
+    unit.
     """
-    starts = np.flatnonzero(starts_unit)
-    borders = np.append(starts, len(rows))
-    before = np.concatenate([[0], np.cumsum(images)])[borders]
-    unit = 0
-    while unit < len(starts):
+    before = np.zeros(len(rows) + 1, np.int64)
+    np.cumsum(images, out=before[1:])
+    borders = None if starts is None else np.append(starts, len(rows))
+    if borders is not None:
+        before = before[borders]
+    unit, last = 0, len(before) - 1
+    while unit < last:
         by_images = int(np.searchsorted(before, before[unit] + blend.shard.max_images, side="right")) - 1
-        by_samples = int(np.searchsorted(borders, borders[unit] + blend.shard.max_samples, side="right")) - 1
-        end = min(max(by_images, unit + 1), max(by_samples, unit + 1))
-        yield rows[borders[unit] : borders[end]]
+        first = unit if borders is None else int(borders[unit])
+        by_samples = first + blend.shard.max_samples
+        if borders is not None:
+            by_samples = int(np.searchsorted(borders, by_samples, side="right")) - 1
+        end = min(max(by_images, unit + 1), max(by_samples, unit + 1), last)
+        yield rows[first : end if borders is None else borders[end]]
         unit = end
 
 

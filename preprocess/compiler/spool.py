@@ -29,6 +29,7 @@ from preprocess.conversation import Conversation, Image, Reject
 from preprocess.conversation_lines import decode, encode
 
 _BATCH = 16384
+_BLOCK_ROWS = 65536
 _SCHEMA = pa.schema(
     {
         "offset": pa.uint64(),
@@ -112,10 +113,10 @@ class Spool:
     def column(self, name: str) -> npt.NDArray[Any]:
         return np.asarray(self.table.column(name).to_numpy())
 
-    def counts(self, name: str) -> npt.NDArray[np.int64]:
+    def counts(self, name: str) -> npt.NDArray[np.int32]:
         """The length of each row's list."""
         counts = [np.diff(chunk.offsets.to_numpy()) for chunk in self.table.column(name).chunks]
-        return np.concatenate([np.zeros(0, np.int64), *counts])
+        return np.concatenate([np.zeros(0, np.int32), *counts])
 
     def images(self, rows: npt.NDArray[np.int64]) -> Iterator[Image]:
         """The images of a few conversations, in order."""
@@ -190,8 +191,19 @@ def _starts(chunks: list[pa.Array]) -> npt.NDArray[np.int64]:
     return np.cumsum([0, *map(len, chunks)], dtype=np.int64)
 
 
-def _hashes(values: list[npt.NDArray[Any]], counts: npt.NDArray[np.int64]) -> npt.NDArray[np.uint64]:
+def _hashes(values: list[npt.NDArray[Any]], counts: npt.NDArray[np.int32]) -> npt.NDArray[np.uint64]:
     """A hash of each row's elements and their order. values: columns of all elements; counts: elements of each row."""
+    result = np.empty(len(counts), np.uint64)
+    first = 0
+    for start in range(0, len(counts), _BLOCK_ROWS):  # temporary arrays of a block, not of all rows
+        block = counts[start : start + _BLOCK_ROWS].astype(np.int64)
+        last = first + int(block.sum())
+        result[start : start + len(block)] = _block_hashes([column[first:last] for column in values], block)
+        first = last
+    return result
+
+
+def _block_hashes(values: list[npt.NDArray[Any]], counts: npt.NDArray[np.int64]) -> npt.NDArray[np.uint64]:
     starts = np.cumsum(counts) - counts
     hashes = np.zeros(int(counts.sum()), np.uint64)
     for column in (*values, np.arange(len(hashes)) - np.repeat(starts, counts)):

@@ -129,7 +129,7 @@ class StoreList:
             rows = np.flatnonzero(in_store == number)
             result[rows] = self.stores[number].stamps([names[row] for row in rows.tolist()])
         rows = np.flatnonzero(in_store < 0)
-        kinds = np.array([_kind(names[row]) for row in rows.tolist()], np.int64)
+        kinds = np.fromiter((_kind(names[row]) for row in rows.tolist()), np.int64, len(rows))
         searched: list[Sequence[ImageStore]] = [self._by_name, self._by_url, self._embedded]
         for kind, stores in enumerate(searched):
             waiting = rows[kinds == kind]
@@ -164,6 +164,8 @@ class StoreList:
 
 def _kind(name: str) -> int:
     """0 for a name in a folder or archive, 1 for a URL, 2 for an image inside a record."""
+    if ":" not in name:  # as in nearly all
+        return 0
     return 1 if is_url(name) else 2 if is_embedded(name) else 0
 
 
@@ -209,7 +211,7 @@ class FolderStore:
         return status.st_size, status.st_mtime_ns
 
     def stamps(self, names: Sequence[str]) -> Stamps:
-        return file_stamps(self.prefix, names, self.stamp)
+        return file_stamps(self.root, names, self.stamp)
 
     def names_below(self, name: str) -> list[str]:
         check_name(name, in_folder=True)
