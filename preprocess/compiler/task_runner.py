@@ -55,7 +55,7 @@ class TaskRunner:
         """The results of tasks that look at the present state of things, so that none is ever finished before."""
         results: list[tuple[int, R]] = []
         with self._progress.step(label, sum(map(weight, tasks))) as advance:
-            for number, result in self._engine(function, tasks, self.workers):
+            for number, result in self._engine(function, tasks, self.workers, self._progress.tasks):
                 results.append((number, result))
                 advance(weight(tasks[number]))
         return [result for _, result in sorted(results, key=lambda pair: pair[0])]
