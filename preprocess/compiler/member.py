@@ -2,7 +2,7 @@
 
 Rule: a conversation that is too long is cut after a trained answer, and the rest is encoded as if the removed messages
 had never existed. If even the first trained answer is too long, the conversation is a reject; with `too_long: cut` it
-loses the end of that answer, and nothing before it.
+loses the end of that answer, and nothing before it. What is far too long is removed before it is tokenized.
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ from typing import Any
 
 from dst import ControlTextError, Encoded, TemplateError
 from dst.messages import is_trained
+from preprocess.compiler.long_texts import beginning_that_may_fit
 from preprocess.compiler.messages import messages_of
 from preprocess.compiler.task import TaskContext, Tools
 from preprocess.compiler.tile_plan import plan_tiles
@@ -58,12 +59,16 @@ def tokenize(row: int, conversation: Conversation, tools: Tools, context: TaskCo
     if len(conversation.images) > context.max_images:
         got = f"{len(conversation.images)} images; limits.max_images is {context.max_images}"
         raise RejectError("too_many_images", got)
-    whole = messages_of(conversation, context.prompt)
+    beginning = beginning_that_may_fit(conversation, tools.chat.tokenizer, context)
+    whole = messages_of(beginning, context.prompt)
     messages, encoded = _fit(conversation, whole, tools, context)
     notes = [*conversation.notes]
-    if len(messages) < len(whole):
+    if len(messages) < len(conversation.turns):
         notes.append("rounds_cut")
-    if length_of(encoded, context) > context.max_length:
+    if length_of(encoded, context) <= context.max_length:
+        if beginning.turns[len(messages) - 1] is not conversation.turns[len(messages) - 1]:
+            raise RejectError("too_long", f"the tokenizer leaves {length_of(encoded, context)} tokens of a long answer")
+    else:
         complete = encoded.trained
         encoded = _cut_answer(encoded, context)
         if encoded.trained != complete:
