@@ -128,7 +128,8 @@ REASONS: dict[str, str] = {
     "preference_pair": "the record has a chosen and a rejected answer; a sample has one",
     "image_mention": "the text refers to an image that the record does not have",
     "too_many_images": "more images than limits.max_images",
-    "too_long": "the first round alone is longer than limits.max_length (see limits.too_long)",
+    "too_long": "the first round alone is longer than limits.max_length (see limits.too_long); more than 1 MiB of text "
+    "is counted only as far as max_length needs",
     "image_path": "an image path leads out of the dataset's image folders, or is not a path",
     "image_missing": "the image store does not have the image, or it is a URL that dsvl-prep fetch did not download",
     "image_unreadable": "the image is empty, truncated or not an image; or its name is that of a folder or a pipe",

@@ -136,4 +136,6 @@ def _size(text: str) -> int:
     """In UTF-8, counted in pieces, without a copy of the whole."""
     if text.isascii():
         return len(text)
-    return sum(len(text[start : start + PIECE].encode("utf-8", "surrogatepass")) for start in range(0, len(text), PIECE))
+    return sum(
+        len(text[start : start + PIECE].encode("utf-8", "surrogatepass")) for start in range(0, len(text), PIECE)
+    )

@@ -25,7 +25,9 @@ from preprocess.images.prepare import ImagePolicy
 from tests.support.paths import ROOT
 from tests.support.small_blends import chat_blend, chat_record, rejects_of
 
-WORDS = st.sampled_from(["a bus", "rot ", "日本語", "😀", "    ", "\n\n", "é", "x" * 90, "</s>", "1234567890", "def f():\n"])
+WORDS = st.sampled_from(
+    ["a bus", "rot ", "日本語", "😀", "    ", "\n\n", "é", "x" * 90, "</s>", "1234567890", "def f():\n"]
+)
 TEXTS = st.lists(WORDS, min_size=1, max_size=60).map("".join).filter(str.strip)
 NOWHERE = Path("nowhere")
 
