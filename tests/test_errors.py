@@ -28,7 +28,8 @@ from shards.images.pixels import open_image
 from shards.storage import remote
 from shards.typed_json import PositiveCount, from_json
 from tests.support.paths import ROOT
-from trainer.errors import GpuMemoryError, TooLongError, TrainError
+from trainer.distributed.heartbeats import ENDED, LostRank
+from trainer.errors import GpuMemoryError, LostRankError, TooLongError, TrainError
 from trainer.evaluation.metrics import Answered, score
 
 NOT_AN_ERROR = {"Stopped"}
@@ -83,6 +84,10 @@ def no_memory() -> None:
     raise error
 
 
+def lost_rank() -> None:
+    raise LostRankError(str(LostRank(rank=3, host="node-b", step=18, cause=ENDED)), 3)
+
+
 def no_references() -> None:
     score([Answered(dataset="vqa", key="k7", kind="vqa", prediction="yes", references=())])
 
@@ -105,6 +110,7 @@ EXAMPLES: dict[type[DsvlError], tuple[Callable[[], object], int]] = {
     RejectError: (lambda: question(7), 1),
     TrainError: (no_references, 1),
     GpuMemoryError: (no_memory, 1),
+    LostRankError: (lost_rank, 1),
     TooLongError: (too_long, 1),
 }
 
@@ -134,7 +140,7 @@ def test_the_errors_of_each_part_are_importable_from_its_top_package() -> None:
         (dst, {"DsvlError", "ConfigError", "ControlTextError", "TemplateError", "TokenizerError"}),
         (shards, {"DsvlError", "ImageError", "LocationError", "ShardError"}),
         (preprocess, {"DsvlError", "ConfigError", "DataError"}),
-        (trainer, {"DsvlError", "ConfigError", "GpuMemoryError", "TooLongError", "TrainError"}),
+        (trainer, {"DsvlError", "ConfigError", "GpuMemoryError", "LostRankError", "TooLongError", "TrainError"}),
     ):
         assert errors <= set(package.__all__)
         assert all(issubclass(getattr(package, name), DsvlError) for name in errors)

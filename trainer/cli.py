@@ -20,7 +20,7 @@ from dst.common.cli import note, print_error, run_command
 from dst.errors import ConfigError, DsvlError
 from trainer.cli_measure import evaluate, report
 from trainer.cli_options import PATH, TrainCommand, allow_extension, report_torch
-from trainer.errors import GpuMemoryError
+from trainer.errors import GpuMemoryError, LostRankError
 
 _LESS_MEMORY = (
     "in training lower batch.micro_batch_size or batch.max_images, set gradient_checkpointing: true, or raise "
@@ -43,8 +43,8 @@ def cli() -> None:
 @cli.command()
 @click.option("--config", "path", required=True, type=PATH, help="The run's file; `dsvl-train config` prints one.")
 @click.option("--num-gpus", type=click.IntRange(min=1), help="Ranks on each node.  [default: one process]")
-@click.option("--num-nodes", type=click.IntRange(min=1), help="Nodes of the hostfile to use.")
-@click.option("--hostfile", type=PATH, help="DeepSpeed's hostfile: a node and its slots on each line.")
+@click.option("--num-nodes", type=click.IntRange(min=1), help="Use only so many hosts of the hostfile.")
+@click.option("--hostfile", type=PATH, help="The hosts, as `HOST slots=8` on each line (docs/hosts.md).")
 @click.option("--set", "settings", multiple=True, metavar="a.b=value", help="Change a setting; may be given often.")
 @allow_extension
 def run(
@@ -56,30 +56,38 @@ def run(
     allow_extensions: tuple[str, ...],
 ) -> None:
     """Train; the same command resumes from the newest checkpoint. Works under deepspeed and torchrun as well."""
+    from trainer.distributed.failures import telling_failures
     from trainer.distributed.launch import STOP, LaunchLayout, launch
     from trainer.distributed.launcher_environment import world_size_of
     from trainer.training.preflight import prepare
 
-    layout = LaunchLayout(num_gpus=num_gpus, num_nodes=num_nodes, hostfile=hostfile)
+    layout = LaunchLayout.of(num_gpus, num_nodes, hostfile)
     launched = world_size_of(os.environ)
     launches = launched is None and not layout.is_single_process
     world_size = layout.world_size if launches else launched or 1
-    config, build = prepare(
-        path,
-        settings,
-        world_size,
-        loads_model=not launches,
-        allow_extensions=allow_extensions,
-        before_torch=report_torch,
-    )
+    with telling_failures(os.environ):
+        config, build = prepare(
+            path,
+            settings,
+            world_size,
+            loads_model=not launches,
+            allow_extensions=allow_extensions,
+            before_torch=report_torch,
+        )
     if launches:
         options = [*(f"--set={each}" for each in settings), *(f"--allow-extension={each}" for each in allow_extensions)]
         sys.exit(launch(layout, ["run", "--config", str(path), *options], Path(config.out)))
+    from trainer.distributed.stop_signal import Stopped
     from trainer.training.run import run_training
 
     if launched is None:
         (Path(config.out) / STOP).unlink(missing_ok=True)  # a leftover of an earlier run
-    run_training(config, build)
+    try:
+        run_training(config, build)
+    except Stopped:
+        if os.environ["RANK"] == "0":
+            (Path(config.out) / STOP).unlink(missing_ok=True)
+        note("stopped before the first step; the same command starts again")
 
 
 @cli.command()
@@ -227,7 +235,10 @@ def _translate(error: Exception) -> DsvlError | None:
 
 def _report(error: DsvlError) -> None:
     """Print an error. All ranks raise the same one, so one rank per node prints it; but any may run out of memory."""
-    if os.environ.get("LOCAL_RANK", "0") == "0" or isinstance(error, GpuMemoryError):
+    from trainer.distributed.launcher_environment import speaks_for_host
+
+    lost = error.rank if isinstance(error, LostRankError) else -1
+    if speaks_for_host(os.environ, lost) or isinstance(error, GpuMemoryError):
         print_error(error)
 
 

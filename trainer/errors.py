@@ -11,6 +11,22 @@ class TrainError(DsvlError):
     """
 
 
+class LostRankError(TrainError):
+    """A rank of a run did not start, failed on its own, or was lost with its process, its host or the network.
+
+    Example: rank 3 on node-b was lost in step 18: its process ended; what that rank printed last, or ..., says why; ...
+    What to do: see why on the host that the text names; then start the same command again (docs/hosts.md).
+    """
+
+    def __init__(self, text: str, rank: int = -1) -> None:
+        """rank: the one that was lost, -1 if several never came."""
+        super().__init__(text, rank)
+        self.text, self.rank = text, rank
+
+    def __str__(self) -> str:
+        return self.text
+
+
 class GpuMemoryError(TrainError):
     """The memory of the GPU ran out.
 

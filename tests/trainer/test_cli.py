@@ -16,7 +16,6 @@ from tests.support.heavy_packages import HEAVY
 from tests.support.train_runs import config_file
 from tests.support.trainer_processes import run
 from trainer import cli
-from trainer.distributed import launch
 
 build = pytest.fixture(scope="module")(trainer_processes.make_build)
 
@@ -131,19 +130,6 @@ def test_a_device_without_memory_left_is_reported_in_a_line(
     error = capsys.readouterr().err
     assert error.startswith("error: CUDA out of memory; in training lower batch.micro_batch_size or batch.max_images, ")
     assert len(error.splitlines()) == 1
-
-
-def test_a_hostfile_and_its_layout_are_handed_to_deepspeed() -> None:
-    nodes = launch.LaunchLayout(num_gpus=8, num_nodes=2, hostfile=Path("hosts"))
-    made = launch.command(nodes, ["run", "--config", "train.yaml", "--set=seed=1"], port=1234)
-    assert " ".join(made[1:]) == (
-        "-m deepspeed.launcher.runner --log_level error --no_local_rank --module --num_gpus 8 --num_nodes 2 "
-        "--hostfile hosts trainer.cli run --config train.yaml --set=seed=1"
-    )
-    assert nodes.world_size is None
-    assert not nodes.is_single_process
-    assert launch.LaunchLayout(num_gpus=1).is_single_process
-    assert launch.LaunchLayout(num_gpus=3).world_size == 3
 
 
 def test_problems_of_build_and_ranks_come_together_then_those_of_the_model_before_anything_starts(

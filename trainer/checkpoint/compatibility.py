@@ -9,7 +9,7 @@ from trainer.checkpoint.init_from import other_start
 from trainer.checkpoint.reader import Checkpoint
 from trainer.config.run import config_from, to_tree
 
-_IGNORED = ("build", "out", "expect", "checkpoints", "logging", "evaluation")
+_IGNORED = ("build", "out", "expect", "distributed", "checkpoints", "logging", "evaluation")
 """Sections of the config that no optimizer step depends on"""
 _MUST_MATCH = ("model", "learning_rates", "lora", "seed")
 """Sections in which each difference is a problem, but for the two sets below. All other sections may differ."""

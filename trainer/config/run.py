@@ -104,6 +104,15 @@ class ZeroConfig:
 
 
 @config_class
+class DistributedConfig:
+    start_timeout_s: Positive = 300
+    """Seconds that ranks wait for each other at the start; then the run ends, and names those that are missing."""
+    lost_after_s: Positive = 60
+    """A rank that gives no sign of life for so many seconds is lost with its host or its network, and ends the run. One
+    whose process ends is noticed at once."""
+
+
+@config_class
 class CheckpointConfig:
     every: Natural = 500
     """Optimizer steps between checkpoints; one is also written at the end. 0 writes that one alone."""
@@ -161,6 +170,8 @@ class TrainConfig:
     """How long, and the course of the learning rates."""
     zero: ZeroConfig = field(default_factory=ZeroConfig)
     """DeepSpeed ZeRO: what is partitioned across ranks."""
+    distributed: DistributedConfig = field(default_factory=DistributedConfig)
+    """Runs of several processes: how long they wait for each other."""
     checkpoints: CheckpointConfig = field(default_factory=CheckpointConfig)
     """What is written when, and from where a run resumes."""
     logging: LoggingConfig = field(default_factory=LoggingConfig)

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from datetime import timedelta
 from typing import Any
 
@@ -17,8 +17,10 @@ import torch
 
 from dst.errors import ConfigError
 from trainer.compat.deepspeed import DeepSpeedEngine, quiet_deepspeed
-from trainer.config.run import TrainConfig, accumulation
+from trainer.config.run import DistributedConfig, TrainConfig, accumulation
+from trainer.distributed.failures import sharing_fate, telling_failures
 from trainer.distributed.launcher_environment import become_single_rank, check_devices, world_size_of
+from trainer.distributed.meeting import Address, meet
 from trainer.distributed.ranks import Ranks
 
 TIMEOUT = timedelta(minutes=30)
@@ -29,27 +31,50 @@ _BUCKET = 50_000_000
 
 
 @contextlib.contextmanager
-def process_group() -> Iterator[Ranks]:
-    """The ranks of this run. A process that no launcher started is a run with one rank."""
-    if world_size_of(os.environ) is None:
+def process_group(limits: DistributedConfig, stopped: Callable[[], bool] = lambda: False) -> Iterator[Ranks]:
+    """The ranks of this run. A process that no launcher started is a run with one rank.
+
+    stopped: whether the run was asked to stop, while ranks wait for each other. Raises Stopped then, and LostRankError
+    if a rank does not come, or is lost in this context; the other errors of the context are told to all ranks.
+    """
+    world_size = world_size_of(os.environ)
+    if world_size is None:
         become_single_rank()
     deepspeed = quiet_deepspeed()
     from deepspeed.accelerator import get_accelerator
 
     accelerator = get_accelerator()
     if accelerator.device_name() != "cpu":
-        if problems := check_devices(os.environ, accelerator.device_count()):
-            raise ConfigError(problems)
-        accelerator.set_device(int(os.environ.get("LOCAL_RANK", "0")))
-    deepspeed.init_distributed(timeout=TIMEOUT, verbose=False)
-    try:
-        yield Ranks(
-            rank=torch.distributed.get_rank(),
-            world_size=torch.distributed.get_world_size(),
-            device=torch.device(accelerator.current_device_name()),
-        )
-    finally:
-        torch.distributed.destroy_process_group()
+        with telling_failures(os.environ):
+            if problems := check_devices(os.environ, accelerator.device_count()):
+                raise ConfigError(problems)
+            accelerator.set_device(int(os.environ.get("LOCAL_RANK", "0")))
+    heartbeats = None
+    if (world_size or 1) > 1:
+        address = Address.of(os.environ)
+        meeting = meet(address, limits, stopped)
+        heartbeats = meeting.heartbeats
+    with sharing_fate(heartbeats):
+        if heartbeats is not None:
+            on_cuda = accelerator.device_name() == "cuda"
+            torch.distributed.init_process_group(
+                accelerator.communication_backend_name(),
+                store=meeting.store,
+                rank=address.rank,
+                world_size=address.world_size,
+                timeout=TIMEOUT,
+                device_id=torch.device(accelerator.current_device_name()) if on_cuda else None,
+            )
+        deepspeed.init_distributed(timeout=TIMEOUT, verbose=False)
+        try:
+            yield Ranks(
+                rank=torch.distributed.get_rank(),
+                world_size=torch.distributed.get_world_size(),
+                device=torch.device(accelerator.current_device_name()),
+                heartbeats=heartbeats,
+            )
+        finally:
+            torch.distributed.destroy_process_group()
 
 
 def check_device(config: TrainConfig) -> list[str]:

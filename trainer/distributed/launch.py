@@ -7,19 +7,30 @@ and gives them time to save; DeepSpeed's launcher would kill them after 30 secon
 
 from __future__ import annotations
 
+import os
 import signal
 import subprocess
 import sys
-from collections.abc import Sequence
-from dataclasses import dataclass
+import tempfile
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from types import FrameType
 
+from dst.errors import ConfigError
+from trainer.distributed.hostfile import check_hosts, is_this_host, read_hostfile
 from trainer.distributed.launcher_environment import reserved_port
 
 STDERR = 2
 STOP = "stop"
 """A file of this name in the run's folder ends the run after the current step, with a checkpoint."""
+
+PASSED_ON = ("GLOO_", "NCCL_", "TP_", "FI_", "UCX_", "OMP_", "TORCH_", "HF_HOME", "HF_HUB_OFFLINE", "DSVL_CACHE")
+"""What other hosts get of this one's environment, by the beginnings of names: interfaces, and where files are. Never
+credentials: they would be part of a command line."""
+
+_ENV_FILE = "DS_ENV_FILE"
+_ENV_FILE_FOLDERS = ("~", ".")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -28,18 +39,34 @@ class LaunchLayout:
 
     num_gpus: int | None = None
     """Ranks on each node"""
-    num_nodes: int | None = None
     hostfile: Path | None = None
+    hosts: Mapping[str, int] = field(default_factory=dict)
+    """The ranks of each host that the run uses, of the hostfile"""
+
+    @classmethod
+    def of(cls, num_gpus: int | None, num_nodes: int | None, hostfile: Path | None) -> LaunchLayout:
+        """From the command line's options. Raises ConfigError."""
+        if hostfile is None and (num_nodes or 1) > 1:
+            raise ConfigError(
+                [f"--num-nodes: got {num_nodes} without --hostfile, which names them (docs/hosts.md); or use torchrun"]
+            )
+        hosts = read_hostfile(hostfile, num_nodes, num_gpus) if hostfile else {}
+        return cls(num_gpus=num_gpus, hostfile=hostfile, hosts=hosts)
 
     @property
     def is_single_process(self) -> bool:
         """The run has one process, so nothing is launched."""
-        return self.hostfile is None and (self.num_nodes or 1) == 1 and (self.num_gpus or 1) == 1
+        return not self.hosts and (self.num_gpus or 1) == 1
 
     @property
-    def world_size(self) -> int | None:
-        """Number of ranks; None if only the launcher knows it."""
-        return self.num_gpus if self.num_gpus and self.hostfile is None and (self.num_nodes or 1) == 1 else None
+    def spans_hosts(self) -> bool:
+        """Whether any rank is on another machine."""
+        return bool(self.hosts) and not (len(self.hosts) == 1 and is_this_host(next(iter(self.hosts))))
+
+    @property
+    def world_size(self) -> int:
+        """Number of ranks."""
+        return sum(self.hosts.values()) if self.hosts else self.num_gpus or 1
 
 
 def command(layout: LaunchLayout, arguments: Sequence[str], *, port: int) -> list[str]:
@@ -47,27 +74,44 @@ def command(layout: LaunchLayout, arguments: Sequence[str], *, port: int) -> lis
     line = [sys.executable, "-m", "deepspeed.launcher.runner", "--log_level", "error", "--no_local_rank", "--module"]
     if layout.num_gpus is not None:
         line += ["--num_gpus", str(layout.num_gpus)]
-    if layout.num_nodes is not None:
-        line += ["--num_nodes", str(layout.num_nodes)]
     if layout.hostfile is not None:
-        line += ["--hostfile", str(layout.hostfile)]
-    if layout.world_size is not None:
+        line += ["--hostfile", str(layout.hostfile), "--num_nodes", str(len(layout.hosts))]
+    if layout.spans_hosts:
+        line += ["--force_multi"]  # a single host would be taken for this one
+    else:
         line += ["--master_addr", "127.0.0.1", "--master_port", str(port)]
     return [*line, "trainer.cli", *arguments]
 
 
 def launch(layout: LaunchLayout, arguments: Sequence[str], out: Path) -> int:
-    """Run `dsvl-train` with these arguments on every rank, and wait for it. Returns the exit code: 0, 1 or 2."""
-    with reserved_port() as port:
-        return _run(command(layout, arguments, port=port), out)
+    """Run `dsvl-train` with these arguments on every rank, and wait for it. Returns the exit code: 0, 1 or 2.
+
+    Raises ConfigError if a host cannot be used.
+    """
+    if layout.spans_hosts:
+        check_hosts(layout.hosts, Path.cwd())
+    with reserved_port() as port, tempfile.TemporaryDirectory() as scratch:
+        environment = Path(scratch) / "environment"
+        environment.write_text("".join(f"{line}\n" for line in passed_on(os.environ)), encoding="utf-8")
+        return _run(command(layout, arguments, port=port), {**os.environ, _ENV_FILE: str(environment)}, out)
 
 
-def _run(command: Sequence[str], out: Path) -> int:
+def passed_on(environment: Mapping[str, str]) -> list[str]:
+    """NAME=value of what other hosts get; what the user's own file of DeepSpeed says comes last, and wins."""
+    lines = [f"{name}={value}" for name, value in sorted(environment.items()) if name.startswith(PASSED_ON)]
+    for folder in _ENV_FILE_FOLDERS:
+        own = Path(folder).expanduser() / environment.get(_ENV_FILE, ".deepspeed_env")
+        if own.is_file():
+            lines += [line.strip() for line in own.read_text(encoding="utf-8").splitlines() if "=" in line]
+    return list(dict.fromkeys(lines))
+
+
+def _run(command: Sequence[str], environment: Mapping[str, str], out: Path) -> int:
     stop_file = out / STOP
     stop_file.unlink(missing_ok=True)
     # A session of its own, so that Ctrl-C in the terminal reaches this process alone, which passes it on as a file. The
     # launcher logs to stdout, which is for results.
-    process = subprocess.Popen(command, start_new_session=True, stdout=STDERR)
+    process = subprocess.Popen(command, start_new_session=True, stdout=STDERR, env=environment)
 
     def pass_on(number: int, frame: FrameType | None) -> None:
         if stop_file.exists():

@@ -16,6 +16,13 @@ def world_size_of(environment: Mapping[str, str]) -> int | None:
     return None
 
 
+def speaks_for_host(environment: Mapping[str, str], lost_rank: int = -1) -> bool:
+    """Whether this process prints what all ranks know: one on each host does, the first that is not lost."""
+    local_rank = int(environment.get("LOCAL_RANK", "0"))
+    first_is_lost = int(environment.get("RANK", "0")) - local_rank == lost_rank
+    return local_rank == int(first_is_lost)
+
+
 def check_devices(environment: Mapping[str, str], devices: int) -> list[str]:
     """Problems if a launcher started more ranks on this host than it has devices; the same on all its ranks."""
     # torchrun sets the first of these, DeepSpeed's launcher the second

@@ -12,6 +12,8 @@ from typing import TypeVar
 
 import torch
 
+from trainer.distributed.heartbeats import Heartbeats
+
 Value = TypeVar("Value")
 
 
@@ -22,6 +24,13 @@ class Ranks:
     rank: int
     world_size: int
     device: torch.device
+    heartbeats: Heartbeats | None = None
+    """None for a run of one process"""
+
+    def begin_step(self, step: int) -> None:
+        """Others name this step if this rank is lost."""
+        if self.heartbeats is not None:
+            self.heartbeats.step = step
 
     @property
     def is_first(self) -> bool:

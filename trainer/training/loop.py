@@ -105,6 +105,7 @@ def train(
     batches = cast(Generator[Batch, None, None], iter(loader))
     with closing(batches):  # ends the loader's workers, which ignore signals
         for step in range(first_step, steps + 1):
+            ranks.begin_step(step)
             fetched = _fetch(batches, micro_batches, ranks, stop)
             if fetched is None:
                 return

@@ -46,13 +46,13 @@ from trainer.training.run_log import RunLog
 def run_training(config: TrainConfig, build: Build) -> None:
     """Train, from the start or from a checkpoint, until the schedule ends or a signal asks to stop; then save.
 
-    Raises ConfigError, ShardError or TrainError, the same on all ranks.
+    Raises ConfigError, ShardError or TrainError, the same on all ranks; or LostRankError.
     """
-    with process_group() as ranks:
+    out = Path(config.out)
+    with process_group(config.distributed, (out / STOP).exists) as ranks:
         problems = check_device(config)
         if problems:
             raise ConfigError(problems)
-        out = Path(config.out)
         with run_lock(out, ranks):
             resume, tree = config.checkpoints.resume, to_tree(config)
             checkpoint = find_together(out, resume, tree, build.manifest.hash, ranks)
