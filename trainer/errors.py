@@ -14,7 +14,7 @@ class TrainError(DsvlError):
 class LostRankError(TrainError):
     """A rank of a run did not start, failed on its own, or was lost with its process, its host or the network.
 
-    Example: rank 3 on node-b was lost in step 18: its process ended; what that rank printed last, or ..., says why; ...
+    Example: rank 3 on node-b was lost in step 18: its process ended; what that rank printed last, ...
     What to do: see why on the host that the text names; then start the same command again (docs/hosts.md).
     """
 
