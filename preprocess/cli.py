@@ -36,6 +36,7 @@ def cli() -> None:
 @click.option("--work", type=PATH, help="Where a build for a URL is compiled. [default: a folder in ~/.cache/dsvl]")
 @click.option("--workers", type=click.IntRange(min=1), show_default="the CPUs it may use; with Ray, the cluster's")
 @click.option("--set", "settings", multiple=True, metavar="a.b=value", help="Change a setting; may be given often.")
+@click.option("--check-inputs", is_flag=True, help="Read all inputs again; compile what has other bytes, same time.")
 @click.option("--json", "as_json", is_flag=True, help="Print the counts as JSON.")
 def build(
     blend: Path,
@@ -43,6 +44,7 @@ def build(
     work: Path | None,
     workers: int | None,
     settings: tuple[str, ...],
+    check_inputs: bool,
     as_json: bool,
 ) -> None:
     """Compile a blend into a build folder, or to a URL; what an earlier run finished is used again."""
@@ -50,7 +52,9 @@ def build(
     from preprocess.compiler.build import build_and_publish
     from preprocess.compiler.report import print_report
 
-    report, published = build_and_publish(blend, out=out, work=work, workers=workers, settings=settings, progress=Bar())
+    report, published = build_and_publish(
+        blend, out=out, work=work, workers=workers, settings=settings, check_inputs=check_inputs, progress=Bar()
+    )
     if as_json:
         click.echo(json_line(report.to_json() | ({"published": published.to_json()} if published else {})))
         return

@@ -19,10 +19,11 @@ def write_array(path: Path, array: npt.NDArray[Any]) -> None:
     replace_file(path, buffer.getvalue())
 
 
-def read_array(path: Path, dtype: np.dtype[Any], length: int) -> npt.NDArray[Any] | None:
-    """The array [length]; None if there is none, or another."""
+def read_array(path: Path, dtype: np.dtype[Any], length: int | None = None) -> npt.NDArray[Any] | None:
+    """The array [length], or of any length; None if there is none, or another."""
     try:
         array: npt.NDArray[Any] = np.load(path, allow_pickle=False)
     except (OSError, ValueError, EOFError):
         return None
-    return array if array.dtype == dtype and array.shape == (length,) else None
+    is_expected = array.dtype == dtype and array.ndim == 1 and (length is None or len(array) == length)
+    return array if is_expected else None

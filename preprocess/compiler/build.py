@@ -20,6 +20,7 @@ from dst.common.progress import Progress, Silent
 from preprocess.blend.config import Dataset
 from preprocess.blend.resolve import Prepared, prepare
 from preprocess.compiler.build_lock import locked
+from preprocess.compiler.changed_inputs import check_unchanged, forget_changed, forget_indexes
 from preprocess.compiler.cluster_nodes import node_needs
 from preprocess.compiler.commit import CACHE, StageResults, finish, sweep_partials
 from preprocess.compiler.engines import ENGINES, Engine, keeping_workers
@@ -44,6 +45,7 @@ def run_build(
     work: Path | None = None,
     workers: int | None = None,
     settings: Sequence[str] = (),
+    check_inputs: bool = False,
     progress: Progress | None = None,
 ) -> BuildReport:
     """Compile the blend file at `path` into a build folder; if `out` is a URL, publish it there.
@@ -51,10 +53,20 @@ def run_build(
     out: the folder or URL; default: the file's `out:`, else ./build. work: the folder where a build for a URL is
     compiled; it stays for the next run; default: a folder of its own for each URL. workers: tasks at the same time;
     None: one for each CPU that this process may use, or that the Ray cluster has. settings: `a.b=value` overrides.
+    check_inputs: read all inputs, also where size and time of a file are as before, and compile again what has other
+    bytes.
     Raises ConfigError or shards.LocationError (no work was done), or DataError or ShardError (finished work stays for
     the next run).
     """
-    return build_and_publish(path, out=out, work=work, workers=workers, settings=settings, progress=progress)[0]
+    return build_and_publish(
+        path,
+        out=out,
+        work=work,
+        workers=workers,
+        settings=settings,
+        check_inputs=check_inputs,
+        progress=progress,
+    )[0]
 
 
 def build_and_publish(
@@ -64,6 +76,7 @@ def build_and_publish(
     work: Path | None = None,
     workers: int | None = None,
     settings: Sequence[str] = (),
+    check_inputs: bool = False,
     progress: Progress | None = None,
 ) -> tuple[BuildReport, Published | None]:
     """As `run_build`; also returns what was uploaded, if `out` is a URL."""
@@ -75,15 +88,28 @@ def build_and_publish(
         sweep_partials(folder)
         remote = RemoteTarget(store, folder / CACHE / "published") if store else None
         run = TaskRunner(engine, workers or usable_cpus(), progress)
-        planned = plan_build(prepared, folder, run, store.location if store else None)
-        tasks = planned.tasks
-        known = partial(read_result, remote=remote.before if remote else None)
+        url, known = store.location if store else None, partial(read_result, remote=remote.before if remote else None)
+        changed: Sequence[str] = ()
+        if check_inputs:
+            forget_indexes(prepared, folder / CACHE)
+            planned = plan_build(prepared, folder, run, url)
+            changed = forget_changed(prepared, planned, [task for task in planned.tasks if known(task)], run)
+            run = TaskRunner(engine, run.workers, progress)
+        planned = plan_build(prepared, folder, run, url)
+        tasks, finished = planned.tasks, run.built
         results = run("compiling", run_task, tasks, known=known, weight=lambda task: len(task.rows))
+        if run.built > finished:
+            check_unchanged(planned, run)
         reports = {dataset.name: _report(prepared, dataset, planned) for dataset in blend.datasets}
         for task, result in zip(tasks, results, strict=True):
             reports[task.context.dataset].add(task.split, result)
         report = BuildReport(
-            path=folder, datasets=reports, reused_tasks=run.reused, built_tasks=run.built, notes=prepared.notes
+            path=folder,
+            datasets=reports,
+            reused_tasks=run.reused,
+            built_tasks=run.built,
+            notes=prepared.notes,
+            changed=changed,
         )
         report.questions = [
             EvaluationQuestions(file=one.file, ngram=one.ngram, count=len(one.texts), too_short=one.too_short)

@@ -256,7 +256,7 @@ def _sweep(folder: Path, prepared: Prepared, work: StageResults, *, has_shards: 
         for _, shard in (work.shards() if has_shards else ())
         for path in (shard.path, shard.index, f"{shard.path}.idx")
     }
-    keep |= {path for task in work.tasks for path in (task.marker, task.rejects)}
+    keep |= {path for task in work.tasks for path in (task.marker, task.rejects, task.digests)}
     keep |= {spool.folder for spool in work.spools.values()}
     keep |= {cache / "tokenizer" / prepared.tokenizer.fingerprint[:32]}
     keep |= work.fingerprints

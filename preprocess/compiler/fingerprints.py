@@ -8,7 +8,6 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from functools import lru_cache
 from pathlib import Path
 
 import numpy as np
@@ -18,6 +17,7 @@ import xxhash
 from preprocess.compiler.array_files import read_array, write_array
 from preprocess.compiler.image_states import States, image_paths
 from preprocess.compiler.ingest import content_key
+from preprocess.compiler.opened import open_dataset
 from preprocess.compiler.spool import Spool
 from preprocess.compiler.task_runner import TaskRunner
 from preprocess.compiler_version import libraries
@@ -34,7 +34,7 @@ from preprocess.dedupe.fingerprint import (
 )
 from preprocess.errors import RejectError
 from preprocess.images.frames import read_frame
-from preprocess.images.stores import StoreList, open_stores
+from preprocess.images.stores import StoreList
 from preprocess.images.videos import reader_version
 
 FOLDER = "fingerprints"
@@ -158,7 +158,7 @@ class FingerprintStage:
 
 def run_fingerprint(task: FingerprintTask) -> Fingerprints:
     """The task's fingerprints, also written to its marker. Raises OSError or MemoryError if another try may succeed."""
-    spool, stores = _open(task.spool, task.stores, task.cache)
+    spool, stores = open_dataset(task.spool, task.stores, task.cache)
     result = np.zeros(len(task.positions), FINGERPRINT)
     previous = None
     for row, image in enumerate(spool.images_at(task.positions)):
@@ -200,9 +200,3 @@ def _key(states: States, in_file: npt.NDArray[np.int64], level: Level, max_pixel
         if (in_file >= 0).any():
             parts["videos"] = reader_version()
     return content_key(parts)
-
-
-@lru_cache(maxsize=4)
-def _open(spool: Path, stores: tuple[Path, ...], cache: Path) -> tuple[Spool, StoreList]:
-    """Opened once per worker process and dataset."""
-    return Spool(spool), open_stores(stores, cache)

@@ -15,7 +15,6 @@ import shutil
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
-from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +25,7 @@ import xxhash
 from preprocess.adapters.groups import image_groups
 from preprocess.compiler.image_states import States, image_states
 from preprocess.compiler.ingest import Ingested, content_key
+from preprocess.compiler.opened import open_dataset
 from preprocess.compiler.spool import Spool, reject_all, write_spool
 from preprocess.compiler.task_runner import TaskRunner
 from preprocess.compiler_version import libraries
@@ -116,7 +116,7 @@ def run_frames(task: FramesTask) -> list[Shown]:
 
     Raises OSError or MemoryError if another try may succeed.
     """
-    spool, stores = _open(task.spool, task.stores, task.cache)
+    spool, stores = open_dataset(task.spool, task.stores, task.cache)
     result = [_shown(image, stores, task) for image in spool.images_at(task.positions)]
     task.marker.parent.mkdir(parents=True, exist_ok=True)
     replace_file(task.marker, json.dumps(result).encode())
@@ -240,9 +240,3 @@ def _link(path: Path, new: Path) -> None:
         os.link(path, new)
     except OSError:  # a file system without links
         shutil.copyfile(path, new)
-
-
-@lru_cache(maxsize=4)
-def _open(spool: Path, stores: tuple[Path, ...], cache: Path) -> tuple[Spool, StoreList]:
-    """Opened once per worker process and dataset."""
-    return Spool(spool), open_stores(stores, cache)

@@ -105,6 +105,8 @@ class BuildReport:
     """Of the evaluation sets of `decontaminate`"""
     notes: Sequence[str] = ()
     """About tokenizer and template"""
+    changed: Sequence[str] = ()
+    """What `--check-inputs` found, a line for each dataset"""
 
     def to_json(self) -> dict[str, Any]:
         return {
@@ -113,6 +115,7 @@ class BuildReport:
             "built_tasks": self.built_tasks,
             "questions": [asdict(one) for one in self.questions],
             "notes": list(self.notes),
+            "changed": list(self.changed),
         }
 
 
@@ -146,7 +149,7 @@ def print_report(report: BuildReport) -> None:
             console.print(cell(f"{name}: {_official(dataset)}"))
     for line in questions_lines(report.questions):
         console.print(cell(line))
-    for line in report.notes:
+    for line in (*report.notes, *report.changed):
         console.print(cell(line))
     console.print(f"tasks: {report.built_tasks} built, {report.reused_tasks} reused")
 

@@ -10,7 +10,7 @@ from __future__ import annotations
 import json
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import lru_cache, partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -19,6 +19,7 @@ import numpy as np
 
 from dst import IGNORE, Encoded
 from preprocess.compiler.concat import join
+from preprocess.compiler.image_digests import ImageDigests
 from preprocess.compiler.member import Member, make_member, tokenize, with_images
 from preprocess.compiler.share import share
 from preprocess.compiler.spool import reject_all, reject_line
@@ -39,7 +40,9 @@ if TYPE_CHECKING:
 def run_task(task: CompileTask) -> TaskResult:
     """Write the task's shard, its rejects and its marker. Raises DataError or OSError if another try may succeed."""
     context = task.context
+    digests = ImageDigests()
     tools = open_tools(context)
+    tools = replace(tools, stores=tools.stores.watched(digests.add))
     stem = f"{task.split}-{task.number:05d}"
     writer = ShardWriter(task.staging, f"shards/{context.dataset}", stem, tiled=context.tiled)
     outcome = _Outcome()
@@ -65,6 +68,7 @@ def run_task(task: CompileTask) -> TaskResult:
     task.marker.parent.mkdir(parents=True, exist_ok=True)
     if outcome.rejects:
         replace_file(task.rejects, b"".join(reject_line(context.dataset, reject) for reject in outcome.rejects))
+    digests.write(task.digests)
     replace_file(task.marker, json.dumps(result.to_json()).encode())
     return result
 

@@ -28,6 +28,8 @@ from preprocess.compiler.split_assignment import mix
 from preprocess.conversation import Conversation, Image, Reject
 from preprocess.conversation_lines import decode, encode
 
+TABLE = "table.arrow"
+
 _BATCH = 16384
 _BLOCK_ROWS = 65536
 _SCHEMA = pa.schema(
@@ -53,7 +55,7 @@ def write_spool(folder: Path, dataset: str, stream: Iterable[Conversation | Reje
     with (
         (folder / "records.jsonl").open("wb", buffering=1 << 20) as lines,
         (folder / "rejects.jsonl").open("wb", buffering=1 << 16) as refused,
-        pa.OSFile(str(folder / "table.arrow"), "wb") as sink,
+        pa.OSFile(str(folder / TABLE), "wb") as sink,
         pa.ipc.new_file(sink, _SCHEMA) as table,
     ):
         for item in stream:
@@ -90,7 +92,7 @@ class Spool:
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
-        with pa.memory_map(str(folder / "table.arrow")) as source:
+        with pa.memory_map(str(folder / TABLE)) as source:
             self.table: pa.Table = pa.ipc.open_file(source).read_all()
         self._file = os.open(folder / "records.jsonl", os.O_RDONLY)
         weakref.finalize(self, os.close, self._file)

@@ -17,10 +17,11 @@ import numpy.typing as npt
 
 from dst import ChatTokenizer, Template, load_tokenizer
 from preprocess.compiler.decoded_images import DecodedImages, open_decoded
+from preprocess.compiler.opened import open_dataset, written
 from preprocess.compiler.spool import Spool
 from preprocess.filters.rules import ImageRules
 from preprocess.images.prepare import ImagePolicy
-from preprocess.images.stores import StoreList, open_stores
+from preprocess.images.stores import StoreList
 from shards import ShardInfo
 
 
@@ -77,6 +78,11 @@ class CompileTask:
         return self.marker.with_suffix(".rejects.jsonl")
 
     @property
+    def digests(self) -> Path:
+        """The file of the digests of the images that it read."""
+        return self.marker.with_suffix(".images.npy")
+
+    @property
     def staging(self) -> Path:
         """The folder of its shard until a manifest names it; below it, paths are those in the build."""
         return self.context.cache / "staged"
@@ -117,9 +123,14 @@ class Tools:
     decoded: DecodedImages | None
 
 
-@lru_cache(maxsize=4)
 def open_tools(context: TaskContext) -> Tools:
     """Tokenizer, template and image stores; opened once per worker process and dataset."""
+    return _open(context, written(context.spool))
+
+
+@lru_cache(maxsize=4)
+def _open(context: TaskContext, when: tuple[int, int]) -> Tools:
     chat = ChatTokenizer(Template(context.template_name, context.template), load_tokenizer(context.tokenizer))
     decoded = open_decoded(context.decoded) if context.decoded else None
-    return Tools(chat, open_stores(context.stores, context.cache), Spool(context.spool), decoded)
+    spool, stores = open_dataset(context.spool, context.stores, context.cache)
+    return Tools(chat, stores, spool, decoded)

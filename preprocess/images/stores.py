@@ -18,6 +18,7 @@ from __future__ import annotations
 import errno
 import os
 from collections.abc import Callable, Sequence
+from copy import copy
 from pathlib import Path
 from typing import Protocol, TypeVar
 
@@ -111,9 +112,19 @@ class StoreList:
         self._embedded = [store for store in stores if isinstance(store, ArchiveStore) and has_embedded(store.path)]
         special = (*self._by_url, *self._embedded)
         self._by_name = [store for store in stores if store not in special]
+        self._watch: Callable[[Image, bytes], None] | None = None
+
+    def watched(self, watch: Callable[[Image, bytes], None]) -> StoreList:
+        """The same stores; `watch` gets each image that is read whole, and its bytes."""
+        watched = copy(self)
+        watched._watch = watch
+        return watched
 
     def read(self, image: Image) -> bytes:
-        return self._first(image, lambda store: store.read(image.name))
+        data = self._first(image, lambda store: store.read(image.name))
+        if self._watch is not None:
+            self._watch(image, data)
+        return data
 
     def tail(self, image: Image) -> tuple[int, bytes]:
         return self._first(image, lambda store: store.tail(image.name))

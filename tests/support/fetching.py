@@ -6,7 +6,7 @@ import json
 from pathlib import Path
 from typing import Any
 
-from preprocess.compiler.task import open_tools
+from preprocess.compiler import opened, task
 from preprocess.fetch.report import FetchReport
 from preprocess.fetch.run import fetch_blend
 from preprocess.images.fetched import image_file, url_key
@@ -20,7 +20,8 @@ def blend_of(folder: Path, urls: list[str], **settings: Any) -> Path:
 
 
 def fetch(blend: Path, *settings: str, **options: Any) -> FetchReport:
-    open_tools.cache_clear()  # a build in this process keeps its stores open, and with them the folder
+    for cached in (opened._open, task._open):  # a build in this process keeps its stores open, and with them the folder
+        cached.cache_clear()
     return fetch_blend(blend, settings=(*FAST, *settings), **{"allow_private": True, **options})
 
 
