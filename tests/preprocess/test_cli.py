@@ -28,7 +28,7 @@ def built(tmp_path_factory: pytest.TempPathFactory) -> Path:
     assert done.returncode == 0, done.stderr
     assert "compiling" in done.stderr
     report = json.loads(done.stdout)
-    assert set(report) == {"datasets", "notes", "questions", "reused_tasks", "built_tasks"}
+    assert set(report) == {"datasets", "notes", "questions", "changed", "reused_tasks", "built_tasks"}
     expected = {"records", "members", "samples", "rejects", "images", "tokens", "trained_tokens", "share"}
     assert expected <= set(report["datasets"]["mine"])
     return folder / "build"
