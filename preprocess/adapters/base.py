@@ -10,11 +10,12 @@ from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Literal, Protocol
 
 from preprocess.conversation import SCALARS, Image, Records, Role, embedded_name
 
-_MAX_NAMES = 100
+MAX_NAMES = 100
+PartForm = Literal["array", "lines", "Parquet", "an Arrow file", "a tar"]
 
 
 class ImageKeeper(Protocol):
@@ -31,15 +32,46 @@ class NamesOnly:
         return Image(name=embedded_name(data))
 
 
+class IdSet(Protocol):
+    """The ids of a dataset's conversations that are taken, as 64-bit hashes."""
+
+    def __contains__(self, digest: int) -> bool: ...
+
+    def add(self, digest: int) -> None: ...
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class FilePart:
+    """Some neighbouring records of an annotation file.
+
+    form: how the file holds its records. start, end: bytes of a file of text; of Parquet the numbers of row groups, of
+    Arrow those of record batches, of a tar those of samples. first_record: the number of the first record in the file,
+    first_line: of its first line, both from 0. count: the records.
+    """
+
+    path: Path
+    form: PartForm
+    start: int
+    end: int
+    first_record: int
+    first_line: int
+    count: int
+
+
+AnnotationFile = Path | FilePart
+"""A whole file, or a part of one"""
+
+
 @dataclass(slots=True)
 class Tally:
     """What an adapter found in a dataset, in records: their forms, and the keys that it ignored.
 
     keys_found, roles_found: names of the blend that are in some record. For a filter: which of its fields some record
-    has, and the keys of the first records that one could be. Names come from data, so only the first hundred of each
+    has, and the keys of the first records that one could be. Names come from data, so only the first `most` of each
     kind are counted.
     """
 
+    most: int = MAX_NAMES
     forms: Counter[str] = field(default_factory=Counter)
     ignored_keys: Counter[str] = field(default_factory=Counter)
     keys_found: set[str] = field(default_factory=set)
@@ -51,7 +83,7 @@ class Tally:
         self.forms[name] += 1
 
     def ignored_key(self, name: str, records: int = 1) -> None:
-        if name in self.ignored_keys or len(self.ignored_keys) < _MAX_NAMES:
+        if name in self.ignored_keys or len(self.ignored_keys) < self.most:
             self.ignored_keys[name] += records
 
     def keys(self, record: Mapping[str, Any], wanted: Mapping[str, str | None]) -> None:
@@ -69,7 +101,7 @@ class Tally:
                 self.possible_field(name)
 
     def possible_field(self, name: str) -> None:
-        if len(self.possible_fields) < _MAX_NAMES:
+        if len(self.possible_fields) < self.most:
             self.possible_fields[name] = None
 
 
@@ -82,7 +114,9 @@ class Request:
     limits.max_images. keys: the dataset's own name of a key -> the name that the adapter reads, or None to ignore it;
     in records and in their messages. roles: the dataset's own roles. filter_fields: the keys that its filter reads.
     frames: N of the blend's `frames: even:N`, or 0: then a video cannot be read. tally: counts what the adapter found.
-    embedded: keeps the images that are inside records as text.
+    embedded: keeps the images that are inside records as text. parts: if a task reads some of the records only, these,
+    in order; an adapter with `independent_records` reads `files`, which are the parts or else all annotations. ids:
+    where ids are claimed, if a task needs to know; else each reading begins with none.
     """
 
     root: Path
@@ -97,6 +131,12 @@ class Request:
     frames: int = 0
     embedded: ImageKeeper = field(default_factory=NamesOnly, compare=False)
     tally: Tally = field(default_factory=Tally, compare=False)
+    parts: tuple[AnnotationFile, ...] = ()
+    ids: IdSet | None = field(default=None, compare=False)
+
+    @property
+    def files(self) -> tuple[AnnotationFile, ...]:
+        return self.parts or self.annotations
 
     def source_file(self, path: Path) -> str:
         """The path as samples and reject files show it: relative to the root if it is below it, else the file name."""
@@ -132,6 +172,8 @@ class Adapter:
     own patterns never match. embedded: a Parquet, Arrow or tar file of annotations is also an image store, listed or
     not. layout, where, licence: texts for `dsvl-prep adapters`. keys: the names of keys that it reads in records and
     messages (preprocess.adapters.parsing.keys); without any, the blend's `fields` and `keys` do not apply to it.
+    independent_records: `read` walks `request.files`, yields one item for each record, and makes it of that record
+    alone, with an id of RecordLocation.claim; then large files are read in parts, by several workers at once.
     """
 
     read: Callable[[Request], Records]
@@ -147,6 +189,7 @@ class Adapter:
     embedded: bool = False
     options: Mapping[str, Option] = field(default_factory=dict)
     keys: frozenset[str] = frozenset()
+    independent_records: bool = False
 
     @property
     def layouts(self) -> tuple[Layout, ...]:

@@ -10,7 +10,7 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 from preprocess.containers import marks
 from preprocess.errors import DataError
@@ -23,23 +23,42 @@ Choose = Callable[[Any], list[str] | None]
 """From the schema, the columns to read; None: all."""
 
 
+def sizes_of_pieces(path: Path, kind: Literal["Parquet", "an Arrow file"]) -> list[tuple[int, int]]:
+    """Rows and bytes of each row group or record batch. Raises as `parquet_batches`."""
+    import pyarrow.parquet
+
+    if kind == "Parquet":
+        with pyarrow.parquet.ParquetFile(path, pre_buffer=False) as file:
+            groups = (file.metadata.row_group(index) for index in range(file.num_row_groups))
+            return [(group.num_rows, group.total_byte_size) for group in groups]
+    with pyarrow.memory_map(os.fspath(path)) as source:
+        reader = pyarrow.ipc.open_file(source)
+        batches = (reader.get_batch(index) for index in range(reader.num_record_batches))
+        return [(batch.num_rows, batch.nbytes) for batch in batches]
+
+
 class BadRow(NamedTuple):
     """In the place of a batch of one row, which must not be read."""
 
     error: str
 
 
-def parquet_batches(path: Path, choose: Choose) -> Iterator[Any]:
-    """Batches of a few rows. Raises OSError or ArrowException for a file that cannot be read."""
+def parquet_batches(path: Path, choose: Choose, groups: range | None = None) -> Iterator[Any]:
+    """Batches of a few rows, of all row groups or of some. Raises OSError or ArrowException if it cannot be read."""
     import pyarrow.parquet
 
     # Row groups can be gigabytes: no read-ahead of whole column chunks.
     with pyarrow.parquet.ParquetFile(path, pre_buffer=False, buffer_size=_BUFFER_BYTES) as file:
-        yield from file.iter_batches(_BATCH_ROWS, columns=choose(file.schema_arrow))
+        yield from file.iter_batches(
+            _BATCH_ROWS, row_groups=None if groups is None else list(groups), columns=choose(file.schema_arrow)
+        )
 
 
-def arrow_batches(path: Path, choose: Choose) -> Iterator[Any]:
-    """Batches of a few rows, and BadRows, of an Arrow file or stream. Raises as `parquet_batches`, and DataError."""
+def arrow_batches(path: Path, choose: Choose, numbers: range | None = None) -> Iterator[Any]:
+    """Batches of a few rows, and BadRows, of an Arrow file or stream. Raises as `parquet_batches`, and DataError.
+
+    numbers: of a file, the record batches to read.
+    """
     import pyarrow
 
     with path.open("rb") as file:
@@ -47,7 +66,7 @@ def arrow_batches(path: Path, choose: Choose) -> Iterator[Any]:
     with pyarrow.memory_map(os.fspath(path)) as source:
         if is_file:
             reader = pyarrow.ipc.open_file(source)
-            batches = (reader.get_batch(index) for index in range(reader.num_record_batches))
+            batches = (reader.get_batch(index) for index in numbers or range(reader.num_record_batches))
         else:
             _check_end(path)
             reader = pyarrow.ipc.open_stream(source)

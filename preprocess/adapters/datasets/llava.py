@@ -28,9 +28,9 @@ KEYS = RECORD_KEYS | MESSAGE_KEYS
 
 def read(request: Request) -> Records:
     identities = Identities(request)
-    for path in request.annotations:
+    for file in request.files:
         for location, record in located_records(
-            identities, path, json_records(path), lambda record: own_id(request, record, "id")
+            identities, file, json_records(file), lambda record: own_id(request, record, "id")
         ):
             yield build_or_reject(location.source, _conversation, location, record)
 

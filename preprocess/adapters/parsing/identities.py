@@ -13,7 +13,7 @@ import numpy as np
 import numpy.typing as npt
 import xxhash
 
-from preprocess.adapters.base import Option, Request
+from preprocess.adapters.base import IdSet, Option, Request
 from preprocess.errors import RejectError
 
 DUPLICATE_IDS = Option(
@@ -32,7 +32,7 @@ class Identities:
     def __init__(self, request: Request) -> None:
         self.request = request
         self._keep = request.options.get("duplicate_ids") == "keep"
-        self._seen = HashSet()
+        self._seen: IdSet = HashSet() if request.ids is None else request.ids
         self._labels = _labels(request)
         self._files = {path: request.source_file(path) for path in request.annotations}
 

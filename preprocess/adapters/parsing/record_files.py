@@ -11,13 +11,16 @@ from collections.abc import Callable, Container, Iterator
 from pathlib import Path
 from typing import Any, Literal
 
+from preprocess.adapters.base import AnnotationFile, FilePart
 from preprocess.adapters.parsing.json_stream import array_items, first_character
 from preprocess.adapters.parsing.record_csv import csv_records
 from preprocess.adapters.parsing.record_folders import folder_records
 from preprocess.adapters.parsing.record_objects import object_records
+from preprocess.adapters.parsing.record_parts import part_records
 from preprocess.adapters.parsing.record_tables import table_records
 from preprocess.adapters.parsing.record_tars import tar_records
 from preprocess.adapters.parsing.record_text import kind_of, lines, open_text, parsed_line
+from preprocess.errors import DataError
 
 Form = Literal["array", "lines", "object", "other"]
 _LINE_SUFFIXES = (".jsonl", ".ndjson")
@@ -26,14 +29,16 @@ _FIRST_LINE_BYTES = 1 << 24
 
 
 def read_records(
-    path: Path, keys: Container[str], ignored: Callable[[str, int], None] = lambda name, rows: None
+    path: AnnotationFile, keys: Container[str], ignored: Callable[[str, int], None] = lambda name, rows: None
 ) -> Iterator[Any]:
-    """Parsed records in file order. Raises DataError.
+    """Parsed records in file order, of a file or of a part of one. Raises DataError.
 
     keys: what the adapter reads: only these columns of Parquet or Arrow are; an object is one record if it has one of
     them; text that is not JSON is a table of text if it has one.
     ignored: gets the other columns of Parquet and Arrow, each with a number of rows.
     """
+    if isinstance(path, FilePart):
+        return part_records(path, keys, ignored)
     if path.is_dir():
         return folder_records(path)
     kind = kind_of(path)
@@ -52,8 +57,12 @@ def read_records(
             return csv_records(path, keys)
 
 
-def json_records(path: Path) -> Iterator[Any]:
+def json_records(path: AnnotationFile) -> Iterator[Any]:
     """The records of a JSON array or of JSON lines, for adapters whose datasets have no other container."""
+    if isinstance(path, FilePart):
+        if path.form not in ("array", "lines"):
+            raise DataError(f"{path.path}: is {path.form}; expected JSON")
+        return part_records(path, ())
     return lines(path) if json_form(path) == "lines" else array_items(path)
 
 

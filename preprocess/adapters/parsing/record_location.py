@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TypeVar
 
-from preprocess.adapters.base import Request
+from preprocess.adapters.base import AnnotationFile, FilePart, Request
 from preprocess.adapters.parsing.identities import Identities
 from preprocess.conversation import RecordSource
 
@@ -42,8 +42,9 @@ def location_of(identities: Identities, path: Path, own: str | None, number: int
 
 
 def located_records(
-    identities: Identities, path: Path, records: Iterable[T], own_of: Callable[[T], str | None]
+    identities: Identities, file: AnnotationFile, records: Iterable[T], own_of: Callable[[T], str | None]
 ) -> Iterator[tuple[RecordLocation, T]]:
     """The records of a file, each with its location. own_of: a record's own id, None if it has no usable one."""
-    for number, record in enumerate(records):
+    path, first = (file.path, file.first_record) if isinstance(file, FilePart) else (file, 0)
+    for number, record in enumerate(records, first):
         yield location_of(identities, path, own_of(record), number), record

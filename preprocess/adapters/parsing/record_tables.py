@@ -20,11 +20,16 @@ _NO_PYTHON_VALUE = (ValueError, OverflowError)  # bytes that are not UTF-8, time
 
 
 def table_records(
-    path: Path, kind: Kind, keys: Container[str], ignored: Callable[[str, int], None] = lambda name, rows: None
+    path: Path,
+    kind: Kind,
+    keys: Container[str],
+    ignored: Callable[[str, int], None] = lambda name, rows: None,
+    pieces: range | None = None,
 ) -> Iterator[Any]:
     """The rows as dicts, with the columns that are in `keys`, or with all if none is. Raises DataError.
 
-    ignored: gets the name of each column that is not read, and a number of rows that have it.
+    ignored: gets the name of each column that is not read, and a number of rows that have it. pieces: the row groups or record
+    batches to read; None: all.
     """
     import pyarrow
 
@@ -40,7 +45,7 @@ def table_records(
         return read or None
 
     try:
-        for batch in batches(path, choose):
+        for batch in batches(path, choose, pieces):
             rows = _rows(batch, images)
             for name in unread:
                 ignored(name, len(rows))

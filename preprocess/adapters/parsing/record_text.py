@@ -16,6 +16,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, BinaryIO, Literal, cast
 
+from preprocess.adapters.parsing.exact_json import loads
 from preprocess.adapters.parsing.unreadable import UnreadableRecord
 from preprocess.containers import marks
 from preprocess.errors import DataError
@@ -79,29 +80,34 @@ def lines(path: Path) -> Iterator[Any]:
     """The JSON value of each line that is not blank. Raises DataError if the file cannot be read."""
     try:
         with open_text(path) as file:
-            number = 0
-            while line := file.readline(MAX_RECORD_BYTES):
-                number += 1
-                if len(line) == MAX_RECORD_BYTES and not line.endswith(b"\n"):
-                    _skip_line(file)
-                    yield UnreadableRecord(
-                        reason="broken_json",
-                        detail=f"line {number} has more than {MAX_RECORD_BYTES} bytes; put a line break after each "
-                        "record",
-                    )
-                    continue
-                if number == 1:
-                    line = line.removeprefix(b"\xef\xbb\xbf")
-                if line.strip():
-                    yield parsed_line(line.rstrip(b"\r\n"), f"line {number}")
+            yield from lines_of(file)
     except OSError as error:
         raise DataError(f"{path}: cannot be read ({error.strerror})") from None
+
+
+def lines_of(file: BinaryIO, number: int = 0, size: int | None = None) -> Iterator[Any]:
+    """The same of the file's next lines. number: lines before them; size: bytes to read, None for all."""
+    while size != 0 and (line := file.readline(MAX_RECORD_BYTES)):
+        number += 1
+        if size is not None:
+            size = max(size - len(line), 0)
+        if len(line) == MAX_RECORD_BYTES and not line.endswith(b"\n"):
+            _skip_line(file)
+            yield UnreadableRecord(
+                reason="broken_json",
+                detail=f"line {number} has more than {MAX_RECORD_BYTES} bytes; put a line break after each record",
+            )
+            continue
+        if number == 1:
+            line = line.removeprefix(b"\xef\xbb\xbf")
+        if line.strip():
+            yield parsed_line(line.rstrip(b"\r\n"), f"line {number}")
 
 
 def parsed_line(line: bytes, where: str) -> Any:
     """The JSON value, or why there is none."""
     try:
-        return json.loads(line.decode())
+        return loads(line)
     except json.JSONDecodeError as error:
         return UnreadableRecord(reason="broken_json", detail=f"{where}, column {error.pos + 1}: {error.msg}")
     except UnicodeDecodeError as error:

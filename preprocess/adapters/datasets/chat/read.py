@@ -14,7 +14,7 @@ from collections.abc import Iterator
 from dataclasses import replace
 from typing import Any
 
-from preprocess.adapters.base import Request
+from preprocess.adapters.base import FilePart, Request
 from preprocess.adapters.datasets.chat.forms import KEYS, SYSTEM_KEYS, TOOL_KEYS, Context, form_of
 from preprocess.adapters.parsing.fields import as_id, build_or_reject, image_groups, object_of, show
 from preprocess.adapters.parsing.identities import Identities
@@ -38,12 +38,12 @@ def read(request: Request) -> Records:
     stores = {os.path.abspath(store): index for index, store in enumerate(request.images)}
     rules = TagRules.of(request)
     columns = Columns(request, KEYS)
-    for path in request.annotations:
-        store = stores.get(os.path.abspath(path))
+    for file in request.files:
+        store = stores.get(os.path.abspath(file.path if isinstance(file, FilePart) else file))
         for location, record in located_records(
             identities,
-            path,
-            read_records(path, columns, request.tally.ignored_key),
+            file,
+            read_records(file, columns, request.tally.ignored_key),
             lambda record: own_id(request, record, "id"),
         ):
             yield build_or_reject(location.source, _conversation, location, record, store, rules)
