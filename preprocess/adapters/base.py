@@ -79,6 +79,17 @@ class Tally:
     fields_found: set[str] = field(default_factory=set)
     possible_fields: dict[str, None] = field(default_factory=dict)
 
+    def add(self, later: Tally) -> None:
+        """Count as if the records of `later`, which counted names without a limit, had come here."""
+        self.forms.update(later.forms)
+        for name, records in later.ignored_keys.items():
+            self.ignored_key(name, records)
+        self.keys_found |= later.keys_found
+        self.roles_found |= later.roles_found
+        self.fields_found |= later.fields_found
+        for name in later.possible_fields:
+            self.possible_field(name)
+
     def form(self, name: str) -> None:
         self.forms[name] += 1
 

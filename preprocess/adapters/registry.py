@@ -108,6 +108,7 @@ ADAPTERS: dict[str, Adapter] = {
         licence="Your own.",
         options={**_IDS, "form": forms.FORM, "marker": IMAGE_MARKER, "media_tags": MEDIA_TAGS},
         keys=forms.KEYS | MESSAGE_KEYS | ROUND_KEYS,
+        independent_records=True,
     ),
     "coco_caption": Adapter(
         read=captions.read_coco,
@@ -138,6 +139,7 @@ ADAPTERS: dict[str, Adapter] = {
         licence=_LLAVA_TERMS,
         options={**_IDS, "media_tags": MEDIA_TAGS},
         keys=llava.KEYS,
+        independent_records=True,
     ),
     "llava_dial": Adapter(
         read=llava.read,
@@ -148,6 +150,7 @@ ADAPTERS: dict[str, Adapter] = {
         licence=_LLAVA_TERMS,
         options={**_IDS, "media_tags": MEDIA_TAGS},
         keys=llava.KEYS,
+        independent_records=True,
     ),
     "llava_otter_blend": Adapter(
         read=llava_otter.read,

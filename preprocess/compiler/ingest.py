@@ -9,18 +9,19 @@ import hashlib
 import json
 import os
 import shutil
+import sys
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from itertools import islice
 from pathlib import Path
 from typing import Any
 
 from dst.common.extensions import ExtensionOrigin
-from preprocess.adapters.base import Request, Tally
+from preprocess.adapters.base import AnnotationFile, FilePart, IdSet, Request, Tally
 from preprocess.adapters.lookup import adapter_origin, read_records
 from preprocess.adapters.parsing.splits import held_out_files
-from preprocess.compiler.input_digests import InputDigests, input_digests, stamp
+from preprocess.compiler.input_digests import input_digests, stamp
 from preprocess.compiler.spool import reject_all, write_spool
 from preprocess.compiler.unknown_names import check_fields, check_names, unused_names
 from preprocess.compiler_version import COMPILER
@@ -80,6 +81,18 @@ class Ingested:
     error: str | None = None
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Reading:
+    """What the adapter made of some records, in numbers; the fields are those of Ingested, and unsorted."""
+
+    records: int
+    conversations: int
+    rejects: Mapping[str, int]
+    filtered: Mapping[str, int]
+    official_files: Mapping[str, int]
+    tally: Tally
+
+
 def ingest_task(
     dataset: str,
     adapter: str,
@@ -117,55 +130,80 @@ def finished(task: IngestTask) -> Ingested | None:
 def run_ingest(task: IngestTask) -> Ingested:
     """Read the dataset into `task.folder`. If a whole file cannot be used, the result's `error` names it."""
     partial = partial_path(task.folder)
-    embedded = EmbeddedWriter(partial)
     try:
-        _check_code(task)
         partial.mkdir(parents=True)
         with input_digests(task.request) as digests:
-            found = _read(task, partial, embedded, digests)
-        embedded.close()
-        if not found.records:
-            raise DataError(
-                f"{', '.join(map(str, task.request.annotations))}: no records in it; remove the dataset from the blend"
-            )
-        if _key(task.adapter, task.request, task.first, task.extension, task.rules) != task.key:
-            raise DataError("an annotation file changed while it was read; run the same command again")
-        replace_file(partial / _DONE, json.dumps(asdict(found)).encode())
-        shutil.rmtree(task.folder, ignore_errors=True)
-        os.replace(partial, task.folder)
-        sync_folder(task.folder.parent)
+            reading = read_into(partial, task)
+            return complete(partial, task, reading, digests.result)
     except DataError as error:
+        return failed(task, error)
+    finally:
         shutil.rmtree(partial, ignore_errors=True)
-        return Ingested(error=f"dataset {task.dataset}: {error}")
+
+
+def read_into(
+    folder: Path, task: IngestTask, *, parts: tuple[AnnotationFile, ...] = (), ids: IdSet | None = None
+) -> Reading:
+    """Write what the adapter makes of the records into a spool. parts, ids: of the request. Raises DataError."""
+    _check_code(task)
+    tally = Tally() if ids is None else Tally(most=sys.maxsize)
+    embedded = EmbeddedWriter(folder)
+    try:
+        request = replace(task.request, embedded=embedded, tally=tally, parts=parts, ids=ids)
+        official = Counter(dict.fromkeys(held_out_files(map(request.source_file, request.annotations)), 0))
+        dropped: Counter[str] = Counter()
+        records: Records = islice(read_records(task.adapter, request), task.first)
+        if parts and task.extension is not None:
+            records = _only_of(parts, request, records)
+        if official:
+            records = _counted(records, official)
+        if task.rules is not None and task.rules.has_record_rules:
+            records = filtered(records, task.rules, dropped)
+        spool = write_spool(folder, task.dataset, records)
+        embedded.close()
     finally:
         embedded.release()
-    return found
+    return Reading(**spool, filtered=dict(dropped), official_files=dict(official), tally=tally)
 
 
-def _read(task: IngestTask, folder: Path, embedded: EmbeddedWriter, digests: InputDigests) -> Ingested:
-    """Write what the adapter makes of the records. Raises DataError."""
-    tally = Tally()
-    request = replace(task.request, embedded=embedded, tally=tally)
-    official = Counter(dict.fromkeys(held_out_files(map(request.source_file, request.annotations)), 0))
-    dropped: Counter[str] = Counter()
-    records: Records = islice(read_records(task.adapter, request), task.first)
-    if official:
-        records = _counted(records, official)
-    if task.rules is not None and task.rules.has_record_rules:
-        records = filtered(records, task.rules, dropped)
-    spool = write_spool(folder, task.dataset, records)
+def complete(
+    folder: Path, task: IngestTask, reading: Reading, inputs: Callable[[], Sequence[Mapping[str, Any]]]
+) -> Ingested:
+    """Make the folder, which has the whole spool, the task's result.
+
+    inputs: as in Ingested. Raises DataError if a setting names what no record has, if there is no record, or if a file
+    has changed since the task was made.
+    """
+    request, tally = task.request, reading.tally
     check_fields(tally, request.filter_fields)
-    if spool["records"] and task.first is None:
+    if reading.records and task.first is None:
         check_names(tally, request.keys)
-    return Ingested(
-        **spool,
-        filtered=dict(sorted(dropped.items())),
-        inputs=digests.result(),
-        official_files=dict(official),
+    ingested = Ingested(
+        records=reading.records,
+        conversations=reading.conversations,
+        rejects=dict(sorted(reading.rejects.items())),
+        filtered=dict(sorted(reading.filtered.items())),
+        inputs=inputs(),
+        official_files=dict(reading.official_files),
         forms=dict(tally.forms),
         ignored_keys=dict(tally.ignored_keys),
         unused_names=unused_names(tally, request.keys, request.roles),
     )
+    if not ingested.records:
+        raise DataError(
+            f"{', '.join(map(str, request.annotations))}: no records in it; remove the dataset from the blend"
+        )
+    if _key(task.adapter, request, task.first, task.extension, task.rules) != task.key:
+        raise DataError("an annotation file changed while it was read; run the same command again")
+    replace_file(folder / _DONE, json.dumps(asdict(ingested)).encode())
+    shutil.rmtree(task.folder, ignore_errors=True)
+    os.replace(folder, task.folder)
+    sync_folder(task.folder.parent)
+    return ingested
+
+
+def failed(task: IngestTask, error: DataError) -> Ingested:
+    return Ingested(error=f"dataset {task.dataset}: {error}")
 
 
 def filtered(records: Records, rules: Filter, dropped: Counter[str]) -> Iterator[Conversation | Reject]:
@@ -221,6 +259,20 @@ def _check_code(task: IngestTask) -> None:
             f"adapter {task.adapter}: this worker has {other}, the build began with {task.extension.code}; "
             "install the same version on every node, and do not edit it during a build"
         )
+
+
+def _only_of(parts: tuple[AnnotationFile, ...], request: Request, records: Records) -> Iterator[Conversation | Reject]:
+    """The records as they are. Raises DataError if an adapter of another package reads others than it was asked for."""
+    files = {request.source_file(part.path if isinstance(part, FilePart) else part) for part in parts}
+    count = 0
+    for item in records:
+        source = item.sources[0] if isinstance(item, Conversation) else item.source
+        if source.file not in files:
+            raise DataError(f"the adapter reads {source.file}, which is not in request.files")
+        count += 1
+        yield item
+    if count < sum(part.count for part in parts if isinstance(part, FilePart)):
+        raise DataError("the adapter reads fewer records than there are in request.files")
 
 
 def _counted(records: Records, official: Counter[str]) -> Iterator[Conversation | Reject]:

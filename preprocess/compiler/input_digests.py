@@ -43,7 +43,7 @@ class InputDigests:
     """The digests that a thread makes."""
 
     def __init__(self, request: Request, pool: ThreadPoolExecutor, stopped: threading.Event) -> None:
-        self._parts = pool.submit(lambda: [_described(request, path, stopped) for path in request.annotations])
+        self._parts = pool.submit(lambda: [described(request, path, stopped) for path in request.annotations])
 
     def result(self) -> list[dict[str, Any]]:
         """{"file", "size", "sha256"} of each annotation file. Waits; raises DataError for one that cannot be read."""
@@ -61,7 +61,8 @@ def input_digests(request: Request) -> Iterator[InputDigests]:
             stopped.set()
 
 
-def _described(request: Request, path: Path, stopped: threading.Event) -> dict[str, Any]:
+def described(request: Request, path: Path, stopped: threading.Event | None = None) -> dict[str, Any]:
+    """{"file", "size", "sha256"} of an annotation file, or of a folder. Raises DataError if it cannot be read."""
     size = stamp(path)[0]
     try:
         sha256 = folder_sha256(path, MAX_TEXT_BYTES) if path.is_dir() else _sha256(path, stopped)
@@ -70,9 +71,9 @@ def _described(request: Request, path: Path, stopped: threading.Event) -> dict[s
     return {"file": request.source_file(path), "size": size, "sha256": sha256}
 
 
-def _sha256(path: Path, stopped: threading.Event) -> str:
+def _sha256(path: Path, stopped: threading.Event | None) -> str:
     digest, piece = hashlib.sha256(), memoryview(bytearray(_PIECE_BYTES))
     with path.open("rb", buffering=0) as file:
-        while (size := file.readinto(piece)) and not stopped.is_set():
+        while (size := file.readinto(piece)) and not (stopped and stopped.is_set()):
             digest.update(piece[:size])
     return digest.hexdigest()

@@ -20,7 +20,8 @@ from preprocess.compiler.fingerprints import FOLDER as FINGERPRINTS
 from preprocess.compiler.fingerprints import FingerprintStage
 from preprocess.compiler.frames import FramesStage
 from preprocess.compiler.image_states import image_states
-from preprocess.compiler.ingest import Ingested, finished, ingest_task, run_ingest
+from preprocess.compiler.ingest import Ingested, ingest_task
+from preprocess.compiler.ingest_stage import read_datasets
 from preprocess.compiler.plan import make_context, plan_tasks
 from preprocess.compiler.select import Selection, select
 from preprocess.compiler.split_assignment import Side
@@ -100,7 +101,7 @@ def _ingest(prepared: Prepared, folder: Path, run: TaskRunner) -> tuple[dict[str
         )
         for dataset in prepared.blend.datasets
     ]
-    found = run("reading", run_ingest, tasks, known=finished)
+    found = read_datasets(tasks, run)
     errors = [one.error for one in found if one.error]
     if errors:
         raise DataError("\n".join(errors))

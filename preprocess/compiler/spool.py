@@ -11,12 +11,13 @@ Rule: any conversation can be read by its number, so a task reads any subset and
 from __future__ import annotations
 
 import os
+import shutil
 import weakref
 from collections import Counter
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import numpy as np
 import numpy.typing as npt
@@ -81,10 +82,28 @@ def write_spool(folder: Path, dataset: str, stream: Iterable[Conversation | Reje
                 rejects[item.reason] += 1
                 records += 1
         table.write_batch(pa.RecordBatch.from_pylist(rows, _SCHEMA))
-    for path in folder.iterdir():
-        with path.open("rb+") as file:
-            os.fsync(file.fileno())
+    _sync(folder)
     return {"records": records, "conversations": conversations, "rejects": dict(sorted(rejects.items()))}
+
+
+def join_spools(folder: Path, parts: Sequence[Path]) -> None:
+    """Write the spool of all conversations and rejects of others, in order."""
+    offset = 0
+    with (
+        (folder / "records.jsonl").open("wb") as lines,
+        (folder / "rejects.jsonl").open("wb") as refused,
+        pa.OSFile(str(folder / "table.arrow"), "wb") as sink,
+        pa.ipc.new_file(sink, _SCHEMA) as table,
+    ):
+        for part in parts:
+            with pa.memory_map(str(part / "table.arrow")) as source:
+                for batch in pa.ipc.open_file(source).read_all().to_batches():
+                    moved = pa.array(batch.column("offset").to_numpy() + np.uint64(offset))
+                    table.write_batch(pa.RecordBatch.from_arrays([moved, *batch.columns[1:]], schema=_SCHEMA))
+            _append(part / "rejects.jsonl", refused)
+            offset += _append(part / "records.jsonl", lines)
+        table.write_batch(pa.RecordBatch.from_pylist([], _SCHEMA))
+    _sync(folder)
 
 
 class Spool:
@@ -186,6 +205,19 @@ def reject_line(dataset: str, reject: Reject) -> bytes:
     safe = {key: value.encode("utf-8", "backslashreplace").decode() for key, value in fields.items()}
     detail = reject.detail[:500].encode("utf-8", "backslashreplace").decode()
     return orjson.dumps({"dataset": dataset, **safe, "detail": detail}) + b"\n"
+
+
+def _append(path: Path, out: BinaryIO) -> int:
+    """Copy a file to the end of another. Returns its size."""
+    with path.open("rb") as file:
+        shutil.copyfileobj(file, out, 1 << 20)
+        return file.tell()
+
+
+def _sync(folder: Path) -> None:
+    for path in folder.iterdir():
+        with path.open("rb+") as file:
+            os.fsync(file.fileno())
 
 
 def _starts(chunks: list[pa.Array]) -> npt.NDArray[np.int64]:

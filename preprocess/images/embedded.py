@@ -12,8 +12,10 @@ from __future__ import annotations
 from pathlib import Path
 from typing import BinaryIO
 
+import numpy as np
+
 from preprocess.conversation import Image, embedded_name
-from preprocess.images.index import ArchiveIndexBuilder
+from preprocess.images.index import ArchiveIndex, ArchiveIndexBuilder
 from preprocess.images.index_cache import CachedIndex
 from shards.files import flush_and_close
 
@@ -41,12 +43,27 @@ class EmbeddedWriter:
     def keep(self, data: bytes) -> Image:
         name = embedded_name(data)
         if name not in self._kept:
-            if self._blob is None:
-                self._blob = (self._folder / _BLOB).open("wb", buffering=1 << 20)
-            self._kept.add(name)
-            self._index.add(name, self._blob.tell(), len(data))
-            self._blob.write(data)
+            self._add(name, data)
         return Image(name=name)
+
+    def keep_all(self, folder: Path) -> None:
+        """Keep the images that another writer left in a folder, in their order there."""
+        if not has_embedded(folder):
+            return
+        index = ArchiveIndex(folder / _INDEX)
+        with (folder / _BLOB).open("rb") as blob:
+            for row in np.argsort(index.offsets).tolist():
+                name = index.keys[row].as_py().decode()
+                if name not in self._kept:
+                    blob.seek(int(index.offsets[row]))
+                    self._add(name, blob.read(int(index.sizes[row])))
+
+    def _add(self, name: str, data: bytes) -> None:
+        if self._blob is None:
+            self._blob = (self._folder / _BLOB).open("wb", buffering=1 << 20)
+        self._kept.add(name)
+        self._index.add(name, self._blob.tell(), len(data))
+        self._blob.write(data)
 
     def close(self) -> None:
         """Complete the files; without an image there are none."""

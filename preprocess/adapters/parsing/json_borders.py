@@ -56,7 +56,8 @@ class ElementBorders:
             self.depth = int(depths[-1])
             self.deepest = max(self.deepest, int(depths.max()))
             self.closings += int(np.count_nonzero(~opens & (depths <= 0)))
-        return brackets[opens & (depths == self.level + 1)]
+        starts: Places = brackets[opens & (depths == self.level + 1)]
+        return starts
 
 
 def windows(file: BinaryIO, size: int | None = None) -> Iterator[bytes]:

@@ -12,6 +12,7 @@ record of extreme length) is not cut: then it is read whole, and its errors are 
 from __future__ import annotations
 
 import codecs
+from itertools import pairwise
 from pathlib import Path
 from typing import BinaryIO, Literal
 
@@ -33,9 +34,14 @@ _LAST_SPACE = 0x20
 """A line that begins with a larger byte is not blank."""
 
 
+def least_bytes() -> int:
+    """A smaller file is not cut."""
+    return PART_BYTES * 3 // 2
+
+
 def cut(path: Path) -> list[FilePart] | None:
     """The parts of a file, in order; None if it must be read whole. Raises DataError for a file that is not read."""
-    if path.is_dir() or path.stat().st_size < PART_BYTES * 3 // 2:
+    if path.is_dir() or path.stat().st_size < least_bytes():
         return None
     kind = kind_of(path)
     if kind in ("Parquet", "an Arrow file"):
@@ -182,6 +188,6 @@ class _Cutter:
                 first_line=line,
                 count=next_record - record,
             )
-            for (start, record, line), (stop, next_record, _) in zip(borders, borders[1:], strict=False)
+            for (start, record, line), (stop, next_record, _) in pairwise(borders)
         ]
         return parts if len(parts) > 1 else None

@@ -28,8 +28,8 @@ def table_records(
 ) -> Iterator[Any]:
     """The rows as dicts, with the columns that are in `keys`, or with all if none is. Raises DataError.
 
-    ignored: gets the name of each column that is not read, and a number of rows that have it. pieces: the row groups or record
-    batches to read; None: all.
+    ignored: gets the name of each column that is not read, and a number of rows that have it. pieces: the row groups
+    or record batches to read; None: all.
     """
     import pyarrow
 

@@ -1,0 +1,244 @@
+"""A dataset in pieces: each is a task that reads some neighbouring records, and keeps what it made of them.
+
+Rules: the pieces of a dataset depend on its files alone. What a piece makes is what one task would make of the same
+records, except that the task does not know the ids of the pieces before it: it reports those that it claimed, and
+ingest_join.py finds the ones that came twice. A finished piece is never read again.
+
+    <ingest>/<dataset>-<key>-pieces/cuts.json        the parts of the files
+                                    /digests-00.json  digests of the files
+                                    /00007-<key>/     a spool, ids.bin and piece.json
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+from array import array
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import xxhash
+
+from preprocess.adapters.base import AnnotationFile, FilePart, Tally
+from preprocess.adapters.lookup import find_adapter
+from preprocess.adapters.parsing import record_cuts
+from preprocess.compiler.ingest import IngestTask, Reading, content_key, read_into
+from preprocess.compiler.input_digests import described
+from preprocess.errors import DataError
+from shards.files import partial_path, replace_file
+
+_DONE = "piece.json"
+_IDS = "ids.bin"
+_NO_IDS: npt.NDArray[np.uint64] = np.zeros(0, np.uint64)
+
+Ids = npt.NDArray[np.uint64]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class PieceTask:
+    """Some parts of a dataset's files. taken: sorted digests of ids of earlier pieces, of which this one has some."""
+
+    dataset: IngestTask
+    number: int
+    parts: tuple[AnnotationFile, ...]
+    taken: Ids
+    key: str
+
+    @property
+    def folder(self) -> Path:
+        return pieces_folder(self.dataset) / f"{self.number:05d}-{self.key[:16]}"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DigestTask:
+    """The digests of some neighbouring files of a dataset."""
+
+    dataset: IngestTask
+    number: int
+    files: tuple[Path, ...]
+
+    @property
+    def marker(self) -> Path:
+        """The file of its result."""
+        return pieces_folder(self.dataset) / f"digests-{self.number:02d}.json"
+
+
+@dataclass(frozen=True, slots=True)
+class PieceResult:
+    """error: why the piece cannot be used; then the dataset is read whole, and its own error is reported."""
+
+    error: str | None = None
+
+
+def pieces_folder(task: IngestTask) -> Path:
+    return task.folder.with_name(f"{task.folder.name}-pieces")
+
+
+def may_be_cut(task: IngestTask) -> bool:
+    """Whether the dataset is large, and its adapter can read it in pieces. With `first`, few records are read."""
+    if task.first is not None or not find_adapter(task.adapter).independent_records:
+        return False
+    return sum(map(size_of, task.request.annotations)) >= record_cuts.least_bytes()
+
+
+def is_large(path: Path) -> bool:
+    """Whether a file may be cut."""
+    return size_of(path) >= record_cuts.least_bytes()
+
+
+def cut_file(path: Path) -> list[FilePart] | None:
+    """The parts of a file, as a task. None for one that is read whole, or cannot be read at all."""
+    try:
+        return record_cuts.cut(path)
+    except (DataError, OSError, ValueError):
+        return None
+
+
+def pieces_of(task: IngestTask, cuts: Sequence[Sequence[FilePart] | None]) -> list[PieceTask]:
+    """The pieces of a dataset. cuts: of each annotation file. Small files come together in a piece."""
+    groups: list[list[AnnotationFile]] = []
+    filled = 0
+    for path, parts in zip(task.request.annotations, cuts, strict=True):
+        for part in parts or (path,):
+            size = size_of(part)
+            if not groups or filled + size > record_cuts.PART_BYTES:
+                groups.append([])
+                filled = 0
+            groups[-1].append(part)
+            filled += size
+    return [_piece(task, number, tuple(parts), _NO_IDS) for number, parts in enumerate(groups)]
+
+
+def with_taken(task: PieceTask, taken: Ids) -> PieceTask:
+    """The same piece, if some ids are taken."""
+    return _piece(task.dataset, task.number, task.parts, np.union1d(task.taken, taken))
+
+
+def run_piece(task: PieceTask) -> PieceResult:
+    """Read the piece into its folder. Raises OSError or MemoryError if another try may succeed."""
+    partial = partial_path(task.folder)
+    ids = _PieceIds(task.taken)
+    try:
+        partial.mkdir(parents=True)
+        reading = read_into(partial, task.dataset, parts=task.parts, ids=ids)
+        (partial / _IDS).write_bytes(ids.claimed.tobytes())
+        replace_file(partial / _DONE, json.dumps(_as_json(reading)).encode())
+        shutil.rmtree(task.folder, ignore_errors=True)
+        os.replace(partial, task.folder)
+    except DataError as error:
+        return PieceResult(str(error))
+    finally:
+        shutil.rmtree(partial, ignore_errors=True)
+    return PieceResult()
+
+
+def read_piece(task: PieceTask) -> Reading:
+    """The numbers of a finished piece. Raises OSError, ValueError or KeyError if there is none."""
+    fields = json.loads((task.folder / _DONE).read_bytes())
+    tally = fields.pop("tally")
+    return Reading(
+        **fields,
+        tally=Tally(
+            forms=Counter(tally["forms"]),
+            ignored_keys=Counter(tally["ignored_keys"]),
+            keys_found={*tally["keys_found"]},
+            roles_found={*tally["roles_found"]},
+            fields_found={*tally["fields_found"]},
+            possible_fields=dict.fromkeys(tally["possible_fields"]),
+        ),
+    )
+
+
+def claimed_ids(task: PieceTask) -> Ids:
+    """The digests of the ids that a finished piece claimed, each once."""
+    return np.fromfile(task.folder / _IDS, np.uint64)
+
+
+def finished_piece(task: PieceTask) -> PieceResult | None:
+    return PieceResult() if (task.folder / _DONE).is_file() else None
+
+
+def digest_tasks(task: IngestTask) -> list[DigestTask]:
+    """A large file is a task; small ones come together."""
+    groups: list[list[Path]] = []
+    filled = 0
+    for path in task.request.annotations:
+        if not groups or filled + size_of(path) > record_cuts.PART_BYTES:
+            groups.append([])
+            filled = 0
+        groups[-1].append(path)
+        filled += size_of(path)
+    return [DigestTask(dataset=task, number=number, files=tuple(files)) for number, files in enumerate(groups)]
+
+
+def run_digests(task: DigestTask) -> list[dict[str, Any]]:
+    """{"file", "size", "sha256"} of each file. Raises DataError for one that cannot be read."""
+    result = [described(task.dataset.request, path) for path in task.files]
+    task.marker.parent.mkdir(parents=True, exist_ok=True)
+    replace_file(task.marker, json.dumps(result).encode())
+    return result
+
+
+def finished_digests(task: DigestTask) -> list[dict[str, Any]] | None:
+    try:
+        result: list[dict[str, Any]] = json.loads(task.marker.read_bytes())
+    except (OSError, ValueError):
+        return None
+    return result
+
+
+class _PieceIds:
+    """An IdSet that knows the ids of earlier pieces, and remembers its own."""
+
+    def __init__(self, taken: Ids) -> None:
+        self._seen = {*taken.tolist()}
+        self.claimed = array("Q")
+
+    def __contains__(self, digest: int) -> bool:
+        return digest in self._seen
+
+    def add(self, digest: int) -> None:
+        self._seen.add(digest)
+        self.claimed.append(digest)
+
+
+def _piece(task: IngestTask, number: int, parts: tuple[AnnotationFile, ...], taken: Ids) -> PieceTask:
+    source_file = task.request.source_file
+    facts = [
+        [source_file(part.path), part.start, part.end] if isinstance(part, FilePart) else [source_file(part)]
+        for part in parts
+    ]
+    key = content_key({"dataset": task.key, "parts": facts, "taken": xxhash.xxh3_128_hexdigest(taken.tobytes())})
+    return PieceTask(dataset=task, number=number, parts=parts, taken=taken, key=key)
+
+
+def _as_json(reading: Reading) -> dict[str, Any]:
+    tally = reading.tally
+    return {
+        "records": reading.records,
+        "conversations": reading.conversations,
+        "rejects": dict(reading.rejects),
+        "filtered": dict(reading.filtered),
+        "official_files": dict(reading.official_files),
+        "tally": {
+            "forms": tally.forms,
+            "ignored_keys": tally.ignored_keys,
+            "keys_found": sorted(tally.keys_found),
+            "roles_found": sorted(tally.roles_found),
+            "fields_found": sorted(tally.fields_found),
+            "possible_fields": list(tally.possible_fields),
+        },
+    }
+
+
+def size_of(file: AnnotationFile) -> int:
+    """Bytes of the file, or about those of a part."""
+    if isinstance(file, Path):
+        return 0 if file.is_dir() else file.stat().st_size
+    return file.end - file.start if file.form in ("array", "lines") else record_cuts.PART_BYTES
