@@ -46,7 +46,7 @@ WORDS = st.sampled_from(
         '\\\\"}, {"id": 1',
     ]
 )
-RECORDS = st.fixed_dictionaries(
+RECORDS: st.SearchStrategy[Any] = st.fixed_dictionaries(
     {},
     optional={
         "id": st.sampled_from(["a", "b", "c", "#1", "a#3", 7, 2**70, None, ""]),
