@@ -3,7 +3,7 @@
     python -m tools.bench.plan [--against CHECKOUT] [--rows 500000,1000000,2000000] [--num-files 200000] [--repeats 3]
 
 Each row names one image of a folder; nothing of an earlier plan is reused, so the times are those of every build whose
-inputs did not change. Noise only ever adds, so the least of all rounds counts. CPU seconds are those of the process that
+inputs did not change. Noise only ever adds, so the least of all rounds counts. CPU seconds are of the process that
 plans, and of its workers. Memory is the growth of that process at its peak, with the pages of files that it touched.
 Needs Linux; prints Markdown for docs/benchmarks.md.
 """
