@@ -143,6 +143,7 @@ REASONS: dict[str, str] = {
     "duplicate": "an earlier record has the same images and texts (dedupe)",
     "contaminated": "it shows an image or repeats a question of an evaluation set (decontaminate)",
     "split_conflict": "it shows images from both sides of the train/eval split",
+    "worker_died": "the process that worked on it died twice: a library crashed on its data, or memory ran out",
     "internal_error": "an unexpected error; please report it",
 }
 

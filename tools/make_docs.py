@@ -136,6 +136,13 @@ def rejects_page() -> str:
         "records in samples + rejects. Above `limits.max_reject_share` the build fails; finished work is kept, so a "
         "second run with another limit or corrected data is quick.",
         _name_table("reason", REASONS),
+        "## worker_died",
+        "A worker process can die in a library that crashes on the data of a record, or because memory runs out. Its "
+        "task is then tried again, alone, once all others are done, so that memory is not short because of them. A "
+        "record at which workers died twice is a reject, and the build carries on without it; with `share`, all "
+        "records of the sample that shows the image are. The detail names the cause, and the files in the build's "
+        "cache to remove so that the record is tried again. More than 10 deaths in one run end the build with one "
+        "line; the next run does not repeat them. On a Ray cluster this needs a build folder that all nodes share.",
         "## Notes",
         "A note is a change that dsvl or the template made to a record that became part of a sample. The build counts "
         "notes for each dataset; `render` and `inspect` show them at their conversation or sample.",

@@ -97,7 +97,14 @@ def build_and_publish(
             run = TaskRunner(engine, run.workers, progress)
         planned = plan_build(prepared, folder, run, url)
         tasks, finished = planned.tasks, run.built
-        results = run("compiling", run_task, tasks, known=known, weight=lambda task: len(task.rows))
+        results = run(
+            "compiling",
+            run_task,
+            tasks,
+            known=known,
+            weight=lambda task: len(task.rows),
+            marker=lambda task: task.marker,
+        )
         if run.built > finished:
             check_unchanged(planned, run)
         reports = {dataset.name: _report(prepared, dataset, planned) for dataset in blend.datasets}

@@ -1,7 +1,8 @@
 """Where tasks run: worker processes on this machine, or a Ray cluster. Results are the same, only their order differs.
 
-Rule: a run never hangs. The death of a worker ends the run at once, with the number of its task. Workers die with their
-parent, so a killed build leaves no process that still writes.
+Rule: a run never hangs. The death of a worker ends the run at once, with the number of its task, unless the task may be
+tried again; then it is, alone, once all others are done. Workers die with their parent, so a killed build leaves no
+process that still writes.
 """
 
 from __future__ import annotations
@@ -22,6 +23,7 @@ from typing import Any, Protocol, TypeVar
 from preprocess.compiler.ray_engine import ray_engine
 from preprocess.compiler.task_errors import USERS_TO_MEND, failure_text
 from preprocess.compiler.task_report import TaskReport, unreported
+from preprocess.compiler.worker_deaths import Forgives, forgive_none
 from preprocess.errors import DataError
 
 T = TypeVar("T")
@@ -31,19 +33,31 @@ PerTask = Callable[[T], R]
 
 
 class Engine(Protocol):
-    """Yields (index of the task, result) as tasks finish. Raises DataError if a task or its worker fails."""
+    """Yields (index of the task, result) as tasks finish. Raises DataError if a task fails, or its worker does.
+
+    forgives: whether a task whose worker died is tried again.
+    """
 
     def __call__(
-        self, function: PerTask[T, R], tasks: Iterable[T], workers: int, report: TaskReport = unreported
+        self,
+        function: PerTask[T, R],
+        tasks: Iterable[T],
+        workers: int,
+        report: TaskReport = unreported,
+        forgives: Forgives = forgive_none,
     ) -> Iterator[tuple[int, R]]: ...
 
 
 def process_engine(
-    function: PerTask[T, R], tasks: Iterable[T], workers: int, report: TaskReport = unreported
+    function: PerTask[T, R],
+    tasks: Iterable[T],
+    workers: int,
+    report: TaskReport = unreported,
+    forgives: Forgives = forgive_none,
 ) -> Iterator[tuple[int, R]]:
     """Spawned processes, each with one task at a time."""
     with _Crew() as crew:
-        yield from crew(function, tasks, workers, report)
+        yield from crew(function, tasks, workers, report, forgives)
 
 
 @contextlib.contextmanager
@@ -73,33 +87,69 @@ class _Crew:
             self._workers.pop().retire()
 
     def __call__(
-        self, function: PerTask[T, R], tasks: Iterable[T], workers: int, report: TaskReport = unreported
+        self,
+        function: PerTask[T, R],
+        tasks: Iterable[T],
+        workers: int,
+        report: TaskReport = unreported,
+        forgives: Forgives = forgive_none,
     ) -> Iterator[tuple[int, R]]:
         queue = deque(enumerate(tasks))
         try:
-            while len(self._workers) < min(workers, len(queue)):
-                self._workers.append(_Worker())
-            busy: dict[Any, _Worker] = {}
-            for worker in self._workers[: min(workers, len(queue))]:
-                busy[worker.pipe] = worker
-                worker.give(function, queue.popleft())
-            while busy:
-                report(len(busy), len(queue), 0)
-                for pipe in wait(list(busy)):
-                    worker = busy[pipe]
-                    yield worker.take()
-                    if queue:
-                        worker.give(function, queue.popleft())
-                    else:
-                        del busy[pipe]
+            lost: deque[tuple[int, Any]] = deque()
+            yield from self._run(function, queue, workers, report, forgives, lost)
+            while lost:
+                yield from self._run(function, deque([lost.popleft()]), 1, report, forgives, lost)
         except BaseException:
             while self._workers:
                 self._workers.pop().kill()
             raise
 
+    def _run(
+        self,
+        function: Callable[[Any], Any],
+        queue: deque[tuple[int, Any]],
+        workers: int,
+        report: TaskReport,
+        forgives: Forgives,
+        lost: deque[tuple[int, Any]],
+    ) -> Iterator[tuple[int, Any]]:
+        """Those whose worker died and that may be tried again are added to `lost`."""
+        busy: dict[Any, _Worker] = {}
+        idle = self._workers[:workers]
+        while queue or busy:
+            while queue and len(busy) < workers:
+                worker = idle.pop() if idle else self._hired()
+                worker.give(function, queue.popleft())
+                busy[worker.pipe] = worker
+            report(len(busy), len(queue) + len(lost), len(lost))
+            for pipe in wait(list(busy)):
+                worker = busy.pop(pipe)
+                try:
+                    yield worker.take()
+                    idle.append(worker)
+                except _WorkerDiedError as died:
+                    self._workers.remove(worker)
+                    if not forgives(worker.task[1], died.cause):
+                        raise DataError(str(died)) from None
+                    lost.append(worker.task)
+
+    def _hired(self) -> _Worker:
+        worker = _Worker()
+        self._workers.append(worker)
+        return worker
+
+
+class _WorkerDiedError(Exception):
+    def __init__(self, index: int, cause: str, step: str) -> None:
+        super().__init__(
+            f"a worker process died in task {index} ({cause}); {step}; the same command resumes where this run stopped"
+        )
+        self.cause = cause
+
 
 class _Worker:
-    """A child process and the pipe to it."""
+    """A child process and the pipe to it. task: the last one that it was given, with its index."""
 
     def __init__(self) -> None:
         context = multiprocessing.get_context("spawn")
@@ -108,23 +158,22 @@ class _Worker:
         with _ctrl_c_later():
             self._process.start()
         far_end.close()
-        self._index = -1
+        self.task: tuple[int, Any] = (-1, None)
 
     def give(self, function: Callable[[Any], Any], task: tuple[int, Any]) -> None:
-        self._index, payload = task
-        try:
-            self.pipe.send((function, payload))
-        except OSError:
-            self._report_death()
+        self.task = task
+        with contextlib.suppress(OSError):  # it is dead, which `take` reports
+            self.pipe.send((function, task[1]))
 
     def take(self) -> tuple[int, Any]:
+        """The task's index and result. Raises DataError if it failed, and _WorkerDiedError."""
         try:
             result, failure = self.pipe.recv()
         except (EOFError, OSError):
-            self._report_death()
+            raise self._death() from None
         if failure is not None:
             raise DataError(failure)
-        return self._index, result
+        return self.task[0], result
 
     def retire(self) -> None:
         self.pipe.close()
@@ -134,7 +183,7 @@ class _Worker:
         self._process.kill()
         self._process.join()
 
-    def _report_death(self) -> Any:
+    def _death(self) -> _WorkerDiedError:
         self._process.join()
         code = self._process.exitcode
         if code == -signal.SIGKILL:
@@ -143,10 +192,7 @@ class _Worker:
         else:
             cause = f"exit code {code}"
             step = "what it printed last says why; if that is a traceback, please report it"
-        raise DataError(
-            f"a worker process died in task {self._index} ({cause}); {step}; "
-            "the same command resumes where this run stopped"
-        )
+        return _WorkerDiedError(self.task[0], cause, step)
 
 
 @contextlib.contextmanager

@@ -20,6 +20,7 @@ from preprocess.compiler.ingest import content_key
 from preprocess.compiler.opened import open_dataset
 from preprocess.compiler.spool import Spool
 from preprocess.compiler.task_runner import TaskRunner
+from preprocess.compiler.worker_deaths import deadly_items, noting
 from preprocess.compiler_version import libraries
 from preprocess.conversation import Image
 from preprocess.dedupe.fingerprint import (
@@ -147,7 +148,12 @@ class FingerprintStage:
                 order.append(part)
         self.used.update(task.marker for task in tasks)
         parts = self.run(
-            "comparing images", run_fingerprint, tasks, known=read_fingerprints, weight=lambda task: len(task.positions)
+            "comparing images",
+            run_fingerprint,
+            tasks,
+            known=read_fingerprints,
+            weight=lambda task: len(task.positions),
+            marker=lambda task: task.marker,
         )
         result = np.zeros(len(chosen), FINGERPRINT)
         result[np.searchsorted(chosen, np.concatenate(order))] = np.concatenate([result[:0], *parts])
@@ -160,22 +166,27 @@ def run_fingerprint(task: FingerprintTask) -> Fingerprints:
     """The task's fingerprints, also written to its marker. Raises OSError or MemoryError if another try may succeed."""
     spool, stores = open_dataset(task.spool, task.stores, task.cache)
     result = np.zeros(len(task.positions), FINGERPRINT)
+    deadly = deadly_items(task.marker)
     previous = None
-    for row, image in enumerate(spool.images_at(task.positions)):
-        file = (image.name, image.store)
-        try:
-            if task.level == "look":
-                result[row] = _look(image, stores, task.max_pixels)
-            elif image.frame is not None and file == previous:  # frames of one file are copies of each other
-                result[row] = result[row - 1]
-            elif task.level == "tail":
-                result[row] = tail_fingerprint(*stores.tail(image))
-            else:
-                result[row] = bytes_fingerprint(stores.read(image))
-        except RejectError:
-            continue  # the compiler says why it is missing or broken
-        finally:
-            previous = file
+    with noting(task.marker) as note:
+        for row, image in enumerate(spool.images_at(task.positions)):
+            note(row)
+            file = (image.name, image.store)
+            try:
+                if row in deadly:
+                    raise RejectError("worker_died", deadly[row])
+                if task.level == "look":
+                    result[row] = _look(image, stores, task.max_pixels)
+                elif image.frame is not None and file == previous:  # frames of one file are copies of each other
+                    result[row] = result[row - 1]
+                elif task.level == "tail":
+                    result[row] = tail_fingerprint(*stores.tail(image))
+                else:
+                    result[row] = bytes_fingerprint(stores.read(image))
+            except RejectError:
+                continue  # the compiler says why it is missing or broken
+            finally:
+                previous = file
     write_array(task.marker, result)
     return result
 

@@ -28,6 +28,7 @@ from preprocess.compiler.ingest import Ingested, content_key
 from preprocess.compiler.opened import open_dataset
 from preprocess.compiler.spool import Spool, reject_all, write_spool
 from preprocess.compiler.task_runner import TaskRunner
+from preprocess.compiler.worker_deaths import deadly_items, died_detail, noting
 from preprocess.compiler_version import libraries
 from preprocess.conversation import Conversation, Image, Reject
 from preprocess.errors import RejectError
@@ -97,7 +98,12 @@ class FramesStage:
         ]
         self.used.update([spool.folder, *(task.marker for task in tasks)])
         parts = self.run(
-            "choosing frames", run_frames, tasks, known=read_frames, weight=lambda task: len(task.positions)
+            "choosing frames",
+            run_frames,
+            tasks,
+            known=read_frames,
+            weight=lambda task: len(task.positions),
+            marker=lambda task: task.marker,
         )
         folder = (
             spool.folder.parent / f"{spool.folder.name}-{content_key({'tasks': [task.key for task in tasks]})[:16]}"
@@ -117,7 +123,16 @@ def run_frames(task: FramesTask) -> list[Shown]:
     Raises OSError or MemoryError if another try may succeed.
     """
     spool, stores = open_dataset(task.spool, task.stores, task.cache)
-    result = [_shown(image, stores, task) for image in spool.images_at(task.positions)]
+    deadly = deadly_items(task.marker)
+    result: list[Shown] = []
+    with noting(task.marker) as note:
+        for number, image in enumerate(spool.images_at(task.positions)):
+            note(number)
+            if number in deadly:
+                detail = f"{image.name}: {died_detail(task.marker, deadly[number])}"
+                result.append({"reason": "worker_died", "detail": detail})
+            else:
+                result.append(_shown(image, stores, task))
     task.marker.parent.mkdir(parents=True, exist_ok=True)
     replace_file(task.marker, json.dumps(result).encode())
     return result

@@ -21,6 +21,7 @@ from preprocess.compiler.carried import Carrier, remove_carried, run_carried
 from preprocess.compiler.cluster_nodes import NodeNeeds, check_nodes, node_problem, on_every_node
 from preprocess.compiler.task_errors import USERS_TO_MEND, failure_text
 from preprocess.compiler.task_report import TaskReport, unreported
+from preprocess.compiler.worker_deaths import Forgives, forgive_none
 from preprocess.errors import DataError
 
 T = TypeVar("T")
@@ -35,6 +36,7 @@ COUNT_EVERY_S = 5.0
 WAITING = 32
 """Tasks in Ray's queue in addition to two for each CPU: work for the nodes that an autoscaler may add."""
 
+_DEATHS = ("WorkerCrashedError", "OutOfMemoryError")
 _LOST = ("WorkerCrashedError", "NodeDiedError", "LocalRayletDiedError", "ObjectLostError", "OutOfMemoryError")
 
 
@@ -67,7 +69,12 @@ class RayEngine:
             on_every_node(importlib.import_module("ray"), remove_carried, self._carrier.name)
 
     def __call__(
-        self, function: Callable[[T], R], tasks: Iterable[T], workers: int, report: TaskReport = unreported
+        self,
+        function: Callable[[T], R],
+        tasks: Iterable[T],
+        workers: int,
+        report: TaskReport = unreported,
+        forgives: Forgives = forgive_none,
     ) -> Iterator[tuple[int, R]]:
         queue = deque(enumerate(tasks))
         if not queue:
@@ -78,14 +85,18 @@ class RayEngine:
             self._checked = True
         if self._carrier_of is not None and self._carrier is None:
             self._carrier = Carrier(*self._carrier_of, put=ray.put)
-        yield from _Run(ray, function, queue, self._most, self._needs, self._carrier, report)()
+        yield from _Run(ray, function, queue, self._most, self._needs, self._carrier, report, forgives)()
 
 
 def ray_engine(
-    function: Callable[[T], R], tasks: Iterable[T], workers: int, report: TaskReport = unreported
+    function: Callable[[T], R],
+    tasks: Iterable[T],
+    workers: int,
+    report: TaskReport = unreported,
+    forgives: Forgives = forgive_none,
 ) -> Iterator[tuple[int, R]]:
     """At most `workers` tasks at the same time, on nodes that are not checked."""
-    return RayEngine(workers)(function, tasks, workers, report)
+    return RayEngine(workers)(function, tasks, workers, report, forgives)
 
 
 def connected(cpus: int) -> Any:
@@ -126,6 +137,7 @@ class _Run:
         needs: NodeNeeds | None,
         carrier: Carrier | None,
         report: TaskReport,
+        forgives: Forgives,
     ) -> None:
         self._ray = ray
         work = function if carrier is None else partial(run_carried, function, get=_get)
@@ -134,12 +146,16 @@ class _Run:
         self._queue = queue
         self._most = most
         self._report = report
+        self._forgives = forgives
         self._running: dict[Any, tuple[int, Any]] = {}
         self._tries: dict[int, int] = {}
         self._failed = 0
         self._cpus = 0
         self._counted = -COUNT_EVERY_S
-        self._lost = tuple(getattr(ray.exceptions, name) for name in _LOST if hasattr(ray.exceptions, name))
+        self._lost, self._deaths = (
+            tuple(getattr(ray.exceptions, name) for name in names if hasattr(ray.exceptions, name))
+            for names in (_LOST, _DEATHS)
+        )
 
     def __call__(self) -> Iterator[tuple[int, Any]]:
         try:
@@ -173,6 +189,9 @@ class _Run:
             result, failure = self._ray.get(reference)
         except self._lost as error:
             self._failed += 1
+            if self._carrier is None and self._is_death(error) and self._forgives(task, type(error).__name__):
+                self._queue.append((index, task))
+                return
             self._tries[index] = self._tries.get(index, 0) + 1
             if self._tries[index] == TRIES:
                 raise DataError(f"task {index} failed in Ray {TRIES} times, the last time: {_line(error)}") from None
@@ -183,6 +202,10 @@ class _Run:
         if failure is not None:
             raise DataError(failure)
         yield index, self._carrier.unpack(result) if self._carrier else result
+
+    def _is_death(self, error: Exception) -> bool:
+        """Whether the worker process died, on a node that did not."""
+        return isinstance(error, self._deaths)
 
     def _tell(self) -> None:
         running = min(len(self._running), self._cpus)

@@ -24,6 +24,7 @@ from preprocess.compiler.member import Member, make_member, tokenize, with_image
 from preprocess.compiler.share import share
 from preprocess.compiler.spool import reject_all, reject_line
 from preprocess.compiler.task import CompileTask, TaskResult, Tools, open_tools
+from preprocess.compiler.worker_deaths import deadly_items, died_detail, noting
 from preprocess.conversation import Conversation, Image, Reject
 from preprocess.errors import DataError, RejectError
 from preprocess.filters.image_rules import broken_image_rule
@@ -47,9 +48,11 @@ def run_task(task: CompileTask) -> TaskResult:
     writer = ShardWriter(task.staging, f"shards/{context.dataset}", stem, tiled=context.tiled)
     outcome = _Outcome()
     try:
-        samples = _shared(task, tools, outcome) if context.share > 1 else _joined(task, tools, outcome)
-        for group, tokens in samples:
-            _write(writer, task, group, tokens, outcome)
+        with noting(task.marker) as note:
+            conversations = _conversations(task, tools, outcome, note)
+            compiled = _shared if context.share > 1 else _joined
+            for group, tokens in compiled(conversations, task, tools, outcome, note):
+                _write(writer, task, group, tokens, outcome)
         shard = writer.finish()
     except BaseException:
         writer.discard()
@@ -135,16 +138,36 @@ class _Outcome:
     filtered: Counter[str] = field(default_factory=Counter)
 
 
-def _joined(task: CompileTask, tools: Tools, outcome: _Outcome) -> Iterator[tuple[list[Member], IntArray]]:
+def _conversations(
+    task: CompileTask, tools: Tools, outcome: _Outcome, note: Callable[[int], None]
+) -> Iterator[tuple[int, Conversation]]:
+    """Each row and its conversation, without those at which worker processes died."""
+    deadly = deadly_items(task.marker)
+    for row in task.rows.tolist():
+        note(row)
+        if row in deadly:
+            detail = died_detail(task.marker, deadly[row])
+            outcome.rejects += reject_all(tools.spool[row], "worker_died", detail)
+        else:
+            yield row, tools.spool[row]
+
+
+def _joined(
+    conversations: Iterator[tuple[int, Conversation]],
+    task: CompileTask,
+    tools: Tools,
+    outcome: _Outcome,
+    note: Callable[[int], None],
+) -> Iterator[tuple[list[Member], IntArray]]:
     """The members of each sample, and its tokens: conversations as they are, or joined by `concat`."""
 
     def members() -> Iterator[Member]:
-        for row in task.rows.tolist():
-            conversation = tools.spool[row]
+        for row, conversation in conversations:
             make = partial(_alone, make_member, row, conversation, tools, task.context)
             yield from _unless_rejected([conversation], make, task, outcome)
 
     for group, encoded in join(members(), tools, task.context):
+        note(group[0].row)
         complete = _with_all_tiles(group, encoded, task, tools, outcome)
         if complete:
             yield complete, np.stack([encoded.ids, encoded.labels])
@@ -164,17 +187,30 @@ def _with_all_tiles(
     return [complete[0] if member is showing else member for member in group] if complete else []
 
 
-def _shared(task: CompileTask, tools: Tools, outcome: _Outcome) -> Iterator[tuple[list[Member], IntArray]]:
+def _shared(
+    conversations: Iterator[tuple[int, Conversation]],
+    task: CompileTask,
+    tools: Tools,
+    outcome: _Outcome,
+    note: Callable[[int], None],
+) -> Iterator[tuple[list[Member], IntArray]]:
     """The same with `share`: all conversations are tokenized before the first image is read, and each is read once."""
     members: list[Member] = []
-    for row in task.rows.tolist():
-        conversation = tools.spool[row]
+    for row, conversation in conversations:
         make = partial(_alone, tokenize, row, conversation, tools, task.context)
         members += _unless_rejected([conversation], make, task, outcome)
+    deadly = deadly_items(task.marker)
     for sample in share(members, tools, task.context):
-        conversations = [member.conversation for member in sample.members]
-        make = partial(with_images, sample.members, tools, task.context, text_tokens=sample.text_tokens)
-        if complete := _unless_rejected(conversations, make, task, outcome):
+        conversations_of = [member.conversation for member in sample.members]
+        images_of = -2 - sample.members[0].row  # other numbers than those of the rows
+        note(images_of)
+        if images_of in deadly:
+            detail = died_detail(task.marker, deadly[images_of])
+            for conversation in conversations_of:
+                outcome.rejects += reject_all(conversation, "worker_died", detail)
+            continue
+        make_images = partial(with_images, sample.members, tools, task.context, text_tokens=sample.text_tokens)
+        if complete := _unless_rejected(conversations_of, make_images, task, outcome):
             yield complete, sample.tokens()
 
 

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import TypeVar
+from pathlib import Path
+from typing import Any, TypeVar
 
 from dst.common.progress import Progress
 from preprocess.compiler.engines import Engine
+from preprocess.compiler.worker_deaths import Forgives, WorkerDeaths, forgive_none
 
 T = TypeVar("T")
 R = TypeVar("R")
@@ -20,6 +22,7 @@ class TaskRunner:
         self.workers = workers
         self._progress = progress
         self.reused = self.built = 0
+        self._deaths = WorkerDeaths()
 
     def __call__(
         self,
@@ -29,8 +32,12 @@ class TaskRunner:
         *,
         known: Callable[[T], R | None],
         weight: Callable[[T], int] = lambda task: 1,
+        marker: Callable[[T], Path] | None = None,
     ) -> list[R]:
-        """The tasks' results, in the tasks' order."""
+        """The tasks' results, in the tasks' order.
+
+        marker: of tasks that note what they work on (see worker_deaths), the file of the result.
+        """
         results: list[R | None] = [known(task) for task in tasks]
         waiting = [index for index, result in enumerate(results) if result is None]
         self.reused += len(tasks) - len(waiting)
@@ -39,7 +46,8 @@ class TaskRunner:
             return [result for result in results if result is not None]
         with self._progress.step(label, sum(weight(tasks[index]) for index in waiting)) as advance:
             todo = [tasks[index] for index in waiting]
-            for number, result in self._engine(function, todo, self.workers, self._progress.tasks):
+            forgives = self._forgiving(marker) if marker else forgive_none
+            for number, result in self._engine(function, todo, self.workers, self._progress.tasks, forgives):
                 results[waiting[number]] = result
                 advance(weight(tasks[waiting[number]]))
         return [result for result in results if result is not None]
@@ -59,3 +67,6 @@ class TaskRunner:
                 results.append((number, result))
                 advance(weight(tasks[number]))
         return [result for _, result in sorted(results, key=lambda pair: pair[0])]
+
+    def _forgiving(self, marker: Callable[[Any], Path]) -> Forgives:
+        return lambda task, cause: self._deaths(marker(task), cause)

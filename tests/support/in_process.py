@@ -11,6 +11,7 @@ from unittest import mock
 from preprocess.compiler import engines
 from preprocess.compiler.task_errors import USERS_TO_MEND, failure_text
 from preprocess.compiler.task_report import TaskReport, unreported
+from preprocess.compiler.worker_deaths import Forgives, forgive_none
 from preprocess.errors import DataError
 
 _CACHED = type(lru_cache(len))
@@ -20,7 +21,11 @@ R = TypeVar("R")
 
 
 def in_this_process(
-    function: Callable[[T], R], tasks: Iterable[T], workers: int, report: TaskReport = unreported
+    function: Callable[[T], R],
+    tasks: Iterable[T],
+    workers: int,
+    report: TaskReport = unreported,
+    forgives: Forgives = forgive_none,
 ) -> Iterator[tuple[int, R]]:
     """The results in the order of the tasks, and the errors of the process engine.
 

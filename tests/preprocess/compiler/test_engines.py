@@ -242,8 +242,15 @@ def test_ray_gives_the_results_and_the_errors_of_the_process_engine() -> None:
         assert texts[0] == texts[1]
     with pytest.raises(DataError, match=r"(?s)task 0 failed in Ray.*KeyError"):
         list(ray_engine(mistake, ["file.json"], 1))
+    causes: list[str] = []
+
+    def forgives(task: object, cause: str) -> bool:
+        causes.append(cause)
+        return False
+
     with pytest.raises(DataError, match="task 0 failed in Ray"):
-        list(ray_engine(leave_at_two, [2], 1))
+        list(ray_engine(leave_at_two, [2], 1, forgives=forgives))
+    assert set(causes) == {"WorkerCrashedError"}
 
 
 @pytest.mark.slow
