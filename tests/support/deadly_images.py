@@ -14,6 +14,7 @@ from unittest import mock
 from preprocess.compiler import member
 from preprocess.compiler.run_task import run_task
 from preprocess.compiler.task import CompileTask, TaskResult
+from preprocess.images.prepare import prepare_image
 
 KILLS = b"kills its process"
 KILLS_ONCE = b"ends its process once: "
@@ -26,8 +27,6 @@ def with_mark(image: bytes, mark: bytes) -> bytes:
 
 def run_fragile_task(task: CompileTask) -> TaskResult:
     """`run_task`, but the process ends at an image with the mark KILLS, or KILLS_ONCE and the path of a file."""
-    prepare_image = member.prepare_image
-
     def prepare(source: bytes, *arguments: Any, **options: Any) -> Any:
         if KILLS in source:
             os.kill(os.getpid(), signal.SIGKILL)

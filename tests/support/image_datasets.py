@@ -62,12 +62,13 @@ class Here(TaskRunner):
         *,
         known: Callable[[T], R | None],
         weight: Callable[[T], int] = lambda task: 1,
+        marker: Callable[[T], Path] | None = None,
     ) -> list[R]:
         def counted(task: T) -> R:
             self.work += weight(task)
             return function(task)
 
-        return super().__call__(label, counted, tasks, known=known, weight=weight)
+        return super().__call__(label, counted, tasks, known=known, weight=weight, marker=marker)
 
 
 def stage_of(
