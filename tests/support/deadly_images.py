@@ -27,6 +27,7 @@ def with_mark(image: bytes, mark: bytes) -> bytes:
 
 def run_fragile_task(task: CompileTask) -> TaskResult:
     """`run_task`, but the process ends at an image with the mark KILLS, or KILLS_ONCE and the path of a file."""
+
     def prepare(source: bytes, *arguments: Any, **options: Any) -> Any:
         if KILLS in source:
             os.kill(os.getpid(), signal.SIGKILL)
