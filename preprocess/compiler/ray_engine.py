@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import importlib
 import os
+import socket
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from functools import partial
@@ -29,6 +30,9 @@ R = TypeVar("R")
 
 TRIES = 4
 """Of a task whose node or worker was lost."""
+
+CONNECT_S = 10.0
+"""The longest wait for the cluster of RAY_ADDRESS to accept a connection."""
 
 COUNT_EVERY_S = 5.0
 """How often the CPUs of the cluster are counted."""
@@ -109,13 +113,14 @@ def connected(cpus: int) -> Any:
         return ray
     address = os.environ.get("RAY_ADDRESS")
     try:
+        _check_answers(address or "")
         if address:  # a cluster has its own number of CPUs; Ray rejects another one
             ray.init(log_to_driver=False, logging_level="error")
         else:
             ray.init(
                 address="local", num_cpus=cpus, include_dashboard=False, log_to_driver=False, logging_level="error"
             )
-    except (ConnectionError, RuntimeError, ValueError, TimeoutError, ray.exceptions.RayError) as error:
+    except (OSError, RuntimeError, ValueError, ray.exceptions.RayError) as error:
         problem = " ".join(str(error).split())
         where = f"RAY_ADDRESS={address}" if address else "Ray on this machine"
         step = "check the address, that its Ray and Python have the versions of this machine, and its token" * bool(
@@ -123,6 +128,13 @@ def connected(cpus: int) -> Any:
         )
         raise DataError(f"{where}: does not start ({problem[:300]}); {step or 'see the logs in /tmp/ray'}") from None
     return ray
+
+
+def _check_answers(address: str) -> None:
+    """Raises OSError if nothing listens at `host:port` or `ray://host:port`: Ray itself would ask for minutes."""
+    host, _, port = address.rpartition("://")[2].rpartition(":")
+    if host and port.isdigit():
+        socket.create_connection((host.strip("[]"), int(port)), CONNECT_S).close()
 
 
 class _Run:

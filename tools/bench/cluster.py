@@ -20,6 +20,7 @@ from pathlib import Path
 
 import yaml
 
+from tests.support.s3_server import s3_server
 from tools.bench.data import ROOT, machine, make_images
 
 _TIMED = """
@@ -52,6 +53,10 @@ def main() -> None:
         blend = write_blend(folder)
         if "ray" in parts:
             bench_ray(blend, arguments.samples, arguments.repeats)
+        if "nodes" in parts:
+            bench_nodes(blend, arguments.samples, arguments.repeats)
+        if "remote" in parts:
+            bench_remote(blend, arguments.samples, arguments.repeats)
 
 
 def write_blend(folder: Path) -> Path:
@@ -78,11 +83,48 @@ def bench_ray(blend: Path, samples: int, repeats: int) -> None:
     print("\nexpected: Ray within +8% of processes\n", flush=True)
 
 
+def bench_nodes(blend: Path, samples: int, repeats: int) -> None:
+    """Clusters of nodes of one CPU each, on this machine; the driver and Ray's own processes share its cores."""
+    from ray.cluster_utils import Cluster
+
+    best: dict[int, float] = {}
+    for _ in range(repeats):
+        for nodes in (1, 2):
+            cluster = Cluster()
+            try:
+                for _ in range(nodes):
+                    cluster.add_node(num_cpus=1, include_dashboard=False)
+                seconds = build_seconds(blend, engine="ray", workers=None, variables={"RAY_ADDRESS": cluster.address})
+            finally:
+                cluster.shutdown()
+            best[nodes] = min(seconds, best.get(nodes, seconds))
+    print("| nodes of one CPU | samples/s | against one |\n|---|---|---|")
+    for nodes, value in best.items():
+        print(f"| {nodes} | {samples / value:,.0f} | {best[1] / value:.2f}x |", flush=True)
+    print("\nexpected: 2 nodes at least 1.80x of one\n", flush=True)
+
+
+def bench_remote(blend: Path, samples: int, repeats: int) -> None:
+    """The same build to a folder and to S3. The S3 server (moto) runs on this machine and shares its cores."""
+    seconds: dict[str, list[float]] = {"folder": [], "S3": []}
+    for number in range(repeats):
+        seconds["folder"].append(build_seconds(blend, engine="process", workers=2))
+        with s3_server() as bucket:  # a new one each time: it keeps all files in memory
+            work = blend.parent / "work"
+            out = f"{bucket}/{number}"
+            seconds["S3"].append(build_seconds(blend, engine="process", workers=2, out=out, work=work))
+    best = {name: min(measured) for name, measured in seconds.items()}
+    print("| output, 2 workers | samples/s | time against the folder |\n|---|---|---|")
+    for name, value in best.items():
+        print(f"| {name} | {samples / value:,.0f} | {value / best['folder'] - 1:+.1%} |", flush=True)
+    print("\nexpected: S3 within +15% of the folder\n", flush=True)
+
+
 def build_seconds(
     blend: Path,
     *,
     engine: str,
-    workers: int,
+    workers: int | None,
     out: str | None = None,
     work: Path | None = None,
     variables: Mapping[str, str] | None = None,
