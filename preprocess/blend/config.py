@@ -164,7 +164,7 @@ class Blend:
     out: str | None = None
     """The build folder, relative to this file, or a URL. --out overrides it."""
     engine: Literal["process", "ray"] = "process"
-    """process: workers on this machine. ray: a Ray cluster with the same files mounted. The shards are identical."""
+    """process: workers on this machine. ray: a Ray cluster (docs/cluster.md). The shards are identical."""
 
     def policy_for(self, dataset: Dataset) -> ImagePolicy:
         """How the dataset's images are checked, shown and stored."""

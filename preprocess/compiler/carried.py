@@ -52,7 +52,10 @@ class CarriedTask:
 
 @dataclass(frozen=True, slots=True)
 class CarriedResult:
-    """payload: the pickled result. files: (path below the build folder, content), in the order of their times."""
+    """payload: the pickled result. files: (path below the build folder, content).
+
+    JSON files come last, in the order of their times: they say that a task, and the files before them, are complete.
+    """
 
     payload: bytes
     files: tuple[tuple[str, bytes], ...]
@@ -122,7 +125,7 @@ def run_carried(function: Callable[[Any], Any], task: CarriedTask, get: Callable
         _place(file, node, own, get)
     try:
         result = function(_loads(task.payload, own))
-        outputs = sorted(_outputs(own), key=lambda path: path.stat().st_mtime_ns)
+        outputs = sorted(_outputs(own), key=lambda path: (path.suffix == ".json", path.stat().st_mtime_ns))
         files = tuple((path.relative_to(own).as_posix(), path.read_bytes()) for path in outputs)
         return CarriedResult(_dumps(result, own, {}), files)
     finally:
