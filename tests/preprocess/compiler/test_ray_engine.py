@@ -132,7 +132,8 @@ def test_the_tasks_of_a_lost_node_begin_again_on_others(
 ) -> None:
     monkeypatch.setattr("preprocess.compiler.ray_engine.COUNT_EVERY_S", 0.2)
     node = add_node(cluster, tmp_path / "cache", cpus=2)
-    go, lost, seen = tmp_path / "go", [], set()
+    go, seen = tmp_path / "go", set[int]()
+    lost: list[Any] = []
 
     def watch(running: int, waiting: int, failed: int) -> None:
         seen.add(failed)
