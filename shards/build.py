@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import operator
 from collections.abc import Iterator, Mapping
+from dataclasses import replace
 from functools import lru_cache
 from itertools import accumulate
 from pathlib import Path
@@ -20,7 +21,8 @@ from shards.format.manifest_file import NAME, read_manifest
 from shards.format.shard import Shard
 from shards.format.shard_info import ShardList
 from shards.format.split import SplitSamples
-from shards.sampling.order import Draws, Order
+from shards.sampling.dataset_draws import Draws
+from shards.sampling.order import Order
 from shards.sampling.record_draws import draws_by_records
 from shards.storage.cache import Cache
 from shards.storage.store import Store, open_store
@@ -74,22 +76,32 @@ class Build:
                 shard.check_index()
                 yield name, split_name, shard
 
-    def order(self, split: str = "train", *, seed: int = 0, window: int | None = None) -> Order:
+    def order(
+        self,
+        split: str = "train",
+        *,
+        seed: int = 0,
+        window: int | None = None,
+        open_shards: Mapping[str, int] | None = None,
+    ) -> Order:
         """The endless order of a split: for train datasets mixed as the blend says, for eval each sample once an epoch.
 
-        window: see Order. Raises ShardError if there is nothing to draw.
+        window: see Order. open_shards: dataset -> how many of its shards may be open at a time; see
+        shards.sampling.shard_windows. Raises ShardError if there is nothing to draw.
         """
         seed = operator.index(seed)  # numpy's numbers are written otherwise, and the key is made of text
         drawn: list[Draws] = []
-        start = 0
+        start = first_shard = 0
         for name, size in self[split].sizes.items():
             dataset = self.manifest.datasets[name]
             shards, count = dataset.shards[split], dataset.draws if split == "train" else size
+            parts = [Draws(name, tuple(shards.samples), count)]
             if split == "train" and shards.has_branches:
-                drawn += _by_records(name, shards, self.epoch_draws(name), start)
-            else:
-                drawn.append(Draws(name, tuple(shards.samples), count))
+                parts = [*_by_records(name, shards, self.epoch_draws(name), start)]
+            opened = None if open_shards is None else open_shards.get(name)
+            drawn += [replace(part, open_shards=opened, first_shard=first_shard) for part in parts]
             start += size
+            first_shard += len(shards)
         if not any(draws.count for draws in drawn):
             raise ShardError(f"{self.store.location}: nothing to draw from the split {split}; see dsvl-prep stats")
         return Order(drawn, key=(self.manifest.hash, seed), window=window)

@@ -87,6 +87,11 @@ class ShardList(Sequence[ShardInfo]):
         return self._columns["samples"]
 
     @property
+    def sizes(self) -> list[int]:
+        """Bytes of each shard with its index."""
+        return [size + index for size, index in zip(self._columns["size"], self._columns["index_size"], strict=True)]
+
+    @property
     def by_branches(self) -> list[tuple[int, ...]]:
         """Of each shard, how many samples have 1, 2, 3, ... branches, in this order."""
         pairs = zip(self.samples, self._columns[_BRANCHES], strict=True)

@@ -14,8 +14,7 @@ Rules
 
 from __future__ import annotations
 
-import operator
-from collections.abc import Generator, Iterator, Mapping, Sequence
+from collections.abc import Generator, Iterator, Mapping
 from contextlib import closing
 from dataclasses import dataclass
 from functools import partial
@@ -29,19 +28,17 @@ from shards.images.decode import DECODERS
 from shards.loader.batch import Batch
 from shards.loader.guests import refuse_workers_of_torch
 from shards.loader.memory_blocks import LocalBlocks
+from shards.loader.order_settings import OrderSettings, choose_order, plan_of
 from shards.loader.reader import BatchReader, BatchRequest
+from shards.loader.settings import check_choice, check_layout, short, whole_number
 from shards.loader.workers import batches_ahead
 from shards.sampling.even_share import even_order, even_share
 from shards.sampling.order import ListedOrder, StoredOrder
-from shards.sampling.packed_sequences import WINDOW, AnyOrder, PackedSequences
-from shards.storage.store import LocalStore
+from shards.sampling.packed_sequences import AnyOrder, PackedSequences
 
 STATE_VERSION = 2
 
-SHUFFLE_SAMPLES = 4096
-SHUFFLE_SHARDS = 8
-"""`shuffle="shards"` shuffles at least this many samples, and this many times the largest shard, among each other."""
-
+_OPTIONAL = ("max_images", "epochs", "max_sequences", "pack_window", "shuffle_window")
 _PAD_TO = 8  # unpacked sequences have a length that tensor cores like
 
 
@@ -82,14 +79,14 @@ class Loader:
         epochs: int | None = None,
         max_sequences: int | None = None,
         decode: Literal["exact", "fast", "none"] = "exact",
-        pack_window: int = WINDOW,
+        pack_window: int | None = None,
         shuffle_window: int | None = None,
         pin_memory: bool | None = None,
     ) -> None:
         """Raises ShardError for settings that do not fit the build or each other, and for samples that are too long."""
         if not isinstance(build, Build):
             raise ShardError(f"loader: build is {build!r}; expected what shards.open gives")
-        seed = _whole("seed", seed, None)
+        seed = whole_number("seed", seed, None)
         for name, value, least in (
             ("batch_size", batch_size, 1),
             ("max_length", max_length, 1),
@@ -103,59 +100,36 @@ class Loader:
             ("pack_window", pack_window, 1),
             ("shuffle_window", shuffle_window, 1),
         ):
-            if value is not None or name not in ("max_images", "epochs", "max_sequences", "shuffle_window"):
-                _whole(name, value, least)
-        if shuffle is None:
-            shuffle = "none" if split != "train" else "samples" if isinstance(build.store, LocalStore) else "shards"
-        _check_layout(batch_size, rank, world_size)
-        _check_choice("decode", decode, (*DECODERS, "none"))
-        _check_choice("shuffle", shuffle, ("samples", "shards", "none"))
+            if value is not None or name not in _OPTIONAL:
+                whole_number(name, value, least)
+        check_layout(batch_size, rank, world_size)
+        check_choice("decode", decode, (*DECODERS, "none"))
+        check_choice("shuffle", shuffle or "none", ("samples", "shards", "none"))
         self._build, self._samples = build, build[split]
         self._seed, self._batch_size = seed, batch_size
         self._rank, self._world_size = rank, world_size
         self._workers, self._prefetch = workers, prefetch
         self._epochs = epochs if epochs is not None or split == "train" else 1
         self._pin_memory = torch.cuda.is_available() if pin_memory is None else pin_memory
-        if max_sequences is not None and shuffle != "none":
-            raise ShardError(f"loader: max_sequences with shuffle {shuffle}; expected none, as for the eval split")
-        if shuffle == "shards":
-            shuffle_window = shuffle_window or max(SHUFFLE_SAMPLES, SHUFFLE_SHARDS * self._samples.largest_shard)
-        else:
-            shuffle_window = None
+        order, self.cache_plan = choose_order(
+            build, split, shuffle=shuffle, shuffle_window=shuffle_window, pack_window=pack_window, ranks=world_size
+        )
+        if max_sequences is not None and order.shuffle != "none":
+            raise ShardError(
+                f"loader: max_sequences with shuffle {order.shuffle}; expected none, as for the eval split"
+            )
         self._settings: dict[str, Any] = {
             "split": split,
-            "shuffle": shuffle,
-            "shuffle_window": shuffle_window,
             "packed": packed,
-            "pack_window": pack_window,
             "max_length": max_length,
             "max_images": max_images,
         }
-        key = build.manifest.hash, seed
-        sequences = partial(
-            PackedSequences,
-            self._samples,
-            key=key,
-            image_tokens=build.manifest.config.image_tokens,
-            max_length=max_length,
-            max_images=max_images,
-            packed=packed,
-            window=pack_window,
-        )
-        self._order: AnyOrder
         if max_sequences is not None:
             self._settings["max_sequences"] = max_sequences
-            samples = even_order(list(self._samples.sizes.values()), key)
-            self._order = ListedOrder(
-                even_share(samples, lambda part: sequences(ListedOrder(part)).count(1), max_sequences)
-            )
-        elif shuffle == "none":
-            self._order = StoredOrder(len(self._samples))
-        else:
-            self._order = build.order(split, seed=seed, window=shuffle_window)
+        self._chose_windows = shuffle_window is None and pack_window is None
+        self._use(order)
         if not len(self._order) and self._epochs is None:
             raise ShardError(f"{build.store.location}: the split {split} has no samples; see dsvl-prep stats")
-        self._sequences = sequences(self._order)
         limits = build.manifest.config.limits
         most = build.manifest.most_per_sample
         if max_length < limits.max_length or (max_images is not None and (most is None or max_images < most)):
@@ -164,6 +138,34 @@ class Loader:
         self._length = max_length if packed else None
         self._cursor = 0
         self._resumed = False
+
+    def _use(self, settings: OrderSettings) -> None:
+        """Read in this order."""
+        build, split = self._build, self._settings["split"]
+        key = build.manifest.hash, self._seed
+        sequences = partial(
+            PackedSequences,
+            self._samples,
+            key=key,
+            image_tokens=build.manifest.config.image_tokens,
+            max_length=self._settings["max_length"],
+            max_images=self._settings["max_images"],
+            packed=self._settings["packed"],
+            window=settings.pack_window,
+        )
+        self._order_settings = settings
+        self._order: AnyOrder
+        most = self._settings.get("max_sequences")
+        if most is not None:
+            samples = even_order(list(self._samples.sizes.values()), key)
+            self._order = ListedOrder(even_share(samples, lambda part: sequences(ListedOrder(part)).count(1), most))
+        elif settings.shuffle == "none":
+            self._order = StoredOrder(len(self._samples))
+        else:
+            self._order = build.order(
+                split, seed=self._seed, window=settings.shuffle_window, open_shards=settings.open_shards
+            )
+        self._sequences = sequences(self._order)
 
     @property
     def epoch_length(self) -> int:
@@ -185,13 +187,14 @@ class Loader:
             "manifest": self._build.manifest.hash,
             "seed": self._seed,
             "cursor": self._cursor,
-            "sequences": dict(self._settings),
+            "sequences": {**self._settings, **self._order_settings.to_json()},
         }
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Resume where another loader stopped, of any world size, workers and batch size.
 
-        Raises ShardError if that was over another build, seed or kind of sequence, or by a newer release.
+        With `shuffle="shards"` the order is the saved one, also where this loader's cache has another limit. Raises
+        ShardError if that was over another build, seed or kind of sequence, or by a newer release.
         """
         if not isinstance(state, Mapping):
             raise ShardError(f"loader state: is {state!r}; expected what state_dict gave")
@@ -204,14 +207,20 @@ class Loader:
         saved = state.get("sequences")
         pairs = [(name, state.get(name), own_state[name]) for name in ("manifest", "seed")]
         settings = saved if isinstance(saved, Mapping) else {}
-        pairs += [(name, settings.get(name), own) for name, own in self._settings.items()]
+        order = OrderSettings.from_state(settings, self._build) if self._chose_windows else None
+        adopts = order is not None and order.shuffle == self._order_settings.shuffle
+        own_settings = self._settings if adopts else {**self._settings, **self._order_settings.to_json()}
+        pairs += [(name, settings.get(name), own) for name, own in own_settings.items()]
         for name, got, own in pairs:
             if got != own:
                 raise ShardError(
-                    f"loader state: {name} is {_short(got)}, this loader has {_short(own)}; continue with the build "
+                    f"loader state: {name} is {short(got)}, this loader has {short(own)}; continue with the build "
                     "and settings of the run that saved it, or start again"
                 )
-        self._cursor = _whole("cursor of the state", state.get("cursor"), 0)
+        if adopts and order is not None and order != self._order_settings:
+            self._use(order)
+            self.cache_plan = plan_of(self._build, self._settings["split"], order)
+        self._cursor = whole_number("cursor of the state", state.get("cursor"), 0)
         self._resumed = True
 
     def __iter__(self) -> Iterator[Batch]:
@@ -265,34 +274,3 @@ class _Plan:
             length = self.length or -(-self.sequences.longest(sequences) // _PAD_TO) * _PAD_TO
             sequences += [()] * (self.batch_size - len(sequences))
             yield BatchRequest(sequences[self.first : self.first + self.count], length, cursor)
-
-
-def _check_layout(batch_size: int, rank: int, world_size: int) -> None:
-    if rank >= world_size:
-        raise ShardError(f"loader: rank {rank} of {world_size} ranks; expected a rank from 0 to below their number")
-    if batch_size % world_size:
-        raise ShardError(
-            f"loader: batch_size {batch_size} cannot be shared by {world_size} ranks; expected a multiple of "
-            f"{world_size}"
-        )
-
-
-def _whole(name: str, value: object, least: int | None) -> int:
-    """The value as Python's own integer: numpy's are written otherwise where a key is made of them."""
-    try:
-        number = operator.index(value)  # type: ignore[arg-type]  # it raises TypeError for what is not an integer
-    except TypeError:
-        number = None
-    if number is None or isinstance(value, bool) or (least is not None and number < least):
-        expected = "a whole number" if least is None else f"a whole number from {least}"
-        raise ShardError(f"loader: {name} is {value!r}; expected {expected}")
-    return number
-
-
-def _check_choice(name: str, got: str, choices: Sequence[str]) -> None:
-    if got not in choices:
-        raise ShardError(f"loader: {name} is {got!r}; expected one of {', '.join(choices)}")
-
-
-def _short(value: object) -> str:
-    return f"{value:.12}" if isinstance(value, str) else repr(value)

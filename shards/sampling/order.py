@@ -10,42 +10,24 @@ Rules
     order.samples(epoch=0, start=0, stop=1000)      # numbers of samples in build["train"]
 
 How: an epoch's draws are cut into stripes of 1024. The number of a dataset's draws before a stripe is that of its
-draws k with (2k + 1) / 2n below a common threshold; within a stripe the datasets are shuffled. A dataset's draw K is
-in cycle K // m. A shuffle of its m samples says which of them a run of draws shows, the same until an epoch and a cycle
-begin together again; and each run within one cycle and one epoch is shuffled once more, so that no two are alike.
+draws k with (2k + 1) / 2n below a common threshold; within a stripe the datasets are shuffled.
+shards.sampling.dataset_draws says which samples a dataset's draws are.
 """
 
 from __future__ import annotations
 
-import math
 from bisect import bisect_right
 from collections.abc import Sequence
-from dataclasses import dataclass
 from functools import lru_cache
 
 import numpy as np
 
 from shards.errors import ShardError
-from shards.sampling.permutation import BlockPermutation, Indices, Permutation, make_key, shuffled
+from shards.sampling.dataset_draws import DatasetDraws, Draws
+from shards.sampling.permutation import Indices, make_key, shuffled
 
 STRIPE = 1024
-_SEARCHED_AT_ONCE = 1 << 16
 _FINE = 1 << 62  # thresholds are integers out of this
-
-
-@dataclass(frozen=True, slots=True)
-class Draws:
-    """What an order draws of a dataset or a part of it. shard_sizes: samples of each shard. count: draws in an epoch.
-
-    key: what its shuffles depend on, next to the order's key. shard_starts: the number in the split of each shard's
-    first sample of the part; None: they follow each other, after those of the entry before.
-    """
-
-    name: str
-    shard_sizes: tuple[int, ...]
-    count: int
-    key: object = None
-    shard_starts: tuple[int, ...] | None = None
 
 
 class Order:
@@ -64,7 +46,12 @@ class Order:
         if window is not None and window < 1:
             raise ShardError(f"an order's window is {window}; expected at least 1")
         self._streams = [
-            _Stream(dataset, make_key(key, dataset.name if dataset.key is None else dataset.key), window)
+            DatasetDraws(
+                dataset,
+                make_key(key, dataset.name if dataset.key is None else dataset.key),
+                window=window,
+                shards_key=make_key(key, dataset.name, "shards"),
+            )
             for dataset in datasets
         ]
         starts = np.cumsum([0, *(stream.size for stream in self._streams)])
@@ -94,6 +81,21 @@ class Order:
         """The sample of a draw of the endless run, from 0: epoch `draw // len(order)`."""
         epoch, in_epoch = divmod(draw, self._length)
         return int(self.samples(epoch, in_epoch, in_epoch + 1)[0])
+
+    def open_shards(self, epoch: int, start: int, stop: int) -> Indices:
+        """The shards, as numbers in the split, that draws [start, stop) of an epoch need in the cache.
+
+        They are in the order in which they are opened; those of datasets without `open_shards` are not among them.
+        """
+        before = _draws_before(start // STRIPE * STRIPE, self._draws)
+        until = _draws_before(min(-(-stop // STRIPE) * STRIPE, self._length), self._draws)
+        opened = [
+            stream.open_shards(epoch, first, last)
+            for stream, first, last in zip(self._streams, before, until, strict=True)
+        ]
+        turns = [np.arange(len(shards)) / max(len(shards), 1) for shards in opened]
+        every = np.concatenate(opened)[np.argsort(np.concatenate(turns), kind="stable")]
+        return every[np.sort(np.unique(every, return_index=True)[1])]
 
     def draw_of(self, epoch: int, sample: int) -> int | None:
         """The first draw of an epoch that draws a sample, or None: without the draws of other datasets."""
@@ -182,52 +184,6 @@ class _Numbers:
         element = int(self._firsts[shard] + sample - self._starts[shard])
         end = self._firsts[shard + 1] if shard + 1 < len(self._firsts) else self._size
         return element if element < end else None
-
-
-class _Stream:
-    """One dataset's draws, numbered through all epochs."""
-
-    def __init__(self, dataset: Draws, key: int, window: int | None) -> None:
-        self.size, self.draws = sum(dataset.shard_sizes), dataset.count
-        self._key, self._window = key, window
-        self._shard_sizes = np.array(dataset.shard_sizes, np.int64)
-        self._round = math.lcm(self.size, self.draws)  # after this many draws an epoch and a cycle begin together
-        self._base = lru_cache(maxsize=2)(self._make_base)
-        self._run = lru_cache(maxsize=8)(self._make_run)
-
-    def draw(self, epoch: int, first: int, last: int) -> Indices:
-        """Draws [first, last) of an epoch."""
-        pieces = [np.zeros(0, np.int64)]
-        draw, end = epoch * self.draws + first, epoch * self.draws + last
-        while draw < end:
-            cycle = draw // self.size * self.size
-            start = max(cycle, epoch * self.draws)
-            stop = min(cycle + self.size, (epoch + 1) * self.draws)
-            until = min(end, stop)
-            inside = self._run(start, stop)(np.arange(draw - start, until - start))
-            pieces.append(self._base(draw // self._round)(start - cycle + inside))
-            draw = until
-        return np.concatenate(pieces)
-
-    def first_draw_of(self, epoch: int, element: int) -> int | None:
-        """The first draw of an epoch, counted within it, that draws an element of the dataset."""
-        for first in range(0, self.draws, _SEARCHED_AT_ONCE):
-            drawn = self.draw(epoch, first, min(first + _SEARCHED_AT_ONCE, self.draws))
-            if len(hits := np.flatnonzero(drawn == element)):
-                return first + int(hits[0])
-        return None
-
-    def _make_base(self, number: int) -> Permutation | BlockPermutation:
-        key = make_key(self._key, "round", number)
-        return Permutation(self.size, key) if self._window is None else BlockPermutation(self._shard_sizes, key, 1)
-
-    def _make_run(self, start: int, stop: int) -> Permutation | BlockPermutation:
-        key = make_key(self._key, start)
-        base = self._base(start // self._round)
-        if isinstance(base, Permutation) or self._window is None:
-            return Permutation(stop - start, key)
-        cycle = start // self.size * self.size
-        return BlockPermutation(base.block_sizes(start - cycle, stop - cycle), key, self._window)
 
 
 def _draws_before(draw: int, draws: Sequence[int]) -> list[int]:

@@ -35,8 +35,12 @@ def mix(values: npt.NDArray[np.uint64]) -> npt.NDArray[np.uint64]:
 
 def shuffled(size: int, key: int) -> Indices:
     """The numbers below `size` in random order, as a table."""
-    numbers = np.arange(size, dtype=np.uint64) * np.uint64(_GOLDEN) + np.uint64(key)
-    return np.argsort(mix(numbers), kind="stable")
+    return by_hash(np.arange(size), key)
+
+
+def by_hash(numbers: Indices, key: int) -> Indices:
+    """Where each of some distinct numbers is if they are sorted by a hash: the same order for any part of them."""
+    return np.argsort(mix(numbers.astype(np.uint64) * np.uint64(_GOLDEN) + np.uint64(key)), kind="stable")
 
 
 class Permutation:
@@ -111,10 +115,10 @@ class BlockPermutation:
         elements: Indices = self._stored_starts[blocks] + moved - self._starts[blocks]
         return elements
 
-    def block_sizes(self, start: int, stop: int) -> Indices:
-        """Elements of each block in [start, stop) of the order without the window's shuffle, if there are any."""
+    def blocks(self, start: int, stop: int) -> tuple[Indices, Indices]:
+        """Blocks with elements in [start, stop) of the order without the window's shuffle: numbers, and how many."""
         sizes: Indices = np.minimum(self._ends, stop) - np.maximum(self._starts, start)
-        return sizes[sizes > 0]
+        return self._order[sizes > 0], sizes[sizes > 0]
 
     def _shuffle(self, window: int) -> Permutation:
         return Permutation(min(self._window, self.size - window * self._window), make_key(self._key, window))

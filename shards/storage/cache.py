@@ -72,6 +72,15 @@ class Cache:
                 self._download(path, sha256, size, name, download)
         return path
 
+    def room(self) -> int:
+        """Bytes of copies that there may be: max_bytes, or what the disk has. Raises ShardError if unknown."""
+        if self.max_bytes is not None:
+            return self.max_bytes
+        with self._as_shard_error("copies", 0):
+            self.folder.mkdir(parents=True, exist_ok=True)
+            with _locked(self.folder / ".lock") as file:
+                return self._limit(self._total(file))
+
     def fetch_folder(self, files: Mapping[str, str], *, name: str, read: Callable[[str], bytes]) -> Path:
         """A local folder with these small files (path -> sha256) under their own names.
 
@@ -122,11 +131,8 @@ class Cache:
     def _reserve(self, partial: Path, size: int, name: str) -> None:
         """Make room, and take it: an empty file of full size, which all who count see."""
         with _locked(self.folder / ".lock") as file:
-            total = _read_total(file)
-            if total is None:
-                total = self._evict(None)
-            room = total + shutil.disk_usage(self.folder).free
-            limit = int(room * FREE_SHARE) if self.max_bytes is None else min(self.max_bytes, room)
+            total = self._total(file)
+            limit = self._limit(total)
             if size > limit:
                 raise ShardError(
                     f"{self.folder}: {name} has {size} bytes, and the cache may hold {limit}; "
@@ -138,6 +144,14 @@ class Cache:
             with partial.open("wb") as reserved:
                 reserved.truncate(size)
             _write_total(file, total + size)
+
+    def _total(self, lock: BinaryIO) -> int:
+        total = _read_total(lock)
+        return self._evict(None) if total is None else total
+
+    def _limit(self, total: int) -> int:
+        room = total + shutil.disk_usage(self.folder).free
+        return int(room * FREE_SHARE) if self.max_bytes is None else min(self.max_bytes, room)
 
     def _make_room(self, size: int) -> bool:
         """Whether files could be removed for a disk that is full."""

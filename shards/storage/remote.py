@@ -22,6 +22,7 @@ import fsspec
 
 from shards.errors import LocationError, NetworkError, ShardError
 from shards.storage.cache import Cache
+from shards.storage.store import Room
 
 TRIES = 5
 FIRST_WAIT_S = 0.5
@@ -129,6 +130,9 @@ class RemoteStore:
             )
             for path, info in files.items()
         }
+
+    def room(self) -> Room | None:
+        return Room(self.cache.room(), is_set=self.cache.max_bytes is not None)
 
     def advice(self, local: Path) -> str:
         return f"; if only the copy {local} is damaged, delete it, and it is downloaded again"

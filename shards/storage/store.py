@@ -8,6 +8,7 @@ from __future__ import annotations
 import os
 import re
 from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
 
@@ -18,6 +19,14 @@ if TYPE_CHECKING:
     from shards.storage.cache import Cache
 
 _LOST_SLASH = re.compile(r"(?P<protocol>[a-z][a-z0-9+.-]+):/(?!/)", re.IGNORECASE)
+
+
+@dataclass(frozen=True, slots=True)
+class Room:
+    """Bytes of local copies that there may be. is_set: by the program, and not by what the disk has."""
+
+    size: int
+    is_set: bool
 
 
 class Store(Protocol):
@@ -52,6 +61,10 @@ class Store(Protocol):
 
     def files(self, folder: str) -> list[str]:
         """The paths of all files below a folder of the build, sorted."""
+        ...
+
+    def room(self) -> Room | None:
+        """For local copies; None if there are none, since files are where they are used."""
         ...
 
     def advice(self, local: Path) -> str:
@@ -110,6 +123,9 @@ class LocalStore:
     def files(self, folder: str) -> list[str]:
         paths = sorted(path for path in (self._folder / folder).rglob("*") if path.is_file())
         return [path.relative_to(self._folder).as_posix() for path in paths]
+
+    def room(self) -> Room | None:
+        return None
 
     def advice(self, local: Path) -> str:
         return ""

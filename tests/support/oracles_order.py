@@ -72,6 +72,25 @@ def block_permutation(blocks: Sequence[Sequence[int]], key: int, window: int) ->
     return actual
 
 
+def shard_windows(
+    blocks: Sequence[tuple[int, Sequence[int]]], *, width: int, order_key: int, key: int
+) -> list[list[int]]:
+    """The elements of each turn. blocks: numbers and elements. Each block is shuffled and cut, its parts dealt out."""
+    width = min(width, max(1, len(blocks)))
+    ordered = sorted(blocks, key=lambda block: mixed(block[0] * _GOLDEN + order_key))
+    turns: list[list[int]] = [[] for _ in range(len(blocks) + width - 1)]
+    for opened in range(len(ordered) - 1, -1, -1):
+        number, elements = ordered[opened]
+        shuffle = permutation(len(elements), key_of(key, "block", number))
+        for part in range(width):
+            start, stop = (border * len(elements) // width for border in (part, part + 1))
+            turns[opened + part][:0] = [elements[place] for place in shuffle[start:stop]]
+    return [
+        [turn[place] for place in permutation(len(turn), key_of(key, "turn", number))]
+        for number, turn in enumerate(turns)
+    ]
+
+
 # The order
 
 

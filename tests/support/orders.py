@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from hypothesis import strategies as st
 
-from shards.sampling.order import Draws, Order
+from shards.sampling.dataset_draws import Draws
+from shards.sampling.order import Order
 
 EPOCHS = 4
 WINDOWS = st.none() | st.sampled_from([1, 2, 5, 16, 1000])

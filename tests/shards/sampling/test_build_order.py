@@ -10,7 +10,8 @@ import pytest
 
 import shards
 from shards import ShardError
-from shards.sampling.order import Draws, Order, StoredOrder
+from shards.sampling.dataset_draws import Draws
+from shards.sampling.order import Order, StoredOrder
 from tests.support import handmade_builds
 from tests.support.handmade_builds import draft
 from tests.support.orders import whole_epochs

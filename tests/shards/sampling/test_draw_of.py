@@ -5,7 +5,8 @@ from __future__ import annotations
 from hypothesis import given
 from hypothesis import strategies as st
 
-from shards.sampling.order import Draws, Order, StoredOrder
+from shards.sampling.dataset_draws import Draws
+from shards.sampling.order import Order, StoredOrder
 from tests.support.orders import WINDOWS, blends
 
 

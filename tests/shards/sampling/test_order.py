@@ -19,7 +19,8 @@ from hypothesis import strategies as st
 
 from shards import ShardError
 from shards.sampling import order
-from shards.sampling.order import STRIPE, Draws, Order
+from shards.sampling.dataset_draws import Draws
+from shards.sampling.order import STRIPE, Order
 from tests.support import oracles_order
 from tests.support.orders import EPOCHS, WINDOWS, blends, whole_epochs
 from tests.support.paths import ROOT
@@ -198,7 +199,7 @@ def test_a_position_of_the_endless_run_is_a_place_in_an_epoch(
 
 def test_every_process_finds_the_same_order() -> None:
     code = (
-        "import json\nfrom shards.sampling.order import Draws, Order\n"
+        "import json\nfrom shards.sampling.dataset_draws import Draws\nfrom shards.sampling.order import Order\n"
         "sources = [Draws('a', (3, 40), 90), Draws('b', (5,), 2)]\n"
         "orders = [Order(sources, key=('hash', 7), window=window) for window in (None, 4)]\n"
         "print(json.dumps([order.samples(5, 0, 92).tolist() for order in orders]))"

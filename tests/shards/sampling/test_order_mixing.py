@@ -13,7 +13,8 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 from shards.sampling import order
-from shards.sampling.order import Draws, Order
+from shards.sampling.dataset_draws import Draws
+from shards.sampling.order import Order
 
 # Mixing
 

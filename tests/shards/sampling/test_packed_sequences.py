@@ -18,7 +18,8 @@ from hypothesis import strategies as st
 
 import shards
 from shards import ShardError, SplitSamples
-from shards.sampling.order import Draws, Order, StoredOrder
+from shards.sampling.dataset_draws import Draws
+from shards.sampling.order import Order, StoredOrder
 from shards.sampling.packed_sequences import WINDOW, AnyOrder, PackedSequence, PackedSequences
 from tests.support import handmade_builds, oracles_order
 from tests.support.handmade_builds import draft

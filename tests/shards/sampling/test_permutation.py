@@ -242,7 +242,8 @@ def test_the_parts_of_blocks_in_a_range_are_the_stretches_of_the_sequence_there(
     start, stop = sorted(data.draw(st.tuples(st.integers(0, sum(sizes)), st.integers(0, sum(sizes)))))
     block_of = [block for block, size in enumerate(sizes) for _ in range(size)]
     there = Counter(block_of[element] for element in shuffle(np.arange(start, stop)).tolist())
-    parts = shuffle.block_sizes(start, stop).tolist()
+    numbers, parts = (column.tolist() for column in shuffle.blocks(start, stop))
+    assert dict(zip(numbers, parts, strict=True)) == there
     assert parts == list(there.values())
     assert sum(parts) == stop - start
 
