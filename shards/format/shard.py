@@ -49,6 +49,7 @@ class Shard:
         self._index_name = store.name(info.index)
         self._path: Path | None = None
         self._tar: _File | None = None
+        self._index_is_checked = False
         self._index_path, self.index = self._opened(info.index, info.index_size, info.index_sha256, open_index)
         if len(self.index) != info.samples:
             raise ShardError(
@@ -87,6 +88,7 @@ class Shard:
                     "was damaged, or is the index of another shard; rebuild to write it again"
                     + self._store.advice(self._index_path)
                 )
+        self._index_is_checked = True
 
     def tiles_of(self, numbers: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
         """Tiles of all images of each of these samples, int64 [n]. Raises ShardError if the index is damaged."""
@@ -116,7 +118,32 @@ class Shard:
 
     def __getitem__(self, number: int) -> Sample:
         entry = self._entry(number)
-        contents = self._members(entry, self._read(entry))
+        return self._sample(entry, self._read(entry))
+
+    @property
+    def is_local(self) -> bool:
+        """Whether reading a sample downloads nothing."""
+        return self._tar is not None or self._store.is_local(
+            self.info.path, size=self.info.size, sha256=self.info.sha256
+        )
+
+    def span(self, number: int) -> tuple[int, int]:
+        """Where a sample's bytes are in the tar, [start, end). Raises ShardError if the index is damaged."""
+        if not self._index_is_checked:
+            self.check_index()
+        entry = self._entry(number)
+        if entry.offset + entry.size > self.info.size:
+            raise self._index_error(f"sample {entry.key} is outside the shard")
+        return entry.offset, entry.offset + entry.size
+
+    def sample_of(self, number: int, region: bytes) -> Sample:
+        """The sample that has these bytes. Raises ShardError as reading it does."""
+        entry = self._entry(number)
+        self._check(entry, region)
+        return self._sample(entry, region)
+
+    def _sample(self, entry: IndexEntry, region: bytes) -> Sample:
+        contents = self._members(entry, region)
         num_images = len(contents) - 2
         if num_images != entry.images:
             raise ShardError(f"{self.name}: sample {entry.key} has {num_images} images, its index says {entry.images}")
@@ -132,6 +159,11 @@ class Shard:
                 raise ShardError(f"{sample.where} has images of {got} tiles, its index says {entry.tiles}")
         return sample
 
+    @property
+    def was_removed(self) -> bool:
+        """Whether the tar is open but no longer in its folder, so that it takes space until it is closed."""
+        return self._tar is not None and self._tar.was_removed
+
     def close_tar(self) -> None:
         """It is opened again when a sample is read."""
         self._tar = None
@@ -146,7 +178,7 @@ class Shard:
             _LIBC.madvise(ctypes.c_void_p(buffer.address), ctypes.c_size_t(buffer.size), _DONTNEED)
 
     def _open_tar(self) -> _File:
-        if self._path is None:
+        if not self._index_is_checked:
             self.check_index()
         self._path, tar = self._opened(self.info.path, self.info.size, self.info.sha256, self._open)
         try:
@@ -197,9 +229,12 @@ class Shard:
             region = tar.read(entry.offset, entry.size) if entry.offset + entry.size <= self.info.size else b""
         except OSError as error:
             raise self._unreadable(error) from None
+        self._check(entry, region)
+        return region
+
+    def _check(self, entry: IndexEntry, region: bytes) -> None:
         if len(region) != entry.size or xxhash.xxh3_64_intdigest(region) != entry.checksum:
             raise self._damaged(f"sample {entry.key} is damaged: its bytes do not match the index's checksum")
-        return region
 
     def _members(self, entry: IndexEntry, region: bytes) -> list[memoryview]:
         try:
@@ -225,6 +260,10 @@ class _File:
         while len(data) < size and (more := os.pread(self._number, size - len(data), offset + len(data))):
             data += more  # Linux reads at most 2 GiB at once
         return data
+
+    @property
+    def was_removed(self) -> bool:
+        return os.fstat(self._number).st_nlink == 0
 
     def whole(self) -> BinaryIO:
         file = os.fdopen(os.dup(self._number), "rb")

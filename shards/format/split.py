@@ -6,10 +6,12 @@ least recently used are closed again.
 
 from __future__ import annotations
 
+import contextlib
 import resource
 from bisect import bisect_right
 from collections import OrderedDict
 from collections.abc import Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from itertools import accumulate
 from typing import NamedTuple, overload
 
@@ -20,7 +22,7 @@ from shards.errors import ShardError
 from shards.format.manifest_file import read_manifest
 from shards.format.sample import Sample
 from shards.format.shard import Shard
-from shards.format.shard_info import ShardList
+from shards.format.shard_info import ShardInfo, ShardList
 from shards.storage.store import Store
 
 OPEN_INDEXES = 16384
@@ -31,8 +33,8 @@ _FILES = resource.getrlimit(resource.RLIMIT_NOFILE)[0]
 OPEN_TARS = 256 if _FILES == resource.RLIM_INFINITY else min(256, max(1, _FILES // 8))
 """Most of them whose tar is open: a process may open a limited number of files, and may read several splits."""
 
-OPEN_COPIES = 8
-"""The same for copies in a cache: one that was removed takes its space until nobody has it open."""
+INDEXES_AT_ONCE = 16
+"""Most indexes that are downloaded at the same time"""
 
 TOUCHED_BYTES = 128 << 20
 """After this many bytes of indexes, the pages that were read are released."""
@@ -77,15 +79,16 @@ class SplitSamples(Sequence[Sample]):
             return [self[number] for number in range(*index.indices(len(self)))]
         return self.named(index)[1]
 
-    def named(self, index: int) -> tuple[str, Sample]:
-        """A sample and its dataset. Raises as `split[index]` does."""
+    def named(self, index: int, region: bytes | None = None) -> tuple[str, Sample]:
+        """A sample and its dataset. region: its bytes, if they were read already. Raises as `split[index]` does."""
         number, in_shard = self.locate(index)
         try:
             shard = self.shard(number)
-            sample = shard[in_shard]
+            sample = shard[in_shard] if region is None else shard.sample_of(in_shard, region)
         except ShardError as error:
             raise self._explained(error) from None
-        self._note_tar(number, shard)
+        if region is None:
+            self._note_tar(number, shard)
         self._touch(number, shard)
         return self._names[bisect_right(self._list_ends, number) - 1], sample
 
@@ -105,14 +108,21 @@ class SplitSamples(Sequence[Sample]):
         """Raises ShardError if it cannot be opened."""
         shard = self._open.get(number)
         if shard is None:
-            dataset = bisect_right(self._list_ends, number) - 1
-            info = self._lists[dataset][number - self._list_ends[dataset]]
-            shard = self._open[number] = Shard(self._store, info)
+            shard = self._open[number] = Shard(self._store, self.info(number))
             if len(self._open) > OPEN_INDEXES:
                 self._open.popitem(last=False)
         else:
             self._open.move_to_end(number)
         return shard
+
+    def info(self, number: int) -> ShardInfo:
+        """What the manifest says of a shard."""
+        dataset = bisect_right(self._list_ends, number) - 1
+        return self._lists[dataset][number - self._list_ends[dataset]]
+
+    def shards_of(self, indices: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
+        """The numbers of the shards of samples, int64 [n]."""
+        return np.array(self._starts, np.int64).searchsorted(indices, side="right") - 1
 
     def shard_starts(self) -> Iterator[tuple[int, int]]:
         """(number of a shard, its first sample), in order."""
@@ -120,10 +130,10 @@ class SplitSamples(Sequence[Sample]):
 
     def counts(self, indices: npt.NDArray[np.int64]) -> Counts:
         """Of samples. Only indexes are read, no sample. Raises ShardError."""
-        starts = np.array(self._starts, np.int64)
-        numbers = starts.searchsorted(indices, side="right") - 1
-        in_shard = indices - starts[numbers]
+        numbers = self.shards_of(indices)
+        in_shard = indices - np.array(self._starts, np.int64)[numbers]
         text, images, tiles = (np.empty(len(indices), np.int64) for _ in range(3))
+        self._fetch_indexes(np.unique(numbers).tolist())
         by_shard = np.argsort(numbers, kind="stable")
         borders = np.flatnonzero(np.diff(numbers[by_shard], prepend=-1, append=-1))
         for start, end in zip(borders[:-1].tolist(), borders[1:].tolist(), strict=True):
@@ -168,6 +178,19 @@ class SplitSamples(Sequence[Sample]):
         except ValueError as error:
             raise ShardError(f"{shard.name}: its index is damaged: {error}") from None
 
+    def _fetch_indexes(self, numbers: list[int]) -> None:
+        """Download those that are not here at the same time; errors are raised where an index is opened."""
+        infos = [self.info(number) for number in numbers if number not in self._open] if self._store.evicts else []
+        if len(infos) < 2:
+            return
+
+        def fetch(info: ShardInfo) -> None:
+            with contextlib.suppress(ShardError):
+                self._store.fetch_ahead(info.index, size=info.index_size, sha256=info.index_sha256)
+
+        with ThreadPoolExecutor(min(len(infos), INDEXES_AT_ONCE)) as threads:
+            list(threads.map(fetch, infos))
+
     def _explained(self, error: ShardError) -> ShardError:
         """A shard that is gone or changed may be no damage: another build took its place."""
         if error.__cause__ is not None:  # a network or a disk that failed; asking it once more would only take longer
@@ -184,11 +207,14 @@ class SplitSamples(Sequence[Sample]):
         )
 
     def _note_tar(self, number: int, shard: Shard) -> None:
-        """Its tar is open. If these are too many, the one that has been open longest is closed."""
+        """Its tar is open. Those are closed that were removed from a cache and, if they are too many, the oldest."""
         if self._open_tars.get(number) is shard:
             return
+        if self._store.evicts:
+            for other in [other for other, opened in self._open_tars.items() if opened.was_removed]:
+                self._open_tars.pop(other).close_tar()
         self._open_tars[number] = shard
-        if len(self._open_tars) > (OPEN_COPIES if self._store.evicts else OPEN_TARS):
+        if len(self._open_tars) > OPEN_TARS:
             _, oldest = self._open_tars.popitem(last=False)
             oldest.close_tar()
 

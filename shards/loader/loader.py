@@ -14,9 +14,9 @@ Rules
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Generator, Iterator, Mapping
 from contextlib import closing
-from dataclasses import dataclass
 from functools import partial
 from typing import Any, Literal
 
@@ -26,10 +26,12 @@ from shards.build import Build
 from shards.errors import ShardError
 from shards.images.decode import DECODERS
 from shards.loader.batch import Batch
+from shards.loader.batch_requests import BatchRequests
 from shards.loader.guests import refuse_workers_of_torch
+from shards.loader.lookahead import Lookahead
 from shards.loader.memory_blocks import LocalBlocks
 from shards.loader.order_settings import OrderSettings, choose_order, plan_of
-from shards.loader.reader import BatchReader, BatchRequest
+from shards.loader.reader import BatchReader
 from shards.loader.settings import check_choice, check_layout, short, whole_number
 from shards.loader.workers import batches_ahead
 from shards.sampling.even_share import even_order, even_share
@@ -39,7 +41,6 @@ from shards.sampling.packed_sequences import AnyOrder, PackedSequences
 STATE_VERSION = 2
 
 _OPTIONAL = ("max_images", "epochs", "max_sequences", "pack_window", "shuffle_window")
-_PAD_TO = 8  # unpacked sequences have a length that tensor cores like
 
 
 class Loader:
@@ -238,39 +239,41 @@ class Loader:
                 yield batch.pin_memory() if self._pin_memory else batch
 
     def _batches(self) -> Generator[Batch]:
+        requests = self._requests()
         if self._workers:
-            yield from batches_ahead(self._reader, self._plan(), workers=self._workers, prefetch=self._prefetch)
+            ahead = min(self._workers * self._prefetch, self._most_ahead())
+            yield from batches_ahead(self._reader, requests, workers=self._workers, ahead=ahead)
             return
         blocks = LocalBlocks()
-        for request in self._plan():
-            yield Batch.of(*self._reader.fill(request, blocks.take))
+        try:
+            for request in requests:
+                yield Batch.of(*self._reader.fill(request, blocks.take))
+        finally:
+            self._reader.stop()
 
-    def _plan(self) -> _Plan:
+    def _requests(self) -> BatchRequests:
         share = self._batch_size // self._world_size
-        return _Plan(
-            self._sequences, self._cursor, self._batch_size, self._rank * share, share, self._epochs, self._length
+        lookahead = None
+        if self._build.store.evicts:
+            lookahead = Lookahead(self._order, self._samples, self._order_settings.pack_window, self.cache_plan)
+        return BatchRequests(
+            self._sequences,
+            self._cursor,
+            self._batch_size,
+            self._rank * share,
+            share,
+            self._epochs,
+            self._length,
+            lookahead,
+            isinstance(self._order, ListedOrder) and self.cache_plan is not None,
         )
 
-
-@dataclass(frozen=True, slots=True)
-class _Plan:
-    """The requests of a rank, in order: of each batch the sequences from `first` on. Runs in the main process."""
-
-    sequences: PackedSequences
-    cursor: int
-    batch_size: int
-    first: int
-    count: int
-    epochs: int | None
-    length: int | None
-    """None pads to the longest of the global batch, so that its shape does not depend on the ranks"""
-
-    def __iter__(self) -> Iterator[BatchRequest]:
-        cursor = self.cursor
-        while True:
-            sequences, cursor = self.sequences.take(cursor, self.batch_size, epochs=self.epochs)
-            if not sequences:
-                return
-            length = self.length or -(-self.sequences.longest(sequences) // _PAD_TO) * _PAD_TO
-            sequences += [()] * (self.batch_size - len(sequences))
-            yield BatchRequest(sequences[self.first : self.first + self.count], length, cursor)
+    def _most_ahead(self) -> int:
+        """Batches that may be made ahead: all whose shards the cache holds, and one at least."""
+        if self.cache_plan is None or not len(self._order):
+            return sys.maxsize
+        epoch, in_epoch = divmod(self._cursor, len(self._order))
+        start = in_epoch // self._sequences.size * self._sequences.size
+        draws = min(self._sequences.size, len(self._order) - start)
+        samples = self._batch_size * draws / max(len(self._sequences.window(epoch, start)), 1)
+        return max(1, int(self.cache_plan.draws_ahead / 2 / samples))

@@ -120,8 +120,9 @@ def _plan(build: Build, split: str, pack_window: int, ranks: int) -> CachePlan |
     plan = plan_cache(datasets, limit=room.size, pack_window=pack_window)
     if plan is None:
         raise ShardError(
-            f"{where}, and the cache may hold {room.size:,}; expected at least {least_cache(datasets):,}, two shards of "
-            "each dataset: raise its limit (shards.Cache(max_bytes=...) or batch.cache_gb), or rebuild with smaller shards"
+            f"{where}, and the cache may hold {room.size:,}; expected at least {least_cache(datasets):,}, which is two "
+            "shards of each dataset: raise its limit (shards.Cache(max_bytes=...) or batch.cache_gb), or rebuild with "
+            "smaller shards"
         )
     return plan
 

@@ -14,9 +14,11 @@ import numpy.typing as npt
 
 from shards.build import Build
 from shards.errors import ImageError, ShardError
+from shards.format.sample_ranges import read_ranges
 from shards.images.decode import DECODERS
 from shards.images.tiles import ONE_TILE, Grid
 from shards.loader.collate import collate
+from shards.loader.downloads import Downloads
 from shards.loader.fields import BatchFields
 from shards.loader.layout import Contents, Memory
 from shards.sampling.packed_sequences import PackedSequence
@@ -30,6 +32,10 @@ class BatchRequest:
     length: int
     """Tokens of every sequence"""
     cursor: int
+    shards: tuple[int, ...] = ()
+    """Those that it and the next batches need"""
+    reads_ranges: bool = False
+    """Whether samples of shards that are not on this machine may be read alone"""
 
 
 class BatchReader:
@@ -43,10 +49,24 @@ class BatchReader:
         self._has_tiles = self._split.has_tiles
         self._is_canvas = build.manifest.config.stores_canvases
         self._decode = decode
+        self._store = build.store
+        self._downloads = Downloads(build.store, self._split)
+
+    def stop(self) -> None:
+        """Begin no further download."""
+        self._downloads.stop()
 
     def fill(self, request: BatchRequest, allocate: Callable[[int], Memory]) -> tuple[Contents, Memory]:
         """A batch in the memory that `allocate` gives for its size. Raises ShardError."""
-        named = [[self._split.named(number) for number in sequence] for sequence in request.sequences]
+        regions: dict[int, bytes] = {}
+        if request.reads_ranges:
+            numbers = (number for sequence in request.sequences for number in sequence)
+            regions = read_ranges(self._store, self._split, numbers)
+        else:
+            self._downloads.follow(request.shards)
+        named = [
+            [self._split.named(number, regions.get(number)) for number in sequence] for sequence in request.sequences
+        ]
         sequences = [[sample for _, sample in sequence] for sequence in named]
         stored = [
             (number, image)

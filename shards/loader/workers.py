@@ -38,9 +38,9 @@ _PARENT_POLL_S = 1.0  # how often a worker checks that its parent still runs
 
 
 def batches_ahead(
-    reader: BatchReader, requests: Iterable[BatchRequest], *, workers: int, prefetch: int
+    reader: BatchReader, requests: Iterable[BatchRequest], *, workers: int, ahead: int
 ) -> Generator[Batch]:
-    """The batch of each request, in order, from `workers` processes that each make up to `prefetch` ahead.
+    """The batch of each request, in order, from `workers` processes that together make up to `ahead` of them ahead.
 
     Raises ShardError for a request that cannot be read and for a dead worker, RuntimeError if one failed otherwise.
     """
@@ -48,7 +48,7 @@ def batches_ahead(
     try:
         for number in range(workers):
             pool.append(_start(reader, number))
-        yield from _in_order(pool, iter(requests), workers * prefetch)
+        yield from _in_order(pool, iter(requests), ahead)
     finally:
         for worker in pool:
             worker.kill()

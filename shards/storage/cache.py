@@ -26,6 +26,7 @@ from typing import BinaryIO
 
 from shards.errors import ShardError
 from shards.files import file_sha256, partial_path
+from shards.storage.locks import locked
 
 FREE_SHARE = 0.9
 """Without a limit the cache may fill this share of the space it could have: its own files and what is free."""
@@ -58,19 +59,33 @@ class Cache:
         self.folder = (Path(folder) if folder else cache_home() / "shards").absolute()
         self.max_bytes = max_bytes
 
-    def fetch(self, sha256: str, *, size: int, suffix: str, name: str, download: Callable[[], Iterable[bytes]]) -> Path:
+    def fetch(
+        self,
+        sha256: str,
+        *,
+        size: int,
+        suffix: str,
+        name: str,
+        download: Callable[[], Iterable[bytes]],
+        wait: bool = True,
+    ) -> Path:
         """The local file with this digest, downloaded unless it is there. One that is there is known by name and size.
 
         name: what is downloaded, for messages. download: gives its bytes again each time; it may raise ShardError.
+        wait: False leaves it to another process that is downloading it, and then it may not be there yet.
         Raises ShardError if other bytes come, and if there is no room for them.
         """
         path = self.folder / f"{sha256}{suffix}"
-        if _touch(path, size):
+        if self.has(sha256, size=size, suffix=suffix):
             return path
-        with self._as_shard_error(name, size), self._download_lock(sha256):
-            if not _touch(path, size):
+        with self._as_shard_error(name, size), self._download_lock(sha256, wait=wait) as is_ours:
+            if is_ours and not _touch(path, size):
                 self._download(path, sha256, size, name, download)
         return path
+
+    def has(self, sha256: str, *, size: int, suffix: str) -> bool:
+        """Whether the file is there; if so, it is now the most recently used."""
+        return _touch(self.folder / f"{sha256}{suffix}", size)
 
     def room(self) -> int:
         """Bytes of copies that there may be: max_bytes, or what the disk has. Raises ShardError if unknown."""
@@ -78,7 +93,7 @@ class Cache:
             return self.max_bytes
         with self._as_shard_error("copies", 0):
             self.folder.mkdir(parents=True, exist_ok=True)
-            with _locked(self.folder / ".lock") as file:
+            with locked(self.folder / ".lock") as file:
                 return self._limit(self._total(file))
 
     def fetch_folder(self, files: Mapping[str, str], *, name: str, read: Callable[[str], bytes]) -> Path:
@@ -130,7 +145,7 @@ class Cache:
 
     def _reserve(self, partial: Path, size: int, name: str) -> None:
         """Make room, and take it: an empty file of full size, which all who count see."""
-        with _locked(self.folder / ".lock") as file:
+        with locked(self.folder / ".lock") as file:
             total = self._total(file)
             limit = self._limit(total)
             if size > limit:
@@ -155,7 +170,7 @@ class Cache:
 
     def _make_room(self, size: int) -> bool:
         """Whether files could be removed for a disk that is full."""
-        with _locked(self.folder / ".lock") as file:
+        with locked(self.folder / ".lock") as file:
             before = self._evict(None)
             after = self._evict(max(0, before - size))
             _write_total(file, after)
@@ -201,10 +216,14 @@ class Cache:
         return self.folder / f".lock-{sha256[:2]}"
 
     @contextlib.contextmanager
-    def _download_lock(self, sha256: str) -> Iterator[None]:
+    def _download_lock(self, sha256: str, *, wait: bool = True) -> Iterator[bool]:
+        """Gives whether the lock was taken, which it always is if it may `wait`."""
         self.folder.mkdir(parents=True, exist_ok=True)
-        with _locked(self._lock_file(sha256)):
-            yield
+        try:
+            with locked(self._lock_file(sha256), wait=wait):
+                yield True
+        except BlockingIOError:
+            yield False
 
     @contextlib.contextmanager
     def _as_shard_error(self, name: str, size: int) -> Iterator[None]:
@@ -218,16 +237,6 @@ class Cache:
             else:
                 problem = f"cannot be written or locked ({error.strerror}); fix that"
             raise ShardError(f"{self.folder}: {problem}, or choose another folder for the cache (DSVL_CACHE)") from None
-
-
-@contextlib.contextmanager
-def _locked(path: Path) -> Iterator[BinaryIO]:
-    with os.fdopen(os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o666), "rb+", buffering=0) as file:
-        fcntl.flock(file, fcntl.LOCK_EX)
-        try:
-            yield file
-        finally:
-            fcntl.flock(file, fcntl.LOCK_UN)  # closing is not enough: a child forked meanwhile has the file open too
 
 
 def _read_total(file: BinaryIO) -> int | None:

@@ -90,13 +90,17 @@ class RemoteStore:
         if size is None:
             with self._pinned(path):
                 size = self.size(path)
-        return self.cache.fetch(
-            sha256,
-            size=size,
-            suffix=PurePosixPath(path).suffix,
-            name=self.name(path),
-            download=partial(self._download, path, size),
-        )
+        return self._fetch(path, size, sha256, wait=True)
+
+    def is_local(self, path: str, *, size: int, sha256: str) -> bool:
+        return self.cache.has(sha256, size=size, suffix=PurePosixPath(path).suffix)
+
+    def fetch_ahead(self, path: str, *, size: int, sha256: str) -> None:
+        self._fetch(path, size, sha256, wait=False)
+
+    def ranges(self, cuts: Sequence[tuple[str, int, int]]) -> list[bytes]:
+        with self._pinned(cuts[0][0]):
+            return self.ask(partial(_cat, cuts))
 
     def folder(self, name: str, files: Mapping[str, str]) -> Path:
         return self.cache.fetch_folder(files, name=self.location, read=self._read_pinned) / name
@@ -152,8 +156,18 @@ class RemoteStore:
     def _pieces(self, path: str, size: int) -> Iterator[bytes]:
         for start in range(0, size, PIECES * PIECE_BYTES):
             starts = range(start, min(start + PIECES * PIECE_BYTES, size), PIECE_BYTES)
-            cuts = [(first, min(first + PIECE_BYTES, size)) for first in starts]
-            yield from self.ask(partial(_cat, path, cuts))
+            cuts = [(path, first, min(first + PIECE_BYTES, size)) for first in starts]
+            yield from self.ask(partial(_cat, cuts))
+
+    def _fetch(self, path: str, size: int, sha256: str, *, wait: bool) -> Path:
+        return self.cache.fetch(
+            sha256,
+            size=size,
+            suffix=PurePosixPath(path).suffix,
+            name=self.name(path),
+            download=partial(self._download, path, size),
+            wait=wait,
+        )
 
     def _download(self, path: str, size: int) -> Iterator[bytes]:
         with self._pinned(path):
@@ -199,11 +213,11 @@ def retried(action: Callable[[], T]) -> T:
     raise AssertionError("the last try returns or raises")
 
 
-def _cat(path: str, cuts: Sequence[tuple[int, int]], files: Any, root: str) -> list[bytes]:
-    """Pieces of a file, each whole."""
-    starts, ends = zip(*cuts, strict=True)
-    pieces: list[Any] = files.cat_ranges([f"{root}/{path}"] * len(cuts), list(starts), list(ends), on_error="return")
-    for piece, (start, end) in zip(pieces, cuts, strict=True):
+def _cat(cuts: Sequence[tuple[str, int, int]], files: Any, root: str) -> list[bytes]:
+    """Pieces of files, each whole."""
+    paths, starts, ends = (list(column) for column in zip(*cuts, strict=True))
+    pieces: list[Any] = files.cat_ranges([f"{root}/{path}" for path in paths], starts, ends, on_error="return")
+    for piece, (_, start, end) in zip(pieces, cuts, strict=True):
         if isinstance(piece, BaseException):
             raise piece
         if len(piece) != end - start:

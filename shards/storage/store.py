@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
@@ -53,6 +53,18 @@ class Store(Protocol):
 
     def local(self, path: str, *, size: int | None, sha256: str) -> Path:
         """A local file with this content. Raises ShardError if it is missing or has another size."""
+        ...
+
+    def is_local(self, path: str, *, size: int, sha256: str) -> bool:
+        """Whether `local` need not download it; a copy in a cache is now the most recently used."""
+        ...
+
+    def fetch_ahead(self, path: str, *, size: int, sha256: str) -> None:
+        """Let `local` find it later: download it, unless another process does. Raises ShardError as `local` does."""
+        ...
+
+    def ranges(self, cuts: Sequence[tuple[str, int, int]]) -> list[bytes]:
+        """For each (path, start, end) those bytes, from where they are really stored. Raises OSError or ShardError."""
         ...
 
     def folder(self, name: str, files: Mapping[str, str]) -> Path:
@@ -104,6 +116,19 @@ class LocalStore:
         if size is not None and actual_size != size:
             raise ShardError(f"{file}: has {actual_size} bytes, the manifest says {size}; it was cut or swapped")
         return file
+
+    def is_local(self, path: str, *, size: int, sha256: str) -> bool:
+        return True
+
+    def fetch_ahead(self, path: str, *, size: int, sha256: str) -> None:
+        """It is there already."""
+
+    def ranges(self, cuts: Sequence[tuple[str, int, int]]) -> list[bytes]:
+        pieces = []
+        for path, start, end in cuts:
+            with (self._folder / path).open("rb") as file:
+                pieces.append(os.pread(file.fileno(), end - start, start))
+        return pieces
 
     def folder(self, name: str, files: Mapping[str, str]) -> Path:
         for path, expected in files.items():

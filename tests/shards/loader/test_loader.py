@@ -276,7 +276,7 @@ def test_an_evaluation_begins_again_each_time_and_training_continues(build: Buil
 
 def test_a_reader_travels_to_a_process_that_shares_no_memory(build: Build) -> None:
     loader_ = loader(build)
-    part = next(iter(loader_._plan()))
+    part = next(iter(loader_._requests()))
     first, second = (
         Batch.of(*reader.fill(part, lambda size: np.empty(size, np.uint8)))
         for reader in (pickle.loads(pickle.dumps(loader_._reader)), loader_._reader)

@@ -60,7 +60,7 @@ multiprocessing.set_start_method({start!r})
 threading.Thread(target=storm, daemon=True).start()
 while not caught:
     time.sleep(0.001)
-made = [batch.cursor for batch in batches_ahead(Slow(), requests(20), workers=2, prefetch=2)]
+made = [batch.cursor for batch in batches_ahead(Slow(), requests(20), workers=2, ahead=4)]
 print(f"all {{len(made)}} batches, and signals", flush=True)
 os._exit(0)
 """
@@ -86,7 +86,7 @@ from tests.support.slow_batches import Slow, requests, send_blocked_signals
 from shards.loader.workers import batches_ahead
 
 multiprocessing.set_start_method({start!r})
-assert len(list(batches_ahead(Slow(), requests(2), workers=1, prefetch=1))) == 2
+assert len(list(batches_ahead(Slow(), requests(2), workers=1, ahead=1))) == 2
 ours, theirs = multiprocessing.Pipe()
 multiprocessing.Process(target=send_blocked_signals, args=(theirs,)).start()
 print("blocked:", ours.recv())
@@ -111,7 +111,7 @@ import multiprocessing, os
 used = len(os.listdir("/proc/self/fd"))
 resource.setrlimit(resource.RLIMIT_NOFILE, (used + 20, used + 20))
 try:
-    next(batches_ahead(Slow(), requests(100), workers=40, prefetch=2))
+    next(batches_ahead(Slow(), requests(100), workers=40, ahead=80))
 except ShardError as error:
     print(error)
 assert multiprocessing.active_children() == []
@@ -125,7 +125,7 @@ from shards.loader.workers import batches_ahead
 import multiprocessing
 
 signal.pthread_sigmask(signal.SIG_BLOCK, {{signal.SIGTERM}})
-batches = batches_ahead(Slow(), requests(10**6), workers=2, prefetch=2)
+batches = batches_ahead(Slow(), requests(10**6), workers=2, ahead=4)
 next(batches)
 print(*(child.pid for child in multiprocessing.active_children()), flush=True)
 {how}

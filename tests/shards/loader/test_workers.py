@@ -57,8 +57,8 @@ def numbers(batches: Iterator[Batch]) -> list[int]:
 @pytest.mark.parametrize("prefetch", [1, 4])
 def test_batches_come_in_order_whichever_worker_is_faster(workers: int, prefetch: int) -> None:
     reader = Slow(sizes=3)
-    assert numbers(batches_ahead(reader, requests(60), workers=workers, prefetch=prefetch)) == list(range(60))
-    assert numbers(batches_ahead(reader, requests(0), workers=workers, prefetch=prefetch)) == []
+    assert numbers(batches_ahead(reader, requests(60), workers=workers, ahead=workers * prefetch)) == list(range(60))
+    assert numbers(batches_ahead(reader, requests(0), workers=workers, ahead=workers * prefetch)) == []
     assert multiprocessing.active_children() == []
 
 
@@ -73,7 +73,7 @@ def start_method(request: pytest.FixtureRequest) -> Iterator[str]:
 def test_workers_are_started_as_the_program_wants_it(start_method: str, tmp_path: Path) -> None:
     assert multiprocessing.get_start_method() == start_method
     looks = tmp_path / "looks"
-    batches = batches_ahead(Watchful(looks), requests(5), workers=1, prefetch=1)
+    batches = batches_ahead(Watchful(looks), requests(5), workers=1, ahead=1)
     assert next(batches).cursor == 0
     wait_until(lambda: looks.stat().st_size > 10)  # a worker that has nothing to do looks whether its parent is there
     assert numbers(batches) == [1, 2, 3, 4]
@@ -82,7 +82,7 @@ def test_workers_are_started_as_the_program_wants_it(start_method: str, tmp_path
 def test_batches_that_are_kept_stay_as_they_are() -> None:
     """Their memory is used again only when they are gone."""
     kept = []
-    for batch in batches_ahead(Slow(sizes=4), requests(80), workers=2, prefetch=2):
+    for batch in batches_ahead(Slow(sizes=4), requests(80), workers=2, ahead=4):
         if batch.cursor % 5 == 0:
             kept.append(batch)
         if batch.cursor % 20 == 19:
@@ -93,7 +93,7 @@ def test_batches_that_are_kept_stay_as_they_are() -> None:
 
 def test_after_the_first_batches_memory_is_used_again() -> None:
     places = []
-    for batch in batches_ahead(Slow(), requests(50), workers=1, prefetch=2):
+    for batch in batches_ahead(Slow(), requests(50), workers=1, ahead=2):
         places.append(batch.labels.data_ptr())
     assert len(set(places)) <= 5
 
@@ -109,7 +109,7 @@ def test_after_the_first_batches_memory_is_used_again() -> None:
 @pytest.mark.parametrize("workers", [1, 3])
 def test_an_error_comes_at_the_turn_of_its_batch(kind: str, error: type[Exception], words: str, workers: int) -> None:
     actual: list[int] = []
-    batches = batches_ahead(Slow(fail={7: kind}), requests(40), workers=workers, prefetch=2)
+    batches = batches_ahead(Slow(fail={7: kind}), requests(40), workers=workers, ahead=workers * 2)
     with pytest.raises(error, match=words):
         actual.extend(batch.cursor for batch in batches)
     if kind == "exit":  # batches that others made before may be lost with it
@@ -121,7 +121,7 @@ def test_an_error_comes_at_the_turn_of_its_batch(kind: str, error: type[Exceptio
 
 
 def test_workers_that_hang_end_with_the_iteration() -> None:
-    batches = batches_ahead(Slow(fail={3: "stuck"}), requests(40), workers=3, prefetch=8)
+    batches = batches_ahead(Slow(fail={3: "stuck"}), requests(40), workers=3, ahead=24)
     assert next(batches).cursor == 0
     stopped = multiprocessing.active_children()[0]
     os.kill(stopped.pid or 0, signal.SIGSTOP)
@@ -134,7 +134,7 @@ def test_what_outgrew_its_block_is_mapped_no_more() -> None:
     if not maps.exists():
         pytest.skip("mappings are counted as Linux reports them")
     counts = []
-    for batch in batches_ahead(Slow(sizes=100), requests(60), workers=1, prefetch=1):
+    for batch in batches_ahead(Slow(sizes=100), requests(60), workers=1, ahead=1):
         counts.append(maps.read_text().count("dsvl-batch"))
         del batch
     assert len(counts) == 60
@@ -142,7 +142,7 @@ def test_what_outgrew_its_block_is_mapped_no_more() -> None:
 
 
 def test_a_forked_copy_of_the_parent_leaves_the_workers_alone() -> None:
-    batches = batches_ahead(Slow(), requests(30), workers=1, prefetch=1)
+    batches = batches_ahead(Slow(), requests(30), workers=1, ahead=1)
     actual = [next(batches).cursor]
     child = os.fork()
     if child == 0:
@@ -157,7 +157,7 @@ def test_a_forked_copy_of_the_parent_leaves_the_workers_alone() -> None:
 
 
 def test_memory_views_do_not_keep_a_worker_alive() -> None:
-    batches = batches_ahead(Slow(), requests(3), workers=1, prefetch=2)
+    batches = batches_ahead(Slow(), requests(3), workers=1, ahead=2)
     kept = list(batches)
     assert multiprocessing.active_children() == []
     assert [int(batch.labels[0, 0]) for batch in kept] == [0, 1, 2]

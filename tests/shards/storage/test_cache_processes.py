@@ -29,10 +29,10 @@ class _Counted(Cache):
         self._arrived = arrived
 
     @contextmanager
-    def _download_lock(self, sha256: str) -> Iterator[None]:
+    def _download_lock(self, sha256: str, *, wait: bool = True) -> Iterator[bool]:
         self._arrived.release()
-        with super()._download_lock(sha256):
-            yield
+        with super()._download_lock(sha256, wait=wait) as is_ours:
+            yield is_ours
 
 
 def _fetch_with_others(folder: Path, log: Path, arrived: Semaphore) -> None:

@@ -1,0 +1,56 @@
+"""Samples read by their own bytes from where the build is stored, where whole shards would be much more.
+
+For the first batch of a run, and for few samples of a large split. They are compared with their checksums as ever.
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Iterable
+
+from shards.format.split import SplitSamples
+from shards.storage.store import Store
+
+WORTH = 0.5
+"""Samples are read alone if they are at most this part of the bytes of their shards"""
+
+SHARDS = 2
+"""Up to this many shards are downloaded at once rather than read in parts"""
+
+GAP_BYTES = 64 << 10
+"""Samples that are nearer to each other come in one request, with what is between them"""
+
+
+def read_ranges(store: Store, split: SplitSamples, samples: Iterable[int]) -> dict[int, bytes]:
+    """Sample -> its bytes, for samples of shards that are not on this machine; none if whole shards are better.
+
+    Raises ShardError if they cannot be read.
+    """
+    by_shard: dict[int, list[tuple[int, int, int]]] = defaultdict(list)
+    for sample in sorted(set(samples)):
+        number, in_shard = split.locate(sample)
+        shard = split.shard(number)
+        if number in by_shard or not shard.is_local:
+            by_shard[number].append((*shard.span(in_shard), sample))
+    requests = [(number, *cut) for number, spans in by_shard.items() for cut in _merged(spans)]
+    needed = sum(end - start for _, start, end in requests)
+    if len(by_shard) <= SHARDS or needed > WORTH * sum(split.info(number).size for number in by_shard):
+        return {}
+    pieces = store.ranges([(split.info(number).path, start, end) for number, start, end in requests])
+    regions = {}
+    for (number, first, last), piece in zip(requests, pieces, strict=True):
+        for start, end, sample in by_shard[number]:
+            if first <= start and end <= last:
+                regions[sample] = piece[start - first : end - first]
+    return regions
+
+
+def _merged(spans: list[tuple[int, int, int]]) -> list[tuple[int, int]]:
+    """Spans in the order of their starts, joined where the gap is small."""
+    merged: list[tuple[int, int]] = []
+    for start, end, _ in spans:
+        if merged and start - merged[-1][1] <= GAP_BYTES:
+            merged[-1] = merged[-1][0], max(end, merged[-1][1])
+        else:
+            merged.append((start, end))
+    return merged

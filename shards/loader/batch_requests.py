@@ -1,0 +1,45 @@
+"""What each batch of a rank is made of, in order. Runs in the main process."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+from shards.loader.lookahead import Lookahead
+from shards.loader.reader import BatchRequest
+from shards.sampling.packed_sequences import PackedSequences
+
+_PAD_TO = 8  # unpacked sequences have a length that tensor cores like
+
+
+@dataclass(frozen=True, slots=True)
+class BatchRequests:
+    """The requests of a rank, in order: of each batch the sequences from `first` on."""
+
+    sequences: PackedSequences
+    cursor: int
+    batch_size: int
+    first: int
+    count: int
+    epochs: int | None
+    length: int | None
+    """None pads to the longest of the global batch, so that its shape does not depend on the ranks"""
+    lookahead: Lookahead | None
+    """None where nothing is downloaded"""
+    reads_ranges: bool
+    """Whether samples may be read alone in every batch, and not in the first alone"""
+
+    def __iter__(self) -> Iterator[BatchRequest]:
+        cursor = self.cursor
+        is_first = True
+        while True:
+            shards = self.lookahead.shards(cursor) if self.lookahead else ()
+            reads_ranges = self.lookahead is not None and (is_first or self.reads_ranges)
+            is_first = False
+            sequences, cursor = self.sequences.take(cursor, self.batch_size, epochs=self.epochs)
+            if not sequences:
+                return
+            length = self.length or -(-self.sequences.longest(sequences) // _PAD_TO) * _PAD_TO
+            sequences += [()] * (self.batch_size - len(sequences))
+            own = sequences[self.first : self.first + self.count]
+            yield BatchRequest(own, length, cursor, shards, reads_ranges)

@@ -1,0 +1,70 @@
+"""Shards that next batches need, downloaded by threads of the process that makes the batches.
+
+Rule: nothing depends on it but time. What is not there when a sample is read is downloaded then; an error is raised
+there, and not here. Processes leave files to each other that one of them is downloading.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections import deque
+from collections.abc import Sequence
+
+from shards.errors import ShardError
+from shards.format.shard_info import ShardInfo
+from shards.format.split import SplitSamples
+from shards.storage.store import Store
+
+THREADS = 2
+"""Files that a process downloads at a time, each in several pieces"""
+
+
+class Downloads:
+    """Of one split. It may be sent to other processes, without what it is doing."""
+
+    def __init__(self, store: Store, split: SplitSamples) -> None:
+        self._store, self._split = store, split
+        self._last: Sequence[int] = ()
+        self._missing: deque[ShardInfo] = deque()
+        self._lock = threading.Lock()
+        self._running = 0
+
+    def __reduce__(self) -> tuple[type[Downloads], tuple[Store, SplitSamples]]:
+        return Downloads, (self._store, self._split)
+
+    def follow(self, shards: Sequence[int]) -> None:
+        """Download these, in this order, instead of those of the last call that are still missing.
+
+        Copies that are there become the most recently used, so that others make room for those that are not.
+        """
+        if shards == self._last:
+            return
+        self._last = shards
+        missing = deque(info for info in map(self._split.info, shards) if not self._is_there(info))
+        with self._lock:
+            self._missing = missing
+            starting = min(THREADS, len(missing)) - self._running
+            self._running += max(0, starting)
+        for _ in range(starting):
+            threading.Thread(target=self._work, name="dsvl-download", daemon=True).start()
+
+    def stop(self) -> None:
+        """Begin no further download."""
+        self.follow(())
+
+    def _is_there(self, info: ShardInfo) -> bool:
+        has_index = self._store.is_local(info.index, size=info.index_size, sha256=info.index_sha256)
+        return self._store.is_local(info.path, size=info.size, sha256=info.sha256) and has_index
+
+    def _work(self) -> None:
+        while True:
+            with self._lock:
+                if not self._missing:
+                    self._running -= 1
+                    return
+                info = self._missing.popleft()
+            try:
+                self._store.fetch_ahead(info.index, size=info.index_size, sha256=info.index_sha256)
+                self._store.fetch_ahead(info.path, size=info.size, sha256=info.sha256)
+            except (ShardError, OSError, RuntimeError):  # RuntimeError: the program ends, and starts no threads
+                continue
