@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from shards.loader.lookahead import Lookahead
 from shards.loader.reader import BatchRequest
-from shards.sampling.packed_sequences import PackedSequences
+from shards.sampling.packed_sequences import PackedSequence, PackedSequences
 
 _PAD_TO = 8  # unpacked sequences have a length that tensor cores like
 
@@ -33,10 +33,20 @@ class BatchRequests:
         cursor = self.cursor
         is_first = True
         while True:
-            shards = self.lookahead.shards(cursor) if self.lookahead else ()
             reads_ranges = self.lookahead is not None and (is_first or self.reads_ranges)
             is_first = False
-            sequences, cursor = self.sequences.take(cursor, self.batch_size, epochs=self.epochs)
+            sequences: list[PackedSequence] = []
+            shards: dict[int, tuple[int, ...]] = {}
+            while len(sequences) < self.batch_size:
+                taken, after = self.sequences.take_from_window(
+                    cursor, self.batch_size - len(sequences), epochs=self.epochs
+                )
+                if not taken:
+                    break
+                if self.lookahead and self.first - len(taken) < len(sequences) < self.first + self.count:
+                    shards[max(0, len(sequences) - self.first)] = self.lookahead.shards(cursor)
+                sequences += taken
+                cursor = after
             if not sequences:
                 return
             length = self.length or -(-self.sequences.longest(sequences) // _PAD_TO) * _PAD_TO

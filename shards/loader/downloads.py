@@ -48,6 +48,12 @@ class Downloads:
         for _ in range(starting):
             threading.Thread(target=self._work, name="dsvl-download", daemon=True).start()
 
+    def drop(self, shards: set[int]) -> None:
+        """Do not download these: their samples were read."""
+        paths = {self._split.info(number).path for number in shards}
+        with self._lock:
+            self._missing = deque(info for info in self._missing if info.path not in paths)
+
     def stop(self) -> None:
         """Begin no further download."""
         self.follow(())

@@ -5,8 +5,9 @@ Rule: every array is written once, where it stays.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from itertools import chain
 from typing import Any
 
 import numpy as np
@@ -14,6 +15,7 @@ import numpy.typing as npt
 
 from shards.build import Build
 from shards.errors import ImageError, ShardError
+from shards.format.sample import Sample
 from shards.format.sample_ranges import read_ranges
 from shards.images.decode import DECODERS
 from shards.images.tiles import ONE_TILE, Grid
@@ -32,8 +34,8 @@ class BatchRequest:
     length: int
     """Tokens of every sequence"""
     cursor: int
-    shards: tuple[int, ...] = ()
-    """Those that it and the next batches need"""
+    shards: Mapping[int, tuple[int, ...]] = field(default_factory=dict)
+    """From which sequence on -> the shards that it and the next ones need"""
     reads_ranges: bool = False
     """Whether samples of shards that are not on this machine may be read alone"""
 
@@ -58,15 +60,7 @@ class BatchReader:
 
     def fill(self, request: BatchRequest, allocate: Callable[[int], Memory]) -> tuple[Contents, Memory]:
         """A batch in the memory that `allocate` gives for its size. Raises ShardError."""
-        regions: dict[int, bytes] = {}
-        if request.reads_ranges:
-            numbers = (number for sequence in request.sequences for number in sequence)
-            regions = read_ranges(self._store, self._split, numbers)
-        else:
-            self._downloads.follow(request.shards)
-        named = [
-            [self._split.named(number, regions.get(number)) for number in sequence] for sequence in request.sequences
-        ]
+        named = list(self._read(request))
         sequences = [[sample for _, sample in sequence] for sequence in named]
         stored = [
             (number, image)
@@ -96,6 +90,18 @@ class BatchReader:
         else:
             self._decode_all(stored, grids or (ONE_TILE,) * len(stored), arrays.images.transpose(0, 2, 3, 1))
         return contents, memory
+
+    def _read(self, request: BatchRequest) -> Iterator[list[tuple[str, Sample]]]:
+        """The samples of each sequence, with their datasets."""
+        regions: dict[int, bytes] = {}
+        if request.reads_ranges:
+            regions = read_ranges(self._store, self._split, chain.from_iterable(request.sequences))
+        for number, sequence in enumerate(request.sequences):
+            if number in request.shards and not request.reads_ranges:
+                self._downloads.follow(request.shards[number])
+            yield [self._split.named(sample, regions.get(sample)) for sample in sequence]
+        if request.shards:
+            self._downloads.drop({self._split.locate(sample)[0] for sample in chain.from_iterable(request.sequences)})
 
     def _decode_all(
         self, stored: Sequence[tuple[int, memoryview]], grids: Sequence[Grid], pixels: npt.NDArray[np.uint8]

@@ -87,11 +87,11 @@ class Order:
 
         They are in the order in which they are opened; those of datasets without `open_shards` are not among them.
         """
-        before = _draws_before(start // STRIPE * STRIPE, self._draws)
-        until = _draws_before(min(-(-stop // STRIPE) * STRIPE, self._length), self._draws)
         opened = [
             stream.open_shards(epoch, first, last)
-            for stream, first, last in zip(self._streams, before, until, strict=True)
+            for stream, first, last in zip(
+                self._streams, self._own_before(epoch, start), self._own_before(epoch, stop), strict=True
+            )
         ]
         turns = [np.arange(len(shards)) / max(len(shards), 1) for shards in opened]
         every = np.concatenate(opened)[np.argsort(np.concatenate(turns), kind="stable")]
@@ -110,20 +110,36 @@ class Order:
         return number * STRIPE + int(inside[0])
 
     def _make_stripe(self, epoch: int, number: int) -> Indices:
-        start = number * STRIPE
-        before = _draws_before(start, self._draws)
-        until = _draws_before(min(start + STRIPE, self._length), self._draws)
-        counts = [last - first for first, last in zip(before, until, strict=True)]
+        before, until = self._borders(number)
         drawn = [
             numbers.of(stream.draw(epoch, first, last))
             for stream, first, last, numbers in zip(self._streams, before, until, self._numbers, strict=True)
         ]
-        shuffle = shuffled(sum(counts), make_key(self._key, epoch, number))
-        turns = np.repeat(np.arange(len(counts)), counts)[shuffle]  # the dataset of each draw
+        turns = self._turns(epoch, number)
         samples = np.empty(len(turns), np.int64)
         for dataset, own in enumerate(drawn):
             samples[turns == dataset] = own
         return samples
+
+    def _borders(self, number: int) -> tuple[list[int], list[int]]:
+        """How many draws of each dataset come before a stripe, and until its end."""
+        start = number * STRIPE
+        return _draws_before(start, self._draws), _draws_before(min(start + STRIPE, self._length), self._draws)
+
+    def _turns(self, epoch: int, number: int) -> Indices:
+        """The dataset of each draw of a stripe."""
+        counts = [last - first for first, last in zip(*self._borders(number), strict=True)]
+        shuffle = shuffled(sum(counts), make_key(self._key, epoch, number))
+        return np.repeat(np.arange(len(counts)), counts)[shuffle]
+
+    def _own_before(self, epoch: int, draw: int) -> list[int]:
+        """How many draws of each dataset come before a draw of an epoch."""
+        number, inside = divmod(draw, STRIPE)
+        before = _draws_before(number * STRIPE, self._draws)
+        if inside:
+            own = np.bincount(self._turns(epoch, number)[:inside], minlength=len(before))
+            before = [first + count for first, count in zip(before, own.tolist(), strict=True)]
+        return before
 
 
 class StoredOrder:

@@ -61,17 +61,28 @@ class PackedSequences:
     def take(self, cursor: int, count: int, *, epochs: int | None = None) -> tuple[list[PackedSequence], int]:
         """The next `count` sequences from a cursor on, and the cursor after them; fewer where the epochs end."""
         sequences: list[PackedSequence] = []
-        length = len(self._order)
-        while len(sequences) < count and (epochs is None or cursor < epochs * length):
-            epoch, in_epoch = divmod(cursor, length)
-            start = in_epoch // self.size * self.size
-            window = self.window(epoch, start)
-            taken = window[in_epoch - start :][: count - len(sequences)]
+        while len(sequences) < count:
+            taken, cursor = self.take_from_window(cursor, count - len(sequences), epochs=epochs)
+            if not taken:
+                break
             sequences += taken
-            cursor += len(taken)
-            if in_epoch - start + len(taken) >= len(window):
-                cursor = epoch * length + min(start + self.size, length)
         return sequences, cursor
+
+    def take_from_window(
+        self, cursor: int, count: int, *, epochs: int | None = None
+    ) -> tuple[list[PackedSequence], int]:
+        """The next of the cursor's window, up to `count`, and the cursor after them; none where the epochs end."""
+        length = len(self._order)
+        if epochs is not None and cursor >= epochs * length:
+            return [], cursor
+        epoch, in_epoch = divmod(cursor, length)
+        start = in_epoch // self.size * self.size
+        window = self.window(epoch, start)
+        taken = window[in_epoch - start :][:count]
+        cursor += len(taken)
+        if in_epoch - start + len(taken) >= len(window):
+            cursor = epoch * length + min(start + self.size, length)
+        return taken, cursor
 
     def count(self, epochs: int) -> int:
         """Sequences of this many epochs, each packed for it."""

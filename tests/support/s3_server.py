@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import contextlib
+import json
 import os
 import subprocess
 import sys
+import urllib.request
 from collections.abc import Iterator
+from dataclasses import dataclass
 
 import pytest
 import s3fs
@@ -14,14 +17,45 @@ import s3fs
 BUCKET = "models"
 
 _SERVE = """
-import logging, sys
-from moto.server import ThreadedMotoServer
+import json, logging, sys, threading
+from moto.server import DomainDispatcherApplication, create_backend_app
+from werkzeug.serving import make_server
 logging.getLogger("werkzeug").setLevel(logging.ERROR)
-server = ThreadedMotoServer(ip_address="127.0.0.1", port=0, verbose=False)
-server.start()
-print(server.get_host_and_port()[1], flush=True)
+backend, lock, gets = DomainDispatcherApplication(create_backend_app), threading.Lock(), []
+
+def answer(environ, start_response):
+    path = environ["PATH_INFO"]
+    if path == "/-/gets":
+        with lock:
+            body = json.dumps(gets).encode()
+            gets.clear()
+        start_response("200 OK", [("Content-Length", str(len(body)))])
+        return [body]
+    body = b"".join(backend(environ, start_response))
+    if environ["REQUEST_METHOD"] == "GET":
+        with lock:
+            gets.append((path, len(body)))
+    return [body]
+
+server = make_server("127.0.0.1", 0, answer, threaded=True)
+threading.Thread(target=server.serve_forever, daemon=True).start()
+print(server.server_port, flush=True)
 sys.stdin.read()
 """
+
+
+@dataclass(frozen=True, slots=True)
+class Get:
+    """An answer to a GET request: of which path, and how many bytes."""
+
+    path: str
+    size: int
+
+
+def answered() -> list[Get]:
+    """All GET requests since the last call, in the order of their answers."""
+    with urllib.request.urlopen(f"{os.environ['AWS_ENDPOINT_URL']}/-/gets") as response:
+        return [Get(*pair) for pair in json.load(response)]
 
 
 @contextlib.contextmanager

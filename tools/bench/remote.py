@@ -1,0 +1,123 @@
+"""Measure epochs of the loader from S3 against the same build on a local disk, all in one run.
+
+    python -m tools.bench.remote [--scratch FOLDER] [--samples 2000] [--shards 64] [--workers 2] [--repeats 3]
+
+The S3 server (moto) runs on this machine and shares its cores. Records as in tools.bench.loader. Each epoch is a new
+process: local; cold, with an empty cache that holds everything; cached, the same again; and with an empty cache of a
+tenth of the build. What the server sent is counted there. Medians; a ratio is of two epochs of one repeat.
+Prints Markdown for docs/benchmarks.md.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import shutil
+import statistics
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+
+import yaml
+
+from tests.support.s3_server import answered, s3_server
+from tools.bench.data import ROOT, machine, make_images
+
+ANSWER_WORDS = 24
+SMALL = 0.1
+"""The small cache, of the build's bytes"""
+
+EPOCH = """
+import json, sys, time
+from pathlib import Path
+import shards
+from shards.loader import Loader
+if __name__ == "__main__":
+    location, cache, limit, workers, decode = json.loads(sys.argv[1])
+    build = shards.open(location, cache=shards.Cache(Path(cache), max_bytes=limit))
+    start = time.perf_counter()
+    settings = {"shuffle": "shards"} if limit is None and "://" not in location else {}
+    loader = Loader(build, batch_size=16, max_length=4096, workers=workers, epochs=1, decode=decode, **settings)
+    samples, first = 0, None
+    for batch in loader:
+        first = first or time.perf_counter() - start
+        samples += batch.num_records
+    seconds = time.perf_counter() - start
+    print(json.dumps({"rate": samples / seconds, "first": first, "samples": samples}))
+"""
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--scratch", type=Path, help="a folder on a local disk")
+    parser.add_argument("--samples", type=int, default=2000)
+    parser.add_argument("--shards", type=int, default=64)
+    parser.add_argument("--workers", type=int, default=2)
+    parser.add_argument("--repeats", type=int, default=3)
+    arguments = parser.parse_args()
+    with tempfile.TemporaryDirectory(dir=arguments.scratch) as scratch, s3_server() as bucket:
+        print(f"{machine()}\n")
+        folder, url = Path(scratch), f"{bucket}/bench"
+        make_images(folder / "data", arguments.samples, ANSWER_WORDS)
+        size = make_build(folder, url, -(-arguments.samples // arguments.shards))
+        rows: dict[str, list[tuple[float, float, float, float]]] = {}
+        for _ in range(arguments.repeats):
+            local = 0.0
+            for name, location, cache, limit in (
+                ("local", str(folder / "build"), "none", None),
+                ("cold", url, "cold", None),
+                ("cached", url, "cold", None),
+                (f"cold, cache of {SMALL:.0%}", url, "small", int(SMALL * size)),
+            ):
+                if name != "cached":
+                    shutil.rmtree(folder / cache, ignore_errors=True)
+                answered()
+                epoch = run_epoch(location, folder / cache, limit, arguments.workers)
+                gets = answered()
+                local = local or epoch["rate"]
+                sent = sum(get.size for get in gets) / size
+                row = (epoch["rate"], epoch["rate"] / local, epoch["first"], sent, len(gets))
+                rows.setdefault(name, []).append(row)  # type: ignore[arg-type]
+        print(f"{size / 1e6:,.0f} MB in {arguments.shards} shards, {arguments.workers} workers\n")
+        print(
+            "| epoch | samples/s | of local | first batch | bytes sent, of the build | requests |\n|---|---|---|---|---|---|"
+        )
+        for name, values in rows.items():
+            rate, ratio, first, sent, requests = map(statistics.median, zip(*values, strict=True))
+            print(f"| {name} | {rate:,.0f} | {ratio:.2f}x | {first:.2f} s | {sent:.2f} | {requests:,.0f} |")
+
+
+def make_build(folder: Path, url: str, samples_per_shard: int) -> int:
+    """Below the folder and at the URL; returns its bytes."""
+    blend = {
+        "tokenizer": str(ROOT / "examples/tokenizer"),
+        "image": {"size": 336},
+        "shard": {"max_samples": samples_per_shard},
+        "datasets": [{"name": "bench", "adapter": "llava", "root": str(folder / "data"), "samples": "all"}],
+    }
+    path = folder / "blend.yaml"
+    path.write_text(yaml.safe_dump(blend), encoding="utf-8")
+    command = [sys.executable, "-m", "preprocess.cli", "build", "--blend", str(path)]
+    subprocess.run([*command, "--out", str(folder / "build")], check=True, capture_output=True)
+    subprocess.run([*command, "--out", url, "--work", str(folder / "build")], check=True, capture_output=True)
+    return sum(file.stat().st_size for file in (folder / "build/shards").rglob("*") if file.is_file())
+
+
+def run_epoch(location: str, cache: Path, limit: int | None, workers: int) -> dict[str, float]:
+    task = json.dumps([location, str(cache), limit, workers, "exact"])
+    done = subprocess.run(
+        [sys.executable, "-c", EPOCH, task],
+        check=True,
+        capture_output=True,
+        text=True,
+        cwd=ROOT,
+        env=os.environ | {"OMP_NUM_THREADS": "1"},
+    )
+    report: dict[str, float] = json.loads(done.stdout.splitlines()[-1])
+    return report
+
+
+if __name__ == "__main__":
+    main()
