@@ -21,10 +21,11 @@ GAP_BYTES = 64 << 10
 """Samples that are nearer to each other come in one request, with what is between them"""
 
 
-def read_ranges(store: Store, split: SplitSamples, samples: Iterable[int]) -> dict[int, bytes]:
-    """Sample -> its bytes, for samples of shards that are not on this machine; none if whole shards are better.
+def read_ranges(store: Store, split: SplitSamples, samples: Iterable[int], *, always: bool) -> dict[int, bytes]:
+    """Sample -> its bytes, for samples of shards that are not on this machine.
 
-    Raises ShardError if they cannot be read.
+    always: False gives none where these are few shards, or not much more than their samples. Raises ShardError if they
+    cannot be read.
     """
     by_shard: dict[int, list[tuple[int, int, int]]] = defaultdict(list)
     for sample in sorted(set(samples)):
@@ -34,7 +35,10 @@ def read_ranges(store: Store, split: SplitSamples, samples: Iterable[int]) -> di
             by_shard[number].append((*shard.span(in_shard), sample))
     requests = [(number, *cut) for number, spans in by_shard.items() for cut in _merged(spans)]
     needed = sum(end - start for _, start, end in requests)
-    if len(by_shard) <= SHARDS or needed > WORTH * sum(split.info(number).size for number in by_shard):
+    if not requests:
+        return {}
+    whole = sum(split.info(number).size for number in by_shard)
+    if not always and (len(by_shard) <= SHARDS or needed > WORTH * whole):
         return {}
     pieces = store.ranges([(split.info(number).path, start, end) for number, start, end in requests])
     regions = {}

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 from shards.loader.lookahead import Lookahead
-from shards.loader.reader import BatchRequest
+from shards.loader.reader import BatchRequest, RangeReads
 from shards.sampling.packed_sequences import PackedSequence, PackedSequences
 
 _PAD_TO = 8  # unpacked sequences have a length that tensor cores like
@@ -25,16 +25,14 @@ class BatchRequests:
     length: int | None
     """None pads to the longest of the global batch, so that its shape does not depend on the ranks"""
     lookahead: Lookahead | None
-    """None where nothing is downloaded"""
-    reads_ranges: bool
-    """Whether samples may be read alone in every batch, and not in the first alone"""
+    """None where no shards are downloaded ahead"""
+    reads_ranges: RangeReads
+    """In which batches samples may be read alone"""
 
     def __iter__(self) -> Iterator[BatchRequest]:
         cursor = self.cursor
-        is_first = True
+        reads_ranges = self.reads_ranges
         while True:
-            reads_ranges = self.lookahead is not None and (is_first or self.reads_ranges)
-            is_first = False
             sequences: list[PackedSequence] = []
             shards: dict[int, tuple[int, ...]] = {}
             while len(sequences) < self.batch_size:
@@ -53,3 +51,5 @@ class BatchRequests:
             sequences += [()] * (self.batch_size - len(sequences))
             own = sequences[self.first : self.first + self.count]
             yield BatchRequest(own, length, cursor, shards, reads_ranges)
+            if reads_ranges == "first":
+                reads_ranges = "never"

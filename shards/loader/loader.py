@@ -14,6 +14,7 @@ Rules
 
 from __future__ import annotations
 
+import logging
 import sys
 from collections.abc import Generator, Iterator, Mapping
 from contextlib import closing
@@ -30,8 +31,8 @@ from shards.loader.batch_requests import BatchRequests
 from shards.loader.guests import refuse_workers_of_torch
 from shards.loader.lookahead import Lookahead
 from shards.loader.memory_blocks import LocalBlocks
-from shards.loader.order_settings import OrderSettings, choose_order, plan_of
-from shards.loader.reader import BatchReader
+from shards.loader.order_settings import SHUFFLES, OrderSettings, cache_plan, choose_order
+from shards.loader.reader import BatchReader, RangeReads
 from shards.loader.settings import check_choice, check_layout, short, whole_number
 from shards.loader.workers import batches_ahead
 from shards.sampling.even_share import even_order, even_share
@@ -39,6 +40,8 @@ from shards.sampling.order import ListedOrder, StoredOrder
 from shards.sampling.packed_sequences import AnyOrder, PackedSequences
 
 STATE_VERSION = 2
+
+logger = logging.getLogger("shards")
 
 _OPTIONAL = ("max_images", "epochs", "max_sequences", "pack_window", "shuffle_window")
 
@@ -105,14 +108,14 @@ class Loader:
                 whole_number(name, value, least)
         check_layout(batch_size, rank, world_size)
         check_choice("decode", decode, (*DECODERS, "none"))
-        check_choice("shuffle", shuffle or "none", ("samples", "shards", "none"))
+        check_choice("shuffle", shuffle or "none", SHUFFLES)
         self._build, self._samples = build, build[split]
         self._seed, self._batch_size = seed, batch_size
         self._rank, self._world_size = rank, world_size
         self._workers, self._prefetch = workers, prefetch
         self._epochs = epochs if epochs is not None or split == "train" else 1
         self._pin_memory = torch.cuda.is_available() if pin_memory is None else pin_memory
-        order, self.cache_plan = choose_order(
+        order = choose_order(
             build, split, shuffle=shuffle, shuffle_window=shuffle_window, pack_window=pack_window, ranks=world_size
         )
         if max_sequences is not None and order.shuffle != "none":
@@ -139,6 +142,7 @@ class Loader:
         self._length = max_length if packed else None
         self._cursor = 0
         self._resumed = False
+        self._is_logged = False
 
     def _use(self, settings: OrderSettings) -> None:
         """Read in this order."""
@@ -155,6 +159,7 @@ class Loader:
             window=settings.pack_window,
         )
         self._order_settings = settings
+        self.cache_plan = cache_plan(build, split, settings)
         self._order: AnyOrder
         most = self._settings.get("max_sequences")
         if most is not None:
@@ -209,7 +214,7 @@ class Loader:
         pairs = [(name, state.get(name), own_state[name]) for name in ("manifest", "seed")]
         settings = saved if isinstance(saved, Mapping) else {}
         order = OrderSettings.from_state(settings, self._build) if self._chose_windows else None
-        adopts = order is not None and order.shuffle == self._order_settings.shuffle
+        adopts = order is not None and order.shuffle == self._order_settings.shuffle != "samples"
         own_settings = self._settings if adopts else {**self._settings, **self._order_settings.to_json()}
         pairs += [(name, settings.get(name), own) for name, own in own_settings.items()]
         for name, got, own in pairs:
@@ -220,7 +225,6 @@ class Loader:
                 )
         if adopts and order is not None and order != self._order_settings:
             self._use(order)
-            self.cache_plan = plan_of(self._build, self._settings["split"], order)
         self._cursor = whole_number("cursor of the state", state.get("cursor"), 0)
         self._resumed = True
 
@@ -230,6 +234,7 @@ class Loader:
         Raises ShardError if a sample is damaged or a worker died. One iteration at a time: it sets the cursor.
         """
         refuse_workers_of_torch()
+        self._log_plan()
         if self._settings["split"] != "train" and not self._resumed:
             self._cursor = 0
         self._resumed = False
@@ -237,6 +242,12 @@ class Loader:
             for batch in batches:
                 self._cursor = batch.cursor
                 yield batch.pin_memory() if self._pin_memory else batch
+
+    def _log_plan(self) -> None:
+        """Say once, on the first rank, how a build is read that is larger than its cache."""
+        if self.cache_plan is not None and not self._is_logged and self._rank == 0:
+            logger.warning("%s: %s", self._build.store.name(self._settings["split"]), self.cache_plan.describe())
+        self._is_logged = True
 
     def _batches(self) -> Generator[Batch]:
         requests = self._requests()
@@ -253,9 +264,12 @@ class Loader:
 
     def _requests(self) -> BatchRequests:
         share = self._batch_size // self._world_size
-        lookahead = None
-        if self._build.store.evicts:
-            lookahead = Lookahead(self._order, self._samples, self._order_settings.pack_window, self.cache_plan)
+        plan, lookahead = self.cache_plan, None
+        reads_ranges: RangeReads = "first" if self._build.store.evicts else "never"
+        if plan is not None and (plan.by_sample or isinstance(self._order, ListedOrder)):
+            reads_ranges = "always"
+        elif self._build.store.evicts:
+            lookahead = Lookahead(self._order, self._samples, self._order_settings.pack_window, plan)
         return BatchRequests(
             self._sequences,
             self._cursor,
@@ -265,12 +279,12 @@ class Loader:
             self._epochs,
             self._length,
             lookahead,
-            isinstance(self._order, ListedOrder) and self.cache_plan is not None,
+            reads_ranges,
         )
 
     def _most_ahead(self) -> int:
         """Batches that may be made ahead: all whose shards the cache holds, and one at least."""
-        if self.cache_plan is None or not len(self._order):
+        if self.cache_plan is None or self.cache_plan.by_sample or not len(self._order):
             return sys.maxsize
         epoch, in_epoch = divmod(self._cursor, len(self._order))
         start = in_epoch // self._sequences.size * self._sequences.size

@@ -36,11 +36,9 @@ class Lookahead:
             draws = self._pack_window + self._plan.draws_ahead // 2
         elif not self._not_named:
             return ()
-        is_planned = isinstance(self._order, Order) and self._plan is not None and self._plan.open_shards
         shards: dict[int, None] = {}
         for epoch, first, last in self._pieces(start, draws):
-            if is_planned:
-                assert isinstance(self._order, Order)
+            if isinstance(self._order, Order) and self._order.opens_few_shards:
                 numbers = self._order.open_shards(epoch, first, last)
             else:
                 numbers = self._split.shards_of(self._order.samples(epoch, first, last))

@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
 from shards.build import Build
 from shards.errors import ShardError
-from shards.sampling.cache_plan import CachePlan, StoredDataset, least_cache, plan_cache, plan_for
+from shards.sampling.cache_plan import CachePlan, StoredDataset, plan_cache, plan_for
 from shards.sampling.packed_sequences import WINDOW
+from shards.storage.store import Room
+
+SHUFFLES = ("samples", "shards", "none")
 
 SHUFFLE_SAMPLES = 4096
 SHUFFLE_SHARDS = 8
@@ -39,92 +43,95 @@ class OrderSettings:
     @classmethod
     def from_state(cls, saved: Mapping[str, Any], build: Build) -> OrderSettings | None:
         """Those of a state; None if it does not hold settings of this build."""
-        numbers, opened = (saved.get("shuffle_window"), saved.get("pack_window")), saved.get("open_shards")
-        limits = dict(opened) if isinstance(opened, Mapping) else {}
-        if (
-            saved.get("shuffle") != "shards"
-            or (numbers[0] is None) == (opened is None)
-            or not all(_is_count(number) for number in (*numbers, *limits.values()) if number is not None)
-            or numbers[1] is None
-            or not limits.keys() <= set(build.datasets)
+        shuffle, window, packed, opened = (
+            saved.get(name) for name in ("shuffle", "shuffle_window", "pack_window", "open_shards")
+        )
+        names = {name for name, dataset in build.manifest.datasets.items() if dataset.draws}
+        if opened is not None and not (
+            isinstance(opened, Mapping) and opened.keys() == names and all(map(_is_count, opened.values()))
         ):
             return None
-        return cls(
-            shuffle="shards",
-            shuffle_window=numbers[0],
-            pack_window=numbers[1],
-            open_shards=None if opened is None else limits,
-        )
+        has_limit = window is not None or opened is not None
+        if shuffle not in SHUFFLES or has_limit != (shuffle == "shards"):
+            return None
+        if not isinstance(packed, int) or not _is_count(packed):
+            return None
+        if window is not None and (opened is not None or not _is_count(window)):
+            return None
+        return cls(shuffle=shuffle, shuffle_window=window, pack_window=packed, open_shards=opened)
 
 
 def choose_order(
     build: Build, split: str, *, shuffle: str | None, shuffle_window: int | None, pack_window: int | None, ranks: int
-) -> tuple[OrderSettings, CachePlan | None]:
-    """The settings, and the plan for a cache that is smaller than the split, if it is.
+) -> OrderSettings:
+    """The settings; None as in Loader.
 
-    None as in Loader. Raises ShardError if the cache is too small for any plan, and for several ranks if its limit is
-    that of their disks: ranks with different limits would read different orders.
+    Raises ShardError for several ranks whose cache is smaller than the split if its limit is that of their disks: ranks
+    with different limits would read different orders.
     """
-    if shuffle is None:
-        shuffle = "none" if split != "train" else "samples" if build.store.room() is None else "shards"
-    plan = None
-    if shuffle_window is None and shuffle != "samples":
-        plan = _plan(build, split, pack_window or WINDOW, ranks)
-    packed_together = pack_window or (plan.pack_window if plan else WINDOW)
-    if shuffle != "shards":
-        return OrderSettings(shuffle=shuffle, shuffle_window=None, pack_window=packed_together), plan
-    if plan is None:
-        shuffle_window = shuffle_window or max(SHUFFLE_SAMPLES, SHUFFLE_SHARDS * build[split].largest_shard)
-    opened = None if plan is None else plan.open_shards
-    settings = OrderSettings(
-        shuffle=shuffle, shuffle_window=shuffle_window, pack_window=packed_together, open_shards=opened
-    )
-    return settings, plan
-
-
-def plan_of(build: Build, split: str, settings: OrderSettings) -> CachePlan | None:
-    """The plan with settings that another loader chose; None where the cache sets no limit, or none was planned for."""
     room = build.store.room()
-    datasets = stored_datasets(build, split)
-    if settings.open_shards is None or room is None or sum(dataset.size for dataset in datasets) <= room.size:
+    if shuffle is None:
+        shuffle = "none" if split != "train" else "samples" if room is None else "shards"
+    datasets = _larger_than(room, build, split)
+    opened = None
+    if datasets and room is not None and shuffle != "samples" and shuffle_window is None:
+        if ranks > 1 and not room.is_set:
+            raise ShardError(
+                f"{build.store.location}: the cache of this rank has room for {room.size:,} bytes, less than the split "
+                f"{split}, and other ranks may have more, and would read another order: set the same limit for all, "
+                "shards.Cache(max_bytes=...) or batch.cache_gb"
+            )
+        plan = plan_cache(datasets, limit=room.size, pack_window=pack_window or WINDOW, shuffles=shuffle == "shards")
+        pack_window = pack_window or plan.pack_window
+        opened = plan.open_shards if shuffle == "shards" else None
+    if shuffle != "shards":
+        shuffle_window = None
+    elif opened is None:
+        shuffle_window = shuffle_window or max(SHUFFLE_SAMPLES, SHUFFLE_SHARDS * build[split].largest_shard)
+    return OrderSettings(
+        shuffle=shuffle, shuffle_window=shuffle_window, pack_window=pack_window or WINDOW, open_shards=opened
+    )
+
+
+def cache_plan(build: Build, split: str, settings: OrderSettings) -> CachePlan | None:
+    """What reading in this order costs with a cache that is smaller than the split; None if it is not."""
+    room = build.store.room()
+    datasets = _larger_than(room, build, split)
+    if room is None or not datasets:
         return None
-    return plan_for(datasets, settings.open_shards, limit=room.size, pack_window=settings.pack_window)
+    opened = settings.open_shards
+    if settings.shuffle == "none":
+        opened = {dataset.name: 1 for dataset in datasets if dataset.draws}
+    elif settings.shuffle_window is not None:
+        opened = {
+            dataset.name: 1 + math.ceil(settings.shuffle_window * len(dataset.shard_sizes) / dataset.samples)
+            for dataset in datasets
+            if dataset.draws
+        }
+    return plan_for(datasets, opened, limit=room.size, pack_window=settings.pack_window)
 
 
-def stored_datasets(build: Build, split: str) -> list[StoredDataset]:
-    """What a plan for a split needs to know."""
+def _larger_than(room: Room | None, build: Build, split: str) -> list[StoredDataset]:
+    """The datasets of a split that is larger than the room for its copies; else none."""
+    if room is None:
+        return []
+    from shards.storage.remote import PIECE_BYTES  # files are behind a URL, so fsspec is there
+
     datasets = []
     for name, dataset in build.manifest.datasets.items():
         shards = dataset.shards[split]
         samples = sum(shards.samples)
-        draws = sum(build.epoch_draws(name).values()) if split == "train" else samples
         sizes = tuple(shards.sizes)
-        datasets.append(StoredDataset(name=name, shard_sizes=sizes, samples=samples, draws=draws))
-    return datasets
-
-
-def _plan(build: Build, split: str, pack_window: int, ranks: int) -> CachePlan | None:
-    room = build.store.room()
-    if room is None:
-        return None
-    datasets = stored_datasets(build, split)
-    size = sum(dataset.size for dataset in datasets)
-    if size <= room.size:
-        return None
-    where = f"{build.store.location}: its split {split} has {size:,} bytes"
-    if ranks > 1 and not room.is_set:
-        raise ShardError(
-            f"{where}, and the disk of this rank's cache has room for {room.size:,}; other ranks may have more, and "
-            "would read another order: set the same limit for all, shards.Cache(max_bytes=...) or batch.cache_gb"
+        datasets.append(
+            StoredDataset(
+                name=name,
+                shard_sizes=sizes,
+                requests=sum(1 + math.ceil(size / PIECE_BYTES) for size in sizes),
+                samples=samples,
+                draws=sum(build.epoch_draws(name).values()) if split == "train" else samples,
+            )
         )
-    plan = plan_cache(datasets, limit=room.size, pack_window=pack_window)
-    if plan is None:
-        raise ShardError(
-            f"{where}, and the cache may hold {room.size:,}; expected at least {least_cache(datasets):,}, which is two "
-            "shards of each dataset: raise its limit (shards.Cache(max_bytes=...) or batch.cache_gb), or rebuild with "
-            "smaller shards"
-        )
-    return plan
+    return datasets if sum(dataset.size for dataset in datasets) > room.size else []
 
 
 def _is_count(value: object) -> bool:

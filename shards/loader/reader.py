@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import chain
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import numpy.typing as npt
@@ -25,6 +25,8 @@ from shards.loader.fields import BatchFields
 from shards.loader.layout import Contents, Memory
 from shards.sampling.packed_sequences import PackedSequence
 
+RangeReads = Literal["never", "first", "always"]
+
 
 @dataclass(frozen=True, slots=True)
 class BatchRequest:
@@ -36,8 +38,8 @@ class BatchRequest:
     cursor: int
     shards: Mapping[int, tuple[int, ...]] = field(default_factory=dict)
     """From which sequence on -> the shards that it and the next ones need"""
-    reads_ranges: bool = False
-    """Whether samples of shards that are not on this machine may be read alone"""
+    reads_ranges: RangeReads = "never"
+    """Whether samples of shards that are not on this machine are read alone: `first` only if that is much less"""
 
 
 class BatchReader:
@@ -94,10 +96,11 @@ class BatchReader:
     def _read(self, request: BatchRequest) -> Iterator[list[tuple[str, Sample]]]:
         """The samples of each sequence, with their datasets."""
         regions: dict[int, bytes] = {}
-        if request.reads_ranges:
-            regions = read_ranges(self._store, self._split, chain.from_iterable(request.sequences))
+        if request.reads_ranges != "never":
+            samples = chain.from_iterable(request.sequences)
+            regions = read_ranges(self._store, self._split, samples, always=request.reads_ranges == "always")
         for number, sequence in enumerate(request.sequences):
-            if number in request.shards and not request.reads_ranges:
+            if number in request.shards and request.reads_ranges == "never":
                 self._downloads.follow(request.shards[number])
             yield [self._split.named(sample, regions.get(sample)) for sample in sequence]
         if request.shards:

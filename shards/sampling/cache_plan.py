@@ -2,7 +2,8 @@
 
 Rule: of the cache, most is for open shards, between which samples are shuffled; the rest is for those that samples
 packed together, batches made ahead, and the next shards add. Every dataset has the same share of its shards open. One
-that is drawn several times an epoch is kept whole where it takes no more than half of what is left.
+that is drawn several times an epoch is kept whole where it takes no more than half of what is left. Where open shards
+and the next do not fit, and in orders that jump, each sample is requested by itself.
 
 A plan is a function of the manifest and of the cache's limit, so all ranks have the same.
 """
@@ -16,7 +17,7 @@ from dataclasses import dataclass
 OPEN_SHARE = 0.75
 """Of the cache, for open shards and the next one of each dataset"""
 
-LEAST_PACKED = 32
+LEAST_PACKED = 8
 """Samples that are packed together even where the cache has no room for the shards that they may need"""
 
 _STEPS = 40  # of a bisection
@@ -28,6 +29,8 @@ class StoredDataset:
 
     name: str
     shard_sizes: tuple[int, ...]
+    requests: int
+    """That download each shard and its index once"""
     samples: int
     draws: int
 
@@ -36,13 +39,13 @@ class StoredDataset:
         return sum(self.shard_sizes)
 
     @property
-    def largest(self) -> int:
-        return max(self.shard_sizes, default=0)
-
-    @property
     def passes(self) -> float:
         """How often an epoch draws each sample."""
         return self.draws / max(self.samples, 1)
+
+    def open_size(self, shards: int) -> int:
+        """Bytes of that many shards, at most."""
+        return min(self.size, shards * max(self.shard_sizes, default=0))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -51,108 +54,103 @@ class CachePlan:
 
     open_shards: Mapping[str, int]
     """Dataset -> shards that are open at a time"""
-    kept: tuple[str, ...]
-    """Datasets that stay in the cache whole"""
+    by_sample: bool
+    """Whether each sample is requested by itself, since open shards do not fit"""
     pack_window: int
     """Samples that are packed together"""
     draws_ahead: int
     """Draws whose shards the cache holds next to the open ones and those of a packed window"""
     samples_open: int
-    """Of all open shards: so many are shuffled among each other"""
+    """Samples that are shuffled among each other: those of all open shards"""
     limit: int
     split_size: int
-    split_shards: int
     epoch_size: int
-    """What an epoch downloads; less from the second on if datasets are kept"""
-    epoch_shards: int
-    """Shards among it"""
+    """What an epoch downloads; less from the second on if datasets stay in the cache"""
+    epoch_requests: int
 
     def describe(self) -> str:
         """One line, before the first epoch."""
+        if self.by_sample:
+            how = "each sample is requested by itself"
+        else:
+            how = (
+                f"{sum(self.open_shards.values()):,} shards are open at a time, {self.samples_open:,} samples are "
+                f"shuffled among each other"
+            )
         times = self.epoch_size / max(self.split_size, 1)
         return (
-            f"{_size(self.split_size)} in {self.split_shards:,} shards, {_size(self.limit)} of cache: "
-            f"{sum(self.open_shards.values()):,} shards are open at a time, {self.samples_open:,} samples are shuffled "
-            f"among each other and packed {self.pack_window:,} at a time; an epoch downloads {_size(self.epoch_size)} "
-            f"({times:.2f} times the split) in {self.epoch_shards:,} shards"
+            f"{_size(self.split_size)}, and {_size(self.limit)} of cache: {how}, and packed {self.pack_window:,} at a "
+            f"time; an epoch downloads {_size(self.epoch_size)} ({times:.2f} times the split) by about "
+            f"{self.epoch_requests:,} requests"
         )
 
 
-def plan_cache(datasets: Sequence[StoredDataset], *, limit: int, pack_window: int) -> CachePlan | None:
-    """The plan for a cache that holds `limit` bytes; None if two shards of each dataset do not fit.
+def plan_cache(datasets: Sequence[StoredDataset], *, limit: int, pack_window: int, shuffles: bool = True) -> CachePlan:
+    """The plan for a cache that holds `limit` bytes.
 
-    pack_window: most samples to pack together.
+    pack_window: most samples to pack together. shuffles: False reads the shards as they are stored.
     """
     drawn = [dataset for dataset in datasets if dataset.draws]
-    if sum(map(_least, drawn)) > limit:
-        return None
-    kept = _kept(drawn, limit)
-    room = limit - sum(dataset.size for dataset in drawn if dataset.name in kept)
-    widths = _widths([dataset for dataset in drawn if dataset.name not in kept], room)
-    opened = {dataset.name: widths.get(dataset.name, len(dataset.shard_sizes)) for dataset in drawn}
-    ahead = _draws_ahead(datasets, opened, limit)
+    opened = {dataset.name: 1 for dataset in drawn}
+    if shuffles and sum(dataset.open_size(2) for dataset in drawn) <= limit:
+        kept = _kept(drawn, limit)
+        room = limit - sum(dataset.size for dataset in drawn if dataset.name in kept)
+        opened |= {dataset.name: len(dataset.shard_sizes) for dataset in drawn if dataset.name in kept}
+        opened |= _widths([dataset for dataset in drawn if dataset.name not in kept], room)
+    ahead = _draws_ahead(drawn, opened, limit)
     while pack_window > LEAST_PACKED and pack_window > ahead // 2:
         pack_window //= 2
     return plan_for(datasets, opened, limit=limit, pack_window=pack_window)
 
 
 def plan_for(
-    datasets: Sequence[StoredDataset], open_shards: Mapping[str, int], *, limit: int, pack_window: int
+    datasets: Sequence[StoredDataset], open_shards: Mapping[str, int] | None, *, limit: int, pack_window: int
 ) -> CachePlan:
-    """The plan with these open shards, as another cache may have given them."""
+    """The plan with these open shards, as another cache may have given them; None for an order that jumps."""
     drawn = [dataset for dataset in datasets if dataset.draws]
-    kept = [dataset for dataset in drawn if open_shards[dataset.name] >= len(dataset.shard_sizes)]
-    epoch = [(1.0 if dataset in kept else dataset.passes, dataset) for dataset in drawn]
+    opened = open_shards or {}
+    by_sample = not opened or sum(dataset.open_size(opened[dataset.name] + 1) for dataset in drawn) > limit
+    stays = [] if by_sample else [dataset for dataset in drawn if _is_kept(dataset, opened)]
+    epoch = [(1.0 if dataset in stays else dataset.passes, dataset) for dataset in drawn]
     return CachePlan(
-        open_shards=open_shards,
-        kept=tuple(dataset.name for dataset in kept),
+        open_shards=opened,
+        by_sample=by_sample,
         pack_window=pack_window,
-        draws_ahead=max(0, _draws_ahead(datasets, open_shards, limit) - pack_window),
+        draws_ahead=0 if by_sample else max(0, _draws_ahead(drawn, opened, limit) - pack_window),
         samples_open=sum(
-            dataset.samples * min(open_shards[dataset.name], len(dataset.shard_sizes)) // len(dataset.shard_sizes)
+            min(dataset.samples, opened.get(dataset.name, 0) * dataset.samples // len(dataset.shard_sizes))
             for dataset in drawn
         ),
         limit=limit,
         split_size=sum(dataset.size for dataset in datasets),
-        split_shards=sum(len(dataset.shard_sizes) for dataset in datasets),
         epoch_size=sum(int(passes * dataset.size) for passes, dataset in epoch),
-        epoch_shards=sum(math.ceil(passes * len(dataset.shard_sizes)) for passes, dataset in epoch),
+        epoch_requests=sum(
+            dataset.draws if by_sample else math.ceil(passes * dataset.requests) for passes, dataset in epoch
+        ),
     )
 
 
-def least_cache(datasets: Sequence[StoredDataset]) -> int:
-    """Bytes of the smallest cache that there is a plan for."""
-    return sum(_least(dataset) for dataset in datasets if dataset.draws)
-
-
-def _draws_ahead(datasets: Sequence[StoredDataset], open_shards: Mapping[str, int], limit: int) -> int:
+def _draws_ahead(drawn: Sequence[StoredDataset], opened: Mapping[str, int], limit: int) -> int:
     """Draws that may need further shards until the cache is full: next to open ones, and one more of each dataset."""
-    drawn = [dataset for dataset in datasets if dataset.draws]
     draws = sum(dataset.draws for dataset in drawn)
-    left = limit - sum(_open_size(dataset, open_shards[dataset.name] + 1) for dataset in drawn)
-    moving = sum(
-        dataset.passes * dataset.size for dataset in drawn if open_shards[dataset.name] < len(dataset.shard_sizes)
-    )
+    left = limit - sum(dataset.open_size(opened[dataset.name] + 1) for dataset in drawn)
+    moving = sum(dataset.passes * dataset.size for dataset in drawn if not _is_kept(dataset, opened))
     return max(0, int(left * draws / moving)) if moving else draws
 
 
-def _least(dataset: StoredDataset) -> int:
-    """One shard that is open, and the next."""
-    return _open_size(dataset, 2)
+def _is_kept(dataset: StoredDataset, opened: Mapping[str, int]) -> bool:
+    return opened[dataset.name] >= len(dataset.shard_sizes)
 
 
-def _open_size(dataset: StoredDataset, shards: int) -> int:
-    return min(dataset.size, shards * dataset.largest)
-
-
-def _kept(drawn: Sequence[StoredDataset], limit: int) -> tuple[str, ...]:
-    kept, left = [], limit - sum(map(_least, drawn))
+def _kept(drawn: Sequence[StoredDataset], limit: int) -> set[str]:
+    """Datasets that fit whole next to two shards of all others."""
+    kept, left = set(), limit - sum(dataset.open_size(2) for dataset in drawn)
     for dataset in sorted(drawn, key=lambda dataset: -dataset.passes):
-        more = dataset.size - _least(dataset)
+        more = dataset.size - dataset.open_size(2)
         if (dataset.passes > 1 and more <= left / 2) or more == 0:
-            kept.append(dataset.name)
+            kept.add(dataset.name)
             left -= more
-    return tuple(kept)
+    return kept
 
 
 def _widths(windowed: Sequence[StoredDataset], room: int) -> dict[str, int]:
@@ -162,7 +160,7 @@ def _widths(windowed: Sequence[StoredDataset], room: int) -> dict[str, int]:
         return {dataset.name: max(1, int(share * len(dataset.shard_sizes))) for dataset in windowed}
 
     def size(share: float) -> int:
-        return sum(_open_size(dataset, at(share)[dataset.name] + 1) for dataset in windowed)
+        return sum(dataset.open_size(at(share)[dataset.name] + 1) for dataset in windowed)
 
     low, high = 0.0, 1.0
     for _ in range(_STEPS):

@@ -59,6 +59,10 @@ class DatasetDraws:
         self._base = lru_cache(maxsize=2)(self._make_base)
         self._run = lru_cache(maxsize=8)(self._make_run)
 
+    @property
+    def opens_few_shards(self) -> bool:
+        return self._open_shards is not None
+
     def draw(self, epoch: int, first: int, last: int) -> Indices:
         """Draws [first, last) of an epoch."""
         pieces = [np.zeros(0, np.int64)]

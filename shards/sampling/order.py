@@ -64,6 +64,11 @@ class Order:
     def __len__(self) -> int:
         return self._length
 
+    @property
+    def opens_few_shards(self) -> bool:
+        """Whether the shards that are open at a time are limited."""
+        return any(stream.opens_few_shards for stream in self._streams)
+
     def samples(self, epoch: int, start: int, stop: int) -> Indices:
         """The samples of draws [start, stop) of an epoch: their numbers in the split, int64 [stop - start].
 

@@ -126,7 +126,8 @@ class Cache:
                 self._reserve(partial, size, name)
                 digest, got = _write(partial, download())
                 if (digest, got) == (sha256, size):
-                    os.replace(partial, path)
+                    with locked(self.folder / ".lock"):  # who counts the files sees it under one of its names
+                        os.replace(partial, path)
                     _touch(path, size)
                     return
             except OSError as error:
