@@ -199,7 +199,7 @@ def compiled(folder: Path) -> Path:
     return small_blends.build(blend).path
 
 
-def config_file(folder: Path, build: Path, **settings: Any) -> Path:
+def config_file(folder: Path, build: Path | str, **settings: Any) -> Path:
     """train.yaml for a tiny model in fp32 that logs every step; `settings` go over its sections."""
     tree: dict[str, Any] = {
         "build": str(build),
@@ -226,9 +226,10 @@ def config_file(folder: Path, build: Path, **settings: Any) -> Path:
 
 
 def _environment(rank: int, ranks: int, port: int) -> dict[str, str]:
-    """What a launcher sets."""
+    """What a launcher sets, and where builds behind URLs are found and kept."""
+    remote = {name: value for name, value in os.environ.items() if name.startswith(("AWS_", "DSVL_CACHE", "NO_PROXY"))}
     own = {"RANK": rank, "LOCAL_RANK": rank, "WORLD_SIZE": ranks, "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}
-    return {name: str(value) for name, value in own.items()}
+    return remote | {name: str(value) for name, value in own.items()}
 
 
 def _rank(

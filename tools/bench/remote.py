@@ -81,9 +81,8 @@ def main() -> None:
                 row = (epoch["rate"], epoch["rate"] / local, epoch["first"], sent, len(gets))
                 rows.setdefault(name, []).append(row)  # type: ignore[arg-type]
         print(f"{size / 1e6:,.0f} MB in {arguments.shards} shards, {arguments.workers} workers\n")
-        print(
-            "| epoch | samples/s | of local | first batch | bytes sent, of the build | requests |\n|---|---|---|---|---|---|"
-        )
+        print("| epoch | samples/s | of local | first batch | bytes sent, of the build | requests |")
+        print("|---|---|---|---|---|---|")
         for name, values in rows.items():
             rate, ratio, first, sent, requests = map(statistics.median, zip(*values, strict=True))
             print(f"| {name} | {rate:,.0f} | {ratio:.2f}x | {first:.2f} s | {sent:.2f} | {requests:,.0f} |")

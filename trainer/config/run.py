@@ -57,6 +57,9 @@ class BatchConfig:
     """Pack several samples into a sequence; none attends to another. false: one sample each, padded to the longest."""
     shuffle: Literal["samples", "shards"] | None = None
     """samples: from a local disk. shards: from remote or rotating disks. Default: by where the build is stored."""
+    cache_gb: Annotated[float, Gt(0)] | None = None
+    """Most GB of a remote build on each machine's disk; null: nine tenths of what is free. If the build is larger, its
+    shards are shuffled few at a time."""
     workers: Natural = 2
     """Processes of each rank that read and decode images ahead. 0 does it between the steps."""
     decode: Literal["exact", "fast"] = "exact"

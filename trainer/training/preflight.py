@@ -12,6 +12,7 @@ from dst.template import load_template
 from shards import Build, Manifest, ShardError
 from trainer.checkpoint.init_from import check_start, llava_start, with_start
 from trainer.config.run import TrainConfig, check_ranks, config_from, read_tree, sequence_length
+from trainer.training.open_build import open_build
 
 QLORA = "bitsandbytes"
 """What quantizes a decoder; whether it is installed is seen without importing torch"""
@@ -42,7 +43,7 @@ def prepare(
     indivisible = [] if world_size is None else check_ranks(config, world_size)
     if indivisible and (absent := _build_problems(config.build)):
         raise ConfigError([*indivisible, *absent])
-    build = shards.open(config.build)
+    build = open_build(config)
     problems = check_config_fits_build(config, build.manifest)
     problems += check_start(config.model, build.manifest)
     problems += indivisible

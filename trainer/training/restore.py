@@ -14,7 +14,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import shards
 from dst.errors import ConfigError
 from shards import Build, ShardError
 from shards.format.manifest import BuildFacts
@@ -28,6 +27,7 @@ from trainer.model.build_model import check_model
 from trainer.model.lora import merge_lora
 from trainer.model.vision_chat import VisionChatModel
 from trainer.training.assemble import assemble
+from trainer.training.open_build import open_build
 from trainer.training.preflight import check_config_fits_build
 
 
@@ -77,7 +77,7 @@ def open_run(
         config = dataclasses.replace(config, model=dataclasses.replace(config.model, init_from=init_from))
     start_facts = checkpoint.content.init_from
     try:
-        opened = shards.open(config.build)
+        opened = open_build(config)
     except ShardError as error:
         raise ConfigError([f"build: {error}; if it was moved, give its new path with --build"]) from None
     if opened.manifest.hash != checkpoint.manifest_hash:

@@ -40,6 +40,7 @@ from trainer.model.lora import unadapted_experts
 from trainer.model.param_groups import print_parameters
 from trainer.training.assemble import assemble
 from trainer.training.loop import Evaluation, StepResult, evaluate, train
+from trainer.training.open_build import with_same_cache
 from trainer.training.run_log import RunLog
 
 
@@ -53,6 +54,7 @@ def run_training(config: TrainConfig, build: Build) -> None:
         problems = check_device(config)
         if problems:
             raise ConfigError(problems)
+        build = with_same_cache(build, ranks)
         with run_lock(out, ranks):
             resume, tree = config.checkpoints.resume, to_tree(config)
             checkpoint = find_together(out, resume, tree, build.manifest.hash, ranks)
@@ -75,7 +77,6 @@ class _Run:
         self.tree = to_tree(config)
         self.micro_batches = accumulation(config, ranks.world_size)
         self.loader = self._loader("train", config.batch.micro_batch_size)
-        self.steps = self._steps()
         self.step = 0
         self.changes = changed_settings(checkpoint, self.tree) if checkpoint else []
         if checkpoint is not None:
@@ -84,6 +85,7 @@ class _Run:
                 self.loader.load_state_dict(checkpoint.state.loader)
             except ShardError as error:
                 raise ConfigError([f"batch: {error}"]) from None
+        self.steps = self._steps()  # of the order of the checkpoint
         is_own = checkpoint is not None and (
             checkpoint.folder.resolve() == checkpoint_folder(out, checkpoint.step).resolve()
         )

@@ -84,6 +84,19 @@ def test_few_blocks_are_shuffled_as_one_sees_in_any_place() -> None:
     assert sorted(shown.values()) == [10] * 6
 
 
+@pytest.mark.parametrize(("width", "shards", "spread"), [(40, 35, 1.5), (4, 4, 4.2)])
+def test_how_random_a_run_of_samples_is(width: int, shards: int, spread: float) -> None:
+    """Of 400 shards: those that 64 samples are from, and how much the mean of a sorted property varies between runs.
+
+    spread: standard deviation of the means, out of that of independent samples.
+    """
+    shown = windows_of([128] * 400, width, 1)(np.arange(128 * 400)).reshape(-1, 64)[80:-80]
+    distinct = np.mean([len(np.unique(run)) for run in shown // 128])
+    means = (shown / (128 * 400)).mean(1)
+    assert distinct == pytest.approx(shards, abs=2)
+    assert means.std() / np.sqrt(1 / 12 / 64) == pytest.approx(spread, rel=0.15)
+
+
 # In an order
 
 
