@@ -22,12 +22,12 @@ def dataset(name: str, shards: int, *, shard_size: int = 10 * MB, passes: float 
     )
 
 
-def plan(datasets: list[StoredDataset], limit: int, **settings: int) -> CachePlan:
-    return plan_cache(datasets, limit=limit, **{"pack_window": 2048, **settings})
+def plan(datasets: list[StoredDataset], limit: int) -> CachePlan:
+    return plan_cache(datasets, limit=limit, pack_window=2048)
 
 
 def test_a_tenth_of_a_build_opens_three_quarters_of_what_it_holds() -> None:
-    (actual,) = (plan([dataset("a", 100)], 100 * MB),)
+    actual = plan([dataset("a", 100)], 100 * MB)
     assert actual.open_shards == {"a": 6}, "and one more, which is next"
     assert actual.samples_open == 6000
     assert actual.pack_window == 1024
