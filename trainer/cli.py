@@ -57,7 +57,7 @@ def run(
 ) -> None:
     """Train; the same command resumes from the newest checkpoint. Works under deepspeed and torchrun as well."""
     from trainer.distributed.failures import telling_failures
-    from trainer.distributed.launch import STOP, LaunchLayout, launch
+    from trainer.distributed.launch import STOP, LaunchLayout, launch, report_end
     from trainer.distributed.launcher_environment import world_size_of
     from trainer.training.preflight import prepare
 
@@ -88,6 +88,7 @@ def run(
         if os.environ["RANK"] == "0":
             (Path(config.out) / STOP).unlink(missing_ok=True)
         note("stopped before the first step; the same command starts again")
+    report_end()
 
 
 @cli.command()

@@ -13,6 +13,7 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import FrameType
@@ -20,14 +21,19 @@ from types import FrameType
 from dst.errors import ConfigError
 from trainer.distributed.hostfile import check_hosts, is_this_host, read_hostfile
 from trainer.distributed.launcher_environment import reserved_port
+from trainer.errors import TrainError
 
 STDERR = 2
 STOP = "stop"
 """A file of this name in the run's folder ends the run after the current step, with a checkpoint."""
 
-PASSED_ON = ("GLOO_", "NCCL_", "TP_", "FI_", "UCX_", "OMP_", "TORCH_", "HF_HOME", "HF_HUB_OFFLINE", "DSVL_CACHE")
+PASSED_ON = ("GLOO_", "NCCL_", "TP_", "FI_", "UCX_", "OMP_", "TORCH_", "HF_HOME", "HF_HUB_OFFLINE", "DSVL_")
 """What other hosts get of this one's environment, by the beginnings of names: interfaces, and where files are. Never
 credentials: they would be part of a command line."""
+
+END_FILE = "DSVL_END_FILE"
+"""The environment variable with the file that the first rank makes when its run ends as it should: DeepSpeed's launcher
+exits with 0 also if the process that watches the ranks was killed."""
 
 _ENV_FILE = "DS_ENV_FILE"
 _ENV_FILE_FOLDERS = ("~", ".")
@@ -86,14 +92,33 @@ def command(layout: LaunchLayout, arguments: Sequence[str], *, port: int) -> lis
 def launch(layout: LaunchLayout, arguments: Sequence[str], out: Path) -> int:
     """Run `dsvl-train` with these arguments on every rank, and wait for it. Returns the exit code: 0, 1 or 2.
 
-    Raises ConfigError if a host cannot be used.
+    Raises ConfigError if a host cannot be used, TrainError if the launcher was killed.
     """
     if layout.spans_hosts:
         check_hosts(layout.hosts, Path.cwd())
     with reserved_port() as port, tempfile.TemporaryDirectory() as scratch:
+        end_file = out.absolute() / "ended"
+        variables = {**os.environ, END_FILE: str(end_file)}
         environment = Path(scratch) / "environment"
-        environment.write_text("".join(f"{line}\n" for line in passed_on(os.environ)), encoding="utf-8")
-        return _run(command(layout, arguments, port=port), {**os.environ, _ENV_FILE: str(environment)}, out)
+        environment.write_text("".join(f"{line}\n" for line in passed_on(variables)), encoding="utf-8")
+        end_file.unlink(missing_ok=True)
+        try:
+            code = _run(command(layout, arguments, port=port), {**variables, _ENV_FILE: str(environment)}, out)
+            if code == 0 and not end_file.exists():
+                raise TrainError(
+                    "the launcher ended before the run: it was killed, most often because memory ran out; ranks that "
+                    "were left on this host are asked to save and end; then the same command resumes from the newest "
+                    "checkpoint, if there is one"
+                )
+        finally:
+            end_file.unlink(missing_ok=True)
+        return code
+
+
+def report_end() -> None:
+    """The run of this rank ended as it should."""
+    if os.environ.get("RANK") == "0" and END_FILE in os.environ:
+        Path(os.environ[END_FILE]).touch()
 
 
 def passed_on(environment: Mapping[str, str]) -> list[str]:
@@ -123,6 +148,8 @@ def _run(command: Sequence[str], environment: Mapping[str, str], out: Path) -> i
     before = {number: signal.signal(number, pass_on) for number in (signal.SIGTERM, signal.SIGINT)}
     try:
         code = process.wait()
+        with suppress(ProcessLookupError):  # ranks of a launcher that was killed; there are none else
+            os.killpg(process.pid, signal.SIGTERM)
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)

@@ -18,8 +18,10 @@ from tests.support.stub_hosts import slurm_programs, stub_programs
 from tests.support.train_runs import config_file, folders, journal, losses
 from tests.support.trainer_processes import COMMAND, environment
 from tests.support.waiting import LIMIT_S, wait_until
+from trainer.distributed import launch
 from trainer.distributed.launch import LaunchLayout, command, passed_on
 from trainer.distributed.launcher_environment import reserved_port
+from trainer.errors import TrainError
 
 CONSTANT = {"kind": "constant", "warmup_ratio": 0.0}
 
@@ -69,6 +71,22 @@ def test_interfaces_are_passed_on_and_secrets_are_not(tmp_path: Path, monkeypatc
     assert passed_on(ours)[-2:] == ["NCCL_DEBUG=INFO", "GLOO_SOCKET_IFNAME=eth2"]
     (tmp_path / "mine").write_text("OWN=1\n", encoding="utf-8")
     assert passed_on({**ours, "DS_ENV_FILE": "mine"})[-1] == "OWN=1"
+
+
+@pytest.mark.parametrize(
+    ("program", "code"), [("import os, pathlib; pathlib.Path(os.environ['DSVL_END_FILE']).touch()", 0), ("", None)]
+)
+def test_a_launcher_that_ends_with_0_before_the_run_is_an_error(
+    program: str, code: int | None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(launch, "command", lambda *_, **__: [sys.executable, "-c", program])
+    (tmp_path / "ended").touch()  # of an earlier run
+    if code is None:
+        with pytest.raises(TrainError, match="the launcher ended before the run: it was killed"):
+            launch.launch(LaunchLayout(num_gpus=2), [], tmp_path)
+    else:
+        assert launch.launch(LaunchLayout(num_gpus=2), [], tmp_path) == code
+    assert not (tmp_path / "ended").exists()
 
 
 @pytest.mark.slow
