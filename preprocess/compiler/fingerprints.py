@@ -23,6 +23,7 @@ from preprocess.compiler.task_runner import TaskRunner
 from preprocess.compiler.worker_deaths import deadly_items, noting
 from preprocess.compiler_version import libraries
 from preprocess.conversation import Image
+from preprocess.dedupe.equal_rows import first_equal
 from preprocess.dedupe.fingerprint import (
     FINGERPRINT,
     VERSION,
@@ -71,17 +72,15 @@ class ImageTable:
         paths = image_paths(stage.spools, stage.stores, stage.run)
         starts = np.cumsum([0, *map(len, paths.values())])
         self._datasets = tuple(stage.spools)
-        _, first, number = np.unique(
-            np.concatenate([np.zeros(0, np.uint64), *paths.values()]), return_index=True, return_inverse=True
-        )
-        order = np.argsort(first)  # numbers in the order of the blend, not of the hashes
-        first = first[order]
-        rank = np.empty_like(order)
-        rank[order] = np.arange(len(order))
-        self._dataset = np.searchsorted(starts, first, "right") - 1
-        self._position = first - starts[self._dataset]
-        borders = np.split(rank[number.reshape(-1)], starts[1:-1])
-        self.numbers: dict[str, npt.NDArray[np.int64]] = dict(zip(self._datasets, borders, strict=True))
+        first = first_equal(np.concatenate([np.zeros(0, np.uint64), *paths.values()]))
+        del paths
+        is_first = first == np.arange(len(first))
+        numbers = (np.cumsum(is_first) - 1)[first]  # in the order of the blend
+        distinct = np.flatnonzero(is_first)
+        self._dataset = (np.searchsorted(starts, distinct, "right") - 1).astype(np.int16)
+        self._position = distinct - starts[self._dataset]
+        of_datasets = np.split(numbers, starts[1:-1])
+        self.numbers: dict[str, npt.NDArray[np.int64]] = dict(zip(self._datasets, of_datasets, strict=True))
 
     def __len__(self) -> int:
         return len(self._position)

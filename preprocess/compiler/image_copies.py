@@ -17,6 +17,7 @@ import numpy.typing as npt
 from preprocess.compiler.fingerprints import FingerprintStage, ImageTable
 from preprocess.compiler.spool import Spool
 from preprocess.dedupe.components import components
+from preprocess.dedupe.equal_rows import first_equal
 from preprocess.dedupe.fingerprint import Fingerprints
 from preprocess.dedupe.near_search import near_components
 
@@ -40,6 +41,8 @@ class Copies:
         numbers = self.images.numbers[name]
         repeated = np.bincount(self.kinds, minlength=len(self.kinds))[self.kinds] > 1
         has_copies = repeated[numbers]
+        if not has_copies.any():
+            return values.astype(np.uint64, copy=False), starts
         row_of_group = np.repeat(np.arange(len(spool)), np.diff(starts))
         row_of_image = np.repeat(np.arange(len(spool)), spool.counts("images"))[has_copies]
         rows = np.concatenate([row_of_group, row_of_image])
@@ -88,6 +91,5 @@ def _first_equal(
     """For each row, the first row with the same value; a row that is not valid (or missing) equals only itself."""
     own = np.arange(len(fingerprints))
     rows = np.flatnonzero(fingerprints["present"] if valid is None else valid)
-    _, first, inverse = np.unique(fingerprints[field][rows], axis=0, return_index=True, return_inverse=True)
-    own[rows] = rows[first[inverse.reshape(-1)]]
+    own[rows] = rows[first_equal(*(fingerprints[field][rows, word] for word in range(2)))]
     return own

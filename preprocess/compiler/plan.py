@@ -63,24 +63,28 @@ def assign_splits(blend: Blend, spools: Mapping[str, Spool], copies: Copies | No
     official_eval = held_out(blend, spools)
     if blend.split.eval <= 0 and not any(rows.any() for rows in official_eval.values()):
         return {name: np.full(len(spool), split.TRAIN, np.uint8) for name, spool in spools.items()}
-    groups, starts, own, official, pinned = [], [np.zeros(1, np.int64)], [], [], []
-    total = 0
+    row, group = 0, 0
+    num_rows = sum(len(spool) for spool in spools.values())
+    groups, starts, own = [], np.zeros(num_rows + 1, np.int64), np.empty(num_rows, np.uint64)
+    official, pinned = np.zeros(num_rows, np.bool_), np.zeros(num_rows, np.bool_)
     for dataset in blend.datasets:
         name, spool = dataset.name, spools[dataset.name]
+        rows = slice(row, row + len(spool))
         values, begin = copies.groups(name, spool) if copies else spool.lists("groups")
-        groups.append(values.astype(np.uint64))
-        starts.append(begin[1:] + total)
-        total += len(values)
+        groups.append(values.astype(np.uint64, copy=False))
+        np.add(begin[1:], group, out=starts[rows.start + 1 : rows.stop + 1])
+        group += len(values)
         salt = np.uint64(xxhash.xxh3_64_intdigest(f"{_GROUPLESS_SALT}/{name}".encode()))
-        own.append(spool.column("hash") ^ salt)
-        official.append(official_eval[name])
-        pinned.append(np.full(len(spool), dataset.split == "train"))
+        np.bitwise_xor(spool.column("hash"), salt, out=own[rows])
+        official[rows] = official_eval[name]
+        pinned[rows] = dataset.split == "train"
+        row = rows.stop
     side = split.assign(
-        np.concatenate(groups),
-        np.concatenate(starts),
-        np.concatenate(own),
-        np.concatenate(official),
-        np.concatenate(pinned),
+        groups[0] if len(groups) == 1 else np.concatenate(groups),
+        starts,
+        own,
+        official,
+        pinned,
         share=blend.split.eval,
         seed=blend.seed,
     )

@@ -20,6 +20,7 @@ from dst import Encoded
 from preprocess.compiler.member import Member
 from preprocess.compiler.task import TaskContext, Tools
 from preprocess.conversation import Image
+from preprocess.dedupe.equal_rows import first_equal
 from preprocess.errors import RejectError
 from preprocess.images.stores import StoreList
 from preprocess.images.tables import is_row_key
@@ -99,18 +100,12 @@ def image_units(groups: npt.NDArray[np.uint64], images: npt.NDArray[np.uint64], 
     groups, images: hashes of each row's groups and images. A shard that ends between units parts no records that could
     share, unless more than `most` have the same groups.
     """
-    first_of_group, first_of_images = map(_first_row, (groups, images))
+    first_of_group, first_of_images = map(first_equal, (groups, images))
     order = np.lexsort((first_of_images, first_of_group))
     group_starts = np.flatnonzero(np.diff(first_of_group[order], prepend=-1))
     in_group = np.arange(len(order)) - np.repeat(group_starts, np.diff(group_starts, append=len(order)))
     starts = in_group % most == 0
     return ImageUnits(order, starts, starts | (np.diff(first_of_images[order], prepend=-1) != 0))
-
-
-def _first_row(hashes: npt.NDArray[np.uint64]) -> npt.NDArray[np.int64]:
-    """For each row the first one with the same hash."""
-    _, first, number = np.unique(hashes, return_index=True, return_inverse=True)
-    return np.asarray(first[number])
 
 
 def _identity(image: Image, stores: StoreList) -> object:

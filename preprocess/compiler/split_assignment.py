@@ -16,6 +16,7 @@ import numpy as np
 import numpy.typing as npt
 
 from preprocess.dedupe.components import components
+from preprocess.dedupe.equal_rows import numbered
 from shards.format.manifest import SPLITS
 
 TRAIN, EVAL, CONFLICT, EXCLUDED = 0, 1, 2, 3  # the last is of exclusions.py
@@ -43,27 +44,30 @@ def assign(
     conversation is both. share: of the groups, for eval.
     """
     counts = np.diff(starts)
-    side = np.where((_chance(own, seed) < share) & ~pinned_train | official_eval, EVAL, TRAIN).astype(np.uint8)
+    side = np.full(len(counts), TRAIN, np.uint8)
+    alone = np.flatnonzero(counts == 0)
+    side[alone[(_chance(own[alone], seed) < share) & ~pinned_train[alone] | official_eval[alone]]] = EVAL
     if not len(groups):
         return side
-    names, index = np.unique(groups, return_inverse=True)
-    row = np.repeat(np.arange(len(counts)), counts)
-    same_row = row[1:] == row[:-1]
+    names, index = numbered(groups)
+    same_row = np.ones(len(groups) - 1, np.bool_)
+    borders = starts[(starts > 0) & (starts < len(groups))]
+    same_row[borders - 1] = False
     component = components(len(names), index[:-1][same_row], index[1:][same_row])
     sizes = np.bincount(component, minlength=len(names))
     pinned = np.zeros(len(names), dtype=bool)
-    pinned[component[index[pinned_train[row]]]] = True
+    pinned[component[index[np.repeat(pinned_train, counts)]]] = True
     small = (sizes[component] <= max(8, int(share * len(names)))) & ~pinned[component]
     chosen = small & (_chance(names[component], seed) < share)
     named = np.zeros(len(names), dtype=bool)
-    named[index[official_eval[row]]] = True
+    named[index[np.repeat(official_eval, counts)]] = True
     touched = np.zeros(len(names), dtype=bool)
     touched[component[named]] = True
     held_out = chosen | named | (small & touched[component])
-    in_eval = np.add.reduceat(np.append(held_out[index], False), starts[:-1])
-    in_eval = np.where(counts > 0, in_eval, 0)
-    with_groups = np.select([in_eval == 0, (in_eval == counts) & ~pinned_train], [TRAIN, EVAL], CONFLICT)
-    return np.where(counts > 0, with_groups, side).astype(np.uint8)
+    in_eval = np.add.reduceat(np.append(held_out[index], False), starts[:-1], dtype=np.int32)
+    some, every = in_eval > 0, in_eval == counts
+    with_groups = np.where(some, np.where(every & ~pinned_train, np.uint8(EVAL), np.uint8(CONFLICT)), np.uint8(TRAIN))
+    return np.where(counts > 0, with_groups, side)
 
 
 def mix(values: Hashes, seed: int) -> Hashes:

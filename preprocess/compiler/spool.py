@@ -189,7 +189,8 @@ class Spool:
         """A list column: its concatenated values, and where each row's values begin (one entry more than rows)."""
         column = self.table.column(name)
         values = [np.asarray(chunk.flatten().to_numpy(zero_copy_only=False)) for chunk in column.chunks]
-        starts = np.concatenate([[0], np.cumsum(self.counts(name))]).astype(np.int64)
+        starts = np.zeros(len(self) + 1, np.int64)
+        np.cumsum(self.counts(name), out=starts[1:])
         return (np.concatenate(values) if values else np.zeros(0)), starts
 
 
