@@ -9,8 +9,10 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import field
 from typing import Any, Literal
+
+from preprocess.fast_record import fast_record
 
 Role = Literal["system", "user", "assistant", "tool"]
 OfficialSplit = Literal["", "train", "val", "test"]
@@ -20,7 +22,7 @@ FieldValue = Scalar | tuple[Scalar | None, ...]
 """What a field says. A conversation of several records has a value for each of them."""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@fast_record
 class RecordSource:
     """Where a record comes from: the annotation file, relative to the dataset's root, and its id or number there."""
 
@@ -28,7 +30,7 @@ class RecordSource:
     record: str
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@fast_record
 class Image:
     """A reference to an image: its name in one of the dataset's image stores, or its http or https URL.
 
@@ -41,7 +43,7 @@ class Image:
     frame: int | None = None
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@fast_record
 class ToolCall:
     """A call that an assistant makes. arguments: JSON text of an object. id: as tool results cite it, or ""."""
 
@@ -50,7 +52,7 @@ class ToolCall:
     id: str = ""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@fast_record
 class Turn:
     """One message; text and images in reading order.
 
@@ -68,7 +70,7 @@ class Turn:
     call_id: str = ""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@fast_record
 class Conversation:
     """Ordered turns, ready to be rendered.
 
@@ -99,7 +101,7 @@ class Conversation:
         return tuple(part for turn in self.turns for part in turn.parts if isinstance(part, str))
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@fast_record
 class Reject:
     """A record that cannot become a sample. `reason` is a name of REASONS, `detail` says what was got and expected."""
 

@@ -47,15 +47,15 @@ def decode(line: bytes | memoryview) -> Conversation:
 
 def _encoded_turn(turn: Turn) -> list[Any]:
     """Role and parts; further values only for the few turns that have them."""
-    parts = [part if isinstance(part, str) else [part.name, part.store, *_frame(part)] for part in turn.parts]
+    parts = [part if type(part) is str else _encoded_image(part) for part in turn.parts]
     if turn.role == "user" or (turn.role != "tool" and turn.trained and not turn.reasoning and not turn.tool_calls):
         return [turn.role, parts]
     calls = [[call.name, call.arguments, call.id] for call in turn.tool_calls]
     return [turn.role, parts, turn.trained, turn.reasoning, calls, turn.tool_name, turn.call_id]
 
 
-def _frame(image: Image) -> tuple[int, ...]:
-    return () if image.frame is None else (image.frame,)
+def _encoded_image(image: Image) -> list[Any]:
+    return [image.name, image.store] if image.frame is None else [image.name, image.store, image.frame]
 
 
 def _image(name: str, store: int | None, frame: int | None = None) -> Image:

@@ -24,7 +24,7 @@ LAYERS = {
         verify  upload  loader
     """,
     "preprocess": """
-        errors  compiler_version  terminal  containers  conversation  conversation_lines
+        errors  compiler_version  terminal  containers  fast_record  conversation  conversation_lines
         adapters.groups  adapters.base  adapters.parsing  adapters.datasets  adapters.registry  adapters.lookup
         images  filters  dedupe  templates  blend  fetch  compiler  views  viewer  reports  cli_options  cli_compare
         cli_stats  cli_template  cli_view  cli

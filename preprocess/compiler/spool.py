@@ -52,7 +52,7 @@ def write_spool(folder: Path, dataset: str, stream: Iterable[Conversation | Reje
     """Write the output of an adapter. Returns {"records", "conversations", "rejects": {reason: n}}."""
     rejects: Counter[str] = Counter()
     records = conversations = offset = 0
-    rows: list[dict[str, Any]] = []
+    rows = _Rows()
     with (
         (folder / "records.jsonl").open("wb", buffering=1 << 20) as lines,
         (folder / "rejects.jsonl").open("wb", buffering=1 << 16) as refused,
@@ -70,18 +70,18 @@ def write_spool(folder: Path, dataset: str, stream: Iterable[Conversation | Reje
                         records += 1
                     continue
                 lines.write(line)
-                rows.append(_row(item, line, offset))
+                rows.add(item, line, offset)
                 offset += len(line)
                 conversations += 1
                 records += len(item.sources)
                 if len(rows) == _BATCH:
-                    table.write_batch(pa.RecordBatch.from_pylist(rows, _SCHEMA))
-                    rows.clear()
+                    table.write_batch(rows.batch())
+                    rows = _Rows()
             else:
                 refused.write(reject_line(dataset, item))
                 rejects[item.reason] += 1
                 records += 1
-        table.write_batch(pa.RecordBatch.from_pylist(rows, _SCHEMA))
+        table.write_batch(rows.batch())
     _sync(folder)
     return {"records": records, "conversations": conversations, "rejects": dict(sorted(rejects.items()))}
 
@@ -102,7 +102,7 @@ def join_spools(folder: Path, parts: Sequence[Path]) -> None:
                     table.write_batch(pa.RecordBatch.from_arrays([moved, *batch.columns[1:]], schema=_SCHEMA))
             _append(part / "rejects.jsonl", refused)
             offset += _append(part / "records.jsonl", lines)
-        table.write_batch(pa.RecordBatch.from_pylist([], _SCHEMA))
+        table.write_batch(_Rows().batch())
     _sync(folder)
 
 
@@ -247,19 +247,60 @@ def _block_hashes(values: list[npt.NDArray[Any]], counts: npt.NDArray[np.int64])
     return np.asarray(sums[starts + counts] - sums[starts])
 
 
-def _row(conversation: Conversation, line: bytes, offset: int) -> dict[str, Any]:
-    images = conversation.images
-    return {
-        "offset": offset,
-        "size": len(line),
-        "hash": xxhash.xxh3_64_intdigest(line),
-        "members": len(conversation.sources),
-        "images": [image.name for image in images],
-        "stores": [-1 if image.store is None else image.store for image in images],
-        "frames": [-1 if image.frame is None else image.frame for image in images],
-        "groups": [xxhash.xxh3_64_intdigest(group.encode("utf-8", "surrogatepass")) for group in conversation.groups],
-        "official_eval": conversation.official_split in ("val", "test"),
-    }
+class _Rows:
+    """Rows of the table that are not yet written, as columns. Lists are values and the number of each row's."""
+
+    def __init__(self) -> None:
+        self.offsets: list[int] = []
+        self.sizes: list[int] = []
+        self.hashes: list[int] = []
+        self.members: list[int] = []
+        self.names: list[str] = []
+        self.stores: list[int] = []
+        self.frames: list[int] = []
+        self.num_images: list[int] = []
+        self.groups: list[int] = []
+        self.num_groups: list[int] = []
+        self.official_eval: list[bool] = []
+
+    def __len__(self) -> int:
+        return len(self.offsets)
+
+    def add(self, conversation: Conversation, line: bytes, offset: int) -> None:
+        self.offsets.append(offset)
+        self.sizes.append(len(line))
+        self.hashes.append(xxhash.xxh3_64_intdigest(line))
+        self.members.append(len(conversation.sources))
+        before = len(self.names)
+        for turn in conversation.turns:
+            for part in turn.parts:
+                if type(part) is Image:
+                    self.names.append(part.name)
+                    self.stores.append(-1 if part.store is None else part.store)
+                    self.frames.append(-1 if part.frame is None else part.frame)
+        self.num_images.append(len(self.names) - before)
+        for group in conversation.groups:
+            self.groups.append(xxhash.xxh3_64_intdigest(group.encode("utf-8", "surrogatepass")))
+        self.num_groups.append(len(conversation.groups))
+        self.official_eval.append(conversation.official_split in ("val", "test"))
+
+    def batch(self) -> pa.RecordBatch:
+        """All rows; the object is used up."""
+        images, groups = (
+            pa.array(np.cumsum([0, *counts], dtype=np.int32)) for counts in (self.num_images, self.num_groups)
+        )
+        columns = {
+            "offset": pa.array(self.offsets, pa.uint64()),
+            "size": pa.array(self.sizes, pa.uint32()),
+            "hash": pa.array(self.hashes, pa.uint64()),
+            "members": pa.array(self.members, pa.uint32()),
+            "images": pa.ListArray.from_arrays(images, pa.array(self.names, pa.string())),
+            "stores": pa.ListArray.from_arrays(images, pa.array(self.stores, pa.int16())),
+            "frames": pa.ListArray.from_arrays(images, pa.array(self.frames, pa.int32())),
+            "groups": pa.ListArray.from_arrays(groups, pa.array(self.groups, pa.uint64())),
+            "official_eval": pa.array(self.official_eval, pa.bool_()),
+        }
+        return pa.RecordBatch.from_arrays([columns[field.name] for field in _SCHEMA], schema=_SCHEMA)
 
 
 def _image(name: str, store: int, frame: int) -> Image:

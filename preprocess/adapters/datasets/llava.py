@@ -28,35 +28,33 @@ KEYS = RECORD_KEYS | MESSAGE_KEYS
 
 def read(request: Request) -> Records:
     identities = Identities(request)
+    rules = TagRules.of(request)
     for file in request.files:
         for location, record in located_records(
             identities, file, json_records(file), lambda record: own_id(request, record, "id")
         ):
-            yield build_or_reject(location.source, _conversation, location, record)
+            yield build_or_reject(location.source, _conversation, location, record, rules)
 
 
-def rounds(request: Request, record: Any) -> tuple[tuple[Turn, ...], tuple[str, ...]]:
+def rounds(request: Request, record: Any, rules: TagRules) -> tuple[tuple[Turn, ...], tuple[str, ...]]:
     """Turns and notes of one record. Raises RejectError."""
     record = record_of(record, request, RECORD_KEYS)
     images = [image_at(path, request) for path in _listed(record.get("image"))]
     key = video_key(record, request)
     videos = [] if key is None else [image_at(path, request, key) for path in _listed(record[key])]
-    rules = TagRules.of(request)
     if videos:
         rules = replace(rules, has_videos=True)
     turns = messages_of(list_of(record, "conversations"), request, bool(images or videos), rules)
     return assemble(turns, images, request, videos)
 
 
-def _conversation(location: RecordLocation, record: Any) -> Conversation:
-    turns, notes = rounds(location.request, record)
+def _conversation(location: RecordLocation, record: Any, rules: TagRules) -> Conversation:
+    turns, notes = rounds(location.request, record, rules)
     return Conversation(
         id=location.claim(),
         turns=turns,
         sources=(location.source,),
-        groups=image_groups(
-            location.request, (part for turn in turns for part in turn.parts if isinstance(part, Image))
-        ),
+        groups=image_groups(location.request, [part for turn in turns for part in turn.parts if type(part) is Image]),
         notes=notes,
         fields=filter_fields(location.request, record),
     )

@@ -19,6 +19,7 @@ from preprocess.adapters.parsing.choices import choose
 from preprocess.adapters.parsing.fields import build_or_reject, image_groups
 from preprocess.adapters.parsing.identities import Identities
 from preprocess.adapters.parsing.keys import own_id
+from preprocess.adapters.parsing.media_tags import TagRules
 from preprocess.adapters.parsing.record_files import json_form, json_records
 from preprocess.conversation import Conversation, Image, Records, RecordSource, Reject, Turn
 from preprocess.conversation_lines import decode, encode
@@ -59,10 +60,10 @@ def read(request: Request) -> Records:
 
 def _partners(request: Request, path: Path, needed: set[str], partners: list[tuple[str, bytes]]) -> Iterator[Reject]:
     """Add the file's records about exactly one needed image to `partners`: its group and the encoded rounds."""
-    file = request.source_file(path)
+    file, rules = request.source_file(path), TagRules.of(request)
     for number, record in enumerate(json_records(path)):
         source = RecordSource(file=file, record=own_id(request, record, "id") or str(number))
-        made = build_or_reject(source, rounds, request, record)
+        made = build_or_reject(source, rounds, request, record, rules)
         if isinstance(made, Reject):
             yield made
             continue

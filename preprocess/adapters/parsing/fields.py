@@ -7,12 +7,13 @@ raises DataError. All text from this module is Unicode text: it can be encoded.
 from __future__ import annotations
 
 import os.path
+import re
 from collections.abc import Callable, Iterable
 from typing import Any, TypeVar
 
 from preprocess.adapters import groups
 from preprocess.adapters.base import Request
-from preprocess.adapters.parsing.image_data import decoded, image_data
+from preprocess.adapters.parsing.image_data import SHORTEST, decoded, image_data
 from preprocess.adapters.parsing.image_paths import image_below, plain_path
 from preprocess.adapters.parsing.tag_pattern import tag_in
 from preprocess.adapters.parsing.unreadable import UnreadableRecord
@@ -20,6 +21,9 @@ from preprocess.conversation import Image, RecordSource, Reject, is_url
 from preprocess.errors import RejectError
 
 _UNFORESEEN = (TypeError, ValueError, LookupError, AttributeError, OverflowError, RecursionError)
+
+_ORDINARY = re.compile(r"[0-9A-Za-z_-][0-9A-Za-z_.-]*(?:/[0-9A-Za-z_-][0-9A-Za-z_.-]*)*")
+"""A relative path that needs no change."""
 
 T = TypeVar("T")
 
@@ -129,6 +133,8 @@ def image_name(value: Any, what: str = "image") -> str:
 
 def image_at(value: Any, request: Request, what: str = "image") -> Image:
     """The image at a path, relative to an image store, or absolute or with `..` and below one; or base64 text."""
+    if type(value) is str and len(value) < SHORTEST and _ORDINARY.fullmatch(value):  # nearly all
+        return Image(name=value)
     data = image_data(value, what) if type(value) is str else None
     if data is not None:
         return request.embedded.keep(data)
@@ -166,8 +172,11 @@ def check_image_count(count: int, request: Request) -> None:
 
 
 def image_groups(request: Request, images: Iterable[Image]) -> tuple[str, ...]:
+    shown = tuple(images)
+    if len(shown) == 1 and shown[0].store is None:  # nearly all
+        return groups.image_groups(request.images or (request.root,), shown[0].name)
     found: dict[str, None] = {}
-    for image in images:
+    for image in shown:
         stores = request.images if image.store is None else (request.images[image.store],)
         found.update(dict.fromkeys(groups.image_groups(stores or (request.root,), image.name)))
     return tuple(found)

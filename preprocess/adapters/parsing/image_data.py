@@ -13,7 +13,9 @@ import re
 
 from preprocess.errors import RejectError
 
-_SHORTEST = 64
+SHORTEST = 64
+"""A text of fewer characters is not base64."""
+
 _WHITE_SPACE = str.maketrans("", "", " \t\r\n")
 # JPEG, PNG, GIF, WebP, BMP, TIFF and AVIF, by their first bytes
 _IMAGE_START = re.compile(
@@ -31,7 +33,7 @@ def image_data(value: str, what: str) -> bytes | None:
                 "image_unreadable", f"{what} is a data URI, {head[:60]!r}; expected data:image/...;base64,..."
             )
         return decoded(packed, what)
-    if len(value) >= _SHORTEST and _IMAGE_START.match(value) and _BASE64.fullmatch(value):
+    if len(value) >= SHORTEST and _IMAGE_START.match(value) and _BASE64.fullmatch(value):
         return decoded(value, what)
     return None
 

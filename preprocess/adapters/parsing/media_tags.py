@@ -76,6 +76,10 @@ def slots(value: Any, role: Role, has_images: bool, rules: TagRules = STRICT) ->
         raise RejectError("bad_text", f"a turn of the {role} contains a lone surrogate; expected Unicode text")
     if "<" not in value and rules.marker not in value:  # nearly all turns
         return [value]
+    if has_images and role == "user" and value.count("<") == 1 and rules.marker == MARKER:
+        before, marker, after = value.partition(MARKER)
+        if marker and not before:
+            return ["", None, after[1:] if after[:1] == "\n" else after.removeprefix("\r\n")]
     pieces: list[Slot] = []
     start = 0
     for match in tag_pattern(rules.marker).finditer(value):

@@ -41,7 +41,7 @@ def messages_of(items: list[Any], request: Request, has_images: bool, rules: Tag
     for item in items:
         if type(item) is list:
             return _pairs(items, request, has_images, rules)
-        message = renamed(item, request, "a turn")
+        message = item if type(item) is dict and not request.keys else renamed(item, request, "a turn")
         if len(message) == 2 and (keys := _plain(tuple(message))):  # nearly all messages
             name, content = message[keys[0]], message[keys[1]]
             role = role_of(name, request)
@@ -144,6 +144,8 @@ def _key(message: dict[str, Any], names: tuple[str, ...]) -> str:
 def _content(value: Any, role: Role, has_images: bool, rules: TagRules, request: Request) -> list[Slot]:
     if type(value) is list:
         return parts_slots(value, role, has_images, rules, request)
+    if type(value) is str and "<" not in value and value.isascii() and rules.marker not in value:  # nearly all
+        return [value]
     return slots(value, role, has_images, rules)
 
 

@@ -3,18 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass
 from pathlib import Path
 from typing import TypeVar
 
 from preprocess.adapters.base import AnnotationFile, FilePart, Request
 from preprocess.adapters.parsing.identities import Identities
 from preprocess.conversation import RecordSource
+from preprocess.fast_record import fast_record
 
 T = TypeVar("T")
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@fast_record
 class RecordLocation:
     """own: the record's id as text, or None. number: its index in the file. label: the file's, in ids."""
 
@@ -46,5 +46,11 @@ def located_records(
 ) -> Iterator[tuple[RecordLocation, T]]:
     """The records of a file, each with its location. own_of: a record's own id, None if it has no usable one."""
     path, first = (file.path, file.first_record) if isinstance(file, FilePart) else (file, 0)
+    request, label, name = identities.request, identities.label(path), identities.file(path)
     for number, record in enumerate(records, first):
-        yield location_of(identities, path, own_of(record), number), record
+        own = own_of(record)
+        source = RecordSource(file=name, record=str(number) if own is None else own)
+        yield (
+            RecordLocation(request=request, identities=identities, label=label, own=own, number=number, source=source),
+            record,
+        )

@@ -40,10 +40,17 @@ class Message(NamedTuple):
     call_id: str = ""
 
 
+_NOTHING_MORE = (True, "", (), "", "")
+"""The other fields of a message that has a role and a text only"""
+
+
 def assemble(
     messages: Sequence[Message], images: Sequence[Image], request: Request, videos: Sequence[Image] = ()
 ) -> tuple[tuple[Turn, ...], tuple[str, ...]]:
     """Turns and notes. Raises RejectError for a wrong order, a wrong number of images, or an empty turn."""
+    if not videos and (plain := _plain(messages, images)):  # nearly all records
+        check_image_count(len(images), request)
+        return plain, ()
     total = len(messages)
     messages, notes = _in_order(messages)
     if videos:
@@ -93,6 +100,43 @@ def check_order(roles: Sequence[Role]) -> None:
         expected = "assistant" if index % 2 else "user"
         if role != expected:
             raise RejectError("role_order", f"turn {start + index + 1} is by the {role}; expected the {expected}")
+
+
+def _plain(messages: Sequence[Message], images: Sequence[Image]) -> tuple[Turn, ...]:
+    """The turns of texts by user and assistant in turn, with at most one marker each, at a border; else none.
+
+    They are what the other functions make of them, in less than half of the time.
+    """
+    turns: list[Turn] = []
+    num_placed = 0
+    expected: Role = "user"
+    for message in messages:
+        role, slots = message[:2]
+        if role != expected or not slots or message[2:] != _NOTHING_MORE:
+            return ()
+        expected = "assistant" if role == "user" else "user"
+        first = slots[0]
+        if type(first) is not str:
+            return ()
+        words = first.strip()
+        if len(slots) == 1:
+            parts: tuple[str | Image, ...] = (words,)
+        else:
+            last = slots[2] if len(slots) == 3 and slots[1] is None else None
+            if type(last) is not str or num_placed == len(images):
+                return ()
+            image, last = images[num_placed], last.strip()
+            num_placed += 1
+            if not words:
+                parts, words = (image, last), last
+            elif not last:
+                parts = (words, image)
+            else:
+                return ()
+        if not words:
+            return ()
+        turns.append(Turn(role=role, parts=parts))
+    return tuple(turns) if expected == "user" and num_placed == len(images) else ()
 
 
 def _in_order(messages: Sequence[Message]) -> tuple[list[Message], list[str]]:
