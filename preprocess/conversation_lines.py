@@ -47,7 +47,7 @@ def decode(line: bytes | memoryview) -> Conversation:
 
 def _encoded_turn(turn: Turn) -> list[Any]:
     """Role and parts; further values only for the few turns that have them."""
-    parts = [part if type(part) is str else _encoded_image(part) for part in turn.parts]
+    parts = [_encoded_image(part) if type(part) is Image else part for part in turn.parts]
     if turn.role == "user" or (turn.role != "tool" and turn.trained and not turn.reasoning and not turn.tool_calls):
         return [turn.role, parts]
     calls = [[call.name, call.arguments, call.id] for call in turn.tool_calls]

@@ -17,6 +17,7 @@ from preprocess.adapters.parsing import exact_json, fields, media_tags, messages
 from preprocess.adapters.parsing.exact_json import has_long_number, loads
 from preprocess.adapters.parsing.fields import image_at, image_groups
 from preprocess.adapters.parsing.media_tags import TagRules
+from preprocess.adapters.parsing.parts import parts_slots
 from preprocess.conversation import Image
 from preprocess.errors import RejectError
 
@@ -62,7 +63,7 @@ def without_short_ways(patch: pytest.MonkeyPatch) -> None:
 
 def general_content(value: Any, role: Any, has_images: bool, rules: TagRules, request: Request) -> Any:
     if type(value) is list:
-        return messages.parts_slots(value, role, has_images, rules, request)
+        return parts_slots(value, role, has_images, rules, request)
     return media_tags.slots(value, role, has_images, rules)
 
 
