@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import base64
 import contextlib
 import os
 import shutil
 import signal
+import socket
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -21,10 +23,11 @@ from preprocess.compiler.ray_engine import TRIES, RayEngine
 from preprocess.errors import DataError
 from tests.support.commands import dsvl_prep
 from tests.support.engine_tasks import end_worker, look_around, square, wait_for_a_file
+from tests.support.image_archives import as_folder, as_mimicit_parquet, as_tar
 from tests.support.paths import ROOT
-from tests.support.ray_clusters import add_node, ray_cluster
+from tests.support.ray_clusters import add_node, ray_cluster, ray_variables
 from tests.support.remote_builds import files_at
-from tests.support.small_blends import build, files_of, image_blend
+from tests.support.small_blends import build, chat_record, files_of, image_blend, jpeg, write_blend, write_chat
 from tests.support.waiting import wait_until
 
 pytestmark = [
@@ -59,19 +62,43 @@ def is_running(process: int) -> bool:
         return False
 
 
+def blend_of_every_store(folder: Path) -> Path:
+    """Images in a folder, a tar, a Parquet file and inside records, with copies of each other, and some that miss."""
+    images = {f"{number}.jpg": jpeg(number) for number in range(12)}
+    names = [*images, "no.jpg"]
+    stores = {"a": as_folder, "b": as_tar, "c": as_mimicit_parquet}
+    for name, write in stores.items():
+        write_chat(folder / name, [chat_record(number, images=[image]) for number, image in enumerate(names)])
+        write(folder / name / "images", images)
+    inside = [f"data:image/jpeg;base64,{base64.b64encode(jpeg(number)).decode()}" for number in range(6, 18)]
+    write_chat(folder / "d", [chat_record(number, images=[image]) for number, image in enumerate(inside)])
+    datasets = [
+        {"name": name, "adapter": "chat", "root": name, **({"images": "images"} if name in stores else {})}
+        for name in "abcd"
+    ]
+    return write_blend(
+        folder / "blend.yaml",
+        datasets,
+        shard={"max_samples": 3},
+        split={"eval": 0.2},
+        dedupe="near",
+        limits={"max_reject_share": 1.0},
+    )
+
+
 def test_nodes_that_share_nothing_build_to_a_url_what_one_machine_builds(
     bucket: str, cluster: Any, caches: list[Path], tmp_path: Path
 ) -> None:
-    blend = image_blend(tmp_path, 24, shard={"max_samples": 2}, split={"eval": 0.2}, dedupe="near")
+    blend = blend_of_every_store(tmp_path)
     url = f"{bucket}/{tmp_path.name}"
     work = tmp_path / "work"
-    report, _ = build_and_publish(blend, out=url, work=work, settings=["engine=ray"])
+    build_and_publish(blend, out=url, work=work, settings=["engine=ray"])
     build(blend, out=tmp_path / "local")
     assert files_at(url) == files_of(tmp_path / "local")
     assert files_of(work) == {}
     assert [path for cache in caches for path in cache.rglob("*") if path.is_file()] == []
     again, published = build_and_publish(blend, out=url, work=work, settings=["engine=ray"])
-    assert (again.built_tasks, again.reused_tasks) == (0, report.built_tasks)
+    assert again.built_tasks == 0
     assert published is not None
     assert published.uploaded_files == 0
 
@@ -256,16 +283,64 @@ def test_a_node_with_another_version_is_named(cluster: Any, tmp_path: Path) -> N
     ("address", "problem"),
     [("127.0.0.1:6398", "Connection refused"), ("nonsense", "Invalid address")],
 )
-def test_an_address_without_a_cluster_is_one_line(tmp_path: Path, address: str, problem: str) -> None:
+def test_an_address_without_a_cluster_is_one_line(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, address: str, problem: str
+) -> None:
     arguments = ("build", "--blend", image_blend(tmp_path, 1), "--out", tmp_path / "build", "--set", "engine=ray")
-    done = subprocess.run(
-        [sys.executable, "-W", "ignore", "-m", "preprocess.cli", *map(str, arguments)],
-        env={**os.environ, "RAY_ADDRESS": address, "PYTHONPATH": str(ROOT)},
-        capture_output=True,
-        text=True,
-        check=False,
-    )
+    monkeypatch.setenv("RAY_ADDRESS", address)
+    done = run_command(*arguments)
     assert done.returncode == 1
     (line,) = [line for line in done.stderr.splitlines() if line.startswith("error: ")]
     assert f"RAY_ADDRESS={address}: does not start" in line
     assert problem in line
+
+
+def test_a_cluster_with_a_token_refuses_another_in_one_line(tmp_path: Path) -> None:
+    port = free_port()
+    token = "a-token-of-the-tests-with-enough-characters"
+    arguments = ("build", "--blend", image_blend(tmp_path, 1), "--out", tmp_path / "build", "--set", "engine=ray")
+    start = ("start", "--head", "--block", "--num-cpus=1", "--include-dashboard=false", f"--port={port}")
+    with ray_variables(), pytest.MonkeyPatch.context() as patch:
+        patch.setenv("RAY_AUTH_MODE", "token")
+        patch.setenv("RAY_AUTH_TOKEN", token)
+        head = subprocess.Popen(
+            [Path(sys.executable).parent / "ray", *start],
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.DEVNULL,
+            start_new_session=True,
+        )
+        try:
+            wait_until(lambda: accepts(port))
+            patch.setenv("RAY_ADDRESS", f"127.0.0.1:{port}")
+            done = run_command(*arguments)
+            assert done.returncode == 0, done.stderr
+            patch.setenv("RAY_AUTH_TOKEN", token[::-1])
+            done = run_command(*arguments, "--set", "seed=1")
+            assert done.returncode == 1
+            (line,) = [line for line in done.stderr.splitlines() if line.startswith("error: ")]
+            assert "does not start (Failed to connect to Ray cluster" in line
+            assert "its token" in line
+            assert "Traceback" not in done.stderr
+        finally:
+            os.killpg(head.pid, signal.SIGTERM)
+            head.wait()
+
+
+def run_command(*arguments: object) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "-W", "ignore", "-m", "preprocess.cli", *map(str, arguments)]
+    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    return subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
+
+
+def free_port() -> int:
+    with socket.socket() as one:
+        one.bind(("127.0.0.1", 0))
+        port: int = one.getsockname()[1]
+        return port
+
+
+def accepts(port: int) -> bool:
+    with contextlib.suppress(OSError):
+        socket.create_connection(("127.0.0.1", port), 1).close()
+        return True
+    return False
