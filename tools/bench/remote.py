@@ -108,12 +108,13 @@ def run_epoch(location: str, cache: Path, limit: int | None, workers: int) -> di
     task = json.dumps([location, str(cache), limit, workers, "exact"])
     done = subprocess.run(
         [sys.executable, "-c", EPOCH, task],
-        check=True,
         capture_output=True,
         text=True,
         cwd=ROOT,
         env=os.environ | {"OMP_NUM_THREADS": "1"},
     )
+    if done.returncode:
+        raise SystemExit(done.stderr[-4000:])
     report: dict[str, float] = json.loads(done.stdout.splitlines()[-1])
     return report
 
