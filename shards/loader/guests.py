@@ -1,7 +1,8 @@
-"""Other programs' processes that iterate a loader of ours."""
+"""Other programs that iterate a loader of ours: torch's DataLoader, and ranks of torch.distributed."""
 
 from __future__ import annotations
 
+import torch
 from torch.utils.data import get_worker_info
 
 from shards.errors import ShardError
@@ -17,4 +18,16 @@ def refuse_workers_of_torch() -> None:
         raise ShardError(
             f"loader: is iterated in worker {guest.id} of a torch DataLoader with num_workers={guest.num_workers}, "
             "where each worker would give every batch; expected num_workers=0: Loader(workers=N) reads ahead itself"
+        )
+
+
+def refuse_ranks_of_torch() -> None:
+    """Raises ShardError in a process group of several ranks: each would train on all of every global batch."""
+    if not (torch.distributed.is_available() and torch.distributed.is_initialized()):
+        return
+    ranks, rank = torch.distributed.get_world_size(), torch.distributed.get_rank()
+    if ranks > 1:
+        raise ShardError(
+            f"loader: rank {rank} of {ranks} iterates a Loader made without ranks, so each rank would train on every "
+            f"sequence; expected Loader(rank={rank}, world_size={ranks}), or world_size=1 if that is meant"
         )

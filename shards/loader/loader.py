@@ -28,18 +28,17 @@ from shards.errors import ShardError
 from shards.images.decode import DECODERS
 from shards.loader.batch import Batch
 from shards.loader.batch_requests import BatchRequests
-from shards.loader.guests import refuse_workers_of_torch
+from shards.loader.guests import refuse_ranks_of_torch, refuse_workers_of_torch
 from shards.loader.lookahead import Lookahead
 from shards.loader.memory_blocks import LocalBlocks
 from shards.loader.order_settings import SHUFFLES, OrderSettings, cache_plan, choose_order
 from shards.loader.reader import BatchReader, RangeReads
-from shards.loader.settings import check_choice, check_layout, short, whole_number
+from shards.loader.saved_state import STATE_VERSION, check_saved
+from shards.loader.settings import check_choice, check_layout, whole_number
 from shards.loader.workers import batches_ahead
 from shards.sampling.even_share import even_order, even_share
 from shards.sampling.order import ListedOrder, StoredOrder
 from shards.sampling.packed_sequences import AnyOrder, PackedSequences
-
-STATE_VERSION = 2
 
 logger = logging.getLogger("shards")
 
@@ -53,7 +52,8 @@ class Loader:
     batch_size: sequences of a global batch, over all ranks.
     max_length: tokens of a sequence; samples fill it (`packed`), or have one each, padded to the longest of a batch.
     max_images: most images of a sequence, in a build with tiles most tiles; None sets no limit.
-    rank, world_size: which part of each global batch this process takes.
+    rank, world_size: which part of each global batch this process takes; default: all of it, which is refused for the
+        train split where torch.distributed has several ranks.
     workers: processes that read and decode ahead; 0 does it in this one. prefetch: batches each of them makes ahead.
     shuffle: samples (from a local disk), shards (from remote storage and rotating disks), none (as they lie);
         default: samples on a local disk, shards elsewhere, none for the eval split.
@@ -75,8 +75,8 @@ class Loader:
         max_images: int | None = None,
         packed: bool = True,
         seed: int = 0,
-        rank: int = 0,
-        world_size: int = 1,
+        rank: int | None = None,
+        world_size: int | None = None,
         workers: int = 0,
         prefetch: int = 2,
         shuffle: Literal["samples", "shards", "none"] | None = None,
@@ -91,6 +91,8 @@ class Loader:
         if not isinstance(build, Build):
             raise ShardError(f"loader: build is {build!r}; expected what shards.open gives")
         seed = whole_number("seed", seed, None)
+        self._is_split = world_size is not None
+        rank, world_size = (0 if rank is None else rank), (1 if world_size is None else world_size)
         for name, value, least in (
             ("batch_size", batch_size, 1),
             ("max_length", max_length, 1),
@@ -172,6 +174,17 @@ class Loader:
                 split, seed=self._seed, window=settings.shuffle_window, open_shards=settings.open_shards
             )
         self._sequences = sequences(self._order)
+        self._num_batches: int | None = None
+
+    def __len__(self) -> int:
+        """Global batches of all epochs, or of one if there is no end: then an iteration goes on after so many.
+
+        Each sequence is packed for it, as by `count_sequences`.
+        """
+        if self._num_batches is None:
+            count = self.count_sequences(1 if self._epochs is None else self._epochs)
+            self._num_batches = -(-count // self._batch_size)
+        return self._num_batches
 
     @property
     def epoch_length(self) -> int:
@@ -202,28 +215,8 @@ class Loader:
         With `shuffle="shards"` the order is the saved one, also where this loader's cache has another limit. Raises
         ShardError if that was over another build, seed or kind of sequence, or by a newer release.
         """
-        if not isinstance(state, Mapping):
-            raise ShardError(f"loader state: is {state!r}; expected what state_dict gave")
-        version = state.get("version")
-        if version != STATE_VERSION:
-            newer = isinstance(version, int) and version > STATE_VERSION
-            step = "update dsvl" if newer else "start again"
-            raise ShardError(f"loader state: version is {version!r}, this program reads {STATE_VERSION}; {step}")
-        own_state = self.state_dict()
-        saved = state.get("sequences")
-        pairs = [(name, state.get(name), own_state[name]) for name in ("manifest", "seed")]
-        settings = saved if isinstance(saved, Mapping) else {}
-        order = OrderSettings.from_state(settings, self._build) if self._chose_windows else None
-        adopts = order is not None and order.shuffle == self._order_settings.shuffle != "samples"
-        own_settings = self._settings if adopts else {**self._settings, **self._order_settings.to_json()}
-        pairs += [(name, settings.get(name), own) for name, own in own_settings.items()]
-        for name, got, own in pairs:
-            if got != own:
-                raise ShardError(
-                    f"loader state: {name} is {short(got)}, this loader has {short(own)}; continue with the build "
-                    "and settings of the run that saved it, or start again"
-                )
-        if adopts and order is not None and order != self._order_settings:
+        order = check_saved(state, self.state_dict(), self._order_settings, self._build, may_adopt=self._chose_windows)
+        if order != self._order_settings:
             self._use(order)
         self._cursor = whole_number("cursor of the state", state.get("cursor"), 0)
         self._resumed = True
@@ -233,10 +226,19 @@ class Loader:
 
         Raises ShardError if a sample is damaged or a worker died. One iteration at a time: it sets the cursor.
         """
+        is_train = self._settings["split"] == "train"
         refuse_workers_of_torch()
+        if is_train and not self._is_split:
+            refuse_ranks_of_torch()
         self._log_plan()
-        if self._settings["split"] != "train" and not self._resumed:
+        if not is_train and not self._resumed:
             self._cursor = 0
+        if self._epochs is not None and self._cursor >= self._epochs * len(self._order) > 0:
+            logger.warning(
+                "loader: its %d epochs were given out, so this iteration gives nothing; expected a Loader without "
+                "epochs, or with more of them, where it is iterated again",
+                self._epochs,
+            )
         self._resumed = False
         with closing(self._batches()) as batches:
             for batch in batches:

@@ -38,8 +38,3 @@ def check_choice(name: str, got: str, choices: Sequence[str]) -> None:
     """Raises ShardError if the value is not one of the choices."""
     if got not in choices:
         raise ShardError(f"loader: {name} is {got!r}; expected one of {', '.join(choices)}")
-
-
-def short(value: object) -> str:
-    """A setting as messages show it."""
-    return f"{value:.12}" if isinstance(value, str) else repr(value)

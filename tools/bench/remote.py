@@ -22,6 +22,7 @@ from pathlib import Path
 
 import yaml
 
+from tests.support.remote_builds import publish
 from tests.support.s3_server import answered, s3_server
 from tools.bench.data import ROOT, machine, make_images
 
@@ -100,7 +101,7 @@ def make_build(folder: Path, url: str, samples_per_shard: int) -> int:
     path.write_text(yaml.safe_dump(blend), encoding="utf-8")
     command = [sys.executable, "-m", "preprocess.cli", "build", "--blend", str(path)]
     subprocess.run([*command, "--out", str(folder / "build")], check=True, capture_output=True)
-    subprocess.run([*command, "--out", url, "--work", str(folder / "build")], check=True, capture_output=True)
+    publish(folder / "build", url)
     return sum(file.stat().st_size for file in (folder / "build/shards").rglob("*") if file.is_file())
 
 
