@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from preprocess.adapters.base import Adapter, Layout
+from preprocess.containers.remote_path import input_path, is_pattern
 
 
 def find_layout(adapter: Adapter, root: Path) -> Layout | None:
@@ -29,15 +30,16 @@ def own_annotations(adapter: Adapter, root: Path, patterns: Sequence[str]) -> tu
 
 
 def matching(root: Path, patterns: Sequence[str]) -> tuple[Path, ...]:
-    """Existing paths, in the order of the patterns, sorted within each; absolute patterns are allowed in a config."""
+    """Existing paths, in the order of the patterns, sorted within each; a config may have absolute ones, and URLs.
+
+    Raises ValueError or LocationError for a URL that cannot be read here, OSError for one that does not answer.
+    """
     found: dict[Path, None] = {}
     for pattern in patterns:
-        plain = root / pattern
-        if plain.exists():
+        plain = input_path(root, pattern)
+        if not is_pattern(plain) and plain.exists():
             found[plain] = None
-        elif not Path(pattern).is_absolute():
-            found.update(dict.fromkeys(sorted(root.glob(pattern))))
-        else:
-            anchor = Path(pattern).anchor
-            found.update(dict.fromkeys(sorted(Path(anchor).glob(pattern[len(anchor) :]))))
+            continue
+        start = root if plain.is_relative_to(root) else input_path(root, plain.anchor)
+        found.update(dict.fromkeys(sorted(start.glob(str(plain.relative_to(start))))))
     return tuple(found)

@@ -21,6 +21,7 @@ import xxhash
 from preprocess.errors import DataError
 from preprocess.images.index_cache import FOLDER as STORES
 from preprocess.images.index_cache import current_files
+from preprocess.images.listings import is_listed
 from shards.files import partial_path, replace_file, sync_folder
 from shards.storage.cache import cache_home
 
@@ -93,7 +94,7 @@ class Carrier:
             if path.is_relative_to(self._work):
                 below = sorted(path.rglob("*")) if path.is_dir() else [path]
                 yield from (file for file in below if file.is_file() and not file.name.endswith(".partial"))
-            elif cache in named and (cache / STORES).is_dir() and path.is_file():
+            elif cache in named and (cache / STORES).is_dir() and (is_listed(path) or path.is_file()):
                 yield from self._indexes(path)
 
     def _indexes(self, path: Path) -> Iterator[Path]:

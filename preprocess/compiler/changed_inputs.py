@@ -22,6 +22,7 @@ from preprocess.blend.resolve import Prepared, request_of
 from preprocess.compiler.fingerprints import FOLDER as FINGERPRINTS
 from preprocess.compiler.frames import FOLDER as FRAMES
 from preprocess.compiler.image_digests import file_hash, read_digests
+from preprocess.compiler.image_indexes import list_folders
 from preprocess.compiler.image_states import image_states
 from preprocess.compiler.input_digests import input_digests
 from preprocess.compiler.opened import open_dataset
@@ -53,6 +54,7 @@ class AnnotationsTask:
 def check_unchanged(planned: Planned, run: TaskRunner) -> None:
     """Look at the images again, after tasks read them. Raises DataError, and forgets tasks, if some changed since."""
     stage = planned.stage
+    list_folders((path for stores in stage.stores.values() for path in stores), stage.cache, run)
     now = image_states(stage.spools, stage.stores, stage.cache, run)
     problems = []
     for name, spool in stage.spools.items():

@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from preprocess.compiler_version import COMPILER, libraries
+from preprocess.containers.remote_path import is_remote
 from preprocess.errors import DataError
 
 CHECK_S = 120.0
@@ -39,7 +40,7 @@ class NodeNeeds:
 def node_needs(inputs: Sequence[Path], probe: Path | None) -> NodeNeeds:
     return NodeNeeds(
         versions=tuple(_versions().items()),
-        inputs=tuple(dict.fromkeys(map(str, inputs))),
+        inputs=tuple(dict.fromkeys(str(path) for path in inputs if not is_remote(path))),
         probe=None if probe is None else (str(probe), probe.read_text(encoding="utf-8")),
     )
 

@@ -19,6 +19,7 @@ from preprocess.compiler.decoded_images import write_decoded
 from preprocess.compiler.fingerprints import FOLDER as FINGERPRINTS
 from preprocess.compiler.fingerprints import FingerprintStage
 from preprocess.compiler.frames import FramesStage
+from preprocess.compiler.image_indexes import index_archives, list_folders
 from preprocess.compiler.image_states import image_states
 from preprocess.compiler.ingest import Ingested, ingest_task
 from preprocess.compiler.ingest_stage import read_datasets
@@ -31,7 +32,6 @@ from preprocess.compiler.task_runner import TaskRunner
 from preprocess.errors import DataError
 from preprocess.images.embedded import has_embedded
 from preprocess.images.prepare import even_count
-from preprocess.images.stores import is_prepared, prepare_store
 from shards.files import partial_path
 
 
@@ -47,7 +47,10 @@ class Planned:
 
 def plan_build(prepared: Prepared, folder: Path, run: TaskRunner, url: str | None = None) -> Planned:
     """url: where shards are sent. Raises DataError or OSError; finished work stays for the next run."""
-    _index_archives(prepared, folder, run)
+    images = [path for inputs in prepared.inputs.values() for path in inputs.images]
+    list_folders(images, folder / CACHE, run)
+    # In every build: an archive may have changed while its records did not.
+    index_archives(images, folder / CACHE, run)
     ingested, spools = _ingest(prepared, folder, run)
     used: set[Path] = set()
     max_pixels = prepared.blend.image.max_pixels
@@ -66,26 +69,6 @@ def plan_build(prepared: Prepared, folder: Path, run: TaskRunner, url: str | Non
     selection = select(prepared.blend, stage, prepared.evaluation_sets)
     tasks = _tasks(prepared, folder, stage, selection.sides, _decoded_images(prepared.blend, stage), url)
     return Planned(ingested=ingested, stage=stage, selection=selection, tasks=tasks)
-
-
-def _index_archives(prepared: Prepared, folder: Path, run: TaskRunner) -> None:
-    """Index image archives first, in every build: an archive may have changed while its records did not."""
-    cache = folder / CACHE
-    paths = dict.fromkeys(path for inputs in prepared.inputs.values() for path in inputs.images)
-    tasks = [(path, cache) for path in paths if not is_prepared(path, cache)]
-    if tasks:
-        errors = run("indexing", _prepare_store, tasks, known=lambda task: None)
-        if any(errors):
-            raise DataError("\n".join(filter(None, errors)))
-
-
-def _prepare_store(task: tuple[Path, Path]) -> str:
-    """Why an archive cannot be used; "" if it can."""
-    try:
-        prepare_store(*task)
-    except DataError as error:
-        return str(error)
-    return ""
 
 
 def _ingest(prepared: Prepared, folder: Path, run: TaskRunner) -> tuple[dict[str, Ingested], dict[str, Spool]]:

@@ -125,11 +125,11 @@ class Tools:
 
 def open_tools(context: TaskContext) -> Tools:
     """Tokenizer, template and image stores; opened once per worker process and dataset."""
-    return _open(context, written(context.spool))
+    return _open(context, written(context.spool, context.stores, context.cache))
 
 
 @lru_cache(maxsize=4)
-def _open(context: TaskContext, when: tuple[int, int]) -> Tools:
+def _open(context: TaskContext, when: tuple[tuple[int, int], ...]) -> Tools:
     chat = ChatTokenizer(Template(context.template_name, context.template), load_tokenizer(context.tokenizer))
     decoded = open_decoded(context.decoded) if context.decoded else None
     spool, stores = open_dataset(context.spool, context.stores, context.cache)

@@ -7,6 +7,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from preprocess.containers.remote_path import is_remote
+
 HEAD_BYTES = 1 << 10
 """How much of a file the marks need"""
 
@@ -39,12 +41,17 @@ def compression(head: bytes) -> str | None:
 
 
 def may_hold_images(path: Path) -> bool:
-    """Whether records may have images next to them: in Parquet, Arrow, a tar or a folder. False if it is unreadable."""
+    """Whether records may have images next to them: in Parquet, Arrow, a tar or a folder. False if it is unreadable.
+
+    Raises OSError for a URL that does not answer.
+    """
     try:
         if not path.is_file():
             return path.is_dir()
         with path.open("rb") as file:
             head = file.read(HEAD_BYTES)
     except OSError:
+        if is_remote(path):  # a network that fails says nothing about the file
+            raise
         return False
     return head.startswith(PARQUET) or is_arrow(head) or is_tar(head)

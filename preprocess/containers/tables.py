@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
 from preprocess.containers import marks
+from preprocess.containers.remote_path import is_remote
 from preprocess.errors import DataError
 
 _BATCH_ROWS = 16  # rows may contain images
@@ -25,13 +26,13 @@ Choose = Callable[[Any], list[str] | None]
 
 def sizes_of_pieces(path: Path, kind: Literal["Parquet", "an Arrow file"]) -> list[tuple[int, int]]:
     """Rows and bytes of each row group or record batch. Raises as `parquet_batches`."""
-    import pyarrow.parquet
+    import pyarrow
 
     if kind == "Parquet":
-        with pyarrow.parquet.ParquetFile(path, pre_buffer=False) as file:
+        with _parquet_file(path) as file:
             groups = (file.metadata.row_group(index) for index in range(file.num_row_groups))
             return [(group.num_rows, group.total_byte_size) for group in groups]
-    with pyarrow.memory_map(os.fspath(path)) as source:
+    with _arrow_source(path) as source:
         reader = pyarrow.ipc.open_file(source)
         batches = (reader.get_batch(index) for index in range(reader.num_record_batches))
         return [(batch.num_rows, batch.nbytes) for batch in batches]
@@ -45,10 +46,7 @@ class BadRow(NamedTuple):
 
 def parquet_batches(path: Path, choose: Choose, groups: range | None = None) -> Iterator[Any]:
     """Batches of a few rows, of all row groups or of some. Raises OSError or ArrowException if it cannot be read."""
-    import pyarrow.parquet
-
-    # Row groups can be gigabytes: no read-ahead of whole column chunks.
-    with pyarrow.parquet.ParquetFile(path, pre_buffer=False, buffer_size=_BUFFER_BYTES) as file:
+    with _parquet_file(path) as file:
         yield from file.iter_batches(
             _BATCH_ROWS, row_groups=None if groups is None else list(groups), columns=choose(file.schema_arrow)
         )
@@ -63,7 +61,7 @@ def arrow_batches(path: Path, choose: Choose, numbers: range | None = None) -> I
 
     with path.open("rb") as file:
         is_file = file.read(len(marks.ARROW_FILE)) == marks.ARROW_FILE
-    with pyarrow.memory_map(os.fspath(path)) as source:
+    with _arrow_source(path) as source:
         if is_file:
             reader = pyarrow.ipc.open_file(source)
             batches = (reader.get_batch(index) for index in numbers or range(reader.num_record_batches))
@@ -76,6 +74,23 @@ def arrow_batches(path: Path, choose: Choose, numbers: range | None = None) -> I
             chosen = batch if columns is None else batch.select(columns)
             for start in range(0, chosen.num_rows, _BATCH_ROWS):
                 yield from _checked(chosen.slice(start, _BATCH_ROWS))
+
+
+def _parquet_file(path: Path) -> Any:
+    """Opened. Row groups can be gigabytes, so whole column chunks are not read ahead; pages with checksums are checked."""
+    import pyarrow.parquet
+
+    source: Any = path.open("rb") if is_remote(path) else path
+    return pyarrow.parquet.ParquetFile(
+        source, pre_buffer=False, buffer_size=_BUFFER_BYTES, page_checksum_verification=True
+    )
+
+
+def _arrow_source(path: Path) -> Any:
+    """The file, mapped into memory; behind a URL its record batches are read whole."""
+    import pyarrow
+
+    return pyarrow.PythonFile(path.open("rb"), "r") if is_remote(path) else pyarrow.memory_map(os.fspath(path))
 
 
 def _checked(batch: Any) -> Iterator[Any]:
@@ -97,7 +112,7 @@ def _checked(batch: Any) -> Iterator[Any]:
 def _check_end(path: Path) -> None:
     """A stream that is cut off between two record batches would read as a shorter one."""
     with path.open("rb") as file:
-        file.seek(max(os.fstat(file.fileno()).st_size - len(_END_OF_STREAM), 0))
+        file.seek(max(file.seek(0, os.SEEK_END) - len(_END_OF_STREAM), 0))
         if file.read() != _END_OF_STREAM:
             raise DataError(
                 f"{path}: the Arrow stream has no end mark: it is cut off, or its writer was not closed; download or "

@@ -16,7 +16,7 @@ _UNUSUAL = re.compile(r"\\|//|(?:^|/)\./")
 def tar_members(path: Path) -> Iterator[tarfile.TarInfo]:
     """Every file and link. Raises DataError for a tar that is damaged or cut off, with the byte where that shows."""
     try:
-        with tarfile.open(path, "r:") as tar:
+        with path.open("rb") as source, tarfile.open(fileobj=source, mode="r:") as tar:
             while (member := tar.next()) is not None:
                 tar.members.clear()  # type: ignore[attr-defined]
                 if member.isreg() or member.issym() or member.islnk():

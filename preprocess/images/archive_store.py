@@ -10,6 +10,8 @@ from pathlib import Path
 import pyarrow as pa
 
 from preprocess.adapters.parsing.sample_records import is_image
+from preprocess.containers.remote_path import is_remote
+from preprocess.containers.remote_requests import read_ranges
 from preprocess.errors import DataError, RejectError
 from preprocess.images.base64_json import decode_base64
 from preprocess.images.index import PROBLEMS, ArchiveEntry, ArchiveIndex, Packing
@@ -19,6 +21,9 @@ from preprocess.images.stamps import Stamps, archive_stamps
 from preprocess.images.tail import TAIL_BYTES
 from preprocess.images.zip_tar import LOCAL_HEADER_BYTES, zip_data_offset, zip_member
 
+_HEADER_BYTES = LOCAL_HEADER_BYTES + 512
+"""As long is a member's header nearly always, with its name"""
+
 
 class ArchiveStore:
     """Images in one archive, found through its index. Names are keys of the index, never paths."""
@@ -27,15 +32,18 @@ class ArchiveStore:
         self.path = path
         try:
             self.index = ArchiveIndex(cached.index_file)
-            self.file = os.open(cached.data_file, os.O_RDONLY | os.O_CLOEXEC)
+            self.file = None if is_remote(cached.data_file) else os.open(cached.data_file, os.O_RDONLY | os.O_CLOEXEC)
         except (OSError, pa.ArrowException) as error:
             if isinstance(error, OSError) and error.errno is not None:  # not the file's fault; Arrow's have no errno
                 raise
             raise DataError(f"{cached.index_file}: cannot be read ({error}); delete it and run again") from None
         self.state = cached.state
         self.data_path = str(cached.data_file)
-        self.data_size = os.fstat(self.file).st_size
-        weakref.finalize(self, os.close, self.file)
+        if self.file is None:
+            self.data_size = cached.state[0]
+        else:
+            self.data_size = os.fstat(self.file).st_size
+            weakref.finalize(self, os.close, self.file)
 
     def read(self, name: str) -> bytes:
         entry = self._find(name)
@@ -85,12 +93,11 @@ class ArchiveStore:
         return entry
 
     def _unpack(self, name: str, entry: ArchiveEntry) -> bytes:
-        offset = entry.offset
-        if entry.packing in (Packing.ZIP_STORED, Packing.ZIP_DEFLATED):
-            offset = zip_data_offset(self._packed(offset, LOCAL_HEADER_BYTES), offset)
+        is_zipped = entry.packing in (Packing.ZIP_STORED, Packing.ZIP_DEFLATED)
+        if is_zipped:
             check_size(name, entry.unpacked_size)
         check_size(name, entry.size)
-        packed = self._packed(offset, entry.size)
+        packed = self._zipped(entry) if is_zipped else self._packed(entry.offset, entry.size)
         if entry.packing == Packing.RAW:
             return packed
         if entry.packing in (Packing.BASE64, Packing.BASE64_ESCAPED):
@@ -100,8 +107,18 @@ class ArchiveStore:
         check_size(name, len(data))
         return data
 
+    def _zipped(self, entry: ArchiveEntry) -> bytes:
+        """The packed bytes of a zip's member, in one read together with its header, which has the same start."""
+        at_most = self.data_size - entry.offset
+        head = self._packed(entry.offset, max(LOCAL_HEADER_BYTES, min(_HEADER_BYTES + entry.size, at_most)))
+        start = zip_data_offset(head, entry.offset)
+        packed = head[start - entry.offset :][: entry.size]
+        return packed if len(packed) == entry.size else self._packed(start, entry.size)
+
     def _packed(self, offset: int, size: int) -> bytes:
         """Raises ValueError for a place that the archive never had, OSError if it has it no more."""
         if offset + size > self.data_size:
             raise ValueError(f"expected {size} bytes at byte {offset}, but the archive ends at byte {self.data_size}")
+        if self.file is None:
+            return read_ranges(self.data_path, [(offset, offset + size)])[0]
         return read_exactly(self.file, self.data_path, size, offset)

@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import binascii
 import json
-import os
 import re
 from collections.abc import Iterator
 from pathlib import Path
@@ -83,7 +82,7 @@ class _JsonScanner:
 
     def __init__(self, path: Path, file: BinaryIO) -> None:
         self.path = path
-        self.file = file.fileno()
+        self.file = file
         self.window = b""
         self.start = self.at = _text_start(self.file)
 
@@ -188,11 +187,11 @@ class _JsonScanner:
     def _load(self) -> bool:
         """Move the window so that it starts here. False at the end of the file."""
         self.window = b""  # freed before the next one is read, so that only one is in memory
-        self.window, self.start = os.pread(self.file, WINDOW_BYTES, self.at), self.at
+        self.window, self.start = _read_at(self.file, WINDOW_BYTES, self.at), self.at
         return bool(self.window)
 
 
-def _line_and_column(file: int, at: int) -> tuple[int, int]:
+def _line_and_column(file: BinaryIO, at: int) -> tuple[int, int]:
     """Both count from 1; columns are characters."""
     line, column = 1, 1
     for part in _pieces(file, _text_start(file), at):
@@ -203,15 +202,20 @@ def _line_and_column(file: int, at: int) -> tuple[int, int]:
     return line, column
 
 
-def _text_start(file: int) -> int:
-    mark = os.pread(file, len(_BYTE_ORDER_MARK), 0)
+def _text_start(file: BinaryIO) -> int:
+    mark = _read_at(file, len(_BYTE_ORDER_MARK), 0)
     return len(mark) if mark == _BYTE_ORDER_MARK else 0
 
 
-def _pieces(file: int, start: int, end: int) -> Iterator[bytes]:
-    while start < end and (part := os.pread(file, min(WINDOW_BYTES, end - start), start)):
+def _pieces(file: BinaryIO, start: int, end: int) -> Iterator[bytes]:
+    while start < end and (part := _read_at(file, min(WINDOW_BYTES, end - start), start)):
         yield part
         start += len(part)
+
+
+def _read_at(file: BinaryIO, size: int, offset: int) -> bytes:
+    file.seek(offset)
+    return file.read(size)
 
 
 def _show(got: bytes) -> str:

@@ -14,6 +14,7 @@ from typing import BinaryIO
 
 import numpy as np
 
+from preprocess.containers.remote_path import is_remote
 from preprocess.conversation import Image, embedded_name
 from preprocess.images.index import ArchiveIndex, ArchiveIndexBuilder
 from preprocess.images.index_cache import CachedIndex
@@ -23,7 +24,7 @@ _BLOB, _INDEX = FILES = "embedded.blob", "embedded.arrow"
 
 
 def has_embedded(folder: Path) -> bool:
-    return (folder / _INDEX).is_file()
+    return not is_remote(folder) and (folder / _INDEX).is_file()
 
 
 def embedded_index(folder: Path) -> CachedIndex:

@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import NamedTuple, TypeVar
 from urllib.parse import quote
 
+from preprocess.containers.remote_path import is_remote
 from preprocess.errors import DataError, RejectError
 from preprocess.images.stamps import Stamps, stamps_one_by_one
 from preprocess.images.tail import TAIL_BYTES
@@ -66,7 +67,7 @@ def image_file(folder: Path, key: bytes, extension: str) -> Path:
 
 
 def is_fetched_folder(path: Path) -> bool:
-    return (path / LEDGER).is_file()
+    return not is_remote(path) and (path / LEDGER).is_file()
 
 
 class FetchedStore:

@@ -19,6 +19,7 @@ from preprocess.containers import marks
 from preprocess.errors import DataError
 from preprocess.images.base64_json import index_base64_json
 from preprocess.images.index import VERSION, ArchiveIndexBuilder
+from preprocess.images.listings import is_listed
 from preprocess.images.tables import unpack_arrow, unpack_parquet
 from preprocess.images.zip_tar import index_tar, index_zip
 from shards.files import flush_and_close, partial_path, sync_folder
@@ -96,10 +97,12 @@ def find_index(path: Path, cache: Path) -> CachedIndex:
 
 
 def current_files(path: Path, cache: Path) -> set[Path]:
-    """The files below the cache that belong to the archive's current state, existing or not; none for a folder.
+    """The files below the cache that belong to the archive's current state, existing or not; none for a local folder.
 
     Raises DataError for a file that is not a usable archive.
     """
+    if is_listed(path):
+        return {listing_file(path, cache)}
     if path.is_dir():
         return set()
     cached, _ = _place(path, cache)
@@ -107,11 +110,18 @@ def current_files(path: Path, cache: Path) -> set[Path]:
 
 
 def is_prepared(path: Path, cache: Path) -> bool:
-    """Whether the store can be opened: a folder, or an archive with a current index."""
+    """Whether the store can be opened: a folder that is local or was listed, or an archive with a current index."""
     try:
+        if is_listed(path):
+            return listing_file(path, cache).exists()
         return path.is_dir() or _place(path, cache)[0].index_file.exists()
     except DataError:  # `build_index` reports it
         return False
+
+
+def listing_file(path: Path, cache: Path) -> Path:
+    """Where the listing of a folder in object storage is."""
+    return cache / FOLDER / f"{_named(path)}-{xxhash.xxh3_64_hexdigest(f'{VERSION} listing'.encode())}.arrow"
 
 
 def _place(path: Path, cache: Path) -> tuple[CachedIndex, ArchiveKind]:
@@ -124,11 +134,15 @@ def _place(path: Path, cache: Path) -> tuple[CachedIndex, ArchiveKind]:
     except OSError as error:
         raise DataError(f"{path}: the image store cannot be read ({error.strerror})") from None
     state = status.st_size, status.st_mtime_ns
-    where = xxhash.xxh3_64_hexdigest(os.fsencode(path.resolve()))
     when = xxhash.xxh3_64_hexdigest(f"{VERSION} {state[0]} {state[1]}".encode())
-    name = f"{os.fsencode(path.name)[:MAX_NAME_BYTES].decode(errors='ignore')}-{where}-{when}"
+    name = f"{_named(path)}-{when}"
     data = cache / FOLDER / f"{name}.blob" if kind.unpack else path
     return CachedIndex(cache / FOLDER / f"{name}.arrow", data, state), kind
+
+
+def _named(path: Path) -> str:
+    where = xxhash.xxh3_64_hexdigest(os.fsencode(path.resolve()))
+    return f"{os.fsencode(path.name)[:MAX_NAME_BYTES].decode(errors='ignore')}-{where}"
 
 
 def _kind(path: Path, head: bytes) -> ArchiveKind:

@@ -94,10 +94,31 @@ def _look_up(paths: list[bytes], folder: int, stamp: Stamp) -> Stamps:
 
 def archive_stamps(index: ArchiveIndex, state: tuple[int, int], names: Sequence[str], stamp: Stamp) -> Stamps:
     """Of images in an archive with this state. stamp: of a single one; called for names that are not found at once."""
-    import pyarrow.compute as pc  # slow to import, and most workers look up nothing
-
     result = np.zeros(len(names), STAMP)
     result[:] = state
+    _, known = _known_rows(index, names)
+    return _with_others(result, known, names, stamp)
+
+
+def listed_stamps(index: ArchiveIndex, names: Sequence[str], stamp: Stamp) -> Stamps:
+    """Of images in a listing, where each has its own: its size, and in place of the mtime its offset."""
+    result = np.zeros(len(names), STAMP)
+    rows, known = _known_rows(index, names)
+    result["size"][known] = index.sizes[rows[known]]
+    result["mtime_ns"][known] = index.offsets[rows[known]]
+    return _with_others(result, known, names, stamp)
+
+
+def _with_others(result: Stamps, known: npt.NDArray[np.bool_], names: Sequence[str], stamp: Stamp) -> Stamps:
+    for row in np.flatnonzero(~known).tolist():
+        result[row] = _stamp_or_fault(stamp, names[row])
+    return result
+
+
+def _known_rows(index: ArchiveIndex, names: Sequence[str]) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.bool_]]:
+    """The rows of the index with N names, and which of the names are found for sure, [N] each."""
+    import pyarrow.compute as pc  # slow to import, and most workers look up nothing
+
     expected = [key_bytes(name) for name in names]
     rows = index.hashes.searchsorted(np.array([xxhash.xxh3_64_intdigest(key) for key in expected], np.uint64))
     is_plain = plain_paths(names) is not None and max(map(len, names), default=0) <= MAX_NAME_CHARACTERS
@@ -106,9 +127,7 @@ def archive_stamps(index: ArchiveIndex, state: tuple[int, int], names: Sequence[
     wanted = pa.array([expected[row] for row in inside.tolist()], pa.large_binary())
     known = np.zeros(len(names), np.bool_)
     known[inside] = pc.equal(keys, wanted).to_numpy(zero_copy_only=False)
-    for row in np.flatnonzero(~known).tolist():
-        result[row] = _stamp_or_fault(stamp, names[row])
-    return result
+    return rows, known
 
 
 def plain_paths(names: Sequence[str]) -> list[bytes] | None:

@@ -1,4 +1,4 @@
-"""Image stores: where a dataset's images are, in a folder, a base64 JSON, a zip, a tar or a Parquet file.
+"""Image stores: where a dataset's images are, in a folder, a base64 JSON, a zip, a tar or a Parquet file, or at a URL.
 
 Images that are named by URL are in the folder of `dsvl-prep fetch` alone, and no other names are. Images
 that are inside records as text are in the files that ingest made of them.
@@ -26,12 +26,14 @@ import numpy as np
 import numpy.typing as npt
 
 from preprocess.adapters.parsing.sample_records import is_image
+from preprocess.containers.remote_path import is_remote
 from preprocess.conversation import Image, is_embedded, is_url
 from preprocess.errors import RejectError
 from preprocess.images.archive_store import ArchiveStore
 from preprocess.images.embedded import embedded_index, has_embedded
 from preprocess.images.fetched import FetchedStore, is_fetched_folder, not_fetched
-from preprocess.images.index_cache import build_index, current_files, find_index, is_prepared
+from preprocess.images.index_cache import build_index, current_files, find_index, is_prepared, listing_file
+from preprocess.images.listings import is_listed, list_folder
 from preprocess.images.reading import (
     check_name,
     check_regular,
@@ -40,6 +42,7 @@ from preprocess.images.reading import (
     read_exactly,
     with_path,
 )
+from preprocess.images.remote_folders import ListedFolderStore, WebFolderStore
 from preprocess.images.stamps import MISSING, STAMP, Stamps, file_stamps
 from preprocess.images.tail import TAIL_BYTES
 
@@ -82,16 +85,20 @@ class ImageStore(Protocol):
 
 
 def prepare_store(path: Path, cache: Path) -> None:
-    """Build the index of an archive below `cache`, unless it exists; a folder needs none.
+    """Build the index of an archive below `cache`, unless it exists; list a folder in object storage.
 
-    Raises DataError for an archive that cannot be used.
+    A local folder needs nothing. Raises DataError for an archive that cannot be used.
     """
-    if not path.is_dir():
+    if is_listed(path):
+        list_folder(path, listing_file(path, cache))
+    elif not path.is_dir():
         build_index(path, cache)
 
 
 def open_store(path: Path, cache: Path) -> ImageStore:
     """Open a store; cheap. Raises DataError if an archive changed after `prepare_store`."""
+    if is_remote(path) and path.is_dir():
+        return ListedFolderStore(path, listing_file(path, cache)) if is_listed(path) else WebFolderStore(path)
     if has_embedded(path):
         return ArchiveStore(path, embedded_index(path))
     if is_fetched_folder(path):

@@ -35,7 +35,7 @@ _DAMAGED = (zipfile.BadZipFile, ValueError, struct.error)
 def index_zip(path: Path, index: ArchiveIndexBuilder) -> None:
     """Add every file of the directory. Raises DataError if it is damaged, cut off or in several parts."""
     try:
-        with zipfile.ZipFile(path) as archive:
+        with path.open("rb") as file, zipfile.ZipFile(file) as archive:
             members = archive.infolist()
     except NotImplementedError as error:
         raise DataError(
@@ -82,7 +82,7 @@ def zip_data_offset(header: bytes, offset: int) -> int:
     """Where a member's bytes start, from its local header at `offset`. Raises ValueError if it is not a header."""
     if len(header) < _LOCAL.size or not header.startswith(_LOCAL_MAGIC):
         raise ValueError(f"expected a member's header at byte {offset}")
-    *_, name_size, extra_size = _LOCAL.unpack(header)
+    *_, name_size, extra_size = _LOCAL.unpack_from(header)
     return offset + _LOCAL.size + int(name_size) + int(extra_size)
 
 

@@ -50,6 +50,9 @@ _MARKS = ("ETag", "etag", "md5Hash", "generation", "mtime", "created")
 """Where the file systems of fsspec have what changes when a file is written again"""
 
 _REFUSED = ("NoCredentialsError", "PartialCredentialsError", "ProfileNotFound", "DefaultCredentialsError")
+_REFUSED_STATUS = (401, 403)
+"""Of a web server"""
+
 _OF_THE_EXTRA = ("s3", "s3a", "gs", "gcs", "http", "https")
 """Protocols of the packages that dsvl[remote] brings"""
 
@@ -199,7 +202,7 @@ def retried(action: Callable[[], T]) -> T:
         except FileNotFoundError:
             raise
         except _errors() as error:
-            if isinstance(error, PermissionError) or type(error).__name__ in _REFUSED:
+            if _is_refusal(error):
                 raise NetworkError(
                     f"access refused ({_text(error)}); check the credentials, and that they may list the folder too: "
                     "without that a missing file is refused like a forbidden one"
@@ -234,6 +237,14 @@ def _find(files: Any, folder: str) -> dict[str, Any]:
     files.invalidate_cache()
     details: dict[str, Any] | list[str] = files.find(folder, detail=True)
     return details if isinstance(details, dict) else {}  # some give an empty list for an empty folder
+
+
+def _is_refusal(error: Exception) -> bool:
+    return (
+        isinstance(error, PermissionError)
+        or type(error).__name__ in _REFUSED
+        or getattr(error, "status", None) in _REFUSED_STATUS
+    )
 
 
 def _errors() -> tuple[type[Exception], ...]:

@@ -1,0 +1,233 @@
+"""Datasets in object storage: builds from URLs compared with those of the same files in a local folder."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+import shards.storage.remote
+from preprocess.errors import ConfigError, DataError
+from tests.support.commands import dsvl_prep
+from tests.support.image_archives import KINDS
+from tests.support.paths import ROOT
+from tests.support.remote_builds import Flaky, both, remove_at, write_at
+from tests.support.remote_inputs import blend_of, build_of, counted, put, without_root
+from tests.support.small_blends import build, chat_record, files_of, jpeg, write_chat
+
+pytestmark = pytest.mark.usefixtures("builds_in_this_process")
+
+
+def dataset(folder: Path, kind: str, count: int = 6) -> Path:
+    """Records, and their images in a store of a kind."""
+    names = [f"photos/{number} é.jpg" for number in range(count)]
+    write_chat(folder, [chat_record(number, images=[name]) for number, name in enumerate(names)])
+    KINDS[kind](folder / kind, {name: jpeg(number) for number, name in enumerate(names)})
+    return folder
+
+
+@both
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_build_from_a_url_has_the_bytes_of_a_build_from_a_folder(tmp_path: Path, url: str, kind: str) -> None:
+    local = dataset(tmp_path / "mine", kind)
+    _, expected = build_of(tmp_path, str(local), "local", annotations="chat.jsonl", images=kind)
+    report, got = build_of(tmp_path, put(local, url), "remote", annotations="chat.jsonl", images=kind)
+    assert got == expected
+    assert report.datasets["mine"].records == 6
+
+
+@pytest.mark.parametrize("text", ["chat.jsonl", "chat.jsonl.gz", "chat.json", "chat.parquet", "chat.csv", "captions"])
+def test_records_in_every_container_are_read_from_a_url(tmp_path: Path, memory: str, text: str) -> None:
+    import gzip
+
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    local = dataset(tmp_path / "mine", "folder")
+    path = local / "chat.jsonl"
+    lines = path.read_bytes()
+    path.unlink()
+    records = [json.loads(line) for line in lines.splitlines()]
+    match text:
+        case "chat.jsonl":
+            path.write_bytes(lines)
+        case "chat.jsonl.gz":
+            (local / text).write_bytes(gzip.compress(lines))
+        case "chat.json":
+            (local / text).write_text(json.dumps(records))
+        case "chat.parquet":
+            pq.write_table(pa.Table.from_pylist(records), local / text, row_group_size=2)
+        case "chat.csv":
+            rows = [f'"photos/{number} é.jpg",Question?,Answer {number}' for number in range(3)]
+            (local / text).write_text("\n".join(["image,question,answer", *rows]) + "\n")
+        case "captions":
+            for number in range(6):
+                (local / f"folder/photos/{number} é.txt").write_text(f"Caption {number}.")
+    settings = {"images": "folder", "prompt": "Describe it."} if text == "captions" else {"images": "folder"}
+    annotations = "folder" if text == "captions" else text
+    _, expected = build_of(tmp_path, str(local), "local", annotations=annotations, **settings)
+    _, got = build_of(tmp_path, put(local, memory), "remote", annotations=annotations, **settings)
+    assert got == expected
+
+
+def test_urls_of_annotations_and_images_may_be_below_a_local_root(tmp_path: Path, memory: str) -> None:
+    local = dataset(tmp_path / "mine", "plain.tar")
+    _, expected = build_of(tmp_path, str(local), "local", annotations="chat.jsonl", images="plain.tar")
+    put(local, memory)
+    places = {"annotations": f"{memory}/*.jsonl", "images": f"{memory}/plain.tar"}
+    _, got = build_of(tmp_path, str(tmp_path), "remote", **places)
+    samples = {name: data for name, data in expected.items() if name.startswith("shards/")}
+    assert {name: data for name, data in got.items() if name.startswith("shards/")} == samples
+
+
+def test_a_rebuild_of_unchanged_data_lists_and_reads_no_image(tmp_path: Path, memory: str) -> None:
+    root = put(dataset(tmp_path / "mine", "folder", 40), memory)
+    with counted() as first:
+        build_of(tmp_path, root, "out", images="folder")
+    assert first.names["whole"] == 40  # each image once
+    with counted() as again:
+        report, _ = build_of(tmp_path, root, "out", images="folder")
+    assert report.built_tasks == 0
+    assert again.names["whole"] == 0
+    assert again.names.total() < 20
+
+
+def test_a_changed_image_in_object_storage_is_compiled_again(tmp_path: Path, memory: str) -> None:
+    root = put(dataset(tmp_path / "mine", "folder"), memory)
+    build_of(tmp_path, root, "out", images="folder", settings={"shard": {"max_samples": 2}})
+    write_at(f"{root}/folder/photos/3 é.jpg", jpeg(99))
+    report, got = build_of(tmp_path, root, "out", images="folder", settings={"shard": {"max_samples": 2}})
+    assert report.built_tasks == 1
+    _, expected = build_of(tmp_path, root, "fresh", images="folder", settings={"shard": {"max_samples": 2}})
+    assert got == expected
+
+
+def test_an_image_that_changes_while_a_build_reads_it_is_an_error(
+    tmp_path: Path, memory: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    root = put(dataset(tmp_path / "mine", "folder"), memory)
+    from preprocess.images import remote_folders
+
+    read = remote_folders.read_whole
+
+    def swapping(url: str, size: int | None) -> bytes:
+        if "3 é" in url:
+            write_at(url, jpeg(7) + b"grown")
+        return read(url, size)
+
+    monkeypatch.setattr(remote_folders, "read_whole", swapping)
+    with pytest.raises(DataError, match="3 é.jpg: .*was written again since the build looked at it; run the same comm"):
+        build_of(tmp_path, root, "out", images="folder")
+
+
+def test_an_image_that_is_swapped_for_one_of_equal_size_is_noticed_at_the_end(
+    tmp_path: Path, memory: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    root = put(dataset(tmp_path / "mine", "folder"), memory)
+    from preprocess.images import remote_folders
+
+    read = remote_folders.read_whole
+
+    def swapping(url: str, size: int | None) -> bytes:
+        data = read(url, size)
+        if "3 é" in url:
+            write_at(url, data[:-1] + b"\0")
+        return data
+
+    monkeypatch.setattr(remote_folders, "read_whole", swapping)
+    with pytest.raises(DataError, match="1 images changed during the build: photos/3 é.jpg"):
+        build_of(tmp_path, root, "out", images="folder")
+
+
+def test_a_missing_image_in_object_storage_is_a_reject_like_a_local_one(tmp_path: Path, memory: str) -> None:
+    root = put(dataset(tmp_path / "mine", "folder"), memory)
+    remove_at(f"{root}/folder/photos/2 é.jpg")
+    report, got = build_of(tmp_path, root, "out", images="folder")
+    assert report.datasets["mine"].rejects == {"image_missing": 1}
+    assert b"has no 'photos/2" in got["rejects.jsonl"]
+
+
+def test_a_network_that_fails_now_and_then_changes_no_byte(tmp_path: Path, flaky: str) -> None:
+    local = dataset(tmp_path / "mine", "stored.zip")
+    _, expected = build_of(tmp_path, str(local), "local", images="stored.zip")
+    root = put(local, flaky)
+    Flaky.failures = 3
+    _, got = build_of(tmp_path, root, "remote", images="stored.zip")
+    assert Flaky.failures == 0
+    assert got == expected
+
+
+def test_a_network_that_stays_down_ends_the_build_with_the_url(tmp_path: Path, flaky: str) -> None:
+    root = put(dataset(tmp_path / "mine", "stored.zip"), flaky)
+    Flaky.failures = 10**6
+    with pytest.raises(ConfigError, match=r"flaky://bucket/build.*gave up after 5 tries.*reduce your request rate"):
+        build_of(tmp_path, root, "remote", images="stored.zip")
+
+
+@pytest.mark.parametrize(
+    ("root", "expected"),
+    [
+        ("memory://bucket/nothing", "nothing is below memory://bucket/nothing"),
+        ("s4://bucket/a", "unknown protocol s4; did you mean s3"),
+        ("s3://", "names no bucket or host"),
+        ("zip://a.zip::s3://bucket/b.zip", "chained URLs are not read"),
+    ],
+)
+def test_a_url_that_cannot_be_a_root_is_refused_before_work_starts(tmp_path: Path, root: str, expected: str) -> None:
+    with pytest.raises(ConfigError, match=expected):
+        build(blend_of(tmp_path, root))
+
+
+def test_a_file_url_is_the_folder_itself(tmp_path: Path) -> None:
+    local = dataset(tmp_path / "mine", "folder")
+    _, expected = build_of(tmp_path, str(local), "local", images="folder")
+    assert build_of(tmp_path, f"file://{local}", "remote", images="folder")[1] == expected
+
+
+def test_a_missing_bucket_and_refused_access_are_named(
+    tmp_path: Path, bucket: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(shards.storage.remote, "FIRST_WAIT_S", 0.0)
+    with pytest.raises(ConfigError, match="nothing is below s3://no-such-bucket/mine"):
+        build(blend_of(tmp_path, "s3://no-such-bucket/mine"))
+    for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"):
+        monkeypatch.delenv(name)
+    monkeypatch.setenv("AWS_EC2_METADATA_DISABLED", "true")
+    from preprocess.containers import remote_requests
+
+    remote_requests._store.cache_clear()
+    with pytest.raises(ConfigError, match=r"s3://models/mine: access refused .*check the credentials"):
+        build(blend_of(tmp_path, "s3://models/mine"))
+    remote_requests._store.cache_clear()
+
+
+@pytest.mark.slow
+def test_worker_processes_read_from_s3(tmp_path: Path, bucket: str) -> None:
+    local = dataset(tmp_path / "mine", "folder")
+    _, expected = build_of(tmp_path, str(local), "local", images="folder")
+    root = put(local, f"{bucket}/{tmp_path.name}")
+    blend = blend_of(tmp_path, root, images="folder")
+    done = dsvl_prep("build", "--blend", blend, "--out", tmp_path / "remote", "--workers", 2)
+    assert done.returncode == 0, done.stderr
+    assert without_root(files_of(tmp_path / "remote")) == expected
+    done = dsvl_prep("render", "--blend", blend, "--limit", 1)
+    assert "photos/0 é.jpg: 32x24" in done.stdout
+
+
+def test_the_example_datasets_are_read_from_object_storage(tmp_path: Path, memory: str) -> None:
+    import yaml
+
+    example = yaml.safe_load((ROOT / "examples/blend.yaml").read_text())
+    put(ROOT / "examples/data", memory)
+    example["tokenizer"] = str(ROOT / "examples/tokenizer")
+    for entry in example["datasets"]:
+        entry["root"] = str((ROOT / "examples" / entry["root"]).resolve())
+    results = []
+    for name in ("local", "remote"):
+        (tmp_path / f"{name}.yaml").write_text(yaml.safe_dump(example))
+        build(tmp_path / f"{name}.yaml", out=tmp_path / name)
+        results.append({k: v for k, v in files_of(tmp_path / name).items() if k != "manifest.json"})
+        for entry in example["datasets"]:
+            entry["root"] = entry["root"].replace(str(ROOT / "examples/data"), memory)
+    assert results[0] == results[1]
