@@ -67,11 +67,12 @@ class Dataset:
     adapter: str
     """How to read it: a name that `dsvl-prep adapters` lists, or your own adapter as my_package.my_module:ADAPTER."""
     root: str = "."
-    """The dataset's folder, relative to this file."""
+    """The dataset's folder, relative to this file, or a URL such as s3://bucket/folder (docs/remote.md)."""
     annotations: str | tuple[str, ...] = ()
-    """Annotation files or patterns below root, where they differ from the adapter's own."""
+    """Annotation files or patterns below root, or URLs, where they differ from the adapter's own."""
     images: str | tuple[str, ...] = ()
-    """Image folders or archives (.json, .zip, .tar, .parquet, .arrow) below root, if other than the adapter's own."""
+    """Image folders or archives (.json, .zip, .tar, .parquet, .arrow) below root, or URLs, if other than the adapter's
+    own."""
     template: str | None = None
     """Another template for this dataset only; the blend's `variables` do not apply to it."""
     variables: FreeKeys | None = None

@@ -10,7 +10,7 @@ from __future__ import annotations
 import errno
 import io
 import os
-from typing import Any
+from typing import Any, BinaryIO
 
 from preprocess.containers.remote_requests import entry_of, read_ranges
 
@@ -23,6 +23,13 @@ PIECE_BYTES = 4 << 20
 
 _GAP_BYTES = 1 << 20
 """A jump over fewer bytes is still reading on, as over the images of a tar"""
+
+
+def expect_end(file: BinaryIO, end: int) -> None:
+    """Say that nothing behind byte `end` will be read, so that it is not requested. For any file."""
+    raw = getattr(file, "raw", file)
+    if isinstance(raw, RemoteFile):
+        raw.until(end)
 
 
 class RemoteFile(io.RawIOBase):
@@ -38,6 +45,10 @@ class RemoteFile(io.RawIOBase):
         self._window = b""
         self._start = 0
         self._span = BUFFER_BYTES // 2
+        self._until = entry.size
+
+    def until(self, end: int) -> None:
+        self._until = min(end, self.size)
 
     def readable(self) -> bool:
         return True
@@ -74,6 +85,7 @@ class RemoteFile(io.RawIOBase):
         self._span = min(self._span * 2, WINDOW_BYTES) if reads_on else BUFFER_BYTES
         self._window = b""  # freed before the next one is there
         self._start = self._place
-        stop = min(self._start + min(max(self._span, at_least), WINDOW_BYTES), self.size)
+        end = self._until if self._start < self._until else self.size
+        stop = max(min(self._start + min(max(self._span, at_least), WINDOW_BYTES), end), self._start + 1)
         cuts = [(start, min(start + PIECE_BYTES, stop)) for start in range(self._start, stop, PIECE_BYTES)]
         self._window = b"".join(read_ranges(self.name, cuts))

@@ -77,9 +77,10 @@ def arrow_batches(path: Path, choose: Choose, numbers: range | None = None) -> I
 
 
 def _parquet_file(path: Path) -> Any:
-    """Opened. Row groups can be gigabytes, so whole column chunks are not read ahead; pages with checksums are checked."""
+    """The file, opened. Pages that have a checksum are compared with it."""
     import pyarrow.parquet
 
+    # Row groups can be gigabytes: no read-ahead of whole column chunks.
     source: Any = path.open("rb") if is_remote(path) else path
     return pyarrow.parquet.ParquetFile(
         source, pre_buffer=False, buffer_size=_BUFFER_BYTES, page_checksum_verification=True

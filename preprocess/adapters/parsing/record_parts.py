@@ -13,6 +13,7 @@ from preprocess.adapters.parsing.exact_json import DEEP, loads
 from preprocess.adapters.parsing.json_borders import element_blocks
 from preprocess.adapters.parsing.record_tables import table_records
 from preprocess.adapters.parsing.record_text import lines_of
+from preprocess.containers.remote_file import expect_end
 from preprocess.errors import DataError
 
 _SPACE = b" \t\r\n"
@@ -65,6 +66,7 @@ def _lines(part: FilePart) -> Iterator[Any]:
 
 def _opened(part: FilePart, offset: int) -> BinaryIO:
     file = part.path.open("rb")
+    expect_end(file, part.end + 1)
     file.seek(offset)
     return file
 

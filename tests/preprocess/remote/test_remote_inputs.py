@@ -12,9 +12,9 @@ from preprocess.errors import ConfigError, DataError
 from tests.support.commands import dsvl_prep
 from tests.support.image_archives import KINDS
 from tests.support.paths import ROOT
-from tests.support.remote_builds import Flaky, both, remove_at, write_at
+from tests.support.remote_builds import Flaky, remove_at, write_at
 from tests.support.remote_inputs import blend_of, build_of, counted, put, without_root
-from tests.support.small_blends import build, chat_record, files_of, jpeg, write_chat
+from tests.support.small_blends import build, chat_record, files_of, jpeg, write_blend, write_chat
 
 pytestmark = pytest.mark.usefixtures("builds_in_this_process")
 
@@ -27,14 +27,31 @@ def dataset(folder: Path, kind: str, count: int = 6) -> Path:
     return folder
 
 
-@both
 @pytest.mark.parametrize("kind", KINDS)
-def test_a_build_from_a_url_has_the_bytes_of_a_build_from_a_folder(tmp_path: Path, url: str, kind: str) -> None:
+def test_a_build_from_a_url_has_the_bytes_of_a_build_from_a_folder(tmp_path: Path, memory: str, kind: str) -> None:
     local = dataset(tmp_path / "mine", kind)
     _, expected = build_of(tmp_path, str(local), "local", annotations="chat.jsonl", images=kind)
-    report, got = build_of(tmp_path, put(local, url), "remote", annotations="chat.jsonl", images=kind)
+    report, got = build_of(tmp_path, put(local, memory), "remote", annotations="chat.jsonl", images=kind)
     assert got == expected
     assert report.datasets["mine"].records == 6
+
+
+def test_a_build_from_s3_has_the_bytes_of_a_build_from_a_folder(tmp_path: Path, bucket: str) -> None:
+    kinds = ["folder", "stored.zip", "plain.tar", "hf.parquet"]
+    results = []
+    for place in ("local", "remote"):
+        entries = []
+        for number, kind in enumerate(kinds):
+            folder = tmp_path / f"data {number}"
+            if place == "local":
+                dataset(folder, kind)
+            root = str(folder) if place == "local" else put(folder, f"{bucket}/{tmp_path.name}/data {number}")
+            entries.append({"name": f"d{number}", "adapter": "chat", "root": root, "images": kind})
+            entries[-1]["annotations"] = "chat.jsonl"
+        blend = write_blend(tmp_path / f"{place}.yaml", entries)
+        build(blend, out=tmp_path / place)
+        results.append({name: data for name, data in files_of(tmp_path / place).items() if name != "manifest.json"})
+    assert results[0] == results[1]
 
 
 @pytest.mark.parametrize("text", ["chat.jsonl", "chat.jsonl.gz", "chat.json", "chat.parquet", "chat.csv", "captions"])
@@ -117,7 +134,9 @@ def test_an_image_that_changes_while_a_build_reads_it_is_an_error(
         return read(url, size)
 
     monkeypatch.setattr(remote_folders, "read_whole", swapping)
-    with pytest.raises(DataError, match="3 é.jpg: .*was written again since the build looked at it; run the same comm"):
+    with pytest.raises(
+        DataError, match=r"3 é\.jpg: .*was written again since the build looked at it; run the same comm"
+    ):
         build_of(tmp_path, root, "out", images="folder")
 
 
@@ -136,7 +155,7 @@ def test_an_image_that_is_swapped_for_one_of_equal_size_is_noticed_at_the_end(
         return data
 
     monkeypatch.setattr(remote_folders, "read_whole", swapping)
-    with pytest.raises(DataError, match="1 images changed during the build: photos/3 é.jpg"):
+    with pytest.raises(DataError, match=r"1 images changed during the build: photos/3 é\.jpg"):
         build_of(tmp_path, root, "out", images="folder")
 
 
