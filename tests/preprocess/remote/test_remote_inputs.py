@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+import gzip
 import json
 from pathlib import Path
 
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
+import yaml
 
 import shards.storage.remote
+from preprocess.containers import remote_requests
 from preprocess.errors import ConfigError, DataError
 from tests.support.commands import dsvl_prep
 from tests.support.image_archives import KINDS
@@ -56,11 +61,6 @@ def test_a_build_from_s3_has_the_bytes_of_a_build_from_a_folder(tmp_path: Path, 
 
 @pytest.mark.parametrize("text", ["chat.jsonl", "chat.jsonl.gz", "chat.json", "chat.parquet", "chat.csv", "captions"])
 def test_records_in_every_container_are_read_from_a_url(tmp_path: Path, memory: str, text: str) -> None:
-    import gzip
-
-    import pyarrow as pa
-    import pyarrow.parquet as pq
-
     local = dataset(tmp_path / "mine", "folder")
     path = local / "chat.jsonl"
     lines = path.read_bytes()
@@ -124,16 +124,14 @@ def test_an_image_that_changes_while_a_build_reads_it_is_an_error(
     tmp_path: Path, memory: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     root = put(dataset(tmp_path / "mine", "folder"), memory)
-    from preprocess.images import remote_folders
-
-    read = remote_folders.read_whole
+    read = remote_requests.read_whole
 
     def swapping(url: str, size: int | None) -> bytes:
         if "3 é" in url:
             write_at(url, jpeg(7) + b"grown")
         return read(url, size)
 
-    monkeypatch.setattr(remote_folders, "read_whole", swapping)
+    monkeypatch.setattr("preprocess.images.remote_folders.read_whole", swapping)
     with pytest.raises(
         DataError, match=r"3 é\.jpg: .*was written again since the build looked at it; run the same comm"
     ):
@@ -144,9 +142,7 @@ def test_an_image_that_is_swapped_for_one_of_equal_size_is_noticed_at_the_end(
     tmp_path: Path, memory: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     root = put(dataset(tmp_path / "mine", "folder"), memory)
-    from preprocess.images import remote_folders
-
-    read = remote_folders.read_whole
+    read = remote_requests.read_whole
 
     def swapping(url: str, size: int | None) -> bytes:
         data = read(url, size)
@@ -154,7 +150,7 @@ def test_an_image_that_is_swapped_for_one_of_equal_size_is_noticed_at_the_end(
             write_at(url, data[:-1] + b"\0")
         return data
 
-    monkeypatch.setattr(remote_folders, "read_whole", swapping)
+    monkeypatch.setattr("preprocess.images.remote_folders.read_whole", swapping)
     with pytest.raises(DataError, match=r"1 images changed during the build: photos/3 é\.jpg"):
         build_of(tmp_path, root, "out", images="folder")
 
@@ -213,8 +209,6 @@ def test_a_missing_bucket_and_refused_access_are_named(
     for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"):
         monkeypatch.delenv(name)
     monkeypatch.setenv("AWS_EC2_METADATA_DISABLED", "true")
-    from preprocess.containers import remote_requests
-
     remote_requests._store.cache_clear()
     with pytest.raises(ConfigError, match=r"s3://models/mine: access refused .*check the credentials"):
         build(blend_of(tmp_path, "s3://models/mine"))
@@ -234,9 +228,8 @@ def test_worker_processes_read_from_s3(tmp_path: Path, bucket: str) -> None:
     assert "photos/0 é.jpg: 32x24" in done.stdout
 
 
+@pytest.mark.slow
 def test_the_example_datasets_are_read_from_object_storage(tmp_path: Path, memory: str) -> None:
-    import yaml
-
     example = yaml.safe_load((ROOT / "examples/blend.yaml").read_text())
     put(ROOT / "examples/data", memory)
     example["tokenizer"] = str(ROOT / "examples/tokenizer")
