@@ -10,7 +10,7 @@ from click.core import ParameterSource
 from dst.common.cli import PAGE
 from trainer.cli_options import PATH, TrainCommand, allow_extension
 
-_OF_DIALOGUES, _OF_BUILDS = ("images", "prefix", "leave_out"), ("loss", "answers", "limit", "workers")
+_OF_DIALOGUES, _OF_BUILDS = ("images", "prefix", "leave_out"), ("loss", "answers", "blind", "limit", "workers")
 """Options of eval that apply to only one of its two kinds"""
 
 
@@ -24,6 +24,7 @@ _OF_DIALOGUES, _OF_BUILDS = ("images", "prefix", "leave_out"), ("loss", "answers
 @click.option("--out", type=PATH, help="Folder for results.csv, results.jsonl and results.html.")
 @click.option("--loss/--no-loss", default=True, help="Measure the held-out loss.  [default: loss]")
 @click.option("--answers/--no-answers", default=True, help="Answer and score.  [default: answers]")
+@click.option("--blind", is_flag=True, help="Measure again with other samples' images, and with blank ones.")
 @click.option("--limit", type=click.IntRange(min=1), help="Records per dataset to ask about.  [default: all]")
 @click.option(
     "--batch", default=4, show_default=True, type=click.IntRange(min=1), help="Sequences, or prompts, a batch."
@@ -45,6 +46,7 @@ def evaluate(
     out: Path | None,
     loss: bool,
     answers: bool,
+    blind: bool,
     limit: int | None,
     batch: int,
     workers: int,
@@ -79,7 +81,7 @@ def evaluate(
         allow_extensions=allow_extensions,
     )
     if dialogues is None:
-        evaluate_build(settings, loss=loss, answers=answers, limit=limit, workers=workers)
+        evaluate_build(settings, loss=loss, answers=answers, blind=blind, limit=limit, workers=workers)
     else:
         root = images or dialogues.parent
         evaluate_dialogues(settings, dialogues, root=root, prefix=prefix, leave_out=leave_out)

@@ -10,6 +10,7 @@ import os
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -22,18 +23,25 @@ from dst.common.terminal_text import json_line, visible
 from dst.errors import ConfigError
 from shards import Build
 from trainer.errors import TrainError
+from trainer.evaluation.blind import blind_losses, blind_scores, left_out
+from trainer.evaluation.blind_rows import BlindRow, as_json
 from trainer.evaluation.compatibility import check_model_fits_build, prepare_for_loss
 from trainer.evaluation.dialogues import read_dialogues
-from trainer.evaluation.metrics import DatasetScore
+from trainer.evaluation.held_out import Question
+from trainer.evaluation.metrics import Answered, DatasetScore
+from trainer.evaluation.printed import print_blind, print_measures
 from trainer.evaluation.report import AnsweredDialogue, write_report
 from trainer.evaluation.runner import (
     ScoredAnswers,
     answer_held_out,
+    generate_answers,
     held_out_loss,
     held_out_questions,
     hold_dialogues,
     load_images,
 )
+from trainer.evaluation.shown_images import WRONG, Shown, ShownImages
+from trainer.inference.conversation import Speaker
 from trainer.inference.generate import Sampling
 from trainer.inference.open_model import open_model, was_trained_on
 from trainer.model_io.load import Loaded
@@ -55,7 +63,9 @@ class EvalSettings:
     """Encoders and projectors of other packages that the model may name"""
 
 
-def evaluate_build(settings: EvalSettings, *, loss: bool, answers: bool, limit: int | None, workers: int) -> None:
+def evaluate_build(
+    settings: EvalSettings, *, loss: bool, answers: bool, blind: bool, limit: int | None, workers: int
+) -> None:
     """Measure on the held-out split of a build; default: the run's. Raises ConfigError, ShardError or TrainError."""
     problems = [*settings.sampling.problems(), *_out_problems(settings.out)]
     if settings.out is not None and not answers:
@@ -70,6 +80,7 @@ def evaluate_build(settings: EvalSettings, *, loss: bool, answers: bool, limit: 
     problems = check_model_fits_build(speaker, build.manifest)
     _raise_if_any([*problems, *(prepare_for_loss(speaker, build.manifest) if loss else [])])
     questions = held_out_questions(speaker, build, limit=limit) if answers else []
+    images = _shown_images(speaker, build) if blind else None
     evaluation: Evaluation | None = None
     scored: ScoredAnswers | None = None
     if loss:
@@ -80,16 +91,64 @@ def evaluate_build(settings: EvalSettings, *, loss: bool, answers: bool, limit: 
             scored = answer_held_out(
                 speaker, build, questions, settings.sampling, batch=settings.batch, advance=advance
             )
+    rows: list[BlindRow] = []
+    if images is not None and loss:
+        with _explain_out_of_memory(settings), Bar().step("wrong images", len(build["eval"])) as advance:
+            rows += blind_losses(speaker, build, images, sequences=settings.batch, workers=workers, advance=advance)
+    if images is not None and scored:
+        rows += _blind_scores(settings, speaker, build, images, questions, scored)
     scores = scored.scores.datasets if scored else ()
     if settings.as_json:
-        print(json_line(_measures(speaker, build, evaluation, scores)))
+        print(json_line(_measures(speaker, build, evaluation, scores) | ({"blind": as_json(rows)} if blind else {})))
     else:
-        _print_measures(build, evaluation, scores)
+        print_measures(build, evaluation, scores)
+        if images is not None:
+            print_blind(rows, list(left_out(images)))
     if settings.out is not None and scored:
         facts = {**_facts(settings, speaker), "build": build.manifest.hash, "earlier answers": "as recorded"}
         if evaluation:
             facts["held-out loss"] = f"{evaluation.loss:.4f}"
-        _write(settings.out, scored.dialogues, facts, scores)
+        _write(settings.out, scored.dialogues, facts, scores, rows, list(left_out(images)) if images else ())
+
+
+def _shown_images(speaker: Speaker, build: Build) -> ShownImages:
+    images = ShownImages(build, speaker.geometry, speaker.model.encoder.mean)
+    if not any(images.is_measured(sample.index) for sample in images.samples.values()):
+        raise ConfigError(["--blind: no held-out sample has images that another one could have; leave it out"])
+    return images
+
+
+def _blind_scores(
+    settings: EvalSettings,
+    speaker: Loaded,
+    build: Build,
+    images: ShownImages,
+    questions: Sequence[Question],
+    scored: ScoredAnswers,
+) -> list[BlindRow]:
+    """Ask the questions about images again, with wrong ones."""
+    groups = {sample.index: sample.group for sample in images.samples.values()}
+    numbers = [
+        number
+        for number, question in enumerate(questions)
+        if question.num_images and images.is_measured(question.index)
+    ]
+    asked = [questions[number] for number in numbers]
+    if not asked:
+        return []
+    answers: dict[Shown, Sequence[Answered]] = {"right": [scored.answers[number] for number in numbers]}
+    for shown in WRONG:
+        with _explain_out_of_memory(settings), Bar().step(f"answers, {shown}", len(asked)) as advance:
+            answers[shown] = generate_answers(
+                speaker,
+                build,
+                asked,
+                settings.sampling,
+                batch=settings.batch,
+                advance=advance,
+                show=partial(images.pixels, shown),
+            )
+    return blind_scores(answers, [groups[question.index] for question in asked])
 
 
 def evaluate_dialogues(settings: EvalSettings, path: Path, *, root: Path, prefix: str, leave_out: bool) -> None:
@@ -177,9 +236,15 @@ def _facts(settings: EvalSettings, speaker: Loaded) -> dict[str, str]:
 
 
 def _write(
-    out: Path, dialogues: Sequence[AnsweredDialogue], facts: Mapping[str, str], scores: Sequence[DatasetScore]
+    out: Path,
+    dialogues: Sequence[AnsweredDialogue],
+    facts: Mapping[str, str],
+    scores: Sequence[DatasetScore],
+    blind: Sequence[BlindRow] = (),
+    blind_notes: Sequence[str] = (),
 ) -> None:
-    write_report(out, dialogues, title=f"{facts['model']}, step {facts['step']}", facts=facts, scores=scores)
+    title = f"{facts['model']}, step {facts['step']}"
+    write_report(out, dialogues, title=title, facts=facts, scores=scores, blind=blind, blind_notes=blind_notes)
 
 
 def _measures(
@@ -194,32 +259,3 @@ def _measures(
     if evaluation is not None:
         measures["loss"] = {"all": evaluation.loss, "datasets": dict(evaluation.datasets)}
     return measures
-
-
-def _print_measures(build: Build, evaluation: Evaluation | None, scores: Sequence[DatasetScore]) -> None:
-    from rich.console import Console
-    from rich.table import Table
-    from rich.text import Text
-
-    rows = {row.dataset: row for row in scores}
-    losses = dict(evaluation.datasets) if evaluation else {}
-    metrics = list(dict.fromkeys(name for row in scores for name in row.metrics))
-    table = Table("dataset", *(["loss"] if evaluation else []), *(["answers", *metrics] if scores else []))
-    for name in build.datasets:
-        if name in rows or name in losses:
-            cells = [f"{losses[name]:.4f}" if name in losses else ""] if evaluation else []
-            if scores:
-                row = rows.get(name)
-                cells.append(str(row.num_answers) if row else "")
-                cells += [f"{row.metrics[metric]:.4f}" if row and metric in row.metrics else "" for metric in metrics]
-            table.add_row(Text(visible(name)), *cells)
-    console = Console(highlight=False, soft_wrap=True)
-    if not console.is_terminal:
-        console.width = 160
-    if evaluation:
-        console.print(Text(f"held-out loss {evaluation.loss:.4f}"))
-    if evaluation or scores:
-        console.print(table)
-    for row in scores:
-        for line in row.notes:
-            console.print(Text(visible(f"{row.dataset}: {line}")))

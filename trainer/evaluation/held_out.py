@@ -9,13 +9,14 @@ Rules
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import groupby
 from operator import itemgetter
 
 import numpy as np
 import numpy.typing as npt
+import torch
 
 from dst import IGNORE
 from dst.tokenizer import TextTokenizer
@@ -24,6 +25,7 @@ from shards.errors import ImageError, ShardError
 from shards.format.records import alone, each_alone
 from shards.format.shard_info import ShardList
 from shards.images.geometry import Geometry
+from shards.images.tiles import Grid
 from trainer.errors import TrainError
 from trainer.evaluation.metrics import Kind, kind_of, references_of
 from trainer.evaluation.report import ReportImage
@@ -32,6 +34,9 @@ from trainer.inference.conversation import answer_text, expand_images
 from trainer.inference.images import image_pixels, stack
 
 SPLIT = "eval"
+
+Show = Callable[[int, Sequence[memoryview], Sequence[Grid]], list[torch.Tensor]]
+"""(index in the split, files of images, their grids) -> the tiles of what is shown, uint8 [tiles, 3, S, S] for each"""
 
 _CUT = "answer_cut"
 """The compiler's note of a sample whose answer is incomplete: it cannot be a reference, and ends in no end token"""
@@ -59,6 +64,8 @@ class Question:
     end_id: int
     positions: int
     """Number of positions of its prompt, images expanded"""
+    num_images: int
+    """In its prompt"""
     kind: Kind
     references: tuple[str, ...]
 
@@ -96,18 +103,33 @@ def questions_of(build: Build, tokenizer: TextTokenizer, *, limit: int | None = 
     return questions
 
 
-def prompt_for(build: Build, question: Question, geometry: Geometry, image_id: int) -> Prompt:
-    """The prompt of a question. Raises TrainError for an image that cannot be decoded."""
+def prompt_for(build: Build, question: Question, geometry: Geometry, image_id: int, show: Show | None = None) -> Prompt:
+    """The prompt of a question. show: other images in the place of its own.
+
+    Raises TrainError for an image that cannot be decoded.
+    """
     record = _record(build, question, image_id)
     ids = record.ids[: question.start]
     expanded, slots = expand_images(ids, image_id, build.manifest.config.image_tokens, record.grids)
-    is_canvas = build.manifest.config.stores_canvases
-    shown = list(zip(record.images, record.grids, strict=True))[: int((ids == image_id).sum())]
-    try:
-        pixels = [image_pixels(data, geometry, grid, is_canvas=is_canvas) for data, grid in shown]
-    except ImageError as error:
-        raise TrainError(f"{build[SPLIT].where(question.index)}: an image cannot be decoded: {error}") from None
+    count = int((ids == image_id).sum())
+    if show is not None:
+        pixels = show(question.index, record.images[:count], record.grids[:count])
+    else:
+        pixels = decoded_images(build, question.index, record.images[:count], record.grids[:count], geometry)
     return Prompt(ids=expanded, images=stack(pixels, geometry.size), slots=slots, end_id=question.end_id)
+
+
+def decoded_images(
+    build: Build, index: int, images: Sequence[memoryview], grids: Sequence[Grid], geometry: Geometry
+) -> list[torch.Tensor]:
+    """The tiles of stored images of a held-out sample, uint8 [tiles, 3, S, S] each. Raises TrainError."""
+    is_canvas = build.manifest.config.stores_canvases
+    try:
+        return [
+            image_pixels(data, geometry, grid, is_canvas=is_canvas) for data, grid in zip(images, grids, strict=True)
+        ]
+    except ImageError as error:
+        raise TrainError(f"{build[SPLIT].where(index)}: an image cannot be decoded: {error}") from None
 
 
 def question_text(
@@ -171,6 +193,7 @@ def _questions(
             start=start,
             end_id=end_id,
             positions=start + sum(grid.tiles * image_tokens - 1 for grid in record.grids[:num_images]),
+            num_images=num_images,
             kind=kind,
             references=references_of(metadata, number, answer) if has_one_each or number == 0 else (answer,),
         )

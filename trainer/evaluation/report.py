@@ -27,6 +27,7 @@ from dst.common.html_pages import page_environment, page_policy
 from shards.files import replace_file
 from shards.images.page_images import PageImage, page_image
 from shards.images.thumbnails import side_for
+from trainer.evaluation.blind_rows import BlindRow, difference_text
 from trainer.evaluation.metrics import METRICS, DatasetScore
 
 PAGE_DIALOGUES = 500  # browsers show this many without delay
@@ -77,10 +78,12 @@ def write_report(
     title: str,
     facts: Mapping[str, str] | None = None,
     scores: Sequence[DatasetScore] = (),
+    blind: Sequence[BlindRow] = (),
+    blind_notes: Sequence[str] = (),
 ) -> None:
     """Write the three files into `folder`, which is created if needed.
 
-    facts: name -> text, about model and build. scores: for the page's table. Raises OSError.
+    facts: name -> text, about model and build. scores, blind: for the page's tables. Raises OSError.
     """
     folder.mkdir(parents=True, exist_ok=True)
     rows = _rows(dialogues)
@@ -88,7 +91,8 @@ def write_report(
     replace_file(
         folder / "results.jsonl", b"".join(orjson.dumps(row, option=orjson.OPT_APPEND_NEWLINE) for row in rows)
     )
-    page = _page(dialogues, title=title, facts=facts or {}, scores=scores)
+    wrong_images = {"blind": blind, "blind_notes": blind_notes}
+    page = _page(dialogues, title=title, facts=facts or {}, scores=scores, **wrong_images)
     replace_file(folder / "results.html", page.encode())
 
 
@@ -128,7 +132,12 @@ def _csv(rows: Sequence[Mapping[str, Any]]) -> bytes:
 
 
 def _page(
-    dialogues: Sequence[AnsweredDialogue], *, title: str, facts: Mapping[str, str], scores: Sequence[DatasetScore]
+    dialogues: Sequence[AnsweredDialogue],
+    *,
+    title: str,
+    facts: Mapping[str, str],
+    scores: Sequence[DatasetScore],
+    **tables: Any,
 ) -> str:
     shown = _on_page(dialogues)
     return _template().render(
@@ -142,6 +151,7 @@ def _page(
         num_dialogues=len(dialogues),
         num_answers=sum(len(dialogue.rounds) for dialogue in dialogues),
         images=_page_images(shown),
+        **tables,
     )
 
 
@@ -149,6 +159,7 @@ def _page(
 def _template() -> Template:
     environment = page_environment(Path(__file__).parent)
     environment.filters["number"] = lambda value: f"{value:.3f}"
+    environment.filters["difference"] = difference_text
     return environment.get_template("report.html.jinja")
 
 

@@ -24,7 +24,7 @@ from shards.loader import Batch, Loader
 from trainer.distributed.ranks import Ranks
 from trainer.errors import TrainError
 from trainer.evaluation.dialogues import Dialogue
-from trainer.evaluation.held_out import SPLIT, Question, prompt_for, question_text, questions_of
+from trainer.evaluation.held_out import SPLIT, Question, Show, prompt_for, question_text, questions_of
 from trainer.evaluation.metrics import Answered, Scores, missing_packages, score
 from trainer.evaluation.report import PAGE_DIALOGUES, AnsweredDialogue, AnsweredRound, ReportImage
 from trainer.inference.cached_decoder import Prompt
@@ -42,9 +42,10 @@ from trainer.training.loop import Evaluation, evaluate
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ScoredAnswers:
-    """A model's answers to held-out questions. dialogues: one per record, for the report."""
+    """A model's answers to held-out questions, in their order. dialogues: one per record, for the report."""
 
     scores: Scores
+    answers: tuple[Answered, ...]
     dialogues: tuple[AnsweredDialogue, ...]
 
 
@@ -102,16 +103,35 @@ def answer_held_out(
     advance: Advance,
 ) -> ScoredAnswers:
     """Generate and score answers. Raises ShardError or TrainError. advance: called with the number of answers done."""
+    answers = generate_answers(speaker, build, questions, sampling, batch=batch, advance=advance)
+    scores = score(answers)
+    texts = [answer.prediction for answer in answers]
+    return ScoredAnswers(
+        scores=scores, answers=tuple(answers), dialogues=tuple(_dialogues(speaker, build, questions, texts, scores))
+    )
+
+
+def generate_answers(
+    speaker: Speaker,
+    build: Build,
+    questions: Sequence[Question],
+    sampling: Sampling,
+    *,
+    batch: int,
+    advance: Advance,
+    show: Show | None = None,
+) -> list[Answered]:
+    """The answers to questions, in their order. show: other images in the place of their own. Raises as above."""
     generator, tokenizer = Generator(speaker.model, speaker.chat_tokenizer), speaker.chat_tokenizer.tokenizer
     answers = [""] * len(questions)
     for numbers in _batches({number: question.positions for number, question in enumerate(questions)}, batch):
         asked = [questions[number] for number in numbers]
-        prompts = [prompt_for(build, question, speaker.geometry, tokenizer.image_id) for question in asked]
+        prompts = [prompt_for(build, question, speaker.geometry, tokenizer.image_id, show) for question in asked]
         keys = [(question.dataset, question.record, question.number) for question in asked]
         for number, tokens in zip(numbers, generator.batch(prompts, sampling, keys=keys), strict=True):
             answers[number] = answer_text(tokenizer, tokens, questions[number].end_id)
         advance(len(numbers))
-    scores = score(
+    return [
         Answered(
             dataset=question.dataset,
             key=question.name,
@@ -120,8 +140,7 @@ def answer_held_out(
             references=question.references,
         )
         for question, answer in zip(questions, answers, strict=True)
-    )
-    return ScoredAnswers(scores=scores, dialogues=tuple(_dialogues(speaker, build, questions, answers, scores)))
+    ]
 
 
 def load_images(speaker: Speaker, dialogues: Sequence[Dialogue]) -> dict[Path, LoadedImage]:

@@ -66,6 +66,15 @@ def test_a_run_a_checkpoint_and_an_export_are_measured_alike_and_as_in_training(
         measured.append((json.loads(printed)["loss"], json.loads(printed)["scores"], answers))
     assert measured[0] == measured[1]
     assert measured[0][1:] == measured[2][1:]
+    command = ["eval", "--model", out, "--limit", 2, "--max-new-tokens", 3, "--workers", 0, "--blind"]
+    code, printed, err = run_command(monkeypatch, capsys, *command, "--out", tmp_path / "report", "--json")
+    assert code == 0, err
+    rows = json.loads(printed)["blind"]
+    assert {row["measure"] for row in rows} == {"loss", "exact_match"}
+    assert rows[0]["right"] == pytest.approx(evaluation["loss"], rel=1e-4), "every record has images"
+    assert "Does it look?" in (tmp_path / "report" / "results.html").read_text(encoding="utf-8")
+    code, printed, err = run_command(monkeypatch, capsys, *command, "--no-answers")
+    assert (code, "exchanged" in printed) == (0, True), err
     for loss, _, _ in measured:
         assert loss["all"] == pytest.approx(evaluation["loss"], rel=1e-4)
         assert loss["datasets"] == pytest.approx(evaluation["datasets"], rel=1e-4)
