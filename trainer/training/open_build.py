@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 import shards
 from shards import Build, Cache
 from trainer.config.run import TrainConfig
-from trainer.distributed.ranks import Ranks
+
+if TYPE_CHECKING:  # it imports torch, which takes seconds
+    from trainer.distributed.ranks import Ranks
 
 
 def open_build(config: TrainConfig) -> Build:
