@@ -33,7 +33,10 @@ def locked(folder: Path) -> Iterator[None]:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
             raise DataError(f"{folder}: another build is running there; wait for it, or choose another --out") from None
-        lock.truncate(0)
-        lock.write(secrets.token_hex(8))  # by which a node of a cluster knows the folder
-        lock.flush()
+        try:
+            lock.truncate(0)
+            lock.write(secrets.token_hex(8))  # by which a node of a cluster knows the folder
+            lock.flush()
+        except OSError as error:
+            raise DataError(f"{folder}: cannot be written ({error.strerror}); free some space there") from None
         yield

@@ -123,7 +123,8 @@ class RemoteStore:
     def versions(self, folder: str) -> dict[str, tuple[int, str]]:
         """path -> (bytes, mark) of all files below a folder. The mark changes when a file is written again.
 
-        It is the ETag or what the storage has in place of it; "" where there is nothing of the kind.
+        It is the ETag or what the storage has in place of it; "" where there is nothing of the kind. The pages on which
+        web servers list a folder have no sizes: 0 bytes.
         """
         with _named(self.name(folder)):
             try:
@@ -132,7 +133,7 @@ class RemoteStore:
                 return {}
         return {
             path.removeprefix(root).strip("/"): (
-                int(info["size"]),
+                int(info["size"] or 0),
                 next((str(info[key]) for key in _MARKS if info.get(key)), ""),
             )
             for path, info in files.items()
