@@ -111,6 +111,10 @@ def sweep_partials(folder: Path) -> None:
 
 def _reject_lines(work: StageResults, blend: Blend) -> Iterator[bytes]:
     """For each dataset: the rejects of the adapter, of the split, of dedupe, and of the compiler."""
+    of_tasks: dict[str, list[CompileTask]] = {}
+    for task, result in zip(work.tasks, work.results, strict=True):
+        if result.rejects:
+            of_tasks.setdefault(task.context.dataset, []).append(task)
     for dataset in blend.datasets:
         name, spool = dataset.name, work.spools[dataset.name]
         conflict = (
@@ -129,10 +133,9 @@ def _reject_lines(work: StageResults, blend: Blend) -> Iterator[bytes]:
         for exclusion in work.selection.exclusions[name]:
             for reject in exclusion.rejects(spool):
                 yield reject_line(name, reject)
-        for task, result in zip(work.tasks, work.results, strict=True):
-            if task.context.dataset == name and result.rejects:
-                with task.rejects.open("rb") as file:
-                    yield from file
+        for task in of_tasks.get(name, ()):
+            with task.rejects.open("rb") as file:
+                yield from file
 
 
 def _check_rejects(folder: Path, prepared: Prepared, report: BuildReport, rejects: Path) -> None:
