@@ -29,6 +29,7 @@ from preprocess.compiler.opened import open_dataset
 from preprocess.compiler.planned import Planned
 from preprocess.compiler.task import CompileTask
 from preprocess.compiler.task_runner import TaskRunner
+from preprocess.conversation import is_embedded
 from preprocess.errors import DataError, RejectError
 from preprocess.images.stores import current_files
 
@@ -84,10 +85,9 @@ def forget_changed(
     checks = [CheckTask(task=task, digests=task.digests) for task in done]
     images = run.every_time("checking images", check_images, checks, weight=lambda check: len(check.task.rows))
     by_dataset: dict[str, dict[str, None]] = {dataset.name: {} for dataset in prepared.blend.datasets}
-    for (name, files), changed in zip(by_dataset.items(), annotations, strict=True):
+    for files, changed in zip(by_dataset.values(), annotations, strict=True):
         files.update(dict.fromkeys(changed))
-        if changed:
-            _forget_records(planned, name, with_ingest=True)
+    read_again = {name for name, files in by_dataset.items() if files}
     for task, names in zip(done, images, strict=True):
         by_dataset[task.context.dataset].update(dict.fromkeys(names or ()))
         if names is None or names:
@@ -96,7 +96,8 @@ def forget_changed(
     for name, files in by_dataset.items():
         if files:
             lines.append(f"dataset {name}: other bytes with the same size and time: {named(list(files))}")
-            _forget_records(planned, name, with_ingest=False)
+            is_copy_damaged = any(map(is_embedded, files))  # ingest keeps the images that are inside records
+            _forget_records(planned, name, with_ingest=name in read_again or is_copy_damaged)
     if lines:
         for part in (FINGERPRINTS, FRAMES):
             shutil.rmtree(planned.stage.cache / part, ignore_errors=True)

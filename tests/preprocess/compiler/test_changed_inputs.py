@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import os
 import shutil
 from collections.abc import Callable
@@ -195,6 +196,19 @@ def test_an_archive_with_other_bytes_and_the_same_time_is_indexed_again(kind: st
     report = build(blend, check_inputs=True)
     assert report.changed == (f"dataset mine: other bytes with the same size and time: {names[2]}",)
     assert picture.read_bytes() in stored(tmp_path / "build")
+
+
+def test_a_damaged_copy_of_an_image_inside_a_record_is_made_again(tmp_path: Path) -> None:
+    texts = [f"data:image/jpeg;base64,{base64.b64encode(jpeg(number)).decode()}" for number in range(3)]
+    blend = chat_blend(tmp_path, [chat_record(number, images=[text]) for number, text in enumerate(texts)])
+    build(blend)
+    whole = files_of(tmp_path / "build")
+    (copy,) = (tmp_path / "build/.cache/ingest").glob("*/embedded.blob")
+    write_keeping_time(copy, swapped(copy))
+    assert "other bytes" in build(blend, check_inputs=True).changed[0]
+    assert files_of(tmp_path / "build") == whole
+    assert copy.read_bytes() == b"".join(jpeg(number) for number in range(3))
+    assert build(blend, check_inputs=True).changed == ()
 
 
 def test_a_video_with_other_bytes_is_cut_into_frames_again(tmp_path: Path) -> None:
