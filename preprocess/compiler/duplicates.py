@@ -10,12 +10,13 @@ from collections.abc import Mapping
 
 import numpy as np
 import numpy.typing as npt
-import xxhash
 
 from preprocess.compiler.exclusions import Exclusion
 from preprocess.compiler.image_copies import Copies
 from preprocess.compiler.record_texts import RecordTexts
+from preprocess.compiler.split_assignment import mix
 from preprocess.compiler.spool import Spool
+from preprocess.dedupe.equal_rows import first_equal
 
 Rows = npt.NDArray[np.int64]
 
@@ -57,21 +58,15 @@ def duplicates(
 
 def _keys(spool: Spool, texts: RecordTexts, copies: Copies, name: str) -> npt.NDArray[np.uint64]:
     """uint64 [rows, 2]: equal for rows with equal texts and the same images."""
-    kinds = copies.kinds[copies.images.numbers[name]].astype("<i8")
-    ends = np.cumsum(spool.counts("images")).tolist()
-    digests = np.ascontiguousarray(texts["digest"])
-    keys = np.empty((len(spool), 2), np.uint64)
-    start = 0
-    for row, end in enumerate(ends):
-        key = xxhash.xxh3_128_intdigest(digests[row].tobytes() + kinds[start:end].tobytes())
-        keys[row] = key >> 64, key & 2**64 - 1
-        start = end
+    kinds = copies.kinds[copies.images.numbers[name]].astype(np.uint64)
+    keys = texts["digest"].copy()
+    for word in range(2):
+        keys[:, word] ^= mix(spool.hash_of_images(mix(kinds, word + 1)), word)
     return keys
 
 
 def _first_equal(keys: npt.NDArray[np.uint64], order: Rows) -> Rows:
     """For each row, the first row in `order` with the same key."""
-    _, first, inverse = np.unique(keys[order], axis=0, return_index=True, return_inverse=True)
     result = np.empty(len(keys), np.int64)
-    result[order] = order[first[inverse.reshape(-1)]]
+    result[order] = order[first_equal(keys[order, 0], keys[order, 1])]
     return result

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import tempfile
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 from PIL import Image
 
 from preprocess.blend.config import Blend, Dataset, Split
@@ -47,6 +50,20 @@ def details(selection: Selection, name: str) -> list[tuple[int, str]]:
         for exclusion in selection.exclusions[name]
         for row, match in zip(exclusion.rows.tolist(), exclusion.matches.tolist(), strict=True)
     ]
+
+
+BYTES = {"a.jpg": 1, "b.jpg": 2, "copy of a.jpg": 1}
+
+
+@given(st.lists(st.tuples(st.lists(st.sampled_from(sorted(BYTES)), max_size=3), st.sampled_from("xy")), max_size=8))
+def test_duplicates_are_those_of_a_loop(rows: list[tuple[list[str], str]]) -> None:
+    with tempfile.TemporaryDirectory() as folder:
+        for name, number in BYTES.items():
+            write(Path(folder) / "x" / name, jpeg(number))
+        records = [about(*names, question=question) for names, question in rows]
+        sides = selected(Path(folder), {"x": records}, dedupe="exact").sides["x"].tolist()
+    keys = [([BYTES[name] for name in names], question) for names, question in rows]
+    assert sides == [TRAIN if keys.index(key) == row else EXCLUDED for row, key in enumerate(keys)]
 
 
 def test_a_record_with_equal_texts_and_images_is_rejected_with_the_name_of_the_first(tmp_path: Path) -> None:
