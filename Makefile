@@ -64,6 +64,7 @@ docs: dev
 bench: dev
 	$(BIN)/python -m tools.bench.compile
 	$(BIN)/python -m tools.bench.open
+	$(BIN)/python -m tools.bench.ingest
 	$(BIN)/python -m tools.bench.plan
 	$(BIN)/python -m tools.bench.share
 	$(BIN)/python -m tools.bench.start
