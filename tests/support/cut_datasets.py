@@ -25,6 +25,7 @@ def small_parts(part_bytes: int, window: int = 1 << 18) -> Iterator[None]:
     """Within it, files of more than 1.5 times `part_bytes` are cut."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(record_cuts, "PART_BYTES", part_bytes)
+        patch.setattr(record_cuts, "TAR_SAMPLES", 3)
         patch.setattr(record_cuts, "_WINDOW", window)
         patch.setattr(json_borders, "_WINDOW", window)
         yield

@@ -3,6 +3,7 @@
     a JSON array                  where an element begins
     JSON lines                    at line breaks
     Parquet, an Arrow file        between row groups, or record batches
+    a tar                         between samples, if the members of each follow each other
 
 Rules: where a file is cut depends on its bytes alone, never on the number of workers, so the parts of a file are always
 the same. A file that is not plainly sound (unsound brackets, an array that begins with a number, compressed text, a
@@ -14,19 +15,25 @@ from __future__ import annotations
 import codecs
 from itertools import pairwise
 from pathlib import Path
+from tarfile import BLOCKSIZE
 from typing import BinaryIO, Literal
 
 import numpy as np
 
-from preprocess.adapters.base import FilePart
+from preprocess.adapters.base import FilePart, PartForm
 from preprocess.adapters.parsing.json_borders import ElementBorders, Places, windows
 from preprocess.adapters.parsing.record_files import json_form
+from preprocess.adapters.parsing.record_tars import sample_and_extension
 from preprocess.adapters.parsing.record_text import MAX_RECORD_BYTES, kind_of
 from preprocess.containers import marks
 from preprocess.containers.tables import sizes_of_pieces
+from preprocess.containers.tar import member_key, tar_members
 
 PART_BYTES = 32 << 20
 """A part has about this many bytes; a change moves all cuts, but no record."""
+
+TAR_SAMPLES = 8192
+"""Samples of a part of a tar, whose images are not read."""
 
 _WINDOW = 1 << 20
 _SPACE = b" \t\r\n"
@@ -46,6 +53,8 @@ def cut(path: Path) -> list[FilePart] | None:
     kind = kind_of(path)
     if kind in ("Parquet", "an Arrow file"):
         return _table_parts(path, kind)
+    if kind == "a tar":
+        return _tar_parts(path)
     if kind != "text":
         return None
     with path.open("rb") as file:
@@ -134,27 +143,36 @@ def _count_lines(cutter: _Cutter, text: bytes, offset: int, line: int) -> int:
     return line + len(starts)
 
 
+def _tar_parts(path: Path) -> list[FilePart] | None:
+    """A sample whose members are apart, with other samples between them, cannot be cut off."""
+    cuts: list[tuple[int, int]] = []
+    names: set[str] = set()
+    previous: str | None = None
+    end = 0
+    for info in tar_members(path):
+        sample, _ = sample_and_extension(member_key(info.name))
+        if sample != previous:
+            if sample in names:
+                return None
+            if len(names) % TAR_SAMPLES == 0:
+                cuts.append((info.offset, len(names)))
+            names.add(sample)
+            previous = sample
+        end = info.offset_data + (-(-info.size // BLOCKSIZE) * BLOCKSIZE if info.isreg() else 0)
+    return _parts(path, "a tar", [*((start, record, 0) for start, record in cuts), (end, len(names), 0)])
+
+
 def _table_parts(path: Path, form: Literal["Parquet", "an Arrow file"]) -> list[FilePart] | None:
-    parts: list[FilePart] = []
-    first = size = count = start = 0
+    borders = [(0, 0, 0)]
+    count = size = 0
     pieces = sizes_of_pieces(path, form)
-    for index, (rows, size_bytes) in enumerate(pieces):
+    for index, (rows, size_bytes) in enumerate(pieces, 1):
         count += rows
         size += size_bytes
-        if size >= PART_BYTES or index == len(pieces) - 1:
-            parts.append(
-                FilePart(
-                    path=path,
-                    form=form,
-                    start=start,
-                    end=index + 1,
-                    first_record=first,
-                    first_line=0,
-                    count=count,
-                )
-            )
-            first, size, count, start = first + count, 0, 0, index + 1
-    return parts if len(parts) > 1 else None
+        if size >= PART_BYTES or index == len(pieces):
+            borders.append((index, count, 0))
+            size = 0
+    return _parts(path, form, borders)
 
 
 class _Cutter:
@@ -177,17 +195,21 @@ class _Cutter:
 
     def parts(self, path: Path, form: Literal["array", "lines"], end: int) -> list[FilePart] | None:
         """The parts; the last one ends before byte `end`. None if there is only one."""
-        borders = [*self.cuts, (end, self.count, 0)]
-        parts = [
-            FilePart(
-                path=path,
-                form=form,
-                start=start,
-                end=stop,
-                first_record=record,
-                first_line=line,
-                count=next_record - record,
-            )
-            for (start, record, line), (stop, next_record, _) in pairwise(borders)
-        ]
-        return parts if len(parts) > 1 else None
+        return _parts(path, form, [*self.cuts, (end, self.count, 0)])
+
+
+def _parts(path: Path, form: PartForm, borders: list[tuple[int, int, int]]) -> list[FilePart] | None:
+    """borders: byte, record and line of each cut, and of the end of the records."""
+    parts = [
+        FilePart(
+            path=path,
+            form=form,
+            start=start,
+            end=stop,
+            first_record=record,
+            first_line=line,
+            count=next_record - record,
+        )
+        for (start, record, line), (stop, next_record, _) in pairwise(borders)
+    ]
+    return parts if len(parts) > 1 else None

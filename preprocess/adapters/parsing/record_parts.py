@@ -12,6 +12,7 @@ from preprocess.adapters.base import FilePart
 from preprocess.adapters.parsing.exact_json import DEEP, loads
 from preprocess.adapters.parsing.json_borders import element_blocks
 from preprocess.adapters.parsing.record_tables import table_records
+from preprocess.adapters.parsing.record_tars import tar_records
 from preprocess.adapters.parsing.record_text import lines_of
 from preprocess.containers.remote_file import expect_end
 from preprocess.errors import DataError
@@ -31,6 +32,8 @@ def part_records(
             records = _elements(part)
         case "lines":
             records = _lines(part)
+        case "a tar":
+            records = tar_records(part.path, part.start, part.end)
         case _:
             records = table_records(part.path, part.form, keys, ignored, range(part.start, part.end))
     count = 0

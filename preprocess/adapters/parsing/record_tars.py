@@ -26,14 +26,16 @@ class _Member(NamedTuple):
     is_file: bool
 
 
-def tar_records(path: Path) -> Iterator[Any]:
-    """The samples in the order of their first members. Raises DataError for a tar that is damaged or cut off."""
+def tar_records(path: Path, start: int = 0, end: int | None = None) -> Iterator[Any]:
+    """The samples in the order of their first members. Raises DataError for a tar that is damaged or cut off.
+
+    start, end: only those between these bytes, at each of which a sample begins or ends.
+    """
     samples: dict[str, dict[str, _Member]] = {}
     try:
-        for info in tar_members(path):
+        for info in tar_members(path, start, end):
             name = member_key(info.name)
-            match = _NAME.fullmatch(name)
-            sample, extension = match.groups() if match else (name, "")
+            sample, extension = sample_and_extension(name)
             # The last of two equal names counts, as when a tar is unpacked.
             samples.setdefault(sample, {})[extension] = _Member(name, info.offset_data, info.size, info.isreg())
         with path.open("rb") as file:
@@ -41,6 +43,12 @@ def tar_records(path: Path) -> Iterator[Any]:
                 yield _record(sample, members, file)
     except OSError as error:
         raise DataError(f"{path}: cannot be read ({error.strerror})") from None
+
+
+def sample_and_extension(name: str) -> tuple[str, str]:
+    """The sample that a member belongs to, and what follows; "" if its name has no extension."""
+    match = _NAME.fullmatch(name)
+    return (match[1], match[2]) if match else (name, "")
 
 
 def _record(sample: str, members: dict[str, _Member], file: Any) -> Any:

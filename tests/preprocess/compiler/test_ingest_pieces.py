@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import base64
 import gzip
+import io
 import json
 import shutil
+import tarfile
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -221,6 +223,60 @@ def test_tables_are_cut_between_row_groups_and_record_batches(tmp_path: Path, ki
     assert ingested.conversations == 30
     assert ingested.ignored_keys == {"other": 30}
     assert tasks > 2
+
+
+Members = list[tuple[str, bytes]]
+
+
+def tar_of(path: Path, members: Members, form: int = tarfile.USTAR_FORMAT) -> None:
+    """A member whose name ends with a slash is a folder, one with the content b"link" a link."""
+    path.parent.mkdir(exist_ok=True)
+    with tarfile.open(path, "w", format=form) as tar:
+        for name, data in members:
+            info = tarfile.TarInfo(name)
+            if name.endswith("/"):
+                info.type = tarfile.DIRTYPE
+            elif data == b"link":
+                info.type, info.linkname = tarfile.SYMTYPE, "elsewhere"
+            else:
+                info.size = len(data)
+            tar.addfile(info, io.BytesIO(data) if info.isreg() else None)
+
+
+def sample(number: int, folder: str = "") -> Members:
+    name = f"{folder}{number:04d}"
+    record = talk(number, id=f"s{number % 20}")
+    return [(f"{name}.jpg", jpeg(number)), (f"{name}.json", text_of(record))]
+
+
+@pytest.mark.parametrize("form", [tarfile.USTAR_FORMAT, tarfile.GNU_FORMAT, tarfile.PAX_FORMAT])
+def test_a_tar_is_cut_between_samples(tmp_path: Path, form: int) -> None:
+    members: Members = [("x/", b"")]
+    for number in range(25):
+        members += sample(number, "x/" + "long" * 30 * (number % 4 == 0 and form != tarfile.USTAR_FORMAT))
+    others = [("y/", b""), ("no-extension", b"1"), ("alone.jpg", jpeg(1)), ("link.json", b"link"), ("z.json", b"{")]
+    members[9:9] = others
+    tar_of(tmp_path / "mine/a.tar", [*members, ("w/", b"")], form)
+    request = request_for("chat", tmp_path / "mine", annotations=("*",), images=("*",))
+    with small_parts(1000):
+        ingested, tasks = check_same(request, tmp_path)
+    assert ingested.conversations == 20
+    assert ingested.rejects["duplicate_id"] == 5
+    assert tasks > 8
+
+
+def test_a_tar_whose_samples_are_mixed_or_damaged_is_read_whole(tmp_path: Path) -> None:
+    members = [member for number in range(12) for member in sample(number)]
+    mixed = sorted(members, key=lambda member: member[0].endswith(".json"))
+    for index, (order, damage) in enumerate([(mixed, 0), (members, 3000), (members, -3000), (members, 700)]):
+        path = tmp_path / f"mine{index}/a.tar"
+        tar_of(path, order)
+        if damage:
+            data = path.read_bytes()
+            path.write_bytes(data[:damage] + (b"" if damage < 0 else bytes(40) + data[damage + 40 :]))
+        request = request_for("chat", path.parent, annotations=("*",), images=("*",))
+        with small_parts(1000):
+            check_same(request, tmp_path)
 
 
 def test_llava_is_read_in_pieces(tmp_path: Path) -> None:
