@@ -45,7 +45,8 @@ def run_task(task: CompileTask) -> TaskResult:
     tools = open_tools(context)
     tools = replace(tools, stores=tools.stores.watched(digests.add))
     stem = f"{task.split}-{task.number:05d}"
-    writer = ShardWriter(task.staging, f"shards/{context.dataset}", stem, tiled=context.tiled)
+    folder, stays = f"shards/{context.dataset}", context.url is None
+    writer = ShardWriter(task.staging, folder, stem, tiled=context.tiled, durable=stays)
     outcome = _Outcome()
     try:
         with noting(task.marker) as note:

@@ -29,8 +29,12 @@ _KEY = re.compile(r"[a-z0-9_-]{1,80}")
 class ShardWriter:
     """Samples go in one by one; `finish` names the shard. Memory: one sample, and one index entry per sample."""
 
-    def __init__(self, root: Path, folder: str, stem: str, *, tiled: bool = False) -> None:
-        """The shard becomes `root/folder/<stem>-<digest>.tar`. tiled: whether the build has tiles."""
+    def __init__(self, root: Path, folder: str, stem: str, *, tiled: bool = False, durable: bool = True) -> None:
+        """The shard becomes `root/folder/<stem>-<digest>.tar`. tiled: whether the build has tiles.
+
+        durable: wait until its files are on disk; not needed where they are sent elsewhere and removed.
+        """
+        self._durable = durable
         self._root, self._folder, self._stem = root, folder, stem
         (root / folder).mkdir(parents=True, exist_ok=True)
         self._partial = partial_path(root / folder / f"{stem}.tar")
@@ -103,18 +107,23 @@ class ShardWriter:
             return None
         self._file.write(END_OF_ARCHIVE)
         self._sha256.update(END_OF_ARCHIVE)
-        flush_and_close(self._file)
+        if self._durable:
+            flush_and_close(self._file)
+        else:
+            self._file.close()
         digest = self._sha256.hexdigest()
         self._index.write(self._partial_index)
         index = self._partial_index.read_bytes()
-        with self._partial_index.open("rb+") as file:
-            os.fsync(file.fileno())
+        if self._durable:
+            with self._partial_index.open("rb+") as file:
+                os.fsync(file.fileno())
         index_digest = hashlib.sha256(index).hexdigest()
         both = hashlib.sha256(f"{digest}{index_digest}".encode()).hexdigest()
         stem = f"{self._folder}/{self._stem}-{both[:8]}"
         os.replace(self._partial_index, self._root / f"{stem}.arrow")
         os.replace(self._partial, self._root / f"{stem}.tar")
-        sync_folder(self._root / self._folder)
+        if self._durable:
+            sync_folder(self._root / self._folder)
         columns = self._index.columns
         return ShardInfo(
             path=f"{stem}.tar",

@@ -77,6 +77,14 @@ def test_results_are_the_same_for_any_number_of_workers(workers: int) -> None:
     assert_nobody_left()
 
 
+def test_an_engine_reports_how_many_tasks_run_and_wait() -> None:
+    seen = []
+    list(process_engine(square, range(5), 2, lambda running, waiting, failed: seen.append((running, waiting, failed))))
+    assert seen[0] == (2, 3, 0)
+    assert seen[-1][1:] == (0, 0)
+    assert {running for running, _, _ in seen} <= {1, 2}
+
+
 def test_no_tasks_need_no_workers() -> None:
     assert list(process_engine(square, [], 4)) == []
 
