@@ -71,12 +71,19 @@ class Carrier:
         self._put = put
         self.name = xxhash.xxh3_64_hexdigest(os.fsencode(work))
         self._sent: dict[str, CarriedFile] = {}
+        self._of_paths: dict[tuple[Path, ...], tuple[CarriedFile, ...]] = {}
+
+    def begin(self) -> None:
+        """Look at the build folder again, before the tasks of a stage: earlier ones left files there."""
+        self._of_paths.clear()
 
     def pack(self, task: Any) -> CarriedTask:
         named: dict[Path, None] = {}
         payload = _dumps(task, self._work, named)
-        files = [self._carried(path) for path in self._needed(list(named))]
-        return CarriedTask(self.name, payload, tuple(files))
+        paths = tuple(named)
+        if paths not in self._of_paths:
+            self._of_paths[paths] = tuple(self._carried(path) for path in self._needed(paths))
+        return CarriedTask(self.name, payload, self._of_paths[paths])
 
     def unpack(self, result: CarriedResult) -> Any:
         """The task's result. Its files are in the build folder when this returns; raises OSError if one cannot be."""

@@ -89,6 +89,8 @@ class RayEngine:
             self._checked = True
         if self._carrier_of is not None and self._carrier is None:
             self._carrier = Carrier(*self._carrier_of, put=ray.put)
+        if self._carrier is not None:
+            self._carrier.begin()
         yield from _Run(ray, function, queue, self._most, self._needs, self._carrier, report, forgives)()
 
 

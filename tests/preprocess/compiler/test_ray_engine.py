@@ -26,7 +26,7 @@ from tests.support.engine_tasks import end_worker, look_around, square, wait_for
 from tests.support.image_archives import as_folder, as_mimicit_parquet, as_tar
 from tests.support.paths import ROOT
 from tests.support.ray_clusters import add_node, ray_cluster, ray_variables
-from tests.support.remote_builds import files_at
+from tests.support.remote_builds import files_at, write_at
 from tests.support.small_blends import build, chat_record, files_of, image_blend, jpeg, write_blend, write_chat
 from tests.support.waiting import wait_until
 
@@ -62,8 +62,8 @@ def is_running(process: int) -> bool:
         return False
 
 
-def blend_of_every_store(folder: Path) -> Path:
-    """Images in a folder, a tar, a Parquet file and inside records, with copies of each other, and some that miss."""
+def blend_of_every_store(folder: Path, url: str) -> Path:
+    """Images in a folder, a tar, a Parquet file, inside records and at a URL; copies, and missing ones."""
     images = {f"{number}.jpg": jpeg(number) for number in range(12)}
     names = [*images, "no.jpg"]
     stores = {"a": as_folder, "b": as_tar, "c": as_mimicit_parquet}
@@ -72,10 +72,13 @@ def blend_of_every_store(folder: Path) -> Path:
         write(folder / name / "images", images)
     inside = [f"data:image/jpeg;base64,{base64.b64encode(jpeg(number)).decode()}" for number in range(6, 18)]
     write_chat(folder / "d", [chat_record(number, images=[image]) for number, image in enumerate(inside)])
-    datasets = [
+    for path, data in [(path.relative_to(folder / "a"), path.read_bytes()) for path in (folder / "a").rglob("*.*")]:
+        write_at(f"{url}/{path.as_posix()}", data)
+    datasets: list[dict[str, Any]] = [
         {"name": name, "adapter": "chat", "root": name, **({"images": "images"} if name in stores else {})}
         for name in "abcd"
     ]
+    datasets.append({"name": "e", "adapter": "chat", "root": url, "images": "images"})
     return write_blend(
         folder / "blend.yaml",
         datasets,
@@ -89,7 +92,7 @@ def blend_of_every_store(folder: Path) -> Path:
 def test_nodes_that_share_nothing_build_to_a_url_what_one_machine_builds(
     bucket: str, cluster: Any, caches: list[Path], tmp_path: Path
 ) -> None:
-    blend = blend_of_every_store(tmp_path)
+    blend = blend_of_every_store(tmp_path, f"{bucket}/{tmp_path.name}-data")
     url = f"{bucket}/{tmp_path.name}"
     work = tmp_path / "work"
     build_and_publish(blend, out=url, work=work, settings=["engine=ray"])
