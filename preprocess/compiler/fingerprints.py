@@ -163,11 +163,12 @@ class FingerprintStage:
 
 def run_fingerprint(task: FingerprintTask) -> Fingerprints:
     """The task's fingerprints, also written to its marker. Raises OSError or MemoryError if another try may succeed."""
-    spool, stores = open_dataset(task.spool, task.stores, task.cache)
+    spool, opened = open_dataset(task.spool, task.stores, task.cache)
     result = np.zeros(len(task.positions), FINGERPRINT)
     deadly = deadly_items(task.marker)
     previous = None
-    with noting(task.marker) as note:
+    reads = iter(spool.images_at(task.positions)) if task.level != "tail" else iter(())
+    with noting(task.marker) as note, opened.reading_ahead(reads) as stores:
         for row, image in enumerate(spool.images_at(task.positions)):
             note(row)
             file = (image.name, image.store)

@@ -43,13 +43,13 @@ def run_task(task: CompileTask) -> TaskResult:
     context = task.context
     digests = ImageDigests()
     tools = open_tools(context)
-    tools = replace(tools, stores=tools.stores.watched(digests.add))
     stem = f"{task.split}-{task.number:05d}"
     folder, stays = f"shards/{context.dataset}", context.url is None
     writer = ShardWriter(task.staging, folder, stem, tiled=context.tiled, durable=stays)
     outcome = _Outcome()
     try:
-        with noting(task.marker) as note:
+        with noting(task.marker) as note, tools.stores.reading_ahead(_upcoming(task, tools)) as stores:
+            tools = replace(tools, stores=stores.watched(digests.add))
             conversations = _conversations(task, tools, outcome, note)
             compiled = _shared if context.share > 1 else _joined
             for group, tokens in compiled(conversations, task, tools, outcome, note):
@@ -75,6 +75,12 @@ def run_task(task: CompileTask) -> TaskResult:
     digests.write(task.digests)
     replace_file(task.marker, json.dumps(result.to_json()).encode())
     return result
+
+
+def _upcoming(task: CompileTask, tools: Tools) -> Iterator[Image]:
+    """The images in the order of their records; with `share` that is not the order in which they are read."""
+    rows = task.rows.tolist() if task.context.share == 1 else ()
+    return (image for row in rows for image in tools.spool[row].images[: task.context.max_images])
 
 
 def read_result(task: CompileTask, remote: Mapping[str, int] | None = None) -> TaskResult | None:

@@ -17,7 +17,8 @@ from __future__ import annotations
 
 import errno
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from copy import copy
 from pathlib import Path
 from typing import Protocol, TypeVar
@@ -34,6 +35,7 @@ from preprocess.images.embedded import embedded_index, has_embedded
 from preprocess.images.fetched import FetchedStore, is_fetched_folder, not_fetched
 from preprocess.images.index_cache import build_index, current_files, find_index, is_prepared, listing_file
 from preprocess.images.listings import is_listed, list_folder
+from preprocess.images.read_ahead import ReadAhead
 from preprocess.images.reading import (
     check_name,
     check_regular,
@@ -120,6 +122,7 @@ class StoreList:
         special = (*self._by_url, *self._embedded)
         self._by_name = [store for store in stores if store not in special]
         self._watch: Callable[[Image, bytes], None] | None = None
+        self._ahead: ReadAhead | None = None
 
     def watched(self, watch: Callable[[Image, bytes], None]) -> StoreList:
         """The same stores; `watch` gets each image that is read whole, and its bytes."""
@@ -127,11 +130,27 @@ class StoreList:
         watched._watch = watch
         return watched
 
+    @contextmanager
+    def reading_ahead(self, images: Iterator[Image]) -> Iterator[StoreList]:
+        """The same stores; those behind a URL read ahead of what is asked for. images: in about that order."""
+        if not any(map(_is_remote, self.stores)):
+            yield self
+            return
+        stores = copy(self)
+        stores._ahead = ReadAhead(self._read, images)
+        try:
+            yield stores
+        finally:
+            stores._ahead.close()
+
     def read(self, image: Image) -> bytes:
-        data = self._first(image, lambda store: store.read(image.name))
+        data = (self._ahead or self._read)(image)
         if self._watch is not None:
             self._watch(image, data)
         return data
+
+    def _read(self, image: Image) -> bytes:
+        return self._first(image, lambda store: store.read(image.name))
 
     def tail(self, image: Image) -> tuple[int, bytes]:
         return self._first(image, lambda store: store.tail(image.name))
@@ -178,6 +197,12 @@ class StoreList:
                     raise
                 missing.append(error.detail)
         raise RejectError("image_missing", "; ".join(missing) or f"no image store to look for {image.name!r} in")
+
+
+def _is_remote(store: ImageStore) -> bool:
+    if isinstance(store, ArchiveStore):
+        return is_remote(store.path)
+    return isinstance(store, ListedFolderStore | WebFolderStore)
 
 
 def _kind(name: str) -> int:
