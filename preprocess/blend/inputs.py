@@ -5,10 +5,12 @@ from __future__ import annotations
 import os
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path
 
 from preprocess.blend.config import Blend, Dataset
 from preprocess.blend.layouts import find_layout, matching, own_annotations
+from preprocess.blend.utf8_names import name_problem
 from preprocess.containers.marks import may_hold_images
 from preprocess.containers.remote_path import input_path, is_remote, listed_once
 from preprocess.containers.remote_requests import is_web
@@ -82,6 +84,8 @@ def _files_of(dataset: Dataset, root: Path, where: str, *, need_images: bool) ->
         for pattern in _patterns(dataset.images)
         if not matching(root, (pattern,))
     ]
+    odd = filter(None, map(name_problem, (root, *annotations, *images)))
+    problems += [f"{where}: {problem}" for problem in islice(odd, 1)]
     inputs = Inputs(
         root=root,
         annotations=annotations,

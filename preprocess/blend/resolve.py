@@ -28,6 +28,7 @@ from preprocess.blend.config import Blend, Dataset
 from preprocess.blend.evaluation_sets import EvaluationInputs, find_evaluation_sets
 from preprocess.blend.inputs import Inputs, find_inputs
 from preprocess.blend.load import load_blend
+from preprocess.blend.utf8_names import name_problem
 from preprocess.errors import ConfigError
 from preprocess.images.fetched import is_fetched_folder
 from preprocess.images.prepare import even_count
@@ -65,7 +66,7 @@ def prepare(path: Path, settings: Sequence[str] = ()) -> Prepared:
     """Check everything that can be checked without reading data. Raises ConfigError with all problems."""
     blend = load_blend(path, settings)
     base = path.absolute().parent
-    problems = engine_problems(blend.engine)
+    problems = [*filter(None, [name_problem(base)]), *engine_problems(blend.engine)]
     inputs: dict[str, Inputs] = {}
     try:
         inputs.update(find_inputs(blend, base))

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 from dst.common.progress import Progress
 from preprocess.blend.config import Blend
+from preprocess.blend.utf8_names import name_problem
 from preprocess.errors import ConfigError
 from shards.files import replace_file
 from shards.format.shard_info import ShardInfo
@@ -81,7 +82,7 @@ def target(path: Path, blend: Blend, out: str | Path | None, work: Path | None) 
     """The folder to compile in, and the URL's store if it goes to one. `path` is the blend file.
 
     Raises LocationError or ShardError if a URL cannot be written, as far as that shows without writing; ConfigError for
-    `work` without a URL.
+    `work` without a URL, and for a name that is not UTF-8.
     """
     target = out or blend.out or "build"
     folder = local_folder(target)
@@ -89,7 +90,10 @@ def target(path: Path, blend: Blend, out: str | Path | None, work: Path | None) 
         if work:
             problem = "--work is where a build for a URL is compiled, and this one goes to a folder:"
             raise ConfigError([f"{work}: {problem} {folder}"])
-        return (path.parent / folder if blend.out and not out else folder).absolute(), None
+        folder = (path.parent / folder if blend.out and not out else folder).absolute()
+        if problem := name_problem(folder):
+            raise ConfigError([problem])
+        return folder, None
     from shards.storage.remote import RemoteStore  # fsspec is loaded only for URLs
     from shards.upload import check_target
 

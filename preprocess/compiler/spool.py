@@ -64,7 +64,7 @@ def write_spool(folder: Path, dataset: str, stream: Iterable[Conversation | Reje
                 try:
                     line = encode(item) + b"\n"
                 except ValueError as error:
-                    for reject in reject_all(item, "bad_text", str(error)):
+                    for reject in reject_all(item, "bad_text", f"a text or a name of it is not UTF-8 ({error})"):
                         refused.write(reject_line(dataset, reject))
                         rejects[reject.reason] += 1
                         records += 1

@@ -14,6 +14,7 @@ from itertools import islice
 from pathlib import Path
 from typing import Any
 
+from preprocess.adapters.parsing.fields import printable
 from preprocess.adapters.parsing.sample_records import MAX_TEXT_BYTES, is_image, sample_record
 from preprocess.adapters.parsing.splits import split_of_file
 from preprocess.adapters.parsing.unreadable import UnreadableRecord
@@ -39,6 +40,8 @@ def folder_records(path: Path) -> Iterator[Any]:
         if record is None:
             continue
         identity = sample.folder + sample.stem
+        if (shown := printable(identity)) != identity:
+            record, identity = UnreadableRecord(reason="bad_text", detail=f"the name {shown} is not UTF-8"), shown
         if isinstance(record, UnreadableRecord):
             yield replace(record, id=identity)
             continue
