@@ -29,7 +29,7 @@ def sizes_of_pieces(path: Path, kind: Literal["Parquet", "an Arrow file"]) -> li
     import pyarrow
 
     if kind == "Parquet":
-        with _parquet_file(path) as file:
+        with parquet_file(path) as file:
             groups = (file.metadata.row_group(index) for index in range(file.num_row_groups))
             return [(group.num_rows, group.total_byte_size) for group in groups]
     with _arrow_source(path) as source:
@@ -44,11 +44,25 @@ class BadRow(NamedTuple):
     error: str
 
 
-def parquet_batches(path: Path, choose: Choose, groups: range | None = None) -> Iterator[Any]:
-    """Batches of a few rows, of all row groups or of some. Raises OSError or ArrowException if it cannot be read."""
-    with _parquet_file(path) as file:
+def parquet_file(path: Path) -> Any:
+    """The file, opened. Pages that have a checksum are compared with it."""
+    import pyarrow.parquet
+
+    # Row groups can be gigabytes: no read-ahead of whole column chunks.
+    source: Any = path.open("rb") if is_remote(path) else path
+    return pyarrow.parquet.ParquetFile(
+        source, pre_buffer=False, buffer_size=_BUFFER_BYTES, page_checksum_verification=True
+    )
+
+
+def parquet_batches(path: Path, choose: Choose, groups: range | None = None, rows: int | None = None) -> Iterator[Any]:
+    """Batches of a few rows, of all row groups or of some. Raises OSError or ArrowException if it cannot be read.
+
+    rows: in a batch, where columns without images are chosen.
+    """
+    with parquet_file(path) as file:
         yield from file.iter_batches(
-            _BATCH_ROWS, row_groups=None if groups is None else list(groups), columns=choose(file.schema_arrow)
+            rows or _BATCH_ROWS, row_groups=None if groups is None else list(groups), columns=choose(file.schema_arrow)
         )
 
 
@@ -74,17 +88,6 @@ def arrow_batches(path: Path, choose: Choose, numbers: range | None = None) -> I
             chosen = batch if columns is None else batch.select(columns)
             for start in range(0, chosen.num_rows, _BATCH_ROWS):
                 yield from _checked(chosen.slice(start, _BATCH_ROWS))
-
-
-def _parquet_file(path: Path) -> Any:
-    """The file, opened. Pages that have a checksum are compared with it."""
-    import pyarrow.parquet
-
-    # Row groups can be gigabytes: no read-ahead of whole column chunks.
-    source: Any = path.open("rb") if is_remote(path) else path
-    return pyarrow.parquet.ParquetFile(
-        source, pre_buffer=False, buffer_size=_BUFFER_BYTES, page_checksum_verification=True
-    )
 
 
 def _arrow_source(path: Path) -> Any:

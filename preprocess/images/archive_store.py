@@ -16,6 +16,7 @@ from preprocess.errors import DataError, RejectError
 from preprocess.images.base64_json import decode_base64
 from preprocess.images.index import PROBLEMS, ArchiveEntry, ArchiveIndex, Packing
 from preprocess.images.index_cache import CachedIndex
+from preprocess.images.parquet_cells import ParquetCells
 from preprocess.images.reading import check_name, check_size, in_natural_order, read_exactly, with_path
 from preprocess.images.stamps import Stamps, archive_stamps
 from preprocess.images.tail import TAIL_BYTES
@@ -38,6 +39,7 @@ class ArchiveStore:
                 raise
             raise DataError(f"{cached.index_file}: cannot be read ({error}); delete it and run again") from None
         self.state = cached.state
+        self.cells = ParquetCells(path, cached.state)
         self.data_path = str(cached.data_file)
         if self.file is None:
             self.data_size = cached.state[0]
@@ -93,6 +95,10 @@ class ArchiveStore:
         return entry
 
     def _unpack(self, name: str, entry: ArchiveEntry) -> bytes:
+        if entry.packing in (Packing.CELL, Packing.CELL_BASE64):
+            data = self.cells.read(entry.offset, entry.size, entry.crc, entry.packing)
+            check_size(name, len(data))
+            return data
         is_zipped = entry.packing in (Packing.ZIP_STORED, Packing.ZIP_DEFLATED)
         if is_zipped:
             check_size(name, entry.unpacked_size)

@@ -21,13 +21,19 @@ VERSION = 3
 
 
 class Packing(IntEnum):
-    """How an image's bytes are packed in the data file; from DUPLICATE on, why they cannot be read."""
+    """How an image's bytes are packed in the data file; from DUPLICATE on, why they cannot be read.
+
+    A CELL is one of a Parquet file (preprocess.images.parquet_cells): its offset is a row, its size the place in a
+    list, its crc the number of the column.
+    """
 
     RAW = 0
     BASE64 = 1
     BASE64_ESCAPED = 2
     ZIP_STORED = 3
     ZIP_DEFLATED = 4
+    CELL = 5
+    CELL_BASE64 = 6
     DUPLICATE = 64
     NOT_TEXT = 65
     ENCRYPTED = 66

@@ -16,10 +16,12 @@ from typing import BinaryIO, NamedTuple
 import xxhash
 
 from preprocess.containers import marks
+from preprocess.containers.remote_path import is_remote
 from preprocess.errors import DataError
 from preprocess.images.base64_json import index_base64_json
 from preprocess.images.index import VERSION, ArchiveIndexBuilder
 from preprocess.images.listings import is_listed
+from preprocess.images.parquet_cells import index_cells
 from preprocess.images.tables import unpack_arrow, unpack_parquet
 from preprocess.images.zip_tar import index_tar, index_zip
 from shards.files import flush_and_close, partial_path, sync_folder
@@ -45,11 +47,13 @@ class ArchiveKind(NamedTuple):
     add_all: Callable[[Path, ArchiveIndexBuilder], None] | None = None
     unpack: Callable[[Path, ArchiveIndexBuilder, BinaryIO], None] | None = None
     last_wins: bool = False
+    add_remote: Callable[[Path, ArchiveIndexBuilder], None] | None = None
+    """In the place of `unpack` for a file behind a URL"""
 
 
 ARCHIVES = (
     ArchiveKind("zip", ((0, b"PK\3\4"), (0, b"PK\5\6")), add_all=index_zip),
-    ArchiveKind("parquet", ((0, marks.PARQUET),), unpack=unpack_parquet),
+    ArchiveKind("parquet", ((0, marks.PARQUET),), unpack=unpack_parquet, add_remote=index_cells),
     ArchiveKind("arrow", ((0, marks.ARROW_FILE), (0, marks.ARROW_STREAM)), unpack=unpack_arrow),
     # tar -r and -u append a newer copy, and unpacking keeps the last. An empty tar is all zeros.
     ArchiveKind("tar", ((257, b"ustar"), (0, bytes(512))), add_all=index_tar, last_wins=True),
@@ -131,6 +135,8 @@ def _place(path: Path, cache: Path) -> tuple[CachedIndex, ArchiveKind]:
             raise DataError(f"{path}: is neither a folder nor a file")
         with path.open("rb") as file:
             kind = _kind(path, file.read(1 << 16))
+        if kind.add_remote and is_remote(path):
+            kind = kind._replace(unpack=None, add_all=kind.add_remote)
     except OSError as error:
         raise DataError(f"{path}: the image store cannot be read ({error.strerror})") from None
     state = status.st_size, status.st_mtime_ns

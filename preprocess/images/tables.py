@@ -30,6 +30,22 @@ def is_row_key(name: str) -> bool:
     return _ROW_KEY.fullmatch(name) is not None
 
 
+def has_base64(schema: pa.Schema) -> bool:
+    """Whether images are a column of base64 text."""
+    return "base64" in schema.names and _is_text(schema.field("base64").type)
+
+
+def key_column(path: Path, schema: pa.Schema) -> str:
+    """The column with the keys of base64 images. Raises DataError if there is none."""
+    pandas = json.loads((schema.metadata or {}).get(b"pandas", b"{}"))
+    candidates: list[Any] = [*pandas.get("index_columns", []), "__index_level_0__"]
+    candidates += [field.name for field in schema if _is_text(field.type) and field.name != "base64"]
+    for name in candidates:
+        if isinstance(name, str) and name in schema.names:  # a pandas range index is a dict, not a column
+            return name
+    raise DataError(f"{path}: column base64 has no keys; expected them in the pandas index or in a text column")
+
+
 def unpack_parquet(path: Path, index: ArchiveIndexBuilder, blob: BinaryIO) -> None:
     """Write every image to `blob` and add its keys. Raises DataError for a damaged file."""
     _unpack(path, parquet_batches, "Parquet", index, blob)
@@ -48,13 +64,13 @@ def _unpack(
     blob: BinaryIO,
 ) -> None:
     columns: list[str] = []
-    key_column: str | None = None
+    keys: str | None = None
 
     def choose(schema: pa.Schema) -> list[str]:
-        nonlocal key_column
-        if "base64" in schema.names and _is_text(schema.field("base64").type):
-            key_column = _key_column(path, schema)
-            columns.extend((key_column, "base64"))
+        nonlocal keys
+        if has_base64(schema):
+            keys = key_column(path, schema)
+            columns.extend((keys, "base64"))
         else:
             columns.extend(image_columns(schema))
         return columns
@@ -67,8 +83,8 @@ def _unpack(
             if isinstance(batch, BadRow):  # its record is a reject
                 row += 1
                 continue
-            if key_column is not None:
-                _add_base64(batch.column(key_column).to_pylist(), batch.column("base64").to_pylist(), index, blob)
+            if keys is not None:
+                _add_base64(batch.column(keys).to_pylist(), batch.column("base64").to_pylist(), index, blob)
             else:
                 for name in columns:
                     _add_images(row, name, image_cells(batch.column(name)), index, blob)
@@ -109,16 +125,6 @@ def _add(
     blob.write(image)
     for key in keys:
         index.add(key, offset, len(image), packing)
-
-
-def _key_column(path: Path, schema: pa.Schema) -> str:
-    pandas = json.loads((schema.metadata or {}).get(b"pandas", b"{}"))
-    candidates: list[Any] = [*pandas.get("index_columns", []), "__index_level_0__"]
-    candidates += [field.name for field in schema if _is_text(field.type) and field.name != "base64"]
-    for name in candidates:
-        if isinstance(name, str) and name in schema.names:  # a pandas range index is a dict, not a column
-            return name
-    raise DataError(f"{path}: column base64 has no keys; expected them in the pandas index or in a text column")
 
 
 def _is_text(kind: pa.DataType) -> bool:
