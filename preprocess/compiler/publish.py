@@ -91,8 +91,8 @@ def target(path: Path, blend: Blend, out: str | Path | None, work: Path | None) 
             problem = "--work is where a build for a URL is compiled, and this one goes to a folder:"
             raise ConfigError([f"{work}: {problem} {folder}"])
         folder = (path.parent / folder if blend.out and not out else folder).absolute()
-        if problem := name_problem(folder):
-            raise ConfigError([problem])
+        if odd_name := name_problem(folder):
+            raise ConfigError([odd_name])
         return folder, None
     from shards.storage.remote import RemoteStore  # fsspec is loaded only for URLs
     from shards.upload import check_target
