@@ -26,6 +26,7 @@ from preprocess.adapters.parsing.record_files import json_form
 from preprocess.adapters.parsing.record_tars import sample_and_extension
 from preprocess.adapters.parsing.record_text import MAX_RECORD_BYTES, kind_of
 from preprocess.containers import marks
+from preprocess.containers.table_damage import damage_named
 from preprocess.containers.tables import sizes_of_pieces
 from preprocess.containers.tar import member_key, tar_members
 
@@ -165,7 +166,8 @@ def _tar_parts(path: Path) -> list[FilePart] | None:
 def _table_parts(path: Path, form: Literal["Parquet", "an Arrow file"]) -> list[FilePart] | None:
     borders = [(0, 0, 0)]
     count = size = 0
-    pieces = sizes_of_pieces(path, form)
+    with damage_named(path, form.removeprefix("an ")):
+        pieces = sizes_of_pieces(path, form)
     for index, (rows, size_bytes) in enumerate(pieces, 1):
         count += rows
         size += size_bytes

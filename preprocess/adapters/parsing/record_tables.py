@@ -13,6 +13,7 @@ from typing import Any
 from preprocess.adapters.parsing.record_text import Kind
 from preprocess.adapters.parsing.unreadable import UnreadableRecord
 from preprocess.containers.image_columns import image_cells, image_columns
+from preprocess.containers.table_damage import damage_named
 from preprocess.containers.tables import BadRow, arrow_batches, parquet_batches
 from preprocess.errors import DataError
 
@@ -31,8 +32,6 @@ def table_records(
     ignored: gets the name of each column that is not read, and a number of rows that have it. pieces: the row groups
     or record batches to read; None: all.
     """
-    import pyarrow
-
     batches = parquet_batches if kind == "Parquet" else arrow_batches
     unread: list[str] = []
     images: list[str] = []
@@ -44,14 +43,12 @@ def table_records(
         unread.extend(name for name in schema.names if read and name not in keys)
         return read or None
 
-    try:
+    with damage_named(path, kind.removeprefix("an ")):
         for batch in batches(path, choose, pieces):
             rows = _rows(batch, images)
             for name in unread:
                 ignored(name, len(rows))
             yield from rows
-    except (pyarrow.ArrowException, OSError) as error:
-        raise DataError(f"{path}: cannot be read as {kind.removeprefix('an ')} ({error})") from None
 
 
 def _refuse_unread_images(path: Path, images: list[str], keys: Container[str]) -> None:
