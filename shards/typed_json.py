@@ -34,10 +34,13 @@ _NAMES: Mapping[Any, str] = {
 _MISSING = object()
 _LONGEST_VALUE = 60
 
+LARGEST = 1 << 53
+"""The largest number that an int with AtLeast may be: other JSON readers round above it, and nothing counts so far"""
+
 
 @dataclass(frozen=True, slots=True)
 class AtLeast:
-    """The smallest number that an int may be."""
+    """The smallest number that an int may be; the largest is LARGEST."""
 
     smallest: int
 
@@ -137,7 +140,9 @@ def _annotated(kind: Any, note: object) -> _Convert:
     if isinstance(note, AtLeast):
         smallest = note.smallest
         annotated = Annotated[kind, note]
-        return lambda value, path: _checked(type(value) is int and value >= smallest, value, path, annotated)
+        return lambda value, path: _checked_size(
+            _checked(type(value) is int and value >= smallest, value, path, annotated), path
+        )
     return _converter(kind)
 
 
@@ -166,6 +171,12 @@ def _mapping(kind: Any, item: Any, required: tuple[str, ...] | None) -> _Convert
 def _checked(holds: bool, value: T, path: str, kind: Any) -> T:
     if not holds:
         raise field_error(path, value, _expected(kind))
+    return value
+
+
+def _checked_size(value: int, path: str) -> int:
+    if value > LARGEST:
+        raise field_error(path, value, f"at most {LARGEST} (2^53)")
     return value
 
 

@@ -19,6 +19,7 @@ import orjson
 
 from shards.errors import FieldError, ShardError
 from shards.files import replace_file
+from shards.format.counts import check_counts
 from shards.format.manifest import Manifest
 from shards.storage.store import Store
 from shards.typed_json import field_error, from_json, to_json
@@ -105,6 +106,7 @@ def read_manifest(store: Store) -> Manifest:
     digest = _checked_hash(path, text, document)
     try:
         manifest = _in_order_of_the_blend(from_json(Manifest, {**document, "hash": digest}))
+        check_counts(manifest)
     except FieldError as error:
         raise ShardError(f"{path}: {error}; rebuild to write it again") from None
     if _version(manifest) > document["version"]:

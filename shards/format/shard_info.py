@@ -7,7 +7,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Annotated, Any, get_type_hints, overload
 
-from shards.typed_json import OPTIONAL, Count, field_error, from_json
+from shards.typed_json import LARGEST, OPTIONAL, Count, field_error, from_json
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -92,6 +92,23 @@ class ShardList(Sequence[ShardInfo]):
         return [size + index for size, index in zip(self._columns["size"], self._columns["index_size"], strict=True)]
 
     @property
+    def images(self) -> list[int]:
+        return self._columns["images"]
+
+    @property
+    def text_tokens(self) -> list[int]:
+        return self._columns["text_tokens"]
+
+    @property
+    def trained_tokens(self) -> list[int]:
+        return self._columns["trained_tokens"]
+
+    @property
+    def tar_sizes(self) -> list[int]:
+        """Bytes of each tar."""
+        return self._columns["size"]
+
+    @property
     def by_branches(self) -> list[tuple[int, ...]]:
         """Of each shard, how many samples have 1, 2, 3, ... branches, in this order."""
         pairs = zip(self.samples, self._columns[_BRANCHES], strict=True)
@@ -143,7 +160,8 @@ def _columns(value: object) -> dict[str, list[Any]] | None:
     except (KeyError, TypeError):
         return None
     sound = all(
-        {*map(type, column)} <= {types[name]} and (types[name] is str or min(column, default=0) >= 0)
+        {*map(type, column)} <= {types[name]}
+        and (types[name] is str or (min(column, default=0) >= 0 and max(column, default=0) <= LARGEST))
         for name, column in columns.items()
     )
     return {**dict.fromkeys(_OPTIONAL, [None] * len(value)), **columns} if sound else None

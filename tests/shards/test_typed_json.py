@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from shards.errors import FieldError
-from shards.typed_json import OPTIONAL, WHOLE, AtLeast, Keys, from_json, to_json
+from shards.typed_json import LARGEST, OPTIONAL, WHOLE, AtLeast, Keys, from_json, to_json
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -41,7 +41,7 @@ class Part:
 LEAVES = st.builds(
     Leaf,
     name=st.text(),
-    size=st.integers(1),
+    size=st.integers(1, LARGEST),
     share=st.floats(allow_nan=False),
     on=st.booleans(),
     kind=st.sampled_from(["a", "b"]),
@@ -90,6 +90,10 @@ WRONG = [
     (tree(leaves=[leaf(), 3]), "leaves.1: got 3; expected an object"),
     (tree(leaves=[leaf(name=3)]), "leaves.0.name: got 3; expected text"),
     (tree(leaves=[leaf(size=0)]), "leaves.0.size: got 0; expected a whole number from 1 on"),
+    (
+        tree(leaves=[leaf(size=2**53 + 1)]),
+        "leaves.0.size: got 9007199254740993; expected at most 9007199254740992 (2^53)",
+    ),
     (tree(leaves=[leaf(size=True)]), "leaves.0.size: got True; expected a whole number from 1 on"),
     (tree(leaves=[leaf(size=1.0)]), "leaves.0.size: got 1.0; expected a whole number from 1 on"),
     (tree(by_name={"x": leaf(share="1")}), "by_name.x.share: got '1'; expected a number"),

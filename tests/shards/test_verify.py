@@ -163,7 +163,13 @@ def test_a_shard_pinned_with_the_index_of_another_is_found(build: Path) -> None:
 @pytest.mark.parametrize("name", ["samples", "images", "text_tokens", "trained_tokens"])
 def test_counts_that_are_not_those_of_the_index_are_found(build: Path, name: str) -> None:
     def change(content: dict[str, Any]) -> None:
-        content["datasets"]["beta"]["shards"]["train"][0][name] += 1
+        beta = content["datasets"]["beta"]
+        beta["shards"]["train"][0][name] += 1
+        sums = {"samples": ["samples"], "images": ["images", "tokens"], "text_tokens": ["tokens"]}
+        for total in sums.get(name, [name]):  # of which opening the build knows
+            beta[total] += 1
+        if name == "samples":
+            beta["splits"]["train"] += 1
 
     edit_manifest(build, change)
     (problem,) = problems(build)

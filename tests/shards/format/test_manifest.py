@@ -20,7 +20,7 @@ def shard(number: int) -> ShardInfo:
     stem = f"shards/words/train-{number:05d}-0123abcd"
     return ShardInfo(
         path=f"{stem}.tar",
-        size=2048,
+        size=10240,
         sha256="1" * 64,
         index=f"{stem}.arrow",
         index_size=1024,
@@ -33,16 +33,17 @@ def shard(number: int) -> ShardInfo:
 
 
 def dataset(infos: list[ShardInfo]) -> DatasetInfo:
+    samples = sum(info.samples for info in infos)
     return DatasetInfo(
         adapter="chat",
         template="{{ messages }}",
-        records=9,
-        members=7,
-        samples=7,
-        splits={"train": 7, "eval": 0},
-        images=8,
-        tokens=108,
-        trained_tokens=40,
+        records=samples + 2,
+        members=samples,
+        samples=samples,
+        splits={"train": samples, "eval": 0},
+        images=4 * len(infos),
+        tokens=54 * len(infos),
+        trained_tokens=20 * len(infos),
         share=0.5,
         draws=14,
         rejects={"no_answer": 2},
