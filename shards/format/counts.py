@@ -7,7 +7,6 @@ allocated by it. That every file has what the manifest says is another question,
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
 
 from shards.format.manifest import SPLITS, DatasetInfo, Manifest
 from shards.format.shard_info import ShardList
@@ -40,7 +39,7 @@ def _check_sums(dataset: DatasetInfo, path: str) -> None:
     if not (math.isfinite(dataset.share) and 0 <= dataset.share <= 1):
         raise field_error(f"{path}.share", dataset.share, "a number from 0 to 1")
     every = [dataset.shards[split] for split in SPLITS]
-    sums: Mapping[str, tuple[int, int, str]] = {
+    sums: dict[str, tuple[int, int, str]] = {
         "records": (dataset.records, dataset.members + sum(dataset.rejects.values()), "members and rejects together"),
         "samples": (dataset.samples, sum(dataset.splits.values()), "those of its splits together"),
         "images": (dataset.images, sum(sum(shards.images) for shards in every), "those of its shards together"),
