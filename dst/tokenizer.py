@@ -20,6 +20,7 @@ import tokenizers
 from dst.control_tokens import ControlStrings
 from dst.errors import TokenizerError
 from dst.template import IMAGE_TOKEN
+from dst.tokenizer_trial import trial_problem
 
 _FILES = (
     "tokenizer.json",
@@ -128,10 +129,11 @@ class TextTokenizer:
             (folder / name).write_text(text, encoding="utf-8")
 
 
-def load_tokenizer(path: str | Path, add_tokens: Sequence[str] = ()) -> TextTokenizer:
+def load_tokenizer(path: str | Path, add_tokens: Sequence[str] = (), *, tried: bool = False) -> TextTokenizer:
     """Read a local tokenizer folder, or a model id of the Hugging Face hub (its cache first).
 
-    Raises TokenizerError if it has no tokenizer.json or no end token.
+    tried: whether another process of this program has loaded the folder, so that it needs no trial. Raises
+    TokenizerError if it has no usable tokenizer.json or no end token.
     """
     folder = _locate(str(path))
     definition = read_json(folder / "tokenizer.json")
@@ -141,6 +143,9 @@ def load_tokenizer(path: str | Path, add_tokens: Sequence[str] = ()) -> TextToke
         raise TokenizerError(
             f"tokenizer {path}: names no eos_token, which every answer must end with; add one to tokenizer_config.json"
         )
+    problem = None if tried else trial_problem(_plain(definition))
+    if problem is not None:
+        raise TokenizerError(f"tokenizer {path}: tokenizer.json cannot be used ({problem}); download it again")
     try:
         tokenizer = _build(definition)
     except Exception as error:  # the Rust library raises bare Exception
@@ -205,6 +210,8 @@ def read_json(path: Path, *, missing_ok: bool = False) -> dict[str, Any]:
         value = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
         raise TokenizerError(f"{path}: cannot be read ({error})") from None
+    except RecursionError:
+        raise TokenizerError(f"{path}: cannot be read (nested too deeply)") from None
     if not isinstance(value, dict):
         raise TokenizerError(f"{path}: holds {type(value).__name__}; expected an object")
     return value
@@ -218,7 +225,11 @@ def token_text(value: object) -> str:
 
 
 def _build(definition: dict[str, Any]) -> tokenizers.Tokenizer:
-    return tokenizers.Tokenizer.from_str(json.dumps({**definition, "padding": None, "truncation": None}))
+    return tokenizers.Tokenizer.from_str(_plain(definition))
+
+
+def _plain(definition: dict[str, Any]) -> str:
+    return json.dumps({**definition, "padding": None, "truncation": None})
 
 
 def _ids(tokenizer: tokenizers.Tokenizer, text: str) -> list[int]:

@@ -16,8 +16,8 @@ from tests.support.paths import ROOT
 OURS = {"dst", "preprocess", "shards", "trainer", "tools", "tests"}
 LAYERS = {
     "dst": """
-        errors  common  jinja_environment  messages  template  image_places  control_tokens  tokenizer
-        encoded  template_check  chat_tokenizer
+        errors  common  jinja_environment  messages  template  image_places  control_tokens
+        tokenizer_trial  tokenizer  encoded  template_check  chat_tokenizer
     """,
     "shards": """
         errors  files  typed_json  storage  images.geometry  images.tiles  format  images  sampling  build

@@ -130,7 +130,8 @@ def open_tools(context: TaskContext) -> Tools:
 
 @lru_cache(maxsize=4)
 def _open(context: TaskContext, when: tuple[tuple[int, int], ...]) -> Tools:
-    chat = ChatTokenizer(Template(context.template_name, context.template), load_tokenizer(context.tokenizer))
+    tokenizer = load_tokenizer(context.tokenizer, tried=True)
+    chat = ChatTokenizer(Template(context.template_name, context.template), tokenizer)
     decoded = open_decoded(context.decoded) if context.decoded else None
     spool, stores = open_dataset(context.spool, context.stores, context.cache)
     return Tools(chat, stores, spool, decoded)
