@@ -1,7 +1,8 @@
 """Jinja as Hugging Face sets it up for chat templates, made strict and repeatable.
 
 Rules: an undefined name is an error at once; nothing depends on the clock or on chance; templates run in Jinja's
-sandbox; `{% generation %}` blocks stand where their place in the text is known.
+sandbox, within the limits of dst.template_budget; `{% generation %}` blocks stand where their place in the text is
+known.
 """
 
 from __future__ import annotations
@@ -16,6 +17,17 @@ import jinja2.nodes
 import jinja2.parser
 import jinja2.runtime
 import jinja2.sandbox
+
+from dst.template_budget import (
+    BINARY_OPERATORS,
+    FILTERS,
+    LIMITED_FILTERS,
+    bounded,
+    check_binary,
+    check_format,
+    check_method,
+    limited,
+)
 
 OUTPUT = "_output"
 """The context name under which a render hands its `Output` to the generation blocks."""
@@ -56,6 +68,9 @@ class Environment(jinja2.sandbox.ImmutableSandboxedEnvironment):
         self.globals["strftime_now"] = _no_clock
         del self.globals["lipsum"], self.filters["random"]
         self.filters["tojson"] = _tojson
+        self.filters |= {name: limited(name, self.filters[name]) for name in LIMITED_FILTERS}
+        self.filters |= FILTERS
+        self.intercepted_binops = BINARY_OPERATORS
         self._is_safe: dict[tuple[type, str], bool] = {}
 
     def is_safe_attribute(self, obj: Any, attr: str, value: Any) -> bool:
@@ -68,6 +83,24 @@ class Environment(jinja2.sandbox.ImmutableSandboxedEnvironment):
         if len(self._is_safe) < _MAX_ANSWERS:  # a name may come from data
             self._is_safe[key] = answer
         return answer
+
+    def call_binop(self, context: jinja2.runtime.Context, operator: str, left: Any, right: Any) -> Any:
+        check_binary(operator, left, right)
+        return super().call_binop(context, operator, left, right)
+
+    def call(__self, __context: jinja2.runtime.Context, __obj: Any, *args: Any, **kwargs: Any) -> Any:  # noqa: N805
+        check_method(__obj, args, kwargs)
+        return super().call(__context, __obj, *args, **kwargs)
+
+    def wrap_str_format(self, value: Any) -> Any:
+        """What a template gets of `text.format`; called for each attribute that it reads."""
+        wrapped = super().wrap_str_format(value)
+        if wrapped is not None:
+            check_format(value.__self__)
+        return wrapped
+
+    def _generate(self, source: jinja2.nodes.Template, *arguments: Any, **keywords: Any) -> str:
+        return super()._generate(bounded(source), *arguments, **keywords)
 
 
 def generation_lines(tree: jinja2.nodes.Template) -> tuple[list[int], list[int]]:

@@ -24,6 +24,7 @@ from dst.common.suggest import nearest
 from dst.errors import TemplateError
 from dst.jinja_environment import OUTPUT, Environment, Output, generation_lines
 from dst.messages import Message, Tools, check_messages, extras, is_trained, left_out
+from dst.template_budget import WORK, Work, check_characters
 
 IMAGE_TOKEN = "<image>"
 BUILTIN = ("chatml", "llama2", "llama3", "plain", "vicuna", "visualchat")
@@ -128,10 +129,14 @@ class Template:
             "tools": tools or None,
             "documents": None,
             OUTPUT: output,
+            WORK: Work(),
         }
+        characters = 0
         try:
             for piece in self._compiled.generate(variables):
                 output.pieces.append(piece)
+                characters += len(piece)
+                check_characters(characters)
         except FAILURES as error:
             raise TemplateError(f"template {self.name}, line {self._line(error)}: {error}{self._hint(error)}") from None
         text = "".join(output.pieces)

@@ -16,7 +16,7 @@ from tests.support.paths import ROOT
 OURS = {"dst", "preprocess", "shards", "trainer", "tools", "tests"}
 LAYERS = {
     "dst": """
-        errors  common  jinja_environment  messages  template  image_places  control_tokens
+        errors  common  template_budget  jinja_environment  messages  template  image_places  control_tokens
         tokenizer_trial  tokenizer  encoded  template_check  chat_tokenizer
     """,
     "shards": """

@@ -89,7 +89,7 @@ def test_a_sound_file_is_tried_once_and_one_that_another_process_loaded_never(
         runs.append(arguments)
         return run(*arguments, **options)
 
-    monkeypatch.setattr(tokenizer_trial.subprocess, "run", counted)
+    monkeypatch.setattr(subprocess, "run", counted)
     dst.load_tokenizer(folder, tried=True)
     assert len(runs) == 0
     for _ in range(2):
