@@ -208,7 +208,8 @@ def _count_round(node: jinja2.nodes.Node) -> jinja2.nodes.Node:
 
 
 def _filter(node: jinja2.nodes.Node, name: str) -> jinja2.nodes.Filter:
-    made: jinja2.nodes.Filter = jinja2.nodes.Filter(node, name, [], [], None, None).set_lineno(node.lineno)
+    made = jinja2.nodes.Filter(node, name, [], [], None, None)
+    made.set_lineno(node.lineno)
     return made
 
 
