@@ -71,6 +71,28 @@ def image_cells(column: pa.Array) -> list[Any]:
     return others
 
 
+def readable_cells(column: pa.Array) -> list[Any]:
+    """As `image_cells`; None for a row with a path that is not UTF-8, whose record is a reject."""
+    try:
+        return image_cells(column)
+    except UnicodeDecodeError:
+        if len(column) == 1:
+            return [None]
+        return [cell for row in range(len(column)) for cell in readable_cells(column.slice(row, 1))]
+
+
+def texts(column: pa.Array) -> list[str | None]:
+    """The values of a column of texts; bytes that are not UTF-8 become lone surrogates."""
+    import pyarrow as pa
+
+    try:
+        return list(column.to_pylist())
+    except UnicodeDecodeError:
+        plain = column.dictionary_decode() if pa.types.is_dictionary(column.type) else column
+        values = plain.cast(pa.large_binary()).to_pylist()
+        return [None if value is None else value.decode("utf-8", "surrogateescape") for value in values]
+
+
 def _inner(kind: pa.DataType) -> pa.DataType:
     """The type of a column's values, or of the items of its lists."""
     return kind.value_type if _is_list(kind) else kind

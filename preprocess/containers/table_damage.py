@@ -1,7 +1,7 @@
 """What reading a damaged Parquet or Arrow file raises, as one line that names the file.
 
 Rule: pyarrow raises many kinds of errors for damage, some with several lines of text and none with the file's name. An
-error of the system, such as a lost disk, has a number, and keeps its text.
+OSError of the system, such as of a lost disk or a network, has a number: it is not damage, and passes through.
 """
 
 from __future__ import annotations
@@ -24,8 +24,8 @@ def damage_named(path: Path, kind: str) -> Iterator[None]:
         yield
     # Names of columns that are not UTF-8 are a UnicodeDecodeError
     except (pyarrow.ArrowException, OSError, UnicodeDecodeError) as error:
-        if isinstance(error, OSError) and error.errno is not None and error.strerror:
-            raise DataError(f"{path}: cannot be read ({error.strerror})") from None
+        if isinstance(error, OSError) and error.errno is not None:
+            raise
         text = " ".join(str(error).split())[:_MOST_TEXT].rstrip(".")
         raise DataError(
             f"{path}: cannot be read as {kind} ({text}): it is damaged or cut off; download or write it again"

@@ -30,7 +30,8 @@ def sizes_of_pieces(path: Path, kind: Literal["Parquet", "an Arrow file"]) -> li
 
     if kind == "Parquet":
         with parquet_file(path) as file:
-            groups = (file.metadata.row_group(index) for index in range(file.num_row_groups))
+            groups = [file.metadata.row_group(index) for index in range(file.num_row_groups)]
+            _check_rows(path, sum(group.num_rows for group in groups), file.metadata.num_rows)
             return [(group.num_rows, group.total_byte_size) for group in groups]
     with _arrow_source(path) as source:
         reader = pyarrow.ipc.open_file(source)
@@ -56,14 +57,22 @@ def parquet_file(path: Path) -> Any:
 
 
 def parquet_batches(path: Path, choose: Choose, groups: range | None = None, rows: int | None = None) -> Iterator[Any]:
-    """Batches of a few rows, of all row groups or of some. Raises OSError or ArrowException if it cannot be read.
+    """Batches of a few rows, of all row groups or of some.
+
+    Raises OSError, or what `damage_named` turns into a DataError, if it cannot be read; DataError if it has lost rows.
 
     rows: in a batch, where columns without images are chosen.
     """
     with parquet_file(path) as file:
-        yield from file.iter_batches(
-            rows or _BATCH_ROWS, row_groups=None if groups is None else list(groups), columns=choose(file.schema_arrow)
-        )
+        numbers = list(range(file.num_row_groups) if groups is None else groups)
+        expected = sum(file.metadata.row_group(number).num_rows for number in numbers)
+        if groups is None:
+            _check_rows(path, expected, file.metadata.num_rows)
+        num_rows = 0
+        for batch in file.iter_batches(rows or _BATCH_ROWS, row_groups=numbers, columns=choose(file.schema_arrow)):
+            num_rows += batch.num_rows
+            yield batch
+        _check_rows(path, num_rows, expected)
 
 
 def arrow_batches(path: Path, choose: Choose, numbers: range | None = None) -> Iterator[Any]:
@@ -95,6 +104,13 @@ def _arrow_source(path: Path) -> Any:
     import pyarrow
 
     return pyarrow.PythonFile(path.open("rb"), "r") if is_remote(path) else pyarrow.memory_map(os.fspath(path))
+
+
+def _check_rows(path: Path, num_rows: int, expected: int) -> None:
+    if num_rows != expected:
+        raise DataError(
+            f"{path}: has {num_rows} rows, but its metadata says {expected}: it is damaged; download or write it again"
+        )
 
 
 def _checked(batch: Any) -> Iterator[Any]:

@@ -16,7 +16,8 @@ from typing import Any, BinaryIO
 
 import pyarrow as pa
 
-from preprocess.containers.image_columns import image_cells, image_columns
+from preprocess.containers.image_columns import image_columns, readable_cells, texts
+from preprocess.containers.table_damage import damage_named
 from preprocess.containers.tables import BadRow, Choose, arrow_batches, parquet_batches
 from preprocess.errors import DataError
 from preprocess.images.base64_json import decode_base64
@@ -37,8 +38,7 @@ def has_base64(schema: pa.Schema) -> bool:
 
 def key_column(path: Path, schema: pa.Schema) -> str:
     """The column with the keys of base64 images. Raises DataError if there is none."""
-    pandas = json.loads((schema.metadata or {}).get(b"pandas", b"{}"))
-    candidates: list[Any] = [*pandas.get("index_columns", []), "__index_level_0__"]
+    candidates: list[Any] = [*_index_columns(schema), "__index_level_0__"]
     candidates += [field.name for field in schema if _is_text(field.type) and field.name != "base64"]
     for name in candidates:
         if isinstance(name, str) and name in schema.names:  # a pandas range index is a dict, not a column
@@ -76,7 +76,7 @@ def _unpack(
         return columns
 
     row = 0
-    try:
+    with damage_named(path, kind):
         for batch in batches(path, choose):
             if not columns:
                 return
@@ -84,21 +84,19 @@ def _unpack(
                 row += 1
                 continue
             if keys is not None:
-                _add_base64(batch.column(keys).to_pylist(), batch.column("base64").to_pylist(), index, blob)
+                _add_base64(texts(batch.column(keys)), texts(batch.column("base64")), index, blob)
             else:
                 for name in columns:
-                    _add_images(row, name, image_cells(batch.column(name)), index, blob)
+                    _add_images(row, name, readable_cells(batch.column(name)), index, blob)
             row += batch.num_rows
-    except pa.ArrowException as error:
-        raise DataError(f"{path}: damaged {kind}: {error}") from None
 
 
-def _add_base64(keys: list[Any], texts: list[Any], index: ArchiveIndexBuilder, blob: BinaryIO) -> None:
-    for key, text in zip(keys, texts, strict=True):
+def _add_base64(keys: list[Any], values: list[Any], index: ArchiveIndexBuilder, blob: BinaryIO) -> None:
+    for key, text in zip(keys, values, strict=True):
         if key is None:
             continue
         try:
-            _add(index, blob, [str(key)], decode_base64((text or "").encode()))
+            _add(index, blob, [str(key)], decode_base64((text or "").encode()))  # a lone surrogate is a ValueError
         except ValueError:
             _add(index, blob, [str(key)], b"", Packing.NOT_TEXT)
 
@@ -125,6 +123,16 @@ def _add(
     blob.write(image)
     for key in keys:
         index.add(key, offset, len(image), packing)
+
+
+def _index_columns(schema: pa.Schema) -> list[Any]:
+    """Those of pandas, as its metadata says; none if there is none, or if it is damaged."""
+    try:
+        pandas = json.loads((schema.metadata or {}).get(b"pandas", b"{}"))
+    except (ValueError, RecursionError):
+        return []
+    columns = pandas.get("index_columns") if isinstance(pandas, dict) else None
+    return columns if isinstance(columns, list) else []
 
 
 def _is_text(kind: pa.DataType) -> bool:

@@ -43,12 +43,15 @@ def table_records(
         unread.extend(name for name in schema.names if read and name not in keys)
         return read or None
 
-    with damage_named(path, kind.removeprefix("an ")):
-        for batch in batches(path, choose, pieces):
-            rows = _rows(batch, images)
-            for name in unread:
-                ignored(name, len(rows))
-            yield from rows
+    try:
+        with damage_named(path, kind.removeprefix("an ")):
+            for batch in batches(path, choose, pieces):
+                rows = _rows(batch, images)
+                for name in unread:
+                    ignored(name, len(rows))
+                yield from rows
+    except OSError as error:
+        raise DataError(f"{path}: cannot be read ({error.strerror})") from None
 
 
 def _refuse_unread_images(path: Path, images: list[str], keys: Container[str]) -> None:

@@ -35,7 +35,6 @@ def test_damage_is_one_line(error: Exception) -> None:
         raise error
 
 
-def test_a_fault_of_the_disk_keeps_its_text() -> None:
-    line = r"\Aa/b: cannot be read \(Input/output error\)\Z"
-    with pytest.raises(DataError, match=line), damage_named(Path("a/b"), "Parquet"):
+def test_a_fault_of_a_disk_or_a_network_is_not_damage() -> None:
+    with pytest.raises(OSError, match="Input/output error"), damage_named(Path("a/b"), "Parquet"):
         raise OSError(errno.EIO, "Input/output error")

@@ -128,7 +128,7 @@ def test_a_damaged_index_is_a_data_error(tmp_path: Path) -> None:
         ("a.json", b"", "is not an image store"),
         ("a.tar", b"x" * 2000, "damaged tar"),
         ("a.zip", b"PK\3\4" + b"x" * 50, "cut off"),
-        ("a.parquet", b"PAR1" + b"x" * 50, "damaged Parquet"),
+        ("a.parquet", b"PAR1" + b"x" * 50, "cannot be read as Parquet"),
     ],
 )
 def test_a_file_that_is_not_an_archive_is_a_data_error(name: str, data: bytes, message: str, tmp_path: Path) -> None:

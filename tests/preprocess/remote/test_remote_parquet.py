@@ -139,5 +139,5 @@ def test_a_flipped_page_with_a_checksum_is_an_error_when_its_image_is_read(tmp_p
     data = (tmp_path / "a.parquet").read_bytes()
     write_at(f"{memory}/a.parquet", flip(data, data.index(FILES["5.jpg"]) + 100))
     store = opened(input_path(tmp_path, f"{memory}/a.parquet"), tmp_path / "cache")
-    with pytest.raises(DataError, match=r"a\.parquet: damaged Parquet: .*CRC"):
+    with pytest.raises(DataError, match=r"a\.parquet: cannot be read as Parquet .*CRC"):
         store.read("5.jpg")
