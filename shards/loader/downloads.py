@@ -46,7 +46,11 @@ class Downloads:
             starting = min(THREADS, len(missing)) - self._running
             self._running += max(0, starting)
         for _ in range(starting):
-            threading.Thread(target=self._work, name="dsvl-download", daemon=True).start()
+            try:
+                threading.Thread(target=self._work, name="dsvl-download", daemon=True).start()
+            except RuntimeError:  # the process may start no more threads: shards are downloaded when they are read
+                with self._lock:
+                    self._running -= 1
 
     def drop(self, shards: set[int]) -> None:
         """Do not download these: their samples were read."""
@@ -72,5 +76,5 @@ class Downloads:
             try:
                 self._store.fetch_ahead(info.index, size=info.index_size, sha256=info.index_sha256)
                 self._store.fetch_ahead(info.path, size=info.size, sha256=info.sha256)
-            except (ShardError, OSError, RuntimeError):  # RuntimeError: the program ends, and starts no threads
+            except (ShardError, OSError, RuntimeError):  # RuntimeError: the program ends
                 continue

@@ -19,7 +19,10 @@ from shards.sampling.permutation import Indices, Permutation, by_hash, make_key
 
 
 class ShardWindows:
-    """Index -> element of blocks that follow each other. Memory: some numbers a block, the elements of four turns."""
+    """Index -> element of blocks that follow each other.
+
+    Memory: some numbers a block, one for each element of an open block up to 4,096, and the elements of four turns.
+    """
 
     def __init__(self, blocks: Indices, sizes: Indices, *, width: int, order_key: int, key: int) -> None:
         """blocks: distinct numbers of the blocks, as stored; sizes: elements of each; width: blocks open at a time.
@@ -35,6 +38,7 @@ class ShardWindows:
         for part in range(self._width):
             turns[part : part + len(blocks)] += self._part_start(part + 1) - self._part_start(part)
         self._ends = np.cumsum(turns)
+        self._shuffle = lru_cache(maxsize=2 * self._width)(self._make_shuffle)
         self._elements = lru_cache(maxsize=4)(self._make_elements)
 
     def __call__(self, indices: Indices) -> Indices:
@@ -61,10 +65,12 @@ class ShardWindows:
             part, size = turn - block, int(self._sizes[block])
             start, stop = (number * size // self._width for number in (part, part + 1))
             if start < stop:
-                shuffle = Permutation(size, make_key(self._key, "block", self._blocks[block]))
-                shown.append(self._starts[block] + shuffle(np.arange(start, stop)))
+                shown.append(self._starts[block] + self._shuffle(block)(np.arange(start, stop)))
         elements = np.concatenate(shown)
         return elements[Permutation(len(elements), make_key(self._key, "turn", turn))(np.arange(len(elements)))]
+
+    def _make_shuffle(self, block: int) -> Permutation:
+        return Permutation(int(self._sizes[block]), make_key(self._key, "block", self._blocks[block]))
 
     def _part_start(self, part: int) -> Indices:
         """Where this part of each block begins in the block's own shuffle."""

@@ -17,7 +17,7 @@ from shards import Build, Cache, ShardError
 from shards.loader import Batch, Loader
 from shards.storage.locks import locked
 from tests.support.handmade_builds import JPEG, MAX_LENGTH, Draft, Handmade, draft
-from tests.support.remote_builds import publish
+from tests.support.remote_builds import files_at, flip, publish, write_at
 from tests.support.s3_server import answered
 
 pytestmark = [
@@ -99,6 +99,14 @@ def test_an_epoch_sends_what_it_draws_at_most_a_fifth_more(location: str, tmp_pa
         assert max(own) - min(own) <= 1
 
 
+def test_ranks_that_share_a_cache_send_the_build_once(location: str, tmp_path: Path) -> None:
+    build = opened(location, tmp_path)
+    ranks = [loader(opened(location, tmp_path), rank=rank, world_size=2, epochs=1) for rank in range(2)]
+    assert len(list(zip(*ranks, strict=True))) >= 40
+    drawn = sum(DRAWS.values()) / sum(SAMPLES.values()) * size_of(build)
+    assert sent() <= 1.2 * drawn
+
+
 def test_the_cache_never_holds_more_than_its_limit(location: str, tmp_path: Path) -> None:
     build = opened(location, tmp_path)
     room = build.store.room()
@@ -129,6 +137,19 @@ def test_batches_that_are_read_by_ranges_are_those_of_a_local_build(
     for got, expected in islice(zip(remote, local, strict=True), 3):
         assert got.samples == expected.samples
         assert [bytes(image) for image in got.stored_images] == [bytes(image) for image in expected.stored_images]
+
+
+def test_a_flipped_bit_in_a_range_is_an_error_that_names_the_sample(folder: Path, memory: str, tmp_path: Path) -> None:
+    publish(folder, memory)
+    build = shards.open(memory, cache=Cache(tmp_path, max_bytes=size_of(shards.open(folder)) // 2))
+    for _, _, info in build.manifest.shards():
+        path = f"{memory}/{info.path}"
+        data = files_at(memory)[info.path]
+        for offset in range(3000, len(data) - 1024, 6656):
+            data = flip(data, offset)
+        write_at(path, data)
+    with pytest.raises(ShardError, match=r"\.tar: sample \S+ is damaged: its bytes do not match the index's checksum"):
+        next(iter(loader(build, batch_size=2)))
 
 
 @pytest.mark.parametrize("world_size", [1, 2, 4])
