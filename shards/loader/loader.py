@@ -255,7 +255,9 @@ class Loader:
         requests = self._requests()
         if self._workers:
             ahead = min(self._workers * self._prefetch, self._most_ahead())
-            yield from batches_ahead(self._reader, requests, workers=self._workers, ahead=ahead)
+            yield from batches_ahead(
+                self._reader, requests, workers=self._workers, ahead=ahead, first_alone=self._build.store.evicts
+            )
             return
         blocks = LocalBlocks()
         try:

@@ -38,17 +38,18 @@ _PARENT_POLL_S = 1.0  # how often a worker checks that its parent still runs
 
 
 def batches_ahead(
-    reader: BatchReader, requests: Iterable[BatchRequest], *, workers: int, ahead: int
+    reader: BatchReader, requests: Iterable[BatchRequest], *, workers: int, ahead: int, first_alone: bool = False
 ) -> Generator[Batch]:
     """The batch of each request, in order, from `workers` processes that together make up to `ahead` of them ahead.
 
-    Raises ShardError for a request that cannot be read and for a dead worker, RuntimeError if one failed otherwise.
+    first_alone: the first batch has the network for itself. Raises ShardError for a request that cannot be read and for
+    a dead worker, RuntimeError if one failed otherwise.
     """
     pool: list[_LoaderWorker] = []
     try:
         for number in range(workers):
             pool.append(_start(reader, number))
-        yield from _in_order(pool, iter(requests), ahead)
+        yield from _in_order(pool, iter(requests), ahead, first_alone=first_alone)
     finally:
         for worker in pool:
             worker.kill()
@@ -66,17 +67,22 @@ def _start(reader: BatchReader, number: int) -> _LoaderWorker:
         ) from None
 
 
-def _in_order(pool: Sequence[_LoaderWorker], requests: Iterator[BatchRequest], ahead: int) -> Iterator[Batch]:
+def _in_order(
+    pool: Sequence[_LoaderWorker], requests: Iterator[BatchRequest], ahead: int, *, first_alone: bool
+) -> Iterator[Batch]:
     done: dict[int, tuple[_LoaderWorker, _Reply]] = {}
     sent = returned = 0
     request = next(requests, None)
     while request is not None or returned < sent:
-        while request is not None and sent - returned < ahead:
+        while request is not None and sent - returned < (1 if first_alone else ahead):
             min(pool, key=lambda worker: worker.waiting).send(sent, request)
             sent += 1
             request = next(requests, None)
         while returned not in done:
             done |= _received(pool)
+        if first_alone:
+            first_alone = False
+            continue  # with further requests, before the batch is given out
         worker, reply = done.pop(returned)
         yield worker.batch(reply)
         returned += 1

@@ -116,13 +116,21 @@ def test_the_cache_never_holds_more_than_its_limit(location: str, tmp_path: Path
             assert size_of_copies(tmp_path) <= room.size
 
 
-def test_the_first_batch_of_a_mixture_needs_no_more_than_two_shards(location: str, tmp_path: Path) -> None:
+@pytest.mark.parametrize("limited", [True, False])
+@pytest.mark.parametrize("workers", [0, 2])
+def test_the_first_batch_of_a_mixture_needs_no_more_than_two_shards(
+    location: str, tmp_path: Path, workers: int, limited: bool
+) -> None:
     build = opened(location, tmp_path, share=0.5)
     indexes = max(info.index_size for _, _, info in build.manifest.shards())
     shard = max(info.size for _, _, info in build.manifest.shards())
-    batch = next(iter(loader(build, batch_size=2)))
+    if not limited:
+        build = shards.open(location, cache=Cache(tmp_path))
+    batches = loader(build, batch_size=2, workers=workers)._batches()
+    batch = next(batches)
     gets = answered()
-    assert len({name for sequence in batch.samples for name, _ in sequence}) > 1
+    batches.close()
+    assert not limited or len({name for sequence in batch.samples for name, _ in sequence}) > 1
     assert sum(get.size for get in gets if ".tar" in get.path) <= 2 * shard
     assert all(get.size <= indexes for get in gets if ".arrow" in get.path)
 
