@@ -29,8 +29,10 @@ from preprocess.dedupe.fingerprint import (
     VERSION,
     Fingerprints,
     Level,
+    as_kind_of,
     bytes_fingerprint,
     frame_fingerprint,
+    kind_of,
     look_fingerprint,
     tail_fingerprint,
 )
@@ -154,7 +156,7 @@ class FingerprintStage:
             weight=lambda task: len(task.positions),
             marker=lambda task: task.marker,
         )
-        result = np.zeros(len(chosen), FINGERPRINT)
+        result = np.zeros(len(chosen), kind_of(level))
         result[np.searchsorted(chosen, np.concatenate(order))] = np.concatenate([result[:0], *parts])
         if level == "look":
             self.looks.append(result)
@@ -187,6 +189,7 @@ def run_fingerprint(task: FingerprintTask) -> Fingerprints:
                 continue  # the compiler says why it is missing or broken
             finally:
                 previous = file
+    result = as_kind_of(task.level, result)
     write_array(task.marker, result)
     return result
 
@@ -200,7 +203,7 @@ def _look(image: Image, stores: StoreList, max_pixels: int) -> Fingerprints:
 
 def read_fingerprints(task: FingerprintTask) -> Fingerprints | None:
     """The result of an earlier run of the same task, if there is one."""
-    return read_array(task.marker, FINGERPRINT, len(task.positions))
+    return read_array(task.marker, kind_of(task.level), len(task.positions))
 
 
 def _key(states: States, in_file: npt.NDArray[np.int64], level: Level, max_pixels: int) -> str:

@@ -52,8 +52,24 @@ FINGERPRINT = np.dtype(
         ("flat", np.bool_),  # too little detail for the perceptual hash to identify it
     ]
 )
+BYTES_FINGERPRINT = np.dtype([("present", np.bool_), ("digest", "<u8", (2,))])
+"""What the levels tail and bytes say, in a quarter of the memory"""
+
 Fingerprints = npt.NDArray[np.void]
-"""One FINGERPRINT for each of N images, [N]; or that of a single image, []"""
+"""One FINGERPRINT, or one BYTES_FINGERPRINT, for each of N images, [N]; or that of a single image, []"""
+
+
+def kind_of(level: Level) -> np.dtype[np.void]:
+    """The type of many fingerprints of a level."""
+    return FINGERPRINT if level == "look" else BYTES_FINGERPRINT
+
+
+def as_kind_of(level: Level, fingerprints: Fingerprints) -> Fingerprints:
+    """The fields that the level sets."""
+    result = np.zeros(fingerprints.shape, kind_of(level))
+    for field in result.dtype.names or ():
+        result[field] = fingerprints[field]
+    return result
 
 
 def tail_fingerprint(size: int, tail: bytes) -> Fingerprints:
