@@ -128,7 +128,7 @@ class _Crew:
                 try:
                     yield worker.take()
                     idle.append(worker)
-                except _WorkerDiedError as died:
+                except _WorkerDied as died:
                     self._workers.remove(worker)
                     if not forgives(worker.task[1], died.cause):
                         raise DataError(str(died)) from None
@@ -140,7 +140,7 @@ class _Crew:
         return worker
 
 
-class _WorkerDiedError(Exception):
+class _WorkerDied(Exception):  # noqa: N818 - what the crew forgives or reports
     def __init__(self, index: int, cause: str, step: str) -> None:
         super().__init__(
             f"a worker process died in task {index} ({cause}); {step}; the same command resumes where this run stopped"
@@ -166,7 +166,7 @@ class _Worker:
             self.pipe.send((function, task[1]))
 
     def take(self) -> tuple[int, Any]:
-        """The task's index and result. Raises DataError if it failed, and _WorkerDiedError."""
+        """The task's index and result. Raises DataError if it failed, and _WorkerDied."""
         try:
             result, failure = self.pipe.recv()
         except (EOFError, OSError):
@@ -183,7 +183,7 @@ class _Worker:
         self._process.kill()
         self._process.join()
 
-    def _death(self) -> _WorkerDiedError:
+    def _death(self) -> _WorkerDied:
         self._process.join()
         code = self._process.exitcode
         if code == -signal.SIGKILL:
@@ -192,7 +192,7 @@ class _Worker:
         else:
             cause = f"exit code {code}"
             step = "what it printed last says why; if that is a traceback, please report it"
-        return _WorkerDiedError(self.task[0], cause, step)
+        return _WorkerDied(self.task[0], cause, step)
 
 
 @contextlib.contextmanager
