@@ -53,7 +53,9 @@ class Discovery:
 def discover(root: Path) -> Discovery:
     """Everything that can be read below a root. Raises ConfigError if it is not a folder, or nothing is found."""
     if not root.is_dir():
-        raise ConfigError([f"--root {root}: no such folder"])
+        is_url = ":/" in str(root)
+        step = "; init looks into local folders, so write the blend by hand (docs/remote-inputs.md)" if is_url else ""
+        raise ConfigError([f"--root {root}: no such folder{step}"])
     folders = list(walk(root))
     datasets: list[Found] = []
     unread: list[Unread] = []

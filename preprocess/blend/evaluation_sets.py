@@ -50,6 +50,9 @@ def find_evaluation_sets(sets: Sequence[EvaluationSet], base: Path) -> tuple[Eva
     problems = []
     inputs = []
     for index, keys in enumerate(sets):
+        if urls := [path for path in (keys.images, keys.questions) if path and "://" in path]:
+            problems.append(f"decontaminate.{index}: {urls[0]} is a URL; expected a local file or folder: download it")
+            continue
         images, questions = (path and base / os.path.expanduser(path) for path in (keys.images, keys.questions))
         if images and not images.exists():
             problems.append(f"decontaminate.{index}.images: no {images}; expected a folder, an archive or a build")

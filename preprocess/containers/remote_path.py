@@ -22,6 +22,7 @@ from preprocess.containers.remote_file import BUFFER_BYTES, RemoteFile
 from preprocess.containers.remote_requests import RemoteEntry, check_url, entries_in, entry_of, is_web
 
 _PROTOCOL = re.compile(r"[A-Za-z][A-Za-z0-9+.-]+:")
+_LOST_SLASH = re.compile(r"([A-Za-z][A-Za-z0-9+.-]+):/(?!/)")
 _MAGIC = re.compile(r"[*?\[]")
 _KINDS: dict[str, bool] = {}
 """URL -> whether it is a file"""
@@ -34,6 +35,9 @@ def input_path(base: Path, text: str) -> Path:
 
     Raises ValueError or LocationError for a URL that cannot be read here.
     """
+    lost = _LOST_SLASH.match(text)
+    if lost and not (base / text).exists():
+        raise ValueError(f"{text}: one slash is missing: {lost[1]}://{text[lost.end() :]}")
     protocol, mark, rest = text.partition("://")
     if not mark or not _PROTOCOL.fullmatch(f"{protocol}:"):
         return Path(text) if os.path.isabs(text) else base / text
@@ -48,8 +52,11 @@ def is_remote(path: Path) -> bool:
 
 
 def is_pattern(path: Path) -> bool:
-    """Whether a name in object storage has *, ? or [, so that only a listing says what it means."""
-    return is_remote(path) and not is_web(str(path)) and _MAGIC.search(str(path)) is not None
+    """Whether a name behind a URL has *, ? or [, so that only a listing says what it means."""
+    url = str(path)
+    if not is_remote(path):
+        return False
+    return _MAGIC.search(url.replace("?", "") if is_web(url) else url) is not None  # there ? begins a query
 
 
 @contextlib.contextmanager

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import logging
 import re
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -136,6 +137,8 @@ def _store(location: str) -> RemoteStore:
     """One connection for each bucket in each process."""
     from shards.storage.remote import RemoteStore  # fsspec is loaded only for URLs
 
+    # It logs each failed request with its traceback; what came of it is in the error.
+    logging.getLogger("gcsfs").setLevel(logging.CRITICAL)
     return RemoteStore(location)
 
 

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import gzip
 import json
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -12,6 +14,9 @@ import pytest
 import yaml
 
 import shards.storage.remote
+from preprocess.compiler.carried import Carrier, run_carried
+from preprocess.compiler.commit import CACHE
+from preprocess.compiler.engines import ENGINES
 from preprocess.containers import remote_requests
 from preprocess.errors import ConfigError, DataError
 from tests.support.commands import dsvl_prep
@@ -185,6 +190,7 @@ def test_a_network_that_stays_down_ends_the_build_with_the_url(tmp_path: Path, f
     [
         ("memory://bucket/nothing", "nothing is below memory://bucket/nothing"),
         ("s4://bucket/a", "unknown protocol s4; did you mean s3"),
+        ("s3:/bucket/a", "one slash is missing: s3://bucket/a"),
         ("s3://", "names no bucket or host"),
         ("zip://a.zip::s3://bucket/b.zip", "chained URLs are not read"),
     ],
@@ -243,3 +249,34 @@ def test_the_example_datasets_are_read_from_object_storage(tmp_path: Path, memor
         for entry in example["datasets"]:
             entry["root"] = entry["root"].replace(str(ROOT / "examples/data"), memory)
     assert results[0] == results[1]
+
+
+@pytest.mark.parametrize("kind", ["folder", "stored.zip", "hf.parquet"])
+def test_nodes_without_the_build_folder_get_listings_and_indexes_with_their_tasks(
+    tmp_path: Path, memory: str, monkeypatch: pytest.MonkeyPatch, kind: str
+) -> None:
+    monkeypatch.setenv("DSVL_CACHE", str(tmp_path / "node"))
+    local = dataset(tmp_path / "mine", kind)
+    settings = {"annotations": "chat.jsonl", "images": kind}
+    _, expected = build_of(tmp_path, str(local), "local", **settings)
+    out, sent = tmp_path / "remote", dict[int, bytes]()
+
+    def put_piece(piece: bytes) -> int:
+        sent[len(sent)] = piece
+        return len(sent) - 1
+
+    def carried(function: Any, tasks: Any, *_: object) -> Iterator[tuple[int, Any]]:
+        carrier = Carrier(out, out / CACHE, put_piece)
+        for index, task in enumerate(tasks):
+            yield index, carrier.unpack(run_carried(function, carrier.pack(task), sent.__getitem__))
+
+    monkeypatch.setitem(ENGINES, "process", carried)
+    _, got = build_of(tmp_path, put(local, memory), "remote", **settings)
+    assert got == expected
+
+
+def test_evaluation_sets_at_a_url_are_refused_in_one_line(tmp_path: Path) -> None:
+    local = dataset(tmp_path / "mine", "folder")
+    blend = blend_of(tmp_path, str(local), settings={"decontaminate": [{"images": "s3://bucket/images"}]})
+    with pytest.raises(ConfigError, match=r"decontaminate\.0: s3://bucket/images is a URL; expected a local file"):
+        build(blend)
