@@ -7,6 +7,7 @@ import json
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
+from unittest import mock
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -270,8 +271,8 @@ def test_nodes_without_the_build_folder_get_listings_and_indexes_with_their_task
         for index, task in enumerate(tasks):
             yield index, carrier.unpack(run_carried(function, carrier.pack(task), sent.__getitem__))
 
-    monkeypatch.setitem(ENGINES, "process", carried)
-    _, got = build_of(tmp_path, put(local, memory), "remote", **settings)
+    with mock.patch.dict(ENGINES, {"process": carried}):
+        _, got = build_of(tmp_path, put(local, memory), "remote", **settings)
     assert got == expected
 
 
