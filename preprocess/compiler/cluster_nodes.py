@@ -6,6 +6,7 @@ with its address and what it lacks.
 
 from __future__ import annotations
 
+import contextlib
 import importlib
 import os
 import platform
@@ -23,6 +24,9 @@ from preprocess.errors import DataError
 
 CHECK_S = 120.0
 """The longest wait for the answers of all nodes: a worker process there has to start and to import dsvl."""
+
+LAST_S = 10.0
+"""The longest wait for nodes when a build ends, or is stopped."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -48,7 +52,7 @@ def node_needs(inputs: Sequence[Path], probe: Path | None) -> NodeNeeds:
 @lru_cache(maxsize=4)
 def node_problem(needs: NodeNeeds) -> str | None:
     """Why this node cannot do the work; None if it can. Looked at once in each process."""
-    here = f"node {_own_name()}"
+    here = this_node()
     own = _versions()
     for name, version in needs.versions:
         if own.get(name) != version:
@@ -75,7 +79,7 @@ def node_problem(needs: NodeNeeds) -> str | None:
 
 def check_nodes(ray: Any, needs: NodeNeeds) -> None:
     """Ask every node with CPUs. Raises DataError that names all nodes with a problem."""
-    asked, ready, late = _ask(ray, node_problem.__wrapped__, needs)
+    asked, ready, late = _ask(ray, node_problem.__wrapped__, needs, CHECK_S)
     problems = [
         f"node {_name(asked[reference])}: no worker process answered within {CHECK_S:.0f} s; see the logs in /tmp/ray "
         "there"
@@ -97,12 +101,20 @@ def check_nodes(ray: Any, needs: NodeNeeds) -> None:
 
 
 def on_every_node(ray: Any, function: Callable[[Any], Any], argument: Any) -> None:
-    """Call a function once on every node with CPUs, and wait for it; nodes that fail are left out."""
-    _ask(ray, function, argument)
+    """Call a function once on every node with CPUs, and wait a little; what fails is left out, as at a lost cluster."""
+    with contextlib.suppress(ray.exceptions.RayError, ConnectionError, RuntimeError):
+        _ask(ray, function, argument, LAST_S)
+
+
+def this_node() -> str:
+    """The name of this node in messages."""
+    ray = importlib.import_module("ray")
+    address = ray.util.get_node_ip_address() if ray.is_initialized() else "here"
+    return f"node {address} ({socket.gethostname()})"
 
 
 def _ask(
-    ray: Any, function: Callable[[Any], Any], argument: Any
+    ray: Any, function: Callable[[Any], Any], argument: Any, limit_s: float
 ) -> tuple[dict[Any, Mapping[str, Any]], list[Any], list[Any]]:
     """(reference -> node, references that are ready, those that are late)"""
     affinity = importlib.import_module("ray.util.scheduling_strategies").NodeAffinitySchedulingStrategy
@@ -113,19 +125,13 @@ def _ask(
         ask.options(**options, scheduling_strategy=affinity(node["NodeID"], soft=False)).remote(argument): node
         for node in nodes
     }
-    ready, late = ray.wait(list(asked), num_returns=len(asked), timeout=CHECK_S) if asked else ([], [])
+    ready, late = ray.wait(list(asked), num_returns=len(asked), timeout=limit_s) if asked else ([], [])
     return asked, ready, late
 
 
 def _versions() -> Mapping[str, str]:
     own = {"Python": ".".join(platform.python_version_tuple()[:2]), "dsvl's compiler": str(COMPILER)}
     return own | {"dsvl": metadata.version("dsvl")} | libraries()
-
-
-def _own_name() -> str:
-    ray = importlib.import_module("ray")
-    address = ray.util.get_node_ip_address() if ray.is_initialized() else "here"
-    return f"{address} ({socket.gethostname()})"
 
 
 def _name(node: Mapping[str, Any]) -> str:

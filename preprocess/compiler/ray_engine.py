@@ -19,7 +19,7 @@ from time import monotonic
 from typing import Any, TypeVar
 
 from preprocess.compiler.carried import Carrier, remove_carried, run_carried
-from preprocess.compiler.cluster_nodes import NodeNeeds, check_nodes, node_problem, on_every_node
+from preprocess.compiler.cluster_nodes import NodeNeeds, check_nodes, node_problem, on_every_node, this_node
 from preprocess.compiler.task_errors import USERS_TO_MEND, failure_text
 from preprocess.compiler.task_report import TaskReport, unreported
 from preprocess.compiler.worker_deaths import Forgives, forgive_none
@@ -215,7 +215,15 @@ class _Run:
             raise DataError(f"task {index} failed in Ray: {error}") from None
         if failure is not None:
             raise DataError(failure)
-        yield index, self._carrier.unpack(result) if self._carrier else result
+        yield index, self._unpacked(result)
+
+    def _unpacked(self, result: Any) -> Any:
+        if self._carrier is None:
+            return result
+        try:
+            return self._carrier.unpack(result)
+        except OSError as error:
+            raise DataError(failure_text(error)) from None
 
     def _is_death(self, error: Exception) -> bool:
         """Whether the worker process died, on a node that did not."""
@@ -239,7 +247,8 @@ def _on_node(function: Callable[[T], R], needs: NodeNeeds | None) -> Callable[[T
         try:
             return function(task), None
         except USERS_TO_MEND as error:
-            return None, failure_text(error)
+            where = f"{this_node()}: " if needs is not None and isinstance(error, OSError | MemoryError) else ""
+            return None, where + failure_text(error)
 
     return run
 
