@@ -7,17 +7,19 @@ a node once, and linked there. Whatever else the task leaves in its folder is it
 
 from __future__ import annotations
 
+import contextlib
 import io
 import os
 import pickle
 import shutil
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path, PurePath
 from typing import Any
 
 import xxhash
 
+from preprocess.compiler.worker_deaths import NOTE, deaths_file
 from preprocess.errors import DataError
 from preprocess.images.index_cache import FOLDER as STORES
 from preprocess.images.index_cache import current_files
@@ -83,7 +85,17 @@ class Carrier:
         paths = tuple(named)
         if paths not in self._of_paths:
             self._of_paths[paths] = tuple(self._carried(path) for path in self._needed(paths))
-        return CarriedTask(self.name, payload, self._of_paths[paths])
+        marker = getattr(task, "marker", None)
+        deaths = deaths_file(marker) if isinstance(marker, Path) else None
+        more = (self._carried(deaths),) if deaths is not None and deaths.is_file() else ()
+        return CarriedTask(self.name, payload, self._of_paths[paths] + more)
+
+    def take_notes(self, notes: Iterable[tuple[str, bytes]]) -> None:
+        """Put the notes of workers that died where `Forgives` looks for them."""
+        for name, content in notes:
+            path = self._work / name
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_bytes(content)
 
     def unpack(self, result: CarriedResult) -> Any:
         """The task's result. Its files are in the build folder when this returns; raises OSError if one cannot be."""
@@ -141,6 +153,17 @@ def run_carried(function: Callable[[Any], Any], task: CarriedTask, get: Callable
             path.unlink()
 
 
+def left_notes(build: str) -> list[tuple[str, bytes]]:
+    """What workers of this node that died had noted, as (path below the build folder, content); each once."""
+    node = cache_home() / "nodes" / build
+    _remove_left(node)
+    notes = []
+    for path in (node / "notes").rglob(f"*{NOTE}"):
+        notes.append((path.relative_to(node / "notes").as_posix(), path.read_bytes()))
+        path.unlink()
+    return notes
+
+
 def remove_carried(build: str) -> None:
     """Remove what a build left on this node."""
     shutil.rmtree(cache_home() / "nodes" / build, ignore_errors=True)
@@ -180,11 +203,16 @@ def _outputs(own: Path) -> Iterator[Path]:
 
 
 def _remove_left(node: Path) -> None:
-    """Remove folders of processes that are gone."""
+    """Remove folders of processes that are gone; their notes are kept."""
     for path in node.glob("process-*"):
         try:
             os.kill(int(path.name.removeprefix("process-")), 0)
         except ProcessLookupError:
+            for note in path.rglob(f"*{NOTE}"):
+                kept = node / "notes" / note.relative_to(path)
+                kept.parent.mkdir(parents=True, exist_ok=True)
+                with contextlib.suppress(FileNotFoundError):  # another process was faster
+                    os.replace(note, kept)
             shutil.rmtree(path, ignore_errors=True)
         except (OSError, ValueError):
             continue  # a process of somebody else, or not ours

@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from functools import lru_cache
 from importlib import metadata
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from preprocess.compiler_version import COMPILER, libraries
 from preprocess.containers.remote_path import is_remote
@@ -26,7 +26,9 @@ CHECK_S = 120.0
 """The longest wait for the answers of all nodes: a worker process there has to start and to import dsvl."""
 
 LAST_S = 10.0
-"""The longest wait for nodes when a build ends, or is stopped."""
+"""The longest wait for nodes when a build ends or is stopped, and after the death of a worker."""
+
+T = TypeVar("T")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -100,10 +102,14 @@ def check_nodes(ray: Any, needs: NodeNeeds) -> None:
         raise DataError("\n".join(sorted(set(problems))))
 
 
-def on_every_node(ray: Any, function: Callable[[Any], Any], argument: Any) -> None:
-    """Call a function once on every node with CPUs, and wait a little; what fails is left out, as at a lost cluster."""
+def on_every_node(ray: Any, function: Callable[[Any], T], argument: Any) -> list[T]:
+    """The results of a call on every node with CPUs; without those of nodes that fail, or do not answer soon."""
+    results: list[T] = []
     with contextlib.suppress(ray.exceptions.RayError, ConnectionError, RuntimeError):
-        _ask(ray, function, argument, LAST_S)
+        for reference in _ask(ray, function, argument, LAST_S)[1]:
+            with contextlib.suppress(ray.exceptions.RayError):
+                results.append(ray.get(reference))
+    return results
 
 
 def this_node() -> str:

@@ -14,11 +14,12 @@ import socket
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from functools import partial
+from itertools import chain
 from pathlib import Path
 from time import monotonic
 from typing import Any, TypeVar
 
-from preprocess.compiler.carried import Carrier, remove_carried, run_carried
+from preprocess.compiler.carried import Carrier, left_notes, remove_carried, run_carried
 from preprocess.compiler.cluster_nodes import NodeNeeds, check_nodes, node_problem, on_every_node, this_node
 from preprocess.compiler.task_errors import USERS_TO_MEND, failure_text
 from preprocess.compiler.task_report import TaskReport, unreported
@@ -203,9 +204,12 @@ class _Run:
             result, failure = self._ray.get(reference)
         except self._lost as error:
             self._failed += 1
-            if self._carrier is None and self._is_death(error) and self._forgives(task, type(error).__name__):
-                self._queue.append((index, task))
-                return
+            if isinstance(error, self._deaths):  # of the process, on a node that lives
+                if self._carrier is not None:
+                    self._carrier.take_notes(chain(*on_every_node(self._ray, left_notes, self._carrier.name)))
+                if self._forgives(task, type(error).__name__):
+                    self._queue.append((index, task))
+                    return
             self._tries[index] = self._tries.get(index, 0) + 1
             if self._tries[index] == TRIES:
                 raise DataError(f"task {index} failed in Ray {TRIES} times, the last time: {_line(error)}") from None
@@ -224,10 +228,6 @@ class _Run:
             return self._carrier.unpack(result)
         except OSError as error:
             raise DataError(failure_text(error)) from None
-
-    def _is_death(self, error: Exception) -> bool:
-        """Whether the worker process died, on a node that did not."""
-        return isinstance(error, self._deaths)
 
     def _tell(self) -> None:
         running = min(len(self._running), self._cpus)

@@ -25,6 +25,9 @@ MOST_DEATHS = 10
 DEADLY = 2
 """Deaths at an item, after which it is left out."""
 
+NOTE = ".note.partial"
+"""How the names of notes end."""
+
 _ITEM = struct.Struct("<q")
 _NONE = -1
 
@@ -72,6 +75,11 @@ def died_detail(marker: Path, cause: str) -> str:
     )
 
 
+def deaths_file(marker: Path) -> Path:
+    """The file of the deaths in the task, which exists if there were any."""
+    return marker.with_name(f"{marker.stem}.deaths.json")
+
+
 class WorkerDeaths:
     """The deaths of one run of a build. Call it with a task's marker and the cause."""
 
@@ -92,7 +100,7 @@ class WorkerDeaths:
             self._without_item[marker] += 1
             return self._without_item[marker] < DEADLY
         marker.parent.mkdir(parents=True, exist_ok=True)
-        replace_file(_deaths_file(marker), json.dumps([*_deaths(marker), (item, cause)]).encode())
+        replace_file(deaths_file(marker), json.dumps([*_deaths(marker), (item, cause)]).encode())
         return True
 
 
@@ -109,14 +117,10 @@ def _noted(marker: Path) -> int:
 
 def _deaths(marker: Path) -> list[tuple[int, str]]:
     try:
-        return [(int(item), str(cause)) for item, cause in json.loads(_deaths_file(marker).read_bytes())]
+        return [(int(item), str(cause)) for item, cause in json.loads(deaths_file(marker).read_bytes())]
     except (OSError, ValueError, TypeError, RecursionError):
         return []
 
 
 def _note(marker: Path) -> Path:
-    return marker.with_name(f".{marker.stem}.note.partial")
-
-
-def _deaths_file(marker: Path) -> Path:
-    return marker.with_name(f"{marker.stem}.deaths.json")
+    return marker.with_name(f".{marker.stem}{NOTE}")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import contextlib
+import json
 import os
 import shutil
 import signal
@@ -17,11 +18,13 @@ from typing import Any
 
 import pytest
 
+from preprocess.compiler import build as build_module
 from preprocess.compiler.build import build_and_publish
 from preprocess.compiler.cluster_nodes import node_needs
 from preprocess.compiler.ray_engine import TRIES, RayEngine
 from preprocess.errors import DataError
 from tests.support.commands import dsvl_prep
+from tests.support.deadly_images import KILLS, run_fragile_task, with_mark
 from tests.support.engine_tasks import disk_full, end_worker, look_around, square, wait_for_a_file
 from tests.support.image_archives import as_folder, as_mimicit_parquet, as_tar
 from tests.support.paths import ROOT
@@ -176,6 +179,19 @@ def test_the_tasks_of_a_lost_node_begin_again_on_others(
     results = dict(RayEngine()(wait_for_a_file, [go] * 6, 1, watch))
     assert sorted(results) == list(range(6))
     assert max(seen) == 2
+
+
+def test_a_record_at_which_workers_of_nodes_die_twice_is_a_reject(
+    bucket: str, cluster: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(build_module, "run_task", run_fragile_task)
+    blend = image_blend(tmp_path, 6, limits={"max_reject_share": 0.5})
+    (tmp_path / "mine/5.jpg").write_bytes(with_mark(jpeg(5), KILLS))
+    work = tmp_path / "work"
+    build_and_publish(blend, out=f"{bucket}/{tmp_path.name}", work=work, settings=["engine=ray"])
+    (reject,) = map(json.loads, files_at(f"{bucket}/{tmp_path.name}")["rejects.jsonl"].splitlines())
+    assert (reject["reason"], reject["record"]) == ("worker_died", "r5")
+    assert "died 2 times while it worked on this record" in reject["detail"]
 
 
 def test_an_error_of_a_disk_names_its_node(cluster: Any) -> None:
