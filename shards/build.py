@@ -99,7 +99,8 @@ class Build:
             if split == "train" and shards.has_branches:
                 parts = [*_by_records(name, shards, self.epoch_draws(name), start)]
             opened = None if open_shards is None else open_shards.get(name)
-            drawn += [replace(part, open_shards=opened, first_shard=first_shard) for part in parts]
+            most = max(parts, key=lambda part: part.count)
+            drawn += [replace(part, open_shards=opened, first_shard=first_shard, leads=part is most) for part in parts]
             start += size
             first_shard += len(shards)
         if not any(draws.count for draws in drawn):

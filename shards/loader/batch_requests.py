@@ -50,6 +50,7 @@ class BatchRequests:
             length = self.length or -(-self.sequences.longest(sequences) // _PAD_TO) * _PAD_TO
             sequences += [()] * (self.batch_size - len(sequences))
             own = sequences[self.first : self.first + self.count]
-            yield BatchRequest(own, length, cursor, shards, reads_ranges)
+            reads_strays = self.lookahead is not None and self.lookahead.is_planned
+            yield BatchRequest(own, length, cursor, shards, reads_strays, reads_ranges)
             if reads_ranges == "first":
                 reads_ranges = "never"

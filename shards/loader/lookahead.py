@@ -23,6 +23,11 @@ class Lookahead:
         self._not_named = set(range(len(list(split.shard_starts()))))
         self._last: tuple[int, tuple[int, ...]] = (-1, ())
 
+    @property
+    def is_planned(self) -> bool:
+        """Whether only the shards that are named may be downloaded."""
+        return isinstance(self._order, Order) and self._order.opens_few_shards and self._plan is not None
+
     def shards(self, cursor: int) -> tuple[int, ...]:
         """For a batch that begins at a cursor, those that it needs first."""
         window = cursor - cursor % len(self._order) % self._pack_window

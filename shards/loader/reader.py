@@ -38,6 +38,8 @@ class BatchRequest:
     cursor: int
     shards: Mapping[int, tuple[int, ...]] = field(default_factory=dict)
     """From which sequence on -> the shards that it and the next ones need"""
+    reads_strays: bool = False
+    """Whether samples of other shards than `shards` are read alone"""
     reads_ranges: RangeReads = "never"
     """Whether samples of shards that are not on this machine are read alone: `first` only if that is much less"""
 
@@ -95,16 +97,27 @@ class BatchReader:
 
     def _read(self, request: BatchRequest) -> Iterator[list[tuple[str, Sample]]]:
         """The samples of each sequence, with their datasets."""
-        regions: dict[int, bytes] = {}
-        if request.reads_ranges != "never":
-            samples = chain.from_iterable(request.sequences)
-            regions = read_ranges(self._store, self._split, samples, always=request.reads_ranges == "always")
-        for number, sequence in enumerate(request.sequences):
-            if number in request.shards and request.reads_ranges == "never":
-                self._downloads.follow(request.shards[number])
-            yield [self._split.named(sample, regions.get(sample)) for sample in sequence]
+        starts = sorted(request.shards) if request.reads_ranges == "never" and request.shards else [0]
+        for start, end in zip(starts, [*starts[1:], len(request.sequences)], strict=True):
+            sequences = request.sequences[start:end]
+            regions = self._read_alone(request, sequences, request.shards.get(start, ()))
+            for sequence in sequences:
+                yield [self._split.named(sample, regions.get(sample)) for sample in sequence]
         if request.shards:
             self._downloads.drop({self._split.locate(sample)[0] for sample in chain.from_iterable(request.sequences)})
+
+    def _read_alone(
+        self, request: BatchRequest, sequences: Sequence[PackedSequence], shards: tuple[int, ...]
+    ) -> dict[int, bytes]:
+        """Samples that come without their shards; those of all others are downloaded in the order of `shards`."""
+        samples = list(chain.from_iterable(sequences))
+        if request.reads_ranges != "never":
+            return read_ranges(self._store, self._split, samples, always=request.reads_ranges == "always")
+        self._downloads.follow(shards)
+        if not request.reads_strays:
+            return {}
+        strays = [sample for sample in samples if self._split.locate(sample)[0] not in shards]
+        return read_ranges(self._store, self._split, strays, always=True)
 
     def _decode_all(
         self, stored: Sequence[tuple[int, memoryview]], grids: Sequence[Grid], pixels: npt.NDArray[np.uint8]

@@ -90,7 +90,8 @@ class Order:
     def open_shards(self, epoch: int, start: int, stop: int) -> Indices:
         """The shards, as numbers in the split, that draws [start, stop) of an epoch need in the cache.
 
-        They are in the order in which they are opened; those of datasets without `open_shards` are not among them.
+        They are in the order in which they are opened; those of datasets without `open_shards` are not among them. Of a
+        dataset with branches, samples with another number of records than most may be in further shards.
         """
         opened = [
             stream.open_shards(epoch, first, last)

@@ -16,7 +16,7 @@ import shards
 from shards import Build, Cache, ShardError
 from shards.loader import Batch, Loader
 from shards.storage.locks import locked
-from tests.support.handmade_builds import JPEG, MAX_LENGTH, Draft, Handmade, draft
+from tests.support.handmade_builds import JPEG, MAX_LENGTH, Draft, Handmade, branched_draft, draft
 from tests.support.remote_builds import files_at, flip, publish, write_at
 from tests.support.s3_server import answered
 
@@ -99,6 +99,27 @@ def test_an_epoch_sends_what_it_draws_at_most_a_fifth_more(location: str, tmp_pa
         assert max(own) - min(own) <= 1
 
 
+def test_samples_with_branches_send_the_build_once(
+    tmp_path: Path, bucket: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Samples with 1, 2, 3 and 4 records are drawn as datasets of their own, out of the same shards."""
+    monkeypatch.setattr("shards.format.sample_ranges.GAP_BYTES", 0)
+    made, records = Handmade(tmp_path / "build"), 0
+    for shard in range(40):
+        random = np.random.default_rng(shard)
+        branches = sorted(random.integers(1, 5, 4 * SHARD).tolist())
+        drafts = [branched_draft(4 * SHARD * shard + place, branches=number) for place, number in enumerate(branches)]
+        made.add([replace(each, images=(("jpg", JPEG + random.bytes(600)),)) for each in drafts])
+        records += sum(branches)
+    made.draws = {"alpha": records}
+    url = f"{bucket}/{tmp_path.name}"
+    publish(made.finish(), url)
+    build = opened(url, tmp_path / "cache", share=0.3)
+    expected = sorted(sample.key for sample in shards.open(made.folder)["train"])
+    assert sorted(keys(list(loader(build, epochs=1)))) == expected
+    assert sent() <= 1.2 * size_of(build)
+
+
 def test_ranks_that_share_a_cache_send_the_build_once(location: str, tmp_path: Path) -> None:
     build = opened(location, tmp_path)
     ranks = [loader(opened(location, tmp_path), rank=rank, world_size=2, epochs=1) for rank in range(2)]
@@ -117,19 +138,16 @@ def test_the_cache_never_holds_more_than_its_limit(location: str, tmp_path: Path
 
 
 @pytest.mark.parametrize("limited", [True, False])
-@pytest.mark.parametrize("workers", [0, 2])
 def test_the_first_batch_of_a_mixture_needs_no_more_than_two_shards(
-    location: str, tmp_path: Path, workers: int, limited: bool
+    location: str, tmp_path: Path, limited: bool
 ) -> None:
     build = opened(location, tmp_path, share=0.5)
     indexes = max(info.index_size for _, _, info in build.manifest.shards())
     shard = max(info.size for _, _, info in build.manifest.shards())
     if not limited:
         build = shards.open(location, cache=Cache(tmp_path))
-    batches = loader(build, batch_size=2, workers=workers)._batches()
-    batch = next(batches)
+    batch = next(iter(loader(build, batch_size=2)))
     gets = answered()
-    batches.close()
     assert not limited or len({name for sequence in batch.samples for name, _ in sequence}) > 1
     assert sum(get.size for get in gets if ".tar" in get.path) <= 2 * shard
     assert all(get.size <= indexes for get in gets if ".arrow" in get.path)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import multiprocessing
 import os
 import signal
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from unittest import mock
@@ -60,6 +61,32 @@ def test_batches_come_in_order_whichever_worker_is_faster(workers: int, prefetch
     assert numbers(batches_ahead(reader, requests(60), workers=workers, ahead=workers * prefetch)) == list(range(60))
     assert numbers(batches_ahead(reader, requests(0), workers=workers, ahead=workers * prefetch)) == []
     assert multiprocessing.active_children() == []
+
+
+class Logged(Slow):
+    """Writes down when a batch is begun and ended."""
+
+    def __init__(self, log: Path) -> None:
+        super().__init__()
+        self._log = log
+
+    def fill(self, request: BatchRequest, allocate: Callable[[int], Memory]) -> tuple[Contents, Memory]:
+        for word in ("begin", "end"):
+            with self._log.open("a") as file:
+                file.write(f"{word} {request.cursor}\n")
+            if word == "begin":
+                time.sleep(0.05)
+                batch = super().fill(request, allocate)
+        return batch
+
+
+def test_the_first_batch_is_made_alone_and_the_next_before_it_is_taken(tmp_path: Path) -> None:
+    log = tmp_path / "log"
+    batches = batches_ahead(Logged(log), requests(4), workers=2, ahead=4, first_alone=True)
+    first = next(batches)
+    assert log.read_text().splitlines()[:2] == ["begin 0", "end 0"]
+    wait_until(lambda: log.read_text().count("end") == 4)
+    assert [first.cursor, *numbers(batches)] == list(range(4))
 
 
 @pytest.fixture(params=["fork", "spawn", "forkserver"])
