@@ -33,11 +33,11 @@ class NamesOnly:
 
 
 class IdSet(Protocol):
-    """The ids of a dataset's conversations that are taken, as 64-bit hashes."""
+    """The ids of a dataset's conversations that are taken, as 64-bit hashes, and by which record of its file."""
 
     def __contains__(self, digest: int) -> bool: ...
 
-    def add(self, digest: int) -> None: ...
+    def add(self, digest: int, record: int) -> None: ...
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -17,7 +17,7 @@ import numpy as np
 from preprocess.adapters.base import Tally
 from preprocess.compiler.ingest import Ingested, IngestTask, Reading, complete, failed
 from preprocess.compiler.ingest_pieces import Ids, PieceTask, claimed_ids, read_piece
-from preprocess.compiler.spool import join_spools
+from preprocess.compiler.spool_copies import join_spools
 from preprocess.errors import DataError
 from preprocess.images.embedded import EmbeddedWriter
 from shards.files import partial_path

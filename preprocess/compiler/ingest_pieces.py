@@ -6,7 +6,7 @@ ingest_join.py finds the ones that came twice. A finished piece is never read ag
 
     <ingest>/<dataset>-<key>-pieces/cuts.json        the parts of the files
                                     /digests-00.json  digests of the files
-                                    /00007-<key>/     a spool, ids.bin and piece.json
+                                    /00007-<key>/     a spool, piece.json, and of ids: digests and records
 """
 
 from __future__ import annotations
@@ -29,12 +29,14 @@ from preprocess.adapters.base import AnnotationFile, FilePart, Tally
 from preprocess.adapters.lookup import find_adapter
 from preprocess.adapters.parsing import record_cuts
 from preprocess.compiler.ingest import IngestTask, Reading, content_key, read_into
+from preprocess.compiler.ingest_renames import DroppedRecordError, rename
 from preprocess.compiler.input_digests import described
 from preprocess.errors import DataError
+from preprocess.images.embedded import FILES as EMBEDDED
 from shards.files import partial_path, replace_file
 
 _DONE = "piece.json"
-_IDS = "ids.bin"
+_IDS, _RECORDS = "ids.bin", "records-of-ids.bin"
 _NO_IDS: npt.NDArray[np.uint64] = np.zeros(0, np.uint64)
 
 Ids = npt.NDArray[np.uint64]
@@ -48,6 +50,8 @@ class PieceTask:
     number: int
     parts: tuple[AnnotationFile, ...]
     taken: Ids
+    unrenamed: Path | None
+    """The piece as it was read when no id was taken, if only names of conversations can differ from it"""
     key: str
 
     @property
@@ -112,22 +116,22 @@ def pieces_of(task: IngestTask, cuts: Sequence[Sequence[FilePart] | None]) -> li
                 filled = 0
             groups[-1].append(part)
             filled += size
-    return [_piece(task, number, tuple(parts), _NO_IDS) for number, parts in enumerate(groups)]
+    return [_piece(task, number, tuple(parts)) for number, parts in enumerate(groups)]
 
 
 def with_taken(task: PieceTask, taken: Ids) -> PieceTask:
     """The same piece, if some ids are taken."""
-    return _piece(task.dataset, task.number, task.parts, np.union1d(task.taken, taken))
+    keeps = task.dataset.request.options.get("duplicate_ids") == "keep"
+    unrenamed = (task.unrenamed or task.folder) if keeps else None
+    return _piece(task.dataset, task.number, task.parts, np.union1d(task.taken, taken), unrenamed)
 
 
 def run_piece(task: PieceTask) -> PieceResult:
     """Read the piece into its folder. Raises OSError or MemoryError if another try may succeed."""
     partial = partial_path(task.folder)
-    ids = _PieceIds(task.taken)
     try:
         partial.mkdir(parents=True)
-        reading = read_into(partial, task.dataset, parts=task.parts, ids=ids)
-        (partial / _IDS).write_bytes(ids.claimed.tobytes())
+        reading = _renamed(task, partial) or _read(task, partial)
         replace_file(partial / _DONE, json.dumps(_as_json(reading)).encode())
         shutil.rmtree(task.folder, ignore_errors=True)
         os.replace(partial, task.folder)
@@ -138,9 +142,36 @@ def run_piece(task: PieceTask) -> PieceResult:
     return PieceResult()
 
 
+def _read(task: PieceTask, folder: Path) -> Reading:
+    ids = _PieceIds(task.taken)
+    reading = read_into(folder, task.dataset, parts=task.parts, ids=ids)
+    (folder / _IDS).write_bytes(ids.claimed.tobytes())
+    (folder / _RECORDS).write_bytes(ids.records.tobytes())
+    return reading
+
+
+def _renamed(task: PieceTask, folder: Path) -> Reading | None:
+    """The piece with other names. None if it must be read; what this left in the folder is then written again."""
+    if task.unrenamed is None:
+        return None
+    claimed, records = (np.fromfile(task.unrenamed / name, np.uint64) for name in (_IDS, _RECORDS))
+    try:
+        rename(task.unrenamed, folder, claimed, records, task.taken).tofile(folder / _IDS)
+    except DroppedRecordError:
+        return None
+    for name in EMBEDDED:
+        if (task.unrenamed / name).is_file():
+            shutil.copyfile(task.unrenamed / name, folder / name)
+    return _reading(task.unrenamed)
+
+
 def read_piece(task: PieceTask) -> Reading:
     """The numbers of a finished piece. Raises OSError, ValueError or KeyError if there is none."""
-    fields = json.loads((task.folder / _DONE).read_bytes())
+    return _reading(task.folder)
+
+
+def _reading(folder: Path) -> Reading:
+    fields = json.loads((folder / _DONE).read_bytes())
     tally = fields.pop("tally")
     return Reading(
         **fields,
@@ -198,24 +229,31 @@ class _PieceIds:
 
     def __init__(self, taken: Ids) -> None:
         self._seen = {*taken.tolist()}
-        self.claimed = array("Q")
+        self.claimed, self.records = array("Q"), array("Q")
 
     def __contains__(self, digest: int) -> bool:
         return digest in self._seen
 
-    def add(self, digest: int) -> None:
+    def add(self, digest: int, record: int) -> None:
         self._seen.add(digest)
         self.claimed.append(digest)
+        self.records.append(record)
 
 
-def _piece(task: IngestTask, number: int, parts: tuple[AnnotationFile, ...], taken: Ids) -> PieceTask:
+def _piece(
+    task: IngestTask,
+    number: int,
+    parts: tuple[AnnotationFile, ...],
+    taken: Ids = _NO_IDS,
+    unrenamed: Path | None = None,
+) -> PieceTask:
     source_file = task.request.source_file
     facts = [
         [source_file(part.path), part.start, part.end] if isinstance(part, FilePart) else [source_file(part)]
         for part in parts
     ]
     key = content_key({"dataset": task.key, "parts": facts, "taken": xxhash.xxh3_128_hexdigest(taken.tobytes())})
-    return PieceTask(dataset=task, number=number, parts=parts, taken=taken, key=key)
+    return PieceTask(dataset=task, number=number, parts=parts, taken=taken, unrenamed=unrenamed, key=key)
 
 
 def _as_json(reading: Reading) -> dict[str, Any]:

@@ -11,13 +11,12 @@ Rule: any conversation can be read by its number, so a task reads any subset and
 from __future__ import annotations
 
 import os
-import shutil
 import weakref
 from collections import Counter
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator
 from functools import cached_property
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -33,7 +32,7 @@ TABLE = "table.arrow"
 
 _BATCH = 16384
 _BLOCK_ROWS = 65536
-_SCHEMA = pa.schema(
+SCHEMA = pa.schema(
     {
         "offset": pa.uint64(),
         "size": pa.uint32(),
@@ -57,7 +56,7 @@ def write_spool(folder: Path, dataset: str, stream: Iterable[Conversation | Reje
         (folder / "records.jsonl").open("wb", buffering=1 << 20) as lines,
         (folder / "rejects.jsonl").open("wb", buffering=1 << 16) as refused,
         pa.OSFile(str(folder / TABLE), "wb") as sink,
-        pa.ipc.new_file(sink, _SCHEMA) as table,
+        pa.ipc.new_file(sink, SCHEMA) as table,
     ):
         for item in stream:
             if isinstance(item, Conversation):
@@ -82,28 +81,8 @@ def write_spool(folder: Path, dataset: str, stream: Iterable[Conversation | Reje
                 rejects[item.reason] += 1
                 records += 1
         table.write_batch(rows.batch())
-    _sync(folder)
+    sync_files(folder)
     return {"records": records, "conversations": conversations, "rejects": dict(sorted(rejects.items()))}
-
-
-def join_spools(folder: Path, parts: Sequence[Path]) -> None:
-    """Write the spool of all conversations and rejects of others, in order."""
-    offset = 0
-    with (
-        (folder / "records.jsonl").open("wb") as lines,
-        (folder / "rejects.jsonl").open("wb") as refused,
-        pa.OSFile(str(folder / "table.arrow"), "wb") as sink,
-        pa.ipc.new_file(sink, _SCHEMA) as table,
-    ):
-        for part in parts:
-            with pa.memory_map(str(part / "table.arrow")) as source:
-                for batch in pa.ipc.open_file(source).read_all().to_batches():
-                    moved = pa.array(batch.column("offset").to_numpy() + np.uint64(offset))
-                    table.write_batch(pa.RecordBatch.from_arrays([moved, *batch.columns[1:]], schema=_SCHEMA))
-            _append(part / "rejects.jsonl", refused)
-            offset += _append(part / "records.jsonl", lines)
-        table.write_batch(_Rows().batch())
-    _sync(folder)
 
 
 class Spool:
@@ -208,14 +187,8 @@ def reject_line(dataset: str, reject: Reject) -> bytes:
     return orjson.dumps({"dataset": dataset, **safe, "detail": detail}) + b"\n"
 
 
-def _append(path: Path, out: BinaryIO) -> int:
-    """Copy a file to the end of another. Returns its size."""
-    with path.open("rb") as file:
-        shutil.copyfileobj(file, out, 1 << 20)
-        return file.tell()
-
-
-def _sync(folder: Path) -> None:
+def sync_files(folder: Path) -> None:
+    """Everything in a folder on disk."""
     for path in folder.iterdir():
         with path.open("rb+") as file:
             os.fsync(file.fileno())
@@ -300,7 +273,7 @@ class _Rows:
             "groups": pa.ListArray.from_arrays(groups, pa.array(self.groups, pa.uint64())),
             "official_eval": pa.array(self.official_eval, pa.bool_()),
         }
-        return pa.RecordBatch.from_arrays([columns[field.name] for field in _SCHEMA], schema=_SCHEMA)
+        return pa.RecordBatch.from_arrays([columns[field.name] for field in SCHEMA], schema=SCHEMA)
 
 
 def _image(name: str, store: int, frame: int) -> Image:

@@ -46,7 +46,7 @@ class Identities:
     def claim(self, label: str, own: str | None, number: int) -> str:
         """The conversation's id. Raises RejectError for an own id that is taken, unless duplicates are kept."""
         identity = f"{label}/#{number}" if own is None else f"{label}/{own}"
-        digest = xxhash.xxh3_64_intdigest(identity.encode())
+        digest = id_digest(identity)
         if digest in self._seen:
             if own is not None and not self._keep:
                 raise RejectError(
@@ -54,10 +54,19 @@ class Identities:
                     f"an earlier record has the id {own}; set the adapter's option duplicate_ids: keep",
                 )
             while digest in self._seen:
-                identity = f"{identity}#{number}"
-                digest = xxhash.xxh3_64_intdigest(identity.encode())
-        self._seen.add(digest)
+                identity = next_name(identity, number)
+                digest = id_digest(identity)
+        self._seen.add(digest, number)
         return identity
+
+
+def id_digest(identity: str) -> int:
+    return xxhash.xxh3_64_intdigest(identity.encode())
+
+
+def next_name(identity: str, number: int) -> str:
+    """The name to try after a taken one. number: of the record in its file."""
+    return f"{identity}#{number}"
 
 
 class HashSet:
@@ -73,7 +82,7 @@ class HashSet:
         place = self._sorted.searchsorted(np.uint64(value))
         return bool(place < len(self._sorted) and self._sorted[place] == value)
 
-    def add(self, value: int) -> None:
+    def add(self, value: int, record: int = 0) -> None:
         self._latest.add(value)
         if len(self._latest) == _MERGED_AT_ONCE:
             latest = np.fromiter(self._latest, np.uint64, _MERGED_AT_ONCE)

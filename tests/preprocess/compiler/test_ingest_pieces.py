@@ -8,7 +8,7 @@ import io
 import json
 import shutil
 import tarfile
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -19,12 +19,15 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from dst.common.progress import Silent
 from preprocess.adapters.lookup import adapter_origin, find_adapter
 from preprocess.compiler import ingest_pieces, ingest_stage
-from preprocess.compiler.ingest import Ingested
+from preprocess.compiler.carried import Carrier, run_carried
+from preprocess.compiler.ingest import Ingested, ingest_task
+from preprocess.compiler.task_runner import TaskRunner
 from preprocess.filters.rules import Filter, Range
 from tests.support.adapting import request_for, request_of
-from tests.support.cut_datasets import check_same, read_in_pieces, small_parts
+from tests.support.cut_datasets import check_same, files_of_spool, read_in_pieces, read_whole, small_parts
 from tests.support.extensions import ADAPTER, on_path, write_module
 from tests.support.small_blends import build, chat_record, files_of, image_blend, jpeg
 
@@ -171,6 +174,27 @@ def test_ids_that_repeat_in_other_pieces_are_found(tmp_path: Path, keep: str) ->
         with small_parts(part):
             ingested, _ = check_same(request, tmp_path)
     assert ingested.rejects.get("duplicate_id", 0) == (0 if keep == "keep" else len(ids) - len({*ids, 13, 29}) + 1)
+
+
+def test_kept_ids_that_repeat_are_renamed_without_reading_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    records = [talk(number, id=f'é"{number % 7}') for number in range(40)]
+    request = chat_request(tmp_path / "mine", as_array(records), "chat.json", duplicate_ids="keep")
+    real, read = ingest_pieces.read_into, []
+
+    def counted(*arguments: Any, **more: Any) -> Any:
+        read.append(more["parts"])
+        return real(*arguments, **more)
+
+    monkeypatch.setattr(ingest_pieces, "read_into", counted)
+    with small_parts(700):
+        ingested, tasks = check_same(request, tmp_path)
+        assert ingested.conversations == 40
+        assert len(read) == len({str(parts) for parts in read}) < tasks // 2 + 1
+        read.clear()
+        check_same(request, tmp_path, rules=Filter(answer_chars=Range(min=len("Answer 0 of record 10."))))
+        assert len(read) > len({str(parts) for parts in read})  # the name of a dropped record is not known
 
 
 def test_more_names_than_are_counted_come_out_in_their_order(tmp_path: Path) -> None:
@@ -366,3 +390,31 @@ def test_a_file_that_changes_between_cutting_and_reading_is_told(
         ingested: Ingested = read_in_pieces(request, tmp_path)[0]
     assert "changed while it was read" in str(ingested.error)
     shutil.rmtree(tmp_path / "pieces")
+
+
+@pytest.mark.parametrize("keep", ["reject", "keep"])
+def test_pieces_come_back_from_nodes_that_do_not_share_the_build_folder(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, keep: str
+) -> None:
+    monkeypatch.setenv("DSVL_CACHE", str(tmp_path / "node"))
+    stored: list[bytes] = []
+
+    def put(content: bytes) -> int:
+        stored.append(content)
+        return len(stored) - 1
+
+    request = chat_request(
+        tmp_path / "mine", as_lines([talk(number, id=f"r{number % 25}") for number in range(40)]), duplicate_ids=keep
+    )
+    carrier = Carrier(tmp_path / "build", tmp_path / "build/cache", put)
+
+    def engine(function: Any, tasks: Any, *_: Any) -> Iterator[tuple[int, Any]]:
+        for index, task in enumerate(tasks):
+            yield index, carrier.unpack(run_carried(function, carrier.pack(task), stored.__getitem__))
+
+    with small_parts(800):
+        task = ingest_task("mine", "chat", request, tmp_path / "build/cache", None)
+        (ingested,) = ingest_stage.read_datasets([task], TaskRunner(engine, 1, Silent()))
+    expected, whole = read_whole(request, tmp_path)
+    assert ingested == expected
+    assert files_of_spool(task.folder) == files_of_spool(whole.folder)
