@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import contextlib
+import json
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +18,9 @@ from preprocess.adapters.parsing import json_borders, record_cuts
 from preprocess.compiler.ingest import Ingested, IngestTask, ingest_task, run_ingest
 from preprocess.compiler.ingest_stage import read_datasets
 from preprocess.compiler.task_runner import TaskRunner
+from tests.support.adapting import request_for
 from tests.support.in_process import in_this_process
+from tests.support.small_blends import chat_record
 
 
 @contextlib.contextmanager
@@ -72,3 +75,25 @@ def files_of_spool(folder: Path) -> dict[str, bytes]:
 def table_of(folder: Path) -> pa.Table:
     with pa.memory_map(str(folder / "table.arrow")) as source:
         return pa.ipc.open_file(source).read_all().combine_chunks()
+
+
+def text_of(record: object, **style: Any) -> bytes:
+    return json.dumps(record, **style).encode("utf-8", "surrogatepass")
+
+
+def chat_request(root: Path, data: bytes, name: str = "chat.jsonl", **options: Any) -> Any:
+    root.mkdir(exist_ok=True)
+    (root / name).write_bytes(data)
+    return request_for("chat", root, annotations=("*",), **options)
+
+
+def talk(number: int, **more: Any) -> dict[str, Any]:
+    return {**chat_record(number), **more}
+
+
+def as_array(records: Sequence[object], **style: Any) -> bytes:
+    return text_of(list(records), **style)
+
+
+def as_lines(records: Sequence[object]) -> bytes:
+    return b"".join(text_of(record) + b"\n" for record in records)

@@ -4,32 +4,27 @@ from __future__ import annotations
 
 import base64
 import gzip
-import io
-import json
-import shutil
-import tarfile
-from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import pyarrow as pa
-import pyarrow.parquet as pq
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from dst.common.progress import Silent
-from preprocess.adapters.lookup import adapter_origin, find_adapter
-from preprocess.compiler import ingest_pieces, ingest_stage
-from preprocess.compiler.carried import Carrier, run_carried
-from preprocess.compiler.ingest import Ingested, ingest_task
-from preprocess.compiler.task_runner import TaskRunner
+from preprocess.compiler import ingest, ingest_pieces
 from preprocess.filters.rules import Filter, Range
-from tests.support.adapting import request_for, request_of
-from tests.support.cut_datasets import check_same, files_of_spool, read_in_pieces, read_whole, small_parts
-from tests.support.extensions import ADAPTER, on_path, write_module
-from tests.support.small_blends import build, chat_record, files_of, image_blend, jpeg
+from tests.support.adapting import request_for
+from tests.support.cut_datasets import (
+    as_array,
+    as_lines,
+    chat_request,
+    check_same,
+    small_parts,
+    talk,
+    text_of,
+)
+from tests.support.small_blends import jpeg
 
 QUIET = settings(
     suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow], deadline=None, max_examples=60
@@ -65,28 +60,6 @@ RECORDS: st.SearchStrategy[Any] = st.fixed_dictionaries(
     },
 ) | st.sampled_from([{}, [], [{"id": 1}], None])
 STYLES = st.sampled_from([{}, {"indent": 1}, {"separators": (",", ":")}, {"ensure_ascii": False}])
-
-
-def text_of(record: object, **style: Any) -> bytes:
-    return json.dumps(record, **style).encode("utf-8", "surrogatepass")
-
-
-def chat_request(root: Path, data: bytes, name: str = "chat.jsonl", **options: Any) -> Any:
-    root.mkdir(exist_ok=True)
-    (root / name).write_bytes(data)
-    return request_for("chat", root, annotations=("*",), **options)
-
-
-def talk(number: int, **more: Any) -> dict[str, Any]:
-    return {**chat_record(number), **more}
-
-
-def as_array(records: Sequence[object], **style: Any) -> bytes:
-    return text_of(list(records), **style)
-
-
-def as_lines(records: Sequence[object]) -> bytes:
-    return b"".join(text_of(record) + b"\n" for record in records)
 
 
 @QUIET
@@ -181,7 +154,7 @@ def test_kept_ids_that_repeat_are_renamed_without_reading_again(
 ) -> None:
     records = [talk(number, id=f'é"{number % 7}') for number in range(40)]
     request = chat_request(tmp_path / "mine", as_array(records), "chat.json", duplicate_ids="keep")
-    real, read = ingest_pieces.read_into, []
+    real, read = ingest.read_into, []
 
     def counted(*arguments: Any, **more: Any) -> Any:
         read.append(more["parts"])
@@ -226,83 +199,6 @@ def test_images_inside_records_are_kept_once_in_the_order_of_the_records(tmp_pat
     assert ingested.conversations == len(images)
 
 
-@pytest.mark.parametrize("kind", ["parquet", "arrow"])
-def test_tables_are_cut_between_row_groups_and_record_batches(tmp_path: Path, kind: str) -> None:
-    rows = [
-        {**talk(number), "images": [{"bytes": jpeg(number), "path": None}], "other": number} for number in range(30)
-    ]
-    for row in rows:
-        row["messages"][0]["content"] = "<image>\nWhat?"
-    table = pa.Table.from_pylist(rows)
-    root = tmp_path / "mine"
-    root.mkdir()
-    if kind == "parquet":
-        pq.write_table(table, root / "a.parquet", row_group_size=4)
-    else:
-        with pa.OSFile(str(root / "a.arrow"), "wb") as sink, pa.ipc.new_file(sink, table.schema) as writer:
-            writer.write_table(table, max_chunksize=4)
-    request = request_for("chat", root, annotations=("*",), images=("*",))
-    with small_parts(5000):
-        ingested, tasks = check_same(request, tmp_path)
-    assert ingested.conversations == 30
-    assert ingested.ignored_keys == {"other": 30}
-    assert tasks > 2
-
-
-Members = list[tuple[str, bytes]]
-
-
-def tar_of(path: Path, members: Members, form: int = tarfile.USTAR_FORMAT) -> None:
-    """A member whose name ends with a slash is a folder, one with the content b"link" a link."""
-    path.parent.mkdir(exist_ok=True)
-    with tarfile.open(path, "w", format=form) as tar:
-        for name, data in members:
-            info = tarfile.TarInfo(name)
-            if name.endswith("/"):
-                info.type = tarfile.DIRTYPE
-            elif data == b"link":
-                info.type, info.linkname = tarfile.SYMTYPE, "elsewhere"
-            else:
-                info.size = len(data)
-            tar.addfile(info, io.BytesIO(data) if info.isreg() else None)
-
-
-def sample(number: int, folder: str = "") -> Members:
-    name = f"{folder}{number:04d}"
-    record = talk(number, id=f"s{number % 20}")
-    return [(f"{name}.jpg", jpeg(number)), (f"{name}.json", text_of(record))]
-
-
-@pytest.mark.parametrize("form", [tarfile.USTAR_FORMAT, tarfile.GNU_FORMAT, tarfile.PAX_FORMAT])
-def test_a_tar_is_cut_between_samples(tmp_path: Path, form: int) -> None:
-    members: Members = [("x/", b"")]
-    for number in range(25):
-        members += sample(number, "x/" + "long" * 30 * (number % 4 == 0 and form != tarfile.USTAR_FORMAT))
-    others = [("y/", b""), ("no-extension", b"1"), ("alone.jpg", jpeg(1)), ("link.json", b"link"), ("z.json", b"{")]
-    members[9:9] = others
-    tar_of(tmp_path / "mine/a.tar", [*members, ("w/", b"")], form)
-    request = request_for("chat", tmp_path / "mine", annotations=("*",), images=("*",))
-    with small_parts(1000):
-        ingested, tasks = check_same(request, tmp_path)
-    assert ingested.conversations == 20
-    assert ingested.rejects["duplicate_id"] == 5
-    assert tasks > 8
-
-
-def test_a_tar_whose_samples_are_mixed_or_damaged_is_read_whole(tmp_path: Path) -> None:
-    members = [member for number in range(12) for member in sample(number)]
-    mixed = sorted(members, key=lambda member: member[0].endswith(".json"))
-    for index, (order, damage) in enumerate([(mixed, 0), (members, 3000), (members, -3000), (members, 700)]):
-        path = tmp_path / f"mine{index}/a.tar"
-        tar_of(path, order)
-        if damage:
-            data = path.read_bytes()
-            path.write_bytes(data[:damage] + (b"" if damage < 0 else bytes(40) + data[damage + 40 :]))
-        request = request_for("chat", path.parent, annotations=("*",), images=("*",))
-        with small_parts(1000):
-            check_same(request, tmp_path)
-
-
 def test_llava_is_read_in_pieces(tmp_path: Path) -> None:
     records = [
         {"id": str(number % 17), "image": f"{number:012}.jpg", "conversations": [
@@ -316,105 +212,3 @@ def test_llava_is_read_in_pieces(tmp_path: Path) -> None:
         ingested, tasks = check_same(request, tmp_path, "llava")
     assert ingested.rejects == {"duplicate_id": 23}
     assert tasks > 5
-
-
-def test_the_cuts_do_not_depend_on_workers_and_a_whole_build_is_the_same(tmp_path: Path) -> None:
-    for name in ("whole", "pieces"):
-        (tmp_path / name).mkdir()
-        image_blend(tmp_path / name)
-    build(tmp_path / "whole/blend.yaml")
-    with small_parts(400):
-        report = build(tmp_path / "pieces/blend.yaml")
-        assert report.built_tasks > 6
-        assert build(tmp_path / "pieces/blend.yaml").built_tasks == 0
-    assert files_of(tmp_path / "pieces/build") == files_of(tmp_path / "whole/build")
-
-
-def test_a_killed_reading_resumes_at_its_finished_pieces(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    request = chat_request(tmp_path / "mine", as_array([talk(number) for number in range(30)]), "chat.json")
-    read: list[int] = []
-    real = ingest_pieces.run_piece
-
-    def dies(task: ingest_pieces.PieceTask) -> ingest_pieces.PieceResult:
-        if task.number == 4:
-            raise KeyboardInterrupt
-        return real(task)
-
-    def counted(task: ingest_pieces.PieceTask) -> ingest_pieces.PieceResult:
-        read.append(task.number)
-        return real(task)
-
-    with small_parts(600):
-        monkeypatch.setattr(ingest_stage, "run_piece", dies)
-        with pytest.raises(KeyboardInterrupt):
-            read_in_pieces(request, tmp_path)
-        monkeypatch.setattr(ingest_stage, "run_piece", counted)
-        monkeypatch.setattr(ingest_stage, "cut_file", None)  # the cuts are known
-        ingested, _, _ = read_in_pieces(request, tmp_path)
-    assert ingested.conversations == 30
-    assert min(read) == 4
-
-
-@pytest.mark.parametrize("files", [1, 9])
-def test_an_adapter_that_reads_all_files_for_every_piece_is_called_once(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, files: int
-) -> None:
-    """It says independent_records, but walks the annotations."""
-    for _ in on_path(monkeypatch, tmp_path):
-        write_module(
-            tmp_path, "walker", ADAPTER.replace('licence="None."', 'licence="None.", independent_records=True')
-        )
-        root = tmp_path / "mine"
-        root.mkdir()
-        for file in range(files):
-            (root / f"{file}.txt").write_text("".join(f"Line {line}.\n" for line in range(90 // files)))
-        request = request_of(find_adapter("walker:ADAPTER"), root)
-        with small_parts(200):
-            ingested, _ = check_same(request, tmp_path, "walker:ADAPTER", extension=adapter_origin("walker:ADAPTER"))
-        assert ingested.conversations == 90 // files * files
-
-
-def test_a_file_that_changes_between_cutting_and_reading_is_told(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    data = as_array([talk(number) for number in range(30)])
-    request = chat_request(tmp_path / "mine", data, "chat.json")
-    real = ingest_pieces.run_piece
-
-    def changed(task: ingest_pieces.PieceTask) -> ingest_pieces.PieceResult:
-        (tmp_path / "mine/chat.json").write_bytes(data.replace(b"record 2", b"REcORD22"))
-        return real(task)
-
-    monkeypatch.setattr(ingest_stage, "run_piece", changed)
-    with small_parts(600):
-        ingested: Ingested = read_in_pieces(request, tmp_path)[0]
-    assert "changed while it was read" in str(ingested.error)
-    shutil.rmtree(tmp_path / "pieces")
-
-
-@pytest.mark.parametrize("keep", ["reject", "keep"])
-def test_pieces_come_back_from_nodes_that_do_not_share_the_build_folder(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, keep: str
-) -> None:
-    monkeypatch.setenv("DSVL_CACHE", str(tmp_path / "node"))
-    stored: list[bytes] = []
-
-    def put(content: bytes) -> int:
-        stored.append(content)
-        return len(stored) - 1
-
-    request = chat_request(
-        tmp_path / "mine", as_lines([talk(number, id=f"r{number % 25}") for number in range(40)]), duplicate_ids=keep
-    )
-    carrier = Carrier(tmp_path / "build", tmp_path / "build/cache", put)
-
-    def engine(function: Any, tasks: Any, *_: Any) -> Iterator[tuple[int, Any]]:
-        for index, task in enumerate(tasks):
-            yield index, carrier.unpack(run_carried(function, carrier.pack(task), stored.__getitem__))
-
-    with small_parts(800):
-        task = ingest_task("mine", "chat", request, tmp_path / "build/cache", None)
-        (ingested,) = ingest_stage.read_datasets([task], TaskRunner(engine, 1, Silent()))
-    expected, whole = read_whole(request, tmp_path)
-    assert ingested == expected
-    assert files_of_spool(task.folder) == files_of_spool(whole.folder)
