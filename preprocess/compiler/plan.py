@@ -79,6 +79,7 @@ def assign_splits(blend: Blend, spools: Mapping[str, Spool], copies: Copies | No
         official[rows] = official_eval[name]
         pinned[rows] = dataset.split == "train"
         row = rows.stop
+        del values, begin  # they take as much memory as all that is kept of the dataset
     side = split.assign(
         groups[0] if len(groups) == 1 else np.concatenate(groups),
         starts,
