@@ -156,6 +156,12 @@ def engine_problems(engine: str) -> list[str]:
     """Why an engine cannot be used here; it is not started."""
     if engine == "ray" and importlib.util.find_spec("ray") is None:
         return ["engine: ray is not installed; pip install 'dsvl[ray]', or set engine: process"]
+    address = os.environ.get("RAY_ADDRESS", "")
+    if engine == "ray" and address.startswith("ray://"):
+        return [
+            f"RAY_ADDRESS={address}: builds do not run through Ray's client; run the command on a node of the cluster with "
+            "RAY_ADDRESS=auto, or send it there by `ray job submit`"
+        ]
     return []
 
 

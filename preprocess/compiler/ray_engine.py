@@ -134,8 +134,8 @@ def connected(cpus: int) -> Any:
 
 
 def _check_answers(address: str) -> None:
-    """Raises OSError if nothing listens at `host:port` or `ray://host:port`: Ray itself would ask for minutes."""
-    host, _, port = address.rpartition("://")[2].rpartition(":")
+    """Raises OSError if nothing listens at `host:port`: Ray itself would ask for minutes."""
+    host, _, port = address.rpartition(":")
     if host and port.isdigit():
         socket.create_connection((host.strip("[]"), int(port)), CONNECT_S).close()
 

@@ -222,6 +222,15 @@ def test_ray_that_is_not_installed_says_what_to_install(monkeypatch: pytest.Monk
     assert engine_problems("process") == []
 
 
+def test_an_address_of_rays_client_is_refused_before_work_starts(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("RAY_ADDRESS", "ray://10.0.0.1:10001")
+    (problem,) = engine_problems("ray")
+    assert problem.startswith(
+        "RAY_ADDRESS=ray://10.0.0.1:10001: builds do not run through Ray's client; run the command"
+    )
+    assert engine_problems("process") == []
+
+
 def test_engines_are_named_as_in_the_config() -> None:
     assert dict(ENGINES) == {"process": process_engine, "ray": ray_engine}
 
