@@ -159,8 +159,8 @@ def engine_problems(engine: str) -> list[str]:
     address = os.environ.get("RAY_ADDRESS", "")
     if engine == "ray" and address.startswith("ray://"):
         return [
-            f"RAY_ADDRESS={address}: builds do not run through Ray's client; run the command on a node of the cluster with "
-            "RAY_ADDRESS=auto, or send it there by `ray job submit`"
+            f"RAY_ADDRESS={address}: builds do not run through Ray's client; run the command on a node of the cluster "
+            "with RAY_ADDRESS=auto, or send it there by `ray job submit`"
         ]
     return []
 
