@@ -20,6 +20,7 @@ ELSEWHERE = {
     "README.md": "index.md",
     "CHANGELOG.md": "changelog.md",
     "CONTRIBUTING.md": "contributing.md",
+    "SECURITY.md": "security.md",
     "shards/FORMAT.md": "format.md",
 }
 """Path in the repository -> path in the site"""

@@ -26,6 +26,7 @@ from preprocess.adapters.groups import image_groups
 from preprocess.compiler.image_states import States, image_states
 from preprocess.compiler.ingest import Ingested, content_key
 from preprocess.compiler.opened import open_dataset
+from preprocess.compiler.sealed_json import read_sealed, write_sealed
 from preprocess.compiler.spool import Spool, reject_all, write_spool
 from preprocess.compiler.task_runner import TaskRunner
 from preprocess.compiler.worker_deaths import deadly_items, died_detail, noting
@@ -134,14 +135,14 @@ def run_frames(task: FramesTask) -> list[Shown]:
             else:
                 result.append(_shown(image, stores, task))
     task.marker.parent.mkdir(parents=True, exist_ok=True)
-    replace_file(task.marker, json.dumps(result).encode())
+    write_sealed(task.marker, result)
     return result
 
 
 def read_frames(task: FramesTask) -> list[Shown] | None:
     """The result of an earlier run of the same task, if there is one."""
     try:
-        result = json.loads(task.marker.read_bytes())
+        result = read_sealed(task.marker)
     except (OSError, ValueError):
         return None
     return result if isinstance(result, list) and len(result) == len(task.positions) else None

@@ -22,7 +22,8 @@ from preprocess.adapters.base import AnnotationFile, FilePart, IdSet, Request, T
 from preprocess.adapters.lookup import adapter_origin, read_records
 from preprocess.adapters.parsing.splits import held_out_files
 from preprocess.compiler.input_digests import input_digests, stamp
-from preprocess.compiler.spool import reject_all, write_spool
+from preprocess.compiler.sealed_json import read_sealed, write_sealed
+from preprocess.compiler.spool import TABLE, reject_all, write_spool
 from preprocess.compiler.unknown_names import check_fields, check_names, unused_names
 from preprocess.compiler_version import COMPILER
 from preprocess.conversation import Conversation, Records, Reject
@@ -30,7 +31,7 @@ from preprocess.errors import DataError
 from preprocess.filters.record_rules import record_check
 from preprocess.filters.rules import Filter
 from preprocess.images.embedded import EmbeddedWriter
-from shards.files import partial_path, replace_file, sync_folder
+from shards.files import partial_path, sync_folder
 
 _DONE = "done.json"
 
@@ -122,7 +123,7 @@ def content_key(parts: Mapping[str, Any]) -> str:
 def finished(task: IngestTask) -> Ingested | None:
     """The result of an earlier run of the same task, if there is one."""
     try:
-        return Ingested(**json.loads((task.folder / _DONE).read_bytes()))
+        return Ingested(**read_sealed(task.folder / _DONE, _described(task.folder)))
     except (FileNotFoundError, ValueError, TypeError):
         return None
 
@@ -195,11 +196,16 @@ def complete(
         )
     if _key(task.adapter, request, task.first, task.extension, task.rules) != task.key:
         raise DataError("an annotation file changed while it was read; run the same command again")
-    replace_file(folder / _DONE, json.dumps(asdict(ingested)).encode())
+    write_sealed(folder / _DONE, asdict(ingested), _described(folder))
     shutil.rmtree(task.folder, ignore_errors=True)
     os.replace(folder, task.folder)
     sync_folder(task.folder.parent)
     return ingested
+
+
+def _described(folder: Path) -> list[Path]:
+    """Files of a spool whose parts have no digests of their own."""
+    return [folder / name for name in (TABLE, "rejects.jsonl")]
 
 
 def failed(task: IngestTask, error: DataError) -> Ingested:

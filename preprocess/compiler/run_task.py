@@ -7,7 +7,6 @@ with `share` also the tokens of the task's conversations, since samples are sort
 
 from __future__ import annotations
 
-import json
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -21,6 +20,7 @@ from dst import IGNORE, Encoded
 from preprocess.compiler.concat import join
 from preprocess.compiler.image_digests import ImageDigests
 from preprocess.compiler.member import Member, make_member, tokenize, with_images
+from preprocess.compiler.sealed_json import read_sealed, write_sealed
 from preprocess.compiler.share import share
 from preprocess.compiler.spool import reject_all, reject_line
 from preprocess.compiler.task import CompileTask, TaskResult, Tools, open_tools
@@ -72,8 +72,10 @@ def run_task(task: CompileTask) -> TaskResult:
     task.marker.parent.mkdir(parents=True, exist_ok=True)
     if outcome.rejects:
         replace_file(task.rejects, b"".join(reject_line(context.dataset, reject) for reject in outcome.rejects))
+    else:
+        task.rejects.unlink(missing_ok=True)  # of a try that did not end
     digests.write(task.digests)
-    replace_file(task.marker, json.dumps(result.to_json()).encode())
+    write_sealed(task.marker, result.to_json(), [task.rejects] if outcome.rejects else [])
     return result
 
 
@@ -89,7 +91,7 @@ def read_result(task: CompileTask, remote: Mapping[str, int] | None = None) -> T
     remote: path -> bytes of the shards at the URL, if the build goes to one.
     """
     try:
-        result = TaskResult.from_json(json.loads(task.marker.read_bytes()))
+        result = TaskResult.from_json(read_sealed(task.marker, [task.rejects] if task.rejects.is_file() else []))
         if result.rejects and not task.rejects.is_file():
             return None
         if remote is not None and result.shard is not None:

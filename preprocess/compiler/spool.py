@@ -27,6 +27,7 @@ import xxhash
 from preprocess.compiler.split_assignment import mix
 from preprocess.conversation import Conversation, Image, Reject
 from preprocess.conversation_lines import decode, encode
+from preprocess.errors import DataError
 
 TABLE = "table.arrow"
 
@@ -45,6 +46,8 @@ SCHEMA = pa.schema(
         "official_eval": pa.bool_(),
     }
 )
+_PLACE = ("offset", "size", "hash")
+"""Of a line"""
 
 
 def write_spool(folder: Path, dataset: str, stream: Iterable[Conversation | Reject]) -> dict[str, Any]:
@@ -95,15 +98,22 @@ class Spool:
         self._file = os.open(folder / "records.jsonl", os.O_RDONLY)
         weakref.finalize(self, os.close, self._file)
         self._starts = _starts(self.table.column("offset").chunks)
-        self._places = [[chunk.to_numpy() for chunk in self.table.column(name).chunks] for name in ("offset", "size")]
+        self._places = [[chunk.to_numpy() for chunk in self.table.column(name).chunks] for name in _PLACE]
 
     def __len__(self) -> int:
         return int(self.table.num_rows)
 
     def __getitem__(self, row: int) -> Conversation:
+        """Raises DataError if the line is not the one that was written."""
         chunk = int(np.searchsorted(self._starts, row, "right")) - 1
-        offset, size = (int(chunks[chunk][row - self._starts[chunk]]) for chunks in self._places)
-        return decode(os.pread(self._file, size, offset))
+        offset, size, written = (int(chunks[chunk][row - self._starts[chunk]]) for chunks in self._places)
+        line = os.pread(self._file, size, offset)
+        if xxhash.xxh3_64_intdigest(line) != written:
+            raise DataError(
+                f"{self.folder}/records.jsonl: conversation {row} is damaged; remove {self.folder}, which the next "
+                "run makes again"
+            )
+        return decode(line)
 
     @cached_property
     def num_images(self) -> int:

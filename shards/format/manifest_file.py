@@ -39,9 +39,10 @@ _READ = f"{PLAIN_VERSION} to {VERSION}"
 NAME = "manifest.json"
 
 _HASH_LINE = re.compile(rb'\n "hash": "([0-9a-f]{64})",(?=\n)')
-_PART = r"(?!\.{1,2}(?:/|\Z))[^/\\\0]+"
+_PART = r"(?!\.{1,2}(?:/|\Z))[^/\\\0-\x1f]+"
 _PLAIN = (string.ascii_letters + string.digits + "_-./\n").encode()
 _ALL_DOTS = bytes.maketrans(b"/\n", b"..")
+_SHA256 = re.compile(r"[0-9a-f]{64}")
 _INSIDE = re.compile(rf"(?![A-Za-z]:){_PART}(?:/{_PART})*")
 
 
@@ -116,10 +117,15 @@ def read_manifest(store: Store) -> Manifest:
         )
     if manifest.has_tiles and manifest.config.image.tiles is None:
         raise ShardError(f"{path}: has images with tiles, but config.image.tiles is missing; rebuild it")
-    named = [*manifest.files]
+    named, digests = [*manifest.files], [*manifest.files.values()]
     for dataset in manifest.datasets.values():
         for shards in dataset.shards.values():
             named += shards.paths
+            digests += shards.digests
+    if wrong := next((digest for digest in digests if not _SHA256.fullmatch(digest)), None):
+        raise ShardError(
+            f"{path}: names the digest {wrong!r}; expected 64 hexadecimal digits; rebuild to write it again"
+        )
     if outside := _outside(named):
         raise ShardError(
             f"{path}: names the file {outside[0]!r}; expected a path below the build folder, with / and without .. in "

@@ -140,6 +140,11 @@ class ShardList(Sequence[ShardInfo]):
         """The tars, then their indexes."""
         return self._columns["path"] + self._columns["index"]
 
+    @property
+    def digests(self) -> list[str]:
+        """SHA-256 of the tars, then of their indexes."""
+        return self._columns["sha256"] + self._columns["index_sha256"]
+
 
 def _check_branches(info: ShardInfo, path: str) -> None:
     counts = info.branches

@@ -107,7 +107,7 @@ def _images() -> Iterator[tuple[str, str, bytes, Read]]:
     def read(path: Path) -> str | None:
         for store in ("original", "resized"):
             try:
-                prepare_image(path.read_bytes(), ImagePolicy(store=store))  # type: ignore[arg-type]
+                prepare_image(path.read_bytes(), ImagePolicy(store=store))
             except RejectError as error:
                 if error.reason not in _FORESEEN:
                     return f"{error.reason}: {error.detail}"

@@ -1,0 +1,39 @@
+"""Small results of earlier runs, as JSON with a digest: a damaged one is as none, so that its task runs again.
+
+The digest also covers files that the result describes, as far as nothing else checks them.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import xxhash
+
+from shards.files import replace_file
+
+_PIECE = 1 << 24
+
+
+def write_sealed(path: Path, value: Any, files: Sequence[Path] = ()) -> None:
+    text = json.dumps(value).encode()
+    replace_file(path, text + b"\n" + _digest(text, files).encode())
+
+
+def read_sealed(path: Path, files: Sequence[Path] = ()) -> Any:
+    """Raises OSError if a file is not there, and ValueError if one is damaged."""
+    text, _, digest = path.read_bytes().rpartition(b"\n")
+    if _digest(text, files).encode() != digest:
+        raise ValueError(f"{path}: is damaged")
+    return json.loads(text)
+
+
+def _digest(text: bytes, files: Sequence[Path]) -> str:
+    digest = xxhash.xxh3_128(text)
+    for path in files:
+        with path.open("rb") as file:
+            while piece := file.read(_PIECE):
+                digest.update(piece)
+    return digest.hexdigest()
