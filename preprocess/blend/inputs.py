@@ -31,15 +31,19 @@ class Inputs:
 def find_inputs(blend: Blend, base: Path, *, need_images: bool = True) -> dict[str, Inputs]:
     """The files of every dataset; relative paths start at `base`. Raises ConfigError with all that is missing.
 
-    A root may be a URL, and so may annotations and images below a local root.
+    A root may be a URL, and so may annotations and images below a local root. A bucket or host that fails to answer is
+    one problem, and is not asked for the datasets that follow.
 
     need_images: False if no image is opened, so that none of the adapter's own image locations has to exist.
     """
     inputs: dict[str, Inputs] = {}
     problems: list[str] = []
+    failed: set[str] = set()
     for index, dataset in enumerate(blend.datasets):
         where = f"datasets.{index} ({dataset.name})"
         try:
+            if not failed.isdisjoint(_servers(dataset)):  # each would take as long, and say the same
+                continue
             root = input_path(base, os.path.expanduser(dataset.root))
             if root.is_dir():
                 with listed_once():
@@ -53,6 +57,7 @@ def find_inputs(blend: Blend, base: Path, *, need_images: bool = True) -> dict[s
             problems.append(f"{where}: {error}")
         except OSError as error:  # of a URL that does not answer
             problems.append(f"{where}: {error.filename}: {error.strerror}")
+            failed |= _servers(dataset) & {input_path(base, str(error.filename)).anchor}
     if problems:
         raise ConfigError(problems)
     return inputs
@@ -93,6 +98,12 @@ def _files_of(dataset: Dataset, root: Path, where: str, *, need_images: bool) ->
         absent=() if dataset.spec.alternatives or layout in dataset.spec.other_layouts else tuple(missing),
     )
     return inputs, problems
+
+
+def _servers(dataset: Dataset) -> set[str]:
+    """The buckets and hosts that a dataset names, as URLs. Raises as `input_path`."""
+    names = (dataset.root, *_patterns(dataset.annotations), *_patterns(dataset.images))
+    return {input_path(Path(), name).anchor for name in names if "://" in name} - {os.sep}
 
 
 def _no_folder(root: Path) -> str:
