@@ -76,7 +76,10 @@ class SourceRecords:
             raise DataError(f"{file}: is not an input of the dataset {dataset}, so it is not read")
         if (folder := os.path.dirname(file)) and ".." in Path(folder).parts:
             raise DataError(f"{file}: leads out of the dataset's folder, so it is not read")
-        places = [base / os.path.expanduser(self._roots.get(dataset, "")) / file for base in self._bases]
+        root = self._roots.get(dataset, "")
+        if "://" in root:  # a build may be from anywhere, so a look at it asks no other machine
+            raise DataError(f"{file}: is at {root}; view shows records of local files, dsvl-prep render those of URLs")
+        places = [base / os.path.expanduser(root) / file for base in self._bases]
         for path in dict.fromkeys(places):
             if self._is_pinned(path, pinned.size, pinned.sha256):
                 return path

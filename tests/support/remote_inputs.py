@@ -10,13 +10,20 @@ from pathlib import Path
 from typing import Any
 from unittest import mock
 
-import fsspec
-
 from preprocess.compiler.build import run_build
 from preprocess.compiler.report import BuildReport
 from preprocess.containers import remote_requests
+from tests.support.image_archives import KINDS
 from tests.support.remote_builds import write_at
-from tests.support.small_blends import files_of, write_blend
+from tests.support.small_blends import chat_record, files_of, jpeg, write_blend, write_chat
+
+
+def dataset(folder: Path, kind: str, count: int = 6) -> Path:
+    """Records, and their images in a store of a kind."""
+    names = [f"photos/{number} é.jpg" for number in range(count)]
+    write_chat(folder, [chat_record(number, images=[name]) for number, name in enumerate(names)])
+    KINDS[kind](folder / kind, {name: jpeg(number) for number, name in enumerate(names)})
+    return folder
 
 
 def put(folder: Path, url: str) -> str:
@@ -70,8 +77,3 @@ def counted() -> Iterator[Requests]:
 
     with mock.patch.object(remote_requests, "_ask", counting):
         yield requests
-
-
-def remove_all(url: str) -> None:
-    files, path = fsspec.core.url_to_fs(url)
-    files.rm(path, recursive=True)

@@ -2,18 +2,15 @@
 
 from __future__ import annotations
 
-import gzip
-import json
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 from unittest import mock
 
-import pyarrow as pa
-import pyarrow.parquet as pq
 import pytest
 import yaml
 
+import shards
 import shards.storage.remote
 from preprocess.compiler.carried import Carrier, run_carried
 from preprocess.compiler.commit import CACHE
@@ -24,18 +21,10 @@ from tests.support.commands import dsvl_prep
 from tests.support.image_archives import KINDS
 from tests.support.paths import ROOT
 from tests.support.remote_builds import Flaky, remove_at, write_at
-from tests.support.remote_inputs import blend_of, build_of, counted, put, without_root
-from tests.support.small_blends import build, chat_record, files_of, jpeg, write_blend, write_chat
+from tests.support.remote_inputs import blend_of, build_of, counted, dataset, put, without_root
+from tests.support.small_blends import build, files_of, jpeg, write_blend
 
 pytestmark = pytest.mark.usefixtures("builds_in_this_process")
-
-
-def dataset(folder: Path, kind: str, count: int = 6) -> Path:
-    """Records, and their images in a store of a kind."""
-    names = [f"photos/{number} é.jpg" for number in range(count)]
-    write_chat(folder, [chat_record(number, images=[name]) for number, name in enumerate(names)])
-    KINDS[kind](folder / kind, {name: jpeg(number) for number, name in enumerate(names)})
-    return folder
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -63,35 +52,6 @@ def test_a_build_from_s3_has_the_bytes_of_a_build_from_a_folder(tmp_path: Path, 
         build(blend, out=tmp_path / place)
         results.append({name: data for name, data in files_of(tmp_path / place).items() if name != "manifest.json"})
     assert results[0] == results[1]
-
-
-@pytest.mark.parametrize("text", ["chat.jsonl", "chat.jsonl.gz", "chat.json", "chat.parquet", "chat.csv", "captions"])
-def test_records_in_every_container_are_read_from_a_url(tmp_path: Path, memory: str, text: str) -> None:
-    local = dataset(tmp_path / "mine", "folder")
-    path = local / "chat.jsonl"
-    lines = path.read_bytes()
-    path.unlink()
-    records = [json.loads(line) for line in lines.splitlines()]
-    match text:
-        case "chat.jsonl":
-            path.write_bytes(lines)
-        case "chat.jsonl.gz":
-            (local / text).write_bytes(gzip.compress(lines))
-        case "chat.json":
-            (local / text).write_text(json.dumps(records))
-        case "chat.parquet":
-            pq.write_table(pa.Table.from_pylist(records), local / text, row_group_size=2)
-        case "chat.csv":
-            rows = [f'"photos/{number} é.jpg",Question?,Answer {number}' for number in range(3)]
-            (local / text).write_text("\n".join(["image,question,answer", *rows]) + "\n")
-        case "captions":
-            for number in range(6):
-                (local / f"folder/photos/{number} é.txt").write_text(f"Caption {number}.")
-    settings = {"images": "folder", "prompt": "Describe it."} if text == "captions" else {"images": "folder"}
-    annotations = "folder" if text == "captions" else text
-    _, expected = build_of(tmp_path, str(local), "local", annotations=annotations, **settings)
-    _, got = build_of(tmp_path, put(local, memory), "remote", annotations=annotations, **settings)
-    assert got == expected
 
 
 def test_urls_of_annotations_and_images_may_be_below_a_local_root(tmp_path: Path, memory: str) -> None:
