@@ -1,8 +1,9 @@
 """Measure builds whose data is in object storage against the same data on a local disk, all in one run.
 
-    python -m tools.bench.remote_inputs [--scratch FOLDER] [--images 2000] [--workers 2] [--kinds folder stored.zip ...]
+    python -m tools.bench.remote_inputs [--scratch FOLDER] [--images 300] [--workers 2] [--kinds folder stored.zip ...]
 
-The S3 server (moto) runs on this machine and shares its cores, so the seconds are more than what the client costs.
+The S3 server (moto) runs on this machine, shares its cores, and copies a whole object for each range of it: seconds are
+more than what the client costs, and grow with the size of archives; requests and bytes are those of any S3.
 Each build is a new process: of local files, from S3, and from S3 again with nothing changed. Requests (GET, listings
 included) and bytes are counted by the server. Needs Linux; prints Markdown for docs/benchmarks.md.
 """
@@ -30,7 +31,7 @@ ANSWER_WORDS = 24
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--scratch", type=Path, help="a folder on a local disk")
-    parser.add_argument("--images", type=int, default=2000)
+    parser.add_argument("--images", type=int, default=300)
     parser.add_argument("--workers", type=int, default=2)
     parser.add_argument("--kinds", nargs="+", default=["folder", "stored.zip", "plain.tar", "hf.parquet"])
     arguments = parser.parse_args()
