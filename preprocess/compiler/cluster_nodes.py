@@ -90,6 +90,8 @@ def check_nodes(ray: Any, needs: NodeNeeds) -> None:
     for reference in ready:
         try:
             problem = ray.get(reference)
+        except (ray.exceptions.TaskUnschedulableError, ray.exceptions.NodeDiedError):
+            continue  # the node was lost a moment ago, and gets no tasks
         except ray.exceptions.RayError as error:
             last = str(error).strip().rpartition("\n")[2][:300]
             problem = (
