@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import os
 import secrets
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +18,31 @@ def flush_and_close(file: Any) -> None:
     with file:
         file.flush()
         os.fsync(file.fileno())
+
+
+@contextmanager
+def disk_named(folder: Path, need_bytes: int | None = None) -> Iterator[None]:
+    """A full disk or quota as an OSError that names the folder, what is free there and what is needed, if known.
+
+    Writing to an open file raises one that names nothing.
+    """
+    try:
+        yield
+    except OSError as error:
+        if error.errno not in _FULL or error.filename is not None:
+            raise
+        raise OSError(error.errno, f"{error.strerror} ({_room(folder, need_bytes)})", str(folder)) from None
+
+
+_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+
+
+def _room(folder: Path, need_bytes: int | None) -> str:
+    try:
+        free = f"{shutil.disk_usage(folder).free:,} bytes free"
+    except OSError:
+        free = "free space unknown"
+    return free if need_bytes is None else f"{free}, {need_bytes:,} needed"
 
 
 def sync_folder(folder: Path) -> None:
@@ -28,9 +57,9 @@ def sync_folder(folder: Path) -> None:
 def replace_file(path: Path, content: bytes) -> None:
     """Write a small file so that a reader sees the old or the new one, never a part."""
     partial = partial_path(path)
-    file = partial.open("wb")
-    file.write(content)
-    flush_and_close(file)
+    with disk_named(path.parent, len(content)), partial.open("wb") as file:
+        file.write(content)
+        flush_and_close(file)
     os.replace(partial, path)
     sync_folder(path.parent)
 

@@ -32,6 +32,7 @@ from preprocess.compiler.report import BuildReport, DatasetReport
 from preprocess.compiler.run_task import read_result, run_task
 from preprocess.compiler.split_assignment import CONFLICT
 from preprocess.compiler.task_runner import TaskRunner
+from shards.files import disk_named
 from shards.format.manifest import EvaluationQuestions
 
 if TYPE_CHECKING:
@@ -84,7 +85,7 @@ def build_and_publish(
     blend = prepared.blend
     folder, store = target(path, blend, out, work)
     progress = progress or Silent()
-    with locked(folder), _engine(prepared, folder, store, workers) as engine:
+    with locked(folder), disk_named(folder), _engine(prepared, folder, store, workers) as engine:
         sweep_partials(folder)
         remote = RemoteTarget(store, folder / CACHE / "published") if store else None
         run = TaskRunner(engine, workers or usable_cpus(), progress)

@@ -15,15 +15,16 @@ import signal
 import sys
 import threading
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from multiprocessing import resource_tracker
 from multiprocessing.connection import Connection, wait
+from pathlib import Path
 from typing import Any, Protocol, TypeVar
 
 from preprocess.compiler.ray_engine import ray_engine
 from preprocess.compiler.task_errors import USERS_TO_MEND, failure_text
 from preprocess.compiler.task_report import TaskReport, unreported
-from preprocess.compiler.worker_deaths import Forgives, forgive_none
+from preprocess.compiler.worker_deaths import Forgives, forgive_none, item_now
 from preprocess.errors import DataError
 
 T = TypeVar("T")
@@ -69,6 +70,9 @@ def keeping_workers(engine: Engine) -> Iterator[Engine]:
     else:
         yield engine
 
+
+QUIET_S = 60.0
+"""Without the end of any task, after which a line on stderr says which processes still work"""
 
 ENGINES: Mapping[str, Engine] = {"process": process_engine, "ray": ray_engine}
 
@@ -123,7 +127,10 @@ class _Crew:
                 worker.give(function, queue.popleft())
                 busy[worker.pipe] = worker
             report(len(busy), len(queue) + len(lost), len(lost))
-            for pipe in wait(list(busy)):
+            ready = wait(list(busy), QUIET_S)
+            if not ready:
+                _tell_quiet(list(busy.values()))
+            for pipe in ready:
                 worker = busy.pop(pipe)
                 try:
                     yield worker.take()
@@ -175,6 +182,15 @@ class _Worker:
             raise DataError(failure)
         return self.task[0], result
 
+    def describe(self) -> str:
+        """Its process, with the state that Linux gives, its task and the item that it is at."""
+        try:
+            stat = Path(f"/proc/{self._process.pid}/stat").read_text()
+            state = {"T": ", stopped", "D": ", waiting for a disk"}.get(stat.rpartition(")")[2].split()[0], "")
+        except OSError:
+            state = ""
+        return f"process {self._process.pid}{state} (task {self.task[0]}{item_now(self.task[1])})"
+
     def retire(self) -> None:
         self.pipe.close()
         self._process.join()
@@ -193,6 +209,17 @@ class _Worker:
             cause = f"exit code {code}"
             step = "what it printed last says why; if that is a traceback, please report it"
         return _WorkerDied(self.task[0], cause, step)
+
+
+def _tell_quiet(workers: Sequence[_Worker]) -> None:
+    listed = ", ".join(worker.describe() for worker in workers[:4])
+    more = f" and {len(workers) - 4} more" if len(workers) > 4 else ""
+    print(
+        f"no task has ended for {QUIET_S:g} s; still at work: {listed}{more}; continue a stopped process with kill "
+        "-CONT, or stop the build: the same command resumes",
+        file=sys.stderr,
+        flush=True,
+    )
 
 
 @contextlib.contextmanager

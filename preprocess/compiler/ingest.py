@@ -31,7 +31,7 @@ from preprocess.errors import DataError
 from preprocess.filters.record_rules import record_check
 from preprocess.filters.rules import Filter
 from preprocess.images.embedded import EmbeddedWriter
-from shards.files import partial_path, sync_folder
+from shards.files import disk_named, partial_path, sync_folder
 
 _DONE = "done.json"
 
@@ -133,7 +133,7 @@ def run_ingest(task: IngestTask) -> Ingested:
     partial = partial_path(task.folder)
     try:
         partial.mkdir(parents=True)
-        with input_digests(task.request) as digests:
+        with disk_named(partial.parent), input_digests(task.request) as digests:
             reading = read_into(partial, task)
             return complete(partial, task, reading, digests.result)
     except DataError as error:

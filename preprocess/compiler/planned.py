@@ -7,6 +7,7 @@ Rule: planning again after nothing changed gives the same tasks, and reads no re
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -128,10 +129,10 @@ def _tasks(
 ) -> list[CompileTask]:
     cache = folder / CACHE
     tokenizer = cache / "tokenizer" / prepared.tokenizer.fingerprint[:32]
-    if not tokenizer.is_dir():
-        partial = partial_path(tokenizer)
-        prepared.tokenizer.save(partial, prepared.template("").source)
-        partial.rename(tokenizer)
+    partial = partial_path(tokenizer)
+    prepared.tokenizer.save(partial, prepared.template("").source)
+    shutil.rmtree(tokenizer, ignore_errors=True)  # of an earlier run, perhaps damaged since
+    partial.rename(tokenizer)
     tasks: list[CompileTask] = []
     for dataset in prepared.blend.datasets:
         template = prepared.template(dataset.name)

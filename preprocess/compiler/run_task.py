@@ -30,7 +30,7 @@ from preprocess.errors import DataError, RejectError
 from preprocess.filters.image_rules import broken_image_rule
 from preprocess.images.prepare import StoredImage
 from shards import ShardInfo, ShardWriter
-from shards.files import file_sha256, replace_file
+from shards.files import disk_named, file_sha256, replace_file
 from shards.format.branches import IntArray
 from shards.images.tiles import described as described_grid
 
@@ -40,6 +40,11 @@ if TYPE_CHECKING:
 
 def run_task(task: CompileTask) -> TaskResult:
     """Write the task's shard, its rejects and its marker. Raises DataError or OSError if another try may succeed."""
+    with disk_named(task.context.cache):
+        return _run(task)
+
+
+def _run(task: CompileTask) -> TaskResult:
     context = task.context
     digests = ImageDigests()
     tools = open_tools(context)

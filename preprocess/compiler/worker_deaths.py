@@ -67,6 +67,13 @@ def deadly_items(marker: Path) -> dict[int, str]:
     return {item: listed[-1] for item, listed in causes.items() if len(listed) >= DEADLY and item != _NONE}
 
 
+def item_now(task: object) -> str:
+    """Where a task that notes its items is at, in words; "" if it notes none."""
+    marker = getattr(task, "marker", None)
+    item = _noted_item(marker) if isinstance(marker, Path) else _NONE
+    return "" if item == _NONE else f", at item {item if item >= 0 else -2 - item}"
+
+
 def died_detail(marker: Path, cause: str) -> str:
     """The detail of a reject `worker_died`."""
     return (
@@ -106,12 +113,16 @@ class WorkerDeaths:
 
 def _noted(marker: Path) -> int:
     """The item at which the task's last process was."""
-    path = _note(marker)
+    item = _noted_item(marker)
+    _note(marker).unlink(missing_ok=True)
+    return item
+
+
+def _noted_item(marker: Path) -> int:
     try:
-        (item,) = _ITEM.unpack(path.read_bytes())
+        (item,) = _ITEM.unpack(_note(marker).read_bytes())
     except (OSError, struct.error):
         return _NONE
-    path.unlink(missing_ok=True)
     return int(item)
 
 

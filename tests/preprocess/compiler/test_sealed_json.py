@@ -29,7 +29,14 @@ def test_every_flipped_bit_of_a_sealed_value_or_its_files_is_found(tmp_path: Pat
 
 
 @pytest.mark.parametrize(
-    "damaged", ["tasks/*.json", "tasks/*.rejects.jsonl", "ingest/*/table.arrow", "ingest/*/done.json"]
+    "damaged",
+    [
+        "tasks/*.json",
+        "tasks/*.rejects.jsonl",
+        "ingest/*/table.arrow",
+        "ingest/*/done.json",
+        "tokenizer/*/tokenizer.json",
+    ],
 )
 def test_a_build_whose_cache_is_damaged_gives_the_same_bytes(tmp_path: Path, damaged: str) -> None:
     blend = image_blend(tmp_path, limits={"max_reject_share": 0.5})

@@ -4,18 +4,22 @@ from __future__ import annotations
 
 import json
 import os
+import signal
+import sys
+import threading
 from pathlib import Path
+from types import SimpleNamespace
 from unittest import mock
 
 import numpy as np
 import pytest
 
 from preprocess.compiler import build as build_module
-from preprocess.compiler import worker_deaths
+from preprocess.compiler import engines, worker_deaths
 from preprocess.compiler.engines import process_engine
 from preprocess.compiler.fingerprints import FingerprintTask, run_fingerprint
 from preprocess.compiler.run_task import run_task
-from preprocess.compiler.worker_deaths import WorkerDeaths, deadly_items, noting
+from preprocess.compiler.worker_deaths import WorkerDeaths, deadly_items, item_now, noting
 from preprocess.errors import DataError
 from tests.support.deadly_images import KILLS, KILLS_ONCE, run_fragile_task, with_mark
 from tests.support.engine_tasks import kill_yourself_at_two, process_of
@@ -163,3 +167,29 @@ def test_a_fingerprint_leaves_out_an_image_at_which_workers_died(tmp_path: Path)
     without = run_fingerprint(task)
     assert without[1] == np.zeros(1, without.dtype)[0]
     assert (without[[0, 2]] == whole[[0, 2]]).all()
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="reads states of processes in /proc")
+def test_a_stopped_worker_is_reported_with_its_process_and_task_and_the_run_waits_for_it(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(engines, "QUIET_S", 0.3)
+    run = process_engine(process_of, range(3), 1)
+    _, process = next(run)
+    os.kill(process, signal.SIGSTOP)
+    timer = threading.Timer(1.5, os.kill, (process, signal.SIGCONT))
+    timer.start()
+    assert len(list(run)) == 2
+    timer.join()
+    assert f"still at work: process {process}, stopped (task " in capsys.readouterr().err
+
+
+def test_an_item_is_named_while_a_task_works_on_it(tmp_path: Path) -> None:
+    task = SimpleNamespace(marker=tmp_path / "one.json")
+    assert item_now(task) == ""
+    with noting(task.marker) as note:
+        note(5)
+        assert item_now(task) == ", at item 5"
+        note(-9)
+        assert item_now(task) == ", at item 7"
+    assert item_now(task) == item_now("text") == ""
