@@ -53,7 +53,7 @@ def unpack_parquet(path: Path, index: ArchiveIndexBuilder, blob: BinaryIO) -> No
 
 def unpack_arrow(path: Path, index: ArchiveIndexBuilder, blob: BinaryIO) -> None:
     """The same for an Arrow file or stream."""
-    _unpack(path, arrow_batches, "Arrow file", index, blob)
+    _unpack(path, arrow_batches, "an Arrow file", index, blob)
 
 
 def _unpack(

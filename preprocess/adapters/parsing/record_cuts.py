@@ -166,7 +166,7 @@ def _tar_parts(path: Path) -> list[FilePart] | None:
 def _table_parts(path: Path, form: Literal["Parquet", "an Arrow file"]) -> list[FilePart] | None:
     borders = [(0, 0, 0)]
     count = size = 0
-    with damage_named(path, form.removeprefix("an ")):
+    with damage_named(path, form):
         pieces = sizes_of_pieces(path, form)
     for index, (rows, size_bytes) in enumerate(pieces, 1):
         count += rows

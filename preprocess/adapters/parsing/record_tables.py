@@ -44,7 +44,7 @@ def table_records(
         return read or None
 
     try:
-        with damage_named(path, kind.removeprefix("an ")):
+        with damage_named(path, kind):
             for batch in batches(path, choose, pieces):
                 rows = _rows(batch, images)
                 for name in unread:

@@ -30,8 +30,8 @@ def test_a_column_whose_name_is_not_utf_8_is_damage(tmp_path: Path) -> None:
      OSError("one\ntwo.\n"), UnicodeDecodeError("utf-8", b"\xff", 0, 1, "one\ntwo")],
 )  # fmt: skip
 def test_damage_is_one_line(error: Exception) -> None:
-    line = r"\Aa/b: cannot be read as Arrow file \(.*one two.*\): it is damaged [^\n]*\Z"
-    with pytest.raises(DataError, match=line), damage_named(Path("a/b"), "Arrow file"):
+    line = r"\Aa/b: cannot be read as an Arrow file \(.*one two.*\): it is damaged [^\n]*\Z"
+    with pytest.raises(DataError, match=line), damage_named(Path("a/b"), "an Arrow file"):
         raise error
 
 
