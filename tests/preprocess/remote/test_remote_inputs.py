@@ -241,3 +241,15 @@ def test_evaluation_sets_at_a_url_are_refused_in_one_line(tmp_path: Path) -> Non
     blend = blend_of(tmp_path, str(local), settings={"decontaminate": [{"images": "s3://bucket/images"}]})
     with pytest.raises(ConfigError, match=r"decontaminate\.0: s3://bucket/images is a URL; expected a local file"):
         build(blend)
+
+
+@pytest.mark.parametrize("kind", ["folder", "plain.tar", "hf.parquet"])
+def test_a_check_of_all_inputs_reads_them_and_finds_nothing_changed(tmp_path: Path, memory: str, kind: str) -> None:
+    root = put(dataset(tmp_path / "mine", kind), memory)
+    blend = blend_of(tmp_path, root, annotations="chat.jsonl", images=kind)
+    build(blend)
+    with counted() as requests:
+        report = build(blend, check_inputs=True)
+    assert not report.changed
+    assert report.built_tasks == 0
+    assert requests.bytes > sum(len(jpeg(number)) for number in range(6))
