@@ -1,7 +1,7 @@
 """Join the pieces of a dataset: the result is the one that a single task would make of it.
 
-Rules: pieces follow each other in the order of the files. Only numbers and digests of ids are in memory, 8 bytes for
-each conversation; conversations are copied from file to file.
+Rules: pieces follow each other in the order of the files. Only digests of ids are in memory, about 40 bytes for each
+conversation while they are compared; conversations are copied from file to file.
 """
 
 from __future__ import annotations
@@ -31,19 +31,21 @@ def ids_taken_before(pieces: Sequence[PieceTask]) -> dict[int, Ids] | None:
     """
     claimed = [claimed_ids(piece) for piece in pieces]
     ids = np.concatenate(claimed)
-    owners = np.repeat(np.arange(len(pieces)), [len(part) for part in claimed])
+    owners = np.repeat(np.arange(len(pieces), dtype=np.int32), [len(part) for part in claimed])
+    del claimed
     order = np.argsort(ids, kind="stable")  # of equal ids, the one of the first piece comes first
     ids, owners = ids[order], owners[order]
     repeated = np.flatnonzero(ids[1:] == ids[:-1]) + 1
     again = {int(piece): ids[repeated[owners[repeated] == piece]] for piece in np.unique(owners[repeated])}
+    if not any(len(piece.taken) for piece in pieces):
+        return again
     is_first = np.ones(len(ids), np.bool_)
     is_first[repeated] = False
     first_ids, first_owners = ids[is_first], owners[is_first]
     for number, piece in enumerate(pieces):
-        rows = np.searchsorted(first_ids, piece.taken)
         if not len(piece.taken):
             continue
-        rows = np.minimum(rows, len(first_ids) - 1)
+        rows = np.minimum(np.searchsorted(first_ids, piece.taken), len(first_ids) - 1)
         if not len(first_ids) or ((first_ids[rows] != piece.taken) | (first_owners[rows] >= number)).any():
             return None
     return again

@@ -11,7 +11,6 @@ ingest_join.py finds the ones that came twice. A finished piece is never read ag
 
 from __future__ import annotations
 
-import json
 import os
 import shutil
 from array import array
@@ -31,9 +30,11 @@ from preprocess.adapters.parsing import record_cuts
 from preprocess.compiler.ingest import IngestTask, Reading, content_key, read_into
 from preprocess.compiler.ingest_renames import DroppedRecordError, rename
 from preprocess.compiler.input_digests import described
+from preprocess.compiler.sealed_json import read_sealed, write_sealed
+from preprocess.compiler.spool import TABLE
 from preprocess.errors import DataError
 from preprocess.images.embedded import FILES as EMBEDDED
-from shards.files import partial_path, replace_file
+from shards.files import partial_path
 
 _DONE = "piece.json"
 _IDS, _RECORDS = "ids.bin", "records-of-ids.bin"
@@ -132,7 +133,7 @@ def run_piece(task: PieceTask) -> PieceResult:
     try:
         partial.mkdir(parents=True)
         reading = _renamed(task, partial) or _read(task, partial)
-        replace_file(partial / _DONE, json.dumps(_as_json(reading)).encode())
+        write_sealed(partial / _DONE, _as_json(reading), _described(partial))
         shutil.rmtree(task.folder, ignore_errors=True)
         os.replace(partial, task.folder)
     except DataError as error:
@@ -165,13 +166,17 @@ def _renamed(task: PieceTask, folder: Path) -> Reading | None:
     return _reading(task.unrenamed)
 
 
+def _described(folder: Path) -> list[Path]:
+    return [folder / name for name in (TABLE, "rejects.jsonl", _IDS)]
+
+
 def read_piece(task: PieceTask) -> Reading:
     """The numbers of a finished piece. Raises OSError, ValueError or KeyError if there is none."""
     return _reading(task.folder)
 
 
 def _reading(folder: Path) -> Reading:
-    fields = json.loads((folder / _DONE).read_bytes())
+    fields = read_sealed(folder / _DONE, _described(folder))
     tally = fields.pop("tally")
     return Reading(
         **fields,
@@ -192,7 +197,11 @@ def claimed_ids(task: PieceTask) -> Ids:
 
 
 def finished_piece(task: PieceTask) -> PieceResult | None:
-    return PieceResult() if (task.folder / _DONE).is_file() else None
+    try:
+        read_piece(task)
+    except (OSError, ValueError, KeyError, TypeError):
+        return None
+    return PieceResult()
 
 
 def digest_tasks(task: IngestTask) -> list[DigestTask]:
@@ -212,13 +221,13 @@ def run_digests(task: DigestTask) -> list[dict[str, Any]]:
     """{"file", "size", "sha256"} of each file. Raises DataError for one that cannot be read."""
     result = [described(task.dataset.request, path) for path in task.files]
     task.marker.parent.mkdir(parents=True, exist_ok=True)
-    replace_file(task.marker, json.dumps(result).encode())
+    write_sealed(task.marker, result)
     return result
 
 
 def finished_digests(task: DigestTask) -> list[dict[str, Any]] | None:
     try:
-        result: list[dict[str, Any]] = json.loads(task.marker.read_bytes())
+        result: list[dict[str, Any]] = read_sealed(task.marker)
     except (OSError, ValueError):
         return None
     return result

@@ -6,7 +6,6 @@ whole by one task, which reports the error that there is, or finds that there is
 
 from __future__ import annotations
 
-import json
 import shutil
 from collections.abc import Sequence
 from dataclasses import fields
@@ -33,8 +32,8 @@ from preprocess.compiler.ingest_pieces import (
     size_of,
     with_taken,
 )
+from preprocess.compiler.sealed_json import read_sealed, write_sealed
 from preprocess.compiler.task_runner import TaskRunner
-from shards.files import replace_file
 
 _CUTS = "cuts.json"
 _ROUNDS = 4
@@ -79,14 +78,14 @@ def _cut_large(tasks: Sequence[IngestTask], run: TaskRunner) -> dict[Path, list[
         if known[task.folder] is None:
             pieces_folder(task).mkdir(parents=True, exist_ok=True)
             rows = [None if some is None else [_as_row(part) for part in some] for some in parts]
-            replace_file(pieces_folder(task) / _CUTS, json.dumps(rows).encode())
+            write_sealed(pieces_folder(task) / _CUTS, rows)
     return pieces
 
 
 def _read_cuts(task: IngestTask) -> list[list[FilePart] | None] | None:
     """The cuts of an earlier run."""
     try:
-        rows = json.loads((pieces_folder(task) / _CUTS).read_bytes())
+        rows = read_sealed(pieces_folder(task) / _CUTS)
         return [
             None if some is None else [FilePart(path=path, **row) for row in some]
             for path, some in zip(task.request.annotations, rows, strict=True)
