@@ -7,6 +7,7 @@ Rule: planning again after nothing changed gives the same tasks, and reads no re
 
 from __future__ import annotations
 
+import filecmp
 import shutil
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
@@ -131,8 +132,11 @@ def _tasks(
     tokenizer = cache / "tokenizer" / prepared.tokenizer.fingerprint[:32]
     partial = partial_path(tokenizer)
     prepared.tokenizer.save(partial, prepared.template("").source)
-    shutil.rmtree(tokenizer, ignore_errors=True)  # of an earlier run, perhaps damaged since
-    partial.rename(tokenizer)
+    if _same_files(partial, tokenizer):
+        shutil.rmtree(partial)
+    else:  # the folder of an earlier run may be damaged
+        shutil.rmtree(tokenizer, ignore_errors=True)
+        partial.rename(tokenizer)
     tasks: list[CompileTask] = []
     for dataset in prepared.blend.datasets:
         template = prepared.template(dataset.name)
@@ -150,3 +154,8 @@ def _tasks(
         context, name = replace(context, url=url), dataset.name
         tasks += plan_tasks(prepared.blend, dataset, context, stage.spools[name], sides[name], stage.states[name])
     return tasks
+
+
+def _same_files(folder: Path, other: Path) -> bool:
+    names = [path.name for path in folder.iterdir()]
+    return filecmp.cmpfiles(folder, other, names, shallow=False)[0] == names
