@@ -12,6 +12,9 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+"""Error numbers of a disk, a quota or a file that takes no more"""
+
 
 def flush_and_close(file: Any) -> None:
     """Everything on disk before the name says so."""
@@ -29,12 +32,9 @@ def disk_named(folder: Path, need_bytes: int | None = None) -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        if error.errno not in _FULL or error.filename is not None:
+        if error.errno not in FULL or error.filename is not None:
             raise
         raise OSError(error.errno, f"{error.strerror} ({_room(folder, need_bytes)})", str(folder)) from None
-
-
-_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 
 def _room(folder: Path, need_bytes: int | None) -> str:

@@ -102,7 +102,7 @@ def run_command(
     except Exception as error:
         known = error if isinstance(error, DsvlError) else translate(error)
         if known is None and isinstance(error, OSError):
-            known = DsvlError(f"{error.filename or 'the disk'}: {error.strerror or error}")
+            known = DsvlError(f"{error.filename or 'reading or writing'}: {error.strerror or error}")
         if known is None:
             raise
         report(known)

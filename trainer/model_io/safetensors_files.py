@@ -18,6 +18,7 @@ import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 
+from shards.files import FULL, disk_named
 from trainer.errors import TrainError
 from trainer.model_io.digests import CheckedFiles, Digester, FileFacts, file_facts
 from trainer.model_io.record import INDEX, SINGLE
@@ -133,16 +134,26 @@ _DTYPES = {
 
 
 def save_tensors(tensors: Mapping[str, torch.Tensor], path: Path) -> None:
-    """Write a safetensors file and flush it to disk, with the default mode of new files; the library sets 0600."""
-    path.touch()
-    mode = path.stat().st_mode
-    save_file(dict(tensors), str(path), metadata={"format": "pt"})
-    path.chmod(mode)
-    handle = os.open(path, os.O_RDWR)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)
+    """Write a safetensors file and flush it to disk, with the default mode of new files; the library sets 0600.
+
+    Raises OSError for a full disk, with the folder, what is free there and what is needed; SafetensorError for others.
+    """
+    with disk_named(path.parent, sum(tensor.nbytes for tensor in tensors.values())):
+        path.touch()
+        mode = path.stat().st_mode
+        try:
+            save_file(dict(tensors), str(path), metadata={"format": "pt"})
+        except SafetensorError as error:
+            for number in FULL:
+                if os.strerror(number) in str(error):
+                    raise OSError(number, os.strerror(number)) from None
+            raise
+        path.chmod(mode)
+        handle = os.open(path, os.O_RDWR)
+        try:
+            os.fsync(handle)
+        finally:
+            os.close(handle)
 
 
 class WeightFiles:
