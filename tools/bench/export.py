@@ -5,7 +5,8 @@
 A decoder of Qwen2's shape with random weights in bfloat16, LoRA on all linear layers, and the examples' build and tiny
 encoder; the checkpoint is written without a training step. Each measurement is a process of its own: the peak of its
 resident memory, which has the pages of open files in it, over what it has when everything is imported. The weights of
-both exports are compared byte for byte. Prints Markdown for docs/benchmarks.md.
+both exports are compared byte for byte. Then the export is loaded with its digests and without, in turns. Prints
+Markdown for docs/benchmarks.md.
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ import argparse
 import hashlib
 import json
 import re
+import shutil
 import subprocess
 import sys
 import tempfile
@@ -24,7 +26,9 @@ from typing import Any
 import yaml
 
 import trainer.compat  # noqa: F401 - before transformers, which looks for torchvision
+from tests.support.sealed_records import without_digests
 from tools.bench.data import ROOT, machine
+from tools.bench.training.goals import Goal, print_goals
 
 SIZES: dict[str, dict[str, int]] = {
     "0.1B": {"hidden_size": 512, "intermediate_size": 1536, "num_hidden_layers": 12, "vocab_size": 150_000},
@@ -32,6 +36,7 @@ SIZES: dict[str, dict[str, int]] = {
     "1.5B": {"hidden_size": 1536, "intermediate_size": 8960, "num_hidden_layers": 28, "vocab_size": 151_936},
 }
 HEAD_WIDTH = 64
+LOADS = 5
 WAYS = {"with all weights in memory": "whole", "tensor by tensor": "streamed"}
 
 
@@ -40,8 +45,12 @@ def main() -> None:
     parser.add_argument("--scratch", type=Path, help="a folder on a local disk with room for three times the model")
     parser.add_argument("--size", choices=SIZES, default="0.5B")
     parser.add_argument("--precision", choices=("bf16", "fp32"), default="bf16", help="of the run and of its export")
+    parser.add_argument("--load", type=Path, help=argparse.SUPPRESS)
     parser.add_argument("--one", nargs=3, metavar=("WAY", "RUN", "OUT"), help=argparse.SUPPRESS)
     options = parser.parse_args()
+    if options.load:
+        print(json.dumps(load_seconds(options.load)))
+        return
     if options.one:
         way, run, out = options.one
         print(json.dumps(measure(way, Path(run), Path(out))))
@@ -58,9 +67,39 @@ def main() -> None:
             result = json.loads(done.stdout.splitlines()[-1])
             print(f"| {title} | {result['bytes'] / (1 << 30):.2f} GiB | {result['seconds']:.1f} |")
             digests.add(_digest(folder / way / "model.safetensors"))
+        print_loading(folder / "streamed")
         print(f"\nThe weights are {'equal byte for byte' if len(digests) == 1 else 'DIFFERENT'}.")
         if len(digests) > 1:
             sys.exit(1)
+
+
+def print_loading(exported: Path) -> None:
+    """With digests and without, in turns; the least of each counts."""
+    bare = exported.with_name("bare")
+    shutil.copytree(exported, bare)
+    without_digests(bare / "dsvl.json")
+    seconds: dict[Path, list[float]] = {exported: [], bare: []}
+    for _ in range(LOADS):
+        for folder, times in seconds.items():
+            command = [sys.executable, "-m", "tools.bench.export", "--load", str(folder)]
+            done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True)
+            times.append(json.loads(done.stdout.splitlines()[-1]))
+    checked, unchecked = (min(times) for times in seconds.values())
+    print("\n| loading the export | seconds |\n|---|---|")
+    print(f"| without digests | {unchecked:.2f} |\n| each file compared with its digest | {checked:.2f} |")
+    print_goals([Goal(what="loading with digests against without", got=checked / unchecked, expected=1.05)])
+
+
+def load_seconds(folder: Path) -> float:
+    """How long `trainer.load` takes in this process, without imports."""
+    import open_clip  # noqa: F401
+    from transformers import AutoModelForCausalLM, LlamaForCausalLM  # noqa: F401
+
+    import trainer
+
+    start = time.perf_counter()
+    trainer.load(folder)
+    return time.perf_counter() - start
 
 
 def make_run(folder: Path, size: str, precision: str) -> int:
