@@ -32,7 +32,7 @@ from trainer.distributed.heartbeats import ENDED, LostRank
 from trainer.errors import GpuMemoryError, LostRankError, TooLongError, TrainError
 from trainer.evaluation.metrics import Answered, score
 
-NOT_AN_ERROR = {"Stopped", "_WorkerDied"}
+NOT_AN_ERROR = {"Stopped", "_WorkerDied", "DroppedRecord"}
 """Exceptions that carry a request, or what their catcher decides about"""
 
 

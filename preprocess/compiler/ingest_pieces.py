@@ -28,7 +28,7 @@ from preprocess.adapters.base import AnnotationFile, FilePart, Tally
 from preprocess.adapters.lookup import find_adapter
 from preprocess.adapters.parsing import record_cuts
 from preprocess.compiler.ingest import IngestTask, Reading, content_key, read_into
-from preprocess.compiler.ingest_renames import DroppedRecordError, rename
+from preprocess.compiler.ingest_renames import DroppedRecord, rename
 from preprocess.compiler.input_digests import described
 from preprocess.compiler.sealed_json import read_sealed, write_sealed
 from preprocess.compiler.spool import TABLE
@@ -158,7 +158,7 @@ def _renamed(task: PieceTask, folder: Path) -> Reading | None:
     claimed, records = (np.fromfile(task.unrenamed / name, np.uint64) for name in (_IDS, _RECORDS))
     try:
         rename(task.unrenamed, folder, claimed, records, task.taken).tofile(folder / _IDS)
-    except DroppedRecordError:
+    except DroppedRecord:
         return None
     for name in EMBEDDED:
         if (task.unrenamed / name).is_file():

@@ -23,14 +23,14 @@ _ID = re.compile(rb'\[("(?:[^"\\]|\\.)*")')
 Numbers = npt.NDArray[np.uint64]
 
 
-class DroppedRecordError(Exception):
+class DroppedRecord(Exception):  # noqa: N818 - what the reader of a piece decides about
     """A record that must have another name was dropped after it claimed one, so its name is not known."""
 
 
 def rename(piece: Path, folder: Path, claimed: Numbers, records: Numbers, taken: Numbers) -> Numbers:
     """Write the spool of a piece into a folder, with other ids. Returns the digests of the ids that are now claimed.
 
-    claimed: the digests of the piece, in order; records: the number of each one's record. Raises DroppedRecordError.
+    claimed: the digests of the piece, in order; records: the number of each one's record. Raises DroppedRecord.
     """
     renamer = _Renamer(claimed, records, taken)
     with (piece / "records.jsonl").open("rb") as lines:
@@ -70,11 +70,11 @@ class _Renamer:
             if digest == wanted:
                 return int(record)
             self._drop(digest)
-        raise DroppedRecordError
+        raise DroppedRecord
 
     def _drop(self, digest: int) -> None:
         if digest in self._seen:
-            raise DroppedRecordError
+            raise DroppedRecord
         self._claim(digest)
 
     def _claim(self, digest: int) -> None:
