@@ -13,9 +13,11 @@ import os
 import socket
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
 from functools import partial
 from itertools import chain
 from pathlib import Path
+from threading import Timer
 from time import monotonic
 from typing import Any, TypeVar
 
@@ -35,11 +37,16 @@ TRIES = 4
 CONNECT_S = 10.0
 """The longest wait for the cluster of RAY_ADDRESS to accept a connection."""
 
+JOIN_S = 60.0
+"""The longest that Ray may take to join that cluster; a refusal takes it 20 s."""
+
 COUNT_EVERY_S = 5.0
 """How often the CPUs of the cluster are counted."""
 
 WAITING = 32
 """Tasks in Ray's queue in addition to two for each CPU: work for the nodes that an autoscaler may add."""
+
+_STEP = "check the address, that its Ray and Python have the versions of this machine, and its token"
 
 _DEATHS = ("WorkerCrashedError", "OutOfMemoryError")
 _LOST = ("WorkerCrashedError", "NodeDiedError", "LocalRayletDiedError", "ObjectLostError", "OutOfMemoryError")
@@ -118,7 +125,8 @@ def connected(cpus: int) -> Any:
     try:
         _check_answers(address or "")
         if address:  # a cluster has its own number of CPUs; Ray rejects another one
-            ray.init(log_to_driver=False, logging_level="error")
+            with _ended_after(JOIN_S, f"RAY_ADDRESS={address}: does not start (no answer in {JOIN_S:.0f} s); {_STEP}"):
+                ray.init(log_to_driver=False, logging_level="error")
         else:
             ray.init(
                 address="local", num_cpus=cpus, include_dashboard=False, log_to_driver=False, logging_level="error"
@@ -126,11 +134,26 @@ def connected(cpus: int) -> Any:
     except (OSError, RuntimeError, ValueError, ray.exceptions.RayError) as error:
         problem = " ".join(str(error).split())
         where = f"RAY_ADDRESS={address}" if address else "Ray on this machine"
-        step = "check the address, that its Ray and Python have the versions of this machine, and its token" * bool(
-            address
-        )
-        raise DataError(f"{where}: does not start ({problem[:300]}); {step or 'see the logs in /tmp/ray'}") from None
+        step = _STEP if address else "see the logs in /tmp/ray"
+        raise DataError(f"{where}: does not start ({problem[:300]}); {step}") from None
     return ray
+
+
+@contextmanager
+def _ended_after(seconds: float, problem: str) -> Iterator[None]:
+    """End this process if the context takes longer: Ray may wait in code that no exception and no signal ends."""
+
+    def end() -> None:
+        os.write(2, f"error: {problem}\n".encode())
+        os._exit(1)
+
+    timer = Timer(seconds, end)
+    timer.daemon = True
+    timer.start()
+    try:
+        yield
+    finally:
+        timer.cancel()
 
 
 def _check_answers(address: str) -> None:
