@@ -11,7 +11,9 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+from collections import deque
 from collections.abc import Collection, Iterable, Iterator, Mapping
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any
@@ -78,14 +80,34 @@ class CheckedFiles:
         """files: by name. has_digests: False for a folder of an earlier release. next_step: how errors end."""
         self.folder, self.has_digests, self._files, self._next_step = folder, has_digests, files, next_step
         self._checked: set[str] = set()
+        self._coming: deque[str] = deque()
+        self._begun: dict[str, Future[str | None]] = {}
+        self._thread: ThreadPoolExecutor | None = None
 
     def check(self, name: str) -> None:
         """Raises TrainError if the file is not the one that was written."""
         if name in self._checked:
             return
-        if problem := self.problem(name):
+        begun = self._begun.pop(name, None)
+        if problem := self.problem(name) if begun is None else begun.result():
             raise TrainError(problem)
         self._checked.add(name)
+        self._begin_next()
+
+    def check_ahead(self, names: Iterable[str]) -> None:
+        """Read the first of these files in a thread now, and the next one while the one before it is used.
+
+        Hashing releases Python's lock. One file at a time, so that an error elsewhere waits for no more than that.
+        """
+        self._coming.extend(names)
+        self._thread = ThreadPoolExecutor(1, "digests")
+        self._begin_next()
+
+    def _begin_next(self) -> None:
+        while self._thread is not None and self._coming and not self._begun:
+            name = self._coming.popleft()
+            if name not in self._checked:
+                self._begun[name] = self._thread.submit(self.problem, name)
 
     def assume_checked(self, names: Iterable[str]) -> None:
         """For files that another rank has checked."""

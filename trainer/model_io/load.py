@@ -29,6 +29,7 @@ from trainer.model.vision_chat import VisionChatModel
 from trainer.model_io.digests import CheckedFiles
 from trainer.model_io.llava_start import load_llava
 from trainer.model_io.record import (
+    WEIGHTS_SUFFIX,
     ExportRecord,
     checked_files,
     is_export,
@@ -142,6 +143,7 @@ def _filled_model(
 
     Raises KeyError, TypeError, ValueError or ConfigError for a damaged record, TrainError for damaged files.
     """
+    files.check_ahead(name for name in record.files if name.endswith(WEIGHTS_SUFFIX))  # while the model is made
     with ZeroInitialisation():
         model = build_model(config, facts or record.build, weights=False, dtype=dtype, lazy_decoder=lazy_decoder)
     # Every parameter and persistent buffer is loaded; other tensors in the files are for other programs.

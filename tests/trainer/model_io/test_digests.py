@@ -14,7 +14,7 @@ import xxhash
 
 from tests.support.sealed_records import flip
 from trainer.errors import TrainError
-from trainer.model_io.digests import file_facts, read_sealed, sealed
+from trainer.model_io.digests import CheckedFiles, file_facts, read_sealed, sealed
 from trainer.model_io.safetensors_files import check_finite
 
 
@@ -60,3 +60,21 @@ def test_nan_and_infinity_are_noticed_at_any_place_of_a_tensor(dtype: torch.dtyp
             damaged.view(-1)[index] = value
             with pytest.raises(TrainError, match="w: has NaN or infinite elements in"):
                 check_finite("w", damaged)
+
+
+def test_files_that_are_checked_ahead_are_checked_as_others_and_one_at_a_time(tmp_path: Path) -> None:
+    names = ["a", "b", "c", "d"]
+    for name in names:
+        (tmp_path / name).write_bytes(name.encode() * 1000)
+    facts = {name: file_facts(tmp_path / name) for name in names}
+    files = CheckedFiles(tmp_path, facts, has_digests=True, next_step="copy it again")
+    flip(tmp_path / "b", 77)
+    files.check("d")
+    files.check_ahead(names)
+    assert [*files._begun] == ["a"]
+    files.check("c")  # in another order than was expected
+    files.check("a")
+    assert [*files._begun] == ["b"]
+    with pytest.raises(TrainError, match=r"/b: is damaged or edited: its xxh3_128 is .*; copy it again"):
+        files.check("b")
+    files.check("c")
