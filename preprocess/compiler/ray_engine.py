@@ -38,7 +38,8 @@ CONNECT_S = 10.0
 """The longest wait for the cluster of RAY_ADDRESS to accept a connection."""
 
 JOIN_S = 60.0
-"""The longest that Ray may take to join that cluster; a refusal takes it 20 s."""
+"""The longest that Ray may take to join that cluster: by its own settings it may ask for minutes; by default a refusal
+takes 20 s."""
 
 COUNT_EVERY_S = 5.0
 """How often the CPUs of the cluster are counted."""
@@ -141,7 +142,7 @@ def connected(cpus: int) -> Any:
 
 @contextmanager
 def _ended_after(seconds: float, problem: str) -> Iterator[None]:
-    """End this process if the context takes longer: Ray may wait in code that no exception and no signal ends."""
+    """End this process if the context takes longer: Ray waits in code that no exception and no signal ends."""
 
     def end() -> None:
         os.write(2, f"error: {problem}\n".encode())

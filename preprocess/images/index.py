@@ -1,7 +1,8 @@
 """The index of an image archive: for every key, where its bytes are in a data file and how they are packed.
 
 Rule: an Arrow IPC file, sorted by the 64-bit xxh3 of the key. It is memory-mapped, so a lookup is a binary search and
-memory does not grow with the number of keys. A repeated key stays in the index, marked as unreadable.
+memory does not grow with the number of keys. A repeated key stays in the index, marked as unreadable. The digest of the
+file follows it: Arrow trusts the offsets in a file, and with a wrong one it would read and write anywhere.
 """
 
 from __future__ import annotations
@@ -17,7 +18,9 @@ import numpy as np
 import pyarrow as pa
 import xxhash
 
-VERSION = 3
+VERSION = 4
+
+_DIGEST_BYTES = 16
 
 
 class Packing(IntEnum):
@@ -122,15 +125,22 @@ class ArchiveIndexBuilder:
             with pa.ipc.new_file(file, batch.schema) as writer:
                 writer.write_batch(batch)
             file.flush()
+            with pa.memory_map(str(path)) as written:
+                file.write(xxhash.xxh3_128_digest(written.read_buffer()))
+            file.flush()
             os.fsync(file.fileno())
 
 
 class ArchiveIndex:
-    """An index file, memory-mapped. Raises OSError or pa.ArrowInvalid if the file is damaged."""
+    """An index file, memory-mapped; all of it is read once. Raises OSError or pa.ArrowInvalid if it is damaged."""
 
     def __init__(self, path: Path) -> None:
         with pa.memory_map(str(path)) as file:
-            batch = pa.ipc.open_file(file).get_batch(0)
+            whole = file.read_buffer()
+        size = len(whole) - _DIGEST_BYTES
+        if size <= 0 or xxhash.xxh3_128_digest(whole.slice(0, size)) != whole.slice(size).to_pybytes():
+            raise pa.ArrowInvalid("it is not the file that was written")
+        batch = pa.ipc.open_file(pa.BufferReader(whole.slice(0, size))).get_batch(0)
         self.keys = batch.column("key")
         self._sorted: pa.LargeBinaryArray | None = None
         self.hashes, self.offsets, self.sizes, self.packings, self.crcs, self.unpacked_sizes = (

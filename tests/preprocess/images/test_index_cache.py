@@ -113,9 +113,17 @@ def test_a_damaged_index_is_a_data_error(tmp_path: Path) -> None:
     as_json(tmp_path / "a.json", {"k": b"x"})
     prepare_store(tmp_path / "a.json", tmp_path / "cache")
     (index,) = kept(tmp_path / "cache")
-    index.write_bytes(index.read_bytes()[:100])
-    with pytest.raises(DataError, match="delete it"):
-        open_store(tmp_path / "a.json", tmp_path / "cache")
+    whole = index.read_bytes()
+    for damaged in (whole[:100], whole[:-1], b"", *(flipped(whole, bit) for bit in range(0, len(whole) * 8, 97))):
+        index.write_bytes(damaged)
+        with pytest.raises(DataError, match="delete it"):
+            open_store(tmp_path / "a.json", tmp_path / "cache")
+
+
+def flipped(content: bytes, bit: int) -> bytes:
+    changed = bytearray(content)
+    changed[bit // 8] ^= 1 << bit % 8
+    return bytes(changed)
 
 
 @pytest.mark.parametrize(
