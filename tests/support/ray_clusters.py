@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import contextlib
 import os
 import sys
@@ -11,7 +12,10 @@ from typing import Any
 
 import pytest
 
+from tests.support.image_archives import as_folder, as_mimicit_parquet, as_tar
 from tests.support.paths import ROOT
+from tests.support.remote_builds import write_at
+from tests.support.small_blends import chat_record, jpeg, write_blend, write_chat
 from tests.support.waiting import LIMIT_S
 
 _LIMITS = (
@@ -26,13 +30,16 @@ _LIMITS = (
 
 
 @contextlib.contextmanager
-def ray_variables(*paths: Path) -> Iterator[None]:
-    """The environment for Ray's processes. paths: folders of modules that tasks import."""
+def ray_variables(*paths: Path, patient: bool = True) -> Iterator[None]:
+    """The environment for Ray's processes. paths: folders of modules that tasks import.
+
+    patient: a busy machine may take long; with it, a cluster that refuses is asked for as long.
+    """
     with pytest.MonkeyPatch.context() as patch:
         patch.delenv("RAY_ADDRESS", raising=False)
         patch.setenv("RAY_USAGE_STATS_ENABLED", "0")
         patch.setenv("RAY_memory_monitor_refresh_ms", "0")  # it kills tasks where other programs fill the memory
-        for limit in _LIMITS:
+        for limit in _LIMITS if patient else ():
             patch.setenv(f"RAY_{limit}", str(LIMIT_S))
         patch.setenv("PYTHONPATH", os.pathsep.join(map(str, [ROOT, *paths, *sys.path[:1]])))
         yield
@@ -59,4 +66,31 @@ def ray_cluster(caches: Sequence[Path]) -> Iterator[Any]:
 def add_node(cluster: Any, cache: Path, cpus: int = 1) -> Any:
     return cluster.add_node(
         num_cpus=cpus, include_dashboard=False, env_vars={"DSVL_CACHE": str(cache)}, object_store_memory=100 << 20
+    )
+
+
+def blend_of_every_store(folder: Path, url: str) -> Path:
+    """Images in a folder, a tar, a Parquet file, inside records and at a URL; copies, and missing ones."""
+    images = {f"{number}.jpg": jpeg(number) for number in range(12)}
+    names = [*images, "no.jpg"]
+    stores = {"a": as_folder, "b": as_tar, "c": as_mimicit_parquet}
+    for name, write in stores.items():
+        write_chat(folder / name, [chat_record(number, images=[image]) for number, image in enumerate(names)])
+        write(folder / name / "images", images)
+    inside = [f"data:image/jpeg;base64,{base64.b64encode(jpeg(number)).decode()}" for number in range(6, 18)]
+    write_chat(folder / "d", [chat_record(number, images=[image]) for number, image in enumerate(inside)])
+    for path, data in [(path.relative_to(folder / "a"), path.read_bytes()) for path in (folder / "a").rglob("*.*")]:
+        write_at(f"{url}/{path.as_posix()}", data)
+    datasets: list[dict[str, Any]] = [
+        {"name": name, "adapter": "chat", "root": name, **({"images": "images"} if name in stores else {})}
+        for name in "abcd"
+    ]
+    datasets.append({"name": "e", "adapter": "chat", "root": url, "images": "images"})
+    return write_blend(
+        folder / "blend.yaml",
+        datasets,
+        shard={"max_samples": 3},
+        split={"eval": 0.2},
+        dedupe="near",
+        limits={"max_reject_share": 1.0},
     )

@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import base64
 import contextlib
 import json
 import os
 import shutil
 import signal
-import socket
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -26,11 +24,10 @@ from preprocess.errors import DataError
 from tests.support.commands import dsvl_prep
 from tests.support.deadly_images import KILLS, run_fragile_task, with_mark
 from tests.support.engine_tasks import disk_full, end_worker, look_around, square, wait_for_a_file
-from tests.support.image_archives import as_folder, as_mimicit_parquet, as_tar
 from tests.support.paths import ROOT
-from tests.support.ray_clusters import add_node, ray_cluster, ray_variables
-from tests.support.remote_builds import files_at, write_at
-from tests.support.small_blends import build, chat_record, files_of, image_blend, jpeg, write_blend, write_chat
+from tests.support.ray_clusters import add_node, blend_of_every_store, ray_cluster
+from tests.support.remote_builds import files_at
+from tests.support.small_blends import build, files_of, image_blend, jpeg
 from tests.support.waiting import wait_until
 
 pytestmark = [
@@ -63,33 +60,6 @@ def is_running(process: int) -> bool:
         return Path(f"/proc/{process}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
     except OSError:
         return False
-
-
-def blend_of_every_store(folder: Path, url: str) -> Path:
-    """Images in a folder, a tar, a Parquet file, inside records and at a URL; copies, and missing ones."""
-    images = {f"{number}.jpg": jpeg(number) for number in range(12)}
-    names = [*images, "no.jpg"]
-    stores = {"a": as_folder, "b": as_tar, "c": as_mimicit_parquet}
-    for name, write in stores.items():
-        write_chat(folder / name, [chat_record(number, images=[image]) for number, image in enumerate(names)])
-        write(folder / name / "images", images)
-    inside = [f"data:image/jpeg;base64,{base64.b64encode(jpeg(number)).decode()}" for number in range(6, 18)]
-    write_chat(folder / "d", [chat_record(number, images=[image]) for number, image in enumerate(inside)])
-    for path, data in [(path.relative_to(folder / "a"), path.read_bytes()) for path in (folder / "a").rglob("*.*")]:
-        write_at(f"{url}/{path.as_posix()}", data)
-    datasets: list[dict[str, Any]] = [
-        {"name": name, "adapter": "chat", "root": name, **({"images": "images"} if name in stores else {})}
-        for name in "abcd"
-    ]
-    datasets.append({"name": "e", "adapter": "chat", "root": url, "images": "images"})
-    return write_blend(
-        folder / "blend.yaml",
-        datasets,
-        shard={"max_samples": 3},
-        split={"eval": 0.2},
-        dedupe="near",
-        limits={"max_reject_share": 1.0},
-    )
 
 
 def test_nodes_that_share_nothing_build_to_a_url_what_one_machine_builds(
@@ -301,84 +271,3 @@ def test_a_node_with_another_version_is_named(cluster: Any, tmp_path: Path) -> N
     other = replace(needs, versions=(*needs.versions[:-1], ("tokenizers", "0.1")))
     with pytest.raises(DataError, match=r"node \S+ \(\S+\): has tokenizers .*, the machine of the build has 0\.1"):
         list(RayEngine(needs=other)(square, [1], 1))
-
-
-@pytest.mark.parametrize(
-    ("address", "problem"),
-    [("127.0.0.1:6398", "Connection refused"), ("nonsense", "Invalid address")],
-)
-def test_an_address_without_a_cluster_is_one_line(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, address: str, problem: str
-) -> None:
-    arguments = ("build", "--blend", image_blend(tmp_path, 1), "--out", tmp_path / "build", "--set", "engine=ray")
-    monkeypatch.setenv("RAY_ADDRESS", address)
-    done = run_command(*arguments)
-    assert done.returncode == 1
-    (line,) = [line for line in done.stderr.splitlines() if line.startswith("error: ")]
-    assert f"RAY_ADDRESS={address}: does not start" in line
-    assert problem in line
-
-
-def test_a_cluster_that_never_answers_ends_the_build_with_a_line() -> None:
-    program = (
-        "import time\nfrom preprocess.compiler import ray_engine\nwith ray_engine._ended_after(0.2, 'it hangs'):\n"
-    )
-    done = subprocess.run(
-        [sys.executable, "-c", f"{program}    time.sleep(600)"], capture_output=True, text=True, check=False
-    )
-    assert (done.returncode, done.stderr) == (1, "error: it hangs\n")
-    done = subprocess.run(
-        [sys.executable, "-c", f"{program}    pass\ntime.sleep(0.5)"], capture_output=True, text=True, check=False
-    )
-    assert (done.returncode, done.stderr) == (0, "")
-
-
-def test_a_cluster_with_a_token_refuses_another_in_one_line(tmp_path: Path) -> None:
-    port = free_port()
-    token = "a-token-of-the-tests-with-enough-characters"
-    arguments = ("build", "--blend", image_blend(tmp_path, 1), "--out", tmp_path / "build", "--set", "engine=ray")
-    start = ("start", "--head", "--block", "--num-cpus=1", "--include-dashboard=false", f"--port={port}")
-    with ray_variables(), pytest.MonkeyPatch.context() as patch:
-        patch.setenv("RAY_AUTH_MODE", "token")
-        patch.setenv("RAY_AUTH_TOKEN", token)
-        head = subprocess.Popen(
-            [Path(sys.executable).parent / "ray", *start],
-            stdout=subprocess.DEVNULL,
-            stderr=subprocess.DEVNULL,
-            start_new_session=True,
-        )
-        try:
-            wait_until(lambda: accepts(port))
-            patch.setenv("RAY_ADDRESS", f"127.0.0.1:{port}")
-            done = run_command(*arguments)
-            assert done.returncode == 0, done.stderr
-            patch.setenv("RAY_AUTH_TOKEN", token[::-1])
-            done = run_command(*arguments, "--set", "seed=1")
-            assert done.returncode == 1
-            (line,) = [line for line in done.stderr.splitlines() if line.startswith("error: ")]
-            assert "does not start (" in line  # refused, or, now and then, never answered
-            assert "its token" in line
-            assert "Traceback" not in done.stderr
-        finally:
-            os.killpg(head.pid, signal.SIGTERM)
-            head.wait()
-
-
-def run_command(*arguments: object) -> subprocess.CompletedProcess[str]:
-    command = [sys.executable, "-W", "ignore", "-m", "preprocess.cli", *map(str, arguments)]
-    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
-    return subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
-
-
-def free_port() -> int:
-    with socket.socket() as one:
-        one.bind(("127.0.0.1", 0))
-        port: int = one.getsockname()[1]
-        return port
-
-
-def accepts(port: int) -> bool:
-    with contextlib.suppress(OSError):
-        socket.create_connection(("127.0.0.1", port), 1).close()
-        return True
-    return False

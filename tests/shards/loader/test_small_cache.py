@@ -13,74 +13,32 @@ import numpy as np
 import pytest
 
 import shards
-from shards import Build, Cache, ShardError
-from shards.loader import Batch, Loader
+from shards import Cache, ShardError
 from shards.storage.locks import locked
-from tests.support.handmade_builds import JPEG, MAX_LENGTH, Draft, Handmade, branched_draft, draft
+from tests.support import small_caches
+from tests.support.handmade_builds import JPEG, Handmade, branched_draft
 from tests.support.remote_builds import files_at, flip, publish, write_at
 from tests.support.s3_server import answered
+from tests.support.small_caches import (
+    DRAWS,
+    IMAGE_BYTES,
+    SAMPLES,
+    SHARD,
+    keys,
+    loader,
+    opened,
+    sent,
+    size_of,
+    size_of_copies,
+)
 
 pytestmark = [
     pytest.mark.usefixtures("cache_home"),
     pytest.mark.filterwarnings("ignore:This process .* is multi-threaded:DeprecationWarning"),
 ]
 
-SHARD = 12
-IMAGE_BYTES = 4000
-SAMPLES = {"alpha": 30 * SHARD, "beta": 10 * SHARD, "often": 2 * SHARD}
-DRAWS = {"alpha": SAMPLES["alpha"], "beta": SAMPLES["beta"] // 2, "often": 5 * SAMPLES["often"] // 2}
-
-
-def heavy(number: int, dataset: str, split: str = "train") -> Draft:
-    image = JPEG + np.random.default_rng(number).bytes(IMAGE_BYTES)
-    return replace(draft(number, dataset=dataset, split=split, text=8 + number % 20), images=(("jpg", image),))
-
-
-@pytest.fixture(scope="module")
-def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    made = Handmade(tmp_path_factory.mktemp("remote"))
-    for dataset, samples in SAMPLES.items():
-        for start in range(0, samples, SHARD):
-            made.add([heavy(number, dataset) for number in range(start, start + SHARD)], dataset=dataset)
-    for start in range(0, 20 * SHARD, SHARD):
-        made.add([heavy(number, "alpha", "eval") for number in range(start, start + SHARD)], split="eval")
-    made.draws = DRAWS
-    return made.finish()
-
-
-@pytest.fixture(scope="module")
-def location(folder: Path, bucket: str) -> str:
-    url = f"{bucket}/{folder.name}"
-    publish(folder, url)
-    return url
-
-
-def size_of_copies(folder: Path) -> int:
-    return sum(file.stat().st_size for file in folder.iterdir() if not file.name.startswith(".lock"))
-
-
-def size_of(build: Build, split: str = "train") -> int:
-    infos = [info for _, name, info in build.manifest.shards() if name == split]
-    return sum(info.size + info.index_size for info in infos)
-
-
-def opened(location: str, cache: Path, share: float = 0.15) -> Build:
-    limit = int(share * size_of(shards.open(location)))
-    build = shards.open(location, cache=Cache(cache, max_bytes=limit))
-    answered()
-    return build
-
-
-def loader(build: Build, **settings: Any) -> Loader:
-    return Loader(build, **{"batch_size": 4, "max_length": MAX_LENGTH, "decode": "none", **settings})
-
-
-def sent() -> int:
-    return sum(get.size for get in answered())
-
-
-def keys(batches: list[Batch]) -> list[str]:
-    return [key for batch in batches for sequence in batch.samples for _, key in sequence]
+folder = pytest.fixture(scope="module")(small_caches.make_folder)
+location = pytest.fixture(scope="module")(small_caches.make_location)
 
 
 @pytest.mark.parametrize("workers", [0, 2])
@@ -187,67 +145,6 @@ def test_ranks_and_workers_do_not_change_the_order(
     expected = [batch.samples for batch in islice(loader(build), 6)]
     parts = [islice(loader(build, rank=rank, world_size=world_size, workers=workers), 6) for rank in range(world_size)]
     assert [sum((batch.samples for batch in batches), ()) for batches in zip(*parts, strict=True)] == expected
-
-
-@pytest.mark.parametrize("stop", [1, 20, 60])
-def test_a_run_resumes_amid_an_epoch(location: str, tmp_path: Path, stop: int) -> None:
-    build = opened(location, tmp_path)
-    whole = loader(build)
-    batches = iter(whole)
-    for _ in range(stop):
-        next(batches)
-    state = whole.state_dict()
-    expected = [batch.samples for batch in islice(batches, 5)]
-    resumed = loader(build)
-    resumed.load_state_dict(state)
-    assert [batch.samples for batch in islice(resumed, 5)] == expected
-
-
-def test_a_run_resumes_in_its_order_with_another_cache(location: str, folder: Path, tmp_path: Path) -> None:
-    first = loader(opened(location, tmp_path / "first"))
-    batches = iter(first)
-    next(batches)
-    state = first.state_dict()
-    expected = [batch.samples for batch in islice(batches, 5)]
-    unlimited = shards.open(location, cache=Cache(tmp_path / "large"))
-    for build in (opened(location, tmp_path / "second", share=0.4), unlimited, shards.open(folder)):
-        resumed = loader(build, shuffle="shards")
-        resumed.load_state_dict(state)
-        assert [batch.samples for batch in islice(resumed, 5)] == expected
-        assert resumed.state_dict()["sequences"] == state["sequences"]
-
-
-def test_a_run_with_enough_cache_resumes_in_its_order_with_a_small_one(location: str, tmp_path: Path) -> None:
-    first = loader(shards.open(location, cache=Cache(tmp_path / "large")))
-    batches = iter(first)
-    next(batches)
-    assert first.state_dict()["sequences"].keys().isdisjoint({"open_shards"})
-    resumed = loader(opened(location, tmp_path / "small"))
-    resumed.load_state_dict(first.state_dict())
-    assert [batch.samples for batch in islice(resumed, 2)] == [batch.samples for batch in islice(batches, 2)]
-
-
-@pytest.mark.parametrize(
-    ("key", "value"),
-    [("open_shards", {"alpha": 0}), ("open_shards", {"gamma": 1}), ("open_shards", 3), ("pack_window", True)],
-)
-def test_a_state_with_an_order_that_cannot_be_is_refused(
-    location: str, tmp_path: Path, key: str, value: object
-) -> None:
-    first = loader(opened(location, tmp_path))
-    state = first.state_dict()
-    state["sequences"][key] = value
-    with pytest.raises(ShardError, match=key):
-        first.load_state_dict(state)
-
-
-def test_windows_that_were_asked_for_stay(location: str, tmp_path: Path) -> None:
-    first = loader(opened(location, tmp_path))
-    asked = loader(opened(location, tmp_path), shuffle="shards", shuffle_window=100)
-    assert asked.cache_plan is not None
-    assert asked.cache_plan.by_sample, "a window of 100 samples is of nine shards of each dataset"
-    with pytest.raises(ShardError, match="shuffle_window is None, this loader has 100"):
-        asked.load_state_dict(first.state_dict())
 
 
 def test_an_evaluation_sends_its_split_once(location: str, tmp_path: Path) -> None:
