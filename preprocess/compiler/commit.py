@@ -26,8 +26,8 @@ from preprocess.compiler.frames import FOLDER as FRAMES
 from preprocess.compiler.missing_images import missing_images_hint
 from preprocess.compiler.plan import shares
 from preprocess.compiler.report import BuildReport, DatasetReport, counts_text
-from preprocess.compiler.run_task import shard_root
 from preprocess.compiler.select import Selection
+from preprocess.compiler.shard_files import shard_root
 from preprocess.compiler.split_assignment import CONFLICT, NAMES
 from preprocess.compiler.spool import Spool, reject_all, reject_line
 from preprocess.compiler.task import CompileTask, TaskResult

@@ -67,7 +67,7 @@ def image_states(
     ]
     if sum(spool.num_images for spool in spools.values()) <= _FEW_IMAGES:
         parts = [run_states(task) for task in tasks]
-        _open.cache_clear()  # this process may go on, and a store may hold a lock
+        _open.cache_clear()  # this process may continue, and a store may hold a lock
     else:
         parts = run.every_time("looking at images", run_states, tasks, weight=lambda task: task.stop - task.start)
     return _by_dataset(spools, parts)

@@ -2,7 +2,7 @@
 
 Rule: the piece comes out as if it was read again with these ids taken, in a tenth of the time. A record that claims an
 id tries names in turn (parsing/identities.py). Those before the one that it got are taken whatever other pieces have,
-so it goes on from there.
+so it resumes from there.
 """
 
 from __future__ import annotations

@@ -10,8 +10,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from functools import lru_cache, partial
-from pathlib import Path
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -21,6 +20,7 @@ from preprocess.compiler.concat import join
 from preprocess.compiler.image_digests import ImageDigests
 from preprocess.compiler.member import Member, make_member, tokenize, with_images
 from preprocess.compiler.sealed_json import read_sealed, write_sealed
+from preprocess.compiler.shard_files import changed_ns, send, untouched
 from preprocess.compiler.share import share
 from preprocess.compiler.spool import reject_all, reject_line
 from preprocess.compiler.task import CompileTask, TaskResult, Tools, open_tools
@@ -29,13 +29,13 @@ from preprocess.conversation import Conversation, Image, Reject
 from preprocess.errors import DataError, RejectError
 from preprocess.filters.image_rules import broken_image_rule
 from preprocess.images.prepare import StoredImage
-from shards import ShardInfo, ShardWriter
-from shards.files import disk_named, file_sha256, replace_file
+from shards import ShardWriter
+from shards.files import disk_named, replace_file
 from shards.format.branches import IntArray
 from shards.images.tiles import described as described_grid
 
 if TYPE_CHECKING:
-    from shards.storage.remote import RemoteStore
+    pass
 
 
 def run_task(task: CompileTask) -> TaskResult:
@@ -64,10 +64,10 @@ def _run(task: CompileTask) -> TaskResult:
         writer.discard()
         raise
     if shard and context.url:
-        _send(task.staging, shard, context.url)
+        send(task.staging, shard, context.url)
     result = TaskResult(
         shard=shard,
-        changed_ns=() if shard is None or context.url else _changed_ns(task.staging, shard),
+        changed_ns=() if shard is None or context.url else changed_ns(task.staging, shard),
         members=outcome.members,
         ids=outcome.ids,
         notes=dict(sorted(outcome.notes.items())),
@@ -101,46 +101,9 @@ def read_result(task: CompileTask, remote: Mapping[str, int] | None = None) -> T
             return None
         if remote is not None and result.shard is not None:
             return result if all(remote.get(path) == size for path, size in result.shard.sizes()) else None
-        return result if result.shard is None or _untouched(task, result.shard, result.changed_ns) else None
+        return result if result.shard is None or untouched(task, result.shard, result.changed_ns) else None
     except (OSError, ValueError, KeyError, TypeError):
         return None
-
-
-def shard_root(task: CompileTask, shard: ShardInfo) -> Path:
-    """The folder above the shard: staging while it is new, the build once a manifest names it."""
-    return task.staging if (task.staging / shard.path).is_file() else task.context.build
-
-
-def _send(root: Path, shard: ShardInfo, url: str) -> None:
-    """Bring a complete shard to the URL, and remove it here: local files are those of the tasks that run."""
-    from shards.upload import send_shard  # fsspec is loaded only for URLs
-
-    send_shard(root, shard, _remote_store(url))
-    for path, _ in shard.sizes():
-        (root / path).unlink()
-
-
-@lru_cache(maxsize=1)
-def _remote_store(url: str) -> RemoteStore:
-    """One connection for each worker process."""
-    from shards.storage.remote import RemoteStore
-
-    return RemoteStore(url)
-
-
-def _untouched(task: CompileTask, shard: ShardInfo, changed_ns: tuple[int, ...]) -> bool:
-    """Whether sizes and times are those of the write; with other times, as in a copied folder, compare the bytes."""
-    root = shard_root(task, shard)
-    pinned = ((shard.path, shard.size, shard.sha256), (shard.index, shard.index_size, shard.index_sha256))
-    if any((root / path).stat().st_size != size for path, size, _ in pinned):
-        return False
-    if _changed_ns(root, shard) == changed_ns:
-        return True
-    return all(file_sha256(root / path) == digest for path, _, digest in pinned)
-
-
-def _changed_ns(root: Path, shard: ShardInfo) -> tuple[int, ...]:
-    return tuple((root / path).stat().st_mtime_ns for path in (shard.path, shard.index))
 
 
 @dataclass(slots=True)

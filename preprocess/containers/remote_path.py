@@ -1,6 +1,6 @@
 """A path of an input behind a URL, such as s3://bucket/folder/a.json, with the methods of pathlib.Path that read.
 
-Rules: a path is a name; each method that asks for a file makes its requests anew, except that whether something is a
+Rules: a path is a name; each method that asks for a file makes its requests again, except that whether something is a
 file or a folder is remembered. Where text is needed, as in messages and for os.path, a path is its URL, so a local
 function that gets it by mistake finds no file. A web server has no listing: `glob` and `iterdir` give nothing there.
 """
@@ -107,7 +107,7 @@ class RemotePath(PosixPath):
         return Path(*super().relative_to(*other, **options).parts)
 
     def stat(self, *, follow_symlinks: bool = True) -> os.stat_result:
-        """One request. The mtime in ns is no time: it is a number that changes when the file is written again."""
+        """One request. The mtime in ns is not a time: it is a number that changes when the file is written again."""
         entry = entry_of(str(self))
         _remember(str(self), entry)
         kind = stat.S_IFREG if entry.is_file else stat.S_IFDIR

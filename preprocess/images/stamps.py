@@ -124,9 +124,9 @@ def _known_rows(index: ArchiveIndex, names: Sequence[str]) -> tuple[npt.NDArray[
     is_plain = plain_paths(names) is not None and max(map(len, names), default=0) <= MAX_NAME_CHARACTERS
     inside = np.flatnonzero(rows < len(index.hashes)) if is_plain else rows[:0]
     keys = index.keys.take(pa.array(rows[inside]))
-    wanted = pa.array([expected[row] for row in inside.tolist()], pa.large_binary())
+    asked = pa.array([expected[row] for row in inside.tolist()], pa.large_binary())
     known = np.zeros(len(names), np.bool_)
-    known[inside] = pc.equal(keys, wanted).to_numpy(zero_copy_only=False)
+    known[inside] = pc.equal(keys, asked).to_numpy(zero_copy_only=False)
     return rows, known
 
 

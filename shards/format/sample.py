@@ -44,7 +44,7 @@ class Sample:
 
     @property
     def metadata(self) -> dict[str, Any]:
-        """What FORMAT.md lists: id, dataset, sources, images. Raises ShardError if it is no JSON object."""
+        """What FORMAT.md lists: id, dataset, sources, images. Raises ShardError if it is not a JSON object."""
         try:
             metadata = orjson.loads(self._metadata)
         except ValueError as error:

@@ -177,7 +177,7 @@ class Loader:
         self._num_batches: int | None = None
 
     def __len__(self) -> int:
-        """Global batches of all epochs, or of one if there is no end: then an iteration goes on after so many.
+        """Global batches of all epochs, or of one if there is no end: then an iteration continues after that.
 
         Each sequence is packed for it, as by `count_sequences`.
         """

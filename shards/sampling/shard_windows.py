@@ -2,7 +2,7 @@
 
 Rule: the shards of a pass come in random order, and each is cut at random into `width` parts. Turn t shows the first
 part of shard t, the second of shard t - 1, and so on, shuffled among each other. So a pass opens a shard a turn, begins
-with one, has at most `width` open at a time, and comes back to none. With `width` parts open a sample may come beside
+with one, has at most `width` open at a time, and comes back to none. With `width` parts open a sample may come next to
 those of 2 * width - 1 shards.
 
     turn    0     1        2           3           4        5

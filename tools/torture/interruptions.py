@@ -71,7 +71,7 @@ def _file_limit(size: int) -> Callable[[], None]:
 
 
 def _finished(small: SmallBuild, out: object) -> str | None:
-    """Finish an interrupted build. An error of the last run is a loss here: nothing stands in its way."""
+    """Finish an interrupted build. An error of the last run is a loss here: nothing is in its way."""
     try:
         build(small.blend, out=out)
     except Exception as error:

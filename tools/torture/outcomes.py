@@ -28,7 +28,7 @@ class Outcomes:
 
 
 def loss_of(work: Callable[[], str | None]) -> str | None:
-    """What `work` says is lost, or the exception that no user should see. An error of one line is no loss."""
+    """What `work` says is lost, or the exception that no user should see. An error of one line is not a loss."""
     try:
         return work()
     except (DsvlError, OSError) as error:

@@ -35,7 +35,7 @@ def process_group(limits: DistributedConfig, stopped: Callable[[], bool] = lambd
     """The ranks of this run. A process that no launcher started is a run with one rank.
 
     stopped: whether the run was asked to stop, while ranks wait for each other. Raises Stopped then, and LostRankError
-    if a rank does not come, or is lost in this context; the other errors of the context are told to all ranks.
+    if a rank does not come, or is lost in this context; the other errors of the context are reported to all ranks.
     """
     world_size = world_size_of(os.environ)
     if world_size is None:

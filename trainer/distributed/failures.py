@@ -1,4 +1,4 @@
-"""When a rank fails alone: the others are told, and none waits for it.
+"""When a rank fails alone: the others are informed, and none waits for it.
 
 Errors that all ranks raise together, as trainer.distributed.ranks makes it, need none of this. Nothing here loads torch
 unless a rank fails.
@@ -20,7 +20,7 @@ PATIENCE_S = 3.0
 
 @contextmanager
 def telling_failures(environment: Mapping[str, str]) -> Iterator[None]:
-    """An error before the ranks meet is told to those on other hosts; a host's launcher ends its own."""
+    """An error before the ranks meet is reported to those on other hosts; a host's launcher ends its own."""
     try:
         yield
     except Exception as error:

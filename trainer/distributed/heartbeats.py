@@ -94,7 +94,7 @@ class Heartbeats(ABC):
         return self._lost
 
     def fail(self, cause: str) -> None:
-        """This rank cannot go on: all others are told why."""
+        """This rank cannot continue: all others are informed why."""
         self._failure = cause[:MAX_CAUSE]
         self._wake_thread()
 

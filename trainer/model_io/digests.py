@@ -137,10 +137,10 @@ class CheckedFiles:
             actual = file_facts(path, sha256=kind == "sha256")
         except OSError as error:
             return f"{path}: cannot be read ({error.strerror or error}); {self._next_step}"
-        got, wanted = getattr(actual, kind), getattr(expected, kind)
-        if got == wanted:
+        got, written = getattr(actual, kind), getattr(expected, kind)
+        if got == written:
             return None
-        return f"{path}: is damaged or edited: its {kind} is {got}, expected {wanted}; {self._next_step}"
+        return f"{path}: is damaged or edited: its {kind} is {got}, expected {written}; {self._next_step}"
 
     def foreign(self, known: Collection[str]) -> Iterator[str]:
         """A line for each file that a loader may read and that is not `known`."""

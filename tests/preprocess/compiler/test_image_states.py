@@ -87,7 +87,7 @@ def test_a_row_has_another_state_exactly_when_an_image_has_another_file(
 def test_images_are_looked_up_by_tasks_if_there_are_many(
     few: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Here counts only tasks whose results last, so a look at images is no finished work."""
+    """Here counts only tasks whose results last, so a look at images is not finished work."""
     monkeypatch.setattr(image_states, "_FEW_IMAGES", few)
     monkeypatch.setattr(image_states, "_TASK_ROWS", 2)
     (tmp_path / "x").mkdir()

@@ -88,9 +88,9 @@ def test_a_run_of_one_rank_has_nobody_to_tell() -> None:
 def test_a_rank_that_cannot_start_tells_other_hosts_if_there_are_any(
     sizes: dict[str, str], tells: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    told: list[tuple[int, str]] = []
-    monkeypatch.setattr(meeting, "tell_failure", lambda address, cause: told.append((address.rank, cause)))
+    reported: list[tuple[int, str]] = []
+    monkeypatch.setattr(meeting, "tell_failure", lambda address, cause: reported.append((address.rank, cause)))
     environment = {"RANK": "1", "MASTER_ADDR": "node-a", "MASTER_PORT": "1", **sizes}
     with pytest.raises(ConfigError), telling_failures(environment):
         raise ConfigError(["build: is not there"])
-    assert told == ([(1, "build: is not there")] if tells else [])
+    assert reported == ([(1, "build: is not there")] if tells else [])

@@ -107,14 +107,14 @@ def test_a_host_that_does_not_see_the_request_to_stop_is_told(pool: ThreadPoolEx
 
 @pytest.mark.parametrize("failing", [0, 1])
 def test_a_rank_that_cannot_start_tells_those_that_wait(pool: ThreadPoolExecutor, port: int, failing: int) -> None:
-    told = pool.submit(tell_failure, address(failing, port), "build: is not there")
+    telling = pool.submit(tell_failure, address(failing, port), "build: is not there")
     (waiting,) = start(pool, address(1 - failing, port))
     with pytest.raises(
         LostRankError, match=f"^rank {failing} on .* before its first step: build: is not there; "
     ) as lost:
         waiting.result()
     assert lost.value.rank == failing
-    told.result()
+    telling.result()
 
 
 def test_telling_ends_though_nobody_waits(port: int, monkeypatch: pytest.MonkeyPatch) -> None:
