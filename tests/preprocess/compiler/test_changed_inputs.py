@@ -1,4 +1,4 @@
-"""Inputs that are not what they were: reported at the end of a build, found by --check-inputs, never kept as finished."""
+"""Inputs that are not what they were: reported at the end of a build, found by --check-inputs, never kept as done."""
 
 from __future__ import annotations
 
