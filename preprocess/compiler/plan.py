@@ -207,8 +207,9 @@ def make_context(
     tokenizer: Path,
     template: tuple[str, str],
     decoded: Path | None,
+    url: str | None = None,
 ) -> TaskContext:
-    """tokenizer: its folder in the cache, named by fingerprint. template: name and text."""
+    """tokenizer: its folder in the cache, named by fingerprint. template: name and text. url: where shards are sent."""
     return TaskContext(
         dataset=dataset.name,
         build=build,
@@ -230,6 +231,7 @@ def make_context(
         share=dataset.share,
         image_rules=dataset.filter.image_rules if dataset.filter else (),
         decoded=decoded,
+        url=url,
     )
 
 

@@ -10,7 +10,7 @@ from __future__ import annotations
 import filecmp
 import shutil
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 
 from preprocess.blend.config import Blend
@@ -139,19 +139,20 @@ def _tasks(
         partial.rename(tokenizer)
     tasks: list[CompileTask] = []
     for dataset in prepared.blend.datasets:
-        template = prepared.template(dataset.name)
+        name = dataset.name
+        template = prepared.template(name)
         context = make_context(
             prepared.blend,
             dataset,
             build=folder,
             cache=cache,
-            spool=stage.spools[dataset.name].folder,
-            images=stage.stores[dataset.name],
+            spool=stage.spools[name].folder,
+            images=stage.stores[name],
             tokenizer=tokenizer,
             template=(template.name, template.source),
             decoded=decoded,
+            url=url,
         )
-        context, name = replace(context, url=url), dataset.name
         tasks += plan_tasks(prepared.blend, dataset, context, stage.spools[name], sides[name], stage.states[name])
     return tasks
 

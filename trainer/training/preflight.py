@@ -21,7 +21,7 @@ QLORA = "bitsandbytes"
 def prepare(
     path: Path,
     settings: Sequence[str],
-    world_size: int | None,
+    world_size: int,
     *,
     loads_model: bool,
     allow_extensions: Collection[str] = (),
@@ -32,7 +32,7 @@ def prepare(
     What the file and the build's manifest show is raised first, all of it, since importing torch takes seconds; then
     `before_torch` is called, and model, tokenizer and sequences are checked.
 
-    world_size: None if it is unknown. loads_model: False for a process that only launches others, which check the model
+    loads_model: False for a process that only launches others, which check the model
     themselves. allow_extensions: those that an export at model.init_from may name; the file itself may name any.
     """
     tree = read_tree(path, settings)
@@ -40,7 +40,7 @@ def prepare(
         config = config_from(with_start(tree, path.name, allow_extensions), path.name)
     except ConfigError as error:
         raise ConfigError([*error.problems, *_build_problems(tree.get("build"))]) from None
-    indivisible = [] if world_size is None else check_ranks(config, world_size)
+    indivisible = check_ranks(config, world_size)
     if indivisible and (absent := _build_problems(config.build)):
         raise ConfigError([*indivisible, *absent])
     build = open_build(config)
