@@ -29,7 +29,7 @@ from shards.storage import remote
 from shards.typed_json import PositiveCount, from_json
 from tests.support.paths import ROOT
 from trainer.distributed.heartbeats import ENDED, LostRank
-from trainer.errors import GpuMemoryError, LostRankError, TooLongError, TrainError
+from trainer.errors import GpuMemoryError, LostRankError, QueueFullError, StoppingError, TooLongError, TrainError
 from trainer.evaluation.metrics import Answered, score
 
 NOT_AN_ERROR = {"Stopped", "_WorkerDied", "DroppedRecord"}
@@ -96,6 +96,14 @@ def too_long() -> None:
     raise TooLongError(4101, 4096)
 
 
+def full_queue() -> None:
+    raise QueueFullError(64)
+
+
+def stopping() -> None:
+    raise StoppingError
+
+
 EXAMPLES: dict[type[DsvlError], tuple[Callable[[], object], int]] = {
     ConfigError: (no_blend, 2),
     TemplateError: (no_template, 2),
@@ -112,6 +120,8 @@ EXAMPLES: dict[type[DsvlError], tuple[Callable[[], object], int]] = {
     GpuMemoryError: (no_memory, 1),
     LostRankError: (lost_rank, 1),
     TooLongError: (too_long, 1),
+    QueueFullError: (full_queue, 1),
+    StoppingError: (stopping, 1),
 }
 
 
@@ -140,7 +150,8 @@ def test_the_errors_of_each_part_are_importable_from_its_top_package() -> None:
         (dst, {"DsvlError", "ConfigError", "ControlTextError", "TemplateError", "TokenizerError"}),
         (shards, {"DsvlError", "ImageError", "LocationError", "ShardError"}),
         (preprocess, {"DsvlError", "ConfigError", "DataError"}),
-        (trainer, {"DsvlError", "ConfigError", "GpuMemoryError", "LostRankError", "TooLongError", "TrainError"}),
+        (trainer, {"DsvlError", "ConfigError", "GpuMemoryError", "LostRankError", "QueueFullError", "TrainError"}),
+        (trainer, {"StoppingError", "TooLongError"}),
     ):
         assert errors <= set(package.__all__)
         assert all(issubclass(getattr(package, name), DsvlError) for name in errors)

@@ -14,14 +14,24 @@ from typing import TYPE_CHECKING
 
 from dst.errors import ConfigError, DsvlError
 from trainer.auto_classes.registration import register_with_transformers
-from trainer.errors import GpuMemoryError, LostRankError, TooLongError, TrainError
+from trainer.errors import GpuMemoryError, LostRankError, QueueFullError, StoppingError, TooLongError, TrainError
 
 if TYPE_CHECKING:
     import torch
 
     from trainer.model_io.load import Loaded
 
-__all__ = ["ConfigError", "DsvlError", "GpuMemoryError", "LostRankError", "TooLongError", "TrainError", "load"]
+__all__ = [
+    "ConfigError",
+    "DsvlError",
+    "GpuMemoryError",
+    "LostRankError",
+    "QueueFullError",
+    "StoppingError",
+    "TooLongError",
+    "TrainError",
+    "load",
+]
 
 register_with_transformers()
 

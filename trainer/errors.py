@@ -1,4 +1,4 @@
-"""What can go wrong in training, inference and evaluation; configurations raise ConfigError, builds ShardError."""
+"""What can go wrong from training to serving; configurations raise ConfigError, builds ShardError."""
 
 from dst.errors import DsvlError
 
@@ -48,3 +48,31 @@ class TooLongError(TrainError):
 
     def __str__(self) -> str:
         return f"it takes {self.positions} positions with its images, and the model reads at most {self.limit}"
+
+
+class QueueFullError(TrainError):
+    """More requests wait for the model than its queue holds.
+
+    Example: 64 requests wait already, as many as the queue holds; try again later
+    What to do: send the request again later, or start the server with a longer queue.
+    """
+
+    def __init__(self, limit: int) -> None:
+        super().__init__(limit)
+        self.limit = limit
+
+    def __str__(self) -> str:
+        return f"{self.limit} requests wait already, as many as the queue holds; try again later"
+
+
+class StoppingError(TrainError):
+    """The server is stopping, and takes no more requests.
+
+    Example: the server is stopping and takes no more requests; send it to another one, or again when it has restarted
+    What to do: send the request to another server, or again when this one has restarted.
+    """
+
+    def __str__(self) -> str:
+        return (
+            "the server is stopping and takes no more requests; send it to another one, or again when it has restarted"
+        )

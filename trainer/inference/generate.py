@@ -95,15 +95,16 @@ class Generator:
         batch; default: its index. Raises TooLongError.
         """
         limits = [self.max_tokens(prompt, sampling) for prompt in prompts]
-        randoms = [_random(sampling, key) for key in keys or [(index,) for index in range(len(prompts))]]
+        randoms = [random_of(sampling, key) for key in keys or [(index,) for index in range(len(prompts))]]
         decoder = self.new_decoder(len(prompts))
         logits = decoder.read_padded(prompts)
         positions = torch.tensor([[len(prompt.ids)] for prompt in prompts], device=self.device)
         end_ids = [prompt.end_id for prompt in prompts]
+        samplings = [sampling] * len(prompts)
         answers: list[list[int]] = [[] for _ in prompts]
         open_rows = set(range(len(prompts)))
         while True:
-            tokens = self.choose(logits, end_ids, sampling, randoms)
+            tokens = self.choose(logits, end_ids, samplings, randoms)
             for row in sorted(open_rows):
                 answers[row].append(tokens[row])
                 if tokens[row] == end_ids[row] or len(answers[row]) == limits[row]:
@@ -119,7 +120,7 @@ class Generator:
         self,
         logits_BV: torch.Tensor,
         end_ids: Sequence[int],
-        sampling: Sampling,
+        samplings: Sequence[Sampling],
         randoms: Sequence[torch.Generator],
     ) -> list[int]:
         """The next token of each sequence. Raises TrainError for logits that are not finite."""
@@ -130,10 +131,12 @@ class Generator:
             )
         ends = torch.tensor(end_ids, device=self.device)[:, None]
         allowed_BV = logits_BV.masked_fill(self._forbidden, float("-inf")).scatter(1, ends, logits_BV.gather(1, ends))
-        if not sampling.temperature:
-            return [int(token) for token in allowed_BV.argmax(-1).tolist()]
-        rows = (allowed_BV.cpu() / sampling.temperature).softmax(-1)
-        return [_sample(row, sampling.top_p, random) for row, random in zip(rows, randoms, strict=True)]
+        tokens = [int(token) for token in allowed_BV.argmax(-1).tolist()]
+        for row, (sampling, random) in enumerate(zip(samplings, randoms, strict=True)):
+            if sampling.temperature:
+                probabilities_V = (allowed_BV[row].cpu() / sampling.temperature).softmax(-1)
+                tokens[row] = _sample(probabilities_V, sampling.top_p, random)
+        return tokens
 
 
 class Session:
@@ -157,11 +160,11 @@ class Session:
         The caller may stop at any token. key: what samples depend on in addition to the seed. Raises TooLongError.
         """
         generator = self._generator
-        max_tokens, random = generator.max_tokens(prompt, sampling), _random(sampling, key)
+        max_tokens, random = generator.max_tokens(prompt, sampling), random_of(sampling, key)
         try:
             logits = self._read(prompt)
             for number in range(1, max_tokens + 1):
-                (token,) = generator.choose(logits, [prompt.end_id], sampling, [random])
+                (token,) = generator.choose(logits, [prompt.end_id], [sampling], [random])
                 yield token
                 if token == prompt.end_id or number == max_tokens:
                     return
@@ -239,6 +242,7 @@ def _sample(probabilities_V: torch.Tensor, top_p: float, random: torch.Generator
     return int(torch.multinomial(probabilities_V, 1, generator=random))
 
 
-def _random(sampling: Sampling, key: Sequence[Hashable]) -> torch.Generator:
+def random_of(sampling: Sampling, key: Sequence[Hashable]) -> torch.Generator:
+    """What the samples of one answer are drawn from: the seed and the answer's key decide."""
     digest = hashlib.sha256(repr((sampling.seed, *key)).encode()).digest()
     return torch.Generator().manual_seed(int.from_bytes(digest[:8]) >> 1)

@@ -192,14 +192,14 @@ def test_no_control_token_and_no_unknown_row_is_ever_said_but_the_end(record: Lo
     tokenizer = record.chat_tokenizer.tokenizer
     rows = tokenizer.vocabulary_size + 50
     wide = loaded(vocab_size=rows)
-    generator = Generator(wide.model, wide.chat_tokenizer)
+    generator, drawer = Generator(wide.model, wide.chat_tokenizer), torch.Generator()
     logits = torch.zeros(1, rows)
     logits[0, [*range(tokenizer.vocabulary_size, rows), *tokenizer.control_ids]] = 5.0
-    assert generator.choose(logits, [generator.end_id], Sampling(), []) == [generator.end_id]
+    assert generator.choose(logits, [generator.end_id], [Sampling()], [drawer]) == [generator.end_id]
     other = min(tokenizer.control_ids - {generator.end_id})
     logits[0, generator.end_id], logits[0, 700] = 0.0, 1.0
-    assert generator.choose(logits, [other], Sampling(), []) == [other], "a prompt may have an end of its own"
-    assert generator.choose(logits, [generator.end_id], Sampling(), []) == [700]
+    assert generator.choose(logits, [other], [Sampling()], [drawer]) == [other], "a prompt may have an end of its own"
+    assert generator.choose(logits, [generator.end_id], [Sampling()], [drawer]) == [700]
 
 
 def test_draws_follow_the_model_s_probabilities_and_top_p_leaves_the_tail_out(record: Loaded) -> None:
@@ -212,7 +212,7 @@ def test_draws_follow_the_model_s_probabilities_and_top_p_leaves_the_tail_out(re
     def drawn(**settings: float) -> Counter[int]:
         drawer = torch.Generator().manual_seed(3)
         sampling = Sampling(temperature=settings.get("temperature", 1.0), top_p=settings.get("top_p", 1.0))
-        return Counter(generator.choose(logits, [generator.end_id], sampling, [drawer])[0] for _ in range(600))
+        return Counter(generator.choose(logits, [generator.end_id], [sampling], [drawer])[0] for _ in range(600))
 
     plain = drawn()
     assert all(abs(plain[token] / 600 - probability) < 0.07 for token, probability in probabilities.items())
