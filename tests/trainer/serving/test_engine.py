@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Iterator
+from dataclasses import replace
 
 import pytest
 
@@ -64,14 +65,7 @@ def test_the_end_token_ends_an_answer_and_is_not_heard(record: Loaded, generator
     request = asked(record, 1)
     first, second = alone(generator, request)[:2]
     assert first != second
-    ends = Request(prompt=prompt(record, [401, 500], seed=1, end_id=second), sampling=request.sampling)
-    ends = Request(
-        prompt=type(ends.prompt)(
-            ids=request.prompt.ids, images=request.prompt.images, slots=request.prompt.slots, end_id=second
-        ),
-        sampling=request.sampling,
-        key=request.key,
-    )
+    ends = replace(request, prompt=replace(request.prompt, end_id=second))
     heard = Heard()
     engine.submit(ends, heard)
     assert (heard.wait().tokens, heard.reason) == ([first], "stop")
@@ -158,12 +152,9 @@ def test_closing_cancels_what_does_not_end_in_time(record: Loaded, generator: Ge
     assert (held.heard.wait().reason, waiting.wait().reason) == ("cancelled", "cancelled")
 
 
-def test_a_request_that_fails_fails_alone(
-    record: Loaded, generator: Generator, engine: Engine, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    bad = asked(record, 1)
-    lost = Request(prompt=prompt(record, [400, 401]), sampling=bad.sampling)
-    lost.prompt.ids[1] = record.chat_tokenizer.tokenizer.image_id  # a position of an image, without an image
+def test_a_request_that_fails_fails_alone(record: Loaded, generator: Generator, engine: Engine) -> None:
+    lost = asked(record, 1)
+    lost.prompt.ids[lost.prompt.slots[0]] = 400  # the image has a position too few
     failed, fine = Heard(), Heard()
     engine.submit(lost, failed)
     engine.submit(asked(record, 2), fine)
