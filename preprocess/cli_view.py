@@ -10,6 +10,7 @@ import click
 
 from dst.common.cli import PAGE, note
 from dst.common.terminal_text import json_line, visible
+from dst.common.web_server import is_loopback
 from preprocess.cli_options import PATH, PrepCommand, build_location
 
 CHOICES = click.Choice(["random", "longest", "shortest", "most-images", "rejects"])
@@ -74,9 +75,9 @@ def view(build: str | Path, port: int, host: str, blend: Path | None) -> None:
 
     The server only reads, and answers only this machine unless --host says otherwise. Ctrl-C ends it.
     """
-    from preprocess.viewer.server import LOOPBACK, serve
+    from preprocess.viewer.server import serve
 
-    if not {host.lower(), f"[{host}]"} & LOOPBACK:
+    if not is_loopback(host):
         note(f"--host {host}: everybody who reaches this address can see the data")
     with suppress(KeyboardInterrupt):  # uvicorn raises it again after its shutdown, but not always
         serve(build, host=host, port=port, blend=blend, started=lambda address: _print_started(build, address))

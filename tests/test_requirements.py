@@ -17,7 +17,7 @@ EXTRA_OF = {
     "dst/common/charts.py": "view",
     "preprocess/compiler/cluster_nodes.py": "ray",
     "preprocess/compiler/ray_engine.py": "ray",
-    "preprocess/fetch/addresses.py": "remote",
+    "dst/common/public_addresses.py": "remote",
     "preprocess/fetch/download.py": "remote",
     "preprocess/viewer/app.py": "view",
     "preprocess/viewer/server.py": "view",

@@ -20,8 +20,8 @@ from urllib.request import getproxies, proxy_bypass
 import aiohttp
 from yarl import URL
 
+from dst.common.public_addresses import PRIVATE, is_refusal, is_unknown_host, parse_url, public_socket
 from preprocess.blend.fetch import Fetch
-from preprocess.fetch.addresses import PRIVATE, is_refusal, is_unknown_host, parse_url, public_socket
 from preprocess.fetch.host_limits import HostLimits
 from preprocess.fetch.ledger import Outcome, Waiting
 from preprocess.fetch.partial_file import PartialFile

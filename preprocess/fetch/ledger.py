@@ -14,9 +14,9 @@ from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
 
+from dst.common.public_addresses import parse_url
 from preprocess.adapters.parsing.fields import printable
 from preprocess.errors import DataError
-from preprocess.fetch.addresses import parse_url
 from preprocess.images.fetched import LEDGER, LOCK, VERSION, image_file, url_key
 
 _ROWS_AT_ONCE = 256

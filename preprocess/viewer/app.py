@@ -19,6 +19,7 @@ from starlette.routing import Route
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from dst.common.html_pages import shown
+from dst.common.web_server import host_name
 from dst.errors import DsvlError
 from preprocess.viewer.opened_build import OpenedBuilds
 from preprocess.viewer.pages import POLICY, TEMPLATES, Pages
@@ -147,12 +148,6 @@ class _Guard:
         elif scope["method"] not in ("GET", "HEAD"):
             answer = Response("This server only reads: GET and HEAD.\n", 405, {"allow": "GET, HEAD"})
         await answer(scope, receive, send_with_headers)
-
-
-def host_name(header: str) -> str:
-    """The host of a Host header, without its port: localhost, 127.0.0.1, [::1]."""
-    name, colon, port = header.rpartition(":")
-    return (name if colon and port.isdigit() else header).lower()
 
 
 def _media_type(data: bytes) -> str:

@@ -6,9 +6,9 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from dst.common.web_server import own_hosts
 from preprocess.viewer.app import make_app
 from preprocess.viewer.opened_build import OpenedBuilds
-from preprocess.viewer.server import own_hosts
 from tests.support.asgi_client import Answer, get
 from tests.support.small_blends import build, chat_blend, chat_record, write_images
 

@@ -9,8 +9,8 @@ from pathlib import Path
 
 import pytest
 
+from dst.common.public_addresses import is_public, is_refusal, parse_url, public_socket
 from preprocess.fetch import ledger
-from preprocess.fetch.addresses import is_public, is_refusal, parse_url, public_socket
 from preprocess.fetch.host_limits import HostLimits
 from preprocess.fetch.ledger import Outcome, open_ledger
 

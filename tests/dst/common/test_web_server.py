@@ -1,4 +1,4 @@
-"""The socket that the viewer listens at."""
+"""The socket that a server listens at, and the names under which it answers."""
 
 from __future__ import annotations
 
@@ -7,8 +7,8 @@ import socket
 
 import pytest
 
-from preprocess.errors import ConfigError
-from preprocess.viewer.server import listen
+from dst.common.web_server import host_name, is_loopback, listen, own_hosts
+from dst.errors import ConfigError
 
 
 def test_a_small_answer_does_not_wait_for_the_acknowledgement_of_the_one_before() -> None:
@@ -38,3 +38,20 @@ def test_a_busy_port_is_named_with_what_to_do() -> None:
         port = first.getsockname()[1]
         with pytest.raises(ConfigError, match=f"port {port} of 127.0.0.1 cannot be used .*--port, 0 for any free one"):
             listen("127.0.0.1", port)
+
+
+def test_a_server_for_other_machines_is_reached_by_addresses_and_its_own_names() -> None:
+    is_own = own_hosts("0.0.0.0")
+    assert all(map(is_own, ("192.168.1.7", "[fe80::1]", "localhost", socket.gethostname().lower())))
+    assert not any(map(is_own, ("evil.example", "", "[evil]")))
+    assert own_hosts("data.internal")("data.internal")
+    assert not own_hosts("127.0.0.1")("192.168.1.7")
+
+
+def test_a_host_is_read_without_its_port() -> None:
+    assert (host_name("[::1]"), host_name("LocalHost:1"), host_name("::1")) == ("[::1]", "localhost", ":")
+
+
+def test_only_names_of_this_machine_are_loopback() -> None:
+    assert all(map(is_loopback, ("127.0.0.1", "localhost", "LOCALHOST", "::1")))
+    assert not any(map(is_loopback, ("0.0.0.0", "::", "192.168.1.7", "example.org")))

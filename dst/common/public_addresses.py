@@ -1,8 +1,8 @@
 """Which URLs may be requested, and which addresses may be connected to.
 
-Annotations are untrusted: a URL in one must not make this machine ask its own services, its network's or the cloud
-provider's metadata server. So the check is of the very address that a socket connects to, after DNS and after every
-redirect: a host name that resolves to something else a moment later gains nothing.
+A URL in data or in a request is untrusted: it must not make this machine ask its own services, its network's or the
+cloud provider's metadata server. So the check is of the very address that a socket connects to, after DNS and after
+every redirect: a host name that resolves to something else a moment later gains nothing.
 """
 
 from __future__ import annotations
