@@ -9,7 +9,7 @@ ifndef LOCK
 LOCK := $(shell if [ "$$(uname)" = Linux ] && ! nvidia-smi -L >/dev/null 2>&1; then echo lock-cpu.txt; else echo lock-cuda.txt; fi)
 endif
 SETUP := $(PYTHON) tools/environment/setup_venv.py
-ALL_EXTRAS := dev,eval,language,qlora,ray,remote,train,video,view
+ALL_EXTRAS := dev,eval,language,qlora,ray,remote,serve,train,video,view
 # The first import of a module writes its bytecode, which pip did not.
 unexport PYTHONDONTWRITEBYTECODE
 # Twice as many as a small machine's cores: many tests wait for a process that they started.

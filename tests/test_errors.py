@@ -29,7 +29,15 @@ from shards.storage import remote
 from shards.typed_json import PositiveCount, from_json
 from tests.support.paths import ROOT
 from trainer.distributed.heartbeats import ENDED, LostRank
-from trainer.errors import GpuMemoryError, LostRankError, QueueFullError, StoppingError, TooLongError, TrainError
+from trainer.errors import (
+    GpuMemoryError,
+    LostRankError,
+    QueueFullError,
+    RequestError,
+    StoppingError,
+    TooLongError,
+    TrainError,
+)
 from trainer.evaluation.metrics import Answered, score
 
 NOT_AN_ERROR = {"Stopped", "_WorkerDied", "DroppedRecord"}
@@ -104,6 +112,14 @@ def stopping() -> None:
     raise StoppingError
 
 
+def bad_request() -> None:
+    from trainer.serving.limits import Limits
+    from trainer.serving.chat_request import Defaults, parse_chat
+
+    body = b'{"model": "m", "messages": [{"role": "user", "content": "?"}], "temperature": 3}'
+    parse_chat(body, Limits(), Defaults())
+
+
 EXAMPLES: dict[type[DsvlError], tuple[Callable[[], object], int]] = {
     ConfigError: (no_blend, 2),
     TemplateError: (no_template, 2),
@@ -122,6 +138,7 @@ EXAMPLES: dict[type[DsvlError], tuple[Callable[[], object], int]] = {
     TooLongError: (too_long, 1),
     QueueFullError: (full_queue, 1),
     StoppingError: (stopping, 1),
+    RequestError: (bad_request, 1),
 }
 
 

@@ -27,7 +27,7 @@ allow_extension = click.option(
 class TrainCommand(Command):
     """A command of `dsvl-train`."""
 
-    extras = ("train", "eval", "remote", "view")
+    extras = ("train", "eval", "remote", "serve", "view")
 
     def warnings(self) -> Sequence[str]:
         if self.name not in ("config", "schema", "report", "run"):  # run checks its file first

@@ -76,3 +76,20 @@ class StoppingError(TrainError):
         return (
             "the server is stopping and takes no more requests; send it to another one, or again when it has restarted"
         )
+
+
+class RequestError(DsvlError, ValueError):
+    """A request to the server is refused; the client gets the text as an answer, and the server continues.
+
+    `status` is the HTTP status, `param` the field of the request, `code` a short name of the reason.
+
+    Example: temperature: got 3; expected a number from 0 to 2
+    What to do: correct the field, and send the request again; docs/serve.md lists what is supported.
+    """
+
+    def __init__(self, text: str, param: str | None = None, status: int = 400, code: str | None = None) -> None:
+        super().__init__(text, param, status, code)
+        self.text, self.param, self.status, self.code = text, param, status, code
+
+    def __str__(self) -> str:
+        return self.text

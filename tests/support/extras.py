@@ -9,7 +9,7 @@ from packaging.utils import canonicalize_name
 from tests.support.clean_venvs import direct_requirements, packages
 
 OURS = sorted({name.partition(".")[0] for name in packages()})
-EXTRAS = ("train", "ray", "remote", "eval", "language", "qlora", "video", "view")
+EXTRAS = ("train", "ray", "remote", "eval", "language", "qlora", "video", "view", "serve")
 
 
 def providers() -> dict[str, set[str]]:
