@@ -6,7 +6,7 @@ import json
 from typing import Any
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tests.support.chat_requests import chat_body, encoded, image_part, text_part
@@ -67,7 +67,7 @@ def test_an_unsupported_parameter_is_refused_unless_it_changes_nothing(name: str
         ({"n": True}, "n: not supported by this server; expected 1 or no value"),
         ({"logprobs": True}, "logprobs: not supported by this server; expected false or no value"),
         ({"response_format": {"type": "json_object"}}, "response_format: not supported .* expected {.type.:.text.} or"),
-        ({"temprature": 1}, "temprature: unknown parameter; did you mean temperature?"),
+        ({"temperatur": 1}, "temperatur: unknown parameter; did you mean temperature?"),
         ({"x" * 5000: 1}, "x+...: unknown parameter"),
         ({"model": None}, "model: got nothing; expected the name of a model"),
         ({"temperature": 3}, "temperature: got 3; expected a number from 0 to 2"),
@@ -194,6 +194,7 @@ MESSAGES = st.lists(
 )
 
 
+@settings(max_examples=60)
 @given(st.dictionaries(FIELDS, JSON), MESSAGES | JSON)
 def test_any_json_is_a_record_or_an_error_of_the_request(fields: dict[str, Any], messages: Any) -> None:
     body = {**chat_body(), "messages": messages, **fields}
