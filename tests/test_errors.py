@@ -113,8 +113,8 @@ def stopping() -> None:
 
 
 def bad_request() -> None:
-    from trainer.serving.limits import Limits
     from trainer.serving.chat_request import Defaults, parse_chat
+    from trainer.serving.limits import Limits
 
     body = b'{"model": "m", "messages": [{"role": "user", "content": "?"}], "temperature": 3}'
     parse_chat(body, Limits(), Defaults())

@@ -11,9 +11,9 @@ from hypothesis import strategies as st
 
 from tests.support.chat_requests import chat_body, encoded, image_part, text_part
 from trainer.errors import RequestError
+from trainer.serving.chat_request import ChatRequest, Defaults, parse_chat
 from trainer.serving.limits import Limits
 from trainer.serving.parameters import NEUTRAL, WITHOUT_EFFECT
-from trainer.serving.chat_request import ChatRequest, Defaults, parse_chat
 
 
 def parsed(**fields: Any) -> ChatRequest:
@@ -67,7 +67,7 @@ def test_an_unsupported_parameter_is_refused_unless_it_changes_nothing(name: str
         ({"n": True}, "n: not supported by this server; expected 1 or no value"),
         ({"logprobs": True}, "logprobs: not supported by this server; expected false or no value"),
         ({"response_format": {"type": "json_object"}}, "response_format: not supported .* expected {.type.:.text.} or"),
-        ({"temperatur": 1}, "temperatur: unknown parameter; did you mean temperature?"),
+        ({"max_token": 1}, "max_token: unknown parameter; did you mean max_tokens?"),
         ({"x" * 5000: 1}, "x+...: unknown parameter"),
         ({"model": None}, "model: got nothing; expected the name of a model"),
         ({"temperature": 3}, "temperature: got 3; expected a number from 0 to 2"),
