@@ -110,7 +110,7 @@ def test_tasks_in_flight_follow_the_cpus_of_the_cluster_while_nodes_come(
         most.append((running, waiting))
         if len(processes(tmp_path)) == 2 and node is None:
             node = add_node(cluster, tmp_path / "cache")
-        if len(processes(tmp_path)) == 3:
+        if running == 3 == len(processes(tmp_path)):
             go.touch()
 
     try:
