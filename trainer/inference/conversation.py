@@ -65,26 +65,65 @@ def messages_of(exchanges: Sequence[Exchange]) -> list[Message]:
     return messages
 
 
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class PromptPlan:
+    """A prompt without the pixels of its images."""
+
+    ids: npt.NDArray[np.int64]
+    """[T]: all positions of an image hold the placeholder's id"""
+    slots: tuple[int, ...]
+    """First position of each tile"""
+    grids: tuple[Grid, ...]
+    """Of each image"""
+    fewer_tiles: bool
+    """Whether images got fewer tiles than they ask for, so that the prompt fits"""
+
+
 def prompt_of(exchanges: Sequence[Exchange], speaker: Speaker, *, end_id: int, limit: int | None = None) -> Prompt:
-    """The prompt for the answer to the last exchange.
+    """The prompt for the answer to the last exchange; see prompt_of_messages."""
+    images = [image for exchange in exchanges for image in exchange.images]
+    return prompt_of_messages(messages_of(exchanges), images, speaker, end_id=end_id, limit=limit)
+
+
+def prompt_of_messages(
+    messages: Sequence[Message],
+    images: Sequence[LoadedImage],
+    speaker: Speaker,
+    *,
+    end_id: int,
+    limit: int | None = None,
+) -> Prompt:
+    """The prompt for the answer that follows these messages. images: those of all messages, in their order.
 
     limit: positions that the model can read; as in training, images get fewer tiles before the prompt is longer. Raises
     TemplateError if the template refuses the conversation, ControlTextError for text that cannot be tokenized.
     """
+    plan = plan_prompt(messages, [image.size for image in images], speaker, limit=limit)
+    pixels = [image.pixels(grid) for image, grid in zip(images, plan.grids, strict=True)]
+    return Prompt(
+        ids=plan.ids,
+        images=stack(pixels, speaker.geometry.size),
+        slots=plan.slots,
+        end_id=end_id,
+        fewer_tiles=plan.fewer_tiles,
+    )
+
+
+def plan_prompt(
+    messages: Sequence[Message], sizes: Sequence[tuple[int, int]], speaker: Speaker, *, limit: int | None = None
+) -> PromptPlan:
+    """What prompt_of_messages makes of images of these sizes, without decoding any. Raises as it does."""
     chat, geometry, image_tokens = speaker.chat_tokenizer, speaker.geometry, speaker.model.image_tokens
-    encoded = chat.encode(messages_of(exchanges), add_generation_prompt=True)
-    images = [image for exchange in exchanges for image in exchange.images]
-    most = geometry.most_tiles(len(images))
-    text_tokens = len(encoded.ids) - len(images)
+    encoded = chat.encode(messages, add_generation_prompt=True)
+    most = geometry.most_tiles(len(sizes))
+    text_tokens = len(encoded.ids) - len(sizes)
     budget = speaker.max_tiles
     if limit is not None:
         room = (limit - ANSWER_ROOM - text_tokens) // image_tokens
         budget = room if budget is None else min(budget, room)
-    grids, allowed = plan_grids([image.size for image in images], geometry, most=most, budget=budget)
+    grids, allowed = plan_grids(sizes, geometry, most=most, budget=budget)
     ids, slots = expand_images(encoded.ids, chat.tokenizer.image_id, image_tokens, grids)
-    pixels = [image.pixels(grid) for image, grid in zip(images, grids, strict=True)]
-    fewer = bool(images) and allowed < most
-    return Prompt(ids=ids, images=stack(pixels, geometry.size), slots=slots, end_id=end_id, fewer_tiles=fewer)
+    return PromptPlan(ids=ids, slots=slots, grids=tuple(grids), fewer_tiles=bool(sizes) and allowed < most)
 
 
 def expand_images(
