@@ -158,23 +158,27 @@ def _text_rows(
             new = text >= first_query
             if new.any():
                 queries.append(text[new] - first_query + row * num_queries)
-                # no query sees the images after the last text
-                num_before = image.cumsum()[~image][new]
-                image_keys = positions[image][: num_before[-1]]
-                keys += [text + row * num_keys, image_keys + row * num_keys]
-                run_images, run_queries = (array.tolist() for array in np.unique(num_before, return_counts=True))
-                samples.append(
-                    SampleRows(
-                        queries=len(queries[-1]),
-                        text_keys=len(text),
-                        image_keys=len(image_keys),
-                        runs=tuple(map(Run, run_queries, run_images)),
-                        mask=_last_rows_of_causal(len(queries[-1]), len(text), is_image.device),
-                        branches=branches,
-                    )
-                )
+                sample_rows = rows_of_sample(image, new, branches, is_image.device)
+                keys += [text + row * num_keys, positions[image][: sample_rows.image_keys] + row * num_keys]
+                samples.append(sample_rows)
     query_index, key_index = (torch.from_numpy(np.concatenate(x)).to(is_image.device) for x in (queries, keys))
     return TextRows(queries=query_index, keys=key_index, samples=tuple(samples)), longest
+
+
+def rows_of_sample(
+    is_image: npt.NDArray[np.bool_], is_query: npt.NDArray[np.bool_], branches: tuple[int, ...], device: torch.device
+) -> SampleRows:
+    """How the text of a sample attends. is_image: of each of its positions. is_query: of its text, which is new."""
+    num_before = is_image.cumsum()[~is_image][is_query]
+    run_images, run_queries = (array.tolist() for array in np.unique(num_before, return_counts=True))
+    return SampleRows(
+        queries=len(num_before),
+        text_keys=len(is_query),
+        image_keys=int(num_before[-1]),  # no query sees the images after the last text
+        runs=tuple(map(Run, run_queries, run_images)),
+        mask=_last_rows_of_causal(len(num_before), len(is_query), device),
+        branches=branches,
+    )
 
 
 def _branch_lengths(branches: npt.NDArray[Any], image: npt.NDArray[np.bool_]) -> tuple[int, ...]:

@@ -6,19 +6,27 @@ releases are detected by inspecting the library, not by comparing version number
     cache argument      `past_key_values` until 5.23, `cache` since 5.24 (the old name warns until 5.40 and 6.0)
     checkpointing       `gradient_checkpointing_enable` until 5.x, `activation_checkpointing_enable` since
     loading report      mismatched keys are tuples in some releases, strings in others
+    cache layers        their abstract methods: `get_max_cache_shape` became `get_max_length`; arguments differ as well
     attention           AttentionInterface and AttentionMaskInterface; a mask function must accept any keyword
 
 Nothing here imports transformers before it is called.
+
+Shapes: B rows, K key-value heads, Q new tokens, D head width.
 """
+
+# ruff: noqa: N803 - names end in their shape
 
 from __future__ import annotations
 
+import functools
 import inspect
 import logging
+import sys
 from collections.abc import Callable, Collection, Iterator
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, Protocol
 
+import torch
 from torch import nn
 
 Function = Callable[..., Any]
@@ -50,6 +58,94 @@ def crop_cache(cache: Any, tokens: int) -> bool:
     except (NotImplementedError, RuntimeError, ValueError):
         return False
     return int(cache.get_seq_length()) == kept
+
+
+class KeyValueStore(Protocol):
+    """Keys and values of one forward that are kept outside transformers; `own_cache` passes them to it."""
+
+    @property
+    def num_before(self) -> int:
+        """Keys before the first query"""
+
+    @property
+    def num_keys(self) -> int:
+        """Keys that queries may see, their own included"""
+
+    def update(self, layer: int, key_BKQD: torch.Tensor, value_BKQD: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """Keep what a layer has computed; returns the keys and values [B, K, num_keys, D] that it attends to."""
+
+
+def own_cache(store: KeyValueStore, num_layers: int) -> Any:
+    """A KV cache for one forward whose layers keep everything in `store`."""
+    return _own_cache_class()(store, num_layers)
+
+
+Rotate = Callable[[torch.Tensor], torch.Tensor]
+"""Keys [K, Q, D] as they are after position 0 -> as they are after the positions that the function was made for"""
+
+
+def rotary(base_model: nn.Module) -> Callable[[torch.Tensor, torch.Tensor], Rotate] | None:
+    """The rotation of keys, by the decoder's own module and function: (any key, positions [Q]) -> Rotate.
+
+    None if there are none of the usual names, or if the angles depend on the length of the sequence. Whether the
+    decoder's layers use them is for the caller to try.
+    """
+    angles = getattr(base_model, "rotary_emb", None)
+    apply = getattr(sys.modules[type(base_model).__module__], "apply_rotary_pos_emb", None)
+    kind = str(getattr(angles, "rope_type", ""))
+    if angles is None or apply is None or kind not in ("default", "linear", "llama3", "yarn"):
+        return None
+    scale = float(getattr(angles, "attention_scaling", 1.0))
+
+    def rotation(like: torch.Tensor, positions_Q: torch.Tensor) -> Rotate:
+        cos, sin = angles(like, positions_Q[None])
+        width = cos.shape[-1]
+
+        def rotate(key_KQD: torch.Tensor) -> torch.Tensor:
+            turned = key_KQD[None, ..., :width] if scale == 1 else key_KQD[None, ..., :width] / scale
+            _, rotated = apply(turned, turned, cos, sin)
+            return torch.cat([rotated[0], key_KQD[..., width:]], dim=-1) if width < key_KQD.shape[-1] else rotated[0]
+
+        return rotate
+
+    return rotation
+
+
+@functools.cache
+def _own_cache_class() -> type:
+    from transformers import Cache
+    from transformers.cache_utils import CacheLayerMixin
+
+    class Layer(CacheLayerMixin):
+        is_sliding = False
+
+        def __init__(self, store: KeyValueStore, index: int) -> None:
+            super().__init__()  # type: ignore[no-untyped-call]
+            self.store, self.index, self.is_initialized = store, index, True
+
+        def lazy_initialization(self, *arguments: Any, **options: Any) -> None: ...
+
+        def update(
+            self, key_states: torch.Tensor, value_states: torch.Tensor, *arguments: Any, **options: Any
+        ) -> tuple[torch.Tensor, torch.Tensor]:
+            return self.store.update(self.index, key_states, value_states)
+
+        def get_mask_sizes(self, query: object) -> tuple[int, int]:
+            return self.store.num_keys, 0
+
+        def get_seq_length(self, *arguments: Any) -> int:
+            return self.store.num_before
+
+        def get_max_length(self) -> int:
+            return -1
+
+        get_max_cache_shape = get_max_length  # its name until 5.17
+
+    class OwnCache(Cache):
+        def __init__(self, store: KeyValueStore, num_layers: int) -> None:
+            super().__init__(layers=[Layer(store, index) for index in range(num_layers)])
+
+    return OwnCache
 
 
 def register_attention(name: str, attention: Function, mask: Function) -> None:
@@ -126,7 +222,6 @@ def base_model_class(config: Any) -> type | None:
 
 def llava_shapes(name: str) -> dict[str, tuple[int, ...]]:
     """Path -> shape of every parameter of the LLaVA in a folder or on the hub, as transformers builds it."""
-    import torch
     from transformers import AutoConfig, AutoModelForImageTextToText
 
     config = AutoConfig.from_pretrained(name, trust_remote_code=False)

@@ -63,7 +63,8 @@ class Generator:
         self.limit = position_limit(model)
         self.end_id, _ = answer_controls(chat)
         self.device = next(model.parameters()).device
-        self._decoder = CachedDecoder if cache_is_right(self.model, self.device) else UncachedDecoder
+        self.uses_cache = cache_is_right(self.model, self.device)
+        self._decoder = CachedDecoder if self.uses_cache else UncachedDecoder
         size = model.decoder.get_output_embeddings().weight.shape[0]
         forbidden = torch.zeros(size, dtype=torch.bool)
         forbidden[forbidden_ids(chat, size)] = True

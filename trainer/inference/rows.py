@@ -18,7 +18,7 @@ from trainer.inference.uncached_decoder import UncachedDecoder
 
 
 class Rows(Protocol):
-    """Rows have numbers 0, 1, 2, ... in the order in which they joined; those behind a row that leaves move up."""
+    """Rows have numbers 0, 1, 2, ... in the order in which they joined; where one leaves, the last takes its place."""
 
     def join(self, prompt: Prompt) -> Iterator[Read | None]:
         """Read a prompt in pieces, each a short computation; its row joins with the last one, which is a Read."""
@@ -26,7 +26,8 @@ class Rows(Protocol):
     def step(self, tokens_B: Sequence[int]) -> torch.Tensor:
         """Read one token in each row. Returns the logits [B, V] after it."""
 
-    def leave(self, row: int) -> None: ...
+    def leave(self, row: int, *, keep: bool) -> None:
+        """Remove a row. keep: what it has read is sound, and may serve later prompts."""
 
 
 class Read:
@@ -62,5 +63,7 @@ class SeparateRows:
             self._lengths[row] += 1
         return torch.cat(logits)
 
-    def leave(self, row: int) -> None:
-        del self._decoders[row], self._lengths[row]
+    def leave(self, row: int, *, keep: bool) -> None:
+        decoder, length = self._decoders.pop(), self._lengths.pop()
+        if row < len(self._decoders):
+            self._decoders[row], self._lengths[row] = decoder, length

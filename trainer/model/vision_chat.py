@@ -136,7 +136,7 @@ class VisionChatModel(nn.Module):
         Raises TrainError if images, slots and placeholders do not match.
         """
         tokens_BTH: torch.Tensor = self.decoder.get_input_embeddings()(input_ids)
-        image_positions = self._image_positions(input_ids, images, image_slots)
+        image_positions = self.image_positions(input_ids, images, image_slots)
         if not len(images):
             side = self.encoder.image_size
             blank = self.encode(torch.zeros(1, 3, side, side, dtype=torch.uint8, device=input_ids.device))
@@ -209,9 +209,7 @@ class VisionChatModel(nn.Module):
     def _trains_encoder(self) -> bool:
         return any(parameter.requires_grad for parameter in self.encoder.parameters())
 
-    def _image_positions(
-        self, input_ids: torch.Tensor, images: torch.Tensor, image_slots: torch.Tensor
-    ) -> torch.Tensor:
+    def image_positions(self, input_ids: torch.Tensor, images: torch.Tensor, image_slots: torch.Tensor) -> torch.Tensor:
         """Indices [N * Q] of the images' positions among all B * T positions. Raises as `embed` does."""
         side, num_images = self.encoder.image_size, len(images)
         if num_images and tuple(images.shape[1:]) != (3, side, side):

@@ -26,7 +26,9 @@ import torch
 
 from trainer.errors import QueueFullError, StoppingError, TrainError
 from trainer.inference.generate import Generator, random_of
-from trainer.inference.rows import Read, Rows, SeparateRows
+from trainer.inference.open_rows import open_rows
+from trainer.inference.rows import Read
+from trainer.inference.state_cache import StateCache
 from trainer.serving.requests import EngineStats, Listener, Reason, Request, Usage
 
 __all__ = ["Engine", "EngineStats", "Listener", "Reason", "Request", "Ticket", "Usage"]
@@ -46,12 +48,12 @@ class Engine:
     ) -> None:
         """batch: most requests that are answered together. queue: most that wait. cache_gb: memory of the caches.
 
-        cache_dir: a folder for keys and values of images, kept after the engine ends; None: only memory.
+        cache_dir: a folder for keys and values of images, kept after the engine ends; None: only memory. Afterwards
+        `notes` has a line for the user for everything that this model cannot have.
         """
-        self.notes: tuple[str, ...] = ()
-        """A line for everything that this model cannot have, for the user"""
         self._generator, self._batch, self._queue = generator, batch, queue
-        self._rows: Rows = SeparateRows(generator)
+        self._cache = StateCache(int(cache_gb * 2**30))
+        self._rows, self.notes = open_rows(generator, batch, self._cache)
         self._changed = threading.Condition()
         self._waiting: deque[_Job] = deque()
         self._reading: _Job | None = None
@@ -81,10 +83,10 @@ class Engine:
                 waiting=len(self._waiting),
                 answered=self._answered,
                 tokens=self._tokens,
-                image_hits=0,
-                image_misses=0,
-                image_bytes=0,
-                prefix_bytes=0,
+                image_hits=self._cache.hits,
+                image_misses=self._cache.misses,
+                image_bytes=self._cache.image_bytes,
+                prefix_bytes=self._cache.prefix_bytes,
             )
 
     def close(self, *, within_s: float) -> None:
@@ -199,22 +201,23 @@ class Engine:
 
     def _finish(self, job: _Job, reason: Reason) -> None:
         usage = Usage(prompt_tokens=len(job.request.prompt.ids), cached_tokens=job.cached, new_tokens=job.new_tokens)
-        self._remove(job)
+        self._remove(job, keep=True)
         with suppress(Exception):
             job.listener.finished(reason, usage)
 
     def _fail(self, job: _Job, error: Exception) -> None:
-        self._remove(job)
+        self._remove(job, keep=False)
         with suppress(Exception):
             job.listener.failed(error)
 
-    def _remove(self, job: _Job) -> None:
+    def _remove(self, job: _Job, *, keep: bool) -> None:
         with self._changed:
             self._answered += 1
             if job in self._running:
-                row = self._running.index(job)
-                del self._running[row]
-                self._rows.leave(row)
+                row, last = self._running.index(job), self._running.pop()
+                if row < len(self._running):
+                    self._running[row] = last
+                self._rows.leave(row, keep=keep)
 
 
 class Ticket:

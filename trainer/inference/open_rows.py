@@ -1,0 +1,127 @@
+"""Which rows a decoder can have, tried on a few tokens when the engine starts: shared memory, images that are placed.
+
+Rule: what gives other logits than whole sequences is not used, and a note says so.
+"""
+
+# ruff: noqa: N806 - names end in their shape
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+import torch
+
+from trainer.attention.layout import build_layout
+from trainer.inference.cached_decoder import Prompt
+from trainer.inference.generate import Generator
+from trainer.inference.image_states import ImageReader
+from trainer.inference.rows import Read, Rows, SeparateRows
+from trainer.inference.shared_rows import SharedRows
+from trainer.inference.state_cache import StateCache
+from trainer.model.decoder import attention_window
+from trainer.model.decoder_checks import LIBRARY_ERRORS
+from trainer.model.decoder_logits import finish_logits
+from trainer.model.decoder_protocol import HfConfig, takes_positions
+from trainer.model.vision_chat import VisionChatModel
+
+_TEXT = 4
+"""Tokens of the text before and behind the image of the trial"""
+
+
+def open_rows(generator: Generator, num_rows: int, cache: StateCache) -> tuple[Rows, tuple[str, ...]]:
+    """The fastest rows that are right for a model, and a note for everything that they lack."""
+    model, device = generator.model, generator.device
+    notes = []
+    if generator.uses_cache and not _sees_less(model.decoder.config, generator.limit):
+        images = None
+        if model.attention == "mmca":
+            images = _image_reader(model, device)
+            if images is None:
+                notes.append(
+                    "images are read again with every prompt that no earlier one begins with: "
+                    "this decoder's keys are not rotated in a way that is known here"
+                )
+        if images is not None or _is_right(model, device, None):
+            return SharedRows(model, device, num_rows=num_rows, cache=cache, images=images), tuple(notes)
+    note = "requests are computed one after the other, token by token, and nothing is kept of them: "
+    return SeparateRows(generator), (note + "this decoder's cache does not give the right logits for several at once",)
+
+
+def _sees_less(config: HfConfig, limit: int | None) -> bool:
+    """Whether some layers do not attend to all earlier tokens, at lengths that the trial does not reach."""
+    window = attention_window(config)
+    layer_types = set(getattr(config, "layer_types", None) or ()) - {"full_attention", "sliding_attention"}
+    return bool(layer_types) or (window is not None and (limit is None or window < limit))
+
+
+def _image_reader(model: VisionChatModel, device: torch.device) -> ImageReader | None:
+    try:
+        images = ImageReader(model, device)
+    except LIBRARY_ERRORS:
+        return None
+    return images if _is_right(model, device, images) else None
+
+
+@torch.no_grad()
+def _is_right(model: VisionChatModel, device: torch.device, images: ImageReader | None) -> bool:
+    """Whether shared rows give the logits of whole sequences: of an image between texts, and of a text.
+
+    In half precision only large differences count: rounding differs as well.
+    """
+    shown, text = _prompts(model)
+    tokens = [int(token) for token in text.ids[:2]]
+    try:
+        rows = SharedRows(model, device, num_rows=2, cache=StateCache(1 << 40), images=images)
+        first, second = _read(rows, shown), _read(rows, text)
+        step = rows.step(tokens)
+        rows.leave(0, keep=True)
+        step_alone = rows.step(tokens[:1])
+        again = _read(rows, shown)
+    except LIBRARY_ERRORS:
+        return False
+    of_shown = _whole(model, device, shown, tokens[:1])
+    of_text = _whole(model, device, text, [tokens[1], tokens[0]])
+    rows_of = torch.stack([first, step[0], again, second, step[1], step_alone[0]])
+    whole = torch.cat([of_shown, of_shown[:1], of_text])
+    tolerance = 1e-4 if whole.dtype in (torch.float32, torch.float64) else 0.1
+    return bool((rows_of - whole).float().norm() <= tolerance * whole.float().norm())
+
+
+def _read(rows: SharedRows, prompt: Prompt) -> torch.Tensor:
+    """The logits [V] after a prompt."""
+    (read,) = [read for read in rows.join(prompt) if isinstance(read, Read)]
+    return read.logits_V
+
+
+def _prompts(model: VisionChatModel) -> tuple[Prompt, Prompt]:
+    size = model.decoder.get_input_embeddings().weight.shape[0]
+    ids = np.array([token for token in range(size) if token != model.image_id])
+    spread = ids[np.linspace(0, len(ids) - 1, 3 * _TEXT).astype(int)]
+    image = np.full(model.image_tokens, model.image_id)
+    side = model.encoder.image_size
+    pixels = torch.randint(256, (1, 3, side, side), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
+    shown = np.concatenate([spread[:_TEXT], image, spread[_TEXT : 2 * _TEXT]])
+    return (
+        Prompt(ids=shown, images=pixels, slots=(_TEXT,), end_id=0),
+        Prompt(ids=spread[2 * _TEXT :], images=pixels[:0], slots=(), end_id=0),
+    )
+
+
+def _whole(model: VisionChatModel, device: torch.device, prompt: Prompt, tokens: Sequence[int]) -> torch.Tensor:
+    """The logits after a prompt and after each of some tokens behind it, [1 + tokens, V], by one forward over all."""
+    ids_1T = torch.from_numpy(np.append(prompt.ids, tokens)).to(device)[None]
+    slots = torch.tensor([(0, slot) for slot in prompt.slots], dtype=torch.int64, device=device).reshape(-1, 2)
+    arguments: dict[str, object] = {}
+    if takes_positions(model.decoder):
+        arguments["position_ids"] = torch.arange(ids_1T.shape[1], device=device)[None]
+    if model.uses_layout:
+        arguments["attention_layout"] = build_layout(model.attended_as_images(ids_1T == model.image_id))
+    hidden_1TH = model.decoder.base_model(
+        inputs_embeds=model.embed(ids_1T, prompt.images.to(device), slots),
+        attention_mask=None,
+        use_cache=False,
+        **arguments,
+    ).last_hidden_state
+    hidden = hidden_1TH[0, len(prompt.ids) - 1 :]
+    return finish_logits(model.decoder.config, model.decoder.get_output_embeddings()(hidden))

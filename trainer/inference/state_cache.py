@@ -1,0 +1,129 @@
+"""Keys and values that are kept for later prompts: of images, and of the beginnings of conversations.
+
+Both share one bound in bytes; what was used longest ago is dropped first.
+
+Shapes: T positions.
+"""
+
+# ruff: noqa: N803 - names end in their shape
+
+from __future__ import annotations
+
+import hashlib
+import itertools
+from collections import OrderedDict
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+import torch
+
+from trainer.inference.cached_decoder import Prompt
+from trainer.inference.slots import States
+
+MOST_PREFIXES = 256
+"""Since each is compared with every prompt"""
+
+Trace = npt.NDArray[np.int64]
+"""[T]: what is at each position of a sequence: the id of a token, or a negative number from the digest of an image"""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class Prefix:
+    """A sequence that was read. positions: those whose keys and values are in `states`, ascending."""
+
+    trace: Trace
+    positions: npt.NDArray[np.int64]
+    states: States
+
+    def shared(self, trace: Trace) -> int:
+        """How many positions from the start are the same in both sequences."""
+        length = min(len(trace), len(self.trace))
+        different = np.flatnonzero(self.trace[:length] != trace[:length])
+        return int(different[0]) if len(different) else length
+
+
+class StateCache:
+    """Images by the digest of their pixels, and prefixes. hits, misses: of images."""
+
+    def __init__(self, limit_bytes: int) -> None:
+        self.hits = self.misses = 0
+        self.image_bytes = self.prefix_bytes = 0
+        self._limit_bytes = limit_bytes
+        self._entries: OrderedDict[bytes | int, States | Prefix] = OrderedDict()
+        self._numbers = itertools.count()
+
+    def image(self, digest: bytes) -> States | None:
+        """The states of a tile, at position 0."""
+        states = self._entries.get(digest)
+        if not isinstance(states, States):
+            self.misses += 1
+            return None
+        self.hits += 1
+        self._entries.move_to_end(digest)
+        return states
+
+    def add_image(self, digest: bytes, states: States) -> None:
+        self._add(digest, states)
+
+    def prefix(self, trace: Trace) -> tuple[Prefix | None, int]:
+        """The sequence that shares the longest beginning with this one, and the length of that beginning."""
+        prefixes = [(number, entry) for number, entry in self._entries.items() if isinstance(entry, Prefix)]
+        lengths = [(entry.shared(trace), number) for number, entry in prefixes]
+        length, number = max(lengths, default=(0, -1), key=lambda pair: pair[0])
+        entry = self._entries.get(number)
+        if not length or not isinstance(entry, Prefix):
+            return None, 0
+        self._entries.move_to_end(number)
+        return entry, length
+
+    def add_prefix(self, prefix: Prefix) -> None:
+        """Keep a sequence instead of those that it continues; nothing is kept twice."""
+        prefixes = [(number, entry) for number, entry in self._entries.items() if isinstance(entry, Prefix)]
+        shared = [entry.shared(prefix.trace) for _, entry in prefixes]
+        if len(prefix.trace) in shared:
+            return
+        for (number, entry), length in zip(prefixes, shared, strict=True):
+            if length == len(entry.trace):
+                self._drop(number)
+        if len(prefixes) >= MOST_PREFIXES:
+            self._drop(prefixes[0][0])
+        self._add(next(self._numbers), prefix)
+
+    def _add(self, key: bytes | int, entry: States | Prefix) -> None:
+        self._drop(key)
+        num_bytes = _bytes_of(entry)
+        if num_bytes > self._limit_bytes:
+            return
+        while self.image_bytes + self.prefix_bytes + num_bytes > self._limit_bytes:
+            self._drop(next(iter(self._entries)))
+        self._entries[key] = entry
+        self._count(entry, num_bytes)
+
+    def _drop(self, key: bytes | int) -> None:
+        if (entry := self._entries.pop(key, None)) is not None:
+            self._count(entry, -_bytes_of(entry))
+
+    def _count(self, entry: States | Prefix, num_bytes: int) -> None:
+        if isinstance(entry, States):
+            self.image_bytes += num_bytes
+        else:
+            self.prefix_bytes += num_bytes
+
+
+def _bytes_of(entry: States | Prefix) -> int:
+    return entry.num_bytes if isinstance(entry, States) else entry.states.num_bytes + 2 * entry.trace.nbytes
+
+
+def digest_of(tile_3SS: torch.Tensor) -> bytes:
+    """Of a tile's pixels. Cryptographic: what one client shows must never stand for what another shows."""
+    return hashlib.sha256(tile_3SS.contiguous().numpy().data).digest()
+
+
+def trace_of(prompt: Prompt, digests: list[bytes], image_tokens: int) -> Trace:
+    """digests: of each tile."""
+    trace = prompt.ids.copy()
+    for slot, digest in zip(prompt.slots, digests, strict=True):
+        start = int.from_bytes(digest[:8]) >> 2
+        trace[slot : slot + image_tokens] = -1 - (start + np.arange(image_tokens)) % (1 << 62)
+    return trace
