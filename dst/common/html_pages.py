@@ -17,6 +17,8 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from dst.common.terminal_text import visible
 
 _PAGES = Path(__file__).parent / "pages"
+SHARED_STYLE = _PAGES / "page.css"
+"""Colours and type of all pages; pages of one file have it inside"""
 
 
 def page_environment(folder: Path) -> Environment:
