@@ -29,9 +29,20 @@ class Chromium:
         self._thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix="playwright")
         self._thread.submit(self._start).result()
 
-    def look(self, address: str, check: Callable[[Any], T], *, width: int = 1200, dark: bool = False) -> T:
-        """What `check(page)` returns for a page of this width, in CSS pixels. page: playwright.sync_api.Page."""
-        return self._thread.submit(self._look, address, check, width, dark).result()
+    def look(
+        self,
+        address: str,
+        check: Callable[[Any], T],
+        *,
+        width: int = 1200,
+        dark: bool = False,
+        failures: tuple[int, ...] = (),
+    ) -> T:
+        """What `check(page)` returns for a page of this width, in CSS pixels. page: playwright.sync_api.Page.
+
+        failures: HTTP statuses of requests that are meant to fail; the browser writes an error for each.
+        """
+        return self._thread.submit(self._look, address, check, width, dark, failures).result()
 
     def close(self) -> None:
         self._thread.submit(self._stop).result()
@@ -48,7 +59,7 @@ class Chromium:
         self._browser.close()
         self._playwright.stop()
 
-    def _look(self, address: str, check: Callable[[Any], T], width: int, dark: bool) -> T:
+    def _look(self, address: str, check: Callable[[Any], T], width: int, dark: bool, failures: tuple[int, ...]) -> T:
         origin = address if address.startswith("file:") else "/".join(address.split("/")[:3]) + "/"
         faults: list[str] = []
         context = self._browser.new_context(
@@ -59,7 +70,10 @@ class Chromium:
             page = context.new_page()
 
             def note_error(message: Any) -> None:
-                if message.type == "error":
+                is_meant = any(
+                    f"the server responded with a status of {status} " in message.text for status in failures
+                )
+                if message.type == "error" and not is_meant:
                     faults.append(f"console: {message.text}")
 
             page.on("console", note_error)
@@ -67,7 +81,7 @@ class Chromium:
 
             def pass_own(route: Any) -> None:
                 url = route.request.url
-                if url.startswith((origin, "data:")) or url.split("#")[0] == origin.split("#")[0]:
+                if url.startswith((origin, "data:", f"blob:{origin}")) or url.split("#")[0] == origin.split("#")[0]:
                     route.continue_()
                 else:
                     faults.append(f"asked for {url}")

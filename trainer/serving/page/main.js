@@ -102,7 +102,7 @@ async function run() {
   running = null;
   draw();
   follow();
-  element("status").textContent = round.note || "The answer is complete.";
+  announce(round.note || "The answer is complete.");
   storeRounds(rounds);
 }
 
@@ -208,8 +208,7 @@ async function exportConversation() {
 }
 
 async function copyAnswer(round) {
-  element("status").textContent = "";
-  element("status").textContent = (await copyText(round.answer)) ? "The answer is copied." : "The browser did not allow to copy.";
+  announce((await copyText(round.answer)) ? "The answer is copied." : "The browser did not allow copying.");
 }
 
 function draw() {
@@ -251,6 +250,11 @@ function follow() {
 function say(text) {
   showVisible(element("notice-text"), text);
   element("notice").hidden = !text;
+}
+
+/** For people who do not see the page. */
+function announce(text) {
+  showVisible(element("status"), text);
 }
 
 function showSettings() {

@@ -20,7 +20,7 @@ export function showPrompt(prompt, pictures) {
   part("tokens").replaceChildren(...itemsOf(prompt, pictures));
   part("said").textContent = "";
   const copy = async (text, what) => {
-    part("said").textContent = (await copyText(text, dialog)) ? `${what} copied` : "The browser did not allow to copy";
+    part("said").textContent = (await copyText(text, dialog)) ? `${what} copied` : "The browser did not allow copying";
   };
   part("copyIds").onclick = () => copy(JSON.stringify(prompt.ids), "Ids");
   part("copyAll").onclick = () => copy(JSON.stringify(prompt), "Ids and texts");
