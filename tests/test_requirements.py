@@ -29,6 +29,7 @@ EXTRA_OF = {
     "shards/loader/loader.py": "train",
     "shards/loader/workers.py": "train",
     "trainer": "train",
+    "trainer/serving/page.py": "serve",
 }
 """Packages and files that may import more than `pip install dsvl` brings"""
 

@@ -159,7 +159,11 @@ def test_everything_is_reached_with_the_keyboard(chromium: Chromium, chat: FakeC
 def test_dragging_files_shows_where_they_may_be_dropped(chromium: Chromium, chat: FakeChat) -> None:
     def check(page: Any) -> None:
         transfer = page.evaluate_handle(
-            "() => { const t = new DataTransfer(); t.items.add(new File(['x'], 'x.png', { type: 'image/png' })); return t; }"
+            """() => {
+                const transfer = new DataTransfer();
+                transfer.items.add(new File(["x"], "x.png", { type: "image/png" }));
+                return transfer;
+            }"""
         )
         page.dispatch_event("main", "dragover", {"dataTransfer": transfer})
         assert page.locator("#dropping").is_visible()
