@@ -40,7 +40,7 @@ from trainer.errors import (
 )
 from trainer.evaluation.metrics import Answered, score
 
-NOT_AN_ERROR = {"Stopped", "_WorkerDied", "DroppedRecord"}
+NOT_AN_ERROR = {"Stopped", "_WorkerDied", "DroppedRecord", "ClientGone"}
 """Exceptions that carry a request, or what their catcher decides about"""
 
 

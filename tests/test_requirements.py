@@ -30,6 +30,13 @@ EXTRA_OF = {
     "shards/loader/workers.py": "train",
     "trainer": "train",
     "trainer/serving/page.py": "serve",
+    "trainer/serving/answers.py": "serve",
+    "trainer/serving/app.py": "serve",
+    "trainer/serving/failures.py": "serve",
+    "trainer/serving/guard.py": "serve",
+    "trainer/serving/images.py": "serve",
+    "trainer/serving/request_notes.py": "serve",
+    "trainer/serving/server.py": "serve",
 }
 """Packages and files that may import more than `pip install dsvl` brings"""
 

@@ -20,6 +20,7 @@ from dst.common.cli import note, print_error, run_command
 from dst.errors import ConfigError, DsvlError
 from trainer.cli_measure import evaluate, report
 from trainer.cli_options import PATH, TrainCommand, allow_extension, report_torch
+from trainer.cli_serve import serve
 from trainer.errors import GpuMemoryError, LostRankError
 
 _LESS_MEMORY = (
@@ -218,7 +219,7 @@ def schema() -> None:
     click.echo(json.dumps(train_schema(), indent=2))
 
 
-for _command in (evaluate, report):
+for _command in (evaluate, report, serve):
     cli.add_command(_command)
 
 

@@ -32,3 +32,5 @@ class Limits:
     """Of an image behind a URL"""
     image_url_timeout_s: float = 20.0
     """In which an image behind a URL must be there, redirects included"""
+    send_timeout_s: float = 60.0
+    """In which a client must take each piece of a stream"""

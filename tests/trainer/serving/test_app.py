@@ -1,0 +1,189 @@
+"""What the server answers to requests that no client library sends: other hosts, bodies, readers that leave."""
+
+from __future__ import annotations
+
+import json
+import socket
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+
+import pytest
+
+pytest.importorskip("starlette")
+
+from tests.support.chat_requests import MODEL, chat_body, data_uri, encoded, image_bytes, image_part, text_part
+from tests.support.chat_servers import ChatServer, chat_server, served
+from tests.support.tiny_models import loaded
+from tests.support.waiting import wait_until
+from trainer.serving.limits import Limits
+
+CHAT = "v1/chat/completions"
+LONG = {"max_tokens": 2000, "seed": 3}
+
+server = pytest.fixture(served, scope="module")
+
+
+@contextmanager
+def connection(server: ChatServer) -> Iterator[socket.socket]:
+    with socket.create_connection(("127.0.0.1", int(server.url.split(":")[2].strip("/"))), timeout=30) as opened:
+        yield opened
+
+
+def head(length: int, path: str = CHAT) -> bytes:
+    lines = (f"POST /{path} HTTP/1.1", "Host: localhost", "Content-Type: application/json", f"Content-Length: {length}")
+    return "\r\n".join((*lines, "", "")).encode()
+
+
+def status_of(opened: socket.socket) -> int:
+    return int(opened.recv(65536).split()[1])
+
+
+def has_running(server: ChatServer, number: int) -> Callable[[], bool]:
+    return lambda: server.model.engine.stats().running == number
+
+
+def test_only_its_own_names_are_answered(server: ChatServer) -> None:
+    for host in ("localhost", "127.0.0.1:8000", "[::1]:1"):
+        assert server.get("v1/models", host=host).status == 200
+    for path in ("v1/models", "health", "nothing"):
+        refused = server.get(path, host="evil.example:8000")
+        assert refused.status == 421
+        assert refused.error["code"] == "wrong_host"
+
+
+def test_a_body_must_be_declared_as_json_which_other_sites_cannot_send_unasked(server: ChatServer) -> None:
+    assert server.post(CHAT, chat_body(max_tokens=1), content_type="Application/JSON; charset=utf-8").status == 200
+    for content_type in ("text/plain", "application/x-www-form-urlencoded", "multipart/form-data"):
+        refused = server.post(CHAT, chat_body(), content_type=content_type)
+        assert (refused.status, refused.error["code"]) == (415, "wrong_content_type")
+    assert server.post(CHAT, chat_body(), content_encoding="gzip").status == 415
+
+
+def test_pages_of_other_sites_may_ask_only_if_they_were_named(server: ChatServer) -> None:
+    asked = {"origin": "https://chat.example.org"}
+    assert "access-control-allow-origin" not in server.get("v1/models", **asked).headers
+    with chat_server(loaded(), cors_origins=("https://chat.example.org",)) as open_to_one:
+        headers = open_to_one.get("v1/models", **asked).headers
+        assert headers["access-control-allow-origin"] == "https://chat.example.org"
+        assert "access-control-allow-origin" not in open_to_one.get("v1/models", origin="https://evil.org").headers
+
+
+def test_a_path_or_method_that_there_is_none_of_is_an_error_in_the_same_form(server: ChatServer) -> None:
+    assert server.get("v1/embeddings").status == 404
+    assert server.get("v1/embeddings").error["type"] == "not_found_error"
+    assert server.get(CHAT).status == 405
+    assert server.post("v1/completions", {"prompt": "a"}).status == 404
+
+
+def test_the_exact_ids_of_a_prompt_are_those_that_the_model_reads(server: ChatServer) -> None:
+    content = [image_part(), image_part(data_uri(image_bytes(2))), text_part("Which?")]
+    shown = server.post("v1/prompt", chat_body(messages=[{"role": "user", "content": content}])).json()
+    speaker = server.speaker
+    tokenizer, image_tokens = speaker.chat_tokenizer.tokenizer, speaker.model.image_tokens
+    own = [{"role": "user", "content": [{"type": "image"}, {"type": "image"}, text_part("Which?")]}]
+    short = speaker.chat_tokenizer.encode(own, add_generation_prompt=True).ids
+    expected = [index for index in short for _ in range(image_tokens if index == tokenizer.image_id else 1)]
+    assert shown["ids"] == expected
+    assert shown["tokens"] == [tokenizer.token(index) for index in expected]
+    assert [(image["positions"], image["tiles"]) for image in shown["images"]] == [(image_tokens, 1)] * 2
+    for image in shown["images"]:
+        span = shown["ids"][image["first"] : image["first"] + image_tokens]
+        assert span == [tokenizer.image_id] * image_tokens
+    assert shown["limit"] == server.model.prompts.generator.limit
+
+
+@pytest.mark.parametrize("path", [CHAT, "v1/prompt"])
+def test_a_body_above_the_limit_is_refused_while_it_is_sent_and_the_client_sees_why(path: str) -> None:
+    with chat_server(loaded(), limits=Limits(body_bytes=100_000)) as small:
+        refused = small.post(path, b" " * 3_000_000)
+        assert (refused.status, refused.error["code"]) == (413, "body_too_large")
+        with connection(small) as opened:  # without a length
+            opened.sendall(head(0, path).replace(b"Content-Length: 0", b"Transfer-Encoding: chunked"))
+            for _ in range(40):
+                opened.sendall(b"1000\r\n" + b" " * 0x1000 + b"\r\n")
+            opened.sendall(b"0\r\n\r\n")
+            assert status_of(opened) == 413
+        assert small.post(path, chat_body(max_tokens=1)).status == 200
+
+
+def test_large_bodies_together_are_bounded_too() -> None:
+    with chat_server(loaded(), limits=Limits(buffered_bytes=200_000)) as small, connection(small) as first:
+        first.sendall(head(150_000) + b" " * 149_000)
+        wait_until(lambda: small.post(CHAT, b" " * 120_000).status == 429)
+        refused = small.post(CHAT, b" " * 120_000)
+        assert (refused.status, refused.headers["retry-after"]) == (429, "2")
+        first.sendall(b" " * 1000)
+        assert status_of(first) == 400
+        assert small.post(CHAT, b" " * 120_000).status == 400
+
+
+def test_a_body_that_does_not_come_is_given_up() -> None:
+    with chat_server(loaded(), limits=Limits(body_timeout_s=0.2)) as impatient, connection(impatient) as opened:
+        opened.sendall(head(1000) + b"{")
+        assert status_of(opened) == 408
+
+
+def test_a_full_queue_is_too_many_requests_for_now() -> None:
+    with chat_server(loaded(), batch=1, engine_queue=1) as busy, connection(busy) as first, connection(busy) as second:
+        body = encoded(chat_body(stream=True, **LONG))
+        first.sendall(head(len(body)) + body)
+        wait_until(has_running(busy, 1))
+        second.sendall(head(len(body)) + body)
+        wait_until(lambda: busy.model.engine.stats().waiting == 1)
+        refused = busy.post(CHAT, chat_body())
+        assert (refused.status, refused.headers["retry-after"]) == (429, "2")
+        assert refused.error["type"] == "rate_limit_error"
+        assert refused.error["code"] == "queue_full"
+
+
+@pytest.mark.parametrize("stream", [False, True])
+def test_a_client_that_leaves_cancels_its_answer(stream: bool) -> None:
+    with chat_server(loaded()) as served:
+        with connection(served) as opened:
+            body = encoded(chat_body(stream=stream, **LONG))
+            opened.sendall(head(len(body)) + body)
+            wait_until(has_running(served, 1))
+        wait_until(has_running(served, 0))
+        assert served.model.engine.stats().tokens < 2000
+        wait_until(lambda: any(" 499 " in line for line in served.log))
+
+
+def test_the_log_has_a_line_of_numbers_for_each_request_and_nothing_of_what_was_sent(server: ChatServer) -> None:
+    del server.log[:]
+    secret = "a-secret-word"
+    server.post(CHAT, chat_body(messages=[{"role": "user", "content": secret}], max_tokens=2), authorization=secret)
+    server.post(CHAT, chat_body(messages=[{"role": secret, "content": "a"}]))
+    server.get("v1/%1b[31m" + "a" * 200)
+    wait_until(lambda: len(server.log) == 3)
+    lines = [line.split(" ", 1)[1] for line in server.log]
+    assert lines[0].startswith("POST /v1/chat/completions 200 images=0 prompt=")
+    assert " new=2 " in lines[0]
+    assert lines[1].startswith("POST /v1/chat/completions 400 ")
+    assert "\x1b" not in lines[2]
+    assert len(lines[2]) < 120
+    assert secret not in "".join(server.log)
+
+
+def test_what_nobody_foresaw_is_logged_and_not_shown(monkeypatch: pytest.MonkeyPatch) -> None:
+    with chat_server(loaded()) as broken:
+        monkeypatch.setattr(
+            type(broken.speaker.model), "embed", lambda *_: (_ for _ in ()).throw(RuntimeError("inside knowledge"))
+        )
+        body = chat_body(messages=[{"role": "user", "content": [image_part()]}])
+        for stream in (False, True):
+            failed = broken.post(CHAT, {**body, "stream": stream})
+            assert b"inside knowledge" not in failed.body
+            assert b"its log has the reason" in failed.body
+            assert failed.status == (200 if stream else 500)
+        wait_until(lambda: sum("RuntimeError: inside knowledge" in line for line in broken.log) == 2)
+        assert broken.post(CHAT, chat_body(max_tokens=1)).status == 200
+
+
+def test_a_stream_is_events_of_json_that_end_with_done(server: ChatServer) -> None:
+    reply = server.post(CHAT, chat_body(stream=True, max_tokens=3))
+    assert reply.headers["content-type"] == "text/event-stream; charset=utf-8"
+    events = reply.body.decode().split("\n\n")
+    assert events[-2:] == ["data: [DONE]", ""]
+    chunks = [json.loads(event.removeprefix("data: ")) for event in events[:-2]]
+    assert all(chunk["object"] == "chat.completion.chunk" and chunk["model"] == MODEL for chunk in chunks)
+    assert "usage" not in chunks[0]
