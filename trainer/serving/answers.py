@@ -42,6 +42,7 @@ class Answer:
             yield
         finally:
             self._watch.cancel()
+            self._ticket.cancel()
 
     async def pieces(self) -> AsyncIterator[str]:
         """Its text, piece by piece. Raises ClientGone, StoppingError, or what the engine failed with."""

@@ -1,4 +1,4 @@
-"""The web app of `dsvl-train serve`, as an ASGI application: OpenAI's chat completions, and the exact ids of a prompt.
+"""The web app of `dsvl-train serve`, as an ASGI application: OpenAI's chat completions, exact ids, the chat page.
 
 Rule: work that takes time runs elsewhere: bodies are parsed, images decoded and prompts made in worker threads, and
 the model runs in the engine's thread. What waits is bounded: requests by the queues, bodies by their bytes.
@@ -35,6 +35,7 @@ from trainer.serving.failures import error_response
 from trainer.serving.guard import Guard
 from trainer.serving.images import ImageFetcher, decode_data_uri, is_data_uri
 from trainer.serving.message_parts import ImageSource
+from trainer.serving.page import page_routes
 from trainer.serving.request_notes import notes_of
 from trainer.serving.service import ServedModel, Service
 
@@ -45,6 +46,7 @@ def make_app(service: Service, *, is_own: Callable[[str], bool], log: Callable[[
     """is_own: whether the server may be asked under this host, which has no port. log: gets a line for each request."""
     endpoints = _Endpoints(service)
     routes = [
+        *page_routes(),
         Route("/health", endpoints.health),
         Route("/v1/models", endpoints.models),
         Route("/v1/models/{name:path}", endpoints.model),

@@ -166,16 +166,19 @@ def test_the_log_has_a_line_of_numbers_for_each_request_and_nothing_of_what_was_
 
 def test_what_nobody_foresaw_is_logged_and_not_shown(monkeypatch: pytest.MonkeyPatch) -> None:
     with chat_server(loaded()) as broken:
-        monkeypatch.setattr(
-            type(broken.speaker.model), "embed", lambda *_: (_ for _ in ()).throw(RuntimeError("inside knowledge"))
-        )
-        body = chat_body(messages=[{"role": "user", "content": [image_part()]}])
+
+        def fail(*_: object, **__: object) -> None:
+            raise RuntimeError("inside knowledge")
+
+        decoder = broken.speaker.model.decoder.base_model
+        monkeypatch.setattr(decoder, "forward", fail)
         for stream in (False, True):
-            failed = broken.post(CHAT, {**body, "stream": stream})
+            failed = broken.post(CHAT, chat_body(stream=stream, max_tokens=1))
             assert b"inside knowledge" not in failed.body
             assert b"its log has the reason" in failed.body
             assert failed.status == (200 if stream else 500)
         wait_until(lambda: sum("RuntimeError: inside knowledge" in line for line in broken.log) == 2)
+        monkeypatch.undo()
         assert broken.post(CHAT, chat_body(max_tokens=1)).status == 200
 
 
@@ -187,3 +190,12 @@ def test_a_stream_is_events_of_json_that_end_with_done(server: ChatServer) -> No
     chunks = [json.loads(event.removeprefix("data: ")) for event in events[:-2]]
     assert all(chunk["object"] == "chat.completion.chunk" and chunk["model"] == MODEL for chunk in chunks)
     assert "usage" not in chunks[0]
+
+
+def test_the_chat_page_and_its_files_are_served_without_a_key() -> None:
+    with chat_server(loaded(), key="k") as guarded:
+        page = guarded.get("")
+        assert (page.status, page.headers["content-type"]) == (200, "text/html; charset=utf-8")
+        assert "default-src 'none'" in page.headers["content-security-policy"]
+        assert guarded.get("page/main.js").status == 200
+        assert guarded.get("v1/models").status == 401

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -50,7 +51,7 @@ def expected(server: ChatServer, messages: Any, photos: list[bytes], sampling: S
     """The text of the library's own answer to messages in dst's form."""
     speaker = server.speaker
     generator = Generator(speaker.model, speaker.chat_tokenizer)
-    images = [opened_image(photo, speaker.geometry, __file__) for photo in photos]
+    images = [opened_image(photo, speaker.geometry, Path("photo.png")) for photo in photos]
     prompt = prompt_of_messages(messages, images, speaker, end_id=generator.end_id, limit=generator.limit)
     (tokens,) = generator.batch([prompt], sampling, keys=[()])
     return answer_text(speaker.chat_tokenizer.tokenizer, tokens, generator.end_id)
