@@ -142,7 +142,13 @@ def rejects_page() -> str:
         "record at which workers died twice is a reject, and the build carries on without it; with `share`, all "
         "records of the sample that shows the image are. The detail names the cause, and the files in the build's "
         "cache to remove so that the record is tried again. More than 10 deaths in one run end the build with one "
-        "line; the next run does not repeat them. On a Ray cluster this needs a build folder that all nodes share.",
+        "line; the next run does not repeat them.",
+        "The same holds while annotations are read. The reject then names the record by its number in the file, from "
+        "0, since its id may not be known. After the first death, records are parsed one at a time, and one at which "
+        "workers died twice is not parsed. Parquet has no single rows to leave out: where pyarrow crashes, the rest of "
+        "the row group is rejects. If workers die where no record is read, such as while the file is opened, or if "
+        "leaving the record out fails as well (a row of CSV has to be parsed to find its end), one line names the file "
+        "and ends the build. An adapter of another package has all this if it reads its files with dsvl's helpers.",
         "## Notes",
         "A note is a change that dsvl or the template made to a record that became part of a sample. The build counts "
         "notes for each dataset; `render` and `inspect` show them at their conversation or sample.",

@@ -24,7 +24,7 @@ from typing import Any, Protocol, TypeVar
 from preprocess.compiler.ray_engine import ray_engine
 from preprocess.compiler.task_errors import USERS_TO_MEND, failure_text
 from preprocess.compiler.task_report import TaskReport, unreported
-from preprocess.compiler.worker_deaths import Forgives, forgive_none, item_now
+from preprocess.compiler.worker_deaths import Forgives, forgive_none, item_now, task_name
 from preprocess.errors import DataError
 
 T = TypeVar("T")
@@ -148,9 +148,10 @@ class _Crew:
 
 
 class _WorkerDied(Exception):  # noqa: N818 - what the crew forgives or reports
-    def __init__(self, index: int, cause: str, step: str) -> None:
+    def __init__(self, index: int, name: str, cause: str, step: str) -> None:
         super().__init__(
-            f"a worker process died in task {index} ({cause}); {step}; the same command resumes where this run stopped"
+            f"a worker process died in task {index}{name} ({cause}); {step}; the same command resumes where this run "
+            "stopped"
         )
         self.cause = cause
 
@@ -208,7 +209,7 @@ class _Worker:
         else:
             cause = f"exit code {code}"
             step = "what it printed last says why; if that is a traceback, please report it"
-        return _WorkerDied(self.task[0], cause, step)
+        return _WorkerDied(self.task[0], task_name(self.task[1]), cause, step)
 
 
 def _tell_quiet(workers: Sequence[_Worker]) -> None:

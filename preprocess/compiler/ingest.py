@@ -12,6 +12,7 @@ import shutil
 import sys
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import ExitStack
 from dataclasses import asdict, dataclass, field, replace
 from itertools import islice
 from pathlib import Path
@@ -21,6 +22,7 @@ from dst.common.extensions import ExtensionOrigin
 from preprocess.adapters.base import AnnotationFile, FilePart, IdSet, Request, Tally
 from preprocess.adapters.lookup import adapter_origin, read_records
 from preprocess.adapters.parsing.splits import held_out_files
+from preprocess.compiler.ingest_deaths import reading_text, surviving
 from preprocess.compiler.input_digests import input_digests, stamp
 from preprocess.compiler.sealed_json import read_sealed, write_sealed
 from preprocess.compiler.spool import TABLE, reject_all, write_spool
@@ -56,6 +58,14 @@ class IngestTask:
     @property
     def folder(self) -> Path:
         return self.cache / "ingest" / f"{self.dataset}-{self.key[:16]}"
+
+    @property
+    def marker(self) -> Path:
+        """Names the files in which deaths of workers are noted."""
+        return self.folder.with_name(f"{self.folder.name}.json")
+
+    def item_text(self, item: int) -> str:
+        return reading_text(self.request, item)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -134,7 +144,7 @@ def run_ingest(task: IngestTask) -> Ingested:
     try:
         partial.mkdir(parents=True)
         with disk_named(partial.parent), input_digests(task.request) as digests:
-            reading = read_into(partial, task)
+            reading = read_into(partial, task, task.marker)
             return complete(partial, task, reading, digests.result)
     except DataError as error:
         return failed(task, error)
@@ -143,14 +153,16 @@ def run_ingest(task: IngestTask) -> Ingested:
 
 
 def read_into(
-    folder: Path, task: IngestTask, *, parts: tuple[AnnotationFile, ...] = (), ids: IdSet | None = None
+    folder: Path, task: IngestTask, marker: Path, *, parts: tuple[AnnotationFile, ...] = (), ids: IdSet | None = None
 ) -> Reading:
-    """Write what the adapter makes of the records into a spool. parts, ids: of the request. Raises DataError."""
+    """Write what the adapter makes into a spool. marker: of the task. parts, ids: of the request. Raises DataError."""
     _check_code(task)
     tally = Tally() if ids is None else Tally(most=sys.maxsize)
     embedded = EmbeddedWriter(folder)
-    try:
-        request = replace(task.request, embedded=embedded, tally=tally, parts=parts, ids=ids)
+    request = replace(task.request, embedded=embedded, tally=tally, parts=parts, ids=ids)
+    with ExitStack() as stack:
+        stack.callback(embedded.release)
+        stack.enter_context(surviving(request, marker, task.marker))
         official = Counter(dict.fromkeys(held_out_files(map(request.source_file, request.annotations)), 0))
         dropped: Counter[str] = Counter()
         records: Records = islice(read_records(task.adapter, request), task.first)
@@ -162,8 +174,6 @@ def read_into(
             records = filtered(records, task.rules, dropped)
         spool = write_spool(folder, task.dataset, records)
         embedded.close()
-    finally:
-        embedded.release()
     return Reading(**spool, filtered=dict(dropped), official_files=dict(official), tally=tally)
 
 

@@ -59,6 +59,14 @@ class PieceTask:
     def folder(self) -> Path:
         return pieces_folder(self.dataset) / f"{self.number:05d}-{self.key[:16]}"
 
+    @property
+    def marker(self) -> Path:
+        """Names the files in which deaths of workers are noted, whatever ids are taken."""
+        return pieces_folder(self.dataset) / f"{self.number:05d}.json"
+
+    def item_text(self, item: int) -> str:
+        return self.dataset.item_text(item)
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class DigestTask:
@@ -145,7 +153,7 @@ def run_piece(task: PieceTask) -> PieceResult:
 
 def _read(task: PieceTask, folder: Path) -> Reading:
     ids = _PieceIds(task.taken)
-    reading = read_into(folder, task.dataset, parts=task.parts, ids=ids)
+    reading = read_into(folder, task.dataset, task.marker, parts=task.parts, ids=ids)
     (folder / _IDS).write_bytes(ids.claimed.tobytes())
     (folder / _RECORDS).write_bytes(ids.records.tobytes())
     return reading

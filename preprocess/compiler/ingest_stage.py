@@ -34,6 +34,7 @@ from preprocess.compiler.ingest_pieces import (
 )
 from preprocess.compiler.sealed_json import read_sealed, write_sealed
 from preprocess.compiler.task_runner import TaskRunner
+from preprocess.compiler.worker_deaths import inherit_deaths
 
 _CUTS = "cuts.json"
 _ROUNDS = 4
@@ -47,7 +48,8 @@ def read_datasets(tasks: Sequence[IngestTask], run: TaskRunner) -> list[Ingested
     """The result of each dataset, in order; `error` is set where a dataset cannot be used."""
     in_pieces = _cut_large([task for task in tasks if finished(task) is None], run)
     work = {task.folder: _work(task, in_pieces.get(task.folder)) for task in tasks}
-    results = iter(run("reading", _run, [one for some in work.values() for one in some], known=_known, weight=_weight))
+    every = [one for some in work.values() for one in some]
+    results = iter(run("reading", run_reading, every, known=_known, weight=_weight, marker=_marker))
     ingested: dict[Path, Ingested | None] = {}
     for task in tasks:
         done = [next(results) for _ in work[task.folder]]
@@ -55,7 +57,11 @@ def read_datasets(tasks: Sequence[IngestTask], run: TaskRunner) -> list[Ingested
         ingested[task.folder] = _only(done) if pieces is None else _joined(task, pieces, done, run)
     whole = [task for task in tasks if ingested[task.folder] is None]
     ingested.update(
-        zip((task.folder for task in whole), run("reading", run_ingest, whole, known=finished), strict=True)
+        zip(
+            (task.folder for task in whole),
+            run("reading", run_ingest, whole, known=finished, marker=_marker),
+            strict=True,
+        )
     )
     return [result for task in tasks if (result := ingested[task.folder]) is not None]
 
@@ -113,7 +119,9 @@ def _joined(task: IngestTask, pieces: list[PieceTask], results: Sequence[Result]
     """The result of finished pieces, which are removed; None if the dataset must be read whole."""
     inputs = [entry for result in results if isinstance(result, list) for entry in result]
     is_sound = not any(result.error for result in results if isinstance(result, PieceResult))
-    ingested = join(task, pieces, inputs) if is_sound and (pieces := _reconciled(pieces, run)) else None
+    ingested = join(task, made, inputs) if is_sound and (made := _reconciled(pieces, run)) else None
+    if ingested is None:
+        inherit_deaths(task.marker, [piece.marker for piece in pieces])
     shutil.rmtree(pieces_folder(task), ignore_errors=True)
     return ingested
 
@@ -126,12 +134,13 @@ def _reconciled(pieces: list[PieceTask], run: TaskRunner) -> list[PieceTask]:
             return pieces if taken is not None else []
         pieces = [with_taken(piece, taken[piece.number]) if piece.number in taken else piece for piece in pieces]
         again = [pieces[number] for number in taken]
-        if any(result.error for result in run("repeated ids", run_piece, again, known=finished_piece)):
+        results = run("repeated ids", run_piece, again, known=finished_piece, marker=_marker)
+        if any(result.error for result in results):
             return []
     return []
 
 
-def _run(task: Task) -> Result:
+def run_reading(task: Task) -> Result:
     match task:
         case IngestTask():
             return run_ingest(task)
@@ -149,6 +158,10 @@ def _known(task: Task) -> Result | None:
             return finished_piece(task)
         case DigestTask():
             return finished_digests(task)
+
+
+def _marker(task: Task) -> Path:
+    return task.marker
 
 
 def _weight(task: Task) -> int:

@@ -12,7 +12,7 @@ import json
 import mmap
 import struct
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -61,25 +61,58 @@ def noting(marker: Path) -> Iterator[Callable[[int], None]]:
 
 def deadly_items(marker: Path) -> dict[int, str]:
     """The items of the task that are left out -> the cause of the last death at them."""
+    return {item: causes[-1] for item, causes in causes_of_deaths(marker).items() if len(causes) >= DEADLY}
+
+
+def causes_of_deaths(marker: Path) -> dict[int, list[str]]:
+    """The items of the task at which workers died -> why, each time."""
     causes: dict[int, list[str]] = {}
     for item, cause in _deaths(marker):
-        causes.setdefault(item, []).append(cause)
-    return {item: listed[-1] for item, listed in causes.items() if len(listed) >= DEADLY and item != _NONE}
+        if item != _NONE:
+            causes.setdefault(item, []).append(cause)
+    return causes
+
+
+def inherit_deaths(marker: Path, others: Iterable[Path]) -> None:
+    """Let a task know of the deaths in tasks that number their items as it does."""
+    deaths = [*_deaths(marker), *(death for other in others for death in _deaths(other))]
+    if deaths:
+        replace_file(deaths_file(marker), json.dumps(deaths).encode())
 
 
 def item_now(task: object) -> str:
-    """Where a task that notes its items is at, in words; "" if it notes none."""
+    """Where a task that notes its items is at, in words; "" if it notes none.
+
+    A task with a method `item_text` says itself what an item is.
+    """
     marker = getattr(task, "marker", None)
     item = _noted_item(marker) if isinstance(marker, Path) else _NONE
-    return "" if item == _NONE else f", at item {item if item >= 0 else -2 - item}"
+    if item == _NONE:
+        return ""
+    words = getattr(task, "item_text", None)
+    return f", at {words(item)}" if words else f", at item {item if item >= 0 else -2 - item}"
+
+
+def task_name(task: object) -> str:
+    """What a task is about, as far as it says: its dataset, or the file that it is."""
+    if isinstance(task, Path):
+        return f", {task}"
+    dataset = getattr(task, "dataset", None)
+    name = getattr(dataset, "dataset", dataset)
+    return f", dataset {name}" if isinstance(name, str) else ""
 
 
 def died_detail(marker: Path, cause: str) -> str:
     """The detail of a reject `worker_died`."""
     return (
-        f"the worker process died {DEADLY} times while it worked on this record ({cause}); to try it again, remove "
-        f".cache/{marker.parent.name}/{marker.stem}*"
+        f"the worker process died {DEADLY} times while it worked on this record ({cause}); to try it again, "
+        f"{removal(marker)}"
     )
+
+
+def removal(marker: Path) -> str:
+    """What to do so that a task runs again."""
+    return f"remove .cache/{marker.parent.name}/{marker.stem}*"
 
 
 def deaths_file(marker: Path) -> Path:

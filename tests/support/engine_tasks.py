@@ -89,7 +89,7 @@ def wait_for_a_file(task: Path) -> int:
     return os.getpid()
 
 
-def end_worker(task: int) -> None:
+def end_worker(task: object) -> None:
     os._exit(3)
 
 

@@ -14,16 +14,20 @@ import io
 import json
 import re
 from collections.abc import Iterator
+from itertools import count
 from pathlib import Path
 from typing import Any
 
 from preprocess.adapters.parsing.record_text import MAX_RECORD_BYTES, open_text
+from preprocess.adapters.parsing.record_watch import WatchedRecords, watched_records
 from preprocess.errors import DataError
 
 _WINDOW = 1 << 20
 _HEAD_BYTES = 1 << 12
 _SPACE = re.compile(r"[ \t\r\n]*")
 _DECODER = json.JSONDecoder()
+_BRACKET = re.compile(r'[][{}"]')
+_TEXT = re.compile(r'"[^"\\]*+(?:\\.[^"\\]*+)*+"', re.DOTALL)
 _VALUES = (("[", "an array"), ("{", "an object"), ('"', "a text"), ("-0123456789", "a number"), ("tfn", "a constant"))
 
 
@@ -34,18 +38,22 @@ def array_items(path: Path, *keys: str) -> Iterator[Any]:
     DataError naming file, line and column for broken JSON, bad UTF-8, or an array that is not there.
     """
     reader = _JsonReader(path)
+    watch = watched_records(path, *keys)
     with reader.file:
         reader.descend(keys)
-        yield from reader.rows() if keys and reader.peek() == "{" else reader.elements()
+        yield from reader.rows(watch) if keys and reader.peek() == "{" else reader.elements(watch)
+        watch.ended()
         reader.finish(len(keys))
 
 
 def object_items(path: Path, *keys: str) -> Iterator[tuple[str, Any]]:
     """The (key, value) pairs of the object at `keys`, repeated keys included. Raises DataError as `array_items`."""
     reader = _JsonReader(path)
+    watch = watched_records(path, *keys)
     with reader.file:
         reader.descend(keys)
-        yield from reader.members()
+        yield from reader.members(watch)
+        watch.ended()
         reader.finish(len(keys))
 
 
@@ -80,6 +88,7 @@ class _JsonReader:
         self.buffer, self.place = "", 0
         self.line, self.column = 1, 1
         self.ended = False
+        self.is_careful = watched_records(path).is_careful
 
     def more(self, size: int = 0) -> bool:
         """Drop the text before `place` and append the next part of the file (size 0: one window). False at its end."""
@@ -157,8 +166,49 @@ class _JsonReader:
             self.place += length
             return value
 
-    def rows(self) -> Iterator[Any]:
-        for key, value in self.members():
+    def record(self, number: int, watch: WatchedRecords | None) -> Any:
+        """The next value, or what comes in its place if it is left out."""
+        instead = watch.reading(number) if watch else None
+        if instead is None:
+            return self.value()
+        self.pass_over()
+        return instead
+
+    def pass_over(self) -> None:
+        """Go behind the next value without making it: only brackets and texts are looked at."""
+        if self.peek() not in ("[", "{"):
+            self.value()
+            return
+        depth = 0
+        while True:
+            bracket = self._next_bracket()
+            if bracket == '"':
+                self._pass_over_text()
+                continue
+            self.place += 1
+            depth += 1 if bracket in "[{" else -1
+            if not depth:
+                return
+
+    def _next_bracket(self) -> str:
+        """The next bracket or quotation mark, where `place` then is."""
+        while (match := _BRACKET.search(self.buffer, self.place)) is None:
+            self.place = len(self.buffer)
+            if not self.more():
+                raise self.fail("the file ends within a record")
+        self.place = match.start()
+        return match[0]
+
+    def _pass_over_text(self) -> None:
+        size = _WINDOW
+        while (match := _TEXT.match(self.buffer, self.place)) is None:
+            if not self.more(size):
+                raise self.fail("the file ends within a text")
+            size *= 2
+        self.place = match.end()
+
+    def rows(self, watch: WatchedRecords) -> Iterator[Any]:
+        for key, value in self.members(watch):
             if not key.isdecimal():
                 raise DataError(
                     f"{self.path}: is JSON of another form: got an object with the key {key[:60]!r}, expected an array "
@@ -166,13 +216,13 @@ class _JsonReader:
                 )
             yield value
 
-    def elements(self) -> Iterator[Any]:
+    def elements(self, watch: WatchedRecords | None = None) -> Iterator[Any]:
         self.open("[")
         if self.peek() == "]":
             self.place += 1
             return
-        while True:
-            yield self.value()
+        for number in count():
+            yield self.record(number, watch)
             if self.peek() == "]":
                 self.place += 1
                 return
@@ -195,9 +245,9 @@ class _JsonReader:
                 return
             self.take(",")
 
-    def members(self) -> Iterator[tuple[str, Any]]:
-        for key in self.keys():
-            yield key, self.value()
+    def members(self, watch: WatchedRecords | None = None) -> Iterator[tuple[str, Any]]:
+        for number, key in enumerate(self.keys()):
+            yield key, self.record(number, watch)
 
     def outline(self) -> Iterator[tuple[str, str, Any]]:
         for key in self.keys():
@@ -218,8 +268,10 @@ class _JsonReader:
                 raise DataError(f"{self.path}: has no key {'.'.join(path[: depth + 1])}; expected it at the top level")
 
     def skip(self) -> None:
-        """Read a value without keeping it; a container element by element."""
+        """Read a value without keeping it; a container element by element. After deaths nothing is parsed."""
         match self.peek():
+            case _ if self.is_careful:
+                self.pass_over()
             case "[":
                 for _ in self.elements():
                     pass

@@ -14,6 +14,7 @@ from typing import Any
 
 from preprocess.adapters.parsing.fields import printable
 from preprocess.adapters.parsing.record_text import MAX_RECORD_BYTES, open_text
+from preprocess.adapters.parsing.record_watch import watched_records
 from preprocess.adapters.parsing.unreadable import UnreadableRecord
 from preprocess.errors import DataError
 
@@ -63,9 +64,11 @@ def _rows(path: Path, separator: str, columns: list[str]) -> Iterator[Any]:
     csv.field_size_limit(MAX_RECORD_BYTES)
     with io.TextIOWrapper(open_text(path), encoding="utf-8-sig", errors="surrogateescape", newline="") as file:
         reader = csv.reader(file, delimiter=separator, strict=True)
-        start = 0
+        start = number = 0
+        watch = watched_records(path)
         while True:
             try:
+                instead = watch.reading(number)
                 row = next(reader, None)
             except csv.Error as error:
                 if "field limit" in str(error):
@@ -79,13 +82,20 @@ def _rows(path: Path, separator: str, columns: list[str]) -> Iterator[Any]:
                         "within a text"
                     ) from None
                 yield UnreadableRecord(reason="bad_value", detail=f"line {reader.line_num}: {error}")
+                number += 1
                 start = reader.line_num
                 continue
             if row is None:
+                watch.ended()
                 return
-            if start and len(row) == len(columns):
-                yield dict(zip(columns, row, strict=True))
-            elif start and row:
-                detail = f"line {start + 1} has {len(row)} cells; expected {len(columns)}, one for each column"
-                yield UnreadableRecord(reason="bad_value", detail=detail)
+            if start and row:
+                yield instead or _record(row, columns, start + 1)
+                number += 1
             start = reader.line_num
+
+
+def _record(row: list[str], columns: list[str], line: int) -> Any:
+    if len(row) == len(columns):
+        return dict(zip(columns, row, strict=True))
+    detail = f"line {line} has {len(row)} cells; expected {len(columns)}, one for each column"
+    return UnreadableRecord(reason="bad_value", detail=detail)

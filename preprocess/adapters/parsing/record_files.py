@@ -20,6 +20,7 @@ from preprocess.adapters.parsing.record_parts import part_records
 from preprocess.adapters.parsing.record_tables import table_records
 from preprocess.adapters.parsing.record_tars import tar_records
 from preprocess.adapters.parsing.record_text import kind_of, lines, open_text, parsed_line
+from preprocess.adapters.parsing.record_watch import watched_records
 from preprocess.errors import DataError
 
 Form = Literal["array", "lines", "object", "other"]
@@ -84,7 +85,11 @@ def _is_lines_of_objects(path: Path) -> bool:
     """Whether the first line is a whole object and another line follows."""
     with open_text(path) as file:
         first, second = _next_line(file), _next_line(file)
-    return bool(second) and type(parsed_line(first, "line 1")) is dict
+    if not second:
+        return False
+    if watched_records(path).reading(0):  # as it will be left out, it is not parsed here
+        return first.endswith(b"}")
+    return type(parsed_line(first, "line 1")) is dict
 
 
 def _is_lines_of_arrays(path: Path) -> bool:

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from preprocess.adapters.parsing.fields import printable
+from preprocess.adapters.parsing.record_watch import opening, watched_records
 from preprocess.adapters.parsing.sample_records import MAX_TEXT_BYTES, is_image, sample_record
 from preprocess.adapters.parsing.splits import split_of_file
 from preprocess.adapters.parsing.unreadable import UnreadableRecord
@@ -31,14 +32,17 @@ Read = Callable[[str], bytes]
 
 def folder_records(path: Path) -> Iterator[Any]:
     """The samples in the order of their paths. Raises DataError for a folder without any."""
+    opening(path)
     found_one = False
     folder, split = None, ""
+    watch, number = watched_records(path), 0
     for sample, read in _with_texts(path):
         if sample.folder != folder:
             folder, split = sample.folder, split_of_file(sample.folder.rstrip("/"))
-        record = _record(sample, read)
+        record = watch.reading(number) or _record(sample, read)
         if record is None:
             continue
+        number += 1
         identity = sample.folder + sample.stem
         if (shown := printable(identity)) != identity:
             record, identity = UnreadableRecord(reason="bad_text", detail=f"the name {shown} is not UTF-8"), shown
@@ -50,6 +54,7 @@ def folder_records(path: Path) -> Iterator[Any]:
         if split:
             record.setdefault("split", split)
         yield record
+    watch.ended()
     if not found_one:
         raise DataError(f"{path}: is a folder without an image that has a .txt or a .json of the same name next to it")
 

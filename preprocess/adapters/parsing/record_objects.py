@@ -10,12 +10,14 @@ Rule: an object of any other form raises a DataError that names its keys. Only a
 from __future__ import annotations
 
 from collections.abc import Container, Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from preprocess.adapters.parsing.fields import printable
 from preprocess.adapters.parsing.json_stream import array_items, object_items, outline
 from preprocess.adapters.parsing.record_text import MAX_RECORD_BYTES, open_text, parsed_line
+from preprocess.adapters.parsing.record_watch import watched_records
 from preprocess.adapters.parsing.unreadable import UnreadableRecord
 from preprocess.errors import DataError
 
@@ -48,10 +50,12 @@ def object_records(path: Path, keys: Container[str]) -> Iterator[Any]:
 
 def _keyed(path: Path) -> Iterator[Any]:
     for key, record in object_items(path):
-        yield {"id": key, **record}
+        yield replace(record, id=key) if isinstance(record, UnreadableRecord) else {"id": key, **record}
 
 
 def _whole(path: Path) -> Any:
+    if instead := watched_records(path).reading(0):
+        return instead
     with open_text(path) as file:
         data = file.read(MAX_RECORD_BYTES + 1)
     if len(data) > MAX_RECORD_BYTES:

@@ -8,13 +8,14 @@ from __future__ import annotations
 
 from collections.abc import Callable, Container, Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from preprocess.adapters.parsing.record_text import Kind
+from preprocess.adapters.parsing.record_watch import watched_records
 from preprocess.adapters.parsing.unreadable import UnreadableRecord
 from preprocess.containers.image_columns import image_cells, image_columns
 from preprocess.containers.table_damage import damage_named
-from preprocess.containers.tables import BadRow, arrow_batches, parquet_batches
+from preprocess.containers.tables import BadRow, Choose, arrow_batches, parquet_batches, sizes_of_pieces
 from preprocess.errors import DataError
 
 _NO_PYTHON_VALUE = (ValueError, OverflowError)  # bytes that are not UTF-8, times before year 1 or in nanoseconds
@@ -26,32 +27,88 @@ def table_records(
     keys: Container[str],
     ignored: Callable[[str, int], None] = lambda name, rows: None,
     pieces: range | None = None,
+    first_record: int = 0,
 ) -> Iterator[Any]:
     """The rows as dicts, with the columns that are in `keys`, or with all if none is. Raises DataError.
 
     ignored: gets the name of each column that is not read, and a number of rows that have it. pieces: the row groups
-    or record batches to read; None: all.
+    or record batches to read; None: all. first_record: the number of the first row.
     """
-    batches = parquet_batches if kind == "Parquet" else arrow_batches
     unread: list[str] = []
     images: list[str] = []
 
     def choose(schema: Any) -> list[str] | None:
-        images.extend(image_columns(schema))
+        images[:] = image_columns(schema)
         _refuse_unread_images(path, images, keys)
         read = [name for name in schema.names if name in keys]
-        unread.extend(name for name in schema.names if read and name not in keys)
+        unread[:] = [name for name in schema.names if read and name not in keys]
         return read or None
 
+    watch = watched_records(path)
     try:
         with damage_named(path, kind):
-            for batch in batches(path, choose, pieces):
-                rows = _rows(batch, images)
+            number = first_record
+            for rows in _row_lists(path, kind, choose, pieces, first_record, images):
                 for name in unread:
                     ignored(name, len(rows))
-                yield from rows
+                for row in rows:
+                    yield watch.reading(number) or row
+                    number += 1
+        watch.ended()
     except OSError as error:
         raise DataError(f"{path}: cannot be read ({error.strerror})") from None
+
+
+def _row_lists(
+    path: Path, kind: Kind, choose: Choose, pieces: range | None, number: int, images: list[str]
+) -> Iterator[list[Any]]:
+    """The rows, some at a time. number: of the first."""
+    watch = watched_records(path)
+    batches_of = parquet_batches if kind == "Parquet" else arrow_batches
+    match kind:
+        case "Parquet" | "an Arrow file" if watch.is_careful:
+            yield from _careful_rows(path, kind, choose, pieces, number, images)
+            return
+    batches = batches_of(path, choose, pieces)
+    while True:
+        instead = watch.reading_from(number)
+        if instead is not None:
+            raise DataError(f"{path}: record {number} and those after it: {instead.detail}")
+        batch = next(batches, None)
+        if batch is None:
+            return
+        rows = _rows(batch, images)
+        yield rows
+        number += len(rows)
+
+
+def _careful_rows(
+    path: Path,
+    kind: Literal["Parquet", "an Arrow file"],
+    choose: Choose,
+    pieces: range | None,
+    number: int,
+    images: list[str],
+) -> Iterator[list[Any]]:
+    """The same after deaths: one row at a time. A batch that cannot be decoded ends its row group or record batch."""
+    watch = watched_records(path)
+    batches_of = parquet_batches if kind == "Parquet" else arrow_batches
+    sizes = [num_rows for num_rows, _ in sizes_of_pieces(path, kind)]
+    for piece in range(len(sizes)) if pieces is None else pieces:
+        end = number + sizes[piece]
+        batches = batches_of(path, choose, range(piece, piece + 1))
+        while number < end:
+            instead = watch.reading_from(number)
+            batch = None if instead else next(batches, None)
+            if batch is None:
+                yield [instead] * (end - number) if instead else []
+                break
+            for index in range(1 if isinstance(batch, BadRow) else batch.num_rows):
+                single = batch if isinstance(batch, BadRow) else batch.slice(index, 1)
+                instead = watch.reading(number)
+                yield [instead] if instead else _rows(single, images)
+                number += 1
+        number = end
 
 
 def _refuse_unread_images(path: Path, images: list[str], keys: Container[str]) -> None:

@@ -11,6 +11,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from preprocess.adapters.parsing.record_watch import watched_records
 from preprocess.adapters.parsing.sample_records import MAX_TEXT_BYTES, sample_record
 from preprocess.adapters.parsing.unreadable import UnreadableRecord
 from preprocess.containers.tar import member_key, tar_members
@@ -26,11 +27,13 @@ class _Member(NamedTuple):
     is_file: bool
 
 
-def tar_records(path: Path, start: int = 0, end: int | None = None) -> Iterator[Any]:
+def tar_records(path: Path, start: int = 0, end: int | None = None, first_record: int = 0) -> Iterator[Any]:
     """The samples in the order of their first members. Raises DataError for a tar that is damaged or cut off.
 
-    start, end: only those between these bytes, at each of which a sample begins or ends.
+    start, end: only those between these bytes, at each of which a sample begins or ends. first_record: the number of
+    the first.
     """
+    watch = watched_records(path)
     samples: dict[str, dict[str, _Member]] = {}
     try:
         for info in tar_members(path, start, end):
@@ -39,8 +42,9 @@ def tar_records(path: Path, start: int = 0, end: int | None = None) -> Iterator[
             # The last of two equal names counts, as when a tar is unpacked.
             samples.setdefault(sample, {})[extension] = _Member(name, info.offset_data, info.size, info.isreg())
         with path.open("rb") as file:
-            for sample, members in samples.items():
-                yield _record(sample, members, file)
+            for number, (sample, members) in enumerate(samples.items(), first_record):
+                yield watch.reading(number) or _record(sample, members, file)
+        watch.ended()
     except OSError as error:
         raise DataError(f"{path}: cannot be read ({error.strerror})") from None
 

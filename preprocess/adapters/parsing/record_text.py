@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any, BinaryIO, Literal, cast
 
 from preprocess.adapters.parsing.exact_json import loads
+from preprocess.adapters.parsing.record_watch import WatchedRecords, opening, watched_records
 from preprocess.adapters.parsing.unreadable import UnreadableRecord
 from preprocess.containers import marks
 from preprocess.errors import DataError
@@ -35,6 +36,7 @@ def kind_of(path: Path) -> Kind:
     """What a file of records is. Raises DataError for a kind that is not read, and for a file that cannot be opened."""
     if path.is_dir():
         raise DataError(f"{path}: is a folder; expected a file of records, or the adapter chat for images with texts")
+    opening(path)
     try:
         with path.open("rb") as file:
             head = file.read(marks.HEAD_BYTES)
@@ -80,13 +82,15 @@ def lines(path: Path) -> Iterator[Any]:
     """The JSON value of each line that is not blank. Raises DataError if the file cannot be read."""
     try:
         with open_text(path) as file:
-            yield from lines_of(file)
+            yield from lines_of(file, watched_records(path))
     except OSError as error:
         raise DataError(f"{path}: cannot be read ({error.strerror})") from None
 
 
-def lines_of(file: BinaryIO, number: int = 0, size: int | None = None) -> Iterator[Any]:
-    """The same of the file's next lines. number: lines before them; size: bytes to read, None for all."""
+def lines_of(
+    file: BinaryIO, watch: WatchedRecords, number: int = 0, size: int | None = None, record: int = 0
+) -> Iterator[Any]:
+    """The same of the file's next lines. number, record: lines and records before them; size: bytes to read."""
     while size != 0 and (line := file.readline(MAX_RECORD_BYTES)):
         number += 1
         if size is not None:
@@ -97,11 +101,15 @@ def lines_of(file: BinaryIO, number: int = 0, size: int | None = None) -> Iterat
                 reason="broken_json",
                 detail=f"line {number} has more than {MAX_RECORD_BYTES} bytes; put a line break after each record",
             )
+            record += 1
             continue
         if number == 1:
             line = line.removeprefix(b"\xef\xbb\xbf")
         if line.strip():
-            yield parsed_line(line.rstrip(b"\r\n"), f"line {number}")
+            instead = watch.reading(record)
+            record += 1
+            yield instead or parsed_line(line.rstrip(b"\r\n"), f"line {number}")
+    watch.ended()
 
 
 def parsed_line(line: bytes, where: str) -> Any:

@@ -14,6 +14,8 @@ from hypothesis import strategies as st
 
 from preprocess.adapters.parsing import json_stream
 from preprocess.adapters.parsing.json_stream import array_items, first_character, object_items, outline
+from preprocess.adapters.parsing.record_watch import RecordWatch, watched_item, watching
+from preprocess.adapters.parsing.unreadable import UnreadableRecord
 from preprocess.errors import DataError
 
 WINDOWS = (1, 2, 7, 64, 1 << 20)
@@ -183,3 +185,29 @@ def test_what_cannot_be_read_at_all_names_the_file(tmp_path: Path, content: byte
 def test_a_missing_file_is_named(tmp_path: Path) -> None:
     with pytest.raises(DataError, match=r"absent\.json: cannot be read"):
         list(array_items(tmp_path / "absent.json"))
+
+
+@pytest.mark.parametrize("size", [1, 2, 7, 64])
+@given(values=st.lists(VALUES, min_size=1, max_size=4), style=STYLES)
+@example(values=[{"a": '\\"]}\\', "b": [["{", '"']]}, [1]], style={})
+@settings(parent=QUIET, max_examples=60)
+def test_a_value_that_is_passed_over_ends_where_it_ends_when_it_is_parsed(
+    tmp_path_factory: pytest.TempPathFactory, size: int, values: list[Any], style: dict[str, Any]
+) -> None:
+    path = written(tmp_path_factory.mktemp("json"), dumped(values, style))
+    notes: list[int] = []
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(json_stream, "_WINDOW", size)
+        with watching(RecordWatch([path], notes.append, {0: "it is deadly"}, is_careful=True)):
+            first, *others = array_items(path)
+    assert first == UnreadableRecord(reason="worker_died", detail="it is deadly")
+    assert same(others, json.loads(path.read_text(encoding="utf-8"))[1:])
+    assert [watched_item(note).record for note in notes[1:]] == [*range(len(values)), None]
+
+
+@pytest.mark.parametrize("text", ['[{"a": [1, 2', '[{"a": "b', '[{"a": "b\\'])
+def test_a_file_that_ends_in_a_value_that_is_passed_over_is_refused(tmp_path: Path, text: str) -> None:
+    path = written(tmp_path, text)
+    watch = RecordWatch([path], lambda note: None, {0: "it is deadly"}, is_careful=True)
+    with watching(watch), pytest.raises(DataError, match="broken JSON: the file ends within a"):
+        list(array_items(path))

@@ -72,19 +72,14 @@ def workers_of(process: subprocess.Popen[str]) -> list[int]:
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="finds the workers in /proc")
-def test_a_worker_killed_while_it_reads_ends_the_build_with_a_clear_line_and_nothing_is_lost(
+def test_a_worker_killed_while_it_reads_is_replaced_and_changes_no_byte(
     long_build: tuple[Path, dict[str, bytes]],
 ) -> None:
     folder, whole = long_build
     process = started(folder, "killed-reading")
     os.kill(until(lambda: workers_of(process), process)[0], signal.SIGKILL)
     _, errors = process.communicate(timeout=LIMIT_S)
-    assert process.returncode == 1
-    assert "Traceback" not in errors
-    assert "error: a worker process died in task" in errors
-    assert "the same command resumes where this run stopped" in errors
-    with without_processes():
-        build(folder / "blend.yaml", out=folder / "killed-reading")
+    assert process.returncode == 0, errors
     assert files_of(folder / "killed-reading") == whole
 
 

@@ -17,17 +17,19 @@ from typing import Any
 import pytest
 
 from preprocess.compiler import build as build_module
+from preprocess.compiler import ingest_stage
 from preprocess.compiler.build import build_and_publish
 from preprocess.compiler.cluster_nodes import node_needs
 from preprocess.compiler.ray_engine import TRIES, RayEngine
 from preprocess.errors import DataError
 from tests.support.commands import dsvl_prep
 from tests.support.deadly_images import KILLS, run_fragile_task, with_mark
+from tests.support.deadly_records import DEADLY, run_fragile_reading
 from tests.support.engine_tasks import disk_full, end_worker, look_around, square, wait_for_a_file
 from tests.support.paths import ROOT
 from tests.support.ray_clusters import add_node, blend_of_every_store, ray_cluster
 from tests.support.remote_builds import files_at
-from tests.support.small_blends import build, files_of, image_blend, jpeg
+from tests.support.small_blends import build, chat_blend, chat_record, files_of, image_blend, jpeg
 from tests.support.waiting import wait_until
 
 pytestmark = [
@@ -161,6 +163,20 @@ def test_a_record_at_which_workers_of_nodes_die_twice_is_a_reject(
     build_and_publish(blend, out=f"{bucket}/{tmp_path.name}", work=work, settings=["engine=ray"])
     (reject,) = map(json.loads, files_at(f"{bucket}/{tmp_path.name}")["rejects.jsonl"].splitlines())
     assert (reject["reason"], reject["record"]) == ("worker_died", "r5")
+    assert "died 2 times while it worked on this record" in reject["detail"]
+
+
+def test_a_record_at_which_workers_of_nodes_die_while_they_read_is_a_reject(
+    bucket: str, cluster: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(ingest_stage, "run_reading", run_fragile_reading)
+    lines = [chat_record(number) for number in range(6)]
+    lines[3]["note"] = DEADLY
+    blend = chat_blend(tmp_path, lines, limits={"max_reject_share": 0.5})
+    work = tmp_path / "work"
+    build_and_publish(blend, out=f"{bucket}/{tmp_path.name}", work=work, settings=["engine=ray"])
+    (reject,) = map(json.loads, files_at(f"{bucket}/{tmp_path.name}")["rejects.jsonl"].splitlines())
+    assert (reject["reason"], reject["file"], reject["record"]) == ("worker_died", "chat.jsonl", "3")
     assert "died 2 times while it worked on this record" in reject["detail"]
 
 

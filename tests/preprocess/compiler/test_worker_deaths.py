@@ -19,10 +19,10 @@ from preprocess.compiler import engines, worker_deaths
 from preprocess.compiler.engines import process_engine
 from preprocess.compiler.fingerprints import FingerprintTask, run_fingerprint
 from preprocess.compiler.run_task import run_task
-from preprocess.compiler.worker_deaths import WorkerDeaths, deadly_items, item_now, noting
+from preprocess.compiler.worker_deaths import WorkerDeaths, deadly_items, item_now, noting, task_name
 from preprocess.errors import DataError
 from tests.support.deadly_images import KILLS, KILLS_ONCE, run_fragile_task, with_mark
-from tests.support.engine_tasks import kill_yourself_at_two, process_of
+from tests.support.engine_tasks import end_worker, kill_yourself_at_two, process_of
 from tests.support.small_blends import build, chat_blend, chat_record, files_of, image_blend, jpeg, rejects_of
 
 pytestmark = pytest.mark.usefixtures("no_hang")
@@ -182,6 +182,15 @@ def test_a_stopped_worker_is_reported_with_its_process_and_task_and_the_run_wait
     assert len(list(run)) == 2
     timer.join()
     assert f"still at work: process {process}, stopped (task " in capsys.readouterr().err
+
+
+def test_a_death_where_nothing_is_noted_names_the_dataset_or_the_file_of_the_task(tmp_path: Path) -> None:
+    assert task_name(tmp_path) == f", {tmp_path}"
+    task = SimpleNamespace(dataset="mine")
+    assert task_name(task) == task_name(SimpleNamespace(dataset=task)) == ", dataset mine"
+    assert task_name(3) == ""
+    with pytest.raises(DataError, match=r"^a worker process died in task 0, /a/file \(exit code 3\)"):
+        list(process_engine(end_worker, [Path("/a/file")], 1))
 
 
 def test_an_item_is_named_while_a_task_works_on_it(tmp_path: Path) -> None:
