@@ -54,6 +54,11 @@ class SharedRows:
         """What each row has read"""
         self._is_image_BP = torch.zeros(num_rows, 0, dtype=torch.bool, device=device)
 
+    @property
+    def places_images(self) -> bool:
+        """Whether images are read apart from the text around them."""
+        return self._images is not None
+
     @torch.no_grad()
     def join(self, prompt: Prompt) -> Iterator[Read | None]:
         """Read a prompt. Raises TrainError if its images do not fit its placeholders. One prompt at a time."""
@@ -127,8 +132,7 @@ class SharedRows:
                 yield None
             else:
                 num_cached += self._model.image_tokens
-            positions_Q = torch.arange(slot, slot + self._model.image_tokens, device=self._device)
-            self._joining.put(0, positions_Q, images.placed(states, slot))
+            self._joining.put(0, slice(slot, slot + self._model.image_tokens), images.placed(states, slot))
         text = np.flatnonzero(~is_image)
         prefix, shared = self._cache.prefix(trace)
         num_kept = min(int(np.searchsorted(text, shared)), len(text) - 1)

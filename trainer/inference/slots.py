@@ -55,12 +55,12 @@ class Slots:
             self._values[index] = self._grown(self._values[index])
         return self._keys[index], self._values[index]
 
-    def put(self, row: int, positions_Q: torch.Tensor, states: States) -> None:
-        """Write keys and values to positions of a row."""
+    def put(self, row: int, positions: torch.Tensor | slice, states: States) -> None:
+        """Write keys and values to positions of a row, a tensor [Q] or a range."""
         for index, (key_KQD, value_KQD) in enumerate(zip(states.keys, states.values, strict=True)):
             keys, values = self.layer(index, key_KQD, value_KQD)
-            keys[row].index_copy_(1, positions_Q, key_KQD)
-            values[row].index_copy_(1, positions_Q, value_KQD)
+            keys[row][:, positions] = key_KQD
+            values[row][:, positions] = value_KQD
 
     def take(self, row: int, positions_Q: torch.Tensor) -> States:
         """Copies of what is at positions of a row."""

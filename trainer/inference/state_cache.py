@@ -19,6 +19,7 @@ import numpy.typing as npt
 import torch
 
 from trainer.inference.cached_decoder import Prompt
+from trainer.inference.image_files import ImageFiles
 from trainer.inference.slots import States
 
 MOST_PREFIXES = 256
@@ -44,11 +45,12 @@ class Prefix:
 
 
 class StateCache:
-    """Images by the digest of their pixels, and prefixes. hits, misses: of images."""
+    """Images by the digest of their pixels, and prefixes. hits, misses: of images. files: where images are kept too."""
 
     def __init__(self, limit_bytes: int) -> None:
         self.hits = self.misses = 0
         self.image_bytes = self.prefix_bytes = 0
+        self.files: ImageFiles | None = None
         self._limit_bytes = limit_bytes
         self._entries: OrderedDict[bytes | int, States | Prefix] = OrderedDict()
         self._numbers = itertools.count()
@@ -56,15 +58,21 @@ class StateCache:
     def image(self, digest: bytes) -> States | None:
         """The states of a tile, at position 0."""
         states = self._entries.get(digest)
-        if not isinstance(states, States):
-            self.misses += 1
-            return None
+        if isinstance(states, States):
+            self._entries.move_to_end(digest)
+        else:
+            states = None if self.files is None else self.files.read(digest)
+            if states is None:
+                self.misses += 1
+                return None
+            self._add(digest, states)
         self.hits += 1
-        self._entries.move_to_end(digest)
         return states
 
     def add_image(self, digest: bytes, states: States) -> None:
         self._add(digest, states)
+        if self.files is not None:
+            self.files.write(digest, states)
 
     def prefix(self, trace: Trace) -> tuple[Prefix | None, int]:
         """The sequence that shares the longest beginning with this one, and the length of that beginning."""

@@ -16,9 +16,10 @@ Shapes: B running requests, V vocabulary.
 
 from __future__ import annotations
 
+import sys
 import threading
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import suppress
 from pathlib import Path
 
@@ -26,12 +27,19 @@ import torch
 
 from trainer.errors import QueueFullError, StoppingError, TrainError
 from trainer.inference.generate import Generator, random_of
+from trainer.inference.image_files import ImageFiles, fingerprint_of
 from trainer.inference.open_rows import open_rows
 from trainer.inference.rows import Read
+from trainer.inference.shared_rows import SharedRows
 from trainer.inference.state_cache import StateCache
 from trainer.serving.requests import EngineStats, Listener, Reason, Request, Usage
 
 __all__ = ["Engine", "EngineStats", "Listener", "Reason", "Request", "Ticket", "Usage"]
+
+
+def print_note(text: str) -> None:
+    """A line for whoever runs the server, on stderr."""
+    sys.stderr.write(f"note: {text}\n")
 
 
 class Engine:
@@ -45,15 +53,28 @@ class Engine:
         queue: int = 64,
         cache_gb: float = 1.0,
         cache_dir: Path | None = None,
+        cache_dir_gb: float = 10.0,
+        note: Callable[[str], None] = print_note,
     ) -> None:
         """batch: most requests that are answered together. queue: most that wait. cache_gb: memory of the caches.
 
-        cache_dir: a folder for keys and values of images, kept after the engine ends; None: only memory. Afterwards
-        `notes` has a line for the user for everything that this model cannot have.
+        cache_dir: a folder for keys and values of images, kept after the engine ends; None: only memory. note: called
+        with a line for the user about each problem of that folder. Afterwards `notes` has a line for everything that
+        this model cannot have. Raises OSError if the folder cannot be used.
         """
         self._generator, self._batch, self._queue = generator, batch, queue
         self._cache = StateCache(int(cache_gb * 2**30))
         self._rows, self.notes = open_rows(generator, batch, self._cache)
+        if cache_dir is not None and isinstance(self._rows, SharedRows) and self._rows.places_images:
+            self._cache.files = ImageFiles(
+                cache_dir,
+                fingerprint_of(generator.model),
+                limit_bytes=int(cache_dir_gb * 2**30),
+                device=generator.device,
+                note=note,
+            )
+        elif cache_dir is not None:
+            self.notes += (f"{cache_dir} is not used: only images that stand apart from the text can be kept in files",)
         self._changed = threading.Condition()
         self._waiting: deque[_Job] = deque()
         self._reading: _Job | None = None

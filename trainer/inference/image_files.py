@@ -1,0 +1,130 @@
+"""Keys and values of images as files of a folder, for the next start of the server and for others on this machine.
+
+A file is 16 bytes of xxh3_128 and then safetensors of that digest, `k0`, `v0`, `k1`, ... [K, Q, D]. Its name has the
+fingerprint of the model and the digest of the image, so a folder may be shared, and may be deleted at any time. Files
+that are damaged are removed; what was used longest ago is removed first when the folder is full.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from contextlib import suppress
+from pathlib import Path
+
+import torch
+import xxhash
+from safetensors import SafetensorError
+from safetensors.torch import load, save
+
+from shards.files import partial_path
+from trainer.inference.slots import States
+from trainer.model.vision_chat import VisionChatModel
+
+SUFFIX = ".states"
+_DIGEST_BYTES = 16
+_ABANDONED_S = 3600
+"""Age of a file that another process began to write and did not finish"""
+
+
+class ImageFiles:
+    """Files of one model in a folder that others may use too. note: called with a line about each problem."""
+
+    def __init__(
+        self, folder: Path, fingerprint: str, *, limit_bytes: int, device: torch.device, note: Callable[[str], None]
+    ) -> None:
+        """Raises OSError if the folder cannot be made or listed."""
+        folder.mkdir(parents=True, exist_ok=True)
+        self._folder, self._fingerprint, self._limit_bytes = folder, fingerprint, limit_bytes
+        self._device, self._note = device, note
+        self._is_writable = True
+        for path in folder.glob(f".*{SUFFIX}.*.partial"):
+            if path.stat().st_mtime < time.time() - _ABANDONED_S:
+                path.unlink(missing_ok=True)
+        self._make_room(0)
+
+    def read(self, digest: bytes) -> States | None:
+        """The states of a tile; None if there is no sound file of it."""
+        path = self._path(digest)
+        try:
+            data = path.read_bytes()
+        except FileNotFoundError:
+            return None
+        except OSError as error:
+            self._note(f"{path}: cannot be read ({error.strerror}); the image is read again")
+            return None
+        body = memoryview(data)[_DIGEST_BYTES:]
+        states = self._parsed(body) if xxhash.xxh3_128_digest(body) == data[:_DIGEST_BYTES] else None
+        if states is None:
+            self._note(f"{path}: is damaged and is removed; the image is read again")
+            path.unlink(missing_ok=True)
+            return None
+        with suppress(OSError):  # a folder that cannot be written
+            path.touch()
+        return states
+
+    def write(self, digest: bytes, states: States) -> None:
+        """Keep the states of a tile. A disk that takes no more is noted once, and nothing is written from then on."""
+        path = self._path(digest)
+        if not self._is_writable or path.exists():
+            return
+        tensors = {
+            f"{kind}{layer}": tensor.contiguous().cpu()
+            for kind, of_kind in (("k", states.keys), ("v", states.values))
+            for layer, tensor in enumerate(of_kind)
+        }
+        body = save(tensors)
+        if len(body) + _DIGEST_BYTES > self._limit_bytes:
+            return
+        partial = partial_path(path)
+        try:
+            self._make_room(len(body) + _DIGEST_BYTES)
+            with partial.open("wb") as file:  # not flushed to disk: a file that a crash cuts off is found by its digest
+                file.write(xxhash.xxh3_128_digest(body))
+                file.write(body)
+            partial.replace(path)
+        except OSError as error:
+            self._is_writable = False
+            partial.unlink(missing_ok=True)
+            self._note(f"{self._folder}: no more images are kept there ({error.strerror}); images stay in memory alone")
+
+    def _path(self, digest: bytes) -> Path:
+        return self._folder / f"{self._fingerprint}-{digest.hex()}{SUFFIX}"
+
+    def _parsed(self, body: memoryview) -> States | None:
+        try:
+            tensors = load(bytes(body))
+            layers = range(len(tensors) // 2)
+            keys, values = ([tensors[f"{kind}{layer}"].to(self._device) for layer in layers] for kind in "kv")
+        except (SafetensorError, KeyError):
+            return None
+        return States(tuple(keys), tuple(values))
+
+    def _make_room(self, num_bytes: int) -> None:
+        """Remove what was used longest ago, of any model, until there is room for a file of this size."""
+        files = []
+        for path in self._folder.glob(f"*{SUFFIX}"):
+            try:
+                facts = path.stat()
+            except FileNotFoundError:  # another process removed it
+                continue
+            files.append((facts.st_mtime, facts.st_size, path))
+        total = sum(size for _, size, _ in files) + num_bytes
+        for _, size, path in sorted(files):
+            if total <= self._limit_bytes:
+                return
+            path.unlink(missing_ok=True)
+            total -= size
+
+
+def fingerprint_of(model: VisionChatModel) -> str:
+    """Of everything that an image's keys and values depend on: weights, their types, configuration, library."""
+    import transformers
+
+    digest = xxhash.xxh3_128(repr((1, transformers.__version__, model.attention, model.image_tokens)).encode())
+    digest.update(model.decoder.config.to_json_string().encode())
+    digest.update(repr((type(model.encoder), model.encoder.mean, model.encoder.std)).encode())
+    for name, tensor in model.state_dict().items():
+        digest.update(repr((name, tensor.dtype, tuple(tensor.shape))).encode())
+        digest.update(tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().data)
+    return digest.hexdigest()
