@@ -18,6 +18,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load, save
 
 from shards.files import partial_path
+from trainer.errors import TrainError
 from trainer.inference.slots import States
 from trainer.model.vision_chat import VisionChatModel
 
@@ -33,15 +34,20 @@ class ImageFiles:
     def __init__(
         self, folder: Path, fingerprint: str, *, limit_bytes: int, device: torch.device, note: Callable[[str], None]
     ) -> None:
-        """Raises OSError if the folder cannot be made or listed."""
-        folder.mkdir(parents=True, exist_ok=True)
+        """Raises TrainError if the folder cannot be made or listed."""
         self._folder, self._fingerprint, self._limit_bytes = folder, fingerprint, limit_bytes
         self._device, self._note = device, note
         self._is_writable = True
-        for path in folder.glob(f".*{SUFFIX}.*.partial"):
-            if path.stat().st_mtime < time.time() - _ABANDONED_S:
-                path.unlink(missing_ok=True)
-        self._make_room(0)
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+            for path in folder.glob(f".*{SUFFIX}.*.partial"):
+                if path.stat().st_mtime < time.time() - _ABANDONED_S:
+                    path.unlink(missing_ok=True)
+            self._make_room(0)
+        except OSError as error:
+            raise TrainError(
+                f"{folder}: images cannot be kept there: {error.strerror}; expected a folder that can be written"
+            ) from None
 
     def read(self, digest: bytes) -> States | None:
         """The states of a tile; None if there is no sound file of it."""

@@ -60,7 +60,7 @@ class Engine:
 
         cache_dir: a folder for keys and values of images, kept after the engine ends; None: only memory. note: called
         with a line for the user about each problem of that folder. Afterwards `notes` has a line for everything that
-        this model cannot have. Raises OSError if the folder cannot be used.
+        this model cannot have. Raises TrainError if the folder cannot be used.
         """
         self._generator, self._batch, self._queue = generator, batch, queue
         self._cache = StateCache(int(cache_gb * 2**30))

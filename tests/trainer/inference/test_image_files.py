@@ -15,6 +15,7 @@ import torch
 from tests.support import model_batches
 from tests.support.tiny_models import Fed, Loaded, loaded, prompt
 from tests.support.whole_sequences import whole_logits
+from trainer.errors import TrainError
 from trainer.inference.generate import Generator
 from trainer.inference.image_files import ImageFiles, fingerprint_of
 from trainer.inference.open_rows import open_rows
@@ -123,6 +124,12 @@ def test_a_disk_that_takes_no_more_is_noted_once(tmp_path: Path, monkeypatch: py
     assert [*tmp_path.iterdir()] == []
     assert len(folder.notes) == 1
     assert "No space left" in folder.notes[0]
+
+
+def test_a_folder_that_cannot_be_used_is_an_error(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    with pytest.raises(TrainError, match="file: images cannot be kept there: .*; expected a folder"):
+        Folder(tmp_path / "file")
 
 
 def test_the_fingerprint_follows_every_weight_and_the_form_of_the_pixels() -> None:
