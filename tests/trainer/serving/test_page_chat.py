@@ -141,7 +141,7 @@ def test_an_answer_grows_while_it_is_generated_and_is_read_out_when_it_is_comple
         assert answer.text_content() == "The first of them."
         assert answer.get_attribute("aria-busy") == "false"
         usage = page.locator("[data-part=usage]").inner_text()
-        assert re.fullmatch(r"7 tokens in \d+\.\d s; read 1,200, 1,152 of them known from before", usage)
+        assert re.fullmatch(r"7 tokens in (.+) s, the first after (.+) s · prompt: 1,200 tokens, 1,152 cached", usage)
 
     chromium.look(chat.address, check)
 

@@ -145,7 +145,7 @@ def test_everything_is_reached_with_the_keyboard(chromium: Chromium, chat: FakeC
             )
             page.keyboard.press("Tab")
         expected = ["Skip to the question", "New conversation", "Export", "Settings", "Dark colours", "Edit", "Copy"]
-        expected += ["Try again", "Show ids", "text", "Add images"]
+        expected += ["Try again", "Token ids", "text", "Add images"]
         assert reached == expected
         page.locator("#open-settings").focus()
         page.keyboard.press("Enter")

@@ -1,14 +1,17 @@
 // A conversation as data, and the bodies of requests and the exported line that are made from it.
 //
-// A round: {question, pictures, system, answer, note, isFault, usage, seconds}
-//   answer    null until the first text of it has come; an answer may be empty
-//   note      what else there is to say: that it was stopped or cut off, or what went wrong
+// A round: {question, pictures, system, answer, note, isFault, usage, firstSeconds, seconds}
+//   answer         null until the first text of it has come; an answer may be empty
+//   note           what else there is to say: that it was stopped or cut off, or what went wrong
+//   firstSeconds   until the first piece; seconds: until the last; both null if they are not known
 //
 // Rule: only the last round may have no answer, so that questions and answers alternate as in training.
 
-/** A question that is not answered yet. */
+/** What a round has in addition to its question before it is answered. */
+export const unanswered = { answer: null, note: "", isFault: false, usage: null, firstSeconds: null, seconds: null };
+
 export function newRound({ question, pictures, system }) {
-  return { question, pictures, system, answer: null, note: "", isFault: false, usage: null, seconds: null };
+  return { question, pictures, system, ...unanswered };
 }
 
 /** The rounds without a last one that has no answer: what a new question follows. */

@@ -2,7 +2,7 @@
 
 import { copyText } from "./clipboard.js";
 import { Composer } from "./composer.js";
-import { answered, chatBody, exportedLine, newRound, promptBody } from "./conversation.js";
+import { answered, chatBody, exportedLine, newRound, promptBody, unanswered } from "./conversation.js";
 import { askKey } from "./key_dialog.js";
 import { showPrompt } from "./prompt_dialog.js";
 import { RoundView } from "./round_view.js";
@@ -54,13 +54,7 @@ const last = rounds.at(-1);
 if (last?.answer === null && !last.note) last.note = `The page was left before this was answered. ${REPLACED}`;
 draw();
 follow();
-model().then(
-  (name) => {
-    document.title = `${name} - chat`;
-    showVisible(element("model"), name);
-  },
-  (error) => say(error.message),
-);
+model().catch((error) => say(faultText(error)));
 
 /** Ask a question. edited: the index of the round that it replaces, or null. Returns whether it was sent. */
 function send(draft, edited) {
@@ -87,7 +81,7 @@ async function run() {
   const abort = new AbortController();
   running = abort;
   removed = [];
-  Object.assign(round, { answer: null, note: "", isFault: false, usage: null, seconds: null });
+  Object.assign(round, { ...unanswered });
   say("");
   draw();
   isFollowing = true;
@@ -114,6 +108,7 @@ async function receive(round, signal) {
   const started = performance.now();
   for await (const { piece, reason, usage } of streamAnswer(body, signal)) {
     if (piece) {
+      round.firstSeconds ??= secondsSince(started);
       round.answer = (round.answer ?? "") + piece;
       view.piece(piece);
     }
@@ -121,7 +116,11 @@ async function receive(round, signal) {
     if (usage) round.usage = usage;
   }
   round.answer ??= "";
-  round.seconds = (performance.now() - started) / 1000;
+  round.seconds = secondsSince(started);
+}
+
+function secondsSince(time_ms) {
+  return (performance.now() - time_ms) / 1000;
 }
 
 /** The note of a round whose answer ended early. */
@@ -135,14 +134,26 @@ function faultOf(error, round) {
 
 function faultText(error) {
   if (error.name === "NotReadableError") return "An image has changed or was deleted since it was added. Edit the question to remove it.";
-  if (!(error instanceof Fault || error instanceof BrokenAnswer)) throw error;
+  if (!(error instanceof Fault || error instanceof BrokenAnswer)) {
+    console.error(error);
+    return `This page failed: ${error.message}`;
+  }
   return error.retryAfter_s ? `${error.message} Try again in ${error.retryAfter_s} s.` : error.message;
 }
 
 /** The name of the model that answers; asked for once. Throws Fault. */
 function model() {
-  modelName ??= withKey(fetchModels).then(([name]) => name);
-  modelName.catch(() => { modelName = null; });
+  modelName ??= withKey(fetchModels).then(
+    ([name]) => {
+      document.title = `${name} - chat`;
+      showVisible(element("model"), name);
+      return name;
+    },
+    (error) => {
+      modelName = null; // the next request asks again
+      throw error;
+    },
+  );
   return modelName;
 }
 
@@ -220,7 +231,7 @@ function draw() {
     const actions = {
       edit: () => composer.edit(round, index),
       retry: () => retry(round),
-      ids: () => showIds([...rounds.slice(0, index), { ...round, answer: null }]),
+      ids: () => showIds([...rounds.slice(0, index), { ...round, ...unanswered }]),
       copy: () => copyAnswer(round),
     };
     const view = new RoundView(round, index + 1, actions, follow);

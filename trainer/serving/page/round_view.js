@@ -72,11 +72,11 @@ export class RoundView {
   }
 }
 
-function usageText({ usage, seconds }) {
+function usageText({ usage, firstSeconds, seconds }) {
   if (!usage) return "";
   const count = (number) => number.toLocaleString("en");
+  const first = firstSeconds === null ? "" : `, the first after ${firstSeconds.toFixed(1)} s`;
+  const time = seconds === null ? "" : ` in ${seconds.toFixed(1)} s${first}`;
   const cached = usage.prompt_tokens_details?.cached_tokens;
-  const known = cached ? `, ${count(cached)} of them known from before` : "";
-  const time = seconds === null ? "" : ` in ${seconds.toFixed(1)} s`;
-  return `${count(usage.completion_tokens)} tokens${time}; read ${count(usage.prompt_tokens)}${known}`;
+  return `${count(usage.completion_tokens)} tokens${time} · prompt: ${count(usage.prompt_tokens)} tokens${cached ? `, ${count(cached)} cached` : ""}`;
 }

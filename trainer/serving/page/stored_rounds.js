@@ -39,10 +39,15 @@ export async function storeRounds(rounds) {
   }
 }
 
+let database = null; // a promise
+
 function open() {
-  const request = indexedDB.open("chat", 1);
-  request.addEventListener("upgradeneeded", () => request.result.createObjectStore(STORE, { keyPath: "tab" }));
-  return done(request);
+  database ??= new Promise((resolve) => {
+    const request = indexedDB.open("chat", 1);
+    request.addEventListener("upgradeneeded", () => request.result.createObjectStore(STORE, { keyPath: "tab" }));
+    resolve(done(request));
+  });
+  return database;
 }
 
 function done(request) {
