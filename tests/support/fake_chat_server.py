@@ -91,7 +91,7 @@ class FakeChat:
     def reset(self) -> None:
         self.answers, self.bodies, self.key, self.cancelled = [], {}, None, 0
         self.gate.clear()
-        self.prompt = {"ids": [1, 5, 2], "tokens": ["<s>", " a", "</s>"], "images": [], "limit": None}
+        self.prompt = {"ids": [1, 5, 2], "tokens": ["<s>", " a", "</s>"], "images": [], "control_ids": [1, 2], "limit": None}
 
 
 def app_of(chat: FakeChat) -> Starlette:

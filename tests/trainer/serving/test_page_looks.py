@@ -33,6 +33,7 @@ COLOURED = [
     "#settings input",
     "#settings .main",
     "#prompt .token",
+    "#prompt .special .id",
     "#prompt .id",
     "#prompt .sign",
     "#prompt .image span",
@@ -64,7 +65,7 @@ def test_every_file_of_the_page_is_served_with_a_policy_without_inline_code(chat
 def fill(page: Any, chat: FakeChat) -> None:
     """A conversation in which everything is shown once, at the same time."""
     chat.answers = [chat.pieces("An answer \x1b of some words.", cached=5), fault(500, "out of memory")]
-    chat.prompt = {"ids": [1, 5, 5, 2], "tokens": ["<s>", "i", "i", " a"], "limit": 64}
+    chat.prompt = {"ids": [1, 5, 5, 2], "tokens": ["<s>", "i", "i", " a"], "control_ids": [1, 2], "limit": 64}
     chat.prompt["images"] = [{"first": 1, "positions": 2, "tiles": 1}]
     choose(page, red=RED, wide=WIDE)
     ask(page, "A question with an image?")

@@ -135,7 +135,7 @@ def test_ids_are_those_of_the_request_with_positions_of_images_and_can_be_copied
     ids = [1, 306, *[32000] * 4, 13, *[32000] * 8, 29973, 2]
     tokens = ["<s>", " I", *["<image>"] * 4, "\n", *["<image>"] * 8, "?\u202e", "</s>"]
     images = [{"first": 2, "positions": 4, "tiles": 1}, {"first": 7, "positions": 8, "tiles": 2}]
-    chat.prompt = {"ids": ids, "tokens": tokens, "images": images, "limit": 2048}
+    chat.prompt = {"ids": ids, "tokens": tokens, "images": images, "control_ids": [1, 2, 32000], "limit": 2048}
 
     def check(page: Any) -> None:
         page.context.grant_permissions(["clipboard-read", "clipboard-write"])
@@ -158,6 +158,7 @@ def test_ids_are_those_of_the_request_with_positions_of_images_and_can_be_copied
             "Image 1: red.png",
             "Image 2: green.png",
         ]
+        assert page.locator("#prompt .special .token").all_inner_texts() == ["<s>", "</s>"]
         summary = page.locator("#prompt [data-part=summary]").inner_text()
         assert summary == "17 ids; 12 of them for 2 images; the model reads up to 2,048."
         page.locator("[data-part=copyIds]").click()

@@ -6,8 +6,8 @@ import { appendVisible } from "./visible.js";
 const SIGNS = { " ": "␣", "\n": "⏎", "\t": "⇥" };
 
 /**
- * Open the dialog. prompt: {ids, tokens, images: [{first, positions, tiles}], limit}, as the server answers. pictures:
- * those of the conversation, in order.
+ * Open the dialog. prompt: as the server answers: {ids, tokens, images: [{first, positions, tiles}], control_ids, limit}.
+ * pictures: those of the conversation, in order.
  */
 export function showPrompt(prompt, pictures) {
   const dialog = document.getElementById("prompt");
@@ -27,7 +27,8 @@ export function showPrompt(prompt, pictures) {
   dialog.showModal();
 }
 
-function itemsOf({ ids, tokens, images }, pictures) {
+function itemsOf({ ids, tokens, images, control_ids }, pictures) {
+  const control = new Set(control_ids);
   const items = [];
   for (let index = 0, image = 0; index < ids.length; ) {
     if (images[image]?.first === index) {
@@ -35,15 +36,16 @@ function itemsOf({ ids, tokens, images }, pictures) {
       index += images[image].positions;
       image += 1;
     } else {
-      items.push(tokenItem(ids[index], tokens[index]));
+      items.push(tokenItem(ids[index], tokens[index], control.has(ids[index])));
       index += 1;
     }
   }
   return items;
 }
 
-function tokenItem(id, text) {
+function tokenItem(id, text, isControl) {
   const item = document.createElement("li");
+  item.classList.toggle("special", isControl);
   const shown = document.createElement("span");
   shown.className = "token";
   for (const piece of text.split(/([ \n\t])/)) {

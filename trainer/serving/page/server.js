@@ -6,10 +6,7 @@ const KEY = "key";
 
 const WORDS = {
   0: "The server cannot be reached. Is it still running?",
-  400: "The server refused this request:",
   401: "The server needs a key.",
-  403: "The server refused this request:",
-  404: "The server does not know this:",
   413: "This is more than the server accepts:",
   429: "The server is busy.",
   503: "The server does not answer questions now.",
@@ -18,7 +15,8 @@ const WORDS = {
 /** A request that failed. status: of HTTP; 0 if no answer came. detail: what the server said. retryAfter_s: or null. */
 export class Fault extends Error {
   constructor(status, detail = "", retryAfter_s = null) {
-    super([WORDS[status] ?? `The server failed (HTTP ${status}):`, detail].filter(Boolean).join(" "));
+    const words = status < 500 ? "The server refused this request:" : `The server failed (HTTP ${status}):`;
+    super([WORDS[status] ?? words, detail].filter(Boolean).join(" "));
     this.status = status;
     this.retryAfter_s = retryAfter_s;
   }
@@ -93,7 +91,7 @@ async function json(response) {
   try {
     return await response.json();
   } catch {
-    throw new Fault(0);
+    throw new BrokenAnswer("What the server sent cannot be read.");
   }
 }
 
