@@ -3,24 +3,10 @@
 from __future__ import annotations
 
 import base64
-import io
 import json
 from typing import Any
 
-from PIL import Image
-
 COMPLETIONS = "/v1/chat/completions"
-
-
-def png(colour: str, side: int = 24) -> bytes:
-    """A small image file; those of different colours differ."""
-    file = io.BytesIO()
-    Image.new("RGB", (side, side), colour).save(file, "PNG")
-    return file.getvalue()
-
-
-def data_uri(image: bytes, media_type: str = "image/png") -> str:
-    return f"data:{media_type};base64,{base64.b64encode(image).decode()}"
 
 
 def ask(page: Any, question: str, *, answered: bool = True) -> None:

@@ -16,10 +16,10 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse, Response, StreamingResponse
 from starlette.routing import Route
 
+from tests.support.chat_requests import MODEL
 from tests.support.waiting import LIMIT_S
 from trainer.serving.page import page_routes
 
-MODEL = "tiny-model"
 DONE = b"data: [DONE]\n\n"
 Answer = Callable[[Mapping[str, Any]], Response]
 
@@ -91,7 +91,13 @@ class FakeChat:
     def reset(self) -> None:
         self.answers, self.bodies, self.key, self.cancelled = [], {}, None, 0
         self.gate.clear()
-        self.prompt = {"ids": [1, 5, 2], "tokens": ["<s>", " a", "</s>"], "images": [], "control_ids": [1, 2], "limit": None}
+        self.prompt = {
+            "ids": [1, 5, 2],
+            "tokens": ["<s>", " a", "</s>"],
+            "images": [],
+            "control_ids": [1, 2],
+            "limit": None,
+        }
 
 
 def app_of(chat: FakeChat) -> Starlette:

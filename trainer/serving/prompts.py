@@ -46,7 +46,7 @@ class PromptMaker:
         return Request(prompt=prompt, sampling=sampling)
 
     def described(self, chat: ChatRequest, images: Sequence[bytes]) -> dict[str, Any]:
-        """The exact ids of the prompt, each as the vocabulary writes it, where images are, and how many fit.
+        """The exact ids of the prompt, each as the vocabulary writes it, where images are, and how many positions fit.
 
         Raises RequestError for what the client can correct.
         """
@@ -60,8 +60,13 @@ class PromptMaker:
         for grid in plan.grids:
             places.append({"first": plan.slots[tile], "positions": grid.tiles * per_tile, "tiles": grid.tiles})
             tile += grid.tiles
-        tokens = [texts[index] for index in ids]
-        return {"ids": ids, "tokens": tokens, "images": places, "limit": self.generator.limit}
+        return {
+            "ids": ids,
+            "tokens": [texts[index] for index in ids],
+            "images": places,
+            "control_ids": sorted(tokenizer.control_ids & texts.keys()),
+            "limit": self.generator.limit,
+        }
 
     def _loaded(self, chat: ChatRequest, images: Sequence[bytes]) -> list[LoadedImage]:
         geometry, loaded = self.speaker.geometry, []

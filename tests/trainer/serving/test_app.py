@@ -89,6 +89,7 @@ def test_the_exact_ids_of_a_prompt_are_those_that_the_model_reads(server: ChatSe
     for image in shown["images"]:
         span = shown["ids"][image["first"] : image["first"] + image_tokens]
         assert span == [tokenizer.image_id] * image_tokens
+    assert shown["control_ids"] == sorted(speaker.chat_tokenizer.tokenizer.control_ids & {*shown["ids"]})
     assert shown["limit"] == server.model.prompts.generator.limit
 
 

@@ -15,27 +15,22 @@ from tests.support.chat_pages import (
     answers,
     ask,
     choose,
-    data_uri,
     drop,
     paste,
-    png,
     questions,
     thumbnails,
     wait_for_answer,
 )
-from tests.support.fake_chat_server import MODEL, FakeChat
+from tests.support.chat_requests import MODEL, data_uri, image_bytes, image_part, text_part
+from tests.support.fake_chat_server import FakeChat
 
-RED, GREEN, BLUE = png("red"), png("green"), png("blue")
+RED, GREEN, BLUE = map(image_bytes, range(3))
 STREAMED = {"stream": True, "stream_options": {"include_usage": True}}
 HOSTILE = '<img src=x onerror="document.title=1"> <b>bold</b> \x1b[31m \u202ecba'
 
 
 def part(image: bytes) -> dict[str, Any]:
-    return {"type": "image_url", "image_url": {"url": data_uri(image)}}
-
-
-def text(words: str) -> dict[str, str]:
-    return {"type": "text", "text": words}
+    return image_part(data_uri(image))
 
 
 def test_chosen_dropped_and_pasted_images_are_sent_as_they_are_before_their_question(
@@ -52,7 +47,7 @@ def test_chosen_dropped_and_pasted_images_are_sent_as_they_are_before_their_ques
         ask(page, "Why?")
 
     chromium.look(chat.address, check)
-    first = {"role": "user", "content": [part(RED), part(BLUE), text("Which is darker?")]}
+    first = {"role": "user", "content": [part(RED), part(BLUE), text_part("Which is darker?")]}
     rest = [{"role": "assistant", "content": "Answer 1."}, {"role": "user", "content": "Why?"}]
     assert chat.bodies[COMPLETIONS] == [
         {"model": MODEL, "messages": [first], **STREAMED},
@@ -75,7 +70,7 @@ def test_an_image_in_the_clipboard_is_added_but_text_with_its_image_stays_text(
     chromium.look(chat.address, check)
     [image, words] = chat.bodies[COMPLETIONS][0]["messages"][0]["content"]
     assert re.match("data:image/png;base64,", image["image_url"]["url"])  # the browser encodes what it pastes
-    assert words == text("cells of a table")
+    assert words == text_part("cells of a table")
 
 
 def test_a_file_that_is_not_an_image_is_refused_by_name_and_the_others_are_added(
@@ -215,7 +210,9 @@ def test_editing_a_question_drops_what_follows_and_may_be_cancelled(chromium: Ch
         assert page.locator("#text").input_value() == "a draft"
 
     chromium.look(chat.address, check)
-    assert chat.bodies[COMPLETIONS][2]["messages"] == [{"role": "user", "content": [part(GREEN), text("First again?")]}]
+    assert chat.bodies[COMPLETIONS][2]["messages"] == [
+        {"role": "user", "content": [part(GREEN), text_part("First again?")]}
+    ]
 
 
 def test_the_last_answer_may_be_generated_again(chromium: Chromium, chat: FakeChat) -> None:

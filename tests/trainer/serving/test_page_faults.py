@@ -9,10 +9,11 @@ import pytest
 pytest.importorskip("uvicorn")
 
 from tests.support.browser import Chromium
-from tests.support.chat_pages import COMPLETIONS, answers, ask, choose, png, wait_for_answer
+from tests.support.chat_pages import COMPLETIONS, answers, ask, choose, wait_for_answer
+from tests.support.chat_requests import image_bytes
 from tests.support.fake_chat_server import FakeChat, event, fault
 
-RED = png("red")
+RED = image_bytes()
 
 
 @pytest.mark.parametrize(

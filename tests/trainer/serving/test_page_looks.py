@@ -11,11 +11,12 @@ pytest.importorskip("uvicorn")
 
 from tests.support.asgi_client import get
 from tests.support.browser import Chromium, contrasts, is_accessible
-from tests.support.chat_pages import ask, choose, png
+from tests.support.chat_pages import ask, choose
+from tests.support.chat_requests import image_bytes
 from tests.support.fake_chat_server import FakeChat, app_of, fault
 from trainer.serving.page import FOLDER, page_routes
 
-RED, WIDE = png("red"), png("blue", side=900)
+RED, WIDE = image_bytes(0), image_bytes(1, (900, 900))
 COLOURED = [
     "h1",
     ".question .text",

@@ -18,15 +18,14 @@ from tests.support.chat_pages import (
     answers,
     ask,
     choose,
-    data_uri,
     exported,
-    png,
     questions,
 )
-from tests.support.fake_chat_server import MODEL, FakeChat, fault
+from tests.support.chat_requests import MODEL, data_uri, image_bytes
+from tests.support.fake_chat_server import FakeChat, fault
 from tests.support.small_blends import build, chat_blend
 
-RED, GREEN = png("red"), png("green")
+RED, GREEN = map(image_bytes, range(2))
 QUESTION = "Which is <b>darker</b>, ☃?"
 
 
