@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -63,30 +64,23 @@ def test_a_conversation_of_two_rounds_has_the_answers_and_ids_of_the_model(
         return [message["content"] for message in exported(page)["messages"][1::2]], prompts
 
     (one, two), prompts = chromium.look(server.url, check)
-    first = {
-        "role": "user",
-        "content": [*(image_part(data_uri(i)) for i in (FIRST, SECOND)), text_part("Which is darker?")],
-    }
-    asked = [first]
-    for shown, later in (
-        (one, [{"role": "assistant", "content": one}, {"role": "user", "content": "Why <image>?"}]),
-        (two, []),
-    ):
-        body = chat_body(messages=asked, temperature=0, max_tokens=8)
-        reply = server.post("v1/chat/completions", body)
-        assert reply.json()["choices"][0]["message"]["content"].strip() == shown
-        asked = [*asked, *later]
-    speaker = server.speaker
-    images = tuple(opened_image(data, speaker.geometry, Path("a")) for data in (FIRST, SECOND))
-    exchanges = [Exchange(question="Which is darker?", images=images)]
-    rounds = [
-        exchanges,
-        [Exchange(question="Which is darker?", images=images, answer=one), Exchange(question="Why <image>?")],
-    ]
-    for exchanges, shown_ids in zip(rounds, prompts, strict=True):
-        prompt = prompt_of(exchanges, speaker, end_id=server.model.prompts.generator.end_id)
-        assert shown_ids["ids"] == prompt.ids.tolist()
-        assert [image["first"] for image in shown_ids["images"]] == list(prompt.slots)
+    parts = [*(image_part(data_uri(image)) for image in (FIRST, SECOND)), text_part("Which is darker?")]
+    asked: list[dict[str, Any]] = [{"role": "user", "content": parts}]
+    assert answer(server, asked) == one
+    asked += [{"role": "assistant", "content": one}, {"role": "user", "content": "Why <image>?"}]
+    assert answer(server, asked) == two
+    images = tuple(opened_image(data, server.speaker.geometry, Path("a")) for data in (FIRST, SECOND))
+    question = Exchange(question="Which is darker?", images=images)
+    rounds = [[question], [replace(question, answer=one), Exchange(question="Why <image>?")]]
+    for exchanges, shown in zip(rounds, prompts, strict=True):
+        prompt = prompt_of(exchanges, server.speaker, end_id=server.model.prompts.generator.end_id)
+        assert shown["ids"] == prompt.ids.tolist()
+        assert [image["first"] for image in shown["images"]] == list(prompt.slots)
+
+
+def answer(server: ChatServer, messages: list[dict[str, Any]]) -> str:
+    reply = server.post("v1/chat/completions", chat_body(messages=messages, temperature=0, max_tokens=8))
+    return str(reply.json()["choices"][0]["message"]["content"]).strip()
 
 
 def test_an_answer_is_stopped_in_the_engine_and_asked_again(chromium: Chromium, server: ChatServer) -> None:
