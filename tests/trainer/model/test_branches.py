@@ -183,3 +183,22 @@ def test_a_sliding_window_is_refused_before_weights_are_loaded() -> None:
     (problem,) = check_model(config, replace(facts(), has_branches=True))
     assert problem.startswith("model.attention: causal attention with branches is not defined for sliding windows")
     assert problem.endswith("or rebuild with limits: {max_length: 64} or without share")
+
+
+def deep(dtype: torch.dtype) -> VisionChatModel:
+    """32 layers: in bf16, two ways to compute the same differ by more than 2% behind them."""
+    config = {**PRESETS["tiny_llama"], "num_hidden_layers": 32, "initializer_range": 0.05}
+    return model_batches.make(CONFIG, decoder=DecoderConfig(config=config)).to(dtype)
+
+
+def test_rounding_in_a_deep_decoder_is_not_taken_for_branches_that_see_each_other() -> None:
+    deep(torch.bfloat16).expect_branches()
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_a_decoder_in_which_a_branch_sees_another_is_refused(dtype: torch.dtype) -> None:
+    model = deep(dtype)
+    layer = model.decoder.base_model.layers[0]
+    layer.register_forward_hook(lambda _, inputs, output: output + 0.1 * output.roll(1, dims=1))
+    with pytest.raises(ConfigError, match="lets the branches of a sample see each other; choose another decoder"):
+        model.expect_branches()
