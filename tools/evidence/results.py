@@ -59,7 +59,7 @@ def curve(file: Path) -> dict[str, Any]:
     lines = [json.loads(line) for line in file.read_text().splitlines()]
     trained = [line for line in lines if line["kind"] == "train"]
     held_out = [line for line in lines if line["kind"] != "train" and "loss" in line]
-    return rounded(
+    curves: dict[str, Any] = rounded(
         {
             "train": [[line["step"], line["loss"]] for line in trained],
             "held_out": [[line["step"], line["loss"]] for line in held_out],
@@ -73,6 +73,7 @@ def curve(file: Path) -> dict[str, Any]:
             "memory_bytes": max(line["memory_bytes"] for line in trained),
         }
     )
+    return curves
 
 
 def gaps(lines: list[dict[str, Any]]) -> Iterator[int]:

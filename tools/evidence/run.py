@@ -16,6 +16,7 @@ from pathlib import Path
 
 from tools.evidence.data import write_data
 from tools.evidence.page import write_page
+from tools.evidence.probe import probe
 from tools.evidence.results import collect
 from tools.evidence.runs import command, run
 from tools.evidence.settings import IMAGE_SIZE, Plan, settings
@@ -70,6 +71,8 @@ def evidence(plan: Plan, data: Path, out: Path, *, only: str = "", jobs: int = 1
         for done in [pool.submit(run, plan, each, build=build, out=out / "runs" / each.name) for each in chosen]:
             done.result()
     results = collect(plan, out)
+    if "name" in plan.encoder:
+        results["probe"] = probe(data, Path(plan.encoder["name"]), plan.image_size)
     (out / "results.json").write_text(json.dumps(results, indent=1) + "\n")
 
 

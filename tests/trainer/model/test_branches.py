@@ -198,7 +198,7 @@ def test_rounding_in_a_deep_decoder_is_not_taken_for_branches_that_see_each_othe
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 def test_a_decoder_in_which_a_branch_sees_another_is_refused(dtype: torch.dtype) -> None:
     model = deep(dtype)
-    layer = model.decoder.base_model.layers[0]
+    layer: Any = model.decoder.base_model.get_submodule("layers.0")
     layer.register_forward_hook(lambda _, inputs, output: output + 0.1 * output.roll(1, dims=1))
     with pytest.raises(ConfigError, match="lets the branches of a sample see each other; choose another decoder"):
         model.expect_branches()
