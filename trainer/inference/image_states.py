@@ -1,8 +1,8 @@
 """What an image is to a decoder under MMCA: its keys and values in every layer, wherever it is.
 
-An image's tokens attend only to themselves, so their hidden states depend on the image alone, and their keys on the
-position only by its rotation. An image is read at position 0, where rotation changes nothing, and its keys are rotated
-to their positions when a prompt shows it.
+Each of an image's tokens attends only to itself, so its hidden states depend on the image alone, and its keys on the
+position only by their rotation. An image is read at position 0, where rotation changes nothing, and its keys are
+rotated to their positions when a prompt shows it.
 
 Shapes: N tiles, S side in pixels, Q tokens of a tile, H hidden size, K key-value heads, D head width.
 """
@@ -22,7 +22,7 @@ from trainer.model.vision_chat import VisionChatModel
 class ImageReader:
     """Reads tiles, and places them in sequences. Raises ValueError if this decoder's keys are not rotated as usual.
 
-    Whether the logits are right is for trainer.inference.trial to find out.
+    Whether the logits are right is for trainer.inference.open_rows to find out.
     """
 
     def __init__(self, model: VisionChatModel, device: torch.device) -> None:
@@ -30,30 +30,37 @@ class ImageReader:
         if model.attention != "mmca" or rotation is None:
             raise ValueError("images depend on what precedes them, or their keys are not rotated in a known way")
         self._model, self._rotation, self._device = model, rotation, device
-        side = model.encoder.image_size
-        blank_3SS = torch.zeros(3, side, side, dtype=torch.uint8)
+        weight = model.decoder.get_input_embeddings().weight
+        features_QH = torch.randn(2, model.hidden_size, generator=torch.Generator().manual_seed(0)).to(weight)
         with torch.no_grad():
-            later = self._read(blank_3SS, torch.arange(1, model.image_tokens + 1, device=device))
-            first = self.read(blank_3SS)
+            first = self.read(features_QH)
+            later = self._read(features_QH, torch.tensor([1, 2], device=device))
         self._is_rotated = [not torch.equal(key, other) for key, other in zip(first.keys, later.keys, strict=True)]
         """Of each layer; some decoders have layers without positions"""
 
-    def read(self, tile_3SS: torch.Tensor) -> States:
-        """Keys and values of a uint8 tile, with unrotated keys: all its tokens are at position 0."""
-        return self._read(tile_3SS, torch.zeros(self._model.image_tokens, dtype=torch.int64, device=self._device))
+    def encode(self, tile_3SS: torch.Tensor) -> torch.Tensor:
+        """The embeddings [Q, H] of a uint8 tile."""
+        features_QH = self._model.encode(tile_3SS[None].to(self._device))[0]
+        return features_QH.to(self._model.decoder.get_input_embeddings().weight.dtype)
 
-    def _read(self, tile_3SS: torch.Tensor, positions_Q: torch.Tensor) -> States:
-        model, num_tokens = self._model, self._model.image_tokens
-        features_1QH = model.encode(tile_3SS[None].to(self._device))
-        store = Collected(num_tokens)
-        is_image_1Q = torch.ones(1, num_tokens, dtype=torch.bool, device=self._device)
-        model.decoder.base_model(
-            inputs_embeds=features_1QH.to(model.decoder.get_input_embeddings().weight.dtype),
+    def read(self, features_QH: torch.Tensor) -> States:
+        """Keys and values of some tokens of a tile, with unrotated keys: all are read at position 0.
+
+        A tile's tokens do not depend on each other in the decoder, so it may be read in pieces.
+        """
+        return self._read(features_QH, torch.zeros(len(features_QH), dtype=torch.int64, device=self._device))
+
+    def _read(self, features_QH: torch.Tensor, positions_Q: torch.Tensor) -> States:
+        store = Collected(len(features_QH))
+        is_image_1Q = torch.ones(1, len(features_QH), dtype=torch.bool, device=self._device)
+        decoder = self._model.decoder
+        decoder.base_model(
+            inputs_embeds=features_QH[None],
             position_ids=positions_Q[None],
             use_cache=True,
             attention_mask=None,
             attention_layout=build_layout(is_image_1Q),
-            **{cache_argument(): own_cache(store, model.decoder.config.num_hidden_layers)},
+            **{cache_argument(): own_cache(store, decoder.config.num_hidden_layers)},
         )
         return store.states()
 

@@ -1,7 +1,7 @@
 """Rows whose keys and values are in one memory, so that a token of every row is one forward.
 
 How a prompt is read, in pieces of at most CHUNK tokens:
-- with an ImageReader (MMCA): keys and values of each tile are taken from the cache, or from one forward over the tile;
+- with an ImageReader (MMCA): keys and values of each tile are taken from the cache, or from a forward over the tile;
   they are placed, and then the text is read, whose queries see them;
 - without: tiles are encoded, and all positions are read in order.
 Either way the longest beginning that a kept sequence shares is copied from it.
@@ -25,7 +25,7 @@ from trainer.compat.transformers import KeyValueStore, cache_argument, own_cache
 from trainer.inference.cached_decoder import Prompt
 from trainer.inference.image_states import ImageReader
 from trainer.inference.rows import Read
-from trainer.inference.slots import PromptWrite, Slots, StepWrite
+from trainer.inference.slots import PromptWrite, Slots, States, StepWrite
 from trainer.inference.state_cache import Prefix, StateCache, Trace, digest_of, trace_of
 from trainer.model.decoder_logits import finish_logits
 from trainer.model.decoder_protocol import takes_positions
@@ -127,7 +127,12 @@ class SharedRows:
         for slot, digest, tile_3SS in zip(prompt.slots, digests, prompt.images, strict=True):
             states = self._cache.image(digest)
             if states is None:
-                states = images.read(tile_3SS)
+                features_QH = images.encode(tile_3SS)
+                parts = []
+                for start in range(0, len(features_QH), CHUNK):
+                    yield None
+                    parts.append(images.read(features_QH[start : start + CHUNK]))
+                states = States.joined(parts)
                 self._cache.add_image(digest, states)
                 yield None
             else:

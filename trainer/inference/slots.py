@@ -10,6 +10,7 @@ Shapes: R rows, B rows in use, K key-value heads, P positions that there is memo
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
@@ -30,6 +31,15 @@ class States:
         """The first tokens alone; views."""
         keys, values = (tuple(x[:, :num_tokens] for x in xs) for xs in (self.keys, self.values))
         return States(keys, values)
+
+    @staticmethod
+    def joined(parts: Sequence[States]) -> States:
+        """Tokens that follow each other."""
+        if len(parts) == 1:
+            return parts[0]
+        keys = [torch.cat(tensors, dim=1) for tensors in zip(*(part.keys for part in parts), strict=True)]
+        values = [torch.cat(tensors, dim=1) for tensors in zip(*(part.values for part in parts), strict=True)]
+        return States(tuple(keys), tuple(values))
 
 
 class Slots:

@@ -128,7 +128,7 @@ def test_a_disk_that_takes_no_more_is_noted_once(tmp_path: Path, monkeypatch: py
 
 def test_a_folder_that_cannot_be_used_is_an_error(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
-    with pytest.raises(TrainError, match="file: images cannot be kept there: .*; expected a folder"):
+    with pytest.raises(TrainError, match=r"file: images cannot be kept there: .*; expected a folder"):
         Folder(tmp_path / "file")
 
 
