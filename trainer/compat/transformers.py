@@ -95,14 +95,18 @@ def rotary(base_model: nn.Module) -> Callable[[torch.Tensor, torch.Tensor], Rota
     kind = str(getattr(angles, "rope_type", ""))
     if angles is None or apply is None or kind not in ("default", "linear", "llama3", "yarn"):
         return None
-    scale = float(getattr(angles, "attention_scaling", 1.0))
+    is_unscaled = getattr(angles, "attention_scaling", 1.0) == 1
 
     def rotation(like: torch.Tensor, positions_Q: torch.Tensor) -> Rotate:
         cos, sin = angles(like, positions_Q[None])
         width = cos.shape[-1]
+        scale, _ = (
+            (None, None) if is_unscaled else angles(like, positions_Q[None, :1] * 0)
+        )  # at position 0: no rotation
 
         def rotate(key_KQD: torch.Tensor) -> torch.Tensor:
-            turned = key_KQD[None, ..., :width] if scale == 1 else key_KQD[None, ..., :width] / scale
+            turned = key_KQD[None, ..., :width]
+            turned = turned if scale is None else turned / scale
             _, rotated = apply(turned, turned, cos, sin)
             return torch.cat([rotated[0], key_KQD[..., width:]], dim=-1) if width < key_KQD.shape[-1] else rotated[0]
 

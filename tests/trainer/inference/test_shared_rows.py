@@ -7,6 +7,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field, replace
 from typing import Any
 
+import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -17,8 +18,8 @@ import trainer.compat  # noqa: F401 - before transformers, which looks for torch
 pytest.importorskip("transformers")
 
 from tests.support import model_batches
-from tests.support.model_batches import CONFIG, facts
-from tests.support.tiny_models import PRESETS, Attention, Fed, Loaded, loaded, prompt
+from tests.support.model_batches import CONFIG, IMAGE_IDS, facts, random_images
+from tests.support.tiny_models import GEOMETRY, PRESETS, Attention, Fed, Loaded, loaded, prompt
 from tests.support.whole_sequences import whole_logits
 from tools.decoders.tiny import tiny_config
 from trainer.config.model import DecoderConfig
@@ -141,6 +142,20 @@ def test_a_known_image_costs_no_pass_of_encoder_or_decoder() -> None:
     assert rows.join(shown(rows.record, [None, 602])) == 4
 
 
+@pytest.mark.parametrize("preset", PRESETS)
+def test_a_known_image_gives_the_logits_of_reading_it_within_1e_5_in_single_precision(preset: str) -> None:
+    record = loaded(preset, "mmca")
+    cache = StateCache(1 << 30)
+    rows, _ = open_rows(Generator(record.model, record.chat_tokenizer), 1, cache)
+    list(rows.join(shown(record, [400, None, 401])))
+    rows.leave(0, keep=True)
+    later = shown(record, [*range(600, 640), None, 500, 501])
+    (read,) = [read for read in rows.join(later) if read is not None]
+    assert cache.hits == 1
+    whole = whole_logits(record.model, later)
+    assert (read.logits_V - whole).norm() <= 1e-5 * whole.norm()
+
+
 def test_the_text_of_a_known_beginning_is_not_read_again() -> None:
     for attention in ATTENTIONS:
         rows = tried("tiny_llama", attention)
@@ -205,6 +220,8 @@ def test_a_long_prompt_is_read_in_pieces(monkeypatch: pytest.MonkeyPatch) -> Non
         rows.join(shown(rows.record, [400, None, *range(401, 412), None, 300]))
 
 
+_NONE: Any = None
+"""For what the tests of decoders do not use"""
 DYNAMIC = {"rope_type": "dynamic", "factor": 2.0}
 DECODERS: dict[str, tuple[dict[str, Any], Attention, str]] = {
     "partial rotary": ({"model_type": "gpt_neox"}, "mmca", "images"),
@@ -237,6 +254,13 @@ def test_decoders_get_what_they_can_and_a_note_says_what_they_cannot(name: str) 
         assert "one after the other" in notes[0]
     else:
         assert isinstance(rows, SharedRows)
+        assert rows.places_images == (expected == "images")
+        check = Tried(Loaded(model=model, chat_tokenizer=_NONE, geometry=GEOMETRY), rows)
+        for ids, slots in (([5, *IMAGE_IDS, 6, 7], (1,)), ([8, 9, 10, *IMAGE_IDS, 11], (3,))):
+            check.join(Prompt(ids=np.array(ids), images=random_images(1), slots=slots, end_id=0))
+        check.step([12, 13])
+        check.leave(0)
+        check.step([14])
         reads_again = expected == "rows" and attention == "mmca"
         assert ["images are read again" in note for note in notes] == [True] * reads_again
 
