@@ -14,6 +14,13 @@ from collections.abc import Callable
 from dst.errors import ConfigError
 
 LOOPBACK = frozenset({"localhost", "127.0.0.1", "[::1]"})
+PAGE_HEADERS = {
+    "x-content-type-options": "nosniff",
+    "referrer-policy": "no-referrer",
+    "cross-origin-resource-policy": "same-origin",
+    "cross-origin-opener-policy": "same-origin",
+}
+"""Of everything that a page is made of, in addition to its content security policy"""
 
 
 def is_loopback(host: str) -> bool:

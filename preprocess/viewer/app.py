@@ -19,7 +19,7 @@ from starlette.routing import Route
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from dst.common.html_pages import shown
-from dst.common.web_server import host_name
+from dst.common.web_server import PAGE_HEADERS, host_name
 from dst.errors import DsvlError
 from preprocess.viewer.opened_build import OpenedBuilds
 from preprocess.viewer.pages import POLICY, TEMPLATES, Pages
@@ -29,13 +29,7 @@ from shards.images.formats import format_of
 from shards.images.thumbnails import thumbnail
 
 _SIDE = 512
-_HEADERS = {
-    "content-security-policy": POLICY,
-    "x-content-type-options": "nosniff",
-    "referrer-policy": "no-referrer",
-    "cross-origin-resource-policy": "same-origin",
-    "cross-origin-opener-policy": "same-origin",
-}
+_HEADERS = {"content-security-policy": POLICY, **PAGE_HEADERS}
 _KEPT = {"cache-control": "private, max-age=3600"}
 
 

@@ -15,20 +15,14 @@ from starlette.responses import Response
 from starlette.routing import Route
 
 from dst.common.html_pages import SHARED_STYLE
+from dst.common.web_server import PAGE_HEADERS
 
 POLICY = (
     "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' blob:; connect-src 'self'; "
     "base-uri 'none'; form-action 'none'; frame-ancestors 'none'; require-trusted-types-for 'script'"
 )
 """Trusted types: browsers that know them refuse every text as HTML."""
-HEADERS = {
-    "content-security-policy": POLICY,
-    "x-content-type-options": "nosniff",
-    "referrer-policy": "no-referrer",
-    "cross-origin-resource-policy": "same-origin",
-    "cross-origin-opener-policy": "same-origin",
-    "cache-control": "no-cache",
-}
+HEADERS = {"content-security-policy": POLICY, "cache-control": "no-cache", **PAGE_HEADERS}
 FOLDER = Path(__file__).parent / "page"
 _MEDIA_TYPES = {".css": "text/css", ".html": "text/html", ".js": "text/javascript", ".svg": "image/svg+xml"}
 
