@@ -100,9 +100,7 @@ def rotary(base_model: nn.Module) -> Callable[[torch.Tensor, torch.Tensor], Rota
     def rotation(like: torch.Tensor, positions_Q: torch.Tensor) -> Rotate:
         cos, sin = angles(like, positions_Q[None])
         width = cos.shape[-1]
-        scale, _ = (
-            (None, None) if is_unscaled else angles(like, positions_Q[None, :1] * 0)
-        )  # at position 0: no rotation
+        scale = None if is_unscaled else angles(like, positions_Q[None, :1] * 0)[0]  # position 0 is not rotated
 
         def rotate(key_KQD: torch.Tensor) -> torch.Tensor:
             turned = key_KQD[None, ..., :width]

@@ -29,6 +29,9 @@ class Rows(Protocol):
     def leave(self, row: int, *, keep: bool) -> None:
         """Remove a row. keep: what it has read is sound, and may serve later prompts."""
 
+    def reset(self) -> None:
+        """Remove all rows, also after an error in the middle of a step."""
+
 
 class Read:
     """A prompt that was read. logits: [V], after it. cached: its positions that were not computed."""
@@ -67,3 +70,7 @@ class SeparateRows:
         decoder, length = self._decoders.pop(), self._lengths.pop()
         if row < len(self._decoders):
             self._decoders[row], self._lengths[row] = decoder, length
+
+    def reset(self) -> None:
+        self._decoders.clear()
+        self._lengths.clear()

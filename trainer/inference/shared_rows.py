@@ -49,10 +49,15 @@ class SharedRows:
     ) -> None:
         self._model, self._device, self._cache, self._images = model, device, cache, images
         self._cache_argument, self._takes_positions = cache_argument(), takes_positions(model.decoder)
-        self._slots, self._joining = Slots(num_rows), Slots(1)
+        self._num_rows = num_rows
+        self.reset()
+
+    def reset(self) -> None:
+        """Remove all rows, and their memory."""
+        self._slots, self._joining = Slots(self._num_rows), Slots(1)
         self._traces: list[list[int]] = []
         """What each row has read"""
-        self._is_image_BP = torch.zeros(num_rows, 0, dtype=torch.bool, device=device)
+        self._is_image_BP = torch.zeros(self._num_rows, 0, dtype=torch.bool, device=self._device)
 
     @property
     def places_images(self) -> bool:
@@ -77,6 +82,8 @@ class SharedRows:
         for read in pieces:
             if read is not None:
                 self._add_row(is_image, trace)
+                if read.logits_V.isfinite().all():
+                    self._keep(self._joining, 0, trace)
             yield read
 
     @torch.no_grad()
@@ -219,7 +226,6 @@ class SharedRows:
         self._slots.move(self._joining, 0, row, length)
         self._is_image_BP[row, :length] = torch.from_numpy(is_image).to(self._device)
         self._traces.append(trace.tolist())
-        self._keep(self._joining, 0, trace)
 
     def _keep(self, slots: Slots, row: int, trace: Trace) -> None:
         """Keep what a row has read; images are kept apart where they can be placed anywhere."""
@@ -235,9 +241,9 @@ class SharedRows:
 
     def _reserve(self, positions: int) -> None:
         self._slots.reserve(positions)
-        num_rows, reserved = self._is_image_BP.shape
+        reserved = self._is_image_BP.shape[1]
         if reserved < positions:
-            more = torch.zeros(num_rows, positions, dtype=torch.bool, device=self._device)  # doubles the memory
+            more = torch.zeros(self._num_rows, positions, dtype=torch.bool, device=self._device)  # doubles the memory
             self._is_image_BP = torch.cat([self._is_image_BP, more], dim=1)
 
     def _tensor(self, array: npt.NDArray[np.int64]) -> torch.Tensor:

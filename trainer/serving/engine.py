@@ -12,7 +12,7 @@ Rules
 Shapes: B running requests, V vocabulary.
 """
 
-# ruff: noqa: N803, N806 - names end in their shape
+# ruff: noqa: N803 - names end in their shape
 
 from __future__ import annotations
 
@@ -130,9 +130,22 @@ class Engine:
 
     def _run(self) -> None:
         while self._wait_for_work():
-            self._drop_cancelled()
-            self._step()
-            self._read()
+            try:
+                self._drop_cancelled()
+                self._step()
+                self._read()
+            except Exception as error:  # memory, for example: which request is the cause is unknown
+                self._fail_all(error)
+
+    def _fail_all(self, error: Exception) -> None:
+        """Fail the requests that are being read or answered, and forget their rows, whatever state they are in."""
+        with self._changed:
+            jobs = [*self._running, *([self._reading] if self._reading else [])]
+            self._reading = None
+            self._running.clear()
+        self._rows.reset()
+        for job in jobs:
+            self._fail(job, error)
 
     def _wait_for_work(self) -> bool:
         """Wait until there is something to do. False: the engine is closed, and nothing is left to do."""
@@ -180,13 +193,7 @@ class Engine:
         running = list(self._running)
         if not running:
             return
-        try:
-            logits_BV = self._rows.step([job.last for job in running])
-        except Exception as error:  # which of them is the cause is unknown: memory, for example
-            for job in running:
-                self._fail(job, error)
-            return
-        self._choose(running, logits_BV)
+        self._choose(running, self._rows.step([job.last for job in running]))
 
     def _choose(self, jobs: list[_Job], logits_BV: torch.Tensor) -> None:
         """Choose the next token of each, and pass it to its listener."""
@@ -232,13 +239,15 @@ class Engine:
             job.listener.failed(error)
 
     def _remove(self, job: _Job, *, keep: bool) -> None:
+        row = self._running.index(job) if job in self._running else None
+        if row is not None:
+            self._rows.leave(row, keep=keep)
         with self._changed:
             self._answered += 1
-            if job in self._running:
-                row, last = self._running.index(job), self._running.pop()
+            if row is not None:
+                last = self._running.pop()
                 if row < len(self._running):
                     self._running[row] = last
-                self._rows.leave(row, keep=keep)
 
 
 class Ticket:

@@ -272,6 +272,32 @@ def test_a_request_that_fails_fails_alone(record: Loaded, generator: Generator, 
     assert fine.wait().tokens == alone(generator, asked(record, 2))
 
 
+def test_an_error_of_the_model_fails_what_it_answers_and_the_next_requests_are_answered(
+    record: Loaded, generator: Generator
+) -> None:
+    engine = Engine(generator, batch=2)
+    held = Held(engine, asked(record, 1, tokens=20))
+    other = Heard()
+    engine.submit(asked(record, 3, tokens=20), other)
+
+    def fail(*_: object, **__: object) -> None:
+        calls.append(1)
+        if len(calls) == 4:
+            raise torch.OutOfMemoryError("CUDA out of memory")
+
+    calls: list[int] = []
+    hook = record.model.decoder.base_model.get_submodule("layers.1").register_forward_pre_hook(fail)
+    held.release()
+    assert isinstance(held.heard.wait().error, torch.OutOfMemoryError)
+    other.wait()
+    hook.remove()
+    fine = Heard()
+    engine.submit(asked(record, 2), fine)
+    assert fine.wait().tokens == alone(generator, asked(record, 2))
+    assert engine.stats().running == 0
+    engine.close(within_s=0)
+
+
 def test_a_listener_that_raises_loses_its_request_and_no_other(
     record: Loaded, generator: Generator, engine: Engine
 ) -> None:
