@@ -67,6 +67,7 @@ bench: dev
 	$(BIN)/python -m tools.bench.open
 	$(BIN)/python -m tools.bench.ingest
 	$(BIN)/python -m tools.bench.plan
+	$(BIN)/python -m tools.bench.planning.floor
 	$(BIN)/python -m tools.bench.remote_inputs
 	$(BIN)/python -m tools.bench.remote
 	$(BIN)/python -m tools.bench.serve

@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -23,7 +24,7 @@ from preprocess.compiler.task_runner import TaskRunner
 from preprocess.compiler.worker_deaths import deadly_items, noting
 from preprocess.compiler_version import libraries
 from preprocess.conversation import Image
-from preprocess.dedupe.equal_rows import first_equal
+from preprocess.dedupe.equal_rows import first_equal, narrow
 from preprocess.dedupe.fingerprint import (
     FINGERPRINT,
     VERSION,
@@ -67,7 +68,7 @@ class FingerprintTask:
 class ImageTable:
     """The distinct images of a blend, numbered from 0; an image that several records or datasets name has one number.
 
-    numbers: dataset -> for each image of its spool, in the spool's order, its number.
+    numbers: dataset -> for each image of its spool, in the spool's order, its number, int32 or int64.
     """
 
     def __init__(self, stage: FingerprintStage) -> None:
@@ -77,12 +78,14 @@ class ImageTable:
         first = first_equal(np.concatenate([np.zeros(0, np.uint64), *paths.values()]))
         del paths
         is_first = first == np.arange(len(first))
-        numbers = (np.cumsum(is_first) - 1)[first]  # in the order of the blend
         distinct = np.flatnonzero(is_first)
+        ranks: npt.NDArray[Any] = np.cumsum(is_first, dtype=narrow(len(first)))
+        ranks -= 1
+        numbers = ranks[first]  # in the order of the blend
         self._dataset = (np.searchsorted(starts, distinct, "right") - 1).astype(np.int16)
         self._position = distinct - starts[self._dataset]
         of_datasets = np.split(numbers, starts[1:-1])
-        self.numbers: dict[str, npt.NDArray[np.int64]] = dict(zip(self._datasets, of_datasets, strict=True))
+        self.numbers: dict[str, npt.NDArray[Any]] = dict(zip(self._datasets, of_datasets, strict=True))
 
     def __len__(self) -> int:
         return len(self._position)

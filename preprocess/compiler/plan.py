@@ -21,6 +21,7 @@ from preprocess.compiler.share import image_units
 from preprocess.compiler.spool import Spool
 from preprocess.compiler.task import CompileTask, TaskContext
 from preprocess.compiler_version import COMPILER, libraries
+from preprocess.dedupe.equal_rows import narrow
 from preprocess.errors import DataError
 from preprocess.images.prepare import even_count
 from preprocess.images.videos import reader_version
@@ -65,25 +66,27 @@ def assign_splits(blend: Blend, spools: Mapping[str, Spool], copies: Copies | No
         return {name: np.full(len(spool), split.TRAIN, np.uint8) for name, spool in spools.items()}
     row, group = 0, 0
     num_rows = sum(len(spool) for spool in spools.values())
-    groups, starts, own = [], np.zeros(num_rows + 1, np.int64), np.empty(num_rows, np.uint64)
+    num_groups = sum(spool.length("groups") + spool.num_images for spool in spools.values())
+    groups, own, starts = [], [], np.zeros(num_rows + 1, narrow(num_groups))
     official, pinned = np.zeros(num_rows, np.bool_), np.zeros(num_rows, np.bool_)
     for dataset in blend.datasets:
         name, spool = dataset.name, spools[dataset.name]
         rows = slice(row, row + len(spool))
         values, begin = copies.groups(name, spool) if copies else spool.lists("groups")
         groups.append(values.astype(np.uint64, copy=False))
-        np.add(begin[1:], group, out=starts[rows.start + 1 : rows.stop + 1])
+        np.add(begin[1:], group, out=starts[rows.start + 1 : rows.stop + 1], casting="same_kind")
         group += len(values)
         salt = np.uint64(xxhash.xxh3_64_intdigest(f"{_GROUPLESS_SALT}/{name}".encode()))
-        np.bitwise_xor(spool.column("hash"), salt, out=own[rows])
+        own.append(spool.column("hash")[begin[1:] == begin[:-1]] ^ salt)
         official[rows] = official_eval[name]
         pinned[rows] = dataset.split == "train"
         row = rows.stop
         del values, begin  # they take as much memory as all that is kept of the dataset
+        spool.forget_pages()
     side = split.assign(
         groups[0] if len(groups) == 1 else np.concatenate(groups),
         starts,
-        own,
+        np.concatenate(own),
         official,
         pinned,
         share=blend.split.eval,

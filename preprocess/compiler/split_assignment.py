@@ -12,6 +12,8 @@ which becomes a reject; so is a record pinned to train whose groups are all on t
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import numpy.typing as npt
 
@@ -28,7 +30,7 @@ Side = npt.NDArray[np.uint8]
 
 def assign(
     groups: Hashes,
-    starts: npt.NDArray[np.int64],
+    starts: npt.NDArray[Any],
     own: Hashes,
     official_eval: npt.NDArray[np.bool_],
     pinned_train: npt.NDArray[np.bool_],
@@ -38,15 +40,15 @@ def assign(
 ) -> Side:
     """The side of each of R conversations, uint8 [R].
 
-    groups: uint64 [N], concatenated group ids of all conversations. starts: int64 [R + 1], where each
-    conversation's groups begin. own: uint64 [R], a hash of each conversation's identity, for those without groups.
+    groups: uint64 [N], concatenated group ids of all conversations. starts: int32 or int64 [R + 1], where each
+    conversation's groups begin. own: uint64 [A], a hash of the identity of each of the A conversations without groups.
     official_eval: bool [R], on the eval side whatever the share is. pinned_train: bool [R], never on the eval side; no
     conversation is both. share: of the groups, for eval.
     """
     counts = np.diff(starts)
     side = np.full(len(counts), TRAIN, np.uint8)
     alone = np.flatnonzero(counts == 0)
-    side[alone[(_chance(own[alone], seed) < share) & ~pinned_train[alone] | official_eval[alone]]] = EVAL
+    side[alone[(_chance(own, seed) < share) & ~pinned_train[alone] | official_eval[alone]]] = EVAL
     if not len(groups):
         return side
     names, index = numbered(groups)

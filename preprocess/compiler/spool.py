@@ -10,6 +10,7 @@ Rule: any conversation can be read by its number, so a task reads any subset and
 
 from __future__ import annotations
 
+import mmap
 import os
 import weakref
 from collections import Counter
@@ -93,8 +94,9 @@ class Spool:
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
-        with pa.memory_map(str(folder / TABLE)) as source:
-            self.table: pa.Table = pa.ipc.open_file(source).read_all()
+        with (folder / TABLE).open("rb") as file:
+            self._pages = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
+        self.table: pa.Table = pa.ipc.open_file(pa.py_buffer(self._pages)).read_all()
         self._file = os.open(folder / "records.jsonl", os.O_RDONLY)
         weakref.finalize(self, os.close, self._file)
         self._starts = _starts(self.table.column("offset").chunks)
@@ -102,6 +104,11 @@ class Spool:
 
     def __len__(self) -> int:
         return int(self.table.num_rows)
+
+    def forget_pages(self) -> None:
+        """Give back the memory of the table's pages that were read; what is read again comes from the file."""
+        if hasattr(mmap, "MADV_DONTNEED"):
+            self._pages.madvise(mmap.MADV_DONTNEED)
 
     def __getitem__(self, row: int) -> Conversation:
         """Raises DataError if the line is not the one that was written."""
@@ -118,7 +125,11 @@ class Spool:
     @cached_property
     def num_images(self) -> int:
         """Of all rows; an image that several rows name counts each time."""
-        return sum(len(chunk.flatten()) for chunk in self.table.column("stores").chunks)
+        return self.length("stores")
+
+    def length(self, name: str) -> int:
+        """Of all lists of a column."""
+        return sum(len(chunk.flatten()) for chunk in self.table.column(name).chunks)
 
     def column(self, name: str) -> npt.NDArray[Any]:
         return np.asarray(self.table.column(name).to_numpy())
@@ -198,7 +209,6 @@ def reject_line(dataset: str, reject: Reject) -> bytes:
 
 
 def sync_files(folder: Path) -> None:
-    """Everything in a folder on disk."""
     for path in folder.iterdir():
         with path.open("rb+") as file:
             os.fsync(file.fileno())

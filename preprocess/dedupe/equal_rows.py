@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import numpy.typing as npt
 
@@ -18,13 +20,23 @@ def first_equal(*columns: Values) -> npt.NDArray[np.int64]:
     return result
 
 
-def numbered(values: Values) -> tuple[Values, npt.NDArray[np.int64]]:
-    """The distinct values, ascending, and for each of N values its number among these, [N]: np.unique in less space."""
+def narrow(count: int) -> np.dtype[Any]:
+    """The smaller of int32 and int64 that holds numbers up to a count."""
+    return np.dtype(np.int32 if count < 2**31 else np.int64)
+
+
+def numbered(values: Values) -> tuple[Values, npt.NDArray[Any]]:
+    """The distinct values, ascending, and for each of N values its number among these, `narrow` [N].
+
+    It is np.unique in less space.
+    """
     order = np.argsort(values, kind="stable")
     begins = _begins(order, (values,))
     names = values[order[begins]]
-    result = np.empty(len(values), np.int64)
-    result[order] = np.repeat(np.arange(len(names)), np.diff(np.flatnonzero(begins), append=len(order)))
+    result = np.empty(len(values), narrow(len(values)))
+    result[order] = np.repeat(
+        np.arange(len(names), dtype=result.dtype), np.diff(np.flatnonzero(begins), append=len(order))
+    )
     return names, result
 
 

@@ -32,7 +32,7 @@ def sides(rows: Sequence[Row], *, share: float, seed: int, pinned: Collection[in
     result = assign(
         np.array([group for groups, _, _ in rows for group in groups], dtype=np.uint64),
         np.concatenate([[0], np.cumsum(counts)]).astype(np.int64),
-        np.array([own for _, own, _ in rows], dtype=np.uint64),
+        np.array([own for groups, own, _ in rows if not groups], dtype=np.uint64),
         np.array([official for _, _, official in rows], dtype=bool),
         np.array(pins(rows, pinned), dtype=bool),
         share=share,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import json
+import sys
 import tempfile
 from pathlib import Path
 
@@ -157,3 +158,21 @@ def test_the_same_stream_gives_the_same_bytes(tmp_path: Path) -> None:
         write_spool(tmp_path / name, "alpha", [conversation(1, images=(Image(name="1.jpg"),)), conversation(2)])
     for path in ("records.jsonl", "table.arrow", "rejects.jsonl"):
         assert (tmp_path / "first" / path).read_bytes() == (tmp_path / "second" / path).read_bytes()
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="reads the pages of a mapping in /proc")
+def test_pages_that_are_forgotten_take_no_memory_and_are_read_again(tmp_path: Path) -> None:
+    write_spool(tmp_path, "mine", [Conversation(id=f"{number}", turns=(), sources=()) for number in range(20_000)])
+    spool = Spool(tmp_path)
+    hashes = spool.column("hash").copy()
+    assert resident_bytes(tmp_path / "table.arrow") >= hashes.nbytes
+    spool.forget_pages()
+    assert resident_bytes(tmp_path / "table.arrow") == 0
+    assert (spool.column("hash") == hashes).all()
+
+
+def resident_bytes(path: Path) -> int:
+    """Of the file's mappings in this process."""
+    text = Path("/proc/self/smaps").read_text(encoding="utf-8")
+    _, _, after = text.partition(f"{path}\n")
+    return sum(int(part.partition("\nRss:")[2].split()[0]) * 1024 for part in [after] if part)
