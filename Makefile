@@ -1,5 +1,5 @@
 # Each target does all the set-up it needs: it makes a virtual environment, or finishes it, at the versions of a lock file.
-.PHONY: demo test test-fast test-oldest test-newest test-transformers4 lint types docs checks all-tests bench train dev lock clean
+.PHONY: demo test test-fast test-oldest test-newest test-transformers4 test-lmms-eval lint types docs checks all-tests bench train dev lock clean
 
 PYTHON ?= python3
 VENV := .venv
@@ -50,6 +50,9 @@ test-newest:
 test-transformers4: dev
 	$(BIN)/python -m tools.check_transformers4
 
+test-lmms-eval: dev
+	$(BIN)/python -m tools.check_lmms_eval
+
 lint: dev
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
@@ -88,4 +91,4 @@ lock:
 	$(PYTHON) tools/lock.py
 
 clean:
-	rm -rf .venv .venv-oldest .venv-newest .venv-transformers4 build *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis
+	rm -rf .venv .venv-oldest .venv-newest .venv-transformers4 .venv-lmms-eval build *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis

@@ -31,8 +31,8 @@ LAYERS = {
     """,
     "trainer": """
         errors  import_hooks  compat  config  attention  model.encoders  model  distributed  model_io  auto_classes
-        checkpoint  training  inference  serving  export  verify  evaluation  reporting  cli_options  cli_measure
-        cli_serve  cli
+        checkpoint  training  inference  serving  export  verify  evaluation  lmms_eval  reporting  cli_options
+        cli_measure  cli_serve  cli
     """,
 }
 """Modules and sub-packages; each imports only from itself and from those before it (docs/architecture.md)"""
@@ -115,6 +115,7 @@ LIGHT = [
     "preprocess.views.inspect",
     "trainer.reporting.page",
     "trainer.cli",
+    "trainer.lmms_eval",
 ]
 
 

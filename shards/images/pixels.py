@@ -64,12 +64,12 @@ def check_depth(image: ImageFile.ImageFile, data: bytes, *, sixteen_bit: bool = 
         raise ImageError("format", "more than 8 bits a channel; convert it to 8 bits first")
 
 
-def check_frames(image: ImageFile.ImageFile) -> None:
+def check_frames(image: Image.Image) -> None:
     if is_animated(image):
         raise ImageError("animated", "the image has more than one frame; take one out and store it as PNG or JPEG")
 
 
-def is_animated(image: ImageFile.ImageFile) -> bool:
+def is_animated(image: Image.Image) -> bool:
     """Whether there is a second frame or page."""
     return bool(fenced(lambda: getattr(image, "is_animated", False)))  # for GIF this looks for a second frame
 
@@ -108,7 +108,7 @@ def decode_as_luma(image: ImageFile.ImageFile) -> None:
     fenced(lambda: image.draft("L", image.size))
 
 
-def read_orientation(image: ImageFile.ImageFile, data: bytes) -> int:
+def read_orientation(image: Image.Image, data: bytes) -> int:
     """The EXIF (or XMP) orientation, 1 to 8; 1 (upright) where there is none, or none that can be read."""
     hidden = isinstance(image, PngImagePlugin.PngImageFile) and b"eXIf" in data  # PNG may keep it behind the pixels
     if not hidden and not image.info.keys() & {"exif", "xmp", "XML:com.adobe.xmp", "Raw profile type exif"}:

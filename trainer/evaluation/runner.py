@@ -25,6 +25,7 @@ from trainer.distributed.ranks import Ranks
 from trainer.errors import TrainError
 from trainer.evaluation.dialogues import Dialogue
 from trainer.evaluation.held_out import SPLIT, Question, Show, prompt_for, question_text, questions_of
+from trainer.evaluation.length_batches import length_batches
 from trainer.evaluation.metrics import Answered, Scores, missing_packages, score
 from trainer.evaluation.report import PAGE_DIALOGUES, AnsweredDialogue, AnsweredRound, ReportImage
 from trainer.inference.cached_decoder import Prompt
@@ -124,7 +125,7 @@ def generate_answers(
     """The answers to questions, in their order. show: other images in the place of their own. Raises as above."""
     generator, tokenizer = Generator(speaker.model, speaker.chat_tokenizer), speaker.chat_tokenizer.tokenizer
     answers = [""] * len(questions)
-    for numbers in _batches({number: question.positions for number, question in enumerate(questions)}, batch):
+    for numbers in length_batches({number: question.positions for number, question in enumerate(questions)}, batch):
         asked = [questions[number] for number in numbers]
         prompts = [prompt_for(build, question, speaker.geometry, tokenizer.image_id, show) for question in asked]
         keys = [(question.dataset, question.record, question.number) for question in asked]
@@ -195,7 +196,7 @@ def hold_dialogues(
                     advance(len(dialogue.rounds) - number)
                 else:
                     prompts[index] = prompt
-        for indices in _batches({index: len(prompt.ids) for index, prompt in prompts.items()}, batch):
+        for indices in length_batches({index: len(prompt.ids) for index, prompt in prompts.items()}, batch):
             keys = [(dialogues[index].id, number) for index in indices]
             answers = generator.batch([prompts[index] for index in indices], sampling, keys=keys)
             for index, tokens in zip(indices, answers, strict=True):
@@ -214,13 +215,6 @@ def _counted(loader: Loader, advance: Advance) -> Iterator[Batch]:
 
 def _device(speaker: Speaker) -> torch.device:
     return next(speaker.model.parameters()).device
-
-
-def _batches(lengths: Mapping[int, int], batch: int) -> Iterator[list[int]]:
-    """Indices in groups of similar length, the longest first, so that too little memory shows at once."""
-    ordered = sorted(lengths, key=lambda index: -lengths[index])
-    for start in range(0, len(ordered), batch):
-        yield ordered[start : start + batch]
 
 
 def _dialogues(

@@ -21,18 +21,18 @@ from trainer.training.restore import open_run, restore
 
 
 def open_model(
-    location: Path, *, build: str | None = None, allow_extensions: Collection[str] = ()
+    location: Path, *, build: str | None = None, allow_extensions: Collection[str] = (), device: str | None = None
 ) -> tuple[Loaded, Build | None]:
-    """The model, on the GPU if there is one, and the build that a run was trained on; None for an exported model.
+    """The model, and the build that a run was trained on; None for an exported model.
 
     build: the path of that build, if it was moved. allow_extensions: encoders and projectors of other packages that the
-    model may name. Raises ConfigError, ShardError or TrainError.
+    model may name. device: default: the GPU if there is one. Raises ConfigError, ShardError or TrainError.
     """
-    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    chosen = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
     if (location / RECORD).is_file():
         if build is not None:
             raise ConfigError([f"--build: {location} is an exported model, which needs no build; remove the option"])
-        return load_model(location, device=device, allow_extensions=allow_extensions), None
+        return load_model(location, device=chosen, allow_extensions=allow_extensions), None
     if locate(location) is None:
         raise ConfigError([f"{location}: no model there; expected a folder that dsvl-train export wrote, {PLACES}"])
     run = open_run(location, build=build, allow_extensions=allow_extensions)
@@ -40,7 +40,7 @@ def open_model(
     template = Template(manifest.config.template, manifest.template)
     return (
         Loaded(
-            model=restore(run).to(device, DTYPES[run.config.precision]),
+            model=restore(run).to(chosen, DTYPES[run.config.precision]),
             chat_tokenizer=ChatTokenizer(template, load_tokenizer(run.build.tokenizer_folder())),
             geometry=manifest.config.image,
             facts=manifest.facts(),

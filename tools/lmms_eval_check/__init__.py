@@ -1,0 +1,1 @@
+"""What tools/check_lmms_eval.py runs and expects."""
