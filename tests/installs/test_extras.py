@@ -17,6 +17,7 @@ from tests.support import small_blends
 from tests.support.clean_installs import Venvs, name_of, succeed
 from tests.support.extras import EXTRAS, OURS, providers
 from tests.support.forked_programs import ForkedPrograms
+from tests.support.paths import ROOT
 
 INSTALLS: list[tuple[str, ...]] = [(), *((extra,) for extra in EXTRAS)]
 
@@ -194,3 +195,16 @@ def test_the_view_extra_alone_serves_a_build_and_draws_its_report(venvs: Venvs, 
     """
     printed = succeed(venvs("view").run("python", "-c", textwrap.dedent(code), built, cwd=tmp_path))
     assert printed.splitlines() == ["200 True", "True", "stopped"]
+
+
+def test_the_serve_extra_alone_has_every_file_of_the_chat_page(venvs: Venvs, tmp_path: Path) -> None:
+    code = """
+        import asyncio
+        from trainer.serving.page import page_routes
+
+        answers = {route.path: asyncio.run(route.endpoint(None)) for route in page_routes()}
+        print(*sorted(path for path, answer in answers.items() if answer.body))
+    """
+    printed = succeed(venvs("serve").run("python", "-c", textwrap.dedent(code), cwd=tmp_path))
+    named = [f"/page/{path.name}" for path in (ROOT / "trainer/serving/page").iterdir() if path.name != "index.html"]
+    assert printed.split() == sorted(["/", "/page/page.css", *named])
