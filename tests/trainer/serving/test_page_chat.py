@@ -26,7 +26,10 @@ from tests.support.fake_chat_server import FakeChat
 
 RED, GREEN, BLUE = map(image_bytes, range(3))
 STREAMED = {"stream": True, "stream_options": {"include_usage": True}}
-HOSTILE = '<img src=x onerror="document.title=1"> <b>bold</b> \x1b[31m \u202ecba'
+HOSTILE = (
+"""Joiners stay, since emoji and scripts need them."""
+    '<img src=x onerror="document.title=1"> <b>bold</b> \x1b[31m \u202ecba 👩\u200d🚀 می\u200cخواهم'  # joiners stay
+)
 
 
 def part(image: bytes) -> dict[str, Any]:

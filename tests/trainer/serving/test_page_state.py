@@ -114,6 +114,23 @@ def test_a_question_that_a_reload_left_unanswered_may_be_asked_again(chromium: C
     chromium.look(chat.address, check)
 
 
+def test_a_new_conversation_ends_the_answer_that_is_being_generated(chromium: Chromium, chat: FakeChat) -> None:
+    chat.answers = [chat.gated("Half")]
+
+    def check(page: Any) -> None:
+        ask(page, "Long?", answered=False)
+        page.wait_for_function("() => document.querySelector('.answer .text').textContent === 'Half'")
+        page.locator("#new").click()
+        ask(page, "Short?")
+        assert (questions(page), answers(page)) == (["Short?"], ["Answer 2."])
+        page.locator("#new").click()
+        page.locator("#undo").click()
+        assert questions(page) == ["Short?"]
+
+    chromium.look(chat.address, check)
+    assert chat.cancelled == 1
+
+
 def test_another_tab_has_a_conversation_of_its_own(chromium: Chromium, chat: FakeChat) -> None:
     def check(page: Any) -> None:
         ask(page, "Here?")
