@@ -26,10 +26,9 @@ from tests.support.fake_chat_server import FakeChat
 
 RED, GREEN, BLUE = map(image_bytes, range(3))
 STREAMED = {"stream": True, "stream_options": {"include_usage": True}}
-HOSTILE = (
-"""Joiners stay, since emoji and scripts need them."""
-    '<img src=x onerror="document.title=1"> <b>bold</b> \x1b[31m \u202ecba 👩\u200d🚀 می\u200cخواهم'  # joiners stay
-)
+MARKUP = '<img src=x onerror="document.title=1"> <b>bold</b>'
+HOSTILE = MARKUP + " \x1b[31m \u202ecba 👩\u200d🚀 می\u200cخواهم"
+"""Joiners stay as they are, since emoji and scripts need them."""
 
 
 def part(image: bytes) -> dict[str, Any]:
