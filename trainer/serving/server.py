@@ -54,6 +54,7 @@ def serve(
     Raises ConfigError for an address that cannot be used, and whatever load raises.
     """
     with listening(service, address, log=log) as (url, thread):
+        log(f"listening at {url}; the model is being loaded")
         try:
             model = service.model = load()
             started(url)
