@@ -32,6 +32,7 @@ EXTRA_OF = {
     "trainer/serving/page.py": "serve",
     "trainer/serving/answers.py": "serve",
     "trainer/serving/app.py": "serve",
+    "trainer/serving/connections.py": "serve",
     "trainer/serving/failures.py": "serve",
     "trainer/serving/guard.py": "serve",
     "trainer/serving/images.py": "serve",

@@ -20,6 +20,7 @@ import uvicorn
 from dst.common.web_server import listen, own_hosts, url_host
 from trainer.distributed.stop_signal import StopFlag
 from trainer.serving.app import make_app
+from trainer.serving.connections import ImpatientProtocol
 from trainer.serving.service import ServedModel, Service
 
 _POLL_S = 0.1
@@ -78,7 +79,7 @@ def listening(
     app = make_app(service, is_own=lambda host: is_own(host) or host in names, log=log)
     config = uvicorn.Config(
         app,
-        http="h11",
+        http=ImpatientProtocol,
         ws="none",
         log_level="critical",  # the app has a log of its own
         access_log=False,

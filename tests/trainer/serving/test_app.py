@@ -15,6 +15,7 @@ from tests.support.chat_requests import MODEL, chat_body, data_uri, encoded, ima
 from tests.support.chat_servers import ChatServer, chat_server, served
 from tests.support.tiny_models import loaded
 from tests.support.waiting import wait_until
+from trainer.serving import connections
 from trainer.serving.limits import Limits
 
 CHAT = "v1/chat/completions"
@@ -122,6 +123,14 @@ def test_a_body_that_does_not_come_is_given_up() -> None:
     with chat_server(loaded(), limits=Limits(body_timeout_s=0.2)) as impatient, connection(impatient) as opened:
         opened.sendall(head(1000) + b"{")
         assert status_of(opened) == 408
+
+
+def test_a_connection_without_a_request_is_closed(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(connections, "FIRST_REQUEST_S", 0.2)
+    with chat_server(loaded()) as impatient, connection(impatient) as silent, connection(impatient) as slow:
+        slow.sendall(b"GET /health HTTP/1.1\r\nHost:")
+        assert (silent.recv(100), slow.recv(100)) == (b"", b"")
+        assert impatient.get("health").status == 200
 
 
 def test_a_full_queue_is_too_many_requests_for_now() -> None:

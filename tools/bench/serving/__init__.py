@@ -1,0 +1,1 @@
+"""Requests and their answers for benchmarks of the server."""
