@@ -139,7 +139,7 @@ def _wrong_head(seed: int) -> Exchange:
 
 def _not_http(seed: int) -> Exchange:
     raws = (
-        b"\x16\x03\x01\x02\x00" * 20,
+        b"\x16\x03\x01\x02\x00" * 20 + b"\r\n\r\n",
         b"GET / HTTP/9.9\r\n\r\n",
         b"A" * 70_000 + b"\r\n\r\n",
         b"GET /\0 HTTP/1.1\r\n\r\n",
