@@ -74,6 +74,7 @@ bench: dev
 	$(BIN)/python -m tools.bench.remote_inputs
 	$(BIN)/python -m tools.bench.remote
 	$(BIN)/python -m tools.bench.serve
+	$(BIN)/python -m tools.bench.serve_soak
 	$(BIN)/python -m tools.bench.share
 	$(BIN)/python -m tools.bench.start
 	$(BIN)/python -m tools.bench.tiles

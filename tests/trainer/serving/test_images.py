@@ -13,6 +13,7 @@ import pytest
 pytest.importorskip("aiohttp")
 pytest.importorskip("starlette")
 
+from dst.common.public_addresses import public_socket
 from tests.support.chat_requests import chat_body, data_uri, image_bytes, image_part, png_header
 from tests.support.chat_servers import chat_server
 from tests.support.tiny_models import loaded
@@ -114,11 +115,11 @@ def test_a_redirect_to_a_private_address_is_refused(site: WebServer, monkeypatch
 
     (target,) = site.serve({"/b.png": PNG})
     site.answers["/a"] = sending(status=302, Location=target)
-    real, opened = module.public_socket, list[object]()
+    opened = list[object]()
 
     def first_is_public(address: object) -> socket.socket:
         opened.append(address)
-        return socket.socket() if len(opened) == 1 else real(address)  # type: ignore[arg-type]
+        return socket.socket() if len(opened) == 1 else public_socket(address)  # type: ignore[arg-type]
 
     monkeypatch.setattr(module, "public_socket", first_is_public)
     with pytest.raises(RequestError, match="has a private address"):

@@ -149,7 +149,7 @@ def _not_http(seed: int) -> Exchange:
 
 def _left(seed: int) -> Exchange:
     fields: dict[str, Any] = {"max_tokens": 200, "messages": _about(_photo(seed)), "seed": seed}
-    leave: Leave = ("after the request", "amid the body", "amid the answer")[seed % 3]  # type: ignore[assignment]
+    leave: Leave = ("after the request", "amid the body", "amid the answer")[seed % 3]
     body = json.dumps(chat_body(**fields, stream=leave == "amid the answer")).encode()
     return Exchange(kind=f"client leaves {leave}", expected=(0,), body=body, leave=leave)
 
