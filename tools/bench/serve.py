@@ -1,6 +1,6 @@
 """Measure the engine of `dsvl-train serve`: tokens/s of 8 clients against one, and what a known image saves.
 
-    python -m tools.bench.serve [--sizes tiny,135M] [--tokens 48] [--repeats 3] [--only clients,images]
+    python -m tools.bench.serve [--sizes tiny,135M] [--tokens 48] [--repeats 3] [--only clients,images,http]
 
 Models have random weights: what is measured does not depend on their values. All images have 576 tokens. The sides of a
 ratio take turns, and the best of all repeats counts. Prints Markdown for docs/benchmarks.md.
@@ -12,88 +12,27 @@ import argparse
 import itertools
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
-from typing import Any
+from typing import TypeVar
 
-import numpy as np
 import torch
 
-import trainer.compat  # noqa: F401 - before transformers, which looks for torchvision
-from dst import ChatTokenizer, load_template, load_tokenizer
-from shards.format.manifest import BuildFacts, BuildLimits, TokenizerInfo
-from shards.images.geometry import Geometry
-from tools.bench.data import ROOT, machine
+from tools.bench.data import machine
+from tools.bench.serving.models import SIZES, Model, made
+from tools.bench.serving.over_http import ask_over_http, http_server
 from tools.bench.training.goals import Goal, print_goals
-from trainer.config.model import DecoderConfig, EncoderConfig, ModelConfig, ProjectorConfig
 from trainer.inference.cached_decoder import Prompt
-from trainer.inference.generate import Generator, Sampling
-from trainer.model.build_model import build_model
-from trainer.model.decoder import PRESETS
-from trainer.model.vision_chat import VisionChatModel
+from trainer.inference.generate import Sampling
 from trainer.serving.engine import Engine, Reason, Request, Usage
+
+T = TypeVar("T")
 
 _QUESTIONS = itertools.count()
 """No question is asked twice"""
 CLIENTS = 8
 FASTER, SOONER = 2.5, 5.0
 ATTENTIONS = ("mmca", "causal")
-SMOLLM2_135M: dict[str, Any] = {
-    "model_type": "llama",
-    "vocab_size": 49152,
-    "hidden_size": 576,
-    "intermediate_size": 1536,
-    "num_hidden_layers": 30,
-    "num_attention_heads": 9,
-    "num_key_value_heads": 3,
-    "max_position_embeddings": 8192,
-    "tie_word_embeddings": True,
-    "bos_token_id": None,
-    "eos_token_id": None,
-    "pad_token_id": None,
-}
-DINOV2_SMALL: dict[str, Any] = {
-    "model_type": "dinov2",
-    "hidden_size": 384,
-    "num_hidden_layers": 12,
-    "num_attention_heads": 6,
-    "image_size": 336,
-    "patch_size": 14,
-}
-SIZES: dict[str, tuple[dict[str, Any], EncoderConfig]] = {
-    "tiny": (
-        PRESETS["tiny_llama"],
-        EncoderConfig(kind="tiny", config={"image_size": 336, "patch_size": 14}),
-    ),
-    "135M": (SMOLLM2_135M, EncoderConfig(kind="hf", config=DINOV2_SMALL)),
-}
-"""Name -> decoder and encoder; all have 576 tokens an image"""
-IMAGE_TOKENS = 576
-QUESTION_TOKENS = 24
-
-
-@dataclass(frozen=True, slots=True)
-class Model:
-    """A generator, and prompts for it."""
-
-    generator: Generator
-    side: int
-
-    def prompt(self, question: int, *, image: int, beginning: int = 0) -> Prompt:
-        """Random words before an image and behind it; each number stands for other words or pixels."""
-        image_id = self.generator.model.image_id
-        before, behind = (
-            np.random.Generator(np.random.PCG64(seed)).integers(300, 1000, length)
-            for seed, length in (((beginning, 1), 4), ((question, 2), QUESTION_TOKENS))
-        )
-        pixels = torch.Generator().manual_seed(image)
-        return Prompt(
-            ids=np.concatenate([before, np.full(IMAGE_TOKENS, image_id), behind]).astype(np.int64),
-            images=torch.randint(256, (1, 3, self.side, self.side), dtype=torch.uint8, generator=pixels),
-            slots=(4,),
-            end_id=self.generator.end_id,
-        )
 
 
 class Answer:
@@ -127,49 +66,25 @@ def main() -> None:
     parser.add_argument("--tokens", type=int, default=48, help="of each answer")
     parser.add_argument("--questions", type=int, default=2, help="of each client")
     parser.add_argument("--repeats", type=int, default=3, help="rounds; the best counts")
-    parser.add_argument("--only", default="clients,images")
+    parser.add_argument("--only", default="clients,images,http")
     arguments = parser.parse_args()
     parts = arguments.only.split(",")
     print(f"{machine()}, {torch.get_num_threads()} threads\n", flush=True)
+    models = list(itertools.product(arguments.sizes.split(","), ATTENTIONS))
     goals: list[Goal] = []
-    for size, attention in itertools.product(arguments.sizes.split(","), ATTENTIONS):
-        model = made(size, attention)
-        if "clients" in parts:
-            goals += bench_clients(model, size, attention, arguments)
-        if "images" in parts:
-            goals += bench_images(model, size, attention, arguments.repeats)
+    if "clients" in parts:
+        print(f"| tokens/s | 1 client | {CLIENTS} clients | ratio |\n|---|---|---|---|")
+        for size, attention in models:
+            goals += bench_clients(made(size, attention), size, attention, arguments)
+    if "images" in parts:
+        print("\n| first token, ms | new image | known image | ratio | of CPU seconds |\n|---|---|---|---|---|")
+        for size, attention in models:
+            goals += bench_images(made(size, attention), size, attention, arguments.repeats)
+    if "http" in parts:
+        print(f"\n| tokens/s over HTTP | 1 client | {CLIENTS} clients | ratio |\n|---|---|---|---|")
+        for size, attention in models:
+            goals.append(bench_http(made(size, attention), size, attention, arguments))
     print_goals(goals)
-
-
-def made(size: str, attention: Any) -> Model:
-    """A model with random weights."""
-    decoder, encoder = SIZES[size]
-    chat = ChatTokenizer(load_template("vicuna"), load_tokenizer(ROOT / "examples/tokenizer"))
-    config = ModelConfig(
-        encoder=encoder,
-        projector=ProjectorConfig(kind="mlp"),
-        decoder=DecoderConfig(config=decoder),
-        attention=attention,
-    )
-    side = 336
-    facts = BuildFacts(
-        hash="0" * 64,
-        template="vicuna",
-        image=Geometry(size=side, fit="crop", pad_colour="clip", interpolation="bicubic", max_pixels=10**8),
-        image_tokens=IMAGE_TOKENS,
-        limits=BuildLimits(max_length=4096, max_images=8),
-        tokenizer=TokenizerInfo(
-            fingerprint="0" * 64,
-            vocabulary_size=chat.tokenizer.vocabulary_size,
-            image_id=chat.tokenizer.image_id,
-            bos_token="<s>",
-            eos_token="</s>",
-        ),
-        datasets={},
-    )
-    torch.manual_seed(0)
-    model: VisionChatModel = build_model(config, facts).requires_grad_(False)
-    return Model(Generator(model, chat), side)
 
 
 @contextmanager
@@ -206,7 +121,6 @@ def bench_clients(model: Model, size: str, attention: str, arguments: argparse.N
 
 def _rate(engine: Engine, model: Model, clients: int, first_image: int, arguments: argparse.Namespace) -> float:
     """Each client asks its questions one after the other, each about an image of its own."""
-    tokens: list[int] = []
     sampling = Sampling(max_new_tokens=arguments.tokens)
     numbers = [range(client * arguments.questions, (client + 1) * arguments.questions) for client in range(clients)]
     prompts = [
@@ -214,13 +128,36 @@ def _rate(engine: Engine, model: Model, clients: int, first_image: int, argument
         for own in numbers
     ]
 
-    def ask(own: list[Prompt]) -> None:
-        for prompt in own:
-            answer = Answer()
-            engine.submit(Request(prompt=prompt, sampling=sampling), answer)
-            tokens.append(answer.wait().new_tokens)
+    def ask(prompt: Prompt) -> int:
+        answer = Answer()
+        engine.submit(Request(prompt=prompt, sampling=sampling), answer)
+        return answer.wait().new_tokens
 
-    threads = [threading.Thread(target=ask, args=(own,)) for own in prompts]
+    return _together(ask, prompts)
+
+
+def bench_http(model: Model, size: str, attention: str, arguments: argparse.Namespace) -> Goal:
+    """The same with known images, through the server: JSON, base64, decoding, tokenizing."""
+    rates = {1: 0.0, CLIENTS: 0.0}
+    with running(model) as engine, http_server(model, engine) as url:
+        for number, clients in itertools.product(range(arguments.repeats + 1), rates):
+            questions = [
+                [(next(_QUESTIONS), client * arguments.questions + n) for n in range(arguments.questions)]
+                for client in range(clients)
+            ]
+            rate = _together(lambda question: ask_over_http(url, *question, tokens=arguments.tokens), questions)
+            if number:
+                rates[clients] = max(rates[clients], rate)
+    ratio = rates[CLIENTS] / rates[1]
+    print(f"| {size}, {attention} | {rates[1]:.1f} | {rates[CLIENTS]:.1f} | {ratio:.2f} |", flush=True)
+    what = f"tokens/s of {CLIENTS} clients over HTTP, {size}, {attention}"
+    return Goal(what=what, got=ratio, expected=FASTER, at_least=True)
+
+
+def _together(ask: Callable[[T], int], questions: Sequence[Sequence[T]]) -> float:
+    """Tokens a second of all clients, each of which asks its questions one after the other."""
+    tokens: list[int] = []
+    threads = [threading.Thread(target=lambda own=own: tokens.extend(map(ask, own))) for own in questions]
     start = time.perf_counter()
     for thread in threads:
         thread.start()
@@ -231,22 +168,25 @@ def _rate(engine: Engine, model: Model, clients: int, first_image: int, argument
 
 def bench_images(model: Model, size: str, attention: str, repeats: int) -> list[Goal]:
     """Seconds until the first token of a question about a new image, and of further questions about it."""
-    times: dict[str, float] = dict.fromkeys(
-        ("new", "after the same beginning", "after another beginning"), float("inf")
-    )
+    kinds = ("new", "after the same beginning", "after another beginning")
+    seconds, cpu_seconds = dict.fromkeys(kinds, float("inf")), dict.fromkeys(kinds, float("inf"))
     with running(model) as engine:
-        for number, kind in itertools.product(range(repeats), times):
+        for number, kind in itertools.product(range(repeats), kinds):
             beginning = 2 * number + (kind == "after another beginning")
             prompt = model.prompt(next(_QUESTIONS), image=10**6 + number, beginning=beginning)
-            answer = Answer()
-            engine.submit(Request(prompt=prompt, sampling=Sampling(max_new_tokens=2)), answer)
+            answer, cpu_start = Answer(), time.process_time()
+            engine.submit(Request(prompt=prompt, sampling=Sampling(max_new_tokens=1)), answer)
             answer.wait()
-            times[kind] = min(times[kind], answer.first_s)
-    new_s = times.pop("new")
+            seconds[kind] = min(seconds[kind], answer.first_s)
+            cpu_seconds[kind] = min(cpu_seconds[kind], time.process_time() - cpu_start)
     goals = []
-    for kind, seconds in times.items():
-        ratio = new_s / seconds
-        print(f"| {size}, {attention}, {kind} | {1000 * new_s:.0f} | {1000 * seconds:.0f} | {ratio:.1f} |", flush=True)
+    for kind in kinds[1:]:
+        ratio, cpu_ratio = (times["new"] / times[kind] for times in (seconds, cpu_seconds))
+        new_ms, known_ms = 1000 * seconds["new"], 1000 * seconds[kind]
+        print(
+            f"| {size}, {attention}, {kind} | {new_ms:.0f} | {known_ms:.0f} | {ratio:.1f} | {cpu_ratio:.1f} |",
+            flush=True,
+        )
         if attention == "mmca" or kind == "after the same beginning":
             what = f"first token about a known image {kind}, {size}, {attention}"
             goals.append(Goal(what=what, got=ratio, expected=SOONER, at_least=True))
