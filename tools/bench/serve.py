@@ -12,9 +12,9 @@ import argparse
 import itertools
 import threading
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from typing import TypeVar
+from typing import NamedTuple, TypeVar
 
 import torch
 
@@ -60,6 +60,16 @@ class Answer:
         return self.usage
 
 
+class Rate(NamedTuple):
+    """Tokens a second, and a CPU second of this process: other programs change only the first."""
+
+    tokens_per_s: float
+    tokens_per_cpu_s: float
+
+    def best(self, other: Rate) -> Rate:
+        return Rate(*map(max, self, other))
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--sizes", default=",".join(SIZES), help="decoders, by their names")
@@ -73,7 +83,7 @@ def main() -> None:
     models = list(itertools.product(arguments.sizes.split(","), ATTENTIONS))
     goals: list[Goal] = []
     if "clients" in parts:
-        print(f"| tokens/s | 1 client | {CLIENTS} clients | ratio |\n|---|---|---|---|")
+        print(f"| tokens/s | 1 client | {CLIENTS} clients | ratio | per CPU second |\n|---|---|---|---|---|")
         for size, attention in models:
             goals += bench_clients(made(size, attention), size, attention, arguments)
     if "images" in parts:
@@ -81,7 +91,9 @@ def main() -> None:
         for size, attention in models:
             goals += bench_images(made(size, attention), size, attention, arguments.repeats)
     if "http" in parts:
-        print(f"\n| tokens/s over HTTP | 1 client | {CLIENTS} clients | ratio |\n|---|---|---|---|")
+        print(
+            f"\n| tokens/s over HTTP | 1 client | {CLIENTS} clients | ratio | per CPU second |\n|---|---|---|---|---|"
+        )
         for size, attention in models:
             goals.append(bench_http(made(size, attention), size, attention, arguments))
     print_goals(goals)
@@ -102,24 +114,20 @@ def bench_clients(model: Model, size: str, attention: str, arguments: argparse.N
     """Tokens/s of all answers together, the reading of prompts included."""
     goals = []
     for images in ("known", "new"):
-        rates = {1: 0.0, CLIENTS: 0.0}
+        rates = {1: Rate(0, 0), CLIENTS: Rate(0, 0)}
         with running(model) as engine:
             for number, clients in itertools.product(range(arguments.repeats + 1), rates):
                 first_image = 0 if images == "known" else 1000 * (CLIENTS * number + clients)
                 rate = _rate(engine, model, clients, first_image, arguments)
                 if number:  # the first round shows the images that are known later
-                    rates[clients] = max(rates[clients], rate)
-        ratio = rates[CLIENTS] / rates[1]
-        print(
-            f"| {size}, {attention}, {images} images | {rates[1]:.1f} | {rates[CLIENTS]:.1f} | {ratio:.2f} |",
-            flush=True,
-        )
+                    rates[clients] = rates[clients].best(rate)
+        ratio = _print_rates(f"{size}, {attention}, {images} images", rates)
         what = f"tokens/s of {CLIENTS} clients against one, {size}, {attention}, {images} images"
         goals.append(Goal(what=what, got=ratio, expected=FASTER, at_least=True))
     return goals
 
 
-def _rate(engine: Engine, model: Model, clients: int, first_image: int, arguments: argparse.Namespace) -> float:
+def _rate(engine: Engine, model: Model, clients: int, first_image: int, arguments: argparse.Namespace) -> Rate:
     """Each client asks its questions one after the other, each about an image of its own."""
     sampling = Sampling(max_new_tokens=arguments.tokens)
     numbers = [range(client * arguments.questions, (client + 1) * arguments.questions) for client in range(clients)]
@@ -138,7 +146,7 @@ def _rate(engine: Engine, model: Model, clients: int, first_image: int, argument
 
 def bench_http(model: Model, size: str, attention: str, arguments: argparse.Namespace) -> Goal:
     """The same with known images, through the server: JSON, base64, decoding, tokenizing."""
-    rates = {1: 0.0, CLIENTS: 0.0}
+    rates = {1: Rate(0, 0), CLIENTS: Rate(0, 0)}
     with running(model) as engine, http_server(model, engine) as url:
         for number, clients in itertools.product(range(arguments.repeats + 1), rates):
             questions = [
@@ -147,23 +155,31 @@ def bench_http(model: Model, size: str, attention: str, arguments: argparse.Name
             ]
             rate = _together(lambda question: ask_over_http(url, *question, tokens=arguments.tokens), questions)
             if number:
-                rates[clients] = max(rates[clients], rate)
-    ratio = rates[CLIENTS] / rates[1]
-    print(f"| {size}, {attention} | {rates[1]:.1f} | {rates[CLIENTS]:.1f} | {ratio:.2f} |", flush=True)
+                rates[clients] = rates[clients].best(rate)
+    ratio = _print_rates(f"{size}, {attention}", rates)
     what = f"tokens/s of {CLIENTS} clients over HTTP, {size}, {attention}"
     return Goal(what=what, got=ratio, expected=FASTER, at_least=True)
 
 
-def _together(ask: Callable[[T], int], questions: Sequence[Sequence[T]]) -> float:
-    """Tokens a second of all clients, each of which asks its questions one after the other."""
+def _print_rates(name: str, rates: Mapping[int, Rate]) -> float:
+    """Returns the ratio of tokens a second."""
+    few, many = rates[1], rates[CLIENTS]
+    ratio, cpu_ratio = many.tokens_per_s / few.tokens_per_s, many.tokens_per_cpu_s / few.tokens_per_cpu_s
+    print(f"| {name} | {few.tokens_per_s:.1f} | {many.tokens_per_s:.1f} | {ratio:.2f} | {cpu_ratio:.2f} |", flush=True)
+    return ratio
+
+
+def _together(ask: Callable[[T], int], questions: Sequence[Sequence[T]]) -> Rate:
+    """Tokens of all clients, each of which asks its questions one after the other."""
     tokens: list[int] = []
     threads = [threading.Thread(target=lambda own=own: tokens.extend(map(ask, own))) for own in questions]
-    start = time.perf_counter()
+    start, cpu_start = time.perf_counter(), time.process_time()
     for thread in threads:
         thread.start()
     for thread in threads:
         thread.join()
-    return sum(tokens) / (time.perf_counter() - start)
+    seconds, cpu_seconds = time.perf_counter() - start, time.process_time() - cpu_start
+    return Rate(sum(tokens) / seconds, sum(tokens) / cpu_seconds)
 
 
 def bench_images(model: Model, size: str, attention: str, repeats: int) -> list[Goal]:
