@@ -1,10 +1,12 @@
 """Measure epochs of the loader from S3 against the same build on a local disk, all in one run.
 
     python -m tools.bench.remote [--scratch FOLDER] [--samples 2000] [--shards 64] [--workers 2] [--repeats 3]
+                                 [--decode exact]
 
 The S3 server (moto) runs on this machine and shares its cores. Records as in tools.bench.loader. Each epoch is a new
 process: local; cold, with an empty cache that holds everything; cached, the same again; and with an empty cache of a
 tenth of the build. What the server sent is counted there. Medians; a ratio is of two epochs of one repeat.
+`--decode none --workers 0` reads alone, in one process: then CPU seconds count, which the server does not change.
 Prints Markdown for docs/benchmarks.md.
 """
 
@@ -38,7 +40,7 @@ from shards.loader import Loader
 if __name__ == "__main__":
     location, cache, limit, workers, decode = json.loads(sys.argv[1])
     build = shards.open(location, cache=shards.Cache(Path(cache), max_bytes=limit))
-    start = time.perf_counter()
+    start, cpu = time.perf_counter(), time.process_time()
     settings = {"shuffle": "shards"} if limit is None and "://" not in location else {}
     loader = Loader(build, batch_size=16, max_length=4096, workers=workers, epochs=1, decode=decode, **settings)
     samples, first = 0, None
@@ -46,7 +48,8 @@ if __name__ == "__main__":
         first = first or time.perf_counter() - start
         samples += batch.num_records
     seconds = time.perf_counter() - start
-    print(json.dumps({"rate": samples / seconds, "first": first, "samples": samples}))
+    cpu = time.process_time() - cpu
+    print(json.dumps({"rate": samples / seconds, "first": first, "samples": samples, "cpu": cpu}))
 """
 
 
@@ -57,15 +60,16 @@ def main() -> None:
     parser.add_argument("--shards", type=int, default=64)
     parser.add_argument("--workers", type=int, default=2)
     parser.add_argument("--repeats", type=int, default=3)
+    parser.add_argument("--decode", choices=("exact", "none"), default="exact")
     arguments = parser.parse_args()
     with tempfile.TemporaryDirectory(dir=arguments.scratch) as scratch, s3_server() as bucket:
         print(f"{machine()}\n")
         folder, url = Path(scratch), f"{bucket}/bench"
         make_images(folder / "data", arguments.samples, ANSWER_WORDS)
         size = make_build(folder, url, -(-arguments.samples // arguments.shards))
-        rows: dict[str, list[tuple[float, float, float, float]]] = {}
+        rows: dict[str, list[tuple[float, ...]]] = {}
         for _ in range(arguments.repeats):
-            local = 0.0
+            local: dict[str, float] = {}
             for name, location, cache, limit in (
                 ("local", str(folder / "build"), "none", None),
                 ("cold", url, "cold", None),
@@ -75,18 +79,22 @@ def main() -> None:
                 if name != "cached":
                     shutil.rmtree(folder / cache, ignore_errors=True)
                 answered()
-                epoch = run_epoch(location, folder / cache, limit, arguments.workers)
+                epoch = run_epoch(location, folder / cache, limit, arguments.workers, arguments.decode)
                 gets = answered()
-                local = local or epoch["rate"]
+                local = local or epoch
                 sent = sum(get.size for get in gets) / size
-                row = (epoch["rate"], epoch["rate"] / local, epoch["first"], sent, len(gets))
-                rows.setdefault(name, []).append(row)  # type: ignore[arg-type]
+                of_local = local["cpu"] / epoch["cpu"] if not arguments.workers else epoch["rate"] / local["rate"]
+                row = (epoch["rate"], epoch["cpu"], of_local, epoch["first"], sent, len(gets))
+                rows.setdefault(name, []).append(row)
         print(f"{size / 1e6:,.0f} MB in {arguments.shards} shards, {arguments.workers} workers\n")
-        print("| epoch | samples/s | of local | first batch | bytes sent, of the build | requests |")
-        print("|---|---|---|---|---|---|")
+        measure = "samples/s" if arguments.workers else "CPU s"
+        print(
+            f"| epoch | samples/s | CPU s | of local, {measure} | first batch | bytes sent, of the build | requests |"
+        )
+        print("|---|---|---|---|---|---|---|")
         for name, values in rows.items():
-            rate, ratio, first, sent, requests = map(statistics.median, zip(*values, strict=True))
-            print(f"| {name} | {rate:,.0f} | {ratio:.2f}x | {first:.2f} s | {sent:.2f} | {requests:,.0f} |")
+            rate, cpu, ratio, first, sent, requests = map(statistics.median, zip(*values, strict=True))
+            print(f"| {name} | {rate:,.0f} | {cpu:.2f} | {ratio:.2f}x | {first:.2f} s | {sent:.2f} | {requests:,.0f} |")
 
 
 def make_build(folder: Path, url: str, samples_per_shard: int) -> int:
@@ -105,8 +113,8 @@ def make_build(folder: Path, url: str, samples_per_shard: int) -> int:
     return sum(file.stat().st_size for file in (folder / "build/shards").rglob("*") if file.is_file())
 
 
-def run_epoch(location: str, cache: Path, limit: int | None, workers: int) -> dict[str, float]:
-    task = json.dumps([location, str(cache), limit, workers, "exact"])
+def run_epoch(location: str, cache: Path, limit: int | None, workers: int, decode: str) -> dict[str, float]:
+    task = json.dumps([location, str(cache), limit, workers, decode])
     done = subprocess.run(
         [sys.executable, "-c", EPOCH, task],
         capture_output=True,
