@@ -16,6 +16,7 @@ pytest.importorskip("matplotlib")
 from tools.evidence.data import Photo, questions, read_photos
 from tools.evidence.page import BEGIN, END, write_page
 from tools.evidence.parts import encoder_weights
+from tools.evidence.probe import accuracies
 from tools.evidence.run import evidence
 from tools.evidence.settings import Plan, settings
 from tools.evidence.summary import pooled
@@ -78,7 +79,7 @@ def invented(number: int) -> Photo:
 
 
 def test_every_question_has_both_answers_equally_often() -> None:
-    made = questions([invented(number) for number in range(200)])
+    made = questions([invented(number) for number in range(400)])
     answers: dict[str, Counter[str]] = {}
     for question in made:
         answers.setdefault(question.question, Counter())[question.answer] += 1
@@ -90,7 +91,7 @@ def test_every_question_has_both_answers_equally_often() -> None:
 
 
 def test_a_thing_is_asked_of_a_photo_whose_caption_names_it_with_the_answer_yes() -> None:
-    shown = [invented(number) for number in range(200)]
+    shown = [invented(number) for number in range(400)]
     by_image = {photo.image: photo for photo in shown}
     asked = [each for each in questions(shown) if each.question == "Is there an animal?"]
     assert asked
@@ -139,6 +140,17 @@ def test_matrices_of_a_graph_are_named_by_the_node_that_multiplies_with_them() -
     assert positions.shape == (1, 1370, 384)
     assert not positions[:, 0].any()
     assert positions[:, 1:].all()
+
+
+def test_the_classifier_is_right_about_what_features_say_and_guesses_about_what_they_do_not() -> None:
+    shown = [invented(number) for number in range(400)]
+    random = numpy.random.default_rng(0)
+    features = random.normal(size=(400, 8))
+    features[:, 0] = numpy.array([photo.brightness for photo in shown]) / 50
+    asked = [each for each in questions(shown) if each.question in ("Bright or dark?", "Colourful or gray?")]
+    shares = accuracies(shown, asked, features - features.mean(axis=0))
+    assert shares["Bright or dark?"] > 0.85
+    assert 0.35 < shares["Colourful or gray?"] < 0.65
 
 
 def test_settings_are_the_same_for_each_seed_and_differ_in_one_part() -> None:

@@ -68,7 +68,7 @@ THINGS: Mapping[str, str] = {
     ),
 }
 """What a caption names -> words that name it"""
-RARE = 20
+RARE = 60
 """A thing that fewer captions name is not asked for"""
 WHITE = 235
 """Mean of a border, from 0 to 255, above which it is called white"""
@@ -117,7 +117,7 @@ tokenizer: {tokenizer.resolve()}
 template: chatml
 image_tokens: {image_tokens}
 image: {{store: resized, size: {image_size}, fit: squash}}
-limits: {{max_length: 512}}
+limits: {{max_length: 256}}
 split: {{eval: {held_out}}}
 datasets:
   - name: captions
@@ -127,7 +127,7 @@ datasets:
     options: {{prompts: [Describe the picture.]}}
     filter: {{answer_words: {{max: 20}}}}
     epochs: 1
-  - {{name: questions, adapter: chat, annotations: questions.jsonl, images: {images}, share: 8, epochs: 2}}
+  - {{name: questions, adapter: chat, annotations: questions.jsonl, images: {images}, share: 8, epochs: 4}}
 """
     )
     return blend

@@ -43,7 +43,7 @@ def write_page(results: dict[str, Any], docs: Path) -> None:
 
 def tables(results: dict[str, Any]) -> str:
     """Markdown: the held-out losses, the scores, and the costs."""
-    blocks = [machine(results)]
+    blocks = [machine(results), "\n".join(verdicts(results))]
     for dataset, title in LOSSES.items():
         blocks.append("\n".join([f"**Held-out loss, {title}**", "", *losses(results, dataset)]))
     for dataset, measure, title in SCORES:
@@ -62,9 +62,30 @@ def machine(results: dict[str, Any]) -> str:
     seconds = [sum(cost["cpu_seconds"] for cost in run["costs"].values()) for run in results["runs"]]
     hours = sum(seconds) / 3600
     return (
-        f"{len(results['runs'])} runs on {results['machine']['processor']}, one core each: {hours:.2f} core hours in "
+        f"{len(results['runs'])} of {results['plan']['seeds'] * len(SETTINGS)} runs are finished, on "
+        f"{results['machine']['processor']}, one core each: {hours:.2f} core hours in "
         f"all, {fmean(seconds) / 60:.1f} core minutes a run. {libraries}."
     )
+
+
+def verdicts(results: dict[str, Any]) -> Iterator[str]:
+    """One line per setting: whether the difference to exchanged images is above its interval, in how many seeds."""
+    for attention, projector in SETTINGS:
+        runs = of_setting(results, attention, projector)
+        if not runs:
+            continue
+        parts = []
+        for dataset in LOSSES:
+            difference, margin = pooled(runs, dataset, "loss", "exchanged")
+            seeds_shown = sum(
+                wrong["difference"] > (wrong["margin"] or 0.0)
+                for wrong in (row(run, dataset, "loss")["exchanged"] for run in runs)
+            )
+            verdict = "**the right images help**" if difference > margin else "no help of the right images is shown"
+            parts.append(
+                f"{dataset}: {verdict} ({difference:+.3f} ± {margin:.3f}; {seeds_shown} of {len(runs)} seeds alone)"
+            )
+        yield f"- {attention}, {projector}: {'; '.join(parts)}."
 
 
 def losses(results: dict[str, Any], dataset: str, measure: str = "loss") -> Iterator[str]:

@@ -21,14 +21,14 @@ RIDGE = 0.3
 """Of the mean squared length of the features"""
 
 
-def probe(source: Path, encoder: Path, image_size: int) -> dict[str, float]:
-    """Question -> share of photos of which the classifier answers it rightly, with the features of a DINOv2 folder."""
+def probe(source: Path, encoder: Path, layer: int, image_size: int) -> dict[str, float]:
+    """Question -> share of photos for which the classifier is right, with the features of a layer of DINOv2."""
     photos = list(read_photos(source))
-    features = features_of([image_folder(source) / photo.image for photo in photos], encoder, image_size)
+    features = features_of([image_folder(source) / photo.image for photo in photos], encoder, layer, image_size)
     return accuracies(photos, questions(photos), features)
 
 
-def features_of(files: Sequence[Path], encoder: Path, image_size: int) -> Any:
+def features_of(files: Sequence[Path], encoder: Path, layer: int, image_size: int) -> Any:
     """[N, 2W]: mean and maximum over patches, each column normalised."""
     import torch
     from transformers import Dinov2Model
@@ -41,10 +41,15 @@ def features_of(files: Sequence[Path], encoder: Path, image_size: int) -> Any:
         pixels.append(((numpy.asarray(small) / 255 - mean) / std).transpose(2, 0, 1))
     model: Any = Dinov2Model.from_pretrained(encoder)
     model.eval()
+
+    def hidden(batch: torch.Tensor) -> torch.Tensor:
+        output: torch.Tensor = model(pixel_values=batch, output_hidden_states=True).hidden_states[layer]
+        return output
+
     whole = torch.tensor(numpy.array(pixels), dtype=torch.float32)
     batches = [whole[first : first + 32] for first in range(0, len(whole), 32)]
     with torch.no_grad():
-        patches = torch.cat([model(pixel_values=batch).last_hidden_state[:, 1:] for batch in batches]).numpy()
+        patches = torch.cat([hidden(batch)[:, 1:] for batch in batches]).numpy()
     features = numpy.concatenate([patches.mean(axis=1), patches.max(axis=1)], axis=1)
     return (features - features.mean(axis=0)) / (features.std(axis=0) + 1e-6)
 

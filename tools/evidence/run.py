@@ -19,7 +19,7 @@ from tools.evidence.page import write_page
 from tools.evidence.probe import probe
 from tools.evidence.results import collect
 from tools.evidence.runs import command, run
-from tools.evidence.settings import IMAGE_SIZE, Plan, settings
+from tools.evidence.settings import IMAGE_SIZE, LAYER, Plan, settings
 
 
 def main() -> None:
@@ -42,7 +42,7 @@ def main() -> None:
 def plan_of(parts: Path) -> Plan:
     encoder, decoder = (str((parts / part).resolve()) for part in ("encoder", "decoder"))
     return Plan(
-        encoder={"kind": "hf", "name": encoder, "image_size": IMAGE_SIZE, "layer": -1},
+        encoder={"kind": "hf", "name": encoder, "image_size": IMAGE_SIZE, "layer": LAYER},
         decoder={"name": decoder},
         tokenizer=parts / "decoder",
     )
@@ -72,7 +72,7 @@ def evidence(plan: Plan, data: Path, out: Path, *, only: str = "", jobs: int = 1
             done.result()
     results = collect(plan, out)
     if "name" in plan.encoder:
-        results["probe"] = probe(data, Path(plan.encoder["name"]), plan.image_size)
+        results["probe"] = probe(data, Path(plan.encoder["name"]), plan.encoder["layer"], plan.image_size)
     (out / "results.json").write_text(json.dumps(results, indent=1) + "\n")
 
 

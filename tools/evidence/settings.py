@@ -8,28 +8,31 @@ from pathlib import Path
 from typing import Any, Literal
 
 IMAGE_SIZE = 84
-"""6 x 6 patches of DINOv2, which are 36 tokens"""
+"""6 x 6 patches of DINOv2"""
+LAYER = 9
+"""Of DINOv2's 12, whose output is read: what pixels show is more plainly there than in the last"""
 ATTENTIONS: tuple[Literal["causal", "mmca"], ...] = ("causal", "mmca")
 PROJECTORS: tuple[Literal["pixel_shuffle", "perceiver"], ...] = ("pixel_shuffle", "perceiver")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Plan:
-    """image_size: pixels. image_tokens: of an image; the side of the patches is image_size / patch. length: tokens of
-    a sequence; one is a step. questions: held-out records of each dataset that are asked."""
+    """image_size: pixels. image_tokens: of an image. sequences: of a step. length: tokens of each. questions: held-out
+    records of each dataset that are asked."""
 
     encoder: dict[str, Any]
     decoder: dict[str, Any]
     tokenizer: Path
     image_size: int = IMAGE_SIZE
-    image_tokens: int = 36
+    image_tokens: int = 9
     heads: int = 12
     held_out: float = 0.2
-    length: int = 512
-    projector_steps: int = 40
+    sequences: int = 2
+    length: int = 256
+    projector_steps: int = 20
     lora_steps: int = 80
-    projector_rate: float = 2e-3
-    lora_rate: float = 5e-4
+    projector_rate: float = 3e-3
+    lora_rate: float = 1e-3
     rank: int = 16
     seeds: int = 3
     questions: int = 60
@@ -73,7 +76,7 @@ def projector_stage(plan: Plan, setting: Setting, *, build: Path, out: Path) -> 
 
 def lora_stage(plan: Plan, setting: Setting, *, build: Path, out: Path, start: Path) -> dict[str, Any]:
     """train.yaml of the second stage: LoRA in the decoder, and the projector, from the export of the first."""
-    rates = {"projector": plan.lora_rate, "lora": plan.lora_rate}
+    rates = {"projector": plan.projector_rate, "lora": plan.lora_rate}
     model = {"init_from": str(start)}
     stage = _stage(plan, setting, build=build, out=out, model=model, rates=rates, steps=plan.lora_steps)
     return stage | {"lora": {"decoder": {"rank": plan.rank, "alpha": 2.0 * plan.rank}}}
@@ -96,7 +99,12 @@ def _stage(
         "precision": plan.precision,
         "model": model,
         "learning_rates": rates,
-        "batch": {"global_batch_size": 1, "micro_batch_size": 1, "max_length": plan.length, "workers": 0},
+        "batch": {
+            "global_batch_size": plan.sequences,
+            "micro_batch_size": plan.sequences,
+            "max_length": plan.length,
+            "workers": 0,
+        },
         "schedule": {"steps": steps},
         "checkpoints": {"every": 0},
         "logging": {"every": 5, "tensorboard": False},
