@@ -1,7 +1,7 @@
 """One run: projector stage, export, LoRA stage and measurements, each by the command that a user would type.
 
-A step that finished has a file next to its folder with what it cost; it is not repeated. What was left unfinished is
-begun again: the trainer resumes by itself from its last checkpoint, if there is one.
+A command that finished has a file next to its folder with what it cost, and is not repeated. One that did not finish
+begins again with nothing, so that its cost is that of the whole.
 """
 
 from __future__ import annotations
@@ -37,13 +37,13 @@ def run(plan: Plan, setting: Setting, *, build: Path, out: Path) -> None:
 def train(out: Path, name: str, config: dict[str, Any]) -> None:
     file = out / f"{name}.yaml"
     file.write_text(yaml.safe_dump(config, sort_keys=False))
-    command(out, name, "trainer.cli", "run", "--config", str(file))
+    command(out, name, "trainer.cli", "run", "--config", str(file), made=out / name)
 
 
 def command(out: Path, name: str, program: str, *arguments: str, made: Path | None = None) -> None:
     """Run one command once: its output is NAME.out and NAME.err, what it cost NAME.cost.json.
 
-    made: what it writes and refuses to write over, removed where a try before did not finish.
+    made: the folder that it writes, removed if a try before did not finish.
     """
     cost = out / f"{name}.cost.json"
     if cost.exists():
