@@ -88,9 +88,9 @@ def blind(results: dict[str, Any], file: Path) -> None:
                 )
         axes.axvline(0, color=INK, linewidth=0.6)
         axes.set_yticks(range(len(SETTINGS)), [f"{attention}, {projector}" for attention, projector in SETTINGS])
-        axes.invert_yaxis()
         axes.set_title(title, fontsize=9)
         axes.set_xlabel("loss with wrong images - right (full: exchanged, open: blank)", fontsize=8)
+    all_axes[0].set_ylim(len(SETTINGS) - 0.5, -0.5)  # from the top down; all axes share it
     save(figure, file)
 
 

@@ -73,6 +73,7 @@ def verdicts(results: dict[str, Any]) -> Iterator[str]:
     for attention, projector in SETTINGS:
         runs = of_setting(results, attention, projector)
         if not runs:
+            yield f"- {attention}, {projector}: not measured."
             continue
         parts = []
         for dataset in LOSSES:
