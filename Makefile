@@ -1,5 +1,5 @@
 # Each target does all the set-up it needs: it makes a virtual environment, or finishes it, at the versions of a lock file.
-.PHONY: demo test test-fast test-oldest test-newest test-transformers4 test-lmms-eval lint types docs checks all-tests bench train dev lock clean
+.PHONY: demo test test-fast test-oldest test-newest test-consumers test-transformers4 test-lmms-eval lint types docs checks all-tests bench train dev lock clean
 
 PYTHON ?= python3
 VENV := .venv
@@ -47,6 +47,9 @@ test-newest:
 	$(SETUP) --venv .venv-newest --lock build/lock-newest.txt --extras $(ALL_EXTRAS)
 	.venv-newest/bin/python -m pytest $(WORKERS)
 
+test-consumers: dev
+	$(BIN)/python -m tools.check_consumers
+
 test-transformers4: dev
 	$(BIN)/python -m tools.check_transformers4
 
@@ -92,4 +95,4 @@ lock:
 	$(PYTHON) tools/lock.py
 
 clean:
-	rm -rf .venv .venv-oldest .venv-newest .venv-transformers4 .venv-lmms-eval build *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis
+	rm -rf .venv .venv-oldest .venv-newest .venv-consumers .venv-transformers4 .venv-lmms-eval build *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis

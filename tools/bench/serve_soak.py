@@ -2,7 +2,7 @@
 
     python -m tools.bench.serve_soak [--requests 10000] [--clients 8] [--cache-gb 0.01]
 
-The server is a process with a tiny random model, a key, and bodies of up to 1 MiB. The requests are of 18 kinds
+The server is a process with a tiny random model, a key, and bodies of up to 1 MiB. The requests are of 16 kinds
 (tools/bench/serving/mixed_requests.py): answers, streams and images, and bodies that are not JSON, bad images, private
 URLs, oversized bodies, wrong keys, what is not HTTP, clients that leave. An answer with another status than the one of
 its kind counts as unexpected; 429 is right for every kind. Prints Markdown for docs/benchmarks.md, and ends with 1 if
