@@ -104,7 +104,7 @@ def run(
     for name in names:
         (samples,) = out.rglob(f"*_samples_{name}.jsonl")
         lines = sorted(map(json.loads, samples.read_text().splitlines()), key=lambda line: line["doc_id"])
-        answers[name] = [line["filtered_resps"][0] for line in lines]
+        answers[name] = [line["filtered_resps"] for line in lines]
     return scores, answers
 
 
