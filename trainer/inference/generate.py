@@ -33,6 +33,9 @@ from trainer.inference.uncached_decoder import UncachedDecoder, cache_is_right
 from trainer.model.decoder import attention_window, max_positions
 from trainer.model.vision_chat import VisionChatModel
 
+SMALLEST_TEMPERATURE = 1e-6
+"""Logits are not divided by less"""
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Sampling:
@@ -135,7 +138,9 @@ class Generator:
         tokens = [int(token) for token in allowed_BV.argmax(-1).tolist()]
         for row, (sampling, random) in enumerate(zip(samplings, randoms, strict=True)):
             if sampling.temperature:
-                probabilities_V = (allowed_BV[row].cpu() / sampling.temperature).softmax(-1)
+                # a smaller temperature would make infinite logits, and means the same: the likeliest token
+                temperature = max(sampling.temperature, SMALLEST_TEMPERATURE)
+                probabilities_V = (allowed_BV[row].cpu() / temperature).softmax(-1)
                 tokens[row] = _sample(probabilities_V, sampling.top_p, random)
         return tokens
 
@@ -237,8 +242,9 @@ def forbidden_ids(chat: ChatTokenizer, num_rows: int) -> list[int]:
 def _sample(probabilities_V: torch.Tensor, top_p: float, random: torch.Generator) -> int:
     if top_p < 1:
         sorted_V, order_V = probabilities_V.sort(descending=True, stable=True)
-        before_V = sorted_V.cumsum(0) - sorted_V
-        sorted_V = sorted_V.masked_fill(before_V >= top_p, 0.0)
+        is_kept_V = sorted_V.cumsum(0) - sorted_V < top_p
+        is_kept_V[0] = True  # also where top_p is 0 in the precision of probabilities
+        sorted_V = sorted_V.masked_fill(~is_kept_V, 0.0)
         return int(order_V[torch.multinomial(sorted_V, 1, generator=random)])
     return int(torch.multinomial(probabilities_V, 1, generator=random))
 

@@ -81,9 +81,9 @@ class SharedRows:
             pieces = self._read_in_order(prompt, is_image, trace)
         for read in pieces:
             if read is not None:
-                self._add_row(is_image, trace)
                 if read.logits_V.isfinite().all():
                     self._keep(self._joining, 0, trace)
+                self._add_row(is_image, trace)  # last: whoever asked hears of no row if anything fails
             yield read
 
     @torch.no_grad()

@@ -103,4 +103,7 @@ def short(value: object) -> str:
 
 
 def _json(value: object) -> str:
-    return orjson.dumps(value).decode()
+    try:
+        return orjson.dumps(value).decode()
+    except TypeError:  # nested deeper than orjson writes, though not deeper than it reads
+        return f"a deeply nested {type_of(value)}"

@@ -218,6 +218,8 @@ def test_draws_follow_the_model_s_probabilities_and_top_p_leaves_the_tail_out(re
     assert all(abs(plain[token] / 600 - probability) < 0.07 for token, probability in probabilities.items())
     assert set(drawn(top_p=0.75)) == {500, 501}
     assert set(drawn(top_p=0.01)) == {500}
+    assert set(drawn(top_p=1e-300)) == {500}  # 0 in the precision of probabilities
+    assert set(drawn(temperature=1e-300)) == {500}  # logits divided by it would be infinite
     assert drawn(temperature=0.2)[500] > 550
 
 

@@ -15,6 +15,9 @@ from trainer.serving.chat_request import ChatRequest, Defaults, parse_chat
 from trainer.serving.limits import Limits
 from trainer.serving.parameters import NEUTRAL, WITHOUT_EFFECT
 
+DEEP = json.loads("[" * 300 + "]" * 300)
+"""Deeper than orjson writes; it reads up to 1024"""
+
 
 def parsed(**fields: Any) -> ChatRequest:
     return parse_chat(encoded(chat_body(**fields)), Limits(), Defaults())
@@ -91,6 +94,7 @@ def test_an_unsupported_parameter_is_refused_unless_it_changes_nothing(name: str
             {"stream": True, "stream_options": {"include_usage": 1}},
             "stream_options.include_usage: got 1; expected true",
         ),
+        ({"temperature": DEEP}, "temperature: got a deeply nested array; expected a number from 0 to 2"),
         ({"messages": None}, "messages: got nothing; expected a list of messages"),
         ({"messages": []}, "messages: got an empty list; expected a list of messages"),
         ({"messages": "hi"}, "messages: got string; expected a list of messages"),

@@ -23,6 +23,7 @@ from tests.support.engines import Heard
 from tests.support.tiny_models import Fed, Loaded, loaded, prompt
 from trainer.errors import QueueFullError, StoppingError, TooLongError
 from trainer.inference.generate import Generator, Sampling
+from trainer.inference.state_cache import StateCache
 from trainer.serving.engine import Engine, Request, Ticket
 
 one_thread = pytest.fixture(scope="module", autouse=True)(model_batches.on_one_thread)
@@ -270,6 +271,22 @@ def test_a_request_that_fails_fails_alone(record: Loaded, generator: Generator, 
     engine.submit(asked(record, 2), fine)
     assert "positions" in str(failed.wait().error)
     assert fine.wait().tokens == alone(generator, asked(record, 2))
+
+
+def test_a_prompt_that_fails_after_it_was_read_fails_alone(
+    record: Loaded, generator: Generator, engine: Engine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(*_: object) -> None:
+        monkeypatch.undo()
+        raise torch.OutOfMemoryError("CUDA out of memory")
+
+    request = asked(record, 1, tokens=20)
+    held, failed = Held(engine, request), Heard()
+    monkeypatch.setattr(StateCache, "add_prefix", full)
+    engine.submit(asked(record, 2), failed)
+    held.release()
+    assert isinstance(failed.wait().error, torch.OutOfMemoryError)
+    assert held.heard.wait().tokens == alone(generator, request)
 
 
 def test_an_error_of_the_model_fails_what_it_answers_and_the_next_requests_are_answered(
