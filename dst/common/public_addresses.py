@@ -24,6 +24,10 @@ PRIVATE = "a private address"
 
 _NOT_IN_A_URL = re.compile(r"[\x00-\x1f\x7f]")
 _NAT64 = ipaddress.ip_network("64:ff9b::/96")
+_PUBLIC_IPV6 = ipaddress.ip_network("2000::/3")
+"""All that was ever given to the internet; outside are local addresses and old forms of IPv4 ones"""
+_OF_CLOUD_HOSTS = frozenset({ipaddress.ip_address("168.63.129.16")})
+"""Azure's services for its virtual machines: nothing of the internet, though the address is a public one"""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -61,7 +65,9 @@ def is_public(address: str) -> bool:
             inner = ipaddress.IPv4Address(int(found) & 0xFFFFFFFF)
         if inner is not None:
             return is_public(str(inner))
-    return found.is_global and not found.is_multicast
+        if found not in _PUBLIC_IPV6:
+            return False
+    return found.is_global and not found.is_multicast and found not in _OF_CLOUD_HOSTS
 
 
 def public_socket(address: AddrInfoType) -> socket.socket:
