@@ -132,6 +132,6 @@ def trace_of(prompt: Prompt, digests: list[bytes], image_tokens: int) -> Trace:
     """digests: of each tile."""
     trace = prompt.ids.copy()
     for slot, digest in zip(prompt.slots, digests, strict=True):
-        start = int.from_bytes(digest[:8]) >> 2
-        trace[slot : slot + image_tokens] = -1 - (start + np.arange(image_tokens)) % (1 << 62)
+        words = np.frombuffer(hashlib.shake_256(digest).digest(8 * image_tokens), np.int64)
+        trace[slot : slot + image_tokens] = words | np.int64(-1 << 63)  # the whole digest decides, not 64 bits of it
     return trace

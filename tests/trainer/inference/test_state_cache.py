@@ -13,8 +13,9 @@ torch = pytest.importorskip("torch")
 pytest.importorskip("transformers")
 
 from trainer.inference import state_cache
+from trainer.inference.cached_decoder import Prompt
 from trainer.inference.slots import States
-from trainer.inference.state_cache import Prefix, StateCache, digest_of
+from trainer.inference.state_cache import Prefix, StateCache, digest_of, trace_of
 
 
 def states(num_tokens: int) -> States:
@@ -90,3 +91,17 @@ def test_digests_are_of_pixels_alone() -> None:
     assert digest_of(pixels) == digest_of(pixels.clone())
     assert digest_of(turned.permute(0, 2, 1)) == digest_of(pixels), "not of how they lie in memory"
     assert digest_of(turned) != digest_of(pixels)
+
+
+def test_images_are_the_same_in_a_sequence_only_if_their_whole_digests_are() -> None:
+    ids = np.array([7, 1, 1, 1, 8])
+    shown = Prompt(ids=ids, images=torch.zeros(1, 3, 4, 4, dtype=torch.uint8), slots=(1,), end_id=0)
+    digest = digest_of(shown.images[0])
+    trace = trace_of(shown, [digest], 3)
+    assert np.array_equal(trace, trace_of(shown, [digest], 3))
+    assert np.array_equal(np.flatnonzero(trace < 0), [1, 2, 3])
+    assert np.array_equal(trace[[0, 4]], [7, 8])
+    for number in (0, 7, 8, 31):
+        other = bytearray(digest)
+        other[number] ^= 1
+        assert not np.isin(trace_of(shown, [bytes(other)], 3)[1:4], trace).any()
