@@ -7,6 +7,7 @@ that are damaged are removed; what was used longest ago is removed first when th
 
 from __future__ import annotations
 
+import os
 import time
 from collections.abc import Callable
 from contextlib import suppress
@@ -63,10 +64,11 @@ class ImageFiles:
         states = self._parsed(body) if xxhash.xxh3_128_digest(body) == data[:_DIGEST_BYTES] else None
         if states is None:
             self._note(f"{path}: is damaged and is removed; the image is read again")
-            path.unlink(missing_ok=True)
+            with suppress(OSError):  # a folder that cannot be written
+                path.unlink()
             return None
-        with suppress(OSError):  # a folder that cannot be written
-            path.touch()
+        with suppress(OSError):
+            os.utime(path)  # unlike touch, it makes no file where another process has just removed this one
         return states
 
     def write(self, digest: bytes, states: States) -> None:
@@ -91,7 +93,8 @@ class ImageFiles:
             partial.replace(path)
         except OSError as error:
             self._is_writable = False
-            partial.unlink(missing_ok=True)
+            with suppress(OSError):
+                partial.unlink()
             self._note(f"{self._folder}: no more images are kept there ({error.strerror}); images stay in memory alone")
 
     def _path(self, digest: bytes) -> Path:

@@ -79,6 +79,38 @@ def test_every_damaged_byte_is_noticed_and_the_file_is_removed(tmp_path: Path) -
     assert "is damaged and is removed" in folder.notes[0]
 
 
+def test_a_damaged_file_that_may_not_be_removed_is_only_noted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(*_: object, **__: object) -> None:
+        raise PermissionError(13, "Permission denied")
+
+    folder = Folder(tmp_path)
+    folder.files.write(b"image", states(1))
+    (path,) = tmp_path.iterdir()
+    path.write_bytes(b"")
+    monkeypatch.setattr(Path, "unlink", refuse)
+    assert folder.files.read(b"image") is None
+    monkeypatch.setattr(Path, "open", refuse)
+    folder.files.write(b"other", states(1))
+    assert [note.partition(": ")[2][:10] for note in folder.notes] == ["is damaged", "no more ima"[:10]]
+
+
+def test_a_file_that_another_process_removes_meanwhile_stays_removed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    plain = Path.read_bytes
+
+    def remove_after(path: Path) -> bytes:
+        data = plain(path)
+        path.unlink()
+        return data
+
+    folder = Folder(tmp_path)
+    folder.files.write(b"image", states(1))
+    monkeypatch.setattr(Path, "read_bytes", remove_after)
+    assert same(folder.files.read(b"image"), states(1))
+    assert [*tmp_path.iterdir()] == []
+
+
 def test_the_folder_stays_within_its_limit_and_loses_first_what_was_used_longest_ago(tmp_path: Path) -> None:
     Folder(tmp_path).files.write(b"0", states(0))
     (path,) = tmp_path.iterdir()
