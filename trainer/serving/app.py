@@ -15,7 +15,6 @@ from typing import Any, TypeVar
 
 from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
-from starlette.middleware import Middleware
 from starlette.middleware.cors import CORSMiddleware
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
@@ -28,7 +27,7 @@ from trainer.errors import QueueFullError, RequestError, StoppingError
 from trainer.serving.answer_events import AnswerEvents
 from trainer.serving.answer_text import AnswerText
 from trainer.serving.answers import Answer, StreamedAnswer
-from trainer.serving.bodies import Bodies, ClientGone, Incoming
+from trainer.serving.bodies import ClientGone, Incoming, read_body
 from trainer.serving.chat_request import ChatRequest, parse_chat
 from trainer.serving.completions import Completion, error_json, model_json
 from trainer.serving.failures import error_response
@@ -36,6 +35,7 @@ from trainer.serving.guard import Guard
 from trainer.serving.images import ImageFetcher, decode_data_uri, is_data_uri
 from trainer.serving.message_parts import ImageSource
 from trainer.serving.page import page_routes
+from trainer.serving.request_memory import Held, RequestMemory
 from trainer.serving.request_notes import notes_of
 from trainer.serving.service import ServedModel, Service
 
@@ -53,25 +53,27 @@ def make_app(service: Service, *, is_own: Callable[[str], bool], log: Callable[[
         Route("/v1/chat/completions", endpoints.chat, methods=["POST"]),
         Route("/v1/prompt", endpoints.prompt, methods=["POST"]),
     ]
-    cors = Middleware(
-        CORSMiddleware,
-        allow_origins=service.cors_origins,
-        allow_methods=["GET", "POST"],
-        allow_headers=["authorization", "content-type"],
-    )
     app = Starlette(
         routes=routes,
-        middleware=[cors] if service.cors_origins else [],
         exception_handlers={HTTPException: _http_error, DsvlError: _failed, ClientGone: _failed, Exception: _failed},
         lifespan=endpoints.lifespan,
     )
-    return Guard(app, is_own=is_own, key=service.key, log=log)
+    guarded = Guard(app, is_own=is_own, key=service.key, log=log)
+    if not service.cors_origins:
+        return guarded
+    return CORSMiddleware(  # around the guard, so that a page can read why it is refused
+        guarded,
+        allow_origins=service.cors_origins,
+        allow_methods=["GET", "POST"],
+        allow_headers=["*"],  # OpenAI's client in a page has many of its own
+        expose_headers=["retry-after"],
+    )
 
 
 class _Endpoints:
     def __init__(self, service: Service) -> None:
         self._service = service
-        self._bodies = Bodies(service.limits)
+        self._memory = RequestMemory(service.limits.buffered_bytes)
         self._fetcher = ImageFetcher(
             service.limits, is_on=service.image_urls, allow_private=service.allow_private_addresses
         )
@@ -134,19 +136,26 @@ class _Endpoints:
             raise QueueFullError(service.queue)
         self._admitted_count += 1
         try:
-            async with self._bodies.read(request.headers, incoming) as body:
-                chat = await self._in_thread(lambda: parse_chat(body, service.limits, service.defaults))
-            self._check_name(chat.model)
-            images = [await self._image(source) for source in chat.images]
-            notes_of(request.scope).numbers["images"] = len(images)
-            yield service.model, chat, images
+            with self._memory.held() as held:
+                chat = await self._parsed(request, incoming, held)
+                self._check_name(chat.model)
+                images = [await self._image(source, held) for source in chat.images]
+                notes_of(request.scope).numbers["images"] = len(images)
+                yield service.model, chat, images
         finally:
             self._admitted_count -= 1
 
-    async def _image(self, source: ImageSource) -> bytes:
+    async def _parsed(self, request: Request, incoming: Incoming, held: Held) -> ChatRequest:
+        limits, defaults = self._service.limits, self._service.defaults
+        body = await read_body(request.headers, incoming, limits, held)
+        return await self._in_thread(lambda: parse_chat(body, limits, defaults))
+
+    async def _image(self, source: ImageSource, held: Held) -> bytes:
         if is_data_uri(source):
             return await self._in_thread(lambda: decode_data_uri(source))
-        return await self._fetcher.fetch(source)
+        data = await self._fetcher.fetch(source)
+        held.add(len(data))
+        return data
 
     def _check_name(self, name: str) -> None:
         if name != self._service.name:

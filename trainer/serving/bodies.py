@@ -1,19 +1,17 @@
-"""Reading the body of a request: bounded in bytes and time, each alone and all together."""
+"""Reading the body of a request: bounded in bytes and time."""
 
 from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, MutableMapping
-from contextlib import asynccontextmanager, suppress
+from contextlib import suppress
 from typing import Any
 
 from trainer.errors import RequestError
 from trainer.serving.limits import MIB, Limits
+from trainer.serving.request_memory import Held
 
 Receive = Callable[[], Awaitable[MutableMapping[str, Any]]]
-RETRY_LATER = "queue_full"
-"""The code of errors that the same request may not get a little later"""
-
 _DISCARD_S = 5.0
 _DISCARD_BYTES = 256 * MIB
 
@@ -49,47 +47,34 @@ class Incoming:
                         return
 
 
-class Bodies:
-    """The bodies that are in memory."""
+async def read_body(headers: Mapping[str, str], incoming: Incoming, limits: Limits, held: Held) -> bytes:
+    """The body; `held` counts it. Raises RequestError or ClientGone."""
+    body = bytearray()
+    try:
+        async with asyncio.timeout(limits.body_timeout_s):
+            await _fill(body, headers, incoming, limits, held)
+    except TimeoutError:
+        text = f"the body did not arrive within {limits.body_timeout_s:g} s; send it again"
+        raise RequestError(text, status=408, code="body_timeout") from None
+    except RequestError:
+        await incoming.discard()
+        raise
+    return bytes(body)
 
-    def __init__(self, limits: Limits) -> None:
-        self._limits, self._buffered = limits, 0
 
-    @asynccontextmanager
-    async def read(self, headers: Mapping[str, str], incoming: Incoming) -> AsyncIterator[bytes]:
-        """The body; it counts as buffered until the block ends. Raises RequestError or ClientGone."""
-        body = bytearray()
-        try:
-            try:
-                async with asyncio.timeout(self._limits.body_timeout_s):
-                    await self._fill(body, headers, incoming)
-            except TimeoutError:
-                text = f"the body did not arrive within {self._limits.body_timeout_s:g} s; send it again"
-                raise RequestError(text, status=408, code="body_timeout") from None
-            except RequestError:
-                await incoming.discard()
-                raise
-            yield bytes(body)
-        finally:
-            self._buffered -= len(body)
-
-    async def _fill(self, body: bytearray, headers: Mapping[str, str], incoming: Incoming) -> None:
-        limit = self._limits.body_bytes
-        declared = headers.get("content-length", "")
-        too_large = declared.isdigit() and int(declared[:20]) > limit
-        if not too_large:
-            async for piece in incoming.pieces():
-                body += piece
-                self._buffered += len(piece)
-                too_large = len(body) > limit
-                if too_large or self._buffered > self._limits.buffered_bytes:
-                    break
-        if too_large:
-            text = f"the body is too large; this server reads at most {limit / MIB:g} MiB"
-            raise RequestError(text, status=413, code="body_too_large")
-        if self._buffered > self._limits.buffered_bytes:
-            text = "the server is reading too many large requests; send it again later"
-            raise RequestError(text, status=429, code=RETRY_LATER)
+async def _fill(body: bytearray, headers: Mapping[str, str], incoming: Incoming, limits: Limits, held: Held) -> None:
+    declared = headers.get("content-length", "")
+    too_large = declared.isdigit() and int(declared[:20]) > limits.body_bytes
+    if not too_large:
+        async for piece in incoming.pieces():
+            body += piece
+            held.add(len(piece))
+            too_large = len(body) > limits.body_bytes
+            if too_large:
+                break
+    if too_large:
+        text = f"the body is too large; this server reads at most {limits.body_bytes / MIB:g} MiB"
+        raise RequestError(text, status=413, code="body_too_large")
 
 
 async def gone(receive: Receive) -> None:

@@ -6,8 +6,9 @@ from starlette.responses import JSONResponse
 
 from dst.errors import DsvlError
 from trainer.errors import QueueFullError, RequestError, StoppingError, TooLongError
-from trainer.serving.bodies import RETRY_LATER, ClientGone
+from trainer.serving.bodies import ClientGone
 from trainer.serving.completions import error_json
+from trainer.serving.request_memory import RETRY_LATER
 
 RETRY_AFTER_S = 2
 """What a client is asked to wait when the queue is full"""

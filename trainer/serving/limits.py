@@ -14,7 +14,7 @@ class Limits:
     body_bytes: int = 64 * MIB
     """Of the JSON, images included"""
     buffered_bytes: int = 256 * MIB
-    """Of all bodies that are being read or parsed at the same time"""
+    """Of all requests whose prompts are being made: their bodies, and their images that were behind URLs"""
     body_timeout_s: float = 60.0
     """In which the whole body must arrive"""
     json_items: int = 1 << 18

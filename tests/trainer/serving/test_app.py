@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import http.client
 import json
 import socket
+import threading
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from typing import Any
 
 import pytest
 
@@ -15,8 +19,11 @@ from tests.support.chat_requests import MODEL, chat_body, data_uri, encoded, ima
 from tests.support.chat_servers import ChatServer, chat_server, served
 from tests.support.tiny_models import loaded
 from tests.support.waiting import wait_until
+from trainer.errors import RequestError
 from trainer.serving import connections
+from trainer.serving.images import ImageFetcher
 from trainer.serving.limits import Limits
+from trainer.serving.prompts import PromptMaker
 
 CHAT = "v1/chat/completions"
 LONG = {"max_tokens": 2000, "seed": 3}
@@ -69,6 +76,20 @@ def test_pages_of_other_sites_may_ask_only_if_they_were_named(server: ChatServer
         assert "access-control-allow-origin" not in open_to_one.get("v1/models", origin="https://evil.org").headers
 
 
+def test_pages_that_may_ask_can_read_why_they_are_refused_and_may_use_openai_s_client() -> None:
+    page = {"origin": "https://chat.example.org"}
+    with chat_server(loaded(), cors_origins=(page["origin"],), key="secret") as server:
+        for refused in (server.get("v1/models", **page), server.post(CHAT, b"", **page, content_type="text/plain")):
+            assert refused.status == 401
+            assert refused.headers["access-control-allow-origin"] == page["origin"]
+        names = "authorization,content-type,x-stainless-os,x-stainless-retry-count"
+        with connection(server) as opened:
+            lines = ("Host: localhost", f"Origin: {page['origin']}", f"Access-Control-Request-Headers: {names}")
+            asked = (f"OPTIONS /{CHAT} HTTP/1.1", *lines, "Access-Control-Request-Method: POST", "", "")
+            opened.sendall("\r\n".join(asked).encode())
+            assert status_of(opened) == 200
+
+
 def test_a_path_or_method_that_there_is_none_of_is_an_error_in_the_same_form(server: ChatServer) -> None:
     assert server.get("v1/embeddings").status == 404
     assert server.get("v1/embeddings").error["type"] == "not_found_error"
@@ -119,6 +140,38 @@ def test_large_bodies_together_are_bounded_too() -> None:
         assert small.post(CHAT, b" " * 120_000).status == 400
 
 
+def test_bodies_count_until_their_prompts_are_made(monkeypatch: pytest.MonkeyPatch) -> None:
+    reached, may_continue = threading.Event(), threading.Event()
+
+    def wait(*_: object) -> None:
+        reached.set()
+        assert may_continue.wait(60)
+        raise RequestError("enough")
+
+    monkeypatch.setattr(PromptMaker, "request", wait)
+    large = encoded(chat_body()) + b" " * 120_000
+    with chat_server(loaded(), limits=Limits(buffered_bytes=200_000)) as small, connection(small) as first:
+        first.sendall(head(len(large)) + large)
+        assert reached.wait(60)
+        assert small.post("v1/prompt", large).status == 429
+        may_continue.set()
+        assert status_of(first) == 400
+        assert small.post("v1/prompt", large).status == 200
+
+
+def test_images_behind_urls_count_too(monkeypatch: pytest.MonkeyPatch) -> None:
+    async def fetch(*_: object) -> bytes:
+        return image_bytes()
+
+    monkeypatch.setattr(ImageFetcher, "fetch", fetch)
+    messages = [{"role": "user", "content": [image_part("https://example.org/a.png")] * 2}]
+    body = encoded(chat_body(messages=messages))
+    for more, status in ((1, 429), (2, 200)):
+        limits = Limits(buffered_bytes=len(body) + more * len(image_bytes()))
+        with chat_server(loaded(), limits=limits) as small:
+            assert small.post("v1/prompt", body).status == status
+
+
 def test_a_body_that_does_not_come_is_given_up() -> None:
     with chat_server(loaded(), limits=Limits(body_timeout_s=0.2)) as impatient, connection(impatient) as opened:
         opened.sendall(head(1000) + b"{")
@@ -126,11 +179,57 @@ def test_a_body_that_does_not_come_is_given_up() -> None:
 
 
 def test_a_connection_without_a_request_is_closed(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(connections, "FIRST_REQUEST_S", 0.2)
+    monkeypatch.setattr(connections, "REQUEST_S", 0.2)
+    begun = b"GET /health HTTP/1.1\r\nHost:"
     with chat_server(loaded()) as impatient, connection(impatient) as silent, connection(impatient) as slow:
-        slow.sendall(b"GET /health HTTP/1.1\r\nHost:")
+        slow.sendall(begun)
         assert (silent.recv(100), slow.recv(100)) == (b"", b"")
         assert impatient.get("health").status == 200
+        with connection(impatient) as later:
+            later.sendall(begun + b" localhost\r\n\r\n" + begun)
+            while later.recv(65536):
+                pass  # the answer; then it is closed, since the second request does not come
+
+
+def test_a_request_that_takes_long_to_answer_keeps_its_connection(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(connections, "REQUEST_S", 0.1)
+    plain = PromptMaker.described
+
+    def slow(*arguments: Any) -> Any:
+        time.sleep(0.4)
+        return plain(*arguments)
+
+    monkeypatch.setattr(PromptMaker, "described", slow)
+    body = encoded(chat_body())
+    with chat_server(loaded()) as server:
+        client = http.client.HTTPConnection(server.url.split("/")[2], timeout=30)
+        used = set()
+        for _ in range(2):
+            client.request("POST", "/v1/prompt", body, {"Content-Type": "application/json"})
+            used.add(client.sock)
+            assert client.getresponse().read()
+        assert len(used) == 1
+        client.close()
+
+
+def test_a_connection_that_does_not_read_is_closed(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(connections, "READ_S", 0.2)
+    monkeypatch.setattr(connections, "REQUEST_S", 0.2)
+    with chat_server(loaded()) as server, connection(server) as unread:
+        unread.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+        unread.settimeout(0.1)
+        wanted = b"GET /page/main.js HTTP/1.1\r\nHost: localhost\r\n\r\n" * 2000
+
+        def is_closed() -> bool:
+            try:
+                unread.sendall(wanted)
+            except TimeoutError:
+                return False
+            except OSError:
+                return True
+            return False
+
+        wait_until(is_closed)
 
 
 def test_a_full_queue_is_too_many_requests_for_now() -> None:
