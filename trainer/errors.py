@@ -38,7 +38,7 @@ class GpuMemoryError(TrainError):
 class TooLongError(TrainError):
     """A prompt leaves no positions for an answer.
 
-    Example: it takes 4101 positions with its images, and the model reads at most 4096
+    Example: the prompt takes 4101 positions with its images, and the model reads at most 4096
     What to do: shorten the question, show fewer images, or begin a new conversation (/clear in chat).
     """
 
@@ -47,7 +47,7 @@ class TooLongError(TrainError):
         self.positions, self.limit = positions, limit
 
     def __str__(self) -> str:
-        return f"it takes {self.positions} positions with its images, and the model reads at most {self.limit}"
+        return f"the prompt takes {self.positions} positions with its images, and the model reads at most {self.limit}"
 
 
 class QueueFullError(TrainError):

@@ -104,7 +104,7 @@ def _top_p(fields: Mapping[str, Any], defaults: Defaults) -> float:
 def _seed(fields: Mapping[str, Any]) -> int | None:
     seed = fields.get("seed")
     if seed is not None and (type(seed) is not int or not -_LARGEST_SEED <= seed < _LARGEST_SEED):
-        raise _wrong("seed", seed, "a whole number of 64 bits")
+        raise _wrong("seed", seed, "a whole number from -2^63 to 2^63 - 1")
     return seed
 
 

@@ -81,6 +81,8 @@ class Engine:
         self._running: list[_Job] = []
         """In the order of the rows"""
         self._is_closing = False
+        self.failure: Exception | None = None
+        """What the engine ended with by itself: the device failed, so that not even empty rows can be made"""
         self._answered = self._tokens = 0
         self._thread = threading.Thread(target=self._run, name="dsvl-engine", daemon=True)
         self._thread.start()
@@ -139,11 +141,18 @@ class Engine:
 
     def _fail_all(self, error: Exception) -> None:
         """Fail the requests that are being read or answered, and forget their rows, whatever state they are in."""
+        try:
+            self._rows.reset()
+        except Exception as fatal:
+            self.failure = fatal
         with self._changed:
             jobs = [*self._running, *([self._reading] if self._reading else [])]
             self._reading = None
             self._running.clear()
-        self._rows.reset()
+            if self.failure is not None:
+                self._is_closing = True
+                jobs += self._waiting
+                self._waiting.clear()
         for job in jobs:
             self._fail(job, error)
 

@@ -19,6 +19,7 @@ import uvicorn
 
 from dst.common.web_server import listen, own_hosts, url_host
 from trainer.distributed.stop_signal import StopFlag
+from trainer.errors import TrainError
 from trainer.serving.app import make_app
 from trainer.serving.connections import ImpatientProtocol
 from trainer.serving.service import ServedModel, Service
@@ -52,7 +53,8 @@ def serve(
 ) -> None:
     """Serve until SIGTERM or SIGINT. load: opens the model. started: gets the URL when the model is loaded.
 
-    Raises ConfigError for an address that cannot be used, and whatever load raises.
+    Raises ConfigError for an address that cannot be used, TrainError if the model's device fails so that nothing more
+    can be answered, and whatever load raises.
     """
     with listening(service, address, log=log) as (url, thread):
         log(f"listening at {url}; the model is being loaded")
@@ -60,10 +62,13 @@ def serve(
             model = service.model = load()
             started(url)
             with StopFlag().on_signals(signal.SIGINT, signal.SIGTERM) as asked_to_stop:
-                while not asked_to_stop() and thread.is_alive():
+                while not asked_to_stop() and thread.is_alive() and model.engine.failure is None:
                     time.sleep(_POLL_S)
                 log(f"stopping: running answers have {stop_within_s:g} s to end")
                 stop(service, model, within_s=stop_within_s)
+            if (failure := model.engine.failure) is not None:
+                reason = f"{type(failure).__name__}: {failure}"
+                raise TrainError(f"the model's device failed ({reason[:500]}); start the server again") from failure
         except KeyboardInterrupt:
             if service.is_stopping:
                 _end_at_once()

@@ -19,11 +19,15 @@ from tests.support.chat_requests import MODEL, chat_body, data_uri, encoded, ima
 from tests.support.chat_servers import ChatServer, chat_server, served
 from tests.support.tiny_models import loaded
 from tests.support.waiting import wait_until
-from trainer.errors import RequestError
+from trainer.errors import RequestError, TrainError
+from trainer.inference.generate import Generator
 from trainer.serving import connections
+from trainer.serving.engine import Engine
 from trainer.serving.images import ImageFetcher
 from trainer.serving.limits import Limits
 from trainer.serving.prompts import PromptMaker
+from trainer.serving.server import Address, serve
+from trainer.serving.service import ServedModel, Service
 
 CHAT = "v1/chat/completions"
 LONG = {"max_tokens": 2000, "seed": 3}
@@ -308,3 +312,16 @@ def test_the_chat_page_and_its_files_are_served_without_a_key() -> None:
         assert "default-src 'none'" in page.headers["content-security-policy"]
         assert guarded.get("page/main.js").status == 200
         assert guarded.get("v1/models").status == 401
+
+
+def test_a_server_whose_device_has_failed_ends_with_an_error() -> None:
+    speaker, said = loaded(), list[str]()
+    generator = Generator(speaker.model, speaker.chat_tokenizer)
+    engine = Engine(generator, cache_gb=0)
+    engine.failure = RuntimeError("CUDA error: unspecified launch failure")
+    model = ServedModel(engine=engine, prompts=PromptMaker(speaker=speaker, generator=generator))
+    with pytest.raises(TrainError, match=r"device failed \(RuntimeError: CUDA error: .*\); start the server again"):
+        serve(
+            Service(name=MODEL), Address(port=0), lambda: model, stop_within_s=0, started=said.append, log=said.append
+        )
+    assert len(said) == 3

@@ -23,6 +23,7 @@ from tests.support.engines import Heard
 from tests.support.tiny_models import Fed, Loaded, loaded, prompt
 from trainer.errors import QueueFullError, StoppingError, TooLongError
 from trainer.inference.generate import Generator, Sampling
+from trainer.inference.shared_rows import SharedRows
 from trainer.inference.state_cache import StateCache
 from trainer.serving.engine import Engine, Request, Ticket
 
@@ -312,6 +313,26 @@ def test_an_error_of_the_model_fails_what_it_answers_and_the_next_requests_are_a
     engine.submit(asked(record, 2), fine)
     assert fine.wait().tokens == alone(generator, asked(record, 2))
     assert engine.stats().running == 0
+    engine.close(within_s=0)
+
+
+def test_a_device_that_fails_ends_the_engine_and_everybody_hears_of_it(
+    record: Loaded, generator: Generator, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def lost(*_: object) -> None:
+        raise RuntimeError("CUDA error: an illegal memory access was encountered")
+
+    engine = Engine(generator, batch=1)
+    held, waiting = Held(engine, asked(record, 1, tokens=20)), Heard()
+    engine.submit(asked(record, 2), waiting)
+    for name in ("step", "reset"):
+        monkeypatch.setattr(SharedRows, name, lost)
+    held.release()
+    assert "illegal memory" in str(held.heard.wait().error)
+    assert "illegal memory" in str(waiting.wait().error)
+    with pytest.raises(StoppingError):
+        engine.submit(asked(record, 3), Heard())
+    assert "illegal memory" in str(engine.failure)
     engine.close(within_s=0)
 
 
