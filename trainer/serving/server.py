@@ -56,7 +56,7 @@ def serve(
     Raises ConfigError for an address that cannot be used, TrainError if the model's device fails so that nothing more
     can be answered, and whatever load raises.
     """
-    with listening(service, address, log=log) as (url, thread):
+    with _sigterm_as_ctrl_c(), listening(service, address, log=log) as (url, thread):
         log(f"listening at {url}; the model is being loaded")
         try:
             model = service.model = load()
@@ -72,7 +72,9 @@ def serve(
         except KeyboardInterrupt:
             if service.is_stopping:
                 _end_at_once()
-            raise
+            if service.model is not None:
+                raise
+            log("stopping before the model is loaded")
 
 
 @contextmanager
@@ -109,6 +111,16 @@ def stop(service: Service, model: ServedModel, *, within_s: float) -> None:
     """Refuse new requests, let running answers end, and cancel the rest after `within_s` seconds."""
     service.is_stopping = True
     model.engine.close(within_s=within_s)
+
+
+@contextmanager
+def _sigterm_as_ctrl_c() -> Iterator[None]:
+    """For the time before and after StopFlag. Without a handler, the first process of a container gets no SIGTERM."""
+    before = signal.signal(signal.SIGTERM, signal.default_int_handler)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
 
 
 def _end_at_once() -> None:

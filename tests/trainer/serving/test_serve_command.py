@@ -59,6 +59,14 @@ def test_a_server_starts_answers_and_stops_after_its_running_answers(exported: P
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_a_signal_stops_a_server_that_loads_its_model(exported: Path, number: signal.Signals) -> None:
+    with serve_process(exported) as served:
+        assert served.url
+        assert served.end(number) == 0
+        wait_until(lambda: served.stderr[1:] == ["stopping before the model is loaded\n", "stopped\n"])
+
+
 def test_answers_that_take_longer_than_allowed_are_cut_off_with_an_error(exported: Path) -> None:
     with serve_process(exported, "--stop-within", "0", "--max-new-tokens", "100000") as served:
         served.wait_until_ready()
