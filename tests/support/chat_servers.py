@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import json
+import socket
 import urllib.request
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
@@ -18,6 +19,7 @@ from trainer.serving.prompts import PromptMaker
 from trainer.serving.server import Address, listening, stop
 from trainer.serving.service import ServedModel, Service
 
+CHAT = "v1/chat/completions"
 LIMIT_S = 60.0
 """After which a test gives up"""
 
@@ -99,3 +101,22 @@ def served() -> Iterator[ChatServer]:
     """A fixture: a server of a tiny model."""
     with chat_server(loaded()) as running:
         yield running
+
+
+@contextmanager
+def connection(server: ChatServer) -> Iterator[socket.socket]:
+    with socket.create_connection(("127.0.0.1", int(server.url.split(":")[2].strip("/"))), timeout=30) as opened:
+        yield opened
+
+
+def head(length: int, path: str = CHAT) -> bytes:
+    lines = (f"POST /{path} HTTP/1.1", "Host: localhost", "Content-Type: application/json", f"Content-Length: {length}")
+    return "\r\n".join((*lines, "", "")).encode()
+
+
+def status_of(opened: socket.socket) -> int:
+    return int(opened.recv(65536).split()[1])
+
+
+def has_running(server: ChatServer, number: int) -> Callable[[], bool]:
+    return lambda: server.model.engine.stats().running == number

@@ -1,12 +1,14 @@
-"""Engines under test, and listeners that keep what they hear."""
+"""Requests to an engine, and listeners that keep what they hear."""
 
 from __future__ import annotations
 
 import threading
 from collections.abc import Callable
 
+from tests.support.tiny_models import Loaded, prompt
 from tests.support.waiting import LIMIT_S
-from trainer.serving.engine import Reason, Usage
+from trainer.inference.generate import Generator, Sampling
+from trainer.serving.engine import Engine, Reason, Request, Usage
 
 
 class Heard:
@@ -39,3 +41,32 @@ class Heard:
         """Until the answer has ended."""
         assert self._ended.wait(LIMIT_S), "the answer did not end"
         return self
+
+
+class Held:
+    """Holds the engine's thread at the first token of a request until it is let go."""
+
+    def __init__(self, engine: Engine, request: Request) -> None:
+        self._reached, self._may_continue = threading.Event(), threading.Event()
+        self.heard = Heard(self._hold)
+        self.ticket = engine.submit(request, self.heard)
+        assert self._reached.wait(60)
+
+    def _hold(self, token: int) -> None:
+        self._reached.set()
+        assert self._may_continue.wait(60)
+
+    def release(self) -> None:
+        self._may_continue.set()
+
+
+def asked(record: Loaded, seed: int, *, tokens: int = 6, temperature: float = 0.0) -> Request:
+    image_id = record.chat_tokenizer.tokenizer.image_id
+    ids = [400 + seed, image_id, 500, 501 + 7 * seed, 502]
+    sampling = Sampling(max_new_tokens=tokens, temperature=temperature, seed=seed)
+    return Request(prompt=prompt(record, ids, seed=seed), sampling=sampling, key=(seed,))
+
+
+def alone(generator: Generator, request: Request) -> list[int]:
+    tokens = list(generator.session().answer(request.prompt, request.sampling, key=request.key))
+    return tokens[:-1] if tokens[-1] == request.prompt.end_id else tokens
