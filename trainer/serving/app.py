@@ -175,4 +175,5 @@ async def _failed(request: Request, error: Exception) -> Response:
 async def _http_error(request: Request, error: Exception) -> Response:
     assert isinstance(error, HTTPException)
     text = f"{request.method} {request.url.path[:100]}: {error.detail}; docs/serve.md lists what this server answers"
-    return JSONResponse(error_json(error.status_code, text, code="not_found"), error.status_code, error.headers)
+    code = "method_not_allowed" if error.status_code == 405 else "not_found"
+    return JSONResponse(error_json(error.status_code, text, code=code), error.status_code, error.headers)

@@ -67,7 +67,8 @@ def test_pages_that_may_ask_can_read_why_they_are_refused_and_may_use_openai_s_c
 def test_a_path_or_method_that_there_is_none_of_is_an_error_in_the_same_form(server: ChatServer) -> None:
     assert server.get("v1/embeddings").status == 404
     assert server.get("v1/embeddings").error["type"] == "not_found_error"
-    assert server.get(CHAT).status == 405
+    wrong_method = server.get(CHAT)
+    assert (wrong_method.status, wrong_method.error["code"]) == (405, "method_not_allowed")
     assert server.post("v1/completions", {"prompt": "a"}).status == 404
 
 
