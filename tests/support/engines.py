@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 
 from tests.support.tiny_models import Loaded, prompt
 from tests.support.waiting import LIMIT_S
@@ -70,3 +70,15 @@ def asked(record: Loaded, seed: int, *, tokens: int = 6, temperature: float = 0.
 def alone(generator: Generator, request: Request) -> list[int]:
     tokens = list(generator.session().answer(request.prompt, request.sampling, key=request.key))
     return tokens[:-1] if tokens[-1] == request.prompt.end_id else tokens
+
+
+def generator_of(record: Loaded) -> Generator:
+    """A fixture: the generator of the fixture `record`."""
+    return Generator(record.model, record.chat_tokenizer)
+
+
+def small_engine(generator: Generator) -> Iterator[Engine]:
+    """A fixture: an engine of the fixture `generator`, for two requests at a time and three that wait."""
+    engine = Engine(generator, batch=2, queue=3)
+    yield engine
+    engine.close(within_s=0)

@@ -6,7 +6,6 @@ from __future__ import annotations
 
 import functools
 import threading
-from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
@@ -19,25 +18,15 @@ torch = pytest.importorskip("torch")
 pytest.importorskip("transformers")
 
 from tests.support import model_batches
-from tests.support.engines import Heard, Held, alone, asked
+from tests.support.engines import Heard, Held, alone, asked, generator_of, small_engine
 from tests.support.tiny_models import Fed, Loaded, loaded
 from trainer.inference.generate import Generator, Sampling
 from trainer.serving.engine import Engine, Request, Ticket
 
 one_thread = pytest.fixture(scope="module", autouse=True)(model_batches.on_one_thread)
 record = pytest.fixture(scope="module")(loaded)
-
-
-@pytest.fixture(scope="module")
-def generator(record: Loaded) -> Generator:
-    return Generator(record.model, record.chat_tokenizer)
-
-
-@pytest.fixture
-def engine(generator: Generator) -> Iterator[Engine]:
-    engine = Engine(generator, batch=2, queue=3)
-    yield engine
-    engine.close(within_s=0)
+generator = pytest.fixture(scope="module")(generator_of)
+engine = pytest.fixture(small_engine)
 
 
 def test_each_request_gets_the_tokens_that_it_gets_alone(record: Loaded, generator: Generator, engine: Engine) -> None:

@@ -5,7 +5,6 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterator
 
 import pytest
 
@@ -13,7 +12,7 @@ torch = pytest.importorskip("torch")
 pytest.importorskip("transformers")
 
 from tests.support import model_batches
-from tests.support.engines import Heard, Held, alone, asked
+from tests.support.engines import Heard, Held, alone, asked, generator_of, small_engine
 from tests.support.tiny_models import Loaded, loaded, prompt
 from trainer.errors import QueueFullError, StoppingError, TooLongError
 from trainer.inference.generate import Generator, Sampling
@@ -23,18 +22,8 @@ from trainer.serving.engine import Engine, Request
 
 one_thread = pytest.fixture(scope="module", autouse=True)(model_batches.on_one_thread)
 record = pytest.fixture(scope="module")(loaded)
-
-
-@pytest.fixture(scope="module")
-def generator(record: Loaded) -> Generator:
-    return Generator(record.model, record.chat_tokenizer)
-
-
-@pytest.fixture
-def engine(generator: Generator) -> Iterator[Engine]:
-    engine = Engine(generator, batch=2, queue=3)
-    yield engine
-    engine.close(within_s=0)
+generator = pytest.fixture(scope="module")(generator_of)
+engine = pytest.fixture(small_engine)
 
 
 def test_a_cancelled_request_ends_before_its_next_token(record: Loaded, generator: Generator, engine: Engine) -> None:
