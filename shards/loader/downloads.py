@@ -9,6 +9,7 @@ from __future__ import annotations
 import threading
 from collections import deque
 from collections.abc import Sequence
+from functools import partial
 
 from shards.errors import ShardError
 from shards.format.shard_info import ShardInfo
@@ -26,6 +27,7 @@ class Downloads:
         self._store, self._split = store, split
         self._last: Sequence[int] = ()
         self._missing: deque[ShardInfo] = deque()
+        self._needed: frozenset[str] = frozenset()  # paths of what was missing, less what was read since
         self._lock = threading.Lock()
         self._running = 0
 
@@ -43,6 +45,7 @@ class Downloads:
         missing = deque(info for info in map(self._split.info, shards) if not self._is_there(info))
         with self._lock:
             self._missing = missing
+            self._needed = frozenset(info.path for info in missing)
             starting = min(THREADS, len(missing)) - self._running
             self._running += max(0, starting)
         for _ in range(starting):
@@ -57,6 +60,7 @@ class Downloads:
         paths = {self._split.info(number).path for number in shards}
         with self._lock:
             self._missing = deque(info for info in self._missing if info.path not in paths)
+            self._needed -= paths
 
     def stop(self) -> None:
         """Begin no further download."""
@@ -66,6 +70,10 @@ class Downloads:
         has_index = self._store.is_local(info.index, size=info.index_size, sha256=info.index_sha256)
         return self._store.is_local(info.path, size=info.size, sha256=info.sha256) and has_index
 
+    def _is_needed(self, path: str) -> bool:
+        """Whether a shard may still be read: what was read made room, and would take it from others."""
+        return path in self._needed
+
     def _work(self) -> None:
         while True:
             with self._lock:
@@ -73,8 +81,9 @@ class Downloads:
                     self._running -= 1
                     return
                 info = self._missing.popleft()
+            is_needed = partial(self._is_needed, info.path)
             try:
-                self._store.fetch_ahead(info.index, size=info.index_size, sha256=info.index_sha256)
-                self._store.fetch_ahead(info.path, size=info.size, sha256=info.sha256)
+                self._store.fetch_ahead(info.index, size=info.index_size, sha256=info.index_sha256, is_needed=is_needed)
+                self._store.fetch_ahead(info.path, size=info.size, sha256=info.sha256, is_needed=is_needed)
             except (ShardError, OSError, RuntimeError):  # RuntimeError: the program ends
                 continue

@@ -67,19 +67,20 @@ class Cache:
         suffix: str,
         name: str,
         download: Callable[[], Iterable[bytes]],
-        wait: bool = True,
+        ahead_if: Callable[[], bool] | None = None,
     ) -> Path:
         """The local file with this digest, downloaded unless it is there. One that is there is known by name and size.
 
         name: what is downloaded, for messages. download: gives its bytes again each time; it may raise ShardError.
-        wait: False leaves it to another process that is downloading it, and then it may not be there yet.
+        ahead_if: for who does not need it yet: it is left to another one that is downloading it, and not downloaded if
+        this says so after all that had to be waited for. Then it may not be there.
         Raises ShardError if other bytes come, and if there is no room for them.
         """
         path = self.folder / f"{sha256}{suffix}"
         if self.has(sha256, size=size, suffix=suffix):
             return path
-        with self._as_shard_error(name, size), self._download_lock(sha256, wait=wait) as is_ours:
-            if is_ours and not _touch(path, size):
+        with self._as_shard_error(name, size), self._download_lock(sha256, wait=ahead_if is None) as is_ours:
+            if is_ours and (ahead_if is None or ahead_if()) and not _touch(path, size):
                 self._download(path, sha256, size, name, download)
         return path
 

@@ -93,13 +93,13 @@ class RemoteStore:
         if size is None:
             with self._pinned(path):
                 size = self.size(path)
-        return self._fetch(path, size, sha256, wait=True)
+        return self._fetch(path, size, sha256)
 
     def is_local(self, path: str, *, size: int, sha256: str) -> bool:
         return self.cache.has(sha256, size=size, suffix=PurePosixPath(path).suffix)
 
-    def fetch_ahead(self, path: str, *, size: int, sha256: str) -> None:
-        self._fetch(path, size, sha256, wait=False)
+    def fetch_ahead(self, path: str, *, size: int, sha256: str, is_needed: Callable[[], bool] = lambda: True) -> None:
+        self._fetch(path, size, sha256, ahead_if=is_needed)
 
     def ranges(self, cuts: Sequence[tuple[str, int, int]]) -> list[bytes]:
         with self._pinned(cuts[0][0]):
@@ -163,14 +163,14 @@ class RemoteStore:
             cuts = [(path, first, min(first + PIECE_BYTES, size)) for first in starts]
             yield from self.ask(partial(_cat, cuts))
 
-    def _fetch(self, path: str, size: int, sha256: str, *, wait: bool) -> Path:
+    def _fetch(self, path: str, size: int, sha256: str, *, ahead_if: Callable[[], bool] | None = None) -> Path:
         return self.cache.fetch(
             sha256,
             size=size,
             suffix=PurePosixPath(path).suffix,
             name=self.name(path),
             download=partial(self._download, path, size),
-            wait=wait,
+            ahead_if=ahead_if,
         )
 
     def _download(self, path: str, size: int) -> Iterator[bytes]:

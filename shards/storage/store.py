@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
@@ -59,8 +59,11 @@ class Store(Protocol):
         """Whether `local` need not download it; a copy in a cache is now the most recently used."""
         ...
 
-    def fetch_ahead(self, path: str, *, size: int, sha256: str) -> None:
-        """Let `local` find it later: download it, unless another process does. Raises ShardError as `local` does."""
+    def fetch_ahead(self, path: str, *, size: int, sha256: str, is_needed: Callable[[], bool] = lambda: True) -> None:
+        """Let `local` find it later: download it, unless another process does. Raises ShardError as `local` does.
+
+        is_needed: asked at the last moment, since who waits for a processor may come when all was read.
+        """
         ...
 
     def ranges(self, cuts: Sequence[tuple[str, int, int]]) -> list[bytes]:
@@ -120,7 +123,7 @@ class LocalStore:
     def is_local(self, path: str, *, size: int, sha256: str) -> bool:
         return True
 
-    def fetch_ahead(self, path: str, *, size: int, sha256: str) -> None:
+    def fetch_ahead(self, path: str, *, size: int, sha256: str, is_needed: Callable[[], bool] = lambda: True) -> None:
         """It is there already."""
 
     def ranges(self, cuts: Sequence[tuple[str, int, int]]) -> list[bytes]:

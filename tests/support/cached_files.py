@@ -13,13 +13,19 @@ def content(number: int, size: int = 100) -> bytes:
     return bytes([number]) * size
 
 
-def fetch(cache: Cache, data: bytes, download: Callable[[], Iterable[bytes]] | None = None) -> Path:
+def fetch(
+    cache: Cache,
+    data: bytes,
+    download: Callable[[], Iterable[bytes]] | None = None,
+    ahead_if: Callable[[], bool] | None = None,
+) -> Path:
     return cache.fetch(
         hashlib.sha256(data).hexdigest(),
         size=len(data),
         suffix=".tar",
         name="s3://bucket/a.tar",
         download=download or (lambda: [data]),
+        ahead_if=ahead_if,
     )
 
 

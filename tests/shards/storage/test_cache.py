@@ -54,6 +54,13 @@ def test_the_least_recently_used_go_first(tmp_path: Path) -> None:
     assert not second.exists()
 
 
+def test_what_nobody_needs_any_more_takes_no_room(tmp_path: Path) -> None:
+    cache = Cache(tmp_path, max_bytes=200)
+    kept = sorted(fetch(cache, content(number)) for number in range(2))
+    fetch(cache, content(2), never, ahead_if=lambda: False)
+    assert copies(tmp_path) == kept
+
+
 class Fetch(NamedTuple):
     number: int
     size: int
