@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
@@ -15,10 +15,13 @@ ATTENTIONS: tuple[Literal["causal", "mmca"], ...] = ("causal", "mmca")
 PROJECTORS: tuple[Literal["pixel_shuffle", "perceiver"], ...] = ("pixel_shuffle", "perceiver")
 
 
+PROJECTOR_RATES = {"pixel_shuffle": (3e-3, 3e-3), "perceiver": (1e-4, 3e-4)}
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Plan:
-    """image_size: pixels. image_tokens: of an image. sequences: of a step. length: tokens of each. questions: held-out
-    records of each dataset that are asked."""
+    """image_size: pixels. image_tokens: of an image. sequences: of a step. length: tokens of each. projector_rates: in
+    the first stage and in the second. questions: held-out records of each dataset that are asked."""
 
     encoder: dict[str, Any]
     decoder: dict[str, Any]
@@ -31,7 +34,7 @@ class Plan:
     length: int = 256
     projector_steps: int = 20
     lora_steps: int = 80
-    projector_rate: float = 3e-3
+    projector_rates: Mapping[str, tuple[float, float]] = field(default_factory=lambda: dict(PROJECTOR_RATES))
     lora_rate: float = 1e-3
     rank: int = 16
     seeds: int = 3
@@ -69,14 +72,14 @@ def projector_stage(plan: Plan, setting: Setting, *, build: Path, out: Path) -> 
         "decoder": plan.decoder,
         "attention": setting.attention,
     }
-    rates = {"projector": plan.projector_rate}
+    rates = {"projector": plan.projector_rates[setting.projector][0]}
     stage = _stage(plan, setting, build=build, out=out, model=model, rates=rates, steps=plan.projector_steps)
     return stage | {"evaluation": {"every": plan.projector_steps}}
 
 
 def lora_stage(plan: Plan, setting: Setting, *, build: Path, out: Path, start: Path) -> dict[str, Any]:
     """train.yaml of the second stage: LoRA in the decoder, and the projector, from the export of the first."""
-    rates = {"projector": plan.projector_rate, "lora": plan.lora_rate}
+    rates = {"projector": plan.projector_rates[setting.projector][1], "lora": plan.lora_rate}
     model = {"init_from": str(start)}
     stage = _stage(plan, setting, build=build, out=out, model=model, rates=rates, steps=plan.lora_steps)
     return stage | {"lora": {"decoder": {"rank": plan.rank, "alpha": 2.0 * plan.rank}}}
