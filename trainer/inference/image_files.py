@@ -3,6 +3,10 @@
 A file is 16 bytes of xxh3_128 and then safetensors of that digest, `k0`, `v0`, `k1`, ... [K, Q, D]. Its name has the
 fingerprint of the model and the digest of the image, so a folder may be shared, and may be deleted at any time. Files
 that are damaged are removed; what was used longest ago is removed first when the folder is full.
+
+Rule: the folder is listed at the start, and then each time that this process has written a sixteenth of the limit. A
+listing finds what others wrote or removed, and makes room for the next sixteenth. So one process keeps to the limit,
+and each further one that writes to the folder at the same time may exceed it by a sixteenth.
 """
 
 from __future__ import annotations
@@ -28,6 +32,9 @@ _DIGEST_BYTES = 16
 _ABANDONED_S = 3600
 """Age of a file that another process began to write and did not finish"""
 
+_LISTINGS = 16
+"""Of the folder while as many bytes as its limit are written"""
+
 
 class ImageFiles:
     """Files of one model in a folder that others may use too. note: called with a line about each problem."""
@@ -39,6 +46,8 @@ class ImageFiles:
         self._folder, self._fingerprint, self._limit_bytes = folder, fingerprint, limit_bytes
         self._device, self._note = device, note
         self._is_writable = True
+        self._room_bytes = 0
+        """What may be written before the folder is listed again"""
         try:
             folder.mkdir(parents=True, exist_ok=True)
             for path in folder.glob(f".*{SUFFIX}.*.partial"):
@@ -82,11 +91,14 @@ class ImageFiles:
             for layer, tensor in enumerate(of_kind)
         }
         body = save(tensors)
-        if len(body) + _DIGEST_BYTES > self._limit_bytes:
+        size = len(body) + _DIGEST_BYTES
+        if size > self._limit_bytes:
             return
         partial = partial_path(path)
         try:
-            self._make_room(len(body) + _DIGEST_BYTES)
+            if size > self._room_bytes:
+                self._make_room(max(size, self._limit_bytes // _LISTINGS))
+            self._room_bytes -= size
             with partial.open("wb") as file:  # not flushed to disk: a file that a crash cuts off is found by its digest
                 file.write(xxhash.xxh3_128_digest(body))
                 file.write(body)
@@ -110,20 +122,22 @@ class ImageFiles:
         return States(tuple(keys), tuple(values))
 
     def _make_room(self, num_bytes: int) -> None:
-        """Remove what was used longest ago, of any model, until there is room for a file of this size."""
+        """List the folder, and remove what was used longest ago, of any model, until there is room for this much."""
         files = []
-        for path in self._folder.glob(f"*{SUFFIX}"):
-            try:
-                facts = path.stat()
-            except FileNotFoundError:  # another process removed it
-                continue
-            files.append((facts.st_mtime, facts.st_size, path))
-        total = sum(size for _, size, _ in files) + num_bytes
+        with os.scandir(self._folder) as entries:
+            for entry in entries:
+                if not entry.name.endswith(SUFFIX):
+                    continue
+                with suppress(FileNotFoundError):  # another process removed it
+                    facts = entry.stat()
+                    files.append((facts.st_mtime, facts.st_size, entry.path))
+        excess = sum(size for _, size, _ in files) + num_bytes - self._limit_bytes
         for _, size, path in sorted(files):
-            if total <= self._limit_bytes:
-                return
-            path.unlink(missing_ok=True)
-            total -= size
+            if excess <= 0:
+                break
+            Path(path).unlink(missing_ok=True)
+            excess -= size
+        self._room_bytes = num_bytes
 
 
 def fingerprint_of(model: VisionChatModel) -> str:

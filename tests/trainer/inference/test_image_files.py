@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -127,6 +128,68 @@ def test_the_folder_stays_within_its_limit_and_loses_first_what_was_used_longest
     assert sum(file.stat().st_size for file in tmp_path.iterdir()) <= 3 * size
     Folder(tmp_path, limit_bytes=size)
     assert len([*tmp_path.iterdir()]) == 1
+
+
+def listings(monkeypatch: pytest.MonkeyPatch) -> list[object]:
+    """Gets an entry for each listing of a folder from now on."""
+    plain, listed = os.scandir, list[object]()
+
+    def counted(path: Path) -> Any:
+        listed.append(path)
+        return plain(path)
+
+    monkeypatch.setattr(os, "scandir", counted)
+    return listed
+
+
+def sizes(folder: Path) -> int:
+    return sum(file.stat().st_size for file in folder.iterdir())
+
+
+def test_a_folder_is_listed_a_few_times_for_many_files_and_stays_within_its_limit(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    Folder(tmp_path).files.write(b"first", states(0))
+    limit_bytes = 64 * sizes(tmp_path)
+    folder, listed = Folder(tmp_path, limit_bytes=limit_bytes), listings(monkeypatch)
+    for number in range(200):
+        folder.files.write(b"%03d" % number, states(number))
+        assert sizes(tmp_path) <= limit_bytes
+    assert len(listed) <= 200 / 4 + 1  # a sixteenth of the limit is room for four files
+    assert sizes(tmp_path) > limit_bytes * 0.9
+    assert same(folder.files.read(b"199"), states(199))
+    assert folder.files.read(b"100") is None
+
+
+def test_processes_that_share_a_folder_exceed_its_limit_by_little_and_lose_what_both_used_longest_ago(
+    tmp_path: Path,
+) -> None:
+    Folder(tmp_path).files.write(b"first", states(0))
+    limit_bytes = 64 * sizes(tmp_path)
+    pair = [Folder(tmp_path, letter * 32, limit_bytes) for letter in "ab"]
+    largest = 0
+    for number in range(150):
+        for folder in pair:
+            folder.files.write(b"%03d" % number, states(number))
+        largest = max(largest, sizes(tmp_path))
+    assert limit_bytes * 0.9 < largest <= limit_bytes * 17 / 16
+    for folder in pair:
+        kept = [folder.files.read(b"%03d" % number) is not None for number in range(150)]
+        assert kept == sorted(kept)  # the latest
+        assert sum(kept) >= 25
+    assert not pair[0].notes + pair[1].notes
+
+
+def test_room_that_the_user_makes_by_hand_is_noticed(tmp_path: Path) -> None:
+    Folder(tmp_path).files.write(b"first", states(0))
+    folder = Folder(tmp_path, limit_bytes=4 * sizes(tmp_path))
+    for number in range(4):
+        folder.files.write(b"%d" % number, states(number))
+    for path in tmp_path.iterdir():
+        path.unlink()
+    for number in range(4):
+        folder.files.write(b"%d" % number, states(number))
+    assert all(folder.files.read(b"%d" % number) is not None for number in range(4))
 
 
 def test_what_others_have_in_the_folder_stays(tmp_path: Path) -> None:
