@@ -36,17 +36,20 @@ class AnswerEvents:
         self._add(error)
 
     async def next(self) -> list[int | Ended]:
-        """All events since the last call, at least one. Raises what the engine failed with."""
+        """All events since the last call, at least one. Raises what the engine failed with, after all that it gave."""
         while not self._events:
             self._came.clear()
             if not self._events:
                 await self._came.wait()
         events: list[int | Ended] = []
         while self._events:
-            event = self._events.popleft()
+            event = self._events[0]
             if isinstance(event, Exception):
+                if events:
+                    break
                 raise event
             events.append(event)
+            self._events.popleft()
         return events
 
     def _add(self, event: int | Ended | Exception) -> None:

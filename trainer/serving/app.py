@@ -91,8 +91,11 @@ class _Endpoints:
         service = self._service
         content: dict[str, Any] = {"status": service.status, "model": service.name}
         if service.model is not None:
-            content["stats"] = dataclasses.asdict(service.model.engine.stats())
-        return JSONResponse(content, 200 if service.status == "ok" else 503)
+            engine = service.model.engine
+            content |= {"stats": dataclasses.asdict(engine.stats()), "failures": dataclasses.asdict(engine.failures)}
+            if not notes_of(request.scope).has_key:
+                del content["failures"]["last_error"]  # may say how the server is made
+        return JSONResponse(content, 200 if content["status"] in ("ok", "degraded") else 503)
 
     async def models(self, request: Request) -> Response:
         return JSONResponse({"object": "list", "data": [model_json(self._service.name, self._service.created)]})

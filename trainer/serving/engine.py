@@ -16,6 +16,7 @@ Shapes: B running requests, V vocabulary.
 
 from __future__ import annotations
 
+import dataclasses
 import sys
 import threading
 from collections import deque
@@ -32,7 +33,7 @@ from trainer.inference.open_rows import open_rows
 from trainer.inference.rows import Read
 from trainer.inference.shared_rows import SharedRows
 from trainer.inference.state_cache import StateCache
-from trainer.serving.requests import EngineStats, Listener, Reason, Request, Usage
+from trainer.serving.requests import EngineStats, Failures, Listener, Reason, Request, Usage
 
 __all__ = ["Engine", "EngineStats", "Listener", "Reason", "Request", "Ticket", "Usage"]
 
@@ -83,6 +84,8 @@ class Engine:
         self._is_closing = False
         self.failure: Exception | None = None
         """What the engine ended with by itself: the device failed, so that not even empty rows can be made"""
+        self.failures = Failures()
+        """Of the model, which may have answered again since"""
         self._answered = self._tokens = 0
         self._thread = threading.Thread(target=self._run, name="dsvl-engine", daemon=True)
         self._thread.start()
@@ -239,11 +242,14 @@ class Engine:
     def _finish(self, job: _Job, reason: Reason) -> None:
         usage = Usage(prompt_tokens=len(job.request.prompt.ids), cached_tokens=job.cached, new_tokens=job.new_tokens)
         self._remove(job, keep=True)
+        if job.new_tokens:
+            self.failures = dataclasses.replace(self.failures, in_a_row=0)
         with suppress(Exception):
             job.listener.finished(reason, usage)
 
     def _fail(self, job: _Job, error: Exception) -> None:
         self._remove(job, keep=False)
+        self.failures = self.failures.after(error)
         with suppress(Exception):
             job.listener.failed(error)
 

@@ -41,8 +41,8 @@ class Guard:
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return
-        started, status, notes = time.monotonic(), 500, RequestNotes()
-        scope[NOTES] = notes
+        started, status = time.monotonic(), 500
+        scope[NOTES] = notes = RequestNotes(has_key=self._has_key(Headers(scope=scope)))
 
         async def send_noted(message: Message) -> None:
             nonlocal status
@@ -52,7 +52,7 @@ class Guard:
             await send(message)
 
         try:
-            refusal = self._refusal(scope)
+            refusal = self._refusal(scope, notes)
             if refusal is not None:
                 await Incoming(receive).discard()
             await (refusal or self._app)(scope, receive, send_noted)
@@ -64,14 +64,17 @@ class Guard:
             seconds = time.monotonic() - started
             self._log(_line(scope["method"], scope["path"], notes.status or status, notes, seconds))
 
-    def _refusal(self, scope: Scope) -> JSONResponse | None:
+    def _has_key(self, headers: Headers) -> bool:
+        return self._key is None or hmac.compare_digest(_key_of(headers), self._key)
+
+    def _refusal(self, scope: Scope, notes: RequestNotes) -> JSONResponse | None:
         headers = Headers(scope=scope)
         if not self._is_own(host_name(headers.get("host", ""))):
             text = "this server answers only under its own names; use the address that it printed, or --allow-host"
             return JSONResponse(error_json(421, text, code="wrong_host"), 421)
         if not scope["path"].startswith("/v1/") or scope["method"] == "OPTIONS":
             return None
-        if self._key is not None and not hmac.compare_digest(_key_of(headers), self._key):
+        if not notes.has_key:
             text = "no key, or another one; expected Authorization: Bearer KEY, with the key of this server"
             return JSONResponse(error_json(401, text, code="invalid_api_key"), 401, {"www-authenticate": "Bearer"})
         if scope["method"] == "POST":

@@ -1,4 +1,4 @@
-"""What endpoints know of a request for its line of the log."""
+"""What the guard and the endpoints know of a request: whether it has the key, and what its line of the log says."""
 
 from __future__ import annotations
 
@@ -12,8 +12,10 @@ NOTES = "dsvl.notes"
 
 @dataclass(slots=True, kw_only=True)
 class RequestNotes:
-    """What endpoints add to the line of the log."""
+    """Of one request. What endpoints write here is added to its line of the log."""
 
+    has_key: bool
+    """Whether it came with the server's key; True if the server has none"""
     numbers: dict[str, int] = field(default_factory=dict)
     status: int | None = None
     """Instead of the one that was sent: for a client that is gone, or a stream that failed"""

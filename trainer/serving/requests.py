@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Hashable
 from dataclasses import dataclass
 from typing import Literal, Protocol
@@ -11,6 +12,8 @@ from trainer.inference.generate import Sampling
 
 Reason = Literal["stop", "length", "cancelled"]
 """Why an answer ended: the model's end token; a limit of tokens or positions; Ticket.cancel or a stopping engine"""
+
+_LONGEST_LINE = 500
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -45,6 +48,30 @@ class Listener(Protocol):
 
     def finished(self, reason: Reason, usage: Usage) -> None: ...
     def failed(self, error: Exception) -> None: ...
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Failures:
+    """Answers that ended with an error of the model or its device: NaN, memory that ran out, a failed kernel."""
+
+    total: int = 0
+    """Since the start"""
+    in_a_row: int = 0
+    """Since the last answer that the model gave; above 0, nothing shows that it still works"""
+    last_time: str | None = None
+    """Of the last one, in UTC; None: there was none"""
+    last_error: str | None = None
+    """Its type and the first line of its text"""
+
+    def after(self, error: Exception) -> Failures:
+        """With one more, now."""
+        lines = str(error).strip().splitlines()
+        return Failures(
+            total=self.total + 1,
+            in_a_row=self.in_a_row + 1,
+            last_time=time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
+            last_error=": ".join([type(error).__name__, *(line[:_LONGEST_LINE] for line in lines[:1])]),
+        )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

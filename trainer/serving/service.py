@@ -1,4 +1,4 @@
-"""What is served, and how far the server is: starting while the model loads, ok, or stopping."""
+"""What is served, and how the server is: starting while the model loads, ok or degraded, and stopping."""
 
 from __future__ import annotations
 
@@ -43,7 +43,10 @@ class Service:
     is_stopping: bool = False
 
     @property
-    def status(self) -> Literal["starting", "ok", "stopping"]:
+    def status(self) -> Literal["starting", "ok", "degraded", "stopping"]:
+        """degraded: requests are taken, but the model failed at the last answer that it gave or should have given."""
         if self.is_stopping:
             return "stopping"
-        return "starting" if self.model is None else "ok"
+        if self.model is None:
+            return "starting"
+        return "degraded" if self.model.engine.failures.in_a_row else "ok"

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import threading
+import time
 
 import pytest
 
@@ -14,6 +16,9 @@ from tests.support.tiny_models import loaded
 from tests.support.waiting import wait_until
 from trainer.errors import TrainError
 from trainer.inference.generate import Generator
+from trainer.inference.shared_rows import SharedRows
+from trainer.serving.answer_events import AnswerEvents
+from trainer.serving.answer_text import AnswerText
 from trainer.serving.engine import Engine
 from trainer.serving.prompts import PromptMaker
 from trainer.serving.server import Address, serve
@@ -147,6 +152,64 @@ def test_what_nobody_foresaw_is_logged_and_not_shown(monkeypatch: pytest.MonkeyP
         wait_until(lambda: sum("RuntimeError: inside knowledge" in line for line in broken.log) == 2)
         monkeypatch.undo()
         assert broken.post(CHAT, chat_body(max_tokens=1)).status == 200
+
+
+def test_health_is_degraded_from_an_error_of_the_model_until_its_next_answer(monkeypatch: pytest.MonkeyPatch) -> None:
+    with chat_server(loaded(), key="k") as failing:
+        keyed = {"authorization": "Bearer k"}
+
+        def fail(*_: object, **__: object) -> None:
+            raise RuntimeError("CUDA error: launch failed\nSet CUDA_LAUNCH_BLOCKING=1")
+
+        assert failing.get("health").json()["status"] == "ok"
+        decoder = failing.speaker.model.decoder.base_model
+        monkeypatch.setattr(decoder, "forward", fail)
+        before = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())
+        for _ in range(2):
+            assert failing.post(CHAT, chat_body(max_tokens=1), **keyed).status == 500
+        bad = failing.get("health", **keyed)
+        assert (bad.status, bad.json()["status"]) == (200, "degraded")  # it takes requests, and one may succeed
+        failures = bad.json()["failures"]
+        assert before <= failures.pop("last_time")
+        assert failures == {"total": 2, "in_a_row": 2, "last_error": "RuntimeError: CUDA error: launch failed"}
+        assert "last_error" not in failing.get("health").json()["failures"]
+        monkeypatch.undo()
+        assert failing.post(CHAT, chat_body(max_tokens=0), **keyed).status == 400  # not a failure of the model
+        assert failing.get("health").json()["status"] == "degraded"
+        assert failing.post(CHAT, chat_body(max_tokens=1), **keyed).status == 200
+        good = failing.get("health", **keyed).json()
+        assert (good["status"], good["failures"]["total"], good["failures"]["in_a_row"]) == ("ok", 2, 0)
+
+
+def test_a_stream_that_fails_sends_all_tokens_before_the_error(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The event loop is held at the first token, so that it finds the last tokens and the error together."""
+    with chat_server(loaded()) as failing:
+        expected = failing.post(CHAT, chat_body(max_tokens=4, temperature=0)).json()["choices"][0]["message"]["content"]
+        has_failed = threading.Event()
+        plain_add, plain_failed, plain_step = AnswerText.add, AnswerEvents.failed, SharedRows.step
+        steps: list[int] = []
+
+        def add(text: AnswerText, token: int) -> str:
+            assert has_failed.wait(60)
+            return plain_add(text, token)
+
+        def failed(events: AnswerEvents, error: Exception) -> None:
+            plain_failed(events, error)
+            has_failed.set()
+
+        def step(rows: SharedRows, tokens: list[int]) -> object:
+            steps.append(1)
+            if len(steps) == 4:
+                raise RuntimeError("lost")
+            return plain_step(rows, tokens)
+
+        monkeypatch.setattr(AnswerText, "add", add)
+        monkeypatch.setattr(AnswerEvents, "failed", failed)
+        monkeypatch.setattr(SharedRows, "step", step)
+        reply = failing.post(CHAT, chat_body(max_tokens=9, temperature=0, stream=True))
+        events = [json.loads(event.removeprefix("data: ")) for event in reply.body.decode().split("\n\n")[:-1]]
+        assert events[-1]["error"]["type"] == "server_error"
+        assert "".join(event["choices"][0]["delta"]["content"] for event in events[:-1]) == expected
 
 
 def test_a_stream_is_events_of_json_that_end_with_done(server: ChatServer) -> None:

@@ -131,11 +131,14 @@ def test_an_error_of_the_model_fails_what_it_answers_and_the_next_requests_are_a
     hook = record.model.decoder.base_model.get_submodule("layers.1").register_forward_pre_hook(fail)
     held.release()
     assert isinstance(held.heard.wait().error, torch.OutOfMemoryError)
-    other.wait()
+    assert isinstance(other.wait().error, torch.OutOfMemoryError)
+    assert (engine.failures.total, engine.failures.in_a_row) == (2, 2)
+    assert engine.failures.last_error == "OutOfMemoryError: CUDA out of memory"
     hook.remove()
     fine = Heard()
     engine.submit(asked(record, 2), fine)
     assert fine.wait().tokens == alone(generator, asked(record, 2))
+    assert (engine.failures.total, engine.failures.in_a_row) == (2, 0)
     assert engine.stats().running == 0
     engine.close(within_s=0)
 

@@ -36,7 +36,7 @@ async def stream(
     ticket: Any, events: AnswerEvents, reads: int, send_timeout_s: float
 ) -> tuple[list[bytes], RequestNotes]:
     """What a client got that reads this many messages and then no more."""
-    notes, got, never = RequestNotes(), list[bytes](), asyncio.Event()
+    notes, got, never = RequestNotes(has_key=True), list[bytes](), asyncio.Event()
     answer = Answer(ticket, events, AnswerText(BPE))
     response = StreamedAnswer(answer, Completion(model="m"), False, notes=notes, send_timeout_s=send_timeout_s)
 
