@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from tools.lmms_eval_check.expected import exported_model, spoken
-from tools.lmms_eval_check.local_tasks import SEEDBENCH, SEEDBENCH_PPL, VQA, asked, write_tasks
+from tools.lmms_eval_check.local_tasks import SEEDBENCH, SEEDBENCH_PPL, UNREADABLE, VQA, asked, write_tasks
 
 ROOT = Path(__file__).parents[1]
 VENV = ROOT / ".venv-lmms-eval"
@@ -72,6 +72,13 @@ def compare(python: Path, folder: Path) -> int:
             expect(f"{VQA}, {name}: answers of dsvl-train eval", answers[VQA], evaluated.answers)
             expect(f"{VQA}, {name}: score", scores[VQA]["exact_match,none"], evaluated.vqa_accuracy_normalised)
             expect(f"{SEEDBENCH}, {name}: answers of a conversation", answers[SEEDBENCH], letters)
+    scores, answers = run(python, folder, model, tasks, [VQA, SEEDBENCH], 3, [], processes=2)
+    expect(f"{VQA}, in two processes: answers", answers[VQA], evaluated.answers)
+    expect(f"{VQA}, in two processes: score", scores[VQA]["exact_match,none"], evaluated.vqa_accuracy_normalised)
+    expect(f"{SEEDBENCH}, in two processes: answers", answers[SEEDBENCH], letters)
+    failed = lmms_eval(python, folder, model, tasks, [UNREADABLE], 1, [], processes=2, timeout_s=300)
+    expect("an error in one of two processes: exit code", failed.returncode, 1)
+    expect("an error in one of two processes: line", "task dsvl_unreadable, document 1: " in failed.stderr, True)
     scores, _ = run(python, folder, model, tasks, [SEEDBENCH_PPL], 3, ["--force_simple"])
     expect(f"{SEEDBENCH_PPL}: the trained answers are chosen", scores[SEEDBENCH_PPL]["acc,none"], 1.0)
     print("\n".join(wrong))
@@ -79,23 +86,20 @@ def compare(python: Path, folder: Path) -> int:
 
 
 def run(
-    python: Path, folder: Path, model: Path, tasks: Path, names: list[str], batch: int, options: list[str]
+    python: Path,
+    folder: Path,
+    model: Path,
+    tasks: Path,
+    names: list[str],
+    batch: int,
+    options: list[str],
+    *,
+    processes: int = 1,
 ) -> tuple[Mapping[str, Mapping[str, Any]], Mapping[str, list[str]]]:
     """Scores of each task, and its answers in the order of its documents."""
     out = Path(tempfile.mkdtemp(dir=folder))
-    command = [
-        str(python),
-        "-m",
-        "lmms_eval",
-        "--model",
-        "dsvl",
-        "--model_args",
-        f"pretrained={model},max_new_tokens=8",
-    ]
-    command += ["--include_path", str(tasks), "--tasks", ",".join(names), "--batch_size", str(batch)]
-    command += ["--log_samples", "--output_path", str(out), *options]
-    environment = {"HF_HUB_OFFLINE": "1", "HF_HOME": str(folder / "hub"), "PATH": "", "HOME": str(folder)}
-    done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True)
+    options = ["--log_samples", "--output_path", str(out), *options]
+    done = lmms_eval(python, folder, model, tasks, names, batch, options, processes=processes)
     results = next(out.rglob("*_results.json"), None)  # lmms-eval ends with 0 when it failed, too
     if results is None or done.returncode:
         sys.exit(f"lmms-eval failed:\n{done.stdout[-3000:]}\n{done.stderr[-3000:]}")
@@ -106,6 +110,27 @@ def run(
         lines = sorted(map(json.loads, samples.read_text().splitlines()), key=lambda line: line["doc_id"])
         answers[name] = [line["filtered_resps"] for line in lines]
     return scores, answers
+
+
+def lmms_eval(
+    python: Path,
+    folder: Path,
+    model: Path,
+    tasks: Path,
+    names: list[str],
+    batch: int,
+    options: list[str],
+    *,
+    processes: int,
+    timeout_s: float | None = None,
+) -> subprocess.CompletedProcess[str]:
+    """Run lmms-eval; several processes with torchrun, which is what `accelerate launch` calls on machines with GPUs."""
+    launch = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", str(processes)]
+    command = [str(python), *(launch if processes > 1 else []), "-m", "lmms_eval", "--model", "dsvl"]
+    command += ["--model_args", f"pretrained={model},max_new_tokens=8"]
+    command += ["--include_path", str(tasks), "--tasks", ",".join(names), "--batch_size", str(batch), *options]
+    environment = {"HF_HUB_OFFLINE": "1", "HF_HOME": str(folder / "hub"), "PATH": "", "HOME": str(folder)}
+    return subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=timeout_s)
 
 
 if __name__ == "__main__":

@@ -18,6 +18,8 @@ ROOT = Path(__file__).parents[2]
 DATA = ROOT / "examples/data"
 INSTRUCTION = "Answer the question using a single word or phrase."
 VQA, SEEDBENCH, SEEDBENCH_PPL = "dsvl_vqav2", "dsvl_seedbench", "dsvl_seedbench_ppl"
+UNREADABLE = "dsvl_unreadable"
+"""As VQA, but its second document cannot be asked: with two processes, the first has only questions that can"""
 
 _OTHERS = ("a red bus", "nobody", "seventeen", "under the table")
 """Answers that no question has"""
@@ -95,7 +97,10 @@ def write_tasks(folder: Path, python: Path) -> Path:
             }
         )
     _write(folder / "seedbench.parquet", seedbench, {"image": {"_type": "List", "feature": _IMAGE}})
+    long = "Why? " * 2000  # more than the model reads
+    _write(folder / "unreadable.parquet", [vqa[0], {**vqa[1], "question": long}, *vqa[2:]], kinds)
     definitions = (
+        (UNREADABLE, "vqav2/vqav2_val.yaml", "validation", "unreadable"),
         (VQA, "vqav2/vqav2_val.yaml", "validation", "vqa"),
         (SEEDBENCH, "seedbench/seedbench.yaml", "test", "seedbench"),
         (SEEDBENCH_PPL, "seedbench/seedbench_ppl.yaml", "test", "seedbench"),

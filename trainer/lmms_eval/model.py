@@ -6,7 +6,6 @@ answers. Both ask the same question if a task only has images and a text.
 
 from __future__ import annotations
 
-import os
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -27,6 +26,7 @@ from trainer.errors import TrainError
 from trainer.inference.open_model import open_model
 from trainer.lmms_eval.answers import Answer, Answerer
 from trainer.lmms_eval.generation_kwargs import AnswerSettings, answer_settings
+from trainer.lmms_eval.processes import ending_all, own_device
 from trainer.lmms_eval.questions import Conversation, Question, conversation_of, user_turn
 
 _MOST_ROUNDS = 100
@@ -40,6 +40,7 @@ class DsvlSimple(lmms):  # type: ignore[misc]  # lmms-eval is not installed wher
 
     is_simple = True
 
+    @ending_all()
     def __init__(
         self,
         pretrained: str = "",
@@ -72,7 +73,7 @@ class DsvlSimple(lmms):  # type: ignore[misc]  # lmms-eval is not installed wher
         if problems:
             raise ConfigError(problems)
         speaker, _ = open_model(
-            Path(str(pretrained)), allow_extensions=str(allow_extensions).split(), device=device or _own_device()
+            Path(str(pretrained)), allow_extensions=str(allow_extensions).split(), device=device or own_device()
         )
         for line in speaker.notes:
             note(line)
@@ -90,6 +91,7 @@ class DsvlSimple(lmms):  # type: ignore[misc]  # lmms-eval is not installed wher
         self._answerer = None
         super().clean()
 
+    @ending_all()
     def generate_until(self, requests: list[Instance]) -> list[GenerationResult]:
         """The answers, in order. Raises TrainError with all questions that cannot be asked."""
         reads = [partial(self._conversation, request) for request in requests]
@@ -101,6 +103,7 @@ class DsvlSimple(lmms):  # type: ignore[misc]  # lmms-eval is not installed wher
             for answer in self._answers(requests, reads)
         ]
 
+    @ending_all()
     def generate_until_multi_round(self, requests: list[Instance]) -> list[list[str] | GenerationResult]:
         """Of each request, the answers of all rounds, or what its task made of them. Raises as generate_until does.
 
@@ -126,6 +129,7 @@ class DsvlSimple(lmms):  # type: ignore[misc]  # lmms-eval is not installed wher
         number = min(pending)
         raise TrainError(f"{_where(requests[number])}: has not ended after {_MOST_ROUNDS} rounds; correct the task")
 
+    @ending_all()
     def loglikelihood(self, requests: list[Instance]) -> list[GenerationResult]:
         """Of each answer, as a pair, its loss and whether greedy decoding gives it. Raises as generate_until does.
 
@@ -245,8 +249,3 @@ def _rounds(outputs: list[Any]) -> list[str] | GenerationResult:
 def _where(request: Instance) -> str:
     document, task, _ = request.args[-3:]
     return f"task {task}, document {document}"
-
-
-def _own_device() -> str | None:
-    """Of this process, if lmms-eval runs in several of them; None: as open_model chooses."""
-    return f"cuda:{os.environ['LOCAL_RANK']}" if "LOCAL_RANK" in os.environ and torch.cuda.is_available() else None

@@ -194,3 +194,23 @@ def test_the_entry_point_names_both_classes_and_imports_neither_torch_nor_lmms_e
     for path, is_simple in ((manifest.simple_class_path, True), (manifest.chat_class_path, False)):
         assert path.rpartition(".")[0] == host.__name__
         assert getattr(host, path.rpartition(".")[2]).is_simple is is_simple
+
+
+def test_an_error_in_one_of_several_processes_ends_it_so_that_the_launcher_ends_the_others(
+    exported: Path, host: ModuleType, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    model = host.DsvlChat(pretrained=str(exported))
+    task = Task([{"text": "Watch.", "images": ["a.mp4"]}], FEW)
+    task.put_into(model)
+    monkeypatch.setenv("RANK", "1")
+    for processes, expected in (("1", TrainError), ("2", SystemExit)):
+        monkeypatch.setenv("WORLD_SIZE", processes)
+        with pytest.raises(expected) as failed:
+            model.generate_until(task.chat())
+    assert isinstance(failed.value, SystemExit)
+    assert failed.value.code == 1
+    (line,) = [line for line in capsys.readouterr().err.splitlines() if "process" in line]
+    assert line.startswith("process 1: task task, document 0: a.mp4: ")
+    with pytest.raises(SystemExit):
+        host.DsvlChat(pretrained="")
+    assert "process 1: model_args.pretrained: missing" in capsys.readouterr().err
