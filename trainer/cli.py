@@ -19,7 +19,7 @@ import click
 from dst.common.cli import note, print_error, run_command
 from dst.errors import ConfigError, DsvlError
 from trainer.cli_measure import evaluate, report
-from trainer.cli_options import PATH, TrainCommand, allow_extension, report_torch
+from trainer.cli_options import PATH, TrainCommand, allow_extension, cache_options, report_torch
 from trainer.cli_serve import serve
 from trainer.errors import GpuMemoryError, LostRankError
 
@@ -151,6 +151,7 @@ def export(
 @click.option("--temperature", default=0.0, show_default=True, help="Above 0 answers are sampled; 0 is greedy.")
 @click.option("--top-p", default=1.0, show_default=True, help="Sample from the likeliest tokens with this probability.")
 @click.option("--seed", default=0, show_default=True, help="Seed of sampling.")
+@cache_options
 @allow_extension
 def chat(
     model: Path,
@@ -159,6 +160,8 @@ def chat(
     temperature: float,
     top_p: float,
     seed: int,
+    cache_gb: float,
+    cache_dir: Path | None,
     allow_extensions: tuple[str, ...],
 ) -> None:
     """Chat with a model about images, in rounds; lines come from the terminal or a pipe.
@@ -170,13 +173,14 @@ def chat(
     sampling = Sampling(max_new_tokens=max_new_tokens, temperature=temperature, top_p=top_p, seed=seed)
     if problems := sampling.problems():
         raise ConfigError(problems)
+    from trainer.inference.caches import CacheSettings
     from trainer.inference.chat import Chat
     from trainer.inference.open_model import open_model
 
     speaker, _ = open_model(model, build=build, allow_extensions=allow_extensions)
     for line in speaker.notes:
         note(line)
-    conversation = Chat(speaker, sampling)
+    conversation = Chat(speaker, sampling, cache=CacheSettings(gb=cache_gb, folder=cache_dir))
     conversation.run(sys.stdin)
     if conversation.refused and not sys.stdin.isatty():
         sys.exit(1)

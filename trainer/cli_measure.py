@@ -8,7 +8,7 @@ import click
 from click.core import ParameterSource
 
 from dst.common.cli import PAGE
-from trainer.cli_options import PATH, TrainCommand, allow_extension
+from trainer.cli_options import PATH, TrainCommand, allow_extension, cache_options
 
 _OF_DIALOGUES, _OF_BUILDS = ("images", "prefix", "leave_out"), ("loss", "answers", "blind", "limit", "workers")
 """Options of eval that apply to only one of its two kinds"""
@@ -34,6 +34,7 @@ _OF_DIALOGUES, _OF_BUILDS = ("images", "prefix", "leave_out"), ("loss", "answers
 @click.option("--temperature", default=0.0, show_default=True, help="Above 0 answers are sampled; 0 is greedy.")
 @click.option("--top-p", default=1.0, show_default=True, help="Sample from the likeliest tokens with this probability.")
 @click.option("--seed", default=0, show_default=True, help="Seed of sampling.")
+@cache_options
 @click.option("--json", "as_json", is_flag=True, help="Print results as one line of JSON.")
 @allow_extension
 def evaluate(
@@ -54,6 +55,8 @@ def evaluate(
     temperature: float,
     top_p: float,
     seed: int,
+    cache_gb: float,
+    cache_dir: Path | None,
     as_json: bool,
     allow_extensions: tuple[str, ...],
 ) -> None:
@@ -68,6 +71,7 @@ def evaluate(
     if dialogues is None and not (loss or answers):
         raise click.UsageError("--no-loss and --no-answers: nothing is left to measure; expected at most one of them")
     from trainer.evaluation.command import EvalSettings, evaluate_build, evaluate_dialogues
+    from trainer.inference.caches import CacheSettings
     from trainer.inference.generate import Sampling
 
     sampling = Sampling(max_new_tokens=max_new_tokens, temperature=temperature, top_p=top_p, seed=seed)
@@ -76,6 +80,7 @@ def evaluate(
         build=build,
         sampling=sampling,
         batch=batch,
+        cache=CacheSettings(gb=cache_gb, folder=cache_dir),
         out=out,
         as_json=as_json,
         allow_extensions=allow_extensions,

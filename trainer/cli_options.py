@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Any
 
 import click
 
@@ -22,6 +23,19 @@ allow_extension = click.option(
     help="Code of another package that the model may name and run; may be given often.",
 )
 """For commands that open a folder with a model"""
+
+
+def cache_options(command: Callable[..., Any]) -> Callable[..., Any]:
+    """For commands that answer questions."""
+    gb = click.option(
+        "--cache-gb",
+        type=click.FloatRange(0),
+        default=1.0,
+        show_default=True,
+        help="Memory for images and prompts that may come again.",
+    )
+    folder = click.option("--cache-dir", type=PATH, help="A folder that keeps the cache of images.")
+    return gb(folder(command))
 
 
 class TrainCommand(Command):

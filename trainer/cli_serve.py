@@ -11,7 +11,7 @@ from dst.common.cli import note
 from dst.common.terminal_text import visible
 from dst.common.web_server import is_loopback
 from dst.errors import ConfigError
-from trainer.cli_options import PATH, TrainCommand, allow_extension
+from trainer.cli_options import PATH, TrainCommand, allow_extension, cache_options
 
 KEY_VARIABLE = "DSVL_API_KEY"
 _MEGABYTE = 1 << 20
@@ -35,9 +35,8 @@ _MEGABYTE = 1 << 20
 @click.option("--top-p", default=1.0, show_default=True, help="Of requests that name none.")
 @click.option("--batch", type=click.IntRange(1), default=8, show_default=True, help="Answers at the same time.")
 @click.option("--queue", type=click.IntRange(1), default=64, show_default=True, help="Requests that may wait.")
-@click.option("--cache-gb", type=click.FloatRange(0), default=1.0, show_default=True, help="Of images and prompts.")
-@click.option("--cache-dir", type=PATH, help="A folder that keeps the cache of images.")
 @click.option("--stop-within", type=click.FloatRange(0), default=30.0, show_default=True, help="Seconds, for answers.")
+@cache_options
 @allow_extension
 def serve(
     model: Path,

@@ -10,6 +10,8 @@ Shapes: B rows, K keys, Q queries.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import numpy as np
 import numpy.typing as npt
 import torch
@@ -27,15 +29,41 @@ def step_layout(is_image_BK: torch.Tensor, queries_BQ: torch.Tensor) -> Attentio
     )
 
 
-def prompt_layout(is_image_K: npt.NDArray[np.bool_], num_queries: int, device: torch.device) -> AttentionLayout:
-    """For the last `num_queries` text tokens of one row whose last position is one of them."""
-    text = np.flatnonzero(~is_image_K)
+def prompt_layout(
+    is_image: Sequence[npt.NDArray[np.bool_]],
+    queries: Sequence[npt.NDArray[np.int64]],
+    *,
+    num_queries: int,
+    num_keys: int,
+    device: torch.device,
+) -> AttentionLayout:
+    """For consecutive text tokens of each row, the last that it shows to anybody so far.
+
+    is_image: of the positions of each row, at least up to its last query. queries: their positions in the row, the last
+    of its `num_queries` queries; those before them are padding, whose output is finite and means nothing.
+    """
+    batch = len(queries)
     if num_queries <= MASKED_QUERIES:
-        queries_BQ = torch.from_numpy(text[-num_queries:]).to(device)[None]
-        return step_layout(torch.from_numpy(is_image_K).to(device)[None], queries_BQ)
-    is_query = np.arange(len(text)) >= len(text) - num_queries
-    sample = rows_of_sample(is_image_K, is_query, (), device)
-    keys = torch.from_numpy(np.concatenate([text, np.flatnonzero(is_image_K)[: sample.image_keys]])).to(device)
-    plan = TextRows(queries=torch.arange(num_queries, device=device), keys=keys, samples=(sample,))
-    num_keys = len(is_image_K)
-    return AttentionLayout(batch=1, num_queries=num_queries, num_keys=num_keys, longest_sample=num_keys, plan=plan)
+        positions_BQ = np.zeros((batch, num_queries), np.int64)
+        is_image_BK = np.zeros((batch, num_keys), np.bool_)
+        for row, positions in enumerate(queries):
+            positions_BQ[row, num_queries - len(positions) :] = positions
+            is_image_BK[row, : len(is_image[row])] = is_image[row][:num_keys]
+        return step_layout(torch.from_numpy(is_image_BK).to(device), torch.from_numpy(positions_BQ).to(device))
+    query_index, key_index, samples = [], [], []
+    for row, positions in enumerate(queries):
+        if len(positions):
+            seen = is_image[row][: positions[-1] + 1]
+            text = np.flatnonzero(~seen)
+            sample = rows_of_sample(seen, text >= positions[0], (), device)
+            query_index.append((row + 1) * num_queries - len(positions) + np.arange(len(positions)))
+            key_index += [text + row * num_keys, np.flatnonzero(seen)[: sample.image_keys] + row * num_keys]
+            samples.append(sample)
+    queries_N, keys_N = (torch.from_numpy(np.concatenate(index)).to(device) for index in (query_index, key_index))
+    return AttentionLayout(
+        batch=batch,
+        num_queries=num_queries,
+        num_keys=num_keys,
+        longest_sample=num_keys,
+        plan=TextRows(queries=queries_N, keys=keys_N, samples=tuple(samples)),
+    )

@@ -29,7 +29,7 @@ from trainer.evaluation.compatibility import check_model_fits_build, prepare_for
 from trainer.evaluation.dialogues import read_dialogues
 from trainer.evaluation.held_out import Question
 from trainer.evaluation.metrics import Answered, DatasetScore
-from trainer.evaluation.printed import print_blind, print_measures
+from trainer.evaluation.printed import images_text, print_blind, print_images, print_measures
 from trainer.evaluation.report import AnsweredDialogue, write_report
 from trainer.evaluation.runner import (
     ScoredAnswers,
@@ -41,8 +41,9 @@ from trainer.evaluation.runner import (
     load_images,
 )
 from trainer.evaluation.shown_images import WRONG, Shown, ShownImages
+from trainer.inference.caches import CacheSettings
 from trainer.inference.conversation import Speaker
-from trainer.inference.generate import Sampling
+from trainer.inference.generate import Generator, Sampling
 from trainer.inference.open_model import open_model, was_trained_on
 from trainer.model_io.load import Loaded
 from trainer.training.loop import Evaluation
@@ -57,6 +58,7 @@ class EvalSettings:
     """The build to measure on, by default the run's. With dialogues: where the run's build is, if it was moved."""
     sampling: Sampling
     batch: int
+    cache: CacheSettings
     out: Path | None
     as_json: bool
     allow_extensions: tuple[str, ...] = ()
@@ -81,6 +83,7 @@ def evaluate_build(
     _raise_if_any([*problems, *(prepare_for_loss(speaker, build.manifest) if loss else [])])
     questions = held_out_questions(speaker, build, limit=limit) if answers else []
     images = _shown_images(speaker, build) if blind else None
+    generator = _generator(settings, speaker) if answers else None
     evaluation: Evaluation | None = None
     scored: ScoredAnswers | None = None
     if loss:
@@ -89,25 +92,38 @@ def evaluate_build(
     if answers:
         with _explain_out_of_memory(settings), Bar().step("answers", len(questions)) as advance:
             scored = answer_held_out(
-                speaker, build, questions, settings.sampling, batch=settings.batch, advance=advance
+                speaker,
+                build,
+                questions,
+                settings.sampling,
+                batch=settings.batch,
+                advance=advance,
+                generator=generator,
             )
     rows: list[BlindRow] = []
     if images is not None and loss:
         with _explain_out_of_memory(settings), Bar().step("wrong images", len(build["eval"])) as advance:
             rows += blind_losses(speaker, build, images, sequences=settings.batch, workers=workers, advance=advance)
-    if images is not None and scored:
-        rows += _blind_scores(settings, speaker, build, images, questions, scored)
+    if images is not None and scored and generator:
+        rows += _blind_scores(settings, speaker, build, images, questions, scored, generator)
     scores = scored.scores.datasets if scored else ()
     if settings.as_json:
-        print(json_line(_measures(speaker, build, evaluation, scores) | ({"blind": as_json(rows)} if blind else {})))
+        measures = _measures(speaker, build, evaluation, scores) | ({"blind": as_json(rows)} if blind else {})
+        if generator:
+            measures["images"] = {"read": generator.cache.misses, "known": generator.cache.hits}
+        print(json_line(measures))
     else:
         print_measures(build, evaluation, scores)
+        if generator:
+            print_images(generator.cache)
         if images is not None:
             print_blind(rows, list(left_out(images)))
     if settings.out is not None and scored:
         facts = {**_facts(settings, speaker), "build": build.manifest.hash, "earlier answers": "as recorded"}
         if evaluation:
             facts["held-out loss"] = f"{evaluation.loss:.4f}"
+        if generator:
+            facts["images"] = images_text(generator.cache)
         _write(settings.out, scored.dialogues, facts, scores, rows, list(left_out(images)) if images else ())
 
 
@@ -125,6 +141,7 @@ def _blind_scores(
     images: ShownImages,
     questions: Sequence[Question],
     scored: ScoredAnswers,
+    generator: Generator,
 ) -> list[BlindRow]:
     """Ask the questions about images again, with wrong ones."""
     groups = {sample.index: sample.group for sample in images.samples.values()}
@@ -147,6 +164,7 @@ def _blind_scores(
                 batch=settings.batch,
                 advance=advance,
                 show=partial(images.pixels, shown),
+                generator=generator,
             )
     return blind_scores(answers, [groups[question.index] for question in asked])
 
@@ -163,10 +181,17 @@ def evaluate_dialogues(settings: EvalSettings, path: Path, *, root: Path, prefix
         )
     speaker, _ = _open(settings, settings.build)
     images = load_images(speaker, dialogues.complete)
+    generator = _generator(settings, speaker)
     num_rounds = sum(len(dialogue.rounds) for dialogue in dialogues.complete)
     with _explain_out_of_memory(settings), Bar().step("rounds", num_rounds) as advance:
         held = hold_dialogues(
-            speaker, dialogues.complete, images, settings.sampling, batch=settings.batch, advance=advance
+            speaker,
+            dialogues.complete,
+            images,
+            settings.sampling,
+            batch=settings.batch,
+            advance=advance,
+            generator=generator,
         )
     notes = [
         f"dialogue {dialogue.id}: left out, it lacks {', '.join(dialogue.missing)}" for dialogue in dialogues.left_out
@@ -175,7 +200,7 @@ def evaluate_dialogues(settings: EvalSettings, path: Path, *, root: Path, prefix
         f"dialogue {dialogue.id}: ended before round {dialogue.round}, which would take {dialogue.positions} positions"
         for dialogue in held.cut
     ]
-    facts = {**_facts(settings, speaker), "dialogues": path.name}
+    facts = {**_facts(settings, speaker), "dialogues": path.name, "images": images_text(generator.cache)}
     _write(settings.out, held.dialogues, facts | ({"not held": "; ".join(notes)} if notes else {}), ())
     if settings.as_json:
         result = {
@@ -183,12 +208,14 @@ def evaluate_dialogues(settings: EvalSettings, path: Path, *, root: Path, prefix
             "answers": sum(len(dialogue.rounds) for dialogue in held.dialogues),
             "cut": [asdict(dialogue) for dialogue in held.cut],
             "left_out": [asdict(dialogue) for dialogue in dialogues.left_out],
+            "images": {"read": generator.cache.misses, "known": generator.cache.hits},
             "out": str(settings.out),
         }
         print(json_line(result))
     else:
         for line in notes:
             print(visible(line))
+        print_images(generator.cache)
         print(visible(f"{len(held.dialogues)} dialogues held; see {settings.out / 'results.html'}"))
 
 
@@ -198,6 +225,14 @@ def _open(settings: EvalSettings, build: str | None) -> tuple[Loaded, Build | No
     for line in speaker.notes:
         note(line)
     return speaker, own
+
+
+def _generator(settings: EvalSettings, speaker: Loaded) -> Generator:
+    """Raises TrainError if the folder of its cache cannot be used."""
+    generator = Generator(speaker.model, speaker.chat_tokenizer, settings.cache)
+    for line in generator.notes:
+        note(line)
+    return generator
 
 
 @contextmanager

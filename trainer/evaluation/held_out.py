@@ -17,6 +17,7 @@ from operator import itemgetter
 import numpy as np
 import numpy.typing as npt
 import torch
+import xxhash
 
 from dst import IGNORE
 from dst.tokenizer import TextTokenizer
@@ -66,6 +67,8 @@ class Question:
     """Number of positions of its prompt, images expanded"""
     num_images: int
     """In its prompt"""
+    images: bytes
+    """A digest of the images in its prompt"""
     kind: Kind
     references: tuple[str, ...]
 
@@ -180,6 +183,9 @@ def _questions(
     for number, (start, end) in enumerate(spans):
         ids = record.ids[:start]
         num_images = int((ids == tokenizer.image_id).sum())
+        digest = xxhash.xxh3_128()
+        for image in record.images[:num_images]:
+            digest.update(xxhash.xxh3_128_digest(image))
         end_id = int(record.ids[end - 1])
         answer = answer_text(tokenizer, record.ids[start:end].tolist(), end_id)
         yield Question(
@@ -194,6 +200,7 @@ def _questions(
             end_id=end_id,
             positions=start + sum(grid.tiles * image_tokens - 1 for grid in record.grids[:num_images]),
             num_images=num_images,
+            images=digest.digest(),
             kind=kind,
             references=references_of(metadata, number, answer) if has_one_each or number == 0 else (answer,),
         )

@@ -12,6 +12,7 @@ from dst.common.terminal_text import visible
 from shards import Build
 from trainer.evaluation.blind_rows import BlindRow, difference_text
 from trainer.evaluation.metrics import DatasetScore
+from trainer.inference.state_cache import StateCache
 from trainer.training.loop import Evaluation
 
 
@@ -36,6 +37,16 @@ def print_measures(build: Build, evaluation: Evaluation | None, scores: Sequence
     for row in scores:
         for line in row.notes:
             console.print(Text(visible(f"{row.dataset}: {line}")))
+
+
+def images_text(cache: StateCache) -> str:
+    """How many images were read for the answers, and how many were known from earlier ones."""
+    return f"{cache.misses:,} images read, {cache.hits:,} known from earlier questions"
+
+
+def print_images(cache: StateCache) -> None:
+    if cache.hits or cache.misses:
+        _console().print(Text(images_text(cache)))
 
 
 def print_blind(rows: Sequence[BlindRow], notes: Sequence[str]) -> None:

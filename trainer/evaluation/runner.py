@@ -4,8 +4,9 @@ Rules
 - A held-out question is asked after the recorded answers before it. In a dialogue the model sees its own answers.
 - What can be checked before the first token is generated is checked then: a build that the model was not made for
   (trainer.evaluation.compatibility), a file that is not an image, a package that is missing.
-- Prompts of similar length share a batch. That changes answers only by rounding. What is sampled is keyed by record and
-  answer, so it depends neither on the batch nor on the records that share a sample.
+- Questions about the same images follow each other, and prompts of similar length share a batch. That changes answers
+  only by rounding. What is sampled is keyed by record and answer, so it depends neither on the batch nor on the records
+  that share a sample.
 """
 
 from __future__ import annotations
@@ -102,9 +103,13 @@ def answer_held_out(
     *,
     batch: int,
     advance: Advance,
+    generator: Generator | None = None,
 ) -> ScoredAnswers:
-    """Generate and score answers. Raises ShardError or TrainError. advance: called with the number of answers done."""
-    answers = generate_answers(speaker, build, questions, sampling, batch=batch, advance=advance)
+    """Generate and score answers. Raises ShardError or TrainError. advance: called with the number of answers done.
+
+    generator: of the speaker's model, which may know images already; None: a new one.
+    """
+    answers = generate_answers(speaker, build, questions, sampling, batch=batch, advance=advance, generator=generator)
     scores = score(answers)
     texts = [answer.prediction for answer in answers]
     return ScoredAnswers(
@@ -121,11 +126,14 @@ def generate_answers(
     batch: int,
     advance: Advance,
     show: Show | None = None,
+    generator: Generator | None = None,
 ) -> list[Answered]:
     """The answers to questions, in their order. show: other images in the place of their own. Raises as above."""
-    generator, tokenizer = Generator(speaker.model, speaker.chat_tokenizer), speaker.chat_tokenizer.tokenizer
+    generator = generator or Generator(speaker.model, speaker.chat_tokenizer)
+    tokenizer = speaker.chat_tokenizer.tokenizer
     answers = [""] * len(questions)
-    for numbers in length_batches({number: question.positions for number, question in enumerate(questions)}, batch):
+    lengths = {number: question.positions for number, question in enumerate(questions)}
+    for numbers in length_batches(lengths, batch, {number: questions[number].images for number in lengths}):
         asked = [questions[number] for number in numbers]
         prompts = [prompt_for(build, question, speaker.geometry, tokenizer.image_id, show) for question in asked]
         keys = [(question.dataset, question.record, question.number) for question in asked]
@@ -177,9 +185,14 @@ def hold_dialogues(
     *,
     batch: int,
     advance: Advance,
+    generator: Generator | None = None,
 ) -> HeldDialogues:
-    """Ask the first questions of all dialogues, then the second, and so on. advance: called with the rounds done."""
-    generator, tokenizer = Generator(speaker.model, speaker.chat_tokenizer), speaker.chat_tokenizer.tokenizer
+    """Ask the first questions of all dialogues, then the second, and so on. advance: called with the rounds done.
+
+    generator: as for `answer_held_out`.
+    """
+    generator = generator or Generator(speaker.model, speaker.chat_tokenizer)
+    tokenizer = speaker.chat_tokenizer.tokenizer
     held: list[list[Exchange]] = [[] for _ in dialogues]
     cut: dict[int, CutDialogue] = {}
     for number in range(max((len(dialogue.rounds) for dialogue in dialogues), default=0)):

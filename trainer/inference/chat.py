@@ -29,6 +29,7 @@ from dst.common.terminal_text import visible
 from trainer.distributed.stop_signal import StopFlag
 from trainer.errors import TooLongError, TrainError
 from trainer.inference.cached_decoder import Prompt
+from trainer.inference.caches import CacheSettings
 from trainer.inference.conversation import (
     Exchange,
     Speaker,
@@ -47,8 +48,15 @@ class Chat:
     """A conversation, and what each line does to it."""
 
     def __init__(
-        self, speaker: Speaker, sampling: Sampling, *, out: TextIO | None = None, err: TextIO | None = None
+        self,
+        speaker: Speaker,
+        sampling: Sampling,
+        *,
+        cache: CacheSettings | None = None,
+        out: TextIO | None = None,
+        err: TextIO | None = None,
     ) -> None:
+        """cache: what is kept of images and earlier conversations. Raises TrainError if its folder cannot be used."""
         self.exchanges: list[Exchange] = []
         self.waiting: list[LoadedImage] = []
         """Images for the next question"""
@@ -56,13 +64,16 @@ class Chat:
         """Whether any line failed"""
         self._speaker, self._sampling = speaker, sampling
         self._out, self._err = out or sys.stdout, err or sys.stderr
-        self._generator = Generator(speaker.model, speaker.chat_tokenizer)
+        self._generator = Generator(speaker.model, speaker.chat_tokenizer, cache)
+        self._notes = self._generator.notes
         self._session = self._generator.session()
 
     def run(self, stdin: TextIO) -> None:
         """Read lines until /quit or the end of input. Ctrl-C ends an answer, or the line that is being typed."""
         for stream in (stdin, self._out, self._err):
             _tolerate_encoding_errors(stream)
+        for line in self._notes:
+            self._note(f"note: {line}")
         self._note("a line is a question; /image PATH... adds images; /help lists all commands")
         if "tools" in self._speaker.chat_tokenizer.template.mentions:
             self._note("no tools are defined here, and none are run: an answer that calls one is shown as text")

@@ -1,9 +1,10 @@
 """Answers of a VisionChatModel, token by token: one conversation round after round, or a batch of prompts at once.
 
 Rules
-- The KV cache only saves work: the tokens are those that a forward over the whole sequence for each token would give.
-- In a later round only the positions from the first one on where ids or images differ from the cache are computed. So
-  the conversation may change in any way, and the answer is to its current form.
+- Caches only save work: the tokens are those that a forward over the whole sequence for each token would give.
+- In a later round only the positions from the first one on where ids or images differ from what was read are computed.
+  So the conversation may change in any way, and the answer is to its current form.
+- Images and beginnings of prompts that are known from earlier rounds, conversations or batches are not computed again.
 - An answer contains no control tokens but those that the template itself writes in answers, and only ids that the
   tokenizer has.
 
@@ -20,16 +21,20 @@ Shapes: B sequences, V vocabulary.
 from __future__ import annotations
 
 import hashlib
+import threading
 from collections.abc import Hashable, Iterator, Sequence
 from dataclasses import dataclass
 
-import numpy as np
 import torch
 
 from dst import ChatTokenizer, Message
 from trainer.errors import TooLongError, TrainError
-from trainer.inference.cached_decoder import CachedDecoder, Prompt
-from trainer.inference.uncached_decoder import UncachedDecoder, cache_is_right
+from trainer.inference.cached_decoder import Prompt
+from trainer.inference.caches import CacheSettings
+from trainer.inference.open_rows import plan_rows
+from trainer.inference.rows import Rows
+from trainer.inference.state_cache import StateCache
+from trainer.inference.weights_mark import weights_mark
 from trainer.model.decoder import attention_window, max_positions
 from trainer.model.vision_chat import VisionChatModel
 
@@ -59,26 +64,40 @@ class Sampling:
 
 
 class Generator:
-    """Generates answers with one model. It sets the model to evaluation mode."""
+    """Generates answers with one model. It sets the model to evaluation mode.
 
-    def __init__(self, model: VisionChatModel, chat: ChatTokenizer) -> None:
+    Batches and sessions share what is kept of images and prompts; it is forgotten when the model's weights change. They
+    may run in different threads. cache: how much is kept.
+    """
+
+    def __init__(self, model: VisionChatModel, chat: ChatTokenizer, cache: CacheSettings | None = None) -> None:
         self.model = model.eval()
         self.limit = position_limit(model)
         self.end_id, _ = answer_controls(chat)
         self.device = next(model.parameters()).device
-        self.uses_cache = cache_is_right(self.model, self.device)
-        self._decoder = CachedDecoder if self.uses_cache else UncachedDecoder
+        self.plan = plan_rows(self.model, self.device, self.limit)
+        """How the model reads, which was tried on a few tokens"""
+        self.cache_settings = cache or CacheSettings()
+        self._lock = threading.Lock()
+        self._cache: tuple[StateCache, tuple[str, ...]] | None = None
+        self._mark: tuple[int, ...] = ()
         size = model.decoder.get_output_embeddings().weight.shape[0]
         forbidden = torch.zeros(size, dtype=torch.bool)
         forbidden[forbidden_ids(chat, size)] = True
         self._forbidden = forbidden.to(self.device)
 
-    def new_decoder(self, rows: int) -> CachedDecoder | UncachedDecoder:
-        """A decoder that has read nothing, for this many sequences."""
-        return self._decoder(self.model, rows, self.device)
+    @property
+    def cache(self) -> StateCache:
+        """What is kept for these weights. Raises TrainError if the folder of the settings cannot be used."""
+        return self._opened()[0]
+
+    @property
+    def notes(self) -> tuple[str, ...]:
+        """A line if the folder of the settings is not used. Raises as `cache` does."""
+        return self._opened()[1]
 
     def session(self) -> Session:
-        """A new conversation with a KV cache of its own."""
+        """A new conversation, whose keys and values stay in memory of its own."""
         return Session(self)
 
     def max_tokens(self, prompt: Prompt, sampling: Sampling) -> int:
@@ -89,7 +108,6 @@ class Generator:
             raise TooLongError(len(prompt.ids), self.limit)
         return min(sampling.max_new_tokens, self.limit - len(prompt.ids))
 
-    @torch.no_grad()
     def batch(
         self, prompts: Sequence[Prompt], sampling: Sampling, *, keys: Sequence[Sequence[Hashable]] = ()
     ) -> list[list[int]]:
@@ -99,26 +117,47 @@ class Generator:
         batch; default: its index. Raises TooLongError.
         """
         limits = [self.max_tokens(prompt, sampling) for prompt in prompts]
-        randoms = [random_of(sampling, key) for key in keys or [(index,) for index in range(len(prompts))]]
-        decoder = self.new_decoder(len(prompts))
-        logits = decoder.read_padded(prompts)
-        positions = torch.tensor([[len(prompt.ids)] for prompt in prompts], device=self.device)
-        end_ids = [prompt.end_id for prompt in prompts]
-        samplings = [sampling] * len(prompts)
+        keys = keys or [(index,) for index in range(len(prompts))]
+        try:
+            return self._batch(prompts, sampling, limits, keys)
+        except torch.OutOfMemoryError:
+            if not self.cache.num_bytes:
+                raise
+        self.cache.clear()
+        return self._batch(prompts, sampling, limits, keys)
+
+    def _batch(
+        self, prompts: Sequence[Prompt], sampling: Sampling, limits: Sequence[int], keys: Sequence[Sequence[Hashable]]
+    ) -> list[list[int]]:
+        randoms = [random_of(sampling, key) for key in keys]
+        rows = self.plan.open(len(prompts), self.cache)
         answers: list[list[int]] = [[] for _ in prompts]
-        open_rows = set(range(len(prompts)))
+        joined = rows.join_all(prompts)
+        order = [index for index, _ in joined]
+        logits_BV = torch.stack([read.logits_V for _, read in joined])
         while True:
-            tokens = self.choose(logits, end_ids, samplings, randoms)
-            for row in sorted(open_rows):
-                answers[row].append(tokens[row])
-                if tokens[row] == end_ids[row] or len(answers[row]) == limits[row]:
-                    open_rows.remove(row)
-            if not open_rows:
+            end_ids = [prompts[index].end_id for index in order]
+            tokens = self.choose(logits_BV, end_ids, [sampling] * len(order), [randoms[index] for index in order])
+            for row in reversed(range(len(order))):  # so that the row that takes the place of another was looked at
+                index, token = order[row], tokens[row]
+                answers[index].append(token)
+                if token == prompts[index].end_id or len(answers[index]) == limits[index]:
+                    rows.leave(row, keep=True)
+                    for of_rows in (order, tokens):
+                        of_rows[row] = of_rows[-1]
+                        del of_rows[-1]
+            if not order:
                 return answers
-            if self.limit is not None:  # finished sequences continue; their tokens are not used
-                positions = positions.clamp(max=self.limit - 1)
-            logits = decoder.read_tokens(tokens, positions)
-            positions = positions + 1
+            logits_BV = rows.step(tokens)
+
+    def _opened(self) -> tuple[StateCache, tuple[str, ...]]:
+        with self._lock:
+            mark = weights_mark(self.model)
+            if self._cache is None or mark != self._mark:
+                counts = (self._cache[0].hits, self._cache[0].misses) if self._cache else (0, 0)
+                self._cache, self._mark = self.cache_settings.open(self.plan), mark
+                self._cache[0].count(hits=counts[0], misses=counts[1])
+            return self._cache
 
     def choose(
         self,
@@ -146,18 +185,18 @@ class Generator:
 
 
 class Session:
-    """A conversation of several rounds: what the model has read stays in a KV cache."""
+    """A conversation of several rounds: what the model has read stays in memory, whatever the cache's bound is."""
 
     def __init__(self, generator: Generator) -> None:
         self._generator = generator
         self.reset()
 
     def reset(self) -> None:
-        """Forget everything."""
-        self._ids = np.zeros(0, np.int64)
-        self._slots: tuple[int, ...] = ()
-        self._images: Sequence[torch.Tensor] = ()
-        self._decoder = self._generator.new_decoder(1)
+        """Forget the conversation. Its images may be known later, see Generator."""
+        self._rows: Rows | None = None
+        self._cache: StateCache | None = None
+        self._is_open = False
+        """Whether an answer has not left its row"""
 
     @torch.no_grad()
     def answer(self, prompt: Prompt, sampling: Sampling, *, key: Sequence[Hashable] = ()) -> Iterator[int]:
@@ -167,52 +206,38 @@ class Session:
         """
         generator = self._generator
         max_tokens, random = generator.max_tokens(prompt, sampling), random_of(sampling, key)
+        rows = self._current_rows()
         try:
-            logits = self._read(prompt)
+            *_, read = rows.join(prompt)
+            assert read is not None, "the last piece gives the logits"
+            self._is_open, logits_1V = True, read.logits_V[None]
             for number in range(1, max_tokens + 1):
-                (token,) = generator.choose(logits, [prompt.end_id], [sampling], [random])
+                (token,) = generator.choose(logits_1V, [prompt.end_id], [sampling], [random])
                 yield token
                 if token == prompt.end_id or number == max_tokens:
-                    return
-                logits = self._decoder.read_tokens([token], torch.tensor([[len(self._ids)]]))
-                self._ids = np.append(self._ids, token)
+                    break
+                logits_1V = rows.step([token])
+            self._leave()
         except GeneratorExit:
+            self._leave()
             raise
-        except BaseException:  # some layers may have cached tokens that others have not
+        except BaseException:  # some layers may have read tokens that others have not
             self.reset()
             raise
 
-    def _read(self, prompt: Prompt) -> torch.Tensor:
-        """Read what is new in the prompt; returns the logits after it."""
-        kept = self._num_shared(prompt)
-        if not self._decoder.crop(len(self._ids) - kept):
+    def _current_rows(self) -> Rows:
+        """The conversation's row, if its keys and values are of the model's weights; else one that has read nothing."""
+        cache = self._generator.cache
+        if self._rows is None or cache is not self._cache:
             self.reset()
-            kept = 0
-        first = sum(slot < kept for slot in prompt.slots)
-        new = Prompt(
-            ids=prompt.ids[kept:],
-            images=prompt.images[first:],
-            slots=tuple(slot - kept for slot in prompt.slots[first:]),
-            end_id=prompt.end_id,
-        )
-        logits = self._decoder.read_padded([new], first_position=kept)
-        self._ids, self._slots, self._images = prompt.ids, prompt.slots, tuple(prompt.images)
-        return logits
+            self._rows, self._cache = self._generator.plan.open(1, cache), cache
+        self._leave()
+        return self._rows
 
-    def _num_shared(self, prompt: Prompt) -> int:
-        """How many positions from the start are in the cache and unchanged; at least one position is left to read."""
-        length = min(len(self._ids), len(prompt.ids) - 1)
-        different = np.flatnonzero(self._ids[:length] != prompt.ids[:length])
-        kept = int(different[0]) if len(different) else length
-        for number, slot in enumerate(prompt.slots):
-            if slot >= kept:
-                break
-            is_complete = slot + self._generator.model.image_tokens <= kept
-            if not is_complete or slot not in self._slots[number : number + 1]:
-                return slot
-            if not torch.equal(self._images[number], prompt.images[number]):
-                return slot
-        return kept
+    def _leave(self) -> None:
+        if self._is_open and self._rows is not None:
+            self._rows.leave(0, keep=True)
+        self._is_open = False
 
 
 def position_limit(model: VisionChatModel) -> int | None:

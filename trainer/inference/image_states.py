@@ -38,15 +38,15 @@ class ImageReader:
         self._is_rotated = [not torch.equal(key, other) for key, other in zip(first.keys, later.keys, strict=True)]
         """Of each layer; some decoders have layers without positions"""
 
-    def encode(self, tile_3SS: torch.Tensor) -> torch.Tensor:
-        """The embeddings [Q, H] of a uint8 tile."""
-        features_QH = self._model.encode(tile_3SS[None].to(self._device))[0]
-        return features_QH.to(self._model.decoder.get_input_embeddings().weight.dtype)
+    def encode(self, tiles_N3SS: torch.Tensor) -> torch.Tensor:
+        """The embeddings [N, Q, H] of uint8 tiles."""
+        features_NQH = self._model.encode(tiles_N3SS.to(self._device))
+        return features_NQH.to(self._model.decoder.get_input_embeddings().weight.dtype)
 
     def read(self, features_QH: torch.Tensor) -> States:
-        """Keys and values of some tokens of a tile, with unrotated keys: all are read at position 0.
+        """Keys and values of some tokens of tiles, with unrotated keys: all are read at position 0.
 
-        A tile's tokens do not depend on each other in the decoder, so it may be read in pieces.
+        They do not depend on each other in the decoder, so tiles may be read in pieces, and several at once.
         """
         return self._read(features_QH, torch.zeros(len(features_QH), dtype=torch.int64, device=self._device))
 

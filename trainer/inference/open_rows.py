@@ -7,18 +7,22 @@ Rule: what gives other logits than whole sequences is not used, and a note says 
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Sequence
+from dataclasses import dataclass
+from operator import itemgetter
 
 import numpy as np
 import torch
 
 from trainer.attention.layout import build_layout
 from trainer.inference.cached_decoder import Prompt
-from trainer.inference.generate import Generator
 from trainer.inference.image_states import ImageReader
-from trainer.inference.rows import Read, Rows, SeparateRows
+from trainer.inference.rows import Read, Rows
+from trainer.inference.separate_rows import SeparateRows
 from trainer.inference.shared_rows import SharedRows
 from trainer.inference.state_cache import StateCache
+from trainer.inference.uncached_decoder import cache_is_right
 from trainer.model.decoder import attention_window
 from trainer.model.decoder_checks import LIBRARY_ERRORS
 from trainer.model.decoder_logits import finish_logits
@@ -26,26 +30,59 @@ from trainer.model.decoder_protocol import HfConfig, takes_positions
 from trainer.model.vision_chat import VisionChatModel
 
 _TEXT = 4
-"""Tokens of the text before and behind the image of the trial"""
+"""Tokens of the text before and behind the image of the trial, and of the image"""
 
 
-def open_rows(generator: Generator, num_rows: int, cache: StateCache) -> tuple[Rows, tuple[str, ...]]:
-    """The fastest rows that are right for a model, and a note for everything that they lack."""
-    model, device = generator.model, generator.device
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class RowsPlan:
+    """The fastest rows that are right for a model."""
+
+    model: VisionChatModel
+    device: torch.device
+    limit: int | None
+    """Most positions that the model can read"""
+    is_shared: bool
+    uses_cache: bool
+    images: ImageReader | None
+    """What reads images apart from the text around them; None: they are read with it"""
+    notes: tuple[str, ...]
+    """A line for everything that the rows lack"""
+
+    def open(self, num_rows: int, cache: StateCache) -> Rows:
+        """Rows that have read nothing."""
+        if self.is_shared:
+            return SharedRows(self.model, self.device, num_rows=num_rows, cache=cache, images=self.images)
+        return SeparateRows(self.model, self.device, uses_cache=self.uses_cache, limit=self.limit)
+
+
+def plan_rows(model: VisionChatModel, device: torch.device, limit: int | None) -> RowsPlan:
+    """Try which rows are right for a model. limit: most positions that it can read."""
+    uses_cache, images, is_shared = cache_is_right(model, device), None, False
     notes = []
-    if generator.uses_cache and not _sees_less(model.decoder.config, generator.limit):
-        images = None
+    if uses_cache and not _sees_less(model.decoder.config, limit):
+        tried = _with_small_images(model)
         if model.attention == "mmca":
-            images = _image_reader(model, device)
+            images = _image_reader(model, tried, device)
             if images is None:
                 notes.append(
                     "images are read again with every prompt that no earlier one begins with: "
                     "this decoder's keys are not rotated in a way that is known here"
                 )
-        if images is not None or _is_right(model, device, None):
-            return SharedRows(model, device, num_rows=num_rows, cache=cache, images=images), tuple(notes)
-    note = "requests are computed one after the other, token by token, and nothing is kept of them: "
-    return SeparateRows(generator), (note + "this decoder's cache does not give the right logits for several at once",)
+        is_shared = images is not None or _is_right(tried, device, None)
+    if not is_shared:
+        notes = [
+            "requests are computed one after the other, token by token, and only the last one is kept: "
+            "this decoder's cache does not give the right logits for several at once"
+        ]
+    return RowsPlan(
+        model=model,
+        device=device,
+        limit=limit,
+        is_shared=is_shared,
+        uses_cache=uses_cache,
+        images=images,
+        notes=tuple(notes),
+    )
 
 
 def _sees_less(config: HfConfig, limit: int | None) -> bool:
@@ -55,12 +92,19 @@ def _sees_less(config: HfConfig, limit: int | None) -> bool:
     return bool(layer_types) or (window is not None and (limit is None or window < limit))
 
 
-def _image_reader(model: VisionChatModel, device: torch.device) -> ImageReader | None:
+def _image_reader(model: VisionChatModel, tried: VisionChatModel, device: torch.device) -> ImageReader | None:
     try:
-        images = ImageReader(model, device)
+        return ImageReader(model, device) if _is_right(tried, device, ImageReader(tried, device)) else None
     except LIBRARY_ERRORS:
         return None
-    return images if _is_right(model, device, images) else None
+
+
+def _with_small_images(model: VisionChatModel) -> VisionChatModel:
+    """The same model, but of an image's tokens only the first are shown, which try the same at less cost."""
+    small = copy.copy(model)
+    small.image_tokens = min(_TEXT, model.image_tokens)
+    vars(small)["encode"] = lambda images: model.encode(images)[:, : small.image_tokens]
+    return small
 
 
 @torch.no_grad()
@@ -78,12 +122,14 @@ def _is_right(model: VisionChatModel, device: torch.device, images: ImageReader 
         rows.leave(0, keep=True)
         step_alone = rows.step(tokens[:1])
         again = _read(rows, shown)
+        unread = SharedRows(model, device, num_rows=2, cache=StateCache(0), images=images)
+        together = [read.logits_V for _, read in sorted(unread.join_all([shown, text]), key=itemgetter(0))]
     except LIBRARY_ERRORS:
         return False
     of_shown = _whole(model, device, shown, tokens[:1])
     of_text = _whole(model, device, text, [tokens[1], tokens[0]])
-    rows_of = torch.stack([first, step[0], again, second, step[1], step_alone[0]])
-    whole = torch.cat([of_shown, of_shown[:1], of_text])
+    rows_of = torch.stack([first, step[0], again, second, step[1], step_alone[0], *together])
+    whole = torch.cat([of_shown, of_shown[:1], of_text, of_shown[:1], of_text[:1]])
     tolerance = 1e-4 if whole.dtype in (torch.float32, torch.float64) else 0.1
     return bool((rows_of - whole).float().norm() <= tolerance * whole.float().norm())
 

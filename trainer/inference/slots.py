@@ -32,6 +32,15 @@ class States:
         keys, values = (tuple(x[:, :num_tokens] for x in xs) for xs in (self.keys, self.values))
         return States(keys, values)
 
+    def split(self, num_tokens: int) -> list[States]:
+        """Pieces of this many tokens; copies, so that a piece does not keep the memory of the others."""
+        if num_tokens == self.keys[0].shape[1]:
+            return [self]
+        keys, values = (
+            [[x.clone() for x in x.split(num_tokens, dim=1)] for x in xs] for xs in (self.keys, self.values)
+        )
+        return [States(k, v) for k, v in zip(zip(*keys, strict=True), zip(*values, strict=True), strict=True)]
+
     @staticmethod
     def joined(parts: Sequence[States]) -> States:
         """Tokens that follow each other."""
@@ -49,6 +58,11 @@ class Slots:
         self._num_rows, self._positions = num_rows, 0
         self._keys: list[torch.Tensor] = []
         self._values: list[torch.Tensor] = []
+
+    @property
+    def device(self) -> torch.device:
+        """Of what was written; the CPU if nothing was."""
+        return self._keys[0].device if self._keys else torch.device("cpu")
 
     def reserve(self, positions: int) -> None:
         """Have memory for this many positions in each row from the next use on."""
@@ -77,12 +91,12 @@ class Slots:
         keys, values = ([x[row].index_select(1, positions_Q) for x in xs] for xs in (self._keys, self._values))
         return States(tuple(keys), tuple(values))
 
-    def move(self, source: Slots, from_row: int, row: int, length: int) -> None:
-        """Copy the first `length` positions of another row to `row`."""
+    def move(self, source: Slots, from_row: int, row: int, length: int, *, start: int = 0) -> None:
+        """Copy `length` positions of another row, from `start` on, to the beginning of `row`."""
         for index, (key_RKPD, value_RKPD) in enumerate(zip(source._keys, source._values, strict=True)):
             keys, values = self.layer(index, key_RKPD[0], value_RKPD[0])
-            keys[row, :, :length] = key_RKPD[from_row, :, :length]
-            values[row, :, :length] = value_RKPD[from_row, :, :length]
+            keys[row, :, :length] = key_RKPD[from_row, :, start : start + length]
+            values[row, :, :length] = value_RKPD[from_row, :, start : start + length]
 
     def clear(self, row: int, length: int) -> None:
         """Forget a row. Nothing that is not finite stays behind."""
@@ -98,20 +112,27 @@ class Slots:
 
 @dataclass(frozen=True, slots=True, eq=False, kw_only=True)
 class PromptWrite:
-    """One forward over new tokens of one row, at any positions. A store of trainer.compat.transformers.own_cache."""
+    """One forward over new tokens of the first B rows, M in all. A store of trainer.compat.transformers.own_cache.
+
+    Queries that are padding are not among the M, so what a layer computes of them is kept nowhere.
+    """
 
     slots: Slots
-    row: int
-    positions_Q: torch.Tensor
+    batch: int
+    """B"""
+    rows_M: torch.Tensor
+    queries_M: torch.Tensor
+    """Of each token, its number among the row's queries"""
+    positions_M: torch.Tensor
+    """Where it is in its row"""
     num_before: int
     num_keys: int
 
     def update(self, layer: int, key_BKQD: torch.Tensor, value_BKQD: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         keys, values = self.slots.layer(layer, key_BKQD[0], value_BKQD[0])
-        keys[self.row].index_copy_(1, self.positions_Q, key_BKQD[0])
-        values[self.row].index_copy_(1, self.positions_Q, value_BKQD[0])
-        rows = slice(self.row, self.row + 1)
-        return keys[rows, :, : self.num_keys], values[rows, :, : self.num_keys]
+        keys[self.rows_M, :, self.positions_M] = key_BKQD[self.rows_M, :, self.queries_M]
+        values[self.rows_M, :, self.positions_M] = value_BKQD[self.rows_M, :, self.queries_M]
+        return keys[: self.batch, :, : self.num_keys], values[: self.batch, :, : self.num_keys]
 
 
 @dataclass(frozen=True, slots=True, eq=False, kw_only=True)

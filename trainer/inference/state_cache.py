@@ -11,7 +11,9 @@ from __future__ import annotations
 
 import hashlib
 import itertools
+import threading
 from collections import OrderedDict
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -37,73 +39,104 @@ class Prefix:
     positions: npt.NDArray[np.int64]
     states: States
 
-    def shared(self, trace: Trace) -> int:
-        """How many positions from the start are the same in both sequences."""
-        length = min(len(trace), len(self.trace))
-        different = np.flatnonzero(self.trace[:length] != trace[:length])
-        return int(different[0]) if len(different) else length
+    def take(self, positions: npt.NDArray[np.int64]) -> States:
+        """The states at positions, which are the first of `self.positions`."""
+        return self.states.first(len(positions))
 
 
 class StateCache:
-    """Images by the digest of their pixels, and prefixes. hits, misses: of images. files: where images are kept too."""
+    """Images by the digest of their pixels, and prefixes. hits, misses: of images. files: where images are kept too.
+
+    Methods may be called from any thread.
+    """
 
     def __init__(self, limit_bytes: int) -> None:
         self.hits = self.misses = 0
         self.image_bytes = self.prefix_bytes = 0
         self.files: ImageFiles | None = None
         self._limit_bytes = limit_bytes
+        self._lock = threading.Lock()
         self._entries: OrderedDict[bytes | int, States | Prefix] = OrderedDict()
         self._numbers = itertools.count()
 
+    @property
+    def num_bytes(self) -> int:
+        return self.image_bytes + self.prefix_bytes
+
     def image(self, digest: bytes) -> States | None:
         """The states of a tile, at position 0."""
-        states = self._entries.get(digest)
-        if isinstance(states, States):
-            self._entries.move_to_end(digest)
-        else:
-            states = None if self.files is None else self.files.read(digest)
-            if states is None:
-                self.misses += 1
-                return None
-            self._add(digest, states)
-        self.hits += 1
-        return states
+        with self._lock:
+            states = self._entries.get(digest)
+            if isinstance(states, States):
+                self._entries.move_to_end(digest)
+            else:
+                states = None if self.files is None else self.files.read(digest)
+                if states is None:
+                    self.misses += 1
+                    return None
+                self._add(digest, states)
+            self.hits += 1
+            return states
 
-    def add_image(self, digest: bytes, states: States) -> None:
-        self._add(digest, states)
+    def add_image(self, digest: bytes, states: States, *, others: int = 0) -> None:
+        """others: how many more times it is shown where it was read, which are hits."""
+        with self._lock:
+            self.hits += others
+            self._add(digest, states)
         if self.files is not None:
             self.files.write(digest, states)
 
+    def count(self, *, hits: int = 0, misses: int = 0) -> None:
+        """Count images that were found elsewhere, or were not looked up."""
+        with self._lock:
+            self.hits, self.misses = self.hits + hits, self.misses + misses
+
+    def clear(self) -> None:
+        """Forget everything that is in memory; the counts stay."""
+        with self._lock:
+            self._entries.clear()
+            self.image_bytes = self.prefix_bytes = 0
+
     def prefix(self, trace: Trace) -> tuple[Prefix | None, int]:
         """The sequence that shares the longest beginning with this one, and the length of that beginning."""
-        prefixes = [(number, entry) for number, entry in self._entries.items() if isinstance(entry, Prefix)]
-        lengths = [(entry.shared(trace), number) for number, entry in prefixes]
-        length, number = max(lengths, default=(0, -1), key=lambda pair: pair[0])
-        entry = self._entries.get(number)
-        if not length or not isinstance(entry, Prefix):
-            return None, 0
-        self._entries.move_to_end(number)
-        return entry, length
+        with self._lock:
+            best, longest = None, 0
+            for number, entry in self._entries.items():
+                # only what has the same token there shares more
+                if (
+                    isinstance(entry, Prefix)
+                    and longest < min(len(entry.trace), len(trace))
+                    and entry.trace[longest] == trace[longest]
+                ):
+                    length = num_shared(entry.trace, trace)
+                    if length > longest:
+                        best, longest = number, length
+            if best is None:
+                return None, 0
+            self._entries.move_to_end(best)
+            entry = self._entries[best]
+            assert isinstance(entry, Prefix)
+            return entry, longest
 
     def add_prefix(self, prefix: Prefix) -> None:
         """Keep a sequence instead of those that it continues; nothing is kept twice."""
-        prefixes = [(number, entry) for number, entry in self._entries.items() if isinstance(entry, Prefix)]
-        shared = [entry.shared(prefix.trace) for _, entry in prefixes]
-        if len(prefix.trace) in shared:
-            return
-        for (number, entry), length in zip(prefixes, shared, strict=True):
-            if length == len(entry.trace):
+        with self._lock:
+            prefixes = [(number, entry) for number, entry in self._entries.items() if isinstance(entry, Prefix)]
+            alike = [(number, entry) for number, entry in prefixes if _continues(entry.trace, prefix.trace)]
+            if any(len(entry.trace) >= len(prefix.trace) for _, entry in alike):
+                return
+            for number, _ in alike:
                 self._drop(number)
-        if len(prefixes) >= MOST_PREFIXES:
-            self._drop(prefixes[0][0])
-        self._add(next(self._numbers), prefix)
+            if len(prefixes) >= MOST_PREFIXES:
+                self._drop(prefixes[0][0])
+            self._add(next(self._numbers), prefix)
 
     def _add(self, key: bytes | int, entry: States | Prefix) -> None:
         self._drop(key)
         num_bytes = _bytes_of(entry)
         if num_bytes > self._limit_bytes:
             return
-        while self.image_bytes + self.prefix_bytes + num_bytes > self._limit_bytes:
+        while self.num_bytes + num_bytes > self._limit_bytes:
             self._drop(next(iter(self._entries)))
         self._entries[key] = entry
         self._count(entry, num_bytes)
@@ -119,6 +152,19 @@ class StateCache:
             self.prefix_bytes += num_bytes
 
 
+def num_shared(first: Trace, second: Trace) -> int:
+    """How many positions from the start are the same in both sequences."""
+    length = min(len(first), len(second))
+    different = np.flatnonzero(first[:length] != second[:length])
+    return int(different[0]) if len(different) else length
+
+
+def _continues(first: Trace, second: Trace) -> bool:
+    """Whether one of two sequences begins with all of the other."""
+    length = min(len(first), len(second))
+    return first[length - 1] == second[length - 1] and num_shared(first, second) == length
+
+
 def _bytes_of(entry: States | Prefix) -> int:
     return entry.num_bytes if isinstance(entry, States) else entry.states.num_bytes + 2 * entry.trace.nbytes
 
@@ -128,7 +174,7 @@ def digest_of(tile_3SS: torch.Tensor) -> bytes:
     return hashlib.sha256(tile_3SS.contiguous().numpy().data).digest()
 
 
-def trace_of(prompt: Prompt, digests: list[bytes], image_tokens: int) -> Trace:
+def trace_of(prompt: Prompt, digests: Sequence[bytes], image_tokens: int) -> Trace:
     """digests: of each tile."""
     trace = prompt.ids.copy()
     for slot, digest in zip(prompt.slots, digests, strict=True):

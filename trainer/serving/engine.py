@@ -17,7 +17,6 @@ Shapes: B running requests, V vocabulary.
 from __future__ import annotations
 
 import dataclasses
-import sys
 import threading
 from collections import deque
 from collections.abc import Callable, Iterator
@@ -27,20 +26,12 @@ from pathlib import Path
 import torch
 
 from trainer.errors import QueueFullError, StoppingError, TrainError
+from trainer.inference.caches import CacheSettings, print_note
 from trainer.inference.generate import Generator, random_of
-from trainer.inference.image_files import ImageFiles, fingerprint_of
-from trainer.inference.open_rows import open_rows
 from trainer.inference.rows import Read
-from trainer.inference.shared_rows import SharedRows
-from trainer.inference.state_cache import StateCache
 from trainer.serving.requests import EngineStats, Failures, Listener, Reason, Request, Usage
 
 __all__ = ["Engine", "EngineStats", "Listener", "Reason", "Request", "Ticket", "Usage"]
-
-
-def print_note(text: str) -> None:
-    """A line for whoever runs the server, on stderr."""
-    sys.stderr.write(f"note: {text}\n")
 
 
 class Engine:
@@ -64,18 +55,11 @@ class Engine:
         this model cannot have. Raises TrainError if the folder cannot be used.
         """
         self._generator, self._batch, self._queue = generator, batch, queue
-        self._cache = StateCache(int(cache_gb * 2**30))
-        self._rows, self.notes = open_rows(generator, batch, self._cache)
-        if cache_dir is not None and isinstance(self._rows, SharedRows) and self._rows.places_images:
-            self._cache.files = ImageFiles(
-                cache_dir,
-                fingerprint_of(generator.model),
-                limit_bytes=int(cache_dir_gb * 2**30),
-                device=generator.device,
-                note=note,
-            )
-        elif cache_dir is not None:
-            self.notes += (f"{cache_dir} is not used: only images that stand apart from the text can be kept in files",)
+        plan = generator.plan
+        settings = CacheSettings(gb=cache_gb, folder=cache_dir, folder_gb=cache_dir_gb, note=note)
+        self._cache, notes = settings.open(plan)
+        self._rows = plan.open(batch, self._cache)
+        self.notes = plan.notes + notes
         self._changed = threading.Condition()
         self._waiting: deque[_Job] = deque()
         self._reading: _Job | None = None

@@ -19,7 +19,6 @@ from tests.support.whole_sequences import whole_logits
 from trainer.errors import TrainError
 from trainer.inference.generate import Generator
 from trainer.inference.image_files import ImageFiles, fingerprint_of
-from trainer.inference.open_rows import open_rows
 from trainer.inference.slots import States
 from trainer.inference.state_cache import StateCache
 
@@ -244,7 +243,7 @@ def test_a_known_image_costs_nothing_after_a_restart_and_gives_the_same_logits(t
     shown = prompt(record, [400, image_id, 401])
     for images in (1, 0):
         cache = StateCache(1 << 30)
-        rows, _ = open_rows(generator, 1, cache)
+        rows = generator.plan.open(1, cache)
         cache.files = Folder(tmp_path, fingerprint_of(record.model)).files
         with Fed(record) as fed:
             (read,) = [read for read in rows.join(shown) if read is not None]

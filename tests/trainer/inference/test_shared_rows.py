@@ -5,6 +5,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field, replace
+from operator import itemgetter
 from typing import Any
 
 import numpy as np
@@ -23,14 +24,14 @@ from tests.support.tiny_models import GEOMETRY, PRESETS, Attention, Fed, Loaded,
 from tests.support.whole_sequences import whole_logits
 from tools.decoders.tiny import tiny_config
 from trainer.config.model import DecoderConfig
-from trainer.inference import shared_rows
+from trainer.inference import joining, shared_rows
 from trainer.inference.cached_decoder import Prompt
 from trainer.inference.generate import Generator, position_limit
-from trainer.inference.open_rows import open_rows
-from trainer.inference.rows import Read, Rows, SeparateRows
+from trainer.inference.open_rows import plan_rows
+from trainer.inference.rows import Read, Rows
+from trainer.inference.separate_rows import SeparateRows
 from trainer.inference.shared_rows import SharedRows
 from trainer.inference.state_cache import StateCache
-from trainer.inference.uncached_decoder import cache_is_right
 from trainer.model.build_model import build_model
 
 one_thread = pytest.fixture(scope="module", autouse=True)(model_batches.on_one_thread)
@@ -53,6 +54,15 @@ class Tried:
         torch.testing.assert_close(read.logits_V, whole_logits(self.record.model, prompt), rtol=1e-9, atol=1e-9)
         self.expected.append((prompt, []))
         return read.cached
+
+    def join_all(self, prompts: list[Prompt]) -> list[int]:
+        """Returns the number of cached tokens of each, in the order of the prompts."""
+        joined = self.rows.join_all(prompts)
+        for index, read in joined:
+            whole = whole_logits(self.record.model, prompts[index])
+            torch.testing.assert_close(read.logits_V, whole, rtol=1e-9, atol=1e-9)
+            self.expected.append((prompts[index], []))
+        return [read.cached for _, read in sorted(joined, key=itemgetter(0))]
 
     def step(self, tokens: list[int]) -> None:
         logits = self.rows.step(tokens)
@@ -78,8 +88,8 @@ def tried(preset: str, attention: Attention, limit_bytes: int = 1 << 30) -> Trie
         record.model.double()
         _MODELS[preset, attention] = record, Generator(record.model, record.chat_tokenizer)
     record, generator = _MODELS[preset, attention]
-    rows, notes = open_rows(generator, NUM_ROWS, StateCache(limit_bytes))
-    assert not notes
+    rows = generator.plan.open(NUM_ROWS, StateCache(limit_bytes))
+    assert not generator.plan.notes
     assert isinstance(rows, SharedRows)
     return Tried(record, rows)
 
@@ -116,15 +126,38 @@ def test_any_schedule_gives_the_logits_of_whole_sequences(
     rows = tried("tiny_qwen2", attention, limit_bytes)
     prompts = st.lists(st.sampled_from([None, 400, 401]), min_size=1, max_size=6)
     for _ in range(data.draw(st.integers(1, 8))):
-        can = ["join"] * (len(rows.expected) < NUM_ROWS) + ["step", "leave"] * bool(rows.expected)
+        room = NUM_ROWS - len(rows.expected)
+        can = ["join", "join_all"] * (room > 0) + ["step", "leave"] * bool(rows.expected)
         action = data.draw(st.sampled_from(can))
         if action == "join":
             rows.join(shown(rows.record, data.draw(prompts), seed=data.draw(st.sampled_from([0, 1]))))
+        elif action == "join_all":
+            batch = data.draw(st.lists(st.tuples(prompts, st.sampled_from([0, 1])), min_size=1, max_size=room))
+            rows.join_all([shown(rows.record, each, seed=seed) for each, seed in batch])
         elif action == "step":
             rows.step([data.draw(st.sampled_from([400, 401])) for _ in rows.expected])
         else:
             row = data.draw(st.integers(0, len(rows.expected) - 1))
             rows.leave(row, keep=data.draw(st.booleans()))
+
+
+@pytest.mark.parametrize("piece", [3, 4096])
+@pytest.mark.parametrize("worth_waiting", [0, 64])
+@pytest.mark.parametrize("attention", ATTENTIONS)
+def test_prompts_of_any_length_are_read_at_once(
+    attention: Attention, worth_waiting: int, piece: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(joining, "WORTH_WAITING", worth_waiting)
+    monkeypatch.setattr(shared_rows, "GROUP", piece)
+    rows = tried("tiny_qwen3", attention)
+    long, short = [*range(700, 730), None, 800], [400, None, 401, None, None, 402]
+    rows.join_all([shown(rows.record, short), shown(rows.record, long, seed=3), shown(rows.record, [600])])
+    rows.step([500, 501, 502])
+    for row in (1, 0, 0):
+        rows.leave(row)
+    later = [*short, 403, None, *range(600, 620)]
+    rows.join_all([shown(rows.record, later), shown(rows.record, [*long, 801], seed=3), shown(rows.record, [None])])
+    rows.step([500, 501, 502])
 
 
 def test_a_known_image_costs_no_pass_of_encoder_or_decoder() -> None:
@@ -142,11 +175,25 @@ def test_a_known_image_costs_no_pass_of_encoder_or_decoder() -> None:
     assert rows.join(shown(rows.record, [None, 602])) == 4
 
 
+def test_an_image_that_a_batch_shows_several_times_is_read_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    rows = tried("tiny_llama", "mmca")
+    prompts = [shown(rows.record, [400 + number, None, 500]) for number in range(NUM_ROWS)]
+    with Fed(rows.record) as fed:
+        rows.rows.join_all(prompts)
+    assert (fed.images, fed.positions) == ([1], [4, 2])
+    monkeypatch.setattr(joining, "WORTH_WAITING", 3)
+    rows = tried("tiny_llama", "causal")
+    prompts = [shown(rows.record, [400, None, 500 + number]) for number in range(NUM_ROWS)]
+    with Fed(rows.record) as fed:
+        rows.rows.join_all(prompts)
+    assert (fed.images, fed.positions) == ([1], [6, 1]), "the others begin as the first does"
+
+
 @pytest.mark.parametrize("preset", PRESETS)
 def test_a_known_image_gives_the_logits_of_reading_it_within_1e_5_in_single_precision(preset: str) -> None:
     record = loaded(preset, "mmca")
     cache = StateCache(1 << 30)
-    rows, _ = open_rows(Generator(record.model, record.chat_tokenizer), 1, cache)
+    rows = Generator(record.model, record.chat_tokenizer).plan.open(1, cache)
     list(rows.join(shown(record, [400, None, 401])))
     rows.leave(0, keep=True)
     later = shown(record, [*range(600, 640), None, 500, 501])
@@ -248,13 +295,14 @@ def test_decoders_get_what_they_can_and_a_note_says_what_they_cannot(name: str) 
     for parameter in model.parameters():
         parameter.data += 0.1 * torch.randn(parameter.shape, generator=generator)
     model.double()
-    rows, notes = open_rows(_NoTokenizer(model), 2, StateCache(1 << 30))
+    plan = plan_rows(model, torch.device("cpu"), position_limit(model))
+    rows, notes = plan.open(2, StateCache(1 << 30)), plan.notes
     if expected == "separate":
         assert isinstance(rows, SeparateRows)
         assert "one after the other" in notes[0]
     else:
         assert isinstance(rows, SharedRows)
-        assert rows.places_images == (expected == "images")
+        assert (plan.images is not None) == (expected == "images")
         check = Tried(Loaded(model=model, chat_tokenizer=_NONE, geometry=GEOMETRY), rows)
         for ids, slots in (([5, *IMAGE_IDS, 6, 7], (1,)), ([8, 9, 10, *IMAGE_IDS, 11], (3,))):
             check.join(Prompt(ids=np.array(ids), images=random_images(1), slots=slots, end_id=0))
@@ -263,11 +311,3 @@ def test_decoders_get_what_they_can_and_a_note_says_what_they_cannot(name: str) 
         check.step([14])
         reads_again = expected == "rows" and attention == "mmca"
         assert ["images are read again" in note for note in notes] == [True] * reads_again
-
-
-class _NoTokenizer(Generator):
-    """A generator for models whose vocabulary is not that of a tokenizer."""
-
-    def __init__(self, model: Any) -> None:
-        self.model, self.device = model, torch.device("cpu")
-        self.limit, self.uses_cache = position_limit(model), cache_is_right(model, self.device)
