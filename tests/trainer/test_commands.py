@@ -87,6 +87,29 @@ def test_the_command_measures_an_exported_model_and_writes_the_report(
     assert "loss" not in out
 
 
+def test_images_are_read_once_and_known_in_the_next_run(
+    exported: Path, build: Build, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    command = ("eval", "--model", exported, "--build", build.store.location, "--no-loss", "--max-new-tokens", 2)
+    folder = ("--cache-dir", tmp_path / "images")
+    _, out, _ = run_command(monkeypatch, capsys, *command, "--json", "--cache-gb", 0)
+    nothing_kept = json.loads(out)
+    _, out, err = run_command(monkeypatch, capsys, *command, "--json", *folder)
+    first = json.loads(out)
+    assert first["scores"] == nothing_kept["scores"], err
+    assert first["images"]["read"] < nothing_kept["images"]["read"]
+    assert first["images"]["read"] == len(list((tmp_path / "images").iterdir()))
+    asked = sum(first["images"].values())
+    assert asked == sum(nothing_kept["images"].values()), "all are counted, once for each question"
+    _, out, _ = run_command(monkeypatch, capsys, *command, "--out", tmp_path / "out", *folder)
+    assert f"0 images read, {asked} known from earlier questions" in out
+    assert f"0 images read, {asked} known" in (tmp_path / "out" / "results.html").read_text(encoding="utf-8")
+    (tmp_path / "file").touch()
+    code, _, err = run_command(monkeypatch, capsys, *command, "--cache-dir", tmp_path / "file")
+    assert code == 1
+    assert "file: images cannot be kept there: File exists" in err
+
+
 def test_the_command_holds_dialogues_of_a_file(
     exported: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -126,6 +149,7 @@ def test_the_command_holds_dialogues_of_a_file(
         "answers": 3,
         "cut": [],
         "left_out": [{"id": "b", "missing": ["eval/x.jpg"]}],
+        "images": {"read": 3, "known": 4},
         "out": str(out),
     }
     rows = [json.loads(line) for line in (out / "results.jsonl").read_text(encoding="utf-8").splitlines()]

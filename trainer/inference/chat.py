@@ -72,8 +72,8 @@ class Chat:
         """Read lines until /quit or the end of input. Ctrl-C ends an answer, or the line that is being typed."""
         for stream in (stdin, self._out, self._err):
             _tolerate_encoding_errors(stream)
-        for line in self._notes:
-            self._note(f"note: {line}")
+        for note in self._notes:
+            self._note(f"note: {note}")
         self._note("a line is a question; /image PATH... adds images; /help lists all commands")
         if "tools" in self._speaker.chat_tokenizer.template.mentions:
             self._note("no tools are defined here, and none are run: an answer that calls one is shown as text")

@@ -49,10 +49,10 @@ class RowsPlan:
     """A line for everything that the rows lack"""
 
     def open(self, num_rows: int, cache: StateCache) -> Rows:
-        """Rows that have read nothing."""
+        """Rows that have read nothing. A single one is a conversation: it stays in its memory until the next prompt."""
         if self.is_shared:
             return SharedRows(self.model, self.device, num_rows=num_rows, cache=cache, images=self.images)
-        return SeparateRows(self.model, self.device, uses_cache=self.uses_cache, limit=self.limit)
+        return SeparateRows(self.model, self.device, num_rows=num_rows, uses_cache=self.uses_cache, limit=self.limit)
 
 
 def plan_rows(model: VisionChatModel, device: torch.device, limit: int | None) -> RowsPlan:
@@ -71,7 +71,7 @@ def plan_rows(model: VisionChatModel, device: torch.device, limit: int | None) -
         is_shared = images is not None or _is_right(tried, device, None)
     if not is_shared:
         notes = [
-            "requests are computed one after the other, token by token, and only the last one is kept: "
+            "requests are computed one after the other, token by token, and nothing is kept of them: "
             "this decoder's cache does not give the right logits for several at once"
         ]
     return RowsPlan(

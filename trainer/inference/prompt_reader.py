@@ -82,7 +82,7 @@ class PromptReader:
             tiles = [unknown[digest] for digest in digests[start : start + at_once]]
             features_NQH = images.encode(torch.stack([tile.pixels_3SS for tile in tiles]))
             parts = []
-            for features_QH in features_NQH.flatten(0, 1).split(piece):
+            for features_QH in torch.split(features_NQH.flatten(0, 1), piece):
                 yield None
                 parts.append(images.read(features_QH))
             for tile, states in zip(tiles, States.joined(parts).split(self._model.image_tokens), strict=True):

@@ -1,7 +1,7 @@
 """Rows of decoders that cannot share a memory: each prompt, or each batch of them, has a decoder of its own.
 
 For sliding windows, recurrent layers and positions by distance, whose caches are those of transformers, and for
-decoders without a cache. A prompt that continues the sequence that left last is read from where they differ.
+decoders without a cache. A single row is that of a conversation: the next prompt is read from where it differs.
 
 Shapes: B rows, V vocabulary.
 """
@@ -35,8 +35,11 @@ class _Batch:
 class SeparateRows:
     """See trainer.inference.rows.Rows. limit: most positions that the model can read."""
 
-    def __init__(self, model: VisionChatModel, device: torch.device, *, uses_cache: bool, limit: int | None) -> None:
+    def __init__(
+        self, model: VisionChatModel, device: torch.device, *, num_rows: int, uses_cache: bool, limit: int | None
+    ) -> None:
         self._model, self._device, self._limit = model, device, limit
+        self._num_rows = num_rows
         self._kind: type[CachedDecoder] | type[UncachedDecoder] = CachedDecoder if uses_cache else UncachedDecoder
         self.reset()
 
@@ -45,7 +48,7 @@ class SeparateRows:
         self._rows: list[tuple[_Batch, int]] = []
         """Of each row its batch, and its number there"""
         self._left: _Batch | None = None
-        """A batch of one whose row left last"""
+        """The batch of the only row, which left"""
 
     @torch.no_grad()
     def join(self, prompt: Prompt) -> Iterator[Read | None]:
@@ -100,4 +103,4 @@ class SeparateRows:
         batch, _ = self._rows[row]
         self._rows[row] = self._rows[-1]
         del self._rows[-1]
-        self._left = batch if keep and len(batch.traces) == 1 else None
+        self._left = batch if keep and self._num_rows == 1 else None

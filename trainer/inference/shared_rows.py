@@ -37,7 +37,10 @@ GROUP = 4096
 
 
 class SharedRows:
-    """Rows of one decoder. images: None to read images with the text around them."""
+    """Rows of one decoder. images: None to read images with the text around them.
+
+    A single row is that of a conversation: what it has read stays in its memory, and the next prompt continues it.
+    """
 
     def __init__(
         self,
@@ -62,7 +65,7 @@ class SharedRows:
         self._traces: list[list[int]] = []
         """What each row has read"""
         self._left: Trace | None = None
-        """What the first row had read, which left last; it is still in the memory"""
+        """What the only row had read, which left; it is still in the memory"""
         self._is_image_BP = torch.zeros(self._num_rows, 0, dtype=torch.bool, device=self._device)
 
     @torch.no_grad()
@@ -128,7 +131,7 @@ class SharedRows:
             self._slots.move(self._slots, last, row, length)
             self._is_image_BP[row] = self._is_image_BP[last]
             self._traces[row] = self._traces[last]
-        if keep and not last:
+        if keep and self._num_rows == 1:
             self._left = trace
         else:
             self._slots.clear(last, length)

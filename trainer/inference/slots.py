@@ -37,7 +37,7 @@ class States:
         if num_tokens == self.keys[0].shape[1]:
             return [self]
         keys, values = (
-            [[x.clone() for x in x.split(num_tokens, dim=1)] for x in xs] for xs in (self.keys, self.values)
+            [[x.clone() for x in torch.split(x, num_tokens, dim=1)] for x in xs] for xs in (self.keys, self.values)
         )
         return [States(k, v) for k, v in zip(zip(*keys, strict=True), zip(*values, strict=True), strict=True)]
 

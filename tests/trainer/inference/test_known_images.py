@@ -233,12 +233,12 @@ def test_decoders_with_caches_of_their_own_answer_batches_and_continue_conversat
             logits[row], whole_logits(record.model, prompts[index], [token]), rtol=1e-4, atol=1e-4
         )
     assert generator.batch(prompts, FEW) == [expected(record, each) for each in prompts]
-    rows.reset()
-    (read,) = rows.join(prompts[0])
+    rows = generator.plan.open(1, generator.cache)
+    list(rows.join(prompts[0]))
     rows.step([600])
     rows.leave(0, keep=True)
     longer = made(record, [None, 500, 600, 601])
-    (read,) = rows.join(longer)
-    assert read is not None
-    assert read.cached == IMAGE_TOKENS + 2
-    torch.testing.assert_close(read.logits_V, whole_logits(record.model, longer), rtol=1e-4, atol=1e-4)
+    (again,) = rows.join(longer)
+    assert again is not None
+    assert again.cached == IMAGE_TOKENS + 2
+    torch.testing.assert_close(again.logits_V, whole_logits(record.model, longer), rtol=1e-4, atol=1e-4)
