@@ -22,6 +22,7 @@ import fsspec
 
 from shards.errors import LocationError, NetworkError, ShardError
 from shards.storage.cache import Cache
+from shards.storage.signed_requests import SignedRequests, signing_options, takes_signed
 from shards.storage.store import Room
 
 TRIES = 5
@@ -72,6 +73,7 @@ class RemoteStore:
         self.location = f"{protocol.lower()}://{rest.rstrip('/')}"
         self.cache = cache or Cache()
         self._connection: tuple[Any, str] | None = None
+        self._signed: SignedRequests | None = None
         self._inherited: tuple[Any, str] | None = None
         self._process = 0
         _check_protocol(self.location)
@@ -103,7 +105,7 @@ class RemoteStore:
 
     def ranges(self, cuts: Sequence[tuple[str, int, int]]) -> list[bytes]:
         with self._pinned(cuts[0][0]):
-            return self.ask(partial(_cat, cuts))
+            return self._ranges(cuts)
 
     def folder(self, name: str, files: Mapping[str, str]) -> Path:
         return self.cache.fetch_folder(files, name=self.location, read=self._read_pinned) / name
@@ -153,7 +155,9 @@ class RemoteStore:
         """A connection of this very process: one that was made before a fork has no thread that would answer."""
         if self._connection is None or self._process != os.getpid():
             self._inherited = self._connection  # kept, since dropping it would close the parent's
-            self._connection = fsspec.core.url_to_fs(self.location, skip_instance_cache=True)
+            options = signing_options(self.location)
+            self._connection = fsspec.core.url_to_fs(self.location, skip_instance_cache=True, **options)
+            self._signed = SignedRequests(*self._connection) if takes_signed(self._connection[0]) else None
             self._process = os.getpid()
         return self._connection
 
@@ -161,7 +165,15 @@ class RemoteStore:
         for start in range(0, size, PIECES * PIECE_BYTES):
             starts = range(start, min(start + PIECES * PIECE_BYTES, size), PIECE_BYTES)
             cuts = [(path, first, min(first + PIECE_BYTES, size)) for first in starts]
-            yield from self.ask(partial(_cat, cuts))
+            yield from self._ranges(cuts)
+
+    def _ranges(self, cuts: Sequence[tuple[str, int, int]]) -> list[bytes]:
+        return retried(lambda: self._ranges_once(cuts))
+
+    def _ranges_once(self, cuts: Sequence[tuple[str, int, int]]) -> list[bytes]:
+        files, root = self._connected()
+        pieces = self._signed.ranges(cuts) if self._signed else None
+        return _cat(cuts, files, root) if pieces is None else pieces
 
     def _fetch(self, path: str, size: int, sha256: str, *, ahead_if: Callable[[], bool] | None = None) -> Path:
         return self.cache.fetch(

@@ -3,9 +3,10 @@
     python -m tools.bench.remote [--scratch FOLDER] [--samples 2000] [--shards 64] [--workers 2] [--repeats 3]
                                  [--decode exact]
 
-The S3 server (moto) runs on this machine and shares its cores. Records as in tools.bench.loader. Each epoch is a new
-process: local; cold, with an empty cache that holds everything; cached, the same again; and with an empty cache of a
-tenth of the build. What the server sent is counted there. Medians; a ratio is of two epochs of one repeat.
+The S3 server (tools.bench.s3_sink) runs on this machine and shares its cores. Records as in tools.bench.loader. Each
+epoch is a new process: local; cold, with an empty cache that holds everything; cached, the same again; cold through
+s3fs alone, without signed URLs; and with an empty cache of a tenth of the build. What the server sent is counted there.
+Medians; a ratio is of two epochs of one repeat.
 `--decode none --workers 0` reads alone, in one process: then CPU seconds count, which the server does not change.
 Prints Markdown for docs/benchmarks.md.
 """
@@ -25,8 +26,9 @@ from pathlib import Path
 import yaml
 
 from tests.support.remote_builds import publish
-from tests.support.s3_server import answered, s3_server
+from tests.support.s3_server import answered
 from tools.bench.data import ROOT, machine, make_images
+from tools.bench.s3_sink import s3_sink
 
 ANSWER_WORDS = 24
 SMALL = 0.1
@@ -37,8 +39,10 @@ import json, sys, time
 from pathlib import Path
 import shards
 from shards.loader import Loader
+from shards.storage import signed_requests
 if __name__ == "__main__":
-    location, cache, limit, workers, decode = json.loads(sys.argv[1])
+    location, cache, limit, workers, decode, signed = json.loads(sys.argv[1])
+    signed_requests.FAILURES = signed_requests.FAILURES if signed else 0
     build = shards.open(location, cache=shards.Cache(Path(cache), max_bytes=limit))
     start, cpu = time.perf_counter(), time.process_time()
     settings = {"shuffle": "shards"} if limit is None and "://" not in location else {}
@@ -62,7 +66,7 @@ def main() -> None:
     parser.add_argument("--repeats", type=int, default=3)
     parser.add_argument("--decode", choices=("exact", "none"), default="exact")
     arguments = parser.parse_args()
-    with tempfile.TemporaryDirectory(dir=arguments.scratch) as scratch, s3_server() as bucket:
+    with tempfile.TemporaryDirectory(dir=arguments.scratch) as scratch, s3_sink(keeps_all=True) as bucket:
         print(f"{machine()}\n")
         folder, url = Path(scratch), f"{bucket}/bench"
         make_images(folder / "data", arguments.samples, ANSWER_WORDS)
@@ -70,16 +74,17 @@ def main() -> None:
         rows: dict[str, list[tuple[float, ...]]] = {}
         for _ in range(arguments.repeats):
             local: dict[str, float] = {}
-            for name, location, cache, limit in (
-                ("local", str(folder / "build"), "none", None),
-                ("cold", url, "cold", None),
-                ("cached", url, "cold", None),
-                (f"cold, cache of {SMALL:.0%}", url, "small", int(SMALL * size)),
+            for name, location, cache, limit, signed in (
+                ("local", str(folder / "build"), "none", None, True),
+                ("cold", url, "cold", None, True),
+                ("cached", url, "cold", None, True),
+                ("cold, through s3fs alone", url, "cold", None, False),
+                (f"cold, cache of {SMALL:.0%}", url, "small", int(SMALL * size), True),
             ):
                 if name != "cached":
                     shutil.rmtree(folder / cache, ignore_errors=True)
                 answered()
-                epoch = run_epoch(location, folder / cache, limit, arguments.workers, arguments.decode)
+                epoch = run_epoch(location, folder / cache, limit, arguments.workers, arguments.decode, signed)
                 gets = answered()
                 local = local or epoch
                 sent = sum(get.size for get in gets) / size
@@ -113,8 +118,10 @@ def make_build(folder: Path, url: str, samples_per_shard: int) -> int:
     return sum(file.stat().st_size for file in (folder / "build/shards").rglob("*") if file.is_file())
 
 
-def run_epoch(location: str, cache: Path, limit: int | None, workers: int, decode: str) -> dict[str, float]:
-    task = json.dumps([location, str(cache), limit, workers, decode])
+def run_epoch(
+    location: str, cache: Path, limit: int | None, workers: int, decode: str, signed: bool
+) -> dict[str, float]:
+    task = json.dumps([location, str(cache), limit, workers, decode, signed])
     done = subprocess.run(
         [sys.executable, "-c", EPOCH, task],
         capture_output=True,

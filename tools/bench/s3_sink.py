@@ -1,11 +1,13 @@
 """An S3 server for benchmarks that costs this machine little: it takes whatever is sent, and keeps small objects only.
 
-It knows the requests of s3fs that a build makes: HEAD, GET, PUT, DELETE, listings, and uploads in parts.
+It knows the requests of s3fs that a build makes: HEAD, GET, PUT, DELETE, listings, and uploads in parts. Connections
+stay open, as those of S3 do. For reading it may keep all objects that are not uploaded in parts.
 """
 
 from __future__ import annotations
 
 import contextlib
+import json
 import os
 import socketserver
 import subprocess
@@ -23,9 +25,12 @@ _PIECE_BYTES = 1 << 20
 
 
 @contextlib.contextmanager
-def s3_sink() -> Iterator[str]:
-    """Gives the URL of an empty bucket, and sets the environment in which s3fs finds it."""
-    command = [sys.executable, "-m", "tools.bench.s3_sink"]
+def s3_sink(*, keeps_all: bool = False) -> Iterator[str]:
+    """Gives the URL of an empty bucket, and sets the environment in which s3fs finds it.
+
+    What GET requests were answered with is found as from tests.support.s3_server.
+    """
+    command = [sys.executable, "-m", "tools.bench.s3_sink", *(["keep"] if keeps_all else [])]
     with subprocess.Popen(command, stdout=subprocess.PIPE, stdin=subprocess.PIPE, text=True, cwd=ROOT) as server:
         assert server.stdout is not None
         endpoint = f"http://127.0.0.1:{int(server.stdout.readline())}"
@@ -48,10 +53,14 @@ class _Objects:
     sizes: dict[str, int] = {}  # noqa: RUF012  one server, one set of objects
     contents: dict[str, bytes] = {}  # noqa: RUF012
     parts: dict[str, int] = {}  # noqa: RUF012
+    keeps_all = False
+    gets: list[tuple[str, int]] = []  # noqa: RUF012
 
 
 class _Handler(BaseHTTPRequestHandler):
     protocol_version = "HTTP/1.1"
+    wbufsize = _PIECE_BYTES  # an answer and its headers leave together
+    disable_nagle_algorithm = True
 
     def do_HEAD(self) -> None:
         name, _ = self._asked()
@@ -63,12 +72,17 @@ class _Handler(BaseHTTPRequestHandler):
 
     def do_GET(self) -> None:
         name, query = self._asked()
-        if "list-type" in query:
+        if name == "-/gets":
+            gets, _Objects.gets = _Objects.gets, []
+            self._answer(200, json.dumps(gets).encode())
+        elif "list-type" in query:
             self._answer(200, _listing(name.partition("/")[0], query).encode())
         elif name in _Objects.contents:
             data = _Objects.contents[name]
             first, _, last = self.headers.get("Range", "bytes=0-").removeprefix("bytes=").partition("-")
-            self._answer(206, data[int(first) : int(last) + 1 if last else None])
+            piece = memoryview(data)[int(first) : int(last) + 1 if last else None]
+            _Objects.gets.append((f"/{name}", len(piece)))
+            self._answer(206, piece)
         else:
             self._answer(404)
 
@@ -98,6 +112,11 @@ class _Handler(BaseHTTPRequestHandler):
         _Objects.sizes.pop(name, None)
         self._answer(204)
 
+    def handle_expect_100(self) -> bool:
+        answered = super().handle_expect_100()
+        self.wfile.flush()
+        return answered
+
     def log_message(self, *arguments: object) -> None:
         """No line for each request."""
 
@@ -107,13 +126,13 @@ class _Handler(BaseHTTPRequestHandler):
 
     def _body(self) -> tuple[int, bytes | None]:
         left = size = int(self.headers.get("Content-Length") or 0)
-        if size <= _SMALL_BYTES:
+        if size <= _SMALL_BYTES or _Objects.keeps_all:
             return size, self.rfile.read(size)
         while left:
             left -= len(self.rfile.read(min(left, _PIECE_BYTES)))
         return size, None
 
-    def _answer(self, status: int, content: bytes = b"", *, size: int | None = None) -> None:
+    def _answer(self, status: int, content: bytes | memoryview = b"", *, size: int | None = None) -> None:
         self.send_response(status)
         self.send_header("Content-Length", str(len(content) if size is None else size))
         self.send_header("ETag", '"1"')
@@ -151,6 +170,7 @@ class _Server(socketserver.ThreadingMixIn, socketserver.TCPServer):
 
 
 if __name__ == "__main__":
+    _Objects.keeps_all = "keep" in sys.argv[1:]
     with _Server(("127.0.0.1", 0), _Handler) as listening:
         print(listening.server_address[1], flush=True)
         listening.serve_forever()

@@ -1,0 +1,181 @@
+"""Byte ranges by signed URLs: the bytes are those that fsspec gives, and where they do not come fsspec is asked."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Iterator
+from functools import partial
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import fsspec
+import pytest
+
+import shards
+from shards.storage import signed_requests
+from shards.storage.remote import RemoteStore
+from shards.storage.signed_requests import SignedRequests, signing_options, takes_signed
+from tests.support.remote_builds import all_samples, publish
+
+pytestmark = pytest.mark.usefixtures("cache_home")
+
+CONTENT = bytes(range(256)) * 40
+
+
+class _Server(ThreadingHTTPServer):
+    """Answers ranges of CONTENT. connections: how many were opened; closes: after each answer."""
+
+    connections = 0
+    closes = False
+    status = 206
+
+
+class _Handler(BaseHTTPRequestHandler):
+    protocol_version = "HTTP/1.1"
+    server: _Server
+
+    def setup(self) -> None:
+        super().setup()
+        self.server.connections += 1
+
+    def do_GET(self) -> None:
+        first, last = map(int, self.headers["Range"].removeprefix("bytes=").split("-"))
+        piece = CONTENT[first : last + 1]
+        self.send_response(self.server.status)
+        self.send_header("Content-Length", str(len(piece)))
+        self.end_headers()
+        self.wfile.write(piece)
+        self.close_connection = self.server.closes  # without a header that says so: as after a while without requests
+
+    def log_message(self, *arguments: object) -> None:
+        """No line for each request."""
+
+
+@pytest.fixture
+def server() -> Iterator[_Server]:
+    with _Server(("127.0.0.1", 0), _Handler) as listening:
+        threading.Thread(target=listening.serve_forever, daemon=True).start()
+        yield listening
+        listening.shutdown()
+
+
+def signing(server: _Server) -> Any:
+    """A file system that signs URLs of the server, and counts them in `signed`."""
+    signed: list[str] = []
+
+    def sign(path: str, expiration: int) -> str:
+        signed.append(path)
+        return f"http://127.0.0.1:{server.server_port}/{path}?signature"
+
+    return SimpleNamespace(sign=sign, signed=signed, req_kw={})
+
+
+def test_ranges_are_those_of_the_file_on_connections_that_are_kept(server: _Server) -> None:
+    files = signing(server)
+    requests = SignedRequests(files, "root")
+    for start in range(0, 1000, 100):
+        assert requests.ranges([("a", start, start + 50)]) == [CONTENT[start : start + 50]]
+    cuts = [("a" if start % 200 else "b", start, start + 100) for start in range(0, 5000, 100)]
+    assert requests.ranges(cuts) == [CONTENT[start:end] for _, start, end in cuts]
+    assert server.connections <= signed_requests.AT_ONCE
+    assert files.signed == ["root/a", "root/b"], "once for each file"
+
+
+def test_a_connection_that_the_server_closed_is_opened_again(server: _Server) -> None:
+    server.closes = True
+    requests = SignedRequests(signing(server), "root")
+    for start in range(5):
+        assert requests.ranges([("a", start, start + 50)]) == [CONTENT[start : start + 50]]
+    assert server.connections == 5
+
+
+@pytest.mark.parametrize("status", [200, 302, 403, 503])
+def test_after_some_refusals_nothing_is_asked_any_more(server: _Server, status: int) -> None:
+    server.status = status
+    requests = SignedRequests(signing(server), "root")
+    for _ in range(10):
+        assert requests.ranges([("a", 0, 50)]) is None
+    assert server.connections == signed_requests.FAILURES
+
+
+def test_one_failure_does_not_end_it(server: _Server) -> None:
+    requests = SignedRequests(signing(server), "root")
+    for _ in range(3):
+        assert requests.ranges([("a", len(CONTENT) - 10, len(CONTENT) + 10)]) is None, "it ends before"
+        assert requests.ranges([("a", 0, 10)]) == [CONTENT[:10]]
+
+
+def test_urls_are_signed_again_before_they_end(server: _Server, monkeypatch: pytest.MonkeyPatch) -> None:
+    files, now = signing(server), [0.0]
+    monkeypatch.setattr(signed_requests, "monotonic", lambda: now[0])
+    requests = SignedRequests(files, "root")
+    for seconds in (0, signed_requests.RENEWED_S - 1, signed_requests.RENEWED_S):
+        now[0] = seconds
+        requests.ranges([("a", 0, 10)])
+    assert len(files.signed) == 2
+    assert signed_requests.RENEWED_S < signed_requests.SIGNED_S / 2
+
+
+def test_a_proxy_is_left_to_fsspec(server: _Server, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("http_proxy", "http://127.0.0.1:9")
+    monkeypatch.setenv("no_proxy", "example.com")
+    assert SignedRequests(signing(server), "root").ranges([("a", 0, 10)]) is None
+    monkeypatch.setenv("no_proxy", "127.0.0.1")
+    assert SignedRequests(signing(server), "root").ranges([("a", 0, 10)]) == [CONTENT[:10]]
+
+
+def test_a_build_on_s3_is_read_by_signed_urls_as_fsspec_reads_it(
+    folder: Path, bucket: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    url = f"{bucket}/{folder.parent.name}"
+    publish(folder, url)
+    monkeypatch.setattr("shards.storage.remote._cat", None)  # nothing can be asked of fsspec
+    assert all_samples(shards.open(url)) == all_samples(shards.open(folder))
+
+
+def test_a_build_is_read_where_signed_urls_lead_nowhere(
+    folder: Path, bucket: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    url = f"{bucket}/{folder.parent.name}"
+    publish(folder, url)
+    asked: list[str] = []
+
+    def unreachable(path: str, **_: object) -> str:
+        asked.append(path)
+        return "http://127.0.0.1:1/nothing"
+
+    opened = shards.open(url)
+    assert isinstance(opened.store, RemoteStore)
+    files, _ = opened.store._connected()
+    monkeypatch.setattr(files, "sign", unreachable)
+    assert all_samples(opened) == all_samples(shards.open(folder))
+    assert len(asked) == signed_requests.FAILURES
+
+
+def test_a_file_that_is_not_there_is_reported_as_ever(folder: Path, bucket: str) -> None:
+    url = f"{bucket}/{folder.parent.name}"
+    publish(folder, url)
+    opened = shards.open(url)
+    files, root = fsspec.core.url_to_fs(url)
+    for path in files.find(root):
+        if path.endswith(".tar"):
+            files.rm_file(path)
+    with pytest.raises(shards.ShardError, match="is not there, but the manifest names it"):
+        opened["train"][0]
+
+
+def test_urls_are_signed_as_all_regions_expect(bucket: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    connect = partial(fsspec.core.url_to_fs, f"{bucket}/a", skip_instance_cache=True)
+    assert "X-Amz-Algorithm=AWS4-HMAC-SHA256" in connect(**signing_options(bucket))[0].sign("bucket/a")
+    assert signing_options("memory://bucket/a") == signing_options("s3://name--usw2-az1--x-s3/a") == {}
+    monkeypatch.setitem(fsspec.config.conf, "s3", {"config_kwargs": {"max_pool_connections": 3}})
+    assert signing_options(bucket)["config_kwargs"] == {"signature_version": "s3v4", "max_pool_connections": 3}
+
+
+@pytest.mark.parametrize("options", [{"client_kwargs": {"verify": False}}, {"s3_additional_kwargs": {"A": "B"}}])
+def test_requests_that_need_more_than_a_signature_are_left_to_fsspec(options: dict[str, Any]) -> None:
+    assert takes_signed(fsspec.filesystem("s3", skip_instance_cache=True))
+    assert not takes_signed(fsspec.filesystem("s3", skip_instance_cache=True, **options))
+    assert not takes_signed(fsspec.filesystem("memory"))
