@@ -23,7 +23,7 @@ from shards.format.shard_info import ShardList
 from shards.format.split import SplitSamples
 from shards.sampling.dataset_draws import Draws
 from shards.sampling.order import Order
-from shards.sampling.record_draws import draws_by_records
+from shards.sampling.record_draws import common_records, draws_by_records, table_of
 from shards.storage.cache import Cache
 from shards.storage.store import Store, open_store
 
@@ -126,14 +126,13 @@ class Build:
 
 def _by_records(name: str, shards: ShardList, draws: Mapping[int, int], start: int) -> Iterator[Draws]:
     """The samples with 1, 2, 3, ... records, each as a dataset of its own; in a shard they follow each other."""
-    counts = np.zeros((len(shards), max(map(len, shards.by_branches))), np.int64)
-    for number, by_branches in enumerate(shards.by_branches):
-        counts[number, : len(by_branches)] = by_branches
+    counts = table_of(shards.by_branches)
     shard_starts = np.array([*accumulate(shards.samples, initial=start)][:-1])
     starts = shard_starts[:, None] + counts.cumsum(1) - counts
+    common = common_records(shards.by_records)
     for each, count in draws.items():
         sizes, firsts = (tuple(table[:, each - 1].tolist()) for table in (counts, starts))
-        yield Draws(name, sizes, count, key=f"{name}/{each}", shard_starts=firsts)
+        yield Draws(name, sizes, count, key=f"{name}/{each}", shard_starts=firsts, is_common=each in common)
 
 
 def open_build(location: str | Path, *, cache: Cache | None = None) -> Build:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Iterable
+from itertools import pairwise
 
 from shards.format.split import SplitSamples
 from shards.storage.store import Store
@@ -18,7 +19,13 @@ SHARDS = 2
 """Up to this many shards are downloaded at once rather than read in parts"""
 
 GAP_BYTES = 64 << 10
-"""Samples that are nearer to each other come in one request, with what is between them"""
+"""Samples that are nearer to each other come in one request, with what is between them ..."""
+
+GAP_SHARE = 0.05
+"""... which is at most this part of the samples of their shard"""
+
+FIRST_SHARE = 0.05
+"""The first batch is read sample by sample only if it is at most this part of the split, as it is sent twice then"""
 
 
 def read_ranges(store: Store, split: SplitSamples, samples: Iterable[int], *, always: bool) -> dict[int, bytes]:
@@ -38,7 +45,7 @@ def read_ranges(store: Store, split: SplitSamples, samples: Iterable[int], *, al
     if not requests:
         return {}
     whole = sum(split.info(number).size for number in by_shard)
-    if not always and (len(by_shard) <= SHARDS or needed > WORTH * whole):
+    if not always and (len(by_shard) <= SHARDS or needed > min(WORTH * whole, FIRST_SHARE * split.size_bytes)):
         return {}
     pieces = store.ranges([(split.info(number).path, start, end) for number, start, end in requests])
     regions = {}
@@ -50,11 +57,18 @@ def read_ranges(store: Store, split: SplitSamples, samples: Iterable[int], *, al
 
 
 def _merged(spans: list[tuple[int, int, int]]) -> list[tuple[int, int]]:
-    """Spans in the order of their starts, joined where the gap is small."""
-    merged: list[tuple[int, int]] = []
-    for start, end, _ in spans:
-        if merged and start - merged[-1][1] <= GAP_BYTES:
-            merged[-1] = merged[-1][0], max(end, merged[-1][1])
+    """Spans in the order of their starts, joined at the smallest gaps."""
+    gaps = [start - end for (_, end, _), (start, _, _) in pairwise(spans)]
+    room, joined = GAP_SHARE * sum(end - start for start, end, _ in spans), set()
+    for number in sorted(range(len(gaps)), key=gaps.__getitem__):
+        room -= gaps[number]
+        if gaps[number] > GAP_BYTES or room < 0:
+            break
+        joined.add(number)
+    merged = [spans[0][:2]]
+    for number, (start, end, _) in enumerate(spans[1:]):
+        if number in joined:
+            merged[-1] = merged[-1][0], end
         else:
             merged.append((start, end))
     return merged

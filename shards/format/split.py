@@ -150,6 +150,15 @@ class SplitSamples(Sequence[Sample]):
         return Counts(text, images, tiles)
 
     @property
+    def size_bytes(self) -> int:
+        """Of all its shards, with their indexes."""
+        return sum(sum(shards.sizes) for shards in self._lists)
+
+    @property
+    def has_branches(self) -> bool:
+        return any(shards.has_branches for shards in self._lists)
+
+    @property
     def has_tiles(self) -> bool:
         return any(shards.has_tiles for shards in self._lists)
 

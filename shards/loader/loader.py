@@ -29,7 +29,7 @@ from shards.images.decode import DECODERS
 from shards.loader.batch import Batch
 from shards.loader.batch_requests import BatchRequests
 from shards.loader.guests import refuse_ranks_of_torch, refuse_workers_of_torch
-from shards.loader.lookahead import Lookahead
+from shards.loader.lookahead import Lookahead, with_strays
 from shards.loader.memory_blocks import LocalBlocks
 from shards.loader.order_settings import SHUFFLES, OrderSettings, cache_plan, choose_order
 from shards.loader.reader import BatchReader, RangeReads
@@ -161,7 +161,6 @@ class Loader:
             window=settings.pack_window,
         )
         self._order_settings = settings
-        self.cache_plan = cache_plan(build, split, settings)
         self._order: AnyOrder
         most = self._settings.get("max_sequences")
         if most is not None:
@@ -173,6 +172,8 @@ class Loader:
             self._order = build.order(
                 split, seed=self._seed, window=settings.shuffle_window, open_shards=settings.open_shards
             )
+        plan = cache_plan(build, split, settings)
+        self.cache_plan = with_strays(plan, self._order, self._samples, settings.pack_window)
         self._sequences = sequences(self._order)
         self._num_batches: int | None = None
 
@@ -273,7 +274,7 @@ class Loader:
         if plan is not None and (plan.by_sample or isinstance(self._order, ListedOrder)):
             reads_ranges = "always"
         elif self._build.store.evicts:
-            lookahead = Lookahead(self._order, self._samples, self._order_settings.pack_window, plan)
+            lookahead = Lookahead(self._order, self._samples, self._sequences.size, plan, epochs=self._epochs)
         return BatchRequests(
             self._sequences,
             self._cursor,

@@ -14,12 +14,43 @@ from shards.sampling.packed_sequences import AnyOrder
 _WINDOWS = 2
 """Without a plan, the shards of this many packed windows are named: the one that is read, and the next"""
 
+_LOOKED_AT = 32
+"""Windows of an epoch from which it is estimated how many samples are of shards that are not named"""
+
+
+def with_strays(plan: CachePlan | None, order: AnyOrder, split: SplitSamples, pack_window: int) -> CachePlan | None:
+    """The plan, with the samples that are requested by themselves as their shards are not open at their turn.
+
+    These are of datasets with branches. Their share is that of windows that are evenly spaced through an epoch.
+    """
+    lookahead = Lookahead(order, split, pack_window, plan)
+    if plan is None or plan.by_sample or not (lookahead.is_planned and split.has_branches):
+        return plan
+    windows = -(-len(order) // pack_window)
+    samples = strays = 0
+    for window in range(0, windows, -(-windows // _LOOKED_AT)):
+        start = window * pack_window
+        numbers = split.shards_of(order.samples(0, start, min(start + pack_window, len(order))))
+        samples += len(numbers)
+        strays += int((~np.isin(numbers, lookahead.shards(start))).sum())
+    return plan.with_strays(strays / max(samples, 1))
+
 
 class Lookahead:
     """With a plan, as many shards as the cache holds; without, those of the next samples, until all were named."""
 
-    def __init__(self, order: AnyOrder, split: SplitSamples, pack_window: int, plan: CachePlan | None) -> None:
+    def __init__(
+        self,
+        order: AnyOrder,
+        split: SplitSamples,
+        pack_window: int,
+        plan: CachePlan | None,
+        *,
+        epochs: int | None = None,
+    ) -> None:
+        """epochs: after so many nothing is read; None: there is no end."""
         self._order, self._split, self._pack_window, self._plan = order, split, pack_window, plan
+        self._end = None if epochs is None else epochs * len(order)
         self._not_named = set(range(len(list(split.shard_starts()))))
         self._last: tuple[int, tuple[int, ...]] = (-1, ())
 
@@ -44,7 +75,8 @@ class Lookahead:
         shards: dict[int, None] = {}
         for epoch, first, last in self._pieces(start, draws):
             if isinstance(self._order, Order) and self._order.opens_few_shards:
-                numbers = self._order.open_shards(epoch, first, last)
+                has_spread = self._plan is not None and self._plan.has_spread
+                numbers = self._order.open_shards(epoch, first, last, has_spread=has_spread)
             else:
                 numbers = self._split.shards_of(self._order.samples(epoch, first, last))
                 numbers = numbers[np.sort(np.unique(numbers, return_index=True)[1])]
@@ -54,7 +86,7 @@ class Lookahead:
 
     def _pieces(self, start: int, draws: int) -> Iterator[tuple[int, int, int]]:
         """Draws from `start` on as (epoch, first, last)."""
-        length, end = len(self._order), start + draws
+        length, end = len(self._order), min(start + draws, self._end or start + draws)
         while start < end:
             epoch, first = divmod(start, length)
             last = min(length, first + end - start)

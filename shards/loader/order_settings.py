@@ -9,8 +9,10 @@ from typing import Any
 
 from shards.build import Build
 from shards.errors import ShardError
-from shards.sampling.cache_plan import CachePlan, StoredDataset, plan_cache, plan_for
+from shards.format.shard_info import ShardList
+from shards.sampling.cache_plan import DEVIATIONS, CachePlan, StoredDataset, plan_cache, plan_for
 from shards.sampling.packed_sequences import WINDOW
+from shards.sampling.record_draws import common_records, spread_of_shards, table_of
 from shards.storage.store import Room
 
 SHUFFLES = ("samples", "shards", "none")
@@ -129,9 +131,16 @@ def _larger_than(room: Room | None, build: Build, split: str) -> list[StoredData
                 requests=sum(1 + math.ceil(size / PIECE_BYTES) for size in sizes),
                 samples=samples,
                 draws=sum(build.epoch_draws(name).values()) if split == "train" else samples,
+                index_size=sum(sizes) - sum(shards.tar_sizes),
+                spread=_spread(shards) if split == "train" and shards.has_branches else 0,
             )
         )
     return datasets if sum(dataset.size for dataset in datasets) > room.size else []
+
+
+def _spread(shards: ShardList) -> int:
+    columns = [records - 1 for records in common_records(shards.by_records)]
+    return spread_of_shards(table_of(shards.by_branches), columns, deviations=DEVIATIONS)
 
 
 def _is_count(value: object) -> bool:

@@ -5,20 +5,32 @@ packed together, batches made ahead, and the next shards add. Every dataset has 
 that is drawn several times an epoch is kept whole where it takes no more than half of what is left. Where open shards
 and the next do not fit, and in orders that jump, each sample is requested by itself.
 
+Bound: from the packed window of the oldest batch that is not read yet to the end of what is downloaded ahead are
+2 * pack_window + draws_ahead draws. Draws of a dataset that are `q` shards' worth need at most `width + 1 + q` of its
+shards (shards.sampling.shard_windows), and of `k` draws in a row a dataset with share `s` has `k * s`, give or take
+2 * sqrt(k * s * (1 - s)). A plan whose cache holds all that downloads each shard once in a pass.
+
 A plan is a function of the manifest and of the cache's limit, so all ranks have the same.
 """
 
 from __future__ import annotations
 
 import math
+import sys
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 OPEN_SHARE = 0.75
 """Of the cache, for open shards and the next one of each dataset"""
 
 LEAST_PACKED = 8
-"""Samples that are packed together even where the cache has no room for the shards that they may need"""
+"""Samples that are packed together where the cache is small; where it has no room for them, none are"""
+
+DEVIATIONS = 2
+"""By how many standard deviations the draws of a dataset may differ from its share without a shard being missed"""
+
+LEAST_SAVED = 0.15
+"""If more than this part of the samples were in shards that are not open, all samples are requested by themselves"""
 
 _STEPS = 40  # of a bisection
 
@@ -33,6 +45,10 @@ class StoredDataset:
     """That download each shard and its index once"""
     samples: int
     draws: int
+    index_size: int = 0
+    """Bytes of all indexes, which are in `shard_sizes`"""
+    spread: int = 0
+    """Further shards that are open at a time because samples with other numbers of records are ahead or behind"""
 
     @property
     def size(self) -> int:
@@ -43,9 +59,20 @@ class StoredDataset:
         """How often an epoch draws each sample."""
         return self.draws / max(self.samples, 1)
 
+    @property
+    def epoch_size(self) -> int:
+        """Bytes that an epoch downloads of whole shards, at most: a pass that is not whole is cut at both ends."""
+        cuts = 0 if self.draws % max(self.samples, 1) == 0 else 2 + self.spread
+        return int(self.passes * self.size) + cuts * max(self.shard_sizes, default=0)
+
+    @property
+    def epoch_size_by_sample(self) -> int:
+        """Bytes that an epoch downloads of indexes and single samples; a little more with what is between them."""
+        return self.index_size + int(self.passes * (self.size - self.index_size))
+
     def open_size(self, shards: int) -> int:
-        """Bytes of that many shards, at most."""
-        return min(self.size, shards * max(self.shard_sizes, default=0))
+        """Bytes of that many shards and the spread, at most."""
+        return min(self.size, (shards + self.spread) * max(self.shard_sizes, default=0))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -59,14 +86,29 @@ class CachePlan:
     pack_window: int
     """Samples that are packed together"""
     draws_ahead: int
-    """Draws whose shards the cache holds next to the open ones and those of a packed window"""
+    """Draws whose shards the cache holds next to the open ones and those of two packed windows"""
+    has_spread: bool
+    """Whether the cache holds what samples with other numbers of records than most need as well"""
     samples_open: int
     """Samples that are shuffled among each other: those of all open shards"""
     limit: int
     split_size: int
     epoch_size: int
-    """What an epoch downloads; less from the second on if datasets stay in the cache"""
+    """What an epoch downloads, at most; less from the second on if datasets stay in the cache"""
     epoch_requests: int
+    by_sample_size: int
+    """What an epoch downloads if each sample is requested by itself"""
+    by_sample_requests: int
+
+    def with_strays(self, share: float) -> CachePlan:
+        """The plan if this share of the samples is requested by itself, since their shards are not open."""
+        if self.by_sample or not share:
+            return self
+        size = self.epoch_size + int(share * self.by_sample_size)
+        requests = self.epoch_requests + math.ceil(share * self.by_sample_requests)
+        if share > LEAST_SAVED and size > self.by_sample_size:
+            return replace(self, by_sample=True, epoch_size=self.by_sample_size, epoch_requests=self.by_sample_requests)
+        return replace(self, epoch_size=size, epoch_requests=requests)
 
     def describe(self) -> str:
         """One line, before the first epoch."""
@@ -80,7 +122,7 @@ class CachePlan:
         times = self.epoch_size / max(self.split_size, 1)
         return (
             f"{_size(self.split_size)}, and {_size(self.limit)} of cache: {how}, and packed {self.pack_window:,} at a "
-            f"time; an epoch downloads {_size(self.epoch_size)} ({times:.2f} times the split) by about "
+            f"time; an epoch downloads at most {_size(self.epoch_size)} ({times:.2f} times the split) by about "
             f"{self.epoch_requests:,} requests"
         )
 
@@ -90,15 +132,15 @@ def plan_cache(datasets: Sequence[StoredDataset], *, limit: int, pack_window: in
 
     pack_window: most samples to pack together. shuffles: False reads the shards as they are stored.
     """
-    drawn = [dataset for dataset in datasets if dataset.draws]
+    drawn = _drawn(datasets, dict.fromkeys((dataset.name for dataset in datasets), 1), limit)
     opened = {dataset.name: 1 for dataset in drawn}
-    if shuffles and sum(dataset.open_size(2) for dataset in drawn) <= limit:
+    if shuffles and _needed(drawn, opened) <= limit:
         kept = _kept(drawn, limit)
         room = limit - sum(dataset.size for dataset in drawn if dataset.name in kept)
         opened |= {dataset.name: len(dataset.shard_sizes) for dataset in drawn if dataset.name in kept}
         opened |= _widths([dataset for dataset in drawn if dataset.name not in kept], room)
     ahead = _draws_ahead(drawn, opened, limit)
-    while pack_window > LEAST_PACKED and pack_window > ahead // 2:
+    while pack_window > LEAST_PACKED and 5 * pack_window > 2 * ahead:
         pack_window //= 2
     return plan_for(datasets, opened, limit=limit, pack_window=pack_window)
 
@@ -107,35 +149,62 @@ def plan_for(
     datasets: Sequence[StoredDataset], open_shards: Mapping[str, int] | None, *, limit: int, pack_window: int
 ) -> CachePlan:
     """The plan with these open shards, as another cache may have given them; None for an order that jumps."""
-    drawn = [dataset for dataset in datasets if dataset.draws]
     opened = open_shards or {}
-    by_sample = not opened or sum(dataset.open_size(opened[dataset.name] + 1) for dataset in drawn) > limit
+    drawn = _drawn(datasets, opened, limit)
+    ahead = _draws_ahead(drawn, opened, limit) - 2 * pack_window if opened else -1
+    ahead, by_sample = min(ahead, sum(dataset.draws for dataset in drawn)), ahead < 0
     stays = [] if by_sample else [dataset for dataset in drawn if _is_kept(dataset, opened)]
-    epoch = [(1.0 if dataset in stays else dataset.passes, dataset) for dataset in drawn]
+    sizes = [dataset.size if dataset in stays else dataset.epoch_size for dataset in drawn]
+    requests = [dataset.requests * size / max(dataset.size, 1) for dataset, size in zip(drawn, sizes, strict=True)]
+    by_sample_size = sum(dataset.epoch_size_by_sample for dataset in drawn)
+    by_sample_requests = sum(dataset.draws + len(dataset.shard_sizes) for dataset in drawn)
     return CachePlan(
         open_shards=opened,
         by_sample=by_sample,
         pack_window=pack_window,
-        draws_ahead=0 if by_sample else max(0, _draws_ahead(drawn, opened, limit) - pack_window),
+        draws_ahead=max(0, ahead),
+        has_spread=any(dataset.spread for dataset in drawn),
         samples_open=sum(
             min(dataset.samples, opened.get(dataset.name, 0) * dataset.samples // len(dataset.shard_sizes))
             for dataset in drawn
         ),
         limit=limit,
         split_size=sum(dataset.size for dataset in datasets),
-        epoch_size=sum(int(passes * dataset.size) for passes, dataset in epoch),
-        epoch_requests=sum(
-            dataset.draws if by_sample else math.ceil(passes * dataset.requests) for passes, dataset in epoch
-        ),
+        epoch_size=by_sample_size if by_sample else sum(sizes),
+        epoch_requests=by_sample_requests if by_sample else sum(map(math.ceil, requests)),
+        by_sample_size=by_sample_size,
+        by_sample_requests=by_sample_requests,
     )
 
 
+def _drawn(datasets: Sequence[StoredDataset], opened: Mapping[str, int], limit: int) -> list[StoredDataset]:
+    """Those that an epoch draws; without their spread where the cache has no room for it."""
+    drawn = [dataset for dataset in datasets if dataset.draws]
+    if not opened or _needed(drawn, opened) <= limit:
+        return drawn
+    return [replace(dataset, spread=0) for dataset in drawn]
+
+
+def _needed(drawn: Sequence[StoredDataset], opened: Mapping[str, int]) -> int:
+    """Bytes of the open shards, and one more of each dataset."""
+    return sum(dataset.open_size(opened[dataset.name] + 1) for dataset in drawn)
+
+
 def _draws_ahead(drawn: Sequence[StoredDataset], opened: Mapping[str, int], limit: int) -> int:
-    """Draws that may need further shards until the cache is full: next to open ones, and one more of each dataset."""
+    """Draws that may need further shards until the cache is full; negative if there is no room for the open ones."""
     draws = sum(dataset.draws for dataset in drawn)
-    left = limit - sum(dataset.open_size(opened[dataset.name] + 1) for dataset in drawn)
-    moving = sum(dataset.passes * dataset.size for dataset in drawn if not _is_kept(dataset, opened))
-    return max(0, int(left * draws / moving)) if moving else draws
+    left = limit - _needed(drawn, opened)
+    if left < 0:
+        return -1
+    mean = deviation = 0.0  # of k draws: k * mean + sqrt(k) * deviation bytes
+    for dataset in drawn:
+        if not _is_kept(dataset, opened):
+            share, per_draw = dataset.draws / draws, dataset.size / dataset.samples
+            mean += share * per_draw
+            deviation += DEVIATIONS * math.sqrt(share * (1 - share)) * per_draw
+    if not mean:
+        return sys.maxsize
+    return int(((math.sqrt(deviation**2 + 4 * mean * left) - deviation) / (2 * mean)) ** 2)
 
 
 def _is_kept(dataset: StoredDataset, opened: Mapping[str, int]) -> bool:

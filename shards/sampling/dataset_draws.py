@@ -30,7 +30,8 @@ class Draws:
     key: what its shuffles depend on, next to the order's key. shard_starts: the number in the split of each shard's
     first sample of the part; None: they follow each other, after those of the entry before. open_shards: how many
     shards may be open at a time; None sets no limit. first_shard: the first shard's number in the split. leads: whether
-    its open shards are those of the dataset; of the parts of a dataset one leads.
+    its open shards are those of the dataset; of the parts of a dataset one leads. is_common: whether most samples are
+    in parts such as this one.
     """
 
     name: str
@@ -41,6 +42,7 @@ class Draws:
     open_shards: int | None = None
     first_shard: int = 0
     leads: bool = True
+    is_common: bool = True
 
 
 class DatasetDraws:
@@ -55,7 +57,11 @@ class DatasetDraws:
         self.size, self.draws = sum(dataset.shard_sizes), dataset.count
         self._key, self._window, self._shards_key = key, window, shards_key
         self._open_shards, self._first_shard = dataset.open_shards, dataset.first_shard
-        self._is_part, self._leads = dataset.shard_starts is not None, dataset.leads
+        self._is_part, self._leads, self._is_common = (
+            dataset.shard_starts is not None,
+            dataset.leads,
+            dataset.is_common,
+        )
         self._shard_sizes = np.array(dataset.shard_sizes, np.int64)
         self._round = math.lcm(self.size, self.draws)  # after this many draws an epoch and a cycle begin together
         self._base = lru_cache(maxsize=2)(self._make_base)
@@ -74,13 +80,15 @@ class DatasetDraws:
             pieces.append(self._base(self._round_of(draw))(start % self.size + inside))
         return np.concatenate(pieces)
 
-    def open_shards(self, epoch: int, first: int, last: int) -> Indices:
+    def open_shards(self, epoch: int, first: int, last: int, *, has_spread: bool = False) -> Indices:
         """The shards that are open in draws [first, last) of an epoch, as numbers in the split.
 
-        None without a limit, and for a part that does not lead: it opens nearly the same shards at the same time.
+        None without a limit, and for a part that does not lead, or with `has_spread` for one that is not common: it
+        opens nearly the same shards at the same time.
         """
         opened = [np.zeros(0, np.int64)]
-        for draw, until in self._pieces(epoch, first, last) if self._open_shards is not None and self._leads else ():
+        counts = self._open_shards is not None and (self._leads or (has_spread and self._is_common))
+        for draw, until in self._pieces(epoch, first, last) if counts else ():
             start, stop = self._run_of(epoch, draw)
             run = self._run(epoch, start, stop)
             assert isinstance(run, ShardWindows)

@@ -87,14 +87,15 @@ class Order:
         epoch, in_epoch = divmod(draw, self._length)
         return int(self.samples(epoch, in_epoch, in_epoch + 1)[0])
 
-    def open_shards(self, epoch: int, start: int, stop: int) -> Indices:
+    def open_shards(self, epoch: int, start: int, stop: int, *, has_spread: bool = False) -> Indices:
         """The shards, as numbers in the split, that draws [start, stop) of an epoch need in the cache.
 
         They are in the order in which they are opened; those of datasets without `open_shards` are not among them. Of a
-        dataset with branches, samples with another number of records than most may be in further shards.
+        dataset with branches, samples with another number of records than most may be in further shards. has_spread:
+        also gives those shards for the common numbers of records.
         """
         opened = [
-            stream.open_shards(epoch, first, last)
+            stream.open_shards(epoch, first, last, has_spread=has_spread)
             for stream, first, last in zip(
                 self._streams, self._own_before(epoch, start), self._own_before(epoch, stop), strict=True
             )

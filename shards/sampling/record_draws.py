@@ -7,10 +7,52 @@ with equally many records are drawn as a dataset of their own, each equally ofte
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import math
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+import numpy.typing as npt
 
 _STEPS = (-1, 0, 1, 2)
 """How far from its share, rounded down, the draws of samples with equally many records may be"""
+
+
+COMMON_SHARE = 0.95
+"""Numbers of records that together have this share of the samples are common, the other ones rare"""
+
+
+def common_records(sizes: Mapping[int, int]) -> list[int]:
+    """The numbers of records that most samples have, the most common one first. sizes: as in draws_by_records."""
+    common: list[int] = []
+    for count in sorted(sizes, key=lambda count: (-sizes[count], count)):
+        if sum(sizes[other] for other in common) < COMMON_SHARE * sum(sizes.values()):
+            common.append(count)
+    return common
+
+
+def table_of(by_branches: Sequence[Sequence[int]]) -> npt.NDArray[np.int64]:
+    """int64 [shards, K]: of each shard, how many samples have 1, 2, ... K records."""
+    counts = np.zeros((len(by_branches), max(map(len, by_branches), default=0)), np.int64)
+    for number, row in enumerate(by_branches):
+        counts[number, : len(row)] = row
+    return counts
+
+
+def spread_of_shards(samples: npt.NDArray[np.int64], columns: Sequence[int], *, deviations: float) -> int:
+    """By how many shards samples with equally many records may be ahead of and behind the others of a dataset.
+
+    samples: as table_of gives; columns: those of its numbers of records that matter; deviations: how many standard
+    deviations are covered on either side. All come evenly through an epoch, shards hold them unevenly, and shards come
+    in random order. So after half of N shards, where it is largest, the distance has a standard deviation of
+    sqrt(N) / 2 times that of a shard's part, in shards (a Brownian bridge).
+    """
+    shards, totals = len(samples), samples.sum(0)
+    columns = [column for column in columns if totals[column]]
+    if len(columns) < 2:
+        return 0
+    even = samples.sum(1) / samples.sum()
+    parts = np.std([shards * (samples[:, column] / totals[column] - even) for column in columns], axis=1)
+    return math.ceil(deviations * math.sqrt(shards) / 2 * float(np.sort(parts)[-2:].sum()))
 
 
 def draws_by_records(records: int, sizes: Mapping[int, int]) -> dict[int, int]:

@@ -57,11 +57,8 @@ def test_an_epoch_sends_what_it_draws_at_most_a_fifth_more(location: str, tmp_pa
         assert max(own) - min(own) <= 1
 
 
-def test_samples_with_branches_send_the_build_once(
-    tmp_path: Path, bucket: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_samples_with_branches_send_the_build_once(tmp_path: Path, bucket: str) -> None:
     """Samples with 1, 2, 3 and 4 records are drawn as datasets of their own, out of the same shards."""
-    monkeypatch.setattr("shards.format.sample_ranges.GAP_BYTES", 0)
     made, records = Handmade(tmp_path / "build"), 0
     for shard in range(40):
         random = np.random.default_rng(shard)
@@ -133,7 +130,7 @@ def test_a_flipped_bit_in_a_range_is_an_error_that_names_the_sample(folder: Path
             data = flip(data, offset)
         write_at(path, data)
     with pytest.raises(ShardError, match=r"\.tar: sample \S+ is damaged: its bytes do not match the index's checksum"):
-        next(iter(loader(build, batch_size=2)))
+        next(iter(loader(build, batch_size=4)))
 
 
 @pytest.mark.parametrize("world_size", [1, 2, 4])
@@ -154,10 +151,7 @@ def test_an_evaluation_sends_its_split_once(location: str, tmp_path: Path) -> No
     assert sent() <= 1.2 * size_of(build, "eval")
 
 
-def test_a_share_of_a_split_is_read_sample_by_sample(
-    location: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr("shards.format.sample_ranges.GAP_BYTES", 0)
+def test_a_share_of_a_split_is_read_sample_by_sample(location: str, tmp_path: Path) -> None:
     build = opened(location, tmp_path, share=0.05)
     batches = list(loader(build, split="eval", max_sequences=8))
     tars = [get.size for get in answered() if ".tar" in get.path]
@@ -191,10 +185,9 @@ def test_nothing_is_said_where_the_cache_holds_the_build(
 
 @pytest.mark.parametrize("settings", [{}, {"shuffle": "samples"}])
 def test_where_shards_do_not_fit_samples_are_read_alone(
-    location: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, settings: dict[str, Any]
+    location: str, tmp_path: Path, settings: dict[str, Any]
 ) -> None:
     """A cache of less than two shards of each dataset; and an order that jumps."""
-    monkeypatch.setattr("shards.format.sample_ranges.GAP_BYTES", 0)
     build = opened(location, tmp_path, share=0.05)
     first = loader(build, epochs=1, **settings)
     assert first.cache_plan is not None
