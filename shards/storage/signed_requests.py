@@ -42,6 +42,8 @@ Cut = tuple[str, int, int]
 
 
 _PLAIN_OPTIONS = {"endpoint_url", "region_name", "use_ssl"}
+_OWN_CONNECTIONS = {"proxies", "proxies_config", "client_cert"}
+"""Options of botocore's Config that say how its connections are made, which those of this file are not"""
 _EXPRESS = "--x-s3"
 """How names of directory buckets end, whose requests are signed for a session"""
 
@@ -56,10 +58,10 @@ def signing_options(url: str) -> dict[str, Any]:
 
 
 def takes_signed(files: Any) -> bool:
-    """Whether a file system of fsspec is S3, and its requests need nothing but a signature: no keys or certificates."""
-    if "s3" not in files.protocol:
+    """Whether a file system of fsspec is S3, and its requests need a signature alone: no key, certificate or proxy."""
+    if "s3" not in files.protocol or files.s3_additional_kwargs:
         return False
-    return not (files.client_kwargs.keys() - _PLAIN_OPTIONS or files.s3_additional_kwargs)
+    return not (files.client_kwargs.keys() - _PLAIN_OPTIONS or files.config_kwargs.keys() & _OWN_CONNECTIONS)
 
 
 class SignedRequests:

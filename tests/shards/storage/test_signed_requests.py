@@ -174,7 +174,14 @@ def test_urls_are_signed_as_all_regions_expect(bucket: str, monkeypatch: pytest.
     assert signing_options(bucket)["config_kwargs"] == {"signature_version": "s3v4", "max_pool_connections": 3}
 
 
-@pytest.mark.parametrize("options", [{"client_kwargs": {"verify": False}}, {"s3_additional_kwargs": {"A": "B"}}])
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"client_kwargs": {"verify": False}},
+        {"s3_additional_kwargs": {"A": "B"}},
+        {"config_kwargs": {"proxies": {"https": "http://127.0.0.1:9"}}},
+    ],
+)
 def test_requests_that_need_more_than_a_signature_are_left_to_fsspec(options: dict[str, Any]) -> None:
     assert takes_signed(fsspec.filesystem("s3", skip_instance_cache=True))
     assert not takes_signed(fsspec.filesystem("s3", skip_instance_cache=True, **options))
