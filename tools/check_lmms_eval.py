@@ -26,7 +26,14 @@ REQUIREMENTS = (
     "lmms_eval==0.7.3",
     *("chardet==6.0.0.post1", "DataProperty==1.1.1", "datasets==5.2.0", "dill==0.4.1", "evaluate==0.4.6"),
     "filelock==3.20.4",  # lmms-eval imports a module that newer ones do not have
-    *("loguru==0.7.3", "mbstrdecoder==1.1.5", "multiprocess==0.70.19", "pandas==3.1.1", "pathvalidate==3.3.1"),
+    *(
+        "loguru==0.7.3",
+        "lxml==6.1.3",
+        "mbstrdecoder==1.1.5",
+        "multiprocess==0.70.19",
+        "pandas==3.1.1",
+        "pathvalidate==3.3.1",
+    ),
     *("portalocker==4.4.2", "pytablewriter==1.2.1", "pytz==2026.6", "sacrebleu==2.6.0", "tabledata==1.3.5"),
     *("tabulate==0.10.0", "tcolorpy==0.1.7", "tenacity==9.2.1", "typepy==1.3.5"),
 )

@@ -97,7 +97,7 @@ def write_tasks(folder: Path, python: Path) -> Path:
             }
         )
     _write(folder / "seedbench.parquet", seedbench, {"image": {"_type": "List", "feature": _IMAGE}})
-    long = "Why? " * 2000  # more than the model reads
+    long = "Why? " * 20_000  # more than the model reads
     _write(folder / "unreadable.parquet", [vqa[0], {**vqa[1], "question": long}, *vqa[2:]], kinds)
     definitions = (
         (UNREADABLE, "vqav2/vqav2_val.yaml", "validation", "unreadable"),

@@ -1,12 +1,14 @@
 """The messages of a chat completion in dst's form, and where their images come from.
 
-Rule: an image is shown where the client put it among the texts of its message, as far as the template writes it there.
+Rules: an image is shown where the client put it among the texts of its message, as far as the template writes it there.
+Messages of the user that follow each other are one turn: some chat pages send an image and its question apart.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import groupby
 from typing import Any
 
 from dst import Message
@@ -46,7 +48,23 @@ def parse_messages(messages: object, limits: Limits) -> tuple[tuple[Message, ...
     if parsed[-1]["role"] == "assistant":
         name = f"messages[{len(parsed) - 1}].role"
         raise RequestError(f"{name}: the last message is the assistant's; expected a question to answer", name)
-    return tuple(parsed), tuple(images)
+    return tuple(_turns(parsed)), tuple(images)
+
+
+def _turns(messages: Sequence[Message]) -> Iterator[Message]:
+    """Each message, but those of the user that follow each other as one, with a line break between two texts."""
+    for role, group in groupby(messages, lambda message: message["role"]):
+        first, *others = group
+        if role != "user" or not others:
+            yield from (first, *others)
+            continue
+        parts: list[dict[str, str]] = []
+        for message in (first, *others):
+            content = message["content"]
+            own = [{"type": "text", "text": content}] if isinstance(content, str) else content
+            follows_text = bool(parts) and parts[-1]["type"] == own[0]["type"] == "text"
+            parts += [{"type": "text", "text": "\n"}, *own] if follows_text else own
+        yield {"role": role, "content": parts}
 
 
 def _message(message: object, name: str, images: list[ImageSource]) -> Message:

@@ -36,6 +36,23 @@ def test_a_bare_question_gets_the_defaults_of_openai() -> None:
     assert request.messages == ({"role": "user", "content": "What is this?"},)
 
 
+def test_messages_of_the_user_that_follow_each_other_are_one_turn() -> None:
+    def asked(*contents: Any) -> list[dict[str, Any]]:
+        return [{"role": "user", "content": content} for content in contents]
+
+    apart = asked([image_part()], [image_part()], "What?", [text_part("Why?"), image_part()])
+    both = [image_part(), image_part(), text_part("What?"), text_part("\n"), text_part("Why?"), image_part()]
+    assert parsed(messages=apart).messages == parsed(messages=asked(both)).messages
+    answer = {"role": "assistant", "content": "A cat."}
+    rounds = parsed(messages=[*asked([image_part()], "What?"), answer, *asked("Why?")])
+    assert (
+        rounds.messages
+        == parsed(messages=[*asked([image_part(), text_part("What?")]), answer, *asked("Why?")]).messages
+    )
+    assert [source.param for source in rounds.images] == ["messages[0].content[0].image_url.url"]
+    assert len(parsed(messages=[answer, answer, *asked("Why?")]).messages) == 3  # for the template to refuse
+
+
 def test_null_is_the_same_as_nothing_for_every_parameter() -> None:
     names = {*NEUTRAL, *WITHOUT_EFFECT, "max_tokens", "max_completion_tokens", "seed", "stop", "stream", "temperature"}
     assert parsed(**dict.fromkeys(names)) == parsed()

@@ -142,9 +142,9 @@ def test_the_list_of_models_has_the_one_that_is_served(client: Any) -> None:
         ({"messages": []}, "messages", "messages: got an empty list"),
         ({"extra_body": {"top_z": 1}}, "top_z", "top_z: unknown parameter; did you mean top_"),
         (
-            {"messages": [{"role": "user", "content": "a"}] * 2},
+            {"messages": [{"role": role, "content": "a"} for role in ("user", "assistant", "assistant", "user")]},
             "messages",
-            "turn 2 is from user where assistant",
+            "turn 3 is from assistant where user",
         ),
         ({"messages": [{"role": "user", "content": "a " * 9000}]}, "messages", "the model reads at most 8192"),
         (
