@@ -177,6 +177,10 @@ async def _failed(request: Request, error: Exception) -> Response:
 
 async def _http_error(request: Request, error: Exception) -> Response:
     assert isinstance(error, HTTPException)
-    text = f"{request.method} {request.url.path[:100]}: {error.detail}; docs/serve.md lists what this server answers"
+    path = request.url.path
+    hint = "docs/serve.md lists what this server answers"
+    if "chat/completions" in path and error.status_code == 404:
+        hint = f"expected /v1/chat/completions: give programs the base URL {request.base_url}v1"
+    text = f"{request.method} {path[:100]}: {error.detail}; {hint}"
     code = "method_not_allowed" if error.status_code == 405 else "not_found"
     return JSONResponse(error_json(error.status_code, text, code=code), error.status_code, error.headers)

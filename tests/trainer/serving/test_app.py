@@ -75,6 +75,9 @@ def test_a_path_or_method_that_there_is_none_of_is_an_error_in_the_same_form(ser
     wrong_method = server.get(CHAT)
     assert (wrong_method.status, wrong_method.error["code"]) == (405, "method_not_allowed")
     assert server.post("v1/completions", {"prompt": "a"}).status == 404
+    for path in ("chat/completions", "v1/v1/chat/completions"):
+        text = server.post(path, chat_body()).error["message"]
+        assert text.endswith(f"expected /v1/chat/completions: give programs the base URL {server.url}v1")
 
 
 def test_the_exact_ids_of_a_prompt_are_those_that_the_model_reads(server: ChatServer) -> None:
