@@ -19,7 +19,7 @@ from typing import NamedTuple, TypeVar
 import torch
 
 from tools.bench.data import machine
-from tools.bench.serving.models import SIZES, Model, made
+from tools.bench.serving.models import Model, made
 from tools.bench.serving.over_http import ask_over_http, http_server
 from tools.bench.training.goals import Goal, print_goals
 from trainer.inference.cached_decoder import Prompt
@@ -72,7 +72,7 @@ class Rate(NamedTuple):
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--sizes", default=",".join(SIZES), help="decoders, by their names")
+    parser.add_argument("--sizes", default="tiny,135M", help="decoders, by their names")
     parser.add_argument("--tokens", type=int, default=48, help="of each answer")
     parser.add_argument("--questions", type=int, default=2, help="of each client")
     parser.add_argument("--repeats", type=int, default=3, help="rounds; the best counts")

@@ -56,26 +56,28 @@ class PromptReader:
             return len(joining.text) - joining.kept_text
         return joining.length - joining.kept_in_order
 
-    def read(self, group: Sequence[Joining], slots: Slots, *, piece: int) -> Iterator[list[Read] | None]:
-        """Read prompts that are all read in the same way into the first rows of a memory.
+    def read(
+        self, group: Sequence[Joining], slots: Slots, *, first_row: int = 0, piece: int
+    ) -> Iterator[list[Read] | None]:
+        """Read prompts that are all read in the same way into consecutive rows of a memory.
 
         piece: most tokens of a forward. Each step computes one piece; the last gives what was read of each prompt. What
         the prompts share with kept sequences is copied in the first step.
         """
         slots.reserve(max(joining.length for joining in group))
         if self._images is not None and self.places_images_of(group[0]):
-            return self._read_around_images(group, slots, self._images, piece)
-        return self._read_in_order(group, slots, piece)
+            return self._read_around_images(group, slots, first_row, self._images, piece)
+        return self._read_in_order(group, slots, first_row, piece)
 
     def _read_around_images(
-        self, group: Sequence[Joining], slots: Slots, images: ImageReader, piece: int
+        self, group: Sequence[Joining], slots: Slots, first_row: int, images: ImageReader, piece: int
     ) -> Iterator[list[Read] | None]:
         cached = [joining.kept_text for joining in group]
         for row, joining in enumerate(group):
             if joining.beginning is not None and joining.kept_text:
                 text = joining.text[: joining.kept_text]
-                slots.put(row, self._tensor(text), joining.beginning.take(text))
-        unknown = self._place_known(group, slots, images, cached)
+                slots.put(first_row + row, self._tensor(text), joining.beginning.take(text))
+        unknown = self._place_known(group, slots, first_row, images, cached)
         at_once = max(1, piece // self._model.image_tokens)
         digests = list(unknown)
         for start in range(0, len(digests), at_once):
@@ -88,17 +90,17 @@ class PromptReader:
             for tile, states in zip(tiles, States.joined(parts).split(self._model.image_tokens), strict=True):
                 self._cache.add_image(tile.digest, states, others=len(tile.places) - 1)
                 for row, slot in tile.places:
-                    self._place(slots, row, slot, images.placed(states, slot))
+                    self._place(slots, first_row + row, slot, images.placed(states, slot))
             yield None
         news = [joining.text[joining.kept_text :] for joining in group]
         longest = max(map(len, news))
         for start, end in _pieces(longest, len(group), piece):
             queries = [new[max(0, start + len(new) - longest) : max(0, end + len(new) - longest)] for new in news]
-            logits_BV = self._read_text(group, queries, end - start, slots)
+            logits_BV = self._read_text(group, queries, end - start, slots, first_row)
             yield list(map(Read, logits_BV, cached)) if end == longest else None
 
     def _place_known(
-        self, group: Sequence[Joining], slots: Slots, images: ImageReader, cached: list[int]
+        self, group: Sequence[Joining], slots: Slots, first_row: int, images: ImageReader, cached: list[int]
     ) -> dict[bytes, _UnknownTile]:
         """Place the tiles that are kept somewhere. Adds their tokens to `cached`; returns the others, by digest."""
         size = self._model.image_tokens
@@ -119,7 +121,7 @@ class PromptReader:
                         unknown[digest] = _UnknownTile(digest, tile_3SS, [(row, slot)])
                         continue
                     states = images.placed(kept, slot)
-                self._place(slots, row, slot, states)
+                self._place(slots, first_row + row, slot, states)
                 cached[row] += size
         return unknown
 
@@ -127,7 +129,12 @@ class PromptReader:
         slots.put(row, slice(slot, slot + self._model.image_tokens), states)
 
     def _read_text(
-        self, group: Sequence[Joining], queries: Sequence[npt.NDArray[np.int64]], width: int, slots: Slots
+        self,
+        group: Sequence[Joining],
+        queries: Sequence[npt.NDArray[np.int64]],
+        width: int,
+        slots: Slots,
+        first_row: int,
     ) -> torch.Tensor:
         """The logits [B, V] after the last of these positions of each prompt."""
         ids_BQ, positions_BQ = np.zeros((2, len(group), width), np.int64)
@@ -144,17 +151,19 @@ class PromptReader:
         )
         embeddings_BQH = self._model.decoder.get_input_embeddings()(self._tensor(ids_BQ))
         lengths = [len(positions) for positions in queries]
-        store = self._write(slots, lengths, width, np.concatenate(queries), num_keys)
+        store = self._write(slots, first_row, lengths, width, np.concatenate(queries), num_keys)
         return self._forward(embeddings_BQH, self._tensor(positions_BQ), store, layout=layout)
 
-    def _read_in_order(self, group: Sequence[Joining], slots: Slots, piece: int) -> Iterator[list[Read] | None]:
+    def _read_in_order(
+        self, group: Sequence[Joining], slots: Slots, first_row: int, piece: int
+    ) -> Iterator[list[Read] | None]:
         longest = max(joining.length for joining in group)
         kept = [joining.kept_in_order for joining in group]
         starts = np.array([longest - joining.length for joining in group])
         for row, joining in enumerate(group):
             if joining.beginning is not None and kept[row]:
                 states = joining.beginning.take(np.arange(kept[row]))
-                slots.put(row, slice(int(starts[row]), int(starts[row]) + kept[row]), states)
+                slots.put(first_row + row, slice(int(starts[row]), int(starts[row]) + kept[row]), states)
         width = max(self.num_new(joining) for joining in group)
         ids_BQ = np.zeros((len(group), width), np.int64)
         for row, joining in enumerate(group):
@@ -170,6 +179,7 @@ class PromptReader:
             lengths = [min(end - start, end - width + self.num_new(joining)) for joining in group]
             store = self._write(
                 slots,
+                first_row,
                 [max(0, length) for length in lengths],
                 end - start,
                 np.concatenate([columns[len(columns) - max(0, length) :] for length in lengths]),
@@ -212,6 +222,7 @@ class PromptReader:
     def _write(
         self,
         slots: Slots,
+        first_row: int,
         lengths: Sequence[int],
         width: int,
         positions_M: npt.NDArray[np.int64],
@@ -220,6 +231,7 @@ class PromptReader:
         """The store of a forward of which each row has some last queries, at these positions row after row."""
         return PromptWrite(
             slots=slots,
+            first_row=first_row,
             batch=len(lengths),
             rows_M=self._tensor(np.repeat(np.arange(len(lengths)), lengths)),
             queries_M=self._tensor(np.concatenate([np.arange(width - length, width) for length in lengths])),

@@ -32,7 +32,7 @@ from trainer.model.vision_chat import VisionChatModel
 
 CHUNK = 256
 """Most tokens of a prompt that are read between two tokens of running answers"""
-GROUP = 4096
+GROUP = 8192
 """Most tokens of the prompts of a batch that are read in one forward"""
 
 
@@ -74,12 +74,17 @@ class SharedRows:
         joining = self._with_beginning(joining_of(self._model, prompt))
         for reads in self._reader.read([joining], self._joining, piece=CHUNK):
             if reads is not None:
-                self._add_rows([joining], reads, self._joining)  # last: whoever asked hears of no row if anything fails
+                if reads[0].logits_V.isfinite().all():
+                    self._keep(self._joining, 0, joining.trace)
+                self._add_rows([joining], self._joining)  # last: whoever asked hears of no row if anything fails
             yield None if reads is None else reads[0]
 
     @torch.no_grad()
     def join_all(self, prompts: Sequence[Prompt]) -> list[tuple[int, Read]]:
-        """Read prompts at once; their rows join in the order of the result, which names each by its index."""
+        """Read prompts at once; their rows join in the order of the result, which names each by its index.
+
+        What they have read is kept when they leave: those of a batch begin as its rows do, not as what is kept.
+        """
         waiting = {index: joining_of(self._model, prompt) for index, prompt in enumerate(prompts)}
         self._left = None  # the first prompt takes its place
         joined: list[tuple[int, Read]] = []
@@ -90,11 +95,15 @@ class SharedRows:
             for alike in (around, ready(in_order)):
                 lengths = {index: self._reader.num_new(waiting[index]) for index in alike}
                 for group in groups_of(lengths, GROUP if self._pads else 0):
-                    slots = Slots(len(group))
-                    joinings = [waiting.pop(index) for index in group]
-                    *_, reads = self._reader.read(joinings, slots, piece=GROUP)
+                    joinings, row = [waiting.pop(index) for index in group], len(self._traces)
+                    longest = max(joining.length for joining in joinings)
+                    if all(self._reader.start_of(joining, longest) == 0 for joining in joinings):
+                        slots = self._slots
+                    else:
+                        slots, row = Slots(len(group)), 0  # rows that do not begin at 0 are moved there
+                    *_, reads = self._reader.read(joinings, slots, first_row=row, piece=GROUP)
                     assert reads is not None, "the last piece gives the logits"
-                    self._add_rows(joinings, reads, slots)
+                    self._add_rows(joinings, slots)
                     joined += zip(group, reads, strict=True)
         return joined
 
@@ -151,24 +160,23 @@ class SharedRows:
         shared, beginning = max(known, key=lambda pair: pair[0], default=(0, None))
         return replace(joining, beginning=beginning, shared=shared)
 
-    def _add_rows(self, joinings: Sequence[Joining], reads: Sequence[Read], slots: Slots) -> None:
+    def _add_rows(self, joinings: Sequence[Joining], slots: Slots) -> None:
         """The prompts that were read become the last rows."""
         longest = max(joining.length for joining in joinings)
-        for index, (joining, read) in enumerate(zip(joinings, reads, strict=True)):
+        for index, joining in enumerate(joinings):
             start = self._reader.start_of(joining, longest)
-            if read.logits_V.isfinite().all():
-                self._keep(slots, index, joining.trace, start)
             row, self._left = len(self._traces), None
             self._reserve(joining.length + 1)
-            self._slots.move(slots, index, row, joining.length, start=start)
+            if slots is not self._slots:
+                self._slots.move(slots, index, row, joining.length, start=start)
             self._is_image_BP[row] = False
             self._is_image_BP[row, : joining.length] = self._tensor(joining.is_image)
             self._traces.append(joining.trace.tolist())
 
-    def _keep(self, slots: Slots, row: int, trace: Trace, start: int = 0) -> None:
+    def _keep(self, slots: Slots, row: int, trace: Trace) -> None:
         """Keep what a row has read; images are kept apart where they can be placed anywhere."""
         positions = np.arange(len(trace)) if self._images is None else np.flatnonzero(trace >= 0)
-        states = slots.take(row, self._tensor(positions + start))
+        states = slots.take(row, self._tensor(positions))
         self._cache.add_prefix(Prefix(trace=trace, positions=positions, states=states))
 
     def _reserve(self, positions: int) -> None:

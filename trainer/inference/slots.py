@@ -67,7 +67,7 @@ class Slots:
     def reserve(self, positions: int) -> None:
         """Have memory for this many positions in each row from the next use on."""
         if positions > self._positions:
-            self._positions = max(positions, 2 * self._positions, 64)
+            self._positions = max(positions, self._positions * 5 // 4, 64)
 
     def layer(self, index: int, key_KQD: torch.Tensor, value_KQD: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         """Keys and values [R, K, P, D] of a layer whose heads are like these."""
@@ -112,15 +112,17 @@ class Slots:
 
 @dataclass(frozen=True, slots=True, eq=False, kw_only=True)
 class PromptWrite:
-    """One forward over new tokens of the first B rows, M in all. A store of trainer.compat.transformers.own_cache.
+    """One forward over new tokens of B consecutive rows, M in all. A store of trainer.compat.transformers.own_cache.
 
     Queries that are padding are not among the M, so what a layer computes of them is kept nowhere.
     """
 
     slots: Slots
+    first_row: int
     batch: int
     """B"""
     rows_M: torch.Tensor
+    """Of each token, its row, from 0 for the first of these"""
     queries_M: torch.Tensor
     """Of each token, its number among the row's queries"""
     positions_M: torch.Tensor
@@ -130,9 +132,11 @@ class PromptWrite:
 
     def update(self, layer: int, key_BKQD: torch.Tensor, value_BKQD: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         keys, values = self.slots.layer(layer, key_BKQD[0], value_BKQD[0])
+        rows = slice(self.first_row, self.first_row + self.batch)
+        keys, values = keys[rows, :, : self.num_keys], values[rows, :, : self.num_keys]
         keys[self.rows_M, :, self.positions_M] = key_BKQD[self.rows_M, :, self.queries_M]
         values[self.rows_M, :, self.positions_M] = value_BKQD[self.rows_M, :, self.queries_M]
-        return keys[: self.batch, :, : self.num_keys], values[: self.batch, :, : self.num_keys]
+        return keys, values
 
 
 @dataclass(frozen=True, slots=True, eq=False, kw_only=True)

@@ -35,6 +35,14 @@ SMOLLM2_135M: dict[str, Any] = {
     "eos_token_id": None,
     "pad_token_id": None,
 }
+MID: dict[str, Any] = {
+    "hidden_size": 320,
+    "intermediate_size": 864,
+    "num_hidden_layers": 8,
+    "num_attention_heads": 5,
+    "num_key_value_heads": 5,
+}
+"""10 million weights next to the embeddings"""
 DINOV2_SMALL: dict[str, Any] = {
     "model_type": "dinov2",
     "hidden_size": 384,
@@ -46,6 +54,10 @@ DINOV2_SMALL: dict[str, Any] = {
 SIZES: dict[str, tuple[dict[str, Any], EncoderConfig]] = {
     "tiny": (
         PRESETS["tiny_llama"],
+        EncoderConfig(kind="tiny", config={"image_size": 336, "patch_size": 14}),
+    ),
+    "mid": (
+        {**PRESETS["tiny_llama"], **MID},
         EncoderConfig(kind="tiny", config={"image_size": 336, "patch_size": 14}),
     ),
     "135M": (SMOLLM2_135M, EncoderConfig(kind="hf", config=DINOV2_SMALL)),
