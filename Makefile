@@ -68,6 +68,7 @@ docs: dev
 	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build
 
 bench: dev
+	$(BIN)/python -m tools.bench.answers
 	$(BIN)/python -m tools.bench.cluster
 	$(BIN)/python -m tools.bench.compile
 	$(BIN)/python -m tools.bench.open

@@ -14,6 +14,7 @@ import itertools
 import random
 import time
 from collections.abc import Callable, Sequence
+from functools import partial
 
 import torch
 
@@ -75,16 +76,14 @@ def measured(
     for _ in range(arguments.repeats):
         for side in (0, 1):
             generator = Generator(model.model, model.chat_tokenizer, CacheSettings())
-            answer: Callable[[Sequence[Prompt]], object]
+            answer: Callable[[Sequence[Prompt], Sampling], object]
             if side:
-                batches = length_batches(lengths, batch, images)
-                answer = lambda asked, generator=generator: generator.batch(asked, sampling)  # noqa: E731
+                batches, answer = length_batches(lengths, batch, images), generator.batch
             else:
-                batches = length_batches(lengths, batch)
-                answer = lambda asked, generator=generator: answered_alone(generator, asked, sampling)  # noqa: E731
+                batches, answer = length_batches(lengths, batch), partial(answered_alone, generator)
             start = time.process_time()
             for numbers in batches:
-                answer([prompts[number] for number in numbers])
+                answer([prompts[number] for number in numbers], sampling)
             seconds[side] = min(seconds[side], time.process_time() - start)
             num_read = generator.cache.misses
     return seconds[0], seconds[1], num_read

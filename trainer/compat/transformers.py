@@ -105,7 +105,7 @@ def rotary(base_model: nn.Module) -> Callable[[torch.Tensor, torch.Tensor], Rota
         def rotate(key_KQD: torch.Tensor) -> torch.Tensor:
             turned = key_KQD[None, ..., :width]
             turned = turned if scale is None else turned / scale
-            _, rotated = apply(turned, turned, cos, sin)
+            _, rotated = apply(turned[:, :0], turned, cos, sin)  # of no queries
             return torch.cat([rotated[0], key_KQD[..., width:]], dim=-1) if width < key_KQD.shape[-1] else rotated[0]
 
         return rotate

@@ -14,7 +14,7 @@ from __future__ import annotations
 import torch
 
 from trainer.attention.layout import build_layout
-from trainer.compat.transformers import cache_argument, own_cache, rotary
+from trainer.compat.transformers import Rotate, cache_argument, own_cache, rotary
 from trainer.inference.slots import Collected, States
 from trainer.model.vision_chat import VisionChatModel
 
@@ -37,6 +37,8 @@ class ImageReader:
             later = self._read(features_QH, torch.tensor([1, 2], device=device))
         self._is_rotated = [not torch.equal(key, other) for key, other in zip(first.keys, later.keys, strict=True)]
         """Of each layer; some decoders have layers without positions"""
+        self._last: tuple[tuple[int, torch.dtype], Rotate] | None = None
+        """The rotation to the position that was used last, since prompts of a data set begin alike"""
 
     def encode(self, tiles_N3SS: torch.Tensor) -> torch.Tensor:
         """The embeddings [N, Q, H] of uint8 tiles."""
@@ -66,8 +68,11 @@ class ImageReader:
 
     def placed(self, states: States, position: int) -> States:
         """What `read` gave, as the states of the same tile whose first token is at `position`."""
-        positions_Q = torch.arange(position, position + self._model.image_tokens, device=self._device)
-        rotate = self._rotation(states.keys[0], positions_Q)
+        place, last = (position, states.keys[0].dtype), self._last
+        if last is None or last[0] != place:
+            positions_Q = torch.arange(position, position + self._model.image_tokens, device=self._device)
+            self._last = last = (place, self._rotation(states.keys[0], positions_Q))
+        rotate = last[1]
         keys = [
             rotate(key) if is_rotated else key for key, is_rotated in zip(states.keys, self._is_rotated, strict=True)
         ]
