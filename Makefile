@@ -80,6 +80,7 @@ bench: dev
 	$(BIN)/python -m tools.bench.serve
 	$(BIN)/python -m tools.bench.serve_soak
 	$(BIN)/python -m tools.bench.share
+	$(BIN)/python -m tools.bench.small_cache
 	$(BIN)/python -m tools.bench.start
 	$(BIN)/python -m tools.bench.tiles
 	$(BIN)/python -m tools.bench.view

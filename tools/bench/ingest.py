@@ -1,6 +1,7 @@
-"""Measure reading one large annotation file: one worker against two, and against another checkout.
+"""Measure reading one large annotation file: one worker against two, compressed, and against another checkout.
 
-    python -m tools.bench.ingest [--megabytes 1000] [--repeats 3] [--against CHECKOUT] [--scratch FOLDER]
+    python -m tools.bench.ingest [--megabytes 1000] [--repeats 3] [--compressed gzip zstd] [--against CHECKOUT]
+                                 [--scratch FOLDER]
 
 The file is a JSON array as LLaVA publishes it, with a question and an answer of 60 words in each record. Runs take
 turns, so that a slower minute of the machine meets all of them; the best of each counts. Only the first stage of a
@@ -18,6 +19,8 @@ import shutil
 import tempfile
 from pathlib import Path
 
+import pyarrow as pa
+
 from tools.bench.checkouts import run_python
 from tools.bench.data import RECORDS, ROOT, machine, words
 
@@ -29,20 +32,28 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--megabytes", type=int, default=1000)
     parser.add_argument("--repeats", type=int, default=3)
+    parser.add_argument("--compressed", choices=("gzip", "zstd"), nargs="*", default=(), help="also in these forms")
     parser.add_argument("--against", type=Path, default=None, help="a checkout to compare one core with")
     parser.add_argument("--scratch", type=Path, default=None, help="a folder on a local disk")
     arguments = parser.parse_args()
-    runs = {"one worker": (ROOT, 1), "two workers": (ROOT, 2)}
+    runs = {"one worker": (ROOT, 1, ""), "two workers": (ROOT, 2, "")}
+    for form in arguments.compressed:
+        runs |= {f"one worker, {form}": (ROOT, 1, form), f"two workers, {form}": (ROOT, 2, form)}
     if arguments.against:
-        runs["one worker, the other checkout"] = (arguments.against.resolve(), 1)
+        runs["one worker, the other checkout"] = (arguments.against.resolve(), 1, "")
     with tempfile.TemporaryDirectory(dir=arguments.scratch) as scratch:
         root = Path(scratch)
         count = write_records(root / RECORDS, arguments.megabytes * 10**6)
         print(f"{machine()}\n\n{count:,} records, {(root / RECORDS).stat().st_size / 1e6:,.0f} MB of JSON\n")
+        for form in arguments.compressed:
+            compressed = file_of(root, form)
+            with (root / RECORDS).open("rb") as plain, pa.CompressedOutputStream(str(compressed), form) as file:
+                shutil.copyfileobj(plain, file)
+            print(f"{form}: {compressed.stat().st_size / 1e6:,.0f} MB\n")
         measured: dict[str, list[tuple[float, float]]] = {name: [] for name in runs}
         for _ in range(arguments.repeats):
-            for name, (checkout, workers) in runs.items():
-                measured[name].append(seconds_of(checkout, root, workers, count))
+            for name, (checkout, workers, form) in runs.items():
+                measured[name].append(seconds_of(checkout, root, file_of(root, form), workers, count))
     print("| | seconds | records/s | CPU seconds | records/s and core |\n|---|---|---|---|---|")
     best = {name: (min(wall for wall, _ in some), min(cpu for _, cpu in some)) for name, some in measured.items()}
     for name, (wall, cpu) in best.items():
@@ -72,10 +83,15 @@ def write_records(path: Path, size_bytes: int) -> int:
     return count
 
 
-def seconds_of(checkout: Path, root: Path, workers: int, count: int) -> tuple[float, float]:
+def file_of(root: Path, form: str) -> Path:
+    """The file in a compressed form; "" is the plain one."""
+    return root / (f"{RECORDS}.{form}" if form else RECORDS)
+
+
+def seconds_of(checkout: Path, root: Path, file: Path, workers: int, count: int) -> tuple[float, float]:
     """Wall seconds of the stage, and CPU seconds of its processes with their start."""
     shutil.rmtree(root / "cache", ignore_errors=True)
-    line, cpu = run_python(checkout, ["-c", _STAGE, str(root), RECORDS, str(workers)])
+    line, cpu = run_python(checkout, ["-c", _STAGE, str(root), str(file), str(workers)])
     records, seconds = line.split()
     if int(records) != count:
         raise SystemExit(f"{checkout}: read {records} records; expected {count}")
@@ -99,7 +115,7 @@ except ImportError:  # a checkout from before datasets were read in pieces
 
 root, workers = Path(sys.argv[1]), int(sys.argv[3])
 options = {name: option.default for name, option in find_adapter("llava").options.items()}
-request = Request(root=root, annotations=(root / sys.argv[2],), images=(root,), options=options)
+request = Request(root=root, annotations=(Path(sys.argv[2]),), images=(root,), options=options)
 task = ingest_task("bench", "llava", request, root / "cache", None)
 if __name__ == "__main__":
     start = time.perf_counter()

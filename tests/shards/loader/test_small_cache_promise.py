@@ -3,34 +3,22 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pytest
 
 import shards
 import shards.storage.remote
 from shards import Cache
 from shards.loader import Loader
-from tests.support.handmade_builds import JPEG, MAX_LENGTH, Handmade, branched_draft, draft
+from tests.support.handmade_builds import MAX_LENGTH
 from tests.support.remote_builds import publish
+from tests.support.shaped_builds import Shape, make
 from tests.support.small_caches import keys, size_of
 
 pytestmark = pytest.mark.usefixtures("cache_home")
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Shape:
-    """Of a dataset. passes: how often an epoch draws it."""
-
-    num_shards: int
-    samples: int
-    image_bytes: int = 300
-    passes: float = 1
-    branches: int = 1
 
 
 TINY = Shape(num_shards=60, samples=2)
@@ -45,29 +33,6 @@ SHAPES = {
     "branches in small shards": [Shape(num_shards=40, samples=12, branches=4)],
     "branches, half passes": [Shape(num_shards=30, samples=40, branches=4, passes=0.5), TINY],
 }
-
-
-def make(folder: Path, shapes: Sequence[Shape]) -> Path:
-    made = Handmade(folder)
-    for place, shape in enumerate(shapes):
-        name, records = f"d{place}", 0
-        for shard in range(shape.num_shards):
-            random = np.random.default_rng([place, shard])
-            branches = sorted(random.integers(1, shape.branches + 1, shape.samples).tolist())
-            first = shard * shape.samples
-            drafts = [
-                draft(first + number, dataset=name, text=8 + number % 20)
-                if shape.branches == 1
-                else branched_draft(first + number, dataset=name, branches=count)
-                for number, count in enumerate(branches)
-            ]
-            made.add(
-                [replace(each, images=(("jpg", JPEG + random.bytes(shape.image_bytes)),)) for each in drafts],
-                dataset=name,
-            )
-            records += sum(branches)
-        made.draws[name] = int(records * shape.passes)
-    return made.finish()
 
 
 @pytest.fixture
