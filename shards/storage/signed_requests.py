@@ -17,6 +17,7 @@ import threading
 import urllib.request
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from functools import lru_cache
 from time import monotonic
 from typing import Any
 from urllib.parse import SplitResult, urlsplit
@@ -158,6 +159,7 @@ def _connected(url: SplitResult) -> http.client.HTTPConnection:
     return http.client.HTTPConnection(host, port, timeout=TIMEOUT_S)
 
 
+@lru_cache
 def _tls() -> ssl.SSLContext:
     return ssl.create_default_context(cafile=os.environ.get("AWS_CA_BUNDLE"))
 

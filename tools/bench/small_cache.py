@@ -2,8 +2,8 @@
 
     python -m tools.bench.small_cache [--builds 20] [--seed 0]
 
-Builds of 1 to 6 datasets with 2 to 80 shards of 2 to 40 samples, of which some are drawn 0.5 or 2.5 times an epoch. Two
-in five have branches. Each is read with caches of 0.1, 0.2, 0.35 and 0.6 of the build, by 1, 2 or 4 ranks that share the
+Builds of 1 to 6 datasets with 2 to 80 shards of 2 to 40 samples; some are drawn 0.5 or 2.5 times an epoch. Two in five
+have branches. Each is read with caches of 0.1, 0.2, 0.35 and 0.6 of the build, by 1, 2 or 4 ranks that share the
 cache, for two epochs. fsspec's memory is the storage, so nothing is measured but bytes. Prints Markdown for
 docs/benchmarks.md.
 """
@@ -18,6 +18,7 @@ from collections import defaultdict
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
+from unittest import mock
 
 import shards
 import shards.storage.remote
@@ -103,13 +104,10 @@ def bytes_of_epochs(loaders: Sequence[Loader]) -> list[int]:
         answers[-1] += sum(map(len, pieces))
         return pieces
 
-    shards.storage.remote._cat = counted
-    try:
+    with mock.patch.object(shards.storage.remote, "_cat", counted):
         for batches in zip(*loaders, strict=True):
             if batches[0].cursor // loaders[0].epoch_length == len(answers):
                 answers.append(0)
-    finally:
-        shards.storage.remote._cat = ask
     return answers[:-1]
 
 

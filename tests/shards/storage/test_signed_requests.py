@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import hashlib
+import hmac
 import threading
 from collections.abc import Iterator
 from functools import partial
@@ -9,6 +11,7 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
+from urllib.parse import parse_qsl, quote, unquote
 
 import fsspec
 import pytest
@@ -30,6 +33,8 @@ class _Server(ThreadingHTTPServer):
     connections = 0
     closes = False
     status = 206
+    asked: tuple[str, str] = ("", "")
+    """Path with query, and host, of the last request"""
 
 
 class _Handler(BaseHTTPRequestHandler):
@@ -43,6 +48,7 @@ class _Handler(BaseHTTPRequestHandler):
     def do_GET(self) -> None:
         first, last = map(int, self.headers["Range"].removeprefix("bytes=").split("-"))
         piece = CONTENT[first : last + 1]
+        self.server.asked = self.path, self.headers["Host"]
         self.send_response(self.server.status)
         self.send_header("Content-Length", str(len(piece)))
         self.end_headers()
@@ -172,6 +178,42 @@ def test_urls_are_signed_as_all_regions_expect(bucket: str, monkeypatch: pytest.
     assert signing_options("memory://bucket/a") == signing_options("s3://name--usw2-az1--x-s3/a") == {}
     monkeypatch.setitem(fsspec.config.conf, "s3", {"config_kwargs": {"max_pool_connections": 3}})
     assert signing_options(bucket)["config_kwargs"] == {"signature_version": "s3v4", "max_pool_connections": 3}
+
+
+@pytest.mark.parametrize("path", ["shards/a/train-0.tar", "my data/a+b=c/größe&more~.tar"])
+def test_what_is_asked_is_what_was_signed(server: _Server, path: str) -> None:
+    """The oracle is the signature as AWS describes it (version 4, in the query), of the request that came."""
+    files = fsspec.filesystem(
+        "s3",
+        key="nobody",
+        secret="nothing",
+        endpoint_url=f"http://127.0.0.1:{server.server_port}",
+        skip_instance_cache=True,
+        **signing_options("s3://bucket/a"),
+    )
+    assert SignedRequests(files, "bucket").ranges([(path, 3, 9)]) == [CONTENT[3:9]]
+    location, _, query = server.asked[0].partition("?")
+    assert unquote(location) == f"/bucket/{path}"
+    fields = dict(parse_qsl(query))
+    signature = fields.pop("X-Amz-Signature")
+    canonical = "\n".join(
+        [
+            "GET",
+            quote(unquote(location), safe="/~"),
+            "&".join(f"{quote(name, safe='~')}={quote(value, safe='~')}" for name, value in sorted(fields.items())),
+            f"host:{server.asked[1]}\n",
+            "host",
+            "UNSIGNED-PAYLOAD",
+        ]
+    )
+    _, *scope = fields["X-Amz-Credential"].split("/")
+    text = "\n".join(
+        ["AWS4-HMAC-SHA256", fields["X-Amz-Date"], "/".join(scope), hashlib.sha256(canonical.encode()).hexdigest()]
+    )
+    key = b"AWS4nothing"
+    for part in (*scope, text):
+        key = hmac.digest(key, part.encode(), "sha256")
+    assert key.hex() == signature
 
 
 @pytest.mark.parametrize(
