@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -25,11 +26,18 @@ allow_extension = click.option(
 """For commands that open a folder with a model"""
 
 
+def _finite(context: click.Context, parameter: click.Parameter, value: float) -> float:
+    if not math.isfinite(value):
+        raise click.BadParameter(f"got {value}; expected a number of GiB")
+    return value
+
+
 def cache_options(command: Callable[..., Any]) -> Callable[..., Any]:
     """For commands that answer questions."""
     gb = click.option(
         "--cache-gb",
         type=click.FloatRange(0),
+        callback=_finite,
         default=1.0,
         show_default=True,
         help="Memory for images and prompts that may come again.",
