@@ -105,7 +105,7 @@ def test_a_round_feeds_its_new_part_alone(record: Loaded, monkeypatch: pytest.Mo
         with Fed(record) as fed:
             talk(question)
         said = len(trained_tokens(record, answers[number])) - 1
-        assert fed.positions == [len(script.prompts[number].ids) - read, *[1] * said]
+        assert sum(fed.positions) == len(script.prompts[number].ids) - read + said
         assert sum(fed.images) == [1, 2, 0][number]
         read = len(script.prompts[number].ids) + said
 
