@@ -99,7 +99,7 @@ def _wrong_fields(seed: int) -> Exchange:
         {"temperature": -1},
         {"messages": []},
         {"messages": [{"role": "user", "content": [{"type": "input_audio"}]}]},
-        {"messages": [{"role": "user", "content": "a"}] * 2},
+        {"messages": [{"role": role, "content": "a"} for role in ("user", "assistant", "assistant", "user")]},
         {"messages": [{"role": "user", "content": "word " * 20_000}]},
     )
     return _chat("wrong parameters", (400,), **fields[seed % len(fields)])
