@@ -144,7 +144,9 @@ def _not_http(seed: int) -> Exchange:
         b"A" * 70_000 + b"\r\n\r\n",
         b"GET /\0 HTTP/1.1\r\n\r\n",
     )
-    return Exchange(kind="not HTTP", expected=(400, 421), raw=raws[seed % len(raws)])
+    raw = raws[seed % len(raws)]
+    is_cut = len(raw) > 1 << 16  # the answer may be lost: the server closes with the end of the request still unread
+    return Exchange(kind="not HTTP", expected=(400, 421, *([-1] if is_cut else [])), raw=raw)
 
 
 def _left(seed: int) -> Exchange:
