@@ -2,15 +2,21 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 
 import shards
 from shards import Build
-from tests.support import small_blends
+from tests.support import exports, small_blends
 from tests.support.talks import PHOTOS
 from tests.support.tiny_models import IMAGE_TOKENS, SIDE
+from trainer.config.run import TrainConfig
 from trainer.evaluation.dialogues import Dialogue, DialogueImage, Round
+from trainer.export.export import export_model
 from trainer.inference.generate import Sampling
+from trainer.model.vision_chat import VisionChatModel
+from trainer.training.assemble import assemble
 
 FEW = Sampling(max_new_tokens=5)
 
@@ -44,6 +50,20 @@ def make_build(tmp_path_factory: pytest.TempPathFactory) -> Build:
         split={"eval": 0.5},
     )
     return shards.open(small_blends.build(blend).path)
+
+
+def random_model(build: Build) -> tuple[VisionChatModel, TrainConfig]:
+    encoder = {"kind": "tiny", "config": {"image_size": SIDE, "patch_size": 16}}
+    config = exports.config_of(build, attention="mmca", encoder=encoder, projector={"kind": "linear"})
+    return assemble(config, build.manifest.facts()).model, config
+
+
+def make_exported(build: Build, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A fixture: a random model with MMCA, exported."""
+    model, config = random_model(build)
+    folder = tmp_path_factory.mktemp("exported") / "model"
+    export_model(model, config, build, folder, step=7)
+    return folder
 
 
 def dialogues() -> list[Dialogue]:

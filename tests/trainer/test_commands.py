@@ -1,6 +1,6 @@
 """`dsvl-train eval` and `chat` as they are called: files, exit codes, what goes to stdout and what to stderr."""
 
-# ruff: noqa: E402 - torch and transformers may be missing
+
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ import pytest
 
 from tests.support.paths import ROOT
 
-torch = pytest.importorskip("torch")
+pytest.importorskip("torch")
 pytest.importorskip("transformers")
 pytest.importorskip("pycocoevalcap")
 
@@ -29,31 +29,13 @@ from tests.support.talks import PHOTOS
 from tests.support.tiny_models import SIDE
 from tests.support.trainer_commands import run_command
 from tests.support.waiting import LIMIT_S
-from trainer.config.run import TrainConfig
 from trainer.evaluation.dialogues import Dialogue, DialogueImage, Round, read_dialogues
 from trainer.evaluation.runner import hold_dialogues, load_images
-from trainer.export.export import export_model
-from trainer.inference.generate import Generator, Sampling
-from trainer.model.vision_chat import VisionChatModel
-from trainer.training.assemble import assemble
+from trainer.inference.generate import Sampling
 
 one_thread = pytest.fixture(scope="module", autouse=True)(model_batches.on_one_thread)
 build = pytest.fixture(scope="module")(evaluations.make_build)
-
-
-def random_model(build: Build) -> tuple[VisionChatModel, TrainConfig]:
-    encoder = {"kind": "tiny", "config": {"image_size": SIDE, "patch_size": 16}}
-    config = exports.config_of(build, attention="mmca", encoder=encoder, projector={"kind": "linear"})
-    return assemble(config, build.manifest.facts()).model, config
-
-
-@pytest.fixture(scope="module")
-def exported(build: Build, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A random model with MMCA, exported."""
-    model, config = random_model(build)
-    folder = tmp_path_factory.mktemp("exported") / "model"
-    export_model(model, config, build, folder, step=7)
-    return folder
+exported = pytest.fixture(scope="module")(evaluations.make_exported)
 
 
 def test_the_command_measures_an_exported_model_and_writes_the_report(
@@ -162,80 +144,10 @@ def test_the_command_holds_dialogues_of_a_file(
     assert read_dialogues(file, root=PHOTOS[0].parent, prefix="eval", incomplete="leave_out").complete[0].id == "a"
 
 
-@pytest.mark.parametrize(
-    ("arguments", "code", "message"),
-    [
-        (["--build", "none"], 1, "none: no manifest.json there"),
-        ([], 2, "--build: missing"),
-        (["--top-p", "2", "--temperature", "-1"], 2, "--temperature: got -1.0"),
-        (["--dialogues", "x.json"], 2, "--out: missing"),
-        (["--dialogues", "x.json", "--workers", "1"], 2, "--workers: has no effect with --dialogues"),
-        (["--dialogues", "x.json", "--limit", "3"], 2, "--limit: has no effect with --dialogues"),
-        (["--build", "y", "--leave-out"], 2, "--leave-out: has no effect without --dialogues"),
-        (["--no-loss", "--no-answers"], 2, "nothing is left to measure"),
-        (["--out", "out", "--no-answers"], 2, "--out and --no-answers: got both"),
-        (["--out", "file"], 2, "file is not a writable folder"),
-        (["--dialogues", "x.json", "--out", "file/below"], 2, "--out file/below: "),
-        (["--dialogues", "x.json", "--out", "out"], 1, "x.json: cannot be read"),
-    ],
-)
-def test_what_the_command_cannot_do_is_reported_with_the_right_exit_code(
-    arguments: list[str],
-    code: int,
-    message: str,
-    exported: Path,
-    tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
-    capsys: pytest.CaptureFixture[str],
-) -> None:
-    monkeypatch.chdir(tmp_path)
-    Path("file").touch()
-    got, _, err = run_command(monkeypatch, capsys, "eval", "--model", exported, *arguments)
-    assert message in err
-    assert got == code
-
-
-def test_a_folder_without_a_model_and_another_build_are_reported(
-    exported: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
-    code, _, err = run_command(monkeypatch, capsys, "eval", "--model", tmp_path)
-    assert (code, "no model there" in err) == (2, True)
-    code, _, err = run_command(monkeypatch, capsys, "chat", "--model", tmp_path)
-    assert (code, "no model there" in err) == (2, True)
-    code, _, err = run_command(monkeypatch, capsys, "chat", "--model", exported, "--top-p", "0")
-    assert (code, "--top-p: got 0.0" in err) == (2, True)
-    blend = small_blends.chat_blend(tmp_path, [small_blends.chat_record(1)], template="vicuna", image={"size": 64})
-    other = small_blends.build(blend).path
-    code, out, err = run_command(monkeypatch, capsys, "eval", "--model", exported, "--build", other)
-    assert code == 2
-    assert out == ""
-    assert "error: template: this build was compiled with vicuna" in err
-    assert "error: image.size: this build's is 64" in err
-
-
-@pytest.mark.parametrize(("batch", "advice"), [(4, "set --batch lower than 4"), (1, "use a GPU with more memory")])
-def test_a_gpu_that_is_too_small_is_reported_with_what_helps(
-    batch: int,
-    advice: str,
-    exported: Path,
-    build: Build,
-    monkeypatch: pytest.MonkeyPatch,
-    capsys: pytest.CaptureFixture[str],
-) -> None:
-    def full(*_: object, **options: object) -> list[list[int]]:
-        raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB\nSee the docs")
-
-    monkeypatch.setattr(Generator, "batch", full)
-    where = ("eval", "--model", exported, "--build", build.store.location)
-    code, _, err = run_command(monkeypatch, capsys, *where, "--no-loss", "--batch", batch)
-    assert code == 1
-    assert f"error: the GPU's memory ran out (CUDA out of memory. Tried to allocate 2.00 GiB); {advice}\n" in err
-
-
 def test_a_run_whose_build_is_gone_names_the_option_that_says_where_it_is(
     build: Build, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    model, config = random_model(build)
+    model, config = evaluations.random_model(build)
     exports.write_checkpoint(tmp_path / "run", model, replace(config, build=str(tmp_path / "gone")), build)
     out = tmp_path / "out"
     for command, options in (("eval", ()), ("chat", ()), ("export", ("--out", out))):
@@ -249,7 +161,7 @@ def test_a_run_whose_build_is_gone_names_the_option_that_says_where_it_is(
 def test_eval_of_a_run_measures_on_another_build_if_that_is_given(
     build: Build, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    model, config = random_model(build)
+    model, config = evaluations.random_model(build)
     exports.write_checkpoint(tmp_path / "run", model, config, build)
     blend = small_blends.chat_blend(
         tmp_path,
@@ -265,13 +177,6 @@ def test_eval_of_a_run_measures_on_another_build_if_that_is_given(
     for options, measured in (((), build), (("--build", other.store.location), other)):
         code, stdout, err = run_command(monkeypatch, capsys, *where, *options)
         assert (code, json.loads(stdout)["build"]) == (0, measured.manifest.hash), err
-
-
-def test_a_build_for_chat_with_an_exported_model_is_refused(
-    exported: Path, build: Build, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
-    code, _, err = run_command(monkeypatch, capsys, "chat", "--model", exported, "--build", build.store.location)
-    assert (code, "is an exported model, which needs no build; remove the option" in err) == (2, True), err
 
 
 @pytest.mark.slow

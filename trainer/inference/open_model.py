@@ -34,7 +34,7 @@ def open_model(
             raise ConfigError([f"--build: {location} is an exported model, which needs no build; remove the option"])
         return load_model(location, device=chosen, allow_extensions=allow_extensions), None
     if locate(location) is None:
-        raise ConfigError([f"{location}: no model there; expected a folder that dsvl-train export wrote, {PLACES}"])
+        raise ConfigError([f"{location}: {_missing(location)}"])
     run = open_run(location, build=build, allow_extensions=allow_extensions)
     manifest = run.build.manifest
     template = Template(manifest.config.template, manifest.template)
@@ -50,6 +50,21 @@ def open_model(
         ),
         run.build,
     )
+
+
+def _missing(location: Path) -> str:
+    """What a folder without a model of this program is, and what to do."""
+    if (location / "adapter_config.json").is_file():
+        return (
+            "is an adapter, whose weights are without those that it adapts; export the run without --adapter, which "
+            "merges them, or give the run's folder"
+        )
+    if (location / "config.json").is_file():
+        return (
+            f"no model there that was trained here ({RECORD} is missing); a LLaVA of transformers is one after a run "
+            "that begins with it: model.init_from"
+        )
+    return f"no model there; expected a folder that dsvl-train export wrote, {PLACES}"
 
 
 def was_trained_on(location: Path, build: Build) -> bool:

@@ -4,11 +4,6 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field, replace
-from operator import itemgetter
-from typing import Any
-
-import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -19,63 +14,20 @@ import trainer.compat  # noqa: F401 - before transformers, which looks for torch
 pytest.importorskip("transformers")
 
 from tests.support import model_batches
-from tests.support.model_batches import CONFIG, IMAGE_IDS, facts, random_images
-from tests.support.tiny_models import GEOMETRY, PRESETS, Attention, Fed, Loaded, loaded, prompt
+from tests.support.tiny_models import PRESETS, Attention, Fed, Loaded, loaded, prompt
+from tests.support.tried_rows import Tried
 from tests.support.whole_sequences import whole_logits
-from tools.decoders.tiny import tiny_config
-from trainer.config.model import DecoderConfig
 from trainer.inference import joining, shared_rows
 from trainer.inference.cached_decoder import Prompt
-from trainer.inference.generate import Generator, position_limit
-from trainer.inference.open_rows import plan_rows
-from trainer.inference.rows import Read, Rows
-from trainer.inference.separate_rows import SeparateRows
+from trainer.inference.generate import Generator
+from trainer.inference.rows import Read
 from trainer.inference.shared_rows import SharedRows
 from trainer.inference.state_cache import StateCache
-from trainer.model.build_model import build_model
 
 one_thread = pytest.fixture(scope="module", autouse=True)(model_batches.on_one_thread)
 
 ATTENTIONS: tuple[Attention, ...] = ("causal", "mmca")
 NUM_ROWS = 3
-
-
-@dataclass
-class Tried:
-    """Rows, and what each should have read."""
-
-    record: Loaded
-    rows: Rows
-    expected: list[tuple[Prompt, list[int]]] = field(default_factory=list)
-
-    def join(self, prompt: Prompt) -> int:
-        """Returns the number of cached tokens."""
-        (read,) = [read for read in self.rows.join(prompt) if read is not None]
-        torch.testing.assert_close(read.logits_V, whole_logits(self.record.model, prompt), rtol=1e-9, atol=1e-9)
-        self.expected.append((prompt, []))
-        return read.cached
-
-    def join_all(self, prompts: list[Prompt]) -> list[int]:
-        """Returns the number of cached tokens of each, in the order of the prompts."""
-        joined = self.rows.join_all(prompts)
-        for index, read in joined:
-            whole = whole_logits(self.record.model, prompts[index])
-            torch.testing.assert_close(read.logits_V, whole, rtol=1e-9, atol=1e-9)
-            self.expected.append((prompts[index], []))
-        return [read.cached for _, read in sorted(joined, key=itemgetter(0))]
-
-    def step(self, tokens: list[int]) -> None:
-        logits = self.rows.step(tokens)
-        for row, (begin, read) in enumerate(self.expected):
-            read.append(tokens[row])
-            whole = whole_logits(self.record.model, begin, read)
-            torch.testing.assert_close(logits[row], whole, rtol=1e-9, atol=1e-9)
-
-    def leave(self, row: int, *, keep: bool = True) -> None:
-        self.rows.leave(row, keep=keep)
-        last = self.expected.pop()
-        if row < len(self.expected):
-            self.expected[row] = last
 
 
 _MODELS: dict[tuple[str, Attention], tuple[Loaded, Generator]] = {}
@@ -265,49 +217,3 @@ def test_a_long_prompt_is_read_in_pieces(monkeypatch: pytest.MonkeyPatch) -> Non
             rows.step([601])  # the others are answered meanwhile
         rows.rows.leave(1, keep=False)
         rows.join(shown(rows.record, [400, None, *range(401, 412), None, 300]))
-
-
-_NONE: Any = None
-"""For what the tests of decoders do not use"""
-DYNAMIC = {"rope_type": "dynamic", "factor": 2.0}
-DECODERS: dict[str, tuple[dict[str, Any], Attention, str]] = {
-    "partial rotary": ({"model_type": "gpt_neox"}, "mmca", "images"),
-    "partial rotary, parallel": ({"model_type": "phi"}, "mmca", "images"),
-    "interleaved rotary": ({"model_type": "cohere"}, "mmca", "images"),
-    "yarn": ({"model_type": "llama", "rope_parameters": {"rope_type": "yarn", "factor": 4.0}}, "mmca", "images"),
-    "angles by length": ({"model_type": "llama", "rope_parameters": DYNAMIC}, "mmca", "rows"),
-    "absolute positions": ({"model_type": "gpt2"}, "mmca", "rows"),
-    "absolute positions, causal": ({"model_type": "gpt2"}, "causal", "rows"),
-    "positions by distance": ({"model_type": "bloom"}, "causal", "separate"),
-    "window": ({"model_type": "mistral", "sliding_window": 5}, "causal", "separate"),
-    "recurrent": ({"model_type": "mamba"}, "causal", "separate"),
-    "recurrent and attention": ({"model_type": "qwen3_next"}, "causal", "separate"),
-}
-
-
-@pytest.mark.parametrize("name", DECODERS)
-def test_decoders_get_what_they_can_and_a_note_says_what_they_cannot(name: str) -> None:
-    options, attention, expected = DECODERS[name]
-    config = {**tiny_config(options["model_type"]), **options}
-    decoder = DecoderConfig(config=config, attn_implementation="eager")
-    model = build_model(replace(CONFIG, decoder=decoder, attention=attention), facts()).eval().requires_grad_(False)
-    generator = torch.Generator().manual_seed(1)
-    for parameter in model.parameters():
-        parameter.data += 0.1 * torch.randn(parameter.shape, generator=generator)
-    model.double()
-    plan = plan_rows(model, torch.device("cpu"), position_limit(model))
-    rows, notes = plan.open(2, StateCache(1 << 30)), plan.notes
-    if expected == "separate":
-        assert isinstance(rows, SeparateRows)
-        assert "one after the other" in notes[0]
-    else:
-        assert isinstance(rows, SharedRows)
-        assert (plan.images is not None) == (expected == "images")
-        check = Tried(Loaded(model=model, chat_tokenizer=_NONE, geometry=GEOMETRY), rows)
-        for ids, slots in (([5, *IMAGE_IDS, 6, 7], (1,)), ([8, 9, 10, *IMAGE_IDS, 11], (3,))):
-            check.join(Prompt(ids=np.array(ids), images=random_images(1), slots=slots, end_id=0))
-        check.step([12, 13])
-        check.leave(0)
-        check.step([14])
-        reads_again = expected == "rows" and attention == "mmca"
-        assert ["images are read again" in note for note in notes] == [True] * reads_again
