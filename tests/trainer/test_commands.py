@@ -1,7 +1,5 @@
 """`dsvl-train eval` and `chat` as they are called: files, exit codes, what goes to stdout and what to stderr."""
 
-
-
 from __future__ import annotations
 
 import csv
@@ -90,6 +88,28 @@ def test_images_are_read_once_and_known_in_the_next_run(
     code, _, err = run_command(monkeypatch, capsys, *command, "--cache-dir", tmp_path / "file")
     assert code == 1
     assert "file: images cannot be kept there: File exists" in err
+
+
+def test_exchanged_images_are_known_from_the_samples_that_they_are_taken_from(
+    exported: Path, build: Build, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    command = (
+        "eval",
+        "--model",
+        exported,
+        "--build",
+        build.store.location,
+        "--no-loss",
+        "--max-new-tokens",
+        2,
+        "--json",
+    )
+    _, out, _ = run_command(monkeypatch, capsys, *command)
+    right = json.loads(out)["images"]
+    _, out, err = run_command(monkeypatch, capsys, *command, "--blind")
+    blind = json.loads(out)["images"]
+    assert blind["read"] == right["read"] + 1, f"the blank one: {err}"
+    assert blind["known"] > right["known"]
 
 
 def test_the_command_holds_dialogues_of_a_file(
