@@ -8,7 +8,10 @@ from pathlib import Path
 
 import numpy as np
 
-from tests.support.handmade_builds import JPEG, Handmade, branched_draft, draft
+import shards
+from shards import Cache
+from shards.loader import Loader
+from tests.support.handmade_builds import JPEG, MAX_LENGTH, Handmade, branched_draft, draft
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -43,3 +46,19 @@ def make(folder: Path, shapes: Sequence[Shape]) -> Path:
             records += sum(branches)
         made.draws[name] = int(records * shape.passes)
     return made.finish()
+
+
+def loaders_of(url: str, cache: Cache, *, ranks: int, epochs: int) -> list[Loader]:
+    """One for each rank, as on a machine whose ranks share a cache."""
+    return [
+        Loader(
+            shards.open(url, cache=cache),
+            batch_size=4,
+            max_length=MAX_LENGTH,
+            decode="none",
+            epochs=epochs,
+            rank=rank,
+            world_size=ranks,
+        )
+        for rank in range(ranks)
+    ]

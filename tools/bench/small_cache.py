@@ -24,9 +24,8 @@ import shards
 import shards.storage.remote
 from shards import Cache
 from shards.loader import Loader
-from tests.support.handmade_builds import MAX_LENGTH
 from tests.support.remote_builds import memory_url, publish
-from tests.support.shaped_builds import Shape, make
+from tests.support.shaped_builds import Shape, loaders_of, make
 from tests.support.small_caches import size_of
 from tools.bench.data import machine
 
@@ -59,18 +58,7 @@ def ratios_of(choose: random.Random) -> Iterator[tuple[str, float]]:
         size = size_of(shards.open(folder))
         for share in SHARES:
             cache = Cache(Path(scratch) / f"{share}", max_bytes=int(share * size))
-            loaders = [
-                Loader(
-                    shards.open(url, cache=cache),
-                    batch_size=4,
-                    max_length=MAX_LENGTH,
-                    decode="none",
-                    epochs=2,
-                    rank=rank,
-                    world_size=ranks,
-                )
-                for rank in range(ranks)
-            ]
+            loaders = loaders_of(url, cache, ranks=ranks, epochs=2)
             plan = loaders[0].cache_plan
             assert plan is not None
             kind = "by samples" if plan.by_sample else "by shards, with branches" if plan.has_spread else "by shards"

@@ -12,10 +12,8 @@ import pytest
 import shards
 import shards.storage.remote
 from shards import Cache
-from shards.loader import Loader
-from tests.support.handmade_builds import MAX_LENGTH
 from tests.support.remote_builds import publish
-from tests.support.shaped_builds import Shape, make
+from tests.support.shaped_builds import Shape, loaders_of, make
 from tests.support.small_caches import keys, size_of
 
 pytestmark = pytest.mark.usefixtures("cache_home")
@@ -61,18 +59,7 @@ def test_an_epoch_downloads_what_was_said_and_a_fifth_more_at_most(
     for share in (0.1, 0.25, 0.5):
         for ranks in (1, 2):
             cache = Cache(tmp_path / f"{share}-{ranks}", max_bytes=int(share * size_of(local)))
-            loaders = [
-                Loader(
-                    shards.open(memory, cache=cache),
-                    batch_size=4,
-                    max_length=MAX_LENGTH,
-                    decode="none",
-                    epochs=1,
-                    rank=rank,
-                    world_size=ranks,
-                )
-                for rank in range(ranks)
-            ]
+            loaders = loaders_of(memory, cache, ranks=ranks, epochs=1)
             plan = loaders[0].cache_plan
             assert plan is not None
             sizes.clear()
