@@ -236,26 +236,34 @@ def blind_node(cluster: Any, hidden: Path, hostname: str) -> Iterator[None]:
         pytest.skip("this user cannot hide folders from a process")
     ray = str(Path(sys.executable).parent / "ray")
     start = f"hostname {hostname}; mount -t tmpfs none '{hidden}'; exec '{ray}' start --block --num-cpus 1 "
-    node = subprocess.Popen(
-        ["unshare", "-mu", "--propagation", "private", "sh", "-c", f"{start} --address {cluster.address}"],
-        stdout=subprocess.DEVNULL,
-        stderr=subprocess.DEVNULL,
-        start_new_session=True,
-    )
-    import ray as ray_module
+    log = hidden.parent / f"{hostname}.log"
+    with log.open("wb") as output:
+        node = subprocess.Popen(
+            ["unshare", "-mu", "--propagation", "private", "sh", "-c", f"{start} --address {cluster.address}"],
+            stdout=output,
+            stderr=output,
+            start_new_session=True,
+        )
 
-    nodes = len(alive(ray_module))
+    def is_there() -> bool:
+        assert node.poll() is None, f"the node ended: {log.read_text(errors='replace')}"
+        return hostname in hostnames()
+
     try:
-        wait_until(lambda: len(alive(ray_module)) == nodes + 1)
+        wait_until(is_there)
         yield
     finally:
-        os.killpg(node.pid, signal.SIGTERM)
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(node.pid, signal.SIGTERM)
         node.wait()
-        wait_until(lambda: len(alive(ray_module)) == nodes)
+        wait_until(lambda: hostname not in hostnames())
 
 
-def alive(ray: Any) -> list[Any]:
-    return [node for node in ray.nodes() if node["Alive"]]
+def hostnames() -> set[str]:
+    """Of the nodes that are alive. Their number may fall meanwhile: the end of one that was killed is noticed late."""
+    import ray
+
+    return {node["NodeManagerHostname"] for node in ray.nodes() if node["Alive"]}
 
 
 def test_a_node_that_cannot_see_the_data_or_the_build_folder_is_named_with_the_path(
