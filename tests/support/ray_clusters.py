@@ -5,6 +5,9 @@ from __future__ import annotations
 import base64
 import contextlib
 import os
+import shutil
+import signal
+import subprocess
 import sys
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -16,7 +19,7 @@ from tests.support.image_archives import as_folder, as_mimicit_parquet, as_tar
 from tests.support.paths import ROOT
 from tests.support.remote_builds import write_at
 from tests.support.small_blends import chat_record, jpeg, write_blend, write_chat
-from tests.support.waiting import LIMIT_S
+from tests.support.waiting import LIMIT_S, wait_until
 
 _LIMITS = (
     "gcs_rpc_server_connect_timeout_s",
@@ -94,3 +97,53 @@ def blend_of_every_store(folder: Path, url: str) -> Path:
         dedupe="near",
         limits={"max_reject_share": 1.0},
     )
+
+
+@contextlib.contextmanager
+def blind_node(cluster: Any, hidden: Path, hostname: str) -> Iterator[None]:
+    """A node of its own host name that sees nothing below a folder."""
+    if shutil.which("unshare") is None or subprocess.run(["unshare", "-mu", "true"], check=False).returncode:
+        pytest.skip("this user cannot hide folders from a process")
+    node = start_blind_node(cluster, hidden, hostname)
+    try:
+        while not comes(hostname):
+            end(node)
+            node = start_blind_node(cluster, hidden, hostname)
+        yield
+    finally:
+        end(node)
+        wait_until(lambda: hostname not in hostnames())
+
+
+def start_blind_node(cluster: Any, hidden: Path, hostname: str) -> subprocess.Popen[bytes]:
+    ray = str(Path(sys.executable).parent / "ray")
+    start = f"hostname {hostname}; mount -t tmpfs none '{hidden}'; exec '{ray}' start --block --num-cpus 1 "
+    return subprocess.Popen(
+        ["unshare", "-mu", "--propagation", "private", "sh", "-c", f"{start} --address {cluster.address}"],
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+        start_new_session=True,
+    )
+
+
+def comes(hostname: str) -> bool:
+    """Whether a node joins soon. Its raylet ends if a part of it starts slowly, and `ray start` waits on."""
+    try:
+        return wait_until(lambda: hostname in hostnames(), limit_s=60)
+    except AssertionError:
+        return False
+
+
+def end(node: subprocess.Popen[bytes]) -> None:
+    with contextlib.suppress(ProcessLookupError):
+        os.killpg(node.pid, signal.SIGTERM)
+    node.wait()
+
+
+def hostnames() -> set[str]:
+    """Of the nodes that are alive. Their number may fall meanwhile: the end of one that was killed is noticed late."""
+    import ray
+
+    if not ray.is_initialized():
+        ray.init(log_to_driver=False, logging_level="error")
+    return {node["NodeManagerHostname"] for node in ray.nodes() if node["Alive"]}

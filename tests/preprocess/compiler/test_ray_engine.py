@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-import contextlib
 import json
-import os
-import shutil
 import signal
 import subprocess
 import sys
@@ -27,7 +24,7 @@ from tests.support.deadly_images import KILLS, run_fragile_task, with_mark
 from tests.support.deadly_records import DEADLY, run_fragile_reading
 from tests.support.engine_tasks import disk_full, end_worker, look_around, square, wait_for_a_file
 from tests.support.paths import ROOT
-from tests.support.ray_clusters import add_node, blend_of_every_store, ray_cluster
+from tests.support.ray_clusters import add_node, blend_of_every_store, blind_node, ray_cluster
 from tests.support.remote_builds import files_at
 from tests.support.small_blends import build, chat_blend, chat_record, files_of, image_blend, jpeg
 from tests.support.waiting import wait_until
@@ -227,43 +224,6 @@ def test_nothing_runs_on_any_node_after_a_signal(cluster: Any, tmp_path: Path, n
     finally:
         driver.kill()
         driver.wait()
-
-
-@contextlib.contextmanager
-def blind_node(cluster: Any, hidden: Path, hostname: str) -> Iterator[None]:
-    """A node of its own host name that sees nothing below a folder."""
-    if shutil.which("unshare") is None or subprocess.run(["unshare", "-mu", "true"], check=False).returncode:
-        pytest.skip("this user cannot hide folders from a process")
-    ray = str(Path(sys.executable).parent / "ray")
-    start = f"hostname {hostname}; mount -t tmpfs none '{hidden}'; exec '{ray}' start --block --num-cpus 1 "
-    log = hidden.parent / f"{hostname}.log"
-    with log.open("wb") as output:
-        node = subprocess.Popen(
-            ["unshare", "-mu", "--propagation", "private", "sh", "-c", f"{start} --address {cluster.address}"],
-            stdout=output,
-            stderr=output,
-            start_new_session=True,
-        )
-
-    def is_there() -> bool:
-        assert node.poll() is None, f"the node ended: {log.read_text(errors='replace')}"
-        return hostname in hostnames()
-
-    try:
-        wait_until(is_there)
-        yield
-    finally:
-        with contextlib.suppress(ProcessLookupError):
-            os.killpg(node.pid, signal.SIGTERM)
-        node.wait()
-        wait_until(lambda: hostname not in hostnames())
-
-
-def hostnames() -> set[str]:
-    """Of the nodes that are alive. Their number may fall meanwhile: the end of one that was killed is noticed late."""
-    import ray
-
-    return {node["NodeManagerHostname"] for node in ray.nodes() if node["Alive"]}
 
 
 def test_a_node_that_cannot_see_the_data_or_the_build_folder_is_named_with_the_path(
