@@ -110,7 +110,14 @@ def agent(config: Path, endpoint: int, log: Path) -> subprocess.Popen[bytes]:
     """torchrun as one of one or two hosts, with one rank on each."""
     line = [sys.executable, "-m", "torch.distributed.run", "--nnodes=1:2", "--nproc-per-node=1", "--max-restarts=3"]
     line += ["--rdzv-backend=c10d", "--rdzv-id=run", f"--rdzv-endpoint=127.0.0.1:{endpoint}"]
-    line += ["--rdzv-conf=last_call_timeout=10", "--local-addr=127.0.0.1", "-m", "trainer.cli", "run", "--config"]
+    line += [
+        "--rdzv-conf=last_call_timeout=10,read_timeout=600",
+        "--local-addr=127.0.0.1",
+        "-m",
+        "trainer.cli",
+        "run",
+        "--config",
+    ]
     with log.open("wb") as output:
         return subprocess.Popen(
             [*line, str(config)], stdout=output, stderr=output, env=environment(), start_new_session=True
