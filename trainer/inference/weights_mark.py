@@ -17,14 +17,19 @@ _INTEGERS = {1: torch.uint8, 2: torch.int16, 4: torch.int32, 8: torch.int64}
 
 @torch.no_grad()
 def weights_mark(model: nn.Module) -> tuple[int, ...]:
-    """The sums of the bits of all parameters and buffers, as integers; one for each."""
+    """A sum of the bits of each parameter and buffer as integers, each row times a number of its own.
+
+    So rows that are exchanged change it too; values that are exchanged within a row do not.
+    """
     sums = list(_sums(model))
     return tuple(torch.stack([each.to(sums[0].device) for each in sums]).tolist()) if sums else ()
 
 
 def _sums(model: nn.Module) -> Iterator[torch.Tensor]:
     for tensor in (*model.parameters(), *model.buffers()):
-        bits = tensor.detach().flatten()
+        bits = tensor.detach()
         if bits.is_complex():
-            bits = torch.view_as_real(bits).flatten()
-        yield bits.view(_INTEGERS[bits.element_size()]).sum(dtype=torch.int64)
+            bits = torch.view_as_real(bits)
+        rows = bits.reshape(len(bits) if bits.ndim > 1 else bits.numel(), -1).contiguous()
+        sums = rows.view(_INTEGERS[rows.element_size()]).sum(1, dtype=torch.int64)
+        yield (sums * torch.arange(1, 2 * len(sums), 2, device=sums.device)).sum()

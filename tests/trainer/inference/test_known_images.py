@@ -168,6 +168,15 @@ def test_the_mark_of_weights_changes_with_any_bit_in_any_precision() -> None:
         assert len(marks) == 6
 
 
+def test_the_mark_of_weights_changes_when_rows_are_exchanged() -> None:
+    module = torch.nn.Linear(4, 3)
+    marks = {weights_mark(module)}
+    for tensor in module.parameters():
+        tensor.data = tensor.data[[1, 0, 2]]
+        marks.add(weights_mark(module))
+    assert len(marks) == 3
+
+
 def test_threads_may_share_a_generator(record: Loaded) -> None:
     generator = generator_of(record, gb=20 / 2**20)
     results: dict[int, bool] = {}
