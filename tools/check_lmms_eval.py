@@ -14,6 +14,7 @@ import sys
 import sysconfig
 import tempfile
 from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -64,7 +65,7 @@ def compare(python: Path, folder: Path) -> int:
     """0 if every answer and score is as expected; prints what is not."""
     model, evaluated = exported_model(folder)
     letters = spoken(model, asked(SEEDBENCH))
-    tasks = write_tasks(folder / "tasks", python)
+    lmms_eval = LmmsEval(python=python, folder=folder, model=model, tasks=write_tasks(folder / "tasks", python))
     wrong: list[str] = []
 
     def expect(name: str, actual: object, expected: object) -> None:
@@ -75,69 +76,60 @@ def compare(python: Path, folder: Path) -> int:
     for form, options in (("chat", []), ("simple", ["--force_simple"])):
         for batch in (1, 3):
             name = f"{form}, {batch} at once"
-            scores, answers = run(python, folder, model, tasks, [VQA, SEEDBENCH], batch, options)
+            scores, answers = lmms_eval.scores_and_answers([VQA, SEEDBENCH], batch, options)
             expect(f"{VQA}, {name}: answers of dsvl-train eval", answers[VQA], evaluated.answers)
             expect(f"{VQA}, {name}: score", scores[VQA]["exact_match,none"], evaluated.vqa_accuracy_normalised)
             expect(f"{SEEDBENCH}, {name}: answers of a conversation", answers[SEEDBENCH], letters)
-    scores, answers = run(python, folder, model, tasks, [VQA, SEEDBENCH], 3, [], processes=2)
+    scores, answers = lmms_eval.scores_and_answers([VQA, SEEDBENCH], 3, [], processes=2)
     expect(f"{VQA}, in two processes: answers", answers[VQA], evaluated.answers)
     expect(f"{VQA}, in two processes: score", scores[VQA]["exact_match,none"], evaluated.vqa_accuracy_normalised)
     expect(f"{SEEDBENCH}, in two processes: answers", answers[SEEDBENCH], letters)
-    failed = lmms_eval(python, folder, model, tasks, [UNREADABLE], 1, [], processes=2, timeout_s=300)
+    failed = lmms_eval.run([UNREADABLE], 1, [], processes=2, timeout_s=300)
     expect("an error in one of two processes: exit code", failed.returncode, 1)
     expect("an error in one of two processes: line", "task dsvl_unreadable, document 1: " in failed.stderr, True)
-    scores, _ = run(python, folder, model, tasks, [SEEDBENCH_PPL], 3, ["--force_simple"])
+    scores, _ = lmms_eval.scores_and_answers([SEEDBENCH_PPL], 3, ["--force_simple"])
     expect(f"{SEEDBENCH_PPL}: the trained answers are chosen", scores[SEEDBENCH_PPL]["acc,none"], 1.0)
     print("\n".join(wrong))
     return int(bool(wrong))
 
 
-def run(
-    python: Path,
-    folder: Path,
-    model: Path,
-    tasks: Path,
-    names: list[str],
-    batch: int,
-    options: list[str],
-    *,
-    processes: int = 1,
-) -> tuple[Mapping[str, Mapping[str, Any]], Mapping[str, list[str]]]:
-    """Scores of each task, and its answers in the order of its documents."""
-    out = Path(tempfile.mkdtemp(dir=folder))
-    options = ["--log_samples", "--output_path", str(out), *options]
-    done = lmms_eval(python, folder, model, tasks, names, batch, options, processes=processes)
-    results = next(out.rglob("*_results.json"), None)  # lmms-eval ends with 0 when it failed, too
-    if results is None or done.returncode:
-        sys.exit(f"lmms-eval failed:\n{done.stdout[-3000:]}\n{done.stderr[-3000:]}")
-    scores = json.loads(results.read_text())["results"]
-    answers: dict[str, list[str]] = {}
-    for name in names:
-        (samples,) = out.rglob(f"*_samples_{name}.jsonl")
-        lines = sorted(map(json.loads, samples.read_text().splitlines()), key=lambda line: line["doc_id"])
-        answers[name] = [line["filtered_resps"] for line in lines]
-    return scores, answers
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LmmsEval:
+    """lmms-eval with an export and some tasks. folder: for what it writes."""
 
+    python: Path
+    folder: Path
+    model: Path
+    tasks: Path
 
-def lmms_eval(
-    python: Path,
-    folder: Path,
-    model: Path,
-    tasks: Path,
-    names: list[str],
-    batch: int,
-    options: list[str],
-    *,
-    processes: int,
-    timeout_s: float | None = None,
-) -> subprocess.CompletedProcess[str]:
-    """Run lmms-eval; several processes with torchrun, which is what `accelerate launch` calls on machines with GPUs."""
-    launch = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", str(processes)]
-    command = [str(python), *(launch if processes > 1 else []), "-m", "lmms_eval", "--model", "dsvl"]
-    command += ["--model_args", f"pretrained={model},max_new_tokens=8"]
-    command += ["--include_path", str(tasks), "--tasks", ",".join(names), "--batch_size", str(batch), *options]
-    environment = {"HF_HUB_OFFLINE": "1", "HF_HOME": str(folder / "hub"), "PATH": "", "HOME": str(folder)}
-    return subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=timeout_s)
+    def scores_and_answers(
+        self, names: list[str], batch: int, options: list[str], *, processes: int = 1
+    ) -> tuple[Mapping[str, Mapping[str, Any]], Mapping[str, list[str]]]:
+        """Scores of each task, and its answers in the order of its documents."""
+        out = Path(tempfile.mkdtemp(dir=self.folder))
+        options = ["--log_samples", "--output_path", str(out), *options]
+        done = self.run(names, batch, options, processes=processes)
+        results = next(out.rglob("*_results.json"), None)  # lmms-eval ends with 0 when it failed, too
+        if results is None or done.returncode:
+            sys.exit(f"lmms-eval failed:\n{done.stdout[-3000:]}\n{done.stderr[-3000:]}")
+        scores = json.loads(results.read_text())["results"]
+        answers: dict[str, list[str]] = {}
+        for name in names:
+            (samples,) = out.rglob(f"*_samples_{name}.jsonl")
+            lines = sorted(map(json.loads, samples.read_text().splitlines()), key=lambda line: line["doc_id"])
+            answers[name] = [line["filtered_resps"] for line in lines]
+        return scores, answers
+
+    def run(
+        self, names: list[str], batch: int, options: list[str], *, processes: int, timeout_s: float | None = None
+    ) -> subprocess.CompletedProcess[str]:
+        """Several processes with torchrun, which is what `accelerate launch` calls on machines with GPUs."""
+        launch = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", str(processes)]
+        command = [str(self.python), *(launch if processes > 1 else []), "-m", "lmms_eval", "--model", "dsvl"]
+        command += ["--model_args", f"pretrained={self.model},max_new_tokens=8"]
+        command += ["--include_path", str(self.tasks), "--tasks", ",".join(names), "--batch_size", str(batch), *options]
+        environment = {"HF_HUB_OFFLINE": "1", "HF_HOME": str(self.folder / "hub"), "PATH": "", "HOME": str(self.folder)}
+        return subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=timeout_s)
 
 
 if __name__ == "__main__":
