@@ -23,8 +23,10 @@ def with_strays(plan: CachePlan | None, order: AnyOrder, split: SplitSamples, pa
 
     These are of datasets with branches. Their share is that of windows that are evenly spaced through an epoch.
     """
+    if plan is None or plan.by_sample or not split.has_branches:
+        return plan
     lookahead = Lookahead(order, split, pack_window, plan)
-    if plan is None or plan.by_sample or not (lookahead.is_planned and split.has_branches):
+    if not lookahead.is_planned:
         return plan
     windows = -(-len(order) // pack_window)
     samples = strays = 0
@@ -48,7 +50,7 @@ class Lookahead:
         *,
         epochs: int | None = None,
     ) -> None:
-        """epochs: after so many nothing is read; None: there is no end."""
+        """epochs: after so many nothing is read; None: reading never ends."""
         self._order, self._split, self._pack_window, self._plan = order, split, pack_window, plan
         self._end = None if epochs is None else epochs * len(order)
         self._not_named = set(range(len(list(split.shard_starts()))))

@@ -191,7 +191,7 @@ def _needed(drawn: Sequence[StoredDataset], opened: Mapping[str, int]) -> int:
 
 
 def _draws_ahead(drawn: Sequence[StoredDataset], opened: Mapping[str, int], limit: int) -> int:
-    """Draws that may need further shards until the cache is full; negative if there is no room for the open ones."""
+    """Draws that may need further shards until the cache is full; negative if the open ones do not fit."""
     draws = sum(dataset.draws for dataset in drawn)
     left = limit - _needed(drawn, opened)
     if left < 0:

@@ -25,7 +25,6 @@ from trainer.model.vision_chat import VisionChatModel
 WORTH_WAITING = 64
 """A prompt is read after another one of its batch if it shares this many more positions with it than with any known"""
 
-
 FEW = 8
 """A beginning of less than this part of a prompt is read again where all is read in order"""
 
@@ -85,7 +84,7 @@ class Joining:
     def kept_in_order(self) -> int:
         """Positions that are not read if all are read in order: at least one is, and images are read as a whole.
 
-        None if they are few: attention is faster to all positions than to those behind others.
+        0 if they are few: attention is faster to all positions than to those behind others.
         """
         kept = min(self.shared, self.length - 1)
         if kept * FEW < self.length:

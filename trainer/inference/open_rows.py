@@ -1,4 +1,4 @@
-"""Which rows a decoder can have, tried on a few tokens when the engine starts: shared memory, images that are placed.
+"""Which rows a decoder can have, tried on a few tokens before the first prompt: shared memory, images that are placed.
 
 Rule: what gives other logits than whole sequences is not used, and a note says so.
 """
