@@ -16,7 +16,7 @@ from typing import Any, TypeVar
 import pytest
 
 NAMES = ("chromium", "chromium-browser", "google-chrome")
-TIMEOUT_MS = 240_000
+TIMEOUT_MS = 60_000
 
 T = TypeVar("T")
 

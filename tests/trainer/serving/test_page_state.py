@@ -20,6 +20,7 @@ from tests.support.chat_pages import (
     choose,
     exported,
     questions,
+    wait_for_answer,
 )
 from tests.support.chat_requests import MODEL, data_uri, image_bytes
 from tests.support.fake_chat_server import FakeChat, fault
@@ -254,4 +255,36 @@ def test_only_what_was_answered_is_exported(chromium: Chromium, chat: FakeChat) 
         {"role": "system", "content": "Be short."},
         {"role": "user", "content": "First?"},
         {"role": "assistant", "content": "Yes."},
+    ]
+
+
+SLOW_STORAGE = """
+    const isOpen = new Promise((resolve) => { window.openStorage = resolve; });
+    IDBOpenDBRequest.prototype.addEventListener = function (kind, act) {
+        const later = async (event) => { await isOpen; act(event); };
+        EventTarget.prototype.addEventListener.call(this, kind, kind === "success" ? later : act);
+    };
+"""
+
+
+def test_a_question_that_is_sent_before_the_storage_answers_is_asked_after_what_it_kept(
+    chromium: Chromium, chat: FakeChat
+) -> None:
+    def check(page: Any) -> None:
+        ask(page, "First?")
+        page.add_init_script(SLOW_STORAGE)
+        page.reload()
+        ask(page, "Second?", answered=False)
+        assert page.locator("#text").input_value() == "Second?"
+        assert len(chat.bodies[COMPLETIONS]) == 1
+        page.evaluate("window.openStorage()")
+        wait_for_answer(page, 2)
+        assert questions(page) == ["First?", "Second?"]
+        assert page.locator("#text").input_value() == ""
+
+    chromium.look(chat.address, check)
+    assert [message["content"] for message in chat.bodies[COMPLETIONS][1]["messages"]] == [
+        "First?",
+        "Answer 1.",
+        "Second?",
     ]

@@ -16,6 +16,8 @@ const REPLACED = "Another question replaces this one.";
 const element = (id) => document.getElementById(id);
 
 let rounds = [];
+let isLoaded = false; // the rounds that were stored
+let isSendAwaited = false; // a question was sent before that
 let views = [];
 let running = null; // the AbortController of the answer that is being generated
 let modelName = null; // a promise
@@ -52,13 +54,19 @@ showSettings();
 rounds = await loadRounds();
 const last = rounds.at(-1);
 if (last?.answer === null && !last.note) last.note = `The page was left before this was answered. ${REPLACED}`;
+isLoaded = true;
 draw();
 follow();
+if (isSendAwaited) composer.send();
 model().catch((error) => say(faultText(error)));
 
 /** Ask a question. edited: the index of the round that it replaces, or null. Returns whether it was sent. */
 function send(draft, edited) {
   if (!settings.check()) return false;
+  if (!isLoaded) {
+    isSendAwaited = true; // it is in the form until then
+    return false;
+  }
   rounds = [...roundsBefore(edited), newRound({ ...draft, system: settings.system })];
   run();
   return true;
