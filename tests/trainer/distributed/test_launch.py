@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import signal
-import socket
 import subprocess
 import sys
 from pathlib import Path
@@ -106,12 +105,12 @@ def test_two_hosts_of_a_hostfile_train_as_one_process_and_end_together(build: Pa
     assert losses(config.parent / "out") == pytest.approx(losses(alone.parent / "out"), abs=2e-5)
 
 
-def agent(config: Path, endpoint: int, log: Path) -> subprocess.Popen[bytes]:
-    """torchrun as one of one or two hosts, with one rank on each."""
+def agent(config: Path, endpoint: int, log: Path, *, is_host: bool) -> subprocess.Popen[bytes]:
+    """torchrun as one of one or two hosts, with one rank on each. is_host: it holds what agents agree upon."""
     line = [sys.executable, "-m", "torch.distributed.run", "--nnodes=1:2", "--nproc-per-node=1", "--max-restarts=3"]
     line += ["--rdzv-backend=c10d", "--rdzv-id=run", f"--rdzv-endpoint=127.0.0.1:{endpoint}"]
     line += [
-        "--rdzv-conf=last_call_timeout=10,read_timeout=600",
+        f"--rdzv-conf=last_call_timeout=20,read_timeout={LIMIT_S},is_host={int(is_host)}",
         "--local-addr=127.0.0.1",
         "-m",
         "trainer.cli",
@@ -130,9 +129,9 @@ def test_torchrun_goes_on_with_the_hosts_that_are_left_from_the_newest_checkpoin
     config = config_file(tmp_path, build, schedule={"steps": steps, **CONSTANT}, checkpoints={"every": 5, "keep": 2})
     out = config.parent / "out"
     with reserved_port() as endpoint:
-        stays = agent(config, endpoint, tmp_path / "stays")
-        wait_until(lambda: is_listening(endpoint))  # so that this one holds what agents agree upon
-        leaves = agent(config, endpoint, tmp_path / "leaves")
+        # at the same time: where one begins alone and the other joins later, torch's agents may wait for each other
+        stays = agent(config, endpoint, tmp_path / "stays", is_host=True)
+        leaves = agent(config, endpoint, tmp_path / "leaves", is_host=False)
         try:
             wait_until(lambda: any(entry["step"] > 6 for entry in journal(out)) or stays.poll() is not None)
             assert stays.poll() is None, (tmp_path / "stays").read_text()
@@ -176,14 +175,6 @@ def test_slurms_script_trains_on_its_nodes_and_saves_before_the_time_limit(build
     assert "the same command resumes from there" in output
     assert len(folders(out)) == 1
     assert not (out / "stop").exists()
-
-
-def is_listening(port: int) -> bool:
-    try:
-        socket.create_connection(("127.0.0.1", port)).close()
-    except ConnectionRefusedError:
-        return False
-    return True
 
 
 def workers_of(config: Path, *, but_of: int) -> list[int]:
