@@ -43,6 +43,9 @@ class Upload:
     pinned: dict[str, int]
     """All files of the build but the manifest."""
 
+    digests: dict[str, str]
+    """SHA-256 of all files."""
+
     @property
     def paths(self) -> tuple[str, ...]:
         """In the order in which they are sent."""
@@ -77,20 +80,21 @@ def send_shard(root: Path, shard: ShardInfo, store: RemoteStore) -> None:
     Names hold digests, so a file of this name with this size is one that an interrupted run sent; it is read, as a
     damaged one must be sent again.
     """
-    digests = {shard.path: shard.sha256, shard.index: shard.index_sha256}
+    digests = shard.digests()
     for path, size in shard.sizes():
         try:
             there = store.size(path)
         except FileNotFoundError:
             there = None
         if there != size or not _same(store, path, digests[path]):
-            _put(root, store, path)
+            _put(root, store, path, digests[path])
 
 
 def plan_upload(folder: Path, store: RemoteStore) -> Upload:
     """Compare a finished build with what is at the URL. Raises ShardError if either cannot be read."""
     manifest = read_manifest(LocalStore(folder))
-    shards = {path: size for _, _, info in manifest.shards() for path, size in info.sizes()}
+    infos = [info for _, _, info in manifest.shards()]
+    shards = {path: size for info in infos for path, size in info.sizes()}
     others = {path: (folder / path).stat().st_size for path in manifest.files}
     there = store.sizes("shards")
     old = _read(store, NAME)
@@ -110,6 +114,11 @@ def plan_upload(folder: Path, store: RemoteStore) -> Upload:
             )
         ),
         pinned=shards | others,
+        digests={
+            **{path: sha256 for info in infos for path, sha256 in info.digests().items()},
+            **manifest.files,
+            NAME: hashlib.sha256(new).hexdigest(),
+        },
     )
 
 
@@ -118,16 +127,16 @@ def run_upload(
 ) -> None:
     """Do it. Raises ShardError if the URL cannot be written; the same upload, planned again, resumes from there."""
     for path, size in upload.shards.items():
-        _put(upload.folder, store, path)
+        _put(upload.folder, store, path, upload.digests[path])
         progress(size)
     if upload.others:
         _remove(store, NAME)
     for path, size in upload.others.items():
-        _put(upload.folder, store, path)
+        _put(upload.folder, store, path, upload.digests[path])
         progress(size)
     if upload.manifest is not None:
         _check_arrived(upload, store)
-        _put(upload.folder, store, NAME)
+        _put(upload.folder, store, NAME, upload.digests[NAME])
         progress(upload.manifest)
     for path in upload.stale:
         _remove(store, path)
@@ -167,9 +176,9 @@ def _same(store: RemoteStore, path: str, sha256: str) -> bool:
     return digest.hexdigest() == sha256
 
 
-def _put(folder: Path, store: RemoteStore, path: str) -> None:
+def _put(folder: Path, store: RemoteStore, path: str, sha256: str) -> None:
     try:
-        store.ask(lambda files, root: files.put_file(str(folder / path), f"{root}/{path}"))
+        store.put(path, folder / path, sha256)
     except NotImplementedError:
         raise ShardError(f"{store.name(path)}: cannot be written: fsspec only reads from URLs of this kind") from None
     except (NetworkError, FileNotFoundError) as error:

@@ -25,7 +25,7 @@ from preprocess.blend.load import load_blend
 from preprocess.errors import DataError, RejectError
 from shards.errors import FieldError, ImageError, LocationError, NetworkError, ShardError
 from shards.images.pixels import open_image
-from shards.storage import remote
+from shards.storage import retries
 from shards.typed_json import PositiveCount, from_json
 from tests.support.paths import ROOT
 from trainer.distributed.heartbeats import ENDED, LostRank
@@ -81,7 +81,7 @@ def no_network() -> None:
     def fail() -> None:
         raise TimeoutError("timed out")
 
-    remote.retried(fail)
+    retries.retried(fail)
 
 
 def no_memory() -> None:
@@ -147,7 +147,7 @@ def test_the_example_and_the_exit_code_of_the_page_are_those_of_the_error(
     cls: type[DsvlError], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(remote, "sleep", lambda seconds: None)
+    monkeypatch.setattr(retries, "sleep", lambda seconds: None)
     cause, exit_code = EXAMPLES[cls]
     with pytest.raises(DsvlError) as caught:
         cause()

@@ -39,6 +39,10 @@ class ShardInfo:
         """(path, bytes) of its two files."""
         return (self.path, self.size), (self.index, self.index_size)
 
+    def digests(self) -> dict[str, str]:
+        """path -> SHA-256 of its two files."""
+        return {self.path: self.sha256, self.index: self.index_sha256}
+
 
 _BRANCHES, _TILES = "branches", "tiles"
 _OPTIONAL = (_BRANCHES, _TILES)

@@ -1,8 +1,7 @@
 """A build behind a URL: s3, gs and whatever else fsspec knows.
 
-Rule: every request that a busy or broken network may have failed is tried again, with growing waits; nothing that came
-is used before it was compared with the manifest. Credentials and endpoints are found by fsspec and the libraries below
-it: environment, configuration files, roles.
+Rule: every request is tried again (retries.py); nothing that came is used before it was compared with the manifest.
+Credentials and endpoints are found by fsspec and the libraries below it: environment, configuration files, roles.
 """
 
 from __future__ import annotations
@@ -10,54 +9,28 @@ from __future__ import annotations
 import contextlib
 import difflib
 import os
-import random
-import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import partial
 from pathlib import Path, PurePosixPath
-from time import monotonic, sleep
 from typing import Any, TypeVar
 
 import fsspec
 
 from shards.errors import LocationError, NetworkError, ShardError
 from shards.storage.cache import Cache
+from shards.storage.retries import retried
 from shards.storage.signed_requests import SignedRequests, signing_options, takes_signed
 from shards.storage.store import Room
-
-TRIES = 5
-FIRST_WAIT_S = 0.5
-"""Before the second try, on average; each further wait is twice as long."""
-
-LONGEST_S = 60.0
-"""No further try begins when so much time went by since the first; the libraries below have tries of their own."""
 
 PIECE_BYTES = 8 << 20
 PIECES = 4
 """This many pieces of a file are requested at once; a failure costs no more than these."""
 
-# fsspec has no error for a broken line: each library below raises its own, and one that is not loaded raises none.
-_ERRORS = (
-    ("aiohttp", "ClientError"),
-    ("azure.core.exceptions", "AzureError"),
-    ("botocore.exceptions", "BotoCoreError"),
-    ("botocore.exceptions", "ClientError"),
-    ("gcsfs.retry", "HttpError"),
-    ("google.auth.exceptions", "GoogleAuthError"),
-    ("http.client", "HTTPException"),
-    ("httpx", "HTTPError"),
-)
 _MARKS = ("ETag", "etag", "md5Hash", "generation", "mtime", "created")
 """Where the file systems of fsspec have what changes when a file is written again"""
 
-_REFUSED = ("NoCredentialsError", "PartialCredentialsError", "ProfileNotFound", "DefaultCredentialsError")
-_REFUSED_STATUS = (401, 403)
-"""Of a web server"""
-
 _OF_THE_EXTRA = ("s3", "s3a", "gs", "gcs", "http", "https")
 """Protocols of the packages that dsvl[remote] brings"""
-
-_WAITS = random.SystemRandom()  # a generator of its own: `random`'s belongs to the program that reads
 
 T = TypeVar("T")
 
@@ -147,6 +120,15 @@ class RemoteStore:
     def advice(self, local: Path) -> str:
         return f"; if only the copy {local} is damaged, delete it, and it is downloaded again"
 
+    def put(self, path: str, file: Path, sha256: str) -> None:
+        """Write a file there. Raises NetworkError, or NotImplementedError where fsspec only reads."""
+
+        def put(files: Any, root: str) -> None:
+            if not (self._signed and self._signed.put(path, file, sha256)):
+                files.put_file(str(file), f"{root}/{path}")
+
+        self.ask(put)
+
     def ask(self, action: Callable[[Any, str], T]) -> T:
         """What `action(file system, root)` gives, with all tries. Raises FileNotFoundError, or NetworkError."""
         return retried(lambda: action(*self._connected()))
@@ -206,29 +188,6 @@ class RemoteStore:
                 ) from None
 
 
-def retried(action: Callable[[], T]) -> T:
-    """What the action gives. Raises FileNotFoundError at once, and NetworkError for all else that cannot be had."""
-    began = monotonic()
-    for number in range(1, TRIES + 1):
-        try:
-            return action()
-        except FileNotFoundError:
-            raise
-        except _errors() as error:
-            if _is_refusal(error):
-                raise NetworkError(
-                    f"access refused ({_text(error)}); check the credentials, and that they may list the folder too: "
-                    "without that a missing file is refused like a forbidden one"
-                ) from error
-            if number == TRIES or monotonic() - began > LONGEST_S:
-                raise NetworkError(
-                    f"gave up after {number} tries, the last ended with {_text(error)}; check the network and the "
-                    "endpoint, then run it again"
-                ) from error
-            sleep(FIRST_WAIT_S * 2 ** (number - 1) * _WAITS.uniform(0.5, 1.5))
-    raise AssertionError("the last try returns or raises")
-
-
 def _cat(cuts: Sequence[tuple[str, int, int]], files: Any, root: str) -> list[bytes]:
     """Pieces of files, each whole."""
     paths, starts, ends = (list(column) for column in zip(*cuts, strict=True))
@@ -250,22 +209,6 @@ def _find(files: Any, folder: str) -> dict[str, Any]:
     files.invalidate_cache()
     details: dict[str, Any] | list[str] = files.find(folder, detail=True)
     return details if isinstance(details, dict) else {}  # some give an empty list for an empty folder
-
-
-def _is_refusal(error: Exception) -> bool:
-    return (
-        isinstance(error, PermissionError)
-        or type(error).__name__ in _REFUSED
-        or getattr(error, "status", None) in _REFUSED_STATUS
-    )
-
-
-def _errors() -> tuple[type[Exception], ...]:
-    return (OSError, *(getattr(sys.modules[module], name) for module, name in _ERRORS if module in sys.modules))
-
-
-def _text(error: Exception) -> str:
-    return f"{type(error).__name__}: {error}"
 
 
 @contextlib.contextmanager

@@ -11,7 +11,7 @@ import pytest
 from fsspec.implementations.memory import MemoryFileSystem
 
 import shards
-import shards.storage.remote
+import shards.storage.retries
 from shards import ShardError
 from shards.files import file_sha256
 from shards.format.manifest_file import read_manifest, write_manifest
@@ -129,7 +129,7 @@ def test_an_upload_that_did_not_arrive_gets_no_manifest(
 def test_an_upload_continues_after_failures_and_reports_those_that_stay(folder: Path, flaky: str) -> None:
     store = RemoteStore(flaky)
     upload = plan_upload(folder, store)
-    Flaky.failures = shards.storage.remote.TRIES - 1
+    Flaky.failures = shards.storage.retries.TRIES - 1
     run_upload(upload, store)
     assert files_at(flaky) == local_files(folder)
     MemoryFileSystem.store.clear()

@@ -11,7 +11,7 @@ import fsspec
 import pytest
 from fsspec.implementations.memory import MemoryFileSystem
 
-import shards.storage.remote
+import shards.storage.retries
 from shards import Build, Sample
 from shards.storage.remote import RemoteStore
 from shards.upload import Upload, plan_upload, run_upload
@@ -73,7 +73,7 @@ def flaky_url() -> Iterator[str]:
     Flaky.failures, Flaky.spoil = 0, staticmethod(busy)
     Flaky.answers.clear()
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(shards.storage.remote, "FIRST_WAIT_S", 0.0)
+        patch.setattr(shards.storage.retries, "FIRST_WAIT_S", 0.0)
         yield "flaky://bucket/build"
     MemoryFileSystem.store.clear()
 

@@ -11,7 +11,7 @@ import pytest
 import yaml
 
 import shards
-import shards.storage.remote
+import shards.storage.retries
 from preprocess.compiler.carried import Carrier, run_carried
 from preprocess.compiler.commit import CACHE
 from preprocess.compiler.engines import ENGINES
@@ -170,7 +170,7 @@ def test_a_file_url_is_the_folder_itself(tmp_path: Path) -> None:
 def test_a_missing_bucket_and_refused_access_are_named(
     tmp_path: Path, bucket: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(shards.storage.remote, "FIRST_WAIT_S", 0.0)
+    monkeypatch.setattr(shards.storage.retries, "FIRST_WAIT_S", 0.0)
     with pytest.raises(ConfigError, match="nothing is below s3://no-such-bucket/mine"):
         build(blend_of(tmp_path, "s3://no-such-bucket/mine"))
     for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"):

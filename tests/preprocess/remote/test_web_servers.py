@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-import shards.storage.remote
+import shards.storage.retries
 from preprocess.errors import ConfigError, DataError
 from tests.support.image_archives import KINDS
 from tests.support.remote_inputs import blend_of, build_of
@@ -22,7 +22,7 @@ QUOTED = [f"photos/{number}%20%C3%A9%231.jpg" for number in range(4)]
 
 @pytest.fixture
 def site(monkeypatch: pytest.MonkeyPatch) -> Iterator[WebServer]:
-    monkeypatch.setattr(shards.storage.remote, "FIRST_WAIT_S", 0.0)
+    monkeypatch.setattr(shards.storage.retries, "FIRST_WAIT_S", 0.0)
     with web_server() as server:
         yield server
 

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 import shards
-import shards.storage.remote
+import shards.storage.retries
 from shards import ShardError
 from shards.errors import NetworkError
 from shards.storage.cache import Cache
@@ -58,7 +58,7 @@ def test_a_shard_that_was_swapped_is_refused_by_name_and_digests(folder: Path, m
         assert shards.open(memory)["train"][0]
 
 
-@pytest.mark.parametrize("failures", [1, shards.storage.remote.TRIES - 1])
+@pytest.mark.parametrize("failures", [1, shards.storage.retries.TRIES - 1])
 def test_a_failure_that_passes_goes_unnoticed(folder: Path, flaky: str, failures: int) -> None:
     publish(folder, flaky)
     Flaky.failures = failures
@@ -90,7 +90,7 @@ def test_a_failure_that_stays_is_reported_with_url_tries_and_last_error(folder: 
         Flaky.failures, before = 1000, len(Flaky.answers)
         with pytest.raises(ShardError, match=rf"flaky://bucket/build\S*: {message}"):
             read()
-        assert len(Flaky.answers) == before + shards.storage.remote.TRIES
+        assert len(Flaky.answers) == before + shards.storage.retries.TRIES
 
 
 def test_verify_names_each_file_that_cannot_be_had(folder: Path, flaky: str, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -109,14 +109,14 @@ def test_verify_names_each_file_that_cannot_be_had(folder: Path, flaky: str, mon
 
 def test_waits_grow_and_are_not_all_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
     waits: list[float] = []
-    monkeypatch.setattr(shards.storage.remote, "sleep", waits.append)
+    monkeypatch.setattr(shards.storage.retries, "sleep", waits.append)
 
     def fail() -> None:
         raise TimeoutError("timed out")
 
     for _ in range(20):
         with pytest.raises(NetworkError, match="after 5 tries, the last ended with TimeoutError"):
-            shards.storage.remote.retried(fail)
+            shards.storage.retries.retried(fail)
     for number in range(4):
         some = waits[number::4]
         assert 0.25 * 2**number <= min(some) < max(some) <= 0.75 * 2**number
@@ -124,14 +124,14 @@ def test_waits_grow_and_are_not_all_the_same(monkeypatch: pytest.MonkeyPatch) ->
 
 def test_no_try_begins_when_the_time_is_over(monkeypatch: pytest.MonkeyPatch) -> None:
     clock = iter([0.0, 40.0, 80.0])
-    monkeypatch.setattr(shards.storage.remote, "monotonic", lambda: next(clock))
-    monkeypatch.setattr(shards.storage.remote, "sleep", lambda seconds: None)
+    monkeypatch.setattr(shards.storage.retries, "monotonic", lambda: next(clock))
+    monkeypatch.setattr(shards.storage.retries, "sleep", lambda seconds: None)
 
     def fail() -> None:
         raise TimeoutError("timed out")
 
     with pytest.raises(NetworkError, match="after 2 tries"):
-        shards.storage.remote.retried(fail)
+        shards.storage.retries.retried(fail)
 
 
 @pytest.mark.parametrize("error", [FileNotFoundError("no such key"), PermissionError("Forbidden")])
@@ -143,13 +143,13 @@ def test_what_will_not_pass_is_not_tried_again(error: OSError) -> None:
         raise error
 
     with pytest.raises(OSError, match=r"no such key|access refused .*Forbidden.*check the credentials"):
-        shards.storage.remote.retried(fail)
+        shards.storage.retries.retried(fail)
     assert tried == [1]
 
 
 def test_a_bug_is_not_taken_for_a_bad_network() -> None:
     with pytest.raises(ZeroDivisionError):
-        shards.storage.remote.retried(lambda: 1 // 0)
+        shards.storage.retries.retried(lambda: 1 // 0)
 
 
 def test_a_truncated_answer_is_asked_for_again(folder: Path, flaky: str) -> None:
@@ -177,8 +177,8 @@ def test_an_answer_with_other_bytes_is_asked_for_again(folder: Path, flaky: str)
 def test_an_endpoint_that_does_not_answer_is_reported(monkeypatch: pytest.MonkeyPatch, bucket: str) -> None:
     monkeypatch.setenv("AWS_ENDPOINT_URL", "http://127.0.0.1:9")
     monkeypatch.setenv("AWS_MAX_ATTEMPTS", "1")
-    monkeypatch.setattr(shards.storage.remote, "TRIES", 2)
-    monkeypatch.setattr(shards.storage.remote, "FIRST_WAIT_S", 0.0)
+    monkeypatch.setattr(shards.storage.retries, "TRIES", 2)
+    monkeypatch.setattr(shards.storage.retries, "FIRST_WAIT_S", 0.0)
     with pytest.raises(ShardError, match=rf"{bucket}/a/manifest.json: gave up after 2 tries.*EndpointConnectionError"):
         shards.open(f"{bucket}/a")
 

@@ -1,11 +1,13 @@
-"""Byte ranges by signed URLs: the bytes are those that fsspec gives, and where they do not come fsspec is asked."""
+"""Files by signed URLs: the bytes are those that fsspec gives and writes, and where it fails fsspec is asked."""
 
 from __future__ import annotations
 
+import base64
 import hashlib
 import hmac
 import threading
 from collections.abc import Iterator
+from email.message import Message
 from functools import partial
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
@@ -28,13 +30,16 @@ CONTENT = bytes(range(256)) * 40
 
 
 class _Server(ThreadingHTTPServer):
-    """Answers ranges of CONTENT. connections: how many were opened; closes: after each answer."""
+    """Answers ranges of CONTENT, and takes files. connections: how many were opened; closes: after each answer."""
 
     connections = 0
     closes = False
     status = 206
-    asked: tuple[str, str] = ("", "")
-    """Path with query, and host, of the last request"""
+    asked: tuple[str, str, Message] = ("", "", Message())
+    """Method, path with query, and headers of the last request"""
+
+    body = b""
+    """Of the last file that was sent"""
 
 
 class _Handler(BaseHTTPRequestHandler):
@@ -48,11 +53,18 @@ class _Handler(BaseHTTPRequestHandler):
     def do_GET(self) -> None:
         first, last = map(int, self.headers["Range"].removeprefix("bytes=").split("-"))
         piece = CONTENT[first : last + 1]
-        self.server.asked = self.path, self.headers["Host"]
-        self.send_response(self.server.status)
-        self.send_header("Content-Length", str(len(piece)))
+        self.answer(self.server.status, piece)
+
+    def do_PUT(self) -> None:
+        self.server.body = self.rfile.read(int(self.headers["Content-Length"]))
+        self.answer(200 if self.server.status == 206 else self.server.status, b"")
+
+    def answer(self, status: int, content: bytes) -> None:
+        self.server.asked = self.command, self.path, self.headers
+        self.send_response(status)
+        self.send_header("Content-Length", str(len(content)))
         self.end_headers()
-        self.wfile.write(piece)
+        self.wfile.write(content)
         self.close_connection = self.server.closes  # without a header that says so: as after a while without requests
 
     def log_message(self, *arguments: object) -> None:
@@ -71,7 +83,7 @@ def signing(server: _Server) -> Any:
     """A file system that signs URLs of the server, and counts them in `signed`."""
     signed: list[str] = []
 
-    def sign(path: str, expiration: int) -> str:
+    def sign(path: str, expiration: int, **_: str) -> str:
         signed.append(path)
         return f"http://127.0.0.1:{server.server_port}/{path}?signature"
 
@@ -95,6 +107,55 @@ def test_a_connection_that_the_server_closed_is_opened_again(server: _Server) ->
     for start in range(5):
         assert requests.ranges([("a", start, start + 50)]) == [CONTENT[start : start + 50]]
     assert server.connections == 5
+
+
+def sent(tmp_path: Path, content: bytes) -> tuple[Path, str]:
+    """A file with this content, and its digest."""
+    file = tmp_path / "a.tar"
+    file.write_bytes(content)
+    return file, hashlib.sha256(content).hexdigest()
+
+
+def test_a_file_is_sent_with_its_digest_on_a_connection_that_is_kept(server: _Server, tmp_path: Path) -> None:
+    requests = SignedRequests(signing(server), "root")
+    for length in (0, 1, 3 << 20):
+        file, sha256 = sent(tmp_path, bytes(length))
+        assert requests.put("a.tar", file, sha256)
+        assert server.body == bytes(length)
+        assert base64.b64decode(server.asked[2]["x-amz-checksum-sha256"]).hex() == sha256
+        assert server.asked[2]["Content-Type"] == "application/x-tar"
+    assert server.connections == 1
+
+
+def test_a_file_is_sent_whole_again_where_the_server_closed_the_connection(server: _Server, tmp_path: Path) -> None:
+    server.closes = True
+    requests = SignedRequests(signing(server), "root")
+    file, sha256 = sent(tmp_path, CONTENT)
+    for _ in range(3):
+        server.body = b""
+        assert requests.put("a.tar", file, sha256)
+        assert server.body == CONTENT
+    assert server.connections == 3
+
+
+@pytest.mark.parametrize("status", [307, 400, 403, 501, 503])
+def test_after_some_refusals_nothing_is_sent_any_more(server: _Server, tmp_path: Path, status: int) -> None:
+    server.status = status
+    requests = SignedRequests(signing(server), "root")
+    for _ in range(10):
+        assert not requests.put("a.tar", *sent(tmp_path, CONTENT))
+    assert server.connections == signed_requests.FAILURES
+
+
+def test_a_file_too_large_for_one_request_is_left_to_fsspec(
+    server: _Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(signed_requests, "LARGEST_PUT", len(CONTENT))
+    requests = SignedRequests(signing(server), "root")
+    for _ in range(signed_requests.FAILURES):
+        assert not requests.put("a.tar", *sent(tmp_path, CONTENT + b"."))
+    assert server.connections == 0
+    assert requests.put("a.tar", *sent(tmp_path, CONTENT)), "it was no failure"
 
 
 @pytest.mark.parametrize("status", [200, 302, 403, 503])
@@ -141,6 +202,22 @@ def test_a_build_on_s3_is_read_by_signed_urls_as_fsspec_reads_it(
     assert all_samples(shards.open(url)) == all_samples(shards.open(folder))
 
 
+def test_a_build_is_sent_by_signed_urls(folder: Path, bucket: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    url = f"{bucket}/{folder.parent.name}"
+    monkeypatch.setattr("s3fs.S3FileSystem._put_file", None)
+    publish(folder, url)
+    assert all_samples(shards.open(url)) == all_samples(shards.open(folder))
+
+
+def test_a_build_is_sent_where_signed_urls_are_refused(
+    folder: Path, bucket: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    url = f"{bucket}/{folder.parent.name}"
+    monkeypatch.setattr("s3fs.S3FileSystem.sign", lambda self, path, expiration, **_: "http://127.0.0.1:1/nothing")
+    publish(folder, url)
+    assert all_samples(shards.open(url)) == all_samples(shards.open(folder))
+
+
 def test_a_build_is_read_where_signed_urls_lead_nowhere(
     folder: Path, bucket: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -181,28 +258,41 @@ def test_urls_are_signed_as_all_regions_expect(bucket: str, monkeypatch: pytest.
 
 
 @pytest.mark.parametrize("path", ["shards/a/train-0.tar", "my data/a+b=c/größe&more~.tar"])
-def test_what_is_asked_is_what_was_signed(server: _Server, path: str) -> None:
-    """The oracle is the signature as AWS describes it (version 4, in the query), of the request that came."""
+@pytest.mark.parametrize("pays", [False, True])
+def test_what_is_asked_is_what_was_signed(server: _Server, tmp_path: Path, path: str, pays: bool) -> None:
     files = fsspec.filesystem(
         "s3",
         key="nobody",
         secret="nothing",
         endpoint_url=f"http://127.0.0.1:{server.server_port}",
+        requester_pays=pays,
         skip_instance_cache=True,
         **signing_options("s3://bucket/a"),
     )
-    assert SignedRequests(files, "bucket").ranges([(path, 3, 9)]) == [CONTENT[3:9]]
-    location, _, query = server.asked[0].partition("?")
+    requests = SignedRequests(files, "bucket")
+    payer = ["x-amz-request-payer"] if pays else []
+    assert requests.ranges([(path, 3, 9)]) == [CONTENT[3:9]]
+    assert signed_headers(server, path) == ["host", *payer]
+    assert requests.put(path, *sent(tmp_path, CONTENT))
+    assert signed_headers(server, path) == ["content-type", "host", "x-amz-checksum-sha256", *payer]
+
+
+def signed_headers(server: _Server, path: str) -> list[str]:
+    """What the last request signs. The oracle is the signature as AWS describes it, version 4, in the query."""
+    method, asked, headers = server.asked
+    location, _, query = asked.partition("?")
     assert unquote(location) == f"/bucket/{path}"
     fields = dict(parse_qsl(query))
     signature = fields.pop("X-Amz-Signature")
+    signed = fields["X-Amz-SignedHeaders"].split(";")
     canonical = "\n".join(
         [
-            "GET",
+            method,
             quote(unquote(location), safe="/~"),
             "&".join(f"{quote(name, safe='~')}={quote(value, safe='~')}" for name, value in sorted(fields.items())),
-            f"host:{server.asked[1]}\n",
-            "host",
+            *(f"{name}:{headers[name]}" for name in signed),
+            "",
+            ";".join(signed),
             "UNSIGNED-PAYLOAD",
         ]
     )
@@ -214,6 +304,9 @@ def test_what_is_asked_is_what_was_signed(server: _Server, path: str) -> None:
     for part in (*scope, text):
         key = hmac.digest(key, part.encode(), "sha256")
     assert key.hex() == signature
+    unsigned = {name.lower() for name in headers if name.lower().startswith("x-amz-")} - set(signed)
+    assert not unsigned, "S3 refuses headers of its own that are not signed"
+    return signed
 
 
 @pytest.mark.parametrize(
