@@ -65,10 +65,13 @@ class StoredDataset:
         cuts = 0 if self.draws % max(self.samples, 1) == 0 else 2 + self.spread
         return int(self.passes * self.size) + cuts * max(self.shard_sizes, default=0)
 
-    @property
-    def epoch_size_by_sample(self) -> int:
-        """Bytes that an epoch downloads of indexes and single samples; a little more with what is between them."""
-        return self.index_size + int(self.passes * (self.size - self.index_size))
+    def epoch_size_by_sample(self, *, keeps_indexes: bool) -> int:
+        """Bytes that an epoch downloads of indexes and single samples; a little more with what is between them.
+
+        keeps_indexes: False where the cache cannot hold them, and each draw may need the index of another shard.
+        """
+        indexes = 1 if keeps_indexes else max(1.0, self.draws / len(self.shard_sizes))
+        return int(indexes * self.index_size + self.passes * (self.size - self.index_size))
 
     def open_size(self, shards: int) -> int:
         """Bytes of that many shards and the spread, at most."""
@@ -96,6 +99,8 @@ class CachePlan:
     epoch_size: int
     """What an epoch downloads, at most; less from the second on if datasets stay in the cache"""
     epoch_requests: int
+    lacks_bytes: int
+    """By how much the cache is too small even for the indexes, which an order that jumps then downloads again"""
     by_sample_size: int
     """What an epoch downloads if each sample is requested by itself"""
     by_sample_requests: int
@@ -114,6 +119,8 @@ class CachePlan:
         """One line, before the first epoch."""
         if self.by_sample:
             how = "each sample is requested by itself"
+            if self.lacks_bytes:
+                how += f", and often an index, since the cache lacks {_size(self.lacks_bytes)} to keep all of them"
         else:
             how = (
                 f"{sum(self.open_shards.values()):,} shards are open at a time, {self.samples_open:,} samples are "
@@ -156,8 +163,12 @@ def plan_for(
     stays = [] if by_sample else [dataset for dataset in drawn if _is_kept(dataset, opened)]
     sizes = [dataset.size if dataset in stays else dataset.epoch_size for dataset in drawn]
     requests = [dataset.requests * size / max(dataset.size, 1) for dataset, size in zip(drawn, sizes, strict=True)]
-    by_sample_size = sum(dataset.epoch_size_by_sample for dataset in drawn)
-    by_sample_requests = sum(dataset.draws + len(dataset.shard_sizes) for dataset in drawn)
+    indexes = sum(dataset.index_size for dataset in drawn)
+    keeps_indexes = bool(opened) or indexes <= limit
+    by_sample_size = sum(dataset.epoch_size_by_sample(keeps_indexes=keeps_indexes) for dataset in drawn)
+    by_sample_requests = sum(
+        dataset.draws + (len(dataset.shard_sizes) if keeps_indexes else dataset.draws) for dataset in drawn
+    )
     return CachePlan(
         open_shards=opened,
         by_sample=by_sample,
@@ -169,6 +180,7 @@ def plan_for(
             for dataset in drawn
         ),
         limit=limit,
+        lacks_bytes=0 if keeps_indexes else indexes - limit,
         split_size=sum(dataset.size for dataset in datasets),
         epoch_size=by_sample_size if by_sample else sum(sizes),
         epoch_requests=by_sample_requests if by_sample else sum(map(math.ceil, requests)),
