@@ -77,17 +77,17 @@ def test_indexes_that_the_cache_cannot_hold_are_counted_as_often_as_they_are_dow
     folder = make(tmp_path / "build", [Shape(num_shards=30, samples=6)])
     publish(folder, memory)
     indexes = sum(path.stat().st_size for path in folder.glob("shards/*/*.arrow"))
-    told = {}
+    lines = {}
     for limit in (indexes // 10, indexes - 1, 2 * indexes):
         build = shards.open(memory, cache=Cache(tmp_path / str(limit), max_bytes=limit))
         loader = Loader(build, batch_size=4, max_length=MAX_LENGTH, decode="none", epochs=1, shuffle="samples")
         plan = loader.cache_plan
         assert plan is not None
-        told[limit] = plan.describe()
+        lines[limit] = plan.describe()
         sizes.clear()
         assert len(keys(list(loader))) == loader.epoch_length
         assert sum(sizes) <= 1.2 * plan.epoch_size
         assert sum(sizes) > plan.epoch_size / 4
     lacks = indexes - indexes // 10
-    assert f"since the cache lacks {lacks / 1e6:,.1f} MB to keep all of them" in told[indexes // 10]
-    assert "lacks" not in told[2 * indexes]
+    assert f"since the cache lacks {lacks / 1e6:,.1f} MB to keep all of them" in lines[indexes // 10]
+    assert "lacks" not in lines[2 * indexes]
