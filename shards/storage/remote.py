@@ -17,6 +17,7 @@ from typing import Any, TypeVar
 import fsspec
 
 from shards.errors import LocationError, NetworkError, ShardError
+from shards.files import file_sha256
 from shards.storage.cache import Cache
 from shards.storage.retries import retried
 from shards.storage.signed_requests import SignedRequests, signing_options, takes_signed
@@ -121,11 +122,21 @@ class RemoteStore:
         return f"; if only the copy {local} is damaged, delete it, and it is downloaded again"
 
     def put(self, path: str, file: Path, sha256: str) -> None:
-        """Write a file there. Raises NetworkError, or NotImplementedError where fsspec only reads."""
+        """Write a file there. Raises NetworkError, NotImplementedError where fsspec only reads, or ShardError.
+
+        ShardError: the file is not what it was when `sha256` was computed. S3 refuses such a file that comes by a signed
+        URL; fsspec would send it.
+        """
 
         def put(files: Any, root: str) -> None:
-            if not (self._signed and self._signed.put(path, file, sha256)):
-                files.put_file(str(file), f"{root}/{path}")
+            if self._signed and self._signed.put(path, file, sha256):
+                return
+            if (actual := file_sha256(file)) != sha256:
+                raise ShardError(
+                    f"{file}: sha256 is {actual[:12]}, expected {sha256[:12]}; it was damaged or edited after it was "
+                    "written; check the disk, then run the same build again"
+                )
+            files.put_file(str(file), f"{root}/{path}")
 
         self.ask(put)
 

@@ -16,6 +16,7 @@ from shards import ShardError
 from shards.files import file_sha256
 from shards.format.manifest_file import read_manifest, write_manifest
 from shards.storage.remote import RemoteStore
+from shards.storage.signed_requests import SignedRequests
 from shards.storage.store import LocalStore
 from shards.upload import check_target, plan_upload, run_upload
 from tests.support import handmade_builds
@@ -136,6 +137,20 @@ def test_an_upload_continues_after_failures_and_reports_those_that_stay(folder: 
     Flaky.failures = 1000
     with pytest.raises(ShardError, match=rf"{flaky}/shards/alpha/\S+: cannot be written: gave up after 5 tries"):
         run_upload(upload, store)
+
+
+@both
+def test_a_file_that_is_damaged_before_it_is_sent_is_never_at_the_url(
+    folder: Path, url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(SignedRequests, "put", lambda *_: False)  # as S3 answers to bytes that have another digest
+    upload = plan_upload(folder, RemoteStore(url))
+    path = next(path for path in upload.shards if path.endswith(".tar"))
+    data = (folder / path).read_bytes()
+    (folder / path).write_bytes(flip(data, len(data) // 2))
+    with pytest.raises(ShardError, match=rf"{folder / path}: sha256 is \w+, expected \w+; it was damaged or edited"):
+        run_upload(upload, RemoteStore(url))
+    assert path not in files_at(url)
 
 
 def test_a_place_with_other_files_is_refused(memory: str, bucket: str, tmp_path: Path) -> None:
