@@ -83,13 +83,15 @@ def _connection(url: SplitResult) -> http.client.HTTPConnection:
     if url.scheme in urllib.request.getproxies() and not urllib.request.proxy_bypass(host):
         raise OSError("behind a proxy")
     if url.scheme == "https":
-        return http.client.HTTPSConnection(host, port, timeout=TIMEOUT_S, context=_tls(), blocksize=_BLOCK_BYTES)
+        tls = _tls(os.environ.get("AWS_CA_BUNDLE"))
+        return http.client.HTTPSConnection(host, port, timeout=TIMEOUT_S, context=tls, blocksize=_BLOCK_BYTES)
     return http.client.HTTPConnection(host, port, timeout=TIMEOUT_S, blocksize=_BLOCK_BYTES)
 
 
 @lru_cache
-def _tls() -> ssl.SSLContext:
-    return ssl.create_default_context(cafile=os.environ.get("AWS_CA_BUNDLE"))
+def _tls(authorities: str | None) -> ssl.SSLContext:
+    """authorities: a file with their certificates; None: those of this machine."""
+    return ssl.create_default_context(cafile=authorities)
 
 
 def _asked(

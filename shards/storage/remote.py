@@ -248,3 +248,6 @@ def _check_protocol(url: str) -> None:
         else:
             step = f"dsvl[remote] does not bring it: {error}"
         raise LocationError(f"{url}: {protocol} needs a package that is not installed; {step}") from None
+    bundle = os.environ.get("AWS_CA_BUNDLE") if protocol in ("s3", "s3a") else None
+    if bundle and not os.path.exists(bundle):
+        raise LocationError(f"{url}: AWS_CA_BUNDLE is {bundle}, which is not there; correct the variable, or unset it")

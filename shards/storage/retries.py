@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import errno
 import random
+import ssl
 import sys
 from collections.abc import Callable
 from time import monotonic, sleep
@@ -51,10 +53,15 @@ def retried(action: Callable[[], T]) -> T:
                     f"access refused ({_text(error)}); check the credentials, and that they may list the folder too: "
                     "without that a missing file is refused like a forbidden one"
                 ) from error
+            if _is_untrusted(error):
+                raise NetworkError(
+                    f"the server's certificate is not trusted ({_text(error)}); give the file of its authority: "
+                    "AWS_CA_BUNDLE for S3, SSL_CERT_FILE for others"
+                ) from error
             if number == TRIES or monotonic() - began > LONGEST_S:
                 raise NetworkError(
-                    f"gave up after {number} tries, the last ended with {_text(error)}; check the network and the "
-                    "endpoint, then run it again"
+                    f"gave up after {number} tries, the last ended with {_text(error)}; {_step(error)}, then run "
+                    "it again"
                 ) from error
             sleep(FIRST_WAIT_S * 2 ** (number - 1) * _WAITS.uniform(0.5, 1.5))
     raise AssertionError("the last try returns or raises")
@@ -66,6 +73,19 @@ def _is_refusal(error: Exception) -> bool:
         or type(error).__name__ in _REFUSED
         or getattr(error, "status", None) in _REFUSED_STATUS
     )
+
+
+def _is_untrusted(error: BaseException | None) -> bool:
+    """Whether it is about the certificate of a server; libraries wrap what Python says of that."""
+    while error is not None and not isinstance(error, ssl.SSLCertVerificationError):
+        error = error.__cause__ or error.__context__
+    return error is not None
+
+
+def _step(error: Exception) -> str:
+    if isinstance(error, OSError) and (error.errno, error.strerror) == (errno.EINVAL, "Bad Request"):
+        return "S3 answers so, without a reason, where a token has ended: renew the credentials"
+    return "check the network and the endpoint"
 
 
 def _errors() -> tuple[type[Exception], ...]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import shutil
 from pathlib import Path
 from typing import Any
@@ -145,6 +146,16 @@ def test_what_will_not_pass_is_not_tried_again(error: OSError) -> None:
     with pytest.raises(OSError, match=r"no such key|access refused .*Forbidden.*check the credentials"):
         shards.storage.retries.retried(fail)
     assert tried == [1]
+
+
+def test_a_refusal_without_a_reason_is_explained(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(shards.storage.retries, "FIRST_WAIT_S", 0.0)
+
+    def fail() -> None:
+        raise OSError(errno.EINVAL, "Bad Request")  # as s3fs says of HEAD requests with a token that has ended
+
+    with pytest.raises(NetworkError, match="after 5 tries.* where a token has ended: renew the credentials"):
+        shards.storage.retries.retried(fail)
 
 
 def test_a_bug_is_not_taken_for_a_bad_network() -> None:
