@@ -154,7 +154,7 @@ def test_a_refusal_without_a_reason_is_explained(monkeypatch: pytest.MonkeyPatch
     def fail() -> None:
         raise OSError(errno.EINVAL, "Bad Request")  # as s3fs says of HEAD requests with a token that has ended
 
-    with pytest.raises(NetworkError, match="after 5 tries.* where a token has ended: renew the credentials"):
+    with pytest.raises(NetworkError, match=r"after 5 tries.* where a token has ended: renew the credentials"):
         shards.storage.retries.retried(fail)
 
 
