@@ -124,8 +124,8 @@ class RemoteStore:
     def put(self, path: str, file: Path, sha256: str) -> None:
         """Write a file there. Raises NetworkError, NotImplementedError where fsspec only reads, or ShardError.
 
-        ShardError: the file is not what it was when `sha256` was computed. S3 refuses such a file at a signed URL; fsspec
-        would send it.
+        ShardError: the file is not what it was when `sha256` was computed. S3 refuses it at a signed URL; fsspec would
+        send it.
         """
 
         def put(files: Any, root: str) -> None:
