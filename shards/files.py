@@ -55,12 +55,16 @@ def sync_folder(folder: Path) -> None:
 
 
 def replace_file(path: Path, content: bytes) -> None:
-    """Write a small file so that a reader sees the old or the new one, never a part."""
+    """Write a small file so that a reader sees the old or the new one, never a part. Raises OSError with its path."""
     partial = partial_path(path)
     with disk_named(path.parent, len(content)), partial.open("wb") as file:
         file.write(content)
         flush_and_close(file)
-    os.replace(partial, path)
+    try:
+        os.replace(partial, path)
+    except OSError as error:  # a folder has the name
+        partial.unlink(missing_ok=True)
+        raise OSError(error.errno, error.strerror, str(path)) from None
     sync_folder(path.parent)
 
 

@@ -16,6 +16,7 @@ from typing import Any, ClassVar
 import click
 
 from dst.common.installed_versions import report_installed
+from dst.common.os_errors import os_error_text
 from dst.common.terminal_text import visible
 from dst.errors import DsvlError
 
@@ -102,7 +103,7 @@ def run_command(
     except Exception as error:
         known = error if isinstance(error, DsvlError) else translate(error)
         if known is None and isinstance(error, OSError):
-            known = DsvlError(f"{error.filename or 'reading or writing'}: {error.strerror or error}")
+            known = DsvlError(os_error_text(error))
         if known is None:
             raise
         report(known)

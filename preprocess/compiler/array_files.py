@@ -1,11 +1,13 @@
 """Arrays in the cache, one for each finished task: written whole, and read back only in the form that is expected.
 
-A file is an .npy file and its xxh3_128: a damaged one is as none, so that its task runs again.
+A file is an .npy file and the xxh3_128 of its name and content: a damaged one, and one that was exchanged with another,
+is as none, so that its task runs again.
 """
 
 from __future__ import annotations
 
 import io
+import os
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +25,7 @@ def write_array(path: Path, array: npt.NDArray[Any]) -> None:
     buffer = io.BytesIO()
     np.save(buffer, array, allow_pickle=False)
     content = buffer.getvalue()
-    replace_file(path, content + xxhash.xxh3_128_digest(content))
+    replace_file(path, content + _digest(path, content))
 
 
 def read_array(path: Path, dtype: np.dtype[Any], length: int | None = None) -> npt.NDArray[Any] | None:
@@ -31,10 +33,14 @@ def read_array(path: Path, dtype: np.dtype[Any], length: int | None = None) -> n
     try:
         whole = path.read_bytes()
         content = whole[:-_DIGEST_BYTES]
-        if xxhash.xxh3_128_digest(content) != whole[-_DIGEST_BYTES:]:
+        if _digest(path, content) != whole[-_DIGEST_BYTES:]:
             return None
         array: npt.NDArray[Any] = np.load(io.BytesIO(content), allow_pickle=False)
     except (OSError, ValueError):
         return None
     is_expected = array.dtype == dtype and array.ndim == 1 and (length is None or len(array) == length)
     return array if is_expected else None
+
+
+def _digest(path: Path, content: bytes) -> bytes:
+    return xxhash.xxh3_128_digest(os.fsencode(path.name) + b"\0" + content)

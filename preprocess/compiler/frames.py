@@ -9,7 +9,6 @@ ingest, of which it has links to the embedded images.
 from __future__ import annotations
 
 import contextlib
-import json
 import os
 import shutil
 from collections import Counter
@@ -24,7 +23,7 @@ import xxhash
 
 from preprocess.adapters.groups import image_groups
 from preprocess.compiler.image_states import States, image_states
-from preprocess.compiler.ingest import Ingested, content_key
+from preprocess.compiler.ingest import Ingested, content_key, sealed_files
 from preprocess.compiler.opened import open_dataset
 from preprocess.compiler.sealed_json import read_sealed, write_sealed
 from preprocess.compiler.spool import Spool, reject_all, write_spool
@@ -110,10 +109,11 @@ class FramesStage:
             spool.folder.parent / f"{spool.folder.name}-{content_key({'tasks': [task.key for task in tasks]})[:16]}"
         )
         shown = [one for part in parts for one in part]
-        if not (folder / _DONE).is_file():
-            _write(folder, dataset, _spread(spool, shown, index, stores), spool.folder)
+        written = _written(folder)
+        if written is None:
+            written = _write(folder, dataset, _spread(spool, shown, index, stores), spool.folder)
         rejects = Counter(ingested.rejects)
-        rejects.update(json.loads((folder / _DONE).read_bytes())["rejects"])
+        rejects.update(written["rejects"])
         made = Spool(folder)
         return replace(ingested, conversations=len(made), rejects=dict(sorted(rejects.items()))), made
 
@@ -232,8 +232,17 @@ def _with_frames(conversation: Conversation, shown: Sequence[Shown], stores: tup
     )
 
 
-def _write(folder: Path, dataset: str, stream: Iterator[Conversation | Reject], ingest: Path) -> None:
-    """Complete or not at all. Its rejects are those of ingest, and then its own."""
+def _written(folder: Path) -> Mapping[str, Any] | None:
+    """What `_write` returned in an earlier run; None if there is no such spool, or a damaged one."""
+    try:
+        written: Mapping[str, Any] = read_sealed(folder / _DONE, sealed_files(folder), owner=folder.name)
+    except (OSError, ValueError):
+        return None
+    return written
+
+
+def _write(folder: Path, dataset: str, stream: Iterator[Conversation | Reject], ingest: Path) -> Mapping[str, Any]:
+    """Complete or not at all. Its rejects are those of ingest, and then its own; what is returned counts its own."""
     partial = partial_path(folder)
     partial.mkdir(parents=True)
     try:
@@ -243,10 +252,11 @@ def _write(folder: Path, dataset: str, stream: Iterator[Conversation | Reject], 
         for name in EMBEDDED:
             if (ingest / name).is_file():
                 _link(ingest / name, partial / name)
-        replace_file(partial / _DONE, json.dumps(written).encode())
+        write_sealed(partial / _DONE, written, sealed_files(partial), owner=folder.name)
         shutil.rmtree(folder, ignore_errors=True)
         os.replace(partial, folder)
         sync_folder(folder.parent)
+        return written
     finally:
         shutil.rmtree(partial, ignore_errors=True)
 

@@ -25,14 +25,14 @@ from preprocess.adapters.parsing.splits import held_out_files
 from preprocess.compiler.ingest_deaths import reading_text, surviving
 from preprocess.compiler.input_digests import input_digests, stamp
 from preprocess.compiler.sealed_json import read_sealed, write_sealed
-from preprocess.compiler.spool import TABLE, reject_all, write_spool
+from preprocess.compiler.spool import RECORDS, TABLE, reject_all, write_spool
 from preprocess.compiler.unknown_names import check_fields, check_names, unused_names
 from preprocess.compiler_version import COMPILER
 from preprocess.conversation import Conversation, Records, Reject
 from preprocess.errors import DataError
 from preprocess.filters.record_rules import record_check
 from preprocess.filters.rules import Filter
-from preprocess.images.embedded import EmbeddedWriter
+from preprocess.images.embedded import EmbeddedWriter, index_files
 from shards.files import disk_named, partial_path, sync_folder
 
 _DONE = "done.json"
@@ -133,8 +133,9 @@ def content_key(parts: Mapping[str, Any]) -> str:
 def finished(task: IngestTask) -> Ingested | None:
     """The result of an earlier run of the same task, if there is one."""
     try:
-        return Ingested(**read_sealed(task.folder / _DONE, _described(task.folder)))
-    except (FileNotFoundError, ValueError, TypeError):
+        facts = read_sealed(task.folder / _DONE, sealed_files(task.folder), owner=task.folder.name)
+        return Ingested(**facts) if (task.folder / RECORDS).is_file() else None
+    except (OSError, ValueError, TypeError):
         return None
 
 
@@ -206,16 +207,16 @@ def complete(
         )
     if _key(task.adapter, request, task.first, task.extension, task.rules) != task.key:
         raise DataError("an annotation file changed while it was read; run the same command again")
-    write_sealed(folder / _DONE, asdict(ingested), _described(folder))
+    write_sealed(folder / _DONE, asdict(ingested), sealed_files(folder), owner=task.folder.name)
     shutil.rmtree(task.folder, ignore_errors=True)
     os.replace(folder, task.folder)
     sync_folder(task.folder.parent)
     return ingested
 
 
-def _described(folder: Path) -> list[Path]:
-    """Files of a spool whose parts have no digests of their own."""
-    return [folder / name for name in (TABLE, "rejects.jsonl")]
+def sealed_files(folder: Path) -> list[Path]:
+    """Files of a spool whose parts have no digests of their own, or do not say whose they are."""
+    return [folder / TABLE, folder / "rejects.jsonl", *index_files(folder)]
 
 
 def failed(task: IngestTask, error: DataError) -> Ingested:

@@ -27,11 +27,10 @@ import xxhash
 from preprocess.adapters.base import AnnotationFile, FilePart, Tally
 from preprocess.adapters.lookup import find_adapter
 from preprocess.adapters.parsing import record_cuts
-from preprocess.compiler.ingest import IngestTask, Reading, content_key, read_into
+from preprocess.compiler.ingest import IngestTask, Reading, content_key, read_into, sealed_files
 from preprocess.compiler.ingest_renames import DroppedRecord, rename
 from preprocess.compiler.input_digests import described
 from preprocess.compiler.sealed_json import read_sealed, write_sealed
-from preprocess.compiler.spool import TABLE
 from preprocess.errors import DataError
 from preprocess.images.embedded import FILES as EMBEDDED
 from shards.files import partial_path
@@ -141,7 +140,7 @@ def run_piece(task: PieceTask) -> PieceResult:
     try:
         partial.mkdir(parents=True)
         reading = _renamed(task, partial) or _read(task, partial)
-        write_sealed(partial / _DONE, _as_json(reading), _described(partial))
+        write_sealed(partial / _DONE, _as_json(reading), _described(partial), owner=task.folder.name)
         shutil.rmtree(task.folder, ignore_errors=True)
         os.replace(partial, task.folder)
     except DataError as error:
@@ -175,7 +174,8 @@ def _renamed(task: PieceTask, folder: Path) -> Reading | None:
 
 
 def _described(folder: Path) -> list[Path]:
-    return [folder / name for name in (TABLE, "rejects.jsonl", _IDS)]
+    claimed = (folder / name for name in (_IDS, _RECORDS))
+    return [*sealed_files(folder), *(path for path in claimed if path.is_file())]
 
 
 def read_piece(task: PieceTask) -> Reading:
@@ -184,7 +184,7 @@ def read_piece(task: PieceTask) -> Reading:
 
 
 def _reading(folder: Path) -> Reading:
-    fields = read_sealed(folder / _DONE, _described(folder))
+    fields = read_sealed(folder / _DONE, _described(folder), owner=folder.name)
     tally = fields.pop("tally")
     return Reading(
         **fields,

@@ -208,8 +208,8 @@ def _unless_rejected(
         reason, detail = "filtered", str(broken)
     except RejectError as refused:
         reason, detail = refused.reason, refused.detail
-    except OSError:
-        raise  # the disk's fault, not the record's: another run may succeed
+    except (OSError, DataError):
+        raise  # the fault of a disk or of the cache, not the record's: another run may succeed
     except MemoryError:
         sources = ", ".join(f"{source.file} {source.record}" for source in conversations[0].sources)
         raise DataError(f"dataset {task.context.dataset}: memory ran out at {sources}; use fewer --workers") from None

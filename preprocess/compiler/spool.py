@@ -30,7 +30,7 @@ from preprocess.conversation import Conversation, Image, Reject
 from preprocess.conversation_lines import decode, encode
 from preprocess.errors import DataError
 
-TABLE = "table.arrow"
+RECORDS, TABLE = "records.jsonl", "table.arrow"
 
 _BATCH = 16384
 _BLOCK_ROWS = 65536
@@ -57,7 +57,7 @@ def write_spool(folder: Path, dataset: str, stream: Iterable[Conversation | Reje
     records = conversations = offset = 0
     rows = _Rows()
     with (
-        (folder / "records.jsonl").open("wb", buffering=1 << 20) as lines,
+        (folder / RECORDS).open("wb", buffering=1 << 20) as lines,
         (folder / "rejects.jsonl").open("wb", buffering=1 << 16) as refused,
         pa.OSFile(str(folder / TABLE), "wb") as sink,
         pa.ipc.new_file(sink, SCHEMA) as table,
@@ -97,7 +97,7 @@ class Spool:
         with (folder / TABLE).open("rb") as file:
             self._pages = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
         self.table: pa.Table = pa.ipc.open_file(pa.py_buffer(self._pages)).read_all()
-        self._file = os.open(folder / "records.jsonl", os.O_RDONLY)
+        self._file = os.open(folder / RECORDS, os.O_RDONLY)
         weakref.finalize(self, os.close, self._file)
         self._starts = _starts(self.table.column("offset").chunks)
         self._places = [[chunk.to_numpy() for chunk in self.table.column(name).chunks] for name in _PLACE]
@@ -117,7 +117,7 @@ class Spool:
         line = os.pread(self._file, size, offset)
         if xxhash.xxh3_64_intdigest(line) != written:
             raise DataError(
-                f"{self.folder}/records.jsonl: conversation {row} is damaged; remove {self.folder}, which the next "
+                f"{self.folder}/{RECORDS}: conversation {row} is damaged; remove {self.folder}, which the next "
                 "run makes again"
             )
         return decode(line)

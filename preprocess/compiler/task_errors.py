@@ -6,6 +6,7 @@ import errno
 import os
 
 from dst import TemplateError, TokenizerError
+from dst.common.os_errors import os_error_text
 from preprocess.errors import ConfigError, DataError
 from shards import ShardError
 
@@ -22,4 +23,4 @@ def failure_text(error: Exception) -> str:
     if error.errno is None:
         full = os.strerror(errno.ENOSPC) in str(error)  # as libraries in other languages report it
         return f"reading or writing: {error}" + ("; free some space and run it again" if full else "")
-    return f"{error.filename or 'writing'}: {error.strerror}; free some space or fix the folder"
+    return os_error_text(error, action="writing", next_step="run it again, or fix the folder")

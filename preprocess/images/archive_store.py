@@ -17,7 +17,7 @@ from preprocess.images.base64_json import decode_base64
 from preprocess.images.index import PROBLEMS, ArchiveEntry, ArchiveIndex, Packing
 from preprocess.images.index_cache import CachedIndex
 from preprocess.images.parquet_cells import ParquetCells
-from preprocess.images.reading import check_name, check_size, in_natural_order, read_exactly, with_path
+from preprocess.images.reading import check_name, check_size, damaged_copy, in_natural_order, read_exactly, with_path
 from preprocess.images.stamps import Stamps, archive_stamps
 from preprocess.images.tail import TAIL_BYTES
 from preprocess.images.zip_tar import LOCAL_HEADER_BYTES, zip_data_offset, zip_member
@@ -38,6 +38,8 @@ class ArchiveStore:
             if isinstance(error, OSError) and error.errno is not None:  # not the file's fault; Arrow's have no errno
                 raise
             raise DataError(f"{cached.index_file}: cannot be read ({error}); delete it and run again") from None
+        self._made_again = path.parent if cached.index_file.parent == path else cached.index_file
+        """What to remove if a copy that this project made is damaged: all of ingest, or the index of the copy"""
         self.state = cached.state
         self.cells = ParquetCells(path, cached.state)
         self.data_path = str(cached.data_file)
@@ -60,15 +62,18 @@ class ArchiveStore:
 
     def tail(self, name: str) -> tuple[int, bytes]:
         entry = self._find(name)
-        if entry.packing == Packing.RAW and entry.size:
+        if entry.packing in (Packing.RAW, Packing.KEPT) and entry.size:
             check_size(name, entry.size)
             count = min(entry.size, TAIL_BYTES)
             try:
-                return entry.size, self._packed(entry.offset + entry.size - count, count)
+                tail = self._packed(entry.offset + entry.size - count, count)
             except ValueError as error:
                 raise RejectError("image_unreadable", f"{name!r} in {self.path}: {error}") from None
             except OSError as error:
                 raise with_path(error, self.data_path) from None
+            if entry.packing == Packing.KEPT and not entry.is_tail(tail):
+                raise damaged_copy(self.data_path, name, self._made_again)
+            return entry.size, tail
         data = self.read(name)
         return len(data), data[-TAIL_BYTES:]
 
@@ -92,6 +97,8 @@ class ArchiveStore:
             example = self.index.example()
             keys = "it is empty" if example is None else f"its keys look like {example!r}"
             raise RejectError("image_missing", f"{self.path} has no {name!r}; {keys}")
+        if entry.packing == Packing.KEPT and entry.offset + entry.size > self.data_size:
+            raise damaged_copy(self.data_path, name, self._made_again)
         return entry
 
     def _unpack(self, name: str, entry: ArchiveEntry) -> bytes:
@@ -104,7 +111,9 @@ class ArchiveStore:
             check_size(name, entry.unpacked_size)
         check_size(name, entry.size)
         packed = self._zipped(entry) if is_zipped else self._packed(entry.offset, entry.size)
-        if entry.packing == Packing.RAW:
+        if entry.packing == Packing.KEPT and not entry.is_whole(packed):
+            raise damaged_copy(self.data_path, name, self._made_again)
+        if entry.packing in (Packing.RAW, Packing.KEPT):
             return packed
         if entry.packing in (Packing.BASE64, Packing.BASE64_ESCAPED):
             data = decode_base64(packed, escaped=entry.packing == Packing.BASE64_ESCAPED)

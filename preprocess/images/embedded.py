@@ -18,6 +18,7 @@ from preprocess.containers.remote_path import is_remote
 from preprocess.conversation import Image, embedded_name
 from preprocess.images.index import ArchiveIndex, ArchiveIndexBuilder
 from preprocess.images.index_cache import CachedIndex
+from preprocess.images.reading import damaged_copy
 from shards.files import flush_and_close
 
 _BLOB, _INDEX = FILES = "embedded.blob", "embedded.arrow"
@@ -25,6 +26,11 @@ _BLOB, _INDEX = FILES = "embedded.blob", "embedded.arrow"
 
 def has_embedded(folder: Path) -> bool:
     return not is_remote(folder) and (folder / _INDEX).is_file()
+
+
+def index_files(folder: Path) -> list[Path]:
+    """The index, if the folder has one."""
+    return [folder / _INDEX] if has_embedded(folder) else []
 
 
 def embedded_index(folder: Path) -> CachedIndex:
@@ -48,7 +54,7 @@ class EmbeddedWriter:
         return Image(name=name)
 
     def keep_all(self, folder: Path) -> None:
-        """Keep the images that another writer left in a folder, in their order there."""
+        """Keep the images that another writer left in a folder, in their order there. Raises DataError for damage."""
         if not has_embedded(folder):
             return
         index = ArchiveIndex(folder / _INDEX)
@@ -57,13 +63,16 @@ class EmbeddedWriter:
                 name = index.keys[row].as_py().decode()
                 if name not in self._kept:
                     blob.seek(int(index.offsets[row]))
-                    self._add(name, blob.read(int(index.sizes[row])))
+                    data = blob.read(int(index.sizes[row]))
+                    if embedded_name(data) != name:
+                        raise damaged_copy(str(folder / _BLOB), name, folder.parent)
+                    self._add(name, data)
 
     def _add(self, name: str, data: bytes) -> None:
         if self._blob is None:
             self._blob = (self._folder / _BLOB).open("wb", buffering=1 << 20)
         self._kept.add(name)
-        self._index.add(name, self._blob.tell(), len(data))
+        self._index.add_kept([name], self._blob.tell(), data)
         self._blob.write(data)
 
     def close(self) -> None:

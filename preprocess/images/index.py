@@ -2,7 +2,8 @@
 
 Rule: an Arrow IPC file, sorted by the 64-bit xxh3 of the key. It is memory-mapped, so a lookup is a binary search and
 memory does not grow with the number of keys. A repeated key stays in the index, marked as unreadable. The digest of the
-file follows it: Arrow trusts the offsets in a file, and with a wrong one it would read and write anywhere.
+file follows it: Arrow trusts the offsets in a file, and with a wrong one it would read and write anywhere. It covers
+the file's name as well, since the index of another archive would give other images.
 """
 
 from __future__ import annotations
@@ -10,6 +11,7 @@ from __future__ import annotations
 import os
 from array import array
 from bisect import bisect_left
+from collections.abc import Iterable
 from enum import IntEnum
 from pathlib import Path
 from typing import NamedTuple
@@ -18,7 +20,9 @@ import numpy as np
 import pyarrow as pa
 import xxhash
 
-VERSION = 4
+from preprocess.images.tail import TAIL_BYTES
+
+VERSION = 5
 
 _DIGEST_BYTES = 16
 
@@ -27,7 +31,8 @@ class Packing(IntEnum):
     """How an image's bytes are packed in the data file; from DUPLICATE on, why they cannot be read.
 
     A CELL is one of a Parquet file (preprocess.images.parquet_cells): its offset is a row, its size the place in a
-    list, its crc the number of the column.
+    list, its crc the number of the column. KEPT is raw in a copy that this project made: its crc and unpacked_size are
+    digests of the image and of its tail (`is_whole`, `is_tail`).
     """
 
     RAW = 0
@@ -37,6 +42,7 @@ class Packing(IntEnum):
     ZIP_DEFLATED = 4
     CELL = 5
     CELL_BASE64 = 6
+    KEPT = 7
     DUPLICATE = 64
     NOT_TEXT = 65
     ENCRYPTED = 66
@@ -63,6 +69,14 @@ class ArchiveEntry(NamedTuple):
     packing: int
     crc: int
     unpacked_size: int
+
+    def is_whole(self, image: bytes) -> bool:
+        """Whether these are the bytes of a KEPT image."""
+        return self.crc == _short_digest(image)
+
+    def is_tail(self, tail: bytes) -> bool:
+        """Whether these are the last TAIL_BYTES of a KEPT image."""
+        return self.unpacked_size == xxhash.xxh3_64_intdigest(tail)
 
 
 def key_bytes(key: str) -> bytes:
@@ -99,8 +113,17 @@ class ArchiveIndexBuilder:
         self.crcs.append(crc)
         self.unpacked_sizes.append(unpacked_size)
 
-    def write(self, path: Path, *, last_wins: bool = False) -> None:
-        """Write the index to a new file, with fsync. last_wins: a repeated key means its last value, as in a tar."""
+    def add_kept(self, keys: Iterable[str], offset: int, image: bytes | memoryview) -> None:
+        """An image of which this project made a copy, under each of its keys."""
+        whole, tail = _short_digest(image), xxhash.xxh3_64_intdigest(memoryview(image)[-TAIL_BYTES:])
+        for key in keys:
+            self.add(key, offset, len(image), Packing.KEPT, whole, tail)
+
+    def write(self, path: Path, *, name: str | None = None, last_wins: bool = False) -> None:
+        """Write the index to a new file, with fsync.
+
+        name: that the file will have, if it is renamed. last_wins: a repeated key means its last value, as in a tar.
+        """
         hashes = np.frombuffer(self.hashes, dtype=np.uint64)
         order = np.argsort(hashes, kind="stable")
         ends, names = pa.py_buffer(self.ends), pa.py_buffer(self.keys)
@@ -126,7 +149,7 @@ class ArchiveIndexBuilder:
                 writer.write_batch(batch)
             file.flush()
             with pa.memory_map(str(path)) as written:
-                file.write(xxhash.xxh3_128_digest(written.read_buffer()))
+                file.write(_digest(name or path.name, written.read_buffer()))
             file.flush()
             os.fsync(file.fileno())
 
@@ -138,7 +161,7 @@ class ArchiveIndex:
         with pa.memory_map(str(path)) as file:
             whole = file.read_buffer()
         size = len(whole) - _DIGEST_BYTES
-        if size <= 0 or xxhash.xxh3_128_digest(whole.slice(0, size)) != whole.slice(size).to_pybytes():
+        if size <= 0 or _digest(path.name, whole.slice(0, size)) != whole.slice(size).to_pybytes():
             raise pa.ArrowInvalid("it is not the file that was written")
         batch = pa.ipc.open_file(pa.BufferReader(whole.slice(0, size))).get_batch(0)
         self.keys = batch.column("key")
@@ -182,6 +205,16 @@ class ArchiveIndex:
     def example(self) -> str | None:
         """One of the keys, for messages; None if the index is empty."""
         return bytes(self.keys[0].as_py()).decode("utf-8", "replace") if len(self.keys) else None
+
+
+def _digest(name: str, content: pa.Buffer) -> bytes:
+    digest = xxhash.xxh3_128(content)
+    digest.update(os.fsencode(name))
+    return digest.digest()
+
+
+def _short_digest(image: bytes | memoryview) -> int:
+    return xxhash.xxh3_64_intdigest(image) & 0xFFFFFFFF
 
 
 def _mark_repeats(

@@ -15,6 +15,7 @@ from typing import BinaryIO, NamedTuple
 
 import xxhash
 
+from dst.common.os_errors import os_error_text
 from preprocess.containers import marks
 from preprocess.containers.remote_path import is_remote
 from preprocess.errors import DataError
@@ -64,7 +65,7 @@ ARCHIVES = (
 def build_index(path: Path, cache: Path) -> None:
     """Index an archive, unless its index exists. Raises DataError for a file that is not a usable archive."""
     cached, kind = _place(path, cache)
-    if cached.index_file.exists():
+    if _is_complete(cached):
         return
     folder = cached.index_file.parent
     new_index, new_data = partial_path(cached.index_file), partial_path(cached.index_file.with_suffix(".blob"))
@@ -77,7 +78,7 @@ def build_index(path: Path, cache: Path) -> None:
                 flush_and_close(blob)
         elif kind.add_all:
             kind.add_all(path, index)
-        index.write(new_index, last_wins=kind.last_wins)
+        index.write(new_index, name=cached.index_file.name, last_wins=kind.last_wins)
         if _place(path, cache)[0] != cached:
             raise DataError(f"{path}: changed while it was being indexed; run again when the file is complete")
         if kind.unpack:
@@ -85,7 +86,7 @@ def build_index(path: Path, cache: Path) -> None:
         new_index.replace(cached.index_file)  # last: an index means that its data file is complete
         sync_folder(folder)
     except OSError as error:
-        raise DataError(f"{error.filename or path}: {error.strerror or error}") from None
+        raise DataError(os_error_text(error, action=str(path))) from None
     finally:
         new_index.unlink(missing_ok=True)
         new_data.unlink(missing_ok=True)
@@ -95,7 +96,7 @@ def build_index(path: Path, cache: Path) -> None:
 def find_index(path: Path, cache: Path) -> CachedIndex:
     """The index of an archive. Raises DataError if there is none for its current state."""
     cached, _ = _place(path, cache)
-    if not cached.index_file.exists():
+    if not _is_complete(cached):
         raise DataError(f"{path}: has no index in {cache}, or changed after it was indexed; run again to index it")
     return cached
 
@@ -118,7 +119,7 @@ def is_prepared(path: Path, cache: Path) -> bool:
     try:
         if is_listed(path):
             return listing_file(path, cache).exists()
-        return path.is_dir() or _place(path, cache)[0].index_file.exists()
+        return path.is_dir() or _is_complete(_place(path, cache)[0])
     except DataError:  # `build_index` reports it
         return False
 
@@ -126,6 +127,10 @@ def is_prepared(path: Path, cache: Path) -> bool:
 def listing_file(path: Path, cache: Path) -> Path:
     """Where the listing of a folder in object storage is."""
     return cache / FOLDER / f"{_named(path)}-{xxhash.xxh3_64_hexdigest(f'{VERSION} listing'.encode())}.arrow"
+
+
+def _is_complete(cached: CachedIndex) -> bool:
+    return cached.index_file.is_file() and (is_remote(cached.data_file) or cached.data_file.is_file())
 
 
 def _place(path: Path, cache: Path) -> tuple[CachedIndex, ArchiveKind]:

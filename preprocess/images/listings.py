@@ -29,7 +29,7 @@ def list_folder(path: Path, index_file: Path) -> None:
             for name, entry in part.items():
                 index.add(name, entry.mark, entry.size)
         index_file.parent.mkdir(parents=True, exist_ok=True)
-        index.write(partial, last_wins=True)
+        index.write(partial, name=index_file.name, last_wins=True)
         partial.replace(index_file)
         sync_folder(index_file.parent)
     except OSError as error:

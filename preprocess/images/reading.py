@@ -9,9 +9,10 @@ import errno
 import os
 import re
 import stat
+from pathlib import Path
 
 from preprocess.adapters.parsing.sample_records import natural_order
-from preprocess.errors import RejectError
+from preprocess.errors import DataError, RejectError
 
 MAX_IMAGE_BYTES = 512 << 20
 MAX_NAME_CHARACTERS = 4096
@@ -57,6 +58,14 @@ def read_exactly(file: int, path: str, size: int, offset: int) -> bytes:
             raise OSError(errno.EIO, expected, path)
         data += more
     return data
+
+
+def damaged_copy(file: str, name: str, remove: Path) -> DataError:
+    """The error for an image whose copy in the cache is not the one that was made."""
+    return DataError(
+        f"{file}: the copy of image {name!r} is damaged; expected the bytes that were written; "
+        f"remove {remove}, which the next run makes again"
+    )
 
 
 def with_path(error: OSError, path: str) -> OSError:

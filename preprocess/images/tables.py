@@ -98,7 +98,7 @@ def _add_base64(keys: list[Any], values: list[Any], index: ArchiveIndexBuilder, 
         try:
             _add(index, blob, [str(key)], decode_base64((text or "").encode()))  # a lone surrogate is a ValueError
         except ValueError:
-            _add(index, blob, [str(key)], b"", Packing.NOT_TEXT)
+            index.add(str(key), blob.tell(), 0, Packing.NOT_TEXT)
 
 
 def _add_images(first: int, column: str, cells: list[Any], index: ArchiveIndexBuilder, blob: BinaryIO) -> None:
@@ -117,12 +117,10 @@ def _add(
     blob: BinaryIO,
     keys: list[str],
     image: bytes | memoryview,
-    packing: Packing = Packing.RAW,
 ) -> None:
     offset = blob.tell()
     blob.write(image)
-    for key in keys:
-        index.add(key, offset, len(image), packing)
+    index.add_kept(keys, offset, image)
 
 
 def _index_columns(schema: pa.Schema) -> list[Any]:

@@ -37,3 +37,11 @@ def test_other_errors_and_named_ones_pass_as_they_are(tmp_path: Path) -> None:
         with pytest.raises(OSError) as error, disk_named(tmp_path):  # noqa: PT011
             raise raised
         assert error.value is raised
+
+
+def test_a_folder_with_the_name_of_a_file_is_named_and_nothing_else_is_left(tmp_path: Path) -> None:
+    (tmp_path / "a").mkdir()
+    with pytest.raises(IsADirectoryError) as error:
+        replace_file(tmp_path / "a", b"content")
+    assert error.value.filename == str(tmp_path / "a")
+    assert [path.name for path in tmp_path.iterdir()] == ["a"]

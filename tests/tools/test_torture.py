@@ -28,7 +28,8 @@ def test_flips_and_forgeries_are_found(small: SmallBuild) -> None:
 
 
 def test_a_damaged_cache_gives_the_same_bytes_or_a_clear_error(small: SmallBuild) -> None:
-    assert damage.cache_flips(small, 8, random.Random(2)).losses == []
+    for kind in (damage.cache_flips, damage.cache_mix_ups):
+        assert kind(small, 12, random.Random(2)).losses == []
 
 
 def test_mutated_inputs_are_rejects_or_errors_of_one_line(tmp_path: Path) -> None:
@@ -38,7 +39,7 @@ def test_mutated_inputs_are_rejects_or_errors_of_one_line(tmp_path: Path) -> Non
 
 
 def test_kills_and_full_disks_lose_nothing_and_the_table_says_so(capsys: pytest.CaptureFixture[str]) -> None:
-    counts = {"kills": 2, "disks": 1, "flips": 1, "cache-flips": 0, "forgeries": 0, "mutations": 0}
+    counts = {"kills": 2, "disks": 1, "flips": 1, "cache-flips": 0, "cache-mix-ups": 0, "forgeries": 0, "mutations": 0}
     code = main([f"--{name}={count}" for name, count in counts.items()])
     lines = capsys.readouterr().out.splitlines()
     assert lines[0] == "seed 1"

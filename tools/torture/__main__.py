@@ -22,6 +22,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         ("disks", 50, "builds whose writes fail"),
         ("flips", 500, "flipped bits in builds"),
         ("cache-flips", 100, "flipped bits in caches of builds"),
+        ("cache-mix-ups", 100, "files in caches of builds that are cut, removed or exchanged"),
         ("forgeries", 500, "manifests with a forged value and the right hash"),
         ("mutations", 10_000, "mutated annotation files, images and archives"),
     ):
@@ -52,6 +53,7 @@ def run(options: argparse.Namespace, folder: Path) -> list[Outcomes]:
         interruptions.full_disks(small, options.disks, rng("disks")),
         damage.flips(small, options.flips, rng("flips")),
         damage.cache_flips(small, options.cache_flips, rng("cache flips")),
+        damage.cache_mix_ups(small, options.cache_mix_ups, rng("cache mix-ups")),
         damage.forgeries(small, options.forgeries, rng("forgeries")),
         *mutations(folder / "mutated", options.mutations, rng("mutations")),
     ]

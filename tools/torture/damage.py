@@ -17,7 +17,7 @@ from tools.torture.outcomes import Outcomes, loss_of
 from tools.torture.small_build import SmallBuild
 
 OF_MODELS = (".safetensors", ".json", ".jinja")
-CACHED = ("ingest", "stores", "tasks", "tokenizer", "fingerprints")
+CACHED = ("ingest", "stores", "tasks", "tokenizer", "fingerprints", "frames")
 
 
 def flips(small: SmallBuild, count: int, rng: random.Random) -> Outcomes:
@@ -38,22 +38,41 @@ def flips_in(folder: Path, check: Callable[[], Sequence[str]], count: int, rng: 
 
 def cache_flips(small: SmallBuild, count: int, rng: random.Random) -> Outcomes:
     """A bit of a file that a build keeps for the next one: that one gives the same bytes, or a clear error."""
-    outcomes = Outcomes("cache flips")
-    for number in range(count):
-        out = small.folder / f"cache-{number}"
-        shutil.copytree(small.whole, out)
-        files = [path for part in CACHED for path in sorted((out / ".cache" / part).rglob("*")) if path.is_file()]
-        path = rng.choice([path for path in files if path.stat().st_size])
+
+    def flip(path: Path, out: Path) -> str:
         bit = rng.randrange(path.stat().st_size * 8)
-        if rng.random() < 0.5:  # the shards have to be compiled again from what the cache has
-            shutil.rmtree(out / ".cache/tasks")
-            path = path if path.exists() else next((out / ".cache/ingest").rglob("records.jsonl"))
-            bit %= path.stat().st_size * 8
         _flip(path, bit)
-        name = f"{number}, bit {bit} of {path.relative_to(out)}"
-        outcomes.count(name, loss_of(lambda out=out: _rebuilt(small, out)))  # type: ignore[misc]
-        shutil.rmtree(out)
-    return outcomes
+        return f"bit {bit}"
+
+    return _in_caches("cache flips", flip, small, count, rng)
+
+
+def cache_mix_ups(small: SmallBuild, count: int, rng: random.Random) -> Outcomes:
+    """Such a file is cut, emptied, lengthened, removed, made a folder, or has the content of another of its kind."""
+
+    def mix_up(path: Path, out: Path) -> str:
+        content = path.read_bytes()
+        others = [other for other in _cached(out) if other.suffix == path.suffix and other != path]
+        match rng.randrange(6):
+            case 0 | 1 if others:
+                other = rng.choice(others)
+                path.write_bytes(other.read_bytes())
+                return f"the content of {other.relative_to(out)} as"
+            case 2:
+                path.unlink()
+                return "without"
+            case 3:
+                path.unlink()
+                path.mkdir()
+                return "a folder as"
+            case 4:
+                path.write_bytes(content + b"\0")
+                return "one byte more in"
+        size = rng.randrange(len(content))
+        path.write_bytes(content[:size])
+        return f"the first {size} bytes"
+
+    return _in_caches("cache mix-ups", mix_up, small, count, rng)
 
 
 def forgeries(small: SmallBuild, count: int, rng: random.Random) -> Outcomes:
@@ -78,6 +97,28 @@ def forgeries(small: SmallBuild, count: int, rng: random.Random) -> Outcomes:
         outcomes.count(name, loss_of(lambda: _read_all(small.whole)))
         (small.whole / "manifest.json").write_bytes(text)
     return outcomes
+
+
+def _in_caches(
+    kind: str, damage: Callable[[Path, Path], str], small: SmallBuild, count: int, rng: random.Random
+) -> Outcomes:
+    """damage: changes a file of a copy of the build, and says how."""
+    outcomes = Outcomes(kind)
+    for number in range(count):
+        out = small.folder / f"cache-{number}"
+        shutil.copytree(small.whole, out)
+        if rng.random() < 0.5:  # the shards have to be compiled again from what the cache has
+            shutil.rmtree(out / ".cache/tasks")
+        path = rng.choice(_cached(out))
+        name = f"{number}, {damage(path, out)} of {path.relative_to(out)}"
+        outcomes.count(name, loss_of(lambda out=out: _rebuilt(small, out)))  # type: ignore[misc]
+        shutil.rmtree(out)
+    return outcomes
+
+
+def _cached(out: Path) -> list[Path]:
+    files = [path for part in CACHED for path in sorted((out / ".cache" / part).rglob("*")) if path.is_file()]
+    return [path for path in files if path.stat().st_size]
 
 
 def _flips(kind: str, files: Sequence[Path], count: int, rng: random.Random, build_folder: Path) -> Outcomes:

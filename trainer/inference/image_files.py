@@ -1,8 +1,9 @@
 """Keys and values of images as files of a folder, for the next start of the server and for others on this machine.
 
-A file is 16 bytes of xxh3_128 and then safetensors of that digest, `k0`, `v0`, `k1`, ... [K, Q, D]. Its name has the
-fingerprint of the model and the digest of the image, so a folder may be shared, and may be deleted at any time. Files
-that are damaged are removed; what was used longest ago is removed first when the folder is full.
+A file is the 16 bytes of the xxh3_128 of its name and content, and then its content: safetensors `k0`, `v0`, `k1`, ...
+[K, Q, D]. Its name has the fingerprint of the model and the digest of the image, so a folder may be shared, and may be
+deleted at any time. Files that are damaged, or have the content of another, are removed; what was used longest ago is
+removed first when the folder is full.
 
 Rule: the folder is listed at the start, and then each time that this process has written a sixteenth of the limit. A
 listing finds what others wrote or removed, and makes room for the next sixteenth. So one process keeps to the limit,
@@ -70,7 +71,7 @@ class ImageFiles:
             self._note(f"{path}: cannot be read ({error.strerror}); the image is read again")
             return None
         body = memoryview(data)[_DIGEST_BYTES:]
-        states = self._parsed(body) if xxhash.xxh3_128_digest(body) == data[:_DIGEST_BYTES] else None
+        states = self._parsed(body) if _digest(path, body) == data[:_DIGEST_BYTES] else None
         if states is None:
             self._note(f"{path}: is damaged and is removed; the image is read again")
             with suppress(OSError):  # a folder that cannot be written
@@ -100,7 +101,7 @@ class ImageFiles:
                 self._make_room(max(size, self._limit_bytes // _LISTINGS))
             self._room_bytes -= size
             with partial.open("wb") as file:  # not flushed to disk: a file that a crash cuts off is found by its digest
-                file.write(xxhash.xxh3_128_digest(body))
+                file.write(_digest(path, body))
                 file.write(body)
             partial.replace(path)
         except OSError as error:
@@ -138,6 +139,12 @@ class ImageFiles:
             Path(path).unlink(missing_ok=True)
             excess -= size
         self._room_bytes = num_bytes
+
+
+def _digest(path: Path, body: bytes | memoryview) -> bytes:
+    digest = xxhash.xxh3_128(path.name.encode())
+    digest.update(body)
+    return digest.digest()
 
 
 def fingerprint_of(model: VisionChatModel) -> str:

@@ -24,6 +24,13 @@ def test_an_array_is_read_in_the_form_that_is_expected_alone(tmp_path: Path, len
     assert read_array(tmp_path / "none.npy", PAIR) is None
 
 
+def test_an_array_that_has_the_content_of_another_file_is_as_none(tmp_path: Path) -> None:
+    for name in ("a", "b"):
+        write_array(tmp_path / f"{name}.npy", np.frombuffer(name.encode() * 8, dtype=np.uint64))
+    (tmp_path / "a.npy").write_bytes((tmp_path / "b.npy").read_bytes())
+    assert read_array(tmp_path / "a.npy", np.dtype(np.uint64)) is None
+
+
 def test_every_flipped_bit_and_every_cut_makes_an_array_as_none(tmp_path: Path) -> None:
     path = tmp_path / "a.npy"
     write_array(path, np.arange(4, dtype=np.uint64))

@@ -125,8 +125,8 @@ def test_a_worker_that_leaves_ends_the_run_with_its_exit_code() -> None:
     ("function", "text"),
     [
         (refuse, "file.json: cannot be used"),
-        (disk_full, "file.json: No space left on device; free some space or fix the folder"),
-        (full_without_name, "writing: No space left on device; free some space or fix the folder"),
+        (disk_full, "file.json: No space left on device; free some space, and run it again"),
+        (full_without_name, "writing: No space left on device; free some space, and run it again"),
         (full_in_rust, "reading or writing: No space left on device (os error 28); free some space and run it again"),
         (bare_os_error, "reading or writing: file.json is truncated"),
     ],

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
 
 import pytest
@@ -9,7 +10,7 @@ import pytest
 from preprocess.compiler.sealed_json import read_sealed, write_sealed
 from preprocess.compiler.spool import Spool
 from preprocess.errors import DataError
-from tests.support.small_blends import build, files_of, image_blend
+from tests.support.small_blends import build, chat_record, files_of, image_blend, jpeg, write_blend, write_chat
 
 
 def test_every_flipped_bit_of_a_sealed_value_or_its_files_is_found(tmp_path: Path) -> None:
@@ -26,6 +27,37 @@ def test_every_flipped_bit_of_a_sealed_value_or_its_files_is_found(tmp_path: Pat
             with pytest.raises(ValueError, match="is damaged"):
                 read_sealed(path, [other])
         file.write_bytes(whole)
+
+
+def test_a_value_of_another_owner_is_damaged(tmp_path: Path) -> None:
+    for name in ("a", "b"):
+        write_sealed(tmp_path / f"{name}.json", name)
+        write_sealed(tmp_path / f"{name}-done.json", name, owner=name)
+    shutil.copyfile(tmp_path / "b.json", tmp_path / "a.json")
+    with pytest.raises(ValueError, match="is damaged"):
+        read_sealed(tmp_path / "a.json")
+    assert read_sealed(tmp_path / "b-done.json", owner="b") == "b"
+    with pytest.raises(ValueError, match="is damaged"):
+        read_sealed(tmp_path / "b-done.json", owner="a")
+
+
+@pytest.mark.parametrize("kept", ["tasks/*.json", "fingerprints/*.npy"])
+def test_results_that_were_exchanged_are_made_again(tmp_path: Path, kept: str) -> None:
+    for name, first in (("mine", 0), ("other", 8)):
+        write_chat(tmp_path / name, [chat_record(first + number, images=[f"{number}.jpg"]) for number in range(8)])
+        for number in range(8):
+            (tmp_path / name / f"{number}.jpg").write_bytes(jpeg(first + number))
+    datasets = [{"name": name, "adapter": "chat", "root": name} for name in ("mine", "other")]
+    blend = write_blend(tmp_path / "blend.yaml", datasets, dedupe="near", split={"eval": 0.3, "copies": "near"})
+    build(blend)
+    whole = files_of(tmp_path / "build")
+    paths = sorted((tmp_path / "build/.cache").glob(kept))
+    contents = [path.read_bytes() for path in paths]
+    assert len(paths) > 2
+    for path, content in zip(paths, contents[1:] + contents[:1], strict=True):
+        path.write_bytes(content)
+    build(blend)
+    assert files_of(tmp_path / "build") == whole
 
 
 @pytest.mark.parametrize(

@@ -181,3 +181,55 @@ def test_a_git_lfs_pointer_in_place_of_an_archive_is_named(tmp_path: Path) -> No
     path.write_bytes(b"version https://git-lfs.github.com/spec/v1\noid sha256:4d7a\nsize 12345\n")
     with pytest.raises(DataError, match=r"images\.tar: is a Git LFS pointer"):
         prepare_store(path, tmp_path / "cache")
+
+
+def test_the_index_of_another_archive_is_not_used(tmp_path: Path) -> None:
+    cache = tmp_path / "cache"
+    for name in ("a.tar", "b.tar"):
+        as_tar(tmp_path / name, {"k": name.encode() * 9, "padding": bytes(600)})
+        prepare_store(tmp_path / name, cache)
+    own, other = (next(cache.glob(f"stores/{name}*.arrow")) for name in ("a.tar", "b.tar"))
+    own.write_bytes(other.read_bytes())
+    with pytest.raises(DataError, match=rf"{own}: cannot be read \(it is not the file that was written\); delete it"):
+        open_store(tmp_path / "a.tar", cache)
+
+
+@pytest.mark.parametrize("kind", ["hf parquet", "mimicit parquet"])
+def test_every_flipped_bit_of_a_copy_is_found_when_its_image_is_read(kind: str, tmp_path: Path) -> None:
+    path, cache = tmp_path / "a.parquet", tmp_path / "cache"
+    images = {f"{number}.jpg": bytes([number]) * (5000 * number + 7) for number in range(2)}
+    {"hf parquet": as_hugging_face_parquet, "mimicit parquet": as_mimicit_parquet}[kind](path, images)
+    prepare_store(path, cache)
+    (copy,) = cache.glob("stores/*.blob")
+    whole = copy.read_bytes()
+    for byte in (0, 6, 7, 8, 900, len(whole) - 4097, len(whole) - 4096, len(whole) - 1):
+        damaged = bytearray(whole)
+        damaged[byte] ^= 1
+        copy.write_bytes(damaged)
+        store, name = open_store(path, cache), f"{int(byte > 6)}.jpg"
+        with pytest.raises(DataError, match=rf"{copy}: the copy of image '{name}' is damaged.*remove .*\.arrow, which"):
+            store.read(name)
+        assert store.read(f"{int(byte <= 6)}.jpg") == images[f"{int(byte <= 6)}.jpg"]
+        if byte >= len(whole) - 4096:
+            with pytest.raises(DataError, match="is damaged"):
+                store.tail(name)
+    copy.write_bytes(whole[:-1])
+    with pytest.raises(DataError, match=r"copy of image '1\.jpg' is damaged"):
+        open_store(path, cache).read("1.jpg")
+
+
+@pytest.mark.parametrize("state", ["missing", "a folder"])
+def test_a_copy_that_is_not_there_is_made_again_or_what_is_there_named(state: str, tmp_path: Path) -> None:
+    path, cache = tmp_path / "a.parquet", tmp_path / "cache"
+    as_hugging_face_parquet(path, {"k": b"photo"})
+    prepare_store(path, cache)
+    (copy,) = cache.glob("stores/*.blob")
+    copy.unlink()
+    assert not is_prepared(path, cache)
+    if state == "missing":
+        prepare_store(path, cache)
+        assert open_store(path, cache).read("k") == b"photo"
+    else:
+        copy.mkdir()
+        with pytest.raises(DataError, match=rf"{copy}: Is a directory; a file is expected there: move the folder away"):
+            prepare_store(path, cache)

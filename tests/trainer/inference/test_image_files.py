@@ -79,6 +79,20 @@ def test_every_damaged_byte_is_noticed_and_the_file_is_removed(tmp_path: Path) -
     assert "is damaged and is removed" in folder.notes[0]
 
 
+@pytest.mark.parametrize(("model", "image"), [("f" * 32, b"other"), ("a" * 32, b"image")])
+def test_the_content_of_another_image_or_model_is_not_used(tmp_path: Path, model: str, image: bytes) -> None:
+    folder = Folder(tmp_path)
+    folder.files.write(b"image", states(1))
+    (path,) = tmp_path.iterdir()
+    other = Folder(tmp_path, model)
+    other.files.write(image, states(2))
+    (other_path,) = {*tmp_path.iterdir()} - {path}
+    path.write_bytes(other_path.read_bytes())
+    assert folder.files.read(b"image") is None
+    assert "is damaged and is removed" in folder.notes[0]
+    assert same(other.files.read(image), states(2))
+
+
 def test_a_damaged_file_that_may_not_be_removed_is_only_noted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def refuse(*_: object, **__: object) -> None:
         raise PermissionError(13, "Permission denied")
