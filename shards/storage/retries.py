@@ -77,9 +77,11 @@ def _is_refusal(error: Exception) -> bool:
 
 def _is_untrusted(error: BaseException | None) -> bool:
     """Whether it is about the certificate of a server; libraries wrap what Python says of that."""
-    while error is not None and not isinstance(error, ssl.SSLCertVerificationError):
+    seen: list[BaseException] = []  # what is raised again may be the cause of its own cause
+    while error is not None and error not in seen:
+        seen.append(error)
         error = error.__cause__ or error.__context__
-    return error is not None
+    return any(isinstance(cause, ssl.SSLCertVerificationError) for cause in seen)
 
 
 def _step(error: Exception) -> str:

@@ -158,6 +158,20 @@ def test_a_refusal_without_a_reason_is_explained(monkeypatch: pytest.MonkeyPatch
         shards.storage.retries.retried(fail)
 
 
+def test_an_error_that_is_the_cause_of_its_cause_ends(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(shards.storage.retries, "FIRST_WAIT_S", 0.0)
+
+    def fail() -> None:
+        cause = TimeoutError("timed out")
+        try:
+            raise ValueError from cause
+        except ValueError:
+            raise cause from None
+
+    with pytest.raises(NetworkError, match=r"after 5 tries.* TimeoutError"):
+        shards.storage.retries.retried(fail)
+
+
 def test_a_bug_is_not_taken_for_a_bad_network() -> None:
     with pytest.raises(ZeroDivisionError):
         shards.storage.retries.retried(lambda: 1 // 0)
