@@ -168,6 +168,18 @@ def load_tokenizer(path: str | Path, add_tokens: Sequence[str] = (), *, tried: b
     )
 
 
+def load_tokenizer_file(path: Path) -> tokenizers.Tokenizer:
+    """A tokenizer.json as the library loads it, after a trial. Raises TokenizerError if it cannot be used."""
+    definition = read_json(path)
+    problem = trial_problem(_plain(definition))
+    if problem is None:
+        try:
+            return _build(definition)
+        except Exception as error:  # the Rust library raises bare Exception
+            problem = str(error)
+    raise TokenizerError(f"{path}: cannot be used ({problem}); download it again")
+
+
 def _locate(name: str) -> Path:
     if (Path(name) / "tokenizer.json").is_file():
         return Path(name)

@@ -104,13 +104,9 @@ def adds_begin_token(folder: Path, names: Mapping[str, Any]) -> bool:
     path = folder / "tokenizer.json"
     if not path.is_file():
         return chosen is True
-    import tokenizers
+    from dst.tokenizer import load_tokenizer_file
 
-    try:
-        tokenizer = tokenizers.Tokenizer.from_file(str(path))
-    except Exception as error:  # the Rust library raises bare Exception
-        raise TokenizerError(f"{path}: cannot be used ({error})") from None
-    return tokenizer.encode("a").tokens[:1] == [bos]
+    return load_tokenizer_file(path).encode("a").tokens[:1] == [bos]
 
 
 def _templates(folder: Path) -> dict[str, tuple[str, str]]:

@@ -90,7 +90,7 @@ def latest(out: Path) -> Path | None:
     folders = complete(out)
     try:
         named = out / FOLDER / (out / FOLDER / LATEST).read_text(encoding="utf-8").strip()
-    except OSError:
+    except (OSError, ValueError):  # of a file that is damaged
         named = None
     return named if named in folders.values() else folders[max(folders)] if folders else None
 
@@ -100,7 +100,7 @@ def best(out: Path) -> tuple[Path, float] | None:
     try:
         record = json.loads((out / FOLDER / BEST).read_text(encoding="utf-8"))
         folder, loss = out / FOLDER / str(record["checkpoint"]), float(record["loss"])
-    except (OSError, ValueError, KeyError, TypeError, RecursionError):
+    except (OSError, ValueError, KeyError, TypeError, OverflowError, RecursionError):
         return None
     return (folder, loss) if (folder / CONTENT).exists() else None
 

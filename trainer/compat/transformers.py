@@ -27,9 +27,22 @@ from contextlib import contextmanager
 from typing import Any, Protocol
 
 import torch
+from huggingface_hub.errors import StrictDataclassError
 from torch import nn
 
 Function = Callable[..., Any]
+
+LIBRARY_ERRORS = (
+    StrictDataclassError,
+    RuntimeError,
+    TypeError,
+    ValueError,
+    AttributeError,
+    LookupError,
+    ArithmeticError,
+    AssertionError,
+)
+"""What a model of transformers raises if its sizes do not fit, or if it is called in a way that it does not support"""
 
 
 def cache_argument() -> str:

@@ -16,6 +16,7 @@ import numpy as np
 import torch
 
 from trainer.attention.layout import build_layout
+from trainer.compat.transformers import LIBRARY_ERRORS
 from trainer.inference.cached_decoder import Prompt
 from trainer.inference.image_states import ImageReader
 from trainer.inference.rows import Read, Rows
@@ -24,7 +25,6 @@ from trainer.inference.shared_rows import SharedRows
 from trainer.inference.state_cache import StateCache
 from trainer.inference.uncached_decoder import cache_is_right
 from trainer.model.decoder import attention_window
-from trainer.model.decoder_checks import LIBRARY_ERRORS
 from trainer.model.decoder_logits import finish_logits
 from trainer.model.decoder_protocol import HfConfig, takes_positions
 from trainer.model.vision_chat import VisionChatModel

@@ -17,8 +17,8 @@ import numpy.typing as npt
 import torch
 
 from trainer.attention.layout import build_layout
+from trainer.compat.transformers import LIBRARY_ERRORS
 from trainer.inference.cached_decoder import CachedDecoder, Prompt
-from trainer.model.decoder_checks import LIBRARY_ERRORS
 from trainer.model.decoder_logits import finish_logits
 from trainer.model.decoder_protocol import takes_positions
 from trainer.model.vision_chat import VisionChatModel

@@ -19,9 +19,9 @@ from safetensors import SafetensorError
 from dst.common.suggest import nearest
 from dst.errors import ConfigError
 from trainer.attention.mmca import MMCA
-from trainer.compat.transformers import lacks_attention, load_pretrained, new_model, quiet, reason
+from trainer.compat.transformers import LIBRARY_ERRORS, lacks_attention, load_pretrained, new_model, quiet, reason
 from trainer.config.model import DecoderConfig
-from trainer.model.decoder_checks import LIBRARY_ERRORS, failure
+from trainer.model.decoder_checks import failure
 from trainer.model.decoder_protocol import CausalDecoder, HfConfig, decoder_title
 from trainer.model.decoder_sizes import size_problem
 

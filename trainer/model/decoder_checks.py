@@ -17,13 +17,12 @@ from contextlib import contextmanager
 from typing import Any, NamedTuple
 
 import torch
-from huggingface_hub.errors import StrictDataclassError
 from torch import nn
 
 from dst.errors import ConfigError
 from trainer.attention.layout import AttentionLayout, build_layout
 from trainer.attention.mmca import MMCA
-from trainer.compat.transformers import reason
+from trainer.compat.transformers import LIBRARY_ERRORS, reason
 from trainer.config.model import DecoderConfig
 from trainer.model.decoder_logits import finish_logits, nearly_equal
 from trainer.model.decoder_protocol import CausalDecoder, HfConfig, decoder_title, takes_positions
@@ -31,17 +30,6 @@ from trainer.model.decoder_sizes import size_problem
 
 LENGTH = 6
 """Tokens of each of the two samples"""
-LIBRARY_ERRORS = (
-    StrictDataclassError,
-    RuntimeError,
-    TypeError,
-    ValueError,
-    AttributeError,
-    LookupError,
-    ArithmeticError,
-    AssertionError,
-)
-"""What a model of transformers raises if its sizes do not fit, or if it is called in a way that it does not support"""
 
 
 class _Tried(NamedTuple):

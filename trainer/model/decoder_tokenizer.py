@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from dst.errors import TokenizerError
 from trainer.compat.transformers import hub_file
 from trainer.config.model import DecoderConfig
 
@@ -29,16 +30,19 @@ def check_tokenizer(config: DecoderConfig, folder: Path, *, llava: str | None = 
 
 def _problems(where: str, name: str, what: str, folder: Path, *, with_added_tokens: bool) -> list[str]:
     """with_added_tokens: a LLaVA was trained with the tokens that were added to its decoder's vocabulary."""
-    from tokenizers import Tokenizer
+    from dst.tokenizer import load_tokenizer_file
 
     try:
         path = hub_file(name, FILE)
-        if path is None:
-            return []
-        own_ids = Tokenizer.from_file(path).get_vocab(with_added_tokens=with_added_tokens)
-    except Exception:  # there is no such file, or the tokenizers library, which raises nothing else, cannot read it
+    except Exception:  # there is no such file: the hub's library has a dozen classes for it
         return []
-    build_ids = Tokenizer.from_file(str(folder / FILE)).get_vocab(with_added_tokens=True)
+    if path is None:
+        return []
+    try:
+        own_ids = load_tokenizer_file(Path(path)).get_vocab(with_added_tokens=with_added_tokens)
+        build_ids = load_tokenizer_file(folder / FILE).get_vocab(with_added_tokens=True)
+    except TokenizerError as error:
+        return [f"{where}: {error}"]
     differing = [token for token, number in own_ids.items() if build_ids.get(token) != number]
     if not differing:
         return []

@@ -78,7 +78,7 @@ def model_title(name: str) -> str:
 def read_llava(name: str) -> LlavaFolder:
     """What the files of the folder or hub id say. Raises ConfigError if it is not such a folder, or cannot be read."""
     content = _read(name, CONFIG)
-    config = _parsed(name, content)
+    config = _parsed(name, CONFIG, content)
     if refusal := _other_family(config):
         raise ConfigError([f"{name} is {refusal}"])
     settings = _processor_settings(name)
@@ -121,13 +121,13 @@ def _read(name: str, file: str) -> bytes:
         raise ConfigError([f"{path}: cannot be read ({error.strerror or error})"]) from None
 
 
-def _parsed(name: str, content: bytes) -> Mapping[str, Any]:
+def _parsed(name: str, file: str, content: bytes) -> Mapping[str, Any]:
     try:
         tree = json.loads(content)
     except (ValueError, RecursionError) as error:
-        raise ConfigError([f"{name}: its {CONFIG} is not JSON ({error}); download it again"]) from None
+        raise ConfigError([f"{name}: its {file} is not JSON ({error}); download it again"]) from None
     if not isinstance(tree, dict):
-        raise ConfigError([f"{name}: its {CONFIG} is not an object; download it again"])
+        raise ConfigError([f"{name}: its {file} is not an object; download it again"])
     return tree
 
 
@@ -207,6 +207,9 @@ def _model_config(config: Mapping[str, Any], settings: Mapping[str, Any]) -> tup
     return model, [problem.replace("model.", "", 1) for problem in check_model_values(model)]
 
 
+_LARGEST_NUMBER = 1e9
+"""Of a mean or a standard deviation of pixels"""
+
 _NOTHING = ModelConfig(encoder=EncoderConfig(), decoder=DecoderConfig())
 
 _Triple = tuple[float, ...] | None
@@ -214,7 +217,9 @@ _Triple = tuple[float, ...] | None
 
 def _normalisation(settings: Mapping[str, Any], problems: list[str]) -> tuple[_Triple, _Triple]:
     """Mean and standard deviation of the image processor; None where the family's own are meant."""
-    if settings.get("do_rescale", True) is not True or abs(settings.get("rescale_factor", 1 / 255) * 255 - 1) > 1e-6:
+    factor = settings.get("rescale_factor", 1 / 255)
+    is_usual = isinstance(factor, float) and abs(factor - 1 / 255) < 1e-8
+    if settings.get("do_rescale", True) is not True or not is_usual:
         problems.append("image processor does not scale pixels by 1/255, which dsvl does")
     if settings.get("do_normalize", True) is not True:
         return (0.0, 0.0, 0.0), (1.0, 1.0, 1.0)
@@ -222,10 +227,14 @@ def _normalisation(settings: Mapping[str, Any], problems: list[str]) -> tuple[_T
     if mean is None or std is None:
         return None, None
     for name, values in (("image_mean", mean), ("image_std", std)):
-        if not isinstance(values, list) or len(values) != 3 or not all(type(value) in (int, float) for value in values):
+        if not isinstance(values, list) or len(values) != 3 or not all(map(_is_number, values)):
             problems.append(f"image processor's {name} is {values!r}; expected three numbers")
             return None, None
     return tuple(map(float, mean)), tuple(map(float, std))
+
+
+def _is_number(value: object) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool) and abs(value) < _LARGEST_NUMBER
 
 
 def _processor_settings(name: str) -> Mapping[str, Any]:
@@ -233,7 +242,7 @@ def _processor_settings(name: str) -> Mapping[str, Any]:
     for file, key in (("processor_config.json", "image_processor"), ("preprocessor_config.json", None)):
         path = local_file(name, file)
         if path is not None:
-            tree = _parsed(name, path.read_bytes())
+            tree = _parsed(name, file, path.read_bytes())
             settings = tree if key is None else tree.get(key)
             if isinstance(settings, dict):
                 return settings

@@ -211,7 +211,7 @@ def _read_index(path: Path) -> dict[str, str]:
     try:
         files: dict[str, str] = json.loads(path.read_text(encoding="utf-8"))["weight_map"]
         invalid = [file for file in files.values() if not _NAME.fullmatch(file)]
-    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         raise _damaged(path, f"{type(error).__name__}: {error}") from None
     if invalid:
         raise _damaged(path, f"it names {invalid[0]!r}, which is not a file of weights")

@@ -18,11 +18,10 @@ import torch
 from dst.errors import ConfigError
 from shards.loader import normalize
 from shards.loader.fields import IGNORE, BatchFields
-from trainer.compat.transformers import load_pretrained, reason
+from trainer.compat.transformers import LIBRARY_ERRORS, load_pretrained, reason
 from trainer.config.model import DecoderConfig, ModelConfig
 from trainer.model.build_model import join_decoder
 from trainer.model.decoder import build_decoder
-from trainer.model.decoder_checks import LIBRARY_ERRORS
 from trainer.model.decoder_logits import nearly_equal
 from trainer.model.vision_chat import VisionChatModel
 from trainer.model_io.standard_models import StandardModel

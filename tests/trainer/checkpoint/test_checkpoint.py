@@ -19,6 +19,7 @@ from tests.support.sealed_records import edit_record
 from tests.support.train_runs import folders
 from trainer.checkpoint import discovery
 from trainer.checkpoint import writer as checkpoint_writer
+from trainer.checkpoint.discovery import best, latest
 from trainer.checkpoint.reader import Checkpoint, load_optimizer, load_weights
 
 
@@ -91,6 +92,24 @@ def test_another_runs_checkpoint_is_where_a_run_begins_and_an_own_one_is_where_i
         save_plain(out, engine, step=step)
     assert found(begin) == 20
     assert found(out / "checkpoints/../checkpoints/step-00000010") == 10
+
+
+@pytest.mark.parametrize("damaged", [b"", b"\xff\xfe\x00", b"step-00000009", b"../../x", b"a\0b"])
+def test_a_damaged_pointer_to_the_newest_checkpoint_gives_that_of_the_highest_step(
+    tmp_path: Path, damaged: bytes
+) -> None:
+    folders = [save_plain(tmp_path, PlainEngine(steps=step), step=step).folder for step in (1, 2)]
+    (tmp_path / "checkpoints/latest").write_bytes(damaged)
+    assert latest(tmp_path) == folders[1]
+
+
+@pytest.mark.parametrize(
+    "damaged", ["", "\xff", "[]", "[" * 100_000, '{"checkpoint": 1}', f'{{"checkpoint": "a", "loss": 1{"0" * 400}}}']
+)
+def test_a_damaged_record_of_the_best_checkpoint_is_as_none(tmp_path: Path, damaged: str) -> None:
+    save_plain(tmp_path, PlainEngine(steps=1), step=1)
+    (tmp_path / "checkpoints/best").write_text(damaged, encoding="latin-1")
+    assert best(tmp_path) is None
 
 
 def test_a_description_that_lacks_something_is_named(tmp_path: Path) -> None:

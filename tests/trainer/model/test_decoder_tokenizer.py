@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import json
+import re
 import shutil
 from pathlib import Path
 
 import pytest
 
 import dst
+from dst import tokenizer_trial
 from dst.errors import ConfigError
 from tests.support import text_tokenizers, train_runs
 from trainer.config.model import DecoderConfig
@@ -62,6 +64,29 @@ def test_random_decoders_and_those_without_a_file_have_nothing_to_compare(build:
     assert check_tokenizer(DecoderConfig(preset="tiny_llama"), build) == []
     (tmp_path / "empty").mkdir()
     assert check_tokenizer(DecoderConfig(name=str(tmp_path / "empty")), build) == []
+
+
+@pytest.mark.parametrize(
+    ("damaged", "words"),
+    [
+        ("{", r"tokenizer\.json: cannot be read"),
+        ('{"model": {"type": "none"}}', r"tokenizer\.json: cannot be used \(.*\); download it again"),
+    ],
+)
+def test_a_damaged_file_is_a_problem_and_not_taken_for_none(
+    build: Path, tmp_path: Path, damaged: str, words: str
+) -> None:
+    config = decoder(tmp_path / "decoder", text_tokenizers.BYTE_FOLDER)
+    (tmp_path / "decoder/tokenizer.json").write_text(damaged)
+    (problem,) = check_tokenizer(config, build)
+    assert re.match(rf"model\.decoder: {tmp_path / 'decoder'}/{words}", problem)
+
+
+def test_a_file_is_loaded_after_its_trial_alone(build: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(tokenizer_trial, "_sound", set())
+    monkeypatch.setattr(tokenizer_trial, "_TRIAL", "import os; os.abort()")
+    (problem,) = check_tokenizer(decoder(tmp_path / "decoder", text_tokenizers.BYTE_FOLDER), build)
+    assert "the tokenizers library fails on it" in problem
 
 
 def test_a_run_on_ids_of_another_tokenizer_does_not_start(tmp_path: Path) -> None:

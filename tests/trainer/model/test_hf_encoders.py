@@ -143,6 +143,17 @@ def test_nothing_idle_is_left_of_a_transformers_model(kind: str) -> None:
     assert all(parameter.grad is not None for parameter in encoder.parameters())
 
 
+@pytest.mark.parametrize(
+    "wrong",
+    [{"patch_size": "1"}, {"num_attention_heads": 1.5}, {"layer_norm_eps": True}, {"hidden_size": -4}],
+    ids=str,
+)
+def test_a_size_that_cannot_be_is_one_line(wrong: dict[str, Any]) -> None:
+    with pytest.raises(ConfigError, match=r"model\.encoder: .* cannot be built: ") as caught:
+        build_encoder(EncoderConfig(kind="hf", config={"model_type": "clip_vision_model", **VISION, **wrong}))
+    assert [problem.count("\n") for problem in caught.value.problems] == [0]
+
+
 def test_a_folder_that_lacks_weights_is_refused(whole: Callable[[str], tuple[Path, Any]], tmp_path: Path) -> None:
     folder, _ = whole("clip_vision_model")
     weights = load_file(folder / "model.safetensors")

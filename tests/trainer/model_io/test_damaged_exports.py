@@ -84,6 +84,9 @@ def test_an_index_cannot_point_out_of_the_folder(copy: Path) -> None:
     index.write_text(json.dumps(tree))
     with pytest.raises(TrainError, match=f"lack {name}"):
         trainer.load(copy)
+    index.write_text("[" * 100_000)
+    with pytest.raises(TrainError, match=r"index\.json: is damaged \(RecursionError"):
+        trainer.load(copy)
 
 
 @pytest.mark.parametrize(

@@ -22,7 +22,7 @@ from torch import nn
 
 from dst.common.extensions import call, load_callable, wrong_object
 from dst.errors import ConfigError
-from trainer.compat.transformers import reason
+from trainer.compat.transformers import LIBRARY_ERRORS, reason
 from trainer.config.kinds import ENCODER_POINT
 from trainer.config.model import EncoderConfig
 from trainer.errors import TrainError
@@ -91,7 +91,7 @@ def build_encoder(config: EncoderConfig, *, weights: bool = True) -> Encoder:
     function = encoder_function(config.kind)
     try:
         tower = function(config, weights)
-    except (OSError, TypeError, ValueError, RuntimeError, SafetensorError, pickle.UnpicklingError) as error:
+    except (OSError, SafetensorError, pickle.UnpicklingError, *LIBRARY_ERRORS) as error:
         raise ConfigError([f"model.encoder: {_what(config)} cannot be built: {reason(error)}"]) from error
     return Encoder(tower)
 
