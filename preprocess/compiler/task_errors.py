@@ -23,4 +23,5 @@ def failure_text(error: Exception) -> str:
     if error.errno is None:
         full = os.strerror(errno.ENOSPC) in str(error)  # as libraries in other languages report it
         return f"reading or writing: {error}" + ("; free some space and run it again" if full else "")
-    return os_error_text(error, action="writing", next_step="run it again, or fix the folder")
+    is_remote = "://" in str(error.filename)  # its text says what to do
+    return os_error_text(error, action="writing", next_step=None if is_remote else "run it again, or fix the folder")

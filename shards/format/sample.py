@@ -42,6 +42,12 @@ class Sample:
         self.stated_grids = grids
         self.shard, self._metadata = shard, metadata
 
+    def __reduce__(self) -> tuple[Any, ...]:
+        """With bytes of its own: views cannot be sent to another process."""
+        tokens = np.stack([row for row in (self.ids, self.labels, self.branch_ids) if row is not None])
+        images = [bytes(image) for image in self.images]
+        return _received, (self.shard, self.key, bytes(self._metadata), tokens, images, self.stated_grids)
+
     @property
     def metadata(self) -> dict[str, Any]:
         """What FORMAT.md lists: id, dataset, sources, images. Raises ShardError if it is not a JSON object."""
@@ -77,3 +83,15 @@ class Sample:
 
     def __repr__(self) -> str:
         return f"Sample({self.key!r}, {len(self.ids)} ids, {len(self.images)} images)"
+
+
+def _received(
+    shard: str,
+    key: str,
+    metadata: bytes,
+    tokens: npt.NDArray[np.int32],
+    images: Sequence[bytes],
+    grids: tuple[Grid, ...] | None,
+) -> Sample:
+    tokens.flags.writeable = False
+    return Sample(shard, key, memoryview(metadata), tokens, [memoryview(image) for image in images], grids=grids)

@@ -28,7 +28,7 @@ from shards.errors import ShardError
 from shards.images.decode import DECODERS
 from shards.loader.batch import Batch
 from shards.loader.batch_requests import BatchRequests
-from shards.loader.guests import refuse_ranks_of_torch, refuse_workers_of_torch
+from shards.loader.guests import IteratedHere, refuse_ranks_of_torch, refuse_workers_of_torch
 from shards.loader.lookahead import Lookahead, with_strays
 from shards.loader.memory_blocks import LocalBlocks
 from shards.loader.order_settings import SHUFFLES, OrderSettings, cache_plan, choose_order
@@ -45,7 +45,7 @@ logger = logging.getLogger("shards")
 _OPTIONAL = ("max_images", "epochs", "max_sequences", "pack_window", "shuffle_window")
 
 
-class Loader:
+class Loader(IteratedHere):
     """Endless batches over the training split, or one pass over another split.
 
     build: what shards.open gives.

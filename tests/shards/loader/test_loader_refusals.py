@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import multiprocessing
 import os
+import pickle
 import signal
 from collections.abc import Iterable, Iterator
 from multiprocessing.connection import wait
@@ -20,6 +21,7 @@ from shards.loader import Batch, Loader
 from tests.support.handmade_builds import Handmade, draft
 from tests.support.loader_builds import compiled, loader, some
 from tests.support.manifests import edit_manifest
+from tests.support.remote_builds import content
 
 
 @pytest.fixture(scope="module")
@@ -76,6 +78,41 @@ def test_workers_of_torchs_dataloader_are_refused_and_its_own_process_is_not(bui
         ShardError, match=r"is iterated in worker 0 of a torch DataLoader with num_workers=2.*num_workers=0"
     ):
         keys(shared)
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_torchs_dataloader_directly_around_a_loader_is_refused(build: Build, workers: int) -> None:
+    around = torch.utils.data.DataLoader(loader(build), batch_size=None, num_workers=workers)  # type: ignore[arg-type]
+    with pytest.raises(ShardError, match=r"its batches have no numbers; expected `for batch in loader`"):
+        next(iter(around))
+
+
+@pytest.mark.slow
+def test_workers_that_are_not_forked_are_refused(build: Build) -> None:
+    settings: dict[str, Any] = {"multiprocessing_context": "spawn", "persistent_workers": True}
+    around = torch.utils.data.DataLoader(Guest(loader(build)), batch_size=None, num_workers=1, **settings)
+    with pytest.raises(ShardError, match=r"cannot be sent to another process.*expected num_workers=0"):
+        next(iter(around))
+
+
+def test_a_loader_is_not_sent_to_another_process(build: Build) -> None:
+    with pytest.raises(ShardError, match=r"cannot be sent to another process.*Loader\(workers=N\) reads ahead itself"):
+        pickle.dumps(loader(build))
+
+
+@pytest.mark.parametrize("start", ["fork", pytest.param("spawn", marks=pytest.mark.slow)])
+def test_workers_of_torchs_dataloader_give_the_samples_of_a_split(build: Build, start: str) -> None:
+    samples = build["train"]
+    around = torch.utils.data.DataLoader(
+        samples,  # type: ignore[arg-type]
+        batch_size=8,
+        num_workers=2,
+        collate_fn=list,
+        multiprocessing_context=start,
+        persistent_workers=True,
+    )
+    for _ in range(2):
+        assert [content(sample) for batch in around for sample in batch] == [content(sample) for sample in samples]
 
 
 def test_an_endless_run_over_no_samples_is_refused(tmp_path: Path) -> None:
