@@ -26,8 +26,8 @@ class IteratedHere:
     def __reduce__(self) -> NoReturn:
         """Raises ShardError, as where torch's DataLoader starts workers with spawn."""
         raise ShardError(
-            "loader: cannot be sent to another process, such as a worker of a torch DataLoader; expected num_workers=0: "
-            "Loader(workers=N) reads ahead itself"
+            "loader: cannot be sent to another process, such as a worker of a torch DataLoader; expected "
+            "num_workers=0: Loader(workers=N) reads ahead itself"
         )
 
 

@@ -6,6 +6,7 @@ Tasks run in spawned processes. Their functions are in a module of their own, wh
 from __future__ import annotations
 
 import contextlib
+import errno
 import multiprocessing
 import os
 import signal
@@ -19,6 +20,7 @@ import pytest
 from preprocess.blend.resolve import engine_problems
 from preprocess.compiler.engines import ENGINES, keeping_workers, process_engine
 from preprocess.compiler.ray_engine import ray_engine
+from preprocess.compiler.task_errors import failure_text
 from preprocess.errors import DataError
 from tests.support import engine_tasks, extensions
 from tests.support.engine_tasks import (
@@ -288,3 +290,9 @@ def test_a_ray_cluster_reads_with_an_adapter_of_another_package(tmp_path: Path) 
     build(blend, out=tmp_path / "processes")
     build(blend, out=tmp_path / "ray", settings=["engine=ray"], workers=1)
     assert files_of(tmp_path / "processes") == files_of(tmp_path / "ray")
+
+
+def test_an_error_about_a_url_keeps_its_own_next_step_alone() -> None:
+    changed = OSError(errno.EIO, "was written again; run the same command again", "s3://bucket/1.jpg")
+    assert failure_text(changed) == "s3://bucket/1.jpg: was written again; run the same command again"
+    assert failure_text(OSError(errno.EIO, "broken", "/data/1.jpg")).endswith("broken; run it again, or fix the folder")

@@ -62,7 +62,7 @@ def test_a_name_with_a_query_is_a_file(site: WebServer, tmp_path: Path) -> None:
 def test_a_server_without_ranges_is_refused_with_what_to_do(site: WebServer, tmp_path: Path) -> None:
     settings = serve(site, tmp_path / "mine", "stored.zip")
     site.answers["/data/stored.zip"] = sending((tmp_path / "mine/stored.zip").read_bytes() + bytes(1 << 18))
-    with pytest.raises(DataError, match=r"/data/stored\.zip: .*ignores range requests and sends whole files; [^;]* the file$"):
+    with pytest.raises(DataError, match=r"/data/stored\.zip: .*ignores range requests and sends whole files; use a se"):
         build_of(tmp_path, f"{site.url}/data", "remote", **settings)
     assert site.paths().count("/data/stored.zip") < 8  # it is not tried again
 

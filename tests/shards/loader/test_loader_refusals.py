@@ -82,7 +82,8 @@ def test_workers_of_torchs_dataloader_are_refused_and_its_own_process_is_not(bui
 
 @pytest.mark.parametrize("workers", [0, 2])
 def test_torchs_dataloader_directly_around_a_loader_is_refused(build: Build, workers: int) -> None:
-    around = torch.utils.data.DataLoader(loader(build), batch_size=None, num_workers=workers)  # type: ignore[arg-type]
+    ours: Any = loader(build)
+    around: Any = torch.utils.data.DataLoader(ours, batch_size=None, num_workers=workers)
     with pytest.raises(ShardError, match=r"its batches have no numbers; expected `for batch in loader`"):
         next(iter(around))
 
@@ -102,9 +103,9 @@ def test_a_loader_is_not_sent_to_another_process(build: Build) -> None:
 
 @pytest.mark.parametrize("start", ["fork", pytest.param("spawn", marks=pytest.mark.slow)])
 def test_workers_of_torchs_dataloader_give_the_samples_of_a_split(build: Build, start: str) -> None:
-    samples = build["train"]
-    around = torch.utils.data.DataLoader(
-        samples,  # type: ignore[arg-type]
+    samples: Any = build["train"]
+    around: Any = torch.utils.data.DataLoader(
+        samples,
         batch_size=8,
         num_workers=2,
         collate_fn=list,
