@@ -94,8 +94,9 @@ def test_damaged_and_incomplete_folders_are_refused_in_one_line(
     (copy("cut processor") / "preprocessor_config.json").write_text("[" * 100_000)
     (tmp_path / "cut processor/processor_config.json").unlink()
     assert "its preprocessor_config.json is not JSON" in refusal(tmp_path, build_of(), tmp_path / "cut processor")
-    for number, factor in enumerate(("1/255", 10**400, None, [])):
-        edited(copy(f"scaled {number}"), "preprocessor_config.json", rescale_factor=1 if factor is None else factor)
+    factors: tuple[object, ...] = ("1/255", 10**400, 1, [])
+    for number, factor in enumerate(factors):
+        edited(copy(f"scaled {number}"), "preprocessor_config.json", rescale_factor=factor)
         assert "does not scale pixels by 1/255" in refusal(tmp_path, build_of(), tmp_path / f"scaled {number}")
     edited(copy("huge"), "preprocessor_config.json", image_std=[1, 1, 10**400])
     assert "expected three numbers" in refusal(tmp_path, build_of(), tmp_path / "huge")
