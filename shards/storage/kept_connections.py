@@ -19,6 +19,9 @@ TIMEOUT_S = 30.0
 _BLOCK_BYTES = 1 << 20
 """Of a file, sent at once"""
 
+_CLOSED = (ConnectionError, http.client.BadStatusLine, ssl.SSLEOFError, ssl.SSLZeroReturnError)
+"""How a request on a connection that the server closed ends, the last two under TLS"""
+
 
 class KeptConnections:
     """At most `most` of them are kept; any number of threads may ask."""
@@ -46,7 +49,7 @@ class KeptConnections:
             was_open = connection.sock is not None
             try:
                 response = _asked(connection, method, url, headers, body)
-            except (ConnectionError, http.client.BadStatusLine):
+            except _CLOSED:
                 if not was_open:
                     raise
                 connection.close()

@@ -20,13 +20,26 @@ import shards
 import shards.storage.retries
 from shards import ShardError
 from shards.errors import LocationError
+from shards.files import file_sha256
 from shards.storage.signed_requests import SignedRequests
 
 pytestmark = pytest.mark.usefixtures("cache_home")
 
 
 class _Handler(BaseHTTPRequestHandler):
-    """Answers every request for a range with ten bytes, and any other with an empty list of files."""
+    """Answers every request for a range with ten bytes, takes files, and lists none.
+
+    It closes each connection after an answer that does not say so, as servers do after a while without requests.
+    """
+
+    protocol_version = "HTTP/1.1"
+
+    def do_PUT(self) -> None:
+        self.rfile.read(int(self.headers["Content-Length"]))
+        self.send_response(200)
+        self.send_header("Content-Length", "0")
+        self.end_headers()
+        self.close_connection = True
 
     def do_GET(self) -> None:
         content = b"0123456789" if "Range" in self.headers else b"<ListBucketResult></ListBucketResult>"
@@ -34,6 +47,7 @@ class _Handler(BaseHTTPRequestHandler):
         self.send_header("Content-Length", str(len(content)))
         self.end_headers()
         self.wfile.write(content)
+        self.close_connection = True
 
     def log_message(self, *arguments: object) -> None:
         """No line for each request."""
@@ -86,6 +100,18 @@ def test_signed_requests_trust_the_authority_that_is_named(
     assert SignedRequests(files, "root").ranges([("a", 0, 10)]) is None
     monkeypatch.setenv("AWS_CA_BUNDLE", str(certificate))
     assert SignedRequests(files, "root").ranges([("a", 0, 10)]) == [b"0123456789"]
+
+
+def test_a_file_is_sent_again_where_the_server_closed_the_connection(
+    server: str, certificate: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("AWS_CA_BUNDLE", str(certificate))
+    requests = SignedRequests(SimpleNamespace(sign=lambda path, **_: f"{server}/{path}?signature", req_kw={}), "root")
+    file = tmp_path / "a.tar"
+    file.write_bytes(bytes(5 << 20))
+    for _ in range(4):
+        assert requests.put("a.tar", file, file_sha256(file))
+        assert requests.ranges([("a", 0, 10)]) == [b"0123456789"]
 
 
 def test_a_certificate_that_is_not_trusted_is_reported_at_once(server: str, monkeypatch: pytest.MonkeyPatch) -> None:
