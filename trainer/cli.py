@@ -17,6 +17,7 @@ from typing import NoReturn
 import click
 
 from dst.common.cli import note, print_error, run_command
+from dst.common.terminal_text import visible
 from dst.errors import ConfigError, DsvlError
 from trainer.cli_measure import evaluate, report
 from trainer.cli_options import PATH, TrainCommand, allow_extension, cache_options, report_torch
@@ -121,7 +122,7 @@ def export(
         for line in adapter.notes:
             note(line)
         size = f"{adapter.parameters:,} parameters, {adapter.size_bytes / 1e6:,.1f} MB"
-        click.echo(f"{adapter.folder}: an adapter for {adapter.base}, {size}")
+        click.echo(f"{visible(adapter.folder)}: an adapter for {visible(adapter.base)}, {size}")
         return
     from trainer.export import export as exporting
 
@@ -138,10 +139,11 @@ def export(
     for line in exported.notes:
         note(line)
     for reason in exported.refusals:
-        click.echo(f"not a LLaVA folder: {reason}", err=True)
+        click.echo(f"not a LLaVA folder: {visible(reason)}", err=True)
     own = "a dsvl folder (for trainer.load, and for transformers after `import trainer`)"
     kind = {"llava": "a LLaVA folder", "internvl": "an InternVL folder", "dsvl": own}[exported.form]
-    click.echo(f"{exported.folder}: {kind}, {exported.parameters:,} parameters, {exported.size_bytes / 1e6:,.1f} MB")
+    size = f"{exported.parameters:,} parameters, {exported.size_bytes / 1e6:,.1f} MB"
+    click.echo(f"{visible(exported.folder)}: {kind}, {size}")
 
 
 @cli.command()
@@ -199,10 +201,10 @@ def verify(folder: Path) -> None:
     for line in verified.notes:
         note(line)
     for problem in verified.problems:
-        click.echo(problem, err=True)
+        click.echo(visible(problem), err=True)
     count = len(verified.problems)
     result = f"{count} problem{'s' if count > 1 else ''}" if count else "no problems"
-    click.echo(f"{folder}: {verified.files} files, {verified.size_bytes / 1e6:,.1f} MB: {result}")
+    click.echo(f"{visible(folder)}: {verified.files} files, {verified.size_bytes / 1e6:,.1f} MB: {result}")
     if verified.problems:
         sys.exit(1)
 

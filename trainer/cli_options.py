@@ -11,10 +11,27 @@ from typing import Any
 import click
 
 from dst.common.cli import Command, warn
+from dst.common.terminal_text import visible
 
 TORCH_CHECKED = "DSVLTORCH_CHECKED"
 
-PATH = click.Path(path_type=Path)
+
+class _Utf8Path(click.Path):
+    """A path that the safetensors library can open: it refuses others after all work, in words of damage."""
+
+    def __init__(self) -> None:
+        super().__init__(path_type=Path)
+
+    def convert(self, value: str | os.PathLike[str], param: click.Parameter | None, ctx: click.Context | None) -> Path:
+        path = Path(os.fsdecode(super().convert(value, param, ctx)))
+        try:
+            str(path).encode()
+        except UnicodeEncodeError:
+            self.fail(f"{visible(path)}: the name is not UTF-8; rename it", param, ctx)
+        return path
+
+
+PATH = _Utf8Path()
 
 allow_extension = click.option(
     "--allow-extension",

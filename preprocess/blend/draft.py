@@ -18,6 +18,7 @@ from preprocess.blend.guess_names import Names
 from preprocess.blend.own_files import CHAT
 from preprocess.errors import ConfigError
 from preprocess.templates.proposal import matching_builtin
+from shards.files import replace_file
 
 _MAX_FILES = 8
 """How many annotation files are listed by name; more are written as patterns"""
@@ -34,7 +35,7 @@ def write_blend(root: Path, out: Path, tokenizer: str | None = None) -> Discover
     if out.exists():
         raise ConfigError([f"--out {out}: exists already; choose another name, so that your settings are not lost"])
     found = discover(root)
-    out.write_text(_blend_text(found, out.parent, tokenizer), encoding="utf-8")
+    replace_file(out, _blend_text(found, out.parent, tokenizer).encode())
     return found
 
 

@@ -27,7 +27,7 @@ from preprocess.conversation import Conversation, is_url
 from preprocess.errors import ConfigError
 from preprocess.fetch.ledger import Ledger, Outcome, open_ledger
 from preprocess.fetch.report import MISSING, FetchReport
-from shards.files import file_sha256, flush_and_close, partial_path
+from shards.files import disk_named, file_sha256, flush_and_close, partial_path
 
 _AGAIN = ("gone", "refused", "bad_redirect", "private_address", "too_large", "not_image", "opted_out")
 
@@ -98,10 +98,10 @@ def _forget_damaged(ledger: Ledger, *, verify: bool, progress: Progress) -> None
 def _write_missing(folder: Path, rows: Iterator[tuple[str, str, str]]) -> None:
     """One JSON object a line."""
     partial = partial_path(folder / MISSING)
-    file = partial.open("w", encoding="utf-8")
-    for url, state, detail in rows:
-        file.write(json.dumps({"url": url, "state": state, "detail": detail}) + "\n")
-    flush_and_close(file)
+    with disk_named(folder), partial.open("w", encoding="utf-8") as file:
+        for url, state, detail in rows:
+            file.write(json.dumps({"url": url, "state": state, "detail": detail}) + "\n")
+        flush_and_close(file)
     os.replace(partial, folder / MISSING)
 
 

@@ -25,7 +25,7 @@ from preprocess.images.listings import is_listed
 from preprocess.images.parquet_cells import index_cells
 from preprocess.images.tables import unpack_arrow, unpack_parquet
 from preprocess.images.zip_tar import index_tar, index_zip
-from shards.files import flush_and_close, partial_path, sync_folder
+from shards.files import disk_named, flush_and_close, partial_path, sync_folder
 
 FOLDER = "stores"
 MAX_NAME_BYTES = 80
@@ -72,13 +72,14 @@ def build_index(path: Path, cache: Path) -> None:
     index = ArchiveIndexBuilder()
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        if kind.unpack:
-            with new_data.open("wb") as blob:
-                kind.unpack(path, index, blob)
-                flush_and_close(blob)
-        elif kind.add_all:
-            kind.add_all(path, index)
-        index.write(new_index, name=cached.index_file.name, last_wins=kind.last_wins)
+        with disk_named(folder):
+            if kind.unpack:
+                with new_data.open("wb") as blob:
+                    kind.unpack(path, index, blob)
+                    flush_and_close(blob)
+            elif kind.add_all:
+                kind.add_all(path, index)
+            index.write(new_index, name=cached.index_file.name, last_wins=kind.last_wins)
         if _place(path, cache)[0] != cached:
             raise DataError(f"{path}: changed while it was being indexed; run again when the file is complete")
         if kind.unpack:

@@ -16,6 +16,7 @@ from preprocess.templates.builtin import Builtin, find_builtin
 from preprocess.templates.folder import FolderTemplate, read_folder_template
 from preprocess.templates.marking import Marked, mark, open_names
 from preprocess.templates.reference import Reference, reference_of
+from shards.files import replace_file
 
 SUFFIXES = (".jinja", ".j2")
 
@@ -77,7 +78,7 @@ def write_copy(text: str, out: Path) -> None:
         raise ConfigError([f"--out {out}: got the ending {out.suffix!r}; expected {' or '.join(SUFFIXES)}"])
     if out.exists():
         raise ConfigError([f"--out {out}: exists already; choose another name"])
-    out.write_text(text, encoding="utf-8")
+    replace_file(out, text.encode())
 
 
 def _values(published: FolderTemplate, settings: Sequence[str]) -> Mapping[str, str | float]:

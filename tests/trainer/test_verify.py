@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import random
 import subprocess
 from concurrent.futures import ThreadPoolExecutor
@@ -250,6 +251,25 @@ def test_a_run_is_verified_with_all_its_checkpoints(saved: Path) -> None:
     assert damaged.exit_code == 1
     assert damaged.output.count("is damaged") == 3
     assert ": 3 problems" in damaged.output
+
+
+def test_names_of_files_cannot_change_the_terminal(saved: Path) -> None:
+    (saved / "\x1b]0;title\x07.safetensors").write_bytes(b"")
+    shown = CliRunner().invoke(cli, ["verify", str(saved)])
+    assert shown.exit_code == 1
+    assert "\\x1b]0;title\\x07.safetensors: was not written with this folder" in shown.output
+    assert "\x1b" not in shown.output
+
+
+def test_a_folder_whose_name_is_not_utf_8_is_refused_before_work_starts(copy: Path) -> None:
+    odd = copy.with_name(os.fsdecode(b"d\xff"))
+    copy.rename(odd)
+    with pytest.raises(ConfigError, match="the name is not UTF-8; rename it"):
+        trainer.load(odd)
+    for arguments in (["verify", odd], ["chat", "--model", odd], ["export", "--model", copy, "--out", odd]):
+        shown = CliRunner().invoke(cli, [str(argument) for argument in arguments])
+        assert shown.exit_code == 2
+        assert "d\\udcff: the name is not UTF-8; rename it" in shown.output
 
 
 def test_a_folder_that_is_none_of_ours_cannot_be_verified(tmp_path: Path) -> None:

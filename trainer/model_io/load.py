@@ -82,6 +82,10 @@ def load_model(
     edited.
     """
     folder = Path(folder)
+    try:
+        str(folder).encode()
+    except UnicodeEncodeError:  # the safetensors library would call its files damaged
+        raise ConfigError([f"{folder}: the name is not UTF-8; rename it"]) from None
     record = read_record(folder)
     facts, recorded = record.build, record.extensions or {}
     require_consent(folder, record.model, recorded, allow_extensions)

@@ -22,7 +22,7 @@ from typing import TYPE_CHECKING, Any
 
 import orjson
 
-from shards.files import replace_file
+from shards.files import disk_named, replace_file
 
 if TYPE_CHECKING:
     from torch.utils.tensorboard.writer import SummaryWriter
@@ -221,8 +221,9 @@ class Journal:
             self._board.close()
 
     def _line(self, values: Mapping[str, Any]) -> None:
-        self._file.write(json.dumps(values) + "\n")
-        self._file.flush()
+        with disk_named(self._path.parent):
+            self._file.write(json.dumps(values) + "\n")
+            self._file.flush()
 
     def _scalar(self, name: str, value: float, step: int) -> None:
         if self._board is not None:

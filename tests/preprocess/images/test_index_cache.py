@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 
 from preprocess.errors import DataError, RejectError
+from preprocess.images import index_cache
 from preprocess.images.stores import current_files, is_prepared, open_store, prepare_store
 from tests.support.image_archives import (
     KINDS,
@@ -233,3 +234,12 @@ def test_a_copy_that_is_not_there_is_made_again_or_what_is_there_named(state: st
         copy.mkdir()
         with pytest.raises(DataError, match=rf"{copy}: Is a directory; a file is expected there: move the folder away"):
             prepare_store(path, cache)
+
+
+def test_a_full_disk_names_the_folder_of_the_index_and_not_the_archive(
+    tmp_path: Path, files: dict[str, bytes], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    as_hugging_face_parquet(tmp_path / "a.parquet", files)
+    monkeypatch.setattr(index_cache, "flush_and_close", failing(errno.ENOSPC))
+    with pytest.raises(DataError, match=rf"^{tmp_path}/cache/stores: No space .*bytes free\); free some space"):
+        prepare_store(tmp_path / "a.parquet", tmp_path / "cache")
