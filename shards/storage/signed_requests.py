@@ -10,6 +10,7 @@ row a process stops asking this way: behind proxies, or where signed URLs are re
 from __future__ import annotations
 
 import base64
+import logging
 import mimetypes
 import threading
 from collections.abc import Mapping, Sequence
@@ -22,6 +23,8 @@ from urllib.parse import SplitResult, urlsplit
 import fsspec
 
 from shards.storage.kept_connections import KeptConnections
+
+logger = logging.getLogger("shards")
 
 AT_ONCE = 16
 """Requests of a process that run at the same time"""
@@ -97,8 +100,8 @@ class SignedRequests:
             else:
                 starts, ends = ([cut[place] for cut in cuts] for place in (1, 2))
                 pieces = list(self._pool().map(self._get, urls, starts, ends))
-        except Exception:  # of any library below; fsspec asks the same again, and says what is wrong
-            self._failures += 1
+        except Exception as error:  # of any library below; fsspec asks the same again, and says what is wrong
+            self._failed(error)
             self._urls.clear()
             return None
         self._failures = 0
@@ -113,11 +116,18 @@ class SignedRequests:
             return False
         try:
             self._put(path, file, sha256)
-        except Exception:  # as above
-            self._failures += 1
+        except Exception as error:  # as above
+            self._failed(error)
             return False
         self._failures = 0
         return True
+
+    def _failed(self, error: Exception) -> None:
+        self._failures += 1
+        if self._failures == FAILURES:
+            plain = type(error) is OSError  # texts of other errors may hold the URL
+            reason = str(error) if plain else type(error).__name__
+            logger.info("%s: signed URLs do not work (%s); this process uses s3fs instead", self._root, reason)
 
     def _put(self, path: str, file: Path, sha256: str) -> None:
         """Raises OSError, HTTPException or an error of fsspec."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import hashlib
 import hmac
+import logging
 import threading
 from collections.abc import Iterator
 from email.message import Message
@@ -165,6 +166,20 @@ def test_after_some_refusals_nothing_is_asked_any_more(server: _Server, status: 
     for _ in range(10):
         assert requests.ranges([("a", 0, 50)]) is None
     assert server.connections == signed_requests.FAILURES
+
+
+def test_giving_up_is_logged_once_without_a_signature(
+    server: _Server, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    server.status = 403
+    requests = SignedRequests(signing(server), "bucket/build")
+    with caplog.at_level(logging.INFO):
+        for _ in range(5):
+            requests.put("a.tar", *sent(tmp_path, CONTENT))
+            requests.ranges([("a", 0, 50)])
+    (line,) = caplog.messages
+    assert line.startswith("bucket/build: signed URLs do not work (status 403")
+    assert "signature" not in line
 
 
 def test_one_failure_does_not_end_it(server: _Server) -> None:
