@@ -8,7 +8,7 @@ import os
 import secrets
 import shutil
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -57,14 +57,17 @@ def sync_folder(folder: Path) -> None:
 def replace_file(path: Path, content: bytes) -> None:
     """Write a small file so that a reader sees the old or the new one, never a part. Raises OSError with its path."""
     partial = partial_path(path)
-    with disk_named(path.parent, len(content)), partial.open("wb") as file:
-        file.write(content)
-        flush_and_close(file)
     try:
+        with disk_named(path.parent, len(content)), partial.open("wb") as file:
+            file.write(content)
+            flush_and_close(file)
         os.replace(partial, path)
-    except OSError as error:  # a folder has the name
-        partial.unlink(missing_ok=True)
-        raise OSError(error.errno, error.strerror, str(path)) from None
+    except OSError as error:
+        with suppress(OSError):  # there may be none
+            partial.unlink()
+        if error.filename in (str(partial), partial):  # a name that nobody knows
+            raise OSError(error.errno, error.strerror, str(path)) from None
+        raise
     sync_folder(path.parent)
 
 

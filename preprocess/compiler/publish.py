@@ -107,6 +107,6 @@ def _read_marks(path: Path) -> Mapping[str, str]:
     """path of a shard -> its mark when the last run ended; none if there was no such run."""
     try:
         marks = json.loads(path.read_bytes())
-    except (OSError, ValueError):
+    except (OSError, ValueError, RecursionError):
         return {}
     return {str(name): str(mark) for name, mark in marks.items()} if isinstance(marks, dict) else {}

@@ -23,6 +23,7 @@ def test_a_full_disk_names_its_folder_and_the_bytes_that_are_free_and_needed(
     with pytest.raises(OSError, match=r"No space left on device \([\d,]+ bytes free, 1,234 needed\)") as error:
         replace_file(tmp_path / "a", bytes(1234))
     assert error.value.filename == str(tmp_path)
+    assert list(tmp_path.iterdir()) == []
 
 
 @pytest.mark.parametrize("number", [errno.ENOSPC, errno.EDQUOT, errno.EFBIG])
@@ -45,3 +46,9 @@ def test_a_folder_with_the_name_of_a_file_is_named_and_nothing_else_is_left(tmp_
         replace_file(tmp_path / "a", b"content")
     assert error.value.filename == str(tmp_path / "a")
     assert [path.name for path in tmp_path.iterdir()] == ["a"]
+
+
+def test_a_folder_that_is_not_there_is_reported_with_the_file_that_was_to_be_written(tmp_path: Path) -> None:
+    with pytest.raises(FileNotFoundError) as error:
+        replace_file(tmp_path / "none/a", b"content")
+    assert error.value.filename == str(tmp_path / "none/a")

@@ -231,8 +231,11 @@ class Journal:
 
 
 def read_journal(folder: Path) -> list[dict[str, Any]]:
-    """The entries of metrics.jsonl, without a last line that a crash cut off; none if there is no such file."""
-    return [entry for entry in journal_lines(folder) if entry is not None]
+    """The entries of metrics.jsonl that have a step and a loss; none if there is no such file.
+
+    A line without them is damaged: a crash cut it off, or a bit of it has flipped.
+    """
+    return [entry for entry in journal_lines(folder) if entry is not None and _is_whole(entry)]
 
 
 def journal_lines(folder: Path) -> Iterator[dict[str, Any] | None]:
@@ -251,13 +254,18 @@ def _parsed(line: bytes) -> Any:
     for loads in (orjson.loads, json.loads):
         try:
             return loads(line)
-        except ValueError:
+        except (ValueError, RecursionError):
             continue
     return None
 
 
+def _is_whole(entry: Mapping[str, Any]) -> bool:
+    has_step = entry.get("kind") in ("train", "eval") and type(entry.get("step")) is int
+    return has_step and type(entry.get("loss")) in (int, float)
+
+
 def _remove_later(path: Path, after_step: int) -> None:
-    """Keep the entries of steps up to `after_step`."""
+    """Keep the entries of steps up to `after_step`; a damaged line is not one."""
     entries = read_journal(path.parent)
     kept = [entry for entry in entries if entry["step"] <= after_step]
     if path.exists():

@@ -108,6 +108,26 @@ def test_a_journal_continues_after_its_step_and_logs_no_step_twice(tmp_path: Pat
     assert logged_steps(tmp_path, 1) == [1]
 
 
+@pytest.mark.parametrize(
+    ("old", "new"),
+    [
+        ('"step"', '"stEp"'),
+        ('"kind"', '"kinD"'),
+        ('"loss"', '"losS"'),
+        ('"step": 2', '"step": "2"'),
+        ('"loss": 2.0', '"loss": null'),
+        ('{"kind": "train", "step": 2', "[" * 100_000),
+    ],
+)
+def test_a_damaged_line_costs_a_run_that_is_resumed_its_own_step_alone(tmp_path: Path, old: str, new: str) -> None:
+    logged_steps(tmp_path, 1, 2, 3)
+    path = tmp_path / "metrics.jsonl"
+    lines = path.read_text().splitlines(keepends=True)
+    assert old in lines[1]
+    path.write_text(lines[0] + lines[1].replace(old, new) + lines[2])
+    assert logged_steps(tmp_path, 4, after_step=3) == [1, 3, 4]
+
+
 def test_evaluations_stand_between_the_steps(tmp_path: Path) -> None:
     journal = Journal(tmp_path, tensorboard=False, after_step=0)
     journal.write(entry(1))
