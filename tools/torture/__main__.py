@@ -27,7 +27,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
         ("mutations", 10_000, "mutated annotation files, images and archives"),
     ):
         parser.add_argument(f"--{name}", type=int, default=count, help=f"{what} (default {count})")
-    parser.add_argument("--weights", type=Path, help="an export, a run or a checkpoint, for as many flips as --flips")
+    parser.add_argument(
+        "--weights",
+        type=Path,
+        help="an export, a run or a checkpoint, for as many more flips and forgeries",
+    )
     parser.add_argument("--seed", type=int, default=1)
     options = parser.parse_args(arguments)
     with tempfile.TemporaryDirectory() as name:
@@ -59,10 +63,18 @@ def run(options: argparse.Namespace, folder: Path) -> list[Outcomes]:
     ]
     if options.weights is not None:
         import trainer.compat  # noqa: F401  # before transformers, which looks for torchvision
+        from trainer.inference.open_model import open_model
         from trainer.verify import verify_folder
 
         weights = options.weights
-        results.append(damage.flips_in(weights, lambda: verify_folder(weights).problems, options.flips, rng("weights")))
+
+        def load() -> None:
+            open_model(weights)
+
+        results += [
+            damage.flips_in(weights, lambda: verify_folder(weights).problems, options.flips, rng("weights")),
+            damage.forged_records(weights, load, options.forgeries, rng("records")),
+        ]
     return [each for each in results if each.tried]
 
 

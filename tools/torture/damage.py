@@ -12,10 +12,12 @@ import shards
 from dst.errors import DsvlError
 from tests.support.junk import JUNK, places
 from tests.support.manifests import edit_manifest
+from tests.support.sealed_records import edit_record
 from tests.support.small_blends import build
 from tools.torture.outcomes import Outcomes, loss_of
 from tools.torture.small_build import SmallBuild
 
+_NUMBERS = (-1, -(2**63), 2**31, 2**53 + 1, 10**18, 1.5)
 OF_MODELS = (".safetensors", ".json", ".jinja")
 CACHED = ("ingest", "stores", "tasks", "tokenizer", "fingerprints", "frames")
 
@@ -79,24 +81,47 @@ def forgeries(small: SmallBuild, count: int, rng: random.Random) -> Outcomes:
     """A value of the manifest is replaced and the hash made right: refused, or every sample reads as it was."""
     outcomes = Outcomes("forgeries")
     text = (small.whole / "manifest.json").read_bytes()
-    numbers = (-1, -(2**63), 2**31, 2**53 + 1, 10**18, 1.5)
     for number in range(count):
         chosen: list[tuple[Any, ...]] = []
 
         def change(document: dict[str, Any], chosen: list[tuple[Any, ...]] = chosen) -> None:
             chosen.append(rng.choice([path for path in places(document) if path != ("hash",)]))
-            *parents, last = chosen[0]
-            inner: Any = document
-            for key in parents:
-                inner = inner[key]
-            values = numbers if isinstance(inner[last], int | float) else [each for each in JUNK if _is_json(each)]
-            inner[last] = rng.choice(list(values))
+            _replace(document, chosen[0], rng)
 
         edit_manifest(small.whole, change)
         name = f"{number}, {'.'.join(map(str, chosen[0]))}"
         outcomes.count(name, loss_of(lambda: _read_all(small.whole)))
         (small.whole / "manifest.json").write_bytes(text)
     return outcomes
+
+
+def forged_records(folder: Path, load: Callable[[], None], count: int, rng: random.Random) -> Outcomes:
+    """A value of a record of a model is replaced and its digest made right: `load` refuses it in one line, or loads."""
+    outcomes = Outcomes(f"forged records in {folder.name}")
+    records = sorted(path for name in ("dsvl.json", "checkpoint.json") for path in folder.rglob(name))
+    for number in range(count):
+        path = rng.choice(records)
+        content = path.read_bytes()
+        chosen: list[tuple[Any, ...]] = []
+
+        def change(document: dict[str, Any], chosen: list[tuple[Any, ...]] = chosen) -> None:
+            chosen.append(rng.choice(list(places(document))))
+            _replace(document, chosen[0], rng)
+
+        edit_record(path, change)
+        name = f"{number}, {'.'.join(map(str, chosen[0]))} of {path.name}"
+        outcomes.count(name, loss_of(load))
+        path.write_bytes(content)
+    return outcomes
+
+
+def _replace(document: dict[str, Any], place: tuple[Any, ...], rng: random.Random) -> None:
+    *parents, last = place
+    inner: Any = document
+    for key in parents:
+        inner = inner[key]
+    values = _NUMBERS if isinstance(inner[last], int | float) else [each for each in JUNK if _is_json(each)]
+    inner[last] = rng.choice(list(values))
 
 
 def _in_caches(

@@ -34,7 +34,7 @@ from safetensors import SafetensorError, safe_open
 
 from dst.common.extensions import ExtensionOrigin
 from dst.errors import ConfigError
-from trainer.checkpoint.content import CONTENT, read_content
+from trainer.checkpoint.content import CONTENT, StoredPiece, read_content
 from trainer.checkpoint.frozen_fingerprint import changed_parameters
 from trainer.compat.deepspeed import MOMENTS, EngineState, flats, parameter_pieces, restore_loss_scale, restore_step
 from trainer.distributed.ranks import Ranks
@@ -42,6 +42,9 @@ from trainer.errors import TrainError
 from trainer.model_io.digests import CheckedFiles
 
 BUFFERS = "buffers.safetensors"
+
+_ELEMENT_BYTES = 4
+"""Of fp32"""
 
 _NAME = re.compile(r"step-(\d{8,})")
 
@@ -121,22 +124,37 @@ class Checkpoint:
 
         kind: weight, exp_avg or exp_avg_sq. Raises TrainError for a damaged file.
         """
-        out = torch.empty(count, dtype=torch.float32)
-        num_read = 0
+        needed = []
         for piece in self.content.parameters[name].pieces:
             begin, end = max(start, piece.first), min(start + count, piece.first + piece.count)
             if begin < end:
-                self.files.check(piece.file)
-                try:
-                    with safe_open(str(self.folder / piece.file), framework="pt") as opened:
-                        values = opened.get_slice(f"{kind}/{name}")[begin - piece.first : end - piece.first]
-                except (OSError, SafetensorError) as error:
-                    raise self._damaged(piece.file, str(error)) from None
-                out[begin - start : end - start] = values
-                num_read += end - begin
+                self._check_size(piece, name)
+                needed.append((piece, begin, end))
+        num_read = sum(end - begin for _, begin, end in needed)
         if num_read != count:
-            raise self._damaged(CONTENT, f"{name} lacks {count - num_read} of {count} elements")
+            raise self._damaged(CONTENT, f"{name} has {num_read} of {count} elements")
+        out = torch.empty(count, dtype=torch.float32)
+        for piece, begin, end in needed:
+            try:
+                with safe_open(str(self.folder / piece.file), framework="pt") as opened:
+                    values = opened.get_slice(f"{kind}/{name}")[begin - piece.first : end - piece.first]
+            except (OSError, SafetensorError) as error:
+                raise self._damaged(piece.file, str(error)) from None
+            if values.shape != (end - begin,):
+                shape = f"shape {list(values.shape)}, expected {[end - begin]}"
+                raise self._damaged(CONTENT, f"{kind}/{name} in {piece.file} has {shape}")
+            out[begin - start : end - start] = values
         return out
+
+    def _check_size(self, piece: StoredPiece, name: str) -> None:
+        """Raises TrainError if the file is damaged, or cannot hold the piece: a count is not trusted to allocate by."""
+        self.files.check(piece.file)
+        try:
+            size = (self.folder / piece.file).stat().st_size
+        except OSError as error:
+            raise self._damaged(piece.file, str(error)) from None
+        if piece.count * _ELEMENT_BYTES > size:
+            raise self._damaged(CONTENT, f"{piece.file} has {size} bytes, too few for {piece.count} elements of {name}")
 
     def buffers(self) -> dict[str, torch.Tensor]:
         """The model's persistent buffers by name. Raises TrainError for a damaged file."""

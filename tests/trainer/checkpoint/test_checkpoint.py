@@ -21,6 +21,7 @@ from trainer.checkpoint import discovery
 from trainer.checkpoint import writer as checkpoint_writer
 from trainer.checkpoint.discovery import best, latest
 from trainer.checkpoint.reader import Checkpoint, load_optimizer, load_weights
+from trainer.errors import TrainError
 
 
 def test_weights_moments_and_buffers_come_back_from_many_small_files(
@@ -92,6 +93,27 @@ def test_another_runs_checkpoint_is_where_a_run_begins_and_an_own_one_is_where_i
         save_plain(out, engine, step=step)
     assert found(begin) == 20
     assert found(out / "checkpoints/../checkpoints/step-00000010") == 10
+
+
+@pytest.mark.parametrize(
+    ("shape", "pieces", "why"),
+    [
+        ([8], [["a.safetensors", 0, 8]], r"weight/w in a\.safetensors has shape \[4\], expected \[8\]"),
+        ([2**50], [["a.safetensors", 0, 2**50]], r"a\.safetensors has \d+ bytes, too few for \d+ elements of w"),
+        ([2**50], [["a.safetensors", 0, 4]], rf"w has 4 of {2**50} elements"),
+        ([4], [["a.safetensors", 0, 4], ["a.safetensors", 0, 4]], "w has 8 of 4 elements"),
+        ([4], [["none.safetensors", 0, 4]], r"none\.safetensors: the checkpoint is damaged"),
+    ],
+)
+def test_pieces_that_cannot_be_are_one_line_before_memory_is_taken(
+    shape: list[int], pieces: list[Any], why: str, tmp_path: Path
+) -> None:
+    save_file({"weight/w": torch.zeros(4), "padding": torch.zeros(9)}, tmp_path / "a.safetensors")
+    content: dict[str, Any] = {"version": 1, "step": 1, "config": {}, "manifest": "m", "frozen": {}}
+    content |= {"loader": {}, "loss_scale": {}, "adam_step": 1, "parameters": {"w": {"shape": shape, "pieces": pieces}}}
+    (tmp_path / "checkpoint.json").write_text(json.dumps(content))
+    with pytest.raises(TrainError, match=why):
+        Checkpoint(tmp_path).weight("w")
 
 
 @pytest.mark.parametrize("damaged", [b"", b"\xff\xfe\x00", b"step-00000009", b"../../x", b"a\0b"])
