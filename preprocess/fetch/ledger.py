@@ -17,7 +17,7 @@ from pathlib import Path
 from dst.common.public_addresses import parse_url
 from preprocess.adapters.parsing.fields import printable
 from preprocess.errors import DataError
-from preprocess.images.fetched import LEDGER, LOCK, VERSION, image_file, url_key
+from preprocess.images.fetched import LEDGER, LOCK, STATES, VERSION, image_file, url_key
 
 _ROWS_AT_ONCE = 256
 _CACHE_KB = 64 << 10  # keys are random, so every insert is on another page
@@ -79,7 +79,10 @@ class Ledger:
         self._run = last + 1
 
     def add(self, urls: Iterable[str]) -> None:
-        """The URLs of this run. A known one keeps its state; one that cannot be requested is settled at once."""
+        """The URLs of this run. A known one keeps its state; one that cannot be requested is settled at once.
+
+        What else a row says is written again, and a state that there is none of waits: SQLite notices no flipped bit.
+        """
         for url in urls:
             try:
                 host, state, detail = parse_url(url).host, "waiting", ""
@@ -87,9 +90,14 @@ class Ledger:
                 host, state, detail = "", "bad_url", str(error)
             self._rows.execute(
                 "INSERT INTO images (key, url, host, run, state, detail) VALUES (?, ?, ?, ?, ?, ?) "
-                "ON CONFLICT (key) DO UPDATE SET run = excluded.run WHERE run <> excluded.run",
+                "ON CONFLICT (key) DO UPDATE SET run = excluded.run, url = excluded.url, host = excluded.host "
+                "WHERE run <> excluded.run",
                 (url_key(url), url, host, self._run, state, detail),
             )
+        known = ", ".join(f"'{state}'" for state in STATES)
+        self._rows.execute(
+            f"UPDATE images SET state = 'waiting', detail = '' WHERE run = ? AND state NOT IN ({known})", (self._run,)
+        )
 
     def retry(self, states: Iterable[str]) -> None:
         """URLs in these states wait again."""
@@ -142,7 +150,7 @@ class Ledger:
         """The URLs that were fetched; outcomes may be recorded meanwhile."""
         key = b""
         while rows := self._rows.execute(
-            "SELECT key, extension, size, sha256 FROM images "
+            "SELECT CAST(key AS BLOB), CAST(extension AS TEXT), size, sha256 FROM images "
             "WHERE state = 'fetched' AND key > ? AND run = ? ORDER BY key LIMIT ?",
             (key, self._run, _ROWS_AT_ONCE),
         ).fetchall():
@@ -205,7 +213,7 @@ def open_ledger(folder: Path) -> Iterator[Ledger]:
                     yield ledger
                 finally:
                     ledger.commit()
-        except sqlite3.Error as error:
+        except (sqlite3.Error, UnicodeDecodeError) as error:
             raise DataError(
                 f"{path}: {error}; if the disk is not full, move the folder away and run it again"
             ) from None

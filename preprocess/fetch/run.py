@@ -87,7 +87,7 @@ def _forget_damaged(ledger: Ledger, *, verify: bool, progress: Progress) -> None
         for stored in ledger.stored():
             try:
                 sound = stored.path.stat().st_size == stored.size
-                sound = sound and (not verify or file_sha256(stored.path) == stored.sha256.hex())
+                sound = sound and (not verify or bytes.fromhex(file_sha256(stored.path)) == stored.sha256)
             except FileNotFoundError:
                 sound = False
             if not sound:

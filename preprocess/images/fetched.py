@@ -137,13 +137,15 @@ class FetchedStore:
             row = self._rows.execute(
                 "SELECT state, detail, extension, sha256 FROM images WHERE key = ?", (key,)
             ).fetchone()
-        except sqlite3.Error as error:
+        except (sqlite3.Error, UnicodeDecodeError) as error:
             raise _unreadable(self.folder / LEDGER, error) from None
         if row is None or row[0] == "waiting":
             raise not_fetched(f"{self.folder} does not have it yet")
         found = Found(*row)
         if found.state != "fetched":
             raise RejectError("image_missing", f"dsvl-prep fetch found: {found.state}: {found.detail}")
+        if not f"{found.extension}0".isalnum():
+            raise _unreadable(self.folder / LEDGER, f"the ending {found.extension!r} of a file")
         return found, image_file(self.folder, key, found.extension)
 
 
@@ -158,5 +160,5 @@ def not_fetched(why: str) -> RejectError:
     return RejectError("image_missing", f"{why}, and builds do not download; run dsvl-prep fetch with this blend file")
 
 
-def _unreadable(ledger: Path, error: sqlite3.Error) -> DataError:
+def _unreadable(ledger: Path, error: object) -> DataError:
     return DataError(f"{ledger}: cannot be read ({error}); move the folder away and run dsvl-prep fetch again")

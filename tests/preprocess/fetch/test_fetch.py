@@ -22,7 +22,7 @@ from preprocess.fetch.run import fetch_blend
 from preprocess.images.fetched import LEDGER, STATES
 from tests.support.fetching import FAST, blend_of, fetch, file_of, missing
 from tests.support.paths import ROOT
-from tests.support.small_blends import build, chat_blend, chat_record, jpeg, rejects_of
+from tests.support.small_blends import build, chat_blend, chat_record, files_of, jpeg, rejects_of
 from tests.support.waiting import wait_until
 from tests.support.web_server import WebServer, closed, hanging, in_turn, sending
 
@@ -145,6 +145,44 @@ def recorded(folder: Path) -> int:
         except sqlite3.OperationalError:  # no table yet, or the fetch is writing
             return 0
     return int(found)
+
+
+@pytest.mark.parametrize(
+    ("change", "after_build"),
+    [
+        ("state = 'fetchud'", {"image_missing"}),
+        ("state = 'waiting', url = 'http://127.0.0.1:1/other.jpg', host = 'other'", {"image_missing"}),
+        ("sha256 = 'text'", {"image_unreadable"}),
+        ("sha256 = x'00'", {"image_unreadable"}),
+        ("extension = 'pjg'", {"image_missing"}),
+        ("size = 'x'", set()),
+    ],
+)
+def test_a_damaged_row_is_a_reject_and_the_next_fetch_repairs_it(
+    tmp_path: Path, site: WebServer, change: str, after_build: set[str]
+) -> None:
+    blend = blend_of(tmp_path, site.serve({f"/{number}.jpg": jpeg(number) for number in range(2)}))
+    report = fetch(blend)
+    build(blend, settings=("limits.max_reject_share=1",))
+    whole = files_of(tmp_path / "build")
+    with contextlib.closing(sqlite3.connect(report.folder / "fetched.sqlite")) as rows:
+        rows.execute(f"UPDATE images SET {change} WHERE key = (SELECT min(key) FROM images)")
+        rows.commit()
+    build(blend, out=tmp_path / "again", settings=("limits.max_reject_share=1",))
+    assert {reject["reason"] for reject in rejects_of(tmp_path / "again")} == after_build
+    assert fetch(blend, verify=True).states == {"fetched": 2}
+    build(blend, out=tmp_path / "repaired", settings=("limits.max_reject_share=1",))
+    assert files_of(tmp_path / "repaired") == whole
+
+
+@pytest.mark.parametrize("change", ["detail = CAST(x'f7f7' AS TEXT)", "extension = '../../x'"])
+def test_a_ledger_that_cannot_be_read_is_an_error_of_one_line(tmp_path: Path, site: WebServer, change: str) -> None:
+    blend = blend_of(tmp_path, site.serve({"/0.jpg": jpeg(0)}))
+    with contextlib.closing(sqlite3.connect(fetch(blend).folder / "fetched.sqlite")) as rows:
+        rows.execute(f"UPDATE images SET {change}")
+        rows.commit()
+    with pytest.raises(DataError, match=r"fetched\.sqlite: cannot be read \(.*\); move the folder away and run"):
+        build(blend)
 
 
 def test_a_killed_fetch_resumes_with_what_it_had(tmp_path: Path, site: WebServer) -> None:
