@@ -8,7 +8,6 @@ so the next run of the build does not begin with the same two deaths.
 
 from __future__ import annotations
 
-import json
 import mmap
 import struct
 from collections import Counter
@@ -16,8 +15,8 @@ from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from preprocess.compiler.sealed_json import read_sealed, write_sealed
 from preprocess.errors import DataError
-from shards.files import replace_file
 
 MOST_DEATHS = 10
 """In one run; more say that the machine is at fault, not records."""
@@ -77,7 +76,7 @@ def inherit_deaths(marker: Path, others: Iterable[Path]) -> None:
     """Let a task know of the deaths in tasks that number their items as it does."""
     deaths = [*_deaths(marker), *(death for other in others for death in _deaths(other))]
     if deaths:
-        replace_file(deaths_file(marker), json.dumps(deaths).encode())
+        write_sealed(deaths_file(marker), deaths)
 
 
 def item_now(task: object) -> str:
@@ -140,7 +139,7 @@ class WorkerDeaths:
             self._without_item[marker] += 1
             return self._without_item[marker] < DEADLY
         marker.parent.mkdir(parents=True, exist_ok=True)
-        replace_file(deaths_file(marker), json.dumps([*_deaths(marker), (item, cause)]).encode())
+        write_sealed(deaths_file(marker), [*_deaths(marker), (item, cause)])
         return True
 
 
@@ -161,8 +160,8 @@ def _noted_item(marker: Path) -> int:
 
 def _deaths(marker: Path) -> list[tuple[int, str]]:
     try:
-        return [(int(item), str(cause)) for item, cause in json.loads(deaths_file(marker).read_bytes())]
-    except (OSError, ValueError, TypeError, RecursionError):
+        return [(int(item), str(cause)) for item, cause in read_sealed(deaths_file(marker))]
+    except (OSError, ValueError, TypeError):  # none, or damaged: a flipped bit must not make a reject of another record
         return []
 
 

@@ -24,6 +24,7 @@ from preprocess.compiler import ingest_stage, worker_deaths
 from preprocess.compiler.ingest import Ingested, ingest_task
 from preprocess.compiler.ingest_deaths import reading_text
 from preprocess.compiler.ingest_stage import read_datasets
+from preprocess.compiler.sealed_json import read_sealed
 from preprocess.compiler.task_runner import TaskRunner
 from preprocess.compiler.worker_deaths import deadly_items, deaths_file
 from preprocess.containers.tables import parquet_batches
@@ -248,7 +249,7 @@ def test_a_piece_that_died_and_then_fails_leaves_its_deaths_to_the_task_that_rea
     assert ingested.conversations == LAST
     (item,) = deadly_items(task.marker)
     assert reading_text(request, item) == f"record {BAD} of chat.jsonl"
-    assert len(json.loads(deaths_file(task.marker).read_bytes())) == 2
+    assert len(read_sealed(deaths_file(task.marker))) == 2
 
 
 def test_two_deadly_arrays_of_one_file_are_not_mistaken_for_each_other(tmp_path: Path, dies_when_parsed: None) -> None:

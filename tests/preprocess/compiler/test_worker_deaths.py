@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import signal
 import sys
@@ -19,6 +18,7 @@ from preprocess.compiler import engines, worker_deaths
 from preprocess.compiler.engines import process_engine
 from preprocess.compiler.fingerprints import FingerprintTask, run_fingerprint
 from preprocess.compiler.run_task import run_task
+from preprocess.compiler.sealed_json import write_sealed
 from preprocess.compiler.worker_deaths import WorkerDeaths, deadly_items, item_now, noting, task_name
 from preprocess.errors import DataError
 from tests.support.deadly_images import KILLS, KILLS_ONCE, run_fragile_task, with_mark
@@ -147,6 +147,14 @@ def test_a_damaged_list_of_deaths_is_as_none(tmp_path: Path, content: bytes) -> 
     assert deadly_items(tmp_path / "one.json") == {}
 
 
+def test_a_flipped_bit_in_a_list_of_deaths_makes_no_other_record_a_reject(tmp_path: Path) -> None:
+    path = tmp_path / "one.deaths.json"
+    write_sealed(path, [[8, "x"], [8, "x"]])
+    assert deadly_items(tmp_path / "one.json") == {8: "x"}
+    path.write_bytes(path.read_bytes().replace(b"8", b"9"))
+    assert deadly_items(tmp_path / "one.json") == {}
+
+
 def test_a_fingerprint_leaves_out_an_image_at_which_workers_died(tmp_path: Path) -> None:
     blend = image_blend(tmp_path, count=3)
     build(blend)
@@ -163,7 +171,7 @@ def test_a_fingerprint_leaves_out_an_image_at_which_workers_died(tmp_path: Path)
         key="0" * 64,
     )
     whole = run_fingerprint(task)
-    task.marker.with_name(f"{task.marker.stem}.deaths.json").write_text(json.dumps([[1, "x"], [1, "x"]]))
+    write_sealed(task.marker.with_name(f"{task.marker.stem}.deaths.json"), [[1, "x"], [1, "x"]])
     without = run_fingerprint(task)
     assert without[1] == np.zeros(1, without.dtype)[0]
     assert (without[[0, 2]] == whole[[0, 2]]).all()
