@@ -126,7 +126,7 @@ def check_images(check: CheckTask) -> list[str] | None:
                 continue
             try:
                 data = stores.read(replace(image, frame=None))
-            except RejectError:
+            except (RejectError, DataError):  # of a file, and of a copy of it in the cache
                 changed.append(image.name)
                 continue
             if xxhash.xxh3_64_intdigest(data) != digest:
