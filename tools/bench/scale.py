@@ -3,8 +3,8 @@
     python -m tools.bench.scale [--sizes 100000,1000000,10000000] [--scratch FOLDER] [--workers 2]
 
 Records are short texts in JSON lines, so that what grows with their number shows, not what images cost
-(tools.bench.compile). Each step is a process of its own. The largest size takes 32 GB of disk and about forty minutes of
-two cores. Prints Markdown for docs/benchmarks.md.
+(tools.bench.compile). Each step is a process of its own. The largest size takes 32 GB of disk and forty minutes of two
+cores. Prints Markdown for docs/benchmarks.md.
 """
 
 from __future__ import annotations
