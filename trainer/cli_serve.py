@@ -112,7 +112,6 @@ def serve(
         started=lambda url: click.echo(f"{visible(model)} is at {url} as {visible(service.name)} (Ctrl-C to stop)"),
         log=lambda line: click.echo(line, err=True),
     )
-    click.echo("stopped", err=True)
 
 
 def _check(*, host: str, has_key: bool, without_key: bool, temperature: float, top_p: float) -> None:

@@ -1,7 +1,10 @@
 """`dsvl-train serve`: a web server that answers with one model until a signal stops it.
 
-The main thread listens for signals and loads the model; another one serves, so that clients are answered with 503
-meanwhile. On SIGTERM or Ctrl-C new requests get 503 and running answers may end; a second signal ends it at once.
+The main thread waits for signals. Another one loads the model and a third one serves, so that clients are answered with
+503 meanwhile. On SIGTERM or Ctrl-C new requests get 503 and running answers may end; a second signal ends it at once.
+
+Rule: a signal sets a flag, and raises nothing inside a library that loads the model: KeyboardInterrupt is lost in a
+callback of a weak reference, as imports have them, and changes the exit code where C code runs Python.
 """
 
 from __future__ import annotations
@@ -12,8 +15,10 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
+from concurrent.futures import Future, wait
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
+from typing import NoReturn
 
 import uvicorn
 
@@ -54,27 +59,35 @@ def serve(
     """Serve until SIGTERM or SIGINT. load: opens the model. started: gets the URL when the model is loaded.
 
     Raises ConfigError for an address that cannot be used, TrainError if the model's device fails so that nothing more
-    can be answered, and whatever load raises.
+    can be answered, and whatever load raises. Stopped before the model is loaded, it ends the process.
     """
-    with _sigterm_as_ctrl_c(), listening(service, address, log=log) as (url, thread):
+    with (
+        _sigterm_as_ctrl_c(),
+        StopFlag().on_signals(signal.SIGINT, signal.SIGTERM) as asked_to_stop,
+        listening(service, address, log=log) as (url, thread),
+    ):
         log(f"listening at {url}; the model is being loaded")
         try:
-            model = service.model = load()
-            started(url)
-            with StopFlag().on_signals(signal.SIGINT, signal.SIGTERM) as asked_to_stop:
+            loading = _in_thread(load)
+            while not (loading.done() or asked_to_stop()):
+                wait([loading], timeout=_POLL_S)
+            if not (is_loaded := loading.done()):
+                log("stopping before the model is loaded")
+            else:
+                model = service.model = loading.result()
+                started(url)
                 while not asked_to_stop() and thread.is_alive() and model.engine.failure is None:
                     time.sleep(_POLL_S)
                 log(f"stopping: running answers have {stop_within_s:g} s to end")
                 stop(service, model, within_s=stop_within_s)
-            if (failure := model.engine.failure) is not None:
-                reason = f"{type(failure).__name__}: {failure}"
-                raise TrainError(f"the model's device failed ({reason[:500]}); start the server again") from failure
+                if (failure := model.engine.failure) is not None:
+                    reason = f"{type(failure).__name__}: {failure}"
+                    raise TrainError(f"the model's device failed ({reason[:500]}); start the server again") from failure
         except KeyboardInterrupt:
-            if service.is_stopping:
-                _end_at_once()
-            if service.model is not None:
-                raise
-            log("stopping before the model is loaded")
+            _end_at_once(1)
+    log("stopped")
+    if not is_loaded:
+        _end_at_once(0)  # the end of Python would take the interpreter from a thread that still imports
 
 
 @contextmanager
@@ -113,9 +126,22 @@ def stop(service: Service, model: ServedModel, *, within_s: float) -> None:
     model.engine.close(within_s=within_s)
 
 
+def _in_thread(action: Callable[[], ServedModel]) -> Future[ServedModel]:
+    future: Future[ServedModel] = Future()
+
+    def run() -> None:
+        try:
+            future.set_result(action())
+        except BaseException as error:  # raised again by whoever asks for the result
+            future.set_exception(error)
+
+    threading.Thread(target=run, name="dsvl-load", daemon=True).start()
+    return future
+
+
 @contextmanager
 def _sigterm_as_ctrl_c() -> Iterator[None]:
-    """For the time before and after StopFlag. Without a handler, the first process of a container gets no SIGTERM."""
+    """For a second signal, and around StopFlag. Without a handler, the first process of a container gets no SIGTERM."""
     before = signal.signal(signal.SIGTERM, signal.default_int_handler)
     try:
         yield
@@ -123,9 +149,9 @@ def _sigterm_as_ctrl_c() -> Iterator[None]:
         signal.signal(signal.SIGTERM, before)
 
 
-def _end_at_once() -> None:
-    """Without waiting for the engine's thread, which may be in the middle of a long prompt."""
+def _end_at_once(code: int) -> NoReturn:
+    """Without waiting for other threads, which may be in the middle of a long prompt, or of an import."""
     with suppress(OSError):
         sys.stdout.flush()
         sys.stderr.flush()
-    os._exit(1)
+    os._exit(code)

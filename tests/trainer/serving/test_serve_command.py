@@ -5,6 +5,8 @@ from __future__ import annotations
 import json
 import signal
 import socket
+import subprocess
+import sys
 import threading
 from pathlib import Path
 
@@ -14,9 +16,10 @@ pytest.importorskip("starlette")
 
 from tests.support.chat_requests import chat_body
 from tests.support.chat_servers import Reply, ask
+from tests.support.paths import ROOT
 from tests.support.serve_processes import ServeProcess, serve_process, tiny_export
 from tests.support.trainer_commands import run_command
-from tests.support.waiting import wait_until
+from tests.support.waiting import LIMIT_S, wait_until
 
 JSON = {"content-type": "application/json"}
 ENDLESS = chat_body(stream=True, max_tokens=100_000, seed=3, temperature=1)
@@ -65,6 +68,39 @@ def test_a_signal_stops_a_server_that_loads_its_model(exported: Path, number: si
         assert served.url
         assert served.end(number) == 0
         wait_until(lambda: served.stderr[1:] == ["stopping before the model is loaded\n", "stopped\n"])
+
+
+def test_no_signal_is_lost_in_a_library_that_loads_the_model() -> None:
+    """Python ignores what a handler of a signal raises in a callback of a weak reference."""
+    program = """
+import sys, time, weakref
+from trainer.serving.server import Address, serve
+from trainer.serving.service import Service
+
+class Thing:
+    pass
+
+def load():
+    while True:
+        thing = Thing()
+        watch = weakref.ref(thing, lambda _: time.sleep(0.2))
+        del thing
+
+def log(line):
+    print(line, flush=True)
+
+serve(Service(name="a"), Address(port=0), load, stop_within_s=0, started=log, log=log)
+"""
+    pipe = subprocess.PIPE
+    with subprocess.Popen([sys.executable, "-c", program], cwd=ROOT, stdout=pipe, stderr=pipe, text=True) as process:
+        try:
+            assert process.stdout is not None
+            assert "the model is being loaded" in process.stdout.readline()
+            process.send_signal(signal.SIGINT)
+            out, err = process.communicate(timeout=LIMIT_S)
+        finally:
+            process.kill()
+    assert (process.returncode, out, err) == (0, "stopping before the model is loaded\nstopped\n", "")
 
 
 def test_answers_that_take_longer_than_allowed_are_cut_off_with_an_error(exported: Path) -> None:
