@@ -2,17 +2,12 @@
 
 from __future__ import annotations
 
-import base64
 import hashlib
 import hmac
 import logging
-import threading
 from collections.abc import Iterator
-from email.message import Message
 from functools import partial
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 from urllib.parse import parse_qsl, quote, unquote
 
@@ -24,74 +19,18 @@ from shards.storage import signed_requests
 from shards.storage.remote import RemoteStore
 from shards.storage.signed_requests import SignedRequests, signing_options, takes_signed
 from tests.support.remote_builds import all_samples, publish
+from tests.support.signed_server import CONTENT, SignedServer, sent, signed_server, signing
 
 pytestmark = pytest.mark.usefixtures("cache_home")
 
-CONTENT = bytes(range(256)) * 40
-
-
-class _Server(ThreadingHTTPServer):
-    """Answers ranges of CONTENT, and takes files. connections: how many were opened; closes: after each answer."""
-
-    connections = 0
-    closes = False
-    status = 206
-    asked: tuple[str, str, Message] = ("", "", Message())
-    """Method, path with query, and headers of the last request"""
-
-    body = b""
-    """Of the last file that was sent"""
-
-
-class _Handler(BaseHTTPRequestHandler):
-    protocol_version = "HTTP/1.1"
-    server: _Server
-
-    def setup(self) -> None:
-        super().setup()
-        self.server.connections += 1
-
-    def do_GET(self) -> None:
-        first, last = map(int, self.headers["Range"].removeprefix("bytes=").split("-"))
-        piece = CONTENT[first : last + 1]
-        self.answer(self.server.status, piece)
-
-    def do_PUT(self) -> None:
-        self.server.body = self.rfile.read(int(self.headers["Content-Length"]))
-        self.answer(200 if self.server.status == 206 else self.server.status, b"")
-
-    def answer(self, status: int, content: bytes) -> None:
-        self.server.asked = self.command, self.path, self.headers
-        self.send_response(status)
-        self.send_header("Content-Length", str(len(content)))
-        self.end_headers()
-        self.wfile.write(content)
-        self.close_connection = self.server.closes  # without a header that says so: as after a while without requests
-
-    def log_message(self, *arguments: object) -> None:
-        """No line for each request."""
-
 
 @pytest.fixture
-def server() -> Iterator[_Server]:
-    with _Server(("127.0.0.1", 0), _Handler) as listening:
-        threading.Thread(target=listening.serve_forever, daemon=True).start()
+def server() -> Iterator[SignedServer]:
+    with signed_server() as listening:
         yield listening
-        listening.shutdown()
 
 
-def signing(server: _Server) -> Any:
-    """A file system that signs URLs of the server, and counts them in `signed`."""
-    signed: list[str] = []
-
-    def sign(path: str, expiration: int, **_: str) -> str:
-        signed.append(path)
-        return f"http://127.0.0.1:{server.server_port}/{path}?signature"
-
-    return SimpleNamespace(sign=sign, signed=signed, req_kw={})
-
-
-def test_ranges_are_those_of_the_file_on_connections_that_are_kept(server: _Server) -> None:
+def test_ranges_are_those_of_the_file_on_connections_that_are_kept(server: SignedServer) -> None:
     files = signing(server)
     requests = SignedRequests(files, "root")
     for start in range(0, 1000, 100):
@@ -102,7 +41,7 @@ def test_ranges_are_those_of_the_file_on_connections_that_are_kept(server: _Serv
     assert files.signed == ["root/a", "root/b"], "once for each file"
 
 
-def test_a_connection_that_the_server_closed_is_opened_again(server: _Server) -> None:
+def test_a_connection_that_the_server_closed_is_opened_again(server: SignedServer) -> None:
     server.closes = True
     requests = SignedRequests(signing(server), "root")
     for start in range(5):
@@ -110,57 +49,8 @@ def test_a_connection_that_the_server_closed_is_opened_again(server: _Server) ->
     assert server.connections == 5
 
 
-def sent(tmp_path: Path, content: bytes) -> tuple[Path, str]:
-    """A file with this content, and its digest."""
-    file = tmp_path / "a.tar"
-    file.write_bytes(content)
-    return file, hashlib.sha256(content).hexdigest()
-
-
-def test_a_file_is_sent_with_its_digest_on_a_connection_that_is_kept(server: _Server, tmp_path: Path) -> None:
-    requests = SignedRequests(signing(server), "root")
-    for length in (0, 1, 3 << 20):
-        file, sha256 = sent(tmp_path, bytes(length))
-        assert requests.put("a.tar", file, sha256)
-        assert server.body == bytes(length)
-        assert base64.b64decode(server.asked[2]["x-amz-checksum-sha256"]).hex() == sha256
-        assert server.asked[2]["Content-Type"] == "application/x-tar"
-    assert server.connections == 1
-
-
-def test_a_file_is_sent_whole_again_where_the_server_closed_the_connection(server: _Server, tmp_path: Path) -> None:
-    server.closes = True
-    requests = SignedRequests(signing(server), "root")
-    file, sha256 = sent(tmp_path, CONTENT)
-    for _ in range(3):
-        server.body = b""
-        assert requests.put("a.tar", file, sha256)
-        assert server.body == CONTENT
-    assert server.connections == 3
-
-
-@pytest.mark.parametrize("status", [307, 400, 403, 501, 503])
-def test_after_some_refusals_nothing_is_sent_any_more(server: _Server, tmp_path: Path, status: int) -> None:
-    server.status = status
-    requests = SignedRequests(signing(server), "root")
-    for _ in range(10):
-        assert not requests.put("a.tar", *sent(tmp_path, CONTENT))
-    assert server.connections == signed_requests.FAILURES
-
-
-def test_a_file_too_large_for_one_request_is_left_to_fsspec(
-    server: _Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(signed_requests, "LARGEST_PUT", len(CONTENT))
-    requests = SignedRequests(signing(server), "root")
-    for _ in range(signed_requests.FAILURES):
-        assert not requests.put("a.tar", *sent(tmp_path, CONTENT + b"."))
-    assert server.connections == 0
-    assert requests.put("a.tar", *sent(tmp_path, CONTENT)), "it was no failure"
-
-
 @pytest.mark.parametrize("status", [200, 302, 403, 503])
-def test_after_some_refusals_nothing_is_asked_any_more(server: _Server, status: int) -> None:
+def test_after_some_refusals_nothing_is_asked_any_more(server: SignedServer, status: int) -> None:
     server.status = status
     requests = SignedRequests(signing(server), "root")
     for _ in range(10):
@@ -169,7 +59,7 @@ def test_after_some_refusals_nothing_is_asked_any_more(server: _Server, status: 
 
 
 def test_giving_up_is_logged_once_without_a_signature(
-    server: _Server, tmp_path: Path, caplog: pytest.LogCaptureFixture
+    server: SignedServer, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     server.status = 403
     requests = SignedRequests(signing(server), "bucket/build")
@@ -182,14 +72,14 @@ def test_giving_up_is_logged_once_without_a_signature(
     assert "signature" not in line
 
 
-def test_one_failure_does_not_end_it(server: _Server) -> None:
+def test_one_failure_does_not_end_it(server: SignedServer) -> None:
     requests = SignedRequests(signing(server), "root")
     for _ in range(3):
         assert requests.ranges([("a", len(CONTENT) - 10, len(CONTENT) + 10)]) is None, "it ends before"
         assert requests.ranges([("a", 0, 10)]) == [CONTENT[:10]]
 
 
-def test_urls_are_signed_again_before_they_end(server: _Server, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_urls_are_signed_again_before_they_end(server: SignedServer, monkeypatch: pytest.MonkeyPatch) -> None:
     files, now = signing(server), [0.0]
     monkeypatch.setattr(signed_requests, "monotonic", lambda: now[0])
     requests = SignedRequests(files, "root")
@@ -200,7 +90,7 @@ def test_urls_are_signed_again_before_they_end(server: _Server, monkeypatch: pyt
     assert signed_requests.RENEWED_S < signed_requests.SIGNED_S / 2
 
 
-def test_a_proxy_is_left_to_fsspec(server: _Server, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_proxy_is_left_to_fsspec(server: SignedServer, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("http_proxy", "http://127.0.0.1:9")
     monkeypatch.setenv("no_proxy", "example.com")
     assert SignedRequests(signing(server), "root").ranges([("a", 0, 10)]) is None
@@ -214,22 +104,6 @@ def test_a_build_on_s3_is_read_by_signed_urls_as_fsspec_reads_it(
     url = f"{bucket}/{folder.parent.name}"
     publish(folder, url)
     monkeypatch.setattr("shards.storage.remote._cat", None)  # nothing can be asked of fsspec
-    assert all_samples(shards.open(url)) == all_samples(shards.open(folder))
-
-
-def test_a_build_is_sent_by_signed_urls(folder: Path, bucket: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    url = f"{bucket}/{folder.parent.name}"
-    monkeypatch.setattr("s3fs.S3FileSystem._put_file", None)
-    publish(folder, url)
-    assert all_samples(shards.open(url)) == all_samples(shards.open(folder))
-
-
-def test_a_build_is_sent_where_signed_urls_are_refused(
-    folder: Path, bucket: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    url = f"{bucket}/{folder.parent.name}"
-    monkeypatch.setattr("s3fs.S3FileSystem.sign", lambda self, path, expiration, **_: "http://127.0.0.1:1/nothing")
-    publish(folder, url)
     assert all_samples(shards.open(url)) == all_samples(shards.open(folder))
 
 
@@ -274,7 +148,7 @@ def test_urls_are_signed_as_all_regions_expect(bucket: str, monkeypatch: pytest.
 
 @pytest.mark.parametrize("path", ["shards/a/train-0.tar", "my data/a+b=c/größe&more~.tar"])
 @pytest.mark.parametrize("pays", [False, True])
-def test_what_is_asked_is_what_was_signed(server: _Server, tmp_path: Path, path: str, pays: bool) -> None:
+def test_what_is_asked_is_what_was_signed(server: SignedServer, tmp_path: Path, path: str, pays: bool) -> None:
     files = fsspec.filesystem(
         "s3",
         key="nobody",
@@ -292,7 +166,7 @@ def test_what_is_asked_is_what_was_signed(server: _Server, tmp_path: Path, path:
     assert signed_headers(server, path) == ["content-type", "host", "x-amz-checksum-sha256", *payer]
 
 
-def signed_headers(server: _Server, path: str) -> list[str]:
+def signed_headers(server: SignedServer, path: str) -> list[str]:
     """What the last request signs. The oracle is the signature as AWS describes it, version 4, in the query."""
     method, asked, headers = server.asked
     location, _, query = asked.partition("?")
