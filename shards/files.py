@@ -12,6 +12,8 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
+import xxhash
+
 FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 """Error numbers of a disk, a quota or a file that takes no more"""
 
@@ -52,6 +54,13 @@ def sync_folder(folder: Path) -> None:
         os.fsync(handle)
     finally:
         os.close(handle)
+
+
+def owned_digest(owner: str, content: Any) -> xxhash.xxh3_128:
+    """Of the content (any buffer) and of the name it belongs to, so that the content of another file does not pass."""
+    digest = xxhash.xxh3_128(os.fsencode(owner) + b"\0")
+    digest.update(content)
+    return digest
 
 
 def replace_file(path: Path, content: bytes) -> None:

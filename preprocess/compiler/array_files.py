@@ -7,15 +7,13 @@ is as none, so that its task runs again.
 from __future__ import annotations
 
 import io
-import os
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-import xxhash
 
-from shards.files import replace_file
+from shards.files import owned_digest, replace_file
 
 _DIGEST_BYTES = 16
 
@@ -25,7 +23,7 @@ def write_array(path: Path, array: npt.NDArray[Any]) -> None:
     buffer = io.BytesIO()
     np.save(buffer, array, allow_pickle=False)
     content = buffer.getvalue()
-    replace_file(path, content + _digest(path, content))
+    replace_file(path, content + owned_digest(path.name, content).digest())
 
 
 def read_array(path: Path, dtype: np.dtype[Any], length: int | None = None) -> npt.NDArray[Any] | None:
@@ -33,14 +31,10 @@ def read_array(path: Path, dtype: np.dtype[Any], length: int | None = None) -> n
     try:
         whole = path.read_bytes()
         content = whole[:-_DIGEST_BYTES]
-        if _digest(path, content) != whole[-_DIGEST_BYTES:]:
+        if owned_digest(path.name, content).digest() != whole[-_DIGEST_BYTES:]:
             return None
         array: npt.NDArray[Any] = np.load(io.BytesIO(content), allow_pickle=False)
     except (OSError, ValueError):
         return None
     is_expected = array.dtype == dtype and array.ndim == 1 and (length is None or len(array) == length)
     return array if is_expected else None
-
-
-def _digest(path: Path, content: bytes) -> bytes:
-    return xxhash.xxh3_128_digest(os.fsencode(path.name) + b"\0" + content)

@@ -7,14 +7,11 @@ the result describes, as far as nothing else checks them.
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-import xxhash
-
-from shards.files import replace_file
+from shards.files import owned_digest, replace_file
 
 _PIECE = 1 << 24
 
@@ -34,7 +31,7 @@ def read_sealed(path: Path, files: Sequence[Path] = (), *, owner: str | None = N
 
 
 def _digest(owner: str, text: bytes, files: Sequence[Path]) -> str:
-    digest = xxhash.xxh3_128(os.fsencode(owner) + b"\0" + text)
+    digest = owned_digest(owner, text)
     for path in files:
         with path.open("rb") as file:
             while piece := file.read(_PIECE):

@@ -21,6 +21,7 @@ import pyarrow as pa
 import xxhash
 
 from preprocess.images.tail import TAIL_BYTES
+from shards.files import owned_digest
 
 VERSION = 5
 
@@ -149,7 +150,7 @@ class ArchiveIndexBuilder:
                 writer.write_batch(batch)
             file.flush()
             with pa.memory_map(str(path)) as written:
-                file.write(_digest(name or path.name, written.read_buffer()))
+                file.write(owned_digest(name or path.name, written.read_buffer()).digest())
             file.flush()
             os.fsync(file.fileno())
 
@@ -161,7 +162,7 @@ class ArchiveIndex:
         with pa.memory_map(str(path)) as file:
             whole = file.read_buffer()
         size = len(whole) - _DIGEST_BYTES
-        if size <= 0 or _digest(path.name, whole.slice(0, size)) != whole.slice(size).to_pybytes():
+        if size <= 0 or owned_digest(path.name, whole.slice(0, size)).digest() != whole.slice(size).to_pybytes():
             raise pa.ArrowInvalid("it is not the file that was written")
         batch = pa.ipc.open_file(pa.BufferReader(whole.slice(0, size))).get_batch(0)
         self.keys = batch.column("key")
@@ -205,12 +206,6 @@ class ArchiveIndex:
     def example(self) -> str | None:
         """One of the keys, for messages; None if the index is empty."""
         return bytes(self.keys[0].as_py()).decode("utf-8", "replace") if len(self.keys) else None
-
-
-def _digest(name: str, content: pa.Buffer) -> bytes:
-    digest = xxhash.xxh3_128(content)
-    digest.update(os.fsencode(name))
-    return digest.digest()
 
 
 def _short_digest(image: bytes | memoryview) -> int:

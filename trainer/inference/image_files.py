@@ -23,7 +23,7 @@ import xxhash
 from safetensors import SafetensorError
 from safetensors.torch import load, save
 
-from shards.files import partial_path
+from shards.files import owned_digest, partial_path
 from trainer.errors import TrainError
 from trainer.inference.slots import States
 from trainer.model.vision_chat import VisionChatModel
@@ -71,7 +71,7 @@ class ImageFiles:
             self._note(f"{path}: cannot be read ({error.strerror}); the image is read again")
             return None
         body = memoryview(data)[_DIGEST_BYTES:]
-        states = self._parsed(body) if _digest(path, body) == data[:_DIGEST_BYTES] else None
+        states = self._parsed(body) if owned_digest(path.name, body).digest() == data[:_DIGEST_BYTES] else None
         if states is None:
             self._note(f"{path}: is damaged and is removed; the image is read again")
             with suppress(OSError):  # a folder that cannot be written
@@ -101,7 +101,7 @@ class ImageFiles:
                 self._make_room(max(size, self._limit_bytes // _LISTINGS))
             self._room_bytes -= size
             with partial.open("wb") as file:  # not flushed to disk: a file that a crash cuts off is found by its digest
-                file.write(_digest(path, body))
+                file.write(owned_digest(path.name, body).digest())
                 file.write(body)
             partial.replace(path)
         except OSError as error:
@@ -139,12 +139,6 @@ class ImageFiles:
             Path(path).unlink(missing_ok=True)
             excess -= size
         self._room_bytes = num_bytes
-
-
-def _digest(path: Path, body: bytes | memoryview) -> bytes:
-    digest = xxhash.xxh3_128(path.name.encode())
-    digest.update(body)
-    return digest.digest()
 
 
 def fingerprint_of(model: VisionChatModel) -> str:
