@@ -71,18 +71,16 @@ def serve(
             loading = _in_thread(load)
             while not (loading.done() or asked_to_stop()):
                 wait([loading], timeout=_POLL_S)
-            if not (is_loaded := loading.done()):
-                log("stopping before the model is loaded")
-            else:
+            if is_loaded := loading.done():
                 model = service.model = loading.result()
                 started(url)
                 while not asked_to_stop() and thread.is_alive() and model.engine.failure is None:
                     time.sleep(_POLL_S)
                 log(f"stopping: running answers have {stop_within_s:g} s to end")
                 stop(service, model, within_s=stop_within_s)
-                if (failure := model.engine.failure) is not None:
-                    reason = f"{type(failure).__name__}: {failure}"
-                    raise TrainError(f"the model's device failed ({reason[:500]}); start the server again") from failure
+                _check_device(model)
+            else:
+                log("stopping before the model is loaded")
         except KeyboardInterrupt:
             _end_at_once(1)
     log("stopped")
@@ -124,6 +122,13 @@ def stop(service: Service, model: ServedModel, *, within_s: float) -> None:
     """Refuse new requests, let running answers end, and cancel the rest after `within_s` seconds."""
     service.is_stopping = True
     model.engine.close(within_s=within_s)
+
+
+def _check_device(model: ServedModel) -> None:
+    """Raises TrainError if the engine ended because of it."""
+    if (failure := model.engine.failure) is not None:
+        reason = f"{type(failure).__name__}: {failure}"
+        raise TrainError(f"the model's device failed ({reason[:500]}); start the server again") from failure
 
 
 def _in_thread(action: Callable[[], ServedModel]) -> Future[ServedModel]:
