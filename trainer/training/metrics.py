@@ -194,7 +194,8 @@ class Journal:
     def __init__(self, folder: Path, *, tensorboard: bool, after_step: int) -> None:
         """after_step: the step that the run resumes from; records of later steps are removed."""
         self._path = folder / JSONL
-        _remove_later(self._path, after_step)
+        self.num_bad_lines = _remove_later(self._path, after_step)
+        """Damaged, or cut off by a crash; they are left out from now on"""
         self._file = self._path.open("a", encoding="utf-8")
         self._board: SummaryWriter | None = None
         if tensorboard:
@@ -264,12 +265,14 @@ def _is_whole(entry: Mapping[str, Any]) -> bool:
     return has_step and type(entry.get("loss")) in (int, float)
 
 
-def _remove_later(path: Path, after_step: int) -> None:
-    """Keep the entries of steps up to `after_step`; a damaged line is not one."""
+def _remove_later(path: Path, after_step: int) -> int:
+    """Keep the entries of steps up to `after_step`. Returns the number of lines that are none, which go too."""
+    num_lines = sum(1 for _ in journal_lines(path.parent))
     entries = read_journal(path.parent)
     kept = [entry for entry in entries if entry["step"] <= after_step]
     if path.exists():
         replace_file(path, "".join(json.dumps(entry) + "\n" for entry in kept).encode())
+    return num_lines - len(entries)
 
 
 def _flat(values: Mapping[str, Any], prefix: str = "") -> list[tuple[str, Any]]:

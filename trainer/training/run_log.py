@@ -18,7 +18,7 @@ from trainer.config.run import TrainConfig
 from trainer.distributed.ranks import Ranks
 from trainer.training.loop import Evaluation, StepResult
 from trainer.training.loss_watch import LossWatch
-from trainer.training.metrics import Journal, MultipliedWeights, Window, peak_flops, read_journal, record
+from trainer.training.metrics import JSONL, Journal, MultipliedWeights, Window, peak_flops, read_journal, record
 from trainer.training.progress import Terminal
 
 
@@ -43,6 +43,8 @@ class RunLog(AbstractContextManager["RunLog"]):
             self._journal = Journal(self._out, tensorboard=self._config.logging.tensorboard, after_step=self._step)
             self._stack.callback(self._journal.close)
             self._terminal = self._stack.enter_context(Terminal(self._steps, done=self._step))
+            if bad := self._journal.num_bad_lines:
+                self.print(f"note: {self._out / JSONL}: damaged or unfinished lines that are left out: {bad}")
             logged = (entry for entry in read_journal(self._out) if entry["kind"] == "train")
             self._watch = LossWatch((entry["step"], entry["loss"]) for entry in logged)
         return self

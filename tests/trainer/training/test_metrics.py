@@ -5,8 +5,11 @@ from __future__ import annotations
 import dataclasses
 import io
 import json
+import shutil
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator  # type: ignore[import-untyped]
@@ -14,6 +17,7 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 from trainer.training import metrics
 from trainer.training.metrics import Journal, MultipliedWeights, Record, Window, peak_flops, read_journal, record
 from trainer.training.progress import Terminal
+from trainer.training.run_log import RunLog
 
 WORK = MultipliedWeights(
     encoder=1000,
@@ -125,7 +129,16 @@ def test_a_damaged_line_costs_a_run_that_is_resumed_its_own_step_alone(tmp_path:
     lines = path.read_text().splitlines(keepends=True)
     assert old in lines[1]
     path.write_text(lines[0] + lines[1].replace(old, new) + lines[2])
+    shutil.copytree(tmp_path, tmp_path / "copy")
     assert logged_steps(tmp_path, 4, after_step=3) == [1, 3, 4]
+    stderr = io.StringIO()
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("sys.stderr", stderr)
+        config: Any = SimpleNamespace(logging=SimpleNamespace(tensorboard=False))
+        ranks: Any = SimpleNamespace(is_first=True)
+        with RunLog(config, tmp_path / "copy", ranks, WORK, step=3, steps=4):
+            pass
+    assert "metrics.jsonl: damaged or unfinished lines that are left out: 1" in " ".join(stderr.getvalue().split())
 
 
 def test_evaluations_stand_between_the_steps(tmp_path: Path) -> None:
