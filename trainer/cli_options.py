@@ -11,7 +11,7 @@ from typing import Any
 import click
 
 from dst.common.cli import Command, warn
-from dst.common.terminal_text import visible
+from dst.common.utf8_names import name_problem
 
 TORCH_CHECKED = "DSVLTORCH_CHECKED"
 
@@ -24,10 +24,8 @@ class _Utf8Path(click.Path):
 
     def convert(self, value: str | os.PathLike[str], param: click.Parameter | None, ctx: click.Context | None) -> Path:
         path = Path(os.fsdecode(super().convert(value, param, ctx)))
-        try:
-            str(path).encode()
-        except UnicodeEncodeError:
-            self.fail(f"{visible(path)}: the name is not UTF-8; rename it", param, ctx)
+        if problem := name_problem(path):
+            self.fail(problem, param, ctx)
         return path
 
 

@@ -8,9 +8,9 @@ from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
 
+from dst.common.utf8_names import name_problem
 from preprocess.blend.config import Blend, Dataset
 from preprocess.blend.layouts import find_layout, matching, own_annotations
-from preprocess.blend.utf8_names import name_problem
 from preprocess.containers.marks import may_hold_images
 from preprocess.containers.remote_path import input_path, is_remote, listed_once
 from preprocess.containers.remote_requests import is_web

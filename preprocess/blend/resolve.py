@@ -22,13 +22,13 @@ from dst import (
     load_tokenizer,
 )
 from dst.common.extensions import ExtensionOrigin
+from dst.common.utf8_names import name_problem
 from preprocess.adapters.base import Request
 from preprocess.adapters.lookup import adapter_origin
 from preprocess.blend.config import Blend, Dataset
 from preprocess.blend.evaluation_sets import EvaluationInputs, find_evaluation_sets
 from preprocess.blend.inputs import Inputs, find_inputs
 from preprocess.blend.load import load_blend
-from preprocess.blend.utf8_names import name_problem
 from preprocess.errors import ConfigError
 from preprocess.images.fetched import is_fetched_folder
 from preprocess.images.prepare import even_count

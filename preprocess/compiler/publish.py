@@ -15,8 +15,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from dst.common.progress import Progress
+from dst.common.utf8_names import name_problem
 from preprocess.blend.config import Blend
-from preprocess.blend.utf8_names import name_problem
 from preprocess.errors import ConfigError
 from shards.files import replace_file
 from shards.format.shard_info import ShardInfo

@@ -18,6 +18,7 @@ from torch.overrides import TorchFunctionMode
 
 import dst
 from dst import ChatTokenizer
+from dst.common.utf8_names import name_problem
 from dst.errors import ConfigError
 from shards.format.manifest import BuildFacts
 from shards.images.geometry import Geometry
@@ -82,10 +83,8 @@ def load_model(
     edited.
     """
     folder = Path(folder)
-    try:
-        str(folder).encode()
-    except UnicodeEncodeError:  # the safetensors library would call its files damaged
-        raise ConfigError([f"{folder}: the name is not UTF-8; rename it"]) from None
+    if problem := name_problem(folder):  # the safetensors library would call its files damaged
+        raise ConfigError([problem])
     record = read_record(folder)
     facts, recorded = record.build, record.extensions or {}
     require_consent(folder, record.model, recorded, allow_extensions)
